@@ -1,0 +1,11 @@
+//! A Consul client for Lua engines, and an in-memory Consul agent that stands in for a server.
+//!
+//! The layers, from the bottom: [`wire`] is Consul's language without I/O; [`transport`] carries
+//! requests; [`client`] makes calls; [`simulate`] is the agent in memory; [`connect`] puts a client
+//! together from a configuration; `lua` is what `require("consul_ffi")` returns.
+
+pub mod clock;
+pub mod error;
+pub mod simulate;
+pub mod transport;
+pub mod wire;

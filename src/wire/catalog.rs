@@ -1,0 +1,148 @@
+//! The catalog of nodes and services: `/v1/catalog`.
+
+use super::agent::{ADDRESSES, WEIGHTS};
+use super::table::*;
+
+const CATALOG_SERVICE: &[Field] = &[
+    field("ID", Shape::Text, "the instance's id; default: its name"),
+    field("Service", Shape::Text, "the service's name"),
+    field("Tags", Shape::TextList, "tags"),
+    field("Meta", Shape::TextMap, "metadata"),
+    field("Address", Shape::TextOrEmpty, "the address; default: the node's"),
+    field("Port", Shape::Int, "the port"),
+    field("TaggedAddresses", Shape::ObjectMap(ADDRESSES), "further addresses by name"),
+    field("Weights", Shape::Object(WEIGHTS), "its weight among the instances"),
+    field("EnableTagOverride", Shape::Bool, "others may change the tags"),
+];
+
+const CATALOG_CHECK: &[Field] = &[
+    field("Node", Shape::Text, "the node's name; default: the one registered"),
+    field("CheckID", Shape::Text, "the check's id; default: its name"),
+    field("Name", Shape::Text, "the check's name"),
+    field("Notes", Shape::TextOrEmpty, "a note for people"),
+    field("Status", Shape::OneOf(&["passing", "warning", "critical"]), "its state; default critical"),
+    field("Output", Shape::TextOrEmpty, "what the check last said"),
+    field("ServiceID", Shape::TextOrEmpty, "the instance it belongs to; none: the node"),
+    field("Definition", Shape::Any, "how the check is made, for external monitors"),
+];
+
+const REGISTRATION: &[Field] = &[
+    field("Node", Shape::Text, "the node's name"),
+    field("Address", Shape::Text, "the node's address"),
+    field("ID", Shape::Text, "the node's UUID"),
+    field("NodeMeta", Shape::TextMap, "the node's metadata"),
+    field("TaggedAddresses", Shape::TextMap, "the node's further addresses by name"),
+    field("Service", Shape::Object(CATALOG_SERVICE), "an instance on the node"),
+    field("Check", Shape::Object(CATALOG_CHECK), "a check of the node or the instance"),
+    field("Checks", Shape::Objects(CATALOG_CHECK), "several checks"),
+    field("SkipNodeUpdate", Shape::Bool, "leave the node itself as it is"),
+];
+
+const DEREGISTRATION: &[Field] = &[
+    field("Node", Shape::Text, "the node's name"),
+    field("ServiceID", Shape::Text, "the instance to remove; neither this nor a check: the node"),
+    field("CheckID", Shape::Text, "the check to remove"),
+];
+
+/// Registers a node, an instance and checks.
+pub static REGISTER: Endpoint = Endpoint {
+    positional: &[body("registration", Shape::Object(REGISTRATION), "What to register.")],
+    options: &[SCOPE],
+    reply: Reply::Applied,
+    ..Endpoint::write(
+        "catalog_register",
+        "/v1/catalog/register",
+        "Registers a node, an instance and checks in the catalog, with no agent behind them.",
+    )
+};
+
+/// Removes a node, an instance or a check.
+pub static DEREGISTER: Endpoint = Endpoint {
+    positional: &[body("deregistration", Shape::Object(DEREGISTRATION), "What to remove.")],
+    options: &[SCOPE],
+    reply: Reply::Applied,
+    ..Endpoint::write(
+        "catalog_deregister",
+        "/v1/catalog/deregister",
+        "Removes a node, an instance or a check from the catalog.",
+    )
+};
+
+/// The datacenters.
+pub static DATACENTERS: Endpoint = Endpoint::read(
+    "catalog_datacenters",
+    "/v1/catalog/datacenters",
+    "Lists the known datacenters, the nearest first.",
+);
+
+/// The nodes.
+pub static NODES_LIST: Endpoint = Endpoint {
+    options: &[NODES, FILTER, SCOPE, CONSISTENCY, BLOCKING],
+    ..Endpoint::read("catalog_nodes", "/v1/catalog/nodes", "Lists the nodes.")
+};
+
+/// The names of services.
+pub static SERVICES: Endpoint = Endpoint {
+    options: &[
+        &[query("node_meta", "node-meta", Shape::TextMap, "Only nodes that have all this metadata.")],
+        SCOPE,
+        CONSISTENCY,
+        BLOCKING,
+    ],
+    ..Endpoint::read("catalog_services", "/v1/catalog/services", "The tags in use by service name.")
+};
+
+/// A service's instances.
+pub static SERVICE: Endpoint = Endpoint {
+    positional: &[path("service", Shape::Text, "The service's name.")],
+    options: &[
+        &[
+            query("tag", "tag", Shape::TextList, "Only instances that have all these tags."),
+            query("cached", "cached", Shape::Flag, "The agent may answer from its cache."),
+        ],
+        NODES,
+        FILTER,
+        SCOPE,
+        CONSISTENCY,
+        BLOCKING,
+    ],
+    ..Endpoint::read(
+        "catalog_service",
+        "/v1/catalog/service/{service}",
+        "Lists a service's instances, whatever their health.",
+    )
+};
+
+/// A node with its services, by id.
+pub static NODE: Endpoint = Endpoint {
+    positional: &[path("node", Shape::Text, "The node's name.")],
+    options: &[FILTER, SCOPE, CONSISTENCY, BLOCKING],
+    ..Endpoint::read(
+        "catalog_node",
+        "/v1/catalog/node/{node}",
+        "Reads a node and its instances by id; nil when it does not exist.",
+    )
+};
+
+/// A node with its services, as a list.
+pub static NODE_SERVICES: Endpoint = Endpoint {
+    positional: &[path("node", Shape::Text, "The node's name.")],
+    options: &[FILTER, SCOPE, CONSISTENCY, BLOCKING],
+    ..Endpoint::read(
+        "catalog_node_services",
+        "/v1/catalog/node-services/{node}",
+        "Reads a node and the list of its instances; `Node` is nil when it does not exist.",
+    )
+};
+
+/// This area's rows.
+pub const ENDPOINTS: &[&Endpoint] = &[
+    &REGISTER,
+    &DEREGISTER,
+    &DATACENTERS,
+    &NODES_LIST,
+    &SERVICES,
+    &SERVICE,
+    &NODE,
+    &NODE_SERVICES,
+];

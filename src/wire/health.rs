@@ -1,0 +1,55 @@
+//! Health of nodes and services: `/v1/health`.
+
+use super::table::*;
+
+const SERVICE_NAME: Param = path("service", Shape::Text, "The service's name.");
+
+/// Options of reads of a service's instances.
+pub const INSTANCES: &[Param] = &[
+    query("tag", "tag", Shape::TextList, "Only instances that have all these tags."),
+    query("passing", "passing", Shape::Bool, "Only instances all of whose checks pass."),
+    query("cached", "cached", Shape::Flag, "The agent may answer from its cache."),
+];
+
+/// A service's instances with their nodes and checks.
+pub static SERVICE: Endpoint = Endpoint {
+    positional: &[SERVICE_NAME],
+    options: &[INSTANCES, NODES, FILTER, SCOPE, CONSISTENCY, BLOCKING],
+    ..Endpoint::read(
+        "health_service",
+        "/v1/health/service/{service}",
+        "Lists a service's instances, each with its node and checks.",
+    )
+};
+
+/// The checks of a node.
+pub static NODE: Endpoint = Endpoint {
+    positional: &[path("node", Shape::Text, "The node's name.")],
+    options: &[FILTER, SCOPE, CONSISTENCY, BLOCKING],
+    ..Endpoint::read("health_node", "/v1/health/node/{node}", "Lists the checks of one node.")
+};
+
+/// The checks of a service.
+pub static CHECKS: Endpoint = Endpoint {
+    positional: &[SERVICE_NAME],
+    options: &[NODES, FILTER, SCOPE, CONSISTENCY, BLOCKING],
+    ..Endpoint::read(
+        "health_checks",
+        "/v1/health/checks/{service}",
+        "Lists the checks of a service's instances.",
+    )
+};
+
+/// The checks in one state.
+pub static STATE: Endpoint = Endpoint {
+    positional: &[path(
+        "state",
+        Shape::OneOf(&["any", "passing", "warning", "critical"]),
+        "The state, or any.",
+    )],
+    options: &[NODES, FILTER, SCOPE, CONSISTENCY, BLOCKING],
+    ..Endpoint::read("health_state", "/v1/health/state/{state}", "Lists the checks in one state.")
+};
+
+/// This area's rows.
+pub const ENDPOINTS: &[&Endpoint] = &[&SERVICE, &NODE, &CHECKS, &STATE];

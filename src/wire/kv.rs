@@ -1,0 +1,135 @@
+//! The key-value store: `/v1/kv`.
+
+use super::table::*;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Deserializer};
+
+/// The largest value that an agent takes by default, in bytes.
+///
+/// Source: `limits.kv_max_value_size` in Consul's agent configuration reference.
+pub const MAX_VALUE_BYTES: usize = 524_288;
+
+const KEY: Param = path("key", Shape::Key, "The key.");
+const PREFIX: Param =
+    path("key", Shape::KeyPrefix, "The prefix: plain text, of which `/` is no special part.");
+
+/// Reads one key.
+pub static GET: Endpoint = Endpoint {
+    positional: &[KEY],
+    options: &[SCOPE, CONSISTENCY, BLOCKING],
+    reply: Reply::KvValue,
+    absent: Absent::Null,
+    ..Endpoint::read("kv_get", "/v1/kv/{key}", "Reads one key; nil when it does not exist.")
+};
+
+/// Reads every key under a prefix.
+pub static LIST: Endpoint = Endpoint {
+    positional: &[PREFIX],
+    options: &[SCOPE, CONSISTENCY, BLOCKING],
+    fixed_query: "recurse",
+    reply: Reply::KvEntries,
+    absent: Absent::EmptyList,
+    ..Endpoint::read("kv_list", "/v1/kv/{key}", "Reads all entries whose key begins with a prefix.")
+};
+
+/// Lists the keys under a prefix.
+pub static KEYS: Endpoint = Endpoint {
+    positional: &[PREFIX],
+    options: &[
+        &[query("separator", "separator", Shape::Text, "Cut keys after this text beyond the prefix.")],
+        SCOPE,
+        CONSISTENCY,
+        BLOCKING,
+    ],
+    fixed_query: "keys",
+    absent: Absent::EmptyList,
+    ..Endpoint::read("kv_keys", "/v1/kv/{key}", "Lists the keys that begin with a prefix.")
+};
+
+/// Writes one key.
+pub static PUT: Endpoint = Endpoint {
+    positional: &[
+        KEY,
+        body(
+            "value",
+            Shape::Payload,
+            "The value: a string of bytes; a number or boolean is stored as its text, a table as JSON.",
+        ),
+    ],
+    options: &[
+        &[
+            query("flags", "flags", Shape::Uint, "A number that is stored beside the value."),
+            query("cas", "cas", Shape::Uint, "Write only if the key's modify index is this; 0: only if it does not exist.")
+                .guards("the key's modify index is another"),
+            query("acquire", "acquire", Shape::Text, "Write and lock the key with this session.")
+                .guards("another session holds the lock or its lock delay is not over"),
+            query("release", "release", Shape::Text, "Write and give up this session's lock on the key.")
+                .guards("this session does not hold the lock"),
+        ],
+        SCOPE,
+    ],
+    reply: Reply::Applied,
+    ..Endpoint::write("kv_put", "/v1/kv/{key}", "Writes one key.")
+};
+
+/// Deletes one key.
+pub static DELETE: Endpoint = Endpoint {
+    method: Verb::Delete,
+    positional: &[KEY],
+    options: &[
+        &[query("cas", "cas", Shape::Uint, "Delete only if the key's modify index is this.")
+            .guards("the key's modify index is another")],
+        SCOPE,
+    ],
+    reply: Reply::Applied,
+    ..Endpoint::write(
+        "kv_delete",
+        "/v1/kv/{key}",
+        "Deletes one key, and no other that begins with it; a missing one is deleted already.",
+    )
+};
+
+/// Deletes every key under a prefix.
+pub static DELETE_TREE: Endpoint = Endpoint {
+    method: Verb::Delete,
+    positional: &[PREFIX],
+    options: &[SCOPE],
+    fixed_query: "recurse",
+    reply: Reply::Applied,
+    ..Endpoint::write(
+        "kv_delete_tree",
+        "/v1/kv/{key}",
+        "Deletes all keys that begin with a prefix; the empty prefix means every key.",
+    )
+};
+
+/// This area's rows.
+pub const ENDPOINTS: &[&Endpoint] = &[&GET, &LIST, &KEYS, &PUT, &DELETE, &DELETE_TREE];
+
+/// One entry of the store.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "PascalCase")]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// The value's bytes; an empty value and no value are the same to Consul.
+    #[serde(default, deserialize_with = "from_base64")]
+    pub value: Vec<u8>,
+    /// The number stored beside the value.
+    pub flags: u64,
+    /// The session that holds the lock.
+    pub session: Option<String>,
+    /// How many times the lock was taken.
+    pub lock_index: u64,
+    /// The index at which the key came to be.
+    pub create_index: u64,
+    /// The index of the last change.
+    pub modify_index: u64,
+}
+
+/// Bytes that JSON carries as base64, where null is the empty string.
+pub fn from_base64<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<u8>, D::Error> {
+    let text = Option::<std::borrow::Cow<'de, str>>::deserialize(input)?;
+    BASE64.decode(text.as_deref().unwrap_or("")).map_err(serde::de::Error::custom)
+}

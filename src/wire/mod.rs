@@ -1,0 +1,36 @@
+//! Consul's language, with no I/O: the table of endpoints, how a call becomes a request and how an
+//! answer becomes a value or an error.
+
+pub mod agent;
+pub mod catalog;
+pub mod duration;
+pub mod health;
+pub mod kv;
+pub mod session;
+pub mod status;
+pub mod table;
+pub mod txn;
+pub mod value;
+
+use table::Endpoint;
+
+/// Every endpoint, area by area.
+pub fn endpoints() -> impl Iterator<Item = &'static Endpoint> {
+    [
+        kv::ENDPOINTS,
+        txn::ENDPOINTS,
+        session::ENDPOINTS,
+        agent::ENDPOINTS,
+        catalog::ENDPOINTS,
+        health::ENDPOINTS,
+        status::ENDPOINTS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+}
+
+/// The endpoint whose method has this name.
+pub fn endpoint(name: &str) -> Option<&'static Endpoint> {
+    endpoints().find(|endpoint| endpoint.name == name)
+}
