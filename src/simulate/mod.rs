@@ -1,1 +1,210 @@
 //! An in-memory Consul agent.
+//!
+//! It speaks Consul's HTTP semantics, not a client's: statuses, headers, texts, indexes, blocking
+//! queries, sessions and their locks, checks that expire, as Consul 1.21 answers. It starts with
+//! what a fresh server has, its own node and the service `consul`, and nothing else. Time and
+//! randomness come from outside, so that the same requests give the same answers.
+
+mod blocking;
+mod catalog;
+mod decode;
+mod go;
+mod kv;
+mod reply;
+mod request;
+mod route;
+mod session;
+mod status;
+mod store;
+mod txn;
+
+use crate::clock::{BoxFuture, Clock, SystemClock};
+use crate::error::Error;
+use crate::transport::Transport;
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use http::{Request, Response};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::pin;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use store::State;
+use store::timer::Timer;
+use tokio::sync::Notify;
+
+/// The one datacenter.
+const DATACENTER: &str = "dc1";
+
+/// The version that the agent says it is.
+const VERSION: &str = "1.21.0";
+
+/// The address of the agent's node, and of its server for other servers.
+const ADDRESS: &str = "127.0.0.1";
+const SERVER_ADDRESS: &str = "127.0.0.1:8300";
+const SERVER_PORT: i64 = 8300;
+
+/// The check that a node's agent itself is for the others.
+const SERF_HEALTH: &str = "serfHealth";
+
+/// What an [`Agent`] is made of.
+#[derive(Debug)]
+pub struct Options {
+    /// The name of the agent's node.
+    pub node_name: String,
+    /// The time that sessions, checks and waits go by.
+    pub clock: Arc<dyn Clock>,
+    /// Where ids and the jitter of waits begin.
+    pub seed: u64,
+    /// Whether JSON is indented, as by an agent in dev mode.
+    pub pretty: bool,
+}
+
+impl Default for Options {
+    /// A node named `sim` on the machine's clock, with a random seed.
+    fn default() -> Self {
+        Self {
+            node_name: "sim".to_owned(),
+            clock: Arc::new(SystemClock::new()),
+            seed: fastrand::u64(..),
+            pretty: false,
+        }
+    }
+}
+
+/// One Consul in memory: an agent and the server behind it.
+pub struct Agent {
+    clock: Arc<dyn Clock>,
+    pretty: bool,
+    state: Mutex<State>,
+    timers_changed: Notify,
+    /// Held by the one waiting call that drives the timers.
+    driver: tokio::sync::Mutex<()>,
+}
+
+impl fmt::Debug for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agent").field("clock", &self.clock).finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// A fresh agent.
+    pub fn new(options: Options) -> Self {
+        Self {
+            state: Mutex::new(State::new(options.clock.now(), options.seed, &options.node_name)),
+            clock: options.clock,
+            pretty: options.pretty,
+            timers_changed: Notify::new(),
+            driver: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Answers one request, whose URI is a path and a query. A blocking query waits in here; the
+    /// timers that end its wait must be driven meanwhile, see [`Agent::run_timers`].
+    pub async fn handle(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let (parts, body) = request.into_parts();
+        route::answer(self, parts, body).await.into()
+    }
+
+    /// Does what was to happen until now: sessions and checks expire, each at its own moment.
+    pub fn tick(&self) {
+        self.with(|_| ());
+    }
+
+    /// Drives the timers for ever.
+    pub async fn run_timers(&self) -> Infallible {
+        loop {
+            let deadline = self.lock().timers.next_deadline();
+            let changed = pin!(self.timers_changed.notified());
+            match deadline {
+                Some(deadline) => {
+                    select(changed, self.clock.sleep_until(deadline)).await;
+                }
+                None => changed.await,
+            }
+            self.tick();
+        }
+    }
+
+    /// Answers one request and drives the timers while it waits, unless another call does.
+    async fn handle_driving(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let handle = pin!(self.handle(request));
+        let drive = pin!(async {
+            let _turn = self.driver.lock().await;
+            self.run_timers().await
+        });
+        match select(handle, drive).await {
+            Either::Left((response, _)) => response,
+            Either::Right((never, _)) => match never {},
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets `act` work on the state as it is now, and tells everybody whom its changes concern.
+    fn with<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let now = self.clock.now();
+        while let Some((at, timer)) = state.timers.take_due(now) {
+            state.now = at;
+            fire(&mut state, timer);
+        }
+        state.now = now;
+        let result = act(&mut state);
+        state.publish();
+        if state.timers.take_earlier() {
+            self.timers_changed.notify_one();
+        }
+        result
+    }
+}
+
+fn fire(state: &mut State, timer: Timer) {
+    match timer {
+        Timer::SessionExpires(id) => {
+            let index = state.next_index();
+            state.end_session(&id, index);
+        }
+        Timer::LockDelayEnds(key) => state.end_lock_delay(&key),
+        Timer::ReapTombstones => state.reap(),
+    }
+}
+
+/// A transport to an agent in the same process.
+#[derive(Debug)]
+pub struct SimTransport {
+    agent: Arc<Agent>,
+    endpoint: String,
+}
+
+impl SimTransport {
+    /// A transport to `agent`, which messages call `endpoint`.
+    pub fn new(agent: Arc<Agent>, endpoint: impl Into<String>) -> Self {
+        Self { agent, endpoint: endpoint.into() }
+    }
+}
+
+impl Transport for SimTransport {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        Box::pin(async move { Ok(self.agent.handle_driving(request).await) })
+    }
+
+    fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+}
+
+/// The agent that this process knows by `name`; the first call makes it. It keeps its state as
+/// long as the process lives.
+pub fn shared(name: &str) -> Arc<Agent> {
+    static AGENTS: LazyLock<Mutex<HashMap<String, Arc<Agent>>>> = LazyLock::new(Mutex::default);
+    let mut agents = AGENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let agent = agents.entry(name.to_owned());
+    Arc::clone(agent.or_insert_with(|| Arc::new(Agent::new(Options::default()))))
+}
+
+#[cfg(test)]
+mod testing;

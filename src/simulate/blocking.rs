@@ -1,0 +1,463 @@
+//! Blocking queries: reads that wait until their result is newer than what the caller has.
+
+use super::reply::{Refusal, Reply};
+use super::request::{Call, Query};
+use super::store::State;
+use super::store::watch::Topic;
+use super::{Agent, go};
+use crate::clock::Instant;
+use futures_util::future::{Either, select};
+use http::StatusCode;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How long a query waits that names no time, and how long one waits at most.
+///
+/// Source: "Blocking Queries" in Consul's HTTP reference.
+const DEFAULT_WAIT: Duration = Duration::from_secs(5 * 60);
+const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
+
+/// A wait is up to this part longer, so that many of them do not end together.
+const JITTER_PART: u32 = 16;
+
+/// How fresh a read is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Consistency {
+    Leader,
+    Stale,
+    Consistent,
+}
+
+impl Consistency {
+    /// The mode's name in headers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Consistency::Leader => "leader",
+            Consistency::Stale => "stale",
+            Consistency::Consistent => "consistent",
+        }
+    }
+}
+
+/// The parameters that all reads share.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadOptions {
+    /// The index that the caller has; 0: answer at once.
+    pub index: u64,
+    pub wait: Duration,
+    pub consistency: Consistency,
+    pub cached: bool,
+}
+
+impl ReadOptions {
+    /// Reads the parameters and refuses those that mean nothing.
+    pub fn parse(call: &Call) -> Result<Self, Refusal> {
+        let consistency = consistency(&call.query)?;
+        check_cache_control(call.header("cache-control"))?;
+        let wait = match call.query.get("wait") {
+            "" => 0,
+            text => go::duration(text).map_err(|_| Refusal::bad("Invalid wait time"))?,
+        };
+        let index = match call.query.get("index") {
+            "" => 0,
+            text => go::uint(text).map_err(|_| Refusal::bad("Invalid index"))?,
+        };
+        let wait = match u64::try_from(wait) {
+            Ok(nanos) if nanos > 0 => Duration::from_nanos(nanos).min(MAX_WAIT),
+            _ => DEFAULT_WAIT,
+        };
+        Ok(Self { index, wait, consistency, cached: call.query.has("cached") })
+    }
+}
+
+fn consistency(query: &Query) -> Result<Consistency, Refusal> {
+    let conflict = |with: &str| {
+        let text = format!("Cannot specify ?{with} with ?consistent, conflicting semantics.");
+        Err(Refusal::bad(text))
+    };
+    let mut stale = query.has("stale");
+    let max_stale = query.get("max_stale");
+    if !max_stale.is_empty() {
+        let refuse = |_| Refusal::bad(format!("Invalid max_stale value {}", go::quoted(max_stale)));
+        stale |= go::duration(max_stale).map_err(refuse)? > 0;
+    }
+    match (stale, query.has("consistent")) {
+        (true, true) => conflict("stale"),
+        (_, true) if query.has("cached") => conflict("cached"),
+        (_, true) => Ok(Consistency::Consistent),
+        (true, false) => Ok(Consistency::Stale),
+        (false, false) => Ok(Consistency::Leader),
+    }
+}
+
+fn check_cache_control(header: &str) -> Result<(), Refusal> {
+    for directive in header.to_ascii_lowercase().split(',').map(str::trim) {
+        let number =
+            directive.strip_prefix("max-age=").or(directive.strip_prefix("stale-if-error="));
+        if number.is_some_and(|text| text.parse::<i64>().is_err()) {
+            return Err(Refusal::bad("Invalid Cache-Control header."));
+        }
+    }
+    Ok(())
+}
+
+/// Where a result stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    /// The index that the reply names.
+    pub index: u64,
+    /// Whether what was asked for does not exist. Its index then moves with its table, which is no
+    /// news to somebody who waits for it.
+    pub missing: bool,
+}
+
+impl Position {
+    /// The position of something that exists, or of a list.
+    pub fn at(index: u64) -> Self {
+        Self { index, missing: false }
+    }
+}
+
+/// A read that can wait. Its parts are apart, so that looking whether there is news writes no body.
+pub(super) struct Read {
+    /// Refuses what the agent refuses before it asks a server.
+    pub check: fn(&Call) -> Result<(), Refusal>,
+    /// What a waiting query is to be woken by.
+    pub topics: fn(&Call) -> Vec<Topic>,
+    pub position: fn(&State, &Call) -> Position,
+    pub answer: fn(&State, &Call) -> Reply,
+    pub headers: Headers,
+}
+
+/// Which headers a read has besides the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Headers {
+    /// Keys: nothing more.
+    Plain,
+    /// Sessions: errors carry the index headers too.
+    Deferred,
+    /// Catalog and health: so they do, and the effective consistency is named.
+    Catalog {
+        /// Whether the agent's cache can answer.
+        cache: bool,
+        /// Whether blocking and cached reads are answered by the streaming backend.
+        streams: bool,
+    },
+}
+
+impl Agent {
+    /// Answers a read, after a wait when it asks for something newer than there is.
+    pub(super) async fn read(&self, read: &Read, call: &Call) -> Reply {
+        let options = match ReadOptions::parse(call) {
+            Ok(options) => options,
+            Err(refusal) => return refusal.into(),
+        };
+        if let Err(refusal) = (read.check)(call) {
+            return refusal.into();
+        }
+        let topics = (read.topics)(call);
+        let mut seen = options.index;
+        let mut was_missing = false;
+        let mut position = Position::at(0);
+        self.wait_until(&topics, options.wait, |state| {
+            position = (read.position)(state, call);
+            if was_missing && position.missing {
+                seen = position.index;
+            }
+            was_missing = position.missing;
+            options.index == 0 || position.index > seen
+        })
+        .await;
+        let (reply, cache_age) = self.with(|state| {
+            let reply = (read.answer)(state, call);
+            (reply, cache_age(state, read, call, &options))
+        });
+        reply_headers(
+            reply,
+            read.headers,
+            &options,
+            position.index,
+            streams(read, call, &options),
+            cache_age,
+        )
+    }
+
+    /// Waits until `ready` says so, which is asked at once and after each change that concerns the
+    /// topics, or until the time is over.
+    pub(super) async fn wait_until(
+        &self,
+        topics: &[Topic],
+        wait: Duration,
+        mut ready: impl FnMut(&State) -> bool,
+    ) {
+        let waiter = Arc::new(Notify::new());
+        let begun = self.with(|state| {
+            if ready(state) {
+                return None;
+            }
+            let jitter = state.rng.f64() * wait.as_secs_f64() / f64::from(JITTER_PART);
+            let deadline = state.now + wait + Duration::from_secs_f64(jitter);
+            Some((deadline, state.watches.add(topics, &waiter)))
+        });
+        let Some((deadline, id)) = begun else { return };
+        let _subscription = Subscription { agent: self, topics, id };
+        while self.woken(&waiter, deadline).await && !self.with(|state| ready(state)) {}
+    }
+
+    /// Waits for a change; false when the time is over first.
+    async fn woken(&self, waiter: &Notify, deadline: Instant) -> bool {
+        let change = pin!(waiter.notified());
+        matches!(select(change, self.clock.sleep_until(deadline)).await, Either::Left(_))
+    }
+}
+
+/// Takes the waiter back when its query ends or is abandoned.
+struct Subscription<'a> {
+    agent: &'a Agent,
+    topics: &'a [Topic],
+    id: u64,
+}
+
+impl Drop for Subscription<'_> {
+    fn drop(&mut self) {
+        self.agent.lock().watches.remove(self.topics, self.id);
+    }
+}
+
+/// Whether the streaming backend answers, which it does for reads of a service's health that wait
+/// or may come from the cache, unless they are sorted by distance.
+fn streams(read: &Read, call: &Call, options: &ReadOptions) -> bool {
+    matches!(read.headers, Headers::Catalog { streams: true, .. })
+        && (options.index > 0 || options.cached)
+        && call.query.get("near").is_empty()
+}
+
+/// The age of the agent's cached copy: `None` when the read is not served from the cache, and
+/// `Some(None)` when it was not there before. The agent keeps such copies current, so that their
+/// age is nothing.
+fn cache_age(
+    state: &mut State,
+    read: &Read,
+    call: &Call,
+    options: &ReadOptions,
+) -> Option<Option<u64>> {
+    let Headers::Catalog { cache: true, .. } = read.headers else { return None };
+    if !options.cached {
+        return None;
+    }
+    let name = format!("{:p}/{}?{}", read, call.rest_text(), call.query.encoded_without_waiting());
+    Some((!state.cached.insert(name)).then_some(0))
+}
+
+fn reply_headers(
+    reply: Reply,
+    headers: Headers,
+    options: &ReadOptions,
+    index: u64,
+    streams: bool,
+    cache_age: Option<Option<u64>>,
+) -> Reply {
+    let backend = if streams { "streaming" } else { "blocking-query" };
+    let mut reply =
+        index_headers(reply, index, !streams).with_text("x-consul-query-backend", backend);
+    if matches!(headers, Headers::Catalog { .. }) {
+        reply = reply.with_text("x-consul-effective-consistency", options.consistency.name());
+    }
+    match cache_age {
+        Some(Some(age)) => reply.with_text("x-cache", "HIT").with_text("age", &age.to_string()),
+        Some(None) => reply.with_text("x-cache", "MISS"),
+        None => reply,
+    }
+}
+
+fn index_headers(reply: Reply, index: u64, known_leader: bool) -> Reply {
+    reply
+        .with_text("x-consul-index", &index.max(1).to_string())
+        .with_text("x-consul-knownleader", if known_leader { "true" } else { "false" })
+        .with_text("x-consul-lastcontact", "0")
+}
+
+/// An error that a server answered a read with: most reads set the index headers all the same.
+pub(super) fn failed(headers: Headers, text: &str) -> Reply {
+    let reply = Reply::text(StatusCode::INTERNAL_SERVER_ERROR, text);
+    if headers == Headers::Plain {
+        return reply;
+    }
+    index_headers(reply, 1, false).with_text("x-consul-query-backend", "blocking-query")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::World;
+    use std::time::Duration;
+
+    const MILLISECOND: Duration = Duration::from_millis(1);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn parameters_that_make_no_sense_are_refused() {
+        let world = World::new();
+        for (query, text) in [
+            ("wait=abc", "Invalid wait time"),
+            ("wait=10", "Invalid wait time"),
+            ("index=abc", "Invalid index"),
+            ("index=-1", "Invalid index"),
+            ("stale&consistent", "Cannot specify ?stale with ?consistent, conflicting semantics."),
+            (
+                "max_stale=10s&consistent",
+                "Cannot specify ?stale with ?consistent, conflicting semantics.",
+            ),
+            (
+                "cached&consistent",
+                "Cannot specify ?cached with ?consistent, conflicting semantics.",
+            ),
+            ("max_stale=x", "Invalid max_stale value \"x\""),
+        ] {
+            let answer = world.get(&format!("kv/a?{query}"));
+            assert_eq!((answer.status(), answer.text()), (400, text));
+        }
+        assert_eq!(world.get("kv/a?wait=&index=").status(), 404);
+    }
+
+    #[test]
+    fn a_query_waits_only_for_what_is_newer() {
+        let world = World::new();
+        world.put("kv/a", "1");
+        let index = world.get("kv/a").index();
+        assert_eq!(world.get("kv/a?index=0").status(), 200);
+        assert_eq!(world.get(&format!("kv/a?index={}", index - 1)).status(), 200);
+        assert!(world.watch(&format!("kv/a?index={index}")).waits());
+    }
+
+    #[test]
+    fn a_wait_ends_within_a_sixteenth_more_with_the_index_of_its_start() {
+        let world = World::new();
+        world.put("kv/other", "1");
+        let index = world.get("kv/none").index();
+        let mut watch = world.watch(&format!("kv/none?index={index}&wait=16s"));
+        world.put("kv/other", "2");
+        world.advance(SECOND * 16 - MILLISECOND);
+        assert!(watch.waits());
+        world.advance(SECOND + MILLISECOND);
+        let answer = watch.answer().expect("the time is over");
+        assert_eq!((answer.status(), answer.index()), (404, index));
+        assert_eq!(world.get("kv/none").index(), index + 1);
+    }
+
+    #[test]
+    fn an_index_from_the_future_waits_out_though_the_key_changes() {
+        let world = World::new();
+        world.put("kv/a", "1");
+        let mut watch = world.watch("kv/a?index=1000&wait=1s");
+        world.put("kv/a", "2");
+        assert!(watch.waits());
+        world.advance(SECOND * 2);
+        let answer = watch.answer().expect("the time is over");
+        assert_eq!((answer.status(), answer.index()), (200, world.get("kv/a").index()));
+    }
+
+    #[test]
+    fn a_key_wakes_when_it_comes_changes_and_goes() {
+        let world = World::new();
+        world.put("kv/k1x", "1");
+        let watch = |world: &World| {
+            world.watch(&format!("kv/k1?index={}&wait=5s", world.get("kv/k1").index()))
+        };
+        let mut created = watch(&world);
+        world.put("kv/k1x", "2");
+        world.put("kv/k", "2");
+        assert!(created.waits());
+        world.put("kv/k1", "1");
+        assert_eq!(created.answer().expect("woken").status(), 200);
+        let mut changed = watch(&world);
+        world.put("kv/k1", "2");
+        assert_eq!(changed.answer().expect("woken").status(), 200);
+        let mut deleted = watch(&world);
+        world.delete("kv/k1");
+        let deleted = deleted.answer().expect("woken");
+        assert_eq!((deleted.status(), deleted.index()), (404, world.get("kv/k1").index()));
+    }
+
+    #[test]
+    fn a_prefix_wakes_for_every_change_under_it_even_when_only_keys_are_listed() {
+        let world = World::new();
+        world.put("kv/p/a/1", "1");
+        let index = world.get("kv/p/?keys").index();
+        let mut keys = world.watch(&format!("kv/p/?keys&separator=/&index={index}"));
+        let mut entries = world.watch(&format!("kv/p/?recurse&index={index}"));
+        let mut sibling = world.watch(&format!("kv/p/b?recurse&index={}", index + 1));
+        world.put("kv/p/a/1", "2");
+        assert_eq!(keys.answer().expect("woken").text(), r#"["p/a/"]"#);
+        assert_eq!(entries.answer().expect("woken").index(), index + 1);
+        assert!(sibling.waits());
+    }
+
+    #[test]
+    fn a_deleted_tree_wakes_the_watchers_of_its_keys() {
+        let world = World::new();
+        world.put("kv/p/a", "1");
+        let index = world.get("kv/p/a").index();
+        let mut key = world.watch(&format!("kv/p/a?index={index}"));
+        let mut below = world.watch(&format!("kv/p/a?recurse&index={index}"));
+        world.delete("kv/p?recurse");
+        assert_eq!(key.answer().expect("woken").status(), 404);
+        assert_eq!(below.answer().expect("woken").index(), index + 1);
+    }
+
+    #[test]
+    fn an_abandoned_wait_leaves_nothing_behind() {
+        let world = World::new();
+        world.put("kv/a", "1");
+        let mut watch = world.watch("kv/a?index=1000");
+        assert!(watch.waits());
+        assert_eq!(world.agent.lock().watches.topics(), 1);
+        drop(watch);
+        assert_eq!(world.agent.lock().watches.topics(), 0);
+    }
+
+    #[test]
+    fn a_wait_of_zero_is_five_minutes_and_none_is_longer_than_ten() {
+        let world = World::new();
+        world.put("kv/a", "1");
+        let mut zero = world.watch("kv/a?index=1000&wait=0s");
+        let mut long = world.watch("kv/a?index=1000&wait=24h");
+        world.advance(SECOND * 299);
+        assert!(zero.waits() && long.waits());
+        world.advance(SECOND * 20);
+        assert!(!zero.waits() && long.waits());
+        world.advance(SECOND * 320);
+        assert!(!long.waits());
+    }
+
+    #[test]
+    fn one_waiting_call_drives_the_timers_for_all() {
+        let world = World::new();
+        let id = world.session(r#"{"TTL":"10s"}"#);
+        world.put(&format!("kv/l?acquire={id}"), "");
+        let index = world.get("kv/l").index();
+        let mut watches: Vec<_> =
+            (0..3).map(|_| world.watch(&format!("kv/l?index={index}"))).collect();
+        drop(watches.remove(0));
+        assert!(watches.iter_mut().all(|watch| watch.waits()));
+        world.clock.advance(SECOND * 20);
+        assert!(!watches[0].waits() && !watches[1].waits());
+    }
+
+    #[test]
+    fn the_same_seed_and_requests_give_the_same_trace() {
+        let trace = || {
+            let world = World::with_seed(7);
+            let id = world.session("");
+            let mut watch = world.watch("kv/a?index=5&wait=16s");
+            let mut waited = 0;
+            while watch.waits() {
+                world.advance(MILLISECOND);
+                waited += 1;
+            }
+            (id, waited)
+        };
+        assert_eq!(trace(), trace());
+    }
+}

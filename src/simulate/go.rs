@@ -1,0 +1,126 @@
+//! What Go's standard library makes of texts, with its words for errors.
+
+use crate::wire::duration;
+use std::time::Duration;
+
+/// Text in double quotes as `%q` writes it.
+pub(super) fn quoted(text: &str) -> String {
+    super::request::quoted(text.as_bytes())
+}
+
+/// An unsigned integer, as `strconv.ParseUint` reads it.
+pub(super) fn uint(text: &str) -> Result<u64, String> {
+    let refuse = |why: &str| Err(format!("strconv.ParseUint: parsing {}: {why}", quoted(text)));
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return refuse("invalid syntax");
+    }
+    text.parse().or_else(|_| refuse("value out of range"))
+}
+
+/// A duration in nanoseconds, as `time.ParseDuration` reads it.
+pub(super) fn duration(text: &str) -> Result<i64, String> {
+    let (negative, magnitude) = match text.strip_prefix('-') {
+        Some(rest) if !rest.starts_with('+') => (true, rest),
+        _ => (false, text),
+    };
+    let nanos = duration::parse(magnitude).and_then(|value| i64::try_from(value.as_nanos()).ok());
+    match nanos {
+        Some(nanos) => Ok(if negative { -nanos } else { nanos }),
+        None => Err(duration_error(text, magnitude)),
+    }
+}
+
+fn duration_error(text: &str, magnitude: &str) -> String {
+    let is_number = |c: char| c.is_ascii_digit() || c == '.';
+    let mut rest = magnitude.strip_prefix('+').unwrap_or(magnitude);
+    while rest.starts_with(is_number) && rest.contains(|c: char| c.is_ascii_digit()) {
+        let after = rest.trim_start_matches(is_number);
+        let unit = after.split(is_number).next().unwrap_or("");
+        if unit.is_empty() {
+            return format!("time: missing unit in duration {}", quoted(text));
+        }
+        if duration::parse(&format!("1{unit}")).is_none() {
+            return format!("time: unknown unit {} in duration {}", quoted(unit), quoted(text));
+        }
+        rest = &after[unit.len()..];
+    }
+    format!("time: invalid duration {}", quoted(text))
+}
+
+/// Nanoseconds as `Duration.String` writes them: `1m30s`, `1.5s`, `10ms`.
+pub(super) fn duration_text(value: Duration) -> String {
+    let nanos = value.as_nanos();
+    if nanos == 0 {
+        return "0s".to_owned();
+    }
+    for (unit, size) in [("ns", 1u128), ("µs", 1_000), ("ms", 1_000_000)] {
+        if nanos < size * 1000 {
+            return format!("{}{unit}", decimal(nanos, size));
+        }
+    }
+    let (minutes, rest) = (nanos / 60_000_000_000, nanos % 60_000_000_000);
+    let seconds = format!("{}s", decimal(rest, 1_000_000_000));
+    match (minutes / 60, minutes % 60) {
+        (0, 0) => seconds,
+        (0, minutes) => format!("{minutes}m{seconds}"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
+    }
+}
+
+fn decimal(value: u128, unit: u128) -> String {
+    let digits = unit.ilog10() as usize;
+    let fraction = format!("{:0digits$}", value % unit);
+    match fraction.trim_end_matches('0') {
+        "" => (value / unit).to_string(),
+        _ if digits == 0 => value.to_string(),
+        fraction => format!("{}.{fraction}", value / unit),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_are_none_are_refused_in_gos_words() {
+        assert_eq!(uint("18446744073709551615"), Ok(u64::MAX));
+        for (text, why) in [
+            ("-1", "invalid syntax"),
+            ("", "invalid syntax"),
+            ("+1", "invalid syntax"),
+            ("18446744073709551616", "value out of range"),
+        ] {
+            assert_eq!(uint(text), Err(format!("strconv.ParseUint: parsing \"{text}\": {why}")));
+        }
+    }
+
+    #[test]
+    fn durations_may_be_negative_and_errors_are_gos() {
+        assert_eq!(duration("-1.5s"), Ok(-1_500_000_000));
+        for (text, error) in [
+            ("5", "time: missing unit in duration \"5\""),
+            ("abc", "time: invalid duration \"abc\""),
+            ("", "time: invalid duration \"\""),
+            ("1x", "time: unknown unit \"x\" in duration \"1x\""),
+            ("1s5", "time: missing unit in duration \"1s5\""),
+            ("--1s", "time: invalid duration \"--1s\""),
+        ] {
+            assert_eq!(duration(text), Err(error.to_owned()));
+        }
+    }
+
+    #[test]
+    fn durations_are_written_as_go_writes_them() {
+        for (millis, text) in [
+            (0, "0s"),
+            (1, "1ms"),
+            (1_500, "1.5s"),
+            (10_000, "10s"),
+            (90_000, "1m30s"),
+            (3_600_000, "1h0m0s"),
+        ] {
+            assert_eq!(duration_text(Duration::from_millis(millis)), text);
+        }
+        assert_eq!(duration_text(Duration::from_nanos(1_500)), "1.5µs");
+    }
+}

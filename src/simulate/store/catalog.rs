@@ -1,0 +1,320 @@
+//! The catalog's tables: nodes with their services and checks, and the indexes of their reads.
+//!
+//! Names and ids are looked up in lower case, and listed in the order of their lower-case forms.
+
+use super::watch::Topic;
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A map of strings in the order of its keys.
+pub(in crate::simulate) type TextMap = BTreeMap<String, String>;
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::simulate) struct Node {
+    #[serde(rename = "ID")]
+    pub id: String,
+    pub node: String,
+    pub address: String,
+    pub datacenter: String,
+    pub tagged_addresses: Option<TextMap>,
+    pub meta: Option<TextMap>,
+    pub create_index: u64,
+    pub modify_index: u64,
+}
+
+/// A further address of a service.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::simulate) struct Address {
+    pub address: String,
+    pub port: i64,
+}
+
+/// How much of the traffic an instance takes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::simulate) struct Weights {
+    pub passing: i64,
+    pub warning: i64,
+}
+
+/// One instance of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::simulate) struct Service {
+    pub kind: String,
+    pub id: String,
+    pub name: String,
+    pub tags: Option<Vec<String>>,
+    pub address: String,
+    pub tagged_addresses: BTreeMap<String, Address>,
+    pub meta: Option<TextMap>,
+    pub port: i64,
+    pub socket_path: String,
+    pub weights: Weights,
+    pub enable_tag_override: bool,
+    pub proxy: Option<Value>,
+    pub connect: Option<Value>,
+    pub locality: Option<Value>,
+    pub create_index: u64,
+    pub modify_index: u64,
+}
+
+/// One check of a node or of an instance.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::simulate) struct Check {
+    pub node: String,
+    #[serde(rename = "CheckID")]
+    pub check_id: String,
+    pub name: String,
+    pub status: String,
+    pub notes: String,
+    pub output: String,
+    #[serde(rename = "ServiceID")]
+    pub service_id: String,
+    pub service_name: String,
+    pub service_tags: Option<Vec<String>>,
+    #[serde(rename = "Type")]
+    pub kind: String,
+    pub interval: String,
+    pub timeout: String,
+    pub exposed_port: i64,
+    pub definition: Value,
+    pub create_index: u64,
+    pub modify_index: u64,
+}
+
+/// A node and what runs on it.
+#[derive(Clone, Debug)]
+pub(in crate::simulate) struct Record {
+    pub node: Node,
+    pub services: BTreeMap<String, Service>,
+    pub checks: BTreeMap<String, Check>,
+    /// The index of the newest change of the node or its services.
+    pub newest: u64,
+}
+
+/// A service's instances.
+#[derive(Clone, Debug, Default)]
+struct Group {
+    /// By node and id.
+    instances: BTreeSet<(String, String)>,
+    /// The index of the newest change of an instance, its checks or its node.
+    newest: u64,
+}
+
+/// The whole catalog.
+#[derive(Clone, Debug, Default)]
+pub(in crate::simulate) struct CatalogTable {
+    nodes: BTreeMap<String, Record>,
+    groups: BTreeMap<String, Group>,
+    /// The index of the newest change that counts for the list of nodes.
+    pub nodes_newest: u64,
+    /// The same for the list of services.
+    pub services_newest: u64,
+    /// The same for checks.
+    pub checks_newest: u64,
+    /// The index at which a service last lost its last instance; 0: never.
+    extinction: u64,
+}
+
+impl CatalogTable {
+    pub fn node(&self, name: &str) -> Option<&Record> {
+        self.nodes.get(&name.to_lowercase())
+    }
+
+    /// The node with this UUID.
+    pub fn node_by_id(&self, id: &str) -> Option<&Record> {
+        self.nodes().find(|record| record.node.id.eq_ignore_ascii_case(id))
+    }
+
+    /// All nodes in the order of their names.
+    pub fn nodes(&self) -> impl Iterator<Item = &Record> {
+        self.nodes.values()
+    }
+
+    pub fn service(&self, node: &str, id: &str) -> Option<&Service> {
+        self.node(node)?.services.get(&id.to_lowercase())
+    }
+
+    pub fn check(&self, node: &str, id: &str) -> Option<&Check> {
+        self.node(node)?.checks.get(&id.to_lowercase())
+    }
+
+    /// The instances of a service with their nodes, by node and id.
+    pub fn instances(&self, name: &str) -> impl Iterator<Item = (&Record, &Service)> {
+        let group = self.groups.get(&name.to_lowercase());
+        group.into_iter().flat_map(|group| &group.instances).filter_map(|(node, id)| {
+            let record = self.nodes.get(node)?;
+            Some((record, record.services.get(id)?))
+        })
+    }
+
+    /// The index of reads of a service's instances. An unknown service has the index at which a
+    /// service last vanished, so that its watchers sleep while others come.
+    pub fn service_newest(&self, name: &str) -> u64 {
+        match self.groups.get(&name.to_lowercase()) {
+            Some(group) => group.newest,
+            None if self.extinction > 0 => self.extinction,
+            None => self.nodes_newest.max(self.services_newest).max(self.checks_newest),
+        }
+    }
+
+    /// Puts a node in; whether it is the same as before is the caller's business.
+    pub fn put_node(&mut self, mut node: Node, index: u64, touched: &mut Vec<Topic>) {
+        let key = node.node.to_lowercase();
+        node.modify_index = index;
+        match self.nodes.get_mut(&key) {
+            Some(record) => {
+                node.create_index = record.node.create_index;
+                record.node = node;
+                record.newest = index;
+            }
+            None => {
+                node.create_index = index;
+                let (services, checks) = (BTreeMap::new(), BTreeMap::new());
+                self.nodes.insert(key.clone(), Record { node, services, checks, newest: index });
+            }
+        }
+        self.nodes_newest = index;
+        touched.extend([Topic::Nodes, Topic::Node(key.clone())]);
+        for name in self.names_on(&key) {
+            self.touch_instances(&name, index, touched);
+        }
+    }
+
+    /// Puts an instance in; its node must exist.
+    pub fn put_service(
+        &mut self,
+        node: &str,
+        mut service: Service,
+        index: u64,
+        touched: &mut Vec<Topic>,
+    ) {
+        let node = node.to_lowercase();
+        let Some(record) = self.nodes.get_mut(&node) else { return };
+        let (id, name) = (service.id.to_lowercase(), service.name.to_lowercase());
+        service.modify_index = index;
+        service.create_index = record.services.get(&id).map_or(index, |before| before.create_index);
+        record.newest = index;
+        let before = record.services.insert(id.clone(), service);
+        self.services_newest = index;
+        self.nodes_newest = index;
+        let place = (node.clone(), id);
+        if let Some(before) = before.map(|before| before.name.to_lowercase())
+            && before != name
+        {
+            self.leave(&before, &place);
+            self.touch_instances(&before, index, touched);
+        }
+        self.groups.entry(name.clone()).or_default().instances.insert(place);
+        self.touch_instances(&name, index, touched);
+        touched.extend([Topic::Services, Topic::Node(node)]);
+    }
+
+    /// Takes an instance out and gives its checks' ids, which the caller has taken out before.
+    pub fn remove_service(&mut self, node: &str, id: &str, index: u64, touched: &mut Vec<Topic>) {
+        let (node, id) = (node.to_lowercase(), id.to_lowercase());
+        let Some(record) = self.nodes.get_mut(&node) else { return };
+        let Some(service) = record.services.remove(&id) else { return };
+        record.newest = index;
+        self.services_newest = index;
+        self.nodes_newest = index;
+        self.checks_newest = index;
+        let name = service.name.to_lowercase();
+        if self.leave(&name, &(node.clone(), id)) {
+            self.extinction = index;
+        }
+        self.touch_instances(&name, index, touched);
+        touched.extend([Topic::Services, Topic::Node(node)]);
+    }
+
+    /// Puts a check in; its node and, when it names one, its service must exist.
+    pub fn put_check(&mut self, mut check: Check, index: u64, touched: &mut Vec<Topic>) {
+        let (node, id) = (check.node.to_lowercase(), check.check_id.to_lowercase());
+        let Some(record) = self.nodes.get_mut(&node) else { return };
+        check.modify_index = index;
+        check.create_index = record.checks.get(&id).map_or(index, |before| before.create_index);
+        touch_check(&node, &check, touched);
+        let service = check.service_name.to_lowercase();
+        if let Some(before) = record.checks.insert(id, check) {
+            touched.push(Topic::ChecksInState(before.status));
+        }
+        self.checks_newest = index;
+        self.touch_health(&node, &service, index, touched);
+    }
+
+    /// Takes a check out.
+    pub fn remove_check(&mut self, node: &str, id: &str, index: u64, touched: &mut Vec<Topic>) {
+        let node = node.to_lowercase();
+        let Some(record) = self.nodes.get_mut(&node) else { return };
+        let Some(check) = record.checks.remove(&id.to_lowercase()) else { return };
+        touch_check(&node, &check, touched);
+        self.checks_newest = index;
+        if check.service_id.is_empty() {
+            self.services_newest = index;
+        }
+        self.touch_health(&node, &check.service_name.to_lowercase(), index, touched);
+    }
+
+    /// Takes a node out, which has no services and checks any more.
+    pub fn remove_node(&mut self, name: &str, index: u64, touched: &mut Vec<Topic>) {
+        let key = name.to_lowercase();
+        if self.nodes.remove(&key).is_some() {
+            self.nodes_newest = index;
+            touched.extend([Topic::Nodes, Topic::Node(key)]);
+        }
+    }
+
+    /// The names of the services on a node.
+    fn names_on(&self, node: &str) -> BTreeSet<String> {
+        let services = self.nodes.get(node).into_iter().flat_map(|record| record.services.values());
+        services.map(|service| service.name.to_lowercase()).collect()
+    }
+
+    /// A check of a node concerns all its services; a check of an instance only that service.
+    fn touch_health(&mut self, node: &str, service: &str, index: u64, touched: &mut Vec<Topic>) {
+        let names = match service {
+            "" => self.names_on(node),
+            name => BTreeSet::from([name.to_owned()]),
+        };
+        for name in names {
+            if let Some(group) = self.groups.get_mut(&name) {
+                group.newest = index;
+            }
+            touched.push(Topic::Health(name));
+        }
+    }
+
+    fn touch_instances(&mut self, name: &str, index: u64, touched: &mut Vec<Topic>) {
+        if let Some(group) = self.groups.get_mut(name) {
+            group.newest = index;
+        }
+        touched.extend([Topic::Instances(name.to_owned()), Topic::Health(name.to_owned())]);
+    }
+
+    /// Takes an instance out of its group and says whether it was the last one.
+    fn leave(&mut self, name: &str, place: &(String, String)) -> bool {
+        let Some(group) = self.groups.get_mut(name) else { return false };
+        group.instances.remove(place);
+        let last = group.instances.is_empty();
+        if last {
+            self.groups.remove(name);
+        }
+        last
+    }
+}
+
+fn touch_check(node: &str, check: &Check, touched: &mut Vec<Topic>) {
+    touched.extend([
+        Topic::Checks,
+        Topic::NodeChecks(node.to_owned()),
+        Topic::ChecksInState(check.status.clone()),
+    ]);
+    if !check.service_name.is_empty() {
+        touched.push(Topic::ServiceChecks(check.service_name.to_lowercase()));
+    }
+}

@@ -1,0 +1,424 @@
+//! The state of the agent and the servers behind it, and what a change of one table does to others.
+
+pub(super) mod catalog;
+pub(super) mod kv;
+pub(super) mod session;
+pub(super) mod timer;
+pub(super) mod watch;
+
+use crate::clock::Instant;
+use catalog::{CatalogTable, Check, Node, Service};
+use kv::{Entry, KvTable};
+use session::{Behavior, Session, SessionId, SessionTable};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use timer::{Timer, Timers};
+use watch::{Topic, Watches};
+
+/// How long a tombstone lives, and how closely that is kept.
+///
+/// Source: the server's fixed tombstone TTL of 15 minutes with a granularity of 30 seconds.
+const TOMBSTONE_TTL: Duration = Duration::from_secs(15 * 60);
+const TOMBSTONE_GRANULARITY: Duration = Duration::from_secs(30);
+
+/// The longest lock delay that is applied, however long the session's own is.
+const MAX_LOCK_DELAY: Duration = Duration::from_secs(crate::wire::session::MAX_LOCK_DELAY_S);
+
+/// The newest index of a server that just started: its own bookkeeping takes the first ones.
+const FIRST_INDEX: u64 = 10;
+
+/// Everything that changes.
+#[derive(Debug)]
+pub(super) struct State {
+    /// The moment at which the running request or timer happens.
+    pub now: Instant,
+    /// The name of the agent's node.
+    pub node_name: String,
+    pub rng: fastrand::Rng,
+    pub kv: KvTable,
+    pub sessions: SessionTable,
+    pub catalog: CatalogTable,
+    pub timers: Timers,
+    pub watches: Watches,
+    /// The reads that the agent's cache holds.
+    pub cached: HashSet<String>,
+    /// The newest index of the Raft log.
+    index: u64,
+    touched: Vec<Topic>,
+    lock_delays: HashMap<Box<[u8]>, Instant>,
+    /// The tombstones of each half minute: when they go, and their newest index.
+    graves: VecDeque<(Instant, u64)>,
+}
+
+impl State {
+    /// What a fresh server has: its own node with the service `consul`.
+    pub fn new(now: Instant, seed: u64, node_name: &str) -> Self {
+        let mut state = Self {
+            now,
+            node_name: node_name.to_owned(),
+            rng: fastrand::Rng::with_seed(seed),
+            kv: KvTable::default(),
+            sessions: SessionTable::default(),
+            catalog: CatalogTable::default(),
+            timers: Timers::default(),
+            watches: Watches::default(),
+            cached: HashSet::new(),
+            index: FIRST_INDEX,
+            touched: Vec::new(),
+            lock_delays: HashMap::new(),
+            graves: VecDeque::new(),
+        };
+        super::catalog::register_server(&mut state);
+        state
+    }
+
+    /// The index of the next entry of the Raft log: every write has one, whether it changes
+    /// anything or not.
+    pub fn next_index(&mut self) -> u64 {
+        self.index += 1;
+        self.index
+    }
+
+    /// Says that queries on this topic have something new.
+    pub fn touch(&mut self, topic: Topic) {
+        self.touched.push(topic);
+    }
+
+    /// Wakes everybody whom the changes since the last time concern.
+    pub fn publish(&mut self) {
+        for topic in self.touched.drain(..) {
+            self.watches.publish(&topic);
+        }
+    }
+
+    /// Forgets what changed: the transaction is rolled back.
+    pub fn forget_touched(&mut self) {
+        self.touched.clear();
+    }
+
+    /// A random UUID.
+    pub fn new_id(&mut self) -> String {
+        let bits = self.rng.u128(..);
+        let hex = format!("{bits:032x}");
+        [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+    }
+
+    /// Writes a key as a plain put does: an existing lock stays, but its index becomes 0.
+    pub fn kv_set(&mut self, key: &[u8], value: &[u8], flags: u64, index: u64) {
+        let session = self.kv.get(key).and_then(|entry| entry.session.clone());
+        self.kv_put(key, value, flags, session, 0, index);
+    }
+
+    /// Writes a key when its modify index is `expected`; 0 stands for a key that is missing.
+    pub fn kv_cas(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        flags: u64,
+        expected: u64,
+        index: u64,
+    ) -> bool {
+        let present = self.kv.get(key).map_or(0, |entry| entry.modify_index);
+        let matches = present == expected;
+        if matches {
+            self.kv_set(key, value, flags, index);
+        }
+        matches
+    }
+
+    /// Writes a key and locks it; `Ok(false)` when another session holds it.
+    pub fn kv_lock(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        flags: u64,
+        session: &str,
+        index: u64,
+    ) -> Result<bool, String> {
+        if session.is_empty() {
+            return Err("missing session".to_owned());
+        }
+        let Some(session) = self.sessions.get(session).map(|session| Arc::clone(&session.id))
+        else {
+            return Err(format!("invalid session {}", super::go::quoted(session)));
+        };
+        let lock_index = match self.kv.get(key).map(|entry| (&entry.session, entry.lock_index)) {
+            Some((Some(holder), lock_index)) if *holder == session => lock_index,
+            Some((Some(_), _)) => return Ok(false),
+            Some((None, lock_index)) => lock_index + 1,
+            None => 1,
+        };
+        self.kv_put(key, value, flags, Some(session), lock_index, index);
+        Ok(true)
+    }
+
+    /// Writes a key and unlocks it; `Ok(false)` when this session does not hold it.
+    pub fn kv_unlock(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        flags: u64,
+        session: &str,
+        index: u64,
+    ) -> Result<bool, String> {
+        if session.is_empty() {
+            return Err("missing session".to_owned());
+        }
+        match self.kv.get(key).map(|entry| (entry.session.as_deref(), entry.lock_index)) {
+            Some((Some(holder), lock_index)) if holder == session => {
+                self.kv_put(key, value, flags, None, lock_index, index);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn kv_put(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        flags: u64,
+        session: Option<SessionId>,
+        lock_index: u64,
+        index: u64,
+    ) {
+        let entry = Entry {
+            value: value.into(),
+            flags,
+            session,
+            lock_index,
+            create_index: 0,
+            modify_index: 0,
+        };
+        if self.kv.put(key, entry, index) {
+            self.touch(Topic::Key(key.into()));
+        }
+    }
+
+    /// Deletes a key.
+    pub fn kv_delete(&mut self, key: &[u8], index: u64) {
+        if self.kv.delete(key, index) {
+            self.touch(Topic::Key(key.into()));
+            self.reap_later(index);
+        }
+    }
+
+    /// Deletes a key when its modify index is `expected`; a missing key is a success.
+    pub fn kv_delete_cas(&mut self, key: &[u8], expected: u64, index: u64) -> bool {
+        match self.kv.get(key) {
+            Some(entry) if entry.modify_index != expected => return false,
+            Some(_) => self.kv_delete(key, index),
+            None => {}
+        }
+        true
+    }
+
+    /// Deletes all keys under a prefix.
+    pub fn kv_delete_tree(&mut self, prefix: &[u8], index: u64) {
+        let keys = self.kv.delete_under(prefix, index);
+        if !keys.is_empty() {
+            self.reap_later(index);
+        }
+        self.touched.extend(keys.into_iter().map(Topic::Key));
+    }
+
+    fn reap_later(&mut self, index: u64) {
+        let end = self.now + TOMBSTONE_TTL;
+        match self.graves.back_mut() {
+            Some((at, newest)) if end <= *at => *newest = index,
+            _ => {
+                let at = end + TOMBSTONE_GRANULARITY;
+                self.graves.push_back((at, index));
+                self.timers.set(at, Timer::ReapTombstones);
+            }
+        }
+    }
+
+    /// Forgets the tombstones whose time is over.
+    pub fn reap(&mut self) {
+        if let Some((_, newest)) = self.graves.pop_front() {
+            self.next_index();
+            self.kv.reap(newest);
+        }
+    }
+
+    /// Whether a lock of this key that was lost must not be taken yet.
+    pub fn lock_is_delayed(&self, key: &[u8]) -> bool {
+        self.lock_delays.get(key).is_some_and(|end| *end > self.now)
+    }
+
+    /// A lock delay's timer has come; a later delay of the same key has one of its own.
+    pub fn end_lock_delay(&mut self, key: &[u8]) {
+        if !self.lock_is_delayed(key) {
+            self.lock_delays.remove(key);
+        }
+    }
+
+    /// Starts a session's TTL anew: it ends after twice that.
+    ///
+    /// Source: "double the TTL" in the chapter on sessions of Consul's documentation.
+    pub fn start_ttl(&mut self, id: &str) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if let Some(key) = session.expires.take() {
+            self.timers.cancel(key);
+        }
+        if !session.ttl.is_zero() {
+            let at = self.now + session.ttl * 2;
+            let timer = Timer::SessionExpires(Arc::clone(&session.id));
+            session.expires = Some(self.timers.set(at, timer));
+        }
+    }
+
+    /// Adds a session, whose node and checks were looked at.
+    pub fn insert_session(&mut self, session: Session, index: u64) {
+        let id = Arc::clone(&session.id);
+        self.touch_session(&session);
+        self.sessions.insert(session, index);
+        self.start_ttl(&id);
+    }
+
+    /// Ends a session: its locks are released or deleted, and cannot be taken before its lock
+    /// delay is over.
+    pub fn end_session(&mut self, id: &str, index: u64) {
+        let Some(session) = self.sessions.remove(id, index) else { return };
+        if let Some(key) = session.expires {
+            self.timers.cancel(key);
+        }
+        self.touch_session(&session);
+        let delay = u64::try_from(session.lock_delay_ns).unwrap_or(0);
+        let delay = Duration::from_nanos(delay).min(MAX_LOCK_DELAY);
+        for key in self.kv.locked_by(&session.id) {
+            self.drop_lock(&key, session.behavior, index);
+            if !delay.is_zero() {
+                let end = self.now + delay;
+                self.lock_delays.insert(key.clone(), end);
+                self.timers.set(end, Timer::LockDelayEnds(key));
+            }
+        }
+    }
+
+    fn drop_lock(&mut self, key: &[u8], behavior: Behavior, index: u64) {
+        if behavior == Behavior::Delete {
+            return self.kv_delete(key, index);
+        }
+        if let Some(entry) = self.kv.get(key).cloned() {
+            self.kv.put(key, Entry { session: None, ..entry }, index);
+            self.touch(Topic::Key(key.into()));
+        }
+    }
+
+    fn touch_session(&mut self, session: &Session) {
+        self.touched.extend([
+            Topic::Sessions,
+            Topic::Session(Arc::clone(&session.id)),
+            Topic::NodeSessions(session.node.to_lowercase()),
+        ]);
+    }
+
+    /// Puts a node in when it is not the same already.
+    pub fn ensure_node(&mut self, node: Node, index: u64) {
+        let same = self.catalog.node(&node.node).is_some_and(|record| {
+            let Node { create_index, modify_index, .. } = record.node;
+            Node { create_index, modify_index, ..node.clone() } == record.node
+        });
+        if !same {
+            self.catalog.put_node(node, index, &mut self.touched);
+        }
+    }
+
+    /// Puts an instance in when it is not the same already.
+    pub fn ensure_service(
+        &mut self,
+        node: &str,
+        service: Service,
+        index: u64,
+    ) -> Result<(), String> {
+        if self.catalog.node(node).is_none() {
+            return Err("Missing node registration".to_owned());
+        }
+        let same = self.catalog.service(node, &service.id).is_some_and(|present| {
+            let Service { create_index, modify_index, .. } = *present;
+            Service { create_index, modify_index, ..service.clone() } == *present
+        });
+        if !same {
+            self.catalog.put_service(node, service, index, &mut self.touched);
+        }
+        Ok(())
+    }
+
+    /// Puts a check in when it is not the same already. A critical one ends its sessions.
+    pub fn ensure_check(&mut self, mut check: Check, index: u64) -> Result<(), String> {
+        if self.catalog.node(&check.node).is_none() {
+            return Err("Missing node registration".to_owned());
+        }
+        if check.status.is_empty() {
+            check.status = "critical".to_owned();
+        }
+        if !check.service_id.is_empty() {
+            let Some(service) = self.catalog.service(&check.node, &check.service_id) else {
+                return Err("Missing service registration".to_owned());
+            };
+            check.service_name.clone_from(&service.name);
+            check.service_tags.clone_from(&service.tags);
+        }
+        if check.status == "critical" {
+            self.end_sessions_of(&check.node, &check.check_id, index);
+        }
+        let same = self.catalog.check(&check.node, &check.check_id).is_some_and(|present| {
+            let Check { create_index, modify_index, .. } = *present;
+            Check { create_index, modify_index, ..check.clone() } == *present
+        });
+        if !same {
+            self.catalog.put_check(check, index, &mut self.touched);
+        }
+        Ok(())
+    }
+
+    /// Takes a check out and ends its sessions.
+    pub fn delete_check(&mut self, node: &str, id: &str, index: u64) {
+        if self.catalog.check(node, id).is_some() {
+            self.catalog.remove_check(node, id, index, &mut self.touched);
+            self.end_sessions_of(node, id, index);
+        }
+    }
+
+    /// Takes an instance out with its checks.
+    pub fn delete_service(&mut self, node: &str, id: &str, index: u64) {
+        let Some(record) = self.catalog.node(node) else { return };
+        let own = record.checks.values().filter(|check| check.service_id.eq_ignore_ascii_case(id));
+        let checks: Vec<_> = own.map(|check| check.check_id.clone()).collect();
+        if self.catalog.service(node, id).is_some() {
+            for check in checks {
+                self.delete_check(node, &check, index);
+            }
+            self.catalog.remove_service(node, id, index, &mut self.touched);
+        }
+    }
+
+    /// Takes a node out with everything on it, its sessions included.
+    pub fn delete_node(&mut self, name: &str, index: u64) {
+        let Some(record) = self.catalog.node(name) else { return };
+        let services: Vec<_> = record.services.values().map(|service| service.id.clone()).collect();
+        for id in services {
+            self.delete_service(name, &id, index);
+        }
+        let checks = self.catalog.node(name).into_iter().flat_map(|record| record.checks.values());
+        let checks: Vec<_> = checks.map(|check| check.check_id.clone()).collect();
+        for id in checks {
+            self.delete_check(name, &id, index);
+        }
+        self.catalog.remove_node(name, index, &mut self.touched);
+        let sessions: Vec<_> =
+            self.sessions.of_node(name).map(|session| Arc::clone(&session.id)).collect();
+        for id in sessions {
+            self.end_session(&id, index);
+        }
+    }
+
+    fn end_sessions_of(&mut self, node: &str, check: &str, index: u64) {
+        for id in self.sessions.bound_to(node, check) {
+            self.end_session(&id, index);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The session table.
+
+use crate::simulate::store::timer::TimerKey;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A session's id.
+pub(in crate::simulate) type SessionId = Arc<str>;
+
+/// What becomes of a session's locks when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::simulate) enum Behavior {
+    Release,
+    Delete,
+}
+
+/// One session.
+#[derive(Clone, Debug)]
+pub(in crate::simulate) struct Session {
+    pub id: SessionId,
+    pub name: String,
+    pub node: String,
+    /// In nanoseconds, as it was given; it may be negative.
+    pub lock_delay_ns: i64,
+    pub behavior: Behavior,
+    /// As it was given.
+    pub ttl_text: String,
+    /// Zero: it does not expire.
+    pub ttl: Duration,
+    pub node_checks: Option<Vec<String>>,
+    pub service_checks: Option<Vec<(String, String)>>,
+    pub checks: Option<Vec<String>>,
+    pub create_index: u64,
+    pub modify_index: u64,
+    pub expires: Option<TimerKey>,
+}
+
+impl Session {
+    /// The ids of all checks that it dies with.
+    pub fn check_ids(&self) -> BTreeSet<String> {
+        let node = self.node_checks.iter().flatten().cloned();
+        let service = self.service_checks.iter().flatten().map(|(id, _)| id.clone());
+        let old = self.checks.iter().flatten().cloned();
+        node.chain(service).chain(old).collect()
+    }
+}
+
+/// A check on a node, both in lower case.
+type CheckPlace = (String, String);
+
+/// All sessions.
+#[derive(Clone, Debug, Default)]
+pub(in crate::simulate) struct SessionTable {
+    sessions: BTreeMap<SessionId, Session>,
+    by_check: BTreeMap<CheckPlace, BTreeSet<SessionId>>,
+    newest: u64,
+}
+
+impl SessionTable {
+    pub fn get(&self, id: &str) -> Option<&Session> {
+        self.sessions.get(id)
+    }
+
+    pub fn get_mut(&mut self, id: &str) -> Option<&mut Session> {
+        self.sessions.get_mut(id)
+    }
+
+    /// All sessions in the order of their ids.
+    pub fn all(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values()
+    }
+
+    /// The index of the newest change in the table; 0 before the first one.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    pub fn insert(&mut self, session: Session, index: u64) {
+        self.newest = index;
+        for check in session.check_ids() {
+            let place = place(&session.node, &check);
+            self.by_check.entry(place).or_default().insert(Arc::clone(&session.id));
+        }
+        self.sessions.insert(Arc::clone(&session.id), session);
+    }
+
+    pub fn remove(&mut self, id: &str, index: u64) -> Option<Session> {
+        let session = self.sessions.remove(id)?;
+        self.newest = index;
+        for check in session.check_ids() {
+            let place = place(&session.node, &check);
+            if let Some(bound) = self.by_check.get_mut(&place) {
+                bound.remove(id);
+                if bound.is_empty() {
+                    self.by_check.remove(&place);
+                }
+            }
+        }
+        Some(session)
+    }
+
+    /// The sessions that die with a check.
+    pub fn bound_to(&self, node: &str, check: &str) -> Vec<SessionId> {
+        self.by_check.get(&place(node, check)).into_iter().flatten().cloned().collect()
+    }
+
+    /// The sessions of a node.
+    pub fn of_node<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Session> {
+        self.all().filter(move |session| session.node.eq_ignore_ascii_case(node))
+    }
+}
+
+fn place(node: &str, check: &str) -> CheckPlace {
+    (node.to_lowercase(), check.to_lowercase())
+}

@@ -1,0 +1,185 @@
+//! Who waits for what: a change wakes only the queries that it concerns.
+
+use super::session::SessionId;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// Something that changes and that queries wait for. Names are in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(in crate::simulate) enum Topic {
+    /// One key of the store.
+    Key(Box<[u8]>),
+    /// The keys that begin with this; only waited for, never published.
+    Prefix(Box<[u8]>),
+    /// The list of sessions.
+    Sessions,
+    /// One session.
+    Session(SessionId),
+    /// The sessions of a node.
+    NodeSessions(String),
+    /// The list of nodes.
+    Nodes,
+    /// A node and its services.
+    Node(String),
+    /// The list of services.
+    Services,
+    /// The instances of a service.
+    Instances(String),
+    /// The instances of a service and their checks.
+    Health(String),
+    /// The list of checks.
+    Checks,
+    /// The checks of a node.
+    NodeChecks(String),
+    /// The checks of a service's instances.
+    ServiceChecks(String),
+    /// The checks in a state.
+    ChecksInState(String),
+    /// A service of the agent.
+    LocalService(String),
+}
+
+type Waiters = BTreeMap<u64, Arc<Notify>>;
+
+/// The waiting queries, by what they wait for.
+#[derive(Debug, Default)]
+pub(in crate::simulate) struct Watches {
+    next_id: u64,
+    keys: HashMap<Box<[u8]>, Waiters>,
+    prefixes: HashMap<Box<[u8]>, Waiters>,
+    /// How many of the prefixes have a length: a written key is looked up under these only.
+    prefix_lengths: BTreeMap<usize, usize>,
+    others: HashMap<Topic, Waiters>,
+}
+
+impl Watches {
+    /// Has `waiter` woken by a change of any of the topics; gives the id to take it back with.
+    pub fn add(&mut self, topics: &[Topic], waiter: &Arc<Notify>) -> u64 {
+        self.next_id += 1;
+        let id = self.next_id;
+        for topic in topics {
+            let waiters = match topic {
+                Topic::Key(key) => self.keys.entry(key.clone()).or_default(),
+                Topic::Prefix(prefix) => {
+                    let waiters = self.prefixes.entry(prefix.clone()).or_default();
+                    if waiters.is_empty() {
+                        *self.prefix_lengths.entry(prefix.len()).or_default() += 1;
+                    }
+                    waiters
+                }
+                other => self.others.entry(other.clone()).or_default(),
+            };
+            waiters.insert(id, Arc::clone(waiter));
+        }
+        id
+    }
+
+    /// Takes a waiter back.
+    pub fn remove(&mut self, topics: &[Topic], id: u64) {
+        for topic in topics {
+            match topic {
+                Topic::Key(key) => {
+                    forget(&mut self.keys, key, id);
+                }
+                Topic::Prefix(prefix) => {
+                    if forget(&mut self.prefixes, prefix, id) {
+                        self.forget_length(prefix.len());
+                    }
+                }
+                other => {
+                    forget(&mut self.others, other, id);
+                }
+            }
+        }
+    }
+
+    fn forget_length(&mut self, length: usize) {
+        if let Some(count) = self.prefix_lengths.get_mut(&length) {
+            *count -= 1;
+            if *count == 0 {
+                self.prefix_lengths.remove(&length);
+            }
+        }
+    }
+
+    /// Wakes whoever waits for this topic.
+    pub fn publish(&self, topic: &Topic) {
+        match topic {
+            Topic::Key(key) => {
+                wake(self.keys.get(key));
+                for length in self.prefix_lengths.range(..=key.len()).map(|(length, _)| *length) {
+                    wake(self.prefixes.get(&key[..length]));
+                }
+            }
+            other => wake(self.others.get(other)),
+        }
+    }
+
+    /// How many topics are waited for.
+    #[cfg(test)]
+    pub fn topics(&self) -> usize {
+        self.keys.len() + self.prefixes.len() + self.others.len() + self.prefix_lengths.len()
+    }
+}
+
+fn wake(waiters: Option<&Waiters>) {
+    waiters.into_iter().flat_map(BTreeMap::values).for_each(|waiter| waiter.notify_one());
+}
+
+/// Takes the waiter out and says whether it was the last one of its topic.
+fn forget<K: std::hash::Hash + Eq + std::borrow::Borrow<Q>, Q: std::hash::Hash + Eq + ?Sized>(
+    topics: &mut HashMap<K, Waiters>,
+    topic: &Q,
+    id: u64,
+) -> bool {
+    let Some(waiters) = topics.get_mut(topic) else { return false };
+    let was_there = waiters.remove(&id).is_some();
+    let last = was_there && waiters.is_empty();
+    if last {
+        topics.remove(topic);
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    fn woken(waiter: &Arc<Notify>) -> bool {
+        waiter.notified().now_or_never().is_some()
+    }
+
+    #[test]
+    fn a_written_key_wakes_its_own_watchers_and_those_of_its_prefixes() {
+        let mut watches = Watches::default();
+        let topics = [
+            Topic::Key(b"a/b".as_slice().into()),
+            Topic::Key(b"a/bc".as_slice().into()),
+            Topic::Prefix(b"a/".as_slice().into()),
+            Topic::Prefix(b"".as_slice().into()),
+            Topic::Prefix(b"a/bc".as_slice().into()),
+        ];
+        let waiters = topics.clone().map(|topic| {
+            let waiter = Arc::new(Notify::new());
+            watches.add(&[topic], &waiter);
+            waiter
+        });
+        watches.publish(&topics[0]);
+        assert_eq!(waiters.map(|waiter| woken(&waiter)), [true, false, true, true, false]);
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_waiter_that_was_taken_back() {
+        let mut watches = Watches::default();
+        let topics = [Topic::Prefix(b"a".as_slice().into()), Topic::Nodes];
+        let one = watches.add(&topics, &Arc::new(Notify::new()));
+        let other = watches.add(&topics, &Arc::new(Notify::new()));
+        watches.remove(&topics, one);
+        assert_eq!(watches.topics(), 3);
+        watches.remove(&topics, other);
+        watches.remove(&topics, other);
+        assert_eq!(watches.topics(), 0);
+    }
+}

@@ -1,0 +1,144 @@
+//! An agent on a clock that stands still, for the tests of the areas.
+
+use super::{Agent, Options};
+use crate::clock::ManualClock;
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use serde_json::Value;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+/// The agent and its clock.
+pub(super) struct World {
+    pub agent: Arc<Agent>,
+    pub clock: ManualClock,
+}
+
+/// An answer, taken apart.
+#[derive(Debug)]
+pub(super) struct Answer(Response<Bytes>);
+
+impl Answer {
+    pub fn status(&self) -> u16 {
+        self.0.status().as_u16()
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.0.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+    }
+
+    pub fn index(&self) -> u64 {
+        self.header("x-consul-index").parse().expect("an index header")
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(self.0.body()).expect("UTF-8")
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(self.0.body()).expect("JSON")
+    }
+}
+
+/// A request whose answer is not there yet.
+pub(super) struct Waiting(Pin<Box<dyn Future<Output = Answer> + Send>>);
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+impl Waiting {
+    /// The answer, if it came by now: the request is polled as long as it wakes itself.
+    pub fn answer(&mut self) -> Option<Answer> {
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        let waker = Waker::from(Arc::clone(&woken));
+        while woken.0.swap(false, Relaxed) {
+            if let Poll::Ready(answer) = self.0.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return Some(answer);
+            }
+        }
+        None
+    }
+
+    /// Whether there is no answer yet.
+    pub fn waits(&mut self) -> bool {
+        self.answer().is_none()
+    }
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::with_seed(1)
+    }
+
+    pub fn with_seed(seed: u64) -> Self {
+        let clock = ManualClock::new();
+        let agent = Agent::new(Options {
+            node_name: "sim".to_owned(),
+            clock: Arc::new(clock.clone()),
+            seed,
+            pretty: false,
+        });
+        Self { agent: Arc::new(agent), clock }
+    }
+
+    /// Sends a request and polls it once.
+    pub fn start(&self, request: Request<Bytes>) -> Waiting {
+        let agent = Arc::clone(&self.agent);
+        let mut waiting =
+            Waiting(Box::pin(async move { Answer(agent.handle_driving(request).await) }));
+        if let Some(answer) = waiting.answer() {
+            waiting.0 = Box::pin(std::future::ready(answer));
+        }
+        waiting
+    }
+
+    pub fn send(&self, request: Request<Bytes>) -> Answer {
+        self.start(request).answer().expect("an answer at once")
+    }
+
+    pub fn request(method: Method, path: &str, body: &str) -> Request<Bytes> {
+        let request = Request::builder().method(method).uri(format!("/v1/{path}"));
+        request.body(Bytes::copy_from_slice(body.as_bytes())).expect("a request")
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.send(Self::request(Method::GET, path, ""))
+    }
+
+    pub fn put(&self, path: &str, body: &str) -> Answer {
+        self.send(Self::request(Method::PUT, path, body))
+    }
+
+    pub fn delete(&self, path: &str) -> Answer {
+        self.send(Self::request(Method::DELETE, path, ""))
+    }
+
+    /// Begins a blocking query.
+    pub fn watch(&self, path: &str) -> Waiting {
+        self.start(Self::request(Method::GET, path, ""))
+    }
+
+    /// Creates a session and gives its id.
+    pub fn session(&self, body: &str) -> String {
+        let created = self.put("session/create", body);
+        created.json()["ID"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no session: {created:?}"))
+            .to_owned()
+    }
+
+    /// Moves time on and lets happen what is due by then.
+    pub fn advance(&self, duration: Duration) {
+        self.clock.advance(duration);
+        self.agent.tick();
+    }
+}
