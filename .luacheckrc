@@ -1,0 +1,10 @@
+-- What every engine from Lua 5.1 on has, and no globals of our own.
+std = "min"
+max_line_length = 120
+include_files = { "**/*.lua", "**/*.rockspec", ".busted", ".luacheckrc" }
+exclude_files = { "target", "lua/meta", ".luarocks", "lua_modules" }
+files["spec"].std = "max+busted"
+files["examples"].std = "max"
+files["benches"].std = "max"
+files["**/*.rockspec"].std = "rockspec"
+files[".luacheckrc"].std = "luacheckrc"

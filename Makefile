@@ -1,0 +1,103 @@
+# The front door: `make` lists what it can do.
+
+.DEFAULT_GOAL := help
+# Every flavour is built as the same target/release/libconsul_ffi.so, so one at a time.
+.NOTPARALLEL:
+
+# The engine of `demo` and `spec`: luajit, lua5.1 or lua5.4.
+LUA ?= luajit
+# The real Consul that they run against: 1.21 or 1.8.
+CONSUL ?=
+
+FLAVOURS := luajit 5.1 5.4
+feature-luajit := luajit
+feature-5.1 := lua51
+feature-5.4 := lua54
+
+# luajit → luajit, lua5.4 → 5.4, wherever the program is.
+flavour = $(patsubst lua5.%,5.%,$(patsubst luajit%,luajit,$(notdir $(LUA))))
+# These would win over the two that are set here.
+unexport LUA_PATH_5_4 LUA_CPATH_5_4
+lua_env = LUA_PATH="./lua/?.lua;;" LUA_CPATH="./target/lua/$(flavour)/?.so;;"
+
+LINTS := fmt clippy $(FLAVOURS:%=clippy-%) rustdoc luacheck shellcheck
+
+.PHONY: help
+## help: lists the targets
+help:
+	@awk -F ': ' '/^## / { printf "  make %s\n      %s\n", substr($$1, 4), $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: deps
+## deps: installs the programs that the targets need
+deps:
+	scripts/install-deps.sh
+
+.PHONY: build $(FLAVOURS:%=build-%)
+## build: builds the module for LuaJIT, Lua 5.1 and Lua 5.4 into target/lua
+build: $(FLAVOURS:%=build-%)
+
+## build-luajit|5.1|5.4: builds one of them
+$(FLAVOURS:%=build-%): build-%:
+	cargo build --release --lib --no-default-features --features $(feature-$*)
+	install -D -m 755 "$${CARGO_TARGET_DIR:-target}/release/libconsul_ffi.so" \
+		target/lua/$*/consul_ffi.so
+
+.PHONY: demo demo-deps
+## demo [LUA=lua5.4] [CONSUL=1.21]: runs the demo, simulated or on a real Consul
+demo: demo-deps build-$(flavour)
+	@$(lua_env) $(if $(CONSUL),scripts/with-consul.sh $(CONSUL)) $(LUA) examples/demo.lua
+
+demo-deps:
+	@LUA="$(LUA)" scripts/install-deps.sh demo
+
+.PHONY: test
+## test: builds, lints and tests everything; see scripts/test.sh --help
+test:
+	@scripts/test.sh
+
+.PHONY: spec
+## spec [LUA=lua5.4] [CONSUL=1.21] [ARGS=--tags=smoke]: runs the Lua specs alone
+spec: build-$(flavour)
+	$(if $(CONSUL),scripts/with-consul.sh $(CONSUL) env,env -u CONSUL_HTTP_ADDR) $(lua_env) \
+		busted --lua=$(LUA) $(ARGS)
+
+.PHONY: lint lint-list $(LINTS:%=lint-%)
+## lint: checks format, lints and documentation of the Rust, Lua and shell code
+lint: $(LINTS:%=lint-%)
+
+lint-list:
+	@echo $(LINTS:%=lint-%)
+
+lint-fmt:
+	cargo fmt --check
+
+lint-clippy:
+	cargo clippy --all-targets --no-default-features -- -D warnings
+
+# With a Lua feature only the library links.
+$(FLAVOURS:%=lint-clippy-%): lint-clippy-%:
+	cargo clippy --lib --no-default-features --features $(feature-$*) -- -D warnings
+
+lint-rustdoc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features luajit
+
+lint-luacheck:
+	luacheck --quiet --no-color .
+
+lint-shellcheck:
+	@if command -v shellcheck >/dev/null; then \
+		shellcheck .ci/run scripts/*.sh rockspec/*.sh; \
+	else \
+		echo "SKIPPED: there is no shellcheck"; \
+	fi
+
+.PHONY: docs
+## docs: makes the Rust documentation in target/doc
+docs:
+	cargo doc --no-deps --no-default-features
+
+.PHONY: clean
+## clean: removes what was built
+clean:
+	cargo clean

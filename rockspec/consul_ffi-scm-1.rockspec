@@ -1,0 +1,23 @@
+rockspec_format = "3.0"
+package = "consul_ffi"
+version = "scm-1"
+source = {
+  url = "git+https://github.com/consul-ffi/consul_ffi.git",
+}
+description = {
+  summary = "A Consul client for Lua engines, with an in-memory Consul agent",
+  detailed = [[
+A native module for LuaJIT, Lua 5.1 and Lua 5.4. Building it takes Rust's cargo.
+For LuaJIT: luarocks --lua-version=5.1 make LUA=/usr/bin/luajit]],
+  homepage = "https://github.com/consul-ffi/consul_ffi",
+  license = "MIT OR Apache-2.0",
+}
+supported_platforms = { "unix" }
+dependencies = { "lua >= 5.1, < 5.5" }
+build = {
+  type = "command",
+  build_command = "bash rockspec/build.sh '$(LUA)'",
+  install = {
+    lib = { consul_ffi = "target/rock/consul_ffi.so" },
+  },
+}

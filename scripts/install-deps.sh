@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Installs with apt-get, by package name, the programs that are missing; says which.
+#
+#   scripts/install-deps.sh [test|demo]
+#
+# test (the default): what `make test` needs. demo: what `make demo` needs for the engine that $LUA
+# names (luajit by default). Without apt-get it says what to install, and fails.
+set -euo pipefail
+
+purpose=${1:-test}
+lua=${LUA:-luajit}
+
+# Each need is PROGRAM=PACKAGE.
+case $purpose in
+    demo)
+        engine=$(basename "$lua")
+        case $engine in
+            luajit | lua5.1 | lua5.4) ;;
+            *)
+                echo "LUA=$lua is none of luajit, lua5.1 and lua5.4" >&2
+                exit 2
+                ;;
+        esac
+        needs=("$lua=$engine" cc=build-essential)
+        ;;
+    test)
+        needs=(
+            luajit=luajit lua5.1=lua5.1 lua5.4=lua5.4
+            busted=lua-busted luacheck=lua-check luarocks=luarocks shellcheck=shellcheck
+            cc=build-essential
+        )
+        ;;
+    *)
+        echo "usage: scripts/install-deps.sh [test|demo]" >&2
+        exit 2
+        ;;
+esac
+
+programs=()
+packages=()
+for need in "${needs[@]}"; do
+    if ! command -v "${need%=*}" >/dev/null; then
+        programs+=("${need%=*}")
+        packages+=("${need#*=}")
+    fi
+done
+
+if [ ${#packages[@]} -gt 0 ]; then
+    if ! command -v apt-get >/dev/null; then
+        echo "These programs are missing: ${programs[*]}" >&2
+        echo "There is no apt-get here. Debian calls their packages: ${packages[*]}" >&2
+        exit 1
+    fi
+    sudo=()
+    if [ "$(id -u)" -ne 0 ] && command -v sudo >/dev/null; then
+        sudo=(sudo)
+    fi
+    echo "installing ${packages[*]}…"
+    apt=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
+    "${apt[@]}" update
+    "${apt[@]}" install -y --no-install-recommends "${packages[@]}"
+fi
+
+# Debian's own Rust is too old, so this one is not installed for the user.
+if ! command -v cargo >/dev/null; then
+    echo "cargo is missing: install Rust (https://rustup.rs), then try again" >&2
+    exit 1
+fi
