@@ -1,6 +1,8 @@
 //! The one seam between the client and a Consul: an HTTP-shaped request goes in, an HTTP-shaped
 //! response comes out. A real agent, the simulated agent and every test double implement it.
 
+pub mod http;
+
 use crate::clock::BoxFuture;
 use crate::error::Error;
 use ::http::{Request, Response};

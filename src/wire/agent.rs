@@ -12,10 +12,8 @@ pub const WEIGHTS: &[Field] = &[
 ];
 
 /// One of an instance's further addresses.
-pub const ADDRESSES: &[Field] = &[
-    field("Address", Shape::Text, "the address"),
-    field("Port", Shape::Int, "the port"),
-];
+pub const ADDRESSES: &[Field] =
+    &[field("Address", Shape::Text, "the address"), field("Port", Shape::Int, "the port")];
 
 /// What every definition of a check can say; `id_field` is the id's name in it.
 const fn check_fields(id_field: &'static str) -> [Field; 33] {
@@ -86,7 +84,9 @@ const SERVICE_DEFINITION: &[Field] = &[
 const OWN_CHECK: [Field; 33] = check_fields("ID");
 
 const CHECK_DEFINITION: &[Field] = &{
-    let mut fields = [const { field("ServiceID", Shape::Text, "the instance it belongs to; none: the node") }; 34];
+    let mut fields =
+        [const { field("ServiceID", Shape::Text, "the instance it belongs to; none: the node") };
+            34];
     let mut place = 0;
     while place < OWN_CHECK.len() {
         fields[place + 1] = OWN_CHECK[place];
@@ -100,7 +100,8 @@ const CHECK_UPDATE: &[Field] = &[
     field("Output", Shape::TextOrEmpty, "what the check says"),
 ];
 
-const SERVICE_ID: Param = path("service_id", Shape::Text, "The instance's id (not the service's name).");
+const SERVICE_ID: Param =
+    path("service_id", Shape::Text, "The instance's id (not the service's name).");
 const CHECK_ID: Param = path("check_id", Shape::Text, "The check's id (not its name).");
 const NOTE: &[Param] = &[query("note", "note", Shape::Text, "What the check says.")];
 const ENTERPRISE: &[Param] = &[
@@ -115,7 +116,11 @@ pub static SELF: Endpoint =
 /// The agent's instances by id.
 pub static SERVICES: Endpoint = Endpoint {
     options: &[FILTER, ENTERPRISE],
-    ..Endpoint::read("agent_services", "/v1/agent/services", "The instances registered with this agent, by id.")
+    ..Endpoint::read(
+        "agent_services",
+        "/v1/agent/services",
+        "The instances registered with this agent, by id.",
+    )
 };
 
 /// One instance.
@@ -123,7 +128,12 @@ pub static SERVICE: Endpoint = Endpoint {
     positional: &[SERVICE_ID],
     options: &[
         &[
-            query("hash", "hash", Shape::Text, "Wait until the content is other than this content hash."),
+            query(
+                "hash",
+                "hash",
+                Shape::Text,
+                "Wait until the content is other than this content hash.",
+            ),
             BLOCKING_WAIT,
         ],
         ENTERPRISE,
@@ -146,7 +156,11 @@ const BLOCKING_WAIT: Param = query(
 /// The agent's checks by id.
 pub static CHECKS: Endpoint = Endpoint {
     options: &[FILTER, ENTERPRISE],
-    ..Endpoint::read("agent_checks", "/v1/agent/checks", "The checks registered with this agent, by id.")
+    ..Endpoint::read(
+        "agent_checks",
+        "/v1/agent/checks",
+        "The checks registered with this agent, by id.",
+    )
 };
 
 /// Registers an instance.
@@ -207,28 +221,47 @@ pub static CHECK_DEREGISTER: Endpoint = Endpoint {
 pub static CHECK_PASS: Endpoint = Endpoint {
     positional: &[CHECK_ID],
     options: &[NOTE, ENTERPRISE],
-    ..Endpoint::write("agent_check_pass", "/v1/agent/check/pass/{check_id}", "Sets a TTL check to passing and starts its TTL anew.")
+    ..Endpoint::write(
+        "agent_check_pass",
+        "/v1/agent/check/pass/{check_id}",
+        "Sets a TTL check to passing and starts its TTL anew.",
+    )
 };
 
 /// Sets a TTL check to warning.
 pub static CHECK_WARN: Endpoint = Endpoint {
     positional: &[CHECK_ID],
     options: &[NOTE, ENTERPRISE],
-    ..Endpoint::write("agent_check_warn", "/v1/agent/check/warn/{check_id}", "Sets a TTL check to warning and starts its TTL anew.")
+    ..Endpoint::write(
+        "agent_check_warn",
+        "/v1/agent/check/warn/{check_id}",
+        "Sets a TTL check to warning and starts its TTL anew.",
+    )
 };
 
 /// Sets a TTL check to critical.
 pub static CHECK_FAIL: Endpoint = Endpoint {
     positional: &[CHECK_ID],
     options: &[NOTE, ENTERPRISE],
-    ..Endpoint::write("agent_check_fail", "/v1/agent/check/fail/{check_id}", "Sets a TTL check to critical and starts its TTL anew.")
+    ..Endpoint::write(
+        "agent_check_fail",
+        "/v1/agent/check/fail/{check_id}",
+        "Sets a TTL check to critical and starts its TTL anew.",
+    )
 };
 
 /// Sets a TTL check to a state.
 pub static CHECK_UPDATE_STATUS: Endpoint = Endpoint {
-    positional: &[CHECK_ID, body("update", Shape::Object(CHECK_UPDATE), "The state and what it says.")],
+    positional: &[
+        CHECK_ID,
+        body("update", Shape::Object(CHECK_UPDATE), "The state and what it says."),
+    ],
     options: &[ENTERPRISE],
-    ..Endpoint::write("agent_check_update", "/v1/agent/check/update/{check_id}", "Sets a TTL check to a state and starts its TTL anew.")
+    ..Endpoint::write(
+        "agent_check_update",
+        "/v1/agent/check/update/{check_id}",
+        "Sets a TTL check to a state and starts its TTL anew.",
+    )
 };
 
 /// This area's rows.

@@ -20,7 +20,11 @@ const CATALOG_CHECK: &[Field] = &[
     field("CheckID", Shape::Text, "the check's id; default: its name"),
     field("Name", Shape::Text, "the check's name"),
     field("Notes", Shape::TextOrEmpty, "a note for people"),
-    field("Status", Shape::OneOf(&["passing", "warning", "critical"]), "its state; default critical"),
+    field(
+        "Status",
+        Shape::OneOf(&["passing", "warning", "critical"]),
+        "its state; default critical",
+    ),
     field("Output", Shape::TextOrEmpty, "what the check last said"),
     field("ServiceID", Shape::TextOrEmpty, "the instance it belongs to; none: the node"),
     field("Definition", Shape::Any, "how the check is made, for external monitors"),
@@ -84,7 +88,12 @@ pub static NODES_LIST: Endpoint = Endpoint {
 /// The names of services.
 pub static SERVICES: Endpoint = Endpoint {
     options: &[
-        &[query("node_meta", "node-meta", Shape::TextMap, "Only nodes that have all this metadata.")],
+        &[query(
+            "node_meta",
+            "node-meta",
+            Shape::TextMap,
+            "Only nodes that have all this metadata.",
+        )],
         SCOPE,
         CONSISTENCY,
         BLOCKING,

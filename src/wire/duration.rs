@@ -43,7 +43,9 @@ fn scaled(number: &str, unit: u128) -> Option<u128> {
     if whole.len() + fraction.len() == 0 || whole.len() > MAX_DIGITS {
         return None;
     }
-    let digits = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<u128>().ok() };
+    let digits = |text: &str| {
+        if text.is_empty() { Some(0) } else { text.parse::<u128>().ok() }
+    };
     let fraction = &fraction[..fraction.len().min(MAX_DIGITS)];
     Some(digits(whole)? * unit + digits(fraction)? * unit / 10u128.pow(fraction.len() as u32))
 }
@@ -66,9 +68,14 @@ mod tests {
 
     #[test]
     fn reads_what_go_reads() {
-        for (text, millis) in
-            [("10s", 10_000), ("1m30s", 90_000), ("500ms", 500), ("1.5h", 5_400_000), ("0", 0), ("0s", 0)]
-        {
+        for (text, millis) in [
+            ("10s", 10_000),
+            ("1m30s", 90_000),
+            ("500ms", 500),
+            ("1.5h", 5_400_000),
+            ("0", 0),
+            ("0s", 0),
+        ] {
             assert_eq!(parse(text), Some(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "10", "abc", "s", "-1s", "1x", "1s1", ".s", "1..5s"] {

@@ -37,7 +37,12 @@ pub static LIST: Endpoint = Endpoint {
 pub static KEYS: Endpoint = Endpoint {
     positional: &[PREFIX],
     options: &[
-        &[query("separator", "separator", Shape::Text, "Cut keys after this text beyond the prefix.")],
+        &[query(
+            "separator",
+            "separator",
+            Shape::Text,
+            "Cut keys after this text beyond the prefix.",
+        )],
         SCOPE,
         CONSISTENCY,
         BLOCKING,
@@ -60,12 +65,22 @@ pub static PUT: Endpoint = Endpoint {
     options: &[
         &[
             query("flags", "flags", Shape::Uint, "A number that is stored beside the value."),
-            query("cas", "cas", Shape::Uint, "Write only if the key's modify index is this; 0: only if it does not exist.")
-                .guards("the key's modify index is another"),
+            query(
+                "cas",
+                "cas",
+                Shape::Uint,
+                "Write only if the key's modify index is this; 0: only if it does not exist.",
+            )
+            .guards("the key's modify index is another"),
             query("acquire", "acquire", Shape::Text, "Write and lock the key with this session.")
                 .guards("another session holds the lock or its lock delay is not over"),
-            query("release", "release", Shape::Text, "Write and give up this session's lock on the key.")
-                .guards("this session does not hold the lock"),
+            query(
+                "release",
+                "release",
+                Shape::Text,
+                "Write and give up this session's lock on the key.",
+            )
+            .guards("this session does not hold the lock"),
         ],
         SCOPE,
     ],

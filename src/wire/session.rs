@@ -20,13 +20,21 @@ const SESSION: &[Field] = &[
         Shape::Duration { min_s: 0, max_s: MAX_LOCK_DELAY_S },
         "how long nobody can take a lock that this session lost; default 15 s, 0 is none",
     ),
-    field("Behavior", Shape::OneOf(&["release", "delete"]), "what becomes of its locks; default release"),
+    field(
+        "Behavior",
+        Shape::OneOf(&["release", "delete"]),
+        "what becomes of its locks; default release",
+    ),
     field(
         "TTL",
         Shape::Duration { min_s: TTL_RANGE_S.0, max_s: TTL_RANGE_S.1 },
         "how long it lives without a renewal: at least this, at most twice this",
     ),
-    field("NodeChecks", Shape::TextList, "node checks it dies with; default serfHealth, {} is none"),
+    field(
+        "NodeChecks",
+        Shape::TextList,
+        "node checks it dies with; default serfHealth, {} is none",
+    ),
     field("ServiceChecks", Shape::Objects(SERVICE_CHECK), "service checks it dies with"),
     field("Checks", Shape::TextList, "checks it dies with, in the form before 1.7"),
 ];
@@ -35,11 +43,17 @@ const ID: Param = path("session", Shape::Text, "The session's id.");
 
 /// Creates a session.
 pub static CREATE: Endpoint = Endpoint {
-    positional: &[body("definition", Shape::Object(SESSION), "What the session is to be.").optional()],
+    positional: &[
+        body("definition", Shape::Object(SESSION), "What the session is to be.").optional()
+    ],
     options: &[SCOPE],
     repeat: Repeat::Once,
     reply: Reply::Member("ID"),
-    ..Endpoint::write("session_create", "/v1/session/create", "Creates a session and returns its id.")
+    ..Endpoint::write(
+        "session_create",
+        "/v1/session/create",
+        "Creates a session and returns its id.",
+    )
 };
 
 /// Ends a session.
@@ -60,7 +74,11 @@ pub static RENEW: Endpoint = Endpoint {
     options: &[SCOPE],
     reply: Reply::FirstItem,
     absent: Absent::SessionInvalid,
-    ..Endpoint::write("session_renew", "/v1/session/renew/{session}", "Starts a session's TTL anew.")
+    ..Endpoint::write(
+        "session_renew",
+        "/v1/session/renew/{session}",
+        "Starts a session's TTL anew.",
+    )
 };
 
 /// Reads one session.

@@ -87,6 +87,8 @@ pub enum Reply {
     Done,
     /// The results of a transaction.
     Txn,
+    /// The body's bytes as they are.
+    Body,
 }
 
 /// What an answer 404 means.
@@ -128,6 +130,8 @@ pub enum Place {
     Path,
     /// The query, under this name.
     Query(&'static str),
+    /// The query, each member of the table under its own name.
+    QueryMembers,
     /// A header of this name.
     Header(&'static str),
     /// The body.
@@ -147,6 +151,8 @@ pub enum Shape {
     Key,
     /// As [`Shape::Key`], but may be empty.
     KeyPrefix,
+    /// A path as it goes to the server, already encoded.
+    EncodedPath,
     /// Bytes: a string as it is, a number or boolean as its text, a table as JSON.
     Payload,
     /// A string of bytes, sent as base64.
@@ -206,7 +212,8 @@ pub const fn field(name: &'static str, kind: Shape, doc: &'static str) -> Field 
 pub const DURATION: Shape = Shape::Duration { min_s: 0, max_s: u32::MAX as u64 };
 
 impl Param {
-    const fn new(name: &'static str, kind: Shape, place: Place, doc: &'static str) -> Self {
+    /// A parameter that must be given.
+    pub const fn new(name: &'static str, kind: Shape, place: Place, doc: &'static str) -> Self {
         Param { name, kind, place, optional: false, guards: None, doc }
     }
 
@@ -235,7 +242,12 @@ pub const fn body(name: &'static str, kind: Shape, doc: &'static str) -> Param {
 }
 
 /// An option that goes into the query under `query`.
-pub const fn query(name: &'static str, query: &'static str, kind: Shape, doc: &'static str) -> Param {
+pub const fn query(
+    name: &'static str,
+    query: &'static str,
+    kind: Shape,
+    doc: &'static str,
+) -> Param {
     Param::new(name, kind, Place::Query(query), doc).optional()
 }
 

@@ -8,8 +8,19 @@ use super::table::*;
 pub const MAX_OPERATIONS: usize = 128;
 
 const KV_VERBS: &[&str] = &[
-    "set", "cas", "lock", "unlock", "get", "get-or-empty", "get-tree", "check-index", "check-session",
-    "check-not-exists", "delete", "delete-tree", "delete-cas",
+    "set",
+    "cas",
+    "lock",
+    "unlock",
+    "get",
+    "get-or-empty",
+    "get-tree",
+    "check-index",
+    "check-session",
+    "check-not-exists",
+    "delete",
+    "delete-tree",
+    "delete-cas",
 ];
 
 const KV_OPERATION: &[Field] = &[
@@ -25,7 +36,11 @@ const OPERATION: &[Field] = &[field("KV", Shape::Object(KV_OPERATION), "an opera
 
 /// Applies a list of operations together or not at all.
 pub static TXN: Endpoint = Endpoint {
-    positional: &[body("operations", Shape::Objects(OPERATION), "The operations, applied in order.")],
+    positional: &[body(
+        "operations",
+        Shape::Objects(OPERATION),
+        "The operations, applied in order.",
+    )],
     options: &[SCOPE, CONSISTENCY],
     repeat: Repeat::Once,
     reply: Reply::Txn,

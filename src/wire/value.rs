@@ -23,6 +23,8 @@ pub enum Value {
     List(Vec<Value>),
     /// Named values in their order.
     Map(Vec<(String, Value)>),
+    /// Something that no call takes, with the words for it: `a function`.
+    Foreign(&'static str),
 }
 
 impl Value {
@@ -68,6 +70,7 @@ impl Value {
             Value::Int(_) | Value::Uint(_) | Value::Float(_) => "a number",
             Value::Bytes(_) => "a string",
             Value::List(_) | Value::Map(_) => "a table",
+            Value::Foreign(name) => name,
         }
     }
 
@@ -86,12 +89,14 @@ impl Value {
                     None => format!("{text:?}"),
                 }
             }
-            Value::Null | Value::List(_) | Value::Map(_) => self.type_name().to_owned(),
+            Value::Null | Value::List(_) | Value::Map(_) | Value::Foreign(_) => {
+                self.type_name().to_owned()
+            }
         }
     }
 
-    /// The value as JSON. A string that is not UTF-8 and a number that JSON cannot hold are
-    /// refused; the error names the path to it.
+    /// The value as JSON. What JSON cannot hold is refused: a string that is not UTF-8, a number
+    /// that is not finite, a foreign value; the error names the path to it.
     pub fn to_json(&self) -> Result<serde_json::Value, Error> {
         self.to_json_at(&mut Vec::new())
     }
@@ -114,9 +119,12 @@ impl Value {
                 Ok(text) => text.into(),
                 Err(_) => return refuse(path, "the string is not UTF-8"),
             },
-            Value::List(items) => {
-                items.iter().map(|item| item.to_json_at(path)).collect::<Result<Vec<_>, _>>()?.into()
-            }
+            Value::Foreign(name) => return refuse(path, &format!("it is {name}")),
+            Value::List(items) => items
+                .iter()
+                .map(|item| item.to_json_at(path))
+                .collect::<Result<Vec<_>, _>>()?
+                .into(),
             Value::Map(members) => {
                 let mut object = serde_json::Map::with_capacity(members.len());
                 for (name, member) in members {

@@ -1,0 +1,576 @@
+//! From a call's arguments to a request.
+
+use super::duration;
+use super::shape::{At, payload, unknown};
+use super::table::{Endpoint, Param, Place, Repeat, Shape};
+use super::value::Value;
+use crate::error::Error;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// Everything but the unreserved characters of RFC 3986.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// A key's slashes separate segments for the server too.
+const ESCAPED_IN_KEY: &AsciiSet = &ESCAPED.remove(b'/');
+
+/// How long Consul waits in a blocking query that names no wait.
+///
+/// Source: "Blocking Queries" in Consul's HTTP API reference.
+pub const DEFAULT_WAIT: Duration = Duration::from_secs(300);
+
+/// A call's arguments: positional ones, then options by name.
+#[derive(Clone, Debug, Default)]
+pub struct Args {
+    positional: Vec<Value>,
+    options: Vec<(Cow<'static, str>, Value)>,
+}
+
+impl Args {
+    /// No arguments.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same arguments and one more positional one.
+    pub fn arg(mut self, value: impl Into<Value>) -> Self {
+        self.positional.push(value.into());
+        self
+    }
+
+    /// The same arguments and one more option.
+    pub fn opt(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Value>) -> Self {
+        self.options.push((name.into(), value.into()));
+        self
+    }
+
+    /// Whether the option was given.
+    pub fn has(&self, name: &str) -> bool {
+        self.options.iter().any(|(given, value)| given == name && *value != Value::Null)
+    }
+}
+
+/// What a client adds to every request that does not say it itself.
+#[derive(Clone, Debug, Default)]
+pub struct Defaults {
+    /// The value of the option `dc`.
+    pub dc: Option<String>,
+    /// The value of the option `namespace`.
+    pub namespace: Option<String>,
+    /// The value of the option `partition`.
+    pub partition: Option<String>,
+    /// The value of the option `token`.
+    pub token: Option<String>,
+    /// `stale` or `consistent`, for reads that take it.
+    pub consistency: Option<&'static str>,
+    /// Whether a key's leading slash is taken off instead of refused.
+    pub strip_leading_slash: bool,
+}
+
+impl Defaults {
+    fn of(&self, param: &Param, args: &Args) -> Option<Value> {
+        let text = |text: &Option<String>| text.clone().map(Value::from);
+        match param.name {
+            "dc" => text(&self.dc),
+            "namespace" => text(&self.namespace),
+            "partition" => text(&self.partition),
+            "token" => text(&self.token),
+            name if Some(name) == self.consistency => {
+                let said = args.has("stale") || args.has("consistent") || args.has("cached");
+                (!said).then_some(Value::Bool(true))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A request that is ready to be sent, with what is needed to understand its answer.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The row it was made from.
+    pub endpoint: &'static Endpoint,
+    /// The method and its main argument, for messages: `kv_put "a/b"`.
+    pub label: String,
+    /// The request itself.
+    pub http: http::Request<Bytes>,
+    /// Whether it may be sent again when its fate is unknown.
+    pub repeat: Repeat,
+    /// Why Consul answers `false`, when it does.
+    pub refusal: &'static str,
+    /// The longest that the server waits by itself before it answers.
+    pub server_wait: Duration,
+    /// The whole time the call may take, when the call says it.
+    pub timeout: Option<Duration>,
+}
+
+impl Endpoint {
+    /// Checks the arguments and builds the request.
+    ///
+    /// # Errors
+    /// [`Error::misuse`] for a wrong type, a missing argument or an unknown option;
+    /// [`Error::argument`] for a right type with an unacceptable value.
+    pub fn request(&'static self, args: &Args, defaults: &Defaults) -> Result<Request, Error> {
+        self.build(args, defaults).map_err(|error| error.context(self.name))
+    }
+
+    fn build(&'static self, args: &Args, defaults: &Defaults) -> Result<Request, Error> {
+        self.check_names(args)?;
+        let mut draft = Draft::new(self);
+        for (place, param) in self.positional.iter().enumerate() {
+            let value = args.positional.get(place).unwrap_or(&Value::Null);
+            if *value != Value::Null {
+                let value = without_leading_slash(value, param, defaults);
+                draft.add(param, &value)?;
+            } else if !param.optional {
+                return Err(Error::misuse(format!(
+                    "argument #{} ({}) is missing: {} is needed",
+                    place + 1,
+                    param.name,
+                    param.kind.wanted()
+                )));
+            }
+        }
+        for param in self.all_options() {
+            let given = args.options.iter().find(|(name, _)| name == param.name).map(|(_, v)| v);
+            match given.filter(|value| **value != Value::Null) {
+                Some(value) => draft.add(param, value)?,
+                None => {
+                    if let Some(value) = defaults.of(param, args) {
+                        draft.add(param, &value)?;
+                    }
+                }
+            }
+        }
+        draft.finish()
+    }
+
+    fn check_names(&self, args: &Args) -> Result<(), Error> {
+        if args.positional.len() > self.positional.len() {
+            return Err(Error::misuse(format!(
+                "takes {} and then a table of options, but got {} arguments",
+                counted(self.positional.len(), "argument"),
+                args.positional.len()
+            )));
+        }
+        for (name, _) in &args.options {
+            if !self.all_options().any(|param| param.name == name) {
+                let known: Vec<_> = self.all_options().map(|param| param.name).collect();
+                return Err(Error::misuse(unknown("option", name, &known)));
+            }
+        }
+        if args.has("stale") && args.has("consistent") {
+            return Err(Error::argument("the options stale and consistent contradict each other"));
+        }
+        if args.has("cached") && args.has("consistent") {
+            return Err(Error::argument("the options cached and consistent contradict each other"));
+        }
+        let guards =
+            self.all_options().filter(|param| param.guards.is_some() && args.has(param.name));
+        let guards: Vec<_> = guards.map(|param| param.name).collect();
+        match guards.as_slice() {
+            [first, second, ..] => {
+                Err(Error::argument(format!("the options {first} and {second} exclude each other")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn counted(number: usize, noun: &str) -> String {
+    match number {
+        0 => format!("no {noun}"),
+        1 => format!("one {noun}"),
+        _ => format!("{number} {noun}s"),
+    }
+}
+
+fn without_leading_slash<'a>(
+    value: &'a Value,
+    param: &Param,
+    defaults: &Defaults,
+) -> Cow<'a, Value> {
+    let is_key = matches!(param.kind, Shape::Key | Shape::KeyPrefix);
+    match value {
+        Value::Bytes(key) if is_key && defaults.strip_leading_slash && key.starts_with(b"/") => {
+            Cow::Owned(Value::Bytes(key[1..].to_vec()))
+        }
+        _ => Cow::Borrowed(value),
+    }
+}
+
+/// A request in the making.
+struct Draft {
+    endpoint: &'static Endpoint,
+    label: String,
+    path: String,
+    query: Vec<String>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Bytes,
+    is_json: bool,
+    guard: Option<&'static str>,
+    blocks: bool,
+    wait: Duration,
+    timeout: Option<Duration>,
+    retry: bool,
+}
+
+impl Draft {
+    fn new(endpoint: &'static Endpoint) -> Self {
+        let fixed = endpoint.fixed_query;
+        Draft {
+            endpoint,
+            label: endpoint.name.to_owned(),
+            path: endpoint.path.to_owned(),
+            query: if fixed.is_empty() { Vec::new() } else { vec![fixed.to_owned()] },
+            headers: Vec::new(),
+            body: Bytes::new(),
+            is_json: false,
+            guard: None,
+            blocks: false,
+            wait: DEFAULT_WAIT,
+            timeout: None,
+            retry: true,
+        }
+    }
+
+    fn add(&mut self, param: &'static Param, value: &Value) -> Result<(), Error> {
+        let at = At::top(param.name);
+        if param.guards.is_some() {
+            self.guard = param.guards;
+        }
+        match param.place {
+            Place::Path => {
+                let text = param.kind.path_text(value, &at)?;
+                self.label = format!("{} {text:?}", self.endpoint.name);
+                let segment = match param.kind {
+                    Shape::EncodedPath => text,
+                    Shape::Key | Shape::KeyPrefix => {
+                        utf8_percent_encode(&text, ESCAPED_IN_KEY).to_string()
+                    }
+                    _ => utf8_percent_encode(&text, ESCAPED).to_string(),
+                };
+                self.path = self.path.replace(&format!("{{{}}}", param.name), &segment);
+            }
+            Place::Query(name) => self.add_query(param, name, value, &at)?,
+            Place::QueryMembers => self.add_query_members(param, value, &at)?,
+            Place::Header(name) => {
+                let text = param.kind.text(value, &at)?;
+                let mut header = HeaderValue::from_str(&text).map_err(|_| {
+                    Error::argument(format!(
+                        "{} has a character that no header can hold",
+                        param.name
+                    ))
+                })?;
+                header.set_sensitive(true);
+                self.headers.push((HeaderName::from_static(name), header));
+            }
+            Place::Body => self.add_body(param, value, &at)?,
+            Place::Call => match param.kind {
+                Shape::Millis => self.timeout = Some(param.kind.duration(value, &at)?),
+                _ => self.retry = param.kind.boolean(value, &at)?,
+            },
+        }
+        Ok(())
+    }
+
+    fn add_query(
+        &mut self,
+        param: &Param,
+        name: &str,
+        value: &Value,
+        at: &At,
+    ) -> Result<(), Error> {
+        let pair = |text: &str| format!("{name}={}", utf8_percent_encode(text, ESCAPED));
+        match param.kind {
+            Shape::Flag => {
+                if param.kind.boolean(value, at)? {
+                    self.query.push(name.to_owned());
+                }
+            }
+            Shape::Bool => self.query.push(pair(&param.kind.boolean(value, at)?.to_string())),
+            Shape::Uint => {
+                let number = param.kind.uint(value, at)?;
+                self.blocks |= name == "index" && number > 0;
+                self.query.push(pair(&number.to_string()));
+            }
+            Shape::Duration { .. } => {
+                let duration = param.kind.duration(value, at)?;
+                if name == "wait" && !duration.is_zero() {
+                    self.wait = duration;
+                }
+                self.query.push(pair(&duration::format(duration)));
+            }
+            Shape::TextList => {
+                let texts = param.kind.texts(value, at)?;
+                self.query.extend(texts.iter().map(|text| pair(text)));
+            }
+            Shape::TextMap => {
+                let members = param.kind.members(value, at)?;
+                for (key, member) in members {
+                    let text = Shape::TextOrEmpty.text(member, &at.member(key))?;
+                    self.query.push(pair(&format!("{key}:{text}")));
+                }
+            }
+            _ => {
+                let text = param.kind.text(value, at)?;
+                self.blocks |= name == "hash";
+                self.query.push(pair(&text));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_query_members(&mut self, param: &Param, value: &Value, at: &At) -> Result<(), Error> {
+        for (name, member) in param.kind.members(value, at)? {
+            let name = utf8_percent_encode(name, ESCAPED);
+            match member {
+                Value::Bool(true) => self.query.push(name.to_string()),
+                // Many parameters act by their presence, whatever their value.
+                Value::Bool(false) | Value::Null => {}
+                _ => {
+                    let text = payload(member)?;
+                    let text = percent_encode(&text, ESCAPED);
+                    self.query.push(format!("{name}={text}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_body(&mut self, param: &Param, value: &Value, at: &At) -> Result<(), Error> {
+        if let Shape::Payload = param.kind {
+            self.body = payload(value)?.into();
+            return Ok(());
+        }
+        let json = param.kind.json(value, at)?;
+        self.body = serde_json::to_vec(&json)
+            .map_err(|error| Error::argument(format!("{} cannot be JSON: {error}", param.name)))?
+            .into();
+        self.is_json = true;
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Request, Error> {
+        let mut target = self.path;
+        for pair in &self.query {
+            target.push(if target.contains('?') { '&' } else { '?' });
+            target.push_str(pair);
+        }
+        let mut http = http::Request::builder()
+            .method(http::Method::from(self.endpoint.method))
+            .uri(target)
+            .body(self.body)
+            .map_err(|error| {
+                Error::argument(format!("the request has no valid address: {error}"))
+            })?;
+        if self.is_json {
+            let json = HeaderValue::from_static("application/json");
+            http.headers_mut().insert(CONTENT_TYPE, json);
+        }
+        http.headers_mut().extend(self.headers);
+        let repeat = match self.guard {
+            Some(_) => Repeat::Once,
+            None => self.endpoint.repeat,
+        };
+        Ok(Request {
+            endpoint: self.endpoint,
+            label: self.label,
+            http,
+            repeat: if self.retry { repeat } else { Repeat::Once },
+            refusal: self.guard.unwrap_or("Consul answered false"),
+            server_wait: if self.blocks { self.wait } else { Duration::ZERO },
+            timeout: self.timeout,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{endpoint, endpoints};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn build(method: &str, args: Args) -> Result<Request, Error> {
+        endpoint(method).unwrap().request(&args, &Defaults::default())
+    }
+
+    fn target(method: &str, args: Args) -> String {
+        build(method, args).unwrap().http.uri().to_string()
+    }
+
+    #[test]
+    fn a_path_is_escaped_but_a_keys_slashes_are_not() {
+        assert_eq!(
+            target("kv_get", Args::new().arg("a b/é?#%+&=:;")),
+            "/v1/kv/a%20b/%C3%A9%3F%23%25%2B%26%3D%3A%3B"
+        );
+        assert_eq!(
+            target("agent_service", Args::new().arg("a/b c")),
+            "/v1/agent/service/a%2Fb%20c"
+        );
+    }
+
+    #[test]
+    fn flags_are_sent_by_presence_or_not_at_all() {
+        let key = || Args::new().arg("k");
+        assert_eq!(target("kv_get", key().opt("stale", true)), "/v1/kv/k?stale");
+        assert_eq!(target("kv_get", key().opt("stale", false)), "/v1/kv/k");
+        assert_eq!(target("kv_list", key()), "/v1/kv/k?recurse");
+    }
+
+    #[test]
+    fn lists_and_maps_are_repeated_parameters() {
+        let tags = Value::List(vec!["a".into(), "b&c".into()]);
+        let meta = Value::Map(vec![("zone".into(), "z 1".into())]);
+        let args = Args::new().arg("web").opt("tag", tags).opt("node_meta", meta);
+        assert_eq!(
+            target("catalog_service", args),
+            "/v1/catalog/service/web?tag=a&tag=b%26c&node-meta=zone%3Az%201"
+        );
+    }
+
+    #[test]
+    fn a_guarded_write_is_never_repeated() {
+        let put = || Args::new().arg("k").arg("v");
+        assert_eq!(build("kv_put", put()).unwrap().repeat, Repeat::Idempotent);
+        assert_eq!(build("kv_put", put().opt("cas", 1)).unwrap().repeat, Repeat::Once);
+        assert_eq!(build("kv_put", put().opt("acquire", "s")).unwrap().repeat, Repeat::Once);
+        assert_eq!(build("kv_put", put().opt("retry", false)).unwrap().repeat, Repeat::Once);
+        let none = Value::List(Vec::new());
+        assert_eq!(build("txn", Args::new().arg(none)).unwrap().repeat, Repeat::Once);
+    }
+
+    #[test]
+    fn only_a_blocking_query_waits_on_the_server() {
+        let get = |args: Args| build("kv_get", args).unwrap().server_wait;
+        let key = || Args::new().arg("k");
+        assert_eq!(get(key()), Duration::ZERO);
+        assert_eq!(get(key().opt("wait", "10s")), Duration::ZERO);
+        assert_eq!(get(key().opt("index", 0)), Duration::ZERO);
+        assert_eq!(get(key().opt("index", 5)), DEFAULT_WAIT);
+        // Consul takes 0 for its default.
+        assert_eq!(get(key().opt("index", 5).opt("wait", 0)), DEFAULT_WAIT);
+        assert_eq!(get(key().opt("index", 5).opt("wait", 1.5)), Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn a_token_goes_into_a_header_that_is_never_shown() {
+        let defaults = Defaults { token: Some("s3cret".into()), ..Defaults::default() };
+        let request =
+            endpoint("kv_get").unwrap().request(&Args::new().arg("k"), &defaults).unwrap();
+        assert_eq!(request.http.headers()["x-consul-token"], "s3cret");
+        assert!(!format!("{request:?}").contains("s3cret"));
+        assert_eq!(request.http.uri(), "/v1/kv/k");
+    }
+
+    #[test]
+    fn a_clients_consistency_gives_way_to_the_calls() {
+        let defaults = Defaults { consistency: Some("stale"), ..Defaults::default() };
+        let target = |args: Args| {
+            let request = endpoint("kv_get").unwrap().request(&args, &defaults).unwrap();
+            request.http.uri().to_string()
+        };
+        assert_eq!(target(Args::new().arg("k")), "/v1/kv/k?stale");
+        assert_eq!(target(Args::new().arg("k").opt("consistent", true)), "/v1/kv/k?consistent");
+    }
+
+    #[test]
+    fn a_body_is_checked_field_by_field() {
+        let check = Value::Map(vec![("ttl".into(), 90.into()), ("check_id".into(), "c".into())]);
+        let service = Value::Map(vec![("name".into(), "web".into()), ("check".into(), check)]);
+        let request = build("agent_service_register", Args::new().arg(service)).unwrap();
+        let body: serde_json::Value = serde_json::from_slice(request.http.body()).unwrap();
+        let wanted = serde_json::json!({"Name": "web", "Check": {"TTL": "90s", "CheckID": "c"}});
+        assert_eq!(body, wanted);
+    }
+
+    #[test]
+    fn a_field_in_two_spellings_is_misuse() {
+        let twice = Value::Map(vec![("Name".into(), "a".into()), ("name".into(), "b".into())]);
+        assert!(build("session_create", Args::new().arg(twice)).unwrap_err().is_misuse());
+    }
+
+    /// Values that some shape takes and others do not.
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            Just(Value::Foreign("a function")),
+            any::<bool>().prop_map(Value::Bool),
+            any::<i64>().prop_map(Value::Int),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::Float),
+            prop::collection::vec(any::<u8>(), 0..20).prop_map(Value::Bytes),
+            prop_oneof!["a", "10s", "/k", "a//b", "..", "", "passing", "5", "release", "set"]
+                .prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 20, 5, |inner| {
+            let name = prop_oneof![Just("Name"), Just("KV"), Just("ttl"), Just("x"), Just("Verb")];
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::List),
+                prop::collection::vec((name.prop_map(str::to_owned), inner), 0..4)
+                    .prop_map(Value::Map),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Whatever is passed: a request, or an error that names the method; never a panic.
+        #[test]
+        fn any_arguments_give_a_request_or_a_named_error(
+            method in prop::sample::select(endpoints().collect::<Vec<_>>()),
+            positional in prop::collection::vec(any_value(), 0..4),
+            options in prop::collection::vec((any::<prop::sample::Index>(), any_value()), 0..3),
+        ) {
+            let mut args = positional.into_iter().fold(Args::new(), Args::arg);
+            let names: Vec<_> = method.all_options().map(|param| param.name).collect();
+            for (index, value) in options {
+                args = args.opt(*index.get(&names), value);
+            }
+            if let Err(error) = method.request(&args, &Defaults::default()) {
+                prop_assert!(error.message().starts_with(method.name), "{error}");
+                prop_assert_eq!(error.kind(), crate::error::Kind::Argument);
+                prop_assert!(!error.maybe_sent());
+            }
+        }
+    }
+
+    #[test]
+    fn every_parameter_of_every_method_refuses_a_foreign_value_by_name() {
+        for method in endpoints() {
+            for place in 0..method.positional.len() {
+                let mut args = Args::new();
+                for param in &method.positional[..place] {
+                    args = args.arg(good(&param.kind));
+                }
+                let error = method
+                    .request(&args.arg(Value::Foreign("a function")), &Defaults::default())
+                    .unwrap_err();
+                assert!(error.is_misuse(), "{error}");
+                assert!(error.message().contains(method.positional[place].name), "{error}");
+                assert!(error.message().contains("a function"), "{error}");
+            }
+            for param in method.all_options() {
+                let args =
+                    method.positional.iter().fold(Args::new(), |args, p| args.arg(good(&p.kind)));
+                let args = args.opt(param.name, Value::Foreign("a function"));
+                let error = method.request(&args, &Defaults::default()).unwrap_err();
+                assert!(error.is_misuse(), "{error}");
+                assert!(error.message().contains(param.name), "{error}");
+            }
+        }
+    }
+
+    /// A value that the shape takes.
+    fn good(shape: &Shape) -> Value {
+        match shape {
+            Shape::Object(_) | Shape::Any => Value::Map(Vec::new()),
+            Shape::Objects(_) => Value::List(Vec::new()),
+            Shape::OneOf(names) => names[0].into(),
+            _ => "a".into(),
+        }
+    }
+}

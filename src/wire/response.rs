@@ -1,0 +1,331 @@
+//! From an answer to the call's value and metadata, or to an error of a documented kind.
+
+use super::kv::Entry;
+use super::request::Request;
+use super::table::{Absent, Reply};
+use super::value::Value;
+use crate::error::{Error, Kind, RefusedOperation};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// What a successful call gives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The value.
+    pub value: Value,
+    /// What the answer says about itself.
+    pub meta: Meta,
+}
+
+/// What an answer says about itself besides its value.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Meta {
+    /// The index to wait for a change from (`X-Consul-Index`).
+    pub index: Option<u64>,
+    /// Whether the servers had a leader; false for streamed answers too, so never a reason to
+    /// distrust one.
+    pub known_leader: Option<bool>,
+    /// How long ago the answering server heard from the leader, in milliseconds.
+    pub last_contact_ms: Option<u64>,
+    /// The hash to wait for a change of an agent's service from.
+    pub content_hash: Option<String>,
+    /// `HIT` or `MISS` for a cached read.
+    pub cache: Option<String>,
+    /// The age of a cached answer in seconds.
+    pub age_s: Option<u64>,
+    /// Which of the server's two ways of waiting answered.
+    pub backend: Option<String>,
+    /// The one KV entry that was read, without its value.
+    pub entry: Option<EntryMeta>,
+    /// How long the call took in milliseconds, all attempts together.
+    pub request_ms: f64,
+    /// The endpoint that answered.
+    pub endpoint: String,
+    /// How many times the request was sent.
+    pub attempts: u32,
+}
+
+/// A KV entry without key and value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryMeta {
+    /// The number stored beside the value.
+    pub flags: u64,
+    /// The session that holds the lock.
+    pub session: Option<String>,
+    /// How many times the lock was taken.
+    pub lock_index: u64,
+    /// The index at which the key came to be.
+    pub create_index: u64,
+    /// The index of the last change.
+    pub modify_index: u64,
+}
+
+impl Meta {
+    fn of(headers: &HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let number = |name: &str| text(name).and_then(|value| value.parse().ok());
+        Meta {
+            index: number("x-consul-index"),
+            known_leader: text("x-consul-knownleader").map(|value| value == "true"),
+            last_contact_ms: number("x-consul-lastcontact"),
+            content_hash: text("x-consul-contenthash").map(str::to_owned),
+            cache: text("x-cache").map(str::to_owned),
+            age_s: number("age"),
+            backend: text("x-consul-query-backend").map(str::to_owned),
+            ..Meta::default()
+        }
+    }
+}
+
+impl Request {
+    /// Understands the answer to this request.
+    ///
+    /// # Errors
+    /// Whatever the server refused, by kind, and [`Kind::Decode`] for what is no answer of Consul's.
+    pub fn answer(&self, response: &Response<Bytes>) -> Result<Answer, Error> {
+        let status = response.status();
+        if status.is_success() {
+            let mut meta = Meta::of(response.headers());
+            let value = self.value(response.body(), &mut meta)?;
+            return Ok(Answer { value, meta });
+        }
+        if status == StatusCode::NOT_FOUND && !is_unknown_endpoint(response) {
+            let value = match self.endpoint.absent {
+                Absent::Null => Some(Value::Null),
+                Absent::EmptyList => Some(Value::List(Vec::new())),
+                Absent::Done => Some(Value::Bool(true)),
+                Absent::Error | Absent::SessionInvalid => None,
+            };
+            if let Some(value) = value {
+                return Ok(Answer { value, meta: Meta::of(response.headers()) });
+            }
+        }
+        Err(self.refused(response))
+    }
+
+    fn value(&self, body: &Bytes, meta: &mut Meta) -> Result<Value, Error> {
+        match self.endpoint.reply {
+            Reply::Done => Ok(Value::Bool(true)),
+            Reply::Body => Ok(Value::Bytes(body.to_vec())),
+            Reply::Applied => match body.trim_ascii() {
+                b"true" => Ok(Value::Bool(true)),
+                b"false" => Err(Error::new(
+                    Kind::Conflict,
+                    format!("{}: not done: {}", self.label, self.refusal),
+                )
+                .with_status(200)),
+                _ => Err(self.not_understood("true or false was expected", body)),
+            },
+            Reply::Json => Ok(self.json::<serde_json::Value>(body)?.into()),
+            Reply::Member(name) => match self.json::<serde_json::Value>(body)?.get(name) {
+                Some(serde_json::Value::String(text)) => Ok(text.as_str().into()),
+                _ => Err(self.not_understood(&format!("an object with {name} was expected"), body)),
+            },
+            Reply::FirstItem => {
+                let items: Vec<serde_json::Value> = self.json(body)?;
+                Ok(items.into_iter().next().map_or(Value::Null, Value::from))
+            }
+            Reply::KvValue => {
+                let entries: Vec<Entry> = self.json(body)?;
+                let Some(entry) = entries.into_iter().next() else {
+                    return Ok(Value::Null);
+                };
+                meta.entry = Some(EntryMeta {
+                    flags: entry.flags,
+                    session: entry.session,
+                    lock_index: entry.lock_index,
+                    create_index: entry.create_index,
+                    modify_index: entry.modify_index,
+                });
+                Ok(Value::Bytes(entry.value))
+            }
+            Reply::KvEntries => {
+                let entries: Value = self.json::<serde_json::Value>(body)?.into();
+                self.with_bytes(entries, body)
+            }
+            Reply::Txn => {
+                let outcome: Value = self.json::<serde_json::Value>(body)?.into();
+                match outcome {
+                    Value::Map(members) => {
+                        match members.into_iter().find(|(name, _)| name == "Results") {
+                            Some((_, Value::List(results))) => {
+                                let decoded =
+                                    results.into_iter().map(|result| self.with_bytes(result, body));
+                                Ok(Value::List(decoded.collect::<Result<_, _>>()?))
+                            }
+                            _ => Ok(Value::List(Vec::new())),
+                        }
+                    }
+                    _ => Err(self.not_understood("a transaction's results were expected", body)),
+                }
+            }
+        }
+    }
+
+    /// Replaces base64 by bytes in the entry, the list of entries or the result of a transaction.
+    fn with_bytes(&self, value: Value, body: &Bytes) -> Result<Value, Error> {
+        match value {
+            Value::List(items) => {
+                let decoded = items.into_iter().map(|item| self.with_bytes(item, body));
+                Ok(Value::List(decoded.collect::<Result<_, _>>()?))
+            }
+            Value::Map(members) => {
+                let mut decoded = Vec::with_capacity(members.len());
+                for (name, member) in members {
+                    let member = match (name.as_str(), member) {
+                        ("Value", Value::Null) => Value::Bytes(Vec::new()),
+                        ("Value", Value::Bytes(text)) => match BASE64.decode(text) {
+                            Ok(bytes) => Value::Bytes(bytes),
+                            Err(_) => {
+                                return Err(self.not_understood("a value is not base64", body));
+                            }
+                        },
+                        ("KV", entry) => self.with_bytes(entry, body)?,
+                        (_, member) => member,
+                    };
+                    decoded.push((name, member));
+                }
+                Ok(Value::Map(decoded))
+            }
+            other => Ok(other),
+        }
+    }
+
+    fn json<T: DeserializeOwned>(&self, body: &Bytes) -> Result<T, Error> {
+        serde_json::from_slice(body).map_err(|error| self.not_understood(&error.to_string(), body))
+    }
+
+    fn not_understood(&self, why: &str, body: &Bytes) -> Error {
+        Error::new(
+            Kind::Decode,
+            format!(
+                "{}: the answer is not what Consul sends: {why}; it begins {}",
+                self.label,
+                excerpt(body)
+            ),
+        )
+    }
+
+    /// The error that a status other than success means.
+    fn refused(&self, response: &Response<Bytes>) -> Error {
+        let status = response.status().as_u16();
+        let text = String::from_utf8_lossy(response.body());
+        let text = text.trim();
+        if let (409, Reply::Txn) = (status, self.endpoint.reply) {
+            return self.txn_refused(response.body());
+        }
+        let kind = self.kind_of(status, text, is_unknown_endpoint(response));
+        let said = match (kind, text) {
+            (Kind::Unsupported, _) if status == 404 => match self.endpoint.since {
+                Some(version) => {
+                    format!("this server does not know it; it came with Consul {version}")
+                }
+                None => "this server does not know it".to_owned(),
+            },
+            (Kind::SessionInvalid, "") => "the session does not exist".to_owned(),
+            (_, "") => response.status().canonical_reason().unwrap_or("no reason given").to_owned(),
+            _ if response.status().is_redirection() => {
+                "the server redirects to another path; this is not followed".to_owned()
+            }
+            _ => excerpt(response.body()),
+        };
+        let error =
+            Error::new(kind, format!("{}: {said} (HTTP {status})", self.label)).with_status(status);
+        if is_transient(status, text) { error.transient() } else { error }
+    }
+
+    fn kind_of(&self, status: u16, text: &str, unknown_endpoint: bool) -> Kind {
+        let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        match status {
+            300..=399 | 400 => Kind::Argument,
+            401 | 405 => Kind::Unsupported,
+            403 if says(&["ACL not found", "token does not exist"]) => Kind::AclNotFound,
+            403 => Kind::PermissionDenied,
+            404 if unknown_endpoint => Kind::Unsupported,
+            404 if self.endpoint.absent == Absent::SessionInvalid => Kind::SessionInvalid,
+            404 => Kind::NotFound,
+            413 => Kind::TooLarge,
+            429 => Kind::RateLimited,
+            500 if says(&["No cluster leader", "Raft leader not found"]) => Kind::NoLeader,
+            500 if says(&["invalid session", "missing session", "failed session lookup"]) => {
+                Kind::SessionInvalid
+            }
+            // How 1.8.7 says what newer servers say with 404.
+            500 if says(&["does not have associated TTL", "Unknown check", "Unknown service"])
+                || text.starts_with("ServiceID ") && text.ends_with("does not exist") =>
+            {
+                Kind::NotFound
+            }
+            _ => Kind::Http,
+        }
+    }
+
+    fn txn_refused(&self, body: &Bytes) -> Error {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Refusal {
+            errors: Option<Vec<Refused>>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Refused {
+            op_index: usize,
+            what: String,
+        }
+        let refused: Vec<RefusedOperation> = match self.json::<Refusal>(body) {
+            Ok(refusal) => refusal.errors.unwrap_or_default(),
+            Err(error) => return error,
+        }
+        .into_iter()
+        .map(|refused| RefusedOperation { index: refused.op_index, what: refused.what })
+        .collect();
+        let reasons: Vec<_> = refused
+            .iter()
+            .map(|refused| format!("operation {}: {}", refused.index + 1, refused.what))
+            .collect();
+        let message = format!("{}: nothing was applied: {}", self.label, reasons.join("; "));
+        Error::new(Kind::TxnFailed, message).with_status(409).with_refused(refused)
+    }
+}
+
+/// Whether a 404 means that the server has no such endpoint. 1.8.7 says it with an empty answer
+/// that lacks the header `Vary`, which every endpoint that it knows sends.
+fn is_unknown_endpoint(response: &Response<Bytes>) -> bool {
+    response.status() == StatusCode::NOT_FOUND
+        && (response.body().starts_with(b"Invalid URL path")
+            || response.body().is_empty() && !response.headers().contains_key(http::header::VARY))
+}
+
+/// Whether the same request may succeed a little later.
+///
+/// The texts are matched by containing: newer servers put words before them.
+fn is_transient(status: u16, text: &str) -> bool {
+    const TEXTS: &[&str] = &[
+        "No cluster leader",
+        "rpc error",
+        "Raft leader not found",
+        "leadership lost while committing log",
+        "No known Consul servers",
+    ];
+    match status {
+        429 | 502 | 503 | 504 => true,
+        500 => TEXTS.iter().any(|known| text.contains(known)),
+        _ => false,
+    }
+}
+
+/// The beginning of a body as one line of a message.
+fn excerpt(body: &[u8]) -> String {
+    const SHOWN_CHARS: usize = 300;
+    let text = String::from_utf8_lossy(body);
+    let line: Vec<&str> = text.split_whitespace().collect();
+    let line = line.join(" ");
+    match line.char_indices().nth(SHOWN_CHARS) {
+        Some((cut, _)) => format!("{}…", &line[..cut]),
+        None => line,
+    }
+}
