@@ -1,0 +1,63 @@
+//! The client: makes calls to Consul over one or several transports.
+
+mod call;
+
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::transport::Transport;
+use crate::wire::request::{Args, Defaults};
+use crate::wire::response::Answer;
+use crate::wire::table::Endpoint;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How a client makes its calls.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The whole time that one call may take, all attempts together; a blocking query gets its
+    /// wait in addition.
+    pub timeout: Duration,
+    /// How many times a call is made again after a failure that may pass.
+    pub retry_count: u32,
+    /// What every request says unless the call says otherwise.
+    pub defaults: Defaults,
+}
+
+/// A client of one Consul, whose endpoints are agents that can stand in for each other.
+#[derive(Debug)]
+pub struct Client {
+    transports: Vec<Arc<dyn Transport>>,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    rng: Mutex<fastrand::Rng>,
+    /// The transport that last worked.
+    preferred: AtomicUsize,
+}
+
+impl Client {
+    /// A client over these transports, of which there must be one at least; nothing is sent yet.
+    pub fn new(
+        transports: Vec<Arc<dyn Transport>>,
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        rng: fastrand::Rng,
+    ) -> Self {
+        Client { transports, settings, clock, rng: Mutex::new(rng), preferred: AtomicUsize::new(0) }
+    }
+
+    /// How this client makes its calls.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Makes one call and waits for its outcome.
+    ///
+    /// # Errors
+    /// An unacceptable argument, before anything is sent; then whatever the transport or the
+    /// server refused, after the retries that the endpoint allows.
+    pub async fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
+        let request = endpoint.request(args, &self.settings.defaults)?;
+        self.perform(&request).await
+    }
+}

@@ -1,0 +1,166 @@
+-- Builds the module's table from the native functions: classes, the names of older programs, and
+-- errors for misuse, which are raised as plain strings at the caller's line.
+local native = ...
+
+local ConsulClient = {}
+
+-- A native method returns nil and a message when it was misused. This is no tail call, so that the
+-- error's position is the caller's.
+local function method(call)
+  return function(...)
+    local success, response, extra = call(...)
+    if success == nil then
+      error(response, 2)
+    end
+    return success, response, extra
+  end
+end
+
+for name, call in pairs(native.methods) do
+  ConsulClient[name] = method(call)
+end
+
+local FIELDS = { initialized = true, consul_url = true, timeout = true, simulate = true }
+
+native.set_index(function(client, name)
+  local member = ConsulClient[name]
+  if member == nil and FIELDS[name] then
+    return native.field(client, name)
+  end
+  return member
+end)
+
+local function new(config)
+  local client, message = native.new(config)
+  if not client then
+    error(message, 3)
+  end
+  return client
+end
+
+-- Both ConsulClient:new(config) and ConsulClient.new(config) are in use.
+function ConsulClient.new(class, config)
+  if class == ConsulClient then
+    return (new(config))
+  end
+  return (new(class))
+end
+
+setmetatable(ConsulClient, {
+  __call = function(_, config)
+    return (new(config))
+  end,
+})
+
+function ConsulClient.close(client)
+  native.close(client)
+end
+
+ConsulClient.destroy = ConsulClient.close
+
+-- The names of older programs.
+
+local get, delete = native.methods.kv_get, native.methods.kv_delete
+local list, delete_tree = native.methods.kv_list, native.methods.kv_delete_tree
+
+-- kv_get(key, true) and kv_get(key, { recurse = true }) are kv_list(key).
+local function or_tree(one, tree)
+  return method(function(client, key, options, ...)
+    if options == true then
+      return tree(client, key, ...)
+    elseif type(options) == "table" and options.recurse ~= nil then
+      local rest = {}
+      for name, value in pairs(options) do
+        rest[name] = value
+      end
+      rest.recurse = nil
+      return (options.recurse and tree or one)(client, key, rest, ...)
+    elseif options == false then
+      options = nil
+    end
+    return one(client, key, options, ...)
+  end)
+end
+
+ConsulClient.kv_get = or_tree(get, list)
+ConsulClient.kv_delete = or_tree(delete, delete_tree)
+
+-- register_service(id, name, address, port, tags), (name, address, port, tags) or one table.
+function ConsulClient.register_service(client, id, name, address, port, tags)
+  local definition = id
+  if type(id) ~= "table" then
+    if type(address) == "number" then
+      id, name, address, port, tags = nil, id, name, address, port
+    end
+    definition = { ID = id, Name = name, Address = address, Port = port, Tags = tags }
+  end
+  return client:agent_service_register(definition)
+end
+
+function ConsulClient.deregister_service(client, id)
+  return client:agent_service_deregister(id)
+end
+
+-- The instances that pass their checks, as { id, name, address, port, tags, meta, node }.
+function ConsulClient.discover_services(client, name, options)
+  local passing = { passing = true }
+  for option, value in pairs(options or {}) do
+    passing[option] = value
+  end
+  local success, response, extra = client:health_service(name, passing)
+  if not success then
+    return success, response, extra
+  end
+  for i, entry in ipairs(response) do
+    local service, node = entry.Service, entry.Node
+    local address = service.Address
+    response[i] = {
+      id = service.ID,
+      name = service.Service,
+      address = (address and address ~= "") and address or node.Address,
+      port = service.Port or 0,
+      tags = service.Tags or {},
+      meta = service.Meta or {},
+      node = node.Node,
+    }
+  end
+  return success, response, extra
+end
+
+-- A session's id that also reads as the JSON text it came in.
+local Session = {}
+
+function Session.__tostring(session)
+  return '{"ID":"' .. session.id .. '"}'
+end
+
+function Session.__concat(left, right)
+  return tostring(left) .. tostring(right)
+end
+
+function Session.__index(_, name)
+  local of_string = string[name]
+  return of_string and function(session, ...)
+    return of_string(tostring(session), ...)
+  end
+end
+
+function ConsulClient.create_session(client, name, ttl)
+  local success, response, extra = client:session_create({ Name = name, TTL = ttl })
+  if success then
+    response = setmetatable({ id = response, ID = response }, Session)
+  end
+  return success, response, extra
+end
+
+function ConsulClient.destroy_session(client, session)
+  return client:session_destroy(type(session) == "table" and session.id or session)
+end
+
+return {
+  _VERSION = native._VERSION,
+  ConsulClient = ConsulClient,
+  new = function(config)
+    return (new(config))
+  end,
+}
