@@ -1,0 +1,55 @@
+local support = require("spec.support")
+
+describe("a transaction", function()
+  local client, key
+
+  before_each(function()
+    client = support.client()
+    key = support.name("k")
+  end)
+
+  after_each(function()
+    client:kv_delete_tree(key)
+    client:close()
+  end)
+
+  it("applies all its operations", function()
+    local success, results = client:txn({
+      { KV = { Verb = "set", Key = key .. "/a", Value = "\0\255", Flags = 7 } },
+      { kv = { verb = "get", key = key .. "/a" } },
+    })
+    assert.is_true(success)
+    assert.equal(2, #results)
+    assert.equal("\0\255", results[2].KV.Value)
+    assert.equal(7, results[1].KV.Flags)
+    assert.equal("\0\255", select(2, client:kv_get(key .. "/a")))
+  end)
+
+  it("that is refused names the operation and applied nothing", function()
+    local success, message, err = client:txn({
+      { KV = { Verb = "set", Key = key, Value = "1" } },
+      { KV = { Verb = "cas", Key = key .. "/none", Index = 7, Value = "2" } },
+    })
+    assert.equal("txn_failed", support.kind(success, message, err))
+    assert.equal(409, err.status)
+    assert.equal(1, #err.operations)
+    assert.equal(2, err.operations[1].index)
+    assert.matches("index is stale", err.operations[1].what, 1, true)
+    assert.is_nil(select(2, client:kv_get(key)))
+  end)
+
+  it("locks a key and says at which index", function()
+    local _, session = client:session_create()
+    local _, results = client:txn({ { KV = { Verb = "lock", Key = key, Session = session } } })
+    local _, _, meta = client:kv_get(key)
+    assert.equal(meta.modify_index, results[1].KV.ModifyIndex)
+    assert.equal(session, meta.session)
+    client:session_destroy(session)
+  end)
+
+  it("may be empty", function()
+    local success, results = client:txn({})
+    assert.is_true(success)
+    assert.same({}, results)
+  end)
+end)

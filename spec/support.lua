@@ -1,0 +1,39 @@
+-- What the specs share. They run on the simulated agent, or on the real Consul that
+-- CONSUL_HTTP_ADDR names.
+local consul_ffi = require("consul_ffi")
+
+local support = { simulated = not os.getenv("CONSUL_HTTP_ADDR") }
+
+-- A client of the Consul under test.
+function support.client(config)
+  config = config or {}
+  if config.simulate == nil and not config.endpoint then
+    config.simulate = support.simulated
+  end
+  return consul_ffi.new(config)
+end
+
+local names = 0
+
+-- A name that nothing else in this run uses.
+function support.name(name)
+  names = names + 1
+  return ("spec-%d-%d-%s"):format(os.time(), names, name)
+end
+
+-- Calls `condition` until it is true, 10 s at most.
+function support.eventually(condition)
+  local limit = os.time() + 10
+  while not condition() do
+    assert(os.time() < limit, "not within 10 s")
+  end
+end
+
+-- The kind of a failure's error table, after the shape of the failure was checked.
+function support.kind(success, message, err)
+  assert(success == false, "the call did not fail")
+  assert(type(message) == "string" and message == err.message, "the message is the second result")
+  return err.kind
+end
+
+return support

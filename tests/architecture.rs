@@ -1,0 +1,122 @@
+//! The dependency rule: which layer of `src` may use which. A violation is named by file and line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each layer with the modules of the crate that it may use, itself included.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("clock", &["clock"]),
+    ("error", &["error"]),
+    ("wire", &["wire", "error"]),
+    ("transport", &["transport", "wire", "error", "clock"]),
+    ("client", &["client", "transport", "wire", "error", "clock"]),
+    ("simulate", &["simulate", "transport", "wire", "error", "clock"]),
+    ("config", &["config", "wire", "error"]),
+    (
+        "connect",
+        &["connect", "config", "client", "simulate", "transport", "wire", "error", "clock"],
+    ),
+    (
+        "lua",
+        &["lua", "connect", "config", "client", "simulate", "transport", "wire", "error", "clock"],
+    ),
+];
+
+/// Names that only these files or folders may use.
+const ONLY_IN: &[(&str, &[&str])] = &[
+    ("mlua", &["lua/"]),
+    ("reqwest", &["transport/http.rs"]),
+    ("rustls", &["transport/http.rs"]),
+    // Only the place that puts a client together knows a real transport.
+    ("transport::http", &["connect.rs", "transport/mod.rs"]),
+    ("unsafe", &["lua/stack.rs"]),
+];
+
+/// Every violation in one file, as `file:line: what`.
+fn violations(file: &str, text: &str) -> Vec<String> {
+    let layer = file.split('/').next().unwrap_or(file).trim_end_matches(".rs");
+    let allowed = MAY_USE.iter().find(|(name, _)| *name == layer).map(|(_, allowed)| *allowed);
+    let mut found = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let code = line.split("//").next().unwrap_or(line);
+        let mut report = |what: String| found.push(format!("src/{file}:{}: {what}", number + 1));
+        for used in words_after(code, "crate::") {
+            match allowed {
+                Some(allowed) if !allowed.contains(&used.as_str()) => {
+                    report(format!("{layer} must not use {used}"));
+                }
+                None if layer != "lib" => report(format!("{layer} is in no layer of this test")),
+                _ => {}
+            }
+        }
+        if code.contains("super::super") {
+            report("leaves its layer by super::super; say crate::".to_owned());
+        }
+        for (name, places) in ONLY_IN {
+            if has_word(code, name) && !places.iter().any(|place| file.starts_with(place)) {
+                report(format!("{name} belongs only in {}", places.join(", ")));
+            }
+        }
+    }
+    found
+}
+
+fn words_after(code: &str, marker: &str) -> Vec<String> {
+    let word = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    code.match_indices(marker).map(|(at, _)| word(&code[at + marker.len()..])).collect()
+}
+
+fn has_word(code: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(word).any(|(at, _)| {
+        !code[..at].ends_with(is_part) && !code[at + word.len()..].starts_with(is_part)
+    })
+}
+
+fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_layer_uses_only_what_it_may() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    rust_files(&src, &mut files);
+    assert!(files.len() > 20, "only {} files found", files.len());
+    let found: Vec<_> = files
+        .iter()
+        .flat_map(|path| {
+            let name = path.strip_prefix(&src).unwrap().to_str().unwrap();
+            violations(name, &fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    assert!(found.is_empty(), "the dependency rule is broken:\n{}", found.join("\n"));
+}
+
+#[test]
+fn a_broken_rule_is_found_and_named() {
+    for (file, line) in [
+        ("wire/kv.rs", "use crate::client::Client;"),
+        ("simulate/kv.rs", "let x = crate::client::Client::new();"),
+        ("client/call.rs", "use crate::transport::http::HttpTransport;"),
+        ("client/call.rs", "use crate::simulate;"),
+        ("error.rs", "use crate::clock::Clock;"),
+        ("wire/kv.rs", "use mlua::Lua;"),
+        ("transport/mod.rs", "reqwest::get(url)"),
+        ("wire/kv.rs", "use super::super::client;"),
+        ("client/mod.rs", "unsafe { x() }"),
+        ("new_layer/mod.rs", "use crate::wire;"),
+    ] {
+        let found = violations(file, &format!("\n{line}"));
+        assert!(!found.is_empty(), "{file}: {line}");
+        assert!(found[0].starts_with(&format!("src/{file}:2: ")), "{found:?}");
+    }
+    assert!(violations("wire/kv.rs", "use crate::error::Error; // not crate::client").is_empty());
+}

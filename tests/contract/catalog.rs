@@ -1,0 +1,178 @@
+//! The catalog of nodes and services.
+
+use crate::target::{T, args, behaviours, list, table, text, texts};
+use consul_ffi::error::Kind;
+use consul_ffi::wire::value::Value;
+use std::time::Duration;
+
+behaviours![
+    a_node_is_what_it_was_registered_as,
+    a_service_of_an_external_node_is_found,
+    an_unknown_service_has_no_instances,
+    an_unknown_node_is_absent_and_not_an_error,
+    deregistering_what_is_not_there_succeeds,
+    a_deregistered_node_takes_its_services_along,
+    a_tag_narrows_a_service,
+    all_tags_must_match,
+    node_meta_narrows_the_nodes,
+    services_are_listed_with_their_tags,
+    names_of_services_ignore_case,
+    a_registration_without_a_node_is_refused,
+    an_agents_service_is_in_the_catalog,
+    a_blocking_query_on_a_service_wakes_on_an_instance,
+    the_datacenter_is_known,
+    an_unknown_datacenter_is_an_error,
+];
+
+/// Registers a node of its own with one instance of a service.
+async fn register(t: &T, node: &str, tags: Value) {
+    let service = table! {"Service" = t.name("s"), "Tags" = tags, "Port" = 80};
+    let registration = table! {"Node" = t.name(node), "Address" = "10.9.9.9", "Service" = service};
+    assert_eq!(t.value("catalog_register", args![registration]).await, true.into());
+}
+
+async fn deregister(t: &T, node: &str) {
+    t.ok("catalog_deregister", args![table! {"Node" = t.name(node)}]).await;
+}
+
+async fn a_node_is_what_it_was_registered_as(t: T) {
+    let registration = table! {
+        "Node" = t.name("n"), "Address" = "10.9.9.9", "NodeMeta" = table! {"rack" = "r1"},
+        "TaggedAddresses" = table! {"wan" = "1.2.3.4"},
+    };
+    t.ok("catalog_register", args![registration]).await;
+    let node = t.value("catalog_node", args![t.name("n")]).await;
+    let node = node.get("Node").unwrap();
+    assert_eq!((text(node, "Node"), text(node, "Address")), (t.name("n").as_str(), "10.9.9.9"));
+    assert_eq!(text(node.get("Meta").unwrap(), "rack"), "r1");
+    assert_eq!(text(node.get("TaggedAddresses").unwrap(), "wan"), "1.2.3.4");
+    let nodes = t.value("catalog_nodes", args![]).await;
+    assert!(texts(&nodes, "Node").contains(&t.name("n").as_str()));
+    deregister(&t, "n").await;
+}
+
+async fn a_service_of_an_external_node_is_found(t: T) {
+    register(&t, "n", list!["a"]).await;
+    let found = t.value("catalog_service", args![t.name("s")]).await;
+    assert_eq!(found.items().len(), 1);
+    let instance = &found.items()[0];
+    assert_eq!(text(instance, "Node"), t.name("n"));
+    assert_eq!(text(instance, "ServiceName"), t.name("s"));
+    assert_eq!(text(instance, "ServiceID"), t.name("s"));
+    assert_eq!(instance.get("ServicePort"), Some(&80.into()));
+    assert_eq!(instance.get("ServiceTags"), Some(&list!["a"]));
+    let services = t.value("catalog_node_services", args![t.name("n")]).await;
+    assert_eq!(texts(services.get("Services").unwrap(), "ID"), [t.name("s")]);
+    deregister(&t, "n").await;
+}
+
+async fn an_unknown_service_has_no_instances(t: T) {
+    assert_eq!(t.value("catalog_service", args![t.name("none")]).await, list![]);
+}
+
+async fn an_unknown_node_is_absent_and_not_an_error(t: T) {
+    assert_eq!(t.value("catalog_node", args![t.name("none")]).await, Value::Null);
+    let services = t.value("catalog_node_services", args![t.name("none")]).await;
+    assert_eq!(services.get("Node"), Some(&Value::Null));
+}
+
+async fn deregistering_what_is_not_there_succeeds(t: T) {
+    let none = table! {"Node" = t.name("none")};
+    assert_eq!(t.value("catalog_deregister", args![none]).await, true.into());
+}
+
+async fn a_deregistered_node_takes_its_services_along(t: T) {
+    register(&t, "n", list![]).await;
+    deregister(&t, "n").await;
+    assert_eq!(t.value("catalog_service", args![t.name("s")]).await, list![]);
+    assert_eq!(t.value("catalog_node", args![t.name("n")]).await, Value::Null);
+}
+
+async fn a_tag_narrows_a_service(t: T) {
+    register(&t, "n1", list!["blue"]).await;
+    register(&t, "n2", list!["green"]).await;
+    let found = t.value("catalog_service", args![t.name("s"); "tag" = "green"]).await;
+    assert_eq!(texts(&found, "Node"), [t.name("n2")]);
+    deregister(&t, "n1").await;
+    deregister(&t, "n2").await;
+}
+
+async fn all_tags_must_match(t: T) {
+    register(&t, "n1", list!["a"]).await;
+    register(&t, "n2", list!["a", "b"]).await;
+    let found = t.value("catalog_service", args![t.name("s"); "tag" = list!["a", "b"]]).await;
+    assert_eq!(texts(&found, "Node"), [t.name("n2")]);
+    deregister(&t, "n1").await;
+    deregister(&t, "n2").await;
+}
+
+async fn node_meta_narrows_the_nodes(t: T) {
+    for (node, zone) in [("n1", "z1"), ("n2", "z2")] {
+        let meta = table! {"zone" = zone, "test" = t.name("m")};
+        let registration =
+            table! {"Node" = t.name(node), "Address" = "10.9.9.9", "NodeMeta" = meta};
+        t.ok("catalog_register", args![registration]).await;
+    }
+    let wanted = table! {"zone" = "z2", "test" = t.name("m")};
+    let found = t.value("catalog_nodes", args![; "node_meta" = wanted]).await;
+    assert_eq!(texts(&found, "Node"), [t.name("n2")]);
+    deregister(&t, "n1").await;
+    deregister(&t, "n2").await;
+}
+
+async fn services_are_listed_with_their_tags(t: T) {
+    register(&t, "n1", list!["a"]).await;
+    register(&t, "n2", list!["b"]).await;
+    let services = t.value("catalog_services", args![]).await;
+    let mut tags: Vec<_> = services.get(&t.name("s")).unwrap().items().to_vec();
+    tags.sort_by_key(Value::shown);
+    assert_eq!(Value::List(tags), list!["a", "b"]);
+    assert!(services.get("consul").is_some());
+    deregister(&t, "n1").await;
+    deregister(&t, "n2").await;
+}
+
+async fn names_of_services_ignore_case(t: T) {
+    register(&t, "n", list![]).await;
+    let found = t.value("catalog_service", args![t.name("s").to_uppercase()]).await;
+    assert_eq!(found.items().len(), 1);
+    deregister(&t, "n").await;
+}
+
+async fn a_registration_without_a_node_is_refused(t: T) {
+    let error = t.fails("catalog_register", args![table! {}], Kind::Http).await;
+    assert!(error.message().contains("Must provide node"), "{error}");
+}
+
+async fn an_agents_service_is_in_the_catalog(t: T) {
+    let service = table! {"Name" = t.name("s"), "Port" = 81};
+    t.ok("agent_service_register", args![service]).await;
+    let found = t.value("catalog_service", args![t.name("s")]).await;
+    assert_eq!(found.items()[0].get("ServicePort"), Some(&81.into()));
+    t.ok("agent_service_deregister", args![t.name("s")]).await;
+}
+
+async fn a_blocking_query_on_a_service_wakes_on_an_instance(t: T) {
+    register(&t, "n1", list![]).await;
+    let index = t.index("catalog_service", args![t.name("s")]).await;
+    let query = t.ok("catalog_service", args![t.name("s"); "index" = index, "wait" = "10s"]);
+    let change = async {
+        crate::target::pause(Duration::from_millis(200)).await;
+        register(&t, "n2", list![]).await;
+    };
+    let (answer, ()) = tokio::join!(query, change);
+    assert_eq!(answer.value.items().len(), 2);
+    assert!(answer.meta.index.unwrap() > index);
+    deregister(&t, "n1").await;
+    deregister(&t, "n2").await;
+}
+
+async fn the_datacenter_is_known(t: T) {
+    assert_eq!(t.value("catalog_datacenters", args![]).await, list!["dc1"]);
+    t.ok("catalog_nodes", args![; "dc" = "dc1"]).await;
+}
+
+async fn an_unknown_datacenter_is_an_error(t: T) {
+    let error = t.fails("catalog_nodes", args![; "dc" = "nowhere"], Kind::Http).await;
+    assert!(error.message().contains("No path to datacenter"), "{error}");
+}

@@ -1,0 +1,78 @@
+//! The contract: what Consul promises to a client, as a list of behaviours, each run against every
+//! target. A difference between targets is a bug in the simulated agent or in the client.
+//!
+//! `cargo test --no-default-features --test contract -- kv` runs a part of it. A target that cannot
+//! be had is named as SKIPPED and its behaviours count as ignored.
+
+mod agent;
+mod catalog;
+mod health;
+mod http;
+mod kv;
+mod session;
+mod status;
+mod target;
+mod txn;
+
+#[path = "../support/consul.rs"]
+mod consul;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use target::{Behaviour, T, Target};
+
+const AREAS: &[(&str, &[Behaviour])] = &[
+    ("kv", kv::BEHAVIOURS),
+    ("txn", txn::BEHAVIOURS),
+    ("session", session::BEHAVIOURS),
+    ("agent", agent::BEHAVIOURS),
+    ("catalog", catalog::BEHAVIOURS),
+    ("health", health::BEHAVIOURS),
+    ("status", status::BEHAVIOURS),
+    ("http", http::BEHAVIOURS),
+];
+
+/// Most behaviours wait for a timer, so many more than there are processors can run at once.
+const THREADS: usize = 16;
+
+thread_local! {
+    /// Where and why the behaviour on this thread failed.
+    static FAILURE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+fn main() {
+    std::panic::set_hook(Box::new(|panic| FAILURE.set(panic.to_string())));
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    let targets: Vec<_> = [Target::simulated(), Target::real("1.21"), Target::real("1.8")].into();
+    let mut trials = Vec::new();
+    for target in targets {
+        if let Some(why) = &target.missing {
+            eprintln!("SKIPPED: {}: {why}", target.name);
+        }
+        let target = Arc::new(target);
+        for (area, behaviours) in AREAS {
+            trials.extend(behaviours.iter().map(|behaviour| trial(area, behaviour, &target)));
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Not `exit`: the servers end when the targets are dropped, which the trials hold.
+    if conclusion.has_failed() {
+        std::process::exit(101);
+    }
+}
+
+fn trial(area: &str, behaviour: &'static Behaviour, target: &Arc<Target>) -> Trial {
+    let name = format!("{area}::{} [{}]", behaviour.name, target.name);
+    let skip = target.missing.is_some();
+    let target = Arc::clone(target);
+    Trial::test(name, move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let test = T::new(target, behaviour.name);
+        let run = || runtime.block_on((behaviour.run)(test));
+        catch_unwind(AssertUnwindSafe(run)).map_err(|_| Failed::from(FAILURE.take()))
+    })
+    .with_ignored_flag(skip)
+}

@@ -1,0 +1,52 @@
+//! Real Consul servers for tests, by `scripts/with-consul.sh`, which knows how to get and run one.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// The exit status of the script when this Consul cannot be had here.
+const CANNOT_BE_HAD: i32 = 3;
+
+/// A running Consul in dev mode; it ends when this is dropped, and also when this process dies.
+pub struct RealConsul {
+    /// Its address, `127.0.0.1:port`.
+    pub address: String,
+    script: Child,
+}
+
+impl RealConsul {
+    /// Starts the Consul of this version (`1.21`, `1.8`). `Err` says why it cannot be had.
+    pub fn start(version: &str) -> Result<RealConsul, String> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut script = Command::new(root.join("scripts/with-consul.sh"))
+            // The command lives until its input is closed.
+            .args([version, "sh", "-c", "echo \"$CONSUL_HTTP_ADDR\"; cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let mut address = String::new();
+        let stdout = script.stdout.take().expect("stdout is piped");
+        BufReader::new(stdout).read_line(&mut address).map_err(|error| error.to_string())?;
+        if !address.trim().is_empty() {
+            return Ok(RealConsul { address: address.trim().to_owned(), script });
+        }
+        let mut said = String::new();
+        if let Some(mut stderr) = script.stderr.take() {
+            let _ = stderr.read_to_string(&mut said);
+        }
+        let status = script.wait().map_err(|error| error.to_string())?;
+        match status.code() {
+            Some(CANNOT_BE_HAD) => Err(said.trim().to_owned()),
+            _ => panic!("Consul {version} did not start: {said}"),
+        }
+    }
+}
+
+impl Drop for RealConsul {
+    fn drop(&mut self) {
+        drop(self.script.stdin.take());
+        let _ = self.script.wait();
+    }
+}
