@@ -8,6 +8,8 @@
 set -euo pipefail
 
 purpose=${1:-test}
+programs=()
+packages=()
 lua=${LUA:-luajit}
 
 # Each need is PROGRAM=PACKAGE.
@@ -29,6 +31,9 @@ case $purpose in
             busted=lua-busted luacheck=lua-check luarocks=luarocks shellcheck=shellcheck
             cc=build-essential
         )
+        # luarocks wants the headers of the Lua it installs for, though nothing of ours uses them.
+        [ -e /usr/include/lua5.4/lua.h ] || packages+=(liblua5.4-dev)
+        [ -e /usr/include/lua5.1/lua.h ] || packages+=(liblua5.1-0-dev)
         ;;
     *)
         echo "usage: scripts/install-deps.sh [test|demo]" >&2
@@ -36,8 +41,6 @@ case $purpose in
         ;;
 esac
 
-programs=()
-packages=()
 for need in "${needs[@]}"; do
     if ! command -v "${need%=*}" >/dev/null; then
         programs+=("${need%=*}")
@@ -47,7 +50,7 @@ done
 
 if [ ${#packages[@]} -gt 0 ]; then
     if ! command -v apt-get >/dev/null; then
-        echo "These programs are missing: ${programs[*]}" >&2
+        echo "These programs or headers are missing: ${programs[*]}" >&2
         echo "There is no apt-get here. Debian calls their packages: ${packages[*]}" >&2
         exit 1
     fi

@@ -14,6 +14,7 @@ mod status;
 mod target;
 mod txn;
 
+#[allow(dead_code)]
 #[path = "../support/consul.rs"]
 mod consul;
 

@@ -1,0 +1,85 @@
+//! The rock: built, packed and installed for each engine, into trees of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Each engine with its luarocks version.
+const ENGINES: &[(&str, &str)] = &[("luajit", "5.1"), ("lua5.1", "5.1"), ("lua5.4", "5.4")];
+
+const PROGRAM: &str = "local c = require('consul_ffi').new({ simulate = true }) \
+    assert(c:kv_put('k', 'v')) print((select(2, c:kv_get('k'))))";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs a command and gives what it printed; both outputs together.
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().expect("the program runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(text) } else { Err(text) }
+}
+
+fn path_of(program: &str) -> String {
+    run(Command::new("sh").args(["-c", &format!("command -v {program}")]))
+        .expect(program)
+        .trim()
+        .into()
+}
+
+fn luarocks(version: &str, tree: &Path, folder: &Path) -> Command {
+    let mut luarocks = Command::new("luarocks");
+    luarocks.arg(format!("--lua-version={version}")).arg("--tree").arg(tree);
+    luarocks.current_dir(folder).env("CARGO_NET_OFFLINE", "true");
+    luarocks
+}
+
+/// Runs a program with the module of one tree, in another folder.
+fn lua(engine: &str, tree: &Path, version: &str, program: &str) -> Result<String, String> {
+    let cpath = format!("{}/lib/lua/{version}/?.so", tree.display());
+    run(Command::new(engine).args(["-e", program]).env("LUA_CPATH", cpath).current_dir("/"))
+}
+
+fn fresh(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("the folder can be made");
+    folder
+}
+
+#[test]
+fn the_rock_is_made_packed_and_installed_for_each_engine() {
+    for (engine, version) in ENGINES {
+        let (made, packed, installed) = (
+            fresh(&format!("{engine}-made")),
+            fresh("packed"),
+            fresh(&format!("{engine}-installed")),
+        );
+        let interpreter = format!("LUA={}", path_of(engine));
+        run(luarocks(version, &made, root()).args(["make", &interpreter])).expect(engine);
+        assert_eq!(lua(engine, &made, version, PROGRAM).expect(engine), "v\n");
+
+        run(luarocks(version, &made, &packed).args(["pack", "consul_ffi"])).expect(engine);
+        let rock = fs::read_dir(&packed).expect("it is there").next().expect("a rock").expect("it");
+        run(luarocks(version, &installed, &packed).arg("install").arg(rock.path())).expect(engine);
+        assert_eq!(lua(engine, &installed, version, PROGRAM).expect(engine), "v\n");
+    }
+}
+
+#[test]
+fn the_wrong_flavour_is_refused_with_the_command_that_mends_it() {
+    for (built_for, engine, command) in [
+        ("luajit", "lua5.1", "luarocks --lua-version=5.1 make LUA=$(command -v lua5.1)"),
+        ("5.1", "luajit", "luarocks --lua-version=5.1 make LUA=$(command -v luajit)"),
+    ] {
+        let cpath = root().join(format!("target/lua/{built_for}/?.so"));
+        let refusal = run(Command::new(engine)
+            .args(["-e", "require('consul_ffi')"])
+            .env("LUA_CPATH", cpath)
+            .current_dir("/"))
+        .expect_err("the wrong flavour was loaded");
+        assert!(refusal.contains(command), "{refusal}");
+    }
+}

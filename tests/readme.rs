@@ -1,0 +1,78 @@
+//! The two READMEs say the same, and what they show works.
+
+use std::fs;
+use std::process::Command;
+
+fn read(name: &str) -> String {
+    fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).expect(name)
+}
+
+/// The code blocks of a document: language and text.
+fn blocks(text: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if let Some(language) = line.strip_prefix("```") {
+            let block: Vec<_> = lines.by_ref().take_while(|line| *line != "```").collect();
+            found.push((language.to_owned(), block.join("\n")));
+        }
+    }
+    found
+}
+
+/// What a document is made of besides prose: depth of headings, rows of tables.
+fn skeleton(text: &str) -> Vec<String> {
+    let part = |line: &str| match line.split_once(' ') {
+        Some((marks, _)) if !marks.is_empty() && marks.chars().all(|c| c == '#') => {
+            Some(marks.to_owned())
+        }
+        // The first cell holds a name, which is the same in each language when it is code.
+        _ if line.starts_with('|') => {
+            let cell = line.split('|').nth(1).unwrap_or_default().trim();
+            Some(format!("| {}", if cell.starts_with('`') { cell } else { "" }))
+        }
+        _ => None,
+    };
+    let mut in_code = false;
+    text.lines()
+        .filter(|line| {
+            in_code ^= line.starts_with("```");
+            !in_code
+        })
+        .filter_map(part)
+        .collect()
+}
+
+#[test]
+fn both_languages_have_the_same_code_sections_and_tables() {
+    let (english, chinese) = (read("README.md"), read("README.zh.md"));
+    assert_eq!(blocks(&english), blocks(&chinese));
+    assert_eq!(skeleton(&english), skeleton(&chinese));
+}
+
+#[test]
+fn the_first_program_works_when_pasted() {
+    let readme = read("README.md");
+    let blocks = blocks(&readme);
+    let (_, program) = blocks.iter().find(|(language, _)| language == "lua").expect("a program");
+    let output = Command::new("luajit")
+        .args(["-e", program])
+        .env("LUA_CPATH", "./target/lua/luajit/?.so;;")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("luajit runs");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(printed.starts_with("blue\tat index "), "{printed}");
+    assert!(printed.contains("\nfalse\tconflict\t"), "{printed}");
+}
+
+#[test]
+fn what_a_reader_sees_first_is_on_the_first_page() {
+    let readme = read("README.md");
+    let first: Vec<_> = readme.lines().take(60).collect();
+    let first = first.join("\n");
+    for wanted in ["```lua", "make demo", "make test", "luarocks", "Contents:"] {
+        assert!(first.contains(wanted), "not within the first 60 lines: {wanted}");
+    }
+}
