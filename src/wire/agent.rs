@@ -109,6 +109,17 @@ const ENTERPRISE: &[Param] = &[
     query("partition", "partition", Shape::Text, "The admin partition (Consul Enterprise)."),
 ];
 
+const ENABLE: &[Param] = &[Param::new("enable", Shape::Bool, Place::Query("enable"), "On or off.")];
+const REASON: &[Param] = &[query("reason", "reason", Shape::Text, "Why, for people.")];
+
+const TOKEN: &[Field] = &[field("Token", Shape::TextOrEmpty, "the token's secret; empty: none")];
+
+const AUTHORIZATION: &[Field] = &[
+    field("Target", Shape::Text, "the service that is called"),
+    field("ClientCertURI", Shape::Text, "the caller's certificate's URI"),
+    field("ClientCertSerial", Shape::Text, "the caller's certificate's serial number"),
+];
+
 /// What the agent is and how it is configured.
 pub static SELF: Endpoint =
     Endpoint::read("agent_self", "/v1/agent/self", "The agent's configuration and state.");
@@ -264,6 +275,177 @@ pub static CHECK_UPDATE_STATUS: Endpoint = Endpoint {
     )
 };
 
+/// The health of one instance.
+pub static HEALTH_SERVICE_ID: Endpoint = Endpoint {
+    positional: &[SERVICE_ID],
+    options: &[ENTERPRISE],
+    absent: Absent::Null,
+    also_success: HEALTH_STATUSES,
+    ..Endpoint::read(
+        "agent_health_service_id",
+        "/v1/agent/health/service/id/{service_id}",
+        "The aggregated health of one instance of this agent; nil when it does not exist.",
+    )
+};
+
+/// The health of a service's instances.
+pub static HEALTH_SERVICE_NAME: Endpoint = Endpoint {
+    positional: &[path("service", Shape::Text, "The service's name.")],
+    options: &[ENTERPRISE],
+    absent: Absent::EmptyList,
+    also_success: HEALTH_STATUSES,
+    ..Endpoint::read(
+        "agent_health_service_name",
+        "/v1/agent/health/service/name/{service}",
+        "The aggregated health of this agent's instances of a service.",
+    )
+};
+
+/// Here 429 means warning and 503 critical.
+const HEALTH_STATUSES: &[u16] = &[429, 503];
+
+/// An instance's maintenance mode.
+pub static SERVICE_MAINTENANCE: Endpoint = Endpoint {
+    positional: &[SERVICE_ID, ENABLE[0]],
+    options: &[REASON, ENTERPRISE],
+    ..Endpoint::write(
+        "agent_service_maintenance",
+        "/v1/agent/service/maintenance/{service_id}",
+        "Turns an instance's maintenance mode on or off: a critical check.",
+    )
+};
+
+/// The node's maintenance mode.
+pub static MAINTENANCE: Endpoint = Endpoint {
+    positional: ENABLE,
+    options: &[REASON],
+    ..Endpoint::write(
+        "agent_maintenance",
+        "/v1/agent/maintenance",
+        "Turns the node's maintenance mode on or off: a critical check.",
+    )
+};
+
+/// The members of the gossip pool.
+pub static MEMBERS: Endpoint = Endpoint {
+    options: &[
+        &[
+            // The server looks at whether it is empty, not at what it says.
+            query("wan", "wan=1", Shape::Flag, "The pool of servers of all datacenters."),
+            query("segment", "segment", Shape::Text, "The network segment (Consul Enterprise)."),
+        ],
+        FILTER,
+    ],
+    ..Endpoint::read("agent_members", "/v1/agent/members", "The members of the gossip pool.")
+};
+
+/// The agent's metrics.
+pub static METRICS: Endpoint = Endpoint::read(
+    "agent_metrics",
+    "/v1/agent/metrics",
+    "The agent's metrics of the last interval.",
+);
+
+/// The agent's host.
+pub static HOST: Endpoint =
+    Endpoint::read("agent_host", "/v1/agent/host", "The agent's host: memory, processors, disks.");
+
+/// The agent's version.
+pub static VERSION: Endpoint = Endpoint {
+    since: Some("1.16"),
+    ..Endpoint::read("agent_version", "/v1/agent/version", "The agent's version.")
+};
+
+/// Reads the agent's configuration again.
+pub static RELOAD: Endpoint = Endpoint::write(
+    "agent_reload",
+    "/v1/agent/reload",
+    "Makes the agent read its configuration files again.",
+);
+
+/// Joins a cluster.
+pub static JOIN: Endpoint = Endpoint {
+    positional: &[path("address", Shape::Text, "The address of a member.")],
+    options: &[&[query(
+        "wan",
+        "wan=1",
+        Shape::Flag,
+        "Join the pool of servers of all datacenters.",
+    )]],
+    ..Endpoint::write("agent_join", "/v1/agent/join/{address}", "Makes the agent join a cluster.")
+};
+
+/// Leaves the cluster.
+pub static LEAVE: Endpoint = Endpoint {
+    repeat: Repeat::Once,
+    ..Endpoint::write(
+        "agent_leave",
+        "/v1/agent/leave",
+        "Makes the agent leave the cluster and end.",
+    )
+};
+
+/// Makes a failed member a left one.
+pub static FORCE_LEAVE: Endpoint = Endpoint {
+    positional: &[path("node", Shape::Text, "The member's name.")],
+    options: &[&[
+        query("prune", "prune", Shape::Flag, "Forget the member altogether."),
+        query("wan", "wan", Shape::Flag, "In the pool of servers of all datacenters (from 1.11)."),
+    ]],
+    ..Endpoint::write(
+        "agent_force_leave",
+        "/v1/agent/force-leave/{node}",
+        "Makes a failed member one that has left.",
+    )
+};
+
+/// Sets one of the agent's own tokens.
+pub static TOKEN_UPDATE: Endpoint = Endpoint {
+    positional: &[
+        path("kind", Shape::Text, "Which one: default, agent, agent_recovery, replication, ...."),
+        body("token", Shape::Object(TOKEN), "The token."),
+    ],
+    ..Endpoint::write(
+        "agent_token",
+        "/v1/agent/token/{kind}",
+        "Sets one of the agent's own tokens.",
+    )
+};
+
+/// Whether a mesh connection is allowed.
+pub static CONNECT_AUTHORIZE: Endpoint = Endpoint {
+    method: Verb::Post,
+    positional: &[body("connection", Shape::Object(AUTHORIZATION), "The connection.")],
+    options: &[ENTERPRISE],
+    repeat: Repeat::Read,
+    ..Endpoint::read(
+        "agent_connect_authorize",
+        "/v1/agent/connect/authorize",
+        "Whether a mesh connection is allowed.",
+    )
+};
+
+/// The mesh's root certificates.
+pub static CONNECT_CA_ROOTS: Endpoint = Endpoint {
+    options: &[BLOCKING],
+    ..Endpoint::read(
+        "agent_connect_ca_roots",
+        "/v1/agent/connect/ca/roots",
+        "The mesh's root certificates, as the agent caches them.",
+    )
+};
+
+/// A service's mesh certificate.
+pub static CONNECT_CA_LEAF: Endpoint = Endpoint {
+    positional: &[path("service", Shape::Text, "The service's name.")],
+    options: &[ENTERPRISE, BLOCKING],
+    ..Endpoint::read(
+        "agent_connect_ca_leaf",
+        "/v1/agent/connect/ca/leaf/{service}",
+        "A service's mesh certificate with its private key.",
+    )
+};
+
 /// This area's rows.
 pub const ENDPOINTS: &[&Endpoint] = &[
     &SELF,
@@ -278,4 +460,20 @@ pub const ENDPOINTS: &[&Endpoint] = &[
     &CHECK_WARN,
     &CHECK_FAIL,
     &CHECK_UPDATE_STATUS,
+    &HEALTH_SERVICE_ID,
+    &HEALTH_SERVICE_NAME,
+    &SERVICE_MAINTENANCE,
+    &MAINTENANCE,
+    &MEMBERS,
+    &METRICS,
+    &HOST,
+    &VERSION,
+    &RELOAD,
+    &JOIN,
+    &LEAVE,
+    &FORCE_LEAVE,
+    &TOKEN_UPDATE,
+    &CONNECT_AUTHORIZE,
+    &CONNECT_CA_ROOTS,
+    &CONNECT_CA_LEAF,
 ];

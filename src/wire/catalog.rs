@@ -73,15 +73,18 @@ pub static DEREGISTER: Endpoint = Endpoint {
 };
 
 /// The datacenters.
-pub static DATACENTERS: Endpoint = Endpoint::read(
-    "catalog_datacenters",
-    "/v1/catalog/datacenters",
-    "Lists the known datacenters, the nearest first.",
-);
+pub static DATACENTERS: Endpoint = Endpoint {
+    options: &[CACHED],
+    ..Endpoint::read(
+        "catalog_datacenters",
+        "/v1/catalog/datacenters",
+        "Lists the known datacenters, the nearest first.",
+    )
+};
 
 /// The nodes.
 pub static NODES_LIST: Endpoint = Endpoint {
-    options: &[NODES, FILTER, SCOPE, CONSISTENCY, BLOCKING],
+    options: &[NODES, FILTER, PEER, SCOPE, CONSISTENCY, BLOCKING],
     ..Endpoint::read("catalog_nodes", "/v1/catalog/nodes", "Lists the nodes.")
 };
 
@@ -101,20 +104,16 @@ pub static SERVICES: Endpoint = Endpoint {
     ..Endpoint::read("catalog_services", "/v1/catalog/services", "The tags in use by service name.")
 };
 
+const TAG: &[Param] =
+    &[query("tag", "tag", Shape::TextList, "Only instances that have all these tags.")];
+
+const INSTANCES: &[&[Param]] =
+    &[TAG, CACHED, NODES, FILTER, PEER, MESH, SCOPE, CONSISTENCY, BLOCKING];
+
 /// A service's instances.
 pub static SERVICE: Endpoint = Endpoint {
     positional: &[path("service", Shape::Text, "The service's name.")],
-    options: &[
-        &[
-            query("tag", "tag", Shape::TextList, "Only instances that have all these tags."),
-            query("cached", "cached", Shape::Flag, "The agent may answer from its cache."),
-        ],
-        NODES,
-        FILTER,
-        SCOPE,
-        CONSISTENCY,
-        BLOCKING,
-    ],
+    options: INSTANCES,
     ..Endpoint::read(
         "catalog_service",
         "/v1/catalog/service/{service}",
@@ -122,10 +121,32 @@ pub static SERVICE: Endpoint = Endpoint {
     )
 };
 
+/// A service's mesh-capable instances.
+pub static CONNECT: Endpoint = Endpoint {
+    positional: &[path("service", Shape::Text, "The service's name.")],
+    options: INSTANCES,
+    ..Endpoint::read(
+        "catalog_connect",
+        "/v1/catalog/connect/{service}",
+        "Lists the mesh-capable instances of a service, proxies included.",
+    )
+};
+
+/// The services of a gateway.
+pub static GATEWAY_SERVICES: Endpoint = Endpoint {
+    positional: &[path("gateway", Shape::Text, "The gateway's name.")],
+    options: &[SCOPE, CONSISTENCY, BLOCKING],
+    ..Endpoint::read(
+        "catalog_gateway_services",
+        "/v1/catalog/gateway-services/{gateway}",
+        "Lists the services that a gateway serves.",
+    )
+};
+
 /// A node with its services, by id.
 pub static NODE: Endpoint = Endpoint {
     positional: &[path("node", Shape::Text, "The node's name.")],
-    options: &[FILTER, SCOPE, CONSISTENCY, BLOCKING],
+    options: &[FILTER, PEER, SCOPE, CONSISTENCY, BLOCKING],
     ..Endpoint::read(
         "catalog_node",
         "/v1/catalog/node/{node}",
@@ -136,7 +157,7 @@ pub static NODE: Endpoint = Endpoint {
 /// A node with its services, as a list.
 pub static NODE_SERVICES: Endpoint = Endpoint {
     positional: &[path("node", Shape::Text, "The node's name.")],
-    options: &[FILTER, SCOPE, CONSISTENCY, BLOCKING],
+    options: &[FILTER, PEER, MESH, SCOPE, CONSISTENCY, BLOCKING],
     ..Endpoint::read(
         "catalog_node_services",
         "/v1/catalog/node-services/{node}",
@@ -154,4 +175,6 @@ pub const ENDPOINTS: &[&Endpoint] = &[
     &SERVICE,
     &NODE,
     &NODE_SERVICES,
+    &CONNECT,
+    &GATEWAY_SERVICES,
 ];

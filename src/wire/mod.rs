@@ -1,11 +1,19 @@
 //! Consul's language, with no I/O: the table of endpoints, how a call becomes a request and how an
 //! answer becomes a value or an error.
 
+pub mod acl;
 pub mod agent;
 pub mod catalog;
+pub mod config_entry;
+pub mod connect;
+pub mod coordinate;
 pub mod duration;
+pub mod event;
 pub mod health;
 pub mod kv;
+pub mod operator;
+pub mod peering;
+pub mod query;
 pub mod raw;
 pub mod request;
 pub mod response;
@@ -27,7 +35,15 @@ pub fn endpoints() -> impl Iterator<Item = &'static Endpoint> {
         agent::ENDPOINTS,
         catalog::ENDPOINTS,
         health::ENDPOINTS,
+        event::ENDPOINTS,
+        coordinate::ENDPOINTS,
         status::ENDPOINTS,
+        acl::ENDPOINTS,
+        query::ENDPOINTS,
+        config_entry::ENDPOINTS,
+        connect::ENDPOINTS,
+        operator::ENDPOINTS,
+        peering::ENDPOINTS,
     ]
     .into_iter()
     .flatten()

@@ -570,6 +570,8 @@ mod tests {
             Shape::Object(_) | Shape::Any => Value::Map(Vec::new()),
             Shape::Objects(_) => Value::List(Vec::new()),
             Shape::OneOf(names) => names[0].into(),
+            Shape::Bool | Shape::Flag => true.into(),
+            Shape::Uint | Shape::Int => 1.into(),
             _ => "a".into(),
         }
     }

@@ -88,7 +88,7 @@ impl Request {
     /// Whatever the server refused, by kind, and [`Kind::Decode`] for what is no answer of Consul's.
     pub fn answer(&self, response: &Response<Bytes>) -> Result<Answer, Error> {
         let status = response.status();
-        if status.is_success() {
+        if status.is_success() || self.endpoint.also_success.contains(&status.as_u16()) {
             let mut meta = Meta::of(response.headers());
             let value = self.value(response.body(), &mut meta)?;
             return Ok(Answer { value, meta });
@@ -143,7 +143,7 @@ impl Request {
                 });
                 Ok(Value::Bytes(entry.value))
             }
-            Reply::KvEntries => {
+            Reply::KvEntries | Reply::Events => {
                 let entries: Value = self.json::<serde_json::Value>(body)?.into();
                 self.with_bytes(entries, body)
             }
@@ -177,8 +177,8 @@ impl Request {
                 let mut decoded = Vec::with_capacity(members.len());
                 for (name, member) in members {
                     let member = match (name.as_str(), member) {
-                        ("Value", Value::Null) => Value::Bytes(Vec::new()),
-                        ("Value", Value::Bytes(text)) => match BASE64.decode(text) {
+                        ("Value" | "Payload", Value::Null) => Value::Bytes(Vec::new()),
+                        ("Value" | "Payload", Value::Bytes(text)) => match BASE64.decode(text) {
                             Ok(bytes) => Value::Bytes(bytes),
                             Err(_) => {
                                 return Err(self.not_understood("a value is not base64", body));

@@ -51,6 +51,8 @@ pub struct Endpoint {
     pub reply: Reply,
     /// What the answer 404 means.
     pub absent: Absent,
+    /// Statuses besides 2xx whose body is the answer.
+    pub also_success: &'static [u16],
     /// The first Consul that has it, when that is later than the oldest supported one.
     pub since: Option<&'static str>,
     /// What it does, in one sentence.
@@ -85,6 +87,8 @@ pub enum Reply {
     Applied,
     /// Nothing but the success.
     Done,
+    /// The JSON body, whose event payloads are bytes.
+    Events,
     /// The results of a transaction.
     Txn,
     /// The body's bytes as they are.
@@ -297,6 +301,22 @@ pub const BLOCKING: &[Param] = &[
     ),
 ];
 
+/// Reads that the agent may answer from its cache.
+pub const CACHED: &[Param] =
+    &[query("cached", "cached", Shape::Flag, "The agent may answer from its cache.")];
+
+/// Reads of services that another cluster exports.
+pub const PEER: &[Param] =
+    &[query("peer", "peer", Shape::Text, "The peer to read from (from 1.13).")];
+
+/// Reads of mesh services.
+pub const MESH: &[Param] = &[query(
+    "merge_central_config",
+    "merge-central-config",
+    Shape::Flag,
+    "Merge the central proxy configuration into each instance (from 1.13).",
+)];
+
 /// Server-side filtering.
 pub const FILTER: &[Param] =
     &[query("filter", "filter", Shape::Text, "A filter expression that the server evaluates.")];
@@ -320,6 +340,7 @@ impl Endpoint {
             repeat: Repeat::Read,
             reply: Reply::Json,
             absent: Absent::Error,
+            also_success: &[],
             since: None,
             doc,
         }

@@ -1,5 +1,6 @@
 //! Transactions: `/v1/txn`.
 
+use super::agent::{ADDRESSES, STATUSES, WEIGHTS};
 use super::table::*;
 
 /// The most operations that a server of the newest versions takes; before 1.14 it was 64.
@@ -32,7 +33,63 @@ const KV_OPERATION: &[Field] = &[
     field("Session", Shape::TextOrEmpty, "the session that locks, unlocks or is checked"),
 ];
 
-const OPERATION: &[Field] = &[field("KV", Shape::Object(KV_OPERATION), "an operation on a key")];
+const ENTITY_VERBS: &[&str] = &["set", "cas", "get", "delete", "delete-cas"];
+
+const NODE: &[Field] = &[
+    field("ID", Shape::Text, "the node's UUID"),
+    field("Node", Shape::Text, "the node's name"),
+    field("Address", Shape::Text, "the node's address"),
+    field("TaggedAddresses", Shape::TextMap, "the node's further addresses by name"),
+    field("Meta", Shape::TextMap, "the node's metadata"),
+    field("ModifyIndex", Shape::Uint, "the modify index to compare with"),
+];
+
+const NODE_OPERATION: &[Field] = &[
+    field("Verb", Shape::OneOf(ENTITY_VERBS), "what to do"),
+    field("Node", Shape::Object(NODE), "the node"),
+];
+
+const SERVICE: &[Field] = &[
+    field("ID", Shape::Text, "the instance's id"),
+    field("Service", Shape::Text, "the service's name"),
+    field("Tags", Shape::TextList, "tags"),
+    field("Meta", Shape::TextMap, "metadata"),
+    field("Address", Shape::TextOrEmpty, "the address"),
+    field("Port", Shape::Int, "the port"),
+    field("TaggedAddresses", Shape::ObjectMap(ADDRESSES), "further addresses by name"),
+    field("Weights", Shape::Object(WEIGHTS), "its weight among the instances"),
+    field("EnableTagOverride", Shape::Bool, "others may change the tags"),
+    field("ModifyIndex", Shape::Uint, "the modify index to compare with"),
+];
+
+const SERVICE_OPERATION: &[Field] = &[
+    field("Verb", Shape::OneOf(ENTITY_VERBS), "what to do"),
+    field("Node", Shape::Text, "the node's name"),
+    field("Service", Shape::Object(SERVICE), "the instance"),
+];
+
+const CHECK: &[Field] = &[
+    field("Node", Shape::Text, "the node's name"),
+    field("CheckID", Shape::Text, "the check's id"),
+    field("Name", Shape::Text, "the check's name"),
+    field("Notes", Shape::TextOrEmpty, "a note for people"),
+    field("Status", Shape::OneOf(STATUSES), "its state"),
+    field("Output", Shape::TextOrEmpty, "what the check last said"),
+    field("ServiceID", Shape::TextOrEmpty, "the instance it belongs to; none: the node"),
+    field("ModifyIndex", Shape::Uint, "the modify index to compare with"),
+];
+
+const CHECK_OPERATION: &[Field] = &[
+    field("Verb", Shape::OneOf(ENTITY_VERBS), "what to do"),
+    field("Check", Shape::Object(CHECK), "the check"),
+];
+
+const OPERATION: &[Field] = &[
+    field("KV", Shape::Object(KV_OPERATION), "an operation on a key"),
+    field("Node", Shape::Object(NODE_OPERATION), "an operation on a node"),
+    field("Service", Shape::Object(SERVICE_OPERATION), "an operation on an instance"),
+    field("Check", Shape::Object(CHECK_OPERATION), "an operation on a check"),
+];
 
 /// Applies a list of operations together or not at all.
 pub static TXN: Endpoint = Endpoint {
