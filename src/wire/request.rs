@@ -324,15 +324,15 @@ impl Draft {
 
     fn add_query_members(&mut self, param: &Param, value: &Value, at: &At) -> Result<(), Error> {
         for (name, member) in param.kind.members(value, at)? {
-            let name = utf8_percent_encode(name, ESCAPED);
+            let escaped = utf8_percent_encode(name, ESCAPED);
             match member {
-                Value::Bool(true) => self.query.push(name.to_string()),
+                Value::Bool(true) => self.query.push(escaped.to_string()),
                 // Many parameters act by their presence, whatever their value.
                 Value::Bool(false) | Value::Null => {}
                 _ => {
-                    let text = payload(member)?;
+                    let text = payload(member, &at.member(name))?;
                     let text = percent_encode(&text, ESCAPED);
-                    self.query.push(format!("{name}={text}"));
+                    self.query.push(format!("{escaped}={text}"));
                 }
             }
         }
@@ -341,7 +341,7 @@ impl Draft {
 
     fn add_body(&mut self, param: &Param, value: &Value, at: &At) -> Result<(), Error> {
         if let Shape::Payload = param.kind {
-            self.body = payload(value)?.into();
+            self.body = payload(value, at)?.into();
             return Ok(());
         }
         let json = param.kind.json(value, at)?;

@@ -347,22 +347,19 @@ pub fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     }
 }
 
-/// The bytes that a KV value is stored as.
-pub fn payload(value: &Value) -> Result<Vec<u8>, Error> {
+/// The bytes of a value that is sent as it is.
+pub fn payload(value: &Value, at: &At) -> Result<Vec<u8>, Error> {
     Ok(match value {
         Value::Bytes(bytes) => bytes.clone(),
         Value::Bool(_) | Value::Int(_) | Value::Uint(_) => value.shown().into_bytes(),
         Value::Float(number) if !number.is_finite() => {
-            return Err(Error::argument(format!("value is {number}, which has no text to store")));
+            return Err(at.bad_value(value, "it has no text to send"));
         }
         Value::Float(_) => value.shown().into_bytes(),
-        Value::Foreign(name) => {
-            return Err(Error::misuse(format!(
-                "value must be {}, got {name}",
-                Shape::Payload.wanted()
-            )));
+        Value::Foreign(_) => return Err(at.wrong_type(&Shape::Payload, value)),
+        Value::Null | Value::List(_) | Value::Map(_) => {
+            let json = value.to_json().map_err(|error| error.context(&at.name()))?;
+            json.to_string().into_bytes()
         }
-        Value::Null | Value::List(_) | Value::Map(_) => serde_json::to_vec(&value.to_json()?)
-            .map_err(|error| Error::argument(format!("value cannot be JSON: {error}")))?,
     })
 }
