@@ -93,8 +93,9 @@ lint-shellcheck:
 	fi
 
 .PHONY: docs
-## docs: makes the Rust documentation in target/doc
+## docs: writes docs/api.md and lua/meta, makes the Rust documentation in target/doc
 docs:
+	UPDATE_REFERENCE=1 cargo test --quiet --no-default-features --test reference
 	cargo doc --no-deps --no-default-features
 
 .PHONY: clean

@@ -8,6 +8,7 @@ pub mod config_entry;
 pub mod connect;
 pub mod coordinate;
 pub mod duration;
+pub mod emit;
 pub mod event;
 pub mod health;
 pub mod kv;
@@ -26,28 +27,28 @@ pub mod value;
 
 use table::Endpoint;
 
+/// The areas of the API: a title and the rows.
+pub const AREAS: &[(&str, &[&Endpoint])] = &[
+    ("Keys and values", kv::ENDPOINTS),
+    ("Transactions", txn::ENDPOINTS),
+    ("Sessions", session::ENDPOINTS),
+    ("The agent", agent::ENDPOINTS),
+    ("The catalog", catalog::ENDPOINTS),
+    ("Health", health::ENDPOINTS),
+    ("Events", event::ENDPOINTS),
+    ("Coordinates", coordinate::ENDPOINTS),
+    ("Raft status", status::ENDPOINTS),
+    ("Access control", acl::ENDPOINTS),
+    ("Prepared queries", query::ENDPOINTS),
+    ("Central configuration", config_entry::ENDPOINTS),
+    ("The mesh", connect::ENDPOINTS),
+    ("Operating the servers", operator::ENDPOINTS),
+    ("Peering, partitions, namespaces", peering::ENDPOINTS),
+];
+
 /// Every endpoint, area by area.
 pub fn endpoints() -> impl Iterator<Item = &'static Endpoint> {
-    [
-        kv::ENDPOINTS,
-        txn::ENDPOINTS,
-        session::ENDPOINTS,
-        agent::ENDPOINTS,
-        catalog::ENDPOINTS,
-        health::ENDPOINTS,
-        event::ENDPOINTS,
-        coordinate::ENDPOINTS,
-        status::ENDPOINTS,
-        acl::ENDPOINTS,
-        query::ENDPOINTS,
-        config_entry::ENDPOINTS,
-        connect::ENDPOINTS,
-        operator::ENDPOINTS,
-        peering::ENDPOINTS,
-    ]
-    .into_iter()
-    .flatten()
-    .copied()
+    AREAS.iter().flat_map(|(_, endpoints)| *endpoints).copied()
 }
 
 /// The endpoint whose method has this name.

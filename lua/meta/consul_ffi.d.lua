@@ -1,0 +1,1835 @@
+---@meta consul_ffi
+-- Made from the table in src/wire by `make docs`; do not edit.
+
+---What a success says about itself.
+---@class consul_ffi.Meta
+---@field index? integer|string the index to wait for a change from
+---@field known_leader? boolean
+---@field last_contact_ms? integer
+---@field content_hash? string
+---@field cache? "HIT"|"MISS"
+---@field age_s? integer
+---@field backend? string
+---@field request_ms number
+---@field endpoint string
+---@field attempts integer
+---@field flags? integer|string
+---@field session? string
+---@field lock_index? integer|string
+---@field create_index? integer|string
+---@field modify_index? integer|string
+
+---Why a call failed.
+---@class consul_ffi.Error
+---@field kind "argument"|"config"|"connect"|"timeout"|"tls"|"http"|"not_found"|"permission_denied"|"acl_not_found"|"rate_limited"|"no_leader"|"conflict"|"txn_failed"|"session_invalid"|"too_large"|"decode"|"closed"|"unsupported"
+---@field message string
+---@field status? integer
+---@field retryable boolean
+---@field endpoint? string
+---@field attempts integer
+---@field operations? { index: integer, what: string }[]
+
+---@class consul_ffi.KvEntry
+---@field Key string
+---@field Value string
+---@field Flags integer|string
+---@field Session? string
+---@field LockIndex integer|string
+---@field CreateIndex integer|string
+---@field ModifyIndex integer|string
+
+---@class consul_ffi.ConsulClient
+---@field initialized boolean true until the client is closed
+---@field consul_url string
+---@field timeout integer milliseconds
+---@field simulate boolean
+local ConsulClient = {}
+
+---Closes the client; calls after it fail. It may be called again.
+function ConsulClient:close() end
+
+---The older name of close.
+function ConsulClient:destroy() end
+
+---Any request; gives the answer's body.
+---@param method "GET"|"PUT"|"POST"|"DELETE"
+---@param path string the path as it goes to the server, encoded
+---@param body? string|number|boolean|table
+---@param params? table<string, any> the query's parameters; true stands for one without a value
+---@param options? consul_ffi.Options
+---@return boolean success
+---@return string response the body, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:http_request(method, path, body, params, options) end
+
+---@class consul_ffi.Options
+---@field timeout_ms? number The longest the call may take, all attempts together.
+---@field retry? boolean False: the request is sent at most once.
+---@field token? string The ACL token for this call instead of the client's.
+
+---@class consul_ffi.Scope
+---@field dc? string The datacenter; default: the agent's own.
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---@class consul_ffi.Consistency
+---@field stale? boolean Any server may answer, even one that has no leader.
+---@field consistent? boolean The leader confirms its leadership before it answers: linearizable.
+
+---@class consul_ffi.Blocking
+---@field index? integer|string Wait until the result is newer than this index.
+---@field wait? number|string The longest wait; Consul adds up to a sixteenth. Default 5 minutes.
+
+---@class consul_ffi.Filter
+---@field filter? string A filter expression that the server evaluates.
+
+---@class consul_ffi.Nodes
+---@field near? string Sort by distance from this node, or from `_agent`.
+---@field node_meta? table<string, string> Only nodes that have all this metadata.
+
+-- Keys and values
+
+---@class consul_ffi.kv_get.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+
+---Reads one key; nil when it does not exist.
+---@param key string The key.
+---@param options? consul_ffi.kv_get.options
+---@return boolean success
+---@return string? response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:kv_get(key, options) end
+
+---@class consul_ffi.kv_list.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+
+---Reads all entries whose key begins with a prefix.
+---@param key string The prefix: plain text, of which `/` is no special part.
+---@param options? consul_ffi.kv_list.options
+---@return boolean success
+---@return consul_ffi.KvEntry[]|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:kv_list(key, options) end
+
+---@class consul_ffi.kv_keys.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field separator? string Cut keys after this text beyond the prefix.
+
+---Lists the keys that begin with a prefix.
+---@param key string The prefix: plain text, of which `/` is no special part.
+---@param options? consul_ffi.kv_keys.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:kv_keys(key, options) end
+
+---@class consul_ffi.kv_put.options: consul_ffi.Options, consul_ffi.Scope
+---@field flags? integer|string A number that is stored beside the value.
+---@field cas? integer|string Write only if the key's modify index is this; 0: only if it does not exist.
+---@field acquire? string Write and lock the key with this session.
+---@field release? string Write and give up this session's lock on the key.
+
+---Writes one key.
+---@param key string The key.
+---@param value string|number|boolean|table The value: a string of bytes; a number or boolean is stored as its text, a table as JSON.
+---@param options? consul_ffi.kv_put.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:kv_put(key, value, options) end
+
+---@class consul_ffi.kv_delete.options: consul_ffi.Options, consul_ffi.Scope
+---@field cas? integer|string Delete only if the key's modify index is this.
+
+---Deletes one key, and no other that begins with it; a missing one is deleted already.
+---@param key string The key.
+---@param options? consul_ffi.kv_delete.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:kv_delete(key, options) end
+
+---@class consul_ffi.kv_delete_tree.options: consul_ffi.Options, consul_ffi.Scope
+
+---Deletes all keys that begin with a prefix; the empty prefix means every key.
+---@param key string The prefix: plain text, of which `/` is no special part.
+---@param options? consul_ffi.kv_delete_tree.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:kv_delete_tree(key, options) end
+
+-- Transactions
+
+---@class consul_ffi.txn.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency
+
+---Applies all operations or none; deletes and check-not-exists give no result.
+---@param operations { KV?: { Verb?: "set"|"cas"|"lock"|"unlock"|"get"|"get-or-empty"|"get-tree"|"check-index"|"check-session"|"check-not-exists"|"delete"|"delete-tree"|"delete-cas", Key?: string, Value?: string, Flags?: integer|string, Index?: integer|string, Session?: string }, Node?: { Verb?: "set"|"cas"|"get"|"delete"|"delete-cas", Node?: { ID?: string, Node?: string, Address?: string, TaggedAddresses?: table<string, string>, Meta?: table<string, string>, ModifyIndex?: integer|string } }, Service?: { Verb?: "set"|"cas"|"get"|"delete"|"delete-cas", Node?: string, Service?: { ID?: string, Service?: string, Tags?: string|string[], Meta?: table<string, string>, Address?: string, Port?: integer, TaggedAddresses?: table, Weights?: table, EnableTagOverride?: boolean, ModifyIndex?: integer|string } }, Check?: { Verb?: "set"|"cas"|"get"|"delete"|"delete-cas", Check?: { Node?: string, CheckID?: string, Name?: string, Notes?: string, Status?: "passing"|"warning"|"critical", Output?: string, ServiceID?: string, ModifyIndex?: integer|string } } }[] The operations, applied in order.
+---@param options? consul_ffi.txn.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:txn(operations, options) end
+
+-- Sessions
+
+---@class consul_ffi.session_create.options: consul_ffi.Options, consul_ffi.Scope
+
+---Creates a session and returns its id.
+---@param definition? { Name?: string, Node?: string, LockDelay?: number|string, Behavior?: "release"|"delete", TTL?: number|string, NodeChecks?: string|string[], ServiceChecks?: { ID?: string }[], Checks?: string|string[] } What the session is to be.
+---@param options? consul_ffi.session_create.options
+---@return boolean success
+---@return string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:session_create(definition, options) end
+
+---@class consul_ffi.session_destroy.options: consul_ffi.Options, consul_ffi.Scope
+
+---Ends a session; its locks are released or deleted, as it was created for.
+---@param session string The session's id.
+---@param options? consul_ffi.session_destroy.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:session_destroy(session, options) end
+
+---@class consul_ffi.session_renew.options: consul_ffi.Options, consul_ffi.Scope
+
+---Starts a session's TTL anew.
+---@param session string The session's id.
+---@param options? consul_ffi.session_renew.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:session_renew(session, options) end
+
+---@class consul_ffi.session_info.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+
+---Reads one session; nil when it does not exist.
+---@param session string The session's id.
+---@param options? consul_ffi.session_info.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:session_info(session, options) end
+
+---@class consul_ffi.session_node.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+
+---Lists the sessions of one node.
+---@param node string The node's name.
+---@param options? consul_ffi.session_node.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:session_node(node, options) end
+
+---@class consul_ffi.session_list.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+
+---Lists all sessions.
+---@param options? consul_ffi.session_list.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:session_list(options) end
+
+-- The agent
+
+---@class consul_ffi.agent_self.options: consul_ffi.Options
+
+---The agent's configuration and state.
+---@param options? consul_ffi.agent_self.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_self(options) end
+
+---@class consul_ffi.agent_services.options: consul_ffi.Options, consul_ffi.Filter
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---The instances registered with this agent, by id.
+---@param options? consul_ffi.agent_services.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_services(options) end
+
+---@class consul_ffi.agent_service.options: consul_ffi.Options
+---@field hash? string Wait until the content is other than this content hash.
+---@field wait? number|string The longest wait; Consul adds up to a sixteenth. Default 5 minutes.
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---Reads one instance of this agent; nil when it does not exist.
+---@param service_id string The instance's id (not the service's name).
+---@param options? consul_ffi.agent_service.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_service(service_id, options) end
+
+---@class consul_ffi.agent_checks.options: consul_ffi.Options, consul_ffi.Filter
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---The checks registered with this agent, by id.
+---@param options? consul_ffi.agent_checks.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_checks(options) end
+
+---@class consul_ffi.agent_service_register.options: consul_ffi.Options
+---@field replace_existing_checks? boolean Remove the instance's checks that the definition does not name.
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---Registers an instance with this agent, or changes it.
+---@param definition { Name?: string, ID?: string, Tags?: string|string[], Meta?: table<string, string>, Address?: string, Port?: integer, SocketPath?: string, TaggedAddresses?: table<string, { Address?: string, Port?: integer }>, Weights?: { Passing?: integer|string, Warning?: integer|string }, EnableTagOverride?: boolean, Check?: { CheckID?: string, Name?: string, Notes?: string, Status?: "passing"|"warning"|"critical", TTL?: number|string, Interval?: number|string, Timeout?: number|string, HTTP?: string, Method?: string, Header?: table<string, string[]>, Body?: string, DisableRedirects?: boolean, TCP?: string, TCPUseTLS?: boolean, UDP?: string, GRPC?: string, GRPCUseTLS?: boolean, H2PING?: string, H2PingUseTLS?: boolean, OSService?: string, Args?: string|string[], DockerContainerID?: string, Shell?: string, AliasNode?: string, AliasService?: string, TLSServerName?: string, TLSSkipVerify?: boolean, OutputMaxSize?: integer|string, SuccessBeforePassing?: integer|string, FailuresBeforeWarning?: integer|string, FailuresBeforeCritical?: integer|string, DeregisterCriticalServiceAfter?: number|string, Namespace?: string }, Checks?: { CheckID?: string, Name?: string, Notes?: string, Status?: "passing"|"warning"|"critical", TTL?: number|string, Interval?: number|string, Timeout?: number|string, HTTP?: string, Method?: string, Header?: table<string, string[]>, Body?: string, DisableRedirects?: boolean, TCP?: string, TCPUseTLS?: boolean, UDP?: string, GRPC?: string, GRPCUseTLS?: boolean, H2PING?: string, H2PingUseTLS?: boolean, OSService?: string, Args?: string|string[], DockerContainerID?: string, Shell?: string, AliasNode?: string, AliasService?: string, TLSServerName?: string, TLSSkipVerify?: boolean, OutputMaxSize?: integer|string, SuccessBeforePassing?: integer|string, FailuresBeforeWarning?: integer|string, FailuresBeforeCritical?: integer|string, DeregisterCriticalServiceAfter?: number|string, Namespace?: string }[], Kind?: string, Proxy?: table, Connect?: table, Locality?: table, Namespace?: string, Partition?: string } The instance.
+---@param options? consul_ffi.agent_service_register.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_service_register(definition, options) end
+
+---@class consul_ffi.agent_service_deregister.options: consul_ffi.Options
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---Removes an instance and its checks from this agent; a missing one is gone already.
+---@param service_id string The instance's id (not the service's name).
+---@param options? consul_ffi.agent_service_deregister.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_service_deregister(service_id, options) end
+
+---@class consul_ffi.agent_check_register.options: consul_ffi.Options
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---Registers a check with this agent, or changes it.
+---@param definition { ServiceID?: string, ID?: string, Name?: string, Notes?: string, Status?: "passing"|"warning"|"critical", TTL?: number|string, Interval?: number|string, Timeout?: number|string, HTTP?: string, Method?: string, Header?: table<string, string[]>, Body?: string, DisableRedirects?: boolean, TCP?: string, TCPUseTLS?: boolean, UDP?: string, GRPC?: string, GRPCUseTLS?: boolean, H2PING?: string, H2PingUseTLS?: boolean, OSService?: string, Args?: string|string[], DockerContainerID?: string, Shell?: string, AliasNode?: string, AliasService?: string, TLSServerName?: string, TLSSkipVerify?: boolean, OutputMaxSize?: integer|string, SuccessBeforePassing?: integer|string, FailuresBeforeWarning?: integer|string, FailuresBeforeCritical?: integer|string, DeregisterCriticalServiceAfter?: number|string, Namespace?: string } The check.
+---@param options? consul_ffi.agent_check_register.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_check_register(definition, options) end
+
+---@class consul_ffi.agent_check_deregister.options: consul_ffi.Options
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---Removes a check from this agent; a missing one is gone already.
+---@param check_id string The check's id (not its name).
+---@param options? consul_ffi.agent_check_deregister.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_check_deregister(check_id, options) end
+
+---@class consul_ffi.agent_check_pass.options: consul_ffi.Options
+---@field note? string What the check says.
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---Sets a TTL check to passing and starts its TTL anew.
+---@param check_id string The check's id (not its name).
+---@param options? consul_ffi.agent_check_pass.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_check_pass(check_id, options) end
+
+---@class consul_ffi.agent_check_warn.options: consul_ffi.Options
+---@field note? string What the check says.
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---Sets a TTL check to warning and starts its TTL anew.
+---@param check_id string The check's id (not its name).
+---@param options? consul_ffi.agent_check_warn.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_check_warn(check_id, options) end
+
+---@class consul_ffi.agent_check_fail.options: consul_ffi.Options
+---@field note? string What the check says.
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---Sets a TTL check to critical and starts its TTL anew.
+---@param check_id string The check's id (not its name).
+---@param options? consul_ffi.agent_check_fail.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_check_fail(check_id, options) end
+
+---@class consul_ffi.agent_check_update.options: consul_ffi.Options
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---Sets a TTL check to a state and starts its TTL anew.
+---@param check_id string The check's id (not its name).
+---@param update { Status?: "passing"|"warning"|"critical", Output?: string } The state and what it says.
+---@param options? consul_ffi.agent_check_update.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_check_update(check_id, update, options) end
+
+---@class consul_ffi.agent_health_service_id.options: consul_ffi.Options
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---The aggregated health of one instance of this agent; nil when it does not exist.
+---@param service_id string The instance's id (not the service's name).
+---@param options? consul_ffi.agent_health_service_id.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_health_service_id(service_id, options) end
+
+---@class consul_ffi.agent_health_service_name.options: consul_ffi.Options
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---The aggregated health of this agent's instances of a service.
+---@param service string The service's name.
+---@param options? consul_ffi.agent_health_service_name.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_health_service_name(service, options) end
+
+---@class consul_ffi.agent_service_maintenance.options: consul_ffi.Options
+---@field reason? string Why, for people.
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---Turns an instance's maintenance mode on or off: a critical check.
+---@param service_id string The instance's id (not the service's name).
+---@param enable boolean On or off.
+---@param options? consul_ffi.agent_service_maintenance.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_service_maintenance(service_id, enable, options) end
+
+---@class consul_ffi.agent_maintenance.options: consul_ffi.Options
+---@field reason? string Why, for people.
+
+---Turns the node's maintenance mode on or off: a critical check.
+---@param enable boolean On or off.
+---@param options? consul_ffi.agent_maintenance.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_maintenance(enable, options) end
+
+---@class consul_ffi.agent_members.options: consul_ffi.Options, consul_ffi.Filter
+---@field wan? boolean The pool of servers of all datacenters.
+---@field segment? string The network segment (Consul Enterprise).
+
+---The members of the gossip pool.
+---@param options? consul_ffi.agent_members.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_members(options) end
+
+---@class consul_ffi.agent_metrics.options: consul_ffi.Options
+
+---The agent's metrics of the last interval.
+---@param options? consul_ffi.agent_metrics.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_metrics(options) end
+
+---@class consul_ffi.agent_host.options: consul_ffi.Options
+
+---The agent's host: memory, processors, disks.
+---@param options? consul_ffi.agent_host.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_host(options) end
+
+---@class consul_ffi.agent_version.options: consul_ffi.Options
+
+---The agent's version.
+---From Consul 1.16.
+---@param options? consul_ffi.agent_version.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_version(options) end
+
+---@class consul_ffi.agent_reload.options: consul_ffi.Options
+
+---Makes the agent read its configuration files again.
+---@param options? consul_ffi.agent_reload.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_reload(options) end
+
+---@class consul_ffi.agent_join.options: consul_ffi.Options
+---@field wan? boolean Join the pool of servers of all datacenters.
+
+---Makes the agent join a cluster.
+---@param address string The address of a member.
+---@param options? consul_ffi.agent_join.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_join(address, options) end
+
+---@class consul_ffi.agent_leave.options: consul_ffi.Options
+
+---Makes the agent leave the cluster and end.
+---@param options? consul_ffi.agent_leave.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_leave(options) end
+
+---@class consul_ffi.agent_force_leave.options: consul_ffi.Options
+---@field prune? boolean Forget the member altogether.
+---@field wan? boolean In the pool of servers of all datacenters (from 1.11).
+
+---Makes a failed member one that has left.
+---@param node string The member's name.
+---@param options? consul_ffi.agent_force_leave.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_force_leave(node, options) end
+
+---@class consul_ffi.agent_token.options: consul_ffi.Options
+
+---Sets one of the agent's own tokens.
+---@param kind string Which one: default, agent, agent_recovery, replication, ....
+---@param token { Token?: string } The token.
+---@param options? consul_ffi.agent_token.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_token(kind, token, options) end
+
+---@class consul_ffi.agent_connect_authorize.options: consul_ffi.Options
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---Whether a mesh connection is allowed.
+---@param connection { Target?: string, ClientCertURI?: string, ClientCertSerial?: string } The connection.
+---@param options? consul_ffi.agent_connect_authorize.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_connect_authorize(connection, options) end
+
+---@class consul_ffi.agent_connect_ca_roots.options: consul_ffi.Options, consul_ffi.Blocking
+
+---The mesh's root certificates, as the agent caches them.
+---@param options? consul_ffi.agent_connect_ca_roots.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_connect_ca_roots(options) end
+
+---@class consul_ffi.agent_connect_ca_leaf.options: consul_ffi.Options, consul_ffi.Blocking
+---@field namespace? string The namespace (Consul Enterprise).
+---@field partition? string The admin partition (Consul Enterprise).
+
+---A service's mesh certificate with its private key.
+---@param service string The service's name.
+---@param options? consul_ffi.agent_connect_ca_leaf.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:agent_connect_ca_leaf(service, options) end
+
+-- The catalog
+
+---@class consul_ffi.catalog_register.options: consul_ffi.Options, consul_ffi.Scope
+
+---Registers a node, an instance and checks in the catalog, with no agent behind them.
+---@param registration { Node?: string, Address?: string, ID?: string, NodeMeta?: table<string, string>, TaggedAddresses?: table<string, string>, Service?: { ID?: string, Service?: string, Tags?: string|string[], Meta?: table<string, string>, Address?: string, Port?: integer, TaggedAddresses?: table<string, { Address?: string, Port?: integer }>, Weights?: { Passing?: integer|string, Warning?: integer|string }, EnableTagOverride?: boolean }, Check?: { Node?: string, CheckID?: string, Name?: string, Notes?: string, Status?: "passing"|"warning"|"critical", Output?: string, ServiceID?: string, Definition?: table }, Checks?: { Node?: string, CheckID?: string, Name?: string, Notes?: string, Status?: "passing"|"warning"|"critical", Output?: string, ServiceID?: string, Definition?: table }[], SkipNodeUpdate?: boolean } What to register.
+---@param options? consul_ffi.catalog_register.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:catalog_register(registration, options) end
+
+---@class consul_ffi.catalog_deregister.options: consul_ffi.Options, consul_ffi.Scope
+
+---Removes a node, an instance or a check from the catalog.
+---@param deregistration { Node?: string, ServiceID?: string, CheckID?: string } What to remove.
+---@param options? consul_ffi.catalog_deregister.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:catalog_deregister(deregistration, options) end
+
+---@class consul_ffi.catalog_datacenters.options: consul_ffi.Options
+---@field cached? boolean The agent may answer from its cache.
+
+---Lists the known datacenters, the nearest first.
+---@param options? consul_ffi.catalog_datacenters.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:catalog_datacenters(options) end
+
+---@class consul_ffi.catalog_nodes.options: consul_ffi.Options, consul_ffi.Nodes, consul_ffi.Filter, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field peer? string The peer to read from (from 1.13).
+
+---Lists the nodes.
+---@param options? consul_ffi.catalog_nodes.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:catalog_nodes(options) end
+
+---@class consul_ffi.catalog_services.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field node_meta? table<string, string> Only nodes that have all this metadata.
+
+---The tags in use by service name.
+---@param options? consul_ffi.catalog_services.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:catalog_services(options) end
+
+---@class consul_ffi.catalog_service.options: consul_ffi.Options, consul_ffi.Nodes, consul_ffi.Filter, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field tag? string|string[] Only instances that have all these tags.
+---@field cached? boolean The agent may answer from its cache.
+---@field peer? string The peer to read from (from 1.13).
+---@field merge_central_config? boolean Merge the central proxy configuration into each instance (from 1.13).
+
+---Lists a service's instances, whatever their health.
+---@param service string The service's name.
+---@param options? consul_ffi.catalog_service.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:catalog_service(service, options) end
+
+---@class consul_ffi.catalog_node.options: consul_ffi.Options, consul_ffi.Filter, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field peer? string The peer to read from (from 1.13).
+
+---Reads a node and its instances by id; nil when it does not exist.
+---@param node string The node's name.
+---@param options? consul_ffi.catalog_node.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:catalog_node(node, options) end
+
+---@class consul_ffi.catalog_node_services.options: consul_ffi.Options, consul_ffi.Filter, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field peer? string The peer to read from (from 1.13).
+---@field merge_central_config? boolean Merge the central proxy configuration into each instance (from 1.13).
+
+---Reads a node and the list of its instances; `Node` is nil when it does not exist.
+---@param node string The node's name.
+---@param options? consul_ffi.catalog_node_services.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:catalog_node_services(node, options) end
+
+---@class consul_ffi.catalog_connect.options: consul_ffi.Options, consul_ffi.Nodes, consul_ffi.Filter, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field tag? string|string[] Only instances that have all these tags.
+---@field cached? boolean The agent may answer from its cache.
+---@field peer? string The peer to read from (from 1.13).
+---@field merge_central_config? boolean Merge the central proxy configuration into each instance (from 1.13).
+
+---Lists the mesh-capable instances of a service, proxies included.
+---@param service string The service's name.
+---@param options? consul_ffi.catalog_connect.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:catalog_connect(service, options) end
+
+---@class consul_ffi.catalog_gateway_services.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+
+---Lists the services that a gateway serves.
+---@param gateway string The gateway's name.
+---@param options? consul_ffi.catalog_gateway_services.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:catalog_gateway_services(gateway, options) end
+
+-- Health
+
+---@class consul_ffi.health_service.options: consul_ffi.Options, consul_ffi.Nodes, consul_ffi.Filter, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field tag? string|string[] Only instances that have all these tags.
+---@field passing? boolean Only instances all of whose checks pass.
+---@field cached? boolean The agent may answer from its cache.
+---@field peer? string The peer to read from (from 1.13).
+---@field merge_central_config? boolean Merge the central proxy configuration into each instance (from 1.13).
+
+---Lists a service's instances, each with its node and checks.
+---@param service string The service's name.
+---@param options? consul_ffi.health_service.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:health_service(service, options) end
+
+---@class consul_ffi.health_connect.options: consul_ffi.Options, consul_ffi.Nodes, consul_ffi.Filter, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field tag? string|string[] Only instances that have all these tags.
+---@field passing? boolean Only instances all of whose checks pass.
+---@field cached? boolean The agent may answer from its cache.
+---@field peer? string The peer to read from (from 1.13).
+---@field merge_central_config? boolean Merge the central proxy configuration into each instance (from 1.13).
+
+---Lists the mesh-capable instances of a service, each with its node and checks.
+---@param service string The service's name.
+---@param options? consul_ffi.health_connect.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:health_connect(service, options) end
+
+---@class consul_ffi.health_ingress.options: consul_ffi.Options, consul_ffi.Nodes, consul_ffi.Filter, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field tag? string|string[] Only instances that have all these tags.
+---@field passing? boolean Only instances all of whose checks pass.
+---@field cached? boolean The agent may answer from its cache.
+---@field peer? string The peer to read from (from 1.13).
+---@field merge_central_config? boolean Merge the central proxy configuration into each instance (from 1.13).
+
+---Lists the ingress gateways of a service, each with its node and checks.
+---@param service string The service's name.
+---@param options? consul_ffi.health_ingress.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:health_ingress(service, options) end
+
+---@class consul_ffi.health_node.options: consul_ffi.Options, consul_ffi.Filter, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field peer? string The peer to read from (from 1.13).
+
+---Lists the checks of one node.
+---@param node string The node's name.
+---@param options? consul_ffi.health_node.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:health_node(node, options) end
+
+---@class consul_ffi.health_checks.options: consul_ffi.Options, consul_ffi.Nodes, consul_ffi.Filter, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field peer? string The peer to read from (from 1.13).
+
+---Lists the checks of a service's instances.
+---@param service string The service's name.
+---@param options? consul_ffi.health_checks.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:health_checks(service, options) end
+
+---@class consul_ffi.health_state.options: consul_ffi.Options, consul_ffi.Nodes, consul_ffi.Filter, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field peer? string The peer to read from (from 1.13).
+
+---Lists the checks in one state.
+---@param state "any"|"passing"|"warning"|"critical" The state, or any.
+---@param options? consul_ffi.health_state.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:health_state(state, options) end
+
+-- Events
+
+---@class consul_ffi.event_fire.options: consul_ffi.Options
+---@field dc? string The datacenter; default: the agent's own.
+---@field node? string Only nodes whose name matches this regular expression.
+---@field service? string Only nodes with a service that matches this.
+---@field tag? string Only services with a tag that matches this.
+
+---Sends a small message to all agents.
+---@param name string The event's name.
+---@param payload? string|number|boolean|table Bytes that go with it; about 400 at most.
+---@param options? consul_ffi.event_fire.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:event_fire(name, payload, options) end
+
+---@class consul_ffi.event_list.options: consul_ffi.Options, consul_ffi.Blocking
+---@field name? string Only events of this name.
+
+---Lists the last events that reached this agent, 256 at most; the index is a hash.
+---@param options? consul_ffi.event_list.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:event_list(options) end
+
+-- Coordinates
+
+---@class consul_ffi.coordinate_datacenters.options: consul_ffi.Options
+
+---The coordinates of the servers of all datacenters.
+---@param options? consul_ffi.coordinate_datacenters.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:coordinate_datacenters(options) end
+
+---@class consul_ffi.coordinate_nodes.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field segment? string The network segment (Consul Enterprise).
+
+---The coordinates of all nodes.
+---@param options? consul_ffi.coordinate_nodes.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:coordinate_nodes(options) end
+
+---@class consul_ffi.coordinate_node.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field segment? string The network segment (Consul Enterprise).
+
+---The coordinates of one node.
+---@param node string The node's name.
+---@param options? consul_ffi.coordinate_node.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:coordinate_node(node, options) end
+
+---@class consul_ffi.coordinate_update.options: consul_ffi.Options, consul_ffi.Scope
+
+---Sets a node's coordinate.
+---@param update { Node?: string, Segment?: string, Coord?: table } The node and its coordinate.
+---@param options? consul_ffi.coordinate_update.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:coordinate_update(update, options) end
+
+-- Raft status
+
+---@class consul_ffi.status_leader.options: consul_ffi.Options
+---@field dc? string The datacenter; default: the agent's own.
+
+---The Raft leader's address, as "ip:port"; empty when there is none.
+---@param options? consul_ffi.status_leader.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:status_leader(options) end
+
+---@class consul_ffi.status_peers.options: consul_ffi.Options
+---@field dc? string The datacenter; default: the agent's own.
+
+---The addresses of all Raft peers.
+---@param options? consul_ffi.status_peers.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:status_peers(options) end
+
+-- Access control
+
+---@class consul_ffi.acl_bootstrap.options: consul_ffi.Options
+
+---Creates the first management token; possible once.
+---@param secret? { BootstrapSecret?: string } The secret to use instead of a new one.
+---@param options? consul_ffi.acl_bootstrap.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_bootstrap(secret, options) end
+
+---@class consul_ffi.acl_replication.options: consul_ffi.Options
+---@field dc? string The datacenter; default: the agent's own.
+
+---The state of ACL replication.
+---@param options? consul_ffi.acl_replication.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_replication(options) end
+
+---@class consul_ffi.acl_login.options: consul_ffi.Options, consul_ffi.Scope
+
+---Exchanges a bearer token for an ACL token.
+---@param login { AuthMethod?: string, BearerToken?: string, Meta?: table<string, string> } The auth method and its token.
+---@param options? consul_ffi.acl_login.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_login(login, options) end
+
+---@class consul_ffi.acl_logout.options: consul_ffi.Options
+
+---Destroys the token that the call is made with, if it came from a login.
+---@param options? consul_ffi.acl_logout.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_logout(options) end
+
+---@class consul_ffi.acl_token_list.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field policy? string Only tokens with the policy of this id.
+---@field role? string Only tokens with the role of this id.
+---@field auth_method? string Only tokens from this auth method.
+---@field service_name? string Only tokens with this service identity (from 1.17.1).
+
+---Lists the tokens.
+---@param options? consul_ffi.acl_token_list.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_token_list(options) end
+
+---@class consul_ffi.acl_token_self.options: consul_ffi.Options, consul_ffi.Consistency
+
+---Reads the token that the call is made with.
+---@param options? consul_ffi.acl_token_self.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_token_self(options) end
+
+---@class consul_ffi.acl_token_create.options: consul_ffi.Options, consul_ffi.Scope
+
+---Creates a token.
+---@param token { AccessorID?: string, SecretID?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], Roles?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[], Local?: boolean, ExpirationTime?: string, ExpirationTTL?: number|string, AuthMethod?: string } The token.
+---@param options? consul_ffi.acl_token_create.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_token_create(token, options) end
+
+---@class consul_ffi.acl_token_read.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency
+---@field expanded? boolean With the rules behind it (from 1.12).
+
+---Reads a token.
+---@param accessor string The token's accessor id.
+---@param options? consul_ffi.acl_token_read.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_token_read(accessor, options) end
+
+---@class consul_ffi.acl_token_update.options: consul_ffi.Options, consul_ffi.Scope
+
+---Replaces a token.
+---@param accessor string The token's accessor id.
+---@param token { AccessorID?: string, SecretID?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], Roles?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[], Local?: boolean, ExpirationTime?: string, ExpirationTTL?: number|string, AuthMethod?: string } The token.
+---@param options? consul_ffi.acl_token_update.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_token_update(accessor, token, options) end
+
+---@class consul_ffi.acl_token_delete.options: consul_ffi.Options, consul_ffi.Scope
+
+---Deletes a token; a missing one is gone already.
+---@param accessor string The token's accessor id.
+---@param options? consul_ffi.acl_token_delete.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_token_delete(accessor, options) end
+
+---@class consul_ffi.acl_token_clone.options: consul_ffi.Options, consul_ffi.Scope
+
+---Creates a token with the same rights.
+---@param accessor string The token's accessor id.
+---@param clone? { Description?: string } What differs.
+---@param options? consul_ffi.acl_token_clone.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_token_clone(accessor, clone, options) end
+
+---@class consul_ffi.acl_policy_list.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+
+---Lists the policies.
+---@param options? consul_ffi.acl_policy_list.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_policy_list(options) end
+
+---@class consul_ffi.acl_policy_create.options: consul_ffi.Options, consul_ffi.Scope
+
+---Creates a policy.
+---@param policy { Name?: string, Description?: string, Rules?: string, Datacenters?: string|string[] } The policy.
+---@param options? consul_ffi.acl_policy_create.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_policy_create(policy, options) end
+
+---@class consul_ffi.acl_policy_read.options: consul_ffi.Options, consul_ffi.Scope
+
+---Reads a policy.
+---@param policy string The policy's id.
+---@param options? consul_ffi.acl_policy_read.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_policy_read(policy, options) end
+
+---@class consul_ffi.acl_policy_update.options: consul_ffi.Options, consul_ffi.Scope
+
+---Replaces a policy.
+---@param policy string The policy's id.
+---@param policy { Name?: string, Description?: string, Rules?: string, Datacenters?: string|string[] } The policy.
+---@param options? consul_ffi.acl_policy_update.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_policy_update(policy, policy, options) end
+
+---@class consul_ffi.acl_policy_delete.options: consul_ffi.Options, consul_ffi.Scope
+
+---Deletes a policy; a missing one is gone already.
+---@param policy string The policy's id.
+---@param options? consul_ffi.acl_policy_delete.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_policy_delete(policy, options) end
+
+---@class consul_ffi.acl_policy_read_by_name.options: consul_ffi.Options, consul_ffi.Scope
+
+---Reads the policy of this name.
+---@param name string The name.
+---@param options? consul_ffi.acl_policy_read_by_name.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_policy_read_by_name(name, options) end
+
+---@class consul_ffi.acl_role_list.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field policy? string Only roles with the policy of this id.
+
+---Lists the roles.
+---@param options? consul_ffi.acl_role_list.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_role_list(options) end
+
+---@class consul_ffi.acl_role_create.options: consul_ffi.Options, consul_ffi.Scope
+
+---Creates a role.
+---@param role { Name?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[] } The role.
+---@param options? consul_ffi.acl_role_create.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_role_create(role, options) end
+
+---@class consul_ffi.acl_role_read.options: consul_ffi.Options, consul_ffi.Scope
+
+---Reads a role.
+---@param role string The role's id.
+---@param options? consul_ffi.acl_role_read.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_role_read(role, options) end
+
+---@class consul_ffi.acl_role_update.options: consul_ffi.Options, consul_ffi.Scope
+
+---Replaces a role.
+---@param role string The role's id.
+---@param role { Name?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[] } The role.
+---@param options? consul_ffi.acl_role_update.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_role_update(role, role, options) end
+
+---@class consul_ffi.acl_role_delete.options: consul_ffi.Options, consul_ffi.Scope
+
+---Deletes a role; a missing one is gone already.
+---@param role string The role's id.
+---@param options? consul_ffi.acl_role_delete.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_role_delete(role, options) end
+
+---@class consul_ffi.acl_role_read_by_name.options: consul_ffi.Options, consul_ffi.Scope
+
+---Reads the role of this name.
+---@param name string The name.
+---@param options? consul_ffi.acl_role_read_by_name.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_role_read_by_name(name, options) end
+
+---@class consul_ffi.acl_auth_method_list.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+
+---Lists the auth methods.
+---@param options? consul_ffi.acl_auth_method_list.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_auth_method_list(options) end
+
+---@class consul_ffi.acl_auth_method_create.options: consul_ffi.Options, consul_ffi.Scope
+
+---Creates an auth method.
+---@param auth_method table The auth method.
+---@param options? consul_ffi.acl_auth_method_create.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_auth_method_create(auth_method, options) end
+
+---@class consul_ffi.acl_auth_method_read.options: consul_ffi.Options, consul_ffi.Scope
+
+---Reads an auth method.
+---@param method string The auth method's name.
+---@param options? consul_ffi.acl_auth_method_read.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_auth_method_read(method, options) end
+
+---@class consul_ffi.acl_auth_method_update.options: consul_ffi.Options, consul_ffi.Scope
+
+---Replaces an auth method.
+---@param method string The auth method's name.
+---@param auth_method table The auth method.
+---@param options? consul_ffi.acl_auth_method_update.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_auth_method_update(method, auth_method, options) end
+
+---@class consul_ffi.acl_auth_method_delete.options: consul_ffi.Options, consul_ffi.Scope
+
+---Deletes an auth method; a missing one is gone already.
+---@param method string The auth method's name.
+---@param options? consul_ffi.acl_auth_method_delete.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_auth_method_delete(method, options) end
+
+---@class consul_ffi.acl_binding_rule_list.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field auth_method? string Only rules of this auth method.
+
+---Lists the binding rules.
+---@param options? consul_ffi.acl_binding_rule_list.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_binding_rule_list(options) end
+
+---@class consul_ffi.acl_binding_rule_create.options: consul_ffi.Options, consul_ffi.Scope
+
+---Creates a binding rule.
+---@param binding_rule table The binding rule.
+---@param options? consul_ffi.acl_binding_rule_create.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_binding_rule_create(binding_rule, options) end
+
+---@class consul_ffi.acl_binding_rule_read.options: consul_ffi.Options, consul_ffi.Scope
+
+---Reads a binding rule.
+---@param rule string The binding rule's id.
+---@param options? consul_ffi.acl_binding_rule_read.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_binding_rule_read(rule, options) end
+
+---@class consul_ffi.acl_binding_rule_update.options: consul_ffi.Options, consul_ffi.Scope
+
+---Replaces a binding rule.
+---@param rule string The binding rule's id.
+---@param binding_rule table The binding rule.
+---@param options? consul_ffi.acl_binding_rule_update.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_binding_rule_update(rule, binding_rule, options) end
+
+---@class consul_ffi.acl_binding_rule_delete.options: consul_ffi.Options, consul_ffi.Scope
+
+---Deletes a binding rule; a missing one is gone already.
+---@param rule string The binding rule's id.
+---@param options? consul_ffi.acl_binding_rule_delete.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_binding_rule_delete(rule, options) end
+
+---@class consul_ffi.acl_templated_policy_list.options: consul_ffi.Options
+
+---Lists the templates of policies.
+---From Consul 1.17.
+---@param options? consul_ffi.acl_templated_policy_list.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_templated_policy_list(options) end
+
+---@class consul_ffi.acl_templated_policy_read.options: consul_ffi.Options
+
+---Reads a template of policies.
+---From Consul 1.17.
+---@param name string The name.
+---@param options? consul_ffi.acl_templated_policy_read.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_templated_policy_read(name, options) end
+
+---@class consul_ffi.acl_templated_policy_preview.options: consul_ffi.Options
+
+---Shows the policy that a template makes.
+---From Consul 1.17.
+---@param name string The name.
+---@param variables? table The template's variables.
+---@param options? consul_ffi.acl_templated_policy_preview.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:acl_templated_policy_preview(name, variables, options) end
+
+-- Prepared queries
+
+---@class consul_ffi.query_list.options: consul_ffi.Options, consul_ffi.Consistency, consul_ffi.Blocking
+---@field dc? string The datacenter; default: the agent's own.
+
+---Lists the prepared queries.
+---@param options? consul_ffi.query_list.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:query_list(options) end
+
+---@class consul_ffi.query_create.options: consul_ffi.Options
+---@field dc? string The datacenter; default: the agent's own.
+
+---Creates a prepared query and returns its id.
+---@param definition table The query.
+---@param options? consul_ffi.query_create.options
+---@return boolean success
+---@return string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:query_create(definition, options) end
+
+---@class consul_ffi.query_read.options: consul_ffi.Options, consul_ffi.Consistency, consul_ffi.Blocking
+---@field dc? string The datacenter; default: the agent's own.
+
+---Reads a prepared query; nil when it does not exist.
+---@param query string The query's id.
+---@param options? consul_ffi.query_read.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:query_read(query, options) end
+
+---@class consul_ffi.query_update.options: consul_ffi.Options
+---@field dc? string The datacenter; default: the agent's own.
+
+---Replaces a prepared query.
+---@param query string The query's id.
+---@param definition table The query.
+---@param options? consul_ffi.query_update.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:query_update(query, definition, options) end
+
+---@class consul_ffi.query_delete.options: consul_ffi.Options
+---@field dc? string The datacenter; default: the agent's own.
+
+---Deletes a prepared query; a missing one is gone already.
+---@param query string The query's id.
+---@param options? consul_ffi.query_delete.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:query_delete(query, options) end
+
+---@class consul_ffi.query_execute.options: consul_ffi.Options, consul_ffi.Consistency
+---@field near? string Sort by distance from this node, or from `_agent`.
+---@field limit? integer|string The most instances to give.
+---@field connect? boolean Mesh-capable instances.
+---@field cached? boolean The agent may answer from its cache.
+---@field dc? string The datacenter; default: the agent's own.
+
+---Runs a prepared query.
+---@param query string The query's id or name.
+---@param options? consul_ffi.query_execute.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:query_execute(query, options) end
+
+---@class consul_ffi.query_explain.options: consul_ffi.Options, consul_ffi.Consistency
+---@field dc? string The datacenter; default: the agent's own.
+
+---Shows the query that a template makes of a name.
+---@param query string The query's id or name.
+---@param options? consul_ffi.query_explain.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:query_explain(query, options) end
+
+-- Central configuration
+
+---@class consul_ffi.config_list.options: consul_ffi.Options, consul_ffi.Filter, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+
+---Lists the entries of a kind.
+---@param kind string The kind: service-defaults, proxy-defaults, ....
+---@param options? consul_ffi.config_list.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:config_list(kind, options) end
+
+---@class consul_ffi.config_read.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+
+---Reads an entry; nil when it does not exist.
+---@param kind string The kind: service-defaults, proxy-defaults, ....
+---@param name string The entry's name.
+---@param options? consul_ffi.config_read.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:config_read(kind, name, options) end
+
+---@class consul_ffi.config_write.options: consul_ffi.Options, consul_ffi.Scope
+---@field cas? integer|string Only if the entry's modify index is this; 0: only if it does not exist.
+
+---Writes an entry; its Kind and Name are in it.
+---@param entry table The entry.
+---@param options? consul_ffi.config_write.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:config_write(entry, options) end
+
+---@class consul_ffi.config_delete.options: consul_ffi.Options, consul_ffi.Scope
+
+---Deletes an entry; a missing one is gone already.
+---@param kind string The kind: service-defaults, proxy-defaults, ....
+---@param name string The entry's name.
+---@param options? consul_ffi.config_delete.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:config_delete(kind, name, options) end
+
+-- The mesh
+
+---@class consul_ffi.connect_ca_roots.options: consul_ffi.Options, consul_ffi.Blocking
+
+---The mesh's root certificates.
+---@param options? consul_ffi.connect_ca_roots.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:connect_ca_roots(options) end
+
+---@class consul_ffi.connect_ca_configuration.options: consul_ffi.Options
+---@field dc? string The datacenter; default: the agent's own.
+
+---The configuration of the mesh's certificate authority.
+---@param options? consul_ffi.connect_ca_configuration.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:connect_ca_configuration(options) end
+
+---@class consul_ffi.connect_ca_configuration_update.options: consul_ffi.Options
+---@field dc? string The datacenter; default: the agent's own.
+
+---Replaces the configuration of the mesh's certificate authority.
+---@param configuration table The configuration.
+---@param options? consul_ffi.connect_ca_configuration_update.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:connect_ca_configuration_update(configuration, options) end
+
+---@class consul_ffi.connect_intention_list.options: consul_ffi.Options, consul_ffi.Filter, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+
+---Lists the intentions.
+---@param options? consul_ffi.connect_intention_list.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:connect_intention_list(options) end
+
+---@class consul_ffi.connect_intention_exact.options: consul_ffi.Options, consul_ffi.Scope
+
+---Reads the intention between two services; nil when there is none.
+---From Consul 1.9.
+---@param source string The calling service.
+---@param destination string The called service.
+---@param options? consul_ffi.connect_intention_exact.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:connect_intention_exact(source, destination, options) end
+
+---@class consul_ffi.connect_intention_upsert.options: consul_ffi.Options, consul_ffi.Scope
+
+---Writes the intention between two services.
+---From Consul 1.9.
+---@param source string The calling service.
+---@param destination string The called service.
+---@param intention table The intention.
+---@param options? consul_ffi.connect_intention_upsert.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:connect_intention_upsert(source, destination, intention, options) end
+
+---@class consul_ffi.connect_intention_delete.options: consul_ffi.Options, consul_ffi.Scope
+
+---Deletes the intention between two services.
+---From Consul 1.9.
+---@param source string The calling service.
+---@param destination string The called service.
+---@param options? consul_ffi.connect_intention_delete.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:connect_intention_delete(source, destination, options) end
+
+---@class consul_ffi.connect_intention_check.options: consul_ffi.Options, consul_ffi.Scope
+---@field source_type? string The kind of source; default consul.
+
+---Whether one service may call another.
+---@param source string The calling service.
+---@param destination string The called service.
+---@param options? consul_ffi.connect_intention_check.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:connect_intention_check(source, destination, options) end
+
+---@class consul_ffi.connect_intention_match.options: consul_ffi.Options, consul_ffi.Scope
+
+---Lists the intentions that match services, by source or destination.
+---@param by "source"|"destination" Which end the names are.
+---@param names string|string[] The services' names.
+---@param options? consul_ffi.connect_intention_match.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:connect_intention_match(by, names, options) end
+
+---@class consul_ffi.connect_intention_create.options: consul_ffi.Options, consul_ffi.Scope
+
+---Creates an intention and returns its id; deprecated since 1.9.
+---@param intention table The intention.
+---@param options? consul_ffi.connect_intention_create.options
+---@return boolean success
+---@return string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:connect_intention_create(intention, options) end
+
+---@class consul_ffi.connect_intention_read.options: consul_ffi.Options, consul_ffi.Scope
+
+---Reads an intention by id; deprecated since 1.9.
+---@param intention_id string The intention's id.
+---@param options? consul_ffi.connect_intention_read.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:connect_intention_read(intention_id, options) end
+
+---@class consul_ffi.connect_intention_update.options: consul_ffi.Options, consul_ffi.Scope
+
+---Replaces an intention by id; deprecated since 1.9.
+---@param intention_id string The intention's id.
+---@param intention table The intention.
+---@param options? consul_ffi.connect_intention_update.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:connect_intention_update(intention_id, intention, options) end
+
+---@class consul_ffi.connect_intention_delete_by_id.options: consul_ffi.Options, consul_ffi.Scope
+
+---Deletes an intention by id; deprecated since 1.9.
+---@param intention_id string The intention's id.
+---@param options? consul_ffi.connect_intention_delete_by_id.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:connect_intention_delete_by_id(intention_id, options) end
+
+---@class consul_ffi.discovery_chain.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@field compile_dc? string The datacenter to compile for.
+---@field cached? boolean The agent may answer from its cache.
+
+---The compiled discovery chain of a service.
+---@param service string The service's name.
+---@param options? consul_ffi.discovery_chain.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:discovery_chain(service, options) end
+
+---@class consul_ffi.exported_services.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+
+---Lists the services exported to other clusters.
+---From Consul 1.17.3.
+---@param options? consul_ffi.exported_services.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:exported_services(options) end
+
+-- Operating the servers
+
+---@class consul_ffi.operator_raft_configuration.options: consul_ffi.Options
+---@field stale? boolean Any server may answer, even one that has no leader.
+---@field dc? string The datacenter; default: the agent's own.
+
+---The Raft peers.
+---@param options? consul_ffi.operator_raft_configuration.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:operator_raft_configuration(options) end
+
+---@class consul_ffi.operator_raft_peer_delete.options: consul_ffi.Options
+---@field id? string The peer's id.
+---@field address? string The peer's address.
+---@field dc? string The datacenter; default: the agent's own.
+
+---Removes a Raft peer, by id or address.
+---@param options? consul_ffi.operator_raft_peer_delete.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:operator_raft_peer_delete(options) end
+
+---@class consul_ffi.operator_raft_transfer_leader.options: consul_ffi.Options
+---@field id? string The server to move to.
+---@field dc? string The datacenter; default: the agent's own.
+
+---Moves the Raft leadership to another server.
+---From Consul 1.15.
+---@param options? consul_ffi.operator_raft_transfer_leader.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:operator_raft_transfer_leader(options) end
+
+---@class consul_ffi.operator_autopilot_configuration.options: consul_ffi.Options
+---@field stale? boolean Any server may answer, even one that has no leader.
+---@field dc? string The datacenter; default: the agent's own.
+
+---The configuration of autopilot.
+---@param options? consul_ffi.operator_autopilot_configuration.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:operator_autopilot_configuration(options) end
+
+---@class consul_ffi.operator_autopilot_configuration_update.options: consul_ffi.Options
+---@field cas? integer|string Only if the modify index is this.
+---@field dc? string The datacenter; default: the agent's own.
+
+---Replaces the configuration of autopilot.
+---@param configuration table The configuration.
+---@param options? consul_ffi.operator_autopilot_configuration_update.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:operator_autopilot_configuration_update(configuration, options) end
+
+---@class consul_ffi.operator_autopilot_health.options: consul_ffi.Options
+---@field dc? string The datacenter; default: the agent's own.
+
+---The health of the servers.
+---@param options? consul_ffi.operator_autopilot_health.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:operator_autopilot_health(options) end
+
+---@class consul_ffi.operator_autopilot_state.options: consul_ffi.Options
+---@field stale? boolean Any server may answer, even one that has no leader.
+---@field dc? string The datacenter; default: the agent's own.
+
+---The state of autopilot.
+---From Consul 1.9.
+---@param options? consul_ffi.operator_autopilot_state.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:operator_autopilot_state(options) end
+
+---@class consul_ffi.operator_keyring_list.options: consul_ffi.Options
+---@field local_only? boolean Only this agent's.
+---@field relay_factor? integer|string How many nodes relay each answer, 0 to 5.
+
+---Lists the gossip keys.
+---@param options? consul_ffi.operator_keyring_list.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:operator_keyring_list(options) end
+
+---@class consul_ffi.operator_keyring_install.options: consul_ffi.Options
+---@field relay_factor? integer|string How many nodes relay each answer, 0 to 5.
+
+---Adds a gossip key.
+---@param key { Key?: string } The key.
+---@param options? consul_ffi.operator_keyring_install.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:operator_keyring_install(key, options) end
+
+---@class consul_ffi.operator_keyring_use.options: consul_ffi.Options
+---@field relay_factor? integer|string How many nodes relay each answer, 0 to 5.
+
+---Makes a gossip key the one to encrypt with.
+---@param key { Key?: string } The key.
+---@param options? consul_ffi.operator_keyring_use.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:operator_keyring_use(key, options) end
+
+---@class consul_ffi.operator_keyring_remove.options: consul_ffi.Options
+---@field relay_factor? integer|string How many nodes relay each answer, 0 to 5.
+
+---Removes a gossip key.
+---@param key { Key?: string } The key.
+---@param options? consul_ffi.operator_keyring_remove.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:operator_keyring_remove(key, options) end
+
+---@class consul_ffi.operator_usage.options: consul_ffi.Options
+---@field global? boolean In all datacenters.
+---@field stale? boolean Any server may answer, even one that has no leader.
+---@field dc? string The datacenter; default: the agent's own.
+
+---How many nodes, services and instances there are.
+---From Consul 1.15.
+---@param options? consul_ffi.operator_usage.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:operator_usage(options) end
+
+---@class consul_ffi.snapshot_save.options: consul_ffi.Options
+---@field stale? boolean Any server may answer, even one that has no leader.
+---@field dc? string The datacenter; default: the agent's own.
+
+---The servers' whole state as bytes (gzip).
+---@param options? consul_ffi.snapshot_save.options
+---@return boolean success
+---@return string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:snapshot_save(options) end
+
+---@class consul_ffi.snapshot_restore.options: consul_ffi.Options
+---@field dc? string The datacenter; default: the agent's own.
+
+---Replaces the servers' whole state.
+---@param snapshot string|number|boolean|table What snapshot_save gave.
+---@param options? consul_ffi.snapshot_restore.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:snapshot_restore(snapshot, options) end
+
+-- Peering, partitions, namespaces
+
+---@class consul_ffi.peering_token.options: consul_ffi.Options
+
+---Makes a token for another cluster and returns it.
+---From Consul 1.13.
+---@param request { PeerName?: string, Partition?: string, Meta?: table<string, string>, ServerExternalAddresses?: string|string[] } Whom it is for.
+---@param options? consul_ffi.peering_token.options
+---@return boolean success
+---@return string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:peering_token(request, options) end
+
+---@class consul_ffi.peering_establish.options: consul_ffi.Options
+
+---Joins a cluster that made a token.
+---From Consul 1.13.
+---@param request { PeerName?: string, PeeringToken?: string, Partition?: string, Meta?: table<string, string> } The token and the name.
+---@param options? consul_ffi.peering_establish.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:peering_establish(request, options) end
+
+---@class consul_ffi.peering_read.options: consul_ffi.Options
+---@field partition? string The admin partition (Consul Enterprise).
+
+---Reads a peering; nil when it does not exist.
+---From Consul 1.13.
+---@param name string The name.
+---@param options? consul_ffi.peering_read.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:peering_read(name, options) end
+
+---@class consul_ffi.peering_delete.options: consul_ffi.Options
+---@field partition? string The admin partition (Consul Enterprise).
+
+---Deletes a peering; it goes in the background.
+---From Consul 1.13.
+---@param name string The name.
+---@param options? consul_ffi.peering_delete.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:peering_delete(name, options) end
+
+---@class consul_ffi.peering_list.options: consul_ffi.Options
+---@field partition? string The admin partition (Consul Enterprise).
+
+---Lists the peerings.
+---From Consul 1.13.
+---@param options? consul_ffi.peering_list.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:peering_list(options) end
+
+---@class consul_ffi.partition_list.options: consul_ffi.Options
+
+---Lists the partitions (Consul Enterprise).
+---From Consul 1.11.
+---@param options? consul_ffi.partition_list.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:partition_list(options) end
+
+---@class consul_ffi.partition_create.options: consul_ffi.Options
+
+---Creates an admin partition (Consul Enterprise).
+---From Consul 1.11.
+---@param definition table The definition.
+---@param options? consul_ffi.partition_create.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:partition_create(definition, options) end
+
+---@class consul_ffi.partition_read.options: consul_ffi.Options
+
+---Reads an admin partition (Consul Enterprise).
+---From Consul 1.11.
+---@param name string The name.
+---@param options? consul_ffi.partition_read.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:partition_read(name, options) end
+
+---@class consul_ffi.partition_update.options: consul_ffi.Options
+
+---Replaces an admin partition (Consul Enterprise).
+---From Consul 1.11.
+---@param name string The name.
+---@param definition table The definition.
+---@param options? consul_ffi.partition_update.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:partition_update(name, definition, options) end
+
+---@class consul_ffi.partition_delete.options: consul_ffi.Options
+
+---Deletes an admin partition (Consul Enterprise).
+---From Consul 1.11.
+---@param name string The name.
+---@param options? consul_ffi.partition_delete.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:partition_delete(name, options) end
+
+---@class consul_ffi.namespace_list.options: consul_ffi.Options
+
+---Lists the namespaces (Consul Enterprise).
+---@param options? consul_ffi.namespace_list.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:namespace_list(options) end
+
+---@class consul_ffi.namespace_create.options: consul_ffi.Options
+
+---Creates a namespace (Consul Enterprise).
+---@param definition table The definition.
+---@param options? consul_ffi.namespace_create.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:namespace_create(definition, options) end
+
+---@class consul_ffi.namespace_read.options: consul_ffi.Options
+
+---Reads a namespace (Consul Enterprise).
+---@param name string The name.
+---@param options? consul_ffi.namespace_read.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:namespace_read(name, options) end
+
+---@class consul_ffi.namespace_update.options: consul_ffi.Options
+
+---Replaces a namespace (Consul Enterprise).
+---@param name string The name.
+---@param definition table The definition.
+---@param options? consul_ffi.namespace_update.options
+---@return boolean success
+---@return any response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:namespace_update(name, definition, options) end
+
+---@class consul_ffi.namespace_delete.options: consul_ffi.Options
+
+---Deletes a namespace (Consul Enterprise).
+---@param name string The name.
+---@param options? consul_ffi.namespace_delete.options
+---@return boolean success
+---@return true|string response the value, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error extra
+function ConsulClient:namespace_delete(name, options) end
+
+---@class consul_ffi
+---@field _VERSION string
+---@field ConsulClient consul_ffi.ConsulClient
+local consul_ffi = {}
+
+---A client; raises when the configuration is not acceptable, and touches no network.
+---@param config? table
+---@return consul_ffi.ConsulClient
+function consul_ffi.new(config) end
+
+return consul_ffi
