@@ -329,3 +329,127 @@ fn excerpt(body: &[u8]) -> String {
         None => line,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::endpoint;
+    use super::super::request::{Args, Defaults};
+    use super::*;
+
+    fn request(method: &str) -> Request {
+        let row = endpoint(method).expect("the method exists");
+        let args = row.positional.iter().filter(|param| !param.optional).fold(
+            Args::new(),
+            |args, param| match param.kind {
+                super::super::table::Shape::Objects(_) => args.arg(Value::List(Vec::new())),
+                super::super::table::Shape::Object(_) => args.arg(Value::Map(Vec::new())),
+                _ => args.arg("a"),
+            },
+        );
+        row.request(&args, &Defaults::default()).expect("the arguments are good")
+    }
+
+    fn respond(method: &str, status: u16, body: &str) -> Result<Answer, Error> {
+        let response = Response::builder()
+            .status(status)
+            .header("vary", "Accept-Encoding")
+            .body(Bytes::copy_from_slice(body.as_bytes()))
+            .expect("a response");
+        request(method).answer(&response)
+    }
+
+    #[test]
+    fn an_error_has_its_kind_on_both_versions() {
+        for (method, status, body, kind) in [
+            ("kv_put", 400, "Missing key name", Kind::Argument),
+            ("acl_token_list", 401, "ACL support disabled", Kind::Unsupported),
+            ("kv_get", 403, "ACL not found", Kind::AclNotFound),
+            ("acl_token_read", 403, "token does not exist: ACL not found", Kind::AclNotFound),
+            ("kv_get", 403, "Permission denied: anonymous token lacks …", Kind::PermissionDenied),
+            ("agent_check_pass", 404, "Unknown check ID \"x\"", Kind::NotFound),
+            ("agent_check_pass", 500, "CheckID \"x\" does not have associated TTL", Kind::NotFound),
+            ("session_renew", 404, "Session id 'x' not found", Kind::SessionInvalid),
+            ("session_renew", 500, "failed session lookup: index error", Kind::SessionInvalid),
+            ("kv_put", 500, "raft apply failed: invalid session \"x\"", Kind::SessionInvalid),
+            ("kv_put", 500, "invalid session \"x\"", Kind::SessionInvalid),
+            ("kv_put", 413, "Request body(1) too large", Kind::TooLarge),
+            (
+                "kv_get",
+                429,
+                "Your IP is issuing too many concurrent connections",
+                Kind::RateLimited,
+            ),
+            ("kv_get", 500, "No cluster leader", Kind::NoLeader),
+            ("kv_get", 500, "something else", Kind::Http),
+            (
+                "kv_get",
+                404,
+                "Invalid URL path: not a recognized HTTP API endpoint",
+                Kind::Unsupported,
+            ),
+            ("kv_put", 307, "", Kind::Argument),
+        ] {
+            let error = respond(method, status, body).unwrap_err();
+            assert_eq!(error.kind(), kind, "{method} {status} {body}");
+            assert_eq!(error.status(), Some(status));
+            assert!(error.message().starts_with(method), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_what_may_pass_is_transient() {
+        for (status, body, transient) in [
+            (500, "No cluster leader", true),
+            (500, "raft apply failed: leadership lost while committing log", true),
+            (500, "rpc error making call: EOF", true),
+            (500, "No known Consul servers", true),
+            (429, "rate limit", true),
+            (503, "", true),
+            (500, "Failed to create boolean expression evaluator: …", false),
+            (500, "invalid session \"x\"", false),
+            (403, "Permission denied", false),
+            (400, "Invalid wait time", false),
+        ] {
+            let error = respond("kv_get", status, body).unwrap_err();
+            assert_eq!(error.retryable(), transient, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_consuls_is_told_by_its_beginning() {
+        for (method, body) in [
+            ("kv_get", "<html>It works!</html>"),
+            (
+                "kv_get",
+                r#"[{"Key":"a","Value":"%%%","Flags":0,"LockIndex":0,"CreateIndex":1,"ModifyIndex":1}]"#,
+            ),
+            ("kv_list", r#"[{"Key":"a","Value":"%%%"}]"#),
+            ("kv_put", "maybe"),
+            ("session_create", "{}"),
+            ("catalog_nodes", "[{"),
+            ("txn", "[]"),
+        ] {
+            let error = respond(method, 200, body).unwrap_err();
+            assert_eq!(error.kind(), Kind::Decode, "{method} {body}");
+            assert!(error.message().contains(&body[..2]), "{error}");
+        }
+    }
+
+    #[test]
+    fn agent_health_is_data_whatever_its_status() {
+        for status in [200, 429, 503] {
+            let body = r#"{"AggregatedStatus":"warning"}"#;
+            let answer = respond("agent_health_service_id", status, body).unwrap();
+            assert_eq!(answer.value.get("AggregatedStatus"), Some(&"warning".into()));
+        }
+        assert_eq!(respond("agent_health_service_id", 404, "{}").unwrap().value, Value::Null);
+    }
+
+    #[test]
+    fn large_integers_are_exact() {
+        let answer =
+            respond("catalog_nodes", 200, "[18446744073709551615, 9007199254740993]").unwrap();
+        let wanted = Value::List(vec![Value::Uint(u64::MAX), Value::Int(9_007_199_254_740_993)]);
+        assert_eq!(answer.value, wanted);
+    }
+}

@@ -1,0 +1,481 @@
+//! The simulated agent and a real Consul 1.21 answer the same random requests alike: the same
+//! statuses, the same bodies up to ids, and indexes in the same relative order.
+//!
+//! `SEQUENCES=5000 cargo test --no-default-features --test random` runs more of them,
+//! `SEED=17 …` runs one again. A difference is printed with its seed, its step and both answers.
+
+#[allow(dead_code)]
+#[path = "support/consul.rs"]
+mod consul;
+
+use bytes::Bytes;
+use consul::RealConsul;
+use consul_ffi::simulate::{Agent, Options, SimTransport};
+use consul_ffi::transport::Transport;
+use consul_ffi::transport::http::HttpTransport;
+use http::Request;
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+const STEPS: usize = 100;
+const SEQUENCES: u64 = 200;
+
+fn main() {
+    let missing = consul::missing("1.21");
+    if let Some(why) = &missing {
+        eprintln!("SKIPPED: random requests on Consul 1.21: {why}");
+    }
+    let trial = Trial::test("random_requests_are_answered_alike", all);
+    let trials = vec![trial.with_ignored_flag(missing.is_some())];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn all() -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SEQUENCES").unwrap_or(SEQUENCES),
+    };
+    let server = RealConsul::start("1.21")?;
+    let address = format!("http://{}", server.address);
+    let real = HttpTransport::new(&address, Duration::from_secs(5))?;
+    let agent = Arc::new(Agent::new(Options::default()));
+    let simulated = SimTransport::new(agent, "simulated");
+    runtime.block_on(async {
+        let mut pair = Pair {
+            real: Side::new(Box::new(real)).await,
+            simulated: Side::new(Box::new(simulated)).await,
+            indexes: BTreeMap::new(),
+        };
+        for seed in seeds {
+            pair.sequence(seed).await?;
+        }
+        Ok(())
+    })
+}
+
+/// The real server and the simulated agent, which have seen the same requests.
+struct Pair {
+    real: Side,
+    simulated: Side,
+    /// Every index that was seen on the real side with its counterpart.
+    indexes: BTreeMap<u64, u64>,
+}
+
+/// One of the two.
+struct Side {
+    transport: Box<dyn Transport>,
+    /// What stands for an id or a name of this side in what is compared.
+    symbols: HashMap<String, String>,
+    /// The ids of sessions in the order of their creation.
+    sessions: Vec<String>,
+}
+
+/// An answer in comparable form.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    status: u16,
+    body: Value,
+}
+
+impl Side {
+    async fn new(transport: Box<dyn Transport>) -> Side {
+        let mut side = Side { transport, symbols: HashMap::new(), sessions: Vec::new() };
+        let (_, body, _) = side.ask(&Step::get("/v1/agent/self")).await;
+        let own: Value = serde_json::from_slice(&body).expect("the agent says who it is");
+        for (pointer, symbol) in [("/Config/NodeName", "<node>"), ("/Config/NodeID", "<node id>")] {
+            let name = own.pointer(pointer).and_then(Value::as_str).expect(pointer);
+            side.symbols.insert(name.to_owned(), symbol.to_owned());
+        }
+        side
+    }
+
+    async fn ask(&self, step: &Step) -> (u16, Bytes, Option<u64>) {
+        let fill = |text: &str| self.fill(text);
+        let request = Request::builder()
+            .method(step.method)
+            .uri(fill(&step.target))
+            .body(Bytes::from(fill(&step.body)))
+            .expect("the step is well-formed");
+        let answer = self.transport.send(request).await.expect("an answer");
+        let index = answer.headers().get("x-consul-index");
+        let index = index.and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+        (answer.status().as_u16(), answer.into_body(), index)
+    }
+
+    /// Puts this side's ids where a step says `{session N}`.
+    fn fill(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for place in 0..MAX_SESSIONS {
+            let id = self.sessions.get(place).map_or(UNKNOWN_SESSION, String::as_str);
+            text = text.replace(&format!("{{session{place}}}"), id);
+        }
+        text
+    }
+
+    /// The answer in comparable form, with the indexes in it in the order of their appearance.
+    async fn see(&mut self, step: &Step) -> (Seen, Vec<u64>) {
+        let (status, body, index) = self.ask(step).await;
+        let mut indexes: Vec<u64> = index.into_iter().collect();
+        let text = String::from_utf8_lossy(&body).trim().to_owned();
+        let mut body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        if let Some(id) = body.get("ID").and_then(Value::as_str)
+            && step.target.starts_with("/v1/session/create")
+            && self.sessions.len() < MAX_SESSIONS
+        {
+            self.sessions.push(id.to_owned());
+        }
+        self.normalise(&mut body, &mut indexes);
+        if step.target.starts_with("/v1/catalog/services") {
+            sort_lists(&mut body);
+        }
+        (Seen { status, body }, indexes)
+    }
+
+    fn normalise(&mut self, value: &mut Value, indexes: &mut Vec<u64>) {
+        match value {
+            Value::Object(members) => {
+                for (name, member) in members.iter_mut() {
+                    if matches!(name.as_str(), "CreateIndex" | "ModifyIndex") {
+                        indexes.extend(member.take().as_u64());
+                    } else {
+                        self.normalise(member, indexes);
+                    }
+                }
+            }
+            Value::Array(items) => {
+                items.iter_mut().for_each(|item| self.normalise(item, indexes));
+                // Sessions are listed in the order of their ids, which are random.
+                if items.len() > 1 && items[0].get("LockDelay").is_some() {
+                    items.sort_by_key(Value::to_string);
+                    indexes.truncate(1);
+                }
+            }
+            Value::String(text) => *text = self.symbolic(text),
+            _ => {}
+        }
+    }
+
+    /// The text with a symbol for each id, numbered in the order of their appearance.
+    fn symbolic(&mut self, text: &str) -> String {
+        let mut text = text.to_owned();
+        while let Some(at) = find_uuid(&text) {
+            let id = text[at..at + UUID_LENGTH].to_owned();
+            let known = self.sessions.iter().position(|session| *session == id);
+            let symbol = match (self.symbols.get(&id), known) {
+                (Some(symbol), _) => symbol.clone(),
+                (None, Some(place)) => format!("<session {place}>"),
+                (None, None) => "<id>".to_owned(),
+            };
+            text.replace_range(at..at + UUID_LENGTH, &symbol);
+        }
+        match self.symbols.get(&text) {
+            Some(symbol) => symbol.clone(),
+            None => text,
+        }
+    }
+}
+
+fn sort_lists(value: &mut Value) {
+    for list in value.as_object_mut().into_iter().flat_map(|members| members.values_mut()) {
+        if let Value::Array(items) = list {
+            items.sort_by_key(Value::to_string);
+        }
+    }
+}
+
+const UUID_LENGTH: usize = 36;
+const MAX_SESSIONS: usize = 40;
+const UNKNOWN_SESSION: &str = "5d2c1b1e-0000-4000-8000-000000000000";
+
+fn find_uuid(text: &str) -> Option<usize> {
+    let is_uuid = |bytes: &[u8]| {
+        bytes.iter().enumerate().all(|(place, byte)| match place {
+            8 | 13 | 18 | 23 => *byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+    };
+    text.as_bytes().windows(UUID_LENGTH).position(is_uuid)
+}
+
+impl Pair {
+    async fn sequence(&mut self, seed: u64) -> Result<(), Failed> {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for side in [&mut self.real, &mut self.simulated] {
+            side.sessions.clear();
+        }
+        for place in 0..STEPS {
+            let step = Step::random(&mut rng, seed);
+            if let Err(why) = self.step(&step).await {
+                let Step { method, target, body } = &step;
+                let message = format!("seed {seed}, step {place}: {method} {target} {body}\n{why}");
+                return Err(message.into());
+            }
+        }
+        self.tidy(seed).await;
+        Ok(())
+    }
+
+    async fn step(&mut self, step: &Step) -> Result<(), String> {
+        let (simulated, simulated_indexes) = self.simulated.see(step).await;
+        let mut difference = String::new();
+        // A real agent writes to the catalog in the background, within milliseconds.
+        for attempt in 0..6 {
+            let (real, real_indexes) = self.real.see(step).await;
+            if real == simulated {
+                match self.relate(&real_indexes, &simulated_indexes) {
+                    Ok(()) => return Ok(()),
+                    Err(why) => difference = format!("{why}\n  in {}", real.body),
+                }
+            } else {
+                difference = format!(
+                    "  real:      {} {}\n  simulated: {} {}",
+                    real.status, real.body, simulated.status, simulated.body
+                );
+            }
+            if step.method != "GET" {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(4 << attempt)).await;
+        }
+        Err(difference)
+    }
+
+    /// Checks that indexes stand in the same order on both sides.
+    fn relate(&mut self, real: &[u64], simulated: &[u64]) -> Result<(), String> {
+        let shown = format!("  indexes real {real:?}, simulated {simulated:?}");
+        if real.len() != simulated.len() {
+            return Err(format!("another number of indexes\n{shown}"));
+        }
+        let mut indexes = self.indexes.clone();
+        for (real, simulated) in real.iter().zip(simulated) {
+            let before = indexes.range(..real).next_back().map(|(_, simulated)| *simulated);
+            let after = indexes.range(real + 1..).next().map(|(_, simulated)| *simulated);
+            let same = indexes.insert(*real, *simulated);
+            let fits = same.is_none_or(|known| known == *simulated)
+                && before.is_none_or(|before| before < *simulated)
+                && after.is_none_or(|after| *simulated < after);
+            if !fits {
+                return Err(format!(
+                    "another order of indexes: {real} is {simulated}, known as {same:?}, \
+                     between {before:?} and {after:?}\n{shown}"
+                ));
+            }
+        }
+        self.indexes = indexes;
+        Ok(())
+    }
+
+    /// Ends what a sequence began, so that the next one finds an empty Consul.
+    async fn tidy(&mut self, seed: u64) {
+        let mut steps = vec![Step::new("DELETE", format!("/v1/kv/r{seed}/?recurse"), "")];
+        let sessions = 0..self.real.sessions.len();
+        steps.extend(
+            sessions.map(|place| {
+                Step::new("PUT", format!("/v1/session/destroy/{{session{place}}}"), "")
+            }),
+        );
+        for name in SERVICES {
+            let target = format!("/v1/agent/service/deregister/{name}");
+            steps.push(Step::new("PUT", target, ""));
+        }
+        for node in NODES {
+            let body = json!({"Node": node}).to_string();
+            steps.push(Step::new("PUT", "/v1/catalog/deregister".to_owned(), &body));
+        }
+        for step in steps {
+            let _ = (self.real.ask(&step).await, self.simulated.ask(&step).await);
+        }
+    }
+}
+
+/// One request, the same for both sides but for ids.
+struct Step {
+    method: &'static str,
+    target: String,
+    body: String,
+}
+
+const SERVICES: &[&str] = &["web", "db"];
+const NODES: &[&str] = &["ext1", "ext2"];
+const STATUSES: &[&str] = &["passing", "warning", "critical"];
+
+impl Step {
+    fn new(method: &'static str, target: String, body: &str) -> Step {
+        Step { method, target, body: body.to_owned() }
+    }
+
+    fn get(target: &str) -> Step {
+        Step::new("GET", target.to_owned(), "")
+    }
+
+    fn random(rng: &mut fastrand::Rng, seed: u64) -> Step {
+        match rng.u8(..100) {
+            0..45 => Step::kv(rng, seed),
+            45..57 => Step::txn(rng, seed),
+            57..70 => Step::session(rng),
+            70..80 => Step::agent(rng),
+            80..88 => Step::catalog(rng),
+            _ => Step::read(rng),
+        }
+    }
+
+    fn key(rng: &mut fastrand::Rng, seed: u64) -> String {
+        let name = pick(rng, &["a", "b", "a/1", "a/2", "ab", "dir/", "é+"]);
+        format!("r{seed}/{name}")
+    }
+
+    fn kv(rng: &mut fastrand::Rng, seed: u64) -> Step {
+        let key = Step::key(rng, seed).replace('é', "%C3%A9");
+        let value = pick(rng, &["", "1", "2", "x"]);
+        let session = format!("{{session{}}}", rng.usize(..3));
+        let target = format!("/v1/kv/{key}");
+        match rng.u8(..12) {
+            0 | 1 => Step::new("PUT", target, value),
+            2 => Step::new("PUT", format!("{target}?flags={}", rng.u8(..3)), value),
+            3 => Step::new("PUT", format!("{target}?cas=0"), value),
+            4 => Step::new("PUT", format!("{target}?cas=1"), value),
+            5 => Step::new("PUT", format!("{target}?acquire={session}"), value),
+            6 => Step::new("PUT", format!("{target}?release={session}"), value),
+            7 => Step::new(
+                "DELETE",
+                format!("{target}{}", pick(rng, &["", "", "?recurse", "?cas=1"])),
+                "",
+            ),
+            8 => Step::get(&format!("{target}?recurse")),
+            9 => Step::get(&format!("/v1/kv/r{seed}/?keys{}", pick(rng, &["", "&separator=/"]))),
+            _ => Step::get(&target),
+        }
+    }
+
+    fn txn(rng: &mut fastrand::Rng, seed: u64) -> Step {
+        let verbs = [
+            "set",
+            "get",
+            "delete",
+            "cas",
+            "check-not-exists",
+            "check-index",
+            "get-tree",
+            "lock",
+            "unlock",
+            "delete-cas",
+            "delete-tree",
+            "check-session",
+            "get-or-empty",
+            "bogus",
+        ];
+        let operations: Vec<Value> = (0..rng.usize(1..4))
+            .map(|_| {
+                // The first verbs are the commoner ones.
+                let verb = verbs[rng.usize(..verbs.len()).min(rng.usize(..verbs.len()))];
+                json!({"KV": {
+                    "Verb": verb, "Key": Step::key(rng, seed), "Value": pick(rng, &["MQ==", "Mg==", ""]),
+                    "Index": rng.u64(..2), "Session": format!("{{session{}}}", rng.usize(..3)),
+                }})
+            })
+            .collect();
+        Step::new("PUT", "/v1/txn".to_owned(), &Value::from(operations).to_string())
+    }
+
+    fn session(rng: &mut fastrand::Rng) -> Step {
+        let session = format!("{{session{}}}", rng.usize(..4));
+        match rng.u8(..8) {
+            0..3 => {
+                let mut body = json!({
+                    "Name": "s", "LockDelay": pick(rng, &["0s", "60s"]),
+                    "Behavior": pick(rng, &["release", "delete"]),
+                });
+                if rng.u8(..4) == 0 {
+                    body["ServiceChecks"] =
+                        json!([{"ID": format!("service:{}", pick(rng, SERVICES))}]);
+                }
+                Step::new("PUT", "/v1/session/create".to_owned(), &body.to_string())
+            }
+            3 => Step::new("PUT", format!("/v1/session/destroy/{session}"), ""),
+            4 => Step::new("PUT", format!("/v1/session/renew/{session}"), ""),
+            5 => Step::get(&format!("/v1/session/info/{session}")),
+            6 => Step::get("/v1/session/list"),
+            _ => Step::get("/v1/session/node/none"),
+        }
+    }
+
+    fn agent(rng: &mut fastrand::Rng) -> Step {
+        let service = pick(rng, SERVICES);
+        let check = format!("service:{service}");
+        match rng.u8(..8) {
+            0 | 1 => {
+                let check = json!({"TTL": "1h", "Status": pick(rng, STATUSES)});
+                let mut body = json!({"Name": service, "Port": rng.u8(1..3), "Check": check});
+                if rng.bool() {
+                    body["Tags"] = json!([pick(rng, &["t1", "t2"])]);
+                }
+                Step::new("PUT", "/v1/agent/service/register".to_owned(), &body.to_string())
+            }
+            2 => Step::new("PUT", format!("/v1/agent/service/deregister/{service}"), ""),
+            3 => Step::new("PUT", format!("/v1/agent/check/pass/{check}"), ""),
+            4 => Step::new("PUT", format!("/v1/agent/check/warn/{check}"), ""),
+            5 => Step::new("PUT", format!("/v1/agent/check/fail/{check}"), ""),
+            6 => Step::get(&format!("/v1/agent/service/{service}")),
+            _ => Step::get(pick(rng, &["/v1/agent/services", "/v1/agent/checks"])),
+        }
+    }
+
+    fn catalog(rng: &mut fastrand::Rng) -> Step {
+        let node = pick(rng, NODES);
+        if rng.u8(..3) == 0 {
+            let body = match rng.u8(..3) {
+                0 => json!({"Node": node}),
+                1 => json!({"Node": node, "ServiceID": "web"}),
+                _ => json!({"Node": node, "CheckID": "alive"}),
+            };
+            return Step::new("PUT", "/v1/catalog/deregister".to_owned(), &body.to_string());
+        }
+        let mut body = json!({"Node": node, "Address": pick(rng, &["10.0.0.1", "10.0.0.2"])});
+        if rng.bool() {
+            body["Service"] = json!({"Service": "web", "Port": rng.u8(..2)});
+        }
+        if rng.bool() {
+            let service = pick(rng, &["", "web"]);
+            let status = pick(rng, STATUSES);
+            body["Check"] =
+                json!({"CheckID": "alive", "Name": "a", "Status": status, "ServiceID": service});
+        }
+        Step::new("PUT", "/v1/catalog/register".to_owned(), &body.to_string())
+    }
+
+    fn read(rng: &mut fastrand::Rng) -> Step {
+        Step::get(pick(
+            rng,
+            &[
+                "/v1/catalog/nodes",
+                "/v1/catalog/services",
+                "/v1/catalog/service/web",
+                "/v1/catalog/service/web?tag=t1",
+                "/v1/catalog/service/none",
+                "/v1/catalog/node/ext1",
+                "/v1/catalog/node-services/ext2",
+                "/v1/health/service/web",
+                "/v1/health/service/web?passing",
+                "/v1/health/service/db",
+                "/v1/health/checks/web",
+                "/v1/health/node/ext1",
+                "/v1/health/state/any",
+                "/v1/health/state/critical",
+                "/v1/session/list?stale",
+                "/v1/kv/none?consistent",
+            ],
+        ))
+    }
+}
+
+fn pick<'a>(rng: &mut fastrand::Rng, from: &[&'a str]) -> &'a str {
+    from[rng.usize(..from.len())]
+}
