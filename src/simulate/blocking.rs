@@ -7,7 +7,6 @@ use super::store::watch::Topic;
 use super::{Agent, go};
 use crate::clock::Instant;
 use futures_util::future::{Either, select};
-use http::StatusCode;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,6 +130,14 @@ pub(super) struct Read {
     pub headers: Headers,
 }
 
+/// A read that can wait until its content has another hash than the caller's.
+pub(super) struct HashedRead {
+    pub topics: fn(&Call) -> Vec<Topic>,
+    /// The present hash; `None` when there is nothing to wait for.
+    pub hash: fn(&State, &Call) -> Option<String>,
+    pub answer: fn(&State, &Call) -> Result<Reply, Refusal>,
+}
+
 /// Which headers a read has besides the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Headers {
@@ -149,61 +156,84 @@ pub(super) enum Headers {
 
 impl Agent {
     /// Answers a read, after a wait when it asks for something newer than there is.
-    pub(super) async fn read(&self, read: &Read, call: &Call) -> Reply {
-        let options = match ReadOptions::parse(call) {
-            Ok(options) => options,
-            Err(refusal) => return refusal.into(),
-        };
-        if let Err(refusal) = (read.check)(call) {
-            return refusal.into();
-        }
+    pub(super) async fn read(&self, read: &Read, call: &Call, options: &ReadOptions) -> Reply {
         let topics = (read.topics)(call);
+        let streams = streams(read, call, options);
+        // The streaming backend keeps to the time.
+        let jitter = if streams { Duration::ZERO } else { options.wait / JITTER_PART };
         let mut seen = options.index;
         let mut was_missing = false;
         let mut position = Position::at(0);
-        self.wait_until(&topics, options.wait, |state| {
+        let news = |state: &mut State| {
             position = (read.position)(state, call);
             if was_missing && position.missing {
                 seen = position.index;
             }
             was_missing = position.missing;
-            options.index == 0 || position.index > seen
-        })
-        .await;
-        let (reply, cache_age) = self.with(|state| {
-            let reply = (read.answer)(state, call);
-            (reply, cache_age(state, read, call, &options))
-        });
-        reply_headers(
-            reply,
-            read.headers,
-            &options,
-            position.index,
-            streams(read, call, &options),
-            cache_age,
-        )
+            let is_news = options.index == 0 || position.index > seen;
+            is_news.then(|| (read.answer)(state, call))
+        };
+        let reply = match self.wait_for(&topics, options.wait, jitter, news).await {
+            Some(reply) => reply,
+            None => self.with(|state| (read.answer)(state, call)),
+        };
+        let reply = reply_headers(reply, read.headers, options, position.index, streams);
+        match read.headers {
+            Headers::Catalog { cache: true, .. } if options.cached => {
+                self.with(|state| cache_headers(reply, state, call))
+            }
+            _ => reply,
+        }
     }
 
-    /// Waits until `ready` says so, which is asked at once and after each change that concerns the
-    /// topics, or until the time is over.
-    pub(super) async fn wait_until(
+    /// Answers a read of the agent, after a wait when the caller has the present content.
+    pub(super) async fn read_hashed(
+        &self,
+        read: &HashedRead,
+        call: &Call,
+        options: &ReadOptions,
+    ) -> Result<Reply, Refusal> {
+        let seen = call.query.get("hash");
+        let topics = (read.topics)(call);
+        let news = |state: &mut State| {
+            let hash = (read.hash)(state, call);
+            let is_news = seen.is_empty() || hash.is_none_or(|hash| hash != seen);
+            is_news.then(|| (read.answer)(state, call))
+        };
+        match self.wait_for(&topics, options.wait, options.wait / JITTER_PART, news).await {
+            Some(reply) => reply,
+            None => self.with(|state| (read.answer)(state, call)),
+        }
+    }
+
+    /// Waits until `news` gives something, which is asked at once and after each change that
+    /// concerns the topics; `None` when the time, and up to `jitter` more, is over first.
+    async fn wait_for<R>(
         &self,
         topics: &[Topic],
         wait: Duration,
-        mut ready: impl FnMut(&State) -> bool,
-    ) {
+        jitter: Duration,
+        mut news: impl FnMut(&mut State) -> Option<R>,
+    ) -> Option<R> {
         let waiter = Arc::new(Notify::new());
-        let begun = self.with(|state| {
-            if ready(state) {
-                return None;
+        let begun = self.with(|state| match news(state) {
+            Some(reply) => Err(reply),
+            None => {
+                let deadline = state.now + wait + jitter.mul_f64(state.rng.f64());
+                Ok((deadline, state.watches.add(topics, &waiter)))
             }
-            let jitter = state.rng.f64() * wait.as_secs_f64() / f64::from(JITTER_PART);
-            let deadline = state.now + wait + Duration::from_secs_f64(jitter);
-            Some((deadline, state.watches.add(topics, &waiter)))
         });
-        let Some((deadline, id)) = begun else { return };
+        let (deadline, id) = match begun {
+            Ok(begun) => begun,
+            Err(reply) => return Some(reply),
+        };
         let _subscription = Subscription { agent: self, topics, id };
-        while self.woken(&waiter, deadline).await && !self.with(|state| ready(state)) {}
+        while self.woken(&waiter, deadline).await {
+            if let Some(reply) = self.with(&mut news) {
+                return Some(reply);
+            }
+        }
+        None
     }
 
     /// Waits for a change; false when the time is over first.
@@ -234,42 +264,33 @@ fn streams(read: &Read, call: &Call, options: &ReadOptions) -> bool {
         && call.query.get("near").is_empty()
 }
 
-/// The age of the agent's cached copy: `None` when the read is not served from the cache, and
-/// `Some(None)` when it was not there before. The agent keeps such copies current, so that their
-/// age is nothing.
-fn cache_age(
-    state: &mut State,
-    read: &Read,
-    call: &Call,
-    options: &ReadOptions,
-) -> Option<Option<u64>> {
-    let Headers::Catalog { cache: true, .. } = read.headers else { return None };
-    if !options.cached {
-        return None;
-    }
-    let name = format!("{:p}/{}?{}", read, call.rest_text(), call.query.encoded_without_waiting());
-    Some((!state.cached.insert(name)).then_some(0))
-}
-
 fn reply_headers(
     reply: Reply,
     headers: Headers,
     options: &ReadOptions,
     index: u64,
     streams: bool,
-    cache_age: Option<Option<u64>>,
 ) -> Reply {
     let backend = if streams { "streaming" } else { "blocking-query" };
-    let mut reply =
-        index_headers(reply, index, !streams).with_text("x-consul-query-backend", backend);
-    if matches!(headers, Headers::Catalog { .. }) {
-        reply = reply.with_text("x-consul-effective-consistency", options.consistency.name());
+    let reply = index_headers(reply, index, !streams).with_text("x-consul-query-backend", backend);
+    match headers {
+        Headers::Plain | Headers::Deferred => reply,
+        Headers::Catalog { .. } => {
+            reply.with_text("x-consul-effective-consistency", options.consistency.name())
+        }
     }
-    match cache_age {
-        Some(Some(age)) => reply.with_text("x-cache", "HIT").with_text("age", &age.to_string()),
-        Some(None) => reply.with_text("x-cache", "MISS"),
-        None => reply,
+}
+
+/// Says whether the agent's cache had the answer. It keeps its copies current, so that they have
+/// no age.
+pub(super) fn cache_headers(reply: Reply, state: &mut State, call: &Call) -> Reply {
+    let query = call.query.encoded_without_waiting();
+    let is_new =
+        state.cached.insert(format!("{} {} {query}", call.endpoint.name, call.rest_text()));
+    if is_new {
+        return reply.with_text("x-cache", "MISS");
     }
+    reply.with_text("x-cache", "HIT").with_text("age", "0")
 }
 
 fn index_headers(reply: Reply, index: u64, known_leader: bool) -> Reply {
@@ -279,10 +300,11 @@ fn index_headers(reply: Reply, index: u64, known_leader: bool) -> Reply {
         .with_text("x-consul-lastcontact", "0")
 }
 
-/// An error that a server answered a read with: most reads set the index headers all the same.
-pub(super) fn failed(headers: Headers, text: &str) -> Reply {
-    let reply = Reply::text(StatusCode::INTERNAL_SERVER_ERROR, text);
-    if headers == Headers::Plain {
+/// An error that a server answered a read with: most reads set the index headers all the same, but
+/// not those that streaming may answer.
+pub(super) fn failed(headers: Headers, refusal: Refusal) -> Reply {
+    let reply = Reply::from(refusal);
+    if matches!(headers, Headers::Plain | Headers::Catalog { streams: true, .. }) {
         return reply;
     }
     index_headers(reply, 1, false).with_text("x-consul-query-backend", "blocking-query")

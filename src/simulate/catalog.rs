@@ -1,10 +1,167 @@
 //! The catalog of nodes and services.
 
+use super::blocking::{Headers, Position, Read, cache_headers};
+use super::reply::{Refusal, Reply};
+use super::request::Call;
+use super::route::{Handler, Route};
 use super::store::State;
-use super::store::catalog::{Check, Node, Service, TextMap, Weights};
-use super::{ADDRESS, DATACENTER, SERF_HEALTH, SERVER_PORT, VERSION};
-use serde_json::json;
-use std::collections::BTreeMap;
+use super::store::catalog::{Check, Definition, Node, Record, Service, TextMap, Weights};
+use super::store::watch::Topic;
+use super::views::{NodeService, ServiceNode};
+use super::{ADDRESS, DATACENTER, SERF_HEALTH, SERVER_PORT, VERSION, registration};
+use crate::wire::catalog as wire;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(super) static ROUTES: &[Route] = &[
+    Route(&wire::REGISTER, Handler::Now(registration::register)),
+    Route(&wire::DEREGISTER, Handler::Now(registration::deregister)),
+    Route(&wire::DATACENTERS, Handler::Now(datacenters)),
+    Route(&wire::NODES_LIST, Handler::Read(&NODES)),
+    Route(&wire::SERVICES, Handler::Read(&SERVICES)),
+    Route(&wire::SERVICE, Handler::Read(&SERVICE)),
+    Route(&wire::NODE, Handler::Read(&NODE)),
+    Route(&wire::NODE_SERVICES, Handler::Read(&NODE_SERVICES)),
+];
+
+const UNCACHED: Headers = Headers::Catalog { cache: false, streams: false };
+const CACHED: Headers = Headers::Catalog { cache: true, streams: false };
+
+fn datacenters(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    let reply = Reply::json(call.style, &[DATACENTER]);
+    Ok(if call.query.has("cached") { cache_headers(reply, state, call) } else { reply })
+}
+
+/// Whether a node has all the metadata that the call names.
+pub(super) fn has_meta(call: &Call, record: &Record) -> bool {
+    call.query.all("node-meta").all(|pair| {
+        let (name, value) = pair.split_once(':').unwrap_or((pair, ""));
+        let meta = record.node.meta.as_ref();
+        meta.and_then(|meta| meta.get(name)).is_some_and(|present| present == value)
+    })
+}
+
+/// The tags that the call names.
+pub(super) fn tags(call: &Call) -> Vec<String> {
+    call.query.all("tag").map(str::to_lowercase).collect()
+}
+
+/// Whether a service has all these tags.
+pub(super) fn has_tags(wanted: &[String], service: &Service) -> bool {
+    let tags = service.tags.as_deref().unwrap_or_default();
+    wanted.iter().all(|wanted| tags.iter().any(|tag| tag.to_lowercase() == *wanted))
+}
+
+static NODES: Read = Read {
+    check: |_| Ok(()),
+    topics: |_| vec![Topic::Nodes],
+    position: |state, _| Position::at(state.catalog.nodes_newest),
+    answer: |state, call| {
+        let records = state.catalog.nodes().filter(|record| has_meta(call, record));
+        Reply::json(call.style, &records.map(|record| &record.node).collect::<Vec<_>>())
+    },
+    headers: UNCACHED,
+};
+
+static SERVICES: Read = Read {
+    check: |_| Ok(()),
+    topics: |call| match call.query.has("node-meta") {
+        true => vec![Topic::Services, Topic::Nodes],
+        false => vec![Topic::Services],
+    },
+    position: |state, call| {
+        let services = state.catalog.services_newest;
+        Position::at(match call.query.has("node-meta") {
+            true => services.max(state.catalog.nodes_newest),
+            false => services,
+        })
+    },
+    answer: |state, call| {
+        let mut services: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for record in state.catalog.nodes().filter(|record| has_meta(call, record)) {
+            for service in record.services.values() {
+                let tags = services.entry(&service.name).or_default();
+                tags.extend(service.tags.iter().flatten().map(String::as_str));
+            }
+        }
+        Reply::json(call.style, &services)
+    },
+    headers: CACHED,
+};
+
+static SERVICE: Read = Read {
+    check: |call| call.named("Missing service name").map(|_| ()),
+    topics: |call| vec![Topic::Instances(call.rest_text().to_lowercase())],
+    position: |state, call| Position::at(state.catalog.service_newest(&call.rest_text())),
+    answer: |state, call| {
+        let (name, wanted) = (call.rest_text(), tags(call));
+        let instances = state.catalog.instances(&name);
+        let found: Vec<_> = instances
+            .filter(|(record, service)| has_meta(call, record) && has_tags(&wanted, service))
+            .map(|(record, service)| ServiceNode::new(&record.node, service))
+            .collect();
+        Reply::json(call.style, &found)
+    },
+    headers: CACHED,
+};
+
+/// A node by its name or else by its UUID.
+fn find_node<'a>(state: &'a State, call: &Call) -> Option<&'a Record> {
+    let name = call.rest_text();
+    state.catalog.node(&name).or_else(|| state.catalog.node_by_id(&name))
+}
+
+/// Names shorter than this are not looked for among the UUIDs either, and have no index.
+const MIN_LOOKUP_LENGTH: usize = 2;
+
+fn node_position(state: &State, call: &Call) -> Position {
+    Position::at(match find_node(state, call) {
+        Some(record) => record.newest,
+        None if call.rest.len() < MIN_LOOKUP_LENGTH => 0,
+        None => state.catalog.node_extinction,
+    })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeView<'a, S> {
+    node: Option<&'a Node>,
+    services: Option<S>,
+}
+
+static NODE: Read = Read {
+    check: |call| call.named("Missing node name").map(|_| ()),
+    topics: |call| vec![Topic::Node(call.rest_text().to_lowercase())],
+    position: node_position,
+    answer: |state, call| {
+        let view = find_node(state, call).map(|record| NodeView {
+            node: Some(&record.node),
+            services: Some(
+                record
+                    .services
+                    .values()
+                    .map(|service| (&*service.id, NodeService::from(service)))
+                    .collect::<BTreeMap<_, _>>(),
+            ),
+        });
+        Reply::json(call.style, &view)
+    },
+    headers: UNCACHED,
+};
+
+static NODE_SERVICES: Read = Read {
+    check: |call| call.named("Missing node name").map(|_| ()),
+    topics: |call| vec![Topic::Node(call.rest_text().to_lowercase())],
+    position: node_position,
+    answer: |state, call| {
+        let record = find_node(state, call);
+        let services = record
+            .map(|record| record.services.values().map(NodeService::from).collect::<Vec<_>>());
+        let view = NodeView { node: record.map(|record| &record.node), services };
+        Reply::json(call.style, &view)
+    },
+    headers: UNCACHED,
+};
 
 /// Registers what a fresh server has: its own node, healthy, with the service `consul`.
 pub(super) fn register_server(state: &mut State) {
@@ -12,9 +169,20 @@ pub(super) fn register_server(state: &mut State) {
     let node = state.node_name.clone();
     let id = state.new_id();
     state.ensure_node(own_node(id, &node), index);
-    // The node was just put in, so that neither can be refused.
-    let _ = state.ensure_service(&node, own_service(), index);
-    let _ = state.ensure_check(serf_health(node), index);
+    state.remember_own_node();
+    restore_server(state, index);
+}
+
+/// Puts back what the server itself keeps on its node, where it is missing.
+pub(super) fn restore_server(state: &mut State, index: u64) {
+    let node = state.node_name.clone();
+    // The node is there, so that neither can be refused.
+    if state.catalog.service(&node, "consul").is_none() {
+        let _ = state.ensure_service(&node, own_service(), index);
+    }
+    if state.catalog.check(&node, SERF_HEALTH).is_none() {
+        let _ = state.ensure_check(serf_health(node), index);
+    }
 }
 
 fn text_map(pairs: &[(&str, &str)]) -> TextMap {
@@ -79,8 +247,219 @@ fn serf_health(node: String) -> Check {
         interval: String::new(),
         timeout: String::new(),
         exposed_port: 0,
-        definition: json!({}),
+        definition: Definition::default(),
         create_index: 0,
         modify_index: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::World;
+
+    fn register(world: &World, body: &str) {
+        assert_eq!(world.put("catalog/register", body).text(), "true", "{body}");
+    }
+
+    #[test]
+    fn a_fresh_server_has_its_own_node_and_service_only() {
+        let world = World::new();
+        assert_eq!(world.get("catalog/datacenters").text(), r#"["dc1"]"#);
+        assert_eq!(world.get("catalog/services").text(), r#"{"consul":[]}"#);
+        let nodes = world.get("catalog/nodes").json();
+        assert_eq!((&nodes[0]["Node"], &nodes[1]), (&"sim".into(), &serde_json::Value::Null));
+        assert_eq!(world.get("health/node/sim").json()[0]["CheckID"], "serfHealth");
+    }
+
+    #[test]
+    fn an_instance_reads_as_consul_writes_it() {
+        let world = World::new();
+        register(
+            &world,
+            r#"{"Node":"ext","Address":"10.9.9.9","Service":{"ID":"e2","Service":"esvc"}}"#,
+        );
+        let answer = world.get("catalog/service/ESVC");
+        let index = answer.index();
+        assert_eq!(
+            answer.text(),
+            format!(
+                "[{{\"ID\":\"\",\"Node\":\"ext\",\"Address\":\"10.9.9.9\",\"Datacenter\":\"dc1\",\
+                 \"TaggedAddresses\":null,\"NodeMeta\":null,\"ServiceKind\":\"\",\
+                 \"ServiceID\":\"e2\",\"ServiceName\":\"esvc\",\"ServiceTags\":[],\
+                 \"ServiceAddress\":\"\",\"ServiceWeights\":{{\"Passing\":1,\"Warning\":1}},\
+                 \"ServiceMeta\":{{}},\"ServicePort\":0,\"ServiceSocketPath\":\"\",\
+                 \"ServiceEnableTagOverride\":false,\
+                 \"ServiceProxy\":{{\"Mode\":\"\",\"MeshGateway\":{{}},\"Expose\":{{}}}},\
+                 \"ServiceConnect\":{{}},\"ServiceLocality\":null,\
+                 \"CreateIndex\":{index},\"ModifyIndex\":{index}}}]"
+            )
+        );
+        let node = world.get("catalog/node/EXT");
+        let services = node.text().split_once("\"Services\":").map(|(_, services)| services);
+        assert_eq!(
+            services,
+            Some(
+                format!(
+                    "{{\"e2\":{{\"ID\":\"e2\",\"Service\":\"esvc\",\"Tags\":[],\"Address\":\"\",\
+                     \"Meta\":null,\"Weights\":{{\"Passing\":1,\"Warning\":1}},\
+                     \"EnableTagOverride\":false,\
+                     \"Proxy\":{{\"Mode\":\"\",\"MeshGateway\":{{}},\"Expose\":{{}}}},\
+                     \"Connect\":{{}},\"PeerName\":\"\",\
+                     \"CreateIndex\":{index},\"ModifyIndex\":{index}}}}}}}"
+                )
+                .as_str()
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_unknown_is_empty_or_null() {
+        let world = World::new();
+        assert_eq!(world.get("catalog/service/none").text(), "[]");
+        assert_eq!(world.get("catalog/node/none").text(), "null");
+        let services = world.get("catalog/node-services/none");
+        assert_eq!(services.text(), r#"{"Node":null,"Services":null}"#);
+        assert_eq!(world.get("catalog/node/").text(), "Missing node name");
+        assert_eq!(world.get("catalog/service/").text(), "Missing service name");
+    }
+
+    #[test]
+    fn all_tags_and_all_metadata_must_match() {
+        let world = World::new();
+        register(
+            &world,
+            r#"{"Node":"n","Address":"1","NodeMeta":{"a":"b","c":"d"},"Service":{"Service":"s","Tags":["T1","t2"]}}"#,
+        );
+        for (path, count) in [
+            ("catalog/service/s?tag=t1&tag=T2", 1),
+            ("catalog/service/s?tag=t1&tag=t3", 0),
+            ("catalog/service/s?tag=", 0),
+            ("catalog/nodes?node-meta=a:b&node-meta=c:d", 1),
+            ("catalog/nodes?node-meta=a:b&node-meta=c:x", 0),
+            ("catalog/nodes?node-meta=a", 0),
+        ] {
+            let found = world.get(path).json();
+            assert_eq!(found.as_array().map(Vec::len), Some(count), "{path}");
+        }
+        assert_eq!(world.get("catalog/services?node-meta=a:b").text(), r#"{"s":["T1","t2"]}"#);
+    }
+
+    #[test]
+    fn registering_the_same_again_moves_no_index() {
+        let world = World::new();
+        let body = r#"{"Node":"n","Address":"1","Service":{"Service":"s"},"Check":{"Name":"c"}}"#;
+        register(&world, body);
+        let indexes = |world: &World| {
+            ["catalog/nodes", "catalog/services", "catalog/node/n", "health/state/any"]
+                .map(|path| world.get(path).index())
+        };
+        let before = indexes(&world);
+        register(&world, body);
+        assert_eq!(indexes(&world), before);
+    }
+
+    #[test]
+    fn a_node_registered_again_without_its_metadata_loses_it() {
+        let world = World::new();
+        register(
+            &world,
+            r#"{"Node":"n","Address":"1","NodeMeta":{"a":"b"},"TaggedAddresses":{"lan":"1"}}"#,
+        );
+        register(&world, r#"{"Node":"n","Address":"1"}"#);
+        let node = world.get("catalog/node/n").json()["Node"].clone();
+        assert!(node["Meta"].is_null() && node["TaggedAddresses"].is_null());
+    }
+
+    #[test]
+    fn registrations_that_make_no_sense_are_refused_as_a_whole() {
+        let world = World::new();
+        for (body, status, text) in [
+            ("", 400, "Request decode failed: EOF"),
+            ("{}", 500, "Must provide node"),
+            (r#"{"Node":"e"}"#, 500, "Must provide address if SkipNodeUpdate is not set"),
+            (
+                r#"{"Node":"e","Address":"1","Foo":1}"#,
+                400,
+                "Request decode failed: json: unknown field \"Foo\"",
+            ),
+            (
+                r#"{"Node":"e","Address":"1","Service":{"ID":"a"}}"#,
+                500,
+                "Must provide service name (Service.Service) when service ID is provided",
+            ),
+            (
+                r#"{"Node":"e","Address":"1","Check":{"Name":"orphan","ServiceID":"no"}}"#,
+                500,
+                "Unknown service ID 'no' for check ID 'orphan'",
+            ),
+            (
+                r#"{"Node":"e","Address":"1","Check":{"Name":"x","Node":"o"}}"#,
+                500,
+                "Node 'o' for check 'x' doesn't match register request node 'e'",
+            ),
+            (
+                r#"{"Node":"e","Address":"1","ID":"xx"}"#,
+                500,
+                "Bad node ID: uuid string is wrong length",
+            ),
+            (r#"{"Node":"e","Address":"1","Datacenter":"dc9"}"#, 500, "No path to datacenter"),
+        ] {
+            let answer = world.put("catalog/register", body);
+            assert_eq!((answer.status(), answer.text()), (status, text), "{body}");
+        }
+        assert_eq!(world.get("catalog/node/e").text(), "null");
+        assert_eq!(world.put("catalog/deregister", "{}").text(), "Must provide node");
+        assert_eq!(world.put("catalog/deregister", r#"{"Node":"nope"}"#).text(), "true");
+    }
+
+    #[test]
+    fn a_definition_is_shown_in_consuls_order_and_names_the_type() {
+        let world = World::new();
+        register(
+            &world,
+            r#"{"Node":"d","Address":"1","Check":{"Name":"c","Definition":{"HTTP":"h","Interval":"10s","TCP":"","TTL":"5s","Foo":1}}}"#,
+        );
+        let checks = world.get("health/node/d");
+        let expected = r#""Type":"http","Interval":"","Timeout":"","ExposedPort":0,"Definition":{"Interval":"10s","HTTP":"h","TTL":5000000000}"#;
+        assert!(checks.text().contains(expected), "{}", checks.text());
+    }
+
+    #[test]
+    fn a_node_with_a_known_id_is_renamed_and_a_living_nodes_name_is_reserved() {
+        let world = World::new();
+        let id = "11111111-1111-1111-1111-111111111111";
+        register(&world, &format!("{{\"Node\":\"r1\",\"Address\":\"1\",\"ID\":\"{id}\"}}"));
+        let created = world.get("catalog/node/r1").json()["Node"]["CreateIndex"].clone();
+        register(&world, &format!("{{\"Node\":\"r2\",\"Address\":\"1\",\"ID\":\"{id}\"}}"));
+        assert_eq!(world.get("catalog/node/r1").text(), "null");
+        assert_eq!(world.get(&format!("catalog/node/{id}")).json()["Node"]["CreateIndex"], created);
+        let body = r#"{"Node":"sim","Address":"1","ID":"11111111-1111-1111-1111-111111111112"}"#;
+        let answer = world.put("catalog/register", body);
+        assert_eq!(answer.status(), 500);
+        assert!(answer.text().contains("Node name sim is reserved by node"), "{}", answer.text());
+    }
+
+    #[test]
+    fn a_deregistered_node_takes_its_sessions_with_it() {
+        let world = World::new();
+        register(&world, r#"{"Node":"n","Address":"1"}"#);
+        let id = world.session(r#"{"Node":"n","NodeChecks":[]}"#);
+        world.put("catalog/deregister", r#"{"Node":"N"}"#);
+        assert_eq!(world.get(&format!("session/info/{id}")).text(), "[]");
+    }
+
+    #[test]
+    fn the_list_of_services_wakes_for_services_and_that_of_nodes_for_nodes() {
+        let world = World::new();
+        let index = |path: &str| world.get(path).index();
+        let mut services =
+            world.watch(&format!("catalog/services?index={}", index("catalog/services")));
+        register(&world, r#"{"Node":"n","Address":"1","Check":{"Name":"c"}}"#);
+        assert!(services.waits());
+        let mut nodes = world.watch(&format!("catalog/nodes?index={}", index("catalog/nodes")));
+        register(&world, r#"{"Node":"n","Address":"1","Service":{"Service":"s"}}"#);
+        assert!(!services.waits() && nodes.waits());
+        register(&world, r#"{"Node":"n","Address":"2"}"#);
+        assert!(!nodes.waits());
     }
 }

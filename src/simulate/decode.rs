@@ -196,6 +196,11 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Whether there are no fields but null ones.
+    pub fn is_empty(&self) -> bool {
+        self.members.iter().all(|(_, value)| *value == Json::Null)
+    }
+
     /// Whether the field is there, even as null.
     pub fn has(&self, name: &str) -> bool {
         self.member(name).is_some()

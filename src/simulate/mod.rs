@@ -5,18 +5,25 @@
 //! what a fresh server has, its own node and the service `consul`, and nothing else. Time and
 //! randomness come from outside, so that the same requests give the same answers.
 
+mod agent;
 mod blocking;
 mod catalog;
 mod decode;
+mod definition;
 mod go;
+mod health;
 mod kv;
+mod local;
+mod registration;
 mod reply;
 mod request;
 mod route;
+mod self_info;
 mod session;
 mod status;
 mod store;
 mod txn;
+mod views;
 
 use crate::clock::{BoxFuture, Clock, SystemClock};
 use crate::error::Error;
@@ -168,6 +175,10 @@ fn fire(state: &mut State, timer: Timer) {
             let index = state.next_index();
             state.end_session(&id, index);
         }
+        Timer::CheckExpires(id) => state.expire_check(&id),
+        Timer::SyncCheck(id) => state.sync_check_now(&id),
+        Timer::Sync => state.sync_all(),
+        Timer::SweepCritical => state.sweep_critical(),
         Timer::LockDelayEnds(key) => state.end_lock_delay(&key),
         Timer::ReapTombstones => state.reap(),
     }

@@ -1,12 +1,14 @@
 //! A request as the handlers see it: the path's parameter, the query, the body.
 
 use super::reply::{Refusal, Style};
+use crate::wire::table::Endpoint;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
 
 /// One request, routed.
 pub(super) struct Call {
+    pub endpoint: &'static Endpoint,
     /// What stands in the path behind the route's fixed part, decoded.
     pub rest: Vec<u8>,
     pub query: Query,

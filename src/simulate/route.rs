@@ -1,10 +1,10 @@
 //! From a request's path and method to the handler of its endpoint.
 
-use super::blocking::{self, Headers, Read, ReadOptions};
+use super::blocking::{self, HashedRead, Read, ReadOptions};
 use super::reply::{Refusal, Reply, Style};
 use super::request::{Call, Query, unescape};
 use super::store::State;
-use super::{Agent, kv, session, status, txn};
+use super::{Agent, agent, catalog, health, kv, session, status, txn};
 use crate::wire::table::{Endpoint, Place, Verb};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, LOCATION, VARY};
@@ -24,11 +24,23 @@ pub(super) enum Handler {
     Checked(fn(&mut State, &Call) -> Result<Reply, Refusal>),
     /// As a read that can wait.
     Read(&'static Read),
+    /// As a read of the agent that can wait for another content hash.
+    Hashed(&'static HashedRead),
 }
 
 /// Every route, area by area.
 fn routes() -> impl Iterator<Item = &'static Route> {
-    [kv::ROUTES, txn::ROUTES, session::ROUTES, status::ROUTES].into_iter().flatten()
+    [
+        kv::ROUTES,
+        txn::ROUTES,
+        session::ROUTES,
+        agent::ROUTES,
+        catalog::ROUTES,
+        health::ROUTES,
+        status::ROUTES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The routes by path. A path that ends in a slash stands for all paths below it, as in Go's
@@ -104,31 +116,37 @@ async fn routed(
         (false, true) => Style::Indented,
         (false, false) => Style::Compact,
     };
-    let call = Call { rest, query, headers: parts.headers, body, style };
-    dispatch(agent, route, &call).await
+    let call = Call { endpoint: route.0, rest, query, headers: parts.headers, body, style };
+    dispatch(agent, &route.1, &call).await.unwrap_or_else(Reply::from)
 }
 
-async fn dispatch(agent: &Agent, route: &Route, call: &Call) -> Reply {
-    if !matches!(route.1, Handler::Now(_))
-        && let Err(refusal) = ReadOptions::parse(call)
-    {
-        return refusal.into();
-    }
-    if let Err(refusal) = check_enterprise(route.0, call) {
-        return refusal.into();
-    }
-    let headers = match &route.1 {
-        Handler::Read(read) => read.headers,
-        Handler::Now(_) | Handler::Checked(_) => Headers::Plain,
-    };
-    if let Err(text) = check_scope(route.0, call) {
-        return blocking::failed(headers, text);
-    }
-    match &route.1 {
-        Handler::Now(handler) | Handler::Checked(handler) => {
-            agent.with(|state| handler(state, call)).unwrap_or_else(Reply::from)
+async fn dispatch(agent: &Agent, handler: &Handler, call: &Call) -> Result<Reply, Refusal> {
+    match handler {
+        Handler::Now(act) => {
+            check_enterprise(call)?;
+            check_scope(call)?;
+            agent.with(|state| act(state, call))
         }
-        Handler::Read(read) => agent.read(read, call).await,
+        Handler::Checked(act) => {
+            ReadOptions::parse(call)?;
+            check_enterprise(call)?;
+            check_scope(call)?;
+            agent.with(|state| act(state, call))
+        }
+        Handler::Read(read) => {
+            let options = ReadOptions::parse(call)?;
+            check_enterprise(call)?;
+            (read.check)(call)?;
+            match check_scope(call) {
+                Ok(()) => Ok(agent.read(read, call, &options).await),
+                Err(refusal) => Ok(blocking::failed(read.headers, refusal)),
+            }
+        }
+        Handler::Hashed(read) => {
+            let options = ReadOptions::parse(call)?;
+            check_enterprise(call)?;
+            agent.read_hashed(read, call, &options).await
+        }
     }
 }
 
@@ -137,11 +155,11 @@ fn takes(endpoint: &Endpoint, parameter: &'static str) -> bool {
 }
 
 /// Refuses what only Consul Enterprise knows.
-fn check_enterprise(endpoint: &Endpoint, call: &Call) -> Result<(), Refusal> {
+fn check_enterprise(call: &Call) -> Result<(), Refusal> {
     // The list of nodes has no namespace, so that an agent does not look for one there.
-    let namespace = takes(endpoint, "ns") && endpoint.name != "catalog_nodes";
+    let namespace = takes(call.endpoint, "ns") && call.endpoint.name != "catalog_nodes";
     let namespace = namespace.then_some(("ns", "X-Consul-Namespace", "Namespaces"));
-    let partition = takes(endpoint, "partition");
+    let partition = takes(call.endpoint, "partition");
     let partition = partition.then_some(("partition", "X-Consul-Partition", "Partitions"));
     for (parameter, header, noun) in namespace.into_iter().chain(partition) {
         let place = if !call.query.get(parameter).is_empty() {
@@ -159,14 +177,16 @@ fn check_enterprise(endpoint: &Endpoint, call: &Call) -> Result<(), Refusal> {
 }
 
 /// Refuses what no server can answer here.
-fn check_scope(endpoint: &Endpoint, call: &Call) -> Result<(), &'static str> {
+fn check_scope(call: &Call) -> Result<(), Refusal> {
     let asked = [call.query.get("datacenter"), call.query.get("dc")];
     let dc = asked.into_iter().find(|name| !name.is_empty()).unwrap_or(super::DATACENTER);
-    if takes(endpoint, "dc") && dc != super::DATACENTER {
-        return Err("No path to datacenter");
+    if takes(call.endpoint, "dc") && dc != super::DATACENTER {
+        return Err(Refusal::server("No path to datacenter"));
     }
-    if takes(endpoint, "filter") && !call.query.get("filter").is_empty() {
-        return Err("Failed to create boolean expression evaluator: filters are not simulated yet");
+    if takes(call.endpoint, "filter") && !call.query.get("filter").is_empty() {
+        return Err(Refusal::server(
+            "Failed to create boolean expression evaluator: filters are not simulated yet",
+        ));
     }
     Ok(())
 }

@@ -247,8 +247,11 @@ fn check_bound(state: &State, session: &Session) -> Result<(), String> {
 
 fn destroy(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let id = call.named("Missing session")?;
-    let index = state.next_index();
-    state.end_session(&id, index);
+    // An unknown one is no entry of the Raft log.
+    if state.sessions.get(&id).is_some() {
+        let index = state.next_index();
+        state.end_session(&id, index);
+    }
     Ok(Reply::json(call.style, &true))
 }
 

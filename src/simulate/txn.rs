@@ -10,7 +10,8 @@ use super::store::State;
 use super::store::kv::Entry;
 use crate::wire::txn as wire;
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::alphabet::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, PAD};
 use http::StatusCode;
 use serde::Serialize;
 
@@ -165,14 +166,15 @@ fn decode_kv(given: &Object<'_>) -> Result<Operation, String> {
 }
 
 fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
-    use base64::DecodeError::{InvalidByte, InvalidLastSymbol};
-    // Go's decoder skips line ends.
+    use base64::DecodeError::InvalidByte;
+    const LENIENT: GeneralPurpose =
+        GeneralPurpose::new(&STANDARD, PAD.with_decode_allow_trailing_bits(true));
+    // Go's decoder skips line ends, and names the byte or else the group of four that is wrong.
     let text: Vec<u8> = text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
-    BASE64.decode(&text).map_err(|error| {
+    LENIENT.decode(&text).map_err(|error| {
         let place = match error {
             InvalidByte(place, _) => place,
-            InvalidLastSymbol { offset, .. } => offset,
-            _ => text.len(),
+            _ => text.len() / 4 * 4,
         };
         format!("illegal base64 data at input byte {place}")
     })

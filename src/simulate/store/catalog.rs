@@ -3,7 +3,7 @@
 //! Names and ids are looked up in lower case, and listed in the order of their lower-case forms.
 
 use super::watch::Topic;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -82,9 +82,19 @@ pub(in crate::simulate) struct Check {
     pub interval: String,
     pub timeout: String,
     pub exposed_port: i64,
-    pub definition: Value,
+    pub definition: Definition,
     pub create_index: u64,
     pub modify_index: u64,
+}
+
+/// How a check is made, as external monitors register it; the agent's own checks show nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(in crate::simulate) struct Definition(pub Vec<(&'static str, Value)>);
+
+impl Serialize for Definition {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
 }
 
 /// A node and what runs on it.
@@ -119,6 +129,8 @@ pub(in crate::simulate) struct CatalogTable {
     pub checks_newest: u64,
     /// The index at which a service last lost its last instance; 0: never.
     extinction: u64,
+    /// The index at which a node last vanished; 0: never.
+    pub node_extinction: u64,
 }
 
 impl CatalogTable {
@@ -128,7 +140,8 @@ impl CatalogTable {
 
     /// The node with this UUID.
     pub fn node_by_id(&self, id: &str) -> Option<&Record> {
-        self.nodes().find(|record| record.node.id.eq_ignore_ascii_case(id))
+        let same_id = |record: &&Record| record.node.id.eq_ignore_ascii_case(id);
+        if id.is_empty() { None } else { self.nodes().find(same_id) }
     }
 
     /// All nodes in the order of their names.
@@ -156,11 +169,18 @@ impl CatalogTable {
     /// The index of reads of a service's instances. An unknown service has the index at which a
     /// service last vanished, so that its watchers sleep while others come.
     pub fn service_newest(&self, name: &str) -> u64 {
-        match self.groups.get(&name.to_lowercase()) {
-            Some(group) => group.newest,
-            None if self.extinction > 0 => self.extinction,
-            None => self.nodes_newest.max(self.services_newest).max(self.checks_newest),
+        let is_known = self.groups.contains_key(&name.to_lowercase());
+        if is_known || self.extinction == 0 {
+            self.known_service_newest(name)
+        } else {
+            self.extinction
         }
+    }
+
+    /// The same without regard to services that vanished.
+    pub fn known_service_newest(&self, name: &str) -> u64 {
+        let tables = self.nodes_newest.max(self.services_newest).max(self.checks_newest);
+        self.groups.get(&name.to_lowercase()).map_or(tables, |group| group.newest)
     }
 
     /// Puts a node in; whether it is the same as before is the caller's business.
@@ -174,7 +194,10 @@ impl CatalogTable {
                 record.newest = index;
             }
             None => {
-                node.create_index = index;
+                // A renamed node brings its own.
+                if node.create_index == 0 {
+                    node.create_index = index;
+                }
                 let (services, checks) = (BTreeMap::new(), BTreeMap::new());
                 self.nodes.insert(key.clone(), Record { node, services, checks, newest: index });
             }
@@ -215,7 +238,7 @@ impl CatalogTable {
         touched.extend([Topic::Services, Topic::Node(node)]);
     }
 
-    /// Takes an instance out and gives its checks' ids, which the caller has taken out before.
+    /// Takes an instance out, whose checks are out already.
     pub fn remove_service(&mut self, node: &str, id: &str, index: u64, touched: &mut Vec<Topic>) {
         let (node, id) = (node.to_lowercase(), id.to_lowercase());
         let Some(record) = self.nodes.get_mut(&node) else { return };
@@ -241,7 +264,7 @@ impl CatalogTable {
         touch_check(&node, &check, touched);
         let service = check.service_name.to_lowercase();
         if let Some(before) = record.checks.insert(id, check) {
-            touched.push(Topic::ChecksInState(before.status));
+            touched.push(Topic::ChecksInState(before.status.to_lowercase()));
         }
         self.checks_newest = index;
         self.touch_health(&node, &service, index, touched);
@@ -265,6 +288,7 @@ impl CatalogTable {
         let key = name.to_lowercase();
         if self.nodes.remove(&key).is_some() {
             self.nodes_newest = index;
+            self.node_extinction = index;
             touched.extend([Topic::Nodes, Topic::Node(key)]);
         }
     }
@@ -312,7 +336,7 @@ fn touch_check(node: &str, check: &Check, touched: &mut Vec<Topic>) {
     touched.extend([
         Topic::Checks,
         Topic::NodeChecks(node.to_owned()),
-        Topic::ChecksInState(check.status.clone()),
+        Topic::ChecksInState(check.status.to_lowercase()),
     ]);
     if !check.service_name.is_empty() {
         touched.push(Topic::ServiceChecks(check.service_name.to_lowercase()));

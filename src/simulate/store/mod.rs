@@ -6,6 +6,7 @@ pub(super) mod session;
 pub(super) mod timer;
 pub(super) mod watch;
 
+use super::local::Local;
 use crate::clock::Instant;
 use catalog::{CatalogTable, Check, Node, Service};
 use kv::{Entry, KvTable};
@@ -39,6 +40,7 @@ pub(super) struct State {
     pub kv: KvTable,
     pub sessions: SessionTable,
     pub catalog: CatalogTable,
+    pub local: Local,
     pub timers: Timers,
     pub watches: Watches,
     /// The reads that the agent's cache holds.
@@ -61,6 +63,7 @@ impl State {
             kv: KvTable::default(),
             sessions: SessionTable::default(),
             catalog: CatalogTable::default(),
+            local: Local::default(),
             timers: Timers::default(),
             watches: Watches::default(),
             cached: HashSet::new(),
@@ -77,6 +80,11 @@ impl State {
     /// anything or not.
     pub fn next_index(&mut self) -> u64 {
         self.index += 1;
+        self.index
+    }
+
+    /// The newest index of the Raft log.
+    pub fn index(&self) -> u64 {
         self.index
     }
 

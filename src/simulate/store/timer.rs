@@ -9,6 +9,14 @@ use std::collections::BTreeMap;
 pub(in crate::simulate) enum Timer {
     /// A session was not renewed for twice its TTL.
     SessionExpires(SessionId),
+    /// A TTL check got no update for its TTL.
+    CheckExpires(String),
+    /// A change of a check's output alone is to be written to the catalog.
+    SyncCheck(String),
+    /// The agent compares the catalog with what it knows.
+    Sync,
+    /// The agent looks for services that were critical for too long.
+    SweepCritical,
     /// A lock delay is over.
     LockDelayEnds(Box<[u8]>),
     /// The oldest tombstones have served their time.

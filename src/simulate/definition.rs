@@ -1,0 +1,450 @@
+//! The definitions of services and checks that are registered with the agent.
+
+use super::decode::{GoType, Json, Object, undecodable};
+use super::go;
+use super::local::LocalCheck;
+use super::reply::Refusal;
+use super::store::catalog::{Address, Check, Definition, Service, TextMap, Weights};
+use crate::wire::agent::STATUSES;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+const SERVICE: GoType = GoType { value: "structs.ServiceDefinition", fields: ".Alias." };
+const EMBEDDED: GoType = GoType { value: "structs.CheckType", fields: ".Alias.Check.Alias." };
+const OWN: GoType = GoType { value: "structs.CheckDefinition", fields: ".Alias." };
+const ADDRESS: GoType =
+    GoType { value: "structs.ServiceAddress", fields: ".Alias.TaggedAddresses." };
+const WEIGHTS: GoType = GoType { value: "structs.Weights", fields: ".Alias.Weights." };
+
+/// Fields of several words have a form with underscores as well.
+const SERVICE_FIELDS: &[&str] = &[
+    "Kind",
+    "ID",
+    "Name",
+    "Tags",
+    "Address",
+    "TaggedAddresses",
+    "tagged_addresses",
+    "Meta",
+    "Port",
+    "SocketPath",
+    "Check",
+    "Checks",
+    "Weights",
+    "Token",
+    "EnableTagOverride",
+    "enable_tag_override",
+    "Proxy",
+    "Connect",
+    "Locality",
+];
+
+const CHECK_FIELDS: &[&str] = &[
+    "Name",
+    "Notes",
+    "Status",
+    "TTL",
+    "Interval",
+    "Timeout",
+    "HTTP",
+    "Method",
+    "Header",
+    "Body",
+    "DisableRedirects",
+    "TCP",
+    "TCPUseTLS",
+    "tcp_use_tls",
+    "UDP",
+    "GRPC",
+    "GRPCUseTLS",
+    "grpc_use_tls",
+    "H2PING",
+    "H2PingUseTLS",
+    "h2ping_use_tls",
+    "OSService",
+    "Args",
+    "ScriptArgs",
+    "script_args",
+    "DockerContainerID",
+    "docker_container_id",
+    "Shell",
+    "AliasNode",
+    "AliasService",
+    "TLSServerName",
+    "tls_server_name",
+    "TLSSkipVerify",
+    "tls_skip_verify",
+    "OutputMaxSize",
+    "SuccessBeforePassing",
+    "FailuresBeforeWarning",
+    "FailuresBeforeCritical",
+    "DeregisterCriticalServiceAfter",
+    "deregister_critical_service_after",
+    "ServiceID",
+    "service_id",
+    "ProxyHTTP",
+    "ProxyGRPC",
+];
+
+/// The bytes of output that are kept when a check does not say. Source: `OutputMaxSize` in
+/// Consul's HTTP reference of checks.
+const OUTPUT_MAX_SIZE: i64 = 4096;
+
+/// The shortest time after which a critical service is taken out. Source:
+/// `DeregisterCriticalServiceAfter` there.
+const MIN_DEREGISTER_AFTER: Duration = Duration::from_secs(60);
+
+/// The limits of metadata. Source: `Meta` in Consul's HTTP reference of services.
+const META_MAX_PAIRS: usize = 64;
+const META_MAX_KEY: usize = 128;
+const META_MAX_VALUE: usize = 512;
+
+/// A service with its checks, from a body.
+pub(super) fn service(json: &Json, node: &str) -> Result<(Service, Vec<LocalCheck>), Refusal> {
+    let given = Object::of_body(json, SERVICE)?;
+    let (service, checks) = read_service(&given).map_err(undecodable)?;
+    if service.name.is_empty() {
+        return Err(Refusal::bad("Missing service name"));
+    }
+    if service.address.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()) {
+        return Err(Refusal::bad("Invalid service address"));
+    }
+    check_meta(service.meta.as_ref())
+        .map_err(|why| Refusal::bad(format!("Invalid Service Meta: {why}")))?;
+    check_weights(service.weights)
+        .map_err(|why| Refusal::bad(format!("Invalid Weights: {why}")))?;
+    for check in &checks {
+        check.validate()?;
+    }
+    if checks.iter().any(|check| !check.status.is_empty() && !is_status(&check.status)) {
+        return Err(Refusal::bad("Status for checks must 'passing', 'warning', 'critical'"));
+    }
+    for check in &checks {
+        check.refuse_what_cannot_run()?;
+    }
+    let count = checks.len();
+    let named = checks.into_iter().enumerate().map(|(place, mut check)| {
+        if check.id.is_empty() {
+            check.id = format!("service:{}", service.id);
+            if count > 1 {
+                check.id += &format!(":{}", place + 1);
+            }
+        }
+        if check.name.is_empty() {
+            check.name = format!("Service '{}' check", service.name);
+        }
+        check.finish(node, Some(&service))
+    });
+    let checks = named.collect();
+    Ok((service, checks))
+}
+
+/// A check, from a body; `service` finds the service that it names.
+pub(super) fn check<'a>(
+    json: &Json,
+    node: &str,
+    service: impl Fn(&str) -> Option<&'a Service>,
+) -> Result<LocalCheck, Refusal> {
+    let given = Object::of_body(json, OWN)?;
+    let mut check = read_check(&given, "ID").map_err(undecodable)?;
+    if check.name.is_empty() {
+        return Err(Refusal::bad("Missing check name"));
+    }
+    if !check.status.is_empty() && !is_status(&check.status) {
+        return Err(Refusal::bad("Bad check status"));
+    }
+    check.validate()?;
+    check.refuse_what_cannot_run()?;
+    let service = match check.service_id.as_str() {
+        "" => None,
+        id => Some(service(id).ok_or_else(|| {
+            Refusal::unknown(format!("ServiceID {} does not exist", go::quoted(id)))
+        })?),
+    };
+    if check.id.is_empty() {
+        check.id.clone_from(&check.name);
+    }
+    check.interval_text = go::duration_text(Duration::from_nanos(check.interval));
+    check.timeout_text = go::duration_text(Duration::from_nanos(check.timeout));
+    Ok(check.finish(node, service))
+}
+
+/// Whether the text is one of the three states.
+pub(super) fn is_status(text: &str) -> bool {
+    STATUSES.contains(&text)
+}
+
+fn read_service(given: &Object<'_>) -> Result<(Service, Vec<GivenCheck>), String> {
+    given.check_known(SERVICE_FIELDS)?;
+    let name = given.text("Name")?;
+    let id = given.text("ID")?;
+    let address = given.text("Address")?;
+    let port = given.int("Port")?;
+    let mut tagged_addresses = addresses(given, "TaggedAddresses")?;
+    tagged_addresses.append(&mut addresses(given, "tagged_addresses")?);
+    add_own_addresses(&mut tagged_addresses, &address, port);
+    let service = Service {
+        kind: given.text("Kind")?,
+        id: if id.is_empty() { name.clone() } else { id },
+        name,
+        tags: Some(given.texts("Tags")?.unwrap_or_default()),
+        address,
+        tagged_addresses,
+        meta: given.text_map("Meta")?,
+        port,
+        socket_path: given.text("SocketPath")?,
+        weights: weights(given, WEIGHTS)?,
+        enable_tag_override: given.flag("EnableTagOverride")?
+            || given.flag("enable_tag_override")?,
+        proxy: given.get("Proxy").map(Value::from),
+        connect: given.get("Connect").map(Value::from),
+        locality: given.get("Locality").map(Value::from),
+        create_index: 0,
+        modify_index: 0,
+    };
+    let mut checks = Vec::new();
+    let several = given.list("Checks", "structs.CheckTypes")?.unwrap_or_default();
+    for json in given.get("Check").into_iter().chain(several) {
+        let check = Object::new(json, EMBEDDED)?;
+        let definition = read_check(&check, "CheckID")?;
+        if !check.is_empty() {
+            checks.push(definition);
+        }
+    }
+    Ok((service, checks))
+}
+
+/// The map of addresses of a service, with the type names of the agent's body.
+pub(super) fn addresses(
+    given: &Object<'_>,
+    name: &str,
+) -> Result<BTreeMap<String, Address>, String> {
+    let members = given.object(name, "map[string]structs.ServiceAddress")?.unwrap_or_default();
+    let read = |(name, json): &(String, Json)| {
+        let given = Object::new(json, ADDRESS)?;
+        Ok((name.clone(), Address { address: given.text("Address")?, port: given.int("Port")? }))
+    };
+    members.iter().map(read).collect()
+}
+
+/// An address that is an IP address also stands under the names that say so.
+fn add_own_addresses(tagged: &mut BTreeMap<String, Address>, address: &str, port: i64) {
+    let Ok(ip) = address.parse::<IpAddr>() else { return };
+    let version = if ip.is_ipv4() { "ipv4" } else { "ipv6" };
+    for side in ["lan", "wan"] {
+        let own = Address { address: address.to_owned(), port };
+        tagged.entry(format!("{side}_{version}")).or_insert(own);
+    }
+}
+
+/// The weights of a service; none given are 1 and 1.
+pub(super) fn weights(given: &Object<'_>, go_type: GoType) -> Result<Weights, String> {
+    match given.get("Weights") {
+        Some(json) => {
+            let given = Object::new(json, go_type)?;
+            Ok(Weights { passing: given.int("Passing")?, warning: given.int("Warning")? })
+        }
+        None => Ok(Weights { passing: 1, warning: 1 }),
+    }
+}
+
+fn check_weights(weights: Weights) -> Result<(), &'static str> {
+    const MAX: i64 = 65535;
+    match weights {
+        Weights { passing, .. } if passing < 1 => Err("Passing must be greater than 0"),
+        Weights { warning, .. } if warning < 0 => Err("Warning must be greater or equal than 0"),
+        Weights { passing, warning } if passing > MAX || warning > MAX => {
+            Err("DNS Weight must be between 0 and 65535")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Looks at a service's metadata.
+pub(super) fn check_meta(meta: Option<&TextMap>) -> Result<(), String> {
+    let pairs = meta.into_iter().flatten();
+    if pairs.clone().count() > META_MAX_PAIRS {
+        return Err(format!(
+            "Node metadata cannot contain more than {META_MAX_PAIRS} key/value pairs"
+        ));
+    }
+    for (key, value) in pairs {
+        let why = if key.is_empty() {
+            "Key cannot be blank".to_owned()
+        } else if !key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        {
+            "Key contains invalid characters".to_owned()
+        } else if key.len() > META_MAX_KEY {
+            format!("Key is too long (limit: {META_MAX_KEY} characters)")
+        } else if key.starts_with("consul-") {
+            "Key prefix 'consul-' is reserved for internal use".to_owned()
+        } else if value.len() > META_MAX_VALUE {
+            format!("Value is too long (limit: {META_MAX_VALUE} characters)")
+        } else {
+            continue;
+        };
+        return Err(format!("Couldn't load metadata pair ('{key}', '{value}'): {why}"));
+    }
+    Ok(())
+}
+
+/// A check as it was defined.
+struct GivenCheck {
+    id: String,
+    name: String,
+    notes: String,
+    status: String,
+    /// In nanoseconds; negative ones are none.
+    ttl: u64,
+    interval: u64,
+    timeout: u64,
+    interval_text: String,
+    timeout_text: String,
+    kind: &'static str,
+    service_id: String,
+    output_max_size: i64,
+    failures_before_warning: i64,
+    failures_before_critical: i64,
+    deregister_after: u64,
+}
+
+fn read_check(given: &Object<'_>, id: &str) -> Result<GivenCheck, String> {
+    given.check_known(&[CHECK_FIELDS, &[id]].concat())?;
+    let either = |name: &str, other: &str| match given.text(name)? {
+        text if text.is_empty() => given.text(other),
+        text => Ok(text),
+    };
+    given.object("Header", "map[string][]string")?;
+    let after = match duration(given, "DeregisterCriticalServiceAfter")? {
+        0 => duration(given, "deregister_critical_service_after")?,
+        nanos => nanos,
+    };
+    Ok(GivenCheck {
+        id: given.text(id)?,
+        name: given.text("Name")?,
+        notes: given.text("Notes")?,
+        status: given.text("Status")?,
+        ttl: duration(given, "TTL")?,
+        interval: duration(given, "Interval")?,
+        timeout: duration(given, "Timeout")?,
+        interval_text: String::new(),
+        timeout_text: String::new(),
+        kind: kind(given)?,
+        service_id: either("ServiceID", "service_id")?,
+        output_max_size: given.int("OutputMaxSize")?,
+        failures_before_warning: given.int("FailuresBeforeWarning")?,
+        failures_before_critical: given.int("FailuresBeforeCritical")?,
+        deregister_after: after,
+    })
+}
+
+/// A duration in nanoseconds: a Go string, or a number of nanoseconds.
+fn duration(given: &Object<'_>, name: &str) -> Result<u64, String> {
+    let nanos = match given.get(name) {
+        Some(Json::Text(text)) => go::duration(text)?,
+        Some(Json::Number(number)) => {
+            number.as_i64().or(number.as_f64().map(|nanos| nanos as i64)).unwrap_or(0)
+        }
+        _ => 0,
+    };
+    Ok(u64::try_from(nanos).unwrap_or(0))
+}
+
+const TTL: &str = "ttl";
+const ALIAS: &str = "alias";
+const SCRIPT: &str = "script";
+const OS_SERVICE: &str = "os_service";
+
+fn kind(given: &Object<'_>) -> Result<&'static str, String> {
+    let has_args = ["Args", "ScriptArgs", "script_args"]
+        .into_iter()
+        .any(|name| matches!(given.get(name), Some(Json::List(args)) if !args.is_empty()));
+    if has_args {
+        return Ok(SCRIPT);
+    }
+    for (field, kind) in [
+        ("HTTP", "http"),
+        ("TCP", "tcp"),
+        ("UDP", "udp"),
+        ("GRPC", "grpc"),
+        ("H2PING", "h2ping"),
+        ("OSService", OS_SERVICE),
+        ("AliasNode", ALIAS),
+        ("AliasService", ALIAS),
+    ] {
+        if !given.text(field)?.is_empty() {
+            return Ok(kind);
+        }
+    }
+    Ok(TTL)
+}
+
+impl GivenCheck {
+    fn validate(&self) -> Result<(), Refusal> {
+        let runs = !matches!(self.kind, TTL | ALIAS);
+        let why = if self.interval > 0 && self.ttl > 0 {
+            "Interval and TTL cannot both be specified"
+        } else if runs && self.interval == 0 {
+            "Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks"
+        } else if self.kind == ALIAS && self.ttl > 0 {
+            "TTL must be not be set for Alias checks"
+        } else if self.kind == TTL && self.ttl == 0 {
+            "TTL must be > 0 for TTL checks"
+        } else if self.output_max_size < 0 {
+            "MaxOutputMaxSize must be positive"
+        } else if self.failures_before_warning > self.failures_before_critical {
+            "FailuresBeforeWarning can't be higher than FailuresBeforeCritical"
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::bad(format!("Invalid check: {why}")))
+    }
+
+    fn refuse_what_cannot_run(&self) -> Result<(), Refusal> {
+        match self.kind {
+            SCRIPT => Err(Refusal::server(
+                "Scripts are disabled on this agent from remote calls; to enable, configure \
+                 'enable_script_checks' to true",
+            )),
+            OS_SERVICE => Err(Refusal::server("not implemented")),
+            _ => Ok(()),
+        }
+    }
+
+    fn finish(self, node: &str, service: Option<&Service>) -> LocalCheck {
+        let most = if self.output_max_size == 0 { OUTPUT_MAX_SIZE } else { self.output_max_size };
+        let after = Duration::from_nanos(self.deregister_after).max(MIN_DEREGISTER_AFTER);
+        LocalCheck {
+            check: Check {
+                node: node.to_owned(),
+                check_id: self.id,
+                name: self.name,
+                status: if self.status.is_empty() { "critical".to_owned() } else { self.status },
+                notes: self.notes,
+                output: String::new(),
+                service_id: service.map(|service| service.id.clone()).unwrap_or_default(),
+                service_name: service.map(|service| service.name.clone()).unwrap_or_default(),
+                service_tags: Some(
+                    service.and_then(|service| service.tags.clone()).unwrap_or_default(),
+                ),
+                kind: self.kind.to_owned(),
+                interval: self.interval_text,
+                timeout: self.timeout_text,
+                exposed_port: 0,
+                definition: Definition::default(),
+                create_index: 0,
+                modify_index: 0,
+            },
+            ttl: (self.kind == TTL).then(|| Duration::from_nanos(self.ttl)),
+            output_max_size: usize::try_from(most).unwrap_or(usize::MAX),
+            deregister_after: (self.deregister_after > 0).then_some(after),
+            critical_since: None,
+            expires: None,
+            deferred: None,
+        }
+    }
+}
