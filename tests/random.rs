@@ -158,7 +158,10 @@ impl Side {
                     indexes.truncate(1);
                 }
             }
-            Value::String(text) => *text = self.symbolic(text),
+            Value::String(text) => {
+                *text = self.symbolic(text);
+                indexes.extend(take_index(text));
+            }
             _ => {}
         }
     }
@@ -181,6 +184,16 @@ impl Side {
             None => text,
         }
     }
+}
+
+/// Takes the index out of a transaction's refusal.
+fn take_index(text: &mut String) -> Option<u64> {
+    const BEFORE: &str = "current modify index ";
+    let start = text.find(BEFORE)? + BEFORE.len();
+    let end = text[start..].find(' ').map_or(text.len(), |length| start + length);
+    let index = text[start..end].parse().ok();
+    text.replace_range(start..end, "<index>");
+    index
 }
 
 fn sort_lists(value: &mut Value) {
