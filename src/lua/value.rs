@@ -25,7 +25,7 @@ fn from_lua_at(lua: &Lua, value: &LuaValue, depth: usize) -> Result<Value, Error
         // The null of JSON libraries such as lua-cjson.
         LuaValue::LightUserData(pointer) if pointer.0.is_null() => Value::Null,
         LuaValue::Boolean(value) => Value::Bool(*value),
-        LuaValue::Integer(number) => Value::Int(i64::from(*number)),
+        LuaValue::Integer(number) => Value::Int(*number),
         LuaValue::Number(number) => {
             let is_exact = number.fract() == 0.0 && number.abs() < EXACT_IN_DOUBLE as f64;
             if is_exact { Value::Int(*number as i64) } else { Value::Float(*number) }

@@ -164,13 +164,16 @@ static NODE_SERVICES: Read = Read {
 };
 
 /// Registers what a fresh server has: its own node, healthy, with the service `consul`.
-pub(super) fn register_server(state: &mut State) {
-    let index = state.next_index();
+pub(super) fn register_server(state: &mut State, id: String) {
     let node = state.node_name.clone();
-    let id = state.new_id();
+    // The server finds the agent by gossip first; then the agent says what else there is of it.
+    let index = state.next_index();
+    let found = Node { tagged_addresses: None, ..own_node(id.clone(), &node) };
+    state.ensure_node(found, index);
+    restore_server(state, index);
+    let index = state.next_index();
     state.ensure_node(own_node(id, &node), index);
     state.remember_own_node();
-    restore_server(state, index);
 }
 
 /// Puts back what the server itself keeps on its node, where it is missing.

@@ -19,6 +19,8 @@ mod reply;
 mod request;
 mod route;
 mod self_info;
+#[cfg(feature = "server")]
+pub mod serve;
 mod session;
 mod status;
 mod store;
@@ -44,7 +46,7 @@ use tokio::sync::Notify;
 const DATACENTER: &str = "dc1";
 
 /// The version that the agent says it is.
-const VERSION: &str = "1.21.0";
+pub const VERSION: &str = "1.21.0";
 
 /// The address of the agent's node, and of its server for other servers.
 const ADDRESS: &str = "127.0.0.1";
@@ -59,6 +61,8 @@ const SERF_HEALTH: &str = "serfHealth";
 pub struct Options {
     /// The name of the agent's node.
     pub node_name: String,
+    /// The id of the agent's node, a UUID; default: a random one.
+    pub node_id: Option<String>,
     /// The time that sessions, checks and waits go by.
     pub clock: Arc<dyn Clock>,
     /// Where ids and the jitter of waits begin.
@@ -72,6 +76,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             node_name: "sim".to_owned(),
+            node_id: None,
             clock: Arc::new(SystemClock::new()),
             seed: fastrand::u64(..),
             pretty: false,
@@ -99,7 +104,12 @@ impl Agent {
     /// A fresh agent.
     pub fn new(options: Options) -> Self {
         Self {
-            state: Mutex::new(State::new(options.clock.now(), options.seed, &options.node_name)),
+            state: Mutex::new(State::new(
+                options.clock.now(),
+                options.seed,
+                &options.node_name,
+                options.node_id,
+            )),
             clock: options.clock,
             pretty: options.pretty,
             timers_changed: Notify::new(),

@@ -83,6 +83,7 @@ impl World {
         let clock = ManualClock::new();
         let agent = Agent::new(Options {
             node_name: "sim".to_owned(),
+            node_id: None,
             clock: Arc::new(clock.clone()),
             seed,
             pretty: false,

@@ -241,7 +241,7 @@ impl Request {
     fn kind_of(&self, status: u16, text: &str, unknown_endpoint: bool) -> Kind {
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
         match status {
-            300..=399 | 400 => Kind::Argument,
+            300..=400 => Kind::Argument,
             401 | 405 => Kind::Unsupported,
             403 if says(&["ACL not found", "token does not exist"]) => Kind::AclNotFound,
             403 => Kind::PermissionDenied,

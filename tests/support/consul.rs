@@ -7,12 +7,21 @@ use std::process::{Child, Command, Stdio};
 /// The exit status of the script when this Consul cannot be had here.
 const CANNOT_BE_HAD: i32 = 3;
 
-/// Why the Consul of this version cannot be had here, when it cannot.
-pub fn missing(version: &str) -> Option<String> {
+/// Whether the Consul of this version cannot be had here; then says that `what` is skipped.
+pub fn is_missing(version: &str, what: &str) -> bool {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/consul.sh");
     let output = Command::new(script).arg(version).output().expect("the script runs");
     let cannot = output.status.code() == Some(CANNOT_BE_HAD);
-    cannot.then(|| String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    if cannot {
+        say_skipped(what, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    cannot
+}
+
+/// Says aloud what is not tested, and why.
+#[allow(clippy::print_stderr)]
+pub fn say_skipped(what: &str, why: &str) {
+    eprintln!("SKIPPED: {what}: {why}");
 }
 
 /// A running Consul in dev mode; it ends when this is dropped, and also when this process dies.

@@ -55,7 +55,7 @@ pub(super) struct State {
 
 impl State {
     /// What a fresh server has: its own node with the service `consul`.
-    pub fn new(now: Instant, seed: u64, node_name: &str) -> Self {
+    pub fn new(now: Instant, seed: u64, node_name: &str, node_id: Option<String>) -> Self {
         let mut state = Self {
             now,
             node_name: node_name.to_owned(),
@@ -72,7 +72,8 @@ impl State {
             lock_delays: HashMap::new(),
             graves: VecDeque::new(),
         };
-        super::catalog::register_server(&mut state);
+        let node_id = node_id.unwrap_or_else(|| state.new_id());
+        super::catalog::register_server(&mut state, node_id);
         state
     }
 

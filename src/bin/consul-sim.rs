@@ -1,0 +1,207 @@
+//! `consul-sim`: the simulated agent on a socket, with Consul's command line.
+//!
+//! ```text
+//! consul-sim agent -dev -http-port=8500
+//! consul-sim agent -config-file agent.json
+//! consul-sim version -format=json
+//! ```
+//!
+//! Flags and configuration keys that mean nothing to a simulated agent are accepted and ignored, so
+//! that programs which start a `consul` can start this one.
+
+use consul_ffi::simulate::serve::serve;
+use consul_ffi::simulate::{Agent, Options, VERSION};
+use serde_json::Value;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+const USAGE: &str =
+    "usage: consul-sim agent [-dev] [-http-port=N] [-node=NAME] [-config-file=FILE] …
+       consul-sim version [-format=json]";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.split_first() {
+        Some((command, flags)) if command == "agent" => agent(flags),
+        Some((command, flags)) if command == "version" => version(flags),
+        _ => Err(USAGE.to_owned()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            say(&mut std::io::stderr(), &why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A reader that is gone is no reason to end.
+fn say(to: &mut impl Write, line: &str) {
+    let _ = writeln!(to, "{line}");
+}
+
+fn version(flags: &[String]) -> Result<(), String> {
+    let as_json = Flags::parse(flags)?.last("format") == Some("json");
+    let text = if as_json {
+        let version = serde_json::json!({
+            "Version": VERSION, "Revision": "", "Prerelease": "", "BuildDate": "1970-01-01T00:00:01Z",
+            "RPC": {"Default": 2, "Min": 2, "Max": 3},
+        });
+        format!("{version:#}")
+    } else {
+        format!("Consul v{VERSION}\n(consul-sim {}, a simulated agent)", env!("CARGO_PKG_VERSION"))
+    };
+    say(&mut std::io::stdout(), &text);
+    Ok(())
+}
+
+/// What the command line and the configuration files say.
+struct Settings {
+    address: IpAddr,
+    port: u16,
+    connections_per_client: usize,
+    agent: Options,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 8500,
+            connections_per_client: 200,
+            agent: Options::default(),
+        }
+    }
+}
+
+impl Settings {
+    fn new(flags: &Flags) -> Result<Self, String> {
+        let mut settings = Settings::default();
+        for (name, value) in &flags.0 {
+            match (name.as_str(), value.as_str()) {
+                ("config-file", file) => {
+                    let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
+                    settings.configure(&text).map_err(|why| format!("{file}: {why}"))?;
+                }
+                ("hcl", _) => {}
+                ("dev", _) => settings.agent.pretty = true,
+                ("node", name) => settings.agent.node_name = name.to_owned(),
+                ("node-id", id) => settings.agent.node_id = Some(id.to_owned()),
+                ("http-port", port) => {
+                    settings.port =
+                        port.parse().map_err(|_| format!("-http-port={port}: no port"))?;
+                }
+                ("client", address) => settings.set_address(address)?,
+                _ => {}
+            }
+        }
+        Ok(settings)
+    }
+
+    fn set_address(&mut self, address: &str) -> Result<(), String> {
+        self.address = address.parse().map_err(|_| format!("{address}: no IP address"))?;
+        Ok(())
+    }
+
+    /// Applies a configuration file; a key that means nothing here is ignored.
+    fn configure(&mut self, text: &str) -> Result<(), String> {
+        let config: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let text = |pointer: &str| config.pointer(pointer).and_then(Value::as_str);
+        let number = |pointer: &str| config.pointer(pointer).and_then(Value::as_u64);
+        if let Some(name) = text("/node_name") {
+            self.agent.node_name = name.to_owned();
+        }
+        if let Some(id) = text("/node_id") {
+            self.agent.node_id = Some(id.to_owned());
+        }
+        if let Some(port) = number("/ports/http") {
+            self.port = u16::try_from(port).map_err(|_| format!("ports.http = {port}: no port"))?;
+        }
+        if let Some(address) = text("/addresses/http").or(text("/client_addr")) {
+            self.set_address(address)?;
+        }
+        if let Some(most) = number("/limits/http_max_conns_per_client") {
+            self.connections_per_client = most as usize;
+        }
+        Ok(())
+    }
+}
+
+fn agent(flags: &[String]) -> Result<(), String> {
+    let settings = Settings::new(&Flags::parse(flags)?)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| error.to_string())?.block_on(run(settings))
+}
+
+async fn run(settings: Settings) -> Result<(), String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let address = SocketAddr::new(settings.address, settings.port);
+    let listener =
+        TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    say(&mut std::io::stdout(), &format!("==> Simulated Consul agent running on http://{address}"));
+    let agent = Arc::new(Agent::new(settings.agent));
+    tokio::select! {
+        ended = serve(agent, listener, settings.connections_per_client) => match ended {
+            Ok(never) => match never {},
+            Err(error) => Err(failed(error)),
+        },
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// A command line in the form of Go's package `flag`: `-name=value`, `-name value`, `-switch`.
+struct Flags(Vec<(String, String)>);
+
+/// The flags of Consul's agent that take no value of their own.
+const SWITCHES: &[&str] = &[
+    "dev",
+    "server",
+    "bootstrap",
+    "ui",
+    "rejoin",
+    "syslog",
+    "disable-keyring-file",
+    "disable-host-node-id",
+    "enable-script-checks",
+    "enable-local-script-checks",
+    "log-json",
+    "non-voting-server",
+    "read-replica",
+    "allow-write-http-from",
+    "leave-on-terminate",
+];
+
+impl Flags {
+    fn parse(arguments: &[String]) -> Result<Flags, String> {
+        let mut flags = Vec::new();
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let Some(flag) = argument.strip_prefix('-') else {
+                return Err(format!("unexpected argument {argument:?}\n{USAGE}"));
+            };
+            let flag = flag.strip_prefix('-').unwrap_or(flag);
+            let (name, value) = match flag.split_once('=') {
+                Some((name, value)) => (name, value.to_owned()),
+                None if SWITCHES.contains(&flag) => (flag, "true".to_owned()),
+                None => match arguments.next() {
+                    Some(value) => (flag, value.clone()),
+                    None => return Err(format!("the flag -{flag} needs a value")),
+                },
+            };
+            flags.push((name.to_owned(), value));
+        }
+        Ok(Flags(flags))
+    }
+
+    fn last(&self, name: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}

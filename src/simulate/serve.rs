@@ -1,0 +1,139 @@
+//! The agent on a socket: what `consul-sim` runs.
+
+use super::Agent;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+
+/// What a body may be at most, in bytes, before the agent's own limits are asked.
+const MAX_BODY: usize = 64 << 20;
+
+/// How long the head of a request may take, so that half-open connections go away.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the agent says, before it closes, to a client that holds too many connections.
+const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
+    Content-Type: text/plain\r\nConnection: close\r\nContent-Length: 81\r\n\r\n\
+    Your IP is issuing too many concurrent connections, please rate limit your calls\n";
+
+/// Serves the agent for ever.
+///
+/// `connections_per_client` is the most connections that one address may hold.
+///
+/// # Errors
+/// When the socket fails.
+pub async fn serve(
+    agent: Arc<Agent>,
+    listener: TcpListener,
+    connections_per_client: usize,
+) -> io::Result<Infallible> {
+    let timers = Arc::clone(&agent);
+    tokio::spawn(async move { timers.run_timers().await });
+    let clients = Arc::new(Clients { most: connections_per_client, held: Mutex::default() });
+    loop {
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // The process has no descriptor left at the moment.
+            Err(error) if error.raw_os_error() == Some(EMFILE) => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+            Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        let agent = Arc::clone(&agent);
+        let place = clients.enter(address.ip());
+        tokio::spawn(async move {
+            match place {
+                Some(place) => {
+                    connection(agent, stream).await;
+                    drop(place);
+                }
+                None => refuse(stream).await,
+            }
+        });
+    }
+}
+
+const EMFILE: i32 = 24;
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+async fn connection(agent: Arc<Agent>, stream: TcpStream) {
+    // An answer is one write; waiting for more would only delay it.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(|request| answer(Arc::clone(&agent), request));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+async fn answer(
+    agent: Arc<Agent>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
+    let (parts, body) = request.into_parts();
+    let body = Limited::new(body, MAX_BODY).collect().await?.to_bytes();
+    Ok(agent.handle(Request::from_parts(parts, body)).await.map(Full::new))
+}
+
+async fn refuse(mut stream: TcpStream) {
+    let _ = stream.write_all(TOO_MANY).await;
+    let _ = stream.shutdown().await;
+}
+
+/// How many connections each client's address holds.
+struct Clients {
+    most: usize,
+    held: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One connection's place, given back when dropped.
+struct Place {
+    clients: Arc<Clients>,
+    address: IpAddr,
+}
+
+impl Clients {
+    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(address).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        Some(Place { clients: Arc::clone(self), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = self.clients.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = held.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.address);
+            }
+        }
+    }
+}
