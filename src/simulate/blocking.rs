@@ -178,12 +178,11 @@ impl Agent {
             None => self.with(|state| (read.answer)(state, call)),
         };
         let reply = reply_headers(reply, read.headers, options, position.index, streams);
-        match read.headers {
-            Headers::Catalog { cache: true, .. } if options.cached => {
-                self.with(|state| cache_headers(reply, state, call))
-            }
-            _ => reply,
+        let caches = matches!(read.headers, Headers::Catalog { cache: true, .. });
+        if caches && (options.cached || streams) {
+            return self.with(|state| cache_headers(reply, state, call, options.cached));
         }
+        reply
     }
 
     /// Answers a read of the agent, after a wait when the caller has the present content.
@@ -281,16 +280,15 @@ fn reply_headers(
     }
 }
 
-/// Says whether the agent's cache had the answer. It keeps its copies current, so that they have
-/// no age.
-pub(super) fn cache_headers(reply: Reply, state: &mut State, call: &Call) -> Reply {
-    let query = call.query.encoded_without_waiting();
-    let is_new =
-        state.cached.insert(format!("{} {} {query}", call.endpoint.name, call.rest_text()));
-    if is_new {
-        return reply.with_text("x-cache", "MISS");
+/// Says, when it was asked, whether the agent's cache had the answer. The cache keeps its copies
+/// current, so that they have no age.
+pub(super) fn cache_headers(reply: Reply, state: &mut State, call: &Call, asked: bool) -> Reply {
+    let read = format!("{} {} {}", call.endpoint.name, call.rest_text(), call.query.identity());
+    match (asked, state.cached.insert(read)) {
+        (false, _) => reply,
+        (true, true) => reply.with_text("x-cache", "MISS"),
+        (true, false) => reply.with_text("x-cache", "HIT").with_text("age", "0"),
     }
-    reply.with_text("x-cache", "HIT").with_text("age", "0")
 }
 
 fn index_headers(reply: Reply, index: u64, known_leader: bool) -> Reply {

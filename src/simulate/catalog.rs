@@ -29,7 +29,8 @@ const CACHED: Headers = Headers::Catalog { cache: true, streams: false };
 
 fn datacenters(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let reply = Reply::json(call.style, &[DATACENTER]);
-    Ok(if call.query.has("cached") { cache_headers(reply, state, call) } else { reply })
+    let asked = call.query.has("cached");
+    Ok(if asked { cache_headers(reply, state, call, asked) } else { reply })
 }
 
 /// Whether a node has all the metadata that the call names.

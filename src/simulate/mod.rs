@@ -229,3 +229,58 @@ pub fn shared(name: &str) -> Arc<Agent> {
 
 #[cfg(test)]
 mod testing;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testing::World;
+
+    fn get(path: &str) -> Request<Bytes> {
+        World::request(http::Method::GET, path, "")
+    }
+
+    #[test]
+    fn a_name_stands_for_one_agent_as_long_as_the_process_lives() {
+        assert!(Arc::ptr_eq(&shared("one"), &shared("one")));
+        assert!(!Arc::ptr_eq(&shared("one"), &shared("other")));
+    }
+
+    #[test]
+    fn a_transport_waits_on_the_machines_clock() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let transport = SimTransport::new(Arc::new(Agent::new(Options::default())), "simulated");
+        assert_eq!(transport.endpoint(), "simulated");
+        let begun = std::time::Instant::now();
+        let answer =
+            runtime.expect("a runtime").block_on(transport.send(get("kv/a?index=9&wait=20ms")));
+        assert_eq!(answer.expect("an answer").status(), 404);
+        assert!(begun.elapsed() >= std::time::Duration::from_millis(20));
+    }
+
+    #[test]
+    fn json_is_indented_in_dev_mode_and_on_request() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let agent = |pretty| Agent::new(Options { pretty, ..Options::default() });
+        let body = |agent: Agent, path: &str| {
+            let response = runtime.block_on(agent.handle(get(path)));
+            String::from_utf8_lossy(response.body()).into_owned()
+        };
+        let list = "[\n    \"dc1\"\n]";
+        assert_eq!(body(agent(true), "catalog/datacenters"), list);
+        assert_eq!(body(agent(true), "catalog/datacenters?pretty"), format!("{list}\n"));
+        assert_eq!(body(agent(false), "catalog/datacenters?pretty"), format!("{list}\n"));
+        assert_eq!(body(agent(false), "catalog/datacenters"), "[\"dc1\"]");
+    }
+
+    #[test]
+    fn a_change_wakes_one_of_ten_thousand_waiting_queries() {
+        let world = World::new();
+        world.put("kv/other", "1");
+        let index = world.get("kv/none").index();
+        let watches: Vec<_> =
+            (0..10_000).map(|place| world.watch(&format!("kv/{place}?index={index}"))).collect();
+        world.put("kv/5000", "1");
+        let woken: Vec<_> = (0..10_000).filter(|place| watches[*place].was_woken()).collect();
+        assert_eq!(woken, [5000]);
+    }
+}

@@ -296,6 +296,9 @@ fn kind_of(definition: &Definition) -> &'static str {
 /// Looks at what a server refuses before it writes to its log.
 fn check(registration: &Registration) -> Result<(), String> {
     let Node { node, address, id, .. } = &registration.node;
+    if !registration.peer.is_empty() {
+        return Err("cannot register requests with PeerName in them".to_owned());
+    }
     if node.is_empty() {
         return Err("Must provide node".to_owned());
     }
@@ -357,9 +360,6 @@ fn check_references(state: &State, registration: &Registration) -> Result<(), St
 /// Looks at what a server refuses when it applies its log: all of it before any of it is applied.
 fn check_applicable(state: &State, registration: &Registration) -> Result<(), String> {
     let Registration { node, service, checks, .. } = registration;
-    if !registration.peer.is_empty() {
-        return Err("cannot register requests with PeerName in them".to_owned());
-    }
     check_node_name(state, node)?;
     if let Some(service) = service {
         check_meta(service.meta.as_ref()).map_err(|why| {
@@ -389,10 +389,13 @@ fn check_node_name(state: &State, node: &Node) -> Result<(), String> {
     if node.id.is_empty() || id.is_empty() || id.eq_ignore_ascii_case(&node.id) || !is_alive {
         return Ok(());
     }
+    let renaming = match state.catalog.node_by_id(&node.id) {
+        Some(_) => format!("{} ({})", go::quoted(&node.id), node.address),
+        None => go::quoted(&node.id),
+    };
     Err(format!(
-        "failed inserting node: Error while renaming Node ID: {}: Node name {} is reserved by node \
-         {id} with name {name} ({address})",
-        go::quoted(&node.id),
+        "failed inserting node: Error while renaming Node ID: {renaming}: Node name {} is reserved \
+         by node {id} with name {name} ({address})",
         node.node
     ))
 }

@@ -70,9 +70,10 @@ impl Query {
         self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// The same without what says how to wait and not what to read.
-    pub fn encoded_without_waiting(&self) -> String {
-        let kept = self.0.iter().filter(|(name, _)| name != "index" && name != "wait");
+    /// What says which thing is read, without what says how.
+    pub fn identity(&self) -> String {
+        const HOW: &[&str] = &["index", "wait", "stale", "cached", "pretty"];
+        let kept = self.0.iter().filter(|(name, _)| !HOW.contains(&name.as_str()));
         Query(kept.cloned().collect()).encoded()
     }
 

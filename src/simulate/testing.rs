@@ -45,8 +45,12 @@ impl Answer {
 }
 
 /// A request whose answer is not there yet.
-pub(super) struct Waiting(Pin<Box<dyn Future<Output = Answer> + Send>>);
+pub(super) struct Waiting {
+    future: Pin<Box<dyn Future<Output = Answer> + Send>>,
+    woken: Arc<Woken>,
+}
 
+#[derive(Debug)]
 struct Woken(AtomicBool);
 
 impl Wake for Woken {
@@ -58,14 +62,19 @@ impl Wake for Woken {
 impl Waiting {
     /// The answer, if it came by now: the request is polled as long as it wakes itself.
     pub fn answer(&mut self) -> Option<Answer> {
-        let woken = Arc::new(Woken(AtomicBool::new(true)));
-        let waker = Waker::from(Arc::clone(&woken));
-        while woken.0.swap(false, Relaxed) {
-            if let Poll::Ready(answer) = self.0.as_mut().poll(&mut Context::from_waker(&waker)) {
+        let waker = Waker::from(Arc::clone(&self.woken));
+        while self.woken.0.swap(false, Relaxed) {
+            let polled = self.future.as_mut().poll(&mut Context::from_waker(&waker));
+            if let Poll::Ready(answer) = polled {
                 return Some(answer);
             }
         }
         None
+    }
+
+    /// Whether something woke the request since it was polled.
+    pub fn was_woken(&self) -> bool {
+        self.woken.0.load(Relaxed)
     }
 
     /// Whether there is no answer yet.
@@ -94,10 +103,12 @@ impl World {
     /// Sends a request and polls it once.
     pub fn start(&self, request: Request<Bytes>) -> Waiting {
         let agent = Arc::clone(&self.agent);
-        let mut waiting =
-            Waiting(Box::pin(async move { Answer(agent.handle_driving(request).await) }));
+        let future = Box::pin(async move { Answer(agent.handle_driving(request).await) });
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        let mut waiting = Waiting { future, woken };
         if let Some(answer) = waiting.answer() {
-            waiting.0 = Box::pin(std::future::ready(answer));
+            waiting.future = Box::pin(std::future::ready(answer));
+            waiting.woken.0.store(true, Relaxed);
         }
         waiting
     }
