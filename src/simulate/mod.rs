@@ -8,6 +8,8 @@
 mod blocking;
 mod catalog;
 mod decode;
+#[cfg_attr(not(test), expect(dead_code))]
+mod filter;
 mod go;
 mod kv;
 mod reply;
