@@ -5,12 +5,14 @@
 //! what a fresh server has, its own node and the service `consul`, and nothing else. Time and
 //! randomness come from outside, so that the same requests give the same answers.
 
+pub mod acl;
 mod agent;
 mod blocking;
 mod catalog;
 mod decode;
 mod definition;
 mod go;
+pub mod hcl;
 mod health;
 mod kv;
 mod local;
@@ -30,6 +32,7 @@ mod views;
 use crate::clock::{BoxFuture, Clock, SystemClock};
 use crate::error::Error;
 use crate::transport::Transport;
+use acl::{Acl, DefaultPolicy};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http::{Request, Response};
@@ -38,6 +41,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::pin::pin;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 use store::State;
 use store::timer::Timer;
 use tokio::sync::Notify;
@@ -69,6 +73,10 @@ pub struct Options {
     pub seed: u64,
     /// Whether JSON is indented, as by an agent in dev mode.
     pub pretty: bool,
+    /// Who may do what.
+    pub acl: Acl,
+    /// The moment of the clock's origin, as the time since 1970 that dates are counted from.
+    pub epoch: Duration,
 }
 
 impl Default for Options {
@@ -80,6 +88,8 @@ impl Default for Options {
             clock: Arc::new(SystemClock::new()),
             seed: fastrand::u64(..),
             pretty: false,
+            acl: Acl::default(),
+            epoch: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
         }
     }
 }
@@ -88,6 +98,9 @@ impl Default for Options {
 pub struct Agent {
     clock: Arc<dyn Clock>,
     pretty: bool,
+    acl_enabled: bool,
+    /// What replies say that the default policy is.
+    default_policy: &'static str,
     state: Mutex<State>,
     timers_changed: Notify,
     /// Held by the one waiting call that drives the timers.
@@ -103,15 +116,13 @@ impl fmt::Debug for Agent {
 impl Agent {
     /// A fresh agent.
     pub fn new(options: Options) -> Self {
+        let denies = options.acl.enabled && options.acl.default_policy == DefaultPolicy::Deny;
         Self {
-            state: Mutex::new(State::new(
-                options.clock.now(),
-                options.seed,
-                &options.node_name,
-                options.node_id,
-            )),
-            clock: options.clock,
+            acl_enabled: options.acl.enabled,
+            default_policy: if denies { "deny" } else { "allow" },
+            clock: Arc::clone(&options.clock),
             pretty: options.pretty,
+            state: Mutex::new(State::new(options)),
             timers_changed: Notify::new(),
             driver: tokio::sync::Mutex::new(()),
         }
@@ -191,6 +202,9 @@ fn fire(state: &mut State, timer: Timer) {
         Timer::SweepCritical => state.sweep_critical(),
         Timer::LockDelayEnds(key) => state.end_lock_delay(&key),
         Timer::ReapTombstones => state.reap(),
+        Timer::TokenExpires(accessor) => {
+            state.delete_token(&accessor);
+        }
     }
 }
 
