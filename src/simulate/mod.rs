@@ -5,6 +5,7 @@
 //! what a fresh server has, its own node and the service `consul`, and nothing else. Time and
 //! randomness come from outside, so that the same requests give the same answers.
 
+pub mod acl;
 mod agent;
 mod blocking;
 mod catalog;
@@ -15,6 +16,7 @@ mod fault;
 #[cfg_attr(not(test), expect(dead_code))]
 mod filter;
 mod go;
+pub mod hcl;
 mod health;
 mod kv;
 mod local;
@@ -34,6 +36,7 @@ mod views;
 use crate::clock::{BoxFuture, Clock, SystemClock};
 use crate::error::{Error, Kind};
 use crate::transport::Transport;
+use acl::{Acl, DefaultPolicy};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http::{Request, Response};
@@ -44,6 +47,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 use store::State;
 use store::timer::Timer;
 use tokio::sync::Notify;
@@ -78,6 +82,10 @@ pub struct Options {
     pub seed: u64,
     /// Whether JSON is indented, as by an agent in dev mode.
     pub pretty: bool,
+    /// Who may do what.
+    pub acl: Acl,
+    /// The moment of the clock's origin, as the time since 1970 that dates are counted from.
+    pub epoch: Duration,
 }
 
 impl Default for Options {
@@ -89,6 +97,8 @@ impl Default for Options {
             clock: Arc::new(SystemClock::new()),
             seed: fastrand::u64(..),
             pretty: false,
+            acl: Acl::default(),
+            epoch: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
         }
     }
 }
@@ -98,6 +108,8 @@ pub struct Agent {
     clock: Arc<dyn Clock>,
     pretty: bool,
     options: Options,
+    /// What replies say that the default policy is.
+    default_policy: &'static str,
     state: Mutex<State>,
     faults: Mutex<Vec<Fault>>,
     requests: AtomicU64,
@@ -117,7 +129,9 @@ impl fmt::Debug for Agent {
 impl Agent {
     /// A fresh agent.
     pub fn new(options: Options) -> Self {
+        let denies = options.acl.enabled && options.acl.default_policy == DefaultPolicy::Deny;
         Self {
+            default_policy: if denies { "deny" } else { "allow" },
             state: Mutex::new(State::new(options.clock.now(), &options)),
             clock: Arc::clone(&options.clock),
             pretty: options.pretty,
@@ -214,6 +228,9 @@ fn fire(state: &mut State, timer: Timer) {
         Timer::SweepCritical => state.sweep_critical(),
         Timer::LockDelayEnds(key) => state.end_lock_delay(&key),
         Timer::ReapTombstones => state.reap(),
+        Timer::TokenExpires(accessor) => {
+            state.delete_token(&accessor);
+        }
     }
 }
 

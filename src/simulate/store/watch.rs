@@ -38,6 +38,10 @@ pub(in crate::simulate) enum Topic {
     ChecksInState(String),
     /// A service of the agent.
     LocalService(String),
+    /// The ACL tokens.
+    Tokens,
+    /// The ACL policies.
+    Policies,
 }
 
 type Waiters = BTreeMap<u64, Arc<Notify>>;
