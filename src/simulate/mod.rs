@@ -9,8 +9,10 @@ pub mod acl;
 mod agent;
 mod blocking;
 mod catalog;
+mod control;
 mod decode;
 mod definition;
+mod fault;
 #[cfg_attr(not(test), expect(dead_code))]
 mod filter;
 mod go;
@@ -32,7 +34,7 @@ mod txn;
 mod views;
 
 use crate::clock::{BoxFuture, Clock, SystemClock};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::transport::Transport;
 use acl::{Acl, DefaultPolicy};
 use bytes::Bytes;
@@ -41,12 +43,17 @@ use http::{Request, Response};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
+use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use store::State;
 use store::timer::Timer;
 use tokio::sync::Notify;
+
+pub use control::{Keeps, Stats};
+pub use fault::Fault;
 
 /// The one datacenter.
 const DATACENTER: &str = "dc1";
@@ -63,7 +70,7 @@ const SERVER_PORT: i64 = 8300;
 const SERF_HEALTH: &str = "serfHealth";
 
 /// What an [`Agent`] is made of.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The name of the agent's node.
     pub node_name: String,
@@ -100,10 +107,14 @@ impl Default for Options {
 pub struct Agent {
     clock: Arc<dyn Clock>,
     pretty: bool,
-    acl_enabled: bool,
+    options: Options,
     /// What replies say that the default policy is.
     default_policy: &'static str,
     state: Mutex<State>,
+    faults: Mutex<Vec<Fault>>,
+    requests: AtomicU64,
+    /// Tells the requests that wait that their connection is gone.
+    restarted: Notify,
     timers_changed: Notify,
     /// Held by the one waiting call that drives the timers.
     driver: tokio::sync::Mutex<()>,
@@ -120,11 +131,14 @@ impl Agent {
     pub fn new(options: Options) -> Self {
         let denies = options.acl.enabled && options.acl.default_policy == DefaultPolicy::Deny;
         Self {
-            acl_enabled: options.acl.enabled,
             default_policy: if denies { "deny" } else { "allow" },
+            state: Mutex::new(State::new(options.clock.now(), &options)),
             clock: Arc::clone(&options.clock),
             pretty: options.pretty,
-            state: Mutex::new(State::new(options)),
+            options,
+            faults: Mutex::default(),
+            requests: AtomicU64::new(0),
+            restarted: Notify::new(),
             timers_changed: Notify::new(),
             driver: tokio::sync::Mutex::new(()),
         }
@@ -133,6 +147,7 @@ impl Agent {
     /// Answers one request, whose URI is a path and a query. A blocking query waits in here; the
     /// timers that end its wait must be driven meanwhile, see [`Agent::run_timers`].
     pub async fn handle(&self, request: Request<Bytes>) -> Response<Bytes> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         let (parts, body) = request.into_parts();
         route::answer(self, parts, body).await.into()
     }
@@ -157,21 +172,30 @@ impl Agent {
         }
     }
 
-    /// Answers one request and drives the timers while it waits, unless another call does.
-    async fn handle_driving(&self, request: Request<Bytes>) -> Response<Bytes> {
-        let handle = pin!(self.handle(request));
-        let drive = pin!(async {
+    /// Waits for something and drives the timers meanwhile, unless another call does.
+    async fn driving<R>(&self, work: impl Future<Output = R>) -> R {
+        let drive = async {
             let _turn = self.driver.lock().await;
             self.run_timers().await
-        });
-        match select(handle, drive).await {
-            Either::Left((response, _)) => response,
+        };
+        match select(pin!(work), pin!(drive)).await {
+            Either::Left((result, _)) => result,
             Either::Right((never, _)) => match never {},
         }
     }
 
+    /// Where the agent's randomness begins.
+    pub fn seed(&self) -> u64 {
+        self.options.seed
+    }
+
+    /// The clock that the agent goes by.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Lets `act` work on the state as it is now, and tells everybody whom its changes concern.
@@ -210,23 +234,46 @@ fn fire(state: &mut State, timer: Timer) {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A transport to an agent in the same process.
 #[derive(Debug)]
 pub struct SimTransport {
     agent: Arc<Agent>,
     endpoint: String,
+    client: String,
 }
 
 impl SimTransport {
     /// A transport to `agent`, which messages call `endpoint`.
     pub fn new(agent: Arc<Agent>, endpoint: impl Into<String>) -> Self {
-        Self { agent, endpoint: endpoint.into() }
+        Self { agent, endpoint: endpoint.into(), client: String::new() }
+    }
+
+    /// The same transport, for the client of this name: faults can concern it alone.
+    pub fn for_client(self, client: impl Into<String>) -> Self {
+        Self { client: client.into(), ..self }
+    }
+
+    async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
+        let mut restarted = pin!(self.agent.restarted.notified());
+        restarted.as_mut().enable();
+        let answer = self.agent.handle_faulty(&self.client, &self.endpoint, request);
+        match self.agent.driving(select(pin!(answer), restarted)).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right(_) => {
+                let message = format!("{}: the agent was restarted", self.endpoint);
+                Err(Error::new(Kind::Connect, message).with_endpoint(&self.endpoint).transient())
+            }
+        }
     }
 }
 
 impl Transport for SimTransport {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
-        Box::pin(async move { Ok(self.agent.handle_driving(request).await) })
+        Box::pin(self.exchange(request))
     }
 
     fn endpoint(&self) -> &str {
@@ -234,13 +281,19 @@ impl Transport for SimTransport {
     }
 }
 
+static AGENTS: LazyLock<Mutex<HashMap<String, Arc<Agent>>>> = LazyLock::new(Mutex::default);
+
 /// The agent that this process knows by `name`; the first call makes it. It keeps its state as
 /// long as the process lives.
 pub fn shared(name: &str) -> Arc<Agent> {
-    static AGENTS: LazyLock<Mutex<HashMap<String, Arc<Agent>>>> = LazyLock::new(Mutex::default);
-    let mut agents = AGENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    shared_or(name, Options::default)
+}
+
+/// As [`shared`], but the first call makes the agent of these options.
+pub fn shared_or(name: &str, options: impl FnOnce() -> Options) -> Arc<Agent> {
+    let mut agents = lock(&AGENTS);
     let agent = agents.entry(name.to_owned());
-    Arc::clone(agent.or_insert_with(|| Arc::new(Agent::new(Options::default()))))
+    Arc::clone(agent.or_insert_with(|| Arc::new(Agent::new(options()))))
 }
 
 #[cfg(test)]

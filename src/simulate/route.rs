@@ -122,7 +122,7 @@ async fn routed(
 }
 
 async fn dispatch(agent: &Agent, handler: &Handler, call: &Call) -> Result<Reply, Refusal> {
-    acl::check_enabled(agent.acl_enabled, call)?;
+    acl::check_enabled(agent.options.acl.enabled, call)?;
     match handler {
         Handler::Now(act) => {
             check_enterprise(call)?;

@@ -120,7 +120,7 @@ impl World {
     /// Sends a request and polls it once.
     pub fn start(&self, request: Request<Bytes>) -> Waiting {
         let agent = Arc::clone(&self.agent);
-        let future = Box::pin(async move { Answer(agent.handle_driving(request).await) });
+        let future = Box::pin(async move { Answer(agent.driving(agent.handle(request)).await) });
         let woken = Arc::new(Woken(AtomicBool::new(true)));
         let mut waiting = Waiting { future, woken };
         if let Some(answer) = waiting.answer() {

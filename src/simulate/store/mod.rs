@@ -60,15 +60,15 @@ pub(super) struct State {
 
 impl State {
     /// What a fresh server has: its own node with the service `consul`.
-    pub fn new(options: Options) -> Self {
+    pub fn new(now: Instant, options: &Options) -> Self {
         let mut state = Self {
-            now: options.clock.now(),
-            node_name: options.node_name,
+            now,
+            node_name: options.node_name.clone(),
             rng: fastrand::Rng::with_seed(options.seed),
             kv: KvTable::default(),
             sessions: SessionTable::default(),
             catalog: CatalogTable::default(),
-            acl: AclTable::new(options.acl),
+            acl: AclTable::new(options.acl.clone()),
             local: Local::default(),
             timers: Timers::default(),
             watches: Watches::default(),
@@ -80,9 +80,24 @@ impl State {
             graves: VecDeque::new(),
         };
         state.start_acl();
-        let node_id = options.node_id.unwrap_or_else(|| state.new_id());
+        let node_id = options.node_id.clone().unwrap_or_else(|| state.new_id());
         super::catalog::register_server(&mut state, node_id);
         state
+    }
+
+    /// What a restart does to an agent that keeps its disk: what it had in memory is gone, and what
+    /// lives by being renewed is given its whole time again.
+    pub fn restart(&mut self) {
+        self.lock_delays.clear();
+        self.cached.clear();
+        for session in
+            self.sessions.all().map(|session| Arc::clone(&session.id)).collect::<Vec<_>>()
+        {
+            self.start_ttl(&session);
+        }
+        for check in self.local.check_ids() {
+            self.start_check_ttl(&check);
+        }
     }
 
     /// The index of the next entry of the Raft log: every write has one, whether it changes
