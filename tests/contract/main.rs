@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)] // a test that panics has failed
 
+mod acl;
 mod agent;
 mod catalog;
 mod health;
@@ -35,6 +36,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("health", health::BEHAVIOURS),
     ("status", status::BEHAVIOURS),
     ("http", http::BEHAVIOURS),
+    ("acl", acl::BEHAVIOURS),
 ];
 
 /// Most behaviours wait for a timer, so many more than there are processors can run at once.
@@ -49,8 +51,7 @@ fn main() {
     std::panic::set_hook(Box::new(|panic| FAILURE.set(panic.to_string())));
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
-    let targets =
-        [Target::simulated(), Target::served(), Target::real("1.21"), Target::real("1.8")];
+    let targets = ["simulated", "consul-sim", "1.21", "1.8"].map(Target::new);
     let mut trials = Vec::new();
     for target in targets {
         if let Some(why) = &target.missing {

@@ -5,6 +5,7 @@ use consul_ffi::client::{Client, Settings};
 use consul_ffi::clock::{Clock, SystemClock};
 use consul_ffi::error::{Error, Kind};
 use consul_ffi::simulate;
+use consul_ffi::simulate::acl::{Acl, DefaultPolicy, Secret};
 use consul_ffi::transport::Transport;
 use consul_ffi::transport::http::HttpTransport;
 use consul_ffi::wire;
@@ -13,8 +14,8 @@ use consul_ffi::wire::response::Answer;
 use consul_ffi::wire::value::Value;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// One behaviour: a name that says it, and the program that shows it.
@@ -59,47 +60,88 @@ pub struct Target {
     pub name: &'static str,
     /// Why it cannot be had here, when it cannot.
     pub missing: Option<String>,
-    address: Option<String>,
-    _server: Option<RealConsul>,
+    open: Option<Server>,
+    /// The same with ACLs, started when a behaviour needs it, by default policy.
+    guarded: [OnceLock<Server>; 2],
 }
 
 impl Target {
-    pub fn simulated() -> Target {
-        Target { name: "simulated", missing: None, address: None, _server: None }
+    /// The target of this name: `simulated`, `consul-sim` (the simulated agent behind a socket) or
+    /// a version of Consul.
+    pub fn new(name: &'static str) -> Target {
+        let (open, missing) = match Server::start(name, None) {
+            Ok(server) => (Some(server), None),
+            Err(why) => (None, Some(why)),
+        };
+        Target { name, missing, open, guarded: [OnceLock::new(), OnceLock::new()] }
     }
 
-    /// The simulated agent behind a socket.
-    pub fn served() -> Target {
-        match option_env!("CARGO_BIN_EXE_consul-sim") {
-            Some(program) => Self::of("consul-sim", RealConsul::start_program(program)),
-            None => Self::of("consul-sim", Err("built without the feature server".to_owned())),
-        }
+    /// Its server with ACLs and this default policy.
+    fn guarded(&self, policy: DefaultPolicy) -> &Server {
+        self.guarded[policy as usize].get_or_init(|| {
+            let server = Server::start(self.name, Some(policy));
+            server.unwrap_or_else(|why| panic!("{} with ACLs: {why}", self.name))
+        })
     }
+}
 
-    pub fn real(version: &'static str) -> Target {
-        Self::of(version, RealConsul::start(version))
-    }
+/// One running Consul of a target.
+enum Server {
+    Simulated(Arc<simulate::Agent>),
+    Process(RealConsul),
+}
 
-    fn of(name: &'static str, server: Result<RealConsul, String>) -> Target {
-        match server {
-            Ok(server) => {
-                let address = Some(format!("http://{}", server.address));
-                Target { name, missing: None, address, _server: Some(server) }
+/// The simulated agent's management token, where it has ACLs.
+const MANAGEMENT: &str = "6a1253d2-1785-24fd-91c2-f8e78c745511";
+
+impl Server {
+    fn start(target: &str, acl: Option<DefaultPolicy>) -> Result<Server, String> {
+        let policy = acl.map(|policy| match policy {
+            DefaultPolicy::Allow => "allow",
+            DefaultPolicy::Deny => "deny",
+        });
+        let process = match (target, policy) {
+            ("simulated", _) => {
+                let acl = Acl {
+                    enabled: acl.is_some(),
+                    default_policy: acl.unwrap_or_default(),
+                    initial_management: Some(Secret::new(MANAGEMENT)),
+                    ..Acl::default()
+                };
+                let options = simulate::Options { acl, ..simulate::Options::default() };
+                return Ok(Server::Simulated(Arc::new(simulate::Agent::new(options))));
             }
-            Err(why) => Target { name, missing: Some(why), address: None, _server: None },
-        }
+            ("consul-sim", policy) => {
+                let program = option_env!("CARGO_BIN_EXE_consul-sim");
+                let program = program.ok_or("built without the feature server")?;
+                match policy {
+                    Some(policy) => RealConsul::start_program_with_acl(program, policy),
+                    None => RealConsul::start_program(program),
+                }
+            }
+            (version, Some(policy)) => RealConsul::start_with_acl(version, policy),
+            (version, None) => RealConsul::start(version),
+        };
+        process.map(Server::Process)
     }
 
     fn transport(&self) -> Arc<dyn Transport> {
-        match &self.address {
-            Some(address) => {
-                let transport = HttpTransport::new(address, Duration::from_secs(5));
+        match self {
+            Server::Process(server) => {
+                let address = format!("http://{}", server.address);
+                let transport = HttpTransport::new(&address, Duration::from_secs(5));
                 Arc::new(transport.expect("the address is a URL"))
             }
-            None => Arc::new(simulate::SimTransport::new(
-                simulate::shared("contract"),
-                "simulate:contract".to_owned(),
-            )),
+            Server::Simulated(agent) => {
+                Arc::new(simulate::SimTransport::new(Arc::clone(agent), "simulated"))
+            }
+        }
+    }
+
+    fn management(&self) -> &str {
+        match self {
+            Server::Process(server) => &server.token,
+            Server::Simulated(_) => MANAGEMENT,
         }
     }
 }
@@ -116,17 +158,32 @@ pub struct T {
 
 impl T {
     pub fn new(target: Arc<Target>, behaviour: &str) -> T {
-        let transport = target.transport();
-        let settings = Settings {
-            timeout: Duration::from_secs(20),
-            retry_count: 0,
-            defaults: Defaults::default(),
-        };
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let client =
-            Client::new(vec![Arc::clone(&transport)], settings, clock, fastrand::Rng::with_seed(1));
+        let transport = target.open.as_ref().expect("the target is there").transport();
+        let client = client(&transport, Defaults::default());
         let unique = format!("{behaviour}-{}", RUNS.fetch_add(1, Ordering::Relaxed));
         T { target, transport, client, unique }
+    }
+
+    /// The same on a server of the target that has ACLs, with its management token.
+    pub fn guarded(self, policy: DefaultPolicy) -> T {
+        let server = self.target.guarded(policy);
+        let transport = server.transport();
+        let token = Some(server.management().to_owned());
+        let client = client(&transport, Defaults { token, ..Defaults::default() });
+        T { transport, client, ..self }
+    }
+
+    /// The same without any token.
+    pub fn anonymous(&self) -> T {
+        let (target, transport) = (Arc::clone(&self.target), Arc::clone(&self.transport));
+        let client = client(&transport, Defaults::default());
+        T { target, transport, client, unique: self.unique.clone() }
+    }
+
+    /// The same with another token.
+    pub fn with_token(&self, secret: &str) -> T {
+        let defaults = Defaults { token: Some(secret.to_owned()), ..Defaults::default() };
+        T { client: client(&self.transport, defaults), ..self.anonymous() }
     }
 
     /// Whether the target is the oldest supported Consul.
@@ -205,6 +262,12 @@ impl T {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+fn client(transport: &Arc<dyn Transport>, defaults: Defaults) -> Client {
+    let settings = Settings { timeout: Duration::from_secs(20), retry_count: 0, defaults };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    Client::new(vec![Arc::clone(transport)], settings, clock, fastrand::Rng::with_seed(1))
 }
 
 /// An answer as it came.

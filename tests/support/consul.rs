@@ -28,6 +28,8 @@ pub fn say_skipped(what: &str, why: &str) {
 pub struct RealConsul {
     /// Its address, `127.0.0.1:port`.
     pub address: String,
+    /// The secret of its management token; empty when it has no ACLs.
+    pub token: String,
     script: Child,
 }
 
@@ -35,6 +37,17 @@ impl RealConsul {
     /// Starts the Consul of this version (`1.21`, `1.8`). `Err` says why it cannot be had.
     pub fn start(version: &str) -> Result<RealConsul, String> {
         Self::run(version, &mut Self::script())
+    }
+
+    /// Starts the Consul of this version with ACLs and this default policy (`allow`, `deny`).
+    pub fn start_with_acl(version: &str, policy: &str) -> Result<RealConsul, String> {
+        Self::run(version, Self::script().args(["--acl", policy]))
+    }
+
+    /// Starts this program in place of Consul 1.21 with ACLs and this default policy.
+    pub fn start_program_with_acl(program: &str, policy: &str) -> Result<RealConsul, String> {
+        let mut script = Self::script();
+        Self::run("1.21", script.env("CONSUL_BIN", program).args(["--acl", policy]))
     }
 
     /// Starts this program in place of Consul 1.21.
@@ -49,17 +62,18 @@ impl RealConsul {
     fn run(version: &str, script: &mut Command) -> Result<RealConsul, String> {
         let mut script = script
             // The command lives until its input is closed.
-            .args([version, "sh", "-c", "echo \"$CONSUL_HTTP_ADDR\"; cat"])
+            .args([version, "sh", "-c", "echo \"$CONSUL_HTTP_ADDR $CONSUL_HTTP_TOKEN\"; cat"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| error.to_string())?;
-        let mut address = String::new();
+        let mut line = String::new();
         let stdout = script.stdout.take().expect("stdout is piped");
-        BufReader::new(stdout).read_line(&mut address).map_err(|error| error.to_string())?;
-        if !address.trim().is_empty() {
-            return Ok(RealConsul { address: address.trim().to_owned(), script });
+        BufReader::new(stdout).read_line(&mut line).map_err(|error| error.to_string())?;
+        if let Some((address, token)) = line.trim_end_matches('\n').split_once(' ') {
+            let (address, token) = (address.to_owned(), token.to_owned());
+            return Ok(RealConsul { address, token, script });
         }
         let mut said = String::new();
         if let Some(mut stderr) = script.stderr.take() {
