@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Runs a command beside a fresh Consul dev server on free loopback ports.
 #
-#   scripts/with-consul.sh 1.21|1.8 COMMAND [ARG…]
+#   scripts/with-consul.sh [--acl allow|deny] 1.21|1.8 COMMAND [ARG…]
 #
 # The command gets CONSUL_HTTP_ADDR (127.0.0.1:PORT), CONSUL_PID and CONSUL_VERSION (such as
-# 1.21.0), and no other CONSUL_* variable of the caller. The server ends with the command, with
-# this script, or with this script's parent, however they end.
+# 1.21.0), and no other CONSUL_* variable of the caller. With --acl the server enforces ACLs with
+# that default policy, and CONSUL_HTTP_TOKEN is its management token. The server ends with the
+# command, with this script, or with this script's parent, however they end.
 # Exit status: the command's; 3 when the Consul cannot be had; 1 when it does not start.
 #
 # shellcheck disable=SC2317 # the functions that a trap calls are reached
@@ -14,8 +15,13 @@ set -euo pipefail
 ready_within=60 # seconds; a loaded machine needs some, an idle one 1
 tries=10
 
+acl=
+if [ "${1:-}" = --acl ] && [[ ${2:-} == @(allow|deny) ]]; then
+    acl=$2
+    shift 2
+fi
 if [ $# -lt 2 ]; then
-    echo "usage: scripts/with-consul.sh 1.21|1.8 COMMAND [ARG…]" >&2
+    echo "usage: scripts/with-consul.sh [--acl allow|deny] 1.21|1.8 COMMAND [ARG…]" >&2
     exit 2
 fi
 # CI may start it without any standard input, which cannot be handed on.
@@ -35,6 +41,8 @@ folder=$(mktemp -d "${TMPDIR:-/tmp}/with-consul.XXXXXX")
 log=$folder/log
 server=
 command=
+token=
+[ -z "$acl" ] || token=$(cat /proc/sys/kernel/random/uuid)
 
 # stop ID: ends a process (or, with a minus, a group) within 5 s.
 stop() {
@@ -105,7 +113,8 @@ free_ports() {
 get() {
     local reply=
     {
-        printf 'GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n' "$2" >&3
+        printf 'GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\nX-Consul-Token: %s\r\n\r\n' \
+            "$2" "$token" >&3
         IFS= read -r -t 10 -d '' reply <&3 || true
     } 3<>"/dev/tcp/127.0.0.1/$1" || return 1
     [[ $reply == HTTP/1.?\ 200\ * ]] && echo "$reply"
@@ -118,6 +127,22 @@ is_ready() {
         && nodes=$(get "$1" /v1/catalog/nodes) && [[ $nodes == *"$2"* ]]
 }
 
+# acl_config: the configuration of a server with ACLs. The agent needs a token to register its node.
+acl_config() {
+    local management=initial_management
+    [[ $full != 1.8.* ]] || management=master
+    cat <<END
+acl {
+    enabled = true
+    default_policy = "$acl"
+    tokens {
+        $management = "$token"
+        agent = "$token"
+    }
+}
+END
+}
+
 # start: starts a server, sets `server` and `http`, returns when it is ready. Fails when it ends
 # early, as it does when another program took one of its ports meanwhile.
 start() {
@@ -125,7 +150,8 @@ start() {
     read -r -a ports <<<"$(free_ports 4)"
     http=${ports[0]}
     id=$(cat /proc/sys/kernel/random/uuid)
-    [[ $full == 1.8.* ]] || more=(-grpc-tls-port=-1)
+    [[ $full == 1.8.* ]] || more+=(-grpc-tls-port=-1)
+    [ -z "$acl" ] || more+=(-hcl="$(acl_config)")
     setsid "$binary" agent -dev -log-level=err -node-id="$id" -http-port="$http" \
         -server-port="${ports[1]}" -serf-lan-port="${ports[2]}" -serf-wan-port="${ports[3]}" \
         -dns-port=-1 -grpc-port=-1 "${more[@]}" -hcl='disable_update_check = true' \
@@ -158,6 +184,7 @@ until start; do
 done
 
 export CONSUL_HTTP_ADDR=127.0.0.1:$http CONSUL_PID=$server CONSUL_VERSION=$full
+[ -z "$token" ] || export CONSUL_HTTP_TOKEN=$token
 # In the background, because bash runs a trap only after a command in the foreground has ended.
 if [ -t 0 ]; then
     # It shares the terminal's group, so Ctrl-C reaches it, once that is no longer ignored as in

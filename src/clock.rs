@@ -6,8 +6,9 @@ use std::fmt;
 use std::future::Future;
 use std::ops::{Add, Sub};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 /// A future that is owned and can move between threads.
@@ -53,6 +54,11 @@ pub trait Clock: fmt::Debug + Send + Sync {
 
     /// Completes when [`Clock::now`] has reached `deadline`.
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()>;
+
+    /// This clock, when it stands still until it is moved.
+    fn as_manual(&self) -> Option<&ManualClock> {
+        None
+    }
 
     /// Completes `duration` from now.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
@@ -132,6 +138,28 @@ impl ManualClock {
         }
     }
 
+    /// Polls `work` to its end, and moves time on to the next moment that somebody waits for
+    /// whenever the work can do nothing else.
+    pub async fn drive<R>(&self, work: impl Future<Output = R>) -> R {
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|context| {
+            let woken =
+                Arc::new(Woken { since: AtomicBool::new(false), outer: context.waker().clone() });
+            let waker = Waker::from(Arc::clone(&woken));
+            loop {
+                woken.since.store(false, Ordering::Relaxed);
+                let polled = work.as_mut().poll(&mut Context::from_waker(&waker));
+                if polled.is_ready() {
+                    return polled;
+                }
+                if !woken.since.load(Ordering::Relaxed) && !self.advance_to_next() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+
     fn move_to(&self, target: Instant) {
         let due = {
             let mut manual = self.lock();
@@ -163,8 +191,25 @@ impl Clock for ManualClock {
         self.lock().now
     }
 
+    fn as_manual(&self) -> Option<&ManualClock> {
+        Some(self)
+    }
+
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
         Box::pin(ManualSleep { clock: self.clone(), deadline, id: None })
+    }
+}
+
+/// Notices whether work was woken, and passes it on.
+struct Woken {
+    since: AtomicBool,
+    outer: Waker,
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.since.store(true, Ordering::Relaxed);
+        self.outer.wake_by_ref();
     }
 }
 
@@ -227,6 +272,18 @@ mod tests {
         assert_eq!(clock.now(), Instant::from_origin(Duration::from_secs(2)));
         assert!((&mut early).now_or_never().is_some());
         assert!((&mut late).now_or_never().is_none());
+    }
+
+    #[test]
+    fn driven_work_does_not_wait() {
+        let clock = ManualClock::new();
+        let work = async {
+            clock.sleep(Duration::from_secs(3600)).await;
+            clock.sleep(Duration::from_secs(60)).await;
+            clock.now().since_origin()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert_eq!(runtime.block_on(clock.drive(work)), Duration::from_secs(3660));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct Config {
     pub retry_count: u32,
     /// Which simulated agent to use instead of a real one.
     pub simulate: Simulate,
+    /// A name for this client, by which faults of a simulated agent can concern it alone.
+    pub client_name: String,
     /// The least important log lines that are written.
     pub log_level: tracing::Level,
     /// What every request says unless the call says otherwise.
@@ -134,6 +136,18 @@ pub const OPTIONS: &[Setting] = &[
         },
     },
     Setting {
+        name: "client_name",
+        aliases: &[],
+        takes: "a string",
+        env: None,
+        default: "none",
+        doc: "A name by which faults of a simulated agent can concern this client alone.",
+        apply: |config, value, at| {
+            config.client_name = Shape::Text.text(value, at)?;
+            Ok(())
+        },
+    },
+    Setting {
         name: "token",
         aliases: &["acl_token"],
         takes: "a string",
@@ -233,6 +247,7 @@ impl Default for Config {
             connect_timeout: Duration::from_millis(2000),
             retry_count: 3,
             simulate: Simulate::No,
+            client_name: String::new(),
             log_level: tracing::Level::WARN,
             defaults: Defaults::default(),
         }

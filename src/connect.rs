@@ -5,7 +5,7 @@ use crate::client::{Client, Settings};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Simulate};
 use crate::error::Error;
-use crate::simulate;
+use crate::simulate::{self, SimTransport};
 use crate::transport::Transport;
 use crate::transport::http::HttpTransport;
 use std::sync::Arc;
@@ -20,29 +20,34 @@ pub fn connect(config: &Config) -> Result<Client, Error> {
         retry_count: config.retry_count,
         defaults: config.defaults.clone(),
     };
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    Ok(Client::new(transports(config)?, settings, clock, fastrand::Rng::new()))
-}
-
-fn transports(config: &Config) -> Result<Vec<Arc<dyn Transport>>, Error> {
-    match &config.simulate {
-        Simulate::No => config
-            .endpoints
-            .iter()
-            .map(|endpoint| {
-                let transport = HttpTransport::new(endpoint, config.connect_timeout)?;
-                Ok(Arc::new(transport) as Arc<dyn Transport>)
-            })
-            .collect(),
+    let (transports, clock, rng) = match &config.simulate {
+        Simulate::No => real(config)?,
         Simulate::ForEndpoints => {
             let mut endpoints = config.endpoints.clone();
             endpoints.sort();
-            Ok(vec![simulated(&endpoints.join(","))])
+            simulated(config, &endpoints.join(","))
         }
-        Simulate::Named(name) => Ok(vec![simulated(name)]),
-    }
+        Simulate::Named(name) => simulated(config, name),
+    };
+    Ok(Client::new(transports, settings, clock, rng))
 }
 
-fn simulated(name: &str) -> Arc<dyn Transport> {
-    Arc::new(simulate::SimTransport::new(simulate::shared(name), format!("simulate:{name}")))
+type Connection = (Vec<Arc<dyn Transport>>, Arc<dyn Clock>, fastrand::Rng);
+
+fn real(config: &Config) -> Result<Connection, Error> {
+    let transport = |endpoint: &String| -> Result<Arc<dyn Transport>, Error> {
+        Ok(Arc::new(HttpTransport::new(endpoint, config.connect_timeout)?))
+    };
+    let transports = config.endpoints.iter().map(transport).collect::<Result<_, _>>()?;
+    Ok((transports, Arc::new(SystemClock::new()), fastrand::Rng::new()))
+}
+
+/// A client of a simulated agent goes by that agent's clock and seed, so that the same program
+/// gives the same trace.
+fn simulated(config: &Config, name: &str) -> Connection {
+    let agent = simulate::shared(name);
+    let clock = Arc::clone(agent.clock());
+    let rng = fastrand::Rng::with_seed(agent.seed());
+    let transport = SimTransport::new(agent, format!("simulate:{name}"));
+    (vec![Arc::new(transport.for_client(&config.client_name))], clock, rng)
 }

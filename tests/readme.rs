@@ -76,3 +76,16 @@ fn what_a_reader_sees_first_is_on_the_first_page() {
         assert!(first.contains(wanted), "not within the first 60 lines: {wanted}");
     }
 }
+
+#[test]
+fn the_guide_to_testing_shows_the_files_that_run() {
+    let guide = read("docs/testing-your-program.md");
+    let blocks = blocks(&guide);
+    for file in ["examples/worker.lua", "spec/examples/worker_spec.lua"] {
+        let text = read(file);
+        assert!(
+            blocks.iter().any(|(_, block)| block == text.trim_end()),
+            "docs/testing-your-program.md does not show {file} as it is"
+        );
+    }
+}

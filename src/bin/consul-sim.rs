@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! consul-sim agent -dev -http-port=8500
-//! consul-sim agent -config-file agent.json
+//! consul-sim agent -config-file agent.hcl
 //! consul-sim version -format=json
 //! ```
 //!
 //! Flags and configuration keys that mean nothing to a simulated agent are accepted and ignored, so
 //! that programs which start a `consul` can start this one.
 
+use consul_ffi::simulate::acl::{Acl, DefaultPolicy, Secret};
+use consul_ffi::simulate::hcl;
 use consul_ffi::simulate::serve::serve;
 use consul_ffi::simulate::{Agent, Options, VERSION};
-use serde_json::Value;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -87,7 +88,7 @@ impl Settings {
                     let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
                     settings.configure(&text).map_err(|why| format!("{file}: {why}"))?;
                 }
-                ("hcl", _) => {}
+                ("hcl", text) => settings.configure(text).map_err(|why| format!("-hcl: {why}"))?,
                 ("dev", _) => settings.agent.pretty = true,
                 ("node", name) => settings.agent.node_name = name.to_owned(),
                 ("node-id", id) => settings.agent.node_id = Some(id.to_owned()),
@@ -107,28 +108,57 @@ impl Settings {
         Ok(())
     }
 
-    /// Applies a configuration file; a key that means nothing here is ignored.
+    /// Applies a configuration in HCL or JSON; a key that means nothing here is ignored.
     fn configure(&mut self, text: &str) -> Result<(), String> {
-        let config: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let text = |pointer: &str| config.pointer(pointer).and_then(Value::as_str);
-        let number = |pointer: &str| config.pointer(pointer).and_then(Value::as_u64);
-        if let Some(name) = text("/node_name") {
+        let config = hcl::parse(text)?;
+        let text = |path: &[&str]| match hcl::find(&config, path) {
+            Some(hcl::Value::Literal(text)) => Some(text.as_str()),
+            _ => None,
+        };
+        if let Some(name) = text(&["node_name"]) {
             self.agent.node_name = name.to_owned();
         }
-        if let Some(id) = text("/node_id") {
+        if let Some(id) = text(&["node_id"]) {
             self.agent.node_id = Some(id.to_owned());
         }
-        if let Some(port) = number("/ports/http") {
-            self.port = u16::try_from(port).map_err(|_| format!("ports.http = {port}: no port"))?;
+        if let Some(port) = text(&["ports", "http"]) {
+            self.port = port.parse().map_err(|_| format!("ports.http = {port}: no port"))?;
         }
-        if let Some(address) = text("/addresses/http").or(text("/client_addr")) {
+        if let Some(address) = text(&["addresses", "http"]).or(text(&["client_addr"])) {
             self.set_address(address)?;
         }
-        if let Some(most) = number("/limits/http_max_conns_per_client") {
-            self.connections_per_client = most as usize;
+        if let Some(most) = text(&["limits", "http_max_conns_per_client"]) {
+            self.connections_per_client = most
+                .parse()
+                .map_err(|_| format!("limits.http_max_conns_per_client = {most}: no number"))?;
         }
-        Ok(())
+        configure_acl(&mut self.agent.acl, text)
     }
+}
+
+fn configure_acl<'a>(
+    acl: &mut Acl,
+    text: impl Fn(&[&str]) -> Option<&'a str>,
+) -> Result<(), String> {
+    let is_true = |path: &[&str], present: bool| text(path).map_or(present, |on| on == "true");
+    acl.enabled = is_true(&["acl", "enabled"], acl.enabled);
+    acl.enable_key_list_policy =
+        is_true(&["acl", "enable_key_list_policy"], acl.enable_key_list_policy);
+    match text(&["acl", "default_policy"]) {
+        Some("allow") => acl.default_policy = DefaultPolicy::Allow,
+        Some("deny") => acl.default_policy = DefaultPolicy::Deny,
+        Some(other) => return Err(format!("acl.default_policy = {other}: neither allow nor deny")),
+        None => {}
+    }
+    let token = |name: &str| text(&["acl", "tokens", name]).map(Secret::new);
+    // The name until Consul 1.11 was another.
+    if let Some(secret) = token("initial_management").or_else(|| token("master")) {
+        acl.initial_management = Some(secret);
+    }
+    if let Some(secret) = token("default") {
+        acl.default_token = Some(secret);
+    }
+    Ok(())
 }
 
 fn agent(flags: &[String]) -> Result<(), String> {

@@ -51,6 +51,11 @@ impl Client {
         &self.settings
     }
 
+    /// The clock that its timeouts and pauses go by.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
     /// Makes one call and waits for its outcome.
     ///
     /// # Errors

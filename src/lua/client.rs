@@ -42,7 +42,13 @@ impl ConsulClient {
 
     fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
         match &*self.open.borrow() {
-            Some(open) => open.runtime.block_on(open.client.call(endpoint, args)),
+            Some(Open { client, runtime }) => {
+                let call = client.call(endpoint, args);
+                match client.clock().as_manual() {
+                    Some(clock) => runtime.block_on(clock.drive(call)),
+                    None => runtime.block_on(call),
+                }
+            }
             None => {
                 // A wrong argument is a wrong argument on a closed client too.
                 endpoint.request(args, &self.config.defaults)?;

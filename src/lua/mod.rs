@@ -1,6 +1,7 @@
 //! What `require("consul_ffi")` returns. The only layer that knows Lua.
 
 mod client;
+mod simulator;
 mod stack;
 mod value;
 
@@ -48,6 +49,7 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     let native = lua.create_table()?;
     native.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
     client::register(lua, &native)?;
+    native.set("simulator", simulator::register(lua)?)?;
     let build: Function =
         lua.load(include_str!("module.lua")).set_name("=consul_ffi").into_function()?;
     let module: Table = build.call(native)?;

@@ -157,8 +157,32 @@ function ConsulClient.destroy_session(client, session)
   return client:session_destroy(type(session) == "table" and session.id or session)
 end
 
+-- A simulated agent for tests; what a method was misused for is raised.
+local Simulator = {}
+
+for name, call in pairs(native.simulator.methods) do
+  Simulator[name] = function(...)
+    local success, value = call(...)
+    if success == nil then
+      error(value, 2)
+    end
+    return value
+  end
+end
+
+native.simulator.set_index(Simulator)
+
+local function simulator(name, options)
+  local agent, message = native.simulator.open(name, options)
+  if not agent then
+    error(message, 2)
+  end
+  return agent
+end
+
 return {
   _VERSION = native._VERSION,
+  simulator = simulator,
   ConsulClient = ConsulClient,
   new = function(config)
     return (new(config))

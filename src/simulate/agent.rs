@@ -1,5 +1,6 @@
 //! The agent's own services and checks.
 
+use super::acl::{Access, Resource};
 use super::blocking::HashedRead;
 use super::decode::{GoType, Object, body, undecodable};
 use super::definition::{self, is_status};
@@ -32,29 +33,43 @@ pub(super) static ROUTES: &[Route] = &[
 ];
 
 fn about(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    state.authority(call).check(Resource::Agent, &state.node_name, Access::Read)?;
     Ok(Reply::json(call.style, &self_info::about(state)))
 }
 
 fn services(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    let authority = state.authority(call);
+    authority.known()?;
+    let seen = state.local.services.iter();
+    let seen = seen.filter(|(_, service)| authority.sees(Resource::Service, &service.name));
     let services: BTreeMap<_, AgentService<'_>> =
-        state.local.services.iter().map(|(id, service)| (id, service.into())).collect();
-    Ok(Reply::json(call.style, &services))
+        seen.map(|(id, service)| (id, service.into())).collect();
+    Ok(authority.mark(Reply::json(call.style, &services)))
 }
 
 fn checks(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let checks: BTreeMap<_, &Check> =
-        state.local.checks.iter().map(|(id, local)| (id, &local.check)).collect();
-    Ok(Reply::json(call.style, &checks))
+    let authority = state.authority(call);
+    authority.known()?;
+    let checks = state.local.checks.iter().map(|(id, local)| (id, &local.check));
+    let seen = |check: &Check| match check.service_id.is_empty() {
+        true => authority.sees(Resource::Node, &check.node),
+        false => authority.sees(Resource::Service, &check.service_name),
+    };
+    let checks: BTreeMap<_, &Check> = checks.filter(|(_, check)| seen(check)).collect();
+    Ok(authority.mark(Reply::json(call.style, &checks)))
 }
 
 static SERVICE: HashedRead = HashedRead {
     topics: |call| vec![Topic::LocalService(call.rest_text())],
     hash: |state, call| state.local.services.get(&call.rest_text()).map(content_hash),
     answer: |state, call| {
+        let authority = state.authority(call);
+        authority.known()?;
         let id = call.rest_text();
         let service = state.local.services.get(&id);
         let service =
             service.ok_or_else(|| Refusal::unknown(format!("unknown service ID: {id}")))?;
+        authority.check(Resource::Service, &service.name, Access::Read)?;
         let hash = content_hash(service);
         let view = AgentService::from(service).with_hash(&hash);
         Ok(Reply::json(call.style, &view).with_text("x-consul-contenthash", &hash))
@@ -70,6 +85,11 @@ fn content_hash(service: &Service) -> String {
 
 fn register_service(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let (service, checks) = definition::service(&body(&call.body)?, &state.node_name)?;
+    let authority = state.authority(call);
+    authority.check(Resource::Service, &service.name, Access::Write)?;
+    if let Some(present) = state.local.services.get(&service.id) {
+        authority.check(Resource::Service, &present.name, Access::Write)?;
+    }
     let replace = match call.query.get("replace-existing-checks") {
         "" => call.query.has("replace-existing-checks"),
         value => value == "true",
@@ -80,12 +100,15 @@ fn register_service(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 
 fn deregister_service(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let id = call.rest_text();
-    if !state.local.services.contains_key(&id) {
+    let authority = state.authority(call);
+    authority.known()?;
+    let Some(service) = state.local.services.get(&id) else {
         return Err(Refusal::unknown(format!(
             "Unknown service ID {}. Ensure that the service ID is passed, not the service name.",
             go::quoted(&id)
         )));
-    }
+    };
+    authority.check(Resource::Service, &service.name, Access::Write)?;
     state.deregister_service(&id);
     Ok(Reply::done())
 }
@@ -93,14 +116,26 @@ fn deregister_service(state: &mut State, call: &Call) -> Result<Reply, Refusal> 
 fn register_check(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let services = &state.local.services;
     let check = definition::check(&body(&call.body)?, &state.node_name, |id| services.get(id))?;
+    permit_check(state, call, &check.check)?;
     state.register_check(check);
     Ok(Reply::done())
 }
 
-/// The id of a check that the agent has.
+/// Refuses a caller who may not change a check: its service's, or else its node's.
+fn permit_check(state: &State, call: &Call, check: &Check) -> Result<(), Refusal> {
+    let authority = state.authority(call);
+    match check.service_id.is_empty() {
+        true => authority.check(Resource::Node, &check.node, Access::Write),
+        false => authority.check(Resource::Service, &check.service_name, Access::Write),
+    }
+}
+
+/// The id of a check that the agent has and the caller may change.
 fn known_check(state: &State, call: &Call) -> Result<String, Refusal> {
+    state.authority(call).known()?;
     let id = call.rest_text();
-    if state.local.checks.contains_key(&id) {
+    if let Some(local) = state.local.checks.get(&id) {
+        permit_check(state, call, &local.check)?;
         return Ok(id);
     }
     Err(Refusal::unknown(format!(

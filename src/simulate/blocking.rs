@@ -7,6 +7,7 @@ use super::store::watch::Topic;
 use super::{Agent, go};
 use crate::clock::Instant;
 use futures_util::future::{Either, select};
+use http::StatusCode;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,6 +166,9 @@ impl Agent {
         let mut was_missing = false;
         let mut position = Position::at(0);
         let news = |state: &mut State| {
+            if let Some(refusal) = forbidden(read, state, call) {
+                return Some(refusal);
+            }
             position = (read.position)(state, call);
             if was_missing && position.missing {
                 seen = position.index;
@@ -177,6 +181,9 @@ impl Agent {
             Some(reply) => reply,
             None => self.with(|state| (read.answer)(state, call)),
         };
+        if is_error(&reply) {
+            return failed(read.headers, reply);
+        }
         let reply = reply_headers(reply, read.headers, options, position.index, streams);
         let caches = matches!(read.headers, Headers::Catalog { cache: true, .. });
         if caches && (options.cached || streams) {
@@ -263,6 +270,23 @@ fn streams(read: &Read, call: &Call, options: &ReadOptions) -> bool {
         && call.query.get("near").is_empty()
 }
 
+/// What a caller gets who may not have the answer, whatever there is to wait for.
+fn forbidden(read: &Read, state: &State, call: &Call) -> Option<Reply> {
+    if !state.acl.is_enabled() {
+        return None;
+    }
+    let reply = (read.answer)(state, call);
+    if is_error(&reply) {
+        return Some(reply);
+    }
+    state.authority(call).known().err().map(Reply::from)
+}
+
+/// Whether it says why there is no result. That there is none, by itself, is a result.
+fn is_error(reply: &Reply) -> bool {
+    !reply.status.is_success() && !reply.body.is_empty()
+}
+
 fn reply_headers(
     reply: Reply,
     headers: Headers,
@@ -270,6 +294,11 @@ fn reply_headers(
     index: u64,
     streams: bool,
 ) -> Reply {
+    let mut reply = reply;
+    if streams {
+        // The streaming backend leaves out in silence.
+        reply.headers.remove("x-consul-results-filtered-by-acls");
+    }
     let backend = if streams { "streaming" } else { "blocking-query" };
     let reply = index_headers(reply, index, !streams).with_text("x-consul-query-backend", backend);
     match headers {
@@ -300,9 +329,11 @@ fn index_headers(reply: Reply, index: u64, known_leader: bool) -> Reply {
 
 /// An error that a server answered a read with: most reads set the index headers all the same, but
 /// not those that streaming may answer.
-pub(super) fn failed(headers: Headers, refusal: Refusal) -> Reply {
-    let reply = Reply::from(refusal);
-    if matches!(headers, Headers::Plain | Headers::Catalog { streams: true, .. }) {
+pub(super) fn failed(headers: Headers, reply: impl Into<Reply>) -> Reply {
+    let reply = reply.into();
+    let has_none = matches!(headers, Headers::Plain | Headers::Catalog { streams: true, .. });
+    // What is not there is no error of the server's.
+    if has_none || reply.status == StatusCode::NOT_FOUND {
         return reply;
     }
     index_headers(reply, 1, false).with_text("x-consul-query-backend", "blocking-query")

@@ -1,5 +1,6 @@
 //! The catalog of nodes and services.
 
+use super::acl::{Authority, Resource};
 use super::blocking::{Headers, Position, Read, cache_headers};
 use super::reply::{Refusal, Reply};
 use super::request::Call;
@@ -58,8 +59,11 @@ static NODES: Read = Read {
     topics: |_| vec![Topic::Nodes],
     position: |state, _| Position::at(state.catalog.nodes_newest),
     answer: |state, call| {
-        let records = state.catalog.nodes().filter(|record| has_meta(call, record));
-        Reply::json(call.style, &records.map(|record| &record.node).collect::<Vec<_>>())
+        let authority = state.authority(call);
+        let nodes = state.catalog.nodes().filter(|record| has_meta(call, record));
+        let nodes = nodes.map(|record| &record.node);
+        let seen = nodes.filter(|node| authority.sees(Resource::Node, &node.node));
+        authority.mark(Reply::json(call.style, &seen.collect::<Vec<_>>()))
     },
     headers: UNCACHED,
 };
@@ -78,14 +82,18 @@ static SERVICES: Read = Read {
         })
     },
     answer: |state, call| {
+        let authority = state.authority(call);
         let mut services: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for record in state.catalog.nodes().filter(|record| has_meta(call, record)) {
-            for service in record.services.values() {
+            let instances = record.services.values();
+            let seen =
+                |service: &&Service| authority.sees_instance(&record.node.node, &service.name);
+            for service in instances.filter(seen) {
                 let tags = services.entry(&service.name).or_default();
                 tags.extend(service.tags.iter().flatten().map(String::as_str));
             }
         }
-        Reply::json(call.style, &services)
+        authority.mark(Reply::json(call.style, &services))
     },
     headers: CACHED,
 };
@@ -96,12 +104,14 @@ static SERVICE: Read = Read {
     position: |state, call| Position::at(state.catalog.service_newest(&call.rest_text())),
     answer: |state, call| {
         let (name, wanted) = (call.rest_text(), tags(call));
+        let authority = state.authority(call);
         let instances = state.catalog.instances(&name);
         let found: Vec<_> = instances
             .filter(|(record, service)| has_meta(call, record) && has_tags(&wanted, service))
+            .filter(|(record, service)| authority.sees_instance(&record.node.node, &service.name))
             .map(|(record, service)| ServiceNode::new(&record.node, service))
             .collect();
-        Reply::json(call.style, &found)
+        authority.mark(Reply::json(call.style, &found))
     },
     headers: CACHED,
 };
@@ -110,6 +120,11 @@ static SERVICE: Read = Read {
 fn find_node<'a>(state: &'a State, call: &Call) -> Option<&'a Record> {
     let name = call.rest_text();
     state.catalog.node(&name).or_else(|| state.catalog.node_by_id(&name))
+}
+
+/// The node that is asked for, when the caller may see it.
+fn visible_node<'a>(state: &'a State, call: &Call, authority: &Authority) -> Option<&'a Record> {
+    find_node(state, call).filter(|record| authority.sees(Resource::Node, &record.node.node))
 }
 
 /// Names shorter than this are not looked for among the UUIDs either, and have no index.
@@ -135,17 +150,19 @@ static NODE: Read = Read {
     topics: |call| vec![Topic::Node(call.rest_text().to_lowercase())],
     position: node_position,
     answer: |state, call| {
-        let view = find_node(state, call).map(|record| NodeView {
+        let authority = state.authority(call);
+        let view = visible_node(state, call, &authority).map(|record| NodeView {
             node: Some(&record.node),
             services: Some(
                 record
                     .services
                     .values()
+                    .filter(|service| authority.sees(Resource::Service, &service.name))
                     .map(|service| (&*service.id, NodeService::from(service)))
                     .collect::<BTreeMap<_, _>>(),
             ),
         });
-        Reply::json(call.style, &view)
+        authority.mark(Reply::json(call.style, &view))
     },
     headers: UNCACHED,
 };
@@ -155,11 +172,15 @@ static NODE_SERVICES: Read = Read {
     topics: |call| vec![Topic::Node(call.rest_text().to_lowercase())],
     position: node_position,
     answer: |state, call| {
-        let record = find_node(state, call);
-        let services = record
-            .map(|record| record.services.values().map(NodeService::from).collect::<Vec<_>>());
+        let authority = state.authority(call);
+        let record = visible_node(state, call, &authority);
+        let services = record.map(|record| {
+            let services = record.services.values();
+            let seen = services.filter(|service| authority.sees(Resource::Service, &service.name));
+            seen.map(NodeService::from).collect::<Vec<_>>()
+        });
         let view = NodeView { node: record.map(|record| &record.node), services };
-        Reply::json(call.style, &view)
+        authority.mark(Reply::json(call.style, &view))
     },
     headers: UNCACHED,
 };

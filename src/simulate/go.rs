@@ -67,6 +67,26 @@ pub(super) fn duration_text(value: Duration) -> String {
     }
 }
 
+/// A moment since 1970 as `time.Time` writes itself into JSON: RFC 3339 in UTC.
+pub(super) fn date_text(since_1970: Duration) -> String {
+    let seconds = since_1970.as_secs();
+    let (days, time) = (seconds / 86_400, seconds % 86_400);
+    // Years are counted from the 1st of March of the year 0, so that the leap day is a year's last.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let year = year + era * 400 + u64::from(month >= 10);
+    let month = (month + 2) % 12 + 1;
+    let (hour, minute) = (time / 3600, time / 60 % 60);
+    let second = u128::from(time % 60) * 1_000_000_000 + u128::from(since_1970.subsec_nanos());
+    let second = decimal(second, 1_000_000_000);
+    let pad = if second.find('.').unwrap_or(second.len()) < 2 { "0" } else { "" };
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{pad}{second}Z")
+}
+
 fn decimal(value: u128, unit: u128) -> String {
     let digits = unit.ilog10() as usize;
     let fraction = format!("{:0digits$}", value % unit);
@@ -122,5 +142,18 @@ mod tests {
             assert_eq!(duration_text(Duration::from_millis(millis)), text);
         }
         assert_eq!(duration_text(Duration::from_nanos(1_500)), "1.5µs");
+    }
+
+    #[test]
+    fn dates_are_written_as_go_writes_them() {
+        for (millis, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399_500, "2000-02-28T23:59:59.5Z"),
+            (951_782_400_000, "2000-02-29T00:00:00Z"),
+            (1_798_761_599_000, "2026-12-31T23:59:59Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(date_text(Duration::from_millis(millis)), text);
+        }
     }
 }

@@ -33,13 +33,15 @@ static SERVICE: Read = Read {
     answer: |state, call| {
         let (name, wanted) = (call.rest_text(), tags(call));
         let only_passing = passing(call).unwrap_or(false);
+        let authority = state.authority(call);
         let instances = state.catalog.instances(&name);
         let found: Vec<_> = instances
             .filter(|(record, service)| has_meta(call, record) && has_tags(&wanted, service))
+            .filter(|(record, service)| authority.sees_instance(&record.node.node, &service.name))
             .map(|(record, service)| Instance::new(record, service))
             .filter(|instance| !only_passing || instance.passes())
             .collect();
-        Reply::json(call.style, &found)
+        authority.mark(Reply::json(call.style, &found))
     },
     headers: Headers::Catalog { cache: true, streams: true },
 };
@@ -64,7 +66,7 @@ static NODE: Read = Read {
     answer: |state, call| {
         let record = state.catalog.node(&call.rest_text());
         let checks = record.into_iter().flat_map(|record| record.checks.values());
-        Reply::json(call.style, &checks.collect::<Vec<_>>())
+        seen_checks(state, call, checks)
     },
     headers: HEADERS,
 };
@@ -107,7 +109,14 @@ static STATE: Read = Read {
 fn checks(state: &State, call: &Call, wanted: impl Fn(&Check) -> bool) -> Reply {
     let records = state.catalog.nodes().filter(|record: &&Record| has_meta(call, record));
     let checks = records.flat_map(|record| record.checks.values());
-    Reply::json(call.style, &checks.filter(|check| wanted(check)).collect::<Vec<_>>())
+    seen_checks(state, call, checks.filter(|check| wanted(check)))
+}
+
+/// The list of those checks that the caller may see.
+fn seen_checks<'a>(state: &State, call: &Call, checks: impl Iterator<Item = &'a Check>) -> Reply {
+    let authority = state.authority(call);
+    let seen = checks.filter(|check| authority.sees_check(check));
+    authority.mark(Reply::json(call.style, &seen.collect::<Vec<_>>()))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The key-value store.
 
+use super::acl::{Access, Resource};
 use super::blocking::{Headers, Position, Read};
 use super::go;
 use super::reply::{Refusal, Reply};
@@ -44,10 +45,13 @@ static READ: Read = Read {
         },
         Mode::Entries | Mode::Keys => Position::at(state.kv.newest_under(&call.rest)),
     },
-    answer: |state, call| match mode(call) {
-        Mode::Key => key(state, call),
-        Mode::Entries => entries(state, call),
-        Mode::Keys => keys(state, call),
+    answer: |state, call| {
+        match mode(call) {
+            Mode::Key => key(state, call),
+            Mode::Entries => entries(state, call),
+            Mode::Keys => keys(state, call),
+        }
+        .unwrap_or_else(Reply::from)
     },
     headers: Headers::Plain,
 };
@@ -100,46 +104,52 @@ impl View {
     }
 }
 
-fn key(state: &State, call: &Call) -> Reply {
+fn key(state: &State, call: &Call) -> Result<Reply, Refusal> {
+    state.authority(call).check(Resource::Key, &call.rest, Access::Read)?;
     let Some(entry) = state.kv.get(&call.rest) else {
-        return Reply::empty(StatusCode::NOT_FOUND);
+        return Ok(Reply::empty(StatusCode::NOT_FOUND));
     };
     if !call.query.has("raw") {
-        return Reply::json(call.style, &[View::new(&call.rest, entry)]);
+        return Ok(Reply::json(call.style, &[View::new(&call.rest, entry)]));
     }
     // Values are bytes of strangers: no browser is to take them for a page.
     let raw = Reply { body: Bytes::copy_from_slice(&entry.value), ..Reply::empty(StatusCode::OK) };
-    raw.with(CONTENT_TYPE, HeaderValue::from_static("text/plain"))
+    Ok(raw
+        .with(CONTENT_TYPE, HeaderValue::from_static("text/plain"))
         .with(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"))
-        .with(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))
+        .with(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
 }
 
-fn entries(state: &State, call: &Call) -> Reply {
-    let views: Vec<_> =
-        state.kv.under(&call.rest).map(|(key, entry)| View::new(key, entry)).collect();
-    if views.is_empty() {
-        return Reply::empty(StatusCode::NOT_FOUND);
-    }
-    Reply::json(call.style, &views)
+fn entries(state: &State, call: &Call) -> Result<Reply, Refusal> {
+    let authority = state.authority(call);
+    authority.check_list(&call.rest)?;
+    let found = state.kv.under(&call.rest).filter(|(key, _)| authority.sees(Resource::Key, key));
+    let views: Vec<_> = found.map(|(key, entry)| View::new(key, entry)).collect();
+    Ok(authority.mark(match views.is_empty() {
+        true => Reply::empty(StatusCode::NOT_FOUND),
+        false => Reply::json(call.style, &views),
+    }))
 }
 
-fn keys(state: &State, call: &Call) -> Reply {
+fn keys(state: &State, call: &Call) -> Result<Reply, Refusal> {
+    let authority = state.authority(call);
+    authority.check_list(&call.rest)?;
     let prefix = &call.rest;
     // The parameter was misspelt once, and both spellings work since.
     let names = ["separator", "seperator"];
     let name = names.into_iter().find(|name| call.query.has(name)).unwrap_or("separator");
     let separator = call.query.get(name).as_bytes();
     let mut keys: Vec<&[u8]> = Vec::new();
-    for (key, _) in state.kv.under(prefix) {
+    for (key, _) in state.kv.under(prefix).filter(|(key, _)| authority.sees(Resource::Key, key)) {
         let key = cut(key, prefix.len(), separator);
         if keys.last() != Some(&key) {
             keys.push(key);
         }
     }
-    if keys.is_empty() && !prefix.is_empty() {
-        return Reply::empty(StatusCode::NOT_FOUND);
-    }
-    Reply::json(call.style, &keys.into_iter().map(lossy).collect::<Vec<_>>())
+    Ok(authority.mark(match keys.is_empty() && !prefix.is_empty() {
+        true => Reply::empty(StatusCode::NOT_FOUND),
+        false => Reply::json(call.style, &keys.into_iter().map(lossy).collect::<Vec<_>>()),
+    }))
 }
 
 /// The key up to the first separator behind the prefix, separator included.
@@ -190,6 +200,7 @@ fn put(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let flags = number(call, "flags")?.unwrap_or(0);
     let expected = number(call, "cas")?;
     check_length(call, "kv_max_value_size")?;
+    state.authority(call).check(Resource::Key, key, Access::Write)?;
     // A lock that is refused for a delay never reaches the Raft log.
     if call.query.has("acquire") && state.lock_is_delayed(key) {
         return Ok(Reply::json(call.style, &false));
@@ -218,6 +229,10 @@ fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         check_key(call)?;
     }
     let expected = number(call, "cas")?;
+    match tree {
+        true => state.authority(call).check_tree(&call.rest)?,
+        false => state.authority(call).check(Resource::Key, &call.rest, Access::Write)?,
+    }
     let index = state.next_index();
     let applied = match (tree, expected) {
         (true, _) => {

@@ -52,6 +52,11 @@ pub(super) struct LocalCheck {
 
 impl Local {
     /// The agent's own node.
+    /// The ids of the agent's checks.
+    pub fn check_ids(&self) -> Vec<String> {
+        self.checks.keys().cloned().collect()
+    }
+
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
     }
@@ -158,7 +163,8 @@ impl State {
         changed
     }
 
-    fn start_check_ttl(&mut self, id: &str) {
+    /// Gives a TTL check its whole time.
+    pub fn start_check_ttl(&mut self, id: &str) {
         let Some(check) = self.local.checks.get_mut(id) else { return };
         let Some(ttl) = check.ttl else { return };
         if let Some(key) = check.expires.take() {

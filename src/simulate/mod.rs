@@ -5,14 +5,18 @@
 //! what a fresh server has, its own node and the service `consul`, and nothing else. Time and
 //! randomness come from outside, so that the same requests give the same answers.
 
+pub mod acl;
 mod agent;
 mod blocking;
 mod catalog;
+mod control;
 mod decode;
 mod definition;
+mod fault;
 #[cfg_attr(not(test), expect(dead_code))]
 mod filter;
 mod go;
+pub mod hcl;
 mod health;
 mod kv;
 mod local;
@@ -30,19 +34,26 @@ mod txn;
 mod views;
 
 use crate::clock::{BoxFuture, Clock, SystemClock};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::transport::Transport;
+use acl::{Acl, DefaultPolicy};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http::{Request, Response};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
+use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 use store::State;
 use store::timer::Timer;
 use tokio::sync::Notify;
+
+pub use control::{Keeps, Stats};
+pub use fault::Fault;
 
 /// The one datacenter.
 const DATACENTER: &str = "dc1";
@@ -59,7 +70,7 @@ const SERVER_PORT: i64 = 8300;
 const SERF_HEALTH: &str = "serfHealth";
 
 /// What an [`Agent`] is made of.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The name of the agent's node.
     pub node_name: String,
@@ -71,6 +82,10 @@ pub struct Options {
     pub seed: u64,
     /// Whether JSON is indented, as by an agent in dev mode.
     pub pretty: bool,
+    /// Who may do what.
+    pub acl: Acl,
+    /// The moment of the clock's origin, as the time since 1970 that dates are counted from.
+    pub epoch: Duration,
 }
 
 impl Default for Options {
@@ -82,6 +97,8 @@ impl Default for Options {
             clock: Arc::new(SystemClock::new()),
             seed: fastrand::u64(..),
             pretty: false,
+            acl: Acl::default(),
+            epoch: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
         }
     }
 }
@@ -90,7 +107,14 @@ impl Default for Options {
 pub struct Agent {
     clock: Arc<dyn Clock>,
     pretty: bool,
+    options: Options,
+    /// What replies say that the default policy is.
+    default_policy: &'static str,
     state: Mutex<State>,
+    faults: Mutex<Vec<Fault>>,
+    requests: AtomicU64,
+    /// Tells the requests that wait that their connection is gone.
+    restarted: Notify,
     timers_changed: Notify,
     /// Held by the one waiting call that drives the timers.
     driver: tokio::sync::Mutex<()>,
@@ -105,15 +129,16 @@ impl fmt::Debug for Agent {
 impl Agent {
     /// A fresh agent.
     pub fn new(options: Options) -> Self {
+        let denies = options.acl.enabled && options.acl.default_policy == DefaultPolicy::Deny;
         Self {
-            state: Mutex::new(State::new(
-                options.clock.now(),
-                options.seed,
-                &options.node_name,
-                options.node_id,
-            )),
-            clock: options.clock,
+            default_policy: if denies { "deny" } else { "allow" },
+            state: Mutex::new(State::new(options.clock.now(), &options)),
+            clock: Arc::clone(&options.clock),
             pretty: options.pretty,
+            options,
+            faults: Mutex::default(),
+            requests: AtomicU64::new(0),
+            restarted: Notify::new(),
             timers_changed: Notify::new(),
             driver: tokio::sync::Mutex::new(()),
         }
@@ -122,6 +147,7 @@ impl Agent {
     /// Answers one request, whose URI is a path and a query. A blocking query waits in here; the
     /// timers that end its wait must be driven meanwhile, see [`Agent::run_timers`].
     pub async fn handle(&self, request: Request<Bytes>) -> Response<Bytes> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         let (parts, body) = request.into_parts();
         route::answer(self, parts, body).await.into()
     }
@@ -146,21 +172,30 @@ impl Agent {
         }
     }
 
-    /// Answers one request and drives the timers while it waits, unless another call does.
-    async fn handle_driving(&self, request: Request<Bytes>) -> Response<Bytes> {
-        let handle = pin!(self.handle(request));
-        let drive = pin!(async {
+    /// Waits for something and drives the timers meanwhile, unless another call does.
+    async fn driving<R>(&self, work: impl Future<Output = R>) -> R {
+        let drive = async {
             let _turn = self.driver.lock().await;
             self.run_timers().await
-        });
-        match select(handle, drive).await {
-            Either::Left((response, _)) => response,
+        };
+        match select(pin!(work), pin!(drive)).await {
+            Either::Left((result, _)) => result,
             Either::Right((never, _)) => match never {},
         }
     }
 
+    /// Where the agent's randomness begins.
+    pub fn seed(&self) -> u64 {
+        self.options.seed
+    }
+
+    /// The clock that the agent goes by.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Lets `act` work on the state as it is now, and tells everybody whom its changes concern.
@@ -193,7 +228,14 @@ fn fire(state: &mut State, timer: Timer) {
         Timer::SweepCritical => state.sweep_critical(),
         Timer::LockDelayEnds(key) => state.end_lock_delay(&key),
         Timer::ReapTombstones => state.reap(),
+        Timer::TokenExpires(accessor) => {
+            state.delete_token(&accessor);
+        }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A transport to an agent in the same process.
@@ -201,18 +243,37 @@ fn fire(state: &mut State, timer: Timer) {
 pub struct SimTransport {
     agent: Arc<Agent>,
     endpoint: String,
+    client: String,
 }
 
 impl SimTransport {
     /// A transport to `agent`, which messages call `endpoint`.
     pub fn new(agent: Arc<Agent>, endpoint: impl Into<String>) -> Self {
-        Self { agent, endpoint: endpoint.into() }
+        Self { agent, endpoint: endpoint.into(), client: String::new() }
+    }
+
+    /// The same transport, for the client of this name: faults can concern it alone.
+    pub fn for_client(self, client: impl Into<String>) -> Self {
+        Self { client: client.into(), ..self }
+    }
+
+    async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
+        let mut restarted = pin!(self.agent.restarted.notified());
+        restarted.as_mut().enable();
+        let answer = self.agent.handle_faulty(&self.client, &self.endpoint, request);
+        match self.agent.driving(select(pin!(answer), restarted)).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right(_) => {
+                let message = format!("{}: the agent was restarted", self.endpoint);
+                Err(Error::new(Kind::Connect, message).with_endpoint(&self.endpoint).transient())
+            }
+        }
     }
 }
 
 impl Transport for SimTransport {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
-        Box::pin(async move { Ok(self.agent.handle_driving(request).await) })
+        Box::pin(self.exchange(request))
     }
 
     fn endpoint(&self) -> &str {
@@ -220,13 +281,19 @@ impl Transport for SimTransport {
     }
 }
 
+static AGENTS: LazyLock<Mutex<HashMap<String, Arc<Agent>>>> = LazyLock::new(Mutex::default);
+
 /// The agent that this process knows by `name`; the first call makes it. It keeps its state as
 /// long as the process lives.
 pub fn shared(name: &str) -> Arc<Agent> {
-    static AGENTS: LazyLock<Mutex<HashMap<String, Arc<Agent>>>> = LazyLock::new(Mutex::default);
-    let mut agents = AGENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    shared_or(name, Options::default)
+}
+
+/// As [`shared`], but the first call makes the agent of these options.
+pub fn shared_or(name: &str, options: impl FnOnce() -> Options) -> Arc<Agent> {
+    let mut agents = lock(&AGENTS);
     let agent = agents.entry(name.to_owned());
-    Arc::clone(agent.or_insert_with(|| Arc::new(Agent::new(Options::default()))))
+    Arc::clone(agent.or_insert_with(|| Arc::new(Agent::new(options()))))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Registrations in the catalog itself, past any agent.
 
 use super::DATACENTER;
+use super::acl::{Access, Authority, Resource};
 use super::decode::{GoType, Json, Object, body, undecodable};
 use super::definition::{addresses, check_meta, weights};
 use super::go;
@@ -86,8 +87,11 @@ pub(super) fn register(state: &mut State, call: &Call) -> Result<Reply, Refusal>
     let json = body(&call.body)?;
     let given = Object::of_body(&json, REGISTRATION)?;
     let registration = read(&given).map_err(undecodable)?;
+    let authority = state.authority(call);
+    authority.known()?;
     check(&registration).map_err(Refusal::server)?;
     check_datacenter(&registration.node.datacenter)?;
+    permit(state, &authority, &registration)?;
     check_references(state, &registration).map_err(Refusal::server)?;
     let index = state.next_index();
     check_applicable(state, &registration).map_err(Refusal::server)?;
@@ -107,6 +111,7 @@ pub(super) fn deregister(state: &mut State, call: &Call) -> Result<Reply, Refusa
         return Err(Refusal::server("Must provide node"));
     }
     check_datacenter(&text("Datacenter")?)?;
+    permit_removal(state, &state.authority(call), &node, &service, &check)?;
     let index = state.next_index();
     if !service.is_empty() {
         state.delete_service(&node, &service, index);
@@ -117,6 +122,61 @@ pub(super) fn deregister(state: &mut State, call: &Call) -> Result<Reply, Refusa
     }
     notice(state, &node);
     Ok(Reply::json(call.style, &true))
+}
+
+/// Refuses a caller who may not register this: a service wants the right to its name, and to the
+/// name that it had; a node wants it when it changes; a check is its service's or else its node's.
+fn permit(state: &State, authority: &Authority, new: &Registration) -> Result<(), Refusal> {
+    let node = &new.node.node;
+    if let Some(service) = &new.service {
+        authority.check(Resource::Service, &service.name, Access::Write)?;
+        if let Some(present) = state.catalog.service(node, &service.id) {
+            authority.check(Resource::Service, &present.name, Access::Write)?;
+        }
+    }
+    if !new.skip_node_update && !state.has_node(&new.node) {
+        authority.check(Resource::Node, node, Access::Write)?;
+    }
+    for check in &new.checks {
+        let own = new.service.as_ref().filter(|service| service.id == check.service_id);
+        match own.or_else(|| state.catalog.service(node, &check.service_id)) {
+            Some(service) => authority.check(Resource::Service, &service.name, Access::Write)?,
+            None => authority.check(Resource::Node, node, Access::Write)?,
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a caller who may not deregister this. The right to the node is enough for all on it.
+fn permit_removal(
+    state: &State,
+    authority: &Authority,
+    node: &str,
+    service: &str,
+    check: &str,
+) -> Result<(), Refusal> {
+    authority.known()?;
+    let of_node = authority.check(Resource::Node, node, Access::Write);
+    if of_node.is_ok() {
+        return Ok(());
+    }
+    let owner = if !service.is_empty() {
+        let found = state.catalog.service(node, service);
+        let found =
+            found.ok_or_else(|| Refusal::server(format!("Unknown service ID '{service}'")))?;
+        found.name.as_str()
+    } else if !check.is_empty() {
+        let found = state.catalog.check(node, check);
+        let found = found.ok_or_else(|| Refusal::server(format!("Unknown check ID '{check}'")))?;
+        found.service_name.as_str()
+    } else {
+        ""
+    };
+    if owner.is_empty() {
+        of_node
+    } else {
+        authority.check(Resource::Service, owner, Access::Write)
+    }
 }
 
 /// The agent corrects what others did to its own node.

@@ -4,7 +4,7 @@ use super::blocking::{self, HashedRead, Read, ReadOptions};
 use super::reply::{Refusal, Reply, Style};
 use super::request::{Call, Query, unescape};
 use super::store::State;
-use super::{Agent, agent, catalog, health, kv, session, status, txn};
+use super::{Agent, acl, agent, catalog, health, kv, session, status, txn};
 use crate::wire::table::{Endpoint, Place, Verb};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, LOCATION, VARY};
@@ -41,6 +41,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
     ]
     .into_iter()
     .flatten()
+    .chain(acl::routes())
 }
 
 /// The routes by path. A path that ends in a slash stands for all paths below it, as in Go's
@@ -87,7 +88,7 @@ pub(super) async fn answer(agent: &Agent, parts: Parts, body: Bytes) -> Reply {
             let reply = routed(agent, verbs, rest, parts, body).await;
             reply
                 .with(VARY, HeaderValue::from_static("Accept-Encoding"))
-                .with_text("x-consul-default-acl-policy", "allow")
+                .with_text("x-consul-default-acl-policy", agent.default_policy)
         }
         None => unknown(path),
     }
@@ -121,6 +122,7 @@ async fn routed(
 }
 
 async fn dispatch(agent: &Agent, handler: &Handler, call: &Call) -> Result<Reply, Refusal> {
+    acl::check_enabled(agent.options.acl.enabled, call)?;
     match handler {
         Handler::Now(act) => {
             check_enterprise(call)?;

@@ -77,7 +77,7 @@ pub(super) fn about(state: &State) -> About {
             build_date: "1970-01-01T00:00:01Z",
         },
         debug_config: json!({
-            "ACLsEnabled": false,
+            "ACLsEnabled": state.acl.is_enabled(),
             "Datacenter": DATACENTER,
             "NodeID": id,
             "NodeName": name,
@@ -86,15 +86,15 @@ pub(super) fn about(state: &State) -> About {
             "Version": VERSION,
         }),
         coord: Coord { vec: [0; 8], error: 1.5, adjustment: 0, height: 0.000_01 },
-        member: member(name, id),
+        member: member(name, id, state.acl.is_enabled()),
         stats: stats(state),
         meta: node.and_then(|node| node.meta.clone()).unwrap_or_default(),
     }
 }
 
-fn member(name: String, id: String) -> Member {
+fn member(name: String, id: String, acl: bool) -> Member {
     let tags = [
-        ("acls", "0"),
+        ("acls", if acl { "1" } else { "0" }),
         ("build", "1.21.0:"),
         ("dc", DATACENTER),
         ("ft_fs", "1"),
@@ -133,7 +133,7 @@ fn stats(state: &State) -> BTreeMap<&'static str, BTreeMap<&'static str, String>
         (
             "consul",
             texts(&[
-                ("acl", "disabled"),
+                ("acl", if state.acl.is_enabled() { "enabled" } else { "disabled" }),
                 ("bootstrap", "false"),
                 ("known_datacenters", "1"),
                 ("leader", "true"),

@@ -1,6 +1,7 @@
 //! Sessions.
 
 use super::SERF_HEALTH;
+use super::acl::{Access, Resource};
 use super::blocking::{Headers, Position, Read};
 use super::decode::{GoType, Json, Object, body, undecodable};
 use super::go;
@@ -41,7 +42,7 @@ static INFO: Read = Read {
         missing: state.sessions.get(&call.rest_text()).is_none(),
         index: state.sessions.newest(),
     },
-    answer: |state, call| views(call, state.sessions.get(&call.rest_text()).into_iter()),
+    answer: |state, call| views(state, call, state.sessions.get(&call.rest_text()).into_iter()),
     headers: Headers::Deferred,
 };
 
@@ -49,7 +50,7 @@ static NODE: Read = Read {
     check: |call| call.named("Missing node name").map(|_| ()),
     topics: |call| vec![Topic::NodeSessions(call.rest_text().to_lowercase())],
     position: |state, _| Position::at(state.sessions.newest()),
-    answer: |state, call| views(call, state.sessions.of_node(&call.rest_text())),
+    answer: |state, call| views(state, call, state.sessions.of_node(&call.rest_text())),
     headers: Headers::Deferred,
 };
 
@@ -57,7 +58,7 @@ static LIST: Read = Read {
     check: |_| Ok(()),
     topics: |_| vec![Topic::Sessions],
     position: |state, _| Position::at(state.sessions.newest()),
-    answer: |state, call| views(call, state.sessions.all()),
+    answer: |state, call| views(state, call, state.sessions.all()),
     headers: Headers::Deferred,
 };
 
@@ -112,8 +113,10 @@ impl<'a> From<&'a Session> for View<'a> {
     }
 }
 
-fn views<'a>(call: &Call, sessions: impl Iterator<Item = &'a Session>) -> Reply {
-    Reply::json(call.style, &sessions.map(View::from).collect::<Vec<_>>())
+fn views<'a>(state: &State, call: &Call, sessions: impl Iterator<Item = &'a Session>) -> Reply {
+    let authority = state.authority(call);
+    let seen = sessions.filter(|session| authority.sees(Resource::Session, &session.node));
+    authority.mark(Reply::json(call.style, &seen.map(View::from).collect::<Vec<_>>()))
 }
 
 #[derive(Serialize)]
@@ -127,6 +130,10 @@ fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let given = Object::of_body(&given, SESSION)?;
     let mut session = decode(&given, &state.node_name).map_err(undecodable)?;
     let behavior = given.text("Behavior").map_err(undecodable)?;
+    // A session on no node is refused whoever asks.
+    if !session.node.is_empty() {
+        state.authority(call).check(Resource::Session, &session.node, Access::Write)?;
+    }
     check(&mut session, &behavior)?;
     let index = state.next_index();
     check_bound(state, &session).map_err(|why| Refusal::server(format!("apply failed: {why}")))?;
@@ -245,8 +252,19 @@ fn check_bound(state: &State, session: &Session) -> Result<(), String> {
     Ok(())
 }
 
+/// Refuses a caller who may not change a session.
+fn permit(state: &State, call: &Call, id: &str) -> Result<(), Refusal> {
+    let authority = state.authority(call);
+    authority.known()?;
+    match state.sessions.get(id) {
+        Some(session) => authority.check(Resource::Session, &session.node, Access::Write),
+        None => Ok(()),
+    }
+}
+
 fn destroy(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let id = call.named("Missing session")?;
+    permit(state, call, &id)?;
     // An unknown one is no entry of the Raft log.
     if state.sessions.get(&id).is_some() {
         let index = state.next_index();
@@ -258,9 +276,10 @@ fn destroy(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 /// Starts the TTL anew, which only the leader's memory knows: nothing is written.
 fn renew(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let id = call.named("Missing session")?;
+    permit(state, call, &id)?;
     state.start_ttl(&id);
     match state.sessions.get(&id) {
-        Some(session) => Ok(views(call, std::iter::once(session))),
+        Some(session) => Ok(Reply::json(call.style, &[View::from(session)])),
         None => Err(Refusal::unknown(format!("Session id '{id}' not found"))),
     }
 }

@@ -1,5 +1,6 @@
 //! An agent on a clock that stands still, for the tests of the areas.
 
+use super::acl::{Acl, DefaultPolicy, Secret};
 use super::{Agent, Options};
 use crate::clock::ManualClock;
 use bytes::Bytes;
@@ -11,6 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
+
+/// The secret of a token that may do everything.
+pub(super) const MANAGEMENT: &str = "11111111-2222-3333-4444-555555555555";
 
 /// The agent and its clock.
 pub(super) struct World {
@@ -89,6 +93,17 @@ impl World {
     }
 
     pub fn with_seed(seed: u64) -> Self {
+        Self::with(seed, Acl::default())
+    }
+
+    /// An agent that refuses what no policy allows, with the management token `MANAGEMENT`.
+    pub fn with_acl() -> Self {
+        let initial_management = Some(Secret::new(MANAGEMENT));
+        let default_policy = DefaultPolicy::Deny;
+        Self::with(1, Acl { enabled: true, default_policy, initial_management, ..Acl::default() })
+    }
+
+    pub fn with(seed: u64, acl: Acl) -> Self {
         let clock = ManualClock::new();
         let agent = Agent::new(Options {
             node_name: "sim".to_owned(),
@@ -96,6 +111,8 @@ impl World {
             clock: Arc::new(clock.clone()),
             seed,
             pretty: false,
+            acl,
+            epoch: Duration::ZERO,
         });
         Self { agent: Arc::new(agent), clock }
     }
@@ -103,7 +120,7 @@ impl World {
     /// Sends a request and polls it once.
     pub fn start(&self, request: Request<Bytes>) -> Waiting {
         let agent = Arc::clone(&self.agent);
-        let future = Box::pin(async move { Answer(agent.handle_driving(request).await) });
+        let future = Box::pin(async move { Answer(agent.driving(agent.handle(request)).await) });
         let woken = Arc::new(Woken(AtomicBool::new(true)));
         let mut waiting = Waiting { future, woken };
         if let Some(answer) = waiting.answer() {
@@ -120,6 +137,14 @@ impl World {
     pub fn request(method: Method, path: &str, body: &str) -> Request<Bytes> {
         let request = Request::builder().method(method).uri(format!("/v1/{path}"));
         request.body(Bytes::copy_from_slice(body.as_bytes())).expect("a request")
+    }
+
+    /// Sends a request with a token.
+    pub fn send_as(&self, token: &str, method: Method, path: &str, body: &str) -> Answer {
+        let mut request = Self::request(method, path, body);
+        let token = token.parse().expect("a header's value");
+        request.headers_mut().insert("x-consul-token", token);
+        self.send(request)
     }
 
     pub fn get(&self, path: &str) -> Answer {

@@ -1,5 +1,6 @@
 //! Transactions: all operations or none.
 
+use super::acl::{Access, Authority, Resource};
 use super::decode::{GoType, Json, Object};
 use super::go;
 use super::kv::{self, View};
@@ -79,7 +80,7 @@ struct ReadTail {
 
 impl ReadTail {
     /// The tail of a reply that was refused before a server looked at it has no index.
-    fn new(reached: bool) -> Self {
+    fn new(reached: bool, filtered: bool) -> Self {
         Self {
             index: reached.into(),
             last_contact: 0,
@@ -87,7 +88,7 @@ impl ReadTail {
             consistency_level: "",
             not_modified: false,
             backend: 0,
-            results_filtered_by_acls: false,
+            results_filtered_by_acls: filtered,
         }
     }
 }
@@ -106,16 +107,18 @@ fn txn(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
             ),
         ));
     }
+    let authority = state.authority(call);
+    authority.known()?;
     let writes = operations.iter().any(Operation::writes);
-    let refused = check(state, &operations);
+    let refused = check(state, &authority, &operations);
     let reached = refused.is_empty();
     let (results, errors) =
-        if reached { apply(state, &operations, writes) } else { (Vec::new(), refused) };
+        if reached { apply(state, &authority, &operations, writes) } else { (Vec::new(), refused) };
     let failed = !errors.is_empty();
     let body = Results {
         results: (!failed).then_some(results),
         errors: failed.then_some(errors),
-        read: (!writes).then(|| ReadTail::new(reached)),
+        read: (!writes).then(|| ReadTail::new(reached, authority.has_filtered())),
     };
     let status = if failed { StatusCode::CONFLICT } else { StatusCode::OK };
     let reply = Reply::json_with(status, call.style, &body);
@@ -181,13 +184,15 @@ fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
 }
 
 /// What a server refuses before it applies anything.
-fn check(state: &State, operations: &[Operation]) -> Vec<Refused> {
+fn check(state: &State, authority: &Authority, operations: &[Operation]) -> Vec<Refused> {
     let check = |operation: &Operation| {
         let key = &operation.key;
         if key.is_empty() && operation.verb != "delete-tree" {
             Some("Must provide key".to_owned())
         } else if !operation.writes() && !operation.reads() {
             Some(format!("unknown KV operation: {}", operation.verb))
+        } else if let Err(refusal) = permit(authority, operation) {
+            Some(refusal.text)
         } else if operation.verb == "lock" && state.lock_is_delayed(key) {
             Some(format!("failed to lock key {} due to lock delay", quoted(key)))
         } else {
@@ -200,10 +205,23 @@ fn check(state: &State, operations: &[Operation]) -> Vec<Refused> {
         .collect()
 }
 
+/// Refuses an operation that the caller has no right to. What is got is left out of the results
+/// instead.
+fn permit(authority: &Authority, operation: &Operation) -> Result<(), Refusal> {
+    let key = &operation.key;
+    match operation.verb.as_str() {
+        "get" | "get-or-empty" | "get-tree" => Ok(()),
+        "check-session" | "check-index" => authority.check(Resource::Key, key, Access::Read),
+        "delete-tree" => authority.check_tree(key),
+        _ => authority.check(Resource::Key, key, Access::Write),
+    }
+}
+
 /// Applies the operations in order, each on what the ones before it left, and takes everything
 /// back when one is refused.
 fn apply(
     state: &mut State,
+    authority: &Authority,
     operations: &[Operation],
     writes: bool,
 ) -> (Vec<Outcome>, Vec<Refused>) {
@@ -212,7 +230,11 @@ fn apply(
     state.kv.begin();
     for (place, operation) in operations.iter().enumerate() {
         match apply_kv(state, operation, index) {
-            Ok(views) => results.extend(views.into_iter().map(Outcome::Kv)),
+            Ok(views) => {
+                let seen =
+                    views.into_iter().filter(|view| authority.sees(Resource::Key, &view.key));
+                results.extend(seen.map(Outcome::Kv));
+            }
             Err(what) => errors.push(Refused { place, what }),
         }
     }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 /// Everything but the unreserved characters of RFC 3986.
@@ -53,7 +54,7 @@ impl Args {
 }
 
 /// What a client adds to every request that does not say it itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Defaults {
     /// The value of the option `dc`.
     pub dc: Option<String>,
@@ -87,7 +88,7 @@ impl Defaults {
 }
 
 /// A request that is ready to be sent, with what is needed to understand its answer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Request {
     /// The row it was made from.
     pub endpoint: &'static Endpoint,
@@ -103,6 +104,32 @@ pub struct Request {
     pub server_wait: Duration,
     /// The whole time the call may take, when the call says it.
     pub timeout: Option<Duration>,
+}
+
+/// Without the token.
+impl fmt::Debug for Defaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Defaults")
+            .field("dc", &self.dc)
+            .field("namespace", &self.namespace)
+            .field("partition", &self.partition)
+            .field("token", &self.token.as_ref().map(|_| "<hidden>"))
+            .field("consistency", &self.consistency)
+            .field("strip_leading_slash", &self.strip_leading_slash)
+            .finish()
+    }
+}
+
+/// Without headers and body, in which there can be tokens.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("label", &self.label)
+            .field("method", self.http.method())
+            .field("uri", self.http.uri())
+            .field("repeat", &self.repeat)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Endpoint {
@@ -123,6 +150,9 @@ impl Endpoint {
             if *value != Value::Null {
                 let value = without_leading_slash(value, param, defaults);
                 draft.add(param, &value)?;
+            } else if is_optional_object(param) {
+                // Some endpoints refuse a body with nothing in it.
+                draft.add(param, &Value::Map(Vec::new()))?;
             } else if !param.optional {
                 return Err(Error::misuse(format!(
                     "argument #{} ({}) is missing: {} is needed",
@@ -176,6 +206,10 @@ impl Endpoint {
             _ => Ok(()),
         }
     }
+}
+
+fn is_optional_object(param: &Param) -> bool {
+    param.optional && param.place == Place::Body && matches!(param.kind, Shape::Object(_))
 }
 
 fn counted(number: usize, noun: &str) -> String {

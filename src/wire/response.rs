@@ -200,13 +200,15 @@ impl Request {
     }
 
     fn not_understood(&self, why: &str, body: &Bytes) -> Error {
+        // Answers about tokens have secrets in them.
+        let begins = match self.endpoint.path.starts_with("/v1/acl/") {
+            true => String::new(),
+            false => format!("; it begins {}", excerpt(body)),
+        };
+        let label = &self.label;
         Error::new(
             Kind::Decode,
-            format!(
-                "{}: the answer is not what Consul sends: {why}; it begins {}",
-                self.label,
-                excerpt(body)
-            ),
+            format!("{label}: the answer is not what Consul sends: {why}{begins}"),
         )
     }
 
@@ -218,7 +220,10 @@ impl Request {
         if let (409, Reply::Txn) = (status, self.endpoint.reply) {
             return self.txn_refused(response.body());
         }
-        let kind = self.kind_of(status, text, is_unknown_endpoint(response));
+        let kind = match self.misses_acl_object(response, text) {
+            true => Kind::NotFound,
+            false => self.kind_of(status, text, is_unknown_endpoint(response)),
+        };
         let said = match (kind, text) {
             (Kind::Unsupported, _) if status == 404 => match self.endpoint.since {
                 Some(version) => {
@@ -238,12 +243,25 @@ impl Request {
         if is_transient(status, text) { error.transient() } else { error }
     }
 
+    /// Whether a refusal means that the token or policy that the call names does not exist, and not
+    /// the token that the call is made with. Newer servers say which one it is. 1.8.7 has the same
+    /// words for both, but knows its leader only when it got as far as to look for the object.
+    fn misses_acl_object(&self, response: &Response<Bytes>, text: &str) -> bool {
+        let names_one = !self.endpoint.positional.is_empty();
+        let has_looked =
+            response.headers().get("x-consul-knownleader").is_some_and(|known| known == "true");
+        names_one
+            && response.status() == StatusCode::FORBIDDEN
+            && (text.contains("does not exist: ACL not found")
+                || has_looked && text == "ACL not found")
+    }
+
     fn kind_of(&self, status: u16, text: &str, unknown_endpoint: bool) -> Kind {
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
         match status {
             300..=400 => Kind::Argument,
             401 | 405 => Kind::Unsupported,
-            403 if says(&["ACL not found", "token does not exist"]) => Kind::AclNotFound,
+            403 | 500 if says(&["ACL not found"]) => Kind::AclNotFound,
             403 => Kind::PermissionDenied,
             404 if unknown_endpoint => Kind::Unsupported,
             404 if self.endpoint.absent == Absent::SessionInvalid => Kind::SessionInvalid,
@@ -255,6 +273,9 @@ impl Request {
                 Kind::SessionInvalid
             }
             // How 1.8.7 says what newer servers say with 404.
+            500 if says(&["Cannot find token", "cannot find policy", "cannot find role"]) => {
+                Kind::NotFound
+            }
             500 if says(&["does not have associated TTL", "Unknown check", "Unknown service"])
                 || text.starts_with("ServiceID ") && text.ends_with("does not exist") =>
             {
@@ -364,7 +385,12 @@ mod tests {
             ("kv_put", 400, "Missing key name", Kind::Argument),
             ("acl_token_list", 401, "ACL support disabled", Kind::Unsupported),
             ("kv_get", 403, "ACL not found", Kind::AclNotFound),
-            ("acl_token_read", 403, "token does not exist: ACL not found", Kind::AclNotFound),
+            ("acl_token_read", 403, "token does not exist: ACL not found", Kind::NotFound),
+            ("acl_token_self", 403, "token does not exist: ACL not found", Kind::AclNotFound),
+            ("acl_token_read", 403, "ACL not found", Kind::AclNotFound),
+            ("acl_token_update", 500, "Cannot find token \"x\"", Kind::NotFound),
+            ("acl_policy_update", 500, "cannot find policy x", Kind::NotFound),
+            ("event_fire", 500, "ACL not found", Kind::AclNotFound),
             ("kv_get", 403, "Permission denied: anonymous token lacks …", Kind::PermissionDenied),
             ("agent_check_pass", 404, "Unknown check ID \"x\"", Kind::NotFound),
             ("agent_check_pass", 500, "CheckID \"x\" does not have associated TTL", Kind::NotFound),
@@ -394,6 +420,25 @@ mod tests {
             assert_eq!(error.status(), Some(status));
             assert!(error.message().starts_with(method), "{error}");
         }
+    }
+
+    #[test]
+    fn a_missing_policy_is_told_from_a_missing_token_on_1_8() {
+        for (known_leader, kind) in [("true", Kind::NotFound), ("false", Kind::AclNotFound)] {
+            let response = Response::builder()
+                .status(403)
+                .header("x-consul-knownleader", known_leader)
+                .body(Bytes::from_static(b"ACL not found"))
+                .expect("a response");
+            let error = request("acl_policy_read").answer(&response).unwrap_err();
+            assert_eq!(error.kind(), kind);
+        }
+    }
+
+    #[test]
+    fn an_answer_about_tokens_is_never_shown() {
+        let error = respond("acl_token_self", 200, r#"{"SecretID": "s3cret""#).unwrap_err();
+        assert!(!error.message().contains("s3cret"), "{error}");
     }
 
     #[test]

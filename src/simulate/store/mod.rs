@@ -6,7 +6,9 @@ pub(super) mod session;
 pub(super) mod timer;
 pub(super) mod watch;
 
+use super::acl::AclTable;
 use super::local::Local;
+use super::{Options, go};
 use crate::clock::Instant;
 use catalog::{CatalogTable, Check, Node, Service};
 use kv::{Entry, KvTable};
@@ -40,11 +42,14 @@ pub(super) struct State {
     pub kv: KvTable,
     pub sessions: SessionTable,
     pub catalog: CatalogTable,
+    pub acl: AclTable,
     pub local: Local,
     pub timers: Timers,
     pub watches: Watches,
     /// The reads that the agent's cache holds.
     pub cached: HashSet<String>,
+    /// The moment of the clock's origin since 1970.
+    epoch: Duration,
     /// The newest index of the Raft log.
     index: u64,
     touched: Vec<Topic>,
@@ -55,26 +60,44 @@ pub(super) struct State {
 
 impl State {
     /// What a fresh server has: its own node with the service `consul`.
-    pub fn new(now: Instant, seed: u64, node_name: &str, node_id: Option<String>) -> Self {
+    pub fn new(now: Instant, options: &Options) -> Self {
         let mut state = Self {
             now,
-            node_name: node_name.to_owned(),
-            rng: fastrand::Rng::with_seed(seed),
+            node_name: options.node_name.clone(),
+            rng: fastrand::Rng::with_seed(options.seed),
             kv: KvTable::default(),
             sessions: SessionTable::default(),
             catalog: CatalogTable::default(),
+            acl: AclTable::new(options.acl.clone()),
             local: Local::default(),
             timers: Timers::default(),
             watches: Watches::default(),
             cached: HashSet::new(),
+            epoch: options.epoch,
             index: FIRST_INDEX,
             touched: Vec::new(),
             lock_delays: HashMap::new(),
             graves: VecDeque::new(),
         };
-        let node_id = node_id.unwrap_or_else(|| state.new_id());
+        state.start_acl();
+        let node_id = options.node_id.clone().unwrap_or_else(|| state.new_id());
         super::catalog::register_server(&mut state, node_id);
         state
+    }
+
+    /// What a restart does to an agent that keeps its disk: what it had in memory is gone, and what
+    /// lives by being renewed is given its whole time again.
+    pub fn restart(&mut self) {
+        self.lock_delays.clear();
+        self.cached.clear();
+        for session in
+            self.sessions.all().map(|session| Arc::clone(&session.id)).collect::<Vec<_>>()
+        {
+            self.start_ttl(&session);
+        }
+        for check in self.local.check_ids() {
+            self.start_check_ttl(&check);
+        }
     }
 
     /// The index of the next entry of the Raft log: every write has one, whether it changes
@@ -104,6 +127,11 @@ impl State {
     /// Forgets what changed: the transaction is rolled back.
     pub fn forget_touched(&mut self) {
         self.touched.clear();
+    }
+
+    /// The date in this time from now, RFC 3339.
+    pub fn date(&self, from_now: Duration) -> String {
+        go::date_text(self.epoch + self.now.since_origin() + from_now)
     }
 
     /// A random UUID.
@@ -325,13 +353,17 @@ impl State {
         ]);
     }
 
-    /// Puts a node in when it is not the same already.
-    pub fn ensure_node(&mut self, node: Node, index: u64) {
-        let same = self.catalog.node(&node.node).is_some_and(|record| {
+    /// Whether the catalog has the node with just these properties.
+    pub fn has_node(&self, node: &Node) -> bool {
+        self.catalog.node(&node.node).is_some_and(|record| {
             let Node { create_index, modify_index, .. } = record.node;
             Node { create_index, modify_index, ..node.clone() } == record.node
-        });
-        if !same {
+        })
+    }
+
+    /// Puts a node in when it is not the same already.
+    pub fn ensure_node(&mut self, node: Node, index: u64) {
+        if !self.has_node(&node) {
             self.catalog.put_node(node, index, &mut self.touched);
         }
     }

@@ -21,6 +21,8 @@ pub(in crate::simulate) enum Timer {
     LockDelayEnds(Box<[u8]>),
     /// The oldest tombstones have served their time.
     ReapTombstones,
+    /// A token of this accessor id ends.
+    TokenExpires(String),
 }
 
 /// Names a timer that was set.

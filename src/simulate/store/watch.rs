@@ -1,7 +1,7 @@
 //! Who waits for what: a change wakes only the queries that it concerns.
 
 use super::session::SessionId;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::Notify;
 
@@ -38,6 +38,10 @@ pub(in crate::simulate) enum Topic {
     ChecksInState(String),
     /// A service of the agent.
     LocalService(String),
+    /// The ACL tokens.
+    Tokens,
+    /// The ACL policies.
+    Policies,
 }
 
 type Waiters = BTreeMap<u64, Arc<Notify>>;
@@ -114,6 +118,12 @@ impl Watches {
             }
             other => wake(self.others.get(other)),
         }
+    }
+
+    /// How many waiters there are.
+    pub fn waiters(&self) -> usize {
+        let ids = self.keys.values().chain(self.prefixes.values()).chain(self.others.values());
+        ids.flat_map(BTreeMap::keys).collect::<BTreeSet<_>>().len()
     }
 
     /// How many topics are waited for.

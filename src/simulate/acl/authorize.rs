@@ -1,0 +1,194 @@
+//! Who asks, and what they may do: the one place that every handler asks.
+
+use super::{ANONYMOUS, ANONYMOUS_SECRET, Access, DefaultPolicy, Level, Resource, Rules, Secret};
+use crate::simulate::reply::{Refusal, Reply};
+use crate::simulate::request::{Call, quoted};
+use crate::simulate::store::State;
+use crate::simulate::store::catalog::Check;
+use http::StatusCode;
+use std::cell::Cell;
+
+/// What the caller may do.
+pub(in crate::simulate) struct Authority {
+    caller: Caller,
+    key_lists: bool,
+    /// Whether something was left out for want of a right.
+    filtered: Cell<bool>,
+}
+
+enum Caller {
+    /// Nobody is asked for a right.
+    Unchecked,
+    /// Has a token that does not exist.
+    Unknown,
+    Known {
+        accessor: String,
+        rules: Rules,
+        default: DefaultPolicy,
+    },
+}
+
+impl State {
+    /// What the caller may do at this moment.
+    pub fn authority(&self, call: &Call) -> Authority {
+        let acl = &self.acl;
+        let caller = if !acl.is_enabled() {
+            Caller::Unchecked
+        } else {
+            match acl.tokens.get(&self.secret(call)) {
+                Some(token) => Caller::Known {
+                    accessor: token.accessor.clone(),
+                    rules: acl.rules_of(token),
+                    default: acl.config.default_policy,
+                },
+                None => Caller::Unknown,
+            }
+        };
+        Authority {
+            caller,
+            key_lists: acl.config.enable_key_list_policy,
+            filtered: Cell::new(false),
+        }
+    }
+
+    /// The secret of the token that a request has.
+    pub(super) fn secret(&self, call: &Call) -> Secret {
+        // Source: "Authentication" in Consul's HTTP reference.
+        let bearer = call.header("authorization").split_once(' ');
+        let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let given = [
+            call.query.get("token"),
+            call.header("x-consul-token"),
+            bearer.map_or("", |(_, token)| token.trim()),
+        ];
+        match given.into_iter().find(|secret| !secret.is_empty()) {
+            Some(secret) => Secret::new(secret),
+            None => self
+                .acl
+                .config
+                .default_token
+                .clone()
+                .unwrap_or_else(|| Secret::new(ANONYMOUS_SECRET)),
+        }
+    }
+}
+
+impl Authority {
+    /// Refuses a token that does not exist.
+    pub fn known(&self) -> Result<(), Refusal> {
+        match self.caller {
+            Caller::Unknown => Err(Refusal::new(StatusCode::FORBIDDEN, "ACL not found")),
+            Caller::Unchecked | Caller::Known { .. } => Ok(()),
+        }
+    }
+
+    /// Whether the caller has this access to the resource of this name; resources that there is
+    /// only one of have the name "".
+    pub fn allows(&self, resource: Resource, name: impl AsRef<[u8]>, access: Access) -> bool {
+        self.holds(access, resource, |rules| rules.level(resource, name.as_ref()))
+    }
+
+    fn holds(
+        &self,
+        access: Access,
+        resource: Resource,
+        level: impl Fn(&Rules) -> Option<Level>,
+    ) -> bool {
+        match &self.caller {
+            Caller::Unchecked => true,
+            Caller::Unknown => false,
+            Caller::Known { rules, default, .. } => match level(rules) {
+                Some(level) => level.allows(access),
+                // Tokens and policies are never open to all.
+                None => *default == DefaultPolicy::Allow && resource != Resource::Acl,
+            },
+        }
+    }
+
+    /// Refuses a caller without this access.
+    pub fn check(
+        &self,
+        resource: Resource,
+        name: impl AsRef<[u8]>,
+        access: Access,
+    ) -> Result<(), Refusal> {
+        let name = name.as_ref();
+        match self.allows(resource, name, access) {
+            true => Ok(()),
+            false => self.refuse(resource, name, access),
+        }
+    }
+
+    /// Refuses a caller who may not write all keys that begin with a prefix.
+    pub fn check_tree(&self, prefix: &[u8]) -> Result<(), Refusal> {
+        let level = |rules: &Rules| rules.tree_level(Resource::Key, prefix);
+        match self.holds(Access::Write, Resource::Key, level) {
+            true => Ok(()),
+            false => self.refuse(Resource::Key, prefix, Access::Write),
+        }
+    }
+
+    /// Refuses a caller who may not list the keys under a prefix, where that is a right of its own.
+    pub fn check_list(&self, prefix: &[u8]) -> Result<(), Refusal> {
+        match self.key_lists {
+            true => self.check(Resource::Key, prefix, Access::List),
+            false => Ok(()),
+        }
+    }
+
+    fn refuse(&self, resource: Resource, name: &[u8], access: Access) -> Result<(), Refusal> {
+        self.known()?;
+        let who = match &self.caller {
+            Caller::Known { accessor, .. } if accessor != ANONYMOUS => {
+                format!("token with AccessorID '{accessor}'")
+            }
+            _ => "anonymous token".to_owned(),
+        };
+        let on = if name.is_empty() { String::new() } else { format!(" on {}", quoted(name)) };
+        let hint = match self.is_anonymous() {
+            true => {
+                ". The anonymous token is used implicitly when a request does not specify a token."
+            }
+            false => "",
+        };
+        let (resource, access) = (resource.name(), access.name());
+        let text =
+            format!("Permission denied: {who} lacks permission '{resource}:{access}'{on}{hint}");
+        Err(Refusal::new(StatusCode::FORBIDDEN, text))
+    }
+
+    fn is_anonymous(&self) -> bool {
+        matches!(&self.caller, Caller::Known { accessor, .. } if accessor == ANONYMOUS)
+    }
+
+    /// Whether the caller may read it; what lists leave out is remembered.
+    pub fn sees(&self, resource: Resource, name: impl AsRef<[u8]>) -> bool {
+        let may = self.allows(resource, name, Access::Read);
+        self.filtered.set(self.filtered.get() || !may);
+        may
+    }
+
+    /// Whether the caller may read an instance of a service on a node.
+    pub fn sees_instance(&self, node: &str, service: &str) -> bool {
+        self.sees(Resource::Node, node) && self.sees(Resource::Service, service)
+    }
+
+    /// Whether the caller may read a check in the catalog.
+    pub fn sees_check(&self, check: &Check) -> bool {
+        self.sees(Resource::Node, &check.node)
+            && (check.service_id.is_empty() || self.sees(Resource::Service, &check.service_name))
+    }
+
+    /// Whether something was left out.
+    pub fn has_filtered(&self) -> bool {
+        self.filtered.get() && !self.is_anonymous()
+    }
+
+    /// Says in the reply when something was left out. Callers without a token are not told.
+    pub fn mark(&self, reply: Reply) -> Reply {
+        match self.has_filtered() {
+            true => reply.with_text("x-consul-results-filtered-by-acls", "true"),
+            false => reply,
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Policies: `/v1/acl/policy`.
+
+use super::{
+    Access, GLOBAL_MANAGEMENT, GLOBAL_READ_ONLY, Policy, Resource, Rules, check_lookup,
+    content_hash,
+};
+use crate::simulate::blocking::{Headers, Position, Read};
+use crate::simulate::decode::{GoType, Json, Object};
+use crate::simulate::reply::{Refusal, Reply};
+use crate::simulate::request::Call;
+use crate::simulate::route::{Handler, Route};
+use crate::simulate::store::State;
+use crate::simulate::store::watch::Topic;
+use crate::wire::acl as wire;
+use http::StatusCode;
+use serde::Serialize;
+
+pub(super) static ROUTES: &[Route] = &[
+    Route(&wire::POLICIES, Handler::Read(&LIST)),
+    Route(&wire::POLICY_CREATE, Handler::Now(create)),
+    Route(&wire::POLICY_READ, Handler::Read(&BY_ID)),
+    Route(&wire::POLICY_UPDATE, Handler::Now(update)),
+    Route(&wire::POLICY_DELETE, Handler::Now(delete)),
+    Route(&wire::POLICY_BY_NAME, Handler::Read(&BY_NAME)),
+];
+
+const POLICY: GoType =
+    GoType { value: "struct { Hash string; *structs.Alias }", fields: ".Alias." };
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct View<'a> {
+    #[serde(rename = "ID")]
+    id: &'a str,
+    name: &'a str,
+    description: &'a str,
+    rules: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datacenters: Option<&'a [String]>,
+    hash: String,
+    create_index: u64,
+    modify_index: u64,
+}
+
+/// As lists show it.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Stub<'a> {
+    #[serde(rename = "ID")]
+    id: &'a str,
+    name: &'a str,
+    description: &'a str,
+    datacenters: Option<&'a [String]>,
+    hash: String,
+    create_index: u64,
+    modify_index: u64,
+}
+
+impl<'a> From<&'a Policy> for Stub<'a> {
+    fn from(policy: &'a Policy) -> Self {
+        Self {
+            id: &policy.id,
+            name: &policy.name,
+            description: &policy.description,
+            datacenters: policy.datacenters.as_deref(),
+            hash: policy.hash(),
+            create_index: policy.create_index,
+            modify_index: policy.modify_index,
+        }
+    }
+}
+
+impl Policy {
+    fn hash(&self) -> String {
+        content_hash(&(&self.name, &self.description, &self.text, &self.datacenters))
+    }
+}
+
+/// A policy as it is shown.
+pub(super) fn view(policy: &Policy) -> impl Serialize + '_ {
+    View {
+        id: &policy.id,
+        name: &policy.name,
+        description: &policy.description,
+        rules: &policy.text,
+        datacenters: policy.datacenters.as_deref(),
+        hash: policy.hash(),
+        create_index: policy.create_index,
+        modify_index: policy.modify_index,
+    }
+}
+
+fn position(state: &State, _: &Call) -> Position {
+    Position::at(state.acl.policies_newest)
+}
+
+static LIST: Read = Read {
+    check: |_| Ok(()),
+    topics: |_| vec![Topic::Policies],
+    position,
+    answer: |state, call| list(state, call).unwrap_or_else(Reply::from),
+    headers: Headers::Deferred,
+};
+
+fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
+    state.authority(call).check(Resource::Acl, "", Access::Read)?;
+    let mut policies: Vec<_> = state.acl.policies.values().collect();
+    policies.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(Reply::json(call.style, &policies.into_iter().map(Stub::from).collect::<Vec<_>>()))
+}
+
+static BY_ID: Read = Read {
+    check: |call| call.named("Missing policy ID").map(|_| ()),
+    topics: |_| vec![Topic::Policies],
+    position,
+    answer: |state, call| read(state, call, true).unwrap_or_else(Reply::from),
+    headers: Headers::Deferred,
+};
+
+static BY_NAME: Read = Read {
+    check: |call| call.named("Missing policy Name").map(|_| ()),
+    topics: |_| vec![Topic::Policies],
+    position,
+    answer: |state, call| read(state, call, false).unwrap_or_else(Reply::from),
+    headers: Headers::Deferred,
+};
+
+fn read(state: &State, call: &Call, by_id: bool) -> Result<Reply, Refusal> {
+    state.authority(call).check(Resource::Acl, "", Access::Read)?;
+    let wanted = call.rest_text();
+    let policy = if by_id {
+        check_lookup("policy", &wanted)?;
+        state.acl.policies.get(&wanted)
+    } else {
+        state.acl.policy_named(&wanted)
+    };
+    match policy {
+        Some(policy) => Ok(Reply::json(call.style, &view(policy))),
+        None => Err(Refusal::unknown("Requested policy does not exist: ACL not found")),
+    }
+}
+
+/// A policy as a body gives it.
+struct Given {
+    id: String,
+    name: String,
+    description: String,
+    rules: String,
+    datacenters: Option<Vec<String>>,
+}
+
+fn decode(call: &Call) -> Result<Given, Refusal> {
+    let read = || -> Result<Given, String> {
+        let json = Json::read(&call.body)?;
+        let given = Object::new(&json, POLICY)?;
+        given.check_known(&[
+            "ID",
+            "Name",
+            "Description",
+            "Rules",
+            "Datacenters",
+            "Hash",
+            "CreateIndex",
+            "ModifyIndex",
+        ])?;
+        Ok(Given {
+            id: given.text("ID")?,
+            name: given.text("Name")?,
+            description: given.text("Description")?,
+            rules: given.text("Rules")?,
+            datacenters: given.texts("Datacenters")?,
+        })
+    };
+    read().map_err(|why| Refusal::bad(format!("Policy decoding failed: {why}")))
+}
+
+fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    let given = decode(call)?;
+    if !given.id.is_empty() {
+        return Err(Refusal::bad("Cannot specify the ID when creating a new policy"));
+    }
+    state.authority(call).check(Resource::Acl, "", Access::Write)?;
+    let id = state.new_id();
+    write(state, call, Given { id, ..given }, None)
+}
+
+fn update(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    let id = call.named("Missing policy ID")?;
+    let given = decode(call)?;
+    if !given.id.is_empty() && given.id != id {
+        return Err(Refusal::bad("Policy ID in URL and payload do not match"));
+    }
+    state.authority(call).check(Resource::Acl, "", Access::Write)?;
+    check_lookup("policy", &id)?;
+    let Some(present) = state.acl.policies.get(&id).cloned() else {
+        return Err(Refusal::server(format!("cannot find policy {id}")));
+    };
+    write(state, call, Given { id, ..given }, Some(&present))
+}
+
+fn write(
+    state: &mut State,
+    call: &Call,
+    given: Given,
+    present: Option<&Policy>,
+) -> Result<Reply, Refusal> {
+    check_name(state, &given)?;
+    if present.is_some_and(|present| is_builtin(&present.id) && present.text != given.rules) {
+        let name = present.map_or("", |present| &present.name);
+        return Err(Refusal::server(format!(
+            "Changing the Rules for the builtin {name} policy is not permitted"
+        )));
+    }
+    let rules = Rules::parse(&given.rules).map_err(Refusal::server)?;
+    let index = state.next_index();
+    let policy = Policy {
+        id: given.id,
+        name: given.name,
+        description: given.description,
+        text: given.rules,
+        rules,
+        datacenters: given.datacenters,
+        create_index: present.map_or(index, |present| present.create_index),
+        modify_index: index,
+    };
+    let reply = Reply::json(call.style, &view(&policy));
+    state.put_policy(policy);
+    Ok(reply)
+}
+
+fn is_builtin(id: &str) -> bool {
+    id == GLOBAL_MANAGEMENT || id == GLOBAL_READ_ONLY
+}
+
+fn check_name(state: &State, given: &Given) -> Result<(), Refusal> {
+    let refuse = |why: &str| Err(Refusal::server(format!("Invalid Policy: {why}")));
+    let name = &given.name;
+    if name.is_empty() {
+        return refuse("no Name is set");
+    }
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_');
+    if !name.chars().all(is_allowed) || name.matches('/').count() > 1 || name.len() > 128 {
+        return refuse(
+            "invalid Name. Only alphanumeric characters, a single '/', '-' and '_' are allowed",
+        );
+    }
+    match state.acl.policy_named(name) {
+        Some(other) if other.id != given.id => {
+            let name = crate::simulate::go::quoted(name);
+            refuse(&format!("A Policy with Name {name} already exists"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    let id = call.named("Missing policy ID")?;
+    state.authority(call).check(Resource::Acl, "", Access::Write)?;
+    check_lookup("policy", &id)?;
+    let Some(policy) = state.acl.policies.get(&id) else {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "Cannot find policy to delete"));
+    };
+    if is_builtin(&id) {
+        let name = &policy.name;
+        return Err(Refusal::server(format!(
+            "Delete operation not permitted on the builtin {name} policy"
+        )));
+    }
+    state.acl.policies_newest = state.next_index();
+    state.acl.policies.remove(&id);
+    // A token whose policy is gone has lost it.
+    for token in state.acl.tokens.values_mut() {
+        token.policies.retain(|linked| *linked != id);
+    }
+    state.touch(Topic::Policies);
+    Ok(Reply::json(call.style, &true))
+}
+
+/// Puts in the policies that every server has.
+pub(super) fn put_builtin(state: &mut State) {
+    let builtin = [
+        (GLOBAL_MANAGEMENT, "global-management", "read and write", "write"),
+        (GLOBAL_READ_ONLY, "builtin/global-read-only", "read-only", "read"),
+    ];
+    for (id, name, kind, level) in builtin {
+        let index = state.next_index();
+        let text = builtin_rules(level);
+        state.put_policy(Policy {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            description: format!(
+                "A built-in policy that grants {kind} access to all Consul features"
+            ),
+            // They are our own, and read without an error.
+            rules: Rules::parse(&text).unwrap_or_default(),
+            text,
+            datacenters: None,
+            create_index: index,
+            modify_index: index,
+        });
+    }
+}
+
+/// Rules that give one access to everything, laid out as Consul shows them.
+fn builtin_rules(level: &str) -> String {
+    let single = |name: &str| format!("\n{name} = \"{level}\"");
+    let prefix = |name: &str| format!("\n{name}_prefix \"\" {{\n\tpolicy = \"{level}\"\n}}");
+    [
+        single("acl"),
+        prefix("agent"),
+        prefix("event"),
+        prefix("key"),
+        single("keyring"),
+        prefix("node"),
+        single("operator"),
+        single("mesh"),
+        single("peering"),
+        prefix("query"),
+        format!("\nservice_prefix \"\" {{\n\tpolicy = \"{level}\"\n\tintentions = \"{level}\"\n}}"),
+        prefix("session"),
+    ]
+    .concat()
+}
