@@ -20,7 +20,7 @@ flavour = $(patsubst lua5.%,5.%,$(patsubst luajit%,luajit,$(notdir $(LUA))))
 unexport LUA_PATH_5_4 LUA_CPATH_5_4
 lua_env = LUA_PATH="./lua/?.lua;;" LUA_CPATH="./target/lua/$(flavour)/?.so;;"
 
-LINTS := fmt clippy $(FLAVOURS:%=clippy-%) rustdoc luacheck shellcheck
+LINTS := fmt clippy $(FLAVOURS:%=clippy-%) rustdoc luacheck shellcheck gofmt
 
 .PHONY: help
 ## help: lists the targets
@@ -60,7 +60,7 @@ spec: build-$(flavour)
 		busted --lua=$(LUA) $(ARGS)
 
 .PHONY: lint lint-list $(LINTS:%=lint-%)
-## lint: checks format, lints and documentation of the Rust, Lua and shell code
+## lint: checks format, lints and documentation of the Rust, Lua, shell and Go code
 lint: $(LINTS:%=lint-%)
 
 lint-list:
@@ -88,6 +88,14 @@ lint-shellcheck:
 		shellcheck .ci/run scripts/*.sh rockspec/*.sh; \
 	else \
 		echo "SKIPPED: there is no shellcheck"; \
+	fi
+
+lint-gofmt:
+	@if ! command -v gofmt >/dev/null; then \
+		echo "SKIPPED: there is no gofmt"; \
+	elif unformatted=$$(gofmt -l tests/interop) && [ -n "$$unformatted" ]; then \
+		echo "gofmt -w: $$unformatted"; \
+		exit 1; \
 	fi
 
 .PHONY: docs
