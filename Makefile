@@ -85,7 +85,7 @@ lint-luacheck:
 
 lint-shellcheck:
 	@if command -v shellcheck >/dev/null; then \
-		shellcheck .ci/run scripts/*.sh rockspec/*.sh; \
+		shellcheck .ci/run scripts/*.sh rockspec/*.sh benches/*.sh; \
 	else \
 		echo "SKIPPED: there is no shellcheck"; \
 	fi
@@ -97,6 +97,12 @@ lint-gofmt:
 		echo "gofmt -w: $$unformatted"; \
 		exit 1; \
 	fi
+
+.PHONY: bench
+## bench: measures, and fails when a bound does not hold
+bench:
+	cargo bench --no-default-features --features server --bench simulate
+	benches/reads.sh
 
 .PHONY: docs
 ## docs: writes docs/api.md and lua/meta, makes the Rust documentation in target/doc

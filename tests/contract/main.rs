@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)] // a test that panics has failed
 
 mod acl;
+mod acl_rights;
 mod agent;
 mod catalog;
 mod health;
@@ -37,6 +38,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("status", status::BEHAVIOURS),
     ("http", http::BEHAVIOURS),
     ("acl", acl::BEHAVIOURS),
+    ("acl_rights", acl_rights::BEHAVIOURS),
 ];
 
 /// Most behaviours wait for a timer, so many more than there are processors can run at once.

@@ -27,9 +27,10 @@ pub(super) static ROUTES: &[Route] = &[
 const POLICY: GoType =
     GoType { value: "struct { Hash string; *structs.Alias }", fields: ".Alias." };
 
+/// A policy as it is shown.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct View<'a> {
+pub(super) struct View<'a> {
     #[serde(rename = "ID")]
     id: &'a str,
     name: &'a str,
@@ -76,17 +77,18 @@ impl Policy {
     }
 }
 
-/// A policy as it is shown.
-pub(super) fn view(policy: &Policy) -> impl Serialize + '_ {
-    View {
-        id: &policy.id,
-        name: &policy.name,
-        description: &policy.description,
-        rules: &policy.text,
-        datacenters: policy.datacenters.as_deref(),
-        hash: policy.hash(),
-        create_index: policy.create_index,
-        modify_index: policy.modify_index,
+impl<'a> From<&'a Policy> for View<'a> {
+    fn from(policy: &'a Policy) -> Self {
+        Self {
+            id: &policy.id,
+            name: &policy.name,
+            description: &policy.description,
+            rules: &policy.text,
+            datacenters: policy.datacenters.as_deref(),
+            hash: policy.hash(),
+            create_index: policy.create_index,
+            modify_index: policy.modify_index,
+        }
     }
 }
 
@@ -135,7 +137,7 @@ fn read(state: &State, call: &Call, by_id: bool) -> Result<Reply, Refusal> {
         state.acl.policy_named(&wanted)
     };
     match policy {
-        Some(policy) => Ok(Reply::json(call.style, &view(policy))),
+        Some(policy) => Ok(Reply::json(call.style, &View::from(policy))),
         None => Err(Refusal::unknown("Requested policy does not exist: ACL not found")),
     }
 }
@@ -223,7 +225,7 @@ fn write(
         create_index: present.map_or(index, |present| present.create_index),
         modify_index: index,
     };
-    let reply = Reply::json(call.style, &view(&policy));
+    let reply = Reply::json(call.style, &View::from(&policy));
     state.put_policy(policy);
     Ok(reply)
 }

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Reads per second of consul-sim and of `consul agent -dev` under the same load in the same run.
+#
+#   benches/reads.sh [SECONDS]
+#
+# In turns, three each; the medians and their ratio are printed. Fails when consul-sim is slower.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+seconds=${1:-5}
+rounds=3
+if ! command -v wrk >/dev/null; then
+    echo "SKIPPED: reads per second: there is no wrk (Debian package wrk)"
+    exit 0
+fi
+cargo build --quiet --release --no-default-features --features server --bin consul-sim
+sim=${CARGO_TARGET_DIR:-target}/release/consul-sim
+
+# rate: puts a key on the Consul of CONSUL_HTTP_ADDR, reads it with 64 connections, prints the rate.
+# shellcheck disable=SC2016 # the inner shell's variables
+rate='exec 3<>"/dev/tcp/${CONSUL_HTTP_ADDR%:*}/${CONSUL_HTTP_ADDR##*:}"
+printf "PUT /v1/kv/bench HTTP/1.0\r\nContent-Length: 5\r\n\r\nvalue" >&3
+cat <&3 >/dev/null
+wrk -t2 -c64 -d"$0"s "http://$CONSUL_HTTP_ADDR/v1/kv/bench" | awk "/Requests\/sec/ { print int(\$2) }"'
+
+simulated=() real=()
+for _ in $(seq "$rounds"); do
+    simulated+=("$(CONSUL_BIN=$sim scripts/with-consul.sh 1.21 bash -c "$rate" "$seconds")")
+    real+=("$(scripts/with-consul.sh 1.21 bash -c "$rate" "$seconds")")
+done
+median() { printf '%s\n' "$@" | sort -n | sed -n "$(((rounds + 1) / 2))p"; }
+a=$(median "${simulated[@]}") b=$(median "${real[@]}")
+echo "reads per second, 64 connections, median of $rounds runs of $seconds s:"
+echo "  consul-sim         $a  (${simulated[*]})"
+echo "  consul agent -dev  $b  (${real[*]})"
+awk -v a="$a" -v b="$b" 'BEGIN { printf "  ratio              %.2f (at least 1)\n", a / b; exit a < b }'

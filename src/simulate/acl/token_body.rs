@@ -1,0 +1,107 @@
+//! Tokens as request bodies give them.
+
+use super::{NodeIdentity, ServiceIdentity};
+use crate::simulate::decode::{GoType, Json, Object};
+use crate::simulate::go;
+use crate::simulate::reply::Refusal;
+use crate::simulate::request::Call;
+use std::time::Duration;
+
+const TOKEN: GoType = GoType { value: "struct { *structs.Alias }", fields: ".Alias." };
+const LINK: GoType = GoType { value: "structs.ACLTokenPolicyLink", fields: ".Alias.Policies." };
+
+/// A token as a body gives it.
+pub(super) struct Given {
+    pub accessor: String,
+    pub secret: String,
+    pub description: String,
+    /// Ids and names.
+    pub policies: Vec<(String, String)>,
+    pub roles: Vec<(String, String)>,
+    pub services: Vec<ServiceIdentity>,
+    pub nodes: Vec<NodeIdentity>,
+    pub has_templates: bool,
+    pub local: bool,
+    pub ends: String,
+    pub ttl: Duration,
+}
+
+pub(super) fn decode(call: &Call) -> Result<Given, Refusal> {
+    let read = || -> Result<Given, String> {
+        let json = Json::read(&call.body)?;
+        let given = Object::new(&json, TOKEN)?;
+        given.check_known(&[
+            "AccessorID",
+            "SecretID",
+            "Description",
+            "Policies",
+            "Roles",
+            "ServiceIdentities",
+            "NodeIdentities",
+            "TemplatedPolicies",
+            "Local",
+            "AuthMethod",
+            "ExpirationTime",
+            "ExpirationTTL",
+            "CreateTime",
+            "Hash",
+            "CreateIndex",
+            "ModifyIndex",
+        ])?;
+        Ok(Given {
+            accessor: given.text("AccessorID")?,
+            secret: given.text("SecretID")?,
+            description: given.text("Description")?,
+            policies: links(&given, "Policies")?,
+            roles: links(&given, "Roles")?,
+            services: services(&given)?,
+            nodes: nodes(&given)?,
+            has_templates: given
+                .list("TemplatedPolicies", "structs.ACLTemplatedPolicies")?
+                .is_some_and(|templates| !templates.is_empty()),
+            local: given.flag("Local")?,
+            ends: given.text("ExpirationTime")?,
+            ttl: ttl(&given)?,
+        })
+    };
+    read().map_err(|why| Refusal::bad(format!("Token decoding failed: {why}")))
+}
+
+fn ttl(given: &Object<'_>) -> Result<Duration, String> {
+    let nanos = match given.get("ExpirationTTL") {
+        Some(Json::Text(text)) if !text.is_empty() => go::duration(text)?,
+        Some(Json::Number(_)) => given.int("ExpirationTTL")?,
+        _ => 0,
+    };
+    Ok(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
+}
+
+fn links(given: &Object<'_>, name: &str) -> Result<Vec<(String, String)>, String> {
+    let items = given.list(name, "[]structs.ACLTokenPolicyLink")?.unwrap_or_default();
+    let read = |item: &Json| {
+        let link = Object::new(item, LINK)?;
+        Ok((link.text("ID")?, link.text("Name")?))
+    };
+    items.iter().map(read).collect()
+}
+
+fn services(given: &Object<'_>) -> Result<Vec<ServiceIdentity>, String> {
+    let items = given.list("ServiceIdentities", "structs.ACLServiceIdentities")?;
+    let read = |item: &Json| {
+        let item = Object::new(item, LINK)?;
+        Ok(ServiceIdentity {
+            name: item.text("ServiceName")?,
+            datacenters: item.texts("Datacenters")?.filter(|names| !names.is_empty()),
+        })
+    };
+    items.unwrap_or_default().iter().map(read).collect()
+}
+
+fn nodes(given: &Object<'_>) -> Result<Vec<NodeIdentity>, String> {
+    let items = given.list("NodeIdentities", "structs.ACLNodeIdentities")?;
+    let read = |item: &Json| {
+        let item = Object::new(item, LINK)?;
+        Ok(NodeIdentity { name: item.text("NodeName")?, datacenter: item.text("Datacenter")? })
+    };
+    items.unwrap_or_default().iter().map(read).collect()
+}

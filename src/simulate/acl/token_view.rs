@@ -1,0 +1,147 @@
+//! How tokens read in replies.
+
+use super::{
+    Access, Authority, DefaultPolicy, NodeIdentity, Resource, ServiceIdentity, Token, content_hash,
+    policies,
+};
+use crate::simulate::store::State;
+use serde::Serialize;
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct View<'a> {
+    /// The secret once more, under the name that the first token's reply has it.
+    #[serde(rename = "ID", skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(rename = "AccessorID")]
+    accessor: &'a str,
+    #[serde(rename = "SecretID")]
+    secret: &'a str,
+    description: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    policies: Vec<Link<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    service_identities: Vec<ServiceView<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    node_identities: Vec<NodeView<'a>>,
+    local: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expiration_time: Option<&'a str>,
+    create_time: &'a str,
+    hash: String,
+    create_index: u64,
+    modify_index: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Link<'a> {
+    #[serde(rename = "ID")]
+    id: &'a str,
+    name: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ServiceView<'a> {
+    service_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datacenters: Option<&'a [String]>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeView<'a> {
+    node_name: &'a str,
+    datacenter: &'a str,
+}
+
+impl<'a> View<'a> {
+    pub fn new(state: &'a State, token: &'a Token) -> Self {
+        let link = |id: &String| {
+            let policy = state.acl.policies.get(id)?;
+            Some(Link { id: &policy.id, name: &policy.name })
+        };
+        let service = |service: &'a ServiceIdentity| ServiceView {
+            service_name: &service.name,
+            datacenters: service.datacenters.as_deref(),
+        };
+        let node = |node: &'a NodeIdentity| NodeView {
+            node_name: &node.name,
+            datacenter: &node.datacenter,
+        };
+        Self {
+            id: None,
+            accessor: &token.accessor,
+            secret: &token.secret.0,
+            description: &token.description,
+            policies: token.policies.iter().filter_map(link).collect(),
+            service_identities: token.services.iter().map(service).collect(),
+            node_identities: token.nodes.iter().map(node).collect(),
+            local: token.local,
+            expiration_time: token.ends.as_deref(),
+            create_time: &token.created,
+            hash: content_hash(&(
+                &token.description,
+                &token.policies,
+                &token.services,
+                &token.nodes,
+                token.local,
+            )),
+            create_index: token.create_index,
+            modify_index: token.modify_index,
+        }
+    }
+
+    /// The token as it is shown when it is the first one.
+    pub fn with_id(mut self) -> Self {
+        self.id = Some(self.secret);
+        self
+    }
+
+    /// The token as somebody sees it who may not write tokens, and so must not have their secrets.
+    pub fn for_reader(mut self, authority: &Authority) -> Self {
+        if !authority.allows(Resource::Acl, "", Access::Write) {
+            self.secret = "<hidden>";
+        }
+        self
+    }
+}
+
+/// A token with what is behind it.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Expanded<'a> {
+    #[serde(flatten)]
+    token: View<'a>,
+    expanded_policies: Vec<policies::View<'a>>,
+    expanded_roles: Option<()>,
+    #[serde(rename = "NamespaceDefaultPolicyIDs")]
+    namespace_default_policy_ids: Option<()>,
+    #[serde(rename = "NamespaceDefaultRoleIDs")]
+    namespace_default_role_ids: Option<()>,
+    #[serde(rename = "AgentACLDefaultPolicy")]
+    default_policy: &'static str,
+    #[serde(rename = "AgentACLDownPolicy")]
+    down_policy: &'static str,
+    resolved_by_agent: &'a str,
+}
+
+impl<'a> Expanded<'a> {
+    pub fn new(state: &'a State, token: &'a Token, view: View<'a>) -> Self {
+        let policies = token.policies.iter().filter_map(|id| state.acl.policies.get(id));
+        Self {
+            token: view,
+            expanded_policies: policies.map(policies::View::from).collect(),
+            expanded_roles: None,
+            namespace_default_policy_ids: None,
+            namespace_default_role_ids: None,
+            default_policy: match state.acl.config.default_policy {
+                DefaultPolicy::Allow => "allow",
+                DefaultPolicy::Deny => "deny",
+            },
+            down_policy: "extend-cache",
+            resolved_by_agent: &state.node_name,
+        }
+    }
+}
