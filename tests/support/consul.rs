@@ -67,7 +67,7 @@ impl RealConsul {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| error.to_string())?;
+            .expect("the script runs");
         let mut line = String::new();
         let stdout = script.stdout.take().expect("stdout is piped");
         BufReader::new(stdout).read_line(&mut line).map_err(|error| error.to_string())?;
