@@ -22,6 +22,7 @@ behaviours![
     a_blocking_query_on_a_service_wakes_on_an_instance,
     the_datacenter_is_known,
     an_unknown_datacenter_is_an_error,
+    fields_of_other_requests_are_accepted,
 ];
 
 /// Registers a node of its own with one instance of a service.
@@ -175,4 +176,17 @@ async fn the_datacenter_is_known(t: T) {
 async fn an_unknown_datacenter_is_an_error(t: T) {
     let error = t.fails("catalog_nodes", args![; "dc" = "nowhere"], Kind::Http).await;
     assert!(error.message().contains("No path to datacenter"), "{error}");
+}
+
+/// The official Go client sends some of them.
+async fn fields_of_other_requests_are_accepted(t: T) {
+    let node = t.name("n");
+    let register = format!(r#"{{"Node":"{node}","Address":"a","Token":"","CreateIndex":1}}"#);
+    let deregister = format!(r#"{{"Node":"{node}","Address":"a","Token":""}}"#);
+    for (path, body) in [("register", register), ("deregister", deregister)] {
+        let answer = t.raw("PUT", &format!("/v1/catalog/{path}"), &body).await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "true"), "{path}");
+    }
+    let wrong = format!(r#"{{"Node":"{node}","Address":1}}"#);
+    assert_eq!(t.raw("PUT", "/v1/catalog/deregister", &wrong).await.status, 400);
 }
