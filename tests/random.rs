@@ -73,6 +73,9 @@ struct Side {
     symbols: HashMap<String, String>,
     /// The ids of sessions in the order of their creation.
     sessions: Vec<String>,
+    /// The hashes of services in the order of their appearance: each side has its own way to make
+    /// them, but the same content has the same one.
+    hashes: Vec<String>,
     /// The newest index when the server was ready: what it did before has no certain order.
     beginning: u64,
 }
@@ -86,8 +89,8 @@ struct Seen {
 
 impl Side {
     async fn new(transport: Box<dyn Transport>) -> Side {
-        let mut side =
-            Side { transport, symbols: HashMap::new(), sessions: Vec::new(), beginning: 0 };
+        let (sessions, hashes) = (Vec::new(), Vec::new());
+        let mut side = Side { transport, symbols: HashMap::new(), sessions, hashes, beginning: 0 };
         let (_, body, _) = side.ask(&Step::get("/v1/agent/self")).await;
         let own: Value = serde_json::from_slice(&body).expect("the agent says who it is");
         for (pointer, symbol) in [("/Config/NodeName", "<node>"), ("/Config/NodeID", "<node id>")] {
@@ -159,6 +162,8 @@ impl Side {
                 for (name, member) in members.iter_mut() {
                     if matches!(name.as_str(), "CreateIndex" | "ModifyIndex") {
                         indexes.extend(member.take().as_u64());
+                    } else if name == "ContentHash" {
+                        *member = self.number_of_hash(&member.to_string()).into();
                     } else {
                         self.normalise(member, indexes);
                     }
@@ -178,6 +183,14 @@ impl Side {
             }
             _ => {}
         }
+    }
+
+    fn number_of_hash(&mut self, hash: &str) -> usize {
+        let known = self.hashes.iter().position(|known| known == hash);
+        known.unwrap_or_else(|| {
+            self.hashes.push(hash.to_owned());
+            self.hashes.len() - 1
+        })
     }
 
     /// The text with a symbol for each id, numbered in the order of their appearance.

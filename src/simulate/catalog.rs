@@ -156,8 +156,10 @@ static NODE_SERVICES: Read = Read {
     position: node_position,
     answer: |state, call| {
         let record = find_node(state, call);
-        let services = record
-            .map(|record| record.services.values().map(NodeService::from).collect::<Vec<_>>());
+        let services = record.into_iter().flat_map(|record| record.services.values());
+        let services: Vec<_> = services.map(NodeService::from).collect();
+        // A list that nothing was added to is null in Go.
+        let services = (!services.is_empty()).then_some(services);
         let view = NodeView { node: record.map(|record| &record.node), services };
         Reply::json(call.style, &view)
     },

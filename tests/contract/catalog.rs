@@ -12,6 +12,7 @@ behaviours![
     an_unknown_node_is_absent_and_not_an_error,
     deregistering_what_is_not_there_succeeds,
     a_deregistered_node_takes_its_services_along,
+    a_node_without_services_has_an_empty_table_of_them_and_no_list,
     a_tag_narrows_a_service,
     all_tags_must_match,
     node_meta_narrows_the_nodes,
@@ -86,6 +87,15 @@ async fn a_deregistered_node_takes_its_services_along(t: T) {
     deregister(&t, "n").await;
     assert_eq!(t.value("catalog_service", args![t.name("s")]).await, list![]);
     assert_eq!(t.value("catalog_node", args![t.name("n")]).await, Value::Null);
+}
+
+async fn a_node_without_services_has_an_empty_table_of_them_and_no_list(t: T) {
+    t.ok("catalog_register", args![table! {"Node" = t.name("n"), "Address" = "10.9.9.9"}]).await;
+    let node = t.value("catalog_node", args![t.name("n")]).await;
+    assert_eq!(node.get("Services"), Some(&table! {}));
+    let services = t.value("catalog_node_services", args![t.name("n")]).await;
+    assert_eq!(services.get("Services"), Some(&Value::Null));
+    deregister(&t, "n").await;
 }
 
 async fn a_tag_narrows_a_service(t: T) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 behaviours![
     an_instance_comes_with_its_node_and_checks,
     passing_leaves_out_what_warns_or_fails,
+    the_last_instance_takes_the_place_of_one_that_does_not_pass,
     an_unknown_service_or_node_is_an_empty_list,
     a_node_check_makes_its_services_unhealthy,
     checks_are_found_by_state,
@@ -63,6 +64,17 @@ async fn passing_leaves_out_what_warns_or_fails(t: T) {
     let healthy = t.value("health_service", args![t.name("s"); "passing" = true]).await;
     assert_eq!(nodes(&healthy), [t.name("n1")]);
     deregister(&t, &["n1", "n2", "n3"]).await;
+}
+
+async fn the_last_instance_takes_the_place_of_one_that_does_not_pass(t: T) {
+    for (node, status) in
+        [("n1", "warning"), ("n2", "passing"), ("n3", "critical"), ("n4", "passing")]
+    {
+        register(&t, node, status).await;
+    }
+    let healthy = t.value("health_service", args![t.name("s"); "passing" = true]).await;
+    assert_eq!(nodes(&healthy), [t.name("n4"), t.name("n2")]);
+    deregister(&t, &["n1", "n2", "n3", "n4"]).await;
 }
 
 async fn an_unknown_service_or_node_is_an_empty_list(t: T) {
