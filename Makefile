@@ -72,14 +72,14 @@ lint-fmt:
 	cargo fmt --check
 
 lint-clippy:
-	cargo clippy --all-targets --no-default-features -- -D warnings
+	cargo clippy --all-targets --no-default-features --features server -- -D warnings
 
 # With a Lua feature only the library links.
 $(FLAVOURS:%=lint-clippy-%): lint-clippy-%:
 	cargo clippy --lib --no-default-features --features $(feature-$*) -- -D warnings
 
 lint-rustdoc:
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features server
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features luajit
 
 lint-luacheck:

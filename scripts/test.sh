@@ -132,7 +132,7 @@ step_lint() {
 
 step_rust() {
     local status=0 counts
-    run cargo test --no-default-features --no-fail-fast || status=$?
+    run cargo test --no-default-features --features server --no-fail-fast || status=$?
     counts=$(sed -n -E 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored.*/\1 \2 \3/p' \
         "$log" | awk '{ p += $1; f += $2; i += $3 } END { print p + 0, f + 0, i + 0 }')
     # shellcheck disable=SC2086 # three numbers

@@ -49,7 +49,8 @@ fn main() {
     std::panic::set_hook(Box::new(|panic| FAILURE.set(panic.to_string())));
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
-    let targets: Vec<_> = [Target::simulated(), Target::real("1.21"), Target::real("1.8")].into();
+    let targets =
+        [Target::simulated(), Target::served(), Target::real("1.21"), Target::real("1.8")];
     let mut trials = Vec::new();
     for target in targets {
         if let Some(why) = &target.missing {

@@ -68,13 +68,25 @@ impl Target {
         Target { name: "simulated", missing: None, address: None, _server: None }
     }
 
+    /// The simulated agent behind a socket.
+    pub fn served() -> Target {
+        match option_env!("CARGO_BIN_EXE_consul-sim") {
+            Some(program) => Self::of("consul-sim", RealConsul::start_program(program)),
+            None => Self::of("consul-sim", Err("built without the feature server".to_owned())),
+        }
+    }
+
     pub fn real(version: &'static str) -> Target {
-        match RealConsul::start(version) {
+        Self::of(version, RealConsul::start(version))
+    }
+
+    fn of(name: &'static str, server: Result<RealConsul, String>) -> Target {
+        match server {
             Ok(server) => {
                 let address = Some(format!("http://{}", server.address));
-                Target { name: version, missing: None, address, _server: Some(server) }
+                Target { name, missing: None, address, _server: Some(server) }
             }
-            Err(why) => Target { name: version, missing: Some(why), address: None, _server: None },
+            Err(why) => Target { name, missing: Some(why), address: None, _server: None },
         }
     }
 

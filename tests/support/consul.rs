@@ -34,8 +34,20 @@ pub struct RealConsul {
 impl RealConsul {
     /// Starts the Consul of this version (`1.21`, `1.8`). `Err` says why it cannot be had.
     pub fn start(version: &str) -> Result<RealConsul, String> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut script = Command::new(root.join("scripts/with-consul.sh"))
+        Self::run(version, &mut Self::script())
+    }
+
+    /// Starts this program in place of Consul 1.21.
+    pub fn start_program(program: &str) -> Result<RealConsul, String> {
+        Self::run("1.21", Self::script().env("CONSUL_BIN", program))
+    }
+
+    fn script() -> Command {
+        Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/with-consul.sh"))
+    }
+
+    fn run(version: &str, script: &mut Command) -> Result<RealConsul, String> {
+        let mut script = script
             // The command lives until its input is closed.
             .args([version, "sh", "-c", "echo \"$CONSUL_HTTP_ADDR\"; cat"])
             .stdin(Stdio::piped())
