@@ -294,22 +294,26 @@ impl Pair {
         if real.len() != simulated.len() {
             return Err(format!("another number of indexes\n{shown}"));
         }
-        let mut indexes = self.indexes.clone();
+        let mut added = Vec::new();
         for (real, simulated) in real.iter().zip(simulated) {
-            let before = indexes.range(..real).next_back().map(|(_, simulated)| *simulated);
-            let after = indexes.range(real + 1..).next().map(|(_, simulated)| *simulated);
-            let same = indexes.insert(*real, *simulated);
+            let before = self.indexes.range(..real).next_back().map(|(_, simulated)| *simulated);
+            let after = self.indexes.range(real + 1..).next().map(|(_, simulated)| *simulated);
+            let same = self.indexes.get(real).copied();
             let fits = same.is_none_or(|known| known == *simulated)
                 && before.is_none_or(|before| before < *simulated)
                 && after.is_none_or(|after| *simulated < after);
             if !fits {
+                self.indexes.retain(|index, _| !added.contains(index));
                 return Err(format!(
                     "another order of indexes: {real} is {simulated}, known as {same:?}, \
                      between {before:?} and {after:?}\n{shown}"
                 ));
             }
+            if same.is_none() {
+                self.indexes.insert(*real, *simulated);
+                added.push(*real);
+            }
         }
-        self.indexes = indexes;
         Ok(())
     }
 
@@ -326,7 +330,7 @@ impl Pair {
             let target = format!("/v1/agent/service/deregister/{name}");
             steps.push(Step::new("PUT", target, ""));
         }
-        for node in NODES {
+        for node in NODES.iter().chain(&["none"]) {
             let body = json!({"Node": node}).to_string();
             steps.push(Step::new("PUT", "/v1/catalog/deregister".to_owned(), &body));
         }
@@ -414,6 +418,9 @@ impl Step {
         ];
         let operations: Vec<Value> = (0..rng.usize(1..4))
             .map(|_| {
+                if rng.u8(..3) == 0 {
+                    return Step::catalog_operation(rng);
+                }
                 // The first verbs are the commoner ones.
                 let verb = verbs[rng.usize(..verbs.len()).min(rng.usize(..verbs.len()))];
                 json!({"KV": {
@@ -423,6 +430,27 @@ impl Step {
             })
             .collect();
         Step::new("PUT", "/v1/txn".to_owned(), &Value::from(operations).to_string())
+    }
+
+    fn catalog_operation(rng: &mut fastrand::Rng) -> Value {
+        let verbs = ["set", "set", "get", "delete", "cas", "delete-cas", "bogus"];
+        let verb = verbs[rng.usize(..verbs.len())];
+        let node = pick(rng, &["ext1", "ext2", "EXT1", "none", ""]);
+        let expected = rng.u64(..2);
+        match rng.u8(..3) {
+            0 => json!({"Node": {"Verb": verb, "Node": {
+                "Node": node, "Address": pick(rng, &["10.0.0.1", ""]), "ModifyIndex": expected,
+            }}}),
+            1 => json!({"Service": {"Verb": verb, "Node": node, "Service": {
+                "ID": pick(rng, &["web", ""]), "Service": pick(rng, &["web", "web", ""]),
+                "Port": rng.u8(..2), "ModifyIndex": expected,
+            }}}),
+            _ => json!({"Check": {"Verb": verb, "Check": {
+                "Node": node, "CheckID": pick(rng, &["alive", "alive", ""]), "Name": "a",
+                "Status": pick(rng, STATUSES), "ServiceID": pick(rng, &["", "web"]),
+                "ModifyIndex": expected,
+            }}}),
+        }
     }
 
     fn session(rng: &mut fastrand::Rng) -> Step {

@@ -211,6 +211,7 @@ fn own_node(id: String, name: &str) -> Node {
 
 fn own_service() -> Service {
     Service {
+        node: String::new(),
         kind: String::new(),
         id: "consul".to_owned(),
         name: "consul".to_owned(),

@@ -186,6 +186,7 @@ fn read_service(given: &Object<'_>) -> Result<(Service, Vec<GivenCheck>), String
     tagged_addresses.append(&mut addresses(given, "tagged_addresses")?);
     add_own_addresses(&mut tagged_addresses, &address, port);
     let service = Service {
+        node: String::new(),
         kind: given.text("Kind")?,
         id: if id.is_empty() { name.clone() } else { id },
         name,

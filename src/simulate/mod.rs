@@ -14,6 +14,7 @@ mod go;
 mod health;
 mod kv;
 mod local;
+mod proxy;
 mod registration;
 mod reply;
 mod request;
@@ -25,6 +26,7 @@ mod session;
 mod status;
 mod store;
 mod txn;
+mod txn_catalog;
 mod views;
 
 use crate::clock::{BoxFuture, Clock, SystemClock};

@@ -102,7 +102,7 @@ impl<'a> ServiceNode<'a> {
     pub fn new(node: &'a Node, service: &'a Service) -> Self {
         Self {
             id: &node.id,
-            node: &node.node,
+            node: &service.node,
             address: &node.address,
             datacenter: &node.datacenter,
             tagged_addresses: node.tagged_addresses.as_ref(),

@@ -25,6 +25,42 @@ pub(in crate::simulate) struct Node {
     pub modify_index: u64,
 }
 
+// What a registration changes: not the spelling of the node's name, and not all fields.
+//
+// Source: the `IsSame` methods of the server's structs.
+
+impl Node {
+    /// Whether registering it over `other` changes nothing.
+    pub fn same_as(&self, other: &Node) -> bool {
+        let Node { create_index, modify_index, .. } = *other;
+        let node = other.node.clone();
+        self.node.eq_ignore_ascii_case(&node)
+            && Node { node, create_index, modify_index, ..self.clone() } == *other
+    }
+}
+
+impl Service {
+    /// Whether registering it over `other` changes nothing.
+    pub fn same_as(&self, other: &Service) -> bool {
+        let Service { create_index, modify_index, .. } = *other;
+        let Service { node, socket_path, locality, .. } = other.clone();
+        let as_other = Service { node, socket_path, locality, ..self.clone() };
+        self.node.eq_ignore_ascii_case(&other.node)
+            && Service { create_index, modify_index, ..as_other } == *other
+    }
+}
+
+impl Check {
+    /// Whether registering it over `other` changes nothing.
+    pub fn same_as(&self, other: &Check) -> bool {
+        let Check { create_index, modify_index, exposed_port, .. } = *other;
+        let Check { node, kind, interval, timeout, .. } = other.clone();
+        let as_other = Check { node, kind, interval, timeout, exposed_port, ..self.clone() };
+        self.node.eq_ignore_ascii_case(&other.node)
+            && Check { create_index, modify_index, ..as_other } == *other
+    }
+}
+
 /// A further address of a service.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -44,6 +80,8 @@ pub(in crate::simulate) struct Weights {
 /// One instance of a service.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::simulate) struct Service {
+    /// Its node's name as the registration spelled it; empty for a service of the agent.
+    pub node: String,
     pub kind: String,
     pub id: String,
     pub name: String,

@@ -3,6 +3,7 @@
 pub(super) mod catalog;
 pub(super) mod kv;
 pub(super) mod session;
+mod snapshot;
 pub(super) mod timer;
 pub(super) mod watch;
 
@@ -327,10 +328,7 @@ impl State {
 
     /// Puts a node in when it is not the same already.
     pub fn ensure_node(&mut self, node: Node, index: u64) {
-        let same = self.catalog.node(&node.node).is_some_and(|record| {
-            let Node { create_index, modify_index, .. } = record.node;
-            Node { create_index, modify_index, ..node.clone() } == record.node
-        });
+        let same = self.catalog.node(&node.node).is_some_and(|record| node.same_as(&record.node));
         if !same {
             self.catalog.put_node(node, index, &mut self.touched);
         }
@@ -340,16 +338,15 @@ impl State {
     pub fn ensure_service(
         &mut self,
         node: &str,
-        service: Service,
+        mut service: Service,
         index: u64,
     ) -> Result<(), String> {
+        node.clone_into(&mut service.node);
         if self.catalog.node(node).is_none() {
             return Err("Missing node registration".to_owned());
         }
-        let same = self.catalog.service(node, &service.id).is_some_and(|present| {
-            let Service { create_index, modify_index, .. } = *present;
-            Service { create_index, modify_index, ..service.clone() } == *present
-        });
+        let present = self.catalog.service(node, &service.id);
+        let same = present.is_some_and(|present| service.same_as(present));
         if !same {
             self.catalog.put_service(node, service, index, &mut self.touched);
         }
@@ -374,10 +371,8 @@ impl State {
         if check.status == "critical" {
             self.end_sessions_of(&check.node, &check.check_id, index);
         }
-        let same = self.catalog.check(&check.node, &check.check_id).is_some_and(|present| {
-            let Check { create_index, modify_index, .. } = *present;
-            Check { create_index, modify_index, ..check.clone() } == *present
-        });
+        let present = self.catalog.check(&check.node, &check.check_id);
+        let same = present.is_some_and(|present| check.same_as(present));
         if !same {
             self.catalog.put_check(check, index, &mut self.touched);
         }

@@ -5,7 +5,7 @@ use crate::clock::Instant;
 use std::collections::BTreeMap;
 
 /// What a timer does.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::simulate) enum Timer {
     /// A session was not renewed for twice its TTL.
     SessionExpires(SessionId),
@@ -27,7 +27,7 @@ pub(in crate::simulate) enum Timer {
 pub(in crate::simulate) type TimerKey = (Instant, u64);
 
 /// The timers that are set, by their moment.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::simulate) struct Timers {
     queue: BTreeMap<TimerKey, Timer>,
     next_id: u64,
