@@ -1,7 +1,7 @@
 # The front door: `make` lists what it can do.
 
 .DEFAULT_GOAL := help
-# Every flavour is built as the same target/release/libconsul_ffi.so, so one at a time.
+# Two flavours at once would only take turns with the processors.
 .NOTPARALLEL:
 
 # The engine of `demo` and `spec`: luajit, lua5.1 or lua5.4.
@@ -38,9 +38,7 @@ build: $(FLAVOURS:%=build-%)
 
 ## build-luajit|5.1|5.4: builds one of them
 $(FLAVOURS:%=build-%): build-%:
-	cargo build --release --lib --no-default-features --features $(feature-$*)
-	install -D -m 755 "$${CARGO_TARGET_DIR:-target}/release/libconsul_ffi.so" \
-		target/lua/$*/consul_ffi.so
+	@rockspec/build.sh $(feature-$*) target/lua/$*/consul_ffi.so
 
 .PHONY: demo demo-deps
 ## demo [LUA=lua5.4] [CONSUL=1.21]: runs the demo, simulated or on a real Consul

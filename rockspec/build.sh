@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
-# Builds the module for one Lua interpreter, as target/rock/consul_ffi.so; luarocks calls it.
+# Builds the module for one Lua engine.
 #
-#   rockspec/build.sh LUA
+#   rockspec/build.sh FEATURE FILE          FEATURE is luajit, lua51 or lua54
+#   rockspec/build.sh INTERPRETER FILE      for the engine that this program is; so luarocks calls it
+#
+# Each engine has a build folder of its own: all of them are called libconsul_ffi.so, and in one
+# folder each would make cargo build the others anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,17 +14,23 @@ fail() {
     exit 1
 }
 
-[ -n "${1:-}" ] || fail "no Lua interpreter was named: rockspec/build.sh LUA"
-# LuaJIT calls itself Lua 5.1, but a module built for the one breaks in the other.
-engine=$("$1" -e 'print(jit and "LuaJIT" or _VERSION)') || fail "the Lua interpreter $1 does not run"
-case $engine in
-    LuaJIT) feature=luajit ;;
-    "Lua 5.1") feature=lua51 ;;
-    "Lua 5.4") feature=lua54 ;;
-    *) fail "$engine is not supported: use LuaJIT, Lua 5.1 or Lua 5.4" ;;
+[ $# -eq 2 ] || fail "usage: rockspec/build.sh FEATURE|INTERPRETER FILE"
+case $1 in
+    luajit | lua51 | lua54) feature=$1 ;;
+    *)
+        # LuaJIT calls itself Lua 5.1, but a module built for the one breaks in the other.
+        engine=$("$1" -e 'print(jit and "LuaJIT" or _VERSION)') || fail "the Lua interpreter $1 does not run"
+        case $engine in
+            LuaJIT) feature=luajit ;;
+            "Lua 5.1") feature=lua51 ;;
+            "Lua 5.4") feature=lua54 ;;
+            *) fail "$engine is not supported: use LuaJIT, Lua 5.1 or Lua 5.4" ;;
+        esac
+        echo "consul_ffi: building for $engine ($1)"
+        ;;
 esac
 command -v cargo >/dev/null || fail "building needs Rust's cargo, which is missing: https://rustup.rs"
 
-echo "consul_ffi: building for $engine ($1)"
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/$feature
 cargo build --release --locked --lib --no-default-features --features "$feature"
-install -D -m 755 "${CARGO_TARGET_DIR:-target}/release/libconsul_ffi.so" target/rock/consul_ffi.so
+install -D -m 755 "$CARGO_TARGET_DIR/release/libconsul_ffi.so" "$2"

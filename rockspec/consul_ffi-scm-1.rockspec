@@ -16,7 +16,7 @@ supported_platforms = { "unix" }
 dependencies = { "lua >= 5.1, < 5.5" }
 build = {
   type = "command",
-  build_command = "bash rockspec/build.sh '$(LUA)'",
+  build_command = "bash rockspec/build.sh '$(LUA)' target/rock/consul_ffi.so",
   install = {
     lib = { consul_ffi = "target/rock/consul_ffi.so" },
   },

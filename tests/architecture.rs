@@ -51,8 +51,10 @@ fn violations(file: &str, text: &str) -> Vec<String> {
                 _ => {}
             }
         }
-        if code.contains("super::super") {
-            report("leaves its layer by super::super; say crate::".to_owned());
+        // In a nested module, as tests are, one super more stays inside the layer.
+        let depth = depth(file) + usize::from(code.starts_with(' '));
+        if code.contains(&"super::".repeat(depth + 1)) {
+            report("leaves its layer by super; say crate::".to_owned());
         }
         for (name, places) in ONLY_IN {
             if has_word(code, name) && !places.iter().any(|place| file.starts_with(place)) {
@@ -61,6 +63,12 @@ fn violations(file: &str, text: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// How many times super stays inside the layer, at the top of a file.
+fn depth(file: &str) -> usize {
+    let is_mod = file.ends_with("/mod.rs") || !file.contains('/');
+    file.matches('/').count() - usize::from(is_mod && file.contains('/'))
 }
 
 fn words_after(code: &str, marker: &str) -> Vec<String> {
@@ -114,11 +122,19 @@ fn a_broken_rule_is_found_and_named() {
         ("transport/mod.rs", "reqwest::get(url)"),
         ("wire/kv.rs", "use super::super::client;"),
         ("client/mod.rs", "unsafe { x() }"),
+        ("simulate/mod.rs", "use super::client;"),
+        ("simulate/store/kv.rs", "    use super::super::super::super::client;"),
         ("new_layer/mod.rs", "use crate::wire;"),
     ] {
         let found = violations(file, &format!("\n{line}"));
         assert!(!found.is_empty(), "{file}: {line}");
         assert!(found[0].starts_with(&format!("src/{file}:2: ")), "{found:?}");
     }
-    assert!(violations("wire/kv.rs", "use crate::error::Error; // not crate::client").is_empty());
+    for (file, line) in [
+        ("wire/kv.rs", "use crate::error::Error; // not crate::client"),
+        ("wire/kv.rs", "    use super::super::request::Args;"),
+        ("simulate/store/kv.rs", "use super::super::go::quoted;"),
+    ] {
+        assert_eq!(violations(file, line), Vec::<String>::new());
+    }
 }

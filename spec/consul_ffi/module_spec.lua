@@ -133,7 +133,7 @@ describe("a client", function()
   end)
 
   it("closes at the end of its block on Lua 5.4", function()
-    local load_block = load or loadstring
+    local load_block = rawget(_G, "loadstring") or load
     local block = load_block("local make = ... local held <close> = make() return held")
     if not block then
       return -- this Lua has no <close>

@@ -10,6 +10,8 @@ mod blocking;
 mod catalog;
 mod decode;
 mod definition;
+#[cfg_attr(not(test), expect(dead_code))]
+mod filter;
 mod go;
 mod health;
 mod kv;

@@ -334,10 +334,18 @@ fn check_key(key: &str) -> Result<(), &'static str> {
 
 /// The message for a name that is not known, with the nearest known one.
 pub fn unknown(what: &str, name: &str, known: &[&str]) -> String {
-    const NEAR_ENOUGH: f64 = 0.7;
+    const NEAR_ENOUGH: f64 = 0.6;
     let nearest = known
         .iter()
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .map(|candidate| {
+            (
+                strsim::normalized_damerau_levenshtein(
+                    &name.to_lowercase(),
+                    &candidate.to_lowercase(),
+                ),
+                candidate,
+            )
+        })
         .filter(|(likeness, _)| *likeness >= NEAR_ENOUGH)
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
