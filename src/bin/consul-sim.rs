@@ -124,6 +124,9 @@ impl Settings {
         if let Some(address) = text("/addresses/http").or(text("/client_addr")) {
             self.set_address(address)?;
         }
+        if let Some(enabled) = config.pointer("/connect/enabled").and_then(Value::as_bool) {
+            self.agent.connect = enabled;
+        }
         if let Some(most) = number("/limits/http_max_conns_per_client") {
             self.connections_per_client = most as usize;
         }

@@ -36,18 +36,20 @@ fn about(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 }
 
 fn services(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let services: BTreeMap<_, AgentService<'_>> =
-        state.local.services.iter().map(|(id, service)| (id, service.into())).collect();
+    let services = call.select(state.local.services.values().map(AgentService::from))?;
+    let services: BTreeMap<_, _> =
+        services.into_iter().map(|service| (service.id(), service)).collect();
     Ok(Reply::json(call.style, &services))
 }
 
 fn checks(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let checks: BTreeMap<_, &Check> =
-        state.local.checks.iter().map(|(id, local)| (id, &local.check)).collect();
+    let checks: Vec<&Check> = call.select(state.local.checks.values().map(|local| &local.check))?;
+    let checks: BTreeMap<_, _> = checks.into_iter().map(|check| (&check.check_id, check)).collect();
     Ok(Reply::json(call.style, &checks))
 }
 
 static SERVICE: HashedRead = HashedRead {
+    parameter: "hash",
     topics: |call| vec![Topic::LocalService(call.rest_text())],
     hash: |state, call| state.local.services.get(&call.rest_text()).map(content_hash),
     answer: |state, call| {
@@ -79,15 +81,21 @@ fn register_service(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 }
 
 fn deregister_service(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let id = call.rest_text();
-    if !state.local.services.contains_key(&id) {
-        return Err(Refusal::unknown(format!(
-            "Unknown service ID {}. Ensure that the service ID is passed, not the service name.",
-            go::quoted(&id)
-        )));
-    }
+    let id = known_service(state, call)?;
     state.deregister_service(&id);
     Ok(Reply::done())
+}
+
+/// The id of a service that the agent has.
+pub(super) fn known_service(state: &State, call: &Call) -> Result<String, Refusal> {
+    let id = call.rest_text();
+    if state.local.services.contains_key(&id) {
+        return Ok(id);
+    }
+    Err(Refusal::unknown(format!(
+        "Unknown service ID {}. Ensure that the service ID is passed, not the service name.",
+        go::quoted(&id)
+    )))
 }
 
 fn register_check(state: &mut State, call: &Call) -> Result<Reply, Refusal> {

@@ -132,6 +132,8 @@ pub(super) struct Read {
 
 /// A read that can wait until its content has another hash than the caller's.
 pub(super) struct HashedRead {
+    /// The parameter that has the caller's hash.
+    pub parameter: &'static str,
     pub topics: fn(&Call) -> Vec<Topic>,
     /// The present hash; `None` when there is nothing to wait for.
     pub hash: fn(&State, &Call) -> Option<String>,
@@ -145,6 +147,10 @@ pub(super) enum Headers {
     Plain,
     /// Sessions: errors carry the index headers too.
     Deferred,
+    /// What the agent always answers from its cache.
+    Cached,
+    /// Coordinates of a node: what is missing has no headers at all.
+    OfSuccess,
     /// Catalog and health: so they do, and the effective consistency is named.
     Catalog {
         /// Whether the agent's cache can answer.
@@ -178,6 +184,9 @@ impl Agent {
             None => self.with(|state| (read.answer)(state, call)),
         };
         let reply = reply_headers(reply, read.headers, options, position.index, streams);
+        if read.headers == Headers::Cached {
+            return self.with(|state| cache_headers(reply, state, call, true));
+        }
         let caches = matches!(read.headers, Headers::Catalog { cache: true, .. });
         if caches && (options.cached || streams) {
             return self.with(|state| cache_headers(reply, state, call, options.cached));
@@ -192,7 +201,7 @@ impl Agent {
         call: &Call,
         options: &ReadOptions,
     ) -> Result<Reply, Refusal> {
-        let seen = call.query.get("hash");
+        let seen = call.query.get(read.parameter);
         let topics = (read.topics)(call);
         let news = |state: &mut State| {
             let hash = (read.hash)(state, call);
@@ -270,10 +279,13 @@ fn reply_headers(
     index: u64,
     streams: bool,
 ) -> Reply {
+    if headers == Headers::OfSuccess && !reply.status.is_success() {
+        return reply;
+    }
     let backend = if streams { "streaming" } else { "blocking-query" };
     let reply = index_headers(reply, index, !streams).with_text("x-consul-query-backend", backend);
     match headers {
-        Headers::Plain | Headers::Deferred => reply,
+        Headers::Plain | Headers::Deferred | Headers::Cached | Headers::OfSuccess => reply,
         Headers::Catalog { .. } => {
             reply.with_text("x-consul-effective-consistency", options.consistency.name())
         }

@@ -8,7 +8,7 @@ use super::store::State;
 use super::store::catalog::{Check, Definition, Node, Record, Service, TextMap, Weights};
 use super::store::watch::Topic;
 use super::views::{NodeService, ServiceNode};
-use super::{ADDRESS, DATACENTER, SERF_HEALTH, SERVER_PORT, VERSION, registration};
+use super::{ADDRESS, DATACENTER, SERF_HEALTH, SERVER_PORT, VERSION, near, registration};
 use crate::wire::catalog as wire;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +22,8 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&wire::SERVICE, Handler::Read(&SERVICE)),
     Route(&wire::NODE, Handler::Read(&NODE)),
     Route(&wire::NODE_SERVICES, Handler::Read(&NODE_SERVICES)),
+    Route(&wire::CONNECT, Handler::Read(&CONNECT)),
+    Route(&wire::GATEWAY_SERVICES, Handler::Read(&GATEWAY_SERVICES)),
 ];
 
 const UNCACHED: Headers = Headers::Catalog { cache: false, streams: false };
@@ -59,7 +61,8 @@ static NODES: Read = Read {
     position: |state, _| Position::at(state.catalog.nodes_newest),
     answer: |state, call| {
         let records = state.catalog.nodes().filter(|record| has_meta(call, record));
-        Reply::json(call.style, &records.map(|record| &record.node).collect::<Vec<_>>())
+        let found = call.select(records.map(|record| &record.node));
+        near::sorted(state, call, found, |node| &node.node)
     },
     headers: UNCACHED,
 };
@@ -78,12 +81,18 @@ static SERVICES: Read = Read {
         })
     },
     answer: |state, call| {
+        let records = state.catalog.nodes().filter(|record| has_meta(call, record));
+        let instances = records.flat_map(|record| {
+            record.services.values().map(|service| ServiceNode::new(&record.node, service))
+        });
+        let found = match call.select(instances) {
+            Ok(found) => found,
+            Err(refusal) => return refusal.into(),
+        };
         let mut services: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for record in state.catalog.nodes().filter(|record| has_meta(call, record)) {
-            for service in record.services.values() {
-                let tags = services.entry(&service.name).or_default();
-                tags.extend(service.tags.iter().flatten().map(String::as_str));
-            }
+        for instance in found {
+            let tags = services.entry(instance.name()).or_default();
+            tags.extend(instance.tags().iter().map(String::as_str));
         }
         Reply::json(call.style, &services)
     },
@@ -95,16 +104,52 @@ static SERVICE: Read = Read {
     topics: |call| vec![Topic::Instances(call.rest_text().to_lowercase())],
     position: |state, call| Position::at(state.catalog.service_newest(&call.rest_text())),
     answer: |state, call| {
-        let (name, wanted) = (call.rest_text(), tags(call));
-        let instances = state.catalog.instances(&name);
-        let found: Vec<_> = instances
-            .filter(|(record, service)| has_meta(call, record) && has_tags(&wanted, service))
-            .map(|(record, service)| ServiceNode::new(&record.node, service))
-            .collect();
-        Reply::json(call.style, &found)
+        let name = call.rest_text();
+        instances(state, call, state.catalog.instances(&name))
     },
     headers: CACHED,
 };
+
+static CONNECT: Read = Read {
+    check: |call| call.named("Missing service name").map(|_| ()),
+    topics: |_| vec![Topic::Services, Topic::Nodes],
+    position: connect_position,
+    answer: |state, call| {
+        let name = call.rest_text();
+        instances(state, call, state.catalog.connect_instances(&name))
+    },
+    headers: CACHED,
+};
+
+/// What is found counts only as something; the index is the service's own.
+fn connect_position(state: &State, call: &Call) -> Position {
+    let name = call.rest_text();
+    Position::at(match state.catalog.connect_instances(&name).next() {
+        Some(_) => state.catalog.known_service_newest(&name),
+        None => state.catalog.missing_newest(&name),
+    })
+}
+
+/// Gateways come from configuration entries, of which there are none.
+static GATEWAY_SERVICES: Read = Read {
+    check: |call| call.named("Missing gateway name").map(|_| ()),
+    topics: |_| Vec::new(),
+    position: |_, _| Position::at(0),
+    answer: |_, call| Reply::json(call.style, &[(); 0]),
+    headers: UNCACHED,
+};
+
+fn instances<'a>(
+    state: &'a State,
+    call: &Call,
+    instances: impl Iterator<Item = (&'a Record, &'a Service)>,
+) -> Reply {
+    let wanted = tags(call);
+    let found = instances
+        .filter(|(record, service)| has_meta(call, record) && has_tags(&wanted, service))
+        .map(|(record, service)| ServiceNode::new(&record.node, service));
+    near::sorted(state, call, call.select(found), |instance| instance.node())
+}
 
 /// A node by its name or else by its UUID.
 fn find_node<'a>(state: &'a State, call: &Call) -> Option<&'a Record> {
@@ -135,17 +180,17 @@ static NODE: Read = Read {
     topics: |call| vec![Topic::Node(call.rest_text().to_lowercase())],
     position: node_position,
     answer: |state, call| {
-        let view = find_node(state, call).map(|record| NodeView {
-            node: Some(&record.node),
-            services: Some(
-                record
-                    .services
-                    .values()
-                    .map(|service| (&*service.id, NodeService::from(service)))
-                    .collect::<BTreeMap<_, _>>(),
-            ),
-        });
-        Reply::json(call.style, &view)
+        let Some(record) = find_node(state, call) else {
+            return Reply::json(call.style, &());
+        };
+        match call.select(record.services.values().map(NodeService::from)) {
+            Ok(services) => {
+                let services = services.into_iter().map(|service| (service.id(), service));
+                let services = Some(services.collect::<BTreeMap<_, _>>());
+                Reply::json(call.style, &NodeView { node: Some(&record.node), services })
+            }
+            Err(refusal) => refusal.into(),
+        }
     },
     headers: UNCACHED,
 };
@@ -157,9 +202,13 @@ static NODE_SERVICES: Read = Read {
     answer: |state, call| {
         let record = find_node(state, call);
         let services = record.into_iter().flat_map(|record| record.services.values());
-        let services: Vec<_> = services.map(NodeService::from).collect();
-        // A list that nothing was added to is null in Go.
-        let services = (!services.is_empty()).then_some(services);
+        let services = match call.select(services.map(NodeService::from)) {
+            Ok(services) => services,
+            Err(refusal) => return refusal.into(),
+        };
+        // A list that nothing was added to is null in Go, but a filter makes a new one.
+        let is_list = call.filter.is_some() || !services.is_empty();
+        let services = is_list.then_some(services);
         let view = NodeView { node: record.map(|record| &record.node), services };
         Reply::json(call.style, &view)
     },

@@ -6,9 +6,10 @@ use super::reply::{Refusal, Reply};
 use super::request::Call;
 use super::route::{Handler, Route};
 use super::store::State;
-use super::store::catalog::{Check, Record};
+use super::store::catalog::{Check, Record, Service};
 use super::store::watch::Topic;
 use super::views::Instance;
+use super::{go, near};
 use crate::wire::health as wire;
 
 pub(super) static ROUTES: &[Route] = &[
@@ -16,35 +17,76 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&wire::NODE, Handler::Read(&NODE)),
     Route(&wire::CHECKS, Handler::Read(&CHECKS)),
     Route(&wire::STATE, Handler::Read(&STATE)),
+    Route(&wire::CONNECT, Handler::Read(&CONNECT)),
+    Route(&wire::INGRESS, Handler::Read(&INGRESS)),
 ];
 
 const HEADERS: Headers = Headers::Catalog { cache: false, streams: false };
 
 static SERVICE: Read = Read {
-    check: |call| {
-        call.named("Missing service name")?;
-        passing(call).map(|_| ())
-    },
+    check: check_service,
     topics: |call| {
         let name = call.rest_text().to_lowercase();
         vec![Topic::Health(name.clone()), Topic::Instances(name)]
     },
     position: |state, call| Position::at(state.catalog.service_newest(&call.rest_text())),
     answer: |state, call| {
-        let (name, wanted) = (call.rest_text(), tags(call));
-        let only_passing = passing(call).unwrap_or(false);
-        let instances = state.catalog.instances(&name);
-        let mut found: Vec<_> = instances
-            .filter(|(record, service)| has_meta(call, record) && has_tags(&wanted, service))
-            .map(|(record, service)| Instance::new(record, service))
-            .collect();
-        if only_passing {
-            keep_passing(&mut found);
-        }
-        Reply::json(call.style, &found)
+        let name = call.rest_text();
+        instances(state, call, state.catalog.instances(&name))
     },
     headers: Headers::Catalog { cache: true, streams: true },
 };
+
+static CONNECT: Read = Read {
+    check: check_service,
+    topics: |_| vec![Topic::Services, Topic::Nodes, Topic::Checks],
+    position: connect_position,
+    answer: |state, call| {
+        let name = call.rest_text();
+        instances(state, call, state.catalog.connect_instances(&name))
+    },
+    headers: Headers::Catalog { cache: true, streams: true },
+};
+
+/// The newest index of the services that the instances are of.
+fn connect_position(state: &State, call: &Call) -> Position {
+    let name = call.rest_text();
+    let found = state.catalog.connect_instances(&name);
+    let newest = found.map(|(_, service)| state.catalog.known_service_newest(&service.name)).max();
+    Position::at(newest.unwrap_or_else(|| state.catalog.missing_newest(&name)))
+}
+
+/// Ingress gateways come from configuration entries, of which there are none.
+static INGRESS: Read = Read {
+    check: check_service,
+    topics: |_| Vec::new(),
+    position: |_, _| Position::at(0),
+    answer: |_, call| Reply::json(call.style, &[(); 0]),
+    headers: HEADERS,
+};
+
+fn check_service(call: &Call) -> Result<(), Refusal> {
+    call.named("Missing service name")?;
+    passing(call).map(|_| ())
+}
+
+fn instances<'a>(
+    state: &'a State,
+    call: &Call,
+    instances: impl Iterator<Item = (&'a Record, &'a Service)>,
+) -> Reply {
+    let wanted = tags(call);
+    let found = instances
+        .filter(|(record, service)| has_meta(call, record) && has_tags(&wanted, service))
+        .map(|(record, service)| Instance::new(record, service));
+    let mut found = call.select(found);
+    if let Ok(found) = &mut found
+        && passing(call) == Ok(true)
+    {
+        keep_passing(found);
+    }
+    near::sorted(state, call, found, |instance| instance.node())
+}
 
 /// Leaves out the instances that do not pass. The last one takes the place of one that is left out,
 /// so that the order is another than without this.
@@ -64,11 +106,9 @@ fn passing(call: &Call) -> Result<bool, Refusal> {
     if !call.query.has("passing") {
         return Ok(false);
     }
-    // What Go's `strconv.ParseBool` takes.
     match call.query.get("passing") {
-        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(Refusal::bad("Invalid value for ?passing")),
+        "" => Ok(true),
+        text => go::boolean(text).ok_or_else(|| Refusal::bad("Invalid value for ?passing")),
     }
 }
 
@@ -79,7 +119,7 @@ static NODE: Read = Read {
     answer: |state, call| {
         let record = state.catalog.node(&call.rest_text());
         let checks = record.into_iter().flat_map(|record| record.checks.values());
-        Reply::json(call.style, &checks.collect::<Vec<_>>())
+        call.list(checks)
     },
     headers: HEADERS,
 };
@@ -122,7 +162,8 @@ static STATE: Read = Read {
 fn checks(state: &State, call: &Call, wanted: impl Fn(&Check) -> bool) -> Reply {
     let records = state.catalog.nodes().filter(|record: &&Record| has_meta(call, record));
     let checks = records.flat_map(|record| record.checks.values());
-    Reply::json(call.style, &checks.filter(|check| wanted(check)).collect::<Vec<_>>())
+    let found = call.select(checks.filter(|check| wanted(check)));
+    near::sorted(state, call, found, |check| &check.node)
 }
 
 #[cfg(test)]

@@ -6,16 +6,23 @@
 //! randomness come from outside, so that the same requests give the same answers.
 
 mod agent;
+mod agent_health;
 mod blocking;
 mod catalog;
+mod connect;
+mod coordinate;
 mod decode;
 mod definition;
-#[cfg_attr(not(test), expect(dead_code))]
+mod event;
 mod filter;
 mod go;
 mod health;
 mod kv;
 mod local;
+mod maintenance;
+mod members;
+mod metrics;
+mod near;
 mod proxy;
 mod registration;
 mod reply;
@@ -73,6 +80,8 @@ pub struct Options {
     pub seed: u64,
     /// Whether JSON is indented, as by an agent in dev mode.
     pub pretty: bool,
+    /// Whether the mesh's certificate authority is on, as it is in dev mode.
+    pub connect: bool,
 }
 
 impl Default for Options {
@@ -84,6 +93,7 @@ impl Default for Options {
             clock: Arc::new(SystemClock::new()),
             seed: fastrand::u64(..),
             pretty: false,
+            connect: true,
         }
     }
 }
@@ -107,13 +117,11 @@ impl fmt::Debug for Agent {
 impl Agent {
     /// A fresh agent.
     pub fn new(options: Options) -> Self {
+        let Options { node_name, node_id, seed, .. } = options;
+        let mut state = State::new(options.clock.now(), seed, &node_name, node_id);
+        state.connect = options.connect;
         Self {
-            state: Mutex::new(State::new(
-                options.clock.now(),
-                options.seed,
-                &options.node_name,
-                options.node_id,
-            )),
+            state: Mutex::new(state),
             clock: options.clock,
             pretty: options.pretty,
             timers_changed: Notify::new(),
@@ -194,6 +202,7 @@ fn fire(state: &mut State, timer: Timer) {
         Timer::Sync => state.sync_all(),
         Timer::SweepCritical => state.sweep_critical(),
         Timer::LockDelayEnds(key) => state.end_lock_delay(&key),
+        Timer::ApplyCoordinates => state.apply_coordinates(),
         Timer::ReapTombstones => state.reap(),
     }
 }

@@ -19,14 +19,26 @@ pub(super) fn is_native(service: &Service) -> bool {
     native == Some(&Value::Bool(true))
 }
 
-/// Refuses a proxy that does not say what it is for. In the catalog it must have a port as well,
-/// which an agent could choose.
-pub(super) fn check(service: &Service, in_catalog: bool) -> Result<(), String> {
-    if service.kind != CONNECT_PROXY {
-        return Ok(());
-    }
+/// Refuses a proxy that does not say what it is for, and what is in the mesh without a place.
+pub(super) fn check(service: &Service) -> Result<(), String> {
+    let has_place = service.port != 0 || !service.socket_path.is_empty();
     let mut wrong = Vec::new();
-    if in_catalog && service.port == 0 && service.socket_path.is_empty() {
+    if service.kind == CONNECT_PROXY {
+        check_proxy(service, has_place, &mut wrong);
+    }
+    if is_native(service) && !has_place {
+        wrong.push("Port or SocketPath must be set for a Connect native service.");
+    }
+    let lines: String = wrong.iter().map(|why| format!("\n\t* {why}")).collect();
+    match wrong.len() {
+        0 => Ok(()),
+        1 => Err(format!("1 error occurred:{lines}\n\n")),
+        count => Err(format!("{count} errors occurred:{lines}\n\n")),
+    }
+}
+
+fn check_proxy(service: &Service, has_place: bool, wrong: &mut Vec<&'static str>) {
+    if !has_place {
         wrong.push("Port or SocketPath must be set for a connect-proxy");
     }
     match destination(service).map(str::trim) {
@@ -42,11 +54,5 @@ pub(super) fn check(service: &Service, in_catalog: bool) -> Result<(), String> {
     }
     if is_native(service) {
         wrong.push("A Proxy cannot also be Connect Native, only typical services");
-    }
-    let lines: String = wrong.iter().map(|why| format!("\n\t* {why}")).collect();
-    match wrong.len() {
-        0 => Ok(()),
-        1 => Err(format!("1 error occurred:{lines}\n\n")),
-        count => Err(format!("{count} errors occurred:{lines}\n\n")),
     }
 }

@@ -312,7 +312,7 @@ fn check(registration: &Registration) -> Result<(), String> {
         check_node_id(id)?;
     }
     let Some(service) = &registration.service else { return Ok(()) };
-    proxy::check(service, true)?;
+    proxy::check(service)?;
     if service.name.is_empty() && !service.id.is_empty() {
         return Err(
             "Must provide service name (Service.Service) when service ID is provided".to_owned()

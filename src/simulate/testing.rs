@@ -96,6 +96,7 @@ impl World {
             clock: Arc::new(clock.clone()),
             seed,
             pretty: false,
+            connect: true,
         });
         Self { agent: Arc::new(agent), clock }
     }

@@ -98,7 +98,7 @@ impl Operation {
                 (_, id) => check_node_id(id),
             },
             Subject::Service { service, .. } => {
-                proxy::check(service, true)?;
+                proxy::check(service)?;
                 complete_service(service)
             }
             Subject::Check(check) => {

@@ -16,6 +16,7 @@ behaviours![
     the_servers_own_node_is_alive,
     a_blocking_query_wakes_when_a_check_fails,
     a_cached_read_says_so,
+    a_filter_chooses_instances_and_checks,
 ];
 
 async fn register(t: &T, node: &str, status: &str) {
@@ -140,4 +141,19 @@ async fn a_cached_read_says_so(t: T) {
     assert_eq!(answer.meta.cache.as_deref(), Some("HIT"));
     assert!(answer.meta.age_s.is_some());
     deregister(&t, &["n"]).await;
+}
+
+async fn a_filter_chooses_instances_and_checks(t: T) {
+    register(&t, "n1", "passing").await;
+    register(&t, "n2", "warning").await;
+    let warning = args![t.name("s"); "filter" = "Checks.Status == warning"];
+    assert_eq!(nodes(&t.value("health_service", warning).await), [t.name("n2")]);
+    let filter = format!("Node.Node != \"{}\"", t.name("n2"));
+    let others = t.value("health_service", args![t.name("s"); "filter" = filter]).await;
+    assert_eq!(nodes(&others), [t.name("n1")]);
+    let passing = args![t.name("s"); "filter" = "Status == passing"];
+    assert_eq!(texts(&t.value("health_checks", passing).await, "Node"), [t.name("n1")]);
+    let none = args![t.name("n1"); "filter" = "Status == critical"];
+    assert_eq!(t.value("health_node", none).await, list![]);
+    deregister(&t, &["n1", "n2"]).await;
 }

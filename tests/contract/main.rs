@@ -7,10 +7,14 @@
 #![allow(clippy::unwrap_used)] // a test that panics has failed
 
 mod agent;
+mod agent_health;
 mod catalog;
+mod coordinate;
+mod event;
 mod health;
 mod http;
 mod kv;
+mod member;
 mod session;
 mod status;
 mod target;
@@ -31,9 +35,13 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("txn", txn::BEHAVIOURS),
     ("session", session::BEHAVIOURS),
     ("agent", agent::BEHAVIOURS),
+    ("agent", agent_health::BEHAVIOURS),
+    ("agent", member::BEHAVIOURS),
     ("catalog", catalog::BEHAVIOURS),
     ("health", health::BEHAVIOURS),
     ("status", status::BEHAVIOURS),
+    ("event", event::BEHAVIOURS),
+    ("coordinate", coordinate::BEHAVIOURS),
     ("http", http::BEHAVIOURS),
 ];
 

@@ -3,6 +3,7 @@
 //! Names and ids are looked up in lower case, and listed in the order of their lower-case forms.
 
 use super::watch::Topic;
+use crate::simulate::proxy;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -204,14 +205,33 @@ impl CatalogTable {
         })
     }
 
+    /// The instances that stand for a service in the mesh: its proxies, and those of its own that
+    /// need none.
+    pub fn connect_instances(&self, name: &str) -> impl Iterator<Item = (&Record, &Service)> {
+        let name = name.to_lowercase();
+        let all = self
+            .nodes()
+            .flat_map(|record| record.services.values().map(move |service| (record, service)));
+        all.filter(move |(_, service)| match proxy::destination(service) {
+            Some(destination) => destination.to_lowercase() == name,
+            None => proxy::is_native(service) && service.name.to_lowercase() == name,
+        })
+    }
+
     /// The index of reads of a service's instances. An unknown service has the index at which a
     /// service last vanished, so that its watchers sleep while others come.
     pub fn service_newest(&self, name: &str) -> u64 {
-        let is_known = self.groups.contains_key(&name.to_lowercase());
-        if is_known || self.extinction == 0 {
-            self.known_service_newest(name)
-        } else {
-            self.extinction
+        match self.groups.contains_key(&name.to_lowercase()) {
+            true => self.known_service_newest(name),
+            false => self.missing_newest(name),
+        }
+    }
+
+    /// The index of reads of a service that find nothing.
+    pub fn missing_newest(&self, name: &str) -> u64 {
+        match self.extinction {
+            0 => self.known_service_newest(name),
+            extinction => extinction,
         }
     }
 

@@ -1,15 +1,18 @@
 //! The state of the agent and the servers behind it, and what a change of one table does to others.
 
 pub(super) mod catalog;
+pub(super) mod coordinate;
 pub(super) mod kv;
 pub(super) mod session;
 mod snapshot;
 pub(super) mod timer;
 pub(super) mod watch;
 
+use super::event::Events;
 use super::local::Local;
 use crate::clock::Instant;
 use catalog::{CatalogTable, Check, Node, Service};
+use coordinate::{Coordinate, CoordinateTable};
 use kv::{Entry, KvTable};
 use session::{Behavior, Session, SessionId, SessionTable};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -41,6 +44,10 @@ pub(super) struct State {
     pub kv: KvTable,
     pub sessions: SessionTable,
     pub catalog: CatalogTable,
+    pub coordinates: CoordinateTable,
+    pub events: Events,
+    /// Whether the mesh's certificate authority is on.
+    pub connect: bool,
     pub local: Local,
     pub timers: Timers,
     pub watches: Watches,
@@ -64,6 +71,9 @@ impl State {
             kv: KvTable::default(),
             sessions: SessionTable::default(),
             catalog: CatalogTable::default(),
+            coordinates: CoordinateTable::default(),
+            events: Events::default(),
+            connect: true,
             local: Local::default(),
             timers: Timers::default(),
             watches: Watches::default(),
@@ -75,6 +85,7 @@ impl State {
         };
         let node_id = node_id.unwrap_or_else(|| state.new_id());
         super::catalog::register_server(&mut state, node_id);
+        state.coordinates.put(node_name, Coordinate::default(), state.index);
         state
     }
 
@@ -413,6 +424,8 @@ impl State {
             self.delete_check(name, &id, index);
         }
         self.catalog.remove_node(name, index, &mut self.touched);
+        self.coordinates.remove(name, index);
+        self.touch(Topic::Coordinates);
         let sessions: Vec<_> =
             self.sessions.of_node(name).map(|session| Arc::clone(&session.id)).collect();
         for id in sessions {

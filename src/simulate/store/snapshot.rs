@@ -3,6 +3,7 @@
 
 use super::State;
 use super::catalog::CatalogTable;
+use super::coordinate::CoordinateTable;
 use super::session::SessionTable;
 use super::timer::Timers;
 use crate::clock::Instant;
@@ -11,6 +12,7 @@ use std::collections::{HashMap, VecDeque};
 /// A copy of what a change of the catalog can change.
 pub(in crate::simulate) struct Snapshot {
     catalog: CatalogTable,
+    coordinates: CoordinateTable,
     sessions: SessionTable,
     timers: Timers,
     lock_delays: HashMap<Box<[u8]>, Instant>,
@@ -22,6 +24,7 @@ impl State {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             catalog: self.catalog.clone(),
+            coordinates: self.coordinates.clone(),
             sessions: self.sessions.clone(),
             timers: self.timers.clone(),
             lock_delays: self.lock_delays.clone(),
@@ -31,8 +34,9 @@ impl State {
 
     /// Goes back to a copy.
     pub fn restore(&mut self, before: Snapshot) {
-        let Snapshot { catalog, sessions, timers, lock_delays, graves } = before;
+        let Snapshot { catalog, coordinates, sessions, timers, lock_delays, graves } = before;
         self.catalog = catalog;
+        self.coordinates = coordinates;
         self.sessions = sessions;
         self.timers = timers;
         self.lock_delays = lock_delays;

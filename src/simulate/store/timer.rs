@@ -19,6 +19,8 @@ pub(in crate::simulate) enum Timer {
     SweepCritical,
     /// A lock delay is over.
     LockDelayEnds(Box<[u8]>),
+    /// The collected updates of coordinates are to be written.
+    ApplyCoordinates,
     /// The oldest tombstones have served their time.
     ReapTombstones,
 }

@@ -38,6 +38,10 @@ pub(in crate::simulate) enum Topic {
     ChecksInState(String),
     /// A service of the agent.
     LocalService(String),
+    /// The coordinates of nodes.
+    Coordinates,
+    /// The events that reached the agent.
+    Events,
 }
 
 type Waiters = BTreeMap<u64, Arc<Notify>>;
