@@ -15,8 +15,8 @@ use std::sync::OnceLock;
 /// Most of an account is waiting.
 const THREADS: usize = 4;
 
-/// The account of consul-sim, which every comparison needs.
-static SIMULATED: OnceLock<Result<String, String>> = OnceLock::new();
+/// The account of consul-sim without and with ACLs, which the comparisons with all versions need.
+static SIMULATED: [OnceLock<Result<String, String>>; 2] = [const { OnceLock::new() }; 2];
 
 fn main() {
     let mut arguments = Arguments::from_args();
@@ -30,11 +30,16 @@ fn main() {
     for version in ["1.21", "1.8"] {
         let missing = matches!(program, Err(Missing::Skipped(_)))
             || consul::is_missing(version, &format!("{what} and on Consul {version}"));
-        let program = program.clone();
-        let trial = Trial::test(format!("the_go_client_sees_the_same [{version}]"), move || {
-            the_go_client_sees_the_same(&program?, version)
-        });
-        trials.push(trial.with_ignored_flag(missing));
+        for (acl, name) in [
+            (false, "the_go_client_sees_the_same"),
+            (true, "the_go_client_sees_the_same_where_acls_are_enforced"),
+        ] {
+            let program = program.clone();
+            let trial = Trial::test(format!("{name} [{version}]"), move || {
+                the_go_client_sees_the_same(&program?, version, acl)
+            });
+            trials.push(trial.with_ignored_flag(missing));
+        }
     }
     libtest_mimic::run(&arguments, trials).exit();
 }
@@ -56,7 +61,7 @@ impl From<Missing> for Failed {
 
 /// Builds the program.
 fn program() -> Result<PathBuf, Missing> {
-    if simulated().is_none() {
+    if consul_sim().is_none() {
         return Err(Missing::Skipped("built without the feature server".to_owned()));
     }
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interop");
@@ -79,22 +84,30 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn simulated() -> Option<&'static str> {
+fn consul_sim() -> Option<&'static str> {
     option_env!("CARGO_BIN_EXE_consul-sim")
 }
 
-fn the_go_client_sees_the_same(program: &Path, version: &str) -> Result<(), Failed> {
-    let real = account(program, version, None)?;
-    let simulated = SIMULATED.get_or_init(|| account(program, "1.21", simulated())).clone()?;
-    if simulated == real && real.ends_with("the end\n") {
+fn the_go_client_sees_the_same(program: &Path, version: &str, acl: bool) -> Result<(), Failed> {
+    let real = account(program, version, None, acl)?;
+    let simulated = &SIMULATED[usize::from(acl)];
+    let simulated =
+        simulated.get_or_init(|| account(program, "1.21", consul_sim(), acl)).clone()?;
+    if simulated == real && real.ends_with("the end\n") && real.contains("# tokens") == acl {
         return Ok(());
     }
     Err(format!("on consul-sim:\n{simulated}\non {version}:\n{real}").into())
 }
 
 /// What the program tells of a fresh Consul, or of `consul` in its place.
-fn account(program: &Path, version: &str, consul: Option<&str>) -> Result<String, String> {
+fn account(
+    program: &Path,
+    version: &str,
+    consul: Option<&str>,
+    acl: bool,
+) -> Result<String, String> {
     let mut script = Command::new(root().join("scripts/with-consul.sh"));
+    script.args(acl.then_some(["--acl", "deny"]).iter().flatten());
     script.arg(version).arg(program).envs(consul.map(|consul| ("CONSUL_BIN", consul)));
     let output = script.output().map_err(|error| error.to_string())?;
     match output.status.success() {

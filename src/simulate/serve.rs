@@ -2,9 +2,10 @@
 
 use super::Agent;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,6 +20,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// What a body may be at most, in bytes, before the agent's own limits are asked.
 const MAX_BODY: usize = 64 << 20;
+
+/// What the head of a request may be at most, in bytes: what a Go server allows.
+const MAX_HEAD: usize = (1 << 20) + 4096;
 
 /// How long the head of a request may take, so that half-open connections go away.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,6 +85,7 @@ async fn connection(agent: Arc<Agent>, stream: TcpStream) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
@@ -92,9 +97,36 @@ async fn answer(
     agent: Arc<Agent>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
+    if let Some(refusal) = refusal(&request) {
+        return Ok(refusal);
+    }
     let (parts, body) = request.into_parts();
     let body = Limited::new(body, MAX_BODY).collect().await?.to_bytes();
     Ok(agent.handle(Request::from_parts(parts, body)).await.map(Full::new))
+}
+
+/// What a Go server, or Consul before it reads the body, says to a request that it does not take.
+fn refusal(request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    let (status, text) = match request.body().size_hint().exact() {
+        _ if hosts == 0 && request.version() == Version::HTTP_11 => {
+            (StatusCode::BAD_REQUEST, "400 Bad Request: missing required Host header".to_owned())
+        }
+        _ if hosts > 1 || !request.uri().path().starts_with('/') => {
+            (StatusCode::BAD_REQUEST, "400 Bad Request".to_owned())
+        }
+        Some(length) if length > MAX_BODY as u64 => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("Request body({length} bytes) too large, max size: {MAX_BODY} bytes."),
+        ),
+        _ => return None,
+    };
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    Some(response)
 }
 
 async fn refuse(mut stream: TcpStream) {

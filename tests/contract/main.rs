@@ -73,9 +73,23 @@ fn main() {
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
+    print_differences();
     // Not `exit`: the servers end when the targets are dropped, which the trials hold.
     if conclusion.has_failed() {
         std::process::exit(101);
+    }
+}
+
+/// The table of what a user can see to differ between the oldest and the newest Consul. Everything
+/// else is the same on every target, the simulated agent included.
+#[allow(clippy::print_stdout)]
+fn print_differences() {
+    let differences = target::DIFFERENCES.lock().expect("the behaviours have ended");
+    if !differences.is_empty() {
+        println!("Consul 1.8 differs from all other targets:");
+    }
+    for (behaviour, difference) in differences.iter() {
+        println!("  {difference}  ({behaviour})");
     }
 }
 

@@ -12,10 +12,11 @@ use consul_ffi::wire;
 use consul_ffi::wire::request::{Args, Defaults};
 use consul_ffi::wire::response::Answer;
 use consul_ffi::wire::value::Value;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// One behaviour: a name that says it, and the program that shows it.
@@ -146,6 +147,9 @@ impl Server {
     }
 }
 
+/// What differs between the versions, by behaviour.
+pub static DIFFERENCES: Mutex<BTreeSet<(&str, &str)>> = Mutex::new(BTreeSet::new());
+
 static RUNS: AtomicU32 = AtomicU32::new(0);
 
 /// One run of a behaviour: a client of the target, and names that no other run uses.
@@ -153,15 +157,16 @@ pub struct T {
     target: Arc<Target>,
     transport: Arc<dyn Transport>,
     client: Client,
+    behaviour: &'static str,
     unique: String,
 }
 
 impl T {
-    pub fn new(target: Arc<Target>, behaviour: &str) -> T {
+    pub fn new(target: Arc<Target>, behaviour: &'static str) -> T {
         let transport = target.open.as_ref().expect("the target is there").transport();
         let client = client(&transport, Defaults::default());
         let unique = format!("{behaviour}-{}", RUNS.fetch_add(1, Ordering::Relaxed));
-        T { target, transport, client, unique }
+        T { target, transport, client, behaviour, unique }
     }
 
     /// The same on a server of the target that has ACLs, with its management token.
@@ -177,7 +182,8 @@ impl T {
     pub fn anonymous(&self) -> T {
         let (target, transport) = (Arc::clone(&self.target), Arc::clone(&self.transport));
         let client = client(&transport, Defaults::default());
-        T { target, transport, client, unique: self.unique.clone() }
+        let (behaviour, unique) = (self.behaviour, self.unique.clone());
+        T { target, transport, client, behaviour, unique }
     }
 
     /// The same with another token.
@@ -186,8 +192,11 @@ impl T {
         T { client: client(&self.transport, defaults), ..self.anonymous() }
     }
 
-    /// Whether the target is the oldest supported Consul.
-    pub fn is_1_8(&self) -> bool {
+    /// Whether the target is the oldest supported Consul, which differs in this; the difference
+    /// stands in the table that the suite prints.
+    pub fn is_1_8(&self, difference: &'static str) -> bool {
+        let row = (self.behaviour, difference);
+        DIFFERENCES.lock().expect("nobody panics while noting").insert(row);
         self.target.name == "1.8"
     }
 

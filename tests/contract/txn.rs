@@ -191,7 +191,11 @@ async fn sixty_four_operations_fit_everywhere(t: T) {
 }
 
 async fn too_many_operations_are_too_large(t: T) {
-    let most = if t.is_1_8() { 64 } else { consul_ffi::wire::txn::MAX_OPERATIONS };
+    let most = if t.is_1_8("a transaction holds 64 operations, not 128") {
+        64
+    } else {
+        consul_ffi::wire::txn::MAX_OPERATIONS
+    };
     let error = t.fails("txn", args![many(&t, most + 1)], Kind::TooLarge).await;
     assert!(error.message().contains("too many operations"), "{error}");
 }

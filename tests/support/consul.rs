@@ -71,10 +71,10 @@ impl RealConsul {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| error.to_string())?;
+            .expect("the script runs");
         let mut line = String::new();
         let stdout = script.stdout.take().expect("stdout is piped");
-        BufReader::new(stdout).read_line(&mut line).map_err(|error| error.to_string())?;
+        BufReader::new(stdout).read_line(&mut line).expect("the script's output can be read");
         if let Some((address, token)) = line.trim_end_matches('\n').split_once(' ') {
             let (address, token) = (address.to_owned(), token.to_owned());
             return Ok(RealConsul { address, token, script });
@@ -83,7 +83,7 @@ impl RealConsul {
         if let Some(mut stderr) = script.stderr.take() {
             let _ = stderr.read_to_string(&mut said);
         }
-        let status = script.wait().map_err(|error| error.to_string())?;
+        let status = script.wait().expect("the script ends");
         match status.code() {
             Some(CANNOT_BE_HAD) => Err(said.trim().to_owned()),
             _ => panic!("Consul {version} did not start: {said}"),
