@@ -67,8 +67,8 @@ async fn an_unknown_service_has_no_health(t: T) {
     let none = t.value("agent_health_service_name", args![t.name("none")]).await;
     assert_eq!(none, list![]);
     let reason = format!("ServiceId {} not found", t.name("none"));
-    // 1.8 says it as JSON, whatever is asked for.
-    let query = if t.is_1_8() { "" } else { "?format=text" };
+    let is_json = t.is_1_8("the health of an unknown service is JSON, whatever is asked for");
+    let query = if is_json { "" } else { "?format=text" };
     assert_eq!(health(&t, "none", query).await, (404, reason));
 }
 

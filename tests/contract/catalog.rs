@@ -206,8 +206,8 @@ async fn a_filter_chooses_among_nodes_services_and_instances(t: T) {
     assert_eq!(services.get("Services").unwrap().items().len(), 1);
     let filter = format!("ServiceName == \"{}\"", t.name("s"));
     let services = t.value("catalog_services", args![; "filter" = filter]).await;
-    // 1.8 does not look at the filter here.
-    assert!(t.is_1_8() || services.get("consul").is_none());
+    let unfiltered = t.is_1_8("the list of services is not filtered");
+    assert!(unfiltered || services.get("consul").is_none());
     assert!(services.get(&t.name("s")).is_some());
     deregister(&t, "n1").await;
     deregister(&t, "n2").await;
@@ -238,8 +238,8 @@ async fn proxies_and_natives_stand_for_a_service_in_the_mesh(t: T) {
 
 async fn a_gateway_that_nobody_configured_has_no_services(t: T) {
     let found = t.value("catalog_gateway_services", args![t.name("none")]).await;
-    // 1.8 says null.
-    assert!(found == list![] || (t.is_1_8() && found == Value::Null), "{found:?}");
+    let is_null = t.is_1_8("no services of a gateway are null, not an empty list");
+    assert!(found == list![] || (is_null && found == Value::Null), "{found:?}");
 }
 
 async fn a_service_keeps_the_spelling_of_its_nodes_name(t: T) {

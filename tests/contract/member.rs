@@ -20,8 +20,7 @@ async fn the_agent_is_a_member_of_its_cluster(t: T) {
     assert_eq!(members.items()[0].get("Status"), Some(&1.into()));
     let servers = t.value("agent_members", args![; "wan" = true]).await;
     assert_eq!(texts(&servers, "Name"), [format!("{name}.dc1")]);
-    if !t.is_1_8() {
-        // Filtered from 1.14.9 on.
+    if !t.is_1_8("the list of members is not filtered (before 1.14.9)") {
         let none = t.value("agent_members", args![; "filter" = "Name == none"]).await;
         assert_eq!(none, list![]);
     }
@@ -52,8 +51,7 @@ async fn the_agent_has_metrics_and_a_host(t: T) {
     assert!(texts(gauges, "Name").iter().any(|name| name.starts_with("consul.")));
     let host = t.value("agent_host", args![]).await;
     assert!(host.get("Host").is_some() && host.get("Memory").is_some());
-    if !t.is_1_8() {
-        // From 1.16 on.
+    if !t.is_1_8("agent/version does not exist (before 1.16)") {
         let version = t.value("agent_version", args![]).await;
         assert_eq!(text(&version, "HumanVersion"), "1.21.0");
     }
