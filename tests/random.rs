@@ -73,6 +73,9 @@ struct Side {
     symbols: HashMap<String, String>,
     /// The ids of sessions in the order of their creation.
     sessions: Vec<String>,
+    /// The hashes of services in the order of their appearance: each side has its own way to make
+    /// them, but the same content has the same one.
+    hashes: Vec<String>,
     /// The newest index when the server was ready: what it did before has no certain order.
     beginning: u64,
 }
@@ -86,8 +89,8 @@ struct Seen {
 
 impl Side {
     async fn new(transport: Box<dyn Transport>) -> Side {
-        let mut side =
-            Side { transport, symbols: HashMap::new(), sessions: Vec::new(), beginning: 0 };
+        let (sessions, hashes) = (Vec::new(), Vec::new());
+        let mut side = Side { transport, symbols: HashMap::new(), sessions, hashes, beginning: 0 };
         let (_, body, _) = side.ask(&Step::get("/v1/agent/self")).await;
         let own: Value = serde_json::from_slice(&body).expect("the agent says who it is");
         for (pointer, symbol) in [("/Config/NodeName", "<node>"), ("/Config/NodeID", "<node id>")] {
@@ -132,6 +135,8 @@ impl Side {
     /// The answer in comparable form, with the indexes in it in the order of their appearance.
     async fn see(&mut self, step: &Step) -> (Seen, Vec<u64>) {
         let (status, body, index) = self.ask(step).await;
+        // The index of events is a hash of a random id.
+        let index = index.filter(|_| !step.target.starts_with("/v1/event/"));
         let mut indexes: Vec<u64> = index.into_iter().collect();
         let text = String::from_utf8_lossy(&body).trim().to_owned();
         let mut body = serde_json::from_str(&text).unwrap_or(Value::String(text));
@@ -159,6 +164,11 @@ impl Side {
                 for (name, member) in members.iter_mut() {
                     if matches!(name.as_str(), "CreateIndex" | "ModifyIndex") {
                         indexes.extend(member.take().as_u64());
+                    } else if name == "LTime" {
+                        // Each side has had other events before.
+                        *member = (member.as_u64() > Some(0)).into();
+                    } else if name == "ContentHash" {
+                        *member = self.number_of_hash(&member.to_string()).into();
                     } else {
                         self.normalise(member, indexes);
                     }
@@ -178,6 +188,14 @@ impl Side {
             }
             _ => {}
         }
+    }
+
+    fn number_of_hash(&mut self, hash: &str) -> usize {
+        let known = self.hashes.iter().position(|known| known == hash);
+        known.unwrap_or_else(|| {
+            self.hashes.push(hash.to_owned());
+            self.hashes.len() - 1
+        })
     }
 
     /// The text with a symbol for each id, numbered in the order of their appearance.
@@ -281,22 +299,26 @@ impl Pair {
         if real.len() != simulated.len() {
             return Err(format!("another number of indexes\n{shown}"));
         }
-        let mut indexes = self.indexes.clone();
+        let mut added = Vec::new();
         for (real, simulated) in real.iter().zip(simulated) {
-            let before = indexes.range(..real).next_back().map(|(_, simulated)| *simulated);
-            let after = indexes.range(real + 1..).next().map(|(_, simulated)| *simulated);
-            let same = indexes.insert(*real, *simulated);
+            let before = self.indexes.range(..real).next_back().map(|(_, simulated)| *simulated);
+            let after = self.indexes.range(real + 1..).next().map(|(_, simulated)| *simulated);
+            let same = self.indexes.get(real).copied();
             let fits = same.is_none_or(|known| known == *simulated)
                 && before.is_none_or(|before| before < *simulated)
                 && after.is_none_or(|after| *simulated < after);
             if !fits {
+                self.indexes.retain(|index, _| !added.contains(index));
                 return Err(format!(
                     "another order of indexes: {real} is {simulated}, known as {same:?}, \
                      between {before:?} and {after:?}\n{shown}"
                 ));
             }
+            if same.is_none() {
+                self.indexes.insert(*real, *simulated);
+                added.push(*real);
+            }
         }
-        self.indexes = indexes;
         Ok(())
     }
 
@@ -313,7 +335,7 @@ impl Pair {
             let target = format!("/v1/agent/service/deregister/{name}");
             steps.push(Step::new("PUT", target, ""));
         }
-        for node in NODES {
+        for node in NODES.iter().chain(&["none"]) {
             let body = json!({"Node": node}).to_string();
             steps.push(Step::new("PUT", "/v1/catalog/deregister".to_owned(), &body));
         }
@@ -350,6 +372,7 @@ impl Step {
             57..70 => Step::session(rng),
             70..80 => Step::agent(rng),
             80..88 => Step::catalog(rng),
+            88..90 => Step::event(rng, seed),
             _ => Step::read(rng),
         }
     }
@@ -401,6 +424,9 @@ impl Step {
         ];
         let operations: Vec<Value> = (0..rng.usize(1..4))
             .map(|_| {
+                if rng.u8(..3) == 0 {
+                    return Step::catalog_operation(rng);
+                }
                 // The first verbs are the commoner ones.
                 let verb = verbs[rng.usize(..verbs.len()).min(rng.usize(..verbs.len()))];
                 json!({"KV": {
@@ -410,6 +436,27 @@ impl Step {
             })
             .collect();
         Step::new("PUT", "/v1/txn".to_owned(), &Value::from(operations).to_string())
+    }
+
+    fn catalog_operation(rng: &mut fastrand::Rng) -> Value {
+        let verbs = ["set", "set", "get", "delete", "cas", "delete-cas", "bogus"];
+        let verb = verbs[rng.usize(..verbs.len())];
+        let node = pick(rng, &["ext1", "ext2", "EXT1", "none", ""]);
+        let expected = rng.u64(..2);
+        match rng.u8(..3) {
+            0 => json!({"Node": {"Verb": verb, "Node": {
+                "Node": node, "Address": pick(rng, &["10.0.0.1", ""]), "ModifyIndex": expected,
+            }}}),
+            1 => json!({"Service": {"Verb": verb, "Node": node, "Service": {
+                "ID": pick(rng, &["web", ""]), "Service": pick(rng, &["web", "web", ""]),
+                "Port": rng.u8(..2), "ModifyIndex": expected,
+            }}}),
+            _ => json!({"Check": {"Verb": verb, "Check": {
+                "Node": node, "CheckID": pick(rng, &["alive", "alive", ""]), "Name": "a",
+                "Status": pick(rng, STATUSES), "ServiceID": pick(rng, &["", "web"]),
+                "ModifyIndex": expected,
+            }}}),
+        }
     }
 
     fn session(rng: &mut fastrand::Rng) -> Step {
@@ -437,7 +484,7 @@ impl Step {
     fn agent(rng: &mut fastrand::Rng) -> Step {
         let service = pick(rng, SERVICES);
         let check = format!("service:{service}");
-        match rng.u8(..8) {
+        match rng.u8(..10) {
             0 | 1 => {
                 let check = json!({"TTL": "1h", "Status": pick(rng, STATUSES)});
                 let mut body = json!({"Name": service, "Port": rng.u8(1..3), "Check": check});
@@ -451,8 +498,28 @@ impl Step {
             4 => Step::new("PUT", format!("/v1/agent/check/warn/{check}"), ""),
             5 => Step::new("PUT", format!("/v1/agent/check/fail/{check}"), ""),
             6 => Step::get(&format!("/v1/agent/service/{service}")),
+            7 => {
+                let enable = pick(rng, &["true", "false", "true&reason=why", "x", ""]);
+                let target = format!("/v1/agent/service/maintenance/{service}?enable={enable}");
+                Step::new("PUT", target, "")
+            }
+            8 => Step::get(&format!(
+                "/v1/agent/health/service/{}/{service}{}",
+                pick(rng, &["id", "name"]),
+                pick(rng, &["", "?format=text"])
+            )),
             _ => Step::get(pick(rng, &["/v1/agent/services", "/v1/agent/checks"])),
         }
+    }
+
+    fn event(rng: &mut fastrand::Rng, seed: u64) -> Step {
+        let name = format!("r{seed}");
+        if rng.bool() {
+            return Step::get(&format!("/v1/event/list?name={}", pick(rng, &[&name, "none"])));
+        }
+        let filters =
+            pick(rng, &["", "?node=.", "?node=none", "?service=^web", "?tag=x", "?node=["]);
+        Step::new("PUT", format!("/v1/event/fire/{name}{filters}"), pick(rng, &["", "x"]))
     }
 
     fn catalog(rng: &mut fastrand::Rng) -> Step {
@@ -466,6 +533,9 @@ impl Step {
             return Step::new("PUT", "/v1/catalog/deregister".to_owned(), &body.to_string());
         }
         let mut body = json!({"Node": node, "Address": pick(rng, &["10.0.0.1", "10.0.0.2"])});
+        if rng.u8(..3) == 0 {
+            body["NodeMeta"] = json!({"rack": pick(rng, &["1", "2"])});
+        }
         if rng.bool() {
             body["Service"] = json!({"Service": "web", "Port": rng.u8(..2)});
         }
@@ -495,6 +565,27 @@ impl Step {
                 "/v1/health/checks/web",
                 "/v1/health/node/ext1",
                 "/v1/health/state/any",
+                "/v1/health/service/web?tag=t1&passing",
+                "/v1/health/service/web?node-meta=rack:1",
+                "/v1/health/checks/web?node-meta=rack:1",
+                "/v1/health/state/any?node-meta=rack:1",
+                "/v1/catalog/nodes?node-meta=rack:1",
+                "/v1/catalog/services?node-meta=rack:1",
+                "/v1/catalog/service/web?node-meta=rack:1",
+                "/v1/catalog/service/web?filter=Node==ext1",
+                "/v1/catalog/nodes?filter=Node!=ext1",
+                "/v1/catalog/node/ext2?filter=Port==1",
+                "/v1/catalog/node-services/ext1?filter=Port==1",
+                "/v1/catalog/services?filter=ServicePort==1",
+                "/v1/health/service/web?filter=Checks.Status==passing",
+                "/v1/health/state/any?filter=Status!=passing",
+                "/v1/health/checks/web?filter=Node+is+empty",
+                "/v1/health/node/ext1?filter=Status==critical+or+Node==ext2",
+                "/v1/catalog/connect/web",
+                "/v1/health/connect/web",
+                "/v1/health/ingress/web",
+                "/v1/catalog/gateway-services/web",
+                "/v1/coordinate/node/ext1",
                 "/v1/health/state/critical",
                 "/v1/session/list?stale",
                 "/v1/kv/none?consistent",

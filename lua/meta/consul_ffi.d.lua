@@ -592,8 +592,9 @@ function ConsulClient:catalog_datacenters(options) end
 ---@return consul_ffi.Meta|consul_ffi.Error extra
 function ConsulClient:catalog_nodes(options) end
 
----@class consul_ffi.catalog_services.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
+---@class consul_ffi.catalog_services.options: consul_ffi.Options, consul_ffi.Filter, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
 ---@field node_meta? table<string, string> Only nodes that have all this metadata.
+---@field cached? boolean The agent may answer from its cache.
 
 ---The tags in use by service name.
 ---@param options? consul_ffi.catalog_services.options

@@ -127,6 +127,9 @@ impl Settings {
         if let Some(address) = text(&["addresses", "http"]).or(text(&["client_addr"])) {
             self.set_address(address)?;
         }
+        if let Some(enabled) = text(&["connect", "enabled"]) {
+            self.agent.connect = enabled == "true";
+        }
         if let Some(most) = text(&["limits", "http_max_conns_per_client"]) {
             self.connections_per_client = most
                 .parse()

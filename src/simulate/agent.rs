@@ -40,26 +40,29 @@ fn about(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 fn services(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
     authority.known()?;
-    let seen = state.local.services.iter();
-    let seen = seen.filter(|(_, service)| authority.sees(Resource::Service, &service.name));
-    let services: BTreeMap<_, AgentService<'_>> =
-        seen.map(|(id, service)| (id, service.into())).collect();
+    let seen = state.local.services.values();
+    let seen = seen.filter(|service| authority.sees(Resource::Service, &service.name));
+    let services = call.select(seen.map(AgentService::from))?;
+    let services: BTreeMap<_, _> =
+        services.into_iter().map(|service| (service.id(), service)).collect();
     Ok(authority.mark(Reply::json(call.style, &services)))
 }
 
 fn checks(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
     authority.known()?;
-    let checks = state.local.checks.iter().map(|(id, local)| (id, &local.check));
-    let seen = |check: &Check| match check.service_id.is_empty() {
+    let seen = |check: &&Check| match check.service_id.is_empty() {
         true => authority.sees(Resource::Node, &check.node),
         false => authority.sees(Resource::Service, &check.service_name),
     };
-    let checks: BTreeMap<_, &Check> = checks.filter(|(_, check)| seen(check)).collect();
+    let checks = state.local.checks.values().map(|local| &local.check);
+    let checks: Vec<&Check> = call.select(checks.filter(seen))?;
+    let checks: BTreeMap<_, _> = checks.into_iter().map(|check| (&check.check_id, check)).collect();
     Ok(authority.mark(Reply::json(call.style, &checks)))
 }
 
 static SERVICE: HashedRead = HashedRead {
+    parameter: "hash",
     topics: |call| vec![Topic::LocalService(call.rest_text())],
     hash: |state, call| state.local.services.get(&call.rest_text()).map(content_hash),
     answer: |state, call| {
@@ -99,18 +102,24 @@ fn register_service(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 }
 
 fn deregister_service(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let id = call.rest_text();
-    let authority = state.authority(call);
-    authority.known()?;
-    let Some(service) = state.local.services.get(&id) else {
-        return Err(Refusal::unknown(format!(
-            "Unknown service ID {}. Ensure that the service ID is passed, not the service name.",
-            go::quoted(&id)
-        )));
-    };
-    authority.check(Resource::Service, &service.name, Access::Write)?;
+    let id = known_service(state, call)?;
     state.deregister_service(&id);
     Ok(Reply::done())
+}
+
+/// The id of a service that the agent has and the caller may change.
+pub(super) fn known_service(state: &State, call: &Call) -> Result<String, Refusal> {
+    let authority = state.authority(call);
+    authority.known()?;
+    let id = call.rest_text();
+    if let Some(service) = state.local.services.get(&id) {
+        authority.check(Resource::Service, &service.name, Access::Write)?;
+        return Ok(id);
+    }
+    Err(Refusal::unknown(format!(
+        "Unknown service ID {}. Ensure that the service ID is passed, not the service name.",
+        go::quoted(&id)
+    )))
 }
 
 fn register_check(state: &mut State, call: &Call) -> Result<Reply, Refusal> {

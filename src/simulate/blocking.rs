@@ -133,6 +133,8 @@ pub(super) struct Read {
 
 /// A read that can wait until its content has another hash than the caller's.
 pub(super) struct HashedRead {
+    /// The parameter that has the caller's hash.
+    pub parameter: &'static str,
     pub topics: fn(&Call) -> Vec<Topic>,
     /// The present hash; `None` when there is nothing to wait for.
     pub hash: fn(&State, &Call) -> Option<String>,
@@ -146,6 +148,10 @@ pub(super) enum Headers {
     Plain,
     /// Sessions: errors carry the index headers too.
     Deferred,
+    /// What the agent always answers from its cache.
+    Cached,
+    /// Coordinates of a node: what is missing has no headers at all.
+    OfSuccess,
     /// Catalog and health: so they do, and the effective consistency is named.
     Catalog {
         /// Whether the agent's cache can answer.
@@ -185,6 +191,9 @@ impl Agent {
             return failed(read.headers, reply);
         }
         let reply = reply_headers(reply, read.headers, options, position.index, streams);
+        if read.headers == Headers::Cached {
+            return self.with(|state| cache_headers(reply, state, call, true));
+        }
         let caches = matches!(read.headers, Headers::Catalog { cache: true, .. });
         if caches && (options.cached || streams) {
             return self.with(|state| cache_headers(reply, state, call, options.cached));
@@ -199,7 +208,7 @@ impl Agent {
         call: &Call,
         options: &ReadOptions,
     ) -> Result<Reply, Refusal> {
-        let seen = call.query.get("hash");
+        let seen = call.query.get(read.parameter);
         let topics = (read.topics)(call);
         let news = |state: &mut State| {
             let hash = (read.hash)(state, call);
@@ -279,7 +288,9 @@ fn forbidden(read: &Read, state: &State, call: &Call) -> Option<Reply> {
     if is_error(&reply) {
         return Some(reply);
     }
-    state.authority(call).known().err().map(Reply::from)
+    // The roots of the mesh are for everybody, whatever token they bring.
+    let is_open = call.endpoint.path.ends_with("/ca/roots");
+    state.authority(call).known().err().filter(|_| !is_open).map(Reply::from)
 }
 
 /// Whether it says why there is no result. That there is none, by itself, is a result.
@@ -299,10 +310,13 @@ fn reply_headers(
         // The streaming backend leaves out in silence.
         reply.headers.remove("x-consul-results-filtered-by-acls");
     }
+    if headers == Headers::OfSuccess && !reply.status.is_success() {
+        return reply;
+    }
     let backend = if streams { "streaming" } else { "blocking-query" };
     let reply = index_headers(reply, index, !streams).with_text("x-consul-query-backend", backend);
     match headers {
-        Headers::Plain | Headers::Deferred => reply,
+        Headers::Plain | Headers::Deferred | Headers::Cached | Headers::OfSuccess => reply,
         Headers::Catalog { .. } => {
             reply.with_text("x-consul-effective-consistency", options.consistency.name())
         }

@@ -9,7 +9,7 @@ use super::store::State;
 use super::store::catalog::{Check, Definition, Node, Record, Service, TextMap, Weights};
 use super::store::watch::Topic;
 use super::views::{NodeService, ServiceNode};
-use super::{ADDRESS, DATACENTER, SERF_HEALTH, SERVER_PORT, VERSION, registration};
+use super::{ADDRESS, DATACENTER, SERF_HEALTH, SERVER_PORT, VERSION, near, registration};
 use crate::wire::catalog as wire;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,8 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&wire::SERVICE, Handler::Read(&SERVICE)),
     Route(&wire::NODE, Handler::Read(&NODE)),
     Route(&wire::NODE_SERVICES, Handler::Read(&NODE_SERVICES)),
+    Route(&wire::CONNECT, Handler::Read(&CONNECT)),
+    Route(&wire::GATEWAY_SERVICES, Handler::Read(&GATEWAY_SERVICES)),
 ];
 
 const UNCACHED: Headers = Headers::Catalog { cache: false, streams: false };
@@ -60,10 +62,10 @@ static NODES: Read = Read {
     position: |state, _| Position::at(state.catalog.nodes_newest),
     answer: |state, call| {
         let authority = state.authority(call);
-        let nodes = state.catalog.nodes().filter(|record| has_meta(call, record));
-        let nodes = nodes.map(|record| &record.node);
+        let records = state.catalog.nodes().filter(|record| has_meta(call, record));
+        let nodes = records.map(|record| &record.node);
         let seen = nodes.filter(|node| authority.sees(Resource::Node, &node.node));
-        authority.mark(Reply::json(call.style, &seen.collect::<Vec<_>>()))
+        authority.mark(near::sorted(state, call, call.select(seen), |node| &node.node))
     },
     headers: UNCACHED,
 };
@@ -83,15 +85,19 @@ static SERVICES: Read = Read {
     },
     answer: |state, call| {
         let authority = state.authority(call);
+        let records = state.catalog.nodes().filter(|record| has_meta(call, record));
+        let instances = records
+            .flat_map(|record| record.services.values().map(|service| (&record.node, service)))
+            .filter(|(node, service)| authority.sees_instance(&node.node, &service.name))
+            .map(|(node, service)| ServiceNode::new(node, service));
+        let found = match call.select(instances) {
+            Ok(found) => found,
+            Err(refusal) => return refusal.into(),
+        };
         let mut services: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for record in state.catalog.nodes().filter(|record| has_meta(call, record)) {
-            let instances = record.services.values();
-            let seen =
-                |service: &&Service| authority.sees_instance(&record.node.node, &service.name);
-            for service in instances.filter(seen) {
-                let tags = services.entry(&service.name).or_default();
-                tags.extend(service.tags.iter().flatten().map(String::as_str));
-            }
+        for instance in found {
+            let tags = services.entry(instance.name()).or_default();
+            tags.extend(instance.tags().iter().map(String::as_str));
         }
         authority.mark(Reply::json(call.style, &services))
     },
@@ -103,18 +109,54 @@ static SERVICE: Read = Read {
     topics: |call| vec![Topic::Instances(call.rest_text().to_lowercase())],
     position: |state, call| Position::at(state.catalog.service_newest(&call.rest_text())),
     answer: |state, call| {
-        let (name, wanted) = (call.rest_text(), tags(call));
-        let authority = state.authority(call);
-        let instances = state.catalog.instances(&name);
-        let found: Vec<_> = instances
-            .filter(|(record, service)| has_meta(call, record) && has_tags(&wanted, service))
-            .filter(|(record, service)| authority.sees_instance(&record.node.node, &service.name))
-            .map(|(record, service)| ServiceNode::new(&record.node, service))
-            .collect();
-        authority.mark(Reply::json(call.style, &found))
+        let name = call.rest_text();
+        instances(state, call, state.catalog.instances(&name))
     },
     headers: CACHED,
 };
+
+static CONNECT: Read = Read {
+    check: |call| call.named("Missing service name").map(|_| ()),
+    topics: |_| vec![Topic::Services, Topic::Nodes],
+    position: connect_position,
+    answer: |state, call| {
+        let name = call.rest_text();
+        instances(state, call, state.catalog.connect_instances(&name))
+    },
+    headers: CACHED,
+};
+
+/// What is found counts only as something; the index is the service's own.
+fn connect_position(state: &State, call: &Call) -> Position {
+    let name = call.rest_text();
+    Position::at(match state.catalog.connect_instances(&name).next() {
+        Some(_) => state.catalog.known_service_newest(&name),
+        None => state.catalog.missing_newest(&name),
+    })
+}
+
+/// Gateways come from configuration entries, of which there are none.
+static GATEWAY_SERVICES: Read = Read {
+    check: |call| call.named("Missing gateway name").map(|_| ()),
+    topics: |_| Vec::new(),
+    position: |_, _| Position::at(0),
+    answer: |_, call| Reply::json(call.style, &[(); 0]),
+    headers: UNCACHED,
+};
+
+fn instances<'a>(
+    state: &'a State,
+    call: &Call,
+    instances: impl Iterator<Item = (&'a Record, &'a Service)>,
+) -> Reply {
+    let wanted = tags(call);
+    let authority = state.authority(call);
+    let found = instances
+        .filter(|(record, service)| has_meta(call, record) && has_tags(&wanted, service))
+        .filter(|(record, service)| authority.sees_instance(&record.node.node, &service.name))
+        .map(|(record, service)| ServiceNode::new(&record.node, service));
+    authority.mark(near::sorted(state, call, call.select(found), |instance| instance.node()))
+}
 
 /// A node by its name or else by its UUID.
 fn find_node<'a>(state: &'a State, call: &Call) -> Option<&'a Record> {
@@ -125,6 +167,14 @@ fn find_node<'a>(state: &'a State, call: &Call) -> Option<&'a Record> {
 /// The node that is asked for, when the caller may see it.
 fn visible_node<'a>(state: &'a State, call: &Call, authority: &Authority) -> Option<&'a Record> {
     find_node(state, call).filter(|record| authority.sees(Resource::Node, &record.node.node))
+}
+
+/// The services on a node that the caller may see.
+fn visible_services<'a>(
+    record: &'a Record,
+    authority: &Authority,
+) -> impl Iterator<Item = &'a Service> {
+    record.services.values().filter(|service| authority.sees(Resource::Service, &service.name))
 }
 
 /// Names shorter than this are not looked for among the UUIDs either, and have no index.
@@ -151,18 +201,19 @@ static NODE: Read = Read {
     position: node_position,
     answer: |state, call| {
         let authority = state.authority(call);
-        let view = visible_node(state, call, &authority).map(|record| NodeView {
-            node: Some(&record.node),
-            services: Some(
-                record
-                    .services
-                    .values()
-                    .filter(|service| authority.sees(Resource::Service, &service.name))
-                    .map(|service| (&*service.id, NodeService::from(service)))
-                    .collect::<BTreeMap<_, _>>(),
-            ),
-        });
-        authority.mark(Reply::json(call.style, &view))
+        let Some(record) = visible_node(state, call, &authority) else {
+            return authority.mark(Reply::json(call.style, &()));
+        };
+        let seen = visible_services(record, &authority);
+        match call.select(seen.map(NodeService::from)) {
+            Ok(services) => {
+                let services = services.into_iter().map(|service| (service.id(), service));
+                let services = Some(services.collect::<BTreeMap<_, _>>());
+                let view = NodeView { node: Some(&record.node), services };
+                authority.mark(Reply::json(call.style, &view))
+            }
+            Err(refusal) => refusal.into(),
+        }
     },
     headers: UNCACHED,
 };
@@ -174,11 +225,14 @@ static NODE_SERVICES: Read = Read {
     answer: |state, call| {
         let authority = state.authority(call);
         let record = visible_node(state, call, &authority);
-        let services = record.map(|record| {
-            let services = record.services.values();
-            let seen = services.filter(|service| authority.sees(Resource::Service, &service.name));
-            seen.map(NodeService::from).collect::<Vec<_>>()
-        });
+        let services = record.into_iter().flat_map(|record| visible_services(record, &authority));
+        let services = match call.select(services.map(NodeService::from)) {
+            Ok(services) => services,
+            Err(refusal) => return refusal.into(),
+        };
+        // A list that nothing was added to is null in Go, but a filter makes a new one.
+        let is_list = call.filter.is_some() || !services.is_empty();
+        let services = is_list.then_some(services);
         let view = NodeView { node: record.map(|record| &record.node), services };
         authority.mark(Reply::json(call.style, &view))
     },
@@ -230,6 +284,7 @@ fn own_node(id: String, name: &str) -> Node {
 
 fn own_service() -> Service {
     Service {
+        node: String::new(),
         kind: String::new(),
         id: "consul".to_owned(),
         name: "consul".to_owned(),

@@ -3,6 +3,7 @@
 use super::decode::{GoType, Json, Object, undecodable};
 use super::go;
 use super::local::LocalCheck;
+use super::proxy;
 use super::reply::Refusal;
 use super::store::catalog::{Address, Check, Definition, Service, TextMap, Weights};
 use crate::wire::agent::STATUSES;
@@ -113,6 +114,7 @@ pub(super) fn service(json: &Json, node: &str) -> Result<(Service, Vec<LocalChec
     }
     check_meta(service.meta.as_ref())
         .map_err(|why| Refusal::bad(format!("Invalid Service Meta: {why}")))?;
+    proxy::check(&service).map_err(|why| Refusal::bad(format!("Validation failed: {why}")))?;
     check_weights(service.weights)
         .map_err(|why| Refusal::bad(format!("Invalid Weights: {why}")))?;
     for check in &checks {
@@ -186,6 +188,7 @@ fn read_service(given: &Object<'_>) -> Result<(Service, Vec<GivenCheck>), String
     tagged_addresses.append(&mut addresses(given, "tagged_addresses")?);
     add_own_addresses(&mut tagged_addresses, &address, port);
     let service = Service {
+        node: String::new(),
         kind: given.text("Kind")?,
         id: if id.is_empty() { name.clone() } else { id },
         name,

@@ -8,6 +8,15 @@ pub(super) fn quoted(text: &str) -> String {
     super::request::quoted(text.as_bytes())
 }
 
+/// A boolean, as `strconv.ParseBool` reads it.
+pub(super) fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
 /// An unsigned integer, as `strconv.ParseUint` reads it.
 pub(super) fn uint(text: &str) -> Result<u64, String> {
     let refuse = |why: &str| Err(format!("strconv.ParseUint: parsing {}: {why}", quoted(text)));

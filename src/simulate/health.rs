@@ -6,9 +6,10 @@ use super::reply::{Refusal, Reply};
 use super::request::Call;
 use super::route::{Handler, Route};
 use super::store::State;
-use super::store::catalog::{Check, Record};
+use super::store::catalog::{Check, Record, Service};
 use super::store::watch::Topic;
 use super::views::Instance;
+use super::{go, near};
 use crate::wire::health as wire;
 
 pub(super) static ROUTES: &[Route] = &[
@@ -16,46 +17,100 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&wire::NODE, Handler::Read(&NODE)),
     Route(&wire::CHECKS, Handler::Read(&CHECKS)),
     Route(&wire::STATE, Handler::Read(&STATE)),
+    Route(&wire::CONNECT, Handler::Read(&CONNECT)),
+    Route(&wire::INGRESS, Handler::Read(&INGRESS)),
 ];
 
 const HEADERS: Headers = Headers::Catalog { cache: false, streams: false };
 
 static SERVICE: Read = Read {
-    check: |call| {
-        call.named("Missing service name")?;
-        passing(call).map(|_| ())
-    },
+    check: check_service,
     topics: |call| {
         let name = call.rest_text().to_lowercase();
         vec![Topic::Health(name.clone()), Topic::Instances(name)]
     },
     position: |state, call| Position::at(state.catalog.service_newest(&call.rest_text())),
     answer: |state, call| {
-        let (name, wanted) = (call.rest_text(), tags(call));
-        let only_passing = passing(call).unwrap_or(false);
-        let authority = state.authority(call);
-        let instances = state.catalog.instances(&name);
-        let found: Vec<_> = instances
-            .filter(|(record, service)| has_meta(call, record) && has_tags(&wanted, service))
-            .filter(|(record, service)| authority.sees_instance(&record.node.node, &service.name))
-            .map(|(record, service)| Instance::new(record, service))
-            .filter(|instance| !only_passing || instance.passes())
-            .collect();
-        authority.mark(Reply::json(call.style, &found))
+        let name = call.rest_text();
+        instances(state, call, state.catalog.instances(&name))
     },
     headers: Headers::Catalog { cache: true, streams: true },
 };
+
+static CONNECT: Read = Read {
+    check: check_service,
+    topics: |_| vec![Topic::Services, Topic::Nodes, Topic::Checks],
+    position: connect_position,
+    answer: |state, call| {
+        let name = call.rest_text();
+        instances(state, call, state.catalog.connect_instances(&name))
+    },
+    headers: Headers::Catalog { cache: true, streams: true },
+};
+
+/// The newest index of the services that the instances are of.
+fn connect_position(state: &State, call: &Call) -> Position {
+    let name = call.rest_text();
+    let found = state.catalog.connect_instances(&name);
+    let newest = found.map(|(_, service)| state.catalog.known_service_newest(&service.name)).max();
+    Position::at(newest.unwrap_or_else(|| state.catalog.missing_newest(&name)))
+}
+
+/// Ingress gateways come from configuration entries, of which there are none.
+static INGRESS: Read = Read {
+    check: check_service,
+    topics: |_| Vec::new(),
+    position: |_, _| Position::at(0),
+    answer: |_, call| Reply::json(call.style, &[(); 0]),
+    headers: HEADERS,
+};
+
+fn check_service(call: &Call) -> Result<(), Refusal> {
+    call.named("Missing service name")?;
+    passing(call).map(|_| ())
+}
+
+fn instances<'a>(
+    state: &'a State,
+    call: &Call,
+    instances: impl Iterator<Item = (&'a Record, &'a Service)>,
+) -> Reply {
+    let wanted = tags(call);
+    let authority = state.authority(call);
+    let found = instances
+        .filter(|(record, service)| has_meta(call, record) && has_tags(&wanted, service))
+        .filter(|(record, service)| authority.sees_instance(&record.node.node, &service.name))
+        .map(|(record, service)| Instance::new(record, service));
+    let mut found = call.select(found);
+    if let Ok(found) = &mut found
+        && passing(call) == Ok(true)
+    {
+        keep_passing(found);
+    }
+    authority.mark(near::sorted(state, call, found, |instance| instance.node()))
+}
+
+/// Leaves out the instances that do not pass. The last one takes the place of one that is left out,
+/// so that the order is another than without this.
+fn keep_passing(instances: &mut Vec<Instance<'_>>) {
+    let mut place = 0;
+    while place < instances.len() {
+        if instances[place].passes() {
+            place += 1;
+        } else {
+            instances.swap_remove(place);
+        }
+    }
+}
 
 /// Whether only instances are wanted whose every check passes. The parameter alone says so.
 fn passing(call: &Call) -> Result<bool, Refusal> {
     if !call.query.has("passing") {
         return Ok(false);
     }
-    // What Go's `strconv.ParseBool` takes.
     match call.query.get("passing") {
-        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(Refusal::bad("Invalid value for ?passing")),
+        "" => Ok(true),
+        text => go::boolean(text).ok_or_else(|| Refusal::bad("Invalid value for ?passing")),
     }
 }
 
@@ -66,7 +121,8 @@ static NODE: Read = Read {
     answer: |state, call| {
         let record = state.catalog.node(&call.rest_text());
         let checks = record.into_iter().flat_map(|record| record.checks.values());
-        seen_checks(state, call, checks)
+        let authority = state.authority(call);
+        authority.mark(call.list(checks.filter(|check| authority.sees_check(check))))
     },
     headers: HEADERS,
 };
@@ -109,14 +165,9 @@ static STATE: Read = Read {
 fn checks(state: &State, call: &Call, wanted: impl Fn(&Check) -> bool) -> Reply {
     let records = state.catalog.nodes().filter(|record: &&Record| has_meta(call, record));
     let checks = records.flat_map(|record| record.checks.values());
-    seen_checks(state, call, checks.filter(|check| wanted(check)))
-}
-
-/// The list of those checks that the caller may see.
-fn seen_checks<'a>(state: &State, call: &Call, checks: impl Iterator<Item = &'a Check>) -> Reply {
     let authority = state.authority(call);
-    let seen = checks.filter(|check| authority.sees_check(check));
-    authority.mark(Reply::json(call.style, &seen.collect::<Vec<_>>()))
+    let checks = checks.filter(|check| wanted(check) && authority.sees_check(check));
+    authority.mark(near::sorted(state, call, call.select(checks), |check| &check.node))
 }
 
 #[cfg(test)]

@@ -50,6 +50,21 @@ pub(super) struct LocalCheck {
     pub deferred: Option<TimerKey>,
 }
 
+impl LocalCheck {
+    /// A check whose state changes only when somebody says so.
+    pub fn without_timers(check: Check) -> Self {
+        Self {
+            check,
+            ttl: None,
+            output_max_size: 0,
+            deregister_after: None,
+            critical_since: None,
+            expires: None,
+            deferred: None,
+        }
+    }
+}
+
 impl Local {
     /// The agent's own node.
     /// The ids of the agent's checks.

@@ -7,19 +7,27 @@
 
 pub mod acl;
 mod agent;
+mod agent_health;
 mod blocking;
 mod catalog;
+mod connect;
 mod control;
+mod coordinate;
 mod decode;
 mod definition;
+mod event;
 mod fault;
-#[cfg_attr(not(test), expect(dead_code))]
 mod filter;
 mod go;
 pub mod hcl;
 mod health;
 mod kv;
 mod local;
+mod maintenance;
+mod members;
+mod metrics;
+mod near;
+mod proxy;
 mod registration;
 mod reply;
 mod request;
@@ -31,6 +39,7 @@ mod session;
 mod status;
 mod store;
 mod txn;
+mod txn_catalog;
 mod views;
 
 use crate::clock::{BoxFuture, Clock, SystemClock};
@@ -82,6 +91,8 @@ pub struct Options {
     pub seed: u64,
     /// Whether JSON is indented, as by an agent in dev mode.
     pub pretty: bool,
+    /// Whether the mesh's certificate authority is on, as it is in dev mode.
+    pub connect: bool,
     /// Who may do what.
     pub acl: Acl,
     /// The moment of the clock's origin, as the time since 1970 that dates are counted from.
@@ -97,6 +108,7 @@ impl Default for Options {
             clock: Arc::new(SystemClock::new()),
             seed: fastrand::u64(..),
             pretty: false,
+            connect: true,
             acl: Acl::default(),
             epoch: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
         }
@@ -129,10 +141,13 @@ impl fmt::Debug for Agent {
 impl Agent {
     /// A fresh agent.
     pub fn new(options: Options) -> Self {
-        let denies = options.acl.enabled && options.acl.default_policy == DefaultPolicy::Deny;
+        let state = State::new(options.clock.now(), &options);
         Self {
-            default_policy: if denies { "deny" } else { "allow" },
-            state: Mutex::new(State::new(options.clock.now(), &options)),
+            default_policy: match state.acl.default_policy() {
+                DefaultPolicy::Allow => "allow",
+                DefaultPolicy::Deny => "deny",
+            },
+            state: Mutex::new(state),
             clock: Arc::clone(&options.clock),
             pretty: options.pretty,
             options,
@@ -227,6 +242,7 @@ fn fire(state: &mut State, timer: Timer) {
         Timer::Sync => state.sync_all(),
         Timer::SweepCritical => state.sweep_critical(),
         Timer::LockDelayEnds(key) => state.end_lock_delay(&key),
+        Timer::ApplyCoordinates => state.apply_coordinates(),
         Timer::ReapTombstones => state.reap(),
         Timer::TokenExpires(accessor) => {
             state.delete_token(&accessor);

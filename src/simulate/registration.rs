@@ -5,6 +5,7 @@ use super::acl::{Access, Authority, Resource};
 use super::decode::{GoType, Json, Object, body, undecodable};
 use super::definition::{addresses, check_meta, weights};
 use super::go;
+use super::proxy;
 use super::reply::{Refusal, Reply};
 use super::request::Call;
 use super::store::State;
@@ -192,7 +193,7 @@ fn permit_removal(
 }
 
 /// The agent corrects what others did to its own node.
-fn notice(state: &mut State, node: &str) {
+pub(super) fn notice(state: &mut State, node: &str) {
     if node.eq_ignore_ascii_case(&state.node_name) {
         state.sync_later();
     }
@@ -242,6 +243,7 @@ pub(super) fn read_service(given: &Object<'_>) -> Result<Service, String> {
     let name = given.text("Service")?;
     let id = given.text("ID")?;
     Ok(Service {
+        node: String::new(),
         kind: given.text("Kind")?,
         id: if id.is_empty() { name.clone() } else { id },
         name,
@@ -318,7 +320,8 @@ const DEFINITION: &[&str] = &[
     "SessionName",
 ];
 
-fn read_definition(given: &Object<'_>) -> Result<Definition, String> {
+/// A check's definition, in the order in which its fields are shown.
+pub(super) fn read_definition(given: &Object<'_>) -> Result<Definition, String> {
     let mut shown = Vec::new();
     for name in DURATIONS {
         let nanos = duration(given, name)?;
@@ -380,16 +383,18 @@ fn check(registration: &Registration) -> Result<(), String> {
     if !id.is_empty() {
         check_node_id(id)?;
     }
-    match &registration.service {
-        Some(service) if service.name.is_empty() && !service.id.is_empty() => {
-            Err("Must provide service name (Service.Service) when service ID is provided"
-                .to_owned())
-        }
-        _ => Ok(()),
+    let Some(service) = &registration.service else { return Ok(()) };
+    proxy::check(service)?;
+    if service.name.is_empty() && !service.id.is_empty() {
+        return Err(
+            "Must provide service name (Service.Service) when service ID is provided".to_owned()
+        );
     }
+    Ok(())
 }
 
-fn check_node_id(id: &str) -> Result<(), String> {
+/// Refuses a node's id that is no UUID.
+pub(super) fn check_node_id(id: &str) -> Result<(), String> {
     const UUID_LENGTH: usize = 36;
     const DASHES: [usize; 4] = [8, 13, 18, 23];
     let why = if id.len() != UUID_LENGTH {
@@ -432,7 +437,7 @@ fn check_references(state: &State, registration: &Registration) -> Result<(), St
 /// Looks at what a server refuses when it applies its log: all of it before any of it is applied.
 fn check_applicable(state: &State, registration: &Registration) -> Result<(), String> {
     let Registration { node, service, checks, .. } = registration;
-    check_node_name(state, node)?;
+    check_node_name(state, node).map_err(|why| format!("failed inserting node: {why}"))?;
     if let Some(service) = service {
         check_meta(service.meta.as_ref()).map_err(|why| {
             let (node, id) = (&node.node, &service.id);
@@ -453,7 +458,7 @@ fn check_applicable(state: &State, registration: &Registration) -> Result<(), St
 }
 
 /// A name is reserved as long as the node that has it, with another id, is alive.
-fn check_node_name(state: &State, node: &Node) -> Result<(), String> {
+pub(super) fn check_node_name(state: &State, node: &Node) -> Result<(), String> {
     let Some(present) = state.catalog.node(&node.node) else { return Ok(()) };
     let is_alive = present.checks.get(&super::SERF_HEALTH.to_lowercase());
     let is_alive = is_alive.is_some_and(|check| check.status != "critical");
@@ -466,23 +471,17 @@ fn check_node_name(state: &State, node: &Node) -> Result<(), String> {
         None => go::quoted(&node.id),
     };
     Err(format!(
-        "failed inserting node: Error while renaming Node ID: {renaming}: Node name {} is reserved \
-         by node {id} with name {name} ({address})",
+        "Error while renaming Node ID: {renaming}: Node name {} is reserved by node {id} with name \
+         {name} ({address})",
         node.node
     ))
 }
 
 fn apply(state: &mut State, registration: Registration, index: u64) -> Result<(), String> {
-    let Registration { mut node, skip_node_update, service, checks, .. } = registration;
+    let Registration { node, skip_node_update, service, checks, .. } = registration;
     let name = node.node.clone();
-    let same_id = state.catalog.node_by_id(&node.id).map(|record| &record.node);
-    let renamed = same_id.filter(|node| !node.node.eq_ignore_ascii_case(&name)).cloned();
-    if let Some(before) = renamed {
-        node.create_index = before.create_index;
-        state.delete_node(&before.node, index);
-    }
     if !skip_node_update || state.catalog.node(&name).is_none() {
-        state.ensure_node(node, index);
+        put_node(state, node, index);
     }
     if let Some(service) = service {
         state.ensure_service(&name, service, index)?;
@@ -492,4 +491,15 @@ fn apply(state: &mut State, registration: Registration, index: u64) -> Result<()
     }
     notice(state, &name);
     Ok(())
+}
+
+/// Puts a node in. One with the same id and another name goes, with everything on it.
+pub(super) fn put_node(state: &mut State, mut node: Node, index: u64) {
+    let same_id = state.catalog.node_by_id(&node.id).map(|record| &record.node);
+    let renamed = same_id.filter(|before| !before.node.eq_ignore_ascii_case(&node.node)).cloned();
+    if let Some(before) = renamed {
+        node.create_index = before.create_index;
+        state.delete_node(&before.node, index);
+    }
+    state.ensure_node(node, index);
 }

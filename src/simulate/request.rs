@@ -1,10 +1,12 @@
 //! A request as the handlers see it: the path's parameter, the query, the body.
 
-use super::reply::{Refusal, Style};
+use super::filter::Filter;
+use super::reply::{Refusal, Reply, Style};
 use crate::wire::table::Endpoint;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
+use serde::Serialize;
 
 /// One request, routed.
 pub(super) struct Call {
@@ -15,9 +17,36 @@ pub(super) struct Call {
     pub headers: HeaderMap,
     pub body: Bytes,
     pub style: Style,
+    /// What `filter=` says about the entries of the answer.
+    pub filter: Option<Filter>,
 }
 
 impl Call {
+    /// The entries that the call's filter keeps.
+    pub fn select<T: Serialize>(
+        &self,
+        entries: impl Iterator<Item = T>,
+    ) -> Result<Vec<T>, Refusal> {
+        let Some(filter) = &self.filter else { return Ok(entries.collect()) };
+        let mut kept = Vec::new();
+        for entry in entries {
+            let json =
+                serde_json::to_value(&entry).map_err(|why| Refusal::server(why.to_string()))?;
+            if filter.matches(&json).map_err(Refusal::server)? {
+                kept.push(entry);
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Answers with the entries that the call's filter keeps.
+    pub fn list<T: Serialize>(&self, entries: impl Iterator<Item = T>) -> Reply {
+        match self.select(entries) {
+            Ok(kept) => Reply::json(self.style, &kept),
+            Err(refusal) => refusal.into(),
+        }
+    }
+
     /// The path's parameter as text.
     pub fn rest_text(&self) -> String {
         lossy(&self.rest)

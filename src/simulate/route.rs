@@ -1,10 +1,14 @@
 //! From a request's path and method to the handler of its endpoint.
 
 use super::blocking::{self, HashedRead, Read, ReadOptions};
+use super::filter::{self, Filter};
 use super::reply::{Refusal, Reply, Style};
 use super::request::{Call, Query, unescape};
 use super::store::State;
-use super::{Agent, acl, agent, catalog, health, kv, session, status, txn};
+use super::{
+    Agent, acl, agent, agent_health, catalog, connect, coordinate, event, health, kv, maintenance,
+    members, metrics, session, status, txn,
+};
 use crate::wire::table::{Endpoint, Place, Verb};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, LOCATION, VARY};
@@ -35,9 +39,16 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         txn::ROUTES,
         session::ROUTES,
         agent::ROUTES,
+        agent_health::ROUTES,
+        maintenance::ROUTES,
+        members::ROUTES,
+        metrics::ROUTES,
+        connect::ROUTES,
         catalog::ROUTES,
         health::ROUTES,
         status::ROUTES,
+        coordinate::ROUTES,
+        event::ROUTES,
     ]
     .into_iter()
     .flatten()
@@ -117,11 +128,12 @@ async fn routed(
         (false, true) => Style::Indented,
         (false, false) => Style::Compact,
     };
-    let call = Call { endpoint: route.0, rest, query, headers: parts.headers, body, style };
-    dispatch(agent, &route.1, &call).await.unwrap_or_else(Reply::from)
+    let headers = parts.headers;
+    let mut call = Call { endpoint: route.0, rest, query, headers, body, style, filter: None };
+    dispatch(agent, &route.1, &mut call).await.unwrap_or_else(Reply::from)
 }
 
-async fn dispatch(agent: &Agent, handler: &Handler, call: &Call) -> Result<Reply, Refusal> {
+async fn dispatch(agent: &Agent, handler: &Handler, call: &mut Call) -> Result<Reply, Refusal> {
     acl::check_enabled(agent.options.acl.enabled, call)?;
     match handler {
         Handler::Now(act) => {
@@ -178,17 +190,18 @@ fn check_enterprise(call: &Call) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Refuses what no server can answer here.
-fn check_scope(call: &Call) -> Result<(), Refusal> {
+/// Refuses what no server can answer here, and reads the filter.
+fn check_scope(call: &mut Call) -> Result<(), Refusal> {
     let asked = [call.query.get("datacenter"), call.query.get("dc")];
     let dc = asked.into_iter().find(|name| !name.is_empty()).unwrap_or(super::DATACENTER);
     if takes(call.endpoint, "dc") && dc != super::DATACENTER {
         return Err(Refusal::server("No path to datacenter"));
     }
-    if takes(call.endpoint, "filter") && !call.query.get("filter").is_empty() {
-        return Err(Refusal::server(
-            "Failed to create boolean expression evaluator: filters are not simulated yet",
-        ));
+    let expression = call.query.get("filter");
+    if let Some(schema) = filter::schema::of(call.endpoint.name)
+        && !expression.is_empty()
+    {
+        call.filter = Some(Filter::compile(expression, schema).map_err(Refusal::server)?);
     }
     Ok(())
 }

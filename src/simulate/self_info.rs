@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// The port on which members of the cluster would gossip.
-const SERF_PORT: u16 = 8301;
+pub(super) const SERF_PORT: u16 = 8301;
+
+/// The same for the servers of all datacenters.
+pub(super) const SERF_WAN_PORT: u16 = 8302;
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -46,7 +49,7 @@ struct Coord {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Member {
+pub(super) struct Member {
     name: String,
     addr: &'static str,
     port: u16,
@@ -86,15 +89,17 @@ pub(super) fn about(state: &State) -> About {
             "Version": VERSION,
         }),
         coord: Coord { vec: [0; 8], error: 1.5, adjustment: 0, height: 0.000_01 },
-        member: member(name, id, state.acl.is_enabled()),
+        member: member(state),
         stats: stats(state),
         meta: node.and_then(|node| node.meta.clone()).unwrap_or_default(),
     }
 }
 
-fn member(name: String, id: String, acl: bool) -> Member {
+/// The agent as a member of the cluster.
+pub(super) fn member(state: &State) -> Member {
+    let id = state.local.node().map(|node| node.id.clone()).unwrap_or_default();
     let tags = [
-        ("acls", if acl { "1" } else { "0" }),
+        ("acls", if state.acl.is_enabled() { "1" } else { "0" }),
         ("build", "1.21.0:"),
         ("dc", DATACENTER),
         ("ft_fs", "1"),
@@ -107,10 +112,10 @@ fn member(name: String, id: String, acl: bool) -> Member {
         ("vsn", "2"),
         ("vsn_max", "3"),
         ("vsn_min", "2"),
-        ("wan_join_port", "8302"),
+        ("wan_join_port", &SERF_WAN_PORT.to_string()),
     ];
     Member {
-        name,
+        name: state.node_name.clone(),
         addr: ADDRESS,
         port: SERF_PORT,
         tags: texts(&tags),
@@ -122,6 +127,15 @@ fn member(name: String, id: String, acl: bool) -> Member {
         delegate_max: 5,
         delegate_cur: 4,
     }
+}
+
+/// The same as a member of the pool of servers of all datacenters.
+pub(super) fn wan_member(state: &State) -> Member {
+    let mut own = member(state);
+    own.name = format!("{}.{DATACENTER}", own.name);
+    own.port = SERF_WAN_PORT;
+    own.tags.remove("wan_join_port");
+    own
 }
 
 fn stats(state: &State) -> BTreeMap<&'static str, BTreeMap<&'static str, String>> {

@@ -161,6 +161,9 @@ fn decode(given: &Object<'_>, own_node: &str) -> Result<Session, String> {
         checks = None;
     }
     checks = checks.filter(|checks| *checks != [SERF_HEALTH]);
+    if node_checks.as_ref().is_none_or(Vec::is_empty) {
+        checks = None;
+    }
     Ok(Session {
         id: "".into(),
         name: given.text("Name")?,

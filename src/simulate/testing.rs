@@ -113,6 +113,7 @@ impl World {
             pretty: false,
             acl,
             epoch: Duration::ZERO,
+            connect: true,
         });
         Self { agent: Arc::new(agent), clock }
     }

@@ -4,11 +4,13 @@ use super::acl::{Access, Authority, Resource};
 use super::decode::{GoType, Json, Object};
 use super::go;
 use super::kv::{self, View};
+use super::registration;
 use super::reply::{Refusal, Reply};
 use super::request::{Call, quoted};
 use super::route::{Handler, Route};
 use super::store::State;
 use super::store::kv::Entry;
+use super::txn_catalog::{self, Found};
 use crate::wire::txn as wire;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -18,8 +20,33 @@ use serde::Serialize;
 
 pub(super) static ROUTES: &[Route] = &[Route(&wire::TXN, Handler::Checked(txn))];
 
+enum Operation {
+    Kv(KvOperation),
+    Catalog(Box<txn_catalog::Operation>),
+}
+
+impl Operation {
+    fn writes(&self) -> bool {
+        match self {
+            Operation::Kv(operation) => operation.writes(),
+            Operation::Catalog(operation) => operation.writes(),
+        }
+    }
+
+    /// What a server refuses before it applies anything.
+    fn prepare(&mut self, state: &State, authority: &Authority) -> Result<(), String> {
+        match self {
+            Operation::Kv(operation) => operation.check(state, authority),
+            Operation::Catalog(operation) => {
+                operation.prepare()?;
+                operation.permit(state, authority).map_err(|refusal| refusal.text)
+            }
+        }
+    }
+}
+
 /// One operation on a key.
-struct Operation {
+struct KvOperation {
     verb: String,
     key: Vec<u8>,
     value: Vec<u8>,
@@ -28,7 +55,7 @@ struct Operation {
     session: String,
 }
 
-impl Operation {
+impl KvOperation {
     fn writes(&self) -> bool {
         let verbs = ["set", "delete", "delete-cas", "delete-tree", "cas", "lock", "unlock"];
         verbs.contains(&self.verb.as_str())
@@ -38,6 +65,32 @@ impl Operation {
         let verbs =
             ["get", "get-or-empty", "get-tree", "check-session", "check-index", "check-not-exists"];
         verbs.contains(&self.verb.as_str())
+    }
+
+    fn check(&self, state: &State, authority: &Authority) -> Result<(), String> {
+        if self.key.is_empty() && self.verb != "delete-tree" {
+            return Err("Must provide key".to_owned());
+        }
+        if !self.writes() && !self.reads() {
+            return Err(format!("unknown KV operation: {}", self.verb));
+        }
+        self.permit(authority).map_err(|refusal| refusal.text)?;
+        if self.verb == "lock" && state.lock_is_delayed(&self.key) {
+            return Err(format!("failed to lock key {} due to lock delay", quoted(&self.key)));
+        }
+        Ok(())
+    }
+
+    /// Refuses a caller without the right. What is got is left out of the results instead.
+    fn permit(&self, authority: &Authority) -> Result<(), Refusal> {
+        match self.verb.as_str() {
+            "get" | "get-or-empty" | "get-tree" => Ok(()),
+            "check-session" | "check-index" => {
+                authority.check(Resource::Key, &self.key, Access::Read)
+            }
+            "delete-tree" => authority.check_tree(&self.key),
+            _ => authority.check(Resource::Key, &self.key, Access::Write),
+        }
     }
 }
 
@@ -50,9 +103,13 @@ struct Refused {
 }
 
 #[derive(Serialize)]
+#[serde(untagged)]
 enum Outcome {
-    #[serde(rename = "KV")]
-    Kv(View),
+    Kv {
+        #[serde(rename = "KV")]
+        view: View,
+    },
+    Catalog(Box<Found>),
 }
 
 #[derive(Serialize)]
@@ -95,7 +152,7 @@ impl ReadTail {
 
 fn txn(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     kv::check_length(call, "txn_max_req_len")?;
-    let operations =
+    let mut operations =
         decode(&call.body).map_err(|why| Refusal::bad(format!("Failed to parse body: {why}")))?;
     if operations.len() > wire::MAX_OPERATIONS {
         return Err(Refusal::new(
@@ -110,7 +167,7 @@ fn txn(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
     authority.known()?;
     let writes = operations.iter().any(Operation::writes);
-    let refused = check(state, &authority, &operations);
+    let refused = prepare(state, &authority, &mut operations);
     let reached = refused.is_empty();
     let (results, errors) =
         if reached { apply(state, &authority, &operations, writes) } else { (Vec::new(), refused) };
@@ -139,15 +196,19 @@ fn decode(body: &[u8]) -> Result<Vec<Operation>, String> {
     let mut operations = Vec::new();
     for item in items {
         let item = Object::new(item, GoType { value: "api.TxnOp", fields: "TxnOp." })?;
-        item.check_known(&["KV"])?;
+        item.check_known(&["KV", "Node", "Service", "Check"])?;
         if let Some(json) = item.object("KV", "api.KVTxnOp")? {
-            operations.push(decode_kv(&Object::of_members(json, "KVTxnOp.KV."))?);
+            let operation = decode_kv(&Object::of_members(json, "KVTxnOp.KV."))?;
+            operations.push(Operation::Kv(operation));
+        } else {
+            let operation = txn_catalog::Operation::decode(&item)?;
+            operations.extend(operation.map(Box::new).map(Operation::Catalog));
         }
     }
     Ok(operations)
 }
 
-fn decode_kv(given: &Object<'_>) -> Result<Operation, String> {
+fn decode_kv(given: &Object<'_>) -> Result<KvOperation, String> {
     given.check_known(&[
         "Verb",
         "Key",
@@ -158,7 +219,7 @@ fn decode_kv(given: &Object<'_>) -> Result<Operation, String> {
         "Namespace",
         "Partition",
     ])?;
-    Ok(Operation {
+    Ok(KvOperation {
         verb: given.text("Verb")?,
         key: given.text("Key")?.into_bytes(),
         value: decode_base64(&given.text("Value")?)?,
@@ -183,38 +244,13 @@ fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
     })
 }
 
-/// What a server refuses before it applies anything.
-fn check(state: &State, authority: &Authority, operations: &[Operation]) -> Vec<Refused> {
-    let check = |operation: &Operation| {
-        let key = &operation.key;
-        if key.is_empty() && operation.verb != "delete-tree" {
-            Some("Must provide key".to_owned())
-        } else if !operation.writes() && !operation.reads() {
-            Some(format!("unknown KV operation: {}", operation.verb))
-        } else if let Err(refusal) = permit(authority, operation) {
-            Some(refusal.text)
-        } else if operation.verb == "lock" && state.lock_is_delayed(key) {
-            Some(format!("failed to lock key {} due to lock delay", quoted(key)))
-        } else {
-            None
-        }
-    };
-    let refused = operations.iter().enumerate();
-    refused
-        .filter_map(|(place, operation)| Some(Refused { place, what: check(operation)? }))
-        .collect()
-}
-
-/// Refuses an operation that the caller has no right to. What is got is left out of the results
-/// instead.
-fn permit(authority: &Authority, operation: &Operation) -> Result<(), Refusal> {
-    let key = &operation.key;
-    match operation.verb.as_str() {
-        "get" | "get-or-empty" | "get-tree" => Ok(()),
-        "check-session" | "check-index" => authority.check(Resource::Key, key, Access::Read),
-        "delete-tree" => authority.check_tree(key),
-        _ => authority.check(Resource::Key, key, Access::Write),
-    }
+/// Completes the operations and gives what a server refuses before it applies anything.
+fn prepare(state: &State, authority: &Authority, operations: &mut [Operation]) -> Vec<Refused> {
+    let refused = operations.iter_mut().enumerate().filter_map(|(place, operation)| {
+        let what = operation.prepare(state, authority).err()?;
+        Some(Refused { place, what })
+    });
+    refused.collect()
 }
 
 /// Applies the operations in order, each on what the ones before it left, and takes everything
@@ -227,28 +263,42 @@ fn apply(
 ) -> (Vec<Outcome>, Vec<Refused>) {
     let index = if writes { state.next_index() } else { 0 };
     let (mut results, mut errors) = (Vec::new(), Vec::new());
+    let in_catalog = operations.iter().filter_map(|operation| match operation {
+        Operation::Catalog(operation) if operation.writes() => Some(operation.node().to_owned()),
+        _ => None,
+    });
+    let nodes: Vec<_> = in_catalog.collect();
+    let before = (!nodes.is_empty()).then(|| state.snapshot());
     state.kv.begin();
     for (place, operation) in operations.iter().enumerate() {
-        match apply_kv(state, operation, index) {
-            Ok(views) => {
-                let seen =
-                    views.into_iter().filter(|view| authority.sees(Resource::Key, &view.key));
-                results.extend(seen.map(Outcome::Kv));
-            }
-            Err(what) => errors.push(Refused { place, what }),
-        }
+        let applied = match operation {
+            Operation::Kv(operation) => apply_kv(state, operation, index).map(|views| {
+                let views = views.into_iter();
+                let seen = views.filter(|view| authority.sees(Resource::Key, &view.key));
+                results.extend(seen.map(|view| Outcome::Kv { view }));
+            }),
+            Operation::Catalog(operation) => operation.apply(state, index).map(|found| {
+                let seen = found.filter(|found| operation.sees(authority, found));
+                results.extend(seen.map(Box::new).map(Outcome::Catalog));
+            }),
+        };
+        errors.extend(applied.err().map(|what| Refused { place, what }));
     }
     if errors.is_empty() {
         state.kv.commit();
+        nodes.iter().for_each(|node| registration::notice(state, node));
     } else {
         state.kv.roll_back();
         state.forget_touched();
+        if let Some(before) = before {
+            state.restore(before);
+        }
     }
     (results, errors)
 }
 
-fn apply_kv(state: &mut State, operation: &Operation, index: u64) -> Result<Vec<View>, String> {
-    let Operation { key, value, flags, session, .. } = operation;
+fn apply_kv(state: &mut State, operation: &KvOperation, index: u64) -> Result<Vec<View>, String> {
+    let KvOperation { key, value, flags, session, .. } = operation;
     let name = || quoted(key);
     match operation.verb.as_str() {
         "set" => state.kv_set(key, value, *flags, index),
@@ -287,7 +337,7 @@ fn apply_kv(state: &mut State, operation: &Operation, index: u64) -> Result<Vec<
     Ok(without_value(key, state.kv.get(key)))
 }
 
-fn read_kv(state: &State, operation: &Operation) -> Result<Vec<View>, String> {
+fn read_kv(state: &State, operation: &KvOperation) -> Result<Vec<View>, String> {
     let key = &operation.key;
     let name = quoted(key);
     let entry = state.kv.get(key);
@@ -331,7 +381,7 @@ fn without_value(key: &[u8], entry: Option<&Entry>) -> Vec<View> {
 }
 
 /// The entry of a key that does not exist says what the operation said.
-fn empty(operation: &Operation) -> View {
+fn empty(operation: &KvOperation) -> View {
     View {
         lock_index: 0,
         key: super::request::lossy(&operation.key),

@@ -64,6 +64,13 @@ impl<'a> From<&'a Service> for NodeService<'a> {
     }
 }
 
+impl<'a> NodeService<'a> {
+    /// Its id.
+    pub fn id(&self) -> &'a str {
+        self.id
+    }
+}
+
 /// An instance in `catalog/service`.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -99,10 +106,25 @@ pub(super) struct ServiceNode<'a> {
 }
 
 impl<'a> ServiceNode<'a> {
+    /// The service's name.
+    pub fn name(&self) -> &'a str {
+        self.service_name
+    }
+
+    /// The name of its node.
+    pub fn node(&self) -> &'a str {
+        self.node
+    }
+
+    /// Its tags.
+    pub fn tags(&self) -> &'a [String] {
+        self.service_tags.unwrap_or_default()
+    }
+
     pub fn new(node: &'a Node, service: &'a Service) -> Self {
         Self {
             id: &node.id,
-            node: &node.node,
+            node: &service.node,
             address: &node.address,
             datacenter: &node.datacenter,
             tagged_addresses: node.tagged_addresses.as_ref(),
@@ -137,6 +159,11 @@ pub(super) struct Instance<'a> {
 }
 
 impl<'a> Instance<'a> {
+    /// The name of its node.
+    pub fn node(&self) -> &'a str {
+        &self.node.node
+    }
+
     pub fn new(record: &'a Record, service: &'a Service) -> Self {
         let of_node = record.checks.values().filter(|check| check.service_id.is_empty());
         let is_own = |check: &&Check| check.service_id.eq_ignore_ascii_case(&service.id);
@@ -206,6 +233,11 @@ impl<'a> From<&'a Service> for AgentService<'a> {
 }
 
 impl<'a> AgentService<'a> {
+    /// Its id.
+    pub fn id(&self) -> &'a str {
+        self.id
+    }
+
     /// The same with a hash of its content.
     pub fn with_hash(mut self, hash: &'a str) -> Self {
         self.content_hash = Some(hash);

@@ -97,6 +97,8 @@ pub static SERVICES: Endpoint = Endpoint {
             Shape::TextMap,
             "Only nodes that have all this metadata.",
         )],
+        CACHED,
+        FILTER,
         SCOPE,
         CONSISTENCY,
         BLOCKING,

@@ -29,26 +29,31 @@ pub const UNKNOWN: &str = "8a1b2c3d-0000-4000-8000-123456789abc";
 pub const ANONYMOUS: &str = "00000000-0000-0000-0000-000000000002";
 const GLOBAL_MANAGEMENT: &str = "00000000-0000-0000-0000-000000000001";
 
+/// A new policy with these rules, and its id.
 pub async fn policy(t: &T, name: &str, rules: &str) -> String {
     let definition = table! {"Name" = t.name(name), "Rules" = rules};
     let policy = t.value("acl_policy_create", args![definition]).await;
     text(&policy, "ID").to_owned()
 }
 
+/// A new token with these policies.
 pub async fn token_with(t: &T, policies: &[&str]) -> Value {
     let links = policies.iter().map(|id| table! {"ID" = *id}).collect();
     t.value("acl_token_create", args![table! {"Policies" = Value::List(links)}]).await
 }
 
+/// A new token with a policy with these rules.
 pub async fn token(t: &T, rules: &str) -> Value {
     let id = policy(t, &format!("p{}", fastrand::u32(..)), rules).await;
     token_with(t, &[&id]).await
 }
 
+/// A caller who may do what these rules say.
 pub async fn caller(t: &T, rules: &str) -> T {
     t.with_token(text(&token(t, rules).await, "SecretID"))
 }
 
+/// A rule that gives a level on one name, or on all that begin with it.
 pub fn rule(resource: &str, name: &str, level: &str) -> String {
     format!("{resource} \"{name}\" {{ policy = \"{level}\" }}\n")
 }

@@ -21,10 +21,13 @@ behaviours![
     a_tree_is_deleted_only_when_all_of_it_may_be,
     a_transaction_without_a_right_is_refused_by_operation,
     a_transaction_leaves_out_what_must_not_be_read,
+    a_transaction_wants_rights_on_what_it_registers,
     a_session_wants_a_right_on_its_node,
     lists_of_sessions_leave_out_what_is_forbidden,
     an_agents_service_wants_a_right_on_its_name,
     an_agents_check_wants_the_right_of_its_service_or_node,
+    events_are_seen_by_those_who_may_read_them,
+    the_agents_node_is_a_member_for_those_who_may_read_it,
     a_node_and_a_service_must_be_readable_to_be_found,
     a_forbidden_node_is_absent,
     a_registration_wants_rights_on_the_service_and_the_changed_node,
@@ -96,7 +99,7 @@ async fn each_method_wants_its_own_permission(t: T) {
         (rule("key_prefix", name, "write"), "kv_delete_tree", args![name]),
         (rule("session", &node, "write"), "session_create", args![]),
         (rule("agent", &node, "read"), "agent_self", args![]),
-        (rule("service", name, "write"), "agent_service_register", args![service]),
+        (rule("service", name, "write"), "agent_service_register", args![service.clone()]),
         (rule("service", name, "read"), "agent_service", args![name]),
         (rule("service", name, "write"), "agent_service_deregister", args![name]),
         (rule("node", &node, "write"), "agent_check_register", args![check]),
@@ -104,6 +107,17 @@ async fn each_method_wants_its_own_permission(t: T) {
         (rule("node", &node, "write"), "agent_check_deregister", args![name]),
         (rule("node", name, "write"), "catalog_register", args![external.clone()]),
         (rule("node", name, "write"), "catalog_deregister", args![table! {"Node" = name}]),
+        (rule("service", name, "write"), "agent_service_register", args![service.clone()]),
+        (rule("service", name, "write"), "agent_service_maintenance", args![name, false]),
+        (rule("service", name, "read"), "agent_health_service_id", args![name]),
+        (rule("service", name, "read"), "agent_health_service_name", args![name]),
+        (rule("service", name, "write"), "agent_service_deregister", args![name]),
+        (rule("node", &node, "write"), "agent_maintenance", args![false]),
+        (rule("agent", &node, "read"), "agent_metrics", args![]),
+        (rule("agent", &node, "write"), "agent_reload", args![]),
+        ("operator = \"read\"".to_owned(), "agent_host", args![]),
+        (rule("event", name, "write"), "event_fire", args![name]),
+        (rule("node", &node, "read"), "coordinate_node", args![node.as_str()]),
         ("acl = \"read\"".to_owned(), "acl_token_list", args![]),
         ("acl = \"read\"".to_owned(), "acl_policy_list", args![]),
         ("acl = \"write\"".to_owned(), "acl_token_create", args![table! {}]),
@@ -255,6 +269,34 @@ async fn a_transaction_leaves_out_what_must_not_be_read(t: T) {
     assert_eq!(texts(&Value::List(entries), "Key"), [t.name("a/1")]);
 }
 
+async fn a_transaction_wants_rights_on_what_it_registers(t: T) {
+    let t = t.guarded(Deny);
+    let (node, service) = (t.name("n"), t.name("s"));
+    let definition = table! {"Node" = node.as_str(), "Address" = "10.9.9.9"};
+    let set_node = table! {"Node" = table! {"Verb" = "set", "Node" = definition}};
+    let definition = table! {"ID" = service.as_str(), "Service" = service.as_str()};
+    let set_service = table! {
+        "Service" = table! {"Verb" = "set", "Node" = node.as_str(), "Service" = definition},
+    };
+    let both = list![set_node, set_service];
+    for (rules, refused) in [
+        (String::new(), vec![0, 1]),
+        (rule("node", &node, "write"), vec![1]),
+        (rule("service", &service, "write"), vec![0]),
+    ] {
+        let me = caller(&t, &rules).await;
+        let error = me.fails("txn", args![both.clone()], Kind::TxnFailed).await;
+        let places: Vec<_> = error.refused().iter().map(|refused| refused.index).collect();
+        assert_eq!(places, refused, "{error}");
+    }
+    let rules = rule("node", &node, "write") + &rule("service", &service, "write");
+    caller(&t, &rules).await.ok("txn", args![both]).await;
+    let get = table! {"Node" = table! {"Verb" = "get", "Node" = table! {"Node" = node.as_str()}}};
+    let none = caller(&t, "").await;
+    assert_eq!(none.value("txn", args![list![get]]).await, list![]);
+    t.ok("catalog_deregister", args![table! {"Node" = node}]).await;
+}
+
 async fn a_session_wants_a_right_on_its_node(t: T) {
     let t = t.guarded(Deny);
     let node = own_node(&t).await;
@@ -322,6 +364,33 @@ async fn an_agents_check_wants_the_right_of_its_service_or_node(t: T) {
     t.ok("agent_check_deregister", args![of_node]).await;
 }
 
+async fn events_are_seen_by_those_who_may_read_them(t: T) {
+    let t = t.guarded(Deny);
+    let (mine, other) = (t.name("mine"), t.name("other"));
+    for name in [mine.as_str(), other.as_str()] {
+        t.ok("event_fire", args![name]).await;
+        let seen =
+            || async { !t.value("event_list", args![; "name" = name]).await.items().is_empty() };
+        t.until("the event has reached the agent", seen).await;
+    }
+    let me = caller(&t, &rule("event", &mine, "read")).await;
+    assert_eq!(texts(&me.value("event_list", args![]).await, "Name"), [mine.as_str()]);
+    denied(&me, "event_fire", args![other]).await;
+    me.fails("event_list", args![; "token" = UNKNOWN], Kind::AclNotFound).await;
+    me.fails("event_fire", args![t.name("x"); "token" = UNKNOWN], Kind::AclNotFound).await;
+}
+
+async fn the_agents_node_is_a_member_for_those_who_may_read_it(t: T) {
+    let t = t.guarded(Deny);
+    let reader = caller(&t, &rule("node", &own_node(&t).await, "read")).await;
+    let none = caller(&t, "").await;
+    for method in ["agent_members", "coordinate_nodes"] {
+        assert_eq!(none.value(method, args![]).await, list![]);
+    }
+    assert_eq!(reader.value("agent_members", args![]).await.items().len(), 1);
+}
+
+/// Registers a node of its own with one instance of a service and a check of it.
 async fn register(t: &T) -> (String, String) {
     let (node, service) = (t.name("n"), t.name("s"));
     let check = table! {"Name" = "c", "ServiceID" = service.as_str(), "Status" = "passing"};

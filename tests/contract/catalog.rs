@@ -12,6 +12,7 @@ behaviours![
     an_unknown_node_is_absent_and_not_an_error,
     deregistering_what_is_not_there_succeeds,
     a_deregistered_node_takes_its_services_along,
+    a_node_without_services_has_an_empty_table_of_them_and_no_list,
     a_tag_narrows_a_service,
     all_tags_must_match,
     node_meta_narrows_the_nodes,
@@ -23,6 +24,10 @@ behaviours![
     the_datacenter_is_known,
     an_unknown_datacenter_is_an_error,
     fields_of_other_requests_are_accepted,
+    a_filter_chooses_among_nodes_services_and_instances,
+    proxies_and_natives_stand_for_a_service_in_the_mesh,
+    a_gateway_that_nobody_configured_has_no_services,
+    a_service_keeps_the_spelling_of_its_nodes_name,
 ];
 
 /// Registers a node of its own with one instance of a service.
@@ -87,6 +92,15 @@ async fn a_deregistered_node_takes_its_services_along(t: T) {
     deregister(&t, "n").await;
     assert_eq!(t.value("catalog_service", args![t.name("s")]).await, list![]);
     assert_eq!(t.value("catalog_node", args![t.name("n")]).await, Value::Null);
+}
+
+async fn a_node_without_services_has_an_empty_table_of_them_and_no_list(t: T) {
+    t.ok("catalog_register", args![table! {"Node" = t.name("n"), "Address" = "10.9.9.9"}]).await;
+    let node = t.value("catalog_node", args![t.name("n")]).await;
+    assert_eq!(node.get("Services"), Some(&table! {}));
+    let services = t.value("catalog_node_services", args![t.name("n")]).await;
+    assert_eq!(services.get("Services"), Some(&Value::Null));
+    deregister(&t, "n").await;
 }
 
 async fn a_tag_narrows_a_service(t: T) {
@@ -176,6 +190,71 @@ async fn the_datacenter_is_known(t: T) {
 async fn an_unknown_datacenter_is_an_error(t: T) {
     let error = t.fails("catalog_nodes", args![; "dc" = "nowhere"], Kind::Http).await;
     assert!(error.message().contains("No path to datacenter"), "{error}");
+}
+
+async fn a_filter_chooses_among_nodes_services_and_instances(t: T) {
+    register(&t, "n1", list!["a"]).await;
+    register(&t, "n2", list!["b"]).await;
+    let filter = format!("Node == \"{}\"", t.name("n2"));
+    let nodes = t.value("catalog_nodes", args![; "filter" = filter]).await;
+    assert_eq!(texts(&nodes, "Node"), [t.name("n2")]);
+    let tagged = args![t.name("s"); "filter" = "b in ServiceTags"];
+    assert_eq!(texts(&t.value("catalog_service", tagged).await, "Node"), [t.name("n2")]);
+    let node = t.value("catalog_node", args![t.name("n1"); "filter" = "Port == 81"]).await;
+    assert_eq!(node.get("Services"), Some(&table! {}));
+    let services = args![t.name("n1"); "filter" = "Tags contains a"];
+    let services = t.value("catalog_node_services", services).await;
+    assert_eq!(services.get("Services").unwrap().items().len(), 1);
+    let filter = format!("ServiceName == \"{}\"", t.name("s"));
+    let services = t.value("catalog_services", args![; "filter" = filter]).await;
+    let unfiltered = t.is_1_8("the list of services is not filtered");
+    assert!(unfiltered || services.get("consul").is_none());
+    assert!(services.get(&t.name("s")).is_some());
+    deregister(&t, "n1").await;
+    deregister(&t, "n2").await;
+}
+
+async fn proxies_and_natives_stand_for_a_service_in_the_mesh(t: T) {
+    let (service, proxy) = (t.name("s"), t.name("p"));
+    let proxy = format!(
+        r#"{{"Service":"{proxy}","Kind":"connect-proxy","Port":81,
+            "Proxy":{{"DestinationServiceName":"{service}"}}}}"#
+    );
+    let native = format!(r#"{{"Service":"{service}","Port":82,"Connect":{{"Native":true}}}}"#);
+    let plain = format!(r#"{{"Service":"{service}","Port":80}}"#);
+    for (node, service) in [("n1", proxy), ("n2", native), ("n3", plain)] {
+        let node = t.name(node);
+        let body = format!(r#"{{"Node":"{node}","Address":"10.9.9.9","Service":{service}}}"#);
+        assert_eq!(t.raw("PUT", "/v1/catalog/register", &body).await.body, "true");
+    }
+    let found = t.value("catalog_connect", args![t.name("s")]).await;
+    assert_eq!(texts(&found, "Node"), [t.name("n1"), t.name("n2")]);
+    assert_eq!(t.value("health_connect", args![t.name("s")]).await.items().len(), 2);
+    assert_eq!(t.value("catalog_connect", args![t.name("none")]).await, list![]);
+    assert_eq!(t.value("health_ingress", args![t.name("s")]).await, list![]);
+    for node in ["n1", "n2", "n3"] {
+        deregister(&t, node).await;
+    }
+}
+
+async fn a_gateway_that_nobody_configured_has_no_services(t: T) {
+    let found = t.value("catalog_gateway_services", args![t.name("none")]).await;
+    let is_null = t.is_1_8("no services of a gateway are null, not an empty list");
+    assert!(found == list![] || (is_null && found == Value::Null), "{found:?}");
+}
+
+async fn a_service_keeps_the_spelling_of_its_nodes_name(t: T) {
+    register(&t, "n", list![]).await;
+    let upper = t.name("n").to_uppercase();
+    let service = table! {"Service" = t.name("s"), "Port" = 81};
+    let registration =
+        table! {"Node" = upper.as_str(), "SkipNodeUpdate" = true, "Service" = service};
+    t.ok("catalog_register", args![registration]).await;
+    let found = t.value("catalog_service", args![t.name("s")]).await;
+    assert_eq!(texts(&found, "Node"), [upper]);
+    let node = t.value("catalog_node", args![t.name("n")]).await;
+    assert_eq!(text(node.get("Node").unwrap(), "Node"), t.name("n"));
+    deregister(&t, "n").await;
 }
 
 /// The official Go client sends some of them.

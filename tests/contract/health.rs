@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 behaviours![
     an_instance_comes_with_its_node_and_checks,
     passing_leaves_out_what_warns_or_fails,
+    the_last_instance_takes_the_place_of_one_that_does_not_pass,
     an_unknown_service_or_node_is_an_empty_list,
     a_node_check_makes_its_services_unhealthy,
     checks_are_found_by_state,
@@ -15,6 +16,7 @@ behaviours![
     the_servers_own_node_is_alive,
     a_blocking_query_wakes_when_a_check_fails,
     a_cached_read_says_so,
+    a_filter_chooses_instances_and_checks,
 ];
 
 async fn register(t: &T, node: &str, status: &str) {
@@ -63,6 +65,17 @@ async fn passing_leaves_out_what_warns_or_fails(t: T) {
     let healthy = t.value("health_service", args![t.name("s"); "passing" = true]).await;
     assert_eq!(nodes(&healthy), [t.name("n1")]);
     deregister(&t, &["n1", "n2", "n3"]).await;
+}
+
+async fn the_last_instance_takes_the_place_of_one_that_does_not_pass(t: T) {
+    for (node, status) in
+        [("n1", "warning"), ("n2", "passing"), ("n3", "critical"), ("n4", "passing")]
+    {
+        register(&t, node, status).await;
+    }
+    let healthy = t.value("health_service", args![t.name("s"); "passing" = true]).await;
+    assert_eq!(nodes(&healthy), [t.name("n4"), t.name("n2")]);
+    deregister(&t, &["n1", "n2", "n3", "n4"]).await;
 }
 
 async fn an_unknown_service_or_node_is_an_empty_list(t: T) {
@@ -128,4 +141,19 @@ async fn a_cached_read_says_so(t: T) {
     assert_eq!(answer.meta.cache.as_deref(), Some("HIT"));
     assert!(answer.meta.age_s.is_some());
     deregister(&t, &["n"]).await;
+}
+
+async fn a_filter_chooses_instances_and_checks(t: T) {
+    register(&t, "n1", "passing").await;
+    register(&t, "n2", "warning").await;
+    let warning = args![t.name("s"); "filter" = "Checks.Status == warning"];
+    assert_eq!(nodes(&t.value("health_service", warning).await), [t.name("n2")]);
+    let filter = format!("Node.Node != \"{}\"", t.name("n2"));
+    let others = t.value("health_service", args![t.name("s"); "filter" = filter]).await;
+    assert_eq!(nodes(&others), [t.name("n1")]);
+    let passing = args![t.name("s"); "filter" = "Status == passing"];
+    assert_eq!(texts(&t.value("health_checks", passing).await, "Node"), [t.name("n1")]);
+    let none = args![t.name("n1"); "filter" = "Status == critical"];
+    assert_eq!(t.value("health_node", none).await, list![]);
+    deregister(&t, &["n1", "n2"]).await;
 }

@@ -9,10 +9,14 @@
 mod acl;
 mod acl_rights;
 mod agent;
+mod agent_health;
 mod catalog;
+mod coordinate;
+mod event;
 mod health;
 mod http;
 mod kv;
+mod member;
 mod session;
 mod status;
 mod target;
@@ -33,9 +37,13 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("txn", txn::BEHAVIOURS),
     ("session", session::BEHAVIOURS),
     ("agent", agent::BEHAVIOURS),
+    ("agent", agent_health::BEHAVIOURS),
+    ("agent", member::BEHAVIOURS),
     ("catalog", catalog::BEHAVIOURS),
     ("health", health::BEHAVIOURS),
     ("status", status::BEHAVIOURS),
+    ("event", event::BEHAVIOURS),
+    ("coordinate", coordinate::BEHAVIOURS),
     ("http", http::BEHAVIOURS),
     ("acl", acl::BEHAVIOURS),
     ("acl_rights", acl_rights::BEHAVIOURS),

@@ -26,6 +26,7 @@ behaviours![
     a_session_cannot_begin_with_a_critical_check,
     a_session_cannot_begin_with_an_unknown_check,
     a_session_list_wakes_on_a_new_session,
+    no_node_checks_silence_the_old_list_of_checks,
 ];
 
 async fn own_node(t: &T) -> String {
@@ -218,4 +219,12 @@ async fn a_session_list_wakes_on_a_new_session(t: T) {
     let (woken_at, _) = tokio::join!(query, create);
     assert!(woken_at > index);
     assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+async fn no_node_checks_silence_the_old_list_of_checks(t: T) {
+    let checks = table! {"NodeChecks" = list![], "Checks" = list![t.name("unknown")]};
+    let id = t.session(checks).await;
+    let session = t.value("session_info", args![id.as_str()]).await;
+    assert_eq!((session.get("NodeChecks"), session.get("Checks")), (Some(&list![]), None));
+    t.ok("session_destroy", args![id]).await;
 }

@@ -1,4 +1,4 @@
-//! Transactions on keys.
+//! Transactions on keys and on the catalog.
 
 use crate::target::{T, args, behaviours, list, table, text, texts};
 use consul_ffi::error::Kind;
@@ -22,6 +22,11 @@ behaviours![
     sixty_four_operations_fit_everywhere,
     too_many_operations_are_too_large,
     wrong_operations_are_misuse,
+    a_node_its_service_and_its_check_are_registered_together,
+    what_is_missing_in_the_catalog_cannot_be_read,
+    the_catalog_has_compare_and_set_and_delete,
+    a_refused_transaction_leaves_catalog_sessions_and_locks_alone,
+    a_check_set_to_critical_in_a_transaction_ends_its_sessions,
 ];
 
 /// One operation on a key.
@@ -207,4 +212,131 @@ async fn wrong_operations_are_misuse(t: T) {
     }
     let error = t.fails("txn", args![list![kv("put", t.name("a"), &[])]], Kind::Argument).await;
     assert!(!error.is_misuse() && error.message().contains("set, cas, lock"), "{error}");
+}
+
+fn node(t: &T, verb: &str, index: u64) -> Value {
+    let node = table! {"Node" = t.name("n"), "Address" = "10.9.9.9", "ModifyIndex" = index};
+    table! {"Node" = table! {"Verb" = verb, "Node" = node}}
+}
+
+fn service(t: &T, verb: &str, index: u64) -> Value {
+    let service = table! {
+        "ID" = t.name("1"), "Service" = t.name("s"), "Port" = 80, "ModifyIndex" = index,
+    };
+    table! {"Service" = table! {"Verb" = verb, "Node" = t.name("n"), "Service" = service}}
+}
+
+fn check(t: &T, verb: &str, status: &str, index: u64) -> Value {
+    let check = table! {
+        "Node" = t.name("n"), "CheckID" = t.name("c"), "Name" = "alive", "Status" = status,
+        "ServiceID" = t.name("1"), "ModifyIndex" = index,
+    };
+    table! {"Check" = table! {"Verb" = verb, "Check" = check}}
+}
+
+async fn register(t: &T) -> Value {
+    let operations = list![node(t, "set", 0), service(t, "set", 0), check(t, "set", "passing", 0)];
+    t.value("txn", args![operations]).await
+}
+
+async fn deregister(t: &T) {
+    t.ok("txn", args![list![node(t, "delete", 0)]]).await;
+}
+
+async fn a_node_its_service_and_its_check_are_registered_together(t: T) {
+    let results = register(&t).await;
+    let [node, instance, check] = results.items() else { panic!("{results:?}") };
+    let node = node.get("Node").unwrap();
+    assert_eq!((text(node, "Node"), text(node, "Address")), (&*t.name("n"), "10.9.9.9"));
+    let instance = instance.get("Service").unwrap();
+    assert_eq!((text(instance, "ID"), text(instance, "Service")), (&*t.name("1"), &*t.name("s")));
+    assert_eq!(instance.get("Tags"), Some(&Value::Null));
+    assert_eq!(instance.get("Weights"), Some(&table! {"Passing" = 1, "Warning" = 1}));
+    let check = check.get("Check").unwrap();
+    assert_eq!((text(check, "Status"), text(check, "ServiceName")), ("passing", &*t.name("s")));
+    assert_eq!(check.get("ServiceTags"), Some(&Value::Null));
+    assert_eq!(check.get("ModifyIndex"), node.get("ModifyIndex"));
+    let found = t.value("catalog_service", args![t.name("s")]).await;
+    assert_eq!(found.items()[0].get("ServiceTags"), Some(&list![]));
+    let reads = list![node_get(&t), service(&t, "get", 0), check_get(&t)];
+    let read = t.value("txn", args![reads]).await;
+    assert_eq!(read.items().len(), 3);
+    deregister(&t).await;
+    assert_eq!(t.value("catalog_service", args![t.name("s")]).await, list![]);
+}
+
+fn node_get(t: &T) -> Value {
+    table! {"Node" = table! {"Verb" = "get", "Node" = table! {"Node" = t.name("n")}}}
+}
+
+fn check_get(t: &T) -> Value {
+    let check = table! {"Node" = t.name("n"), "CheckID" = t.name("c")};
+    table! {"Check" = table! {"Verb" = "get", "Check" = check}}
+}
+
+async fn what_is_missing_in_the_catalog_cannot_be_read(t: T) {
+    let reads = list![node_get(&t), service(&t, "get", 0), check_get(&t)];
+    let error = t.fails("txn", args![reads], Kind::TxnFailed).await;
+    let (n, s, c) = (t.name("n"), t.name("1"), t.name("c"));
+    let why: Vec<_> = error.refused().iter().map(|refused| refused.what.as_str()).collect();
+    assert_eq!(
+        why,
+        [
+            format!("node \"{n}\" doesn't exist"),
+            format!("service \"{s}\" on node \"{n}\" doesn't exist"),
+            format!("check \"{c}\" on node \"{n}\" doesn't exist"),
+        ]
+    );
+}
+
+async fn the_catalog_has_compare_and_set_and_delete(t: T) {
+    let results = register(&t).await;
+    let index = results.items()[0].get("Node").unwrap().get("ModifyIndex").unwrap();
+    let index = index.as_u64().unwrap();
+    for verb in ["cas", "delete-cas"] {
+        let stale = list![node(&t, verb, 1), service(&t, verb, 1), check(&t, verb, "passing", 1)];
+        let error = t.fails("txn", args![stale], Kind::TxnFailed).await;
+        assert_eq!(error.refused().len(), 3);
+        assert!(error.refused().iter().all(|why| why.what.contains("index is stale")), "{error}");
+    }
+    let created = t.fails("txn", args![list![node(&t, "cas", 0)]], Kind::TxnFailed).await;
+    assert!(created.message().contains("index is stale"), "{created}");
+    t.ok("txn", args![list![check(&t, "cas", "warning", index)]]).await;
+    t.ok("txn", args![list![service(&t, "delete-cas", index)]]).await;
+    assert_eq!(t.value("health_node", args![t.name("n")]).await, list![]);
+    t.ok("txn", args![list![node(&t, "delete-cas", index)]]).await;
+    assert_eq!(t.value("catalog_node", args![t.name("n")]).await, Value::Null);
+}
+
+/// A session on the node that ends with the check, and a key that it has locked.
+async fn locked(t: &T) -> String {
+    let session = t
+        .session(table! {
+            "Node" = t.name("n"), "NodeChecks" = list![t.name("c")], "LockDelay" = 0,
+        })
+        .await;
+    t.ok("kv_put", args![t.name("l"), ""; "acquire" = session.as_str()]).await;
+    session
+}
+
+async fn a_refused_transaction_leaves_catalog_sessions_and_locks_alone(t: T) {
+    register(&t).await;
+    let session = locked(&t).await;
+    let index = t.index("kv_get", args![t.name("l")]).await;
+    let refused = list![node(&t, "delete", 0), kv("cas", t.name("l"), &[("Index", 1.into())]),];
+    t.fails("txn", args![refused], Kind::TxnFailed).await;
+    assert_eq!(t.value("health_service", args![t.name("s")]).await.items().len(), 1);
+    let info = t.value("session_info", args![session.as_str()]).await;
+    assert_eq!(text(&info, "ID"), session);
+    let lock = t.ok("kv_get", args![t.name("l")]).await;
+    assert_eq!(lock.meta.index, Some(index));
+    deregister(&t).await;
+}
+
+async fn a_check_set_to_critical_in_a_transaction_ends_its_sessions(t: T) {
+    register(&t).await;
+    let session = locked(&t).await;
+    t.ok("txn", args![list![check(&t, "set", "critical", 0)]]).await;
+    assert_eq!(t.value("session_info", args![session.as_str()]).await, Value::Null);
+    deregister(&t).await;
 }

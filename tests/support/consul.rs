@@ -52,6 +52,10 @@ impl RealConsul {
 
     /// Starts this program in place of Consul 1.21.
     pub fn start_program(program: &str) -> Result<RealConsul, String> {
+        // Else the script would start another Consul in its place.
+        if !Path::new(program).exists() {
+            return Err(format!("{program} is not built; it needs the feature server"));
+        }
         Self::run("1.21", Self::script().env("CONSUL_BIN", program))
     }
 

@@ -163,6 +163,11 @@ impl AclTable {
         self.config.enabled
     }
 
+    /// What is allowed where no rule says anything.
+    pub fn default_policy(&self) -> DefaultPolicy {
+        if self.config.enabled { self.config.default_policy } else { DefaultPolicy::Allow }
+    }
+
     fn token_of(&self, accessor: &str) -> Option<&Token> {
         self.tokens.values().find(|token| token.accessor == accessor)
     }

@@ -195,3 +195,17 @@ fn no_secret_is_printed() {
     let state = format!("{:?}", world.agent.lock());
     assert!(!state.contains(MANAGEMENT) && state.contains("<hidden>"));
 }
+
+#[test]
+fn the_mesh_asks_for_rights_on_services_and_shows_its_roots_to_all() {
+    let world = World::with_acl();
+    assert_eq!(world.send_as("nope", Method::GET, "connect/ca/roots", "").status(), 200);
+    let secret = text(&token(&world, "p", "service \"web\" { policy = \"write\" }")["SecretID"]);
+    let ask = |target: &str| {
+        let uri = "spiffe://x.consul/ns/default/dc/dc1/svc/db";
+        let body = json!({"Target": target, "ClientCertURI": uri}).to_string();
+        world.send_as(&secret, Method::POST, "agent/connect/authorize", &body)
+    };
+    assert_eq!(ask("web").json()["Authorized"], false);
+    assert_eq!(ask("db").status(), 403);
+}

@@ -7,7 +7,7 @@ mod compare;
 mod expression;
 mod literal;
 mod parse;
-mod pattern;
+pub(super) mod pattern;
 mod scan;
 pub(super) mod schema;
 

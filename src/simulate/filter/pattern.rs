@@ -8,7 +8,7 @@ use regex_lite::Regex;
 use std::fmt::Write;
 
 /// Compiles a pattern; the error is Go's.
-pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
+pub(in crate::simulate) fn compile(pattern: &str) -> Result<Regex, String> {
     let mut rewriter =
         Rewriter { pattern, at: 0, open: 0, can_repeat: false, repeat: None, out: String::new() };
     let whole = match rewriter.rewrite() {

@@ -12,6 +12,21 @@ pub(in crate::simulate) struct Schema {
     pub(super) is_checked_late: bool,
 }
 
+/// What can be filtered in the answer of an endpoint; `None` where `filter` means nothing.
+pub(in crate::simulate) fn of(endpoint: &str) -> Option<&'static Schema> {
+    Some(match endpoint {
+        "agent_services" => &AGENT_SERVICES,
+        "agent_checks" => &AGENT_CHECKS,
+        "agent_members" => &MEMBERS,
+        "catalog_nodes" => &NODES,
+        "catalog_services" | "catalog_service" | "catalog_connect" => &CATALOG_SERVICES,
+        "catalog_node" | "catalog_node_services" => &NODE_SERVICES,
+        "health_node" | "health_checks" | "health_state" => &CHECKS,
+        "health_service" | "health_connect" | "health_ingress" => &INSTANCES,
+        _ => return None,
+    })
+}
+
 /// A field's name and type.
 pub(super) type Field = (&'static str, Type);
 

@@ -3,6 +3,7 @@
 //! Names and ids are looked up in lower case, and listed in the order of their lower-case forms.
 
 use super::watch::Topic;
+use crate::simulate::proxy;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,42 @@ pub(in crate::simulate) struct Node {
     pub modify_index: u64,
 }
 
+// What a registration changes: not the spelling of the node's name, and not all fields.
+//
+// Source: the `IsSame` methods of the server's structs.
+
+impl Node {
+    /// Whether registering it over `other` changes nothing.
+    pub fn same_as(&self, other: &Node) -> bool {
+        let Node { create_index, modify_index, .. } = *other;
+        let node = other.node.clone();
+        self.node.eq_ignore_ascii_case(&node)
+            && Node { node, create_index, modify_index, ..self.clone() } == *other
+    }
+}
+
+impl Service {
+    /// Whether registering it over `other` changes nothing.
+    pub fn same_as(&self, other: &Service) -> bool {
+        let Service { create_index, modify_index, .. } = *other;
+        let Service { node, socket_path, locality, .. } = other.clone();
+        let as_other = Service { node, socket_path, locality, ..self.clone() };
+        self.node.eq_ignore_ascii_case(&other.node)
+            && Service { create_index, modify_index, ..as_other } == *other
+    }
+}
+
+impl Check {
+    /// Whether registering it over `other` changes nothing.
+    pub fn same_as(&self, other: &Check) -> bool {
+        let Check { create_index, modify_index, exposed_port, .. } = *other;
+        let Check { node, kind, interval, timeout, .. } = other.clone();
+        let as_other = Check { node, kind, interval, timeout, exposed_port, ..self.clone() };
+        self.node.eq_ignore_ascii_case(&other.node)
+            && Check { create_index, modify_index, ..as_other } == *other
+    }
+}
+
 /// A further address of a service.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -44,6 +81,8 @@ pub(in crate::simulate) struct Weights {
 /// One instance of a service.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::simulate) struct Service {
+    /// Its node's name as the registration spelled it; empty for a service of the agent.
+    pub node: String,
     pub kind: String,
     pub id: String,
     pub name: String,
@@ -166,14 +205,33 @@ impl CatalogTable {
         })
     }
 
+    /// The instances that stand for a service in the mesh: its proxies, and those of its own that
+    /// need none.
+    pub fn connect_instances(&self, name: &str) -> impl Iterator<Item = (&Record, &Service)> {
+        let name = name.to_lowercase();
+        let all = self
+            .nodes()
+            .flat_map(|record| record.services.values().map(move |service| (record, service)));
+        all.filter(move |(_, service)| match proxy::destination(service) {
+            Some(destination) => destination.to_lowercase() == name,
+            None => proxy::is_native(service) && service.name.to_lowercase() == name,
+        })
+    }
+
     /// The index of reads of a service's instances. An unknown service has the index at which a
     /// service last vanished, so that its watchers sleep while others come.
     pub fn service_newest(&self, name: &str) -> u64 {
-        let is_known = self.groups.contains_key(&name.to_lowercase());
-        if is_known || self.extinction == 0 {
-            self.known_service_newest(name)
-        } else {
-            self.extinction
+        match self.groups.contains_key(&name.to_lowercase()) {
+            true => self.known_service_newest(name),
+            false => self.missing_newest(name),
+        }
+    }
+
+    /// The index of reads of a service that find nothing.
+    pub fn missing_newest(&self, name: &str) -> u64 {
+        match self.extinction {
+            0 => self.known_service_newest(name),
+            extinction => extinction,
         }
     }
 

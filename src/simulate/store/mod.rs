@@ -1,16 +1,20 @@
 //! The state of the agent and the servers behind it, and what a change of one table does to others.
 
 pub(super) mod catalog;
+pub(super) mod coordinate;
 pub(super) mod kv;
 pub(super) mod session;
+mod snapshot;
 pub(super) mod timer;
 pub(super) mod watch;
 
 use super::acl::AclTable;
+use super::event::Events;
 use super::local::Local;
 use super::{Options, go};
 use crate::clock::Instant;
 use catalog::{CatalogTable, Check, Node, Service};
+use coordinate::{Coordinate, CoordinateTable};
 use kv::{Entry, KvTable};
 use session::{Behavior, Session, SessionId, SessionTable};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -43,6 +47,10 @@ pub(super) struct State {
     pub sessions: SessionTable,
     pub catalog: CatalogTable,
     pub acl: AclTable,
+    pub coordinates: CoordinateTable,
+    pub events: Events,
+    /// Whether the mesh's certificate authority is on.
+    pub connect: bool,
     pub local: Local,
     pub timers: Timers,
     pub watches: Watches,
@@ -69,6 +77,9 @@ impl State {
             sessions: SessionTable::default(),
             catalog: CatalogTable::default(),
             acl: AclTable::new(options.acl.clone()),
+            coordinates: CoordinateTable::default(),
+            events: Events::default(),
+            connect: options.connect,
             local: Local::default(),
             timers: Timers::default(),
             watches: Watches::default(),
@@ -82,6 +93,7 @@ impl State {
         state.start_acl();
         let node_id = options.node_id.clone().unwrap_or_else(|| state.new_id());
         super::catalog::register_server(&mut state, node_id);
+        state.coordinates.put(&options.node_name, Coordinate::default(), state.index);
         state
     }
 
@@ -355,10 +367,7 @@ impl State {
 
     /// Whether the catalog has the node with just these properties.
     pub fn has_node(&self, node: &Node) -> bool {
-        self.catalog.node(&node.node).is_some_and(|record| {
-            let Node { create_index, modify_index, .. } = record.node;
-            Node { create_index, modify_index, ..node.clone() } == record.node
-        })
+        self.catalog.node(&node.node).is_some_and(|record| node.same_as(&record.node))
     }
 
     /// Puts a node in when it is not the same already.
@@ -372,16 +381,15 @@ impl State {
     pub fn ensure_service(
         &mut self,
         node: &str,
-        service: Service,
+        mut service: Service,
         index: u64,
     ) -> Result<(), String> {
+        node.clone_into(&mut service.node);
         if self.catalog.node(node).is_none() {
             return Err("Missing node registration".to_owned());
         }
-        let same = self.catalog.service(node, &service.id).is_some_and(|present| {
-            let Service { create_index, modify_index, .. } = *present;
-            Service { create_index, modify_index, ..service.clone() } == *present
-        });
+        let present = self.catalog.service(node, &service.id);
+        let same = present.is_some_and(|present| service.same_as(present));
         if !same {
             self.catalog.put_service(node, service, index, &mut self.touched);
         }
@@ -406,10 +414,8 @@ impl State {
         if check.status == "critical" {
             self.end_sessions_of(&check.node, &check.check_id, index);
         }
-        let same = self.catalog.check(&check.node, &check.check_id).is_some_and(|present| {
-            let Check { create_index, modify_index, .. } = *present;
-            Check { create_index, modify_index, ..check.clone() } == *present
-        });
+        let present = self.catalog.check(&check.node, &check.check_id);
+        let same = present.is_some_and(|present| check.same_as(present));
         if !same {
             self.catalog.put_check(check, index, &mut self.touched);
         }
@@ -450,6 +456,8 @@ impl State {
             self.delete_check(name, &id, index);
         }
         self.catalog.remove_node(name, index, &mut self.touched);
+        self.coordinates.remove(name, index);
+        self.touch(Topic::Coordinates);
         let sessions: Vec<_> =
             self.sessions.of_node(name).map(|session| Arc::clone(&session.id)).collect();
         for id in sessions {

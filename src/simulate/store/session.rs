@@ -71,6 +71,11 @@ impl SessionTable {
         self.sessions.values()
     }
 
+    /// How many sessions have a TTL.
+    pub fn with_ttl(&self) -> usize {
+        self.all().filter(|session| !session.ttl.is_zero()).count()
+    }
+
     /// The index of the newest change in the table; 0 before the first one.
     pub fn newest(&self) -> u64 {
         self.newest

@@ -5,7 +5,7 @@ use crate::clock::Instant;
 use std::collections::BTreeMap;
 
 /// What a timer does.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::simulate) enum Timer {
     /// A session was not renewed for twice its TTL.
     SessionExpires(SessionId),
@@ -19,6 +19,8 @@ pub(in crate::simulate) enum Timer {
     SweepCritical,
     /// A lock delay is over.
     LockDelayEnds(Box<[u8]>),
+    /// The collected updates of coordinates are to be written.
+    ApplyCoordinates,
     /// The oldest tombstones have served their time.
     ReapTombstones,
     /// A token of this accessor id ends.
@@ -29,7 +31,7 @@ pub(in crate::simulate) enum Timer {
 pub(in crate::simulate) type TimerKey = (Instant, u64);
 
 /// The timers that are set, by their moment.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::simulate) struct Timers {
     queue: BTreeMap<TimerKey, Timer>,
     next_id: u64,

@@ -42,6 +42,10 @@ pub(in crate::simulate) enum Topic {
     Tokens,
     /// The ACL policies.
     Policies,
+    /// The coordinates of nodes.
+    Coordinates,
+    /// The events that reached the agent.
+    Events,
 }
 
 type Waiters = BTreeMap<u64, Arc<Notify>>;

@@ -1,0 +1,108 @@
+//! Network coordinates: where each node stands, so that the time between two can be guessed.
+
+use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
+
+/// How many dimensions a coordinate has. Source: Consul's HTTP reference of coordinates.
+pub(in crate::simulate) const DIMENSIONS: usize = 8;
+
+/// A place in the model of the network; times are in seconds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::simulate) struct Coordinate {
+    #[serde(serialize_with = "as_go_numbers")]
+    pub vec: Vec<f64>,
+    #[serde(serialize_with = "as_go_number")]
+    pub error: f64,
+    #[serde(serialize_with = "as_go_number")]
+    pub adjustment: f64,
+    #[serde(serialize_with = "as_go_number")]
+    pub height: f64,
+}
+
+/// Go writes whole numbers without a fraction.
+fn as_go_number<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    const EXACT: f64 = (1u64 << 53) as f64;
+    if number.fract() == 0.0 && number.abs() < EXACT {
+        serializer.serialize_i64(*number as i64)
+    } else {
+        serializer.serialize_f64(*number)
+    }
+}
+
+fn as_go_numbers<S: Serializer>(numbers: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+    struct Number(f64);
+    impl Serialize for Number {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            as_go_number(&self.0, serializer)
+        }
+    }
+    serializer.collect_seq(numbers.iter().map(|number| Number(*number)))
+}
+
+impl Default for Coordinate {
+    /// Where a node is before it knows others.
+    fn default() -> Self {
+        Self { vec: vec![0.0; DIMENSIONS], error: 1.5, adjustment: 0.0, height: 0.000_01 }
+    }
+}
+
+impl Coordinate {
+    /// The time of a round trip between the two, in seconds.
+    ///
+    /// Source: "Working with Coordinates" in Consul's documentation.
+    pub fn distance(&self, other: &Coordinate) -> f64 {
+        let squares = self.vec.iter().zip(&other.vec).map(|(one, other)| (one - other).powi(2));
+        let raw = squares.sum::<f64>().sqrt() + self.height + other.height;
+        let adjusted = raw + self.adjustment + other.adjustment;
+        if adjusted > 0.0 { adjusted } else { raw }
+    }
+}
+
+/// The coordinates of the nodes, in the order of their names.
+#[derive(Clone, Debug, Default)]
+pub(in crate::simulate) struct CoordinateTable {
+    nodes: BTreeMap<String, (String, Coordinate)>,
+    /// Updates that are applied together a little later.
+    pending: BTreeMap<String, Coordinate>,
+    newest: u64,
+}
+
+impl CoordinateTable {
+    pub fn get(&self, node: &str) -> Option<&Coordinate> {
+        self.nodes.get(&node.to_lowercase()).map(|(_, coordinate)| coordinate)
+    }
+
+    /// All nodes that have one.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Coordinate)> {
+        self.nodes.values().map(|(node, coordinate)| (node.as_str(), coordinate))
+    }
+
+    /// The index of the newest change; 0 before the first one.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    pub fn put(&mut self, node: &str, coordinate: Coordinate, index: u64) {
+        self.newest = index;
+        self.nodes.insert(node.to_lowercase(), (node.to_owned(), coordinate));
+    }
+
+    pub fn remove(&mut self, node: &str, index: u64) {
+        if self.nodes.remove(&node.to_lowercase()).is_some() {
+            self.newest = index;
+        }
+    }
+
+    /// Keeps an update for later; true when it is the first one.
+    pub fn hold(&mut self, node: String, coordinate: Coordinate) -> bool {
+        let first = self.pending.is_empty();
+        self.pending.insert(node, coordinate);
+        first
+    }
+
+    /// Takes out the updates that were kept.
+    pub fn take_held(&mut self) -> BTreeMap<String, Coordinate> {
+        std::mem::take(&mut self.pending)
+    }
+}
