@@ -53,6 +53,11 @@ demo-deps:
 test:
 	@scripts/test.sh
 
+.PHONY: soak
+## soak: tests for longer (half an hour); see scripts/soak.sh --help
+soak:
+	@scripts/soak.sh
+
 .PHONY: spec
 ## spec [LUA=lua5.4] [CONSUL=1.21] [ARGS=--tags=smoke]: runs the Lua specs alone
 spec: build-$(flavour)

@@ -1,7 +1,7 @@
 //! Random requests, whole and broken ones, never make the simulated agent panic, and each gets a
 //! status that Consul's answers have.
 //!
-//! `FUZZ_SECONDS=600 cargo test --release --no-default-features --test fuzz` goes on for longer,
+//! `FUZZ_SECONDS=600 cargo test --no-default-features --test fuzz` goes on for longer,
 //! `SEED=17 …` makes one sequence of requests again.
 
 use bytes::Bytes;

@@ -33,6 +33,9 @@ const FIELDS: &[&str] = &[
     "SkipNodeUpdate",
     "Locality",
     "PeerName",
+    "Token",
+    "CreateIndex",
+    "ModifyIndex",
 ];
 
 const SERVICE_FIELDS: &[&str] = &[
@@ -105,8 +108,17 @@ pub(super) fn deregister(state: &mut State, call: &Call) -> Result<Reply, Refusa
     let given = Object::of_body(&json, DEREGISTRATION)?;
     let text = |name: &str| given.text(name).map_err(undecodable);
     given
-        .check_known(&["Datacenter", "Node", "ServiceID", "CheckID", "PeerName"])
+        .check_known(&[
+            "Datacenter",
+            "Node",
+            "Address",
+            "ServiceID",
+            "CheckID",
+            "PeerName",
+            "Token",
+        ])
         .map_err(undecodable)?;
+    text("Address")?;
     let (node, service, check) = (text("Node")?, text("ServiceID")?, text("CheckID")?);
     if node.is_empty() {
         return Err(Refusal::server("Must provide node"));

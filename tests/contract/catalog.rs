@@ -23,6 +23,7 @@ behaviours![
     a_blocking_query_on_a_service_wakes_on_an_instance,
     the_datacenter_is_known,
     an_unknown_datacenter_is_an_error,
+    fields_of_other_requests_are_accepted,
     a_filter_chooses_among_nodes_services_and_instances,
     proxies_and_natives_stand_for_a_service_in_the_mesh,
     a_gateway_that_nobody_configured_has_no_services,
@@ -254,4 +255,17 @@ async fn a_service_keeps_the_spelling_of_its_nodes_name(t: T) {
     let node = t.value("catalog_node", args![t.name("n")]).await;
     assert_eq!(text(node.get("Node").unwrap(), "Node"), t.name("n"));
     deregister(&t, "n").await;
+}
+
+/// The official Go client sends some of them.
+async fn fields_of_other_requests_are_accepted(t: T) {
+    let node = t.name("n");
+    let register = format!(r#"{{"Node":"{node}","Address":"a","Token":"","CreateIndex":1}}"#);
+    let deregister = format!(r#"{{"Node":"{node}","Address":"a","Token":""}}"#);
+    for (path, body) in [("register", register), ("deregister", deregister)] {
+        let answer = t.raw("PUT", &format!("/v1/catalog/{path}"), &body).await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "true"), "{path}");
+    }
+    let wrong = format!(r#"{{"Node":"{node}","Address":1}}"#);
+    assert_eq!(t.raw("PUT", "/v1/catalog/deregister", &wrong).await.status, 400);
 }
