@@ -21,6 +21,7 @@ mod session;
 mod status;
 mod target;
 mod txn;
+mod unsimulated;
 
 #[allow(dead_code)]
 #[path = "../support/consul.rs"]
@@ -45,6 +46,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("event", event::BEHAVIOURS),
     ("coordinate", coordinate::BEHAVIOURS),
     ("http", http::BEHAVIOURS),
+    ("unsimulated", unsimulated::BEHAVIOURS),
     ("acl", acl::BEHAVIOURS),
     ("acl_rights", acl_rights::BEHAVIOURS),
 ];

@@ -192,6 +192,11 @@ impl T {
         T { client: client(&self.transport, defaults), ..self.anonymous() }
     }
 
+    /// Whether the target is the simulated agent, in process or served.
+    pub fn is_simulated(&self) -> bool {
+        matches!(self.target.name, "simulated" | "consul-sim")
+    }
+
     /// Whether the target is the oldest supported Consul, which differs in this; the difference
     /// stands in the table that the suite prints.
     pub fn is_1_8(&self, difference: &'static str) -> bool {

@@ -1,15 +1,17 @@
 //! The grammar of filters. The order of its alternatives decides what errors say.
 //!
-//!     input    = ( "(" or ")" / or ) EOF
-//!     or       = and ( " or " or )?
-//!     and      = not ( " and " and )?
-//!     not      = "not " not / group
-//!     group    = "(" or ")" / match
-//!     match    = selector ( "==" / "!=" / " contains " / " not contains " / … ) value
-//!              / selector ( " is empty" / " is not empty" )
-//!              / value ( " in " / " not in " ) selector
-//!     selector = name ( "." name / "[" string "]" )*
-//!     value    = selector / number / string
+//! ```text
+//! input    = ( "(" or ")" / or ) EOF
+//! or       = and ( " or " or )?
+//! and      = not ( " and " and )?
+//! not      = "not " not / group
+//! group    = "(" or ")" / match
+//! match    = selector ( "==" / "!=" / " contains " / " not contains " / … ) value
+//!          / selector ( " is empty" / " is not empty" )
+//!          / value ( " in " / " not in " ) selector
+//! selector = name ( "." name / "[" string "]" )*
+//! value    = selector / number / string
+//! ```
 
 use super::expression::{Expression, Match, Operator, Question};
 use super::literal::unquote;

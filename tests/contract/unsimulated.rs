@@ -1,0 +1,352 @@
+//! Methods that the simulated agent answers as an unknown endpoint; on real servers they work.
+
+use crate::target::{T, args, behaviours, list, table, text, texts};
+use consul_ffi::error::Kind;
+use consul_ffi::simulate::acl::DefaultPolicy::Deny;
+use consul_ffi::wire::value::Value;
+
+behaviours![
+    a_prepared_query_is_created_run_and_deleted,
+    an_unknown_prepared_query_is_absent,
+    a_prepared_query_of_a_used_name_is_refused,
+    a_query_template_is_explained,
+    a_configuration_entry_is_written_read_and_deleted,
+    a_configuration_entry_is_written_once_with_cas_zero,
+    an_unknown_configuration_entry_is_absent,
+    an_intention_allows_or_denies,
+    an_intention_is_created_and_deleted_by_id,
+    intentions_are_matched_by_either_end,
+    a_discovery_chain_is_compiled,
+    nothing_is_exported_at_first,
+    the_mesh_has_a_configured_authority,
+    raft_has_one_peer,
+    autopilot_is_configured_with_cas,
+    the_servers_are_healthy,
+    usage_counts_services,
+    a_snapshot_is_bytes_and_garbage_is_no_snapshot,
+    an_unknown_peering_is_absent,
+    enterprise_endpoints_are_unsupported,
+    a_role_has_policies,
+    there_are_no_auth_methods_at_first,
+    templates_of_policies_are_known,
+    replication_is_off_in_the_first_datacenter,
+];
+
+/// Whether the target is a simulated agent, which then must say that it does not know the method.
+async fn is_unknown(t: &T, method: &str, args: consul_ffi::wire::request::Args) -> bool {
+    let simulated = t.is_simulated();
+    if simulated {
+        t.fails(method, args, Kind::Unsupported).await;
+    }
+    simulated
+}
+
+fn query(t: &T) -> Value {
+    table! {"Name" = t.name("q"), "Service" = table! {"Service" = "consul"}}
+}
+
+async fn a_prepared_query_is_created_run_and_deleted(t: T) {
+    if is_unknown(&t, "query_create", args![query(&t)]).await {
+        return;
+    }
+    let id = t.value("query_create", args![query(&t)]).await;
+    let id = id.as_str().unwrap();
+    assert_eq!(text(&t.value("query_read", args![id]).await, "Name"), t.name("q"));
+    assert!(texts(&t.value("query_list", args![]).await, "ID").contains(&id));
+    let found = t.value("query_execute", args![t.name("q"); "limit" = 1]).await;
+    assert_eq!(found.get("Nodes").unwrap().items().len(), 1);
+    let changed = table! {"Name" = t.name("q2"), "Service" = table! {"Service" = "none"}};
+    t.ok("query_update", args![id, changed]).await;
+    let found = t.value("query_execute", args![t.name("q2")]).await;
+    assert_eq!(found.get("Nodes").unwrap().items().len(), 0);
+    t.ok("query_delete", args![id]).await;
+    assert_eq!(t.value("query_read", args![id]).await, Value::Null);
+}
+
+async fn an_unknown_prepared_query_is_absent(t: T) {
+    const UNKNOWN: &str = "5d2c1b1e-0000-4000-8000-000000000000";
+    if is_unknown(&t, "query_read", args![UNKNOWN]).await {
+        return;
+    }
+    assert_eq!(t.value("query_read", args![UNKNOWN]).await, Value::Null);
+    t.fails("query_execute", args![t.name("none")], Kind::NotFound).await;
+}
+
+async fn a_prepared_query_of_a_used_name_is_refused(t: T) {
+    if is_unknown(&t, "query_list", args![]).await {
+        return;
+    }
+    let id = t.value("query_create", args![query(&t)]).await;
+    let error = t.fails("query_create", args![query(&t)], Kind::Http).await;
+    assert!(error.message().contains("aliases an existing query name"), "{error}");
+    t.ok("query_delete", args![id]).await;
+}
+
+async fn a_query_template_is_explained(t: T) {
+    if is_unknown(&t, "query_explain", args!["x"]).await {
+        return;
+    }
+    let template = table! {
+        "Name" = t.name("t-"), "Template" = table! {"Type" = "name_prefix_match"},
+        "Service" = table! {"Service" = "${name.suffix}"},
+    };
+    let id = t.value("query_create", args![template]).await;
+    let explained = t.value("query_explain", args![t.name("t-web")]).await;
+    let service = explained.get("Query").unwrap().get("Service").unwrap();
+    assert_eq!(text(service, "Service"), "web");
+    t.ok("query_delete", args![id]).await;
+}
+
+fn entry(t: &T, protocol: &str) -> Value {
+    table! {"Kind" = "service-defaults", "Name" = t.name("web"), "Protocol" = protocol}
+}
+
+async fn a_configuration_entry_is_written_read_and_deleted(t: T) {
+    if is_unknown(&t, "config_write", args![entry(&t, "http")]).await {
+        return;
+    }
+    t.ok("config_write", args![entry(&t, "http")]).await;
+    let found = t.value("config_read", args!["service-defaults", t.name("web")]).await;
+    assert_eq!(text(&found, "Protocol"), "http");
+    let all = t.value("config_list", args!["service-defaults"]).await;
+    assert!(texts(&all, "Name").contains(&t.name("web").as_str()));
+    t.ok("config_delete", args!["service-defaults", t.name("web")]).await;
+    let gone = t.value("config_read", args!["service-defaults", t.name("web")]).await;
+    assert_eq!(gone, Value::Null);
+}
+
+async fn a_configuration_entry_is_written_once_with_cas_zero(t: T) {
+    if is_unknown(&t, "config_list", args!["service-defaults"]).await {
+        return;
+    }
+    t.ok("config_write", args![entry(&t, "http"); "cas" = 0]).await;
+    t.fails("config_write", args![entry(&t, "grpc"); "cas" = 0], Kind::Conflict).await;
+    t.ok("config_delete", args!["service-defaults", t.name("web")]).await;
+}
+
+async fn an_unknown_configuration_entry_is_absent(t: T) {
+    if is_unknown(&t, "config_read", args!["service-defaults", "none"]).await {
+        return;
+    }
+    assert_eq!(t.value("config_read", args!["service-defaults", "none"]).await, Value::Null);
+    t.ok("config_delete", args!["service-defaults", "none"]).await;
+}
+
+async fn an_intention_allows_or_denies(t: T) {
+    let ends = || args![t.name("a"), t.name("b")];
+    if is_unknown(&t, "connect_intention_check", ends()).await {
+        return;
+    }
+    assert_eq!(t.value("connect_intention_check", ends()).await, table! {"Allowed" = true});
+    let deny = table! {"Action" = "deny"};
+    if t.is_1_8("there are no intentions by their ends (before 1.9)") {
+        // It takes the path's last word for an id.
+        t.fails("connect_intention_exact", ends(), Kind::Argument).await;
+        return;
+    }
+    t.ok("connect_intention_upsert", args![t.name("a"), t.name("b"), deny]).await;
+    assert_eq!(t.value("connect_intention_check", ends()).await, table! {"Allowed" = false});
+    let found = t.value("connect_intention_exact", ends()).await;
+    assert_eq!(text(&found, "Action"), "deny");
+    t.ok("connect_intention_delete", ends()).await;
+    assert_eq!(t.value("connect_intention_exact", ends()).await, Value::Null);
+}
+
+fn intention(t: &T) -> Value {
+    table! {
+        "SourceName" = t.name("a"), "DestinationName" = t.name("b"), "SourceType" = "consul",
+        "Action" = "allow",
+    }
+}
+
+async fn an_intention_is_created_and_deleted_by_id(t: T) {
+    if is_unknown(&t, "connect_intention_list", args![]).await {
+        return;
+    }
+    let id = t.value("connect_intention_create", args![intention(&t)]).await;
+    let id = id.as_str().unwrap();
+    let found = t.value("connect_intention_read", args![id]).await;
+    assert_eq!(text(&found, "SourceName"), t.name("a"));
+    assert!(texts(&t.value("connect_intention_list", args![]).await, "ID").contains(&id));
+    t.ok("connect_intention_delete_by_id", args![id]).await;
+    assert_eq!(t.value("connect_intention_read", args![id]).await, Value::Null);
+}
+
+async fn intentions_are_matched_by_either_end(t: T) {
+    let by = |end: &str, name: &str| args![end, list![t.name(name)]];
+    if is_unknown(&t, "connect_intention_match", by("source", "a")).await {
+        return;
+    }
+    let id = t.value("connect_intention_create", args![intention(&t)]).await;
+    for (end, name) in [("source", "a"), ("destination", "b")] {
+        let found = t.value("connect_intention_match", by(end, name)).await;
+        let matched = found.get(&t.name(name)).unwrap();
+        assert!(texts(matched, "DestinationName").contains(&t.name("b").as_str()), "{found:?}");
+    }
+    t.ok("connect_intention_delete_by_id", args![id]).await;
+}
+
+async fn a_discovery_chain_is_compiled(t: T) {
+    if is_unknown(&t, "discovery_chain", args!["web"]).await {
+        return;
+    }
+    let chain = t.value("discovery_chain", args!["web"]).await;
+    assert_eq!(text(chain.get("Chain").unwrap(), "ServiceName"), "web");
+}
+
+async fn nothing_is_exported_at_first(t: T) {
+    if is_unknown(&t, "exported_services", args![]).await {
+        return;
+    }
+    if t.is_1_8("there are no exported services (before 1.17.3)") {
+        t.fails("exported_services", args![], Kind::Unsupported).await;
+    } else {
+        assert_eq!(t.value("exported_services", args![]).await, list![]);
+    }
+}
+
+async fn the_mesh_has_a_configured_authority(t: T) {
+    if is_unknown(&t, "connect_ca_configuration", args![]).await {
+        return;
+    }
+    let configuration = t.value("connect_ca_configuration", args![]).await;
+    assert_eq!(text(&configuration, "Provider"), "consul");
+}
+
+async fn raft_has_one_peer(t: T) {
+    if is_unknown(&t, "operator_raft_configuration", args![]).await {
+        return;
+    }
+    let raft = t.value("operator_raft_configuration", args![; "stale" = true]).await;
+    let servers = raft.get("Servers").unwrap();
+    assert_eq!(servers.items().len(), 1);
+    assert_eq!(servers.items()[0].get("Leader"), Some(&true.into()));
+    t.fails("operator_raft_peer_delete", args![], Kind::Argument).await;
+}
+
+async fn autopilot_is_configured_with_cas(t: T) {
+    if is_unknown(&t, "operator_autopilot_configuration", args![]).await {
+        return;
+    }
+    let before = t.value("operator_autopilot_configuration", args![]).await;
+    let index = before.get("ModifyIndex").unwrap().as_u64().unwrap();
+    let wanted = table! {"CleanupDeadServers" = true, "MaxTrailingLogs" = 300};
+    let update = "operator_autopilot_configuration_update";
+    t.fails(update, args![wanted.clone(); "cas" = index + 1], Kind::Conflict).await;
+    t.ok(update, args![wanted; "cas" = index]).await;
+    let after = t.value("operator_autopilot_configuration", args![]).await;
+    assert_eq!(after.get("MaxTrailingLogs"), Some(&300.into()));
+}
+
+async fn the_servers_are_healthy(t: T) {
+    if is_unknown(&t, "operator_autopilot_health", args![]).await {
+        return;
+    }
+    // A server that just started counts as unhealthy for some seconds: 429, which is data here.
+    let health = t.value("operator_autopilot_health", args![]).await;
+    assert_eq!(health.get("Servers").unwrap().items().len(), 1);
+    if !t.is_1_8("there is no state of autopilot (before 1.9)") {
+        let state = t.value("operator_autopilot_state", args![]).await;
+        assert!(state.get("Servers").is_some());
+    }
+}
+
+async fn usage_counts_services(t: T) {
+    if is_unknown(&t, "operator_usage", args![]).await {
+        return;
+    }
+    if t.is_1_8("there is no usage (before 1.15)") {
+        t.fails("operator_usage", args![], Kind::Unsupported).await;
+        return;
+    }
+    let usage = t.value("operator_usage", args![]).await;
+    let own = usage.get("Usage").unwrap().get("dc1").unwrap();
+    assert!(own.get("Services").unwrap().as_u64().is_some_and(|count| count >= 1));
+}
+
+async fn a_snapshot_is_bytes_and_garbage_is_no_snapshot(t: T) {
+    if is_unknown(&t, "snapshot_save", args![]).await {
+        return;
+    }
+    let t = t.guarded(Deny);
+    let snapshot = t.value("snapshot_save", args![]).await;
+    assert!(matches!(&snapshot, Value::Bytes(bytes) if bytes.starts_with(&[0x1f, 0x8b])));
+    t.fails("snapshot_restore", args!["garbage"], Kind::Http).await;
+}
+
+async fn an_unknown_peering_is_absent(t: T) {
+    let request = || args![table! {"PeerName" = "cluster-02"}];
+    if is_unknown(&t, "peering_token", request()).await {
+        return;
+    }
+    if t.is_1_8("there are no peerings (before 1.13)") {
+        t.fails("peering_list", args![], Kind::Unsupported).await;
+        return;
+    }
+    assert_eq!(t.value("peering_read", args!["none"]).await, Value::Null);
+    assert_eq!(t.value("peering_list", args![]).await, list![]);
+}
+
+async fn enterprise_endpoints_are_unsupported(t: T) {
+    for method in ["namespace_list", "partition_list"] {
+        t.fails(method, args![], Kind::Unsupported).await;
+    }
+    t.fails("namespace_read", args!["default"], Kind::Unsupported).await;
+}
+
+async fn a_role_has_policies(t: T) {
+    let t = t.guarded(Deny);
+    let role = table! {"Name" = t.name("r"), "Description" = "d"};
+    if is_unknown(&t, "acl_role_create", args![role.clone()]).await {
+        return;
+    }
+    let created = t.value("acl_role_create", args![role]).await;
+    let id = text(&created, "ID");
+    let found = t.value("acl_role_read_by_name", args![t.name("r")]).await;
+    assert_eq!(text(&found, "ID"), id);
+    let changed = table! {"Name" = t.name("r"), "Description" = "e"};
+    t.ok("acl_role_update", args![id, changed]).await;
+    assert_eq!(text(&t.value("acl_role_read", args![id]).await, "Description"), "e");
+    assert!(texts(&t.value("acl_role_list", args![]).await, "ID").contains(&id));
+    t.ok("acl_role_delete", args![id]).await;
+    t.fails("acl_role_read", args![id], Kind::NotFound).await;
+}
+
+async fn there_are_no_auth_methods_at_first(t: T) {
+    let t = t.guarded(Deny);
+    if is_unknown(&t, "acl_auth_method_list", args![]).await {
+        return;
+    }
+    assert_eq!(t.value("acl_auth_method_list", args![]).await, list![]);
+    assert_eq!(t.value("acl_binding_rule_list", args![]).await, list![]);
+    t.fails("acl_auth_method_read", args![t.name("none")], Kind::NotFound).await;
+    let login = table! {"AuthMethod" = t.name("none"), "BearerToken" = "x"};
+    assert!(t.call("acl_login", args![login]).await.is_err());
+}
+
+async fn templates_of_policies_are_known(t: T) {
+    let t = t.guarded(Deny);
+    if is_unknown(&t, "acl_templated_policy_list", args![]).await {
+        return;
+    }
+    if t.is_1_8("there are no templates of policies (before 1.17)") {
+        t.fails("acl_templated_policy_list", args![], Kind::Unsupported).await;
+        return;
+    }
+    let templates = t.value("acl_templated_policy_list", args![]).await;
+    assert!(templates.get("builtin/service").is_some());
+    let one = t.value("acl_templated_policy_read", args!["builtin/service"]).await;
+    assert_eq!(text(&one, "TemplateName"), "builtin/service");
+    let preview = args!["builtin/service", table! {"Name" = "api"}];
+    let policy = t.value("acl_templated_policy_preview", preview).await;
+    assert!(text(&policy, "Rules").contains("api"));
+}
+
+async fn replication_is_off_in_the_first_datacenter(t: T) {
+    let t = t.guarded(Deny);
+    if is_unknown(&t, "acl_replication", args![]).await {
+        return;
+    }
+    let replication = t.value("acl_replication", args![]).await;
+    assert_eq!(replication.get("Enabled"), Some(&false.into()));
+}
