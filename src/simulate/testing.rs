@@ -108,6 +108,7 @@ impl World {
         let agent = Agent::new(Options {
             node_name: "sim".to_owned(),
             node_id: None,
+            node_meta: std::collections::BTreeMap::new(),
             clock: Arc::new(clock.clone()),
             seed,
             pretty: false,
