@@ -9,6 +9,7 @@ mod agent;
 mod agent_health;
 mod blocking;
 mod catalog;
+pub mod checks;
 mod connect;
 mod coordinate;
 mod decode;
@@ -23,6 +24,7 @@ mod maintenance;
 mod members;
 mod metrics;
 mod near;
+mod probe;
 mod proxy;
 mod registration;
 mod reply;
@@ -42,8 +44,12 @@ use crate::clock::{BoxFuture, Clock, SystemClock};
 use crate::error::Error;
 use crate::transport::Transport;
 use bytes::Bytes;
+use checks::Prober;
+use futures_util::StreamExt;
 use futures_util::future::{Either, select};
+use futures_util::stream::FuturesUnordered;
 use http::{Request, Response};
+use probe::SocketProber;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
@@ -82,6 +88,8 @@ pub struct Options {
     pub pretty: bool,
     /// Whether the mesh's certificate authority is on, as it is in dev mode.
     pub connect: bool,
+    /// What does the I/O of checks; the machine's sockets by default.
+    pub prober: Arc<dyn Prober>,
 }
 
 impl Default for Options {
@@ -94,6 +102,7 @@ impl Default for Options {
             seed: fastrand::u64(..),
             pretty: false,
             connect: true,
+            prober: Arc::new(SocketProber),
         }
     }
 }
@@ -102,6 +111,7 @@ impl Default for Options {
 pub struct Agent {
     clock: Arc<dyn Clock>,
     pretty: bool,
+    prober: Arc<dyn Prober>,
     state: Mutex<State>,
     timers_changed: Notify,
     /// Held by the one waiting call that drives the timers.
@@ -124,6 +134,7 @@ impl Agent {
             state: Mutex::new(state),
             clock: options.clock,
             pretty: options.pretty,
+            prober: options.prober,
             timers_changed: Notify::new(),
             driver: tokio::sync::Mutex::new(()),
         }
@@ -141,23 +152,32 @@ impl Agent {
         self.with(|_| ());
     }
 
-    /// Drives the timers for ever.
+    /// Drives the timers, and runs the checks that the agent runs, for ever.
     pub async fn run_timers(&self) -> Infallible {
+        let mut running = FuturesUnordered::new();
         loop {
+            running.extend(self.with(State::take_due).into_iter().map(|due| self.run_check(due)));
             let deadline = self.lock().timers.next_deadline();
             let changed = pin!(self.timers_changed.notified());
-            match deadline {
-                Some(deadline) => {
-                    select(changed, self.clock.sleep_until(deadline)).await;
+            let due = pin!(async {
+                match deadline {
+                    Some(deadline) => self.clock.sleep_until(deadline).await,
+                    None => std::future::pending().await,
                 }
-                None => changed.await,
-            }
-            self.tick();
+            });
+            let finished = pin!(async {
+                if running.next().await.is_none() {
+                    std::future::pending().await
+                }
+            });
+            select(select(changed, due), finished).await;
         }
     }
 
-    /// Answers one request and drives the timers while it waits, unless another call does.
+    /// Answers one request and drives the timers while it waits, unless another call does. Checks
+    /// whose time has come are run first: nobody else might.
     async fn handle_driving(&self, request: Request<Bytes>) -> Response<Bytes> {
+        self.run_due_checks().await;
         let handle = pin!(self.handle(request));
         let drive = pin!(async {
             let _turn = self.driver.lock().await;
@@ -183,6 +203,7 @@ impl Agent {
         }
         state.now = now;
         let result = act(&mut state);
+        state.refresh_aliases();
         state.publish();
         if state.timers.take_earlier() {
             self.timers_changed.notify_one();
@@ -198,6 +219,7 @@ fn fire(state: &mut State, timer: Timer) {
             state.end_session(&id, index);
         }
         Timer::CheckExpires(id) => state.expire_check(&id),
+        Timer::RunCheck(id) => state.check_is_due(&id),
         Timer::SyncCheck(id) => state.sync_check_now(&id),
         Timer::Sync => state.sync_all(),
         Timer::SweepCritical => state.sweep_critical(),

@@ -1,5 +1,6 @@
 //! An agent on a clock that stands still, for the tests of the areas.
 
+use super::checks::Prober;
 use super::{Agent, Options};
 use crate::clock::ManualClock;
 use bytes::Bytes;
@@ -89,15 +90,16 @@ impl World {
     }
 
     pub fn with_seed(seed: u64) -> Self {
+        Self::with(Options { seed, ..Options::default() })
+    }
+
+    pub fn with_prober(prober: Arc<dyn Prober>) -> Self {
+        Self::with(Options { seed: 1, prober, ..Options::default() })
+    }
+
+    fn with(options: Options) -> Self {
         let clock = ManualClock::new();
-        let agent = Agent::new(Options {
-            node_name: "sim".to_owned(),
-            node_id: None,
-            clock: Arc::new(clock.clone()),
-            seed,
-            pretty: false,
-            connect: true,
-        });
+        let agent = Agent::new(Options { clock: Arc::new(clock.clone()), ..options });
         Self { agent: Arc::new(agent), clock }
     }
 

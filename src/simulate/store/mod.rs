@@ -8,6 +8,7 @@ mod snapshot;
 pub(super) mod timer;
 pub(super) mod watch;
 
+use super::checks::Due;
 use super::event::Events;
 use super::local::Local;
 use crate::clock::Instant;
@@ -49,6 +50,10 @@ pub(super) struct State {
     /// Whether the mesh's certificate authority is on.
     pub connect: bool,
     pub local: Local,
+    /// The runs of checks whose time has come.
+    pub due: Vec<Due>,
+    /// How many checks were scheduled.
+    pub turns: u64,
     pub timers: Timers,
     pub watches: Watches,
     /// The reads that the agent's cache holds.
@@ -75,6 +80,8 @@ impl State {
             events: Events::default(),
             connect: true,
             local: Local::default(),
+            due: Vec::new(),
+            turns: 0,
             timers: Timers::default(),
             watches: Watches::default(),
             cached: HashSet::new(),
