@@ -5,8 +5,9 @@
 //! `SEED=17 …` makes one sequence of requests again.
 
 use bytes::Bytes;
-use consul_ffi::clock::ManualClock;
+use consul_ffi::clock::{BoxFuture, ManualClock};
 use consul_ffi::simulate::acl::{Acl, Secret};
+use consul_ffi::simulate::checks::{Finding, Probe, Prober};
 use consul_ffi::simulate::{Agent, Options};
 use consul_ffi::wire;
 use fastrand::Rng;
@@ -26,7 +27,7 @@ const REQUESTS: usize = 400;
 /// How many blocking queries wait at the same time at most.
 const WAITING: usize = 16;
 const MANAGEMENT: &str = "b1e5e3f0-1a62-4b5c-9d5f-0c8f3c1f7a11";
-const STATUSES: &[u16] = &[200, 307, 400, 401, 403, 404, 405, 409, 413, 429, 500];
+const STATUSES: &[u16] = &[200, 307, 400, 401, 403, 404, 405, 409, 413, 429, 500, 503];
 
 thread_local! {
     /// What was asked last, for the message of a failure.
@@ -78,6 +79,7 @@ fn sequence(seed: u64, seen: &mut BTreeMap<u16, usize>) {
         seed,
         acl,
         pretty: seed.is_multiple_of(2),
+        prober: Arc::new(NoNetwork),
         ..Options::default()
     });
     let mut random = Random { rng: Rng::with_seed(seed), ids: Vec::new() };
@@ -93,7 +95,8 @@ fn sequence(seed: u64, seen: &mut BTreeMap<u16, usize>) {
         }
         if random.one_in(20) {
             clock.advance(Duration::from_millis(random.rng.u64(..100_000)));
-            agent.tick();
+            // Whether checks are due, and which, is the agent's business.
+            let _ = agent.run_timers().now_or_never();
         }
         waiting.retain_mut(|query| match query.as_mut().now_or_never() {
             Some(answer) => {
@@ -111,6 +114,21 @@ fn sequence(seed: u64, seen: &mut BTreeMap<u16, usize>) {
     let leader = Request::builder().uri("/v1/status/leader").body(Bytes::new());
     let leader = agent.handle(leader.expect("a request")).now_or_never().expect("an answer");
     assert_eq!(leader.status(), 200);
+}
+
+/// Checks of services name addresses, which are nobody's here.
+#[derive(Debug)]
+struct NoNetwork;
+
+impl Prober for NoNetwork {
+    fn probe<'a>(&'a self, probe: &'a Probe) -> BoxFuture<'a, Finding> {
+        Box::pin(async move {
+            match probe {
+                Probe::Tcp(_) => Finding::Connected,
+                Probe::Http { .. } => Finding::Failed("unreachable".to_owned()),
+            }
+        })
+    }
 }
 
 /// Where requests come from.
@@ -490,7 +508,7 @@ impl Random {
             }
             "/v1/agent/service/register" if !self.one_in(3) => {
                 json!({"ID": self.text(), "Name": self.text(), "Port": self.rng.u16(..),
-                    "Check": self.json(2), "Tags": [self.text()]})
+                    "Check": self.check_definition(), "Tags": [self.text()]})
             }
             "/v1/catalog/register" if !self.one_in(3) => {
                 json!({"Node": self.text(), "Address": "127.0.0.1", "Service": self.json(2),
@@ -519,6 +537,18 @@ impl Random {
             3 => self.json(3),
             _ => json!({"KV": {"Verb": self.pick(OPERATIONS), "Key": self.text(),
                 "Value": self.text(), "Index": self.rng.u8(..30), "Session": self.id()}}),
+        }
+    }
+
+    fn check_definition(&mut self) -> Value {
+        let [interval, timeout] = [self.pick(TIMES), self.pick(TIMES)];
+        match self.rng.u8(..4) {
+            0 => json!({"TTL": interval, "Status": self.text()}),
+            1 => json!({"TCP": "127.0.0.1:1", "Interval": interval, "Timeout": timeout}),
+            2 => {
+                json!({"HTTP": "http://127.0.0.1:1/", "Interval": interval, "Method": self.text()})
+            }
+            _ => self.json(2),
         }
     }
 

@@ -147,8 +147,15 @@ impl Side {
             self.sessions.push(id.to_owned());
         }
         self.normalise(&mut body, &mut indexes);
-        if step.target.starts_with("/v1/catalog/services") {
+        // Consul keeps these in maps, whose order is random.
+        if ["/v1/catalog/services", "/v1/agent/health/service/id/"]
+            .iter()
+            .any(|target| step.target.starts_with(target))
+        {
             sort_lists(&mut body);
+        }
+        if step.target.starts_with("/v1/agent/health/service/name/") {
+            body.as_array_mut().into_iter().flatten().for_each(sort_lists);
         }
         for index in &mut indexes {
             if *index < self.beginning {

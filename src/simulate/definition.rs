@@ -1,8 +1,9 @@
 //! The definitions of services and checks that are registered with the agent.
 
+use super::checks::{Probe, Schedule};
 use super::decode::{GoType, Json, Object, undecodable};
 use super::go;
-use super::local::LocalCheck;
+use super::local::{Alias, LocalCheck};
 use super::proxy;
 use super::reply::Refusal;
 use super::store::catalog::{Address, Check, Definition, Service, TextMap, Weights};
@@ -10,6 +11,7 @@ use crate::wire::agent::STATUSES;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 const SERVICE: GoType = GoType { value: "structs.ServiceDefinition", fields: ".Alias." };
@@ -92,6 +94,11 @@ const CHECK_FIELDS: &[&str] = &[
 /// The bytes of output that are kept when a check does not say. Source: `OutputMaxSize` in
 /// Consul's HTTP reference of checks.
 const OUTPUT_MAX_SIZE: i64 = 4096;
+
+/// How often a check runs at most, and how long a run may take when the check does not say.
+/// Source: `Interval` and `Timeout` there; the first is fixed in the agent.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The shortest time after which a critical service is taken out. Source:
 /// `DeregisterCriticalServiceAfter` there.
@@ -310,9 +317,13 @@ struct GivenCheck {
     kind: &'static str,
     service_id: String,
     output_max_size: i64,
+    success_before_passing: i64,
     failures_before_warning: i64,
     failures_before_critical: i64,
     deregister_after: u64,
+    probe: Option<Probe>,
+    alias_node: String,
+    alias_service: String,
 }
 
 fn read_check(given: &Object<'_>, id: &str) -> Result<GivenCheck, String> {
@@ -321,7 +332,6 @@ fn read_check(given: &Object<'_>, id: &str) -> Result<GivenCheck, String> {
         text if text.is_empty() => given.text(other),
         text => Ok(text),
     };
-    given.object("Header", "map[string][]string")?;
     let after = match duration(given, "DeregisterCriticalServiceAfter")? {
         0 => duration(given, "deregister_critical_service_after")?,
         nanos => nanos,
@@ -339,10 +349,44 @@ fn read_check(given: &Object<'_>, id: &str) -> Result<GivenCheck, String> {
         kind: kind(given)?,
         service_id: either("ServiceID", "service_id")?,
         output_max_size: given.int("OutputMaxSize")?,
+        success_before_passing: given.int("SuccessBeforePassing")?,
         failures_before_warning: given.int("FailuresBeforeWarning")?,
         failures_before_critical: given.int("FailuresBeforeCritical")?,
         deregister_after: after,
+        probe: probe(given)?,
+        alias_node: given.text("AliasNode")?,
+        alias_service: given.text("AliasService")?,
     })
+}
+
+/// What a run of the check looks at; `None` for kinds that are not run here, TLS among them.
+fn probe(given: &Object<'_>) -> Result<Option<Probe>, String> {
+    let headers = headers(given)?;
+    let (url, method) = (given.text("HTTP")?, given.text("Method")?);
+    let body = given.text("Body")?;
+    let tcp = given.text("TCP")?;
+    let has_tls = given.flag("TCPUseTLS")? || given.flag("tcp_use_tls")?;
+    Ok(match kind(given)? {
+        "http" if url.starts_with("http://") => {
+            let method = if method.is_empty() { "GET".to_owned() } else { method };
+            Some(Probe::Http { url, method, headers, body })
+        }
+        "tcp" if !has_tls => Some(Probe::Tcp(tcp)),
+        _ => None,
+    })
+}
+
+fn headers(given: &Object<'_>) -> Result<Vec<(String, String)>, String> {
+    let members = given.object("Header", "map[string][]string")?.unwrap_or_default();
+    let mut headers = Vec::new();
+    for (name, values) in members {
+        for value in values.list(".Alias.Header", "[]string")? {
+            if let Json::Text(value) = value {
+                headers.push((name.clone(), value.clone()));
+            }
+        }
+    }
+    Ok(headers)
 }
 
 /// A duration in nanoseconds: a Go string, or a number of nanoseconds.
@@ -442,6 +486,28 @@ impl GivenCheck {
                 create_index: 0,
                 modify_index: 0,
             },
+            schedule: self.probe.map(|probe| Schedule {
+                probe: Arc::new(probe),
+                interval: Duration::from_nanos(self.interval).max(MIN_INTERVAL),
+                timeout: match self.timeout {
+                    0 => DEFAULT_TIMEOUT,
+                    nanos => Duration::from_nanos(nanos),
+                },
+                success_before_passing: self.success_before_passing,
+                // What is not given is that of being critical.
+                failures_before_warning: match self.failures_before_warning {
+                    0 => self.failures_before_critical,
+                    count => count,
+                },
+                failures_before_critical: self.failures_before_critical,
+                // The first result counts at once.
+                successes: self.success_before_passing,
+                failures: self.failures_before_critical,
+                turn: 0,
+                next: None,
+            }),
+            alias: (self.kind == ALIAS)
+                .then_some(Alias { node: self.alias_node, service: self.alias_service }),
             ttl: (self.kind == TTL).then(|| Duration::from_nanos(self.ttl)),
             output_max_size: usize::try_from(most).unwrap_or(usize::MAX),
             deregister_after: (self.deregister_after > 0).then_some(after),

@@ -2,6 +2,7 @@
 //! node's entries in the catalog like its own.
 
 use super::SERF_HEALTH;
+use super::checks::Schedule;
 use super::store::State;
 use super::store::catalog::{Check, Node, Service};
 use super::store::timer::{Timer, TimerKey};
@@ -41,13 +42,24 @@ pub(super) struct Local {
 #[derive(Debug)]
 pub(super) struct LocalCheck {
     pub check: Check,
-    /// How long a TTL check lives without an update; other kinds are never run here.
+    /// How long a TTL check lives without an update.
     pub ttl: Option<Duration>,
+    /// How a check is run that the agent runs itself.
+    pub schedule: Option<Schedule>,
+    /// What an alias mirrors.
+    pub alias: Option<Alias>,
     pub output_max_size: usize,
     pub deregister_after: Option<Duration>,
     pub critical_since: Option<Instant>,
     pub expires: Option<TimerKey>,
     pub deferred: Option<TimerKey>,
+}
+
+/// A service, or with an empty id a node, whose state a check mirrors.
+#[derive(Debug)]
+pub(super) struct Alias {
+    pub node: String,
+    pub service: String,
 }
 
 impl LocalCheck {
@@ -56,6 +68,8 @@ impl LocalCheck {
         Self {
             check,
             ttl: None,
+            schedule: None,
+            alias: None,
             output_max_size: 0,
             deregister_after: None,
             critical_since: None,
@@ -149,7 +163,8 @@ impl State {
 
     fn forget_check(&mut self, id: &str) {
         if let Some(check) = self.local.checks.remove(id) {
-            let timers = [check.expires, check.deferred];
+            let run = check.schedule.and_then(|schedule| schedule.next);
+            let timers = [check.expires, check.deferred, run];
             timers.into_iter().flatten().for_each(|key| self.timers.cancel(key));
         }
     }
@@ -175,6 +190,7 @@ impl State {
         self.forget_check(&id);
         self.local.checks.insert(id.clone(), check);
         self.start_check_ttl(&id);
+        self.schedule_check(&id);
         changed
     }
 
@@ -208,7 +224,7 @@ impl State {
     }
 
     /// A new status is written to the catalog at once, a new output alone much later.
-    fn set_status(&mut self, id: &str, status: &str, output: String) {
+    pub fn set_status(&mut self, id: &str, status: &str, output: String) {
         let now = self.now;
         let Some(local) = self.local.checks.get_mut(id) else { return };
         if local.check.status == status && local.check.output == output {

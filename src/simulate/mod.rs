@@ -10,6 +10,7 @@ mod agent;
 mod agent_health;
 mod blocking;
 mod catalog;
+pub mod checks;
 mod connect;
 mod control;
 mod coordinate;
@@ -27,6 +28,7 @@ mod maintenance;
 mod members;
 mod metrics;
 mod near;
+mod probe;
 mod proxy;
 mod registration;
 mod reply;
@@ -47,8 +49,12 @@ use crate::error::{Error, Kind};
 use crate::transport::Transport;
 use acl::{Acl, DefaultPolicy};
 use bytes::Bytes;
+use checks::Prober;
+use futures_util::StreamExt;
 use futures_util::future::{Either, select};
+use futures_util::stream::FuturesUnordered;
 use http::{Request, Response};
+use probe::SocketProber;
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::fmt;
@@ -99,6 +105,8 @@ pub struct Options {
     pub acl: Acl,
     /// The moment of the clock's origin, as the time since 1970 that dates are counted from.
     pub epoch: Duration,
+    /// What does the I/O of checks; the machine's sockets by default.
+    pub prober: Arc<dyn Prober>,
 }
 
 impl Default for Options {
@@ -114,6 +122,7 @@ impl Default for Options {
             connect: true,
             acl: Acl::default(),
             epoch: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+            prober: Arc::new(SocketProber),
         }
     }
 }
@@ -175,23 +184,32 @@ impl Agent {
         self.with(|_| ());
     }
 
-    /// Drives the timers for ever.
+    /// Drives the timers, and runs the checks that the agent runs, for ever.
     pub async fn run_timers(&self) -> Infallible {
+        let mut running = FuturesUnordered::new();
         loop {
+            running.extend(self.with(State::take_due).into_iter().map(|due| self.run_check(due)));
             let deadline = self.lock().timers.next_deadline();
             let changed = pin!(self.timers_changed.notified());
-            match deadline {
-                Some(deadline) => {
-                    select(changed, self.clock.sleep_until(deadline)).await;
+            let due = pin!(async {
+                match deadline {
+                    Some(deadline) => self.clock.sleep_until(deadline).await,
+                    None => std::future::pending().await,
                 }
-                None => changed.await,
-            }
-            self.tick();
+            });
+            let finished = pin!(async {
+                if running.next().await.is_none() {
+                    std::future::pending().await
+                }
+            });
+            select(select(changed, due), finished).await;
         }
     }
 
-    /// Waits for something and drives the timers meanwhile, unless another call does.
+    /// Waits for something and drives the timers meanwhile, unless another call does. Checks whose
+    /// time has come are run first: nobody else might.
     async fn driving<R>(&self, work: impl Future<Output = R>) -> R {
+        self.run_due_checks().await;
         let drive = async {
             let _turn = self.driver.lock().await;
             self.run_timers().await
@@ -226,6 +244,7 @@ impl Agent {
         }
         state.now = now;
         let result = act(&mut state);
+        state.refresh_aliases();
         state.publish();
         if state.timers.take_earlier() {
             self.timers_changed.notify_one();
@@ -241,6 +260,7 @@ fn fire(state: &mut State, timer: Timer) {
             state.end_session(&id, index);
         }
         Timer::CheckExpires(id) => state.expire_check(&id),
+        Timer::RunCheck(id) => state.check_is_due(&id),
         Timer::SyncCheck(id) => state.sync_check_now(&id),
         Timer::Sync => state.sync_all(),
         Timer::SweepCritical => state.sweep_critical(),

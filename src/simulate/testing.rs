@@ -1,6 +1,7 @@
 //! An agent on a clock that stands still, for the tests of the areas.
 
 use super::acl::{Acl, DefaultPolicy, Secret};
+use super::checks::Prober;
 use super::{Agent, Options};
 use crate::clock::ManualClock;
 use bytes::Bytes;
@@ -93,29 +94,25 @@ impl World {
     }
 
     pub fn with_seed(seed: u64) -> Self {
-        Self::with(seed, Acl::default())
+        Self::with(Options { seed, ..Options::default() })
     }
 
     /// An agent that refuses what no policy allows, with the management token `MANAGEMENT`.
     pub fn with_acl() -> Self {
         let initial_management = Some(Secret::new(MANAGEMENT));
         let default_policy = DefaultPolicy::Deny;
-        Self::with(1, Acl { enabled: true, default_policy, initial_management, ..Acl::default() })
+        let acl = Acl { enabled: true, default_policy, initial_management, ..Acl::default() };
+        Self::with(Options { seed: 1, acl, ..Options::default() })
     }
 
-    pub fn with(seed: u64, acl: Acl) -> Self {
+    pub fn with_prober(prober: Arc<dyn Prober>) -> Self {
+        Self::with(Options { seed: 1, prober, ..Options::default() })
+    }
+
+    pub fn with(options: Options) -> Self {
         let clock = ManualClock::new();
-        let agent = Agent::new(Options {
-            node_name: "sim".to_owned(),
-            node_id: None,
-            node_meta: std::collections::BTreeMap::new(),
-            clock: Arc::new(clock.clone()),
-            seed,
-            pretty: false,
-            acl,
-            epoch: Duration::ZERO,
-            connect: true,
-        });
+        let epoch = Duration::ZERO;
+        let agent = Agent::new(Options { clock: Arc::new(clock.clone()), epoch, ..options });
         Self { agent: Arc::new(agent), clock }
     }
 

@@ -11,6 +11,7 @@ mod acl_rights;
 mod agent;
 mod agent_health;
 mod catalog;
+mod check;
 mod coordinate;
 mod event;
 mod health;
@@ -40,6 +41,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("agent", agent::BEHAVIOURS),
     ("agent", agent_health::BEHAVIOURS),
     ("agent", member::BEHAVIOURS),
+    ("check", check::BEHAVIOURS),
     ("catalog", catalog::BEHAVIOURS),
     ("health", health::BEHAVIOURS),
     ("status", status::BEHAVIOURS),

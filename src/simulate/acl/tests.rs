@@ -1,6 +1,7 @@
 //! Access control as a whole.
 
 use super::*;
+use crate::simulate::Options;
 use crate::simulate::testing::{MANAGEMENT, World};
 use http::{Method, Request};
 use serde_json::{Value, json};
@@ -39,7 +40,7 @@ fn without_access_control_its_endpoints_are_refused_and_tokens_mean_nothing() {
 #[test]
 fn the_first_management_token_is_given_once() {
     let acl = Acl { enabled: true, default_policy: DefaultPolicy::Deny, ..Acl::default() };
-    let world = World::with(1, acl);
+    let world = World::with(Options { seed: 1, acl, ..Options::default() });
     let secret = "2b778dd9-f5f1-6f29-b4b4-9a5fa948757a";
     assert_eq!(world.put("acl/bootstrap", r#"{"BootstrapSecret":"x"}"#).status(), 500);
     let body = format!("{{\"BootstrapSecret\":\"{secret}\"}}");
@@ -136,7 +137,7 @@ fn listing_keys_can_be_a_right_of_its_own() {
         initial_management: Some(Secret::new(MANAGEMENT)),
         default_token: None,
     };
-    let world = World::with(1, acl);
+    let world = World::with(Options { seed: 1, acl, ..Options::default() });
     let rules = "key_prefix \"a\" { policy = \"read\" } key_prefix \"b\" { policy = \"list\" }";
     let secret = text(&token(&world, "p", rules)["SecretID"]);
     for (path, status) in [("kv/a?keys", 403), ("kv/a?recurse", 403), ("kv/b?keys", 404)] {

@@ -9,6 +9,7 @@ pub(super) mod timer;
 pub(super) mod watch;
 
 use super::acl::AclTable;
+use super::checks::Due;
 use super::event::Events;
 use super::local::Local;
 use super::{Options, go};
@@ -52,6 +53,10 @@ pub(super) struct State {
     /// Whether the mesh's certificate authority is on.
     pub connect: bool,
     pub local: Local,
+    /// The runs of checks whose time has come.
+    pub due: Vec<Due>,
+    /// How many checks were scheduled.
+    pub turns: u64,
     pub timers: Timers,
     pub watches: Watches,
     /// The reads that the agent's cache holds.
@@ -81,6 +86,8 @@ impl State {
             events: Events::default(),
             connect: options.connect,
             local: Local::default(),
+            due: Vec::new(),
+            turns: 0,
             timers: Timers::default(),
             watches: Watches::default(),
             cached: HashSet::new(),

@@ -11,6 +11,8 @@ pub(in crate::simulate) enum Timer {
     SessionExpires(SessionId),
     /// A TTL check got no update for its TTL.
     CheckExpires(String),
+    /// A check that the agent runs is to be run again.
+    RunCheck(String),
     /// A change of a check's output alone is to be written to the catalog.
     SyncCheck(String),
     /// The agent compares the catalog with what it knows.

@@ -1,0 +1,413 @@
+//! Checks that the agent runs itself: of TCP and HTTP by a [`Prober`], of another service by looking.
+//!
+//! A probe runs when its time has come and somebody drives the timers: a call that waits, a server,
+//! or else the next call. Checks of other kinds keep the state that they were registered with.
+
+use super::Agent;
+use super::local::LocalCheck;
+use super::store::State;
+use super::store::catalog::Check;
+use super::store::timer::{Timer, TimerKey};
+use crate::clock::BoxFuture;
+use futures_util::future::{Either, join_all, select};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What one run of a check looks at.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Probe {
+    /// Whether somebody listens at `host:port`.
+    Tcp(String),
+    /// What a server answers.
+    Http {
+        /// The whole URL.
+        url: String,
+        /// The method.
+        method: String,
+        /// Headers, with all their values.
+        headers: Vec<(String, String)>,
+        /// What is sent.
+        body: String,
+    },
+}
+
+/// What a probe found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Finding {
+    /// Somebody listens.
+    Connected,
+    /// A server answered.
+    Answered {
+        /// The status code.
+        code: u16,
+        /// The code with its reason.
+        status: String,
+        /// The body.
+        body: Vec<u8>,
+    },
+    /// Nothing came of it; why, in Go's words.
+    Failed(String),
+}
+
+/// Does the I/O of checks.
+pub trait Prober: fmt::Debug + Send + Sync {
+    /// Runs one probe. The caller keeps to its time.
+    fn probe<'a>(&'a self, probe: &'a Probe) -> BoxFuture<'a, Finding>;
+}
+
+/// How a check is run.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    pub probe: Arc<Probe>,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub success_before_passing: i64,
+    pub failures_before_warning: i64,
+    pub failures_before_critical: i64,
+    pub successes: i64,
+    pub failures: i64,
+    /// Tells the runs of one registration from those of an earlier one.
+    pub turn: u64,
+    pub next: Option<TimerKey>,
+}
+
+/// A run whose time has come.
+#[derive(Clone, Debug)]
+pub(super) struct Due {
+    id: String,
+    turn: u64,
+    probe: Arc<Probe>,
+    timeout: Duration,
+}
+
+/// Gives a run back that was abandoned, so that somebody else does it.
+struct Running<'a> {
+    agent: &'a Agent,
+    due: Option<Due>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Some(due) = self.due.take() {
+            self.agent.lock().due.push(due);
+        }
+    }
+}
+
+impl Agent {
+    /// Runs the checks whose time has come, all at once.
+    pub(super) async fn run_due_checks(&self) {
+        let due = self.with(State::take_due);
+        join_all(due.into_iter().map(|due| self.run_check(due))).await;
+    }
+
+    /// Runs one check and writes down what came of it.
+    pub(super) async fn run_check(&self, due: Due) {
+        let mut running = Running { agent: self, due: Some(due.clone()) };
+        let deadline = self.clock.now() + due.timeout;
+        let probe = self.options.prober.probe(&due.probe);
+        let finding = match select(probe, self.clock.sleep_until(deadline)).await {
+            Either::Left((finding, _)) => finding,
+            Either::Right(_) => Finding::Failed(timed_out(&due.probe)),
+        };
+        running.due = None;
+        self.with(|state| state.finish_check(&due, finding));
+    }
+}
+
+fn timed_out(probe: &Probe) -> String {
+    match probe {
+        Probe::Tcp(address) => format!("dial tcp {address}: i/o timeout"),
+        Probe::Http { .. } => {
+            "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned()
+        }
+    }
+}
+
+impl State {
+    /// The runs whose time has come, which the caller has to do.
+    pub fn take_due(&mut self) -> Vec<Due> {
+        std::mem::take(&mut self.due)
+    }
+
+    /// Sets the first run of a check: at a random moment within its interval, so that not all
+    /// checks of an agent run together.
+    pub fn schedule_check(&mut self, id: &str) {
+        self.turns += 1;
+        let turn = self.turns;
+        let part = self.rng.f64();
+        let Some(schedule) = self.schedule(id) else { return };
+        schedule.turn = turn;
+        let wait = schedule.interval.mul_f64(part);
+        self.run_check_in(id, wait);
+    }
+
+    fn schedule(&mut self, id: &str) -> Option<&mut Schedule> {
+        self.local.checks.get_mut(id)?.schedule.as_mut()
+    }
+
+    fn run_check_in(&mut self, id: &str, wait: Duration) {
+        let next = self.timers.set(self.now + wait, Timer::RunCheck(id.to_owned()));
+        if let Some(schedule) = self.schedule(id) {
+            schedule.next = Some(next);
+        }
+    }
+
+    /// The time of a check's next run has come.
+    pub fn check_is_due(&mut self, id: &str) {
+        let Some(schedule) = self.schedule(id) else { return };
+        schedule.next = None;
+        let due = Due {
+            id: id.to_owned(),
+            turn: schedule.turn,
+            probe: Arc::clone(&schedule.probe),
+            timeout: schedule.timeout,
+        };
+        self.due.push(due);
+    }
+
+    /// Writes down what a run found, and sets the next one.
+    fn finish_check(&mut self, due: &Due, finding: Finding) {
+        let Some(local) = self.local.checks.get_mut(&due.id) else { return };
+        let (status, output) = judge(&due.probe, finding, local.output_max_size);
+        let Some(schedule) = local.schedule.as_mut().filter(|known| known.turn == due.turn) else {
+            return;
+        };
+        let interval = schedule.interval;
+        if let Some(status) = schedule.count(status) {
+            self.set_status(&due.id, status, output);
+        }
+        self.run_check_in(&due.id, interval);
+    }
+
+    /// Brings the checks that mirror a service up to date.
+    pub fn refresh_aliases(&mut self) {
+        let aliases = self.local.checks.iter().filter(|(_, local)| local.alias.is_some());
+        let aliases: Vec<_> = aliases.map(|(id, _)| id.clone()).collect();
+        // One may mirror another, but not for ever in a circle.
+        for _ in 0..aliases.len() {
+            let mut changed = false;
+            for id in &aliases {
+                let Some((status, output)) = self.alias_state(id) else { continue };
+                let check = &self.local.checks[id].check;
+                if (check.status.as_str(), check.output.as_str()) != (status, output.as_str()) {
+                    self.set_status(id, status, output);
+                    changed = true;
+                }
+            }
+            if !changed {
+                return;
+            }
+        }
+    }
+
+    /// What the checks of the service say that this one mirrors, and those of its node.
+    fn alias_state(&self, id: &str) -> Option<(&'static str, String)> {
+        let alias = self.local.checks.get(id)?.alias.as_ref()?;
+        let own = alias.node.is_empty() || alias.node.eq_ignore_ascii_case(&self.node_name);
+        let record = self.catalog.node(&alias.node);
+        let (checks, known): (Vec<&Check>, bool) = if own {
+            let checks = self.local.checks.values().map(|local: &LocalCheck| &local.check);
+            (checks.collect(), self.local.services.contains_key(&alias.service))
+        } else {
+            let checks = record.into_iter().flat_map(|record| record.checks.values());
+            (checks.collect(), self.catalog.service(&alias.node, &alias.service).is_some())
+        };
+        let mut state = ("passing", "No checks found.".to_owned());
+        let mut found = known || alias.service.is_empty();
+        for check in checks.into_iter().filter(|check| !own || check.check_id != id) {
+            let matches = check.service_id == alias.service;
+            if !check.service_id.is_empty() && !matches {
+                continue;
+            }
+            found |= matches;
+            let failing = || format!("Aliased check {:?} failing: {}", check.name, check.output);
+            match check.status.as_str() {
+                "critical" => {
+                    state = ("critical", failing());
+                    break;
+                }
+                "warning" => state = ("warning", failing()),
+                _ if state.0 == "passing" => state.1 = "All checks passing.".to_owned(),
+                _ => {}
+            }
+        }
+        if !found {
+            let (service, node) = (&alias.service, &alias.node);
+            let why = format!("Service {service} could not be found on node {node}");
+            return Some(("critical", why));
+        }
+        Some(state)
+    }
+}
+
+impl Schedule {
+    /// Counts a result; gives the state that the check has now, when there is news of it.
+    fn count(&mut self, status: &'static str) -> Option<&'static str> {
+        if status == "critical" {
+            self.failures += 1;
+            self.successes = 0;
+            match self.failures {
+                failures if failures >= self.failures_before_critical => Some("critical"),
+                failures if failures >= self.failures_before_warning => Some("warning"),
+                _ => None,
+            }
+        } else {
+            self.successes += 1;
+            self.failures = 0;
+            (self.successes >= self.success_before_passing).then_some(status)
+        }
+    }
+}
+
+/// The state and the output that a finding means.
+fn judge(probe: &Probe, finding: Finding, most: usize) -> (&'static str, String) {
+    match (probe, finding) {
+        (Probe::Tcp(address), Finding::Connected) => {
+            ("passing", format!("TCP connect {address}: Success"))
+        }
+        (Probe::Http { method, url, .. }, Finding::Answered { code, status, body }) => {
+            // The end of a body that is too long is kept.
+            let kept = &body[body.len().saturating_sub(most)..];
+            let kept = super::request::lossy(kept);
+            let output = format!("HTTP {method} {url}: {status} Output: {kept}");
+            match code {
+                200..=299 => ("passing", output),
+                429 => ("warning", output),
+                _ => ("critical", output),
+            }
+        }
+        (Probe::Http { method, url, .. }, Finding::Failed(why)) => {
+            let (first, rest) = method.split_at(method.len().min(1));
+            ("critical", format!("{first}{} {url:?}: {why}", rest.to_lowercase()))
+        }
+        (_, Finding::Failed(why)) => ("critical", why),
+        (_, other) => ("critical", format!("{other:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::World;
+    use super::*;
+    use std::sync::Mutex;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Finds what it was told to find.
+    #[derive(Debug, Default)]
+    struct Told(Mutex<Option<Finding>>);
+
+    impl Prober for Told {
+        fn probe<'a>(&'a self, _: &'a Probe) -> BoxFuture<'a, Finding> {
+            let finding = self.0.lock().expect("not poisoned").clone();
+            Box::pin(async move {
+                match finding {
+                    Some(finding) => finding,
+                    None => std::future::pending().await,
+                }
+            })
+        }
+    }
+
+    fn world() -> (World, Arc<Told>) {
+        let told = Arc::new(Told::default());
+        (World::with_prober(Arc::clone(&told) as Arc<dyn Prober>), told)
+    }
+
+    fn answer(code: u16) -> Finding {
+        Finding::Answered { code, status: format!("{code} X"), body: b"hello".to_vec() }
+    }
+
+    fn check(world: &World) -> (String, String) {
+        let check = world.get("agent/checks").json()["c"].clone();
+        let text = |name: &str| check[name].as_str().unwrap_or("").to_owned();
+        (text("Status"), text("Output"))
+    }
+
+    fn register(world: &World, more: &str) {
+        let body = format!("{{\"Name\":\"c\",\"HTTP\":\"http://x/\",\"Interval\":\"10s\"{more}}}");
+        assert_eq!(world.put("agent/check/register", &body).status(), 200);
+    }
+
+    fn find(world: &World, told: &Told, finding: Finding) {
+        *told.0.lock().expect("not poisoned") = Some(finding);
+        world.advance(SECOND * 10);
+        world.get("agent/checks");
+    }
+
+    #[test]
+    fn the_status_of_an_answer_is_the_state_of_the_check() {
+        let (world, told) = world();
+        register(&world, "");
+        assert_eq!(check(&world), ("critical".to_owned(), String::new()));
+        for (code, status) in [(204, "passing"), (429, "warning"), (500, "critical")] {
+            find(&world, &told, answer(code));
+            let output = format!("HTTP GET http://x/: {code} X Output: hello");
+            assert_eq!(check(&world), (status.to_owned(), output));
+        }
+        find(&world, &told, Finding::Failed("EOF".to_owned()));
+        assert_eq!(check(&world).1, "Get \"http://x/\": EOF");
+    }
+
+    #[test]
+    fn the_first_result_counts_at_once_and_later_ones_when_there_are_enough() {
+        let (world, told) = world();
+        register(
+            &world,
+            ",\"SuccessBeforePassing\":2,\"FailuresBeforeWarning\":2,\"FailuresBeforeCritical\":3",
+        );
+        for (code, status) in [
+            (200, "passing"),
+            (500, "passing"),
+            (500, "warning"),
+            (500, "critical"),
+            (200, "critical"),
+            (200, "passing"),
+        ] {
+            find(&world, &told, answer(code));
+            assert_eq!(check(&world).0, status);
+        }
+    }
+
+    #[test]
+    fn a_probe_that_takes_too_long_has_failed() {
+        let (world, _) = world();
+        register(&world, ",\"Timeout\":\"2s\",\"Status\":\"passing\"");
+        let mut watch = world.watch("kv/none?index=1000000&wait=5m");
+        world.clock.advance(SECOND * 10);
+        assert!(watch.waits());
+        world.clock.advance(SECOND * 2);
+        assert!(watch.waits());
+        assert!(check(&world).1.contains("context deadline exceeded"), "{:?}", check(&world));
+    }
+
+    #[test]
+    fn a_waiting_call_runs_the_checks_for_all() {
+        let (world, told) = world();
+        *told.0.lock().expect("not poisoned") = Some(answer(200));
+        register(&world, "");
+        let index = world.get("health/node/sim").index();
+        let mut watch = world.watch(&format!("health/node/sim?index={index}&wait=5m"));
+        assert!(watch.waits());
+        world.clock.advance(SECOND * 10);
+        assert!(watch.answer().is_some());
+    }
+
+    #[test]
+    fn an_alias_mirrors_the_checks_of_its_service() {
+        let (world, _) = world();
+        world.put("agent/check/register", r#"{"Name":"c","AliasService":"w"}"#);
+        let missing = ("critical".to_owned(), "Service w could not be found on node ".to_owned());
+        assert_eq!(check(&world), missing);
+        world.put("agent/service/register", r#"{"Name":"w","Check":{"TTL":"1h"}}"#);
+        world.put("agent/check/pass/service:w", "");
+        assert_eq!(check(&world), ("passing".to_owned(), "All checks passing.".to_owned()));
+        world.put("agent/check/warn/service:w?note=slow", "");
+        let output = "Aliased check \"Service 'w' check\" failing: slow".to_owned();
+        assert_eq!(check(&world), ("warning".to_owned(), output));
+        world.put("agent/check/fail/service:w", "");
+        assert_eq!(check(&world).0, "critical");
+    }
+}
