@@ -5,7 +5,7 @@
 #
 # Without a STEP all of them run, each to its end whatever the others did:
 #
-#   api     the tests of HashiCorp's Go client on consul-sim (a minute)
+#   api     the tests of HashiCorp's Go client on consul-sim (some minutes)
 #   random  5,000 sequences of random requests, simulated and on a real Consul (SEQUENCES)
 #   fuzz    10 minutes of random requests, whole and broken ones, simulated (FUZZ_SECONDS)
 #

@@ -7,6 +7,7 @@ mod consul;
 
 use consul::RealConsul;
 use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -26,7 +27,8 @@ type Named = (&'static str, fn() -> Outcome);
 fn main() {
     let what = "malformed requests and too many connections on Consul 1.21";
     let missing = consul::is_missing("1.21", what);
-    let alone: [Named; 6] = [
+    let alone: [Named; 7] = [
+        ("command_line_and_files_configure_it", command_line_and_files_configure_it),
         ("what_cannot_be_read_is_refused_cleanly", what_cannot_be_read_is_refused_cleanly),
         ("a_chunked_upload_is_stored", a_chunked_upload_is_stored),
         ("a_client_that_leaves_in_the_middle_disturbs_nobody", leaving_in_the_middle),
@@ -51,8 +53,13 @@ struct Served {
 
 impl Served {
     fn start() -> Result<Served, Failed> {
+        Self::start_with(&[])
+    }
+
+    fn start_with(flags: &[&str]) -> Result<Served, Failed> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_consul-sim"))
             .args(["agent", "-dev", "-http-port=0"])
+            .args(flags)
             .stdout(Stdio::piped())
             .spawn()?;
         let mut line = String::new();
@@ -123,6 +130,26 @@ fn put(headers: &str, body: &str) -> Vec<u8> {
 
 fn get(headers: &str) -> Vec<u8> {
     request("GET", "/v1/status/leader", headers, "")
+}
+
+fn command_line_and_files_configure_it() -> Outcome {
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("consul-sim.json");
+    let meta = json!({"node_meta": {"rack": "r1"}, "node_name": "of the file", "unknown": [1]});
+    std::fs::write(&file, meta.to_string())?;
+    let served = Served::start_with(&[
+        &format!("-config-file={}", file.display()),
+        "-node-meta",
+        "c:d:e",
+        "-node=named",
+        "-unknown=1",
+    ])?;
+    let said = talk(served.address, &request("GET", "/v1/catalog/nodes", "", ""))?;
+    let body: Value = serde_json::from_str(said.text.rsplit("\r\n\r\n").next().unwrap_or(""))?;
+    let (name, meta) = (&body[0]["Node"], &body[0]["Meta"]);
+    if name == "named" && meta["rack"] == "r1" && meta["c"] == "d:e" {
+        return Ok(());
+    }
+    Err(body.to_string().into())
 }
 
 fn malformed_requests_get_the_same_status() -> Outcome {

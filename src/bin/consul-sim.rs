@@ -92,6 +92,10 @@ impl Settings {
                 ("dev", _) => settings.agent.pretty = true,
                 ("node", name) => settings.agent.node_name = name.to_owned(),
                 ("node-id", id) => settings.agent.node_id = Some(id.to_owned()),
+                ("node-meta", pair) => {
+                    let (name, value) = pair.split_once(':').unwrap_or((pair, ""));
+                    settings.agent.node_meta.insert(name.to_owned(), value.to_owned());
+                }
                 ("http-port", port) => {
                     settings.port =
                         port.parse().map_err(|_| format!("-http-port={port}: no port"))?;
@@ -120,6 +124,13 @@ impl Settings {
         }
         if let Some(id) = text(&["node_id"]) {
             self.agent.node_id = Some(id.to_owned());
+        }
+        if let Some(hcl::Value::Object(meta)) = hcl::find(&config, &["node_meta"]) {
+            for (name, value) in meta {
+                if let hcl::Value::Literal(value) = value {
+                    self.agent.node_meta.insert(name.clone(), value.clone());
+                }
+            }
         }
         if let Some(port) = text(&["ports", "http"]) {
             self.port = port.parse().map_err(|_| format!("ports.http = {port}: no port"))?;

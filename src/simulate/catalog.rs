@@ -240,7 +240,7 @@ static NODE_SERVICES: Read = Read {
 };
 
 /// Registers what a fresh server has: its own node, healthy, with the service `consul`.
-pub(super) fn register_server(state: &mut State, id: String) {
+pub(super) fn register_server(state: &mut State, id: String, meta: &TextMap) {
     let node = state.node_name.clone();
     // The server finds the agent by gossip first; then the agent says what else there is of it.
     let index = state.next_index();
@@ -248,7 +248,9 @@ pub(super) fn register_server(state: &mut State, id: String) {
     state.ensure_node(found, index);
     restore_server(state, index);
     let index = state.next_index();
-    state.ensure_node(own_node(id, &node), index);
+    let mut own = own_node(id, &node);
+    own.meta.get_or_insert_default().extend(meta.clone());
+    state.ensure_node(own, index);
     state.remember_own_node();
 }
 

@@ -55,7 +55,7 @@ use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
 use http::{Request, Response};
 use probe::SocketProber;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
@@ -91,6 +91,8 @@ pub struct Options {
     pub node_name: String,
     /// The id of the agent's node, a UUID; default: a random one.
     pub node_id: Option<String>,
+    /// What the agent's node says of itself, besides what every Consul says.
+    pub node_meta: BTreeMap<String, String>,
     /// The time that sessions, checks and waits go by.
     pub clock: Arc<dyn Clock>,
     /// Where ids and the jitter of waits begin.
@@ -113,6 +115,7 @@ impl Default for Options {
         Self {
             node_name: "sim".to_owned(),
             node_id: None,
+            node_meta: BTreeMap::new(),
             clock: Arc::new(SystemClock::new()),
             seed: fastrand::u64(..),
             pretty: false,

@@ -39,6 +39,45 @@ tests=(
     # status
     TestAPI_StatusLeader TestAPI_StatusLeaderWithQueryOptions TestAPI_StatusPeers
     TestAPI_StatusPeersWithQueryOptions TestAPI_StatusLeader_WrongDC TestAPI_StatusPeers_WrongDC
+    # access control
+    TestAPI_ACLPolicy_CreateReadByNameDelete TestAPI_ACLPolicy_CreateReadDelete
+    TestAPI_ACLPolicy_CreateUpdate TestAPI_ACLPolicy_List TestAPI_ACLToken_Clone
+    TestAPI_ACLToken_CreateReadDelete TestAPI_ACLToken_CreateUpdate TestAPI_ACLToken_List
+    # the agent
+    TestAPI_AgentCheckStartPassing TestAPI_AgentChecks TestAPI_AgentChecksWithFilterOpts
+    TestAPI_AgentChecks_serviceBound TestAPI_AgentConnectAuthorize TestAPI_AgentConnectCARoots_empty
+    TestAPI_AgentConnectCARoots_list TestAPI_AgentEnableTagOverride TestAPI_AgentForceLeave
+    TestAPI_AgentForceLeaveOptions TestAPI_AgentForceLeavePrune TestAPI_AgentHealthServiceOpts
+    TestAPI_AgentHost TestAPI_AgentMembers TestAPI_AgentSelf TestAPI_AgentServiceAddress
+    TestAPI_AgentServiceAndReplaceChecks TestAPI_AgentServiceSocket TestAPI_AgentServices
+    TestAPI_AgentServicesWithFilterOpts TestAPI_AgentServices_CheckBadStatus
+    TestAPI_AgentServices_CheckID TestAPI_AgentServices_CheckPassing
+    TestAPI_AgentServices_ExternalConnectProxy TestAPI_AgentServices_MultipleChecks
+    TestAPI_AgentSetTTLStatus TestAPI_AgentUpdateTTLOpts TestAPI_AgentUpdateToken
+    TestAPI_ConnectCARoots_empty TestAPI_NodeMaintenance TestAPI_ServiceMaintenanceOpts
+    TestAgentService_ExposeChecks TestAgentService_Register_MeshGateway
+    TestAgentService_Register_TerminatingGateway TestAgent_ServiceRegisterOpts_Token
+    # the catalog
+    TestAPI_CatalogConnect TestAPI_CatalogConnectNative TestAPI_CatalogConnect_Filter
+    TestAPI_CatalogDatacenters TestAPI_CatalogEnableTagOverride TestAPI_CatalogNode
+    TestAPI_CatalogNodeServiceList TestAPI_CatalogNode_Filter TestAPI_CatalogNodes
+    TestAPI_CatalogNodes_Filter TestAPI_CatalogNodes_MetaFilter TestAPI_CatalogRegistration
+    TestAPI_CatalogService TestAPI_CatalogServiceCached TestAPI_CatalogServiceUnmanagedProxy
+    TestAPI_CatalogService_Filter TestAPI_CatalogService_MultipleTags
+    TestAPI_CatalogService_NodeMetaFilter TestAPI_CatalogService_SingleTag TestAPI_CatalogServices
+    TestAPI_CatalogServices_FilterExpr_NodeMeta TestAPI_CatalogServices_NodeMetaFilter
+    # health
+    TestAPI_HealthChecks TestAPI_HealthChecks_Filter TestAPI_HealthChecks_NodeMetaFilter
+    TestAPI_HealthConnect TestAPI_HealthConnect_Filter TestAPI_HealthNode TestAPI_HealthNode_Filter
+    TestAPI_HealthService TestAPI_HealthService_Filter TestAPI_HealthService_MultipleTags
+    TestAPI_HealthService_NodeMetaFilter TestAPI_HealthService_SingleTag TestAPI_HealthState
+    TestAPI_HealthState_Filter TestAPI_HealthState_NodeMetaFilter
+    # coordinates
+    TestAPI_CoordinateDatacenters TestAPI_CoordinateNode TestAPI_CoordinateNodes
+    TestAPI_CoordinateUpdate
+    # what all requests share
+    TestAPI_Deprecated TestAPI_Headers TestAPI_RequestToHTTP TestAPI_SetQueryOptions
+    TestAPI_SetWriteOptions
 )
 
 cannot() {

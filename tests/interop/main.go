@@ -30,10 +30,14 @@ func main() {
 		{"keys and values", keysAndValues},
 		{"check and set", checkAndSet},
 		{"blocking queries", blockingQueries},
+		{"transactions", transactions},
 		{"sessions", sessions},
 		{"lock", lock},
 		{"semaphore", semaphore},
+		{"service", service},
 		{"health", health},
+		{"filters", filters},
+		{"events", events},
 	}
 	if os.Getenv(api.HTTPTokenEnvName) != "" {
 		chapters = append(chapters, chapter{"tokens", tokens})

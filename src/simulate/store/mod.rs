@@ -99,7 +99,7 @@ impl State {
         };
         state.start_acl();
         let node_id = options.node_id.clone().unwrap_or_else(|| state.new_id());
-        super::catalog::register_server(&mut state, node_id);
+        super::catalog::register_server(&mut state, node_id, &options.node_meta);
         state.coordinates.put(&options.node_name, Coordinate::default(), state.index);
         state
     }
