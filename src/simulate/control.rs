@@ -8,8 +8,8 @@ use std::sync::MutexGuard;
 /// What an agent keeps when it restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keeps {
-    /// What is on its disk: keys, sessions, the catalog, its services and checks. Lock delays are
-    /// forgotten, and sessions and TTL checks begin their time anew.
+    /// What is on its disk: keys, sessions, the catalog, its services and checks. Lock delays and
+    /// events are forgotten, and sessions and TTL checks begin their time anew.
     Disk,
     /// The same without the sessions; their locks are released.
     DiskWithoutSessions,
@@ -100,7 +100,9 @@ mod tests {
         world.put("kv/a", "1");
         let session = world.session("{}");
         world.put(&format!("kv/lock?acquire={session}"), "");
+        world.put("event/fire/e", "");
         world.agent.restart(Keeps::Disk);
+        assert_eq!(world.get("event/list").text(), "[]");
         assert_eq!(world.get("kv/a?raw").text(), "1");
         assert_eq!(world.agent.stats().sessions, 1);
         world.agent.restart(Keeps::DiskWithoutSessions);

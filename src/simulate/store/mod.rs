@@ -109,6 +109,7 @@ impl State {
     pub fn restart(&mut self) {
         self.lock_delays.clear();
         self.cached.clear();
+        self.events = Events::default();
         for session in
             self.sessions.all().map(|session| Arc::clone(&session.id)).collect::<Vec<_>>()
         {
