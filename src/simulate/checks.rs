@@ -279,8 +279,14 @@ fn judge(probe: &Probe, finding: Finding, most: usize) -> (&'static str, String)
             }
         }
         (Probe::Http { method, url, .. }, Finding::Failed(why)) => {
-            let (first, rest) = method.split_at(method.len().min(1));
-            ("critical", format!("{first}{} {url:?}: {why}", rest.to_lowercase()))
+            // A method may be any text here.
+            let method = match method.split_at_checked(1) {
+                Some((first, rest)) if method.is_ascii() => {
+                    format!("{first}{}", rest.to_ascii_lowercase())
+                }
+                _ => method.clone(),
+            };
+            ("critical", format!("{method} {url:?}: {why}"))
         }
         (_, Finding::Failed(why)) => ("critical", why),
         (_, other) => ("critical", format!("{other:?}")),
@@ -314,6 +320,21 @@ mod tests {
     fn world() -> (World, Arc<Told>) {
         let told = Arc::new(Told::default());
         (World::with_prober(Arc::clone(&told) as Arc<dyn Prober>), told)
+    }
+
+    #[test]
+    fn a_failure_names_the_method_as_go_does() {
+        for (method, named) in [("GET", "Get"), ("PURGE", "Purge"), ("\u{c4}", "\u{c4}"), ("", "")]
+        {
+            let probe = Probe::Http {
+                url: "http://a/".to_owned(),
+                method: method.to_owned(),
+                headers: Vec::new(),
+                body: String::new(),
+            };
+            let (_, output) = judge(&probe, Finding::Failed("refused".to_owned()), 0);
+            assert_eq!(output, format!("{named} \"http://a/\": refused"));
+        }
     }
 
     fn answer(code: u16) -> Finding {
