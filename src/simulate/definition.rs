@@ -157,7 +157,7 @@ pub(super) fn check<'a>(
     service: impl Fn(&str) -> Option<&'a Service>,
 ) -> Result<LocalCheck, Refusal> {
     let given = Object::of_body(json, OWN)?;
-    let mut check = read_check(&given, "ID").map_err(undecodable)?;
+    let mut check = read_check(&given, "ID", &["Token"]).map_err(undecodable)?;
     if check.name.is_empty() {
         return Err(Refusal::bad("Missing check name"));
     }
@@ -218,7 +218,7 @@ fn read_service(given: &Object<'_>) -> Result<(Service, Vec<GivenCheck>), String
     let several = given.list("Checks", "structs.CheckTypes")?.unwrap_or_default();
     for json in given.get("Check").into_iter().chain(several) {
         let check = Object::new(json, EMBEDDED)?;
-        let definition = read_check(&check, "CheckID")?;
+        let definition = read_check(&check, "CheckID", &[])?;
         if !check.is_empty() {
             checks.push(definition);
         }
@@ -326,8 +326,12 @@ struct GivenCheck {
     alias_service: String,
 }
 
-fn read_check(given: &Object<'_>, id: &str) -> Result<GivenCheck, String> {
-    given.check_known(&[CHECK_FIELDS, &[id]].concat())?;
+/// `id` is the field of the check's id here, `more` are texts that mean nothing to the agent.
+fn read_check(given: &Object<'_>, id: &str, more: &[&str]) -> Result<GivenCheck, String> {
+    given.check_known(&[CHECK_FIELDS, &[id], more].concat())?;
+    for name in more {
+        given.text(name)?;
+    }
     let either = |name: &str, other: &str| match given.text(name)? {
         text if text.is_empty() => given.text(other),
         text => Ok(text),

@@ -29,6 +29,7 @@ behaviours![
     a_bad_state_is_refused_before_any_request,
     a_check_without_a_kind_is_refused,
     the_agent_says_who_it_is,
+    only_a_check_by_itself_has_a_token,
 ];
 
 async fn own_service(t: &T, id: &str) -> Value {
@@ -261,4 +262,15 @@ async fn the_agent_says_who_it_is(t: T) {
     let config = own.get("Config").unwrap();
     assert_eq!(text(config, "Datacenter"), "dc1");
     assert_eq!(text(own.get("Member").unwrap(), "Name"), text(config, "NodeName"));
+}
+
+async fn only_a_check_by_itself_has_a_token(t: T) {
+    let name = t.name("c");
+    let alone = format!(r#"{{"Name":"{name}","TTL":"10s","Token":""}}"#);
+    assert_eq!(t.raw("PUT", "/v1/agent/check/register", &alone).await.status, 200);
+    t.ok("agent_check_deregister", args![name.as_str()]).await;
+    let of_service = format!(r#"{{"Name":"{name}","Check":{{"TTL":"10s","Token":""}}}}"#);
+    let answer = t.raw("PUT", "/v1/agent/service/register", &of_service).await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.body.ends_with("json: unknown field \"Token\""), "{}", answer.body);
 }
