@@ -3,6 +3,8 @@
 #[allow(dead_code)]
 #[path = "support/consul.rs"]
 mod consul;
+#[path = "support/outside.rs"]
+mod outside;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::{Command, Output};
@@ -53,7 +55,8 @@ fn demo(consul: Option<&str>) -> std::io::Result<Output> {
     let mut make = Command::new("make");
     make.arg("--no-print-directory").arg("demo");
     make.args(consul.map(|version| format!("CONSUL={version}")));
-    make.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("CONSUL_HTTP_ADDR").output()
+    make.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("CONSUL_HTTP_ADDR");
+    outside::outside_cargo(&mut make).output()
 }
 
 /// The demo's account without its first line, which names the Consul, and its last one, which

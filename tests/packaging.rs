@@ -1,5 +1,8 @@
 //! The rock: built, packed and installed for each engine, into trees of its own.
 
+#[path = "support/outside.rs"]
+mod outside;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -32,7 +35,7 @@ fn path_of(program: &str) -> String {
 fn luarocks(version: &str, tree: &Path, folder: &Path) -> Command {
     let mut luarocks = Command::new("luarocks");
     luarocks.arg(format!("--lua-version={version}")).arg("--tree").arg(tree);
-    luarocks.current_dir(folder).env("CARGO_NET_OFFLINE", "true");
+    outside::outside_cargo(&mut luarocks).current_dir(folder).env("CARGO_NET_OFFLINE", "true");
     luarocks
 }
 

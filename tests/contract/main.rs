@@ -31,7 +31,7 @@ mod consul;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use target::{Behaviour, T, Target};
 
 const AREAS: &[(&str, &[Behaviour])] = &[
@@ -51,6 +51,16 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("unsimulated", unsimulated::BEHAVIOURS),
     ("acl", acl::BEHAVIOURS),
     ("acl_rights", acl_rights::BEHAVIOURS),
+];
+
+/// Behaviours that change, or look at, what all services of an agent share: they run while nothing
+/// else does on their target. A reload drops what was registered over the API; a check of the node
+/// counts for each of its services.
+const ALONE: &[&str] = &[
+    "each_method_wants_its_own_permission",
+    "the_health_of_an_instance_is_a_status",
+    "the_health_of_a_service_is_its_worst_instances",
+    "a_service_in_maintenance_is_critical",
 ];
 
 /// Most behaviours wait for a timer, so many more than there are processors can run at once.
@@ -102,6 +112,10 @@ fn trial(area: &str, behaviour: &'static Behaviour, target: &Arc<Target>) -> Tri
     let skip = target.missing.is_some();
     let target = Arc::clone(target);
     Trial::test(name, move || {
+        let held = Arc::clone(&target);
+        let alone = ALONE.contains(&behaviour.name);
+        let _alone = alone.then(|| held.turns.write().unwrap_or_else(PoisonError::into_inner));
+        let _beside = (!alone).then(|| held.turns.read().unwrap_or_else(PoisonError::into_inner));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let test = T::new(target, behaviour.name);
         let run = || runtime.block_on((behaviour.run)(test));

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 /// One behaviour: a name that says it, and the program that shows it.
@@ -64,6 +64,8 @@ pub struct Target {
     open: Option<Server>,
     /// The same with ACLs, started when a behaviour needs it, by default policy.
     guarded: [OnceLock<Server>; 2],
+    /// Taken to write by a behaviour that must be alone, to read by all others.
+    pub turns: RwLock<()>,
 }
 
 impl Target {
@@ -74,7 +76,8 @@ impl Target {
             Ok(server) => (Some(server), None),
             Err(why) => (None, Some(why)),
         };
-        Target { name, missing, open, guarded: [OnceLock::new(), OnceLock::new()] }
+        let guarded = [OnceLock::new(), OnceLock::new()];
+        Target { name, missing, open, guarded, turns: RwLock::new(()) }
     }
 
     /// Its server with ACLs and this default policy.
