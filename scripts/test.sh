@@ -9,6 +9,7 @@
 #   lint                each of the checks of `make lint`
 #   rust                cargo test, without Lua
 #   busted-luajit-sim   the Lua specs on LuaJIT, simulated
+#   busted-luajit-consul-sim  the same on the simulated agent behind a socket
 #   busted-luajit-1.21  the same on a real Consul 1.21
 #   busted-luajit-1.8   the same on a real Consul 1.8
 #   busted-5.1-sim      the Lua specs on Lua 5.1, simulated
@@ -23,7 +24,7 @@ cd "$(dirname "$0")/.."
 
 all_steps=(
     build lint rust
-    busted-luajit-sim busted-luajit-1.21 busted-luajit-1.8
+    busted-luajit-sim busted-luajit-consul-sim busted-luajit-1.21 busted-luajit-1.8
     busted-5.1-sim busted-5.4-sim busted-5.1-1.21 busted-5.4-1.21
 )
 step_limit=30m # a command that hangs must not use up the time of a whole run
@@ -139,12 +140,17 @@ step_rust() {
     add_counts "$status" $counts
 }
 
-# step_busted ENGINE TARGET: TARGET is sim or a version of Consul.
+# step_busted ENGINE TARGET: TARGET is sim, consul-sim or a version of Consul.
 step_busted() {
     local lua=$1 consul=$2 arguments='' status=0 reason counts
     [ "$lua" = luajit ] || lua=lua$lua
     if [ "$consul" = sim ]; then
         consul=
+    elif [ "$consul" = consul-sim ]; then
+        run cargo build --no-default-features --features server --bin consul-sim || status=$?
+        local -x CONSUL_BIN
+        CONSUL_BIN=$(realpath "${CARGO_TARGET_DIR:-target}/debug/consul-sim")
+        consul=1.21
     else
         [ "$lua" = luajit ] || arguments=--tags=smoke
         run scripts/consul.sh "$consul" || status=$?
@@ -171,7 +177,7 @@ run_step() {
     echo "== $1"
     passed=0 failed=0 skipped=0
     "${@:2}"
-    printf '%-20s %7d %7d %8d %8d\n' \
+    printf '%-24s %7d %7d %8d %8d\n' \
         "$1" "$passed" "$failed" "$skipped" $((SECONDS - started)) >>"$table"
     total_passed=$((total_passed + passed))
     total_failed=$((total_failed + failed))
@@ -184,14 +190,14 @@ for step in "${steps[@]}"; do
     case $step in
         busted-*)
             rest=${step#busted-}
-            run_step "$step" step_busted "${rest%-*}" "${rest#*-}"
+            run_step "$step" step_busted "${rest%%-*}" "${rest#*-}"
             ;;
         *) run_step "$step" "step_$step" ;;
     esac
 done
 
 echo
-printf '%-20s %7s %7s %8s %8s\n' step passed failed skipped seconds
+printf '%-24s %7s %7s %8s %8s\n' step passed failed skipped seconds
 cat "$table"
 cat "$notes"
 echo "$total_passed passed, $total_failed failed, $total_skipped skipped"
