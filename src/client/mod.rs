@@ -1,6 +1,9 @@
 //! The client: makes calls to Consul over one or several transports.
 
 mod call;
+pub mod lock;
+pub mod presence;
+pub mod profile;
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -8,8 +11,9 @@ use crate::transport::Transport;
 use crate::wire::request::{Args, Defaults};
 use crate::wire::response::Answer;
 use crate::wire::table::Endpoint;
+use std::ops::Range;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How a client makes its calls.
@@ -44,6 +48,21 @@ impl Client {
         rng: fastrand::Rng,
     ) -> Self {
         Client { transports, settings, clock, rng: Mutex::new(rng), preferred: AtomicUsize::new(0) }
+    }
+
+    /// For each endpoint a client that asks it alone.
+    pub fn each_endpoint(&self) -> Vec<Client> {
+        let only = |transport: &Arc<dyn Transport>| {
+            let rng = fastrand::Rng::with_seed(self.random(0..u64::MAX));
+            let (settings, clock) = (self.settings.clone(), Arc::clone(&self.clock));
+            Client::new(vec![Arc::clone(transport)], settings, clock, rng)
+        };
+        self.transports.iter().map(only).collect()
+    }
+
+    /// A random number within these bounds.
+    pub(crate) fn random(&self, bounds: Range<u64>) -> u64 {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner).u64(bounds)
     }
 
     /// How this client makes its calls.

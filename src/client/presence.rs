@@ -1,0 +1,389 @@
+//! A process in Consul's eyes: a service with a TTL check that it keeps passing, and the sessions
+//! that die with that check.
+//!
+//! A beat is answered by the local agent alone and costs no Raft write. It says that this process
+//! lives; it is never evidence that a lock is held.
+
+use super::Client;
+use super::profile::Profile;
+use crate::clock::Instant;
+use crate::error::{Error, Kind};
+use crate::wire::request::Args;
+use crate::wire::value::Value;
+use crate::wire::{agent, session};
+use crate::wire::response::EntryMeta;
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+/// How long Consul keeps the service of a process that is gone; it takes no less.
+const FORGOTTEN_AFTER: &str = "1m";
+
+/// How long a session waits for its check to arrive in the catalog, which the agent does by itself
+/// a moment after the registration, and how often it asks.
+const CATALOG_LAG: Duration = Duration::from_secs(2);
+const CATALOG_POLL: Duration = Duration::from_millis(20);
+
+/// The service that stands for a process.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The service's name.
+    pub name: String,
+    /// The instance's id.
+    pub id: String,
+    /// Further members of the registration: `Address`, `Port`, `Tags`, `Meta`.
+    pub members: Vec<(String, Value)>,
+}
+
+/// Where a process is registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Grows whenever the process was registered anew with another agent; sessions of an earlier
+    /// one are given up.
+    pub generation: u64,
+    home: usize,
+}
+
+/// The presence of this process, which is kept up as long as [`Presence::run`] runs.
+#[derive(Debug)]
+pub struct Presence {
+    client: Arc<Client>,
+    /// The same client for each single endpoint: service, beats and sessions stay with one agent.
+    homes: Vec<Client>,
+    profile: Profile,
+    service: Service,
+    registration: watch::Sender<Option<Registration>>,
+    /// Sessions that nobody wants any more.
+    orphans: Mutex<Vec<String>>,
+    orphaned: Notify,
+    /// The keys that this process holds or waits for.
+    entered: Mutex<HashSet<String>>,
+    rules: Rules,
+}
+
+impl Presence {
+    /// A presence that begins when [`Presence::run`] does.
+    pub fn new(client: Arc<Client>, profile: Profile, service: Service) -> Arc<Self> {
+        Arc::new(Self {
+            homes: client.each_endpoint(),
+            client,
+            profile,
+            service,
+            registration: watch::Sender::new(None),
+            orphans: Mutex::default(),
+            orphaned: Notify::new(),
+            entered: Mutex::default(),
+            rules: Rules::ALL,
+        })
+    }
+
+    /// The same presence without some of the rules that make locks safe.
+    #[cfg(feature = "sabotage")]
+    pub fn with_rules(self: Arc<Self>, rules: Rules) -> Arc<Self> {
+        let mut presence = Arc::into_inner(self).expect("a presence that is not in use");
+        presence.rules = rules;
+        Arc::new(presence)
+    }
+
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Says that this process holds or waits for a lock's key; it can do so once.
+    pub(super) fn enter(self: &Arc<Self>, key: &str) -> Result<Entered, Error> {
+        if !lock(&self.entered).insert(key.to_owned()) {
+            let message = format!("lock {key:?}: this client holds it or waits for it already");
+            return Err(Error::new(Kind::Conflict, message).not_sent());
+        }
+        Ok(Entered { presence: Arc::clone(self), key: key.to_owned() })
+    }
+
+    pub(super) async fn renew(&self, session: &str) -> Result<(), Error> {
+        let timeout_ms = self.profile.renew_interval().as_millis() as u64;
+        let args = Args::new().arg(session).opt("timeout_ms", timeout_ms);
+        self.client.call(&session::RENEW, &args).await.map(|_| ())
+    }
+
+    /// The client that it speaks through.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The times that it goes by.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// Registers the service and keeps its check passing, for ever. When its agent does not answer
+    /// for so long that the check has expired, the next endpoint's agent takes its place.
+    pub async fn run(&self) -> Infallible {
+        tokio::select! {
+            biased;
+            never = self.stay() => never,
+            never = self.sweep() => never,
+        }
+    }
+
+    /// The present registration, once there is one.
+    pub async fn registered(&self) -> Registration {
+        let mut registration = self.registration.subscribe();
+        match registration.wait_for(Option::is_some).await.map(|found| *found) {
+            Ok(Some(registration)) => registration,
+            // The sender lives as long as `self`.
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Completes when the process is registered elsewhere than in `registration`.
+    pub async fn left(&self, registration: Registration) {
+        let mut watch = self.registration.subscribe();
+        let moved = |now: &Option<Registration>| {
+            now.is_some_and(|now| now.generation != registration.generation)
+        };
+        if watch.wait_for(moved).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Removes the service; for a process that ends in order.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn withdraw(&self) -> Result<(), Error> {
+        let registration = *self.registration.borrow();
+        let Some(Registration { home, .. }) = registration else { return Ok(()) };
+        self.registration.send_replace(None);
+        let args = Args::new().arg(self.service.id.as_str());
+        self.homes[home].call(&agent::SERVICE_DEREGISTER, &args).await.map(|_| ())
+    }
+
+    /// A session that dies with this process's check, with its agent and, if all of that fails to,
+    /// with its TTL.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn session(
+        self: &Arc<Self>,
+        registration: Registration,
+        name: String,
+    ) -> Result<Session, Error> {
+        let check = Value::Map(vec![("ID".to_owned(), self.check_id().into())]);
+        let definition = map(vec![
+            ("Name", name.into()),
+            ("TTL", go_duration(self.profile.session_ttl).into()),
+            ("LockDelay", go_duration(self.profile.lock_delay).into()),
+            ("Behavior", "release".into()),
+            ("ServiceChecks", Value::List(vec![check])),
+        ]);
+        let give_up = self.now() + CATALOG_LAG;
+        loop {
+            let args = Args::new().arg(definition.clone());
+            match self.homes[registration.home].call(&session::CREATE, &args).await {
+                Ok(answer) => {
+                    let id = answer.value.as_str().unwrap_or_default().to_owned();
+                    return Ok(Session { id, presence: Arc::clone(self), is_wanted: true });
+                }
+                Err(error) if is_unknown_check(&error) && self.now() < give_up => {
+                    self.client.clock().sleep(CATALOG_POLL).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn stay(&self) -> Infallible {
+        let mut home = 0;
+        let mut generation = 0;
+        loop {
+            match self.register(home).await {
+                Ok(()) => {
+                    generation += 1;
+                    let registration = Registration { generation, home };
+                    self.registration.send_replace(Some(registration));
+                    self.beat_while_it_answers(home).await;
+                    tracing::warn!(
+                        service = self.service.id,
+                        "the agent does not answer; registering with the next one"
+                    );
+                }
+                Err(error) => {
+                    tracing::warn!(service = self.service.id, %error, "not registered");
+                    self.client.clock().sleep(self.profile.beat).await;
+                }
+            }
+            home = (home + 1) % self.homes.len();
+        }
+    }
+
+    async fn register(&self, home: usize) -> Result<(), Error> {
+        let check = map(vec![
+            ("CheckID", self.check_id().into()),
+            ("TTL", go_duration(self.profile.check_ttl).into()),
+            ("Status", "passing".into()),
+            ("DeregisterCriticalServiceAfter", FORGOTTEN_AFTER.into()),
+        ]);
+        let mut definition = vec![
+            ("Name".to_owned(), self.service.name.as_str().into()),
+            ("ID".to_owned(), self.service.id.as_str().into()),
+            ("Check".to_owned(), check),
+        ];
+        definition.extend(self.service.members.iter().cloned());
+        let args = Args::new()
+            .arg(Value::Map(definition))
+            .opt("timeout_ms", self.profile.check_ttl.as_millis() as u64);
+        self.homes[home].call(&agent::SERVICE_REGISTER, &args).await.map(|_| ())
+    }
+
+    /// Beats until the agent has not answered for as long as the check lives, if there is another
+    /// agent to go to.
+    async fn beat_while_it_answers(&self, home: usize) {
+        let mut answered = self.now();
+        loop {
+            let begun = self.now();
+            match self.beat(home).await {
+                Ok(()) => answered = begun,
+                Err(error) if error.kind() == Kind::NotFound => {
+                    // The agent forgot the service, or gave it up after a long silence.
+                    if let Err(error) = self.register(home).await {
+                        tracing::warn!(service = self.service.id, %error, "not registered again");
+                    }
+                }
+                Err(error) => tracing::info!(service = self.service.id, %error, "a beat failed"),
+            }
+            if self.homes.len() > 1 && self.now() - answered >= self.profile.check_ttl {
+                return;
+            }
+            self.client.clock().sleep_until(begun + self.profile.beat).await;
+        }
+    }
+
+    async fn beat(&self, home: usize) -> Result<(), Error> {
+        let args = Args::new()
+            .arg(self.check_id())
+            .opt("timeout_ms", self.profile.beat.as_millis() as u64)
+            .opt("retry", false);
+        self.homes[home].call(&agent::CHECK_PASS, &args).await.map(|_| ())
+    }
+
+    /// Ends the sessions that were dropped.
+    async fn sweep(&self) -> Infallible {
+        loop {
+            self.orphaned.notified().await;
+            loop {
+                let Some(id) = lock(&self.orphans).pop() else { break };
+                if let Err(error) = self.destroy(&id).await {
+                    tracing::info!(%error, "a session is left to its TTL");
+                }
+            }
+        }
+    }
+
+    async fn destroy(&self, session: &str) -> Result<(), Error> {
+        self.client.call(&session::DESTROY, &Args::new().arg(session)).await.map(|_| ())
+    }
+
+    fn check_id(&self) -> String {
+        format!("service:{}", self.service.id)
+    }
+
+    fn now(&self) -> Instant {
+        self.client.clock().now()
+    }
+}
+
+/// A session of this process. Dropping it lets [`Presence::run`] end it.
+#[derive(Debug)]
+pub struct Session {
+    id: String,
+    presence: Arc<Presence>,
+    is_wanted: bool,
+}
+
+impl Session {
+    /// The session's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Ends it, and waits for that.
+    ///
+    /// # Errors
+    /// Those of the call; then it is tried again in the background, and ends with its TTL at last.
+    pub async fn end(mut self) -> Result<(), Error> {
+        let ended = self.presence.destroy(&self.id).await;
+        self.is_wanted = ended.is_err();
+        ended
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.is_wanted {
+            lock(&self.presence.orphans).push(std::mem::take(&mut self.id));
+            self.presence.orphaned.notify_one();
+        }
+    }
+}
+
+/// That this process holds a lock's key, or waits for it.
+#[derive(Debug)]
+pub(super) struct Entered {
+    presence: Arc<Presence>,
+    key: String,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        lock(&self.presence.entered).remove(&self.key);
+    }
+}
+
+/// The rules that make locks safe. All are in force, but for simulations that show what happens
+/// without one.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// A proof counts from the moment it was asked for, not from that of its answer.
+    pub lease_from_start: bool,
+    /// That a session could be renewed proves nothing.
+    pub renewal_is_no_proof: bool,
+    /// The token is the acquiring write's modify index, not the lock index.
+    pub token_is_modify_index: bool,
+}
+
+impl Rules {
+    /// All of them.
+    pub const ALL: Rules =
+        Rules { lease_from_start: true, renewal_is_no_proof: true, token_is_modify_index: true };
+
+    pub(super) fn counts_from(&self, begun: Instant, answered: Instant) -> Instant {
+        if self.lease_from_start { begun } else { answered }
+    }
+
+    pub(super) fn token_of(&self, entry: &EntryMeta) -> u64 {
+        if self.token_is_modify_index { entry.modify_index } else { entry.lock_index }
+    }
+
+    pub(super) fn token_member(&self) -> &'static str {
+        if self.token_is_modify_index { "ModifyIndex" } else { "LockIndex" }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn is_unknown_check(error: &Error) -> bool {
+    error.kind() == Kind::Http && error.message().contains("Missing check")
+}
+
+/// A duration as Consul reads it.
+fn go_duration(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
+}
+
+/// A table of named members.
+pub(super) fn map(members: Vec<(&str, Value)>) -> Value {
+    Value::Map(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}

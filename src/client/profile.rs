@@ -1,0 +1,202 @@
+//! The times that locks and cluster members live by, derived from a few chosen ones.
+
+use crate::error::{Error, Kind};
+use std::time::Duration;
+
+/// How fast a crash is noticed, against how long a stall is borne.
+///
+/// A holder believes in its lock for `lease` from the start of its last proof. When Consul ends the
+/// holder's session, for whatever reason, nobody acquires the lock before `lock_delay` has passed,
+/// which is longer: so the old holder has stopped before the new one starts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Profile {
+    /// The name it was chosen by.
+    pub name: &'static str,
+    /// How long after the last beat the check of this process turns critical.
+    pub check_ttl: Duration,
+    /// How often this process says that it lives.
+    pub beat: Duration,
+    /// How long a proof of holding the lock counts, from the moment it was asked for.
+    pub lease: Duration,
+    /// The longest time that a protected action, once begun, can take to arrive.
+    pub in_flight: Duration,
+    /// How much faster or slower the clocks of holder and server may go, as a part of 1.
+    pub drift: f64,
+    /// How long Consul keeps a lock whose session it ended from everybody.
+    pub lock_delay: Duration,
+    /// The backstop: how long a session lives without a renewal, at least.
+    pub session_ttl: Duration,
+}
+
+/// The shortest TTL of a session.
+const MIN_SESSION_TTL: Duration = Duration::from_secs(crate::wire::session::TTL_RANGE_S.0);
+
+impl Profile {
+    /// For a quiet network: a crash is over after about 3 seconds, a stall of 1 second is borne.
+    pub fn fast() -> Self {
+        Self::derived("fast", 2000, 400, 1000, 250)
+    }
+
+    /// A crash is over after about 5 seconds, a stall of 2 seconds is borne.
+    pub fn standard() -> Self {
+        Self::derived("default", 3000, 500, 2000, 500)
+    }
+
+    /// Between datacenters: a crash is over after about 13 seconds.
+    pub fn wan() -> Self {
+        Self::derived("wan", 6000, 1000, 6000, 1000)
+    }
+
+    /// The names of the profiles.
+    pub const NAMES: &'static [&'static str] = &["default", "fast", "wan"];
+
+    /// The profile of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "fast" => Some(Self::fast()),
+            "default" => Some(Self::standard()),
+            "wan" => Some(Self::wan()),
+            _ => None,
+        }
+    }
+
+    fn derived(
+        name: &'static str,
+        check_ttl_ms: u64,
+        beat_ms: u64,
+        lease_ms: u64,
+        in_flight_ms: u64,
+    ) -> Self {
+        let mut profile = Self {
+            name,
+            check_ttl: Duration::from_millis(check_ttl_ms),
+            beat: Duration::from_millis(beat_ms),
+            lease: Duration::from_millis(lease_ms),
+            in_flight: Duration::from_millis(in_flight_ms),
+            drift: 0.01,
+            lock_delay: Duration::ZERO,
+            session_ttl: MIN_SESSION_TTL,
+        };
+        profile.lock_delay = profile.least_lock_delay();
+        profile
+    }
+
+    /// The shortest lock delay that is safe, rounded up to 10 ms.
+    pub fn least_lock_delay(&self) -> Duration {
+        let least = (self.lease + self.in_flight).mul_f64(1.0 + self.drift);
+        Duration::from_millis((least.as_millis() as u64).div_ceil(10) * 10)
+    }
+
+    /// How often the holder asks for a proof.
+    pub fn proof_interval(&self) -> Duration {
+        self.lease / 8
+    }
+
+    /// How long the holder waits for one proof; several must fit into the lease.
+    pub fn proof_timeout(&self) -> Duration {
+        self.lease / 4
+    }
+
+    /// How often a session is renewed.
+    pub fn renew_interval(&self) -> Duration {
+        self.session_ttl * 3 / 10
+    }
+
+    /// The longest time from a crash to the moment at which another can acquire.
+    pub fn failover(&self) -> Duration {
+        self.check_ttl + self.lock_delay
+    }
+
+    /// Whether the times fit together.
+    ///
+    /// # Errors
+    /// [`Kind::Config`], naming the rule that is broken and the values that break it.
+    pub fn check(&self) -> Result<(), Error> {
+        let refuse = |why: String| Err(Error::new(Kind::Config, why).not_sent());
+        let ms = |duration: Duration| duration.as_millis();
+        if self.beat.is_zero() || self.lease < Duration::from_millis(80) {
+            return refuse(format!(
+                "beat_ms is {} and lease_ms is {}; a beat is above 0 and a lease at least 80",
+                ms(self.beat),
+                ms(self.lease)
+            ));
+        }
+        if self.beat > self.check_ttl / 3 {
+            return refuse(format!(
+                "beat_ms is {}; it must be at most a third of check_ttl_ms, which is {}",
+                ms(self.beat),
+                ms(self.check_ttl)
+            ));
+        }
+        if !(0.0..=0.5).contains(&self.drift) {
+            return refuse(format!("drift is {}; it must be from 0 to 0.5", self.drift));
+        }
+        if self.lock_delay < self.least_lock_delay() {
+            return refuse(format!(
+                "lock_delay_ms is {}; it must be at least (lease_ms + in_flight_ms) × (1 + drift), which is {}",
+                ms(self.lock_delay),
+                ms(self.least_lock_delay())
+            ));
+        }
+        if self.lock_delay > Duration::from_secs(crate::wire::session::MAX_LOCK_DELAY_S) {
+            return refuse(format!(
+                "lock_delay_ms is {}; Consul cuts what is above {} s",
+                ms(self.lock_delay),
+                crate::wire::session::MAX_LOCK_DELAY_S
+            ));
+        }
+        if self.session_ttl < MIN_SESSION_TTL {
+            return refuse(format!(
+                "session_ttl_s is {}; Consul takes {} or more",
+                self.session_ttl.as_secs_f64(),
+                MIN_SESSION_TTL.as_secs()
+            ));
+        }
+        if self.session_ttl < self.lease + self.proof_timeout() * 2 {
+            return refuse(format!(
+                "session_ttl_s is {}; it must be at least lease_ms and two proofs of a quarter of it, which is {} s",
+                self.session_ttl.as_secs_f64(),
+                (self.lease + self.proof_timeout() * 2).as_secs_f64()
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_named_profiles_keep_the_rules() {
+        for name in Profile::NAMES {
+            let profile = Profile::named(name).expect("a profile");
+            assert_eq!(profile.name, *name);
+            profile.check().expect("a good profile");
+        }
+        assert_eq!(Profile::named("slow"), None);
+    }
+
+    #[test]
+    fn a_lock_delay_covers_lease_flight_and_drift() {
+        let delays = [Profile::fast(), Profile::standard(), Profile::wan()]
+            .map(|profile| profile.lock_delay.as_millis());
+        assert_eq!(delays, [1270, 2530, 7070]);
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_named() {
+        let broken = |change: fn(&mut Profile), word: &str| {
+            let mut profile = Profile::standard();
+            change(&mut profile);
+            let error = profile.check().expect_err("a broken rule");
+            assert!(error.message().contains(word), "{error}");
+        };
+        broken(|p| p.beat = Duration::from_millis(1001), "a third of check_ttl_ms");
+        broken(|p| p.beat = Duration::ZERO, "above 0");
+        broken(|p| p.lock_delay = Duration::from_millis(2520), "lock_delay_ms");
+        broken(|p| p.lock_delay = Duration::from_secs(61), "cuts");
+        broken(|p| p.session_ttl = Duration::from_secs(9), "session_ttl_s");
+        broken(|p| p.drift = 0.6, "drift");
+    }
+}

@@ -1,0 +1,342 @@
+//! A world of processes that share a Consul, on one thread and one virtual clock: the same seed
+//! gives the same history.
+
+use bytes::Bytes;
+use consul_ffi::clock::{BoxFuture, Clock, Instant, ManualClock};
+use consul_ffi::error::{Error, Kind};
+use consul_ffi::simulate::{Agent, Options, SimTransport};
+use consul_ffi::transport::Transport;
+use http::{Request, Response, StatusCode};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// A place where tasks run: a process of ours, or the servers.
+pub type Node = usize;
+
+/// Where the servers run, and where what acts upon all of them does.
+pub const SERVERS: Node = usize::MAX;
+pub const FATE: Node = usize::MAX - 1;
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// All that happens.
+pub struct World {
+    pub clock: ManualClock,
+    pub agent: Arc<Agent>,
+    rng: RefCell<fastrand::Rng>,
+    network: RefCell<Network>,
+    tasks: RefCell<BTreeMap<u64, (Node, Task)>>,
+    next_task: Cell<u64>,
+    ready: Arc<Mutex<VecDeque<u64>>>,
+    /// The nodes that stand still, with their tasks that would run.
+    paused: RefCell<BTreeMap<Node, Vec<u64>>>,
+    /// Requests from nodes to the servers, which run there.
+    arrivals: Arc<Mutex<Vec<Arrival>>>,
+    trace: Option<RefCell<Vec<String>>>,
+    pub requests: Cell<u64>,
+}
+
+/// What the network does to each message. Chances are from 0 to 1.
+#[derive(Clone, Debug, Default)]
+pub struct Weather {
+    pub longest_delay: Duration,
+    pub request_lost: f64,
+    pub reply_lost: f64,
+    pub reply_cut: f64,
+    pub duplicated: f64,
+    /// A write is applied and answered with an error of the servers.
+    pub commit_ambiguous: f64,
+}
+
+#[derive(Default)]
+struct Network {
+    weather: Weather,
+    cut_off: Vec<Node>,
+}
+
+struct Arrival {
+    node: Node,
+    request: Request<Bytes>,
+    reply: oneshot::Sender<Result<Response<Bytes>, Error>>,
+}
+
+impl World {
+    pub fn new(seed: u64, traced: bool) -> Rc<Self> {
+        let clock = ManualClock::new();
+        let agent = Agent::new(Options {
+            clock: Arc::new(clock.clone()),
+            seed,
+            epoch: Duration::ZERO,
+            ..Options::default()
+        });
+        let world = Rc::new(Self {
+            clock,
+            agent: Arc::new(agent),
+            rng: RefCell::new(fastrand::Rng::with_seed(seed)),
+            network: RefCell::default(),
+            tasks: RefCell::default(),
+            next_task: Cell::new(0),
+            ready: Arc::default(),
+            paused: RefCell::default(),
+            arrivals: Arc::default(),
+            trace: traced.then(RefCell::default),
+            requests: Cell::new(0),
+        });
+        let agent = Arc::clone(&world.agent);
+        world.spawn(SERVERS, async move {
+            match agent.run_timers().await {}
+        });
+        world
+    }
+
+    pub fn now(&self) -> Duration {
+        self.clock.now().since_origin()
+    }
+
+    pub fn spawn(&self, node: Node, task: impl Future<Output = ()> + 'static) {
+        let id = self.next_task.get();
+        self.next_task.set(id + 1);
+        self.tasks.borrow_mut().insert(id, (node, Box::pin(task)));
+        self.ready.lock().unwrap().push_back(id);
+    }
+
+    pub async fn sleep(&self, duration: Duration) {
+        self.clock.sleep(duration).await;
+    }
+
+    /// Lets everything happen until `end`; `look` is called after every moment.
+    pub fn run(self: &Rc<Self>, end: Duration, mut look: impl FnMut()) {
+        let stop = self.clock.clone();
+        self.spawn(FATE, async move {
+            stop.sleep_until(Instant::from_origin(end)).await;
+        });
+        loop {
+            loop {
+                let next = self.ready.lock().unwrap().pop_front();
+                match next {
+                    Some(id) => self.poll(id),
+                    None if self.deliver() => {}
+                    None => break,
+                }
+            }
+            look();
+            if self.now() >= end || !self.clock.advance_to_next() {
+                return;
+            }
+        }
+    }
+
+    fn poll(&self, id: u64) {
+        let Some((node, mut task)) = self.tasks.borrow_mut().remove(&id) else { return };
+        if let Some(waiting) = self.paused.borrow_mut().get_mut(&node) {
+            waiting.push(id);
+            self.tasks.borrow_mut().insert(id, (node, task));
+            return;
+        }
+        let waker = Waker::from(Arc::new(TaskWaker { id, ready: Arc::clone(&self.ready) }));
+        if task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            self.tasks.borrow_mut().insert(id, (node, task));
+        }
+    }
+
+    /// Stops a node as SIGSTOP does; its clock goes on.
+    pub fn pause(&self, node: Node) {
+        self.paused.borrow_mut().entry(node).or_default();
+    }
+
+    pub fn resume(&self, node: Node) {
+        let waiting = self.paused.borrow_mut().remove(&node).unwrap_or_default();
+        self.ready.lock().unwrap().extend(waiting);
+    }
+
+    /// Ends a node as SIGKILL does.
+    pub fn kill(&self, node: Node) {
+        let doomed: Vec<_> = {
+            let mut tasks = self.tasks.borrow_mut();
+            let ids: Vec<_> =
+                tasks.iter().filter(|(_, task)| task.0 == node).map(|(id, _)| *id).collect();
+            ids.into_iter().filter_map(|id| tasks.remove(&id)).collect()
+        };
+        drop(doomed);
+    }
+
+    pub fn set_weather(&self, weather: Weather) {
+        self.network.borrow_mut().weather = weather;
+    }
+
+    pub fn cut_off(&self, node: Node) {
+        self.network.borrow_mut().cut_off.push(node);
+    }
+
+    pub fn reconnect(&self, node: Node) {
+        self.network.borrow_mut().cut_off.retain(|other| *other != node);
+    }
+
+    /// A number from 0 to 1.
+    pub fn part(&self) -> f64 {
+        self.rng.borrow_mut().f64()
+    }
+
+    pub fn chance(&self, chance: f64) -> bool {
+        self.part() < chance
+    }
+
+    pub fn number(&self, bounds: std::ops::Range<u64>) -> u64 {
+        self.rng.borrow_mut().u64(bounds)
+    }
+
+    pub fn millis(&self, bounds: std::ops::Range<u64>) -> Duration {
+        Duration::from_millis(self.number(bounds))
+    }
+
+    pub fn note(&self, text: impl FnOnce() -> String) {
+        if let Some(trace) = &self.trace {
+            trace.borrow_mut().push(format!("{:>10.4} {}", self.now().as_secs_f64(), text()));
+        }
+    }
+
+    pub fn trace(&self) -> Vec<String> {
+        self.trace.as_ref().map(|trace| trace.borrow().clone()).unwrap_or_default()
+    }
+
+    pub fn transport(&self, node: Node) -> NodeTransport {
+        NodeTransport { node, arrivals: Arc::clone(&self.arrivals) }
+    }
+
+    /// Sends what the nodes have asked on its way; whether there was any.
+    fn deliver(self: &Rc<Self>) -> bool {
+        let arrivals = std::mem::take(&mut *self.arrivals.lock().unwrap());
+        let any = !arrivals.is_empty();
+        for Arrival { node, request, reply } in arrivals {
+            self.requests.set(self.requests.get() + 1);
+            let weather = self.network.borrow().weather.clone();
+            if self.is_cut_off(node) || self.chance(weather.request_lost) {
+                // Nothing comes back, not even an error: the reply's sender must live.
+                self.spawn(SERVERS, hold(reply));
+                continue;
+            }
+            if self.chance(weather.duplicated) {
+                let again = request.clone();
+                let world = Rc::clone(self);
+                let late = self.delay(&weather) * 4;
+                self.spawn(SERVERS, async move {
+                    world.sleep(late).await;
+                    world.note(|| format!("node {node}: a copy of {} arrives", again.uri()));
+                    let _ = world.servers(node).send(again).await;
+                });
+            }
+            let there = self.delay(&weather);
+            let world = Rc::clone(self);
+            self.spawn(SERVERS, async move {
+                world.sleep(there).await;
+                let is_write = request.method() != http::Method::GET;
+                let answer = world.servers(node).send(request).await;
+                let weather = world.network.borrow().weather.clone();
+                world.sleep(world.delay(&weather)).await;
+                if world.is_cut_off(node) || world.chance(weather.reply_lost) {
+                    return hold(reply).await;
+                }
+                let answer = match answer {
+                    Ok(_) if world.chance(weather.reply_cut) => {
+                        Err(Error::new(Kind::Connect, "the connection was cut").transient())
+                    }
+                    Ok(_) if is_write && world.chance(weather.commit_ambiguous) => {
+                        let text = "leadership lost while committing log";
+                        let mut answer = Response::new(Bytes::from_static(text.as_bytes()));
+                        *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                        Ok(answer)
+                    }
+                    answer => answer,
+                };
+                let _ = reply.send(answer);
+            });
+        }
+        any
+    }
+
+    fn servers(&self, node: Node) -> SimTransport {
+        SimTransport::new(Arc::clone(&self.agent), "servers").for_client(node.to_string())
+    }
+
+    fn is_cut_off(&self, node: Node) -> bool {
+        self.network.borrow().cut_off.contains(&node)
+    }
+
+    /// Mostly short, sometimes long.
+    fn delay(&self, weather: &Weather) -> Duration {
+        const USUAL: Duration = Duration::from_micros(300);
+        USUAL + weather.longest_delay.mul_f64(self.part().powi(4))
+    }
+}
+
+async fn hold<T>(value: T) {
+    std::future::pending::<()>().await;
+    drop(value);
+}
+
+struct TaskWaker {
+    id: u64,
+    ready: Arc<Mutex<VecDeque<u64>>>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        let mut ready = self.ready.lock().unwrap();
+        if !ready.contains(&self.id) {
+            ready.push_back(self.id);
+        }
+    }
+}
+
+/// A node's way to the servers.
+#[derive(Debug)]
+pub struct NodeTransport {
+    node: Node,
+    arrivals: Arc<Mutex<Vec<Arrival>>>,
+}
+
+impl std::fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} from {}", self.request.uri(), self.node)
+    }
+}
+
+impl Transport for NodeTransport {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let (reply, answer) = oneshot::channel();
+        self.arrivals.lock().unwrap().push(Arrival { node: self.node, request, reply });
+        Box::pin(async move {
+            answer.await.unwrap_or_else(|_| Err(Error::new(Kind::Connect, "the servers are gone")))
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        "servers"
+    }
+}
+
+/// A node's clock, which goes a little faster or slower than the servers'.
+#[derive(Debug)]
+pub struct DriftingClock {
+    pub true_clock: ManualClock,
+    /// Seconds of this clock in a true second.
+    pub rate: f64,
+}
+
+impl Clock for DriftingClock {
+    fn now(&self) -> Instant {
+        Instant::from_origin(self.true_clock.now().since_origin().mul_f64(self.rate))
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        let at = deadline.since_origin().div_f64(self.rate) + Duration::from_nanos(2);
+        self.true_clock.sleep_until(Instant::from_origin(at))
+    }
+}
