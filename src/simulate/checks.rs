@@ -57,7 +57,7 @@ pub trait Prober: fmt::Debug + Send + Sync {
 }
 
 /// How a check is run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Schedule {
     pub probe: Arc<Probe>,
     pub interval: Duration,

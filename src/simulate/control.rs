@@ -1,9 +1,7 @@
 //! What a test does to an agent: it restarts it, resets it, looks at it.
 
-use super::fault::Fault;
 use super::store::State;
-use super::{Agent, lock};
-use std::sync::MutexGuard;
+use super::Agent;
 
 /// What an agent keeps when it restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,16 +60,6 @@ impl Agent {
         self.restart(Keeps::Nothing);
     }
 
-    /// Adds a fault to those in force.
-    pub fn add_fault(&self, fault: Fault) {
-        self.faults().push(fault);
-    }
-
-    /// Ends all faults.
-    pub fn clear_faults(&self) {
-        self.faults().clear();
-    }
-
     /// Figures about the agent.
     pub fn stats(&self) -> Stats {
         let requests = self.requests.load(std::sync::atomic::Ordering::Relaxed);
@@ -82,10 +70,6 @@ impl Agent {
             sessions: state.sessions.all().count(),
             waiting: state.watches.waiters(),
         })
-    }
-
-    pub(super) fn faults(&self) -> MutexGuard<'_, Vec<Fault>> {
-        lock(&self.faults)
     }
 }
 

@@ -33,7 +33,7 @@ const OVERHEAD: usize = 96;
 const FIRST_TIME: u64 = 2;
 
 /// The events that reached the agent, the oldest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Events {
     recent: VecDeque<Event>,
     fired: u64,

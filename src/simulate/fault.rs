@@ -1,13 +1,22 @@
 //! What goes wrong on purpose between clients and the agent, for tests of programs.
 
-use super::Agent;
+use super::store::timer::Timers;
+use super::store::watch::Watches;
+use super::{Agent, lock};
+use crate::clock::Instant;
 use crate::error::{Error, Kind};
 use crate::wire::shape::{At, unknown};
 use crate::wire::table::Shape;
 use crate::wire::value::Value;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+
+/// How long a leader that is cut off from the other servers still believes that it leads.
+///
+/// Measured on real servers: up to 2.4 s.
+const ISOLATED_FOR: Duration = Duration::from_millis(2400);
 
 /// How long a server without a leader holds a request before it says so.
 ///
@@ -35,6 +44,19 @@ pub struct Fault {
     pub partition: bool,
     /// The servers have no leader.
     pub no_leader: bool,
+    /// The clients speak to a leader that is cut off from the other servers: for 2.4 s it answers
+    /// reads and renews sessions as if nothing had changed since, but for consistent reads and
+    /// writes; then it knows no leader.
+    pub isolated_leader: bool,
+}
+
+/// A fault since it began.
+#[derive(Debug)]
+pub(super) struct InForce {
+    fault: Fault,
+    since: Instant,
+    /// What a leader that is cut off from the others knows.
+    frozen: Option<Arc<Agent>>,
 }
 
 const OPTIONS: &[&str] = &[
@@ -47,6 +69,7 @@ const OPTIONS: &[&str] = &[
     "status_chance",
     "partition",
     "no_leader",
+    "isolated_leader",
 ];
 
 impl Fault {
@@ -68,6 +91,7 @@ impl Fault {
                 "status_chance" => fault.status_chance = chance(value, &at)?,
                 "partition" => fault.partition = Shape::Bool.boolean(value, &at)?,
                 "no_leader" => fault.no_leader = Shape::Bool.boolean(value, &at)?,
+                "isolated_leader" => fault.isolated_leader = Shape::Bool.boolean(value, &at)?,
                 _ => return Err(Error::misuse(unknown("option", name, OPTIONS))),
             }
         }
@@ -106,9 +130,33 @@ enum Fate {
     AnswerLost,
     Answered(StatusCode),
     NoLeader,
+    Isolated(Arc<Agent>),
 }
 
 impl Agent {
+    /// Adds a fault to those in force.
+    pub fn add_fault(&self, fault: Fault) {
+        let frozen = fault.isolated_leader.then(|| Arc::new(self.frozen()));
+        self.faults().push(InForce { fault, since: self.clock.now(), frozen });
+    }
+
+    /// Ends all faults.
+    pub fn clear_faults(&self) {
+        self.faults().clear();
+    }
+
+    pub(super) fn faults(&self) -> MutexGuard<'_, Vec<InForce>> {
+        lock(&self.faults)
+    }
+
+    /// An agent that knows what this one knows now, and in which nothing ends by itself.
+    fn frozen(&self) -> Agent {
+        let mut state = self.with(|state| state.clone());
+        state.watches = Watches::default();
+        state.timers = Timers::default();
+        Agent { state: Mutex::new(state), ..Agent::new(self.options.clone()) }
+    }
+
     /// Answers a client's request, or does to it what the faults say.
     pub(super) async fn handle_faulty(
         &self,
@@ -134,6 +182,7 @@ impl Agent {
             Fate::Unanswered => std::future::pending().await,
             Fate::Answered(status) => Ok(text(status, "a fault of the simulated agent")),
             Fate::NoLeader => Ok(self.handle_leaderless(request).await),
+            Fate::Isolated(frozen) => Ok(self.handle_isolated(&frozen, request).await),
         }
     }
 
@@ -143,13 +192,21 @@ impl Agent {
         let mut delay = Duration::ZERO;
         let mut fate = Fate::Delivered;
         let faults = self.faults();
-        for fault in faults.iter().filter(|fault| fault.concerns(client)) {
+        for InForce { fault, since, frozen } in
+            faults.iter().filter(|in_force| in_force.fault.concerns(client))
+        {
             let [late, before, after, answered] =
                 self.with(|state| std::array::from_fn(|_| state.rng.f64()));
             delay += fault.latency + fault.jitter.mul_f64(late);
             fate = match fault {
                 Fault { partition: true, .. } => Fate::Unanswered,
                 Fault { no_leader: true, .. } => Fate::NoLeader,
+                Fault { isolated_leader: true, .. } => match frozen {
+                    Some(frozen) if self.clock.now() - *since < ISOLATED_FOR => {
+                        Fate::Isolated(Arc::clone(frozen))
+                    }
+                    _ => Fate::NoLeader,
+                },
                 _ if before < fault.drop_before => Fate::Lost,
                 _ if after < fault.drop_after => Fate::AnswerLost,
                 Fault { status: Some(status), .. } if answered < fault.status_chance => {
@@ -161,12 +218,25 @@ impl Agent {
         (delay, fate)
     }
 
+    /// As a leader that is cut off from the other servers and has not noticed.
+    async fn handle_isolated(&self, frozen: &Agent, request: Request<Bytes>) -> Response<Bytes> {
+        let path = request.uri().path();
+        let is_consistent = has_flag(&request, "consistent");
+        let is_read = request.method() == Method::GET && !is_consistent;
+        if path.starts_with("/v1/agent/") {
+            self.handle(request).await
+        } else if is_read || path.starts_with("/v1/session/renew/") {
+            frozen.driving(frozen.handle(request)).await
+        } else {
+            self.handle_leaderless(request).await
+        }
+    }
+
     /// As an agent whose servers lost their leader: it still knows its own services, and stale
     /// reads; everything else waits and fails.
     async fn handle_leaderless(&self, request: Request<Bytes>) -> Response<Bytes> {
         let path = request.uri().path();
-        let is_stale = request.method() == Method::GET
-            && request.uri().query().is_some_and(|query| query.split('&').any(|p| p == "stale"));
+        let is_stale = request.method() == Method::GET && has_flag(&request, "stale");
         match path {
             "/v1/status/leader" => json("\"\""),
             "/v1/status/peers" => json("[]"),
@@ -178,6 +248,10 @@ impl Agent {
             }
         }
     }
+}
+
+fn has_flag(request: &Request<Bytes>, name: &str) -> bool {
+    request.uri().query().is_some_and(|query| query.split('&').any(|part| part == name))
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response<Bytes> {
@@ -261,6 +335,30 @@ mod tests {
         let stale = World::request(Method::GET, "kv/a?stale", "");
         let answer = transport.send(stale).now_or_never().expect("at once").expect("an answer");
         assert_eq!(answer.status(), 404);
+    }
+
+    #[test]
+    fn an_isolated_leader_answers_what_it_knew_but_neither_consistent_reads_nor_writes() {
+        let world = World::new();
+        world.put("kv/a", "before");
+        let isolated = Fault {
+            clients: vec!["one".into()],
+            isolated_leader: true,
+            ..Fault::default()
+        };
+        world.agent.add_fault(isolated);
+        world.put("kv/a", "after");
+        let transport = SimTransport::new(Arc::clone(&world.agent), "sim").for_client("one");
+        let read = |path: &str| transport.send(World::request(Method::GET, path, "")).now_or_never();
+        let known = read("kv/a?raw").expect("at once").expect("an answer");
+        assert_eq!(known.body(), "before");
+        assert!(read("kv/a?consistent").is_none());
+        assert!(send(&world, "one", "kv/a").is_some_and(|answer| {
+            answer.is_ok_and(|answer| answer.body() == "No cluster leader")
+        }));
+        // By now it has noticed.
+        assert!(read("kv/a?raw").is_none());
+        assert_eq!(world.get("kv/a?raw").text(), "after");
     }
 
     #[test]

@@ -28,7 +28,7 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(60);
 const CHECK_UPDATE_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
 /// The services and checks of the agent.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Local {
     pub services: BTreeMap<String, Service>,
     pub checks: BTreeMap<String, LocalCheck>,
@@ -39,7 +39,7 @@ pub(super) struct Local {
 }
 
 /// A check of the agent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LocalCheck {
     pub check: Check,
     /// How long a TTL check lives without an update.
@@ -56,7 +56,7 @@ pub(super) struct LocalCheck {
 }
 
 /// A service, or with an empty id a node, whose state a check mirrors.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Alias {
     pub node: String,
     pub service: String,

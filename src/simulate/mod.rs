@@ -135,7 +135,7 @@ pub struct Agent {
     /// What replies say that the default policy is.
     default_policy: &'static str,
     state: Mutex<State>,
-    faults: Mutex<Vec<Fault>>,
+    faults: Mutex<Vec<fault::InForce>>,
     requests: AtomicU64,
     /// Tells the requests that wait that their connection is gone.
     restarted: Notify,

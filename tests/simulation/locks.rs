@@ -327,8 +327,12 @@ impl Scene {
                 "the key is written"
             }
             _ => {
-                self.ask_isolated(node);
-                "asks an isolated leader"
+                world.agent.add_fault(Fault {
+                    clients: vec![node.to_string()],
+                    isolated_leader: true,
+                    ..Fault::default()
+                });
+                "speaks to an isolated leader"
             }
         };
         world.note(|| format!("trouble {which}: node {node} for {lasts:?}: {what}"));
@@ -365,8 +369,6 @@ impl Scene {
             self.ask(Method::PUT, &format!("/v1/agent/check/fail/{check}"), "").await;
         }
     }
-
-    fn ask_isolated(&self, _node: Node) {}
 
     async fn ask(&self, method: Method, path: &str, body: &'static str) -> String {
         let request = Request::builder().method(method).uri(path).body(Bytes::from_static(body.as_bytes()));

@@ -132,7 +132,7 @@ struct NodeIdentity {
 }
 
 /// All tokens and policies.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct AclTable {
     config: Acl,
     /// By secret, the order in which they are listed.

@@ -27,7 +27,7 @@ impl Entry {
 }
 
 /// All entries.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::simulate) struct KvTable {
     entries: BTreeMap<Box<[u8]>, Entry>,
     tombstones: BTreeMap<Box<[u8]>, u64>,
@@ -38,7 +38,7 @@ pub(in crate::simulate) struct KvTable {
     undo: Option<Undo>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Undo {
     newest: u64,
     entries: Vec<(Box<[u8]>, Option<Entry>)>,

@@ -37,7 +37,7 @@ const MAX_LOCK_DELAY: Duration = Duration::from_secs(crate::wire::session::MAX_L
 const FIRST_INDEX: u64 = 10;
 
 /// Everything that changes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct State {
     /// The moment at which the running request or timer happens.
     pub now: Instant,

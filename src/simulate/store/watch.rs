@@ -51,7 +51,7 @@ pub(in crate::simulate) enum Topic {
 type Waiters = BTreeMap<u64, Arc<Notify>>;
 
 /// The waiting queries, by what they wait for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::simulate) struct Watches {
     next_id: u64,
     keys: HashMap<Box<[u8]>, Waiters>,
