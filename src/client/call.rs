@@ -23,7 +23,11 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 const JITTER_PART: u32 = 16;
 
 impl Client {
-    pub(super) async fn perform(&self, request: &Request) -> Result<Answer, Error> {
+    /// Makes a call whose request is built already, and waits for its outcome.
+    ///
+    /// # Errors
+    /// Whatever the transport or the server refused, after the retries that the endpoint allows.
+    pub async fn perform(&self, request: &Request) -> Result<Answer, Error> {
         let start = self.clock.now();
         let budget = self.budget(request);
         let deadline = start + budget;
@@ -88,7 +92,8 @@ impl Client {
         }
     }
 
-    fn budget(&self, request: &Request) -> Duration {
+    /// The whole time that a call may take, all attempts together.
+    pub fn budget(&self, request: &Request) -> Duration {
         let wait = request.server_wait;
         match request.timeout {
             Some(timeout) => timeout,

@@ -5,7 +5,7 @@ mod call;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::transport::Transport;
-use crate::wire::request::{Args, Defaults};
+use crate::wire::request::{Args, Defaults, Request};
 use crate::wire::response::Answer;
 use crate::wire::table::Endpoint;
 use std::sync::atomic::AtomicUsize;
@@ -62,7 +62,14 @@ impl Client {
     /// An unacceptable argument, before anything is sent; then whatever the transport or the
     /// server refused, after the retries that the endpoint allows.
     pub async fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
-        let request = endpoint.request(args, &self.settings.defaults)?;
-        self.perform(&request).await
+        self.perform(&self.request(endpoint, args)?).await
+    }
+
+    /// Checks a call's arguments and builds its request; nothing is sent yet.
+    ///
+    /// # Errors
+    /// An unacceptable argument.
+    pub fn request(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Request, Error> {
+        endpoint.request(args, &self.settings.defaults)
     }
 }
