@@ -16,7 +16,8 @@ pub struct Config {
     pub timeout: Duration,
     /// How long making one connection may take.
     pub connect_timeout: Duration,
-    /// How many times a call is made again after a failure that may pass.
+    /// How many times a call is made again after a failure that may pass, when each endpoint has
+    /// been asked once.
     pub retry_count: u32,
     /// Which simulated agent to use instead of a real one.
     pub simulate: Simulate,
@@ -108,7 +109,7 @@ pub const OPTIONS: &[Setting] = &[
         takes: "an integer",
         env: None,
         default: "3",
-        doc: "How many times a call is made again after a failure that may pass.",
+        doc: "How many times a call is made again after a failure that may pass, when each endpoint has been asked once.",
         apply: |config, value, at| {
             const MOST: u64 = 100;
             match Shape::Uint.uint(value, at)? {
@@ -213,6 +214,18 @@ pub const OPTIONS: &[Setting] = &[
         },
     },
     Setting {
+        name: "stale_if_error",
+        aliases: &[],
+        takes: "true or false",
+        env: None,
+        default: "false",
+        doc: "When the leader does not answer a read within half of its time, any server may; `meta.stale` then says so.",
+        apply: |config, value, at| {
+            config.defaults.stale_if_error = Shape::Bool.boolean(value, at)?;
+            Ok(())
+        },
+    },
+    Setting {
         name: "strip_leading_slash",
         aliases: &[],
         takes: "true or false",
@@ -279,6 +292,10 @@ impl Config {
                 },
             }
             .map_err(|error| Error::new(Kind::Config, error.message()).not_sent())?;
+        }
+        if config.defaults.stale_if_error && config.defaults.consistency == Some("consistent") {
+            let message = "stale_if_error and consistency = \"consistent\" contradict each other";
+            return Err(Error::new(Kind::Config, message).not_sent());
         }
         Ok(config)
     }
@@ -374,6 +391,12 @@ mod tests {
         }
         let error = config(&[("endpoint", "http://user:hunter2@host".into())], &[]).unwrap_err();
         assert!(!error.message().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let given = [("stale_if_error", true.into()), ("consistency", "consistent".into())];
+        assert!(config(&given, &[]).unwrap_err().message().contains("contradict"));
     }
 
     #[test]
