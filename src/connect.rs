@@ -36,7 +36,7 @@ type Connection = (Vec<Arc<dyn Transport>>, Arc<dyn Clock>, fastrand::Rng);
 
 fn real(config: &Config) -> Result<Connection, Error> {
     let transport = |endpoint: &String| -> Result<Arc<dyn Transport>, Error> {
-        Ok(Arc::new(HttpTransport::new(endpoint, config.connect_timeout)?))
+        Ok(Arc::new(HttpTransport::new(endpoint, &config.http)?))
     };
     let transports = config.endpoints.iter().map(transport).collect::<Result<_, _>>()?;
     Ok((transports, Arc::new(SystemClock::new()), fastrand::Rng::new()))
