@@ -5,7 +5,7 @@ use crate::clock::Instant;
 use crate::error::{Error, Kind};
 use crate::transport::Transport;
 use crate::wire::request::Request;
-use crate::wire::response::Answer;
+use crate::wire::response::Success;
 use crate::wire::table::Repeat;
 use futures_util::future::{Either, select};
 use std::sync::PoisonError;
@@ -23,7 +23,11 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 const JITTER_PART: u32 = 16;
 
 impl Client {
-    pub(super) async fn perform(&self, request: &Request) -> Result<Answer, Error> {
+    /// Makes a call whose request is built already, and leaves its answer to be read.
+    ///
+    /// # Errors
+    /// Whatever the transport or the server refused, after the retries that the endpoint allows.
+    pub async fn perform(&self, request: &Request) -> Result<Success, Error> {
         let start = self.clock.now();
         let budget = self.budget(request);
         let deadline = start + budget;
@@ -33,12 +37,12 @@ impl Client {
             let transport = &*self.transports[turn % self.transports.len()];
             attempts += 1;
             let error = match self.attempt(transport, request, deadline, budget).await {
-                Ok(mut answer) => {
-                    answer.meta.request_ms = (self.clock.now() - start).as_secs_f64() * 1e3;
-                    answer.meta.endpoint = transport.endpoint().to_owned();
-                    answer.meta.attempts = attempts;
+                Ok(mut success) => {
+                    success.meta.request_ms = (self.clock.now() - start).as_secs_f64() * 1e3;
+                    success.meta.endpoint = transport.endpoint().to_owned();
+                    success.meta.attempts = attempts;
                     tracing::debug!(call = request.label, attempts, "answered");
-                    return Ok(answer);
+                    return Ok(success);
                 }
                 Err(error) => error.with_endpoint(transport.endpoint()).with_attempts(attempts),
             };
@@ -68,11 +72,11 @@ impl Client {
         request: &Request,
         deadline: Instant,
         budget: Duration,
-    ) -> Result<Answer, Error> {
+    ) -> Result<Success, Error> {
         let answer = transport.send(request.http.clone());
         match select(answer, self.clock.sleep_until(deadline)).await {
             Either::Left((response, _)) => match response {
-                Ok(response) => request.answer(&response),
+                Ok(response) => request.check(response),
                 Err(error) => Err(error.context(&request.label)),
             },
             Either::Right(_) => Err(Error::new(
@@ -88,7 +92,8 @@ impl Client {
         }
     }
 
-    fn budget(&self, request: &Request) -> Duration {
+    /// The whole time that a call may take, all attempts together.
+    pub fn budget(&self, request: &Request) -> Duration {
         let wait = request.server_wait;
         match request.timeout {
             Some(timeout) => timeout,

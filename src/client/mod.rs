@@ -5,8 +5,8 @@ mod call;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::transport::Transport;
-use crate::wire::request::{Args, Defaults};
-use crate::wire::response::Answer;
+use crate::wire::request::{Args, Defaults, Request};
+use crate::wire::response::{Answer, Success};
 use crate::wire::table::Endpoint;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
@@ -62,7 +62,22 @@ impl Client {
     /// An unacceptable argument, before anything is sent; then whatever the transport or the
     /// server refused, after the retries that the endpoint allows.
     pub async fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
-        let request = endpoint.request(args, &self.settings.defaults)?;
-        self.perform(&request).await
+        self.fetch(endpoint, args).await?.answer()
+    }
+
+    /// Makes one call and leaves its answer to be read.
+    ///
+    /// # Errors
+    /// As [`Client::call`], but for an answer that cannot be read.
+    pub async fn fetch(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Success, Error> {
+        self.perform(&self.request(endpoint, args)?).await
+    }
+
+    /// Checks a call's arguments and builds its request; nothing is sent yet.
+    ///
+    /// # Errors
+    /// An unacceptable argument.
+    pub fn request(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Request, Error> {
+        endpoint.request(args, &self.settings.defaults)
     }
 }

@@ -6,7 +6,7 @@ use crate::config::{Config, Simulate};
 use crate::connect::connect;
 use crate::error::{Error, Kind};
 use crate::wire::request::Args;
-use crate::wire::response::Answer;
+use crate::wire::response::Success;
 use crate::wire::table::Endpoint;
 use crate::wire::value::Value;
 use crate::wire::{self, raw};
@@ -42,10 +42,10 @@ impl ConsulClient {
         Ok(ConsulClient { config, open: RefCell::new(Some(Open { client, runtime })) })
     }
 
-    fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
+    fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Success, Error> {
         match &*self.open.borrow() {
             Some(Open { client, runtime }) => {
-                let call = client.call(endpoint, args);
+                let call = client.fetch(endpoint, args);
                 match client.clock().as_manual() {
                     Some(clock) => runtime.block_on(clock.drive(call)),
                     None => runtime.block_on(call),
@@ -189,7 +189,7 @@ fn invoke(
     let outcome = match this.and_then(|this| this.borrow::<ConsulClient>().ok()) {
         Some(client) => prepare(args)
             .map_err(|error| error.context(method))
-            .and_then(|(endpoint, args)| client.call(endpoint, &args)),
+            .and_then(|(endpoint, args)| client.call(endpoint, &args)?.answer()),
         None => Err(Error::misuse(format!("{method}: call it with a colon: client:{method}(…)"))),
     };
     match outcome {

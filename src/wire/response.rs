@@ -2,7 +2,7 @@
 
 use super::kv::Entry;
 use super::request::Request;
-use super::table::{Absent, Reply};
+use super::table::{Absent, Endpoint, Reply};
 use super::value::Value;
 use crate::error::{Error, Kind, RefusedOperation};
 use base64::Engine as _;
@@ -81,45 +81,86 @@ impl Meta {
     }
 }
 
+/// A success whose body is still to be read.
+#[derive(Clone, Debug)]
+pub struct Success {
+    endpoint: &'static Endpoint,
+    label: String,
+    /// None: what the row takes a 404 for.
+    body: Option<Bytes>,
+    /// What the answer says about itself. The entry is in the body.
+    pub meta: Meta,
+}
+
 impl Request {
-    /// Understands the answer to this request.
+    /// Tells a success from a refusal, so that a call can be decided on before its answer is read.
     ///
     /// # Errors
-    /// Whatever the server refused, by kind, and [`Kind::Decode`] for what is no answer of Consul's.
-    pub fn answer(&self, response: &Response<Bytes>) -> Result<Answer, Error> {
+    /// Whatever the server refused, by kind: with a status, or with the `false` of a write that was
+    /// not done.
+    pub fn check(&self, response: Response<Bytes>) -> Result<Success, Error> {
         let status = response.status();
-        if status.is_success() || self.endpoint.also_success.contains(&status.as_u16()) {
-            let mut meta = Meta::of(response.headers());
-            let value = self.value(response.body(), &mut meta)?;
-            return Ok(Answer { value, meta });
-        }
-        if status == StatusCode::NOT_FOUND && !is_unknown_endpoint(response) {
-            let value = match self.endpoint.absent {
-                Absent::Null => Some(Value::Null),
-                Absent::EmptyList => Some(Value::List(Vec::new())),
-                Absent::Done => Some(Value::Bool(true)),
-                Absent::Error | Absent::SessionInvalid => None,
-            };
-            if let Some(value) = value {
-                return Ok(Answer { value, meta: Meta::of(response.headers()) });
+        let meta = Meta::of(response.headers());
+        let body = if status.is_success() || self.endpoint.also_success.contains(&status.as_u16()) {
+            if self.endpoint.reply == Reply::Applied {
+                self.check_applied(response.body())?;
             }
-        }
-        Err(self.refused(response))
+            Some(response.into_body())
+        } else {
+            let is_absent = status == StatusCode::NOT_FOUND && !is_unknown_endpoint(&response);
+            if !is_absent || absent_value(self.endpoint).is_none() {
+                return Err(self.refused(&response));
+            }
+            None
+        };
+        Ok(Success { endpoint: self.endpoint, label: self.label.clone(), body, meta })
     }
 
-    fn value(&self, body: &Bytes, meta: &mut Meta) -> Result<Value, Error> {
+    fn check_applied(&self, body: &Bytes) -> Result<(), Error> {
+        match body.trim_ascii() {
+            b"true" => Ok(()),
+            b"false" => Err(Error::new(
+                Kind::Conflict,
+                format!("{}: not done: {}", self.label, self.refusal),
+            )
+            .with_status(200)),
+            _ => {
+                let why = "true or false was expected";
+                Err(not_understood(self.endpoint, &self.label, why, body))
+            }
+        }
+    }
+}
+
+/// What a 404 is to this endpoint, unless it is an error.
+fn absent_value(endpoint: &Endpoint) -> Option<Value> {
+    match endpoint.absent {
+        Absent::Null => Some(Value::Null),
+        Absent::EmptyList => Some(Value::List(Vec::new())),
+        Absent::Done => Some(Value::Bool(true)),
+        Absent::Error | Absent::SessionInvalid => None,
+    }
+}
+
+impl Success {
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// [`Kind::Decode`] for what is no answer of Consul's.
+    pub fn answer(mut self) -> Result<Answer, Error> {
+        let value = match self.body.take() {
+            None => absent_value(self.endpoint).unwrap_or(Value::Null),
+            Some(body) => self.value(&body).map_err(|error| {
+                error.with_endpoint(&self.meta.endpoint).with_attempts(self.meta.attempts)
+            })?,
+        };
+        Ok(Answer { value, meta: self.meta })
+    }
+
+    fn value(&mut self, body: &Bytes) -> Result<Value, Error> {
         match self.endpoint.reply {
-            Reply::Done => Ok(Value::Bool(true)),
+            Reply::Done | Reply::Applied => Ok(Value::Bool(true)),
             Reply::Body => Ok(Value::Bytes(body.to_vec())),
-            Reply::Applied => match body.trim_ascii() {
-                b"true" => Ok(Value::Bool(true)),
-                b"false" => Err(Error::new(
-                    Kind::Conflict,
-                    format!("{}: not done: {}", self.label, self.refusal),
-                )
-                .with_status(200)),
-                _ => Err(self.not_understood("true or false was expected", body)),
-            },
             Reply::Json => Ok(self.json::<serde_json::Value>(body)?.into()),
             Reply::Member(name) => match self.json::<serde_json::Value>(body)?.get(name) {
                 Some(serde_json::Value::String(text)) => Ok(text.as_str().into()),
@@ -134,7 +175,7 @@ impl Request {
                 let Some(entry) = entries.into_iter().next() else {
                     return Ok(Value::Null);
                 };
-                meta.entry = Some(EntryMeta {
+                self.meta.entry = Some(EntryMeta {
                     flags: entry.flags,
                     session: entry.session,
                     lock_index: entry.lock_index,
@@ -200,18 +241,20 @@ impl Request {
     }
 
     fn not_understood(&self, why: &str, body: &Bytes) -> Error {
-        // Answers about tokens have secrets in them.
-        let begins = match self.endpoint.path.starts_with("/v1/acl/") {
-            true => String::new(),
-            false => format!("; it begins {}", excerpt(body)),
-        };
-        let label = &self.label;
-        Error::new(
-            Kind::Decode,
-            format!("{label}: the answer is not what Consul sends: {why}{begins}"),
-        )
+        not_understood(self.endpoint, &self.label, why, body)
     }
+}
 
+fn not_understood(endpoint: &Endpoint, label: &str, why: &str, body: &Bytes) -> Error {
+    // Answers about tokens have secrets in them.
+    let begins = match endpoint.path.starts_with("/v1/acl/") {
+        true => String::new(),
+        false => format!("; it begins {}", excerpt(body)),
+    };
+    Error::new(Kind::Decode, format!("{label}: the answer is not what Consul sends: {why}{begins}"))
+}
+
+impl Request {
     /// The error that a status other than success means.
     fn refused(&self, response: &Response<Bytes>) -> Error {
         let status = response.status().as_u16();
@@ -297,9 +340,11 @@ impl Request {
             op_index: usize,
             what: String,
         }
-        let refused: Vec<RefusedOperation> = match self.json::<Refusal>(body) {
+        let refused: Vec<RefusedOperation> = match serde_json::from_slice::<Refusal>(body) {
             Ok(refusal) => refusal.errors.unwrap_or_default(),
-            Err(error) => return error,
+            Err(error) => {
+                return not_understood(self.endpoint, &self.label, &error.to_string(), body);
+            }
         }
         .into_iter()
         .map(|refused| RefusedOperation { index: refused.op_index, what: refused.what })
@@ -376,7 +421,7 @@ mod tests {
             .header("vary", "Accept-Encoding")
             .body(Bytes::copy_from_slice(body.as_bytes()))
             .expect("a response");
-        request(method).answer(&response)
+        request(method).check(response)?.answer()
     }
 
     #[test]
@@ -430,7 +475,7 @@ mod tests {
                 .header("x-consul-knownleader", known_leader)
                 .body(Bytes::from_static(b"ACL not found"))
                 .expect("a response");
-            let error = request("acl_policy_read").answer(&response).unwrap_err();
+            let error = request("acl_policy_read").check(response).unwrap_err();
             assert_eq!(error.kind(), kind);
         }
     }
