@@ -22,10 +22,9 @@ pub struct Config {
     pub endpoints: Vec<String>,
     /// The whole time that one call may take.
     pub timeout: Duration,
-    /// How many times a call is made again after a failure that may pass.
+    /// How many times a call is made again after a failure that may pass, when each endpoint has
+    /// been asked once.
     pub retry_count: u32,
-    /// Whether a read that gets no answer in half of its time asks any server for the rest of it.
-    pub stale_if_error: bool,
     /// How the endpoints are connected to.
     pub http: transport::Options,
     /// Whether TLS was asked for or refused, apart from the endpoints' schemes, which follow it.
@@ -59,7 +58,6 @@ impl Default for Config {
             endpoints: vec!["http://127.0.0.1:8500".to_owned()],
             timeout: Duration::from_millis(5000),
             retry_count: 3,
-            stale_if_error: false,
             http: transport::Options::default(),
             tls: None,
             token_file: None,
@@ -115,7 +113,7 @@ impl Config {
             }
             _ => {}
         }
-        if self.defaults.consistency == Some("consistent") && self.stale_if_error {
+        if self.defaults.consistency == Some("consistent") && self.defaults.stale_if_error {
             let consistency = said.name("consistency").unwrap_or("consistency");
             return contradiction(&format!(
                 "{consistency} = \"consistent\" and stale_if_error contradict each other"
@@ -262,7 +260,7 @@ mod tests {
         Case("timeout", "1", |config| millis(config.timeout)),
         Case("connect_timeout_ms", "1", |config| millis(config.http.connect_timeout)),
         Case("retry_count", "1", |config| config.retry_count.to_string()),
-        Case("stale_if_error", "true", |config| config.stale_if_error.to_string()),
+        Case("stale_if_error", "true", |config| config.defaults.stale_if_error.to_string()),
         Case("max_connections", "1", |config| config.http.max_connections.to_string()),
         Case("max_idle_connections", "1", |config| config.http.max_idle_connections.to_string()),
         Case("idle_timeout_ms", "1", |config| millis(config.http.idle_timeout)),

@@ -97,13 +97,13 @@ pub const OPTIONS: &[Setting] = &[
         "retry_count",
         Takes::Count(0, 100, |config, count| config.retry_count = count),
         "3",
-        "How many times a call is made again after a failure that may pass.",
+        "How many times a call is made again after a failure that may pass, when each endpoint has been asked once.",
     ),
     Setting::new(
         "stale_if_error",
-        Takes::Flag(|config, flag| config.stale_if_error = flag),
+        Takes::Flag(|config, flag| config.defaults.stale_if_error = flag),
         "false",
-        "When half of a read's time has passed without an answer, any server may answer the rest of it, as with `stale`.",
+        "When the leader does not answer a read within half of its time, any server may; `meta.stale` then says so.",
     ),
     Setting::new(
         "max_connections",

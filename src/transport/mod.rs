@@ -3,6 +3,7 @@
 
 pub mod http;
 mod tls;
+pub mod token_file;
 
 use crate::clock::BoxFuture;
 use crate::error::Error;
