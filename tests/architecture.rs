@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &["clock"]),
     ("error", &["error"]),
+    ("os", &["os"]),
     ("wire", &["wire", "error"]),
     ("transport", &["transport", "wire", "error", "clock"]),
     ("client", &["client", "transport", "wire", "error", "clock"]),
@@ -20,7 +21,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "lua",
-        &["lua", "connect", "config", "client", "simulate", "transport", "wire", "error", "clock"],
+        &[
+            "lua",
+            "connect",
+            "config",
+            "client",
+            "simulate",
+            "transport",
+            "wire",
+            "error",
+            "clock",
+            "os",
+        ],
     ),
 ];
 
@@ -31,7 +43,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("rustls", &["transport/http.rs", "transport/tls.rs"]),
     // Only the place that puts a client together knows a real transport.
     ("transport::http", &["connect.rs", "transport/mod.rs"]),
-    ("unsafe", &["lua/stack.rs"]),
+    ("libc", &["os.rs"]),
+    ("unsafe", &["lua/stack.rs", "os.rs"]),
 ];
 
 /// Every violation in one file, as `file:line: what`.
