@@ -15,6 +15,8 @@ use mlua::{
     Value as LuaValue,
 };
 use std::cell::RefCell;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use tokio::runtime::{Builder, Runtime};
 
 /// A client as a Lua program holds it.
@@ -172,7 +174,7 @@ fn new(lua: &Lua, config: &LuaValue) -> Result<ConsulClient, Error> {
             )));
         }
     };
-    ConsulClient::new(Config::new(&given, |name| std::env::var(name).ok())?)
+    ConsulClient::new(Config::new(&given, |name| std::env::var_os(name).map(OsString::into_vec))?)
 }
 
 /// Runs a method: its outcome's three results, or nil and a message that `module.lua` raises.
