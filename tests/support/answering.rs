@@ -40,7 +40,7 @@ impl Server {
     /// Without TLS, on a port; it takes its time for each answer.
     pub fn slow(pause: Duration) -> Server {
         let seen = Arc::new(Seen { pause, ..Seen::default() });
-        Self::on_a_port(seen, |stream, seen| serve(stream, seen))
+        Self::on_a_port(seen, serve)
     }
 
     /// With TLS, on a port.
