@@ -11,6 +11,7 @@ pub mod connect;
 pub mod error;
 #[cfg(feature = "binding")]
 mod lua;
+pub mod os;
 pub mod simulate;
 pub mod transport;
 pub mod wire;

@@ -14,6 +14,7 @@ use crate::wire::value::Value;
 use crate::wire::{kv, txn};
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -30,10 +31,10 @@ const WATCH: Duration = Duration::from_secs(5);
 
 /// Within these bounds, by chance, it is asked again during a lock delay; such an attempt costs no
 /// Raft write.
-const DELAY_POLL_MS: std::ops::Range<u64> = 20..50;
+const DELAY_POLL_MS: Range<f64> = 20.0..50.0;
 
 /// The pause after an error that may pass.
-const ERROR_PAUSE_MS: std::ops::Range<u64> = 100..300;
+const ERROR_PAUSE_MS: Range<f64> = 100.0..300.0;
 
 /// How long to wait for a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -310,7 +311,7 @@ impl Competitor<'_> {
                         Ok(Attempt::SessionGone)
                     }
                     Kind::TxnFailed => Ok(Attempt::Changed),
-                    _ if error.maybe_sent() && error.retryable() => {
+                    _ if error.maybe_applied() => {
                         let session = session.id().to_owned();
                         self.settle(&session).await
                     }
@@ -348,9 +349,10 @@ impl Competitor<'_> {
         Ok(())
     }
 
-    async fn pause(&self, bounds_ms: std::ops::Range<u64>) {
+    async fn pause(&self, bounds_ms: Range<f64>) {
         let client = self.presence.client();
-        client.clock().sleep(Duration::from_millis(client.random(bounds_ms))).await;
+        let ms = bounds_ms.start + (bounds_ms.end - bounds_ms.start) * client.chance();
+        client.clock().sleep(Duration::from_secs_f64(ms / 1e3)).await;
     }
 
     fn conflict(&self, why: &str) -> Error {

@@ -1,19 +1,20 @@
 //! The client: makes calls to Consul over one or several transports.
 
 mod call;
+mod endpoints;
 pub mod lock;
 pub mod presence;
 pub mod profile;
+mod settle;
 
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::transport::Transport;
-use crate::wire::request::{Args, Defaults};
-use crate::wire::response::Answer;
+use crate::wire::request::{Args, Defaults, Request};
+use crate::wire::response::{Answer, Success};
 use crate::wire::table::Endpoint;
-use std::ops::Range;
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use endpoints::Endpoints;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How a client makes its calls.
@@ -22,7 +23,8 @@ pub struct Settings {
     /// The whole time that one call may take, all attempts together; a blocking query gets its
     /// wait in addition.
     pub timeout: Duration,
-    /// How many times a call is made again after a failure that may pass.
+    /// How many times a call is made again after a failure that may pass, when each endpoint has
+    /// been asked once.
     pub retry_count: u32,
     /// What every request says unless the call says otherwise.
     pub defaults: Defaults,
@@ -35,8 +37,8 @@ pub struct Client {
     settings: Settings,
     clock: Arc<dyn Clock>,
     rng: Mutex<fastrand::Rng>,
-    /// The transport that last worked.
-    preferred: AtomicUsize,
+    /// What is known of the transports' health.
+    endpoints: Mutex<Endpoints>,
 }
 
 impl Client {
@@ -47,22 +49,18 @@ impl Client {
         clock: Arc<dyn Clock>,
         rng: fastrand::Rng,
     ) -> Self {
-        Client { transports, settings, clock, rng: Mutex::new(rng), preferred: AtomicUsize::new(0) }
+        let endpoints = Mutex::new(Endpoints::new(transports.len()));
+        Client { transports, settings, clock, rng: Mutex::new(rng), endpoints }
     }
 
     /// For each endpoint a client that asks it alone.
     pub fn each_endpoint(&self) -> Vec<Client> {
         let only = |transport: &Arc<dyn Transport>| {
-            let rng = fastrand::Rng::with_seed(self.random(0..u64::MAX));
+            let rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork();
             let (settings, clock) = (self.settings.clone(), Arc::clone(&self.clock));
             Client::new(vec![Arc::clone(transport)], settings, clock, rng)
         };
         self.transports.iter().map(only).collect()
-    }
-
-    /// A random number within these bounds.
-    pub(crate) fn random(&self, bounds: Range<u64>) -> u64 {
-        self.rng.lock().unwrap_or_else(PoisonError::into_inner).u64(bounds)
     }
 
     /// How this client makes its calls.
@@ -81,7 +79,31 @@ impl Client {
     /// An unacceptable argument, before anything is sent; then whatever the transport or the
     /// server refused, after the retries that the endpoint allows.
     pub async fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
-        let request = endpoint.request(args, &self.settings.defaults)?;
-        self.perform(&request).await
+        self.fetch(endpoint, args).await?.answer()
+    }
+
+    /// Makes one call and leaves its answer to be read.
+    ///
+    /// # Errors
+    /// As [`Client::call`], but for an answer that cannot be read.
+    pub async fn fetch(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Success, Error> {
+        self.perform(&self.request(endpoint, args)?).await
+    }
+
+    /// Checks a call's arguments and builds its request; nothing is sent yet.
+    ///
+    /// # Errors
+    /// An unacceptable argument.
+    pub fn request(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Request, Error> {
+        endpoint.request(args, &self.settings.defaults)
+    }
+
+    fn endpoints(&self) -> MutexGuard<'_, Endpoints> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number from 0 to 1 by chance.
+    fn chance(&self) -> f64 {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner).f64()
     }
 }

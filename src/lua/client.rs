@@ -6,7 +6,7 @@ use crate::config::{Config, Simulate};
 use crate::connect::connect;
 use crate::error::{Error, Kind};
 use crate::wire::request::Args;
-use crate::wire::response::Answer;
+use crate::wire::response::Success;
 use crate::wire::table::Endpoint;
 use crate::wire::value::Value;
 use crate::wire::{self, raw};
@@ -15,6 +15,8 @@ use mlua::{
     Value as LuaValue,
 };
 use std::cell::RefCell;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use tokio::runtime::{Builder, Runtime};
 
 /// A client as a Lua program holds it.
@@ -40,10 +42,10 @@ impl ConsulClient {
         Ok(ConsulClient { config, open: RefCell::new(Some(Open { client, runtime })) })
     }
 
-    fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
+    fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Success, Error> {
         match &*self.open.borrow() {
             Some(Open { client, runtime }) => {
-                let call = client.call(endpoint, args);
+                let call = client.fetch(endpoint, args);
                 match client.clock().as_manual() {
                     Some(clock) => runtime.block_on(clock.drive(call)),
                     None => runtime.block_on(call),
@@ -172,7 +174,7 @@ fn new(lua: &Lua, config: &LuaValue) -> Result<ConsulClient, Error> {
             )));
         }
     };
-    ConsulClient::new(Config::new(&given, |name| std::env::var(name).ok())?)
+    ConsulClient::new(Config::new(&given, |name| std::env::var_os(name).map(OsString::into_vec))?)
 }
 
 /// Runs a method: its outcome's three results, or nil and a message that `module.lua` raises.
@@ -187,7 +189,7 @@ fn invoke(
     let outcome = match this.and_then(|this| this.borrow::<ConsulClient>().ok()) {
         Some(client) => prepare(args)
             .map_err(|error| error.context(method))
-            .and_then(|(endpoint, args)| client.call(endpoint, &args)),
+            .and_then(|(endpoint, args)| client.call(endpoint, &args)?.answer()),
         None => Err(Error::misuse(format!("{method}: call it with a colon: client:{method}(…)"))),
     };
     match outcome {

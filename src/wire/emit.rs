@@ -219,9 +219,10 @@ fn errors(endpoint: &Endpoint) -> Vec<&'static str> {
     kinds
 }
 
-/// The annotations for the Lua language server.
-pub fn lua_meta() -> String {
+/// The annotations for the Lua language server; `config` is the class of a client's configuration.
+pub fn lua_meta(config: &str) -> String {
     let mut file = String::from(LUA_HEAD);
+    file.push_str(config);
     for (name, group) in [("Options", COMMON)].iter().chain(GROUPS) {
         let _ = write!(file, "\n---@class consul_ffi.{name}\n");
         fields(&mut file, group.iter());
@@ -339,6 +340,7 @@ const LUA_HEAD: &str = r#"---@meta consul_ffi
 ---@field request_ms number
 ---@field endpoint string
 ---@field attempts integer
+---@field stale boolean whether any server may be its source (`stale_if_error`)
 ---@field flags? integer|string
 ---@field session? string
 ---@field lock_index? integer|string
@@ -350,7 +352,8 @@ const LUA_HEAD: &str = r#"---@meta consul_ffi
 ---@field kind "argument"|"config"|"connect"|"timeout"|"tls"|"http"|"not_found"|"permission_denied"|"acl_not_found"|"rate_limited"|"no_leader"|"conflict"|"txn_failed"|"session_invalid"|"too_large"|"decode"|"closed"|"unsupported"
 ---@field message string
 ---@field status? integer
----@field retryable boolean
+---@field retryable boolean whether the same call may succeed later
+---@field maybe_applied boolean false when the request certainly changed nothing
 ---@field endpoint? string
 ---@field attempts integer
 ---@field operations? { index: integer, what: string }[]
@@ -370,6 +373,11 @@ const LUA_HEAD: &str = r#"---@meta consul_ffi
 ---@field timeout integer milliseconds
 ---@field simulate boolean
 local ConsulClient = {}
+
+---A client; the same as consul_ffi.new.
+---@param config? consul_ffi.ConsulConfig
+---@return consul_ffi.ConsulClient
+function ConsulClient:new(config) end
 
 ---Closes the client; calls after it fail. It may be called again.
 function ConsulClient:close() end
@@ -396,7 +404,7 @@ const LUA_TAIL: &str = r#"
 local consul_ffi = {}
 
 ---A client; raises when the configuration is not acceptable, and touches no network.
----@param config? table
+---@param config? consul_ffi.ConsulConfig
 ---@return consul_ffi.ConsulClient
 function consul_ffi.new(config) end
 

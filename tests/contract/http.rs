@@ -55,7 +55,7 @@ async fn an_unknown_path_is_unsupported(t: T) {
     let mut response = ::http::Response::new(bytes::Bytes::from(answer.body));
     *response.status_mut() = ::http::StatusCode::from_u16(answer.status).unwrap();
     *response.headers_mut() = answer.headers;
-    assert_eq!(request.answer(&response).unwrap_err().kind(), Kind::Unsupported);
+    assert_eq!(request.check(response).unwrap_err().kind(), Kind::Unsupported);
 }
 
 async fn a_dirty_path_is_redirected_and_never_followed(t: T) {

@@ -1,0 +1,263 @@
+//! What a library must see to inside another program's process: forks, signals, threads.
+//!
+//! The process's own state (signal dispositions, masks, threads that handle signals) is left as it
+//! was found.
+
+#![allow(unsafe_code)]
+
+use libc::c_int;
+use std::io;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// How many forks lie between this process and the one that called [`watch_forks`] first.
+///
+/// What was made in another generation belongs to the parent: a runtime would hang and a connection
+/// would be shared, so it is to be forgotten, neither used nor dropped.
+pub fn fork_generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// Counts forks from now on; to be called before anything that [`fork_generation`] guards is made.
+///
+/// # Errors
+/// When there is no memory to register the handler.
+pub fn watch_forks() -> io::Result<()> {
+    static IS_WATCHED: Mutex<bool> = Mutex::new(false);
+    extern "C" fn in_child() {
+        GENERATION.fetch_add(1, Ordering::Relaxed);
+    }
+    let mut is_watched = IS_WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*is_watched {
+        // SAFETY: the handler only adds to an atomic, which any child may do, and the code stays
+        // mapped for as long as the process lives (build.rs).
+        let error = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        *is_watched = true;
+    }
+    Ok(())
+}
+
+/// Starts a thread in which no signal handler of the program runs: a handler may belong to an
+/// engine that is not safe there (Lua's own for Ctrl-C is not).
+///
+/// # Errors
+/// When the system has no thread to give.
+pub fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    // The new thread inherits the mask.
+    let _mask = Mask::block(&asynchronous_signals());
+    thread::Builder::new().name(name.to_owned()).spawn(work)
+}
+
+/// Keeps signal handlers of the program out of this thread from now on; for threads that others
+/// start for us.
+pub fn block_signals() {
+    set_mask(libc::SIG_BLOCK, &asynchronous_signals());
+}
+
+/// Until it is dropped, a write to a connection that the other side closed is an error in this
+/// thread and no SIGPIPE, which would end the process.
+pub struct NoSigpipe {
+    _mask: Mask,
+    /// Whether one waited already, which is the program's own.
+    was_pending: bool,
+}
+
+impl NoSigpipe {
+    /// Begins.
+    #[allow(clippy::new_without_default)] // it does something, it is no empty value
+    pub fn new() -> Self {
+        let mask = Mask::block(&signal_set(&[libc::SIGPIPE]));
+        // One that was not blocked cannot wait.
+        let was_pending = is_member(&mask.before, libc::SIGPIPE) && sigpipe_is_pending();
+        NoSigpipe { _mask: mask, was_pending }
+    }
+}
+
+impl Drop for NoSigpipe {
+    fn drop(&mut self) {
+        if !self.was_pending && sigpipe_is_pending() {
+            let mut taken: c_int = 0;
+            // SAFETY: the set is initialised; the signal is pending in this thread and blocked, so
+            // this takes it and does not wait.
+            unsafe { libc::sigwait(&signal_set(&[libc::SIGPIPE]), &mut taken) };
+        }
+        // Then the mask is dropped, and signals may come again.
+    }
+}
+
+/// Blocks signals in this thread until it is dropped.
+struct Mask {
+    before: libc::sigset_t,
+    /// A mask belongs to its thread.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Mask {
+    fn block(signals: &libc::sigset_t) -> Mask {
+        let before = set_mask(libc::SIG_BLOCK, signals);
+        Mask { before, _not_send: PhantomData }
+    }
+}
+
+impl Drop for Mask {
+    fn drop(&mut self) {
+        set_mask(libc::SIG_SETMASK, &self.before);
+    }
+}
+
+/// Every signal but those that tell a thread of its own fault: these cannot wait.
+fn asynchronous_signals() -> libc::sigset_t {
+    let mut set = signal_set(&[]);
+    // SAFETY: the set is initialised, and the numbers are signals.
+    unsafe {
+        libc::sigfillset(&mut set);
+        for fault in [
+            libc::SIGABRT,
+            libc::SIGBUS,
+            libc::SIGFPE,
+            libc::SIGILL,
+            libc::SIGSEGV,
+            libc::SIGSYS,
+            libc::SIGTRAP,
+        ] {
+            libc::sigdelset(&mut set, fault);
+        }
+    }
+    set
+}
+
+fn signal_set(signals: &[c_int]) -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set, and the numbers are signals.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Changes this thread's mask; gives what it was.
+fn set_mask(how: c_int, signals: &libc::sigset_t) -> libc::sigset_t {
+    let mut before = signal_set(&[]);
+    // SAFETY: both sets are initialised, and `how` is one that exists, so that this cannot fail.
+    unsafe { libc::pthread_sigmask(how, signals, &mut before) };
+    before
+}
+
+fn is_member(set: &libc::sigset_t, signal: c_int) -> bool {
+    // SAFETY: the set is initialised, and the number is a signal.
+    unsafe { libc::sigismember(set, signal) == 1 }
+}
+
+fn sigpipe_is_pending() -> bool {
+    let mut pending = signal_set(&[]);
+    // SAFETY: the set is initialised and outlives the call.
+    unsafe { libc::sigpending(&mut pending) };
+    is_member(&pending, libc::SIGPIPE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc;
+
+    fn mask() -> libc::sigset_t {
+        set_mask(libc::SIG_BLOCK, &signal_set(&[]))
+    }
+
+    /// Writes to a connection whose other side is closed, the way that raises SIGPIPE.
+    fn write_to_nobody() -> io::Error {
+        let (near, far) = UnixStream::pair().unwrap();
+        drop(far);
+        // SAFETY: the descriptor is open, and the byte outlives the call.
+        let written = unsafe { libc::write(near.as_raw_fd(), b"x".as_ptr().cast(), 1) };
+        assert_eq!(written, -1);
+        io::Error::last_os_error()
+    }
+
+    fn in_a_thread(work: impl FnOnce() + Send + 'static) {
+        thread::spawn(work).join().unwrap();
+    }
+
+    #[test]
+    fn a_broken_connection_raises_no_sigpipe_and_leaves_none_behind() {
+        in_a_thread(|| {
+            let guard = NoSigpipe::new();
+            assert_eq!(write_to_nobody().kind(), io::ErrorKind::BrokenPipe);
+            assert!(sigpipe_is_pending(), "the write raised none, so this tests nothing");
+            drop(guard);
+            assert!(!sigpipe_is_pending());
+            assert!(!is_member(&mask(), libc::SIGPIPE));
+        });
+    }
+
+    #[test]
+    fn a_sigpipe_that_waited_before_still_waits() {
+        in_a_thread(|| {
+            set_mask(libc::SIG_BLOCK, &signal_set(&[libc::SIGPIPE]));
+            write_to_nobody();
+            drop(NoSigpipe::new());
+            assert!(sigpipe_is_pending());
+            assert!(is_member(&mask(), libc::SIGPIPE));
+        });
+    }
+
+    #[test]
+    fn a_thread_of_ours_takes_no_signal_but_its_own_faults() {
+        let (send, receive) = mpsc::channel();
+        let thread = spawn("a name", move || {
+            let mask = mask();
+            send.send((thread::current().name().map(str::to_owned), mask)).unwrap();
+        });
+        let (name, inside) = receive.recv().unwrap();
+        thread.unwrap().join().unwrap();
+        assert_eq!(name.as_deref(), Some("a name"));
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGPIPE, libc::SIGPROF, libc::SIGCHLD] {
+            assert!(is_member(&inside, signal), "{signal}");
+            assert!(!is_member(&mask(), signal), "{signal} in the thread that starts it");
+        }
+        assert!(!is_member(&inside, libc::SIGSEGV));
+    }
+
+    #[test]
+    fn a_thread_of_others_can_block_its_signals() {
+        in_a_thread(|| {
+            block_signals();
+            assert!(is_member(&mask(), libc::SIGINT));
+        });
+    }
+
+    #[test]
+    fn a_child_is_another_generation_and_its_parent_is_not() {
+        watch_forks().unwrap();
+        watch_forks().unwrap();
+        let before = fork_generation();
+        // SAFETY: the child only reads an atomic and ends without running anything else.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let difference = fork_generation() - before;
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(difference as c_int) };
+        }
+        let mut status: c_int = 0;
+        // SAFETY: the child is ours, and the status outlives the call.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(libc::WEXITSTATUS(status), 1, "registered twice, or not at all");
+        assert_eq!(fork_generation(), before);
+    }
+}
