@@ -286,11 +286,10 @@ impl Competitor<'_> {
         let begun = self.presence.client().clock().now();
         match transact(self.presence, [unchanged, lock], None).await {
             Ok(results) => {
-                let token = results.items().last().and_then(|result| result.get("KV")).and_then(
-                    |entry| {
+                let token =
+                    results.items().last().and_then(|result| result.get("KV")).and_then(|entry| {
                         entry.get(self.presence.rules().token_member()).and_then(Value::as_u64)
-                    },
-                );
+                    });
                 match token {
                     Some(token) => {
                         Ok(Attempt::Granted(Grant { token, value: value.clone(), begun }))
@@ -522,8 +521,7 @@ impl Lease {
             ("Key", self.key.as_str().into()),
             ("Session", self.session_id.as_str().into()),
         ];
-        let set =
-            vec![("Verb", "set".into()), ("Key", key.into()), ("Value", value.into())];
+        let set = vec![("Verb", "set".into()), ("Key", key.into()), ("Value", value.into())];
         let in_flight = self.presence.profile().in_flight;
         match transact(&self.presence, [holds, set], Some(in_flight)).await {
             Ok(results) => Ok(results

@@ -6,6 +6,7 @@ pub mod lock;
 pub mod presence;
 pub mod profile;
 mod settle;
+pub mod watch;
 
 use crate::clock::Clock;
 use crate::error::Error;

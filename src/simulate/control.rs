@@ -1,7 +1,7 @@
 //! What a test does to an agent: it restarts it, resets it, looks at it.
 
-use super::store::State;
 use super::Agent;
+use super::store::State;
 
 /// What an agent keeps when it restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -341,15 +341,13 @@ mod tests {
     fn an_isolated_leader_answers_what_it_knew_but_neither_consistent_reads_nor_writes() {
         let world = World::new();
         world.put("kv/a", "before");
-        let isolated = Fault {
-            clients: vec!["one".into()],
-            isolated_leader: true,
-            ..Fault::default()
-        };
+        let isolated =
+            Fault { clients: vec!["one".into()], isolated_leader: true, ..Fault::default() };
         world.agent.add_fault(isolated);
         world.put("kv/a", "after");
         let transport = SimTransport::new(Arc::clone(&world.agent), "sim").for_client("one");
-        let read = |path: &str| transport.send(World::request(Method::GET, path, "")).now_or_never();
+        let read =
+            |path: &str| transport.send(World::request(Method::GET, path, "")).now_or_never();
         let known = read("kv/a?raw").expect("at once").expect("an answer");
         assert_eq!(known.body(), "before");
         assert!(read("kv/a?consistent").is_none());

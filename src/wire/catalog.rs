@@ -3,6 +3,9 @@
 use super::agent::{ADDRESSES, WEIGHTS};
 use super::table::*;
 
+/// What tells instances apart.
+const INSTANCE: &[&[&str]] = &[&["Node"], &["ServiceID"]];
+
 const CATALOG_SERVICE: &[Field] = &[
     field("ID", Shape::Text, "the instance's id; default: its name"),
     field("Service", Shape::Text, "the service's name"),
@@ -85,6 +88,7 @@ pub static DATACENTERS: Endpoint = Endpoint {
 /// The nodes.
 pub static NODES_LIST: Endpoint = Endpoint {
     options: &[NODES, FILTER, PEER, SCOPE, CONSISTENCY, BLOCKING],
+    items: Items::By(&[&["Node"]]),
     ..Endpoint::read("catalog_nodes", "/v1/catalog/nodes", "Lists the nodes.")
 };
 
@@ -103,6 +107,7 @@ pub static SERVICES: Endpoint = Endpoint {
         CONSISTENCY,
         BLOCKING,
     ],
+    items: Items::Named,
     ..Endpoint::read("catalog_services", "/v1/catalog/services", "The tags in use by service name.")
 };
 
@@ -116,6 +121,7 @@ const INSTANCES: &[&[Param]] =
 pub static SERVICE: Endpoint = Endpoint {
     positional: &[path("service", Shape::Text, "The service's name.")],
     options: INSTANCES,
+    items: Items::By(INSTANCE),
     ..Endpoint::read(
         "catalog_service",
         "/v1/catalog/service/{service}",
@@ -127,6 +133,7 @@ pub static SERVICE: Endpoint = Endpoint {
 pub static CONNECT: Endpoint = Endpoint {
     positional: &[path("service", Shape::Text, "The service's name.")],
     options: INSTANCES,
+    items: Items::By(INSTANCE),
     ..Endpoint::read(
         "catalog_connect",
         "/v1/catalog/connect/{service}",

@@ -28,6 +28,7 @@ pub static FIRE: Endpoint = Endpoint {
 pub static LIST: Endpoint = Endpoint {
     options: &[&[query("name", "name", Shape::Text, "Only events of this name.")], BLOCKING],
     reply: Reply::Events,
+    items: Items::By(&[&["ID"]]),
     ..Endpoint::read(
         "event_list",
         "/v1/event/list",

@@ -2,6 +2,10 @@
 
 use super::table::*;
 
+/// What tells instances apart, and checks.
+const INSTANCE: &[&[&str]] = &[&["Node", "Node"], &["Service", "ID"]];
+const CHECK: &[&[&str]] = &[&["Node"], &["CheckID"]];
+
 const SERVICE_NAME: Param = path("service", Shape::Text, "The service's name.");
 
 /// Options of reads of a service's instances.
@@ -17,6 +21,7 @@ const SERVICE_OPTIONS: &[&[Param]] =
 pub static SERVICE: Endpoint = Endpoint {
     positional: &[SERVICE_NAME],
     options: SERVICE_OPTIONS,
+    items: Items::By(INSTANCE),
     ..Endpoint::read(
         "health_service",
         "/v1/health/service/{service}",
@@ -28,6 +33,7 @@ pub static SERVICE: Endpoint = Endpoint {
 pub static CONNECT: Endpoint = Endpoint {
     positional: &[SERVICE_NAME],
     options: SERVICE_OPTIONS,
+    items: Items::By(INSTANCE),
     ..Endpoint::read(
         "health_connect",
         "/v1/health/connect/{service}",
@@ -39,6 +45,7 @@ pub static CONNECT: Endpoint = Endpoint {
 pub static INGRESS: Endpoint = Endpoint {
     positional: &[SERVICE_NAME],
     options: SERVICE_OPTIONS,
+    items: Items::By(INSTANCE),
     ..Endpoint::read(
         "health_ingress",
         "/v1/health/ingress/{service}",
@@ -50,6 +57,7 @@ pub static INGRESS: Endpoint = Endpoint {
 pub static NODE: Endpoint = Endpoint {
     positional: &[path("node", Shape::Text, "The node's name.")],
     options: &[FILTER, PEER, SCOPE, CONSISTENCY, BLOCKING],
+    items: Items::By(CHECK),
     ..Endpoint::read("health_node", "/v1/health/node/{node}", "Lists the checks of one node.")
 };
 
@@ -57,6 +65,7 @@ pub static NODE: Endpoint = Endpoint {
 pub static CHECKS: Endpoint = Endpoint {
     positional: &[SERVICE_NAME],
     options: &[NODES, FILTER, PEER, SCOPE, CONSISTENCY, BLOCKING],
+    items: Items::By(CHECK),
     ..Endpoint::read(
         "health_checks",
         "/v1/health/checks/{service}",
@@ -72,6 +81,7 @@ pub static STATE: Endpoint = Endpoint {
         "The state, or any.",
     )],
     options: &[NODES, FILTER, PEER, SCOPE, CONSISTENCY, BLOCKING],
+    items: Items::By(CHECK),
     ..Endpoint::read("health_state", "/v1/health/state/{state}", "Lists the checks in one state.")
 };
 

@@ -30,6 +30,7 @@ pub static LIST: Endpoint = Endpoint {
     fixed_query: "recurse",
     reply: Reply::KvEntries,
     absent: Absent::EmptyList,
+    items: Items::By(&[&["Key"]]),
     ..Endpoint::read("kv_list", "/v1/kv/{key}", "Reads all entries whose key begins with a prefix.")
 };
 
@@ -49,6 +50,7 @@ pub static KEYS: Endpoint = Endpoint {
     ],
     fixed_query: "keys",
     absent: Absent::EmptyList,
+    items: Items::Texts,
     ..Endpoint::read("kv_keys", "/v1/kv/{key}", "Lists the keys that begin with a prefix.")
 };
 

@@ -97,12 +97,14 @@ pub static INFO: Endpoint = Endpoint {
 pub static NODE: Endpoint = Endpoint {
     positional: &[path("node", Shape::Text, "The node's name.")],
     options: &[SCOPE, CONSISTENCY, BLOCKING],
+    items: Items::By(&[&["ID"]]),
     ..Endpoint::read("session_node", "/v1/session/node/{node}", "Lists the sessions of one node.")
 };
 
 /// Lists all sessions.
 pub static LIST: Endpoint = Endpoint {
     options: &[SCOPE, CONSISTENCY, BLOCKING],
+    items: Items::By(&[&["ID"]]),
     ..Endpoint::read("session_list", "/v1/session/list", "Lists all sessions.")
 };
 

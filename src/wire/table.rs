@@ -53,6 +53,8 @@ pub struct Endpoint {
     pub absent: Absent,
     /// Statuses besides 2xx whose body is the answer.
     pub also_success: &'static [u16],
+    /// What the value consists of, for who watches it.
+    pub items: Items,
     /// The first Consul that has it, when that is later than the oldest supported one.
     pub since: Option<&'static str>,
     /// What it does, in one sentence.
@@ -125,6 +127,19 @@ pub struct Param {
     pub guards: Option<&'static str>,
     /// What it is for, in one sentence.
     pub doc: &'static str,
+}
+
+/// What the value of a read consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Items {
+    /// It is one thing.
+    One,
+    /// A list of things that these members, or members of members, tell apart.
+    By(&'static [&'static [&'static str]]),
+    /// A list of texts.
+    Texts,
+    /// Things by name.
+    Named,
 }
 
 /// Where a parameter goes.
@@ -350,6 +365,7 @@ impl Endpoint {
             reply: Reply::Json,
             absent: Absent::Error,
             also_success: &[],
+            items: Items::One,
             since: None,
             doc,
         }

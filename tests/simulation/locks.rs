@@ -59,7 +59,6 @@ struct Scene {
     profile: Profile,
     rules: Rules,
     checks_tokens: bool,
-    /// Whether a node can stand still between looking at its lease and writing.
     register: RefCell<Register>,
     leases: RefCell<Vec<Option<Arc<Lease>>>>,
     report: RefCell<Report>,
@@ -78,8 +77,7 @@ struct Register {
 /// Plays the history of one seed.
 pub fn play(seed: u64, broken: Option<Broken>, traced: bool) -> Report {
     let world = World::new(seed, traced);
-    let mut profile =
-        if world.chance(0.5) { Profile::standard() } else { Profile::fast() };
+    let mut profile = if world.chance(0.5) { Profile::standard() } else { Profile::fast() };
     if broken == Some(Broken::NoLockDelay) {
         profile.lock_delay = Duration::ZERO;
     }
@@ -148,9 +146,7 @@ impl Scene {
         let presence =
             Presence::new(Arc::new(client), self.profile.clone(), service).with_rules(self.rules);
         let beating = Arc::clone(&presence);
-        world.spawn(node, async move {
-            match beating.run().await {}
-        });
+        world.spawn(node, async move { match beating.run().await {} });
         let scene = Rc::clone(self);
         world.spawn(node, async move { scene.contend(node, presence).await });
     }
@@ -240,6 +236,12 @@ impl Scene {
         report.writes += 1;
     }
 
+    fn holder(&self) -> Option<(Node, Arc<Lease>)> {
+        let leases = self.leases.borrow();
+        let held = |lease: &Arc<Lease>| lease.is_held().then(|| Arc::clone(lease));
+        leases.iter().enumerate().find_map(|(node, lease)| Some((node, held(lease.as_ref()?)?)))
+    }
+
     /// At every moment at most one lease is valid.
     fn look(&self) {
         let leases = self.leases.borrow();
@@ -270,13 +272,21 @@ impl Scene {
     /// One thing goes wrong for a while, and is well again before [`TROUBLE`] is over.
     async fn trouble(self: &Rc<Self>, which: u64, contenders: usize) {
         let world = &self.world;
-        let node = world.number(0..contenders as u64) as usize;
+        // The one that matters most, or any.
+        let node = match self.holder() {
+            Some((node, _)) if world.chance(0.5) => node,
+            _ => world.number(0..contenders as u64) as usize,
+        };
         let mut lasts = world.millis(50..6000);
         let kind = world.number(0..12);
         let what = match kind {
-            0 => {
+            0 if world.chance(0.5) => {
                 world.pause(node);
                 "stands still"
+            }
+            0 => {
+                world.pause_at_an_answer(node);
+                "stands still at an answer"
             }
             1 => {
                 lasts = lasts.mul_f64(0.4);
@@ -332,6 +342,10 @@ impl Scene {
                     isolated_leader: true,
                     ..Fault::default()
                 });
+                world.sleep(world.millis(0..500)).await;
+                if world.chance(0.5) {
+                    self.destroy_the_holders_session().await;
+                }
                 "speaks to an isolated leader"
             }
         };
@@ -349,14 +363,8 @@ impl Scene {
     }
 
     async fn destroy_the_holders_session(&self) {
-        let session = self
-            .leases
-            .borrow()
-            .iter()
-            .flatten()
-            .find(|lease| lease.is_held())
-            .map(|lease| lease.session().to_owned());
-        if let Some(session) = session {
+        if let Some((_, lease)) = self.holder() {
+            let session = lease.session();
             self.ask(Method::PUT, &format!("/v1/session/destroy/{session}"), "").await;
         }
     }
@@ -371,7 +379,8 @@ impl Scene {
     }
 
     async fn ask(&self, method: Method, path: &str, body: &'static str) -> String {
-        let request = Request::builder().method(method).uri(path).body(Bytes::from_static(body.as_bytes()));
+        let request =
+            Request::builder().method(method).uri(path).body(Bytes::from_static(body.as_bytes()));
         let response = self.world.agent.handle(request.expect("a request")).await;
         String::from_utf8_lossy(response.body()).into_owned()
     }

@@ -30,9 +30,11 @@ fn main() {
     // Each uses all processors.
     arguments.test_threads = Some(1);
     let mut trials = vec![Trial::test("locks_are_safe_and_come_back", move || all_are_safe(seeds))];
-    trials.extend(Broken::ALL.iter().map(|rule| {
-        Trial::test(format!("a_rule_is_needed::{rule:?}"), move || is_found(*rule))
-    }));
+    trials.extend(
+        Broken::ALL.iter().map(|rule| {
+            Trial::test(format!("a_rule_is_needed::{rule:?}"), move || is_found(*rule))
+        }),
+    );
     libtest_mimic::run(&arguments, trials).exit();
 }
 
@@ -108,8 +110,9 @@ fn on_all_processors<R: Send>(seeds: u64, play: impl Fn(u64) -> R + Sync) -> Vec
 }
 
 fn summary(report: &Report) -> String {
-    let Report { grants, losses, suspensions, writes, refused_writes, requests, violations, .. } =
-        report;
+    let Report {
+        grants, losses, suspensions, writes, refused_writes, requests, violations, ..
+    } = report;
     format!(
         "{requests} requests, {grants} grants, {losses} losses, {suspensions} suspensions, \
          {writes} writes, {refused_writes} refused; violations: {violations:?}"

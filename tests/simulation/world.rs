@@ -37,6 +37,8 @@ pub struct World {
     ready: Arc<Mutex<VecDeque<u64>>>,
     /// The nodes that stand still, with their tasks that would run.
     paused: RefCell<BTreeMap<Node, Vec<u64>>>,
+    /// The nodes that stop at the moment at which their next answer arrives.
+    doomed: RefCell<Vec<Node>>,
     /// Requests from nodes to the servers, which run there.
     arrivals: Arc<Mutex<Vec<Arrival>>>,
     trace: Option<RefCell<Vec<String>>>,
@@ -85,14 +87,13 @@ impl World {
             next_task: Cell::new(0),
             ready: Arc::default(),
             paused: RefCell::default(),
+            doomed: RefCell::default(),
             arrivals: Arc::default(),
             trace: traced.then(RefCell::default),
             requests: Cell::new(0),
         });
         let agent = Arc::clone(&world.agent);
-        world.spawn(SERVERS, async move {
-            match agent.run_timers().await {}
-        });
+        world.spawn(SERVERS, async move { match agent.run_timers().await {} });
         world
     }
 
@@ -151,7 +152,13 @@ impl World {
         self.paused.borrow_mut().entry(node).or_default();
     }
 
+    /// Stops a node when its next answer has arrived and was not looked at.
+    pub fn pause_at_an_answer(&self, node: Node) {
+        self.doomed.borrow_mut().push(node);
+    }
+
     pub fn resume(&self, node: Node) {
+        self.doomed.borrow_mut().retain(|other| *other != node);
         let waiting = self.paused.borrow_mut().remove(&node).unwrap_or_default();
         self.ready.lock().unwrap().extend(waiting);
     }
@@ -255,6 +262,9 @@ impl World {
                     }
                     answer => answer,
                 };
+                if world.doomed.borrow().contains(&node) {
+                    world.pause(node);
+                }
                 let _ = reply.send(answer);
             });
         }
