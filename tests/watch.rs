@@ -71,7 +71,6 @@ async fn next(changes: &mut Changes) -> Change {
     changes.next().await.expect("a watch does not end").expect("no outage").0
 }
 
-
 #[test]
 fn a_key_is_told_as_it_is_then_as_it_changes() {
     let world = World::new();

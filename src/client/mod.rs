@@ -1,10 +1,8 @@
 //! The client: makes calls to Consul over one or several transports.
 
 mod call;
+pub mod coordination;
 mod endpoints;
-pub mod lock;
-pub mod presence;
-pub mod profile;
 mod settle;
 pub mod watch;
 

@@ -2,9 +2,8 @@
 
 use crate::world::{DriftingClock, FATE, Node, SERVERS, Weather, World};
 use bytes::Bytes;
-use consul_ffi::client::lock::{Event, LOCK_FLAGS, Lease, LockOptions, Wait, acquire};
-use consul_ffi::client::presence::{Presence, Rules, Service};
-use consul_ffi::client::profile::Profile;
+use consul_ffi::client::coordination::lock::{LOCK_FLAGS, LockOptions, acquire};
+use consul_ffi::client::coordination::{Event, Lease, Presence, Profile, Rules, Service, Wait};
 use consul_ffi::client::{Client, Settings};
 use consul_ffi::simulate::Fault;
 use consul_ffi::wire::request::Defaults;

@@ -4,8 +4,9 @@
 //! A beat is answered by the local agent alone and costs no Raft write. It says that this process
 //! lives; it is never evidence that a lock is held.
 
-use super::Client;
+use super::map;
 use super::profile::Profile;
+use crate::client::Client;
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
 use crate::wire::request::Args;
@@ -37,6 +38,24 @@ pub struct Service {
     pub members: Vec<(String, Value)>,
 }
 
+/// What becomes of the keys that a session holds when it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behavior {
+    /// They stay, and are free.
+    Release,
+    /// They are deleted.
+    Delete,
+}
+
+impl Behavior {
+    fn name(self) -> &'static str {
+        match self {
+            Behavior::Release => "release",
+            Behavior::Delete => "delete",
+        }
+    }
+}
+
 /// Where a process is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registration {
@@ -58,7 +77,7 @@ pub struct Presence {
     /// Sessions that nobody wants any more.
     orphans: Mutex<Vec<String>>,
     orphaned: Notify,
-    /// The keys that this process holds or waits for.
+    /// What this process holds or waits for.
     entered: Mutex<HashSet<String>>,
     rules: Rules,
 }
@@ -91,13 +110,20 @@ impl Presence {
         &self.rules
     }
 
-    /// Says that this process holds or waits for a lock's key; it can do so once.
-    pub(super) fn enter(self: &Arc<Self>, key: &str) -> Result<Entered, Error> {
-        if !lock(&self.entered).insert(key.to_owned()) {
-            let message = format!("lock {key:?}: this client holds it or waits for it already");
+    /// Says that this process holds or waits for something; it can do so once.
+    pub(super) fn enter(self: &Arc<Self>, kind: &str, key: &str) -> Result<Entered, Error> {
+        let name = format!("{kind} {key:?}");
+        if !lock(&self.entered).insert(name.clone()) {
+            let message = format!("{name}: this client holds it or waits for it already");
             return Err(Error::new(Kind::Conflict, message).not_sent());
         }
-        Ok(Entered { presence: Arc::clone(self), key: key.to_owned() })
+        Ok(Entered { presence: Arc::clone(self), name })
+    }
+
+    /// Makes a read one whose answer is true at some moment since it was asked.
+    pub(super) fn proof(&self, args: Args) -> Args {
+        let timeout_ms = self.profile.proof_timeout().as_millis() as u64;
+        args.opt("consistent", true).opt("timeout_ms", timeout_ms)
     }
 
     pub(super) async fn renew(&self, session: &str) -> Result<(), Error> {
@@ -168,13 +194,14 @@ impl Presence {
         self: &Arc<Self>,
         registration: Registration,
         name: String,
+        behavior: Behavior,
     ) -> Result<Session, Error> {
         let check = Value::Map(vec![("ID".to_owned(), self.check_id().into())]);
         let definition = map(vec![
             ("Name", name.into()),
             ("TTL", go_duration(self.profile.session_ttl).into()),
             ("LockDelay", go_duration(self.profile.lock_delay).into()),
-            ("Behavior", "release".into()),
+            ("Behavior", behavior.name().into()),
             ("ServiceChecks", Value::List(vec![check])),
         ]);
         let give_up = self.now() + CATALOG_LAG;
@@ -327,16 +354,16 @@ impl Drop for Session {
     }
 }
 
-/// That this process holds a lock's key, or waits for it.
+/// That this process holds something, or waits for it.
 #[derive(Debug)]
 pub(super) struct Entered {
     presence: Arc<Presence>,
-    key: String,
+    name: String,
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        lock(&self.presence.entered).remove(&self.key);
+        lock(&self.presence.entered).remove(&self.name);
     }
 }
 
@@ -381,9 +408,4 @@ fn is_unknown_check(error: &Error) -> bool {
 /// A duration as Consul reads it.
 fn go_duration(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
-}
-
-/// A table of named members.
-pub(super) fn map(members: Vec<(&str, Value)>) -> Value {
-    Value::Map(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }

@@ -1,0 +1,255 @@
+//! Locks: a key that a session holds, as for every other Consul client.
+
+use super::contend::{Contender, WATCH};
+use super::presence::Behavior;
+use super::{Claim, Grant, Lease, Presence, Wait, transact};
+use crate::error::{Error, Kind};
+use crate::wire::kv;
+use crate::wire::request::Args;
+use crate::wire::response::EntryMeta;
+use crate::wire::value::Value;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The flags of a key that is a lock, by which clients know each other's.
+///
+/// Source: `LockFlagValue` in the package `api` of Consul's Go client.
+pub const LOCK_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
+
+/// Within these bounds, by chance, it is asked again during a lock delay; such an attempt costs no
+/// Raft write.
+const DELAY_POLL_MS: Range<f64> = 20.0..50.0;
+
+/// How a lock is taken.
+#[derive(Clone, Debug)]
+pub struct LockOptions {
+    /// The value of the key while it is held, for people and programs to read; none: the key keeps
+    /// the value it has.
+    pub value: Option<Vec<u8>>,
+    /// How long to wait.
+    pub wait: Wait,
+}
+
+/// Acquires the lock on `key`.
+///
+/// # Errors
+/// [`Kind::Conflict`] when it is held by another and was not to be waited for, when this process
+/// holds it or waits for it already, and when the key is no lock; [`Kind::Timeout`] when the wait is
+/// over; else what Consul refused. Whatever the error, no session is left behind, as far as Consul
+/// can be reached.
+pub async fn acquire(
+    presence: &Arc<Presence>,
+    key: &str,
+    options: &LockOptions,
+) -> Result<Arc<Lease>, Error> {
+    let mut contender = Contender::new(presence, ("lock", Behavior::Release), key, options.wait)?;
+    let limit = contender.limit();
+    let outcome = tokio::select! {
+        biased;
+        outcome = compete(&mut contender, options.value.as_deref()) => Some(outcome),
+        () = limit => None,
+    };
+    contender.conclude(outcome).await
+}
+
+/// Gives the lock up in favour of whoever waits.
+pub(super) async fn release(
+    presence: &Presence,
+    key: &str,
+    session: &str,
+    value: &[u8],
+) -> Result<(), Error> {
+    let unlock = vec![
+        ("Verb", "unlock".into()),
+        ("Key", key.into()),
+        ("Value", value.to_vec().into()),
+        ("Flags", LOCK_FLAGS.into()),
+        ("Session", session.into()),
+    ];
+    transact(presence, [unlock], None).await.map(|_| ())
+}
+
+/// Why a linearizable read shows that a grant is over, if it does.
+pub(super) async fn refutation(
+    presence: &Presence,
+    key: &str,
+    session: &str,
+    token: u64,
+) -> Result<Option<&'static str>, Error> {
+    let seen = prove(presence, key).await?;
+    let Some(entry) = &seen.entry else { return Ok(Some("its key was deleted")) };
+    Ok(match entry.session.as_deref() {
+        None => Some("Consul took it away: its session is over"),
+        Some(holder) if holder != session => Some("another session holds it"),
+        Some(_) if presence.rules().token_of(entry) != token => {
+            Some("its key was written by somebody else")
+        }
+        Some(_) => None,
+    })
+}
+
+/// What a read shows of a lock's key.
+struct Seen {
+    entry: Option<EntryMeta>,
+    value: Vec<u8>,
+    index: Option<u64>,
+}
+
+impl Seen {
+    fn holder(&self) -> Option<&str> {
+        self.entry.as_ref().and_then(|entry| entry.session.as_deref())
+    }
+}
+
+/// What became of one attempt to lock the key.
+enum Attempt {
+    Granted(Grant),
+    /// The key is not what it was when it was looked at.
+    Changed,
+    /// A lock that was lost is kept from everybody for a while.
+    Delayed,
+    SessionGone,
+}
+
+async fn compete(contender: &mut Contender<'_>, value: Option<&[u8]>) -> Result<Grant, Error> {
+    let mut index = None;
+    loop {
+        let seen = match look(contender.presence, contender.key, index).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                contender.bear(error).await?;
+                continue;
+            }
+        };
+        if let Some(entry) = &seen.entry
+            && entry.flags != LOCK_FLAGS
+        {
+            return Err(contender.conflict("the key exists and is no lock"));
+        }
+        if let Some(holder) = seen.holder() {
+            if contender.is_mine(holder) {
+                // An attempt that seemed to fail arrived after all.
+                if let Attempt::Granted(grant) = settle(contender, holder).await? {
+                    return Ok(grant);
+                }
+                continue;
+            }
+            contender.obstacle = format!("session {holder} holds it");
+            if contender.tries_once() {
+                return Err(contender.conflict(&contender.obstacle));
+            }
+            // An index that goes back is one of a server that lost its memory.
+            index = seen.index.filter(|next| index.is_none_or(|last| *next >= last));
+            contender.renew().await;
+            continue;
+        }
+        index = None;
+        contender.obstacle.clear();
+        match attempt(contender, &seen, value).await {
+            Ok(Attempt::Granted(grant)) => return Ok(grant),
+            Ok(Attempt::Changed) => {}
+            Ok(Attempt::SessionGone) => contender.forget_session(),
+            Ok(Attempt::Delayed) if contender.tries_once() => {
+                return Err(contender.conflict("it was lost and its lock delay is not over"));
+            }
+            Ok(Attempt::Delayed) => contender.pause(DELAY_POLL_MS).await,
+            Err(error) => contender.bear(error).await?,
+        }
+    }
+}
+
+/// One attempt to lock the key that was seen free.
+async fn attempt(
+    contender: &mut Contender<'_>,
+    seen: &Seen,
+    value: Option<&[u8]>,
+) -> Result<Attempt, Error> {
+    let session = contender.session().await?;
+    let (presence, key) = (contender.presence, contender.key);
+    let value = value.unwrap_or(&seen.value).to_vec();
+    let unchanged = match &seen.entry {
+        Some(entry) => vec![
+            ("Verb", "check-index".into()),
+            ("Key", key.into()),
+            ("Index", entry.modify_index.into()),
+        ],
+        None => vec![("Verb", "check-not-exists".into()), ("Key", key.into())],
+    };
+    let lock = vec![
+        ("Verb", "lock".into()),
+        ("Key", key.into()),
+        ("Value", value.clone().into()),
+        ("Flags", LOCK_FLAGS.into()),
+        ("Session", session.as_str().into()),
+    ];
+    let begun = presence.client().clock().now();
+    match transact(presence, [unchanged, lock], None).await {
+        Ok(results) => {
+            let locked = results.items().last().and_then(|result| result.get("KV"));
+            let index = locked.and_then(|entry| entry.get(presence.rules().token_member()));
+            match index.and_then(Value::as_u64) {
+                Some(token) => {
+                    Ok(Attempt::Granted(Grant { token, claim: Claim::Lock(value), begun }))
+                }
+                None => settle(contender, &session).await,
+            }
+        }
+        Err(error) => {
+            let says = |word: &str| error.message().contains(word);
+            match error.kind() {
+                Kind::TxnFailed if says("due to lock delay") => Ok(Attempt::Delayed),
+                Kind::TxnFailed | Kind::SessionInvalid
+                    if says("invalid session") || says("missing session") =>
+                {
+                    Ok(Attempt::SessionGone)
+                }
+                Kind::TxnFailed => Ok(Attempt::Changed),
+                _ if error.maybe_applied() => settle(contender, &session).await,
+                _ => Err(error),
+            }
+        }
+    }
+}
+
+/// Finds out whether an attempt whose answer was lost succeeded.
+async fn settle(contender: &mut Contender<'_>, session: &str) -> Result<Attempt, Error> {
+    loop {
+        let begun = contender.presence.client().clock().now();
+        match prove(contender.presence, contender.key).await {
+            Ok(Seen { entry: Some(entry), value, .. })
+                if entry.session.as_deref() == Some(session) =>
+            {
+                let token = contender.presence.rules().token_of(&entry);
+                return Ok(Attempt::Granted(Grant { token, claim: Claim::Lock(value), begun }));
+            }
+            Ok(_) => return Ok(Attempt::Changed),
+            Err(error) => contender.bear(error).await?,
+        }
+    }
+}
+
+/// Looks at a lock's key; with an index, waits until it changes.
+async fn look(presence: &Presence, key: &str, index: Option<u64>) -> Result<Seen, Error> {
+    let mut args = Args::new().arg(key);
+    if let Some(index) = index {
+        args = args.opt("index", index).opt("wait", format!("{}s", WATCH.as_secs()));
+    }
+    read(presence, args).await
+}
+
+/// Reads a lock's key so that the answer is true at some moment since now.
+///
+/// A default read is not: a leader that is cut off from the others answers it for a while.
+async fn prove(presence: &Presence, key: &str) -> Result<Seen, Error> {
+    read(presence, presence.proof(Args::new().arg(key))).await
+}
+
+async fn read(presence: &Presence, args: Args) -> Result<Seen, Error> {
+    let answer = presence.client().call(&kv::GET, &args).await?;
+    let value = match answer.value {
+        Value::Bytes(bytes) => bytes,
+        _ => Vec::new(),
+    };
+    let index = answer.meta.index.map(|index| index.max(1));
+    Ok(Seen { entry: answer.meta.entry, value, index })
+}

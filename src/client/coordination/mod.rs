@@ -1,0 +1,52 @@
+//! Locks and semaphores whose holder knows, without asking, whether it may still act.
+//!
+//! The holder believes for a bounded time from the start of its last linearizable proof, and the
+//! session's lock delay is longer than that. Every grant has a fencing token. The protocol, its
+//! assumptions and its limits are in docs/coordination.md.
+
+mod contend;
+mod lease;
+pub mod lock;
+mod presence;
+mod profile;
+pub mod semaphore;
+
+pub use contend::Wait;
+pub use lease::{Event, Lease};
+pub use presence::{Behavior, Presence, Registration, Rules, Service, Session};
+pub use profile::Profile;
+
+use crate::clock::Instant;
+use crate::error::Error;
+use crate::wire::request::Args;
+use crate::wire::txn;
+use crate::wire::value::Value;
+use lease::Claim;
+use std::time::Duration;
+
+/// What Consul gave to a session.
+struct Grant {
+    token: u64,
+    claim: Claim,
+    /// When the write or the read that proves it was begun.
+    begun: Instant,
+}
+
+/// Applies operations on keys together or not at all; the results.
+async fn transact<const N: usize>(
+    presence: &Presence,
+    operations: [Vec<(&str, Value)>; N],
+    timeout: Option<Duration>,
+) -> Result<Value, Error> {
+    let operations = operations.map(|operation| map(vec![("KV", map(operation))]));
+    let mut args = Args::new().arg(Value::List(operations.into()));
+    if let Some(timeout) = timeout {
+        args = args.opt("timeout_ms", timeout.as_millis() as u64);
+    }
+    presence.client().call(&txn::TXN, &args).await.map(|answer| answer.value)
+}
+
+/// A table of named members.
+fn map(members: Vec<(&str, Value)>) -> Value {
+    Value::Map(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}

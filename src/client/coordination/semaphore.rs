@@ -1,0 +1,294 @@
+//! Semaphores: at most so many holders at a time, in the layout of Consul's Go client.
+//!
+//! Under a prefix each contender has a key that its session holds, and the key `.lock` says who the
+//! holders are. A holder whose session is over is struck off by the next contender; ours wait for
+//! the lock delay before they do so, because the holder may believe until then.
+
+use super::contend::{Contender, WATCH};
+use super::presence::Behavior;
+use super::{Claim, Grant, Lease, Presence, Wait, transact};
+use crate::clock::Instant;
+use crate::error::{Error, Kind};
+use crate::wire::kv;
+use crate::wire::request::Args;
+use crate::wire::value::Value;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// The flags of a semaphore's keys.
+///
+/// Source: `SemaphoreFlagValue` in the package `api` of Consul's Go client.
+pub const SEMAPHORE_FLAGS: u64 = 0xe0f6_9a2b_aa41_4de0;
+
+/// How often a permit is looked for while one of a holder that is gone is not yet free.
+const DELAY_POLL_MS: std::ops::Range<f64> = 50.0..150.0;
+
+/// How a permit is taken.
+#[derive(Clone, Debug)]
+pub struct SemaphoreOptions {
+    /// How many holders there may be; all contenders must say the same.
+    pub limit: u64,
+    /// The value of the contender's key, for people and programs to read.
+    pub value: Vec<u8>,
+    /// How long to wait.
+    pub wait: Wait,
+}
+
+/// The value of `.lock`.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Document {
+    limit: u64,
+    holders: BTreeMap<String, bool>,
+}
+
+/// What a read shows of a semaphore.
+struct Seen {
+    document: Option<(Document, u64)>,
+    /// The sessions of the contenders that live.
+    living: BTreeSet<String>,
+    index: Option<u64>,
+}
+
+/// Acquires a permit of the semaphore under `prefix`.
+///
+/// # Errors
+/// [`Kind::Conflict`] when none is free and none was to be waited for, when this process holds one or
+/// waits for one already, when others say another limit, and when `.lock` is no semaphore's;
+/// [`Kind::Timeout`] when the wait is over; else what Consul refused. Whatever the error, no session
+/// is left behind, as far as Consul can be reached.
+pub async fn acquire(
+    presence: &Arc<Presence>,
+    prefix: &str,
+    options: &SemaphoreOptions,
+) -> Result<Arc<Lease>, Error> {
+    if options.limit == 0 {
+        return Err(Error::argument(format!("semaphore {prefix:?}: the limit must be at least 1")));
+    }
+    let prefix = prefix.trim_end_matches('/');
+    let mut contender =
+        Contender::new(presence, ("semaphore", Behavior::Delete), prefix, options.wait)?;
+    let limit = contender.limit();
+    let outcome = tokio::select! {
+        biased;
+        outcome = compete(&mut contender, options) => Some(outcome),
+        () = limit => None,
+    };
+    contender.conclude(outcome).await
+}
+
+/// The key of a contender.
+pub(super) fn contender_key(prefix: &str, session: &str) -> String {
+    format!("{prefix}/{session}")
+}
+
+fn lock_key(prefix: &str) -> String {
+    format!("{prefix}/.lock")
+}
+
+/// Gives the permit up in favour of whoever waits.
+pub(super) async fn release(presence: &Presence, prefix: &str, session: &str) -> Result<(), Error> {
+    loop {
+        let args = presence.proof(Args::new().arg(format!("{prefix}/")));
+        let Some((mut document, index)) = read(presence, args, prefix).await?.document else {
+            return Err(gone(prefix));
+        };
+        if document.holders.remove(session).is_none() {
+            return Err(gone(prefix));
+        }
+        let delete =
+            vec![("Verb", "delete".into()), ("Key", contender_key(prefix, session).into())];
+        match transact(presence, [write(prefix, &document, index)?, delete], None).await {
+            Ok(_) => return Ok(()),
+            // Somebody else wrote at the same time.
+            Err(error) if error.kind() == Kind::TxnFailed => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn gone(prefix: &str) -> Error {
+    Error::new(Kind::TxnFailed, format!("semaphore {prefix:?}: the permit is gone"))
+}
+
+/// Why a linearizable read shows that a permit is over, if it does.
+pub(super) async fn refutation(
+    presence: &Presence,
+    prefix: &str,
+    session: &str,
+) -> Result<Option<&'static str>, Error> {
+    let args = presence.proof(Args::new().arg(format!("{prefix}/")));
+    let seen = read(presence, args, prefix).await?;
+    let is_holder =
+        seen.document.is_some_and(|(document, _)| document.holders.contains_key(session));
+    Ok(match (is_holder, seen.living.contains(session)) {
+        (false, _) => Some("it was struck off the holders"),
+        (true, false) => Some("Consul took it away: its session is over"),
+        (true, true) => None,
+    })
+}
+
+async fn compete(
+    contender: &mut Contender<'_>,
+    options: &SemaphoreOptions,
+) -> Result<Grant, Error> {
+    let mut index = None;
+    let mut entered_as = String::new();
+    // When a holder was first seen to be gone.
+    let mut gone: HashMap<String, Instant> = HashMap::new();
+    loop {
+        let session = match contender.session().await {
+            Ok(session) => session,
+            Err(error) => {
+                contender.bear(error).await?;
+                continue;
+            }
+        };
+        if entered_as != session {
+            match enter(contender, &session, &options.value).await {
+                Ok(()) => entered_as = session.clone(),
+                Err(error) if error.kind() == Kind::SessionInvalid => {
+                    contender.forget_session();
+                    continue;
+                }
+                Err(error) => {
+                    contender.bear(error).await?;
+                    continue;
+                }
+            }
+        }
+        let seen = match look(contender, index).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                contender.bear(error).await?;
+                continue;
+            }
+        };
+        if !seen.living.contains(&session) {
+            // Our session is over, or a third party deleted our key.
+            contender.forget_session();
+            index = None;
+            continue;
+        }
+        let now = contender.presence.client().clock().now();
+        let (mut document, document_index) = seen
+            .document
+            .unwrap_or_else(|| (Document { limit: options.limit, holders: BTreeMap::new() }, 0));
+        if document.limit != options.limit {
+            return Err(contender.conflict(&format!(
+                "others say that its limit is {}, here it is {}",
+                document.limit, options.limit
+            )));
+        }
+        gone.retain(|holder, _| document.holders.contains_key(holder));
+        let lock_delay = contender.presence.profile().lock_delay;
+        let mut is_one_going = false;
+        document.holders.retain(|holder, _| {
+            let is_over = !seen.living.contains(holder)
+                && now - *gone.entry(holder.clone()).or_insert(now) >= lock_delay;
+            is_one_going |= !is_over && !seen.living.contains(holder);
+            !is_over
+        });
+        let has_it = document.holders.contains_key(&session);
+        if !has_it && document.holders.len() as u64 >= options.limit {
+            let others: Vec<_> = document.holders.keys().map(String::as_str).collect();
+            contender.obstacle = format!("sessions {} hold it", others.join(", "));
+            if contender.tries_once() {
+                return Err(contender.conflict(&contender.obstacle));
+            }
+            if is_one_going {
+                index = None;
+                contender.pause(DELAY_POLL_MS).await;
+            } else {
+                index = seen.index.filter(|next| index.is_none_or(|last| *next >= last));
+                contender.renew().await;
+            }
+            continue;
+        }
+        index = None;
+        document.holders.insert(session.clone(), true);
+        let begun = contender.presence.client().clock().now();
+        let holds = vec![
+            ("Verb", "check-session".into()),
+            ("Key", contender_key(contender.key, &session).into()),
+            ("Session", session.as_str().into()),
+        ];
+        let write = write(contender.key, &document, document_index)?;
+        match transact(contender.presence, [holds, write], None).await {
+            Ok(results) => {
+                let written = results.items().last().and_then(|result| result.get("KV"));
+                let token = written
+                    .and_then(|entry| entry.get("ModifyIndex"))
+                    .and_then(Value::as_u64)
+                    .unwrap_or(document_index);
+                return Ok(Grant { token, claim: Claim::Permit, begun });
+            }
+            // Somebody else wrote at the same time, or our session is over: look again.
+            Err(error) if error.kind() == Kind::TxnFailed => {}
+            Err(error) => contender.bear(error).await?,
+        }
+    }
+}
+
+/// Makes the contender's key.
+async fn enter(contender: &Contender<'_>, session: &str, value: &[u8]) -> Result<(), Error> {
+    let args = Args::new()
+        .arg(contender_key(contender.key, session))
+        .arg(value.to_vec())
+        .opt("flags", SEMAPHORE_FLAGS)
+        .opt("acquire", session);
+    contender.presence.client().call(&kv::PUT, &args).await.map(|_| ())
+}
+
+async fn look(contender: &Contender<'_>, index: Option<u64>) -> Result<Seen, Error> {
+    let mut args = Args::new().arg(format!("{}/", contender.key));
+    if let Some(index) = index {
+        args = args.opt("index", index).opt("wait", format!("{}s", WATCH.as_secs()));
+    }
+    read(contender.presence, args, contender.key).await
+}
+
+async fn read(presence: &Presence, args: Args, prefix: &str) -> Result<Seen, Error> {
+    let answer = presence.client().call(&kv::LIST, &args).await?;
+    let index = answer.meta.index.map(|index| index.max(1));
+    let mut seen = Seen { document: None, living: BTreeSet::new(), index };
+    for entry in answer.value.items() {
+        let number = |name| entry.get(name).and_then(Value::as_u64).unwrap_or_default();
+        if entry.get("Key").and_then(Value::as_str) == Some(&lock_key(prefix)) {
+            let why = |why: String| {
+                let message = format!("semaphore {prefix:?}: {}: {why}", lock_key(prefix));
+                Error::new(Kind::Conflict, message).not_sent()
+            };
+            if number("Flags") != SEMAPHORE_FLAGS {
+                return Err(why("the key exists and is no semaphore's".to_owned()));
+            }
+            let document = match entry.get("Value") {
+                Some(Value::Bytes(bytes)) => serde_json::from_slice(bytes),
+                _ => serde_json::from_slice(b""),
+            };
+            let document = document.map_err(|error| why(error.to_string()))?;
+            seen.document = Some((document, number("ModifyIndex")));
+        } else if let Some(session) = entry.get("Session").and_then(Value::as_str) {
+            seen.living.insert(session.to_owned());
+        }
+    }
+    Ok(seen)
+}
+
+/// The operation that writes the document on condition that it is the one of `index`.
+fn write(
+    prefix: &str,
+    document: &Document,
+    index: u64,
+) -> Result<Vec<(&'static str, Value)>, Error> {
+    let text = serde_json::to_vec(document)
+        .map_err(|error| Error::argument(format!("semaphore {prefix:?}: {error}")))?;
+    Ok(vec![
+        ("Verb", "cas".into()),
+        ("Key", lock_key(prefix).into()),
+        ("Value", text.into()),
+        ("Flags", SEMAPHORE_FLAGS.into()),
+        ("Index", index.into()),
+    ])
+}
