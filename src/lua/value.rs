@@ -165,6 +165,7 @@ pub fn meta(lua: &Lua, meta: Meta) -> mlua::Result<Table> {
     table.raw_set("request_ms", meta.request_ms)?;
     table.raw_set("endpoint", meta.endpoint)?;
     table.raw_set("attempts", meta.attempts)?;
+    table.raw_set("stale", meta.stale)?;
     if let Some(EntryMeta { flags, session, lock_index, create_index, modify_index }) = meta.entry {
         table.raw_set("flags", integer(lua, flags, false)?)?;
         table.raw_set("session", session)?;
@@ -182,6 +183,7 @@ pub fn error(lua: &Lua, error: &Error) -> mlua::Result<Table> {
     table.raw_set("message", error.message())?;
     table.raw_set("status", error.status())?;
     table.raw_set("retryable", error.retryable())?;
+    table.raw_set("maybe_applied", error.maybe_applied())?;
     table.raw_set("endpoint", error.endpoint())?;
     table.raw_set("attempts", error.attempts())?;
     if !error.refused().is_empty() {
