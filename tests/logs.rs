@@ -45,6 +45,7 @@ assert(client:kv_get("color"))
 assert(client:acl_token_read(first.AccessorID))
 assert(client:txn({ { KV = { Verb = "set", Key = "color", Value = "body-s3cret" } } }))
 assert(client:http_request("GET", "/v1/kv/color", nil, { token = admin_token }))
+assert(client:http_request("GET", "/v1/kv/color?token=" .. admin_token))
 
 section("rotation")
 write(second.SecretID)
