@@ -1,6 +1,9 @@
 //! What `require("consul_ffi")` returns. The only layer that knows Lua.
 
 mod client;
+mod hooks;
+mod native;
+mod open;
 mod simulator;
 mod stack;
 mod value;

@@ -4,13 +4,13 @@ local native = ...
 
 local ConsulClient = {}
 
--- A native method returns nil and a message when it was misused. This is no tail call, so that the
--- error's position is the caller's.
+-- A native function returns nil, a message and perhaps a level when something is to be raised; what
+-- has no level was misuse. This is no tail call, so that the error's position is the caller's.
 local function method(call)
   return function(...)
     local success, response, extra = call(...)
     if success == nil then
-      error(response, 2)
+      error(response, extra or 2)
     end
     return success, response, extra
   end
@@ -31,9 +31,9 @@ native.set_index(function(client, name)
 end)
 
 local function new(config)
-  local client, message = native.new(config)
+  local client, message, level = native.new(config)
   if not client then
-    error(message, 3)
+    error(message, level or 3)
   end
   return client
 end
@@ -53,7 +53,10 @@ setmetatable(ConsulClient, {
 })
 
 function ConsulClient.close(client)
-  native.close(client)
+  local success, message, level = native.close(client)
+  if not success then
+    error(message, level or 2)
+  end
 end
 
 ConsulClient.destroy = ConsulClient.close
@@ -162,9 +165,9 @@ local Simulator = {}
 
 for name, call in pairs(native.simulator.methods) do
   Simulator[name] = function(...)
-    local success, value = call(...)
+    local success, value, level = call(...)
     if success == nil then
-      error(value, 2)
+      error(value, level or 2)
     end
     return value
   end
@@ -173,9 +176,9 @@ end
 native.simulator.set_index(Simulator)
 
 local function simulator(name, options)
-  local agent, message = native.simulator.open(name, options)
+  local agent, message, level = native.simulator.open(name, options)
   if not agent then
-    error(message, 2)
+    error(message, level or 2)
   end
   return agent
 end
