@@ -1,6 +1,6 @@
 //! `ConsulClient`: one method for every endpoint, run on the calling thread.
 
-use super::native::{self, Failure};
+use super::native::{self, Failure, Results};
 use super::open::Open;
 use super::value;
 use crate::config::{Config, Simulate};
@@ -139,14 +139,14 @@ pub fn register(lua: &Lua, native: &Table) -> mlua::Result<()> {
             let config = args.front().unwrap_or(&LuaValue::Nil);
             let client = new(lua, config)
                 .map_err(|error| Error::misuse(format!("ConsulClient: {}", error.message())))?;
-            Ok(lua.create_userdata(client)?)
+            Ok((LuaValue::UserData(lua.create_userdata(client)?), LuaValue::Nil, LuaValue::Nil))
         })?,
     )?;
     native.set(
         "close",
         native::function(lua, "close", |_, args| {
             this(&args, "close")?.close();
-            Ok(true)
+            Ok((LuaValue::Boolean(true), LuaValue::Nil, LuaValue::Nil))
         })?,
     )?;
     native.set(
@@ -191,7 +191,7 @@ fn call(
     method: &str,
     mut args: MultiValue,
     prepare: impl FnOnce(MultiValue) -> Result<(&'static Endpoint, Args), Error>,
-) -> Result<(bool, LuaValue, Table), Failure> {
+) -> Result<Results, Failure> {
     let client = this(&args, method)?;
     args.pop_front();
     let (endpoint, args) = prepare(args).map_err(|error| error.context(method))?;

@@ -3,7 +3,7 @@
 
 use super::value;
 use crate::error::Error;
-use mlua::{Function, IntoLuaMulti, Lua, MultiValue};
+use mlua::{Function, IntoLua, Lua, MultiValue, Value};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -39,17 +39,17 @@ impl From<mlua::Error> for Failure {
     }
 }
 
+/// What a native function gives: its results, or nil, a message and perhaps a level.
+pub type Results = (Value, Value, Value);
+
 /// A native function. A panic in it is a defect of this library, and an error in Lua.
-pub fn function<R: IntoLuaMulti>(
+pub fn function(
     lua: &Lua,
     name: &'static str,
-    body: impl Fn(&Lua, MultiValue) -> Result<R, Failure> + 'static,
+    body: impl Fn(&Lua, MultiValue) -> Result<Results, Failure> + 'static,
 ) -> mlua::Result<Function> {
     lua.create_function(move |lua, args| {
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            body(lua, args).and_then(|results| Ok(results.into_lua_multi(lua)?))
-        }));
-        let failure = match outcome {
+        let failure = match catch_unwind(AssertUnwindSafe(|| body(lua, args))) {
             Ok(Ok(results)) => return Ok(results),
             Ok(Err(failure)) => failure,
             Err(panic) => Failure::Lua(format!(
@@ -57,17 +57,18 @@ pub fn function<R: IntoLuaMulti>(
                 panic_text(&*panic)
             )),
         };
-        raise(lua, failure).or_else(|error| raise(lua, error.into()))
+        // An engine without memory has none for a message either; `module.lua` has that one.
+        Ok(results(lua, failure).unwrap_or((Value::Nil, Value::Nil, Value::Nil)))
     })
 }
 
-fn raise(lua: &Lua, failure: Failure) -> mlua::Result<MultiValue> {
+fn results(lua: &Lua, failure: Failure) -> mlua::Result<Results> {
     match failure {
         Failure::Error(error) if error.is_misuse() => {
-            (mlua::Nil, error.message()).into_lua_multi(lua)
+            Ok((Value::Nil, error.message().into_lua(lua)?, Value::Nil))
         }
-        Failure::Error(error) => value::outcome(lua, Err(error))?.into_lua_multi(lua),
-        Failure::Lua(message) => (mlua::Nil, message, AS_IT_IS).into_lua_multi(lua),
+        Failure::Error(error) => value::outcome(lua, Err(error)),
+        Failure::Lua(message) => Ok((Value::Nil, message.into_lua(lua)?, AS_IT_IS.into_lua(lua)?)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `Simulator`: a simulated agent as a test holds it, with its clock and its faults.
 
-use super::native::{self, Failure};
+use super::native::{self, Failure, Results};
 use super::value;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::error::Error;
@@ -67,7 +67,8 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
             let arg =
                 |place| args.get(place).map_or(Ok(Value::Null), |arg| value::from_lua(lua, arg));
             let opened = arg(0).and_then(|name| open(&name, &arg(1)?));
-            Ok(lua.create_userdata(opened.map_err(raised("simulator"))?)?)
+            let agent = lua.create_userdata(opened.map_err(raised("simulator"))?)?;
+            Ok((mlua::Value::UserData(agent), mlua::Nil, mlua::Nil))
         })?,
     )?;
     native.set(
@@ -78,12 +79,7 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
 }
 
 /// Runs a method; gives `true, value`.
-fn invoke(
-    lua: &Lua,
-    name: &str,
-    method: Method,
-    args: &MultiValue,
-) -> Result<(bool, mlua::Value), Failure> {
+fn invoke(lua: &Lua, name: &str, method: Method, args: &MultiValue) -> Result<Results, Failure> {
     let this = args.front().and_then(mlua::Value::as_userdata);
     let outcome = match this.and_then(|this| this.borrow::<Simulator>().ok()) {
         Some(this) => {
@@ -92,7 +88,8 @@ fn invoke(
         }
         None => Err(Error::misuse("call it with a colon")),
     };
-    Ok((true, value::to_lua(lua, outcome.map_err(raised(name))?)?))
+    let value = value::to_lua(lua, outcome.map_err(raised(name))?)?;
+    Ok((mlua::Value::Boolean(true), value, mlua::Nil))
 }
 
 /// Every error of a simulated agent's methods is raised.

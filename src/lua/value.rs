@@ -1,5 +1,6 @@
 //! Values between Lua and the wire: bytes stay bytes, 64-bit integers stay exact.
 
+use super::native::Results;
 use crate::error::Error;
 use crate::wire::response::{Answer, EntryMeta, Meta};
 use crate::wire::value::Value;
@@ -198,12 +199,10 @@ pub fn error(lua: &Lua, error: &Error) -> mlua::Result<Table> {
 }
 
 /// A call's three results: `true, value, meta` or `false, message, error`.
-pub fn outcome(lua: &Lua, outcome: Result<Answer, Error>) -> mlua::Result<(bool, LuaValue, Table)> {
-    match outcome {
-        Ok(answer) => Ok((true, to_lua(lua, answer.value)?, meta(lua, answer.meta)?)),
-        Err(failure) => {
-            let message = failure.message().into_lua(lua)?;
-            Ok((false, message, error(lua, &failure)?))
-        }
-    }
+pub fn outcome(lua: &Lua, outcome: Result<Answer, Error>) -> mlua::Result<Results> {
+    let (success, response, extra) = match outcome {
+        Ok(answer) => (true, to_lua(lua, answer.value)?, meta(lua, answer.meta)?),
+        Err(failure) => (false, failure.message().into_lua(lua)?, error(lua, &failure)?),
+    };
+    Ok((LuaValue::Boolean(success), response, LuaValue::Table(extra)))
 }
