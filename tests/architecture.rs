@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("transport", &["transport", "wire", "error", "clock"]),
     ("client", &["client", "transport", "wire", "error", "clock"]),
     ("simulate", &["simulate", "transport", "wire", "error", "clock"]),
-    ("config", &["config", "wire", "error"]),
+    ("config", &["config", "transport", "wire", "error"]),
     (
         "connect",
         &["connect", "config", "client", "simulate", "transport", "wire", "error", "clock"],
@@ -40,7 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("mlua", &["lua/"]),
     ("reqwest", &["transport/http.rs"]),
-    ("rustls", &["transport/http.rs"]),
+    ("rustls", &["transport/http.rs", "transport/tls.rs"]),
     // Only the place that puts a client together knows a real transport.
     ("transport::http", &["connect.rs", "transport/mod.rs"]),
     ("libc", &["os.rs"]),

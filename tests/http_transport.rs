@@ -4,8 +4,8 @@
 use consul_ffi::client::{Client, Settings};
 use consul_ffi::clock::SystemClock;
 use consul_ffi::error::{Error, Kind};
-use consul_ffi::transport::Transport;
 use consul_ffi::transport::http::HttpTransport;
+use consul_ffi::transport::{Options, Transport};
 use consul_ffi::wire;
 use consul_ffi::wire::request::{Args, Defaults};
 use consul_ffi::wire::response::Answer;
@@ -44,7 +44,8 @@ fn reply(status: &str, headers: &str, body: &str) -> String {
 
 fn client(urls: &[&str], retry_count: u32) -> Client {
     let transports = urls.iter().map(|url| -> Arc<dyn Transport> {
-        Arc::new(HttpTransport::new(url, TIMEOUT).expect("a transport"))
+        let options = Options { connect_timeout: TIMEOUT, ..Options::default() };
+        Arc::new(HttpTransport::new(url, &options).expect("a transport"))
     });
     let settings = Settings { timeout: TIMEOUT, retry_count, defaults: Defaults::default() };
     let clock = Arc::new(SystemClock::new());

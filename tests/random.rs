@@ -11,8 +11,8 @@ mod consul;
 use bytes::Bytes;
 use consul::RealConsul;
 use consul_ffi::simulate::{Agent, Options, SimTransport};
-use consul_ffi::transport::Transport;
 use consul_ffi::transport::http::HttpTransport;
+use consul_ffi::transport::{self, Transport};
 use http::Request;
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ fn all() -> Result<(), Failed> {
     };
     let server = RealConsul::start("1.21")?;
     let address = format!("http://{}", server.address);
-    let real = HttpTransport::new(&address, Duration::from_secs(5))?;
+    let real = HttpTransport::new(&address, &transport::Options::default())?;
     let agent = Arc::new(Agent::new(Options::default()));
     let simulated = SimTransport::new(agent, "simulated");
     runtime.block_on(async {

@@ -1,7 +1,8 @@
-//! The reference in the repository is what the table of endpoints says.
+//! The reference in the repository is what the tables of endpoints and options say.
 //!
 //! `make docs` writes it: it runs this with `UPDATE_REFERENCE` set.
 
+use consul_ffi::config;
 use consul_ffi::wire::{emit, endpoints};
 use std::fs;
 use std::path::Path;
@@ -22,8 +23,13 @@ fn the_reference_is_fresh() {
 }
 
 #[test]
+fn the_reference_of_options_is_fresh() {
+    is_fresh("docs/configuration.md", &config::emit::configuration_md());
+}
+
+#[test]
 fn the_annotations_are_fresh() {
-    is_fresh("lua/meta/consul_ffi.d.lua", &emit::lua_meta());
+    is_fresh("lua/meta/consul_ffi.d.lua", &emit::lua_meta(&config::emit::lua_class()));
 }
 
 #[test]

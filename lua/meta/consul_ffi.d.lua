@@ -45,6 +45,11 @@
 ---@field simulate boolean
 local ConsulClient = {}
 
+---A client; the same as consul_ffi.new.
+---@param config? consul_ffi.ConsulConfig
+---@return consul_ffi.ConsulClient
+function ConsulClient:new(config) end
+
 ---Closes the client; calls after it fail. It may be called again.
 function ConsulClient:close() end
 
@@ -61,6 +66,42 @@ function ConsulClient:destroy() end
 ---@return string response the body, or the message of a failure
 ---@return consul_ffi.Meta|consul_ffi.Error extra
 function ConsulClient:http_request(method, path, body, params, options) end
+
+---What a client is made with; docs/configuration.md says more.
+---@class consul_ffi.ConsulConfig
+---@field endpoints? string|string[] The agents to speak to; the next one is asked when one does not answer. `host:port`, `http://host:port`, `https://host:port`, each with a path when Consul is behind a proxy, or `unix:///path` of a socket. Default: http://127.0.0.1:8500.
+---@field endpoint? string|string[] Another name of endpoints.
+---@field consul_url? string|string[] Another name of endpoints.
+---@field consul_endpoints? string|string[] Another name of endpoints.
+---@field timeout? number The whole time that one call may take, in milliseconds, all attempts together; a blocking query gets its wait in addition. Default: 5000.
+---@field timeout_ms? number Another name of timeout.
+---@field connect_timeout_ms? number How long making one connection may take, the TLS handshake included. Default: 2000.
+---@field retry_count? integer How many times a call is made again after a failure that may pass, when each endpoint has been asked once. Default: 3.
+---@field stale_if_error? boolean When the leader does not answer a read within half of its time, any server may; `meta.stale` then says so. Default: false.
+---@field max_connections? integer How many requests may be under way to one endpoint at a time, each on a connection of its own; more wait for their turn. An agent refuses more than 200 connections from one address. Default: 64.
+---@field max_idle_connections? integer How many connections to one endpoint are kept for later requests. Default: 64.
+---@field idle_timeout_ms? number A connection that was idle for longer is closed, not used again. Default: 90000.
+---@field token? string The ACL token. Default: none.
+---@field acl_token? string Another name of token.
+---@field token_file? string A file that holds the ACL token; it is read again when it changes. Default: none.
+---@field http_auth? string User and password for a proxy in front of Consul that asks for HTTP basic authentication. Default: none.
+---@field datacenter? string The datacenter that calls go to unless they say another. Default: the agent's own.
+---@field dc? string Another name of datacenter.
+---@field namespace? string The namespace (Consul Enterprise). Default: none.
+---@field partition? string The admin partition (Consul Enterprise). Default: none.
+---@field consistency? "default"|"stale"|"consistent" How fresh reads are unless they say otherwise. Default: default.
+---@field tls? boolean True: every endpoint but unix sockets is spoken to over TLS, also one without a scheme or with `http://`. Default: as the endpoint's scheme says.
+---@field tls_enabled? boolean Another name of tls.
+---@field tls_verify? boolean False: any certificate of a server is accepted, so that who sits between can read and change everything. Default: true.
+---@field tls_ca_file? string A PEM file with the certificates of the authorities that servers are trusted by, and no others. Default: the system's store.
+---@field tls_ca_path? string A folder of such files; with `tls_ca_file` both are trusted. Default: the system's store.
+---@field tls_cert_file? string A PEM file with the certificate that this client shows to servers, then those that signed it. Default: none.
+---@field tls_key_file? string A PEM file with the key of that certificate, not encrypted. Default: none.
+---@field tls_server_name? string The host name that a server's certificate must be for, such as `server.dc1.consul`. Default: the endpoint's host.
+---@field simulate? boolean|string Speak to an agent in this process's memory instead of a server. Clients with the same endpoints share one; a name makes one of its own. Default: false.
+---@field client_name? string A name by which faults of a simulated agent can concern this client alone. Default: none.
+---@field strip_leading_slash? boolean Take one leading `/` off keys, as etcd's keys have it, instead of refusing them. Default: false.
+---@field log_level? "DEBUG"|"INFO"|"WARN"|"ERROR" What is written to standard error. The first client of a process decides. Default: WARN.
 
 ---@class consul_ffi.Options
 ---@field timeout_ms? number The longest the call may take, all attempts together.
@@ -1829,7 +1870,7 @@ function ConsulClient:namespace_delete(name, options) end
 local consul_ffi = {}
 
 ---A client; raises when the configuration is not acceptable, and touches no network.
----@param config? table
+---@param config? consul_ffi.ConsulConfig
 ---@return consul_ffi.ConsulClient
 function consul_ffi.new(config) end
 

@@ -15,7 +15,9 @@ use mlua::{
     Value as LuaValue,
 };
 use std::cell::RefCell;
+use std::ffi::OsString;
 use std::mem;
+use std::os::unix::ffi::OsStringExt;
 use std::rc::Rc;
 
 /// A client as a Lua program holds it.
@@ -175,7 +177,7 @@ fn new(lua: &Lua, config: &LuaValue) -> Result<ConsulClient, Error> {
             )));
         }
     };
-    ConsulClient::new(Config::new(&given, |name| std::env::var(name).ok())?)
+    ConsulClient::new(Config::new(&given, |name| std::env::var_os(name).map(OsString::into_vec))?)
 }
 
 /// The client that a method is called on.

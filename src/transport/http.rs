@@ -1,48 +1,87 @@
-//! A real Consul agent over HTTP or HTTPS.
+//! A real Consul agent over HTTP or HTTPS, on a TCP port or a unix socket.
 
-use super::Transport;
+use super::{Options, Transport, tls};
 use crate::clock::BoxFuture;
 use crate::error::{Error, Kind};
-use ::http::{Request, Response, Uri};
+use ::http::header::{AUTHORIZATION, HOST};
+use ::http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use bytes::Bytes;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::error::Error as StdError;
 use std::fmt;
-use std::time::Duration;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// One endpoint of a real agent, with a pool of kept-alive connections.
 pub struct HttpTransport {
     client: reqwest::Client,
     endpoint: String,
+    /// What a request's path is put behind.
+    base: String,
+    /// One permit for each request that may be under way.
+    turns: Semaphore,
 }
 
 impl HttpTransport {
-    /// A transport to `endpoint`, a URL without a path's trailing slash. Nothing is sent yet.
+    /// A transport to `endpoint`, `http://…` or `https://…` without a trailing slash, or
+    /// `unix:///path`. Nothing is sent yet; the files that the options name are read now.
     ///
     /// # Errors
-    /// [`Kind::Config`] when the URL is not one or the TLS set-up fails.
-    pub fn new(endpoint: &str, connect_timeout: Duration) -> Result<Self, Error> {
-        // The provider is chosen once per process; a second choice is refused and is the same one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
+    /// [`Kind::Config`] when the URL is not one or a file cannot be used.
+    pub fn new(endpoint: &str, options: &Options) -> Result<Self, Error> {
+        let refuse =
+            |why: String| Error::new(Kind::Config, format!("{endpoint}: {why}")).not_sent();
+        let mut headers = HeaderMap::new();
+        if let Some(authorization) = &options.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        let mut base = endpoint.to_owned();
+        let mut builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(connect_timeout)
+            .connect_timeout(options.connect_timeout)
+            .pool_max_idle_per_host(options.max_idle_connections)
+            .pool_idle_timeout(options.idle_timeout)
             .tcp_nodelay(true)
-            .user_agent(concat!("consul_ffi/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| {
-                Error::new(Kind::Config, format!("{endpoint}: {}", reasons(&error)))
+            .user_agent(concat!("consul_ffi/", env!("CARGO_PKG_VERSION")));
+        if let Some(path) = endpoint.strip_prefix("unix://") {
+            builder = builder.unix_socket(path);
+            // The host that the official client names too.
+            base = "http://localhost".to_owned();
+        }
+        let is_https = endpoint.starts_with("https://");
+        let tls = if is_https { tls::config(&options.tls)? } else { tls::unused()? };
+        if let (true, Some(name)) = (is_https, &options.tls.server_name) {
+            let url = endpoint.parse::<Uri>().map_err(|error| refuse(error.to_string()))?;
+            let real = RealHost::of(&url);
+            base = renamed(&url, name).ok_or_else(|| {
+                let message = format!("tls_server_name is {name:?}: it must be a host name");
+                Error::new(Kind::Config, message).not_sent()
             })?;
-        Ok(Self { client, endpoint: endpoint.to_owned() })
+            if let Some(authority) = url.authority() {
+                let host = HeaderValue::from_str(authority.as_str());
+                headers.insert(HOST, host.map_err(|error| refuse(error.to_string()))?);
+            }
+            builder = builder.dns_resolver(Arc::new(real));
+        }
+        let client = builder
+            .tls_backend_preconfigured(tls)
+            .default_headers(headers)
+            .build()
+            .map_err(|error| refuse(reasons(&error.without_url())))?;
+        let turns = Semaphore::new(options.max_connections);
+        Ok(Self { client, endpoint: endpoint.to_owned(), base, turns })
     }
 
     async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
+        // Held until the answer is read; the semaphore is never closed.
+        let _turn = self.turns.acquire().await;
         // A connection that the server closed meanwhile is noticed only when its task runs.
         tokio::task::yield_now().await;
-        let failed = |error: reqwest::Error| self.failed(&error);
+        let failed = |error: reqwest::Error| self.failed(error);
         let (mut parts, body) = request.into_parts();
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        parts.uri = format!("{}{target}", self.endpoint).parse::<Uri>().map_err(|error| {
-            Error::new(Kind::Config, format!("{}{target}: {error}", self.endpoint)).not_sent()
+        parts.uri = format!("{}{target}", self.base).parse::<Uri>().map_err(|error| {
+            Error::new(Kind::Config, format!("{}: {error}", self.endpoint)).not_sent()
         })?;
         let request =
             reqwest::Request::try_from(Request::from_parts(parts, body)).map_err(failed)?;
@@ -54,14 +93,18 @@ impl HttpTransport {
         Ok(response)
     }
 
-    fn failed(&self, error: &reqwest::Error) -> Error {
-        let why = reasons(error);
-        let is_tls = chain(error).any(|cause| cause.is::<rustls::Error>());
-        let (kind, sent) = match () {
-            () if is_tls => (Kind::Tls, false),
-            () if error.is_connect() => (Kind::Connect, false),
-            () if error.is_builder() => (Kind::Config, false),
-            () => (Kind::Connect, true),
+    fn failed(&self, error: reqwest::Error) -> Error {
+        // The query can hold what a program must not find in its logs.
+        let error = error.without_url();
+        let of_tls = chain(&error).find_map(|cause| cause.downcast_ref::<rustls::Error>());
+        let sent = !error.is_connect() && !error.is_builder();
+        let (kind, sent, why) = match of_tls {
+            Some(cause) => {
+                let sent = sent && !tls::refuses_certificate(cause);
+                (Kind::Tls, sent, tls::reason(cause))
+            }
+            None if error.is_builder() => (Kind::Config, false, reasons(&error)),
+            None => (Kind::Connect, sent, reasons(&error)),
         };
         let error =
             Error::new(kind, format!("{}: {why}", self.endpoint)).with_endpoint(&self.endpoint);
@@ -86,6 +129,35 @@ impl fmt::Debug for HttpTransport {
     }
 }
 
+/// The endpoint's URL with another host name: TLS takes the name to check from the URL, and what it
+/// resolves to is [`RealHost`]'s. None when it is no host name.
+fn renamed(url: &Uri, name: &str) -> Option<String> {
+    rustls::pki_types::DnsName::try_from(name).ok()?;
+    let port = url.port().map_or(String::new(), |port| format!(":{port}"));
+    Some(format!("https://{name}{port}{}", url.path().trim_end_matches('/')))
+}
+
+/// Resolves every name to the addresses of the endpoint's own host.
+struct RealHost(String);
+
+impl RealHost {
+    fn of(url: &Uri) -> Self {
+        let host = url.host().unwrap_or_default();
+        Self(host.trim_start_matches('[').trim_end_matches(']').to_owned())
+    }
+}
+
+impl Resolve for RealHost {
+    fn resolve(&self, _: Name) -> Resolving {
+        let host = self.0.clone();
+        Box::pin(async move {
+            // The port is the URL's.
+            let found: Vec<_> = tokio::net::lookup_host((host, 0)).await?.collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
 fn chain<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
@@ -99,7 +171,7 @@ fn chain<'a>(
     std::iter::successors(Some(error), |error| cause(*error))
 }
 
-/// The causes of an error as one line, each once; the outermost only repeats the URL.
+/// The causes of an error as one line, each once; the outermost only says that there was one.
 fn reasons(error: &reqwest::Error) -> String {
     let mut causes: Vec<String> = Vec::new();
     for cause in chain(error).skip(1) {

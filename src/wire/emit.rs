@@ -219,9 +219,10 @@ fn errors(endpoint: &Endpoint) -> Vec<&'static str> {
     kinds
 }
 
-/// The annotations for the Lua language server.
-pub fn lua_meta() -> String {
+/// The annotations for the Lua language server; `config` is the class of a client's configuration.
+pub fn lua_meta(config: &str) -> String {
     let mut file = String::from(LUA_HEAD);
+    file.push_str(config);
     for (name, group) in [("Options", COMMON)].iter().chain(GROUPS) {
         let _ = write!(file, "\n---@class consul_ffi.{name}\n");
         fields(&mut file, group.iter());
@@ -371,6 +372,11 @@ const LUA_HEAD: &str = r#"---@meta consul_ffi
 ---@field simulate boolean
 local ConsulClient = {}
 
+---A client; the same as consul_ffi.new.
+---@param config? consul_ffi.ConsulConfig
+---@return consul_ffi.ConsulClient
+function ConsulClient:new(config) end
+
 ---Closes the client; calls after it fail. It may be called again.
 function ConsulClient:close() end
 
@@ -396,7 +402,7 @@ const LUA_TAIL: &str = r#"
 local consul_ffi = {}
 
 ---A client; raises when the configuration is not acceptable, and touches no network.
----@param config? table
+---@param config? consul_ffi.ConsulConfig
 ---@return consul_ffi.ConsulClient
 function consul_ffi.new(config) end
 

@@ -66,6 +66,8 @@ pub struct Defaults {
     pub token: Option<String>,
     /// `stale` or `consistent`, for reads that take it.
     pub consistency: Option<&'static str>,
+    /// The value of the option `stale_if_error`.
+    pub stale_if_error: bool,
     /// Whether a key's leading slash is taken off instead of refused.
     pub strip_leading_slash: bool,
 }
@@ -115,6 +117,7 @@ impl fmt::Debug for Defaults {
             .field("partition", &self.partition)
             .field("token", &self.token.as_ref().map(|_| "<hidden>"))
             .field("consistency", &self.consistency)
+            .field("stale_if_error", &self.stale_if_error)
             .field("strip_leading_slash", &self.strip_leading_slash)
             .finish()
     }

@@ -6,8 +6,8 @@ use consul_ffi::clock::{Clock, SystemClock};
 use consul_ffi::error::{Error, Kind};
 use consul_ffi::simulate;
 use consul_ffi::simulate::acl::{Acl, DefaultPolicy, Secret};
-use consul_ffi::transport::Transport;
 use consul_ffi::transport::http::HttpTransport;
+use consul_ffi::transport::{self, Transport};
 use consul_ffi::wire;
 use consul_ffi::wire::request::{Args, Defaults};
 use consul_ffi::wire::response::Answer;
@@ -133,7 +133,7 @@ impl Server {
         match self {
             Server::Process(server) => {
                 let address = format!("http://{}", server.address);
-                let transport = HttpTransport::new(&address, Duration::from_secs(5));
+                let transport = HttpTransport::new(&address, &transport::Options::default());
                 Arc::new(transport.expect("the address is a URL"))
             }
             Server::Simulated(agent) => {
