@@ -85,7 +85,7 @@ impl ConsulClient {
             "simulate" => Value::Bool(self.config.simulate != Simulate::No),
             _ => Value::Null,
         };
-        value::to_lua(lua, value)
+        value::to_lua(lua, &value)
     }
 }
 
@@ -189,7 +189,7 @@ fn invoke(
     let outcome = match this.and_then(|this| this.borrow::<ConsulClient>().ok()) {
         Some(client) => prepare(args)
             .map_err(|error| error.context(method))
-            .and_then(|(endpoint, args)| client.call(endpoint, &args)?.answer()),
+            .and_then(|(endpoint, args)| client.call(endpoint, &args)),
         None => Err(Error::misuse(format!("{method}: call it with a colon: client:{method}(…)"))),
     };
     match outcome {

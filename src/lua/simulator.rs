@@ -96,7 +96,7 @@ fn invoke(
         None => Err(Error::misuse("call it with a colon")),
     };
     match outcome {
-        Ok(value) => Ok((Some(true), value::to_lua(lua, value)?)),
+        Ok(value) => Ok((Some(true), value::to_lua(lua, &value)?)),
         Err(error) => Ok((None, format!("{name}: {}", error.message()).into_lua(lua)?)),
     }
 }
