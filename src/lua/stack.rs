@@ -144,6 +144,9 @@ unsafe fn push_meta(state: *mut ffi::lua_State, meta: &Meta) {
         push_bytes(state, b"request_ms");
         ffi::lua_pushnumber(state, meta.request_ms);
         ffi::lua_rawset(state, -3);
+        push_bytes(state, b"stale");
+        ffi::lua_pushboolean(state, meta.stale.into());
+        ffi::lua_rawset(state, -3);
         if let Some(known_leader) = meta.known_leader {
             push_bytes(state, b"known_leader");
             ffi::lua_pushboolean(state, known_leader.into());

@@ -126,6 +126,7 @@ pub fn error(lua: &Lua, error: &Error) -> mlua::Result<Table> {
     table.raw_set("message", error.message())?;
     table.raw_set("status", error.status())?;
     table.raw_set("retryable", error.retryable())?;
+    table.raw_set("maybe_applied", error.maybe_applied())?;
     table.raw_set("endpoint", error.endpoint())?;
     table.raw_set("attempts", error.attempts())?;
     if !error.refused().is_empty() {

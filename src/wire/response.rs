@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, RefusedOperation};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use serde::Deserialize;
+use std::time::Duration;
 
 /// What a successful call gives.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +46,8 @@ pub struct Meta {
     pub endpoint: String,
     /// How many times the request was sent.
     pub attempts: u32,
+    /// Whether any server may be its source, because the leader did not answer (`stale_if_error`).
+    pub stale: bool,
 }
 
 /// A KV entry without key and value.
@@ -100,6 +103,7 @@ impl Request {
         let status = response.status();
         let meta = Meta::of(response.headers());
         let body = if status.is_success() || self.endpoint.also_success.contains(&status.as_u16()) {
+            self.refuse_page(&response)?;
             if self.endpoint.reply == Reply::Applied {
                 self.check_applied(response.body())?;
             }
@@ -109,9 +113,24 @@ impl Request {
             if !is_absent || absent_value(self.endpoint).is_none() {
                 return Err(self.refused(&response));
             }
+            self.refuse_page(&response)?;
             None
         };
         Ok(Success { endpoint: self.endpoint, label: self.label.clone(), body, meta })
+    }
+
+    /// Refuses a web page, which no operation answers with: else a portal's page would be the success
+    /// of an operation that answers with nothing, and a web server's 404 a key that does not exist.
+    fn refuse_page(&self, response: &Response<Bytes>) -> Result<(), Error> {
+        let content = response.headers().get(http::header::CONTENT_TYPE);
+        let is_page = content.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+        match is_page && self.endpoint.reply != Reply::Body {
+            true => {
+                let body = response.body();
+                Err(not_understood(self.endpoint, &self.label, "it is a web page", body))
+            }
+            false => Ok(()),
+        }
     }
 
     fn check_applied(&self, body: &Bytes) -> Result<(), Error> {
@@ -121,6 +140,7 @@ impl Request {
                 Kind::Conflict,
                 format!("{}: not done: {}", self.label, self.refusal),
             )
+            .with_maybe_applied(false)
             .with_status(200)),
             _ => {
                 let why = "true or false was expected";
@@ -251,8 +271,9 @@ impl Request {
             }
             _ => excerpt(response.body()),
         };
-        let error =
-            Error::new(kind, format!("{}: {said} (HTTP {status})", self.label)).with_status(status);
+        let error = Error::new(kind, format!("{}: {said} (HTTP {status})", self.label))
+            .with_status(status)
+            .with_maybe_applied(maybe_applied(status, text));
         if is_transient(status, text) { error.transient() } else { error }
     }
 
@@ -270,7 +291,7 @@ impl Request {
     }
 
     fn kind_of(&self, status: u16, text: &str, unknown_endpoint: bool) -> Kind {
-        let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        let says = |words: &[&str]| contains_any(text, words);
         match status {
             300..=400 => Kind::Argument,
             401 | 405 => Kind::Unsupported,
@@ -281,7 +302,9 @@ impl Request {
             404 => Kind::NotFound,
             413 => Kind::TooLarge,
             429 => Kind::RateLimited,
-            500 if says(&["No cluster leader", "Raft leader not found"]) => Kind::NoLeader,
+            503 if says(&[RATE_LIMITED]) => Kind::RateLimited,
+            500 if says(NO_LEADER) => Kind::NoLeader,
+            500 if says(&[NO_SERVERS]) => Kind::Connect,
             500 if says(&["invalid session", "missing session", "failed session lookup"]) => {
                 Kind::SessionInvalid
             }
@@ -324,8 +347,23 @@ impl Request {
             .map(|refused| format!("operation {}: {}", refused.index + 1, refused.what))
             .collect();
         let message = format!("{}: nothing was applied: {}", self.label, reasons.join("; "));
-        Error::new(Kind::TxnFailed, message).with_status(409).with_refused(refused)
+        Error::new(Kind::TxnFailed, message)
+            .with_status(409)
+            .with_maybe_applied(false)
+            .with_refused(refused)
     }
+}
+
+/// How long the server wants to be left alone, when it refuses a request for now and says so.
+///
+/// Consul says nothing; what stands before it may. A date is not understood.
+pub fn retry_after(response: &Response<Bytes>) -> Duration {
+    if response.status().is_success() {
+        return Duration::ZERO;
+    }
+    let header = response.headers().get(http::header::RETRY_AFTER);
+    let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0))
 }
 
 /// Whether a 404 means that the server has no such endpoint. 1.8.7 says it with an empty answer
@@ -336,22 +374,67 @@ fn is_unknown_endpoint(response: &Response<Bytes>) -> bool {
             || response.body().is_empty() && !response.headers().contains_key(http::header::VARY))
 }
 
+/// What a server says when it has no leader to pass the request on to, or is a leader no more or
+/// not yet. The request changed nothing.
+///
+/// Source: `canRetry` in Consul's agent/consul/rpc.go ("always safe to retry since no state could
+/// have been changed"), agent/structs/errors.go, and `ErrNotLeader` in Raft's api.go.
+const NO_LEADER: &[&str] = &[
+    "No cluster leader",
+    "Raft leader not found",
+    "node is not the leader",
+    "leadership transfer in progress",
+    "Not ready to serve consistent reads",
+];
+
+/// What an agent says that has lost all servers. The request changed nothing.
+const NO_SERVERS: &str = "No known Consul servers";
+
+/// What a server says that limits its rate, with 429, and with 503 for what only the leader can do.
+/// The request changed nothing.
+///
+/// Source: `ErrRetryElsewhere` and `ErrRetryLater` in Consul's agent/consul/rate/handler.go.
+const RATE_LIMITED: &str = "rate limit exceeded";
+
+/// What an agent says that could not reach the server that it would have asked. The request changed
+/// nothing.
+///
+/// Source: `ConnPool.rpc` in Consul's agent/pool/pool.go.
+const NOT_PASSED_ON: &str = "rpc error getting client";
+
+/// What leaves open whether the request took effect.
+const LOST_TRACK: &[&str] = &["leadership lost while committing log", "rpc error"];
+
 /// Whether the same request may succeed a little later.
 ///
 /// The texts are matched by containing: newer servers put words before them.
 fn is_transient(status: u16, text: &str) -> bool {
-    const TEXTS: &[&str] = &[
-        "No cluster leader",
-        "rpc error",
-        "Raft leader not found",
-        "leadership lost while committing log",
-        "No known Consul servers",
-    ];
     match status {
         429 | 502 | 503 | 504 => true,
-        500 => TEXTS.iter().any(|known| text.contains(known)),
+        500 => {
+            text.contains(NO_SERVERS)
+                || contains_any(text, NO_LEADER)
+                || contains_any(text, LOST_TRACK)
+        }
         _ => false,
     }
+}
+
+/// Whether a request that was refused like this can have taken effect all the same.
+fn maybe_applied(status: u16, text: &str) -> bool {
+    match status {
+        500 if text.contains("leadership lost") => true,
+        500 => {
+            let nothing_done = [NO_SERVERS, NOT_PASSED_ON, "invalid session", "missing session"];
+            !contains_any(text, NO_LEADER) && !contains_any(text, &nothing_done)
+        }
+        503 => !text.contains(RATE_LIMITED),
+        _ => status > 500,
+    }
+}
+
+fn contains_any(text: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| text.contains(word))
 }
 
 /// The beginning of a body as one line of a message.
@@ -421,6 +504,8 @@ mod tests {
                 Kind::RateLimited,
             ),
             ("kv_get", 500, "No cluster leader", Kind::NoLeader),
+            ("kv_get", 500, "No known Consul servers", Kind::Connect),
+            ("kv_put", 503, "rate limit exceeded for operation …", Kind::RateLimited),
             ("kv_get", 500, "something else", Kind::Http),
             (
                 "kv_get",
@@ -457,21 +542,47 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_pass_is_transient() {
-        for (status, body, transient) in [
-            (500, "No cluster leader", true),
-            (500, "raft apply failed: leadership lost while committing log", true),
-            (500, "rpc error making call: EOF", true),
-            (500, "No known Consul servers", true),
-            (429, "rate limit", true),
-            (503, "", true),
-            (500, "Failed to create boolean expression evaluator: …", false),
-            (500, "invalid session \"x\"", false),
-            (403, "Permission denied", false),
-            (400, "Invalid wait time", false),
+    fn a_refusal_says_whether_it_may_pass_and_whether_the_request_can_have_been_applied() {
+        for (status, body, transient, maybe_applied) in [
+            (500, "No cluster leader", true, false),
+            (500, "rpc error making call: No cluster leader", true, false),
+            (500, "Raft leader not found in server lookup mapping", true, false),
+            (500, "node is not the leader", true, false),
+            (500, "Not ready to serve consistent reads", true, false),
+            (500, "raft apply failed: leadership lost while committing log", true, true),
+            (500, "rpc error making call: leadership lost while committing log", true, true),
+            (500, "rpc error making call: EOF", true, true),
+            (500, "rpc error getting client: failed to get conn: refused", true, false),
+            (500, "No known Consul servers", true, false),
+            (429, "Your IP is issuing too many concurrent connections", true, false),
+            (503, "rate limit exceeded for operation that can only be …", true, false),
+            (503, "", true, true),
+            (502, "<html>Bad Gateway</html>", true, true),
+            (504, "", true, true),
+            (500, "Failed to create boolean expression evaluator: …", false, true),
+            (500, "raft apply failed: invalid session \"x\"", false, false),
+            (403, "Permission denied", false, false),
+            (400, "Invalid wait time", false, false),
         ] {
-            let error = respond("kv_get", status, body).unwrap_err();
+            let error = respond("kv_put", status, body).unwrap_err();
             assert_eq!(error.retryable(), transient, "{status} {body}");
+            assert_eq!(error.maybe_applied(), maybe_applied, "{status} {body}");
+        }
+        let lost = respond("kv_put", 200, "false").unwrap_err();
+        assert!(!lost.maybe_applied() && !lost.retryable());
+    }
+
+    #[test]
+    fn a_web_page_is_neither_a_success_without_a_value_nor_an_absent_key() {
+        for (method, status) in [("agent_service_register", 200), ("kv_get", 404)] {
+            let page = Response::builder()
+                .status(status)
+                .header("content-type", "text/html; charset=utf-8")
+                .body(Bytes::from_static(b"<html>Please log in</html>"))
+                .expect("a response");
+            let error = request(method).check(page).unwrap_err();
+            assert_eq!(error.kind(), Kind::Decode);
+            assert!(error.message().contains("Please log in"), "{error}");
         }
     }
 
