@@ -51,7 +51,7 @@ fn works(client: &Client) {
 fn refusal(client: &Client) -> String {
     let error = get(client).expect_err("no trust");
     assert_eq!((error.kind(), error.attempts()), (Kind::Tls, 1), "{error}");
-    assert!(!error.maybe_sent() && !error.retryable(), "{error}");
+    assert!(!error.maybe_applied() && !error.retryable(), "{error}");
     assert!(error.message().contains(error.endpoint().expect("an endpoint")), "{error}");
     error.message().to_owned()
 }
@@ -404,7 +404,7 @@ fn a_unix_socket_that_is_not_there_is_named() {
     let url = format!("unix://{}", folder.path("absent").display());
     let client = client(&[("endpoint", url.as_str().into()), ("retry_count", 0.into())]);
     let error = get(&client).expect_err("nobody is there");
-    assert_eq!((error.kind(), error.maybe_sent()), (Kind::Connect, false), "{error}");
+    assert_eq!((error.kind(), error.maybe_applied()), (Kind::Connect, false), "{error}");
     assert!(error.message().contains(&url) && error.message().contains("No such file"), "{error}");
 }
 
