@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Runs a command beside a fresh Consul dev server on free loopback ports.
 #
-#   scripts/with-consul.sh [--acl allow|deny] 1.21|1.8 COMMAND [ARG…]
+#   scripts/with-consul.sh [--acl allow|deny] [--config FILE] 1.21|1.8 COMMAND [ARG…]
 #
 # The command gets CONSUL_HTTP_ADDR (127.0.0.1:PORT), CONSUL_PID and CONSUL_VERSION (such as
 # 1.21.0), and no other CONSUL_* variable of the caller. With --acl the server enforces ACLs with
-# that default policy, and CONSUL_HTTP_TOKEN is its management token. The server ends with the
-# command, with this script, or with this script's parent, however they end.
+# that default policy, and CONSUL_HTTP_TOKEN is its management token. With --config it reads that
+# file too. The server ends with the command, with this script, or with this script's parent,
+# however they end.
 # Exit status: the command's; 3 when the Consul cannot be had; 1 when it does not start.
 #
 # shellcheck disable=SC2317 # the functions that a trap calls are reached
@@ -20,8 +21,13 @@ if [ "${1:-}" = --acl ] && [[ ${2:-} == @(allow|deny) ]]; then
     acl=$2
     shift 2
 fi
+config=
+if [ "${1:-}" = --config ] && [ -r "${2:-}" ]; then
+    config=$2
+    shift 2
+fi
 if [ $# -lt 2 ]; then
-    echo "usage: scripts/with-consul.sh [--acl allow|deny] 1.21|1.8 COMMAND [ARG…]" >&2
+    echo "usage: scripts/with-consul.sh [--acl allow|deny] [--config FILE] 1.21|1.8 COMMAND [ARG…]" >&2
     exit 2
 fi
 # CI may start it without any standard input, which cannot be handed on.
@@ -152,6 +158,7 @@ start() {
     id=$(cat /proc/sys/kernel/random/uuid)
     [[ $full == 1.8.* ]] || more+=(-grpc-tls-port=-1)
     [ -z "$acl" ] || more+=(-hcl="$(acl_config)")
+    [ -z "$config" ] || more+=(-config-file="$config")
     setsid "$binary" agent -dev -log-level=err -node-id="$id" -http-port="$http" \
         -server-port="${ports[1]}" -serf-lan-port="${ports[2]}" -serf-wan-port="${ports[3]}" \
         -dns-port=-1 -grpc-port=-1 "${more[@]}" -hcl='disable_update_check = true' \

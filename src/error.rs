@@ -9,7 +9,8 @@ pub enum Kind {
     Argument,
     /// The configuration is not acceptable.
     Config,
-    /// No connection could be made: refused, unreachable, name not found.
+    /// No connection could be made or it broke: refused, unreachable, name not found, cut off; also
+    /// an agent that has no connection to its servers.
     Connect,
     /// No answer within the time allowed.
     Timeout,
@@ -33,7 +34,7 @@ pub enum Kind {
     TxnFailed,
     /// The session does not exist (any more).
     SessionInvalid,
-    /// The request is larger than the server accepts.
+    /// The request is larger than the server accepts, or the answer than the client does.
     TooLarge,
     /// The server's answer could not be understood.
     Decode,
@@ -115,7 +116,7 @@ struct Details {
     kind: Kind,
     message: String,
     misuse: bool,
-    maybe_sent: bool,
+    maybe_applied: bool,
     status: Option<u16>,
     endpoint: Option<String>,
     attempts: u32,
@@ -130,7 +131,7 @@ impl Error {
             kind,
             message: message.into(),
             misuse: false,
-            maybe_sent: true,
+            maybe_applied: true,
             status: None,
             endpoint: None,
             attempts: 0,
@@ -152,8 +153,13 @@ impl Error {
     }
 
     /// The same error, with the knowledge that the server cannot have seen the request.
-    pub fn not_sent(mut self) -> Self {
-        self.0.maybe_sent = false;
+    pub fn not_sent(self) -> Self {
+        self.with_maybe_applied(false)
+    }
+
+    /// The same error, which leaves open, or not, whether the request took effect.
+    pub fn with_maybe_applied(mut self, maybe: bool) -> Self {
+        self.0.maybe_applied = maybe;
         self
     }
 
@@ -163,8 +169,11 @@ impl Error {
         self
     }
 
-    /// The same error, as met on this endpoint.
+    /// The same error, as met on this endpoint, which its message then names.
     pub fn with_endpoint(mut self, endpoint: &str) -> Self {
+        if !self.0.message.contains(endpoint) {
+            self.0.message = format!("{} (from {endpoint})", self.0.message);
+        }
         self.0.endpoint = Some(endpoint.to_owned());
         self
     }
@@ -193,6 +202,12 @@ impl Error {
         self
     }
 
+    /// The same error with a semicolon and `note` after its message.
+    pub fn with_note(mut self, note: &str) -> Self {
+        self.0.message = format!("{}; {note}", self.0.message);
+        self
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> Kind {
         self.0.kind
@@ -208,9 +223,9 @@ impl Error {
         self.0.misuse
     }
 
-    /// Whether the server can have seen the request.
-    pub fn maybe_sent(&self) -> bool {
-        self.0.maybe_sent
+    /// Whether the request can have taken effect, or still can: false only when that is certain.
+    pub fn maybe_applied(&self) -> bool {
+        self.0.maybe_applied
     }
 
     /// The HTTP status of the answer, when there was one.
@@ -260,7 +275,7 @@ mod tests {
 
     #[test]
     fn an_argument_error_was_never_sent() {
-        assert!(!Error::argument("x").maybe_sent());
+        assert!(!Error::argument("x").maybe_applied());
         assert!(Error::misuse("x").is_misuse());
         assert!(!Error::argument("x").is_misuse());
     }

@@ -71,7 +71,10 @@ fn a_server_that_never_answers_is_a_timeout() {
     let url = server(move |stream| kept.push(stream));
     let error = get(&client(&[&url], 0)).expect_err("no answer");
     assert_eq!((error.kind(), error.endpoint()), (Kind::Timeout, Some(url.as_str())));
-    assert!(error.message().contains(&url) && error.retryable() && error.maybe_sent(), "{error}");
+    assert!(
+        error.message().contains(&url) && error.retryable() && !error.maybe_applied(),
+        "{error}"
+    );
 }
 
 #[test]

@@ -13,6 +13,7 @@
 ---@field request_ms number
 ---@field endpoint string
 ---@field attempts integer
+---@field stale boolean whether any server may be its source (`stale_if_error`)
 ---@field flags? integer|string
 ---@field session? string
 ---@field lock_index? integer|string
@@ -24,7 +25,8 @@
 ---@field kind "argument"|"config"|"connect"|"timeout"|"tls"|"http"|"not_found"|"permission_denied"|"acl_not_found"|"rate_limited"|"no_leader"|"conflict"|"txn_failed"|"session_invalid"|"too_large"|"decode"|"closed"|"unsupported"
 ---@field message string
 ---@field status? integer
----@field retryable boolean
+---@field retryable boolean whether the same call may succeed later
+---@field maybe_applied boolean false when the request certainly changed nothing
 ---@field endpoint? string
 ---@field attempts integer
 ---@field operations? { index: integer, what: string }[]
@@ -105,7 +107,7 @@ function ConsulClient:http_request(method, path, body, params, options) end
 
 ---@class consul_ffi.Options
 ---@field timeout_ms? number The longest the call may take, all attempts together.
----@field retry? boolean False: the request is sent at most once.
+---@field retry? boolean False: the request is sent at most once, and its fate is not looked up.
 ---@field token? string The ACL token for this call instead of the client's.
 
 ---@class consul_ffi.Scope
@@ -116,6 +118,7 @@ function ConsulClient:http_request(method, path, body, params, options) end
 ---@class consul_ffi.Consistency
 ---@field stale? boolean Any server may answer, even one that has no leader.
 ---@field consistent? boolean The leader confirms its leadership before it answers: linearizable.
+---@field stale_if_error? boolean True: when the leader does not answer, any server may; `meta.stale` then says so.
 
 ---@class consul_ffi.Blocking
 ---@field index? integer|string Wait until the result is newer than this index.

@@ -1,6 +1,8 @@
 //! The client: makes calls to Consul over one or several transports.
 
 mod call;
+mod endpoints;
+mod settle;
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -8,8 +10,8 @@ use crate::transport::Transport;
 use crate::wire::request::{Args, Defaults, Request};
 use crate::wire::response::{Answer, Success};
 use crate::wire::table::Endpoint;
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use endpoints::Endpoints;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How a client makes its calls.
@@ -18,7 +20,8 @@ pub struct Settings {
     /// The whole time that one call may take, all attempts together; a blocking query gets its
     /// wait in addition.
     pub timeout: Duration,
-    /// How many times a call is made again after a failure that may pass.
+    /// How many times a call is made again after a failure that may pass, when each endpoint has
+    /// been asked once.
     pub retry_count: u32,
     /// What every request says unless the call says otherwise.
     pub defaults: Defaults,
@@ -31,8 +34,8 @@ pub struct Client {
     settings: Settings,
     clock: Arc<dyn Clock>,
     rng: Mutex<fastrand::Rng>,
-    /// The transport that last worked.
-    preferred: AtomicUsize,
+    /// What is known of the transports' health.
+    endpoints: Mutex<Endpoints>,
 }
 
 impl Client {
@@ -43,7 +46,8 @@ impl Client {
         clock: Arc<dyn Clock>,
         rng: fastrand::Rng,
     ) -> Self {
-        Client { transports, settings, clock, rng: Mutex::new(rng), preferred: AtomicUsize::new(0) }
+        let endpoints = Mutex::new(Endpoints::new(transports.len()));
+        Client { transports, settings, clock, rng: Mutex::new(rng), endpoints }
     }
 
     /// How this client makes its calls.
@@ -79,5 +83,14 @@ impl Client {
     /// An unacceptable argument.
     pub fn request(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Request, Error> {
         endpoint.request(args, &self.settings.defaults)
+    }
+
+    fn endpoints(&self) -> MutexGuard<'_, Endpoints> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number from 0 to 1 by chance.
+    fn chance(&self) -> f64 {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner).f64()
     }
 }

@@ -245,7 +245,7 @@ mod tests {
 
     fn message(given: &[(&str, Value)], env: &[(&str, &str)]) -> String {
         let error = config(given, env).expect_err("a bad configuration");
-        assert_eq!((error.kind(), error.maybe_sent()), (Kind::Config, false));
+        assert_eq!((error.kind(), error.maybe_applied()), (Kind::Config, false));
         error.message().to_owned()
     }
 

@@ -87,7 +87,7 @@ impl ConsulClient {
             "simulate" => Value::Bool(self.config.simulate != Simulate::No),
             _ => Value::Null,
         };
-        value::to_lua(lua, value)
+        value::to_lua(lua, &value)
     }
 }
 
@@ -197,8 +197,8 @@ fn call(
     let client = this(&args, method)?;
     args.pop_front();
     let (endpoint, args) = prepare(args).map_err(|error| error.context(method))?;
-    let answer = client.call(lua, endpoint, &args)?.answer()?;
-    Ok(value::outcome(lua, Ok(answer))?)
+    let success = client.call(lua, endpoint, &args)?;
+    Ok(value::outcome(lua, Ok(success))?)
 }
 
 /// The arguments of a method: as many positional ones as the endpoint has, then its options.

@@ -88,7 +88,7 @@ fn invoke(lua: &Lua, name: &str, method: Method, args: &MultiValue) -> Result<Re
         }
         None => Err(Error::misuse("call it with a colon")),
     };
-    let value = value::to_lua(lua, outcome.map_err(raised(name))?)?;
+    let value = value::to_lua(lua, &outcome.map_err(raised(name))?)?;
     Ok((mlua::Value::Boolean(true), value, mlua::Nil))
 }
 

@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(key(&lossy.agent), 0);
         let lossy = world(Fault { drop_after: 1.0, ..Fault::default() });
         let error = send(&lossy, "", "kv/a").and_then(Result::err).expect("an error");
-        assert!(error.maybe_sent() && error.retryable());
+        assert!(error.maybe_applied() && error.retryable());
         assert_eq!(key(&lossy.agent), 1);
     }
 

@@ -5,12 +5,17 @@ use crate::clock::BoxFuture;
 use crate::error::{Error, Kind};
 use ::http::header::{AUTHORIZATION, HOST};
 use ::http::{HeaderMap, HeaderValue, Request, Response, Uri};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
+
+/// The largest answer that is taken: above it are only lists that no Lua program could hold, and
+/// endpoints that never stop sending. It is some 365 KV values of the largest size, 512 KiB, which
+/// are 683 KiB each in JSON.
+const MAX_REPLY_BYTES: usize = 256 << 20;
 
 /// One endpoint of a real agent, with a pool of kept-alive connections.
 pub struct HttpTransport {
@@ -89,8 +94,33 @@ impl HttpTransport {
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = answer.status();
         *response.headers_mut() = answer.headers().clone();
-        *response.body_mut() = answer.bytes().await.map_err(failed)?;
+        *response.body_mut() = self.body(answer).await?;
         Ok(response)
+    }
+
+    /// Reads a body up to its end or [`MAX_REPLY_BYTES`].
+    async fn body(&self, mut answer: reqwest::Response) -> Result<Bytes, Error> {
+        let too_large = || {
+            let limit_mib = MAX_REPLY_BYTES >> 20;
+            let message = format!("{}: the answer is larger than {limit_mib} MiB", self.endpoint);
+            Error::new(Kind::TooLarge, message)
+        };
+        if answer.content_length().is_some_and(|length| length > MAX_REPLY_BYTES as u64) {
+            return Err(too_large());
+        }
+        // Most bodies are one chunk, which then need not be copied.
+        let failed = |error: reqwest::Error| self.failed(error);
+        let Some(first) = answer.chunk().await.map_err(failed)? else { return Ok(Bytes::new()) };
+        let Some(second) = answer.chunk().await.map_err(failed)? else { return Ok(first) };
+        let mut body = BytesMut::from(first);
+        body.extend_from_slice(&second);
+        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
+            if body.len() + chunk.len() > MAX_REPLY_BYTES {
+                return Err(too_large());
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
     }
 
     fn failed(&self, error: reqwest::Error) -> Error {

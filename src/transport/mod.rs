@@ -20,7 +20,7 @@ use std::time::Duration;
 /// time: that abandons the request.
 pub trait Transport: fmt::Debug + Send + Sync {
     /// Sends one request and reads the whole response. An answer with any status is `Ok`; an `Err`
-    /// says that there was no complete answer, and its [`Error::maybe_sent`] whether the server
+    /// says that there was no complete answer, and its [`Error::maybe_applied`] whether the server
     /// can have seen the request.
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>>;
 

@@ -42,9 +42,14 @@ pub(super) fn config(options: &TlsOptions) -> Result<ClientConfig, Error> {
                 let why = "it holds no private key in PEM (an encrypted one cannot be used)";
                 unusable("tls_key_file", key_file, &why)
             })?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| {
-                let why = format!("not usable with {}: {error}", cert_file.display());
-                unusable("tls_key_file", key_file, &why)
+            builder.with_client_auth_cert(chain, key).map_err(|error| match error {
+                rustls::Error::InvalidCertificate(_) => {
+                    unusable("tls_cert_file", cert_file, &error)
+                }
+                _ => {
+                    let why = format!("not the key of {}: {error}", cert_file.display());
+                    unusable("tls_key_file", key_file, &why)
+                }
             })
         }
         _ => Ok(builder.with_no_client_auth()),

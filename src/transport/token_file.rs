@@ -150,3 +150,161 @@ impl Transport for WithTokenFile {
         self.transport.endpoint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use futures_util::FutureExt;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// An agent that knows some tokens, and refuses others as it was told to.
+    #[derive(Debug)]
+    struct Agent {
+        knows: Mutex<Vec<&'static str>>,
+        status: u16,
+        body: &'static str,
+        sent: Mutex<Vec<String>>,
+    }
+
+    impl Transport for Agent {
+        fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+            let token = request.headers()[TOKEN].to_str().unwrap().to_owned();
+            let is_known = self.knows.lock().unwrap().contains(&token.as_str());
+            self.sent.lock().unwrap().push(token);
+            let (status, body) = if is_known { (200, "true") } else { (self.status, self.body) };
+            let response = Response::builder().status(status).body(Bytes::from(body)).unwrap();
+            Box::pin(async { Ok(response) })
+        }
+
+        fn endpoint(&self) -> &str {
+            "scripted"
+        }
+    }
+
+    struct World {
+        path: PathBuf,
+        clock: ManualClock,
+        agent: Arc<Agent>,
+        transport: WithTokenFile,
+    }
+
+    impl World {
+        fn new(knows: &[&'static str], status: u16, body: &'static str) -> World {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("consul_ffi-token-{}-{number}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            fs::write(&path, "first\n").unwrap();
+            let clock = ManualClock::new();
+            let file = TokenFile::open(&path, Arc::new(clock.clone())).unwrap();
+            let agent = Arc::new(Agent {
+                knows: Mutex::new(knows.to_vec()),
+                status,
+                body,
+                sent: Mutex::default(),
+            });
+            let transport = Arc::clone(&agent) as Arc<dyn Transport>;
+            World { path, clock, agent, transport: WithTokenFile { transport, file } }
+        }
+
+        fn holds(&self, content: &str) {
+            fs::write(&self.path, content).unwrap();
+        }
+
+        /// The status of a request's answer, and the tokens that it was sent with.
+        fn status(&self) -> (u16, Vec<String>) {
+            let request = Request::new(Bytes::new());
+            let response = self.transport.send(request).now_or_never().unwrap().unwrap();
+            (response.status().as_u16(), std::mem::take(&mut self.agent.sent.lock().unwrap()))
+        }
+    }
+
+    impl Drop for World {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    fn tokens(tokens: &[&str]) -> Vec<String> {
+        tokens.iter().map(|token| (*token).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_token_that_was_replaced_and_deleted_costs_no_failed_call() {
+        for (status, body) in
+            [(403, "ACL not found"), (403, "Permission denied"), (500, "ACL not found")]
+        {
+            let world = World::new(&["second"], status, body);
+            assert_eq!(world.status(), (status, tokens(&["first"])));
+            world.holds("second");
+            assert_eq!(world.status(), (200, tokens(&["first", "second"])));
+            assert_eq!(world.status(), (200, tokens(&["second"])));
+        }
+    }
+
+    #[test]
+    fn a_new_token_is_taken_up_a_second_later_also_while_the_old_one_works() {
+        let world = World::new(&["first", "second"], 403, "");
+        world.holds("  second \n");
+        world.clock.advance(LOOK_EVERY - Duration::from_nanos(1));
+        assert_eq!(world.status(), (200, tokens(&["first"])));
+        world.clock.advance(Duration::from_nanos(1));
+        assert_eq!(world.status(), (200, tokens(&["second"])));
+    }
+
+    #[test]
+    fn a_failure_that_is_not_the_tokens_is_not_sent_again() {
+        let world = World::new(&[], 500, "No cluster leader");
+        world.holds("second");
+        assert_eq!(world.status(), (500, tokens(&["first"])));
+    }
+
+    #[test]
+    fn the_last_token_stays_while_the_file_has_none() {
+        let world = World::new(&["first", "third"], 403, "");
+        for content in [Some(""), Some("two\nlines"), None] {
+            match content {
+                Some(content) => world.holds(content),
+                None => fs::remove_file(&world.path).unwrap(),
+            }
+            world.clock.advance(LOOK_EVERY);
+            assert_eq!(world.status(), (200, tokens(&["first"])), "{content:?}");
+        }
+        world.holds("third");
+        world.clock.advance(LOOK_EVERY);
+        assert_eq!(world.status(), (200, tokens(&["third"])));
+    }
+
+    #[test]
+    fn the_token_of_a_call_wins() {
+        let world = World::new(&["own"], 403, "");
+        let request = Request::builder().header(TOKEN, "own").body(Bytes::new()).unwrap();
+        let response = world.transport.send(request).now_or_never().unwrap().unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+
+    #[test]
+    fn a_file_without_a_token_is_refused_without_showing_what_it_holds() {
+        let world = World::new(&[], 403, "");
+        let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
+        for content in ["", " \n", "s3cret\nlines", "s3cret\u{7f}"] {
+            world.holds(content);
+            let error = TokenFile::open(&world.path, Arc::clone(&clock)).unwrap_err();
+            assert_eq!(error.kind(), Kind::Config);
+            assert!(error.message().starts_with("token_file: "), "{error}");
+            assert!(!error.message().contains("s3cret"), "{error}");
+        }
+        let error = TokenFile::open(Path::new("/no/such/file"), clock).unwrap_err();
+        assert!(error.message().contains("/no/such/file: No such file"), "{error}");
+    }
+
+    #[test]
+    fn no_debug_text_shows_the_token() {
+        let world = World::new(&[], 403, "");
+        world.holds("s3cret");
+        world.clock.advance(LOOK_EVERY);
+        world.status();
+        assert!(!format!("{:?}", world.transport.file).contains("s3cret"));
+    }
+}

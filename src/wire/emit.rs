@@ -340,6 +340,7 @@ const LUA_HEAD: &str = r#"---@meta consul_ffi
 ---@field request_ms number
 ---@field endpoint string
 ---@field attempts integer
+---@field stale boolean whether any server may be its source (`stale_if_error`)
 ---@field flags? integer|string
 ---@field session? string
 ---@field lock_index? integer|string
@@ -351,7 +352,8 @@ const LUA_HEAD: &str = r#"---@meta consul_ffi
 ---@field kind "argument"|"config"|"connect"|"timeout"|"tls"|"http"|"not_found"|"permission_denied"|"acl_not_found"|"rate_limited"|"no_leader"|"conflict"|"txn_failed"|"session_invalid"|"too_large"|"decode"|"closed"|"unsupported"
 ---@field message string
 ---@field status? integer
----@field retryable boolean
+---@field retryable boolean whether the same call may succeed later
+---@field maybe_applied boolean false when the request certainly changed nothing
 ---@field endpoint? string
 ---@field attempts integer
 ---@field operations? { index: integer, what: string }[]

@@ -1,11 +1,13 @@
 //! From a call's arguments to a request.
 
 use super::duration;
+use super::kv;
 use super::shape::{At, payload, unknown};
 use super::table::{Endpoint, Param, Place, Repeat, Shape};
 use super::value::Value;
 use crate::error::Error;
 use bytes::Bytes;
+use http::Uri;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
 use std::borrow::Cow;
@@ -80,6 +82,7 @@ impl Defaults {
             "namespace" => text(&self.namespace),
             "partition" => text(&self.partition),
             "token" => text(&self.token),
+            "stale_if_error" => Some(Value::Bool(self.stale_if_error)),
             name if Some(name) == self.consistency => {
                 let said = args.has("stale") || args.has("consistent") || args.has("cached");
                 (!said).then_some(Value::Bool(true))
@@ -106,6 +109,19 @@ pub struct Request {
     pub server_wait: Duration,
     /// The whole time the call may take, when the call says it.
     pub timeout: Option<Duration>,
+    /// Whether any server may answer when the leader does not.
+    pub stale_if_error: bool,
+    /// What it does to a lock, when its fate may be looked up.
+    pub lock_step: Option<LockStep>,
+}
+
+/// What a write does to the lock on its key, with the session that does it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LockStep {
+    /// It takes the lock.
+    Acquire(String),
+    /// It gives the lock up.
+    Release(String),
 }
 
 /// Without the token.
@@ -199,6 +215,11 @@ impl Endpoint {
         if args.has("cached") && args.has("consistent") {
             return Err(Error::argument("the options cached and consistent contradict each other"));
         }
+        if args.has("stale_if_error") && args.has("consistent") {
+            return Err(Error::argument(
+                "the options stale_if_error and consistent contradict each other",
+            ));
+        }
         let guards =
             self.all_options().filter(|param| param.guards.is_some() && args.has(param.name));
         let guards: Vec<_> = guards.map(|param| param.name).collect();
@@ -237,6 +258,65 @@ fn without_leading_slash<'a>(
     }
 }
 
+impl Request {
+    /// The request as it is sent when `waited` of the time that the server may wait is over, and as
+    /// a stale read with `stale`.
+    pub fn to_send(&self, waited: Duration, stale: bool) -> http::Request<Bytes> {
+        let mut http = self.http.clone();
+        let waits_less = !waited.is_zero() && !self.server_wait.is_zero();
+        if !waits_less && !stale {
+            return http;
+        }
+        let target = self.http.uri();
+        let pairs = target.query().unwrap_or("").split('&').filter(|pair| !pair.is_empty());
+        let mut query: Vec<Cow<'_, str>> = pairs.map(Cow::Borrowed).collect();
+        if waits_less {
+            query.retain(|pair| !pair.starts_with("wait="));
+            match self.server_wait.saturating_sub(waited) {
+                // A read that does not wait is answered as one whose wait is over.
+                Duration::ZERO => {
+                    query.retain(|pair| !pair.starts_with("index=") && !pair.starts_with("hash="));
+                }
+                left => query.push(format!("wait={}ms", left.as_millis().max(1)).into()),
+            }
+        }
+        if stale {
+            query.push("stale".into());
+        }
+        *http.uri_mut() = with_query(target, &query.join("&"));
+        http
+    }
+
+    /// The linearizable read of the key of a [`LockStep`], which shows who holds the lock.
+    pub fn lock_lookup(&self) -> Request {
+        const KEPT: &[&str] = &["dc=", "ns=", "partition="];
+        let target = self.http.uri();
+        let pairs = target.query().unwrap_or("").split('&');
+        let kept = pairs.filter(|pair| KEPT.iter().any(|name| pair.starts_with(name)));
+        let query: Vec<&str> = std::iter::once("consistent").chain(kept).collect();
+        let mut http = http::Request::new(Bytes::new());
+        *http.headers_mut() = self.http.headers().clone();
+        *http.uri_mut() = with_query(target, &query.join("&"));
+        Request {
+            endpoint: &kv::GET,
+            label: self.label.clone(),
+            http,
+            repeat: Repeat::Read,
+            refusal: "",
+            server_wait: Duration::ZERO,
+            timeout: None,
+            stale_if_error: false,
+            lock_step: None,
+        }
+    }
+}
+
+fn with_query(target: &Uri, query: &str) -> Uri {
+    let mark = if query.is_empty() { "" } else { "?" };
+    // What is made of the parts of a valid one is valid.
+    format!("{}{mark}{query}", target.path()).parse().unwrap_or_else(|_| target.clone())
+}
+
 /// A request in the making.
 struct Draft {
     endpoint: &'static Endpoint,
@@ -251,6 +331,8 @@ struct Draft {
     wait: Duration,
     timeout: Option<Duration>,
     retry: bool,
+    stale_if_error: bool,
+    lock_step: Option<LockStep>,
 }
 
 impl Draft {
@@ -269,6 +351,8 @@ impl Draft {
             wait: DEFAULT_WAIT,
             timeout: None,
             retry: true,
+            stale_if_error: false,
+            lock_step: None,
         }
     }
 
@@ -304,8 +388,9 @@ impl Draft {
                 self.headers.push((HeaderName::from_static(name), header));
             }
             Place::Body => self.add_body(param, value, &at)?,
-            Place::Call => match param.kind {
-                Shape::Millis => self.timeout = Some(param.kind.duration(value, &at)?),
+            Place::Call => match param.name {
+                "timeout_ms" => self.timeout = Some(param.kind.duration(value, &at)?),
+                "stale_if_error" => self.stale_if_error = param.kind.boolean(value, &at)?,
                 _ => self.retry = param.kind.boolean(value, &at)?,
             },
         }
@@ -354,6 +439,11 @@ impl Draft {
                 let text = param.kind.text(value, at)?;
                 self.blocks |= name == "hash";
                 self.query.push(pair(&text));
+                self.lock_step = match name {
+                    "acquire" => Some(LockStep::Acquire(text)),
+                    "release" => Some(LockStep::Release(text)),
+                    _ => self.lock_step.take(),
+                };
             }
         }
         Ok(())
@@ -419,6 +509,9 @@ impl Draft {
             refusal: self.guard.unwrap_or("Consul answered false"),
             server_wait: if self.blocks { self.wait } else { Duration::ZERO },
             timeout: self.timeout,
+            stale_if_error: self.stale_if_error
+                && !self.query.iter().any(|pair| pair == "stale" || pair == "consistent"),
+            lock_step: self.lock_step.filter(|_| self.retry),
         })
     }
 }
@@ -514,6 +607,56 @@ mod tests {
     }
 
     #[test]
+    fn a_request_waits_only_for_what_is_left_of_its_wait() {
+        let sent = |method: &str, args: Args, waited_ms: u64| {
+            let request = build(method, args).unwrap();
+            request.to_send(Duration::from_millis(waited_ms), false).uri().to_string()
+        };
+        let key = || Args::new().arg("k");
+        let blocking = || key().opt("index", 5).opt("wait", "10s").opt("dc", "a");
+        assert_eq!(sent("kv_get", blocking(), 0), "/v1/kv/k?dc=a&index=5&wait=10s");
+        assert_eq!(sent("kv_get", blocking(), 2500), "/v1/kv/k?dc=a&index=5&wait=7500ms");
+        assert_eq!(sent("kv_get", blocking(), 10_000), "/v1/kv/k?dc=a");
+        assert_eq!(sent("kv_get", key().opt("index", 5), 1000), "/v1/kv/k?index=5&wait=299000ms");
+        assert_eq!(sent("kv_get", key().opt("wait", "10s"), 2500), "/v1/kv/k?wait=10s");
+        assert_eq!(sent("agent_service", key().opt("hash", "h"), 300_000), "/v1/agent/service/k");
+    }
+
+    #[test]
+    fn stale_if_error_is_for_reads_that_do_not_say_how_fresh_they_are() {
+        let falls_back = |args: Args, consistency: Option<&'static str>| {
+            let defaults = Defaults { stale_if_error: true, consistency, ..Defaults::default() };
+            endpoint("kv_get").unwrap().request(&args, &defaults).unwrap().stale_if_error
+        };
+        let key = || Args::new().arg("k");
+        assert!(falls_back(key(), None));
+        assert!(!falls_back(key(), Some("stale")));
+        assert!(!falls_back(key(), Some("consistent")));
+        assert!(!falls_back(key().opt("consistent", true), None));
+        assert!(!falls_back(key().opt("stale_if_error", false), None));
+        let request = build("kv_list", key().opt("stale_if_error", true)).unwrap();
+        assert_eq!(request.to_send(Duration::ZERO, false).uri(), "/v1/kv/k?recurse");
+        assert_eq!(request.to_send(Duration::ZERO, true).uri(), "/v1/kv/k?recurse&stale");
+        let both = key().opt("stale_if_error", true).opt("consistent", true);
+        assert!(build("kv_get", both).unwrap_err().message().contains("contradict"));
+    }
+
+    #[test]
+    fn the_lookup_of_a_lock_reads_the_same_key_with_the_same_rights() {
+        let defaults = Defaults { token: Some("s3cret".into()), ..Defaults::default() };
+        let args = Args::new().arg("a b").arg("v").opt("acquire", "s 1").opt("dc", "far");
+        let request = endpoint("kv_put").unwrap().request(&args, &defaults).unwrap();
+        assert_eq!(request.lock_step, Some(LockStep::Acquire("s 1".into())));
+        let lookup = request.lock_lookup();
+        assert_eq!(lookup.http.method(), http::Method::GET);
+        assert_eq!(lookup.http.uri(), "/v1/kv/a%20b?consistent&dc=far");
+        assert_eq!(lookup.http.headers()["x-consul-token"], "s3cret");
+        let never = args.opt("retry", false);
+        let request = endpoint("kv_put").unwrap().request(&never, &defaults).unwrap();
+        assert_eq!(request.lock_step, None);
+    }
+
+    #[test]
     fn a_body_is_checked_field_by_field() {
         let check = Value::Map(vec![("ttl".into(), 90.into()), ("check_id".into(), "c".into())]);
         let service = Value::Map(vec![("name".into(), "web".into()), ("check".into(), check)]);
@@ -570,7 +713,7 @@ mod tests {
             if let Err(error) = method.request(&args, &Defaults::default()) {
                 prop_assert!(error.message().starts_with(method.name), "{error}");
                 prop_assert_eq!(error.kind(), crate::error::Kind::Argument);
-                prop_assert!(!error.maybe_sent());
+                prop_assert!(!error.maybe_applied());
             }
         }
     }

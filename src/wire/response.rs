@@ -3,14 +3,13 @@
 use super::kv::Entry;
 use super::request::Request;
 use super::table::{Absent, Endpoint, Reply};
+use super::tape::{Base64, Item, Tape};
 use super::value::Value;
 use crate::error::{Error, Kind, RefusedOperation};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use std::time::Duration;
 
 /// What a successful call gives.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +46,8 @@ pub struct Meta {
     pub endpoint: String,
     /// How many times the request was sent.
     pub attempts: u32,
+    /// Whether any server may be its source, because the leader did not answer (`stale_if_error`).
+    pub stale: bool,
 }
 
 /// A KV entry without key and value.
@@ -102,6 +103,7 @@ impl Request {
         let status = response.status();
         let meta = Meta::of(response.headers());
         let body = if status.is_success() || self.endpoint.also_success.contains(&status.as_u16()) {
+            self.refuse_page(&response)?;
             if self.endpoint.reply == Reply::Applied {
                 self.check_applied(response.body())?;
             }
@@ -111,9 +113,24 @@ impl Request {
             if !is_absent || absent_value(self.endpoint).is_none() {
                 return Err(self.refused(&response));
             }
+            self.refuse_page(&response)?;
             None
         };
         Ok(Success { endpoint: self.endpoint, label: self.label.clone(), body, meta })
+    }
+
+    /// Refuses a web page, which no operation answers with: else a portal's page would be the success
+    /// of an operation that answers with nothing, and a web server's 404 a key that does not exist.
+    fn refuse_page(&self, response: &Response<Bytes>) -> Result<(), Error> {
+        let content = response.headers().get(http::header::CONTENT_TYPE);
+        let is_page = content.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+        match is_page && self.endpoint.reply != Reply::Body {
+            true => {
+                let body = response.body();
+                Err(not_understood(self.endpoint, &self.label, "it is a web page", body))
+            }
+            false => Ok(()),
+        }
     }
 
     fn check_applied(&self, body: &Bytes) -> Result<(), Error> {
@@ -123,6 +140,7 @@ impl Request {
                 Kind::Conflict,
                 format!("{}: not done: {}", self.label, self.refusal),
             )
+            .with_maybe_applied(false)
             .with_status(200)),
             _ => {
                 let why = "true or false was expected";
@@ -133,47 +151,72 @@ impl Request {
 }
 
 /// What a 404 is to this endpoint, unless it is an error.
-fn absent_value(endpoint: &Endpoint) -> Option<Value> {
+fn absent_value(endpoint: &Endpoint) -> Option<Tape> {
     match endpoint.absent {
-        Absent::Null => Some(Value::Null),
-        Absent::EmptyList => Some(Value::List(Vec::new())),
-        Absent::Done => Some(Value::Bool(true)),
+        Absent::Null => Some(Tape::null()),
+        Absent::EmptyList => Some(Tape::empty_list()),
+        Absent::Done => Some(Tape::done()),
         Absent::Error | Absent::SessionInvalid => None,
     }
 }
 
 impl Success {
+    /// Reads the body into a value.
+    ///
+    /// # Errors
+    /// [`Kind::Decode`] for what is no answer of Consul's.
+    pub fn answer(self) -> Result<Answer, Error> {
+        let (tape, meta) = self.read()?;
+        Ok(Answer { value: tape.value(), meta })
+    }
+
     /// Reads the body.
     ///
     /// # Errors
     /// [`Kind::Decode`] for what is no answer of Consul's.
-    pub fn answer(mut self) -> Result<Answer, Error> {
-        let value = match self.body.take() {
-            None => absent_value(self.endpoint).unwrap_or(Value::Null),
-            Some(body) => self.value(&body).map_err(|error| {
+    pub fn read(mut self) -> Result<(Tape, Meta), Error> {
+        let tape = match self.body.take() {
+            None => absent_value(self.endpoint).unwrap_or_else(Tape::null),
+            Some(body) => self.tape(body).map_err(|error| {
                 error.with_endpoint(&self.meta.endpoint).with_attempts(self.meta.attempts)
             })?,
         };
-        Ok(Answer { value, meta: self.meta })
+        Ok((tape, self.meta))
     }
 
-    fn value(&mut self, body: &Bytes) -> Result<Value, Error> {
+    fn tape(&mut self, body: Bytes) -> Result<Tape, Error> {
+        let json = |base64| {
+            Tape::of_json(body.clone(), base64)
+                .map_err(|error| self.not_understood(&error.to_string(), &body))
+        };
         match self.endpoint.reply {
-            Reply::Done | Reply::Applied => Ok(Value::Bool(true)),
-            Reply::Body => Ok(Value::Bytes(body.to_vec())),
-            Reply::Json => Ok(self.json::<serde_json::Value>(body)?.into()),
-            Reply::Member(name) => match self.json::<serde_json::Value>(body)?.get(name) {
-                Some(serde_json::Value::String(text)) => Ok(text.as_str().into()),
-                _ => Err(self.not_understood(&format!("an object with {name} was expected"), body)),
-            },
-            Reply::FirstItem => {
-                let items: Vec<serde_json::Value> = self.json(body)?;
-                Ok(items.into_iter().next().map_or(Value::Null, Value::from))
+            Reply::Done | Reply::Applied => Ok(Tape::done()),
+            Reply::Body => Ok(Tape::of_bytes(body)),
+            Reply::Json => json(Base64::Nowhere),
+            Reply::KvEntries | Reply::Events => json(Base64::InEntries),
+            Reply::Member(name) => json(Base64::Nowhere)?
+                .into_member(name)
+                .filter(|member| matches!(member.top(), Item::Bytes(_)))
+                .ok_or_else(|| {
+                    self.not_understood(&format!("an object with {name} was expected"), &body)
+                }),
+            Reply::FirstItem => json(Base64::Nowhere)?
+                .into_first()
+                .ok_or_else(|| self.not_understood("a list was expected", &body)),
+            Reply::Txn => {
+                let outcome = json(Base64::InResults)?;
+                if !matches!(outcome.top(), Item::Map(_)) {
+                    return Err(self.not_understood("a transaction's results were expected", &body));
+                }
+                let results = outcome.into_member("Results");
+                let is_list = |results: &Tape| matches!(results.top(), Item::List(_));
+                Ok(results.filter(is_list).unwrap_or_else(Tape::empty_list))
             }
             Reply::KvValue => {
-                let entries: Vec<Entry> = self.json(body)?;
+                let entries: Vec<Entry> = serde_json::from_slice(&body)
+                    .map_err(|error| self.not_understood(&error.to_string(), &body))?;
                 let Some(entry) = entries.into_iter().next() else {
-                    return Ok(Value::Null);
+                    return Ok(Tape::null());
                 };
                 self.meta.entry = Some(EntryMeta {
                     flags: entry.flags,
@@ -182,62 +225,9 @@ impl Success {
                     create_index: entry.create_index,
                     modify_index: entry.modify_index,
                 });
-                Ok(Value::Bytes(entry.value))
-            }
-            Reply::KvEntries | Reply::Events => {
-                let entries: Value = self.json::<serde_json::Value>(body)?.into();
-                self.with_bytes(entries, body)
-            }
-            Reply::Txn => {
-                let outcome: Value = self.json::<serde_json::Value>(body)?.into();
-                match outcome {
-                    Value::Map(members) => {
-                        match members.into_iter().find(|(name, _)| name == "Results") {
-                            Some((_, Value::List(results))) => {
-                                let decoded =
-                                    results.into_iter().map(|result| self.with_bytes(result, body));
-                                Ok(Value::List(decoded.collect::<Result<_, _>>()?))
-                            }
-                            _ => Ok(Value::List(Vec::new())),
-                        }
-                    }
-                    _ => Err(self.not_understood("a transaction's results were expected", body)),
-                }
+                Ok(Tape::of_bytes(entry.value.into()))
             }
         }
-    }
-
-    /// Replaces base64 by bytes in the entry, the list of entries or the result of a transaction.
-    fn with_bytes(&self, value: Value, body: &Bytes) -> Result<Value, Error> {
-        match value {
-            Value::List(items) => {
-                let decoded = items.into_iter().map(|item| self.with_bytes(item, body));
-                Ok(Value::List(decoded.collect::<Result<_, _>>()?))
-            }
-            Value::Map(members) => {
-                let mut decoded = Vec::with_capacity(members.len());
-                for (name, member) in members {
-                    let member = match (name.as_str(), member) {
-                        ("Value" | "Payload", Value::Null) => Value::Bytes(Vec::new()),
-                        ("Value" | "Payload", Value::Bytes(text)) => match BASE64.decode(text) {
-                            Ok(bytes) => Value::Bytes(bytes),
-                            Err(_) => {
-                                return Err(self.not_understood("a value is not base64", body));
-                            }
-                        },
-                        ("KV", entry) => self.with_bytes(entry, body)?,
-                        (_, member) => member,
-                    };
-                    decoded.push((name, member));
-                }
-                Ok(Value::Map(decoded))
-            }
-            other => Ok(other),
-        }
-    }
-
-    fn json<T: DeserializeOwned>(&self, body: &Bytes) -> Result<T, Error> {
-        serde_json::from_slice(body).map_err(|error| self.not_understood(&error.to_string(), body))
     }
 
     fn not_understood(&self, why: &str, body: &Bytes) -> Error {
@@ -281,8 +271,9 @@ impl Request {
             }
             _ => excerpt(response.body()),
         };
-        let error =
-            Error::new(kind, format!("{}: {said} (HTTP {status})", self.label)).with_status(status);
+        let error = Error::new(kind, format!("{}: {said} (HTTP {status})", self.label))
+            .with_status(status)
+            .with_maybe_applied(maybe_applied(status, text));
         if is_transient(status, text) { error.transient() } else { error }
     }
 
@@ -300,7 +291,7 @@ impl Request {
     }
 
     fn kind_of(&self, status: u16, text: &str, unknown_endpoint: bool) -> Kind {
-        let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        let says = |words: &[&str]| contains_any(text, words);
         match status {
             300..=400 => Kind::Argument,
             401 | 405 => Kind::Unsupported,
@@ -311,7 +302,9 @@ impl Request {
             404 => Kind::NotFound,
             413 => Kind::TooLarge,
             429 => Kind::RateLimited,
-            500 if says(&["No cluster leader", "Raft leader not found"]) => Kind::NoLeader,
+            503 if says(&[RATE_LIMITED]) => Kind::RateLimited,
+            500 if says(NO_LEADER) => Kind::NoLeader,
+            500 if says(&[NO_SERVERS]) => Kind::Connect,
             500 if says(&["invalid session", "missing session", "failed session lookup"]) => {
                 Kind::SessionInvalid
             }
@@ -354,8 +347,23 @@ impl Request {
             .map(|refused| format!("operation {}: {}", refused.index + 1, refused.what))
             .collect();
         let message = format!("{}: nothing was applied: {}", self.label, reasons.join("; "));
-        Error::new(Kind::TxnFailed, message).with_status(409).with_refused(refused)
+        Error::new(Kind::TxnFailed, message)
+            .with_status(409)
+            .with_maybe_applied(false)
+            .with_refused(refused)
     }
+}
+
+/// How long the server wants to be left alone, when it refuses a request for now and says so.
+///
+/// Consul says nothing; what stands before it may. A date is not understood.
+pub fn retry_after(response: &Response<Bytes>) -> Duration {
+    if response.status().is_success() {
+        return Duration::ZERO;
+    }
+    let header = response.headers().get(http::header::RETRY_AFTER);
+    let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0))
 }
 
 /// Whether a 404 means that the server has no such endpoint. 1.8.7 says it with an empty answer
@@ -366,22 +374,67 @@ fn is_unknown_endpoint(response: &Response<Bytes>) -> bool {
             || response.body().is_empty() && !response.headers().contains_key(http::header::VARY))
 }
 
+/// What a server says when it has no leader to pass the request on to, or is a leader no more or
+/// not yet. The request changed nothing.
+///
+/// Source: `canRetry` in Consul's agent/consul/rpc.go ("always safe to retry since no state could
+/// have been changed"), agent/structs/errors.go, and `ErrNotLeader` in Raft's api.go.
+const NO_LEADER: &[&str] = &[
+    "No cluster leader",
+    "Raft leader not found",
+    "node is not the leader",
+    "leadership transfer in progress",
+    "Not ready to serve consistent reads",
+];
+
+/// What an agent says that has lost all servers. The request changed nothing.
+const NO_SERVERS: &str = "No known Consul servers";
+
+/// What a server says that limits its rate, with 429, and with 503 for what only the leader can do.
+/// The request changed nothing.
+///
+/// Source: `ErrRetryElsewhere` and `ErrRetryLater` in Consul's agent/consul/rate/handler.go.
+const RATE_LIMITED: &str = "rate limit exceeded";
+
+/// What an agent says that could not reach the server that it would have asked. The request changed
+/// nothing.
+///
+/// Source: `ConnPool.rpc` in Consul's agent/pool/pool.go.
+const NOT_PASSED_ON: &str = "rpc error getting client";
+
+/// What leaves open whether the request took effect.
+const LOST_TRACK: &[&str] = &["leadership lost while committing log", "rpc error"];
+
 /// Whether the same request may succeed a little later.
 ///
 /// The texts are matched by containing: newer servers put words before them.
 fn is_transient(status: u16, text: &str) -> bool {
-    const TEXTS: &[&str] = &[
-        "No cluster leader",
-        "rpc error",
-        "Raft leader not found",
-        "leadership lost while committing log",
-        "No known Consul servers",
-    ];
     match status {
         429 | 502 | 503 | 504 => true,
-        500 => TEXTS.iter().any(|known| text.contains(known)),
+        500 => {
+            text.contains(NO_SERVERS)
+                || contains_any(text, NO_LEADER)
+                || contains_any(text, LOST_TRACK)
+        }
         _ => false,
     }
+}
+
+/// Whether a request that was refused like this can have taken effect all the same.
+fn maybe_applied(status: u16, text: &str) -> bool {
+    match status {
+        500 if text.contains("leadership lost") => true,
+        500 => {
+            let nothing_done = [NO_SERVERS, NOT_PASSED_ON, "invalid session", "missing session"];
+            !contains_any(text, NO_LEADER) && !contains_any(text, &nothing_done)
+        }
+        503 => !text.contains(RATE_LIMITED),
+        _ => status > 500,
+    }
+}
+
+fn contains_any(text: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| text.contains(word))
 }
 
 /// The beginning of a body as one line of a message.
@@ -451,6 +504,8 @@ mod tests {
                 Kind::RateLimited,
             ),
             ("kv_get", 500, "No cluster leader", Kind::NoLeader),
+            ("kv_get", 500, "No known Consul servers", Kind::Connect),
+            ("kv_put", 503, "rate limit exceeded for operation …", Kind::RateLimited),
             ("kv_get", 500, "something else", Kind::Http),
             (
                 "kv_get",
@@ -487,21 +542,47 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_pass_is_transient() {
-        for (status, body, transient) in [
-            (500, "No cluster leader", true),
-            (500, "raft apply failed: leadership lost while committing log", true),
-            (500, "rpc error making call: EOF", true),
-            (500, "No known Consul servers", true),
-            (429, "rate limit", true),
-            (503, "", true),
-            (500, "Failed to create boolean expression evaluator: …", false),
-            (500, "invalid session \"x\"", false),
-            (403, "Permission denied", false),
-            (400, "Invalid wait time", false),
+    fn a_refusal_says_whether_it_may_pass_and_whether_the_request_can_have_been_applied() {
+        for (status, body, transient, maybe_applied) in [
+            (500, "No cluster leader", true, false),
+            (500, "rpc error making call: No cluster leader", true, false),
+            (500, "Raft leader not found in server lookup mapping", true, false),
+            (500, "node is not the leader", true, false),
+            (500, "Not ready to serve consistent reads", true, false),
+            (500, "raft apply failed: leadership lost while committing log", true, true),
+            (500, "rpc error making call: leadership lost while committing log", true, true),
+            (500, "rpc error making call: EOF", true, true),
+            (500, "rpc error getting client: failed to get conn: refused", true, false),
+            (500, "No known Consul servers", true, false),
+            (429, "Your IP is issuing too many concurrent connections", true, false),
+            (503, "rate limit exceeded for operation that can only be …", true, false),
+            (503, "", true, true),
+            (502, "<html>Bad Gateway</html>", true, true),
+            (504, "", true, true),
+            (500, "Failed to create boolean expression evaluator: …", false, true),
+            (500, "raft apply failed: invalid session \"x\"", false, false),
+            (403, "Permission denied", false, false),
+            (400, "Invalid wait time", false, false),
         ] {
-            let error = respond("kv_get", status, body).unwrap_err();
+            let error = respond("kv_put", status, body).unwrap_err();
             assert_eq!(error.retryable(), transient, "{status} {body}");
+            assert_eq!(error.maybe_applied(), maybe_applied, "{status} {body}");
+        }
+        let lost = respond("kv_put", 200, "false").unwrap_err();
+        assert!(!lost.maybe_applied() && !lost.retryable());
+    }
+
+    #[test]
+    fn a_web_page_is_neither_a_success_without_a_value_nor_an_absent_key() {
+        for (method, status) in [("agent_service_register", 200), ("kv_get", 404)] {
+            let page = Response::builder()
+                .status(status)
+                .header("content-type", "text/html; charset=utf-8")
+                .body(Bytes::from_static(b"<html>Please log in</html>"))
+                .expect("a response");
+            let error = request(method).check(page).unwrap_err();
+            assert_eq!(error.kind(), Kind::Decode);
+            assert!(error.message().contains("Please log in"), "{error}");
         }
     }
 

@@ -262,7 +262,11 @@ const fn call(name: &'static str, kind: Shape, doc: &'static str) -> Param {
 /// Options that every method takes.
 pub const COMMON: &[Param] = &[
     call("timeout_ms", Shape::Millis, "The longest the call may take, all attempts together."),
-    call("retry", Shape::Bool, "False: the request is sent at most once."),
+    call(
+        "retry",
+        Shape::Bool,
+        "False: the request is sent at most once, and its fate is not looked up.",
+    ),
     Param::new(
         "token",
         Shape::Text,
@@ -287,6 +291,11 @@ pub const CONSISTENCY: &[Param] = &[
         "consistent",
         Shape::Flag,
         "The leader confirms its leadership before it answers: linearizable.",
+    ),
+    call(
+        "stale_if_error",
+        Shape::Bool,
+        "True: when the leader does not answer, any server may; `meta.stale` then says so.",
     ),
 ];
 

@@ -248,7 +248,7 @@ async fn unknown_fields_are_misuse(t: T) {
 async fn a_bad_state_is_refused_before_any_request(t: T) {
     let update = table! {"Status" = "fine"};
     let error = t.fails("agent_check_update", args![t.name("c"), update], Kind::Argument).await;
-    assert!(!error.maybe_sent() && error.message().contains("passing, warning"), "{error}");
+    assert!(!error.maybe_applied() && error.message().contains("passing, warning"), "{error}");
 }
 
 async fn a_check_without_a_kind_is_refused(t: T) {

@@ -163,7 +163,7 @@ async fn keys_are_case_sensitive(t: T) {
 async fn dirty_keys_are_refused_before_any_request(t: T) {
     for key in ["/k", "a//b", "a/../b", "./a", "..", "a/.", "a\nb", "a\0b"] {
         let error = t.fails("kv_put", args![key, "v"], Kind::Argument).await;
-        assert!(!error.maybe_sent() && !error.is_misuse(), "{key}");
+        assert!(!error.maybe_applied() && !error.is_misuse(), "{key}");
         assert!(error.message().contains("key"), "{error}");
     }
     assert!(t.fails("kv_put", args!["", "v"], Kind::Argument).await.message().contains("empty"));

@@ -94,14 +94,14 @@ async fn the_lock_delay_is_not_applied_to_puts(t: T) {
 async fn a_ttl_out_of_range_is_refused_before_any_request(t: T) {
     for ttl in [Value::from("5s"), 9.into(), "86401s".into(), "abc".into(), (-1).into()] {
         let error = t.fails("session_create", args![table! {"TTL" = ttl}], Kind::Argument).await;
-        assert!(!error.maybe_sent() && error.message().contains("TTL"), "{error}");
+        assert!(!error.maybe_applied() && error.message().contains("TTL"), "{error}");
     }
 }
 
 async fn a_lock_delay_above_the_cap_is_refused_before_any_request(t: T) {
     let error =
         t.fails("session_create", args![table! {"LockDelay" = "61s"}], Kind::Argument).await;
-    assert!(!error.maybe_sent() && error.message().contains("LockDelay"), "{error}");
+    assert!(!error.maybe_applied() && error.message().contains("LockDelay"), "{error}");
 }
 
 const UNKNOWN: &str = "5d2c1b1e-0000-4000-8000-000000000000";

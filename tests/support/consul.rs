@@ -44,6 +44,11 @@ impl RealConsul {
         Self::run(version, Self::script().args(["--acl", policy]))
     }
 
+    /// Starts the Consul of this version with the configuration in this file too.
+    pub fn start_with_config(version: &str, file: &str) -> Result<RealConsul, String> {
+        Self::run(version, Self::script().args(["--config", file]))
+    }
+
     /// Starts this program in place of Consul 1.21 with ACLs and this default policy.
     pub fn start_program_with_acl(program: &str, policy: &str) -> Result<RealConsul, String> {
         let mut script = Self::script();

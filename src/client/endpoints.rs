@@ -1,0 +1,225 @@
+//! Which endpoint a call asks next: what is known of each one's health. No I/O and no clock.
+
+use crate::clock::Instant;
+use std::time::Duration;
+
+/// How long, at most, an endpoint is left alone after its first failure; it doubles with every
+/// further one up to the longest time.
+const FIRST_BENCH: Duration = Duration::from_secs(1);
+const LONGEST_BENCH: Duration = Duration::from_secs(60);
+
+/// The endpoints of a client, by their place in its list.
+///
+/// A call asks the first one in the list that is not benched, so a client stays with an endpoint
+/// for as long as that works, and returns to one that stands before it. One that fails is benched;
+/// the next call after that is its probe, while other calls still pass it by.
+#[derive(Debug)]
+pub struct Endpoints {
+    benches: Vec<Option<Bench>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bench {
+    failures: u32,
+    since: Instant,
+    until: Instant,
+}
+
+impl Endpoints {
+    /// So many endpoints, all of which are believed to be good.
+    pub fn new(count: usize) -> Self {
+        Endpoints { benches: vec![None; count] }
+    }
+
+    /// The endpoint to ask now, of those that are not in `asked`; of all, when all are.
+    ///
+    /// First come the good ones, and with `may_probe` those whose bench is over, both in the list's
+    /// order; then the benched ones, the one that is due soonest first. The one that is given is
+    /// taken to be asked: when it is a probe, others do not get it meanwhile.
+    pub fn pick(&mut self, now: Instant, asked: &[usize], may_probe: bool) -> usize {
+        let rank = |index: usize| {
+            let (is_benched, until) = match &self.benches[index] {
+                None => (false, Instant::default()),
+                Some(bench) if may_probe && bench.until <= now => (false, Instant::default()),
+                Some(bench) => (true, bench.until),
+            };
+            (asked.contains(&index), is_benched, until, index)
+        };
+        let picked = (0..self.benches.len()).min_by_key(|index| rank(*index)).unwrap_or(0);
+        if let Some(Some(bench)) = self.benches.get_mut(picked)
+            && bench.until <= now
+        {
+            bench.until = now + longest_bench(bench.failures);
+        }
+        picked
+    }
+
+    /// The endpoint answered. Gives whether it was benched until now.
+    pub fn worked(&mut self, index: usize) -> bool {
+        self.benches[index].take().is_some()
+    }
+
+    /// The endpoint failed an attempt that began at `begun`: it is benched from half of the time
+    /// that its failures in a row amount to up to the whole, by `chance` from 0 to 1, and for
+    /// `at_least` this long. Gives whether it was good until now.
+    pub fn failed(
+        &mut self,
+        index: usize,
+        begun: Instant,
+        now: Instant,
+        chance: f64,
+        at_least: Duration,
+    ) -> bool {
+        let known = self.benches[index];
+        // Calls that failed together are one failure.
+        if known.is_some_and(|bench| bench.since >= begun) {
+            return false;
+        }
+        let failures = known.map_or(0, |bench| bench.failures).saturating_add(1);
+        let longest = longest_bench(failures);
+        // With no lower limit some benches would be none.
+        let length = longest.mul_f64(0.5 + chance / 2.0).max(at_least.min(LONGEST_BENCH));
+        self.benches[index] = Some(Bench { failures, since: now, until: now + length });
+        known.is_none()
+    }
+}
+
+fn longest_bench(failures: u32) -> Duration {
+    FIRST_BENCH.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_BENCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(seconds: f64) -> Instant {
+        Instant::from_origin(Duration::from_secs_f64(seconds))
+    }
+
+    fn fail(endpoints: &mut Endpoints, index: usize, seconds: f64) -> bool {
+        endpoints.failed(index, at(seconds), at(seconds + 0.001), 1.0, Duration::ZERO)
+    }
+
+    #[test]
+    fn the_first_of_the_list_is_asked_as_long_as_it_works() {
+        let mut endpoints = Endpoints::new(3);
+        assert_eq!(endpoints.pick(at(1.0), &[], true), 0);
+        endpoints.worked(0);
+        assert_eq!(endpoints.pick(at(2.0), &[], true), 0);
+        assert_eq!(endpoints.pick(at(2.0), &[0], true), 1);
+        assert_eq!(endpoints.pick(at(2.0), &[0, 1, 2], true), 0);
+    }
+
+    #[test]
+    fn a_benched_one_gets_one_call_as_its_probe_when_its_time_is_over() {
+        let mut endpoints = Endpoints::new(2);
+        assert!(fail(&mut endpoints, 0, 1.0));
+        assert_eq!(endpoints.pick(at(1.5), &[], true), 1);
+        assert_eq!(endpoints.pick(at(2.1), &[], false), 1, "this call must not be a probe");
+        assert_eq!(endpoints.pick(at(2.1), &[], true), 0);
+        assert_eq!(endpoints.pick(at(2.1), &[], true), 1, "the probe is under way");
+        assert!(endpoints.worked(0));
+        assert_eq!(endpoints.pick(at(2.2), &[], true), 0);
+    }
+
+    #[test]
+    fn a_probe_that_is_given_up_is_made_again_later() {
+        let mut endpoints = Endpoints::new(2);
+        fail(&mut endpoints, 0, 1.0);
+        assert_eq!(endpoints.pick(at(2.1), &[], true), 0);
+        assert_eq!(endpoints.pick(at(3.2), &[], true), 0);
+    }
+
+    #[test]
+    fn when_all_are_benched_the_one_that_is_due_soonest_is_asked() {
+        let mut endpoints = Endpoints::new(3);
+        for (index, seconds) in [(0, 1.2), (1, 1.0), (2, 1.1)] {
+            fail(&mut endpoints, index, seconds);
+        }
+        assert_eq!(endpoints.pick(at(1.5), &[], true), 1);
+        assert_eq!(endpoints.pick(at(1.5), &[1], true), 2);
+    }
+
+    #[test]
+    fn calls_that_fail_together_are_one_failure() {
+        let mut endpoints = Endpoints::new(2);
+        assert!(endpoints.failed(0, at(1.0), at(1.5), 1.0, Duration::ZERO));
+        for _ in 0..64 {
+            assert!(!endpoints.failed(0, at(1.2), at(1.6), 1.0, Duration::ZERO));
+        }
+        assert_eq!(endpoints.pick(at(2.6), &[], true), 0, "one failure is one second");
+    }
+
+    #[test]
+    fn a_server_may_say_how_long_but_not_for_ever() {
+        let mut endpoints = Endpoints::new(2);
+        endpoints.failed(0, at(1.0), at(1.0), 0.0, Duration::from_secs(20));
+        assert_eq!(endpoints.pick(at(20.9), &[], true), 1);
+        assert_eq!(endpoints.pick(at(21.1), &[], true), 0);
+        endpoints.worked(0);
+        endpoints.failed(0, at(30.0), at(30.0), 0.0, Duration::from_secs(86_400));
+        assert_eq!(endpoints.pick(at(90.1), &[], true), 0);
+    }
+
+    /// One thing that happens to endpoints.
+    #[derive(Clone, Debug)]
+    enum Event {
+        Pass(f64),
+        Fail(usize, f64),
+        Work(usize),
+        Pick(bool),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            (0.0..100.0).prop_map(Event::Pass),
+            ((0..4usize), 0.0..1.0).prop_map(|(index, chance)| Event::Fail(index, chance)),
+            (0..4usize).prop_map(Event::Work),
+            any::<bool>().prop_map(Event::Pick),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happened before: a call asks each endpoint before it asks one twice, good ones
+        /// before benched ones; and no bench is longer than the longest.
+        #[test]
+        fn every_endpoint_is_asked_once_best_first(
+            count in 1..5usize,
+            events in prop::collection::vec(event(), 0..60),
+        ) {
+            let mut endpoints = Endpoints::new(count);
+            let mut now = at(0.0);
+            for event in events {
+                match event {
+                    Event::Pass(seconds) => now = now + Duration::from_secs_f64(seconds),
+                    Event::Fail(index, chance) => {
+                        endpoints.failed(index % count, now, now, chance, Duration::ZERO);
+                    }
+                    Event::Work(index) => {
+                        endpoints.worked(index % count);
+                    }
+                    Event::Pick(may_probe) => {
+                        endpoints.pick(now, &[], may_probe);
+                    }
+                }
+                for bench in endpoints.benches.iter().flatten() {
+                    prop_assert!(bench.until - now <= LONGEST_BENCH);
+                }
+            }
+            let mut asked = Vec::new();
+            let mut benched_before = false;
+            while asked.len() < count {
+                let good = |index: &usize| endpoints.benches[*index].is_none_or(|b| b.until <= now);
+                let is_good: Vec<_> = (0..count).filter(good).collect();
+                let picked = endpoints.pick(now, &asked, true);
+                prop_assert!(!asked.contains(&picked));
+                prop_assert!(!(benched_before && is_good.contains(&picked)));
+                benched_before |= !is_good.contains(&picked);
+                asked.push(picked);
+            }
+            now = now + LONGEST_BENCH;
+            prop_assert_eq!(endpoints.pick(now, &[], true), 0, "in the end all come back");
+        }
+    }
+}

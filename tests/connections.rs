@@ -1,0 +1,111 @@
+//! The connections of a client: kept, bounded and closed as the configuration says.
+
+#[path = "support/answering.rs"]
+#[allow(dead_code)] // what other tests need of it
+mod answering;
+
+use answering::Server;
+use consul_ffi::client::Client;
+use consul_ffi::config::Config;
+use consul_ffi::connect::connect;
+use consul_ffi::wire;
+use consul_ffi::wire::request::Args;
+use consul_ffi::wire::value::Value;
+use futures_util::future::join_all;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+fn client(server: &Server, options: &[(&str, u64)]) -> Client {
+    let mut given = vec![("endpoint".to_owned(), Value::from(server.address.as_str()))];
+    given.extend(options.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())));
+    connect(&Config::new(&given, |_| None).expect("a configuration")).expect("a client")
+}
+
+async fn get(client: &Client) {
+    let get = wire::endpoint("kv_get").expect("a method");
+    client.call(get, &Args::new().arg("k")).await.expect("an answer");
+}
+
+/// Runs as a client of Lua does: on the calling thread.
+fn run(work: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(work);
+}
+
+/// Waits until so many connections are open, 5 s at most.
+fn wait_for_open(server: &Server, wanted: usize) {
+    let limit = Instant::now() + Duration::from_secs(5);
+    while server.open() != wanted {
+        assert!(Instant::now() < limit, "{} connections are open, not {wanted}", server.open());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn ten_thousand_calls_one_after_the_other_use_one_connection() {
+    let server = Server::plain();
+    let client = client(&server, &[]);
+    run(async {
+        for _ in 0..10_000 {
+            get(&client).await;
+        }
+    });
+    assert_eq!((server.connections(), server.heads().len()), (1, 10_000));
+}
+
+#[test]
+fn a_connection_that_was_idle_for_too_long_is_closed_and_not_used_again() {
+    let server = Server::plain();
+    let client = client(&server, &[("idle_timeout_ms", 200)]);
+    run(async {
+        get(&client).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        get(&client).await;
+        assert_eq!(server.connections(), 1);
+        // It goes while the client has something else to wait for, at the latest at the second look.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        wait_for_open(&server, 0);
+        get(&client).await;
+        assert_eq!(server.connections(), 2);
+    });
+}
+
+#[test]
+fn a_client_that_rested_closes_its_idle_connections_at_the_next_call() {
+    let (server, other) = (Server::plain(), Server::plain());
+    let list = [&server, &other].map(|server| Value::from(server.address.as_str()));
+    let given = [
+        ("endpoints".to_owned(), Value::List(list.to_vec())),
+        ("idle_timeout_ms".to_owned(), 100.into()),
+    ];
+    let client = connect(&Config::new(&given, |_| None).expect("a configuration")).expect("one");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("one");
+    runtime.block_on(get(&client));
+    // As a Lua program rests: nothing drives the runtime.
+    std::thread::sleep(Duration::from_millis(300));
+    runtime.block_on(get(&client));
+    assert_eq!(server.connections(), 2);
+    wait_for_open(&server, 1);
+}
+
+#[test]
+fn no_more_connections_are_kept_than_the_configuration_says() {
+    let server = Server::slow(Duration::from_millis(50));
+    let client = client(&server, &[("max_idle_connections", 2)]);
+    run(async {
+        join_all((0..5).map(|_| get(&client))).await;
+        assert_eq!(server.connections(), 5);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait_for_open(&server, 2);
+    });
+}
+
+#[test]
+fn no_more_requests_are_under_way_than_the_configuration_says() {
+    let server = Server::slow(Duration::from_millis(20));
+    let client = client(&server, &[("max_connections", 3)]);
+    run(async {
+        join_all((0..30).map(|_| get(&client))).await;
+    });
+    assert_eq!((server.connections(), server.heads().len()), (3, 30));
+}

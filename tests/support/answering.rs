@@ -1,0 +1,145 @@
+//! A server on loopback that answers every request alike and tells what it saw: on a port, on a unix
+//! socket, over TLS.
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// What each request is answered with: the entry of a key whose value is `v`.
+const ENTRY: &str =
+    r#"[{"LockIndex":0,"Key":"k","Flags":0,"Value":"dg==","CreateIndex":1,"ModifyIndex":1}]"#;
+
+/// A server; its threads end with the process.
+pub struct Server {
+    /// Its address without a scheme: `127.0.0.1:port`, or the socket's path.
+    pub address: String,
+    seen: Arc<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    connections: AtomicUsize,
+    open: AtomicUsize,
+    heads: Mutex<Vec<String>>,
+    server_names: Mutex<Vec<String>>,
+    pause: Duration,
+}
+
+impl Server {
+    /// Without TLS, on a port.
+    pub fn plain() -> Server {
+        Self::slow(Duration::ZERO)
+    }
+
+    /// Without TLS, on a port; it takes its time for each answer.
+    pub fn slow(pause: Duration) -> Server {
+        let seen = Arc::new(Seen { pause, ..Seen::default() });
+        Self::on_a_port(seen, serve)
+    }
+
+    /// With TLS, on a port.
+    pub fn tls(config: ServerConfig) -> Server {
+        let config = Arc::new(config);
+        Self::on_a_port(Arc::default(), move |stream, seen| {
+            let connection = ServerConnection::new(Arc::clone(&config)).expect("a connection");
+            let mut stream = StreamOwned::new(connection, stream);
+            // The handshake, so that the name is known whatever comes of it.
+            while stream.conn.is_handshaking() && stream.conn.complete_io(&mut stream.sock).is_ok()
+            {
+            }
+            let name = stream.conn.server_name().unwrap_or_default().to_owned();
+            seen.server_names.lock().expect("no panic").push(name);
+            serve(stream, seen);
+        })
+    }
+
+    /// Without TLS, on a unix socket.
+    pub fn unix(path: &Path) -> Server {
+        let listener = UnixListener::bind(path).expect("the socket can be made");
+        let seen = Arc::new(Seen::default());
+        let shared = Arc::clone(&seen);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let seen = Arc::clone(&shared);
+                thread::spawn(move || seen.count(|seen| serve(stream, seen)));
+            }
+        });
+        Server { address: path.display().to_string(), seen }
+    }
+
+    fn on_a_port(
+        seen: Arc<Seen>,
+        serve: impl Fn(TcpStream, &Seen) + Clone + Send + 'static,
+    ) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("an address").to_string();
+        let shared = Arc::clone(&seen);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (seen, serve) = (Arc::clone(&shared), serve.clone());
+                thread::spawn(move || seen.count(|seen| serve(stream, seen)));
+            }
+        });
+        Server { address, seen }
+    }
+
+    /// How many connections were made.
+    pub fn connections(&self) -> usize {
+        self.seen.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many connections are open.
+    pub fn open(&self) -> usize {
+        self.seen.open.load(Ordering::SeqCst)
+    }
+
+    /// The heads of the requests that came.
+    pub fn heads(&self) -> Vec<String> {
+        self.seen.heads.lock().expect("no panic").clone()
+    }
+
+    /// The names that clients indicated in TLS, one for each connection.
+    pub fn server_names(&self) -> Vec<String> {
+        self.seen.server_names.lock().expect("no panic").clone()
+    }
+}
+
+impl Seen {
+    fn count(&self, serve: impl FnOnce(&Seen)) {
+        self.connections.fetch_add(1, Ordering::SeqCst);
+        self.open.fetch_add(1, Ordering::SeqCst);
+        serve(self);
+        self.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Answers requests without a body until the client closes.
+fn serve(mut stream: impl Read + Write, seen: &Seen) {
+    let mut head = Vec::new();
+    let mut part = [0; 4096];
+    while let Ok(count @ 1..) = stream.read(&mut part) {
+        head.extend_from_slice(&part[..count]);
+        if !head[0].is_ascii_uppercase() {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+            break;
+        }
+        if !head.ends_with(b"\r\n\r\n") {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&head).into_owned();
+        seen.heads.lock().expect("no panic").push(text);
+        head.clear();
+        thread::sleep(seen.pause);
+        let length = ENTRY.len();
+        let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{ENTRY}");
+        if stream.write_all(reply.as_bytes()).and_then(|()| stream.flush()).is_err() {
+            break;
+        }
+    }
+}
