@@ -155,10 +155,12 @@ fn no_leader_is_waited_for_and_a_bad_filter_is_not() {
     }
 }
 
+type Sends = Box<dyn Fn(&mut TcpStream) -> std::io::Result<()> + Send>;
+
 /// What a server sends in place of a good answer, and how the call then fails.
 struct Bad {
     what: &'static str,
-    sends: Box<dyn Fn(&mut TcpStream) -> std::io::Result<()> + Send>,
+    sends: Sends,
     kind: Kind,
     says: &'static str,
 }
