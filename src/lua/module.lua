@@ -4,13 +4,26 @@ local native = ...
 
 local ConsulClient = {}
 
--- A native method returns nil and a message when it was misused. This is no tail call, so that the
--- error's position is the caller's.
+-- Raises what a native function could not do: `position` is the caller's level for misuse.
+--
+-- It gave nil, a message and perhaps a level of its own; nothing at all when there was no memory for
+-- a message; or mlua raised a userdata, which neither concatenates nor is printed by interpreters.
+local function raise(position, ran, success, message, level)
+  if ran then
+    error(message or "not enough memory", message and (level or position) or 0)
+  elseif type(success) == "userdata" then
+    local text = tostring(success)
+    error(text:match("not enough memory") or text:match("^(.-)\nstack traceback:") or text, 0)
+  end
+  error(success, 0)
+end
+
+-- This is no tail call, so that the error's position is the caller's.
 local function method(call)
   return function(...)
-    local success, response, extra = call(...)
-    if success == nil then
-      error(response, 2)
+    local ran, success, response, extra = pcall(call, ...)
+    if not ran or success == nil then
+      raise(3, ran, success, response, extra)
     end
     return success, response, extra
   end
@@ -31,9 +44,9 @@ native.set_index(function(client, name)
 end)
 
 local function new(config)
-  local client, message = native.new(config)
-  if not client then
-    error(message, 3)
+  local ran, client, message, level = pcall(native.new, config)
+  if not ran or not client then
+    raise(4, ran, client, message, level)
   end
   return client
 end
@@ -52,10 +65,7 @@ setmetatable(ConsulClient, {
   end,
 })
 
-function ConsulClient.close(client)
-  native.close(client)
-end
-
+ConsulClient.close = method(native.close)
 ConsulClient.destroy = ConsulClient.close
 
 -- The names of older programs.
@@ -162,9 +172,9 @@ local Simulator = {}
 
 for name, call in pairs(native.simulator.methods) do
   Simulator[name] = function(...)
-    local success, value = call(...)
-    if success == nil then
-      error(value, 2)
+    local ran, success, value, level = pcall(call, ...)
+    if not ran or success == nil then
+      raise(3, ran, success, value, level)
     end
     return value
   end
@@ -173,9 +183,9 @@ end
 native.simulator.set_index(Simulator)
 
 local function simulator(name, options)
-  local agent, message = native.simulator.open(name, options)
-  if not agent then
-    error(message, 2)
+  local ran, agent, message, level = pcall(native.simulator.open, name, options)
+  if not ran or not agent then
+    raise(3, ran, agent, message, level)
   end
   return agent
 end
