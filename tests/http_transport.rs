@@ -110,13 +110,23 @@ fn a_page_that_is_not_consuls_is_told_by_its_beginning() {
 }
 
 #[test]
-fn a_redirect_of_a_write_is_not_followed() {
+fn a_redirect_is_not_followed_and_leaves_the_client_usable() {
     let aim = server(|_| panic!("the redirect was followed"));
-    let redirect = reply("307 Temporary Redirect", &format!("Location: {aim}/v1/kv/other\r\n"), "");
-    let url = server(move |stream| answer(stream, &redirect));
-    let put = Args::new().arg("k").arg("v");
-    let error = call(&client(&[&url], 0), "kv_put", put).expect_err("a redirect");
-    assert_eq!((error.kind(), error.status()), (Kind::Argument, Some(307)));
+    for (status, number) in [("301 Moved Permanently", 301), ("307 Temporary Redirect", 307)] {
+        let location = format!("Location: {aim}/v1/kv/other?token=s3cret\r\n");
+        let mut replies = vec![reply("200 OK", "", "true")];
+        replies.extend([reply(status, &location, ""), reply(status, &location, "")]);
+        let url = server(move |stream| answer(stream, &replies.pop().expect("a reply")));
+        let client = client(&[&url], 0);
+        let put = || Args::new().arg("k").arg("v");
+        let error = call(&client, "kv_put", put()).expect_err("a redirect");
+        for error in [error, get(&client).expect_err("a redirect of a read")] {
+            assert_eq!((error.kind(), error.status()), (Kind::Argument, Some(number)));
+            assert!(error.message().contains(&format!("{aim}/v1/kv/other, which")), "{error}");
+            assert!(!error.retryable() && !error.message().contains("s3cret"), "{error}");
+        }
+        call(&client, "kv_put", put()).expect("the next call is answered");
+    }
 }
 
 #[test]
