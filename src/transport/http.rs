@@ -35,8 +35,9 @@ impl HttpTransport {
     /// # Errors
     /// [`Kind::Config`] when the URL is not one or a file cannot be used.
     pub fn new(endpoint: &str, options: &Options) -> Result<Self, Error> {
-        let refuse =
-            |why: String| Error::new(Kind::Config, format!("{endpoint}: {why}")).not_sent();
+        let refuse = |why: String| {
+            Error::new(Kind::Config, format!("endpoint {endpoint}: {why}")).not_sent()
+        };
         let mut headers = HeaderMap::new();
         if let Some(authorization) = &options.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
@@ -69,6 +70,8 @@ impl HttpTransport {
             }
             builder = builder.dns_resolver(Arc::new(real));
         }
+        // Before the first request would find it out.
+        reqwest::Url::parse(&base).map_err(|error| refuse(error.to_string()))?;
         let client = builder
             .tls_backend_preconfigured(tls)
             .default_headers(headers)
