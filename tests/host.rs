@@ -261,7 +261,7 @@ impl CountingServer {
     }
 }
 
-/// Answers that there is no such key; a blocking query after a while.
+/// Answers every request with one key; a blocking query after a while.
 fn answer(mut stream: TcpStream, note: impl Fn(String)) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     while let Some(Ok(first)) = lines.next() {
@@ -272,7 +272,10 @@ fn answer(mut stream: TcpStream, note: impl Fn(String)) {
         if query.contains("index=") {
             thread::sleep(Duration::from_millis(300));
         }
-        let reply = "HTTP/1.1 404 Not Found\r\nX-Consul-Index: 7\r\nContent-Length: 0\r\n\r\n";
+        let body = r#"[{"Key":"k","Value":"dg==","Flags":0,"LockIndex":0,"CreateIndex":7,"ModifyIndex":7}]"#;
+        let length = body.len();
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Consul-Index: 7";
+        let reply = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}");
         if stream.write_all(reply.as_bytes()).is_err() {
             return;
         }
