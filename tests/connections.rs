@@ -8,10 +8,11 @@ use answering::Server;
 use consul_ffi::client::Client;
 use consul_ffi::config::Config;
 use consul_ffi::connect::connect;
+use consul_ffi::error::Kind;
 use consul_ffi::wire;
 use consul_ffi::wire::request::Args;
 use consul_ffi::wire::value::Value;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use std::future::Future;
 use std::time::{Duration, Instant};
 
@@ -108,4 +109,22 @@ fn no_more_requests_are_under_way_than_the_configuration_says() {
         join_all((0..30).map(|_| get(&client))).await;
     });
     assert_eq!((server.connections(), server.heads().len()), (3, 30));
+}
+
+#[test]
+fn a_request_that_gets_no_turn_says_why_and_was_not_sent() {
+    let server = Server::slow(Duration::from_millis(500));
+    let options =
+        [("max_connections", 1), ("connect_timeout_ms", 50), ("retry_count", 0), ("timeout", 2000)];
+    let client = client(&server, &options);
+    run(async {
+        let get_late = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let get = wire::endpoint("kv_get").expect("a method");
+            client.call(get, &Args::new().arg("k")).await.expect_err("the other one is under way")
+        };
+        let ((), error) = join(get(&client), get_late).await;
+        assert_eq!((error.kind(), error.maybe_applied()), (Kind::Timeout, false), "{error}");
+        assert!(error.message().contains("max_connections allows (1)"));
+    });
 }

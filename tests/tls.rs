@@ -452,6 +452,9 @@ fn a_real_consul_is_spoken_to_over_mutual_tls_and_over_its_socket() {
     let mut misnamed = known.clone();
     misnamed[2].1 = "server.dc2.consul".into();
     assert!(refusal(&client(&misnamed)).contains("not for server.dc2.consul"));
+    let plain = client(&[("endpoint", format!("http://127.0.0.1:{port}").into())]);
+    let error = get(&plain).expect_err("a port for TLS");
+    assert_eq!((error.kind(), error.status()), (Kind::Tls, Some(400)), "{error}");
     let over_socket = client(&[("endpoint", format!("unix://{socket}").into())]);
     assert_eq!(get(&over_socket).expect("an answer").value, Value::Null);
 }

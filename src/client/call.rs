@@ -282,8 +282,12 @@ impl<'a> Call<'a> {
 
 /// Whether a failure says something about the endpoint and not about the cluster or the request.
 fn is_endpoints_own(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Connect | Kind::Tls | Kind::Timeout | Kind::RateLimited)
-        || matches!(error.status(), Some(502..=504))
+    match error.kind() {
+        Kind::Connect | Kind::Tls | Kind::RateLimited => true,
+        // What was not sent waited for a connection of our own limit.
+        Kind::Timeout => error.maybe_applied(),
+        _ => matches!(error.status(), Some(502..=504)),
+    }
 }
 
 /// Whether a failure is the lack of a leader, or the loss of the way to it.

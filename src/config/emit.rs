@@ -104,13 +104,13 @@ to.
 
 ## Log lines
 
-They go to standard error, and only those of this library. No level shows a token, a password, a request's body or an
-answer.
+They go to standard error, and only those of this library. No level shows a token, a password, or the body of a request
+or of a success; errors are shown with what the server says in them.
 
 | level | what |
 |---|---|
 | `ERROR` | nothing so far |
-| `WARN` | something needs a look although calls succeed: the file of the token cannot be read any more |
-| `INFO` | something changed: the token's file holds a new token |
-| `DEBUG` | each call and how it ended: its method and main argument, the attempts, the error |
+| `WARN` | something needs a look although calls may succeed: one of several endpoints fails and is left alone for a while; the file of the token cannot be used |
+| `INFO` | something changed: an endpoint answers again; the leader does not answer and any server may (`stale_if_error`); the file of the token holds a new one |
+| `DEBUG` | each call and how each attempt ended: its method and main argument, the attempts, the error |
 ";

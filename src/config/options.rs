@@ -109,7 +109,7 @@ pub const OPTIONS: &[Setting] = &[
         "max_connections",
         Takes::Count(1, 1000, |config, count| config.http.max_connections = count as usize),
         "64",
-        "How many requests may be under way to one endpoint at a time, each on a connection of its own; more wait for their turn. An agent refuses more than 200 connections from one address.",
+        "How many requests may be under way to one endpoint at a time, each on a connection of its own; more wait for their turn, at most `connect_timeout_ms`. An agent refuses more than 200 connections from one address.",
     ),
     Setting::new(
         "max_idle_connections",

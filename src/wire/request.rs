@@ -364,7 +364,12 @@ impl Draft {
         match param.place {
             Place::Path => {
                 let text = param.kind.path_text(value, &at)?;
-                self.label = format!("{} {text:?}", self.endpoint.name);
+                // A query can hold a token.
+                let shown = match param.kind {
+                    Shape::EncodedPath => text.split('?').next().unwrap_or_default(),
+                    _ => &text,
+                };
+                self.label = format!("{} {shown:?}", self.endpoint.name);
                 let segment = match param.kind {
                     Shape::EncodedPath => text,
                     Shape::Key | Shape::KeyPrefix => {

@@ -265,10 +265,8 @@ impl Request {
                 None => "this server does not know it".to_owned(),
             },
             (Kind::SessionInvalid, "") => "the session does not exist".to_owned(),
+            _ if response.status().is_redirection() => redirection(response.headers()),
             (_, "") => response.status().canonical_reason().unwrap_or("no reason given").to_owned(),
-            _ if response.status().is_redirection() => {
-                "the server redirects to another path; this is not followed".to_owned()
-            }
             _ => excerpt(response.body()),
         };
         let error = Error::new(kind, format!("{}: {said} (HTTP {status})", self.label))
@@ -293,6 +291,8 @@ impl Request {
     fn kind_of(&self, status: u16, text: &str, unknown_endpoint: bool) -> Kind {
         let says = |words: &[&str]| contains_any(text, words);
         match status {
+            // How servers written in Go answer on a port for TLS.
+            400 if says(&["HTTP request to an HTTPS server"]) => Kind::Tls,
             300..=400 => Kind::Argument,
             401 | 405 => Kind::Unsupported,
             403 | 500 if says(&["ACL not found"]) => Kind::AclNotFound,
@@ -364,6 +364,16 @@ pub fn retry_after(response: &Response<Bytes>) -> Duration {
     let header = response.headers().get(http::header::RETRY_AFTER);
     let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
     Duration::from_secs(seconds.unwrap_or(0))
+}
+
+/// What a redirect says, without the query, which can hold what no message may show.
+fn redirection(headers: &HeaderMap) -> String {
+    let location = headers.get(http::header::LOCATION).and_then(|value| value.to_str().ok());
+    let aim = match location.and_then(|location| location.split('?').next()) {
+        Some(path) => excerpt(path.as_bytes()),
+        None => "another path".to_owned(),
+    };
+    format!("the server redirects to {aim}, which is not followed")
 }
 
 /// Whether a 404 means that the server has no such endpoint. 1.8.7 says it with an empty answer
