@@ -7,6 +7,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -197,7 +198,8 @@ impl Engine {
             .env_remove("LUA_PATH_5_4")
             .env_remove("LUA_CPATH_5_4")
             .env_remove("CONSUL_HTTP_ADDR")
-            .current_dir(folder());
+            .current_dir(folder())
+            .process_group(0);
         command
     }
 }
@@ -220,7 +222,8 @@ fn output_within(mut child: Child, limit: Duration) -> Result<Output, Failed> {
     let begun = Instant::now();
     while child.try_wait()?.is_none() {
         if begun.elapsed() > limit {
-            child.kill()?;
+            // With its own children, which hold its output too.
+            Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status()?;
             let output = child.wait_with_output()?;
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(format!("it still ran after {limit:?}: {said}").into());
