@@ -40,6 +40,7 @@ const TESTS: &[(&str, Run)] = &[
     ("two_threads_have_a_state_each", two_threads_have_a_state_each),
     ("parent_and_children_go_on_simulated", parent_and_children_go_on_simulated),
     ("parent_and_children_share_no_connection", parent_and_children_share_no_connection),
+    ("abandoned_waits_leave_nothing", abandoned_waits_leave_nothing),
     ("ctrl_c_ends_a_long_wait_on_a_socket", ctrl_c_ends_a_long_wait_on_a_socket),
     ("ctrl_c_ends_a_long_wait_simulated", ctrl_c_ends_a_long_wait_simulated),
     ("a_broken_put_does_not_end_the_process", a_broken_put_does_not_end_the_process),
@@ -93,6 +94,11 @@ fn parent_and_children_share_no_connection(engine: &Engine) -> Result<(), Failed
         return Ok(());
     }
     Err(format!("connections by user: {connections:?}").into())
+}
+
+fn abandoned_waits_leave_nothing(engine: &Engine) -> Result<(), Failed> {
+    let server = CountingServer::start();
+    succeeds(engine.host()?.args(["run", "abandoned.lua", &server.url]))
 }
 
 fn ctrl_c_ends_a_long_wait_on_a_socket(engine: &Engine) -> Result<(), Failed> {
