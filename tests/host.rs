@@ -37,6 +37,7 @@ type Run = fn(&Engine) -> Result<(), Failed>;
 
 const TESTS: &[(&str, Run)] = &[
     ("states_end_with_clients_open", states_end_with_clients_open),
+    ("a_name_look_up_holds_no_end_up", a_name_look_up_holds_no_end_up),
     ("two_threads_have_a_state_each", two_threads_have_a_state_each),
     ("parent_and_children_go_on_simulated", parent_and_children_go_on_simulated),
     ("parent_and_children_share_no_connection", parent_and_children_share_no_connection),
@@ -64,6 +65,10 @@ fn main() {
 
 fn states_end_with_clients_open(engine: &Engine) -> Result<(), Failed> {
     succeeds(engine.host()?.args(["states", "200", "use.lua"]))
+}
+
+fn a_name_look_up_holds_no_end_up(engine: &Engine) -> Result<(), Failed> {
+    succeeds(engine.host()?.args(["run", "lookup.lua"]))
 }
 
 fn two_threads_have_a_state_each(engine: &Engine) -> Result<(), Failed> {

@@ -74,12 +74,6 @@ static int l_exit(lua_State *L) {
     _exit((int)luaL_checkinteger(L, 1));
 }
 
-/* host.now(): seconds */
-static int l_now(lua_State *L) {
-    lua_pushnumber(L, now());
-    return 1;
-}
-
 /* host.held(): descriptors, threads, resident kilobytes */
 static int l_held(lua_State *L) {
     struct holdings held = holdings();
@@ -91,7 +85,7 @@ static int l_held(lua_State *L) {
 
 static void open_host(lua_State *L) {
     static const luaL_Reg functions[] = {
-        {"fork", l_fork}, {"wait", l_wait}, {"exit", l_exit}, {"now", l_now}, {"held", l_held}, {NULL, NULL}};
+        {"fork", l_fork}, {"wait", l_wait}, {"exit", l_exit}, {"held", l_held}, {NULL, NULL}};
     luaL_openlibs(L);
     lua_newtable(L);
     for (const luaL_Reg *function = functions; function->name; function++) {
