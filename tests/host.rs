@@ -7,6 +7,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -36,9 +37,11 @@ type Run = fn(&Engine) -> Result<(), Failed>;
 
 const TESTS: &[(&str, Run)] = &[
     ("states_end_with_clients_open", states_end_with_clients_open),
+    ("a_name_look_up_holds_no_end_up", a_name_look_up_holds_no_end_up),
     ("two_threads_have_a_state_each", two_threads_have_a_state_each),
     ("parent_and_children_go_on_simulated", parent_and_children_go_on_simulated),
     ("parent_and_children_share_no_connection", parent_and_children_share_no_connection),
+    ("abandoned_waits_leave_nothing", abandoned_waits_leave_nothing),
     ("ctrl_c_ends_a_long_wait_on_a_socket", ctrl_c_ends_a_long_wait_on_a_socket),
     ("ctrl_c_ends_a_long_wait_simulated", ctrl_c_ends_a_long_wait_simulated),
     ("a_broken_put_does_not_end_the_process", a_broken_put_does_not_end_the_process),
@@ -62,6 +65,10 @@ fn main() {
 
 fn states_end_with_clients_open(engine: &Engine) -> Result<(), Failed> {
     succeeds(engine.host()?.args(["states", "200", "use.lua"]))
+}
+
+fn a_name_look_up_holds_no_end_up(engine: &Engine) -> Result<(), Failed> {
+    succeeds(engine.host()?.args(["run", "lookup.lua"]))
 }
 
 fn two_threads_have_a_state_each(engine: &Engine) -> Result<(), Failed> {
@@ -92,6 +99,11 @@ fn parent_and_children_share_no_connection(engine: &Engine) -> Result<(), Failed
         return Ok(());
     }
     Err(format!("connections by user: {connections:?}").into())
+}
+
+fn abandoned_waits_leave_nothing(engine: &Engine) -> Result<(), Failed> {
+    let server = CountingServer::start();
+    succeeds(engine.host()?.args(["run", "abandoned.lua", &server.url]))
 }
 
 fn ctrl_c_ends_a_long_wait_on_a_socket(engine: &Engine) -> Result<(), Failed> {
@@ -197,7 +209,8 @@ impl Engine {
             .env_remove("LUA_PATH_5_4")
             .env_remove("LUA_CPATH_5_4")
             .env_remove("CONSUL_HTTP_ADDR")
-            .current_dir(folder());
+            .current_dir(folder())
+            .process_group(0);
         command
     }
 }
@@ -220,7 +233,8 @@ fn output_within(mut child: Child, limit: Duration) -> Result<Output, Failed> {
     let begun = Instant::now();
     while child.try_wait()?.is_none() {
         if begun.elapsed() > limit {
-            child.kill()?;
+            // With its own children, which hold its output too.
+            Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status()?;
             let output = child.wait_with_output()?;
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(format!("it still ran after {limit:?}: {said}").into());
@@ -261,7 +275,7 @@ impl CountingServer {
     }
 }
 
-/// Answers that there is no such key; a blocking query after a while.
+/// Answers every request with one key; a blocking query after a while.
 fn answer(mut stream: TcpStream, note: impl Fn(String)) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     while let Some(Ok(first)) = lines.next() {
@@ -272,7 +286,10 @@ fn answer(mut stream: TcpStream, note: impl Fn(String)) {
         if query.contains("index=") {
             thread::sleep(Duration::from_millis(300));
         }
-        let reply = "HTTP/1.1 404 Not Found\r\nX-Consul-Index: 7\r\nContent-Length: 0\r\n\r\n";
+        let body = r#"[{"Key":"k","Value":"dg==","Flags":0,"LockIndex":0,"CreateIndex":7,"ModifyIndex":7}]"#;
+        let length = body.len();
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Consul-Index: 7";
+        let reply = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}");
         if stream.write_all(reply.as_bytes()).is_err() {
             return;
         }
