@@ -62,16 +62,16 @@ fn ten_thousand_calls_one_after_the_other_use_one_connection() {
 #[test]
 fn a_connection_that_was_idle_for_too_long_is_closed_and_not_used_again() {
     let server = Server::plain();
-    let client = client(&server, &[("idle_timeout_ms", 200)]);
+    let client = client(&server, &[("idle_timeout_ms", 1000)]);
     run(async {
         get(&client).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         get(&client).await;
         assert_eq!(server.connections(), 1);
         // It goes while the client has something else to wait for.
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(server.open(), 1);
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(900)).await;
         wait_for_open(&server, 0);
         get(&client).await;
         assert_eq!(server.connections(), 2);
