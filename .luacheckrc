@@ -6,5 +6,6 @@ exclude_files = { "target", "lua/meta", ".luarocks", "lua_modules" }
 files["spec"].std = "max+busted"
 files["examples"].std = "max"
 files["benches"].std = "max"
+files["tests"] = { std = "max", read_globals = { "host" } }
 files["**/*.rockspec"].std = "rockspec"
 files[".luacheckrc"].std = "luacheckrc"

@@ -40,6 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("mlua", &["lua/"]),
     ("reqwest", &["transport/http.rs"]),
+    ("hyper", &["simulate/serve.rs"]),
     ("rustls", &["transport/http.rs", "transport/tls.rs"]),
     // Only the place that puts a client together knows a real transport.
     ("transport::http", &["connect.rs", "transport/mod.rs"]),

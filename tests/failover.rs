@@ -338,6 +338,10 @@ fn silence_of_all_endpoints_is_a_timeout_at_the_end_of_the_budget() {
     let error = world.get().expect_err("nobody answers");
     assert_eq!((error.kind(), error.attempts()), (Kind::Timeout, 3));
     assert_eq!(world.now_ms() - begun, 5000);
+    assert_eq!(
+        error.message(),
+        "kv_get \"k\": no answer from http://endpoint-2 within 1667 ms; after 3 attempts in 5000 ms"
+    );
     assert!(!error.maybe_applied(), "a read applies nothing");
     assert!(world.call("kv_put", put()).expect_err("nobody answers").maybe_applied());
 }
@@ -460,6 +464,17 @@ fn an_acquire_whose_answer_is_lost_is_settled_by_a_read() {
 }
 
 #[test]
+fn what_became_of_an_acquire_is_asked_until_there_is_a_leader_again() {
+    let mut plan = vec![SayApplied(500, LEADERSHIP_LOST)];
+    plan.extend(vec![NO_LEADER; 6]);
+    plan.push(Work);
+    let world = World::new(vec![plan]);
+    let session = world.session();
+    let answer = world.call("kv_put", acquire(&session)).expect("the session holds the lock");
+    assert_eq!((answer.meta.attempts, world.asked().len()), (1, 8));
+}
+
+#[test]
 fn an_acquire_that_another_session_won_is_a_conflict() {
     let world = World::new(vec![vec![Cut(0), Work]]);
     let (winner, loser) = (world.session(), world.session());
@@ -578,6 +593,10 @@ fn a_leader_that_is_lost_is_not_waited_for_when_any_server_may_answer() {
     }
     let world = World::with(vec![vec![Work]], stale_if_error(), 1);
     assert!(!world.get().expect("an answer").meta.stale);
+    // An agent without servers is another matter: the leader may be well.
+    let cut_off = vec![Say(500, "No known Consul servers", None)];
+    let world = World::with(vec![cut_off, vec![Work]], stale_if_error(), 1);
+    assert!(!world.get().expect("an answer").meta.stale);
 }
 
 #[test]
@@ -664,8 +683,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// How many sequences; scripts/soak.sh wants more.
+fn cases() -> u32 {
+    std::env::var("SEQUENCES").ok().and_then(|count| count.parse().ok()).unwrap_or(400)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever the endpoints do, in whatever order: no call takes longer than its budget; a write
     /// that must not be repeated is never sent again once it can have been applied; and a read or

@@ -9,6 +9,7 @@ use consul_ffi::transport::{Options, Transport};
 use consul_ffi::wire;
 use consul_ffi::wire::request::{Args, Defaults};
 use consul_ffi::wire::response::Answer;
+use consul_ffi::wire::value::Value;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_millis(1000);
+/// What a loaded machine may take longer.
+const SLACK: Duration = Duration::from_millis(700);
 
 /// A server that does `serve` to each connection, one after the other; gives its URL.
 fn server(mut serve: impl FnMut(TcpStream) + Send + 'static) -> String {
@@ -25,13 +28,18 @@ fn server(mut serve: impl FnMut(TcpStream) + Send + 'static) -> String {
     url
 }
 
-/// Reads a request's head and answers with these bytes.
-fn answer(mut stream: TcpStream, reply: &str) {
+/// Reads a request's head.
+fn read_head(stream: &mut TcpStream) {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count == 1) {
         head.push(byte[0]);
     }
+}
+
+/// Reads a request's head and answers with these bytes.
+fn answer(mut stream: TcpStream, reply: &str) {
+    read_head(&mut stream);
     let _ = stream.write_all(reply.as_bytes());
 }
 
@@ -57,7 +65,7 @@ fn call(client: &Client, method: &str, args: Args) -> Result<Answer, Error> {
     let endpoint = wire::endpoint(method).expect("a method");
     let begun = Instant::now();
     let outcome = runtime.expect("a runtime").block_on(client.call(endpoint, &args));
-    assert!(begun.elapsed() < TIMEOUT + Duration::from_millis(700), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < TIMEOUT + SLACK, "{:?}", begun.elapsed());
     outcome
 }
 
@@ -102,13 +110,23 @@ fn a_page_that_is_not_consuls_is_told_by_its_beginning() {
 }
 
 #[test]
-fn a_redirect_of_a_write_is_not_followed() {
+fn a_redirect_is_not_followed_and_leaves_the_client_usable() {
     let aim = server(|_| panic!("the redirect was followed"));
-    let redirect = reply("307 Temporary Redirect", &format!("Location: {aim}/v1/kv/other\r\n"), "");
-    let url = server(move |stream| answer(stream, &redirect));
-    let put = Args::new().arg("k").arg("v");
-    let error = call(&client(&[&url], 0), "kv_put", put).expect_err("a redirect");
-    assert_eq!((error.kind(), error.status()), (Kind::Argument, Some(307)));
+    for (status, number) in [("301 Moved Permanently", 301), ("307 Temporary Redirect", 307)] {
+        let location = format!("Location: {aim}/v1/kv/other?token=s3cret\r\n");
+        let mut replies = vec![reply("200 OK", "", "true")];
+        replies.extend([reply(status, &location, ""), reply(status, &location, "")]);
+        let url = server(move |stream| answer(stream, &replies.pop().expect("a reply")));
+        let client = client(&[&url], 0);
+        let put = || Args::new().arg("k").arg("v");
+        let error = call(&client, "kv_put", put()).expect_err("a redirect");
+        for error in [error, get(&client).expect_err("a redirect of a read")] {
+            assert_eq!((error.kind(), error.status()), (Kind::Argument, Some(number)));
+            assert!(error.message().contains(&format!("{aim}/v1/kv/other, which")), "{error}");
+            assert!(!error.retryable() && !error.message().contains("s3cret"), "{error}");
+        }
+        call(&client, "kv_put", put()).expect("the next call is answered");
+    }
 }
 
 #[test]
@@ -145,4 +163,169 @@ fn no_leader_is_waited_for_and_a_bad_filter_is_not() {
         let error = get(&client(&[&url], 2)).expect_err("an error");
         assert_eq!(error.attempts(), attempts, "{error}");
     }
+}
+
+type Sends = Box<dyn Fn(&mut TcpStream) -> std::io::Result<()> + Send>;
+
+/// What a server sends in place of a good answer, and how the call then fails.
+struct Bad {
+    what: &'static str,
+    sends: Sends,
+    kind: Kind,
+    says: &'static str,
+}
+
+fn bad(
+    what: &'static str,
+    sends: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + 'static,
+    kind: Kind,
+    says: &'static str,
+) -> Bad {
+    Bad { what, sends: Box::new(sends), kind, says }
+}
+
+fn text(reply: String) -> impl Fn(&mut TcpStream) -> std::io::Result<()> + Send {
+    move |stream| stream.write_all(reply.as_bytes())
+}
+
+/// Sends `piece` again and again, each time after a pause, until the client has had enough.
+fn endless(
+    head: &'static str,
+    piece: Vec<u8>,
+    pause: Duration,
+) -> impl Fn(&mut TcpStream) -> std::io::Result<()> + Send {
+    move |stream| {
+        stream.write_all(head.as_bytes())?;
+        loop {
+            stream.write_all(&piece)?;
+            thread::sleep(pause);
+        }
+    }
+}
+
+fn bad_answers() -> Vec<Bad> {
+    const JSON: &str = "Content-Type: application/json\r\n";
+    const HTML: &str = "Content-Type: text/html; charset=utf-8\r\n";
+    const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let entry = |value: &str| {
+        format!(
+            r#"[{{"Key":"k","Value":"{value}","Flags":0,"LockIndex":0,"CreateIndex":1,"ModifyIndex":1}}]"#
+        )
+    };
+    let drip = Duration::from_millis(50);
+    vec![
+        bad("truncated JSON", text(reply("200 OK", JSON, "[{\"Key\"")), Kind::Decode, "EOF while"),
+        bad(
+            "bad base64",
+            text(reply("200 OK", JSON, &entry("%%%"))),
+            Kind::Decode,
+            "Invalid symbol",
+        ),
+        bad(
+            "another type",
+            text(reply("200 OK", "Content-Type: image/png\r\n", "\u{89}PNG")),
+            Kind::Decode,
+            "PNG",
+        ),
+        bad(
+            "a web page",
+            text(reply("200 OK", HTML, "<html>Log in</html>")),
+            Kind::Decode,
+            "Log in",
+        ),
+        bad(
+            "a web page's 404",
+            text(reply("404 Not Found", HTML, "<html>Oops")),
+            Kind::Decode,
+            "Oops",
+        ),
+        bad("no HTTP", text("SSH-2.0-OpenSSH_9.2\r\n".to_owned()), Kind::Connect, "HTTP version"),
+        bad(
+            "a huge header block",
+            endless(
+                "HTTP/1.1 200 OK\r\n",
+                format!("X-A: {}\r\n", "a".repeat(8000)).into(),
+                Duration::ZERO,
+            ),
+            Kind::Connect,
+            "head is too large",
+        ),
+        bad(
+            "a length above the bound",
+            text(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n[", (256 << 20) + 1)),
+            Kind::TooLarge,
+            "256 MiB",
+        ),
+        bad(
+            "a dripping body",
+            endless(CHUNKED, b"1\r\n[\r\n".to_vec(), drip),
+            Kind::Timeout,
+            "within",
+        ),
+        bad(
+            "dripping headers",
+            endless("HTTP/1.1 200 OK\r\n", b"X-A: a\r\n".to_vec(), drip * 4),
+            Kind::Timeout,
+            "within",
+        ),
+        bad("chunks without an end", endless(CHUNKED, Vec::new(), drip), Kind::Timeout, "within"),
+    ]
+}
+
+#[test]
+fn a_bad_answer_has_its_kind_and_leaves_the_client_usable() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let kv_get = wire::endpoint("kv_get").expect("a method");
+    let key = Args::new().arg("k");
+    for bad in bad_answers() {
+        let mut sends = Some(bad.sends);
+        let url = server(move |mut stream| match sends.take() {
+            Some(sends) => {
+                // The client ends it by closing the connection.
+                thread::spawn(move || {
+                    read_head(&mut stream);
+                    let _ = sends(&mut stream);
+                });
+            }
+            None => answer(stream, &reply("404 Not Found", "Vary: Accept-Encoding\r\n", "")),
+        });
+        let client = client(&[&url], 0);
+        let begun = Instant::now();
+        let error = runtime.block_on(client.call(kv_get, &key)).expect_err(bad.what);
+        assert!(begun.elapsed() < TIMEOUT + SLACK, "{}: {:?}", bad.what, begun.elapsed());
+        assert_eq!(error.kind(), bad.kind, "{}: {error}", bad.what);
+        for wanted in [bad.says, url.as_str()] {
+            assert!(error.message().contains(wanted), "{}: {error}", bad.what);
+        }
+        assert_eq!(error.endpoint(), Some(url.as_str()), "{}", bad.what);
+        let answer = runtime.block_on(client.call(kv_get, &key)).expect(bad.what);
+        assert_eq!((answer.value, answer.meta.attempts), (Value::Null, 1), "{}", bad.what);
+    }
+}
+
+#[test]
+fn a_body_that_never_ends_is_refused_at_the_bound() {
+    let chunk = [b"100000\r\n".as_slice(), &vec![b' '; 1 << 20], b"\r\n"].concat();
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let sends = endless(head, chunk, Duration::ZERO);
+    let url = server(move |mut stream| {
+        read_head(&mut stream);
+        let _ = sends(&mut stream);
+    });
+    let args = Args::new().arg("k").opt("timeout_ms", 60_000);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let kv_get = wire::endpoint("kv_get").expect("a method");
+    let call = client(&[&url], 0);
+    let error = runtime.expect("a runtime").block_on(call.call(kv_get, &args)).expect_err("no end");
+    assert_eq!(error.kind(), Kind::TooLarge, "{error}");
+    assert!(error.message().contains(&url) && !error.retryable(), "{error}");
+}
+
+#[test]
+fn a_name_without_an_address_is_another_endpoints_chance() {
+    let page = reply("404 Not Found", "Vary: Accept-Encoding\r\n", "");
+    let url = server(move |stream| answer(stream, &page));
+    let answer = get(&client(&["http://no.such.host.invalid:8500", &url], 0)).expect("an answer");
+    assert_eq!(answer.meta.endpoint, url);
 }

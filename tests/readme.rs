@@ -1,5 +1,6 @@
 //! The two READMEs say the same, and what they show works.
 
+use consul_ffi::error::Kind;
 use std::fs;
 use std::process::Command;
 
@@ -75,6 +76,20 @@ fn what_a_reader_sees_first_is_on_the_first_page() {
     for wanted in ["```lua", "make demo", "make test", "luarocks", "Contents:"] {
         assert!(first.contains(wanted), "not within the first 60 lines: {wanted}");
     }
+}
+
+/// The names in the first cells of the table whose head begins so.
+fn first_cells(text: &str, head: &str) -> Vec<String> {
+    let rows = text.lines().skip_while(|line| !line.starts_with(head)).skip(2);
+    let rows = rows.take_while(|line| line.starts_with('|'));
+    rows.filter_map(|row| row.split('`').nth(1)).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_kind_of_error_has_its_cause_and_its_cure() {
+    let kinds: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+    assert_eq!(first_cells(&read("docs/operations.md"), "| kind | cause | cure |"), kinds);
+    assert_eq!(first_cells(&read("README.md"), "| kind | cause |"), kinds);
 }
 
 #[test]

@@ -22,6 +22,7 @@ use consul_ffi::wire::response::Answer;
 use consul_ffi::wire::value::Value;
 use rustls::version::{TLS12, TLS13};
 use std::net::TcpListener;
+use std::process::Command;
 
 type Options<'a> = &'a [(&'a str, Value)];
 
@@ -51,7 +52,7 @@ fn works(client: &Client) {
 fn refusal(client: &Client) -> String {
     let error = get(client).expect_err("no trust");
     assert_eq!((error.kind(), error.attempts()), (Kind::Tls, 1), "{error}");
-    assert!(!error.maybe_sent() && !error.retryable(), "{error}");
+    assert!(!error.maybe_applied() && !error.retryable(), "{error}");
     assert!(error.message().contains(error.endpoint().expect("an endpoint")), "{error}");
     error.message().to_owned()
 }
@@ -135,6 +136,29 @@ fn without_a_file_the_authorities_of_the_system_are_trusted_and_no_others() {
     }
 }
 
+/// This test runs itself in a process whose environment names the store.
+#[test]
+fn the_store_of_the_system_is_trusted() {
+    const URL: &str = "CONSUL_FFI_TEST_URL";
+    if let Ok(url) = std::env::var(URL) {
+        return works(&client(&[("endpoint", url.into())]));
+    }
+    let world = World::new();
+    let succeeds = |store: &str| {
+        Command::new(std::env::current_exe().expect("a path"))
+            .args(["--exact", "the_store_of_the_system_is_trusted"])
+            .env(URL, world.url().as_str().expect("text"))
+            .env("SSL_CERT_FILE", store)
+            .env_remove("SSL_CERT_DIR")
+            .output()
+            .expect("the test runs")
+            .status
+            .success()
+    };
+    assert!(succeeds(&world.ca_file));
+    assert!(!succeeds(&world.folder.file("other.pem", Authority::new("other").pem())));
+}
+
 #[test]
 fn a_certificate_for_another_name_is_refused_naming_both() {
     let world = World::serving(|authority| authority.sign(&["server.dc1.consul"]).server(None));
@@ -146,21 +170,24 @@ fn a_certificate_for_another_name_is_refused_naming_both() {
 
 #[test]
 fn a_server_name_is_indicated_and_checked_instead_of_the_host() {
-    let world = World::serving(|authority| authority.sign(&["server.dc1.consul"]).server(None));
-    let with_name = |name: &str| {
-        client(&[
-            ("endpoint", format!("https://{}/prefix", world.server.address).into()),
-            ("tls_ca_file", world.ca_file.as_str().into()),
-            ("tls_server_name", name.into()),
-        ])
-    };
-    works(&with_name("server.dc1.consul"));
-    assert_eq!(world.server.server_names(), ["server.dc1.consul"]);
-    // HTTP still goes to the endpoint's host.
-    let head = world.server.heads().remove(0).to_lowercase();
-    assert!(head.starts_with("get /prefix/v1/kv/k "), "{head}");
-    assert!(head.contains(&format!("host: {}\r\n", world.server.address)), "{head}");
-    assert!(refusal(&with_name("server.dc2.consul")).contains("not for server.dc2.consul"));
+    for host in ["127.0.0.1", "localhost"] {
+        let world = World::serving(|authority| authority.sign(&["server.dc1.consul"]).server(None));
+        let address = world.server.address.replace("127.0.0.1", host);
+        let with_name = |name: &str| {
+            client(&[
+                ("endpoint", format!("https://{address}/prefix").into()),
+                ("tls_ca_file", world.ca_file.as_str().into()),
+                ("tls_server_name", name.into()),
+            ])
+        };
+        works(&with_name("server.dc1.consul"));
+        assert_eq!(world.server.server_names(), ["server.dc1.consul"]);
+        // HTTP still goes to the endpoint's host.
+        let head = world.server.heads().remove(0).to_lowercase();
+        assert!(head.starts_with("get /prefix/v1/kv/k "), "{head}");
+        assert!(head.contains(&format!("host: {address}\r\n")), "{head}");
+        assert!(refusal(&with_name("server.dc2.consul")).contains("not for server.dc2.consul"));
+    }
 }
 
 #[test]
@@ -404,7 +431,7 @@ fn a_unix_socket_that_is_not_there_is_named() {
     let url = format!("unix://{}", folder.path("absent").display());
     let client = client(&[("endpoint", url.as_str().into()), ("retry_count", 0.into())]);
     let error = get(&client).expect_err("nobody is there");
-    assert_eq!((error.kind(), error.maybe_sent()), (Kind::Connect, false), "{error}");
+    assert_eq!((error.kind(), error.maybe_applied()), (Kind::Connect, false), "{error}");
     assert!(error.message().contains(&url) && error.message().contains("No such file"), "{error}");
 }
 
@@ -452,6 +479,9 @@ fn a_real_consul_is_spoken_to_over_mutual_tls_and_over_its_socket() {
     let mut misnamed = known.clone();
     misnamed[2].1 = "server.dc2.consul".into();
     assert!(refusal(&client(&misnamed)).contains("not for server.dc2.consul"));
+    let plain = client(&[("endpoint", format!("http://127.0.0.1:{port}").into())]);
+    let error = get(&plain).expect_err("a port for TLS");
+    assert_eq!((error.kind(), error.status()), (Kind::Tls, Some(400)), "{error}");
     let over_socket = client(&[("endpoint", format!("unix://{socket}").into())]);
     assert_eq!(get(&over_socket).expect("an answer").value, Value::Null);
 }

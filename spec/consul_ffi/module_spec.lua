@@ -84,6 +84,14 @@ describe("making a client", function()
       { { strip_leading_slash = "yes" }, "strip_leading_slash must be true or false" },
       { { consistency = "eventual" }, "consistency is" },
       { { endpoint = "a", consul_url = "b" }, "twice" },
+      { { endpoint = "http://user:s3cret@a" }, "endpoint must be a URL without credentials" },
+      { { http_auth = "nobody" }, "http_auth must be a string `user:password`" },
+      { { token = "t", token_file = "/f" }, "both token and token_file say the token" },
+      { { consistency = "consistent", stale_if_error = true }, "contradict each other" },
+      { { endpoint = "https://a", tls_cert_file = "/c" }, "needs the key of the certificate: tls_key_file" },
+      { { tls_server_name = "n" }, "tls_server_name has no effect" },
+      { { endpoint = "https://a", tls_ca_file = "/no/such/file" }, "tls_ca_file: /no/such/file: No such file" },
+      { { simulate = true, token_file = "/no/such/file" }, "token_file: /no/such/file: No such file" },
       { "http://127.0.0.1:8500", "must be a table" },
     }) do
       local made, message = pcall(consul_ffi.new, case[1])
@@ -107,6 +115,15 @@ describe("a client", function()
     assert.equal("http://10.0.0.1:8500", client.consul_url)
     assert.is_true(client.simulate)
     assert.is_nil(client.no_such_field)
+  end)
+
+  it("names the unix socket that nobody listens on", function()
+    local client = consul_ffi.new({ endpoint = "unix:///no/such/socket", retry_count = 0 })
+    assert.equal("ConsulClient(unix:///no/such/socket, open)", tostring(client))
+    local success, message, err = client:kv_get("k")
+    assert.equal("connect", support.kind(success, message, err))
+    assert.equal("unix:///no/such/socket", err.endpoint)
+    assert.matches("No such file", message, 1, true)
   end)
 
   it("prints its endpoint and state", function()

@@ -30,7 +30,7 @@ impl Client {
     /// Whatever the transport or the server refused, after the retries that the endpoint allows.
     pub async fn perform(&self, request: &Request) -> Result<Success, Error> {
         let deadline = self.clock.now() + self.budget(request);
-        let error = match self.make(request, deadline).await {
+        let error = match self.make(request, deadline, self.settings.retry_count).await {
             Ok(success) => return Ok(success),
             Err(error) => error,
         };
@@ -42,13 +42,14 @@ impl Client {
         }
     }
 
-    /// Makes a call within the time until `deadline`.
+    /// Makes a call within the time until `deadline`, with so many retries.
     pub(super) async fn make(
         &self,
         request: &Request,
         deadline: Instant,
+        retries: u32,
     ) -> Result<Success, Error> {
-        let mut call = Call::new(self, request, deadline);
+        let mut call = Call::new(self, request, deadline, retries);
         loop {
             let error = match call.attempt().await {
                 Ok(success) => return Ok(success),
@@ -90,6 +91,7 @@ fn with_jitter(wait: Duration) -> Duration {
 struct Call<'a> {
     client: &'a Client,
     request: &'a Request,
+    retries: u32,
     start: Instant,
     /// When the call must be over.
     deadline: Instant,
@@ -109,7 +111,7 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(client: &'a Client, request: &'a Request, deadline: Instant) -> Self {
+    fn new(client: &'a Client, request: &'a Request, deadline: Instant, retries: u32) -> Self {
         let start = client.clock.now();
         let mut stage_end = deadline;
         if request.stale_if_error {
@@ -120,6 +122,7 @@ impl<'a> Call<'a> {
         Call {
             client,
             request,
+            retries,
             start,
             deadline,
             stage_end,
@@ -204,7 +207,7 @@ impl<'a> Call<'a> {
 
     /// Each endpoint once, and then the retries.
     fn most_tries(&self) -> u32 {
-        (self.client.transports.len() as u32).saturating_add(self.client.settings.retry_count)
+        (self.client.transports.len() as u32).saturating_add(self.retries)
     }
 
     fn silence(&self, endpoint: &str, limit: Duration) -> Error {
@@ -258,7 +261,12 @@ impl<'a> Call<'a> {
     /// The call's outcome when this was the last attempt's.
     fn outcome_of(&self, error: Error) -> Error {
         let changes = self.request.endpoint.repeat != Repeat::Read;
-        error.with_maybe_applied(changes && self.maybe_applied)
+        let error = error.with_maybe_applied(changes && self.maybe_applied);
+        if self.attempts < 2 {
+            return error;
+        }
+        let took_ms = (self.client.clock.now() - self.start).as_millis();
+        error.with_note(&format!("after {} attempts in {took_ms} ms", self.attempts))
     }
 
     fn note_answer(&self, index: usize) {
@@ -282,11 +290,15 @@ impl<'a> Call<'a> {
 
 /// Whether a failure says something about the endpoint and not about the cluster or the request.
 fn is_endpoints_own(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Connect | Kind::Tls | Kind::Timeout | Kind::RateLimited)
-        || matches!(error.status(), Some(502..=504))
+    match error.kind() {
+        Kind::Connect | Kind::Tls | Kind::RateLimited => true,
+        // What was not sent waited for a connection of our own limit.
+        Kind::Timeout => error.maybe_applied(),
+        _ => matches!(error.status(), Some(502..=504)),
+    }
 }
 
 /// Whether a failure is the lack of a leader, or the loss of the way to it.
 fn is_leaders_trouble(error: &Error) -> bool {
-    error.retryable() && error.status() == Some(500)
+    error.retryable() && error.status() == Some(500) && !is_endpoints_own(error)
 }

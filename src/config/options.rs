@@ -109,7 +109,7 @@ pub const OPTIONS: &[Setting] = &[
         "max_connections",
         Takes::Count(1, 1000, |config, count| config.http.max_connections = count as usize),
         "64",
-        "How many requests may be under way to one endpoint at a time, each on a connection of its own; more wait for their turn. An agent refuses more than 200 connections from one address.",
+        "How many requests may be under way to one endpoint at a time, each on a connection of its own; more wait for their turn, at most `connect_timeout_ms`. An agent refuses more than 200 connections from one address.",
     ),
     Setting::new(
         "max_idle_connections",
@@ -121,7 +121,7 @@ pub const OPTIONS: &[Setting] = &[
         "idle_timeout_ms",
         Takes::Millis(|config, timeout| config.http.idle_timeout = timeout),
         "90000",
-        "A connection that was idle for longer is closed, not used again.",
+        "A connection that was idle for longer is not used again, and closed within the same time once more.",
     ),
     Setting {
         aliases: &["acl_token"],
@@ -445,6 +445,10 @@ fn endpoint(text: &str, at: &At) -> Result<String, Error> {
         Some(authority) if !authority.host().is_empty() => authority,
         _ => return refuse("it names no host"),
     };
+    let names_port = authority.as_str().len() > authority.host().len();
+    if names_port && authority.port_u16().is_none_or(|port| port == 0) {
+        return refuse("the port must be from 1 to 65535");
+    }
     if uri.query().is_some() {
         return refuse("an endpoint has no query");
     }

@@ -1,9 +1,9 @@
 //! `ConsulClient`: one method for every endpoint, run on the calling thread.
 
+use super::native::{self, Failure, Results};
+use super::open::Open;
 use super::value;
-use crate::client::Client;
 use crate::config::{Config, Simulate};
-use crate::connect::connect;
 use crate::error::{Error, Kind};
 use crate::wire::request::Args;
 use crate::wire::response::Success;
@@ -11,60 +11,62 @@ use crate::wire::table::Endpoint;
 use crate::wire::value::Value;
 use crate::wire::{self, raw};
 use mlua::{
-    AnyUserData, Lua, MetaMethod, MultiValue, Table, UserData, UserDataFields, UserDataMethods,
+    Lua, MetaMethod, MultiValue, Table, UserData, UserDataFields, UserDataMethods, UserDataRef,
     Value as LuaValue,
 };
 use std::cell::RefCell;
 use std::ffi::OsString;
+use std::mem;
 use std::os::unix::ffi::OsStringExt;
-use tokio::runtime::{Builder, Runtime};
+use std::rc::Rc;
 
 /// A client as a Lua program holds it.
 pub struct ConsulClient {
     config: Config,
-    open: RefCell<Option<Open>>,
-}
-
-/// What a client has until it is closed. A runtime of its own lets a call run on the calling
-/// thread, and a plain client start none.
-struct Open {
-    client: Client,
-    runtime: Runtime,
+    open: RefCell<Option<Rc<Open>>>,
 }
 
 impl ConsulClient {
     fn new(config: Config) -> Result<Self, Error> {
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| {
-            Error::new(Kind::Config, format!("no runtime can be started: {error}")).not_sent()
-        })?;
         init_logs(config.log_level);
-        let client = connect(&config)?;
-        Ok(ConsulClient { config, open: RefCell::new(Some(Open { client, runtime })) })
+        let open = Open::new(&config)?;
+        Ok(ConsulClient { config, open: RefCell::new(Some(open)) })
     }
 
-    fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Success, Error> {
-        match &*self.open.borrow() {
-            Some(Open { client, runtime }) => {
-                let call = client.fetch(endpoint, args);
-                match client.clock().as_manual() {
-                    Some(clock) => runtime.block_on(clock.drive(call)),
-                    None => runtime.block_on(call),
-                }
+    fn call(
+        &self,
+        lua: &Lua,
+        endpoint: &'static Endpoint,
+        args: &Args,
+    ) -> Result<Success, Failure> {
+        match self.opened()? {
+            Some(open) => {
+                // A hook may call the client too, or close it.
+                let outcome = open.run(lua, open.client().fetch(endpoint, args));
+                Open::release(open);
+                Ok(outcome??)
             }
             None => {
                 // A wrong argument is a wrong argument on a closed client too.
                 endpoint.request(args, &self.config.defaults)?;
                 let message = format!("{}: the client is closed", endpoint.name);
-                Err(Error::new(Kind::Closed, message).not_sent())
+                Err(Error::new(Kind::Closed, message).not_sent().into())
             }
         }
     }
 
+    /// What this client has in this process; a fork's child makes its own.
+    fn opened(&self) -> Result<Option<Rc<Open>>, Error> {
+        let mut open = self.open.borrow_mut();
+        if open.as_ref().is_some_and(|open| !open.is_ours()) {
+            mem::forget(open.replace(Open::new(&self.config)?));
+        }
+        Ok(open.clone())
+    }
+
     fn close(&self) {
         if let Some(open) = self.open.take() {
-            drop(open.client);
-            // A plain drop would wait for name look-ups that are still under way.
-            open.runtime.shutdown_background();
+            Open::release(open);
         }
     }
 
@@ -85,7 +87,7 @@ impl ConsulClient {
             "simulate" => Value::Bool(self.config.simulate != Simulate::No),
             _ => Value::Null,
         };
-        value::to_lua(lua, value)
+        value::to_lua(lua, &value)
     }
 }
 
@@ -123,36 +125,37 @@ const INDEX: &str = "consul_ffi.client.index";
 pub fn register(lua: &Lua, native: &Table) -> mlua::Result<()> {
     let methods = lua.create_table()?;
     for endpoint in wire::endpoints() {
-        let method = lua.create_function(move |lua, args: MultiValue| {
-            invoke(lua, endpoint.name, args, |args| {
-                Ok((endpoint, positional(lua, endpoint, args)?))
-            })
+        let method = native::function(lua, endpoint.name, move |lua, args| {
+            call(lua, endpoint.name, args, |args| Ok((endpoint, positional(lua, endpoint, args)?)))
         })?;
         methods.set(endpoint.name, method)?;
     }
-    let request = lua.create_function(|lua, args: MultiValue| {
-        invoke(lua, "http_request", args, |args| http_request(lua, args))
+    let request = native::function(lua, "http_request", |lua, args| {
+        call(lua, "http_request", args, |args| http_request(lua, args))
     })?;
     methods.set("http_request", request)?;
     native.set("methods", methods)?;
     native.set(
         "new",
-        lua.create_function(|lua, config: LuaValue| match new(lua, &config) {
-            Ok(client) => Ok((Some(lua.create_userdata(client)?), None)),
-            Err(error) => Ok((None, Some(format!("ConsulClient: {}", error.message())))),
+        native::function(lua, "ConsulClient", |lua, args| {
+            let config = args.front().unwrap_or(&LuaValue::Nil);
+            let client = new(lua, config)
+                .map_err(|error| Error::misuse(format!("ConsulClient: {}", error.message())))?;
+            Ok((LuaValue::UserData(lua.create_userdata(client)?), LuaValue::Nil, LuaValue::Nil))
         })?,
     )?;
     native.set(
         "close",
-        lua.create_function(|_, this: AnyUserData| {
-            this.borrow::<ConsulClient>()?.close();
-            Ok(())
+        native::function(lua, "close", |_, args| {
+            this(&args, "close")?.close();
+            Ok((LuaValue::Boolean(true), LuaValue::Nil, LuaValue::Nil))
         })?,
     )?;
     native.set(
         "field",
-        lua.create_function(|lua, (this, name): (AnyUserData, mlua::LuaString)| {
-            this.borrow::<ConsulClient>()?.field(lua, &name.to_string_lossy())
+        lua.create_function(|lua, (this, name): (LuaValue, mlua::LuaString)| {
+            let this = this.as_userdata().and_then(|this| this.borrow::<ConsulClient>().ok());
+            this.map_or(Ok(LuaValue::Nil), |client| client.field(lua, &name.to_string_lossy()))
         })?,
     )?;
     native.set(
@@ -177,30 +180,25 @@ fn new(lua: &Lua, config: &LuaValue) -> Result<ConsulClient, Error> {
     ConsulClient::new(Config::new(&given, |name| std::env::var_os(name).map(OsString::into_vec))?)
 }
 
-/// Runs a method: its outcome's three results, or nil and a message that `module.lua` raises.
-fn invoke(
+/// The client that a method is called on.
+fn this(args: &MultiValue, method: &str) -> Result<UserDataRef<ConsulClient>, Error> {
+    let this = args.front().and_then(LuaValue::as_userdata);
+    this.and_then(|this| this.borrow::<ConsulClient>().ok())
+        .ok_or_else(|| Error::misuse(format!("{method}: call it with a colon: client:{method}(…)")))
+}
+
+/// Runs a method; gives `true, value, meta`.
+fn call(
     lua: &Lua,
     method: &str,
     mut args: MultiValue,
     prepare: impl FnOnce(MultiValue) -> Result<(&'static Endpoint, Args), Error>,
-) -> mlua::Result<(Option<bool>, LuaValue, Option<Table>)> {
-    let this = args.pop_front();
-    let this = this.as_ref().and_then(LuaValue::as_userdata);
-    let outcome = match this.and_then(|this| this.borrow::<ConsulClient>().ok()) {
-        Some(client) => prepare(args)
-            .map_err(|error| error.context(method))
-            .and_then(|(endpoint, args)| client.call(endpoint, &args)?.answer()),
-        None => Err(Error::misuse(format!("{method}: call it with a colon: client:{method}(…)"))),
-    };
-    match outcome {
-        Err(error) if error.is_misuse() => {
-            Ok((None, LuaValue::String(lua.create_string(error.message())?), None))
-        }
-        outcome => {
-            let (success, response, extra) = value::outcome(lua, outcome)?;
-            Ok((Some(success), response, Some(extra)))
-        }
-    }
+) -> Result<Results, Failure> {
+    let client = this(&args, method)?;
+    args.pop_front();
+    let (endpoint, args) = prepare(args).map_err(|error| error.context(method))?;
+    let success = client.call(lua, endpoint, &args)?;
+    Ok(value::outcome(lua, Ok(success))?)
 }
 
 /// The arguments of a method: as many positional ones as the endpoint has, then its options.

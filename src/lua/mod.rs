@@ -1,6 +1,9 @@
 //! What `require("consul_ffi")` returns. The only layer that knows Lua.
 
 mod client;
+mod hooks;
+mod native;
+mod open;
 mod simulator;
 mod stack;
 mod value;
@@ -48,6 +51,7 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     }
     let native = lua.create_table()?;
     native.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
+    value::register(lua)?;
     client::register(lua, &native)?;
     native.set("simulator", simulator::register(lua)?)?;
     let build: Function =

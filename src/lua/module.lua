@@ -4,13 +4,26 @@ local native = ...
 
 local ConsulClient = {}
 
--- A native method returns nil and a message when it was misused. This is no tail call, so that the
--- error's position is the caller's.
+-- Raises what a native function could not do: `position` is the caller's level for misuse.
+--
+-- It gave nil, a message and perhaps a level of its own; nothing at all when there was no memory for
+-- a message; or mlua raised a userdata, which neither concatenates nor is printed by interpreters.
+local function raise(position, ran, success, message, level)
+  if ran then
+    error(message or "not enough memory", message and (level or position) or 0)
+  elseif type(success) == "userdata" then
+    local text = tostring(success)
+    error(text:match("not enough memory") or text:match("^(.-)\nstack traceback:") or text, 0)
+  end
+  error(success, 0)
+end
+
+-- This is no tail call, so that the error's position is the caller's.
 local function method(call)
   return function(...)
-    local success, response, extra = call(...)
-    if success == nil then
-      error(response, 2)
+    local ran, success, response, extra = pcall(call, ...)
+    if not ran or success == nil then
+      raise(3, ran, success, response, extra)
     end
     return success, response, extra
   end
@@ -31,9 +44,9 @@ native.set_index(function(client, name)
 end)
 
 local function new(config)
-  local client, message = native.new(config)
-  if not client then
-    error(message, 3)
+  local ran, client, message, level = pcall(native.new, config)
+  if not ran or not client then
+    raise(4, ran, client, message, level)
   end
   return client
 end
@@ -52,13 +65,19 @@ setmetatable(ConsulClient, {
   end,
 })
 
-function ConsulClient.close(client)
-  native.close(client)
-end
-
+ConsulClient.close = method(native.close)
 ConsulClient.destroy = ConsulClient.close
 
 -- The names of older programs.
+
+-- No metamethod of the caller's runs.
+local function copy(options)
+  local copied = {}
+  for name, value in next, options do
+    copied[name] = value
+  end
+  return copied
+end
 
 local get, delete = native.methods.kv_get, native.methods.kv_delete
 local list, delete_tree = native.methods.kv_list, native.methods.kv_delete_tree
@@ -68,13 +87,10 @@ local function or_tree(one, tree)
   return method(function(client, key, options, ...)
     if options == true then
       return tree(client, key, ...)
-    elseif type(options) == "table" and options.recurse ~= nil then
-      local rest = {}
-      for name, value in pairs(options) do
-        rest[name] = value
-      end
+    elseif type(options) == "table" and rawget(options, "recurse") ~= nil then
+      local rest = copy(options)
       rest.recurse = nil
-      return (options.recurse and tree or one)(client, key, rest, ...)
+      return (rawget(options, "recurse") and tree or one)(client, key, rest, ...)
     elseif options == false then
       options = nil
     end
@@ -94,20 +110,24 @@ function ConsulClient.register_service(client, id, name, address, port, tags)
     end
     definition = { ID = id, Name = name, Address = address, Port = port, Tags = tags }
   end
-  return client:agent_service_register(definition)
+  return ConsulClient.agent_service_register(client, definition)
 end
 
 function ConsulClient.deregister_service(client, id)
-  return client:agent_service_deregister(id)
+  return ConsulClient.agent_service_deregister(client, id)
 end
 
 -- The instances that pass their checks, as { id, name, address, port, tags, meta, node }.
 function ConsulClient.discover_services(client, name, options)
-  local passing = { passing = true }
-  for option, value in pairs(options or {}) do
-    passing[option] = value
+  if options == nil then
+    options = { passing = true }
+  elseif type(options) == "table" then
+    options = copy(options)
+    if options.passing == nil then
+      options.passing = true
+    end
   end
-  local success, response, extra = client:health_service(name, passing)
+  local success, response, extra = ConsulClient.health_service(client, name, options)
   if not success then
     return success, response, extra
   end
@@ -146,7 +166,7 @@ function Session.__index(_, name)
 end
 
 function ConsulClient.create_session(client, name, ttl)
-  local success, response, extra = client:session_create({ Name = name, TTL = ttl })
+  local success, response, extra = ConsulClient.session_create(client, { Name = name, TTL = ttl })
   if success then
     response = setmetatable({ id = response, ID = response }, Session)
   end
@@ -154,7 +174,7 @@ function ConsulClient.create_session(client, name, ttl)
 end
 
 function ConsulClient.destroy_session(client, session)
-  return client:session_destroy(type(session) == "table" and session.id or session)
+  return ConsulClient.session_destroy(client, type(session) == "table" and rawget(session, "id") or session)
 end
 
 -- A simulated agent for tests; what a method was misused for is raised.
@@ -162,9 +182,9 @@ local Simulator = {}
 
 for name, call in pairs(native.simulator.methods) do
   Simulator[name] = function(...)
-    local success, value = call(...)
-    if success == nil then
-      error(value, 2)
+    local ran, success, value, level = pcall(call, ...)
+    if not ran or success == nil then
+      raise(3, ran, success, value, level)
     end
     return value
   end
@@ -173,9 +193,9 @@ end
 native.simulator.set_index(Simulator)
 
 local function simulator(name, options)
-  local agent, message = native.simulator.open(name, options)
-  if not agent then
-    error(message, 2)
+  local ran, agent, message, level = pcall(native.simulator.open, name, options)
+  if not ran or not agent then
+    raise(3, ran, agent, message, level)
   end
   return agent
 end

@@ -1,5 +1,6 @@
 //! `Simulator`: a simulated agent as a test holds it, with its clock and its faults.
 
+use super::native::{self, Failure, Results};
 use super::value;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::error::Error;
@@ -7,9 +8,7 @@ use crate::simulate::{self, Agent, Fault, Keeps, Options};
 use crate::wire::shape::{At, unknown};
 use crate::wire::table::Shape;
 use crate::wire::value::Value;
-use mlua::{
-    IntoLua, Lua, MetaMethod, MultiValue, Table, UserData, UserDataFields, UserDataMethods,
-};
+use mlua::{Lua, MetaMethod, MultiValue, Table, UserData, UserDataFields, UserDataMethods};
 use std::sync::Arc;
 
 /// A simulated agent by its name.
@@ -58,20 +57,18 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
     let native = lua.create_table()?;
     let methods = lua.create_table()?;
     for (name, method) in METHODS {
-        let call =
-            lua.create_function(move |lua, args: MultiValue| invoke(lua, name, *method, &args))?;
+        let call = native::function(lua, name, move |lua, args| invoke(lua, name, *method, &args))?;
         methods.set(*name, call)?;
     }
     native.set("methods", methods)?;
     native.set(
         "open",
-        lua.create_function(|lua, (name, options): (mlua::Value, mlua::Value)| {
-            let opened = value::from_lua(lua, &name)
-                .and_then(|name| open(&name, &value::from_lua(lua, &options)?));
-            match opened {
-                Ok(simulator) => Ok((Some(lua.create_userdata(simulator)?), None)),
-                Err(error) => Ok((None, Some(format!("simulator: {}", error.message())))),
-            }
+        native::function(lua, "simulator", |lua, args| {
+            let arg =
+                |place| args.get(place).map_or(Ok(Value::Null), |arg| value::from_lua(lua, arg));
+            let opened = arg(0).and_then(|name| open(&name, &arg(1)?));
+            let agent = lua.create_userdata(opened.map_err(raised("simulator"))?)?;
+            Ok((mlua::Value::UserData(agent), mlua::Nil, mlua::Nil))
         })?,
     )?;
     native.set(
@@ -81,12 +78,8 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
     Ok(native)
 }
 
-fn invoke(
-    lua: &Lua,
-    name: &str,
-    method: Method,
-    args: &MultiValue,
-) -> mlua::Result<(Option<bool>, mlua::Value)> {
+/// Runs a method; gives `true, value`.
+fn invoke(lua: &Lua, name: &str, method: Method, args: &MultiValue) -> Result<Results, Failure> {
     let this = args.front().and_then(mlua::Value::as_userdata);
     let outcome = match this.and_then(|this| this.borrow::<Simulator>().ok()) {
         Some(this) => {
@@ -95,10 +88,13 @@ fn invoke(
         }
         None => Err(Error::misuse("call it with a colon")),
     };
-    match outcome {
-        Ok(value) => Ok((Some(true), value::to_lua(lua, value)?)),
-        Err(error) => Ok((None, format!("{name}: {}", error.message()).into_lua(lua)?)),
-    }
+    let value = value::to_lua(lua, &outcome.map_err(raised(name))?)?;
+    Ok((mlua::Value::Boolean(true), value, mlua::Nil))
+}
+
+/// Every error of a simulated agent's methods is raised.
+fn raised(name: &str) -> impl Fn(Error) -> Error {
+    move |error| Error::misuse(format!("{name}: {}", error.message()))
 }
 
 /// Opens the agent of this name, which the options make when it is not there yet.

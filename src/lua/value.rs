@@ -1,15 +1,26 @@
 //! Values between Lua and the wire: bytes stay bytes, 64-bit integers stay exact.
 
+use super::native::Results;
+use super::stack;
 use crate::error::Error;
-use crate::wire::response::{Answer, EntryMeta, Meta};
+use crate::wire::response::Success;
+use crate::wire::tape::Tape;
 use crate::wire::value::Value;
 use mlua::{IntoLua, Lua, Table, Value as LuaValue};
+use std::ffi::CStr;
 
 /// How deep a table may nest; a deeper one is most likely a cycle.
 const MAX_DEPTH: usize = 100;
 
 /// The largest integer up to which every integer is exact in a double.
 const EXACT_IN_DOUBLE: u64 = 1 << 53;
+
+/// The largest integer up to which every integer is exact in a number of this Lua.
+pub const MAX_EXACT: u64 = if cfg!(feature = "lua54") { i64::MAX as u64 } else { EXACT_IN_DOUBLE };
+
+/// The registry's name for the mark by which an empty list that came from Consul is still a list
+/// when it is sent back: its metatable.
+pub const LIST_METATABLE: &CStr = c"consul_ffi.list";
 
 /// The wire's value for a Lua value. What no call takes becomes [`Value::Foreign`].
 ///
@@ -78,7 +89,7 @@ fn from_table(lua: &Lua, table: &Table, depth: usize) -> Result<Value, Error> {
         }
     }
     if items == 0 {
-        let is_list = members.is_empty() && table.metatable() == Some(list_metatable(lua));
+        let is_list = members.is_empty() && is_empty_list(lua, table);
         return Ok(if is_list { Value::List(Vec::new()) } else { Value::Map(members) });
     }
     if !members.is_empty() {
@@ -92,88 +103,21 @@ fn from_table(lua: &Lua, table: &Table, depth: usize) -> Result<Value, Error> {
     Ok(Value::List(table.sequence_values().map(item).collect::<Result<_, _>>()?))
 }
 
-/// The mark by which an empty list that came from Consul is still a list when it is sent back.
-fn list_metatable(lua: &Lua) -> Table {
-    const KEY: &str = "consul_ffi.list";
-    if let Ok(metatable) = lua.named_registry_value(KEY) {
-        return metatable;
-    }
-    let metatable = lua.create_table().and_then(|metatable| {
-        metatable.set("__jsontype", "array")?;
-        lua.set_named_registry_value(KEY, &metatable)?;
-        Ok(metatable)
-    });
-    // Out of memory: the mark is lost, the list is not.
-    metatable.unwrap_or_else(|_| lua.globals())
+/// Makes the metatable of empty lists.
+pub fn register(lua: &Lua) -> mlua::Result<()> {
+    let metatable = lua.create_table()?;
+    metatable.set("__jsontype", "array")?;
+    lua.set_named_registry_value(&LIST_METATABLE.to_string_lossy(), metatable)
+}
+
+fn is_empty_list(lua: &Lua, table: &Table) -> bool {
+    let mark = lua.named_registry_value::<Table>(&LIST_METATABLE.to_string_lossy());
+    matches!((table.metatable(), mark), (Some(metatable), Ok(mark)) if metatable == mark)
 }
 
 /// The Lua value for the wire's value.
-pub fn to_lua(lua: &Lua, value: Value) -> mlua::Result<LuaValue> {
-    Ok(match value {
-        Value::Null | Value::Foreign(_) => LuaValue::Nil,
-        Value::Bool(value) => LuaValue::Boolean(value),
-        Value::Int(number) => integer(lua, number.unsigned_abs(), number < 0)?,
-        Value::Uint(number) => integer(lua, number, false)?,
-        Value::Float(number) => LuaValue::Number(number),
-        Value::Bytes(bytes) => LuaValue::String(lua.create_string(bytes)?),
-        Value::List(items) => {
-            let table = lua.create_table_with_capacity(items.len(), 0)?;
-            if items.is_empty() {
-                table.set_metatable(Some(list_metatable(lua)))?;
-            }
-            for (place, item) in items.into_iter().enumerate() {
-                table.raw_set(place + 1, to_lua(lua, item)?)?;
-            }
-            LuaValue::Table(table)
-        }
-        Value::Map(members) => {
-            let table = lua.create_table_with_capacity(0, members.len())?;
-            for (name, member) in members {
-                if member != Value::Null {
-                    table.raw_set(name, to_lua(lua, member)?)?;
-                }
-            }
-            LuaValue::Table(table)
-        }
-    })
-}
-
-/// A number when this Lua holds it exactly, its decimal digits otherwise.
-fn integer(lua: &Lua, magnitude: u64, negative: bool) -> mlua::Result<LuaValue> {
-    let has_integers = cfg!(feature = "lua54");
-    let limit = if has_integers { i64::MAX as u64 } else { EXACT_IN_DOUBLE };
-    if magnitude <= limit {
-        let number = magnitude as i64;
-        let number = if negative { -number } else { number };
-        return if has_integers { number.into_lua(lua) } else { (number as f64).into_lua(lua) };
-    }
-    let sign = if negative { "-" } else { "" };
-    format!("{sign}{magnitude}").into_lua(lua)
-}
-
-/// A call's third result on success.
-pub fn meta(lua: &Lua, meta: Meta) -> mlua::Result<Table> {
-    let table = lua.create_table()?;
-    let number = |number: Option<u64>| number.map(|number| integer(lua, number, false)).transpose();
-    table.raw_set("index", number(meta.index)?)?;
-    table.raw_set("known_leader", meta.known_leader)?;
-    table.raw_set("last_contact_ms", number(meta.last_contact_ms)?)?;
-    table.raw_set("content_hash", meta.content_hash)?;
-    table.raw_set("cache", meta.cache)?;
-    table.raw_set("age_s", number(meta.age_s)?)?;
-    table.raw_set("backend", meta.backend)?;
-    table.raw_set("request_ms", meta.request_ms)?;
-    table.raw_set("endpoint", meta.endpoint)?;
-    table.raw_set("attempts", meta.attempts)?;
-    table.raw_set("stale", meta.stale)?;
-    if let Some(EntryMeta { flags, session, lock_index, create_index, modify_index }) = meta.entry {
-        table.raw_set("flags", integer(lua, flags, false)?)?;
-        table.raw_set("session", session)?;
-        table.raw_set("lock_index", integer(lua, lock_index, false)?)?;
-        table.raw_set("create_index", integer(lua, create_index, false)?)?;
-        table.raw_set("modify_index", integer(lua, modify_index, false)?)?;
-    }
-    Ok(table)
+pub fn to_lua(lua: &Lua, value: &Value) -> mlua::Result<LuaValue> {
+    stack::value(lua, &Tape::from(value))
 }
 
 /// A call's third result on failure.
@@ -200,12 +144,13 @@ pub fn error(lua: &Lua, error: &Error) -> mlua::Result<Table> {
 }
 
 /// A call's three results: `true, value, meta` or `false, message, error`.
-pub fn outcome(lua: &Lua, outcome: Result<Answer, Error>) -> mlua::Result<(bool, LuaValue, Table)> {
-    match outcome {
-        Ok(answer) => Ok((true, to_lua(lua, answer.value)?, meta(lua, answer.meta)?)),
-        Err(failure) => {
-            let message = failure.message().into_lua(lua)?;
-            Ok((false, message, error(lua, &failure)?))
+pub fn outcome(lua: &Lua, outcome: Result<Success, Error>) -> mlua::Result<Results> {
+    let (success, response, extra) = match outcome.and_then(Success::read) {
+        Ok((tape, meta)) => {
+            let (value, meta) = stack::results(lua, &tape, &meta)?;
+            (true, value, meta)
         }
-    }
+        Err(failure) => (false, failure.message().into_lua(lua)?, error(lua, &failure)?),
+    };
+    Ok((LuaValue::Boolean(success), response, LuaValue::Table(extra)))
 }

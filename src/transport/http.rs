@@ -10,7 +10,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The largest answer that is taken: above it are only lists that no Lua program could hold, and
 /// endpoints that never stop sending. It is some 365 KV values of the largest size, 512 KiB, which
@@ -25,6 +25,7 @@ pub struct HttpTransport {
     base: String,
     /// One permit for each request that may be under way.
     turns: Semaphore,
+    options: Options,
 }
 
 impl HttpTransport {
@@ -43,6 +44,8 @@ impl HttpTransport {
         let mut base = endpoint.to_owned();
         let mut builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
+            // An agent is local or on the same network.
+            .no_proxy()
             .connect_timeout(options.connect_timeout)
             .pool_max_idle_per_host(options.max_idle_connections)
             .pool_idle_timeout(options.idle_timeout)
@@ -74,27 +77,51 @@ impl HttpTransport {
             .build()
             .map_err(|error| refuse(reasons(&error.without_url())))?;
         let turns = Semaphore::new(options.max_connections);
-        Ok(Self { client, endpoint: endpoint.to_owned(), base, turns })
+        Ok(Self { client, endpoint: endpoint.to_owned(), base, turns, options: options.clone() })
+    }
+
+    /// The permit for one request, which holds it until its answer is read.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Error> {
+        if let Ok(turn) = self.turns.try_acquire() {
+            return Ok(turn);
+        }
+        let Options { connect_timeout, max_connections, .. } = self.options;
+        match tokio::time::timeout(connect_timeout, self.turns.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Error::new(
+                Kind::Timeout,
+                format!(
+                    "{}: as many requests as max_connections allows ({max_connections}) are under \
+                     way, and none ended within {} ms",
+                    self.endpoint,
+                    connect_timeout.as_millis()
+                ),
+            )
+            .transient()
+            .not_sent()),
+        }
     }
 
     async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
-        // Held until the answer is read; the semaphore is never closed.
-        let _turn = self.turns.acquire().await;
+        let _turn = self.turn().await?;
         // A connection that the server closed meanwhile is noticed only when its task runs.
         tokio::task::yield_now().await;
         let failed = |error: reqwest::Error| self.failed(error);
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        parts.uri = format!("{}{target}", self.base).parse::<Uri>().map_err(|error| {
+        let url = format!("{}{target}", self.base).parse().map_err(|error| {
             Error::new(Kind::Config, format!("{}: {error}", self.endpoint)).not_sent()
         })?;
-        let request =
-            reqwest::Request::try_from(Request::from_parts(parts, body)).map_err(failed)?;
-        let answer = self.client.execute(request).await.map_err(failed)?;
-        let mut response = Response::new(Bytes::new());
-        *response.status_mut() = answer.status();
-        *response.headers_mut() = answer.headers().clone();
-        *response.body_mut() = self.body(answer).await?;
+        let mut request = reqwest::Request::new(parts.method, url);
+        *request.headers_mut() = parts.headers;
+        if !body.is_empty() {
+            *request.body_mut() = Some(body.into());
+        }
+        let mut answer = self.client.execute(request).await.map_err(failed)?;
+        let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
+        let mut response = Response::new(self.body(answer).await?);
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
         Ok(response)
     }
 

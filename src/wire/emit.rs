@@ -133,7 +133,7 @@ fn section(page: &mut String, endpoint: &Endpoint) {
 fn repeat(endpoint: &Endpoint) -> &'static str {
     match endpoint.repeat {
         Repeat::Read => "It changes nothing and is retried.",
-        Repeat::Once => "It is sent again only when the server cannot have seen it.",
+        Repeat::Once => "It is sent again only when the server cannot have acted on it.",
         Repeat::Idempotent if guards(endpoint) => {
             "It is retried, but with a guarding option only when the server cannot have seen it."
         }

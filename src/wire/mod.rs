@@ -22,6 +22,7 @@ pub mod session;
 pub mod shape;
 pub mod status;
 pub mod table;
+pub mod tape;
 pub mod txn;
 pub mod value;
 

@@ -364,15 +364,23 @@ impl Draft {
         match param.place {
             Place::Path => {
                 let text = param.kind.path_text(value, &at)?;
-                self.label = format!("{} {text:?}", self.endpoint.name);
-                let segment = match param.kind {
-                    Shape::EncodedPath => text,
-                    Shape::Key | Shape::KeyPrefix => {
-                        utf8_percent_encode(&text, ESCAPED_IN_KEY).to_string()
-                    }
-                    _ => utf8_percent_encode(&text, ESCAPED).to_string(),
+                // A query can hold a token.
+                let shown = match param.kind {
+                    Shape::EncodedPath => text.split('?').next().unwrap_or_default(),
+                    _ => &text,
                 };
-                self.path = self.path.replace(&format!("{{{}}}", param.name), &segment);
+                self.label = format!("{} {shown:?}", self.endpoint.name);
+                let segment: Cow<str> = match param.kind {
+                    Shape::EncodedPath => text.into(),
+                    Shape::Key | Shape::KeyPrefix => {
+                        utf8_percent_encode(&text, ESCAPED_IN_KEY).into()
+                    }
+                    _ => utf8_percent_encode(&text, ESCAPED).into(),
+                };
+                let place = format!("{{{}}}", param.name);
+                if let Some(at) = self.path.find(&place) {
+                    self.path.replace_range(at..at + place.len(), &segment);
+                }
             }
             Place::Query(name) => self.add_query(param, name, value, &at)?,
             Place::QueryMembers => self.add_query_members(param, value, &at)?,

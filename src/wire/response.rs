@@ -1,16 +1,13 @@
 //! From an answer to the call's value and metadata, or to an error of a documented kind.
 
-use super::kv::Entry;
 use super::request::Request;
 use super::table::{Absent, Endpoint, Reply};
+use super::tape::{Base64, Item, Tape};
 use super::value::Value;
 use crate::error::{Error, Kind, RefusedOperation};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use std::time::Duration;
 
 /// What a successful call gives.
@@ -69,18 +66,44 @@ pub struct EntryMeta {
 
 impl Meta {
     fn of(headers: &HeaderMap) -> Self {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let number = |name: &str| text(name).and_then(|value| value.parse().ok());
-        Meta {
-            index: number("x-consul-index"),
-            known_leader: text("x-consul-knownleader").map(|value| value == "true"),
-            last_contact_ms: number("x-consul-lastcontact"),
-            content_hash: text("x-consul-contenthash").map(str::to_owned),
-            cache: text("x-cache").map(str::to_owned),
-            age_s: number("age"),
-            backend: text("x-consul-query-backend").map(str::to_owned),
-            ..Meta::default()
+        let mut meta = Meta::default();
+        // One look at each header is faster than a look-up for each name.
+        for (name, value) in headers {
+            let Ok(text) = value.to_str() else { continue };
+            match name.as_str() {
+                "x-consul-index" => meta.index = text.parse().ok(),
+                "x-consul-knownleader" => meta.known_leader = Some(text == "true"),
+                "x-consul-lastcontact" => meta.last_contact_ms = text.parse().ok(),
+                "x-consul-contenthash" => meta.content_hash = Some(text.to_owned()),
+                "x-cache" => meta.cache = Some(text.to_owned()),
+                "age" => meta.age_s = text.parse().ok(),
+                "x-consul-query-backend" => meta.backend = Some(text.to_owned()),
+                _ => {}
+            }
         }
+        meta
+    }
+}
+
+impl EntryMeta {
+    /// `None` when it is no entry.
+    fn of(entry: &Tape) -> Option<Self> {
+        let number = |name| match entry.member(name)? {
+            Item::Int(number) => u64::try_from(number).ok(),
+            Item::Uint(number) => Some(number),
+            _ => None,
+        };
+        let session = match entry.member("Session") {
+            Some(Item::Bytes(session)) => Some(String::from_utf8_lossy(session).into_owned()),
+            _ => None,
+        };
+        Some(EntryMeta {
+            flags: number("Flags")?,
+            session,
+            lock_index: number("LockIndex")?,
+            create_index: number("CreateIndex")?,
+            modify_index: number("ModifyIndex")?,
+        })
     }
 }
 
@@ -153,111 +176,81 @@ impl Request {
 }
 
 /// What a 404 is to this endpoint, unless it is an error.
-fn absent_value(endpoint: &Endpoint) -> Option<Value> {
+fn absent_value(endpoint: &Endpoint) -> Option<Tape> {
     match endpoint.absent {
-        Absent::Null => Some(Value::Null),
-        Absent::EmptyList => Some(Value::List(Vec::new())),
-        Absent::Done => Some(Value::Bool(true)),
+        Absent::Null => Some(Tape::null()),
+        Absent::EmptyList => Some(Tape::empty_list()),
+        Absent::Done => Some(Tape::done()),
         Absent::Error | Absent::SessionInvalid => None,
     }
 }
 
 impl Success {
+    /// Reads the body into a value.
+    ///
+    /// # Errors
+    /// [`Kind::Decode`] for what is no answer of Consul's.
+    pub fn answer(self) -> Result<Answer, Error> {
+        let (tape, meta) = self.read()?;
+        Ok(Answer { value: tape.value(), meta })
+    }
+
     /// Reads the body.
     ///
     /// # Errors
     /// [`Kind::Decode`] for what is no answer of Consul's.
-    pub fn answer(mut self) -> Result<Answer, Error> {
-        let value = match self.body.take() {
-            None => absent_value(self.endpoint).unwrap_or(Value::Null),
-            Some(body) => self.value(&body).map_err(|error| {
+    pub fn read(mut self) -> Result<(Tape, Meta), Error> {
+        let tape = match self.body.take() {
+            None => absent_value(self.endpoint).unwrap_or_else(Tape::null),
+            Some(body) => self.tape(body).map_err(|error| {
                 error.with_endpoint(&self.meta.endpoint).with_attempts(self.meta.attempts)
             })?,
         };
-        Ok(Answer { value, meta: self.meta })
+        Ok((tape, self.meta))
     }
 
-    fn value(&mut self, body: &Bytes) -> Result<Value, Error> {
+    fn tape(&mut self, body: Bytes) -> Result<Tape, Error> {
+        let json = |base64| {
+            Tape::of_json(body.clone(), base64)
+                .map_err(|error| self.not_understood(&error.to_string(), &body))
+        };
         match self.endpoint.reply {
-            Reply::Done | Reply::Applied => Ok(Value::Bool(true)),
-            Reply::Body => Ok(Value::Bytes(body.to_vec())),
-            Reply::Json => Ok(self.json::<serde_json::Value>(body)?.into()),
-            Reply::Member(name) => match self.json::<serde_json::Value>(body)?.get(name) {
-                Some(serde_json::Value::String(text)) => Ok(text.as_str().into()),
-                _ => Err(self.not_understood(&format!("an object with {name} was expected"), body)),
-            },
-            Reply::FirstItem => {
-                let items: Vec<serde_json::Value> = self.json(body)?;
-                Ok(items.into_iter().next().map_or(Value::Null, Value::from))
+            Reply::Done | Reply::Applied => Ok(Tape::done()),
+            Reply::Body => Ok(Tape::of_bytes(body)),
+            Reply::Json => json(Base64::Nowhere),
+            Reply::KvEntries | Reply::Events => json(Base64::InEntries),
+            Reply::Member(name) => json(Base64::Nowhere)?
+                .into_member(name)
+                .filter(|member| matches!(member.top(), Item::Bytes(_)))
+                .ok_or_else(|| {
+                    self.not_understood(&format!("an object with {name} was expected"), &body)
+                }),
+            Reply::FirstItem => json(Base64::Nowhere)?
+                .into_first()
+                .ok_or_else(|| self.not_understood("a list was expected", &body)),
+            Reply::Txn => {
+                let outcome = json(Base64::InResults)?;
+                if !matches!(outcome.top(), Item::Map(_)) {
+                    return Err(self.not_understood("a transaction's results were expected", &body));
+                }
+                let results = outcome.into_member("Results");
+                let is_list = |results: &Tape| matches!(results.top(), Item::List(_));
+                Ok(results.filter(is_list).unwrap_or_else(Tape::empty_list))
             }
             Reply::KvValue => {
-                let entries: Vec<Entry> = self.json(body)?;
-                let Some(entry) = entries.into_iter().next() else {
-                    return Ok(Value::Null);
-                };
-                self.meta.entry = Some(EntryMeta {
-                    flags: entry.flags,
-                    session: entry.session,
-                    lock_index: entry.lock_index,
-                    create_index: entry.create_index,
-                    modify_index: entry.modify_index,
-                });
-                Ok(Value::Bytes(entry.value))
-            }
-            Reply::KvEntries | Reply::Events => {
-                let entries: Value = self.json::<serde_json::Value>(body)?.into();
-                self.with_bytes(entries, body)
-            }
-            Reply::Txn => {
-                let outcome: Value = self.json::<serde_json::Value>(body)?.into();
-                match outcome {
-                    Value::Map(members) => {
-                        match members.into_iter().find(|(name, _)| name == "Results") {
-                            Some((_, Value::List(results))) => {
-                                let decoded =
-                                    results.into_iter().map(|result| self.with_bytes(result, body));
-                                Ok(Value::List(decoded.collect::<Result<_, _>>()?))
-                            }
-                            _ => Ok(Value::List(Vec::new())),
-                        }
-                    }
-                    _ => Err(self.not_understood("a transaction's results were expected", body)),
+                let entries = json(Base64::InEntries)?;
+                let entry = entries
+                    .into_first()
+                    .ok_or_else(|| self.not_understood("a list was expected", &body))?;
+                if entry.top() == Item::Null {
+                    return Ok(entry);
                 }
+                let meta = EntryMeta::of(&entry)
+                    .ok_or_else(|| self.not_understood("an entry was expected", &body))?;
+                self.meta.entry = Some(meta);
+                Ok(entry.into_member("Value").unwrap_or_else(|| Tape::of_bytes(Bytes::new())))
             }
         }
-    }
-
-    /// Replaces base64 by bytes in the entry, the list of entries or the result of a transaction.
-    fn with_bytes(&self, value: Value, body: &Bytes) -> Result<Value, Error> {
-        match value {
-            Value::List(items) => {
-                let decoded = items.into_iter().map(|item| self.with_bytes(item, body));
-                Ok(Value::List(decoded.collect::<Result<_, _>>()?))
-            }
-            Value::Map(members) => {
-                let mut decoded = Vec::with_capacity(members.len());
-                for (name, member) in members {
-                    let member = match (name.as_str(), member) {
-                        ("Value" | "Payload", Value::Null) => Value::Bytes(Vec::new()),
-                        ("Value" | "Payload", Value::Bytes(text)) => match BASE64.decode(text) {
-                            Ok(bytes) => Value::Bytes(bytes),
-                            Err(_) => {
-                                return Err(self.not_understood("a value is not base64", body));
-                            }
-                        },
-                        ("KV", entry) => self.with_bytes(entry, body)?,
-                        (_, member) => member,
-                    };
-                    decoded.push((name, member));
-                }
-                Ok(Value::Map(decoded))
-            }
-            other => Ok(other),
-        }
-    }
-
-    fn json<T: DeserializeOwned>(&self, body: &Bytes) -> Result<T, Error> {
-        serde_json::from_slice(body).map_err(|error| self.not_understood(&error.to_string(), body))
     }
 
     fn not_understood(&self, why: &str, body: &Bytes) -> Error {
@@ -295,10 +288,8 @@ impl Request {
                 None => "this server does not know it".to_owned(),
             },
             (Kind::SessionInvalid, "") => "the session does not exist".to_owned(),
+            _ if response.status().is_redirection() => redirection(response.headers()),
             (_, "") => response.status().canonical_reason().unwrap_or("no reason given").to_owned(),
-            _ if response.status().is_redirection() => {
-                "the server redirects to another path; this is not followed".to_owned()
-            }
             _ => excerpt(response.body()),
         };
         let error = Error::new(kind, format!("{}: {said} (HTTP {status})", self.label))
@@ -323,6 +314,8 @@ impl Request {
     fn kind_of(&self, status: u16, text: &str, unknown_endpoint: bool) -> Kind {
         let says = |words: &[&str]| contains_any(text, words);
         match status {
+            // How servers written in Go answer on a port for TLS.
+            400 if says(&["HTTP request to an HTTPS server"]) => Kind::Tls,
             300..=400 => Kind::Argument,
             401 | 405 => Kind::Unsupported,
             403 | 500 if says(&["ACL not found"]) => Kind::AclNotFound,
@@ -394,6 +387,16 @@ pub fn retry_after(response: &Response<Bytes>) -> Duration {
     let header = response.headers().get(http::header::RETRY_AFTER);
     let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
     Duration::from_secs(seconds.unwrap_or(0))
+}
+
+/// What a redirect says, without the query, which can hold what no message may show.
+fn redirection(headers: &HeaderMap) -> String {
+    let location = headers.get(http::header::LOCATION).and_then(|value| value.to_str().ok());
+    let aim = match location.and_then(|location| location.split('?').next()) {
+        Some(path) => excerpt(path.as_bytes()),
+        None => "another path".to_owned(),
+    };
+    format!("the server redirects to {aim}, which is not followed")
 }
 
 /// Whether a 404 means that the server has no such endpoint. 1.8.7 says it with an empty answer

@@ -1,0 +1,70 @@
+//! Native functions as `module.lua` calls them. They raise nothing themselves, because an error
+//! that leaves mlua is a userdata: they give nil, a message and the level to raise it at.
+
+use super::value;
+use crate::error::{Error, caught};
+use mlua::{Function, IntoLua, Lua, MultiValue, Value};
+
+/// The level at which Lua's `error` adds no position.
+const AS_IT_IS: i32 = 0;
+
+/// Why a native function gives no values of its own.
+pub enum Failure {
+    /// Misuse, which is raised at the caller's line, or a call's failure, which is returned.
+    Error(Error),
+    /// An error of Lua's own, which is raised as it is.
+    Lua(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Error(error)
+    }
+}
+
+impl From<mlua::Error> for Failure {
+    fn from(error: mlua::Error) -> Failure {
+        Failure::Lua(match &error {
+            mlua::Error::CallbackError { cause, .. } => return cause.as_ref().clone().into(),
+            // As the engines word it.
+            mlua::Error::MemoryError(_) => "not enough memory".to_owned(),
+            mlua::Error::RuntimeError(text) => match text.rsplit_once("\nstack traceback:") {
+                Some((message, _)) => message.to_owned(),
+                None => text.clone(),
+            },
+            _ => error.to_string(),
+        })
+    }
+}
+
+/// What a native function gives: its results, or nil, a message and perhaps a level.
+pub type Results = (Value, Value, Value);
+
+/// A native function. A panic in it is a defect of this library, and an error in Lua.
+pub fn function(
+    lua: &Lua,
+    name: &'static str,
+    body: impl Fn(&Lua, MultiValue) -> Result<Results, Failure> + 'static,
+) -> mlua::Result<Function> {
+    lua.create_function(move |lua, args| {
+        let failure = match caught(|| body(lua, args)) {
+            Ok(Ok(results)) => return Ok(results),
+            Ok(Err(failure)) => failure,
+            Err(panic) => {
+                Failure::Lua(format!("{name}: a defect of consul_ffi, please report it: {panic}"))
+            }
+        };
+        // An engine without memory has none for a message either; `module.lua` has that one.
+        Ok(results(lua, failure).unwrap_or((Value::Nil, Value::Nil, Value::Nil)))
+    })
+}
+
+fn results(lua: &Lua, failure: Failure) -> mlua::Result<Results> {
+    match failure {
+        Failure::Error(error) if error.is_misuse() => {
+            Ok((Value::Nil, error.message().into_lua(lua)?, Value::Nil))
+        }
+        Failure::Error(error) => value::outcome(lua, Err(error)),
+        Failure::Lua(message) => Ok((Value::Nil, message.into_lua(lua)?, AS_IT_IS.into_lua(lua)?)),
+    }
+}

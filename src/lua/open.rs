@@ -1,0 +1,113 @@
+//! What a client has until it is closed, and how calls run on the calling thread.
+
+use super::hooks;
+use super::native::Failure;
+use crate::client::Client;
+use crate::config::Config;
+use crate::connect::connect;
+use crate::error::{Error, Kind};
+use crate::os;
+use mlua::Lua;
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::mem;
+use std::rc::Rc;
+use std::task::Poll;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+/// A runtime of its own lets a call run on the calling thread, and a plain client start none.
+pub struct Open {
+    client: Client,
+    runtime: Runtime,
+    /// When hooks are due. It goes on from call to call, since setting a timer for each call costs
+    /// more than all the rest of the guard.
+    tick: RefCell<Interval>,
+    /// The process that made this, counted in forks.
+    generation: u32,
+}
+
+impl Open {
+    /// What a client with this configuration needs. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] when the system has no descriptors left, or as [`connect`].
+    pub fn new(config: &Config) -> Result<Rc<Open>, Error> {
+        let unavailable = |error| {
+            Error::new(Kind::Config, format!("no runtime can be started: {error}")).not_sent()
+        };
+        os::watch_forks().map_err(unavailable)?;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            // Name look-ups run in threads, and cannot be ended: a dead name server must not make
+            // ever more of them.
+            .max_blocking_threads(8)
+            .on_thread_start(os::block_signals)
+            .build()
+            .map_err(unavailable)?;
+        let mut tick = {
+            let _context = runtime.enter();
+            interval_at(Instant::now() + hooks::INTERVAL, hooks::INTERVAL)
+        };
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let client = connect(config)?;
+        let generation = os::fork_generation();
+        Ok(Rc::new(Open { client, runtime, tick: RefCell::new(tick), generation }))
+    }
+
+    /// The client itself.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Whether this process made it, and not one that this was forked from: then its runtime would
+    /// hang here, and its connections are the parent's.
+    pub fn is_ours(&self) -> bool {
+        self.generation == os::fork_generation()
+    }
+
+    /// Runs `work` to its end on the calling thread, with pauses in which hooks run.
+    ///
+    /// # Errors
+    /// What a hook raised; then the work is dropped.
+    pub fn run<T>(&self, lua: &Lua, work: impl Future<Output = T>) -> Result<T, Failure> {
+        let mut work = Box::pin(async {
+            match self.client.clock().as_manual() {
+                Some(clock) => clock.drive(work).await,
+                None => work.await,
+            }
+        });
+        loop {
+            let until_tick = poll_fn(|context| match work.as_mut().poll(context) {
+                Poll::Ready(done) => Poll::Ready(Some(done)),
+                Poll::Pending => self.tick.borrow_mut().poll_tick(context).map(|_| None),
+            });
+            let no_sigpipe = os::NoSigpipe::new();
+            let done = self.runtime.block_on(until_tick);
+            drop(no_sigpipe);
+            if let Some(done) = done {
+                return Ok(done);
+            }
+            let hooks = hooks::run(lua);
+            if !self.is_ours() {
+                // To drop it would take the parent's connection out of what the parent waits for.
+                mem::forget(work);
+                let message =
+                    "a hook forked the process during the call, which only its parent makes";
+                return Err(Error::new(Kind::Closed, message).into());
+            }
+            hooks?;
+        }
+    }
+
+    /// Lets go of it; what nobody uses any more ends.
+    pub fn release(open: Rc<Open>) {
+        if !open.is_ours() {
+            mem::forget(open);
+        } else if let Some(open) = Rc::into_inner(open) {
+            drop(open.client);
+            // A plain drop would wait for name look-ups that are still under way.
+            open.runtime.shutdown_background();
+        }
+    }
+}
