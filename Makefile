@@ -58,6 +58,12 @@ test:
 soak:
 	@scripts/soak.sh
 
+.PHONY: dst
+## dst [SEEDS=500] [SEED=17]: plays histories of locks under faults, or one and shows it
+dst:
+	$(if $(SEED),SEED=$(SEED)) SEEDS=$(or $(SEEDS),500) cargo test --quiet --no-default-features \
+		--features sabotage --profile simulation --test simulation
+
 .PHONY: spec
 ## spec [LUA=lua5.4] [CONSUL=1.21] [ARGS=--tags=smoke]: runs the Lua specs alone
 spec: build-$(flavour)
@@ -75,7 +81,7 @@ lint-fmt:
 	cargo fmt --check
 
 lint-clippy:
-	cargo clippy --all-targets --no-default-features --features server -- -D warnings
+	cargo clippy --all-targets --no-default-features --features server,sabotage -- -D warnings
 
 # With a Lua feature only the library links.
 $(FLAVOURS:%=lint-clippy-%): lint-clippy-%:

@@ -8,13 +8,14 @@
 #   api       the tests of HashiCorp's Go client on consul-sim (some minutes)
 #   random    5,000 sequences of random requests, simulated and on a real Consul (SEQUENCES)
 #   fuzz      10 minutes of random requests, whole and broken ones, simulated (FUZZ_SECONDS)
+#   locks     20,000 histories of locks under faults (SEEDS)
 #   failover  50,000 sequences of faults of endpoints, on a clock that the test moves (SEQUENCES)
 #
 # A step whose needs cannot be had is skipped, aloud. Exit status: 0 when nothing failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all_steps=(api random fuzz failover)
+all_steps=(api random fuzz locks failover)
 
 if [ "${1:-}" = --help ]; then
     sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
@@ -54,6 +55,10 @@ step_random() {
 
 step_fuzz() {
     FUZZ_SECONDS=${FUZZ_SECONDS:-600} test_with fuzz
+}
+
+step_locks() {
+    run make --no-print-directory dst SEEDS="${SEEDS:-20000}"
 }
 
 step_failover() {

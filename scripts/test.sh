@@ -8,6 +8,7 @@
 #   build               the module of each of the three flavours
 #   lint                each of the checks of `make lint`
 #   rust                cargo test, without Lua
+#   simulation          500 histories of locks under faults (SEEDS), and that each rule is needed
 #   busted-luajit-sim   the Lua specs on LuaJIT, simulated
 #   busted-luajit-consul-sim  the same on the simulated agent behind a socket
 #   busted-luajit-1.21  the same on a real Consul 1.21
@@ -23,7 +24,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 all_steps=(
-    build lint rust
+    build lint rust simulation
     busted-luajit-sim busted-luajit-consul-sim busted-luajit-1.21 busted-luajit-1.8
     busted-5.1-sim busted-5.4-sim busted-5.1-1.21 busted-5.4-1.21
 )
@@ -131,13 +132,22 @@ step_lint() {
     done
 }
 
-step_rust() {
+# run_cargo_test ARG…: cargo test, counted.
+run_cargo_test() {
     local status=0 counts
-    run cargo test --no-default-features --features server --no-fail-fast || status=$?
+    run cargo test --no-default-features "$@" || status=$?
     counts=$(sed -n -E 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored.*/\1 \2 \3/p' \
         "$log" | awk '{ p += $1; f += $2; i += $3 } END { print p + 0, f + 0, i + 0 }')
     # shellcheck disable=SC2086 # three numbers
     add_counts "$status" $counts
+}
+
+step_rust() {
+    run_cargo_test --features server --no-fail-fast
+}
+
+step_simulation() {
+    run_cargo_test --features sabotage --profile simulation --test simulation
 }
 
 # step_busted ENGINE TARGET: TARGET is sim, consul-sim or a version of Consul.

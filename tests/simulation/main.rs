@@ -1,8 +1,8 @@
 //! Histories under a virtual clock and a seed: locks under every fault that we could think of.
 //!
-//!     SEEDS=500 cargo test --features sabotage --test simulation
-//!     SEED=17 …           replays one history and prints it
-//!     BROKEN=NoLockDelay SEED=17 …   the same without one rule
+//!     make dst SEEDS=500
+//!     make dst SEED=17                       one of them, shown
+//!     BROKEN=NoLockDelay make dst SEED=0     the same without one rule
 
 mod locks;
 mod world;
