@@ -110,7 +110,7 @@ bench:
 	benches/reads.sh
 
 .PHONY: docs
-## docs: writes docs/api.md and lua/meta, makes the Rust documentation in target/doc
+## docs: writes docs/api.md, docs/configuration.md and lua/meta, makes the Rust documentation in target/doc
 docs:
 	UPDATE_REFERENCE=1 cargo test --quiet --no-default-features --test reference
 	cargo doc --no-deps --no-default-features

@@ -5,15 +5,16 @@
 #
 # Without a STEP all of them run, each to its end whatever the others did:
 #
-#   api     the tests of HashiCorp's Go client on consul-sim (some minutes)
-#   random  5,000 sequences of random requests, simulated and on a real Consul (SEQUENCES)
-#   fuzz    10 minutes of random requests, whole and broken ones, simulated (FUZZ_SECONDS)
+#   api       the tests of HashiCorp's Go client on consul-sim (some minutes)
+#   random    5,000 sequences of random requests, simulated and on a real Consul (SEQUENCES)
+#   fuzz      10 minutes of random requests, whole and broken ones, simulated (FUZZ_SECONDS)
+#   failover  50,000 sequences of faults of endpoints, on a clock that the test moves (SEQUENCES)
 #
 # A step whose needs cannot be had is skipped, aloud. Exit status: 0 when nothing failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all_steps=(api random fuzz)
+all_steps=(api random fuzz failover)
 
 if [ "${1:-}" = --help ]; then
     sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
@@ -53,6 +54,10 @@ step_random() {
 
 step_fuzz() {
     FUZZ_SECONDS=${FUZZ_SECONDS:-600} test_with fuzz
+}
+
+step_failover() {
+    SEQUENCES=${SEQUENCES:-50000} test_with failover
 }
 
 for step in "${steps[@]}"; do

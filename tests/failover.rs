@@ -664,8 +664,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// How many sequences; scripts/soak.sh wants more.
+fn cases() -> u32 {
+    std::env::var("SEQUENCES").ok().and_then(|count| count.parse().ok()).unwrap_or(400)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever the endpoints do, in whatever order: no call takes longer than its budget; a write
     /// that must not be repeated is never sent again once it can have been applied; and a read or

@@ -213,22 +213,28 @@ fn wait_goes_on() {
     assert!((wait..wait + wait / 16 + SLACK).contains(&took), "{took:?}");
 }
 
-/// Stale reads serve while there is no leader, and writes that may be repeated wait for the next one.
+/// Waits until a server has this value: a follower learns a little later that a write is committed.
+fn wait_for_value(url: &String, value: &str) {
+    let one = Program::new(std::slice::from_ref(url), Defaults::default());
+    let end = Instant::now() + Duration::from_secs(10);
+    let has_it = || {
+        let read = one.call("kv_get", key().opt("stale", true));
+        read.is_ok_and(|answer| answer.value == Value::from(value))
+    };
+    while !has_it() {
+        assert!(Instant::now() < end, "{url} never gets the value");
+    }
+}
+
+/// Stale reads serve while there is no leader, and a write that may be repeated waits for the next
+/// one.
 fn leaders_death(mut cluster: Cluster) {
     let urls: Vec<_> = (0..3).map(|index| format!("http://{}", cluster.address(index))).collect();
     let defaults = Defaults { stale_if_error: true, ..Defaults::default() };
     let program = Program::new(&urls, defaults);
     program.put().expect("it is written");
     assert!(!program.get().expect("an answer").meta.stale);
-    for url in &urls {
-        // A follower learns a little later that a write is committed.
-        let one = Program::new(std::slice::from_ref(url), Defaults::default());
-        let read = || one.call("kv_get", key().opt("stale", true)).expect("an answer").value;
-        let end = Instant::now() + Duration::from_secs(10);
-        while read() != Value::from("v") {
-            assert!(Instant::now() < end, "{url} never gets the value");
-        }
-    }
+    urls.iter().for_each(|url| wait_for_value(url, "v"));
     let leader = cluster.wait_for_leader();
     cluster.kill(leader);
     let killed = Instant::now();
@@ -255,7 +261,28 @@ fn leaders_death(mut cluster: Cluster) {
     cluster.kill(next);
     let (timeout, retry_count) = (Duration::from_secs(30), 30);
     let patient = Settings { timeout, retry_count, defaults: Defaults::default() };
-    let answer = Program::with(&urls, patient).call("kv_put", key().arg("w"));
+    let patient = Program::with(&urls, patient);
+    let answer = patient.call("kv_put", key().arg("w"));
     assert!(answer.expect("it is written").meta.attempts > 1);
     assert_eq!(program.get().expect("an answer").value, Value::from("w"));
+    let running = urls.iter().enumerate().filter(|(index, _)| *index != next);
+    running.for_each(|(_, url)| wait_for_value(url, "w"));
+    // One that is stopped keeps its connections and answers nothing; the last one has no quorum.
+    let stopped = cluster.wait_for_leader();
+    cluster.stop(stopped);
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let answer = program.get().expect("an answer");
+        assert_eq!(answer.value, Value::from("w"));
+        let took = answer.meta.request_ms;
+        assert!(took < (TIMEOUT + SLACK).as_secs_f64() * 1e3, "{took} ms");
+        if answer.meta.stale {
+            break;
+        }
+        assert!(Instant::now() < end, "there is no quorum, but a leader answers");
+    }
+    cluster.cont(stopped);
+    cluster.wait_for_leader();
+    let fresh = patient.get().expect("an answer");
+    assert_eq!((fresh.value, fresh.meta.stale), (Value::from("w"), false));
 }

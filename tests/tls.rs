@@ -146,21 +146,24 @@ fn a_certificate_for_another_name_is_refused_naming_both() {
 
 #[test]
 fn a_server_name_is_indicated_and_checked_instead_of_the_host() {
-    let world = World::serving(|authority| authority.sign(&["server.dc1.consul"]).server(None));
-    let with_name = |name: &str| {
-        client(&[
-            ("endpoint", format!("https://{}/prefix", world.server.address).into()),
-            ("tls_ca_file", world.ca_file.as_str().into()),
-            ("tls_server_name", name.into()),
-        ])
-    };
-    works(&with_name("server.dc1.consul"));
-    assert_eq!(world.server.server_names(), ["server.dc1.consul"]);
-    // HTTP still goes to the endpoint's host.
-    let head = world.server.heads().remove(0).to_lowercase();
-    assert!(head.starts_with("get /prefix/v1/kv/k "), "{head}");
-    assert!(head.contains(&format!("host: {}\r\n", world.server.address)), "{head}");
-    assert!(refusal(&with_name("server.dc2.consul")).contains("not for server.dc2.consul"));
+    for host in ["127.0.0.1", "localhost"] {
+        let world = World::serving(|authority| authority.sign(&["server.dc1.consul"]).server(None));
+        let address = world.server.address.replace("127.0.0.1", host);
+        let with_name = |name: &str| {
+            client(&[
+                ("endpoint", format!("https://{address}/prefix").into()),
+                ("tls_ca_file", world.ca_file.as_str().into()),
+                ("tls_server_name", name.into()),
+            ])
+        };
+        works(&with_name("server.dc1.consul"));
+        assert_eq!(world.server.server_names(), ["server.dc1.consul"]);
+        // HTTP still goes to the endpoint's host.
+        let head = world.server.heads().remove(0).to_lowercase();
+        assert!(head.starts_with("get /prefix/v1/kv/k "), "{head}");
+        assert!(head.contains(&format!("host: {address}\r\n")), "{head}");
+        assert!(refusal(&with_name("server.dc2.consul")).contains("not for server.dc2.consul"));
+    }
 }
 
 #[test]

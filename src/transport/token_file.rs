@@ -5,13 +5,17 @@ use crate::clock::{BoxFuture, Clock, Instant};
 use crate::error::{Error, Kind};
 use ::http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use bytes::Bytes;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How old what is known of the file may be when a request is made.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What is read of the file; a token and the white space around it are far shorter.
+const MOST_BYTES: u64 = 64 << 10;
 
 const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 
@@ -88,13 +92,20 @@ impl TokenFile {
 }
 
 fn read(path: &Path) -> Result<HeaderValue, String> {
-    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    // To open a pipe could wait for ever for somebody to write into it.
+    if !fs::metadata(path).map_err(|error| error.to_string())?.is_file() {
+        return Err("it is no regular file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     let text = bytes.trim_ascii();
     if text.is_empty() {
         return Err("it holds no token".to_owned());
     }
-    let token = HeaderValue::from_bytes(text);
-    let mut token = token.map_err(|_| "what it holds is no token".to_owned())?;
+    let is_token = text.iter().all(u8::is_ascii_graphic);
+    let token = HeaderValue::from_bytes(text).ok().filter(|_| is_token);
+    let mut token = token.ok_or_else(|| "what it holds is no token".to_owned())?;
     token.set_sensitive(true);
     Ok(token)
 }
@@ -288,13 +299,15 @@ mod tests {
     fn a_file_without_a_token_is_refused_without_showing_what_it_holds() {
         let world = World::new(&[], 403, "");
         let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
-        for content in ["", " \n", "s3cret\nlines", "s3cret\u{7f}"] {
+        for content in ["", " \n", "s3cret\nlines", "s3cret\u{7f}", "\u{feff}s3cret"] {
             world.holds(content);
             let error = TokenFile::open(&world.path, Arc::clone(&clock)).unwrap_err();
             assert_eq!(error.kind(), Kind::Config);
             assert!(error.message().starts_with("token_file: "), "{error}");
             assert!(!error.message().contains("s3cret"), "{error}");
         }
+        let error = TokenFile::open(Path::new("/dev/null"), Arc::clone(&clock)).unwrap_err();
+        assert!(error.message().contains("/dev/null: it is no regular file"), "{error}");
         let error = TokenFile::open(Path::new("/no/such/file"), clock).unwrap_err();
         assert!(error.message().contains("/no/such/file: No such file"), "{error}");
     }

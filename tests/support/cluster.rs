@@ -64,11 +64,12 @@ impl Cluster {
         let mut cluster = Cluster { binary, is_old: version.starts_with("1.8"), folder, servers };
         (0..count).for_each(|index| cluster.restart(index));
         cluster.wait_until("is ready", |cluster| {
-            cluster.leader().is_some()
+            let knows_all = cluster.leader().is_some()
                 && (0..count).all(|index| {
                     let nodes = cluster.get(index, "/v1/catalog/nodes").unwrap_or_default();
                     (0..count).all(|other| nodes.contains(&format!("\"server-{other}\"")))
-                })
+                });
+            knows_all.then_some(())
         });
         Ok(cluster)
     }
@@ -98,8 +99,7 @@ impl Cluster {
 
     /// Waits until there is a leader, and gives it.
     pub fn wait_for_leader(&self) -> usize {
-        self.wait_until("has a leader", |cluster| cluster.leader().is_some());
-        self.leader().expect("it still leads")
+        self.wait_until("has a leader", Cluster::leader)
     }
 
     /// Kills a server, as a power cut would; its data stay.
@@ -184,9 +184,12 @@ impl Cluster {
         head.contains(" 200 ").then(|| body.to_owned())
     }
 
-    fn wait_until(&self, what: &str, holds: impl Fn(&Cluster) -> bool) {
+    fn wait_until<R>(&self, what: &str, is_so: impl Fn(&Cluster) -> Option<R>) -> R {
         let end = Instant::now() + PATIENCE;
-        while !holds(self) {
+        loop {
+            if let Some(result) = is_so(self) {
+                return result;
+            }
             assert!(Instant::now() < end, "the cluster never {what}:\n{}", self.logs());
             thread::sleep(Duration::from_millis(50));
         }
