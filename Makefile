@@ -98,16 +98,18 @@ lint-shellcheck:
 lint-gofmt:
 	@if ! command -v gofmt >/dev/null; then \
 		echo "SKIPPED: there is no gofmt"; \
-	elif unformatted=$$(gofmt -l tests/interop) && [ -n "$$unformatted" ]; then \
+	elif unformatted=$$(gofmt -l tests/interop benches/clients/go) && [ -n "$$unformatted" ]; then \
 		echo "gofmt -w: $$unformatted"; \
 		exit 1; \
 	fi
 
 .PHONY: bench
-## bench: measures, and fails when a bound does not hold
+## bench: measures, beside other clients too (ten minutes), and fails when a bound does not hold
 bench:
+	scripts/install-deps.sh bench
 	cargo bench --no-default-features --features server --bench simulate
 	benches/reads.sh
+	benches/clients.sh
 
 .PHONY: docs
 ## docs: writes docs/api.md, docs/configuration.md and lua/meta, makes the Rust documentation in target/doc

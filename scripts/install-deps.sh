@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Installs with apt-get, by package name, the programs that are missing; says which.
 #
-#   scripts/install-deps.sh [test|demo]
+#   scripts/install-deps.sh [test|demo|bench]
 #
 # test (the default): what `make test` needs. demo: what `make demo` needs for the engine that $LUA
-# names (luajit by default). Without apt-get it says what to install, and fails.
+# names (luajit by default). bench: the clients that `make bench` compares with, but for Go's.
+# Without apt-get it says what to install, and fails.
 set -euo pipefail
 
 purpose=${1:-test}
@@ -35,8 +36,17 @@ case $purpose in
         [ -e /usr/include/lua5.4/lua.h ] || packages+=(liblua5.4-dev)
         [ -e /usr/include/lua5.1/lua.h ] || packages+=(liblua5.1-0-dev)
         ;;
+    bench)
+        needs=(luajit=luajit cc=build-essential wrk=wrk)
+        [ -e /usr/include/lua5.1/lua.h ] || packages+=(liblua5.1-0-dev)
+        # has MODULE: can LuaJIT load it?
+        has() { luajit -e "require('$1')" 2>/dev/null; }
+        has socket.http || packages+=(lua-socket)
+        has cjson || packages+=(lua-cjson)
+        luajit -e "require('ffi').load('libcurl.so.4')" 2>/dev/null || packages+=(libcurl4)
+        ;;
     *)
-        echo "usage: scripts/install-deps.sh [test|demo]" >&2
+        echo "usage: scripts/install-deps.sh [test|demo|bench]" >&2
         exit 2
         ;;
 esac

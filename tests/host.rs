@@ -7,6 +7,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -37,6 +38,7 @@ type Run = fn(&Engine) -> Result<(), Failed>;
 const TESTS: &[(&str, Run)] = &[
     ("states_end_with_clients_open", states_end_with_clients_open),
     ("states_end_with_calls_in_flight", states_end_with_calls_in_flight),
+    ("a_name_look_up_holds_no_end_up", a_name_look_up_holds_no_end_up),
     ("two_threads_have_a_state_each", two_threads_have_a_state_each),
     ("two_threads_have_calls_in_flight", two_threads_have_calls_in_flight),
     ("parent_and_children_go_on_simulated", parent_and_children_go_on_simulated),
@@ -44,6 +46,7 @@ const TESTS: &[(&str, Run)] = &[
     ("children_have_none_of_their_parents_handles", children_have_none_of_their_parents_handles),
     ("handles_share_no_connection_with_children", handles_share_no_connection_with_children),
     ("ctrl_c_ends_a_long_wait_for_a_handle", ctrl_c_ends_a_long_wait_for_a_handle),
+    ("abandoned_waits_leave_nothing", abandoned_waits_leave_nothing),
     ("ctrl_c_ends_a_long_wait_on_a_socket", ctrl_c_ends_a_long_wait_on_a_socket),
     ("ctrl_c_ends_a_long_wait_simulated", ctrl_c_ends_a_long_wait_simulated),
     ("a_broken_put_does_not_end_the_process", a_broken_put_does_not_end_the_process),
@@ -75,6 +78,10 @@ fn states_end_with_calls_in_flight(engine: &Engine) -> Result<(), Failed> {
 
 fn two_threads_have_calls_in_flight(engine: &Engine) -> Result<(), Failed> {
     succeeds(engine.host()?.args(["threads", "50", "handles.lua"]))
+}
+
+fn a_name_look_up_holds_no_end_up(engine: &Engine) -> Result<(), Failed> {
+    succeeds(engine.host()?.args(["run", "lookup.lua"]))
 }
 
 fn two_threads_have_a_state_each(engine: &Engine) -> Result<(), Failed> {
@@ -113,6 +120,11 @@ fn handles_share_no_connection_with_children(engine: &Engine) -> Result<(), Fail
         return Ok(());
     }
     Err(format!("connections by user: {connections:?}").into())
+}
+
+fn abandoned_waits_leave_nothing(engine: &Engine) -> Result<(), Failed> {
+    let server = CountingServer::start();
+    succeeds(engine.host()?.args(["run", "abandoned.lua", &server.url]))
 }
 
 fn ctrl_c_ends_a_long_wait_on_a_socket(engine: &Engine) -> Result<(), Failed> {
@@ -230,7 +242,8 @@ impl Engine {
             .env_remove("LUA_PATH_5_4")
             .env_remove("LUA_CPATH_5_4")
             .env_remove("CONSUL_HTTP_ADDR")
-            .current_dir(folder());
+            .current_dir(folder())
+            .process_group(0);
         command
     }
 }
@@ -253,7 +266,8 @@ fn output_within(mut child: Child, limit: Duration) -> Result<Output, Failed> {
     let begun = Instant::now();
     while child.try_wait()?.is_none() {
         if begun.elapsed() > limit {
-            child.kill()?;
+            // With its own children, which hold its output too.
+            Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status()?;
             let output = child.wait_with_output()?;
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(format!("it still ran after {limit:?}: {said}").into());

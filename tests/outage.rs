@@ -162,11 +162,11 @@ fn slow() {
 }
 
 fn cut() {
-    let (proxies, program) = proxied(2);
     for bytes in [0, 20] {
+        let (proxies, program) = proxied(2);
         proxies[0].set(Network::CutAfter(bytes));
         let answer = program.get().expect("the second one answers");
-        assert_eq!(answer.meta.endpoint, proxies[1].url());
+        assert_eq!((answer.meta.endpoint, answer.meta.attempts), (proxies[1].url(), 2));
     }
 }
 

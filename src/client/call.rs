@@ -258,7 +258,12 @@ impl<'a> Call<'a> {
     /// The call's outcome when this was the last attempt's.
     fn outcome_of(&self, error: Error) -> Error {
         let changes = self.request.endpoint.repeat != Repeat::Read;
-        error.with_maybe_applied(changes && self.maybe_applied)
+        let error = error.with_maybe_applied(changes && self.maybe_applied);
+        if self.attempts < 2 {
+            return error;
+        }
+        let took_ms = (self.client.clock.now() - self.start).as_millis();
+        error.with_note(&format!("after {} attempts in {took_ms} ms", self.attempts))
     }
 
     fn note_answer(&self, index: usize) {
@@ -292,5 +297,5 @@ fn is_endpoints_own(error: &Error) -> bool {
 
 /// Whether a failure is the lack of a leader, or the loss of the way to it.
 fn is_leaders_trouble(error: &Error) -> bool {
-    error.retryable() && error.status() == Some(500)
+    error.retryable() && error.status() == Some(500) && !is_endpoints_own(error)
 }

@@ -100,6 +100,15 @@ ConsulClient.destroy = ConsulClient.close
 
 -- The names of older programs.
 
+-- No metamethod of the caller's runs.
+local function copy(options)
+  local copied = {}
+  for name, value in next, options do
+    copied[name] = value
+  end
+  return copied
+end
+
 local get, delete = native.methods.kv_get, native.methods.kv_delete
 local list, delete_tree = native.methods.kv_list, native.methods.kv_delete_tree
 
@@ -108,13 +117,10 @@ local function or_tree(one, tree)
   return method(function(client, key, options, ...)
     if options == true then
       return tree(client, key, ...)
-    elseif type(options) == "table" and options.recurse ~= nil then
-      local rest = {}
-      for name, value in pairs(options) do
-        rest[name] = value
-      end
+    elseif type(options) == "table" and rawget(options, "recurse") ~= nil then
+      local rest = copy(options)
       rest.recurse = nil
-      return (options.recurse and tree or one)(client, key, rest, ...)
+      return (rawget(options, "recurse") and tree or one)(client, key, rest, ...)
     elseif options == false then
       options = nil
     end
@@ -134,20 +140,24 @@ function ConsulClient.register_service(client, id, name, address, port, tags)
     end
     definition = { ID = id, Name = name, Address = address, Port = port, Tags = tags }
   end
-  return client:agent_service_register(definition)
+  return ConsulClient.agent_service_register(client, definition)
 end
 
 function ConsulClient.deregister_service(client, id)
-  return client:agent_service_deregister(id)
+  return ConsulClient.agent_service_deregister(client, id)
 end
 
 -- The instances that pass their checks, as { id, name, address, port, tags, meta, node }.
 function ConsulClient.discover_services(client, name, options)
-  local passing = { passing = true }
-  for option, value in pairs(options or {}) do
-    passing[option] = value
+  if options == nil then
+    options = { passing = true }
+  elseif type(options) == "table" then
+    options = copy(options)
+    if options.passing == nil then
+      options.passing = true
+    end
   end
-  local success, response, extra = client:health_service(name, passing)
+  local success, response, extra = ConsulClient.health_service(client, name, options)
   if not success then
     return success, response, extra
   end
@@ -186,7 +196,7 @@ function Session.__index(_, name)
 end
 
 function ConsulClient.create_session(client, name, ttl)
-  local success, response, extra = client:session_create({ Name = name, TTL = ttl })
+  local success, response, extra = ConsulClient.session_create(client, { Name = name, TTL = ttl })
   if success then
     response = setmetatable({ id = response, ID = response }, Session)
   end
@@ -194,7 +204,7 @@ function ConsulClient.create_session(client, name, ttl)
 end
 
 function ConsulClient.destroy_session(client, session)
-  return client:session_destroy(type(session) == "table" and session.id or session)
+  return ConsulClient.session_destroy(client, type(session) == "table" and rawget(session, "id") or session)
 end
 
 -- A simulated agent for tests; what a method was misused for is raised.

@@ -43,7 +43,9 @@ impl Open {
         os::watch_forks().map_err(unavailable)?;
         let runtime = Builder::new_current_thread()
             .enable_all()
-            // Name look-ups run in threads of the runtime.
+            // Name look-ups run in threads, and cannot be ended: a dead name server must not make
+            // ever more of them.
+            .max_blocking_threads(8)
             .on_thread_start(os::block_signals)
             .build()
             .map_err(unavailable)?;

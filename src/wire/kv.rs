@@ -1,9 +1,6 @@
 //! The key-value store: `/v1/kv`.
 
 use super::table::*;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::{Deserialize, Deserializer};
 
 /// The largest value that an agent takes by default, in bytes.
 ///
@@ -121,30 +118,3 @@ pub static DELETE_TREE: Endpoint = Endpoint {
 
 /// This area's rows.
 pub const ENDPOINTS: &[&Endpoint] = &[&GET, &LIST, &KEYS, &PUT, &DELETE, &DELETE_TREE];
-
-/// One entry of the store.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "PascalCase")]
-pub struct Entry {
-    /// The key.
-    pub key: String,
-    /// The value's bytes; an empty value and no value are the same to Consul.
-    #[serde(default, deserialize_with = "from_base64")]
-    pub value: Vec<u8>,
-    /// The number stored beside the value.
-    pub flags: u64,
-    /// The session that holds the lock.
-    pub session: Option<String>,
-    /// How many times the lock was taken.
-    pub lock_index: u64,
-    /// The index at which the key came to be.
-    pub create_index: u64,
-    /// The index of the last change.
-    pub modify_index: u64,
-}
-
-/// Bytes that JSON carries as base64, where null is the empty string.
-pub fn from_base64<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<u8>, D::Error> {
-    let text = Option::<std::borrow::Cow<'de, str>>::deserialize(input)?;
-    BASE64.decode(text.as_deref().unwrap_or("")).map_err(serde::de::Error::custom)
-}

@@ -370,14 +370,17 @@ impl Draft {
                     _ => &text,
                 };
                 self.label = format!("{} {shown:?}", self.endpoint.name);
-                let segment = match param.kind {
-                    Shape::EncodedPath => text,
+                let segment: Cow<str> = match param.kind {
+                    Shape::EncodedPath => text.into(),
                     Shape::Key | Shape::KeyPrefix => {
-                        utf8_percent_encode(&text, ESCAPED_IN_KEY).to_string()
+                        utf8_percent_encode(&text, ESCAPED_IN_KEY).into()
                     }
-                    _ => utf8_percent_encode(&text, ESCAPED).to_string(),
+                    _ => utf8_percent_encode(&text, ESCAPED).into(),
                 };
-                self.path = self.path.replace(&format!("{{{}}}", param.name), &segment);
+                let place = format!("{{{}}}", param.name);
+                if let Some(at) = self.path.find(&place) {
+                    self.path.replace_range(at..at + place.len(), &segment);
+                }
             }
             Place::Query(name) => self.add_query(param, name, value, &at)?,
             Place::QueryMembers => self.add_query_members(param, value, &at)?,

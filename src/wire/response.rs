@@ -1,6 +1,5 @@
 //! From an answer to the call's value and metadata, or to an error of a documented kind.
 
-use super::kv::Entry;
 use super::request::Request;
 use super::table::{Absent, Endpoint, Reply};
 use super::tape::{Base64, Item, Tape};
@@ -67,18 +66,44 @@ pub struct EntryMeta {
 
 impl Meta {
     fn of(headers: &HeaderMap) -> Self {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let number = |name: &str| text(name).and_then(|value| value.parse().ok());
-        Meta {
-            index: number("x-consul-index"),
-            known_leader: text("x-consul-knownleader").map(|value| value == "true"),
-            last_contact_ms: number("x-consul-lastcontact"),
-            content_hash: text("x-consul-contenthash").map(str::to_owned),
-            cache: text("x-cache").map(str::to_owned),
-            age_s: number("age"),
-            backend: text("x-consul-query-backend").map(str::to_owned),
-            ..Meta::default()
+        let mut meta = Meta::default();
+        // One look at each header is faster than a look-up for each name.
+        for (name, value) in headers {
+            let Ok(text) = value.to_str() else { continue };
+            match name.as_str() {
+                "x-consul-index" => meta.index = text.parse().ok(),
+                "x-consul-knownleader" => meta.known_leader = Some(text == "true"),
+                "x-consul-lastcontact" => meta.last_contact_ms = text.parse().ok(),
+                "x-consul-contenthash" => meta.content_hash = Some(text.to_owned()),
+                "x-cache" => meta.cache = Some(text.to_owned()),
+                "age" => meta.age_s = text.parse().ok(),
+                "x-consul-query-backend" => meta.backend = Some(text.to_owned()),
+                _ => {}
+            }
         }
+        meta
+    }
+}
+
+impl EntryMeta {
+    /// `None` when it is no entry.
+    fn of(entry: &Tape) -> Option<Self> {
+        let number = |name| match entry.member(name)? {
+            Item::Int(number) => u64::try_from(number).ok(),
+            Item::Uint(number) => Some(number),
+            _ => None,
+        };
+        let session = match entry.member("Session") {
+            Some(Item::Bytes(session)) => Some(String::from_utf8_lossy(session).into_owned()),
+            _ => None,
+        };
+        Some(EntryMeta {
+            flags: number("Flags")?,
+            session,
+            lock_index: number("LockIndex")?,
+            create_index: number("CreateIndex")?,
+            modify_index: number("ModifyIndex")?,
+        })
     }
 }
 
@@ -213,19 +238,17 @@ impl Success {
                 Ok(results.filter(is_list).unwrap_or_else(Tape::empty_list))
             }
             Reply::KvValue => {
-                let entries: Vec<Entry> = serde_json::from_slice(&body)
-                    .map_err(|error| self.not_understood(&error.to_string(), &body))?;
-                let Some(entry) = entries.into_iter().next() else {
-                    return Ok(Tape::null());
-                };
-                self.meta.entry = Some(EntryMeta {
-                    flags: entry.flags,
-                    session: entry.session,
-                    lock_index: entry.lock_index,
-                    create_index: entry.create_index,
-                    modify_index: entry.modify_index,
-                });
-                Ok(Tape::of_bytes(entry.value.into()))
+                let entries = json(Base64::InEntries)?;
+                let entry = entries
+                    .into_first()
+                    .ok_or_else(|| self.not_understood("a list was expected", &body))?;
+                if entry.top() == Item::Null {
+                    return Ok(entry);
+                }
+                let meta = EntryMeta::of(&entry)
+                    .ok_or_else(|| self.not_understood("an entry was expected", &body))?;
+                self.meta.entry = Some(meta);
+                Ok(entry.into_member("Value").unwrap_or_else(|| Tape::of_bytes(Bytes::new())))
             }
         }
     }

@@ -162,6 +162,15 @@ impl Tape {
 
     /// The member `name` of a map, or `None`.
     pub fn into_member(self, name: &str) -> Option<Self> {
+        self.find(name).map(|at| self.into_part(at))
+    }
+
+    /// The member `name` of a map, without what is in it.
+    pub fn member(&self, name: &str) -> Option<Item<'_>> {
+        self.find(name).map(|at| self.item(self.nodes[at]))
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
         let Node::Map(count) = self.nodes[0] else { return None };
         let mut at = 1;
         let mut found = None;
@@ -171,7 +180,7 @@ impl Tape {
             }
             at = self.end(at + 1);
         }
-        found.map(|at| self.into_part(at))
+        found
     }
 
     fn into_part(mut self, at: usize) -> Self {
@@ -385,7 +394,7 @@ impl<'a> Visitor<'a> for Seed<'_, 'a> {
         let at = self.writer.text.len();
         BASE64
             .decode_vec(text, &mut self.writer.text)
-            .map_err(|_| E::custom("a value is not base64"))?;
+            .map_err(|error| E::custom(format_args!("a value is not base64: {error}")))?;
         self.writer.written_from(at);
         Ok(())
     }

@@ -43,6 +43,17 @@ static long resident_kb(void) {
     return resident * (sysconf(_SC_PAGESIZE) / 1024);
 }
 
+/* What a process has that must not grow. */
+struct holdings {
+    int descriptors, threads;
+    long resident_kb;
+};
+
+static struct holdings holdings(void) {
+    struct holdings held = {count("/proc/self/fd"), count("/proc/self/task"), resident_kb()};
+    return held;
+}
+
 /* host.fork(): the child's id, or 0 in the child */
 static int l_fork(lua_State *L) {
     fflush(NULL);
@@ -63,15 +74,18 @@ static int l_exit(lua_State *L) {
     _exit((int)luaL_checkinteger(L, 1));
 }
 
-/* host.now(): seconds */
-static int l_now(lua_State *L) {
-    lua_pushnumber(L, now());
-    return 1;
+/* host.held(): descriptors, threads, resident kilobytes */
+static int l_held(lua_State *L) {
+    struct holdings held = holdings();
+    lua_pushinteger(L, held.descriptors);
+    lua_pushinteger(L, held.threads);
+    lua_pushinteger(L, held.resident_kb);
+    return 3;
 }
 
 static void open_host(lua_State *L) {
     static const luaL_Reg functions[] = {
-        {"fork", l_fork}, {"wait", l_wait}, {"exit", l_exit}, {"now", l_now}, {NULL, NULL}};
+        {"fork", l_fork}, {"wait", l_wait}, {"exit", l_exit}, {"held", l_held}, {NULL, NULL}};
     luaL_openlibs(L);
     lua_newtable(L);
     for (const luaL_Reg *function = functions; function->name; function++) {
@@ -108,17 +122,6 @@ static int run(const char *file, char **arguments) {
         status = 1;
     }
     return status != 0;
-}
-
-/* What a process has that must not grow. */
-struct holdings {
-    int descriptors, threads;
-    long resident_kb;
-};
-
-static struct holdings holdings(void) {
-    struct holdings now_held = {count("/proc/self/fd"), count("/proc/self/task"), resident_kb()};
-    return now_held;
 }
 
 static int grew(struct holdings before, long slack_kb) {

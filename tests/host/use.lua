@@ -13,11 +13,8 @@ for _ = 1, 3 do
   assert(success == false and err.kind == "timeout")
 end
 
--- A connection that nobody accepts, and a name that has to be looked up.
-for _, endpoint in ipairs({ "http://127.0.0.1:1", "http://no.such.host.invalid:8500" }) do
-  local other = consul_ffi.new({ endpoint = endpoint, simulate = false, timeout = 20, retry_count = 0 })
-  assert(other:kv_get("k") == false)
-end
+local nobody = consul_ffi.new({ endpoint = "http://127.0.0.1:1", simulate = false, timeout = 20, retry_count = 0 })
+assert(nobody:kv_get("k") == false)
 
 consul_ffi.new({ simulate = true }):close()
 kept = client -- luacheck: ignore

@@ -1,0 +1,322 @@
+-- Values of every type, thrown at every function: a call gives an outcome or raises a plain string
+-- that names the method. SEED=… and CALLS=… choose another run.
+local consul_ffi = require("consul_ffi")
+local support = require("spec.support")
+
+local SEED = tonumber(os.getenv("SEED")) or os.time()
+local CALLS = tonumber(os.getenv("CALLS")) or 100000
+
+local KINDS = {}
+for kind in
+  ([[argument config connect timeout tls http not_found permission_denied acl_not_found rate_limited no_leader
+    conflict txn_failed session_invalid too_large decode closed unsupported]]):gmatch("%S+")
+do
+  KINDS[kind] = true
+end
+
+-- What is made of other methods, and may name those.
+local MADE_OF = {
+  kv_get = "kv_list",
+  kv_delete = "kv_delete_tree",
+  register_service = "agent_service_register",
+  deregister_service = "agent_service_deregister",
+  discover_services = "health_service",
+  create_session = "session_create",
+  destroy_session = "session_destroy",
+}
+
+-- Words that mean something to some method, and some that mean nothing to any.
+local WORDS = {}
+for word in
+  ([[index wait stale consistent cached recurse keys separator cas acquire release flags timeout_ms token dc filter
+    near tag passing node service retry stale_if_error max_age default any raw http_request GET PUT POST DELETE
+    /v1/kv/k /v1/status/leader /v1/kv/?keys ../x //x a/b k web redis passing warning critical 10s 0s -1s 1m30s 999h
+    name id Name ID TTL ttl LockDelay Behavior behavior delete Tags tags Meta meta Address address Port port Check
+    check Checks Status status Notes Weights KV Session Verb verb Key key Value value set get lock unlock Service
+    Node Node/meta Datacenter Rules Policies Description policy write read endpoint endpoints timeout simulate
+    retry_count client_name token_file ca_file cert_file key_file namespace partition log_level datacenter clock
+    manual real seed latency drop before after client wipe lose_sessions times probability method path
+    127.0.0.1 http://127.0.0.1:1 https://[::1]:8501 unix:///tmp/none localhost:x
+    9f1d2c3b-0000-4000-8000-000000000001 18446744073709551615 18446744073709551616 -9223372036854775808 1e3 0x10]])
+    :gmatch("%S+")
+do
+  WORDS[#WORDS + 1] = word
+end
+
+-- Park and Miller's generator: the same numbers on every engine.
+local state = SEED % 2147483646 + 1
+local function random(limit)
+  state = state * 16807 % 2147483647
+  return state % limit + 1
+end
+
+local function chance(percent)
+  return random(100) <= percent
+end
+
+local function fails()
+  error("a metamethod of the caller")
+end
+
+local METATABLES = {
+  {},
+  { __index = fails, __newindex = fails },
+  { __len = fails, __pairs = fails, __ipairs = fails, __tostring = fails, __eq = fails, __call = fails },
+  { __mode = "kv" },
+  { __metatable = false },
+  { __index = { id = "of the metatable" } },
+}
+
+local NUMBERS = { 0, -0.0, 1, -1, 0.5, 7, 100, 2 ^ 31, 2 ^ 53 - 1, 2 ^ 53, 2 ^ 53 + 2, -2 ^ 53, 2 ^ 63, -2 ^ 63 }
+NUMBERS[#NUMBERS + 1] = 2 ^ 64
+NUMBERS[#NUMBERS + 1] = 1e308
+NUMBERS[#NUMBERS + 1] = 5e-324
+NUMBERS[#NUMBERS + 1] = 1 / 0
+NUMBERS[#NUMBERS + 1] = -1 / 0
+NUMBERS[#NUMBERS + 1] = 0 / 0
+NUMBERS[#NUMBERS + 1] = math.maxinteger
+NUMBERS[#NUMBERS + 1] = math.mininteger
+
+-- Values that are none of Lua's plain ones.
+local FOREIGN = { print, fails, coroutine.create(fails), io.stdout, coroutine.running() or fails }
+if debug.upvalueid then
+  FOREIGN[#FOREIGN + 1] = debug.upvalueid(chance, 1)
+end
+local proxy = rawget(_G, "newproxy")
+if proxy then
+  FOREIGN[#FOREIGN + 1] = proxy(true)
+end
+if rawget(_G, "jit") then
+  local ffi = require("ffi")
+  for _, of in ipairs({ "1ULL", "-1LL", "0x7fffffffffffffffLL", "18446744073709551615ULL", "1i" }) do
+    FOREIGN[#FOREIGN + 1] = loadstring("return " .. of)()
+  end
+  FOREIGN[#FOREIGN + 1] = ffi.new("struct { int x; }")
+  FOREIGN[#FOREIGN + 1] = ffi.new("void *")
+  FOREIGN[#FOREIGN + 1] = ffi.typeof("int")
+  FOREIGN[#FOREIGN + 1] = ffi.C
+end
+
+local function text()
+  local kind = random(10)
+  if kind <= 6 then
+    return WORDS[random(#WORDS)]
+  elseif kind == 7 then
+    return ""
+  elseif kind == 8 then
+    return WORDS[random(#WORDS)]:rep(random(chance(2) and 100000 or 20))
+  end
+  local bytes = {}
+  for i = 1, random(12) do
+    bytes[i] = string.char(random(256) - 1)
+  end
+  return table.concat(bytes)
+end
+
+local value
+
+local function nested(depth)
+  local found = {}
+  for _ = 1, depth do
+    found = chance(50) and { found } or { [text()] = found }
+  end
+  return found
+end
+
+local function some_table(depth)
+  local found = {}
+  local kind = random(12)
+  if kind <= 6 then
+    for _ = 1, random(4) do
+      found[text()] = value(depth + 1)
+    end
+  elseif kind <= 9 then
+    for i = 1, random(4) do
+      found[i] = value(depth + 1)
+    end
+  elseif kind == 10 then
+    found = nested(chance(10) and 150 or 5)
+  elseif kind == 11 then
+    found.itself = found
+  else
+    for _ = 1, random(3) do
+      local key = value(depth + 1)
+      if key ~= nil and key == key then
+        found[key] = value(depth + 1)
+      end
+    end
+  end
+  if chance(10) then
+    setmetatable(found, METATABLES[random(#METATABLES)])
+  end
+  return found
+end
+
+function value(depth)
+  local kind = random(depth < 4 and 12 or 8)
+  if kind == 1 then
+    return nil
+  elseif kind == 2 then
+    return chance(50)
+  elseif kind == 3 then
+    return NUMBERS[random(#NUMBERS)]
+  elseif kind == 4 then
+    return FOREIGN[random(#FOREIGN)]
+  elseif kind <= 8 then
+    return text()
+  end
+  return some_table(depth)
+end
+
+local unpack_args = rawget(_G, "unpack") or table.unpack
+
+-- What some method takes as it is.
+local OPTIONS = {
+  {},
+  { dc = "dc1" },
+  { stale = true },
+  { consistent = true, timeout_ms = 50 },
+  { index = 3, wait = "2s" },
+  { cas = 1, flags = 7 },
+  { passing = true, near = "_agent" },
+  { filter = 'Meta.version == "1"' },
+}
+local DEFINITIONS = {
+  { id = "one", name = "web", port = 80, tags = { "a" }, meta = { version = "1" }, check = { ttl = "30s" } },
+  { name = "check", ttl = "10s", status = "passing", service_id = "one" },
+  { name = "session", ttl = "10s", lock_delay = "1s", behavior = "delete" },
+  { node = "n", address = "10.0.0.1", service = { service = "web", port = 80 } },
+  { node = "n", service_id = "web" },
+  { name = "policy", rules = 'key_prefix "" { policy = "read" }' },
+  { description = "token", policies = { { name = "policy" } } },
+  { { KV = { Verb = "set", Key = "k", Value = "v" } }, { KV = { Verb = "get", Key = "k" } } },
+  { simulate = true, endpoint = "http://127.0.0.1:1", timeout = 100 },
+  { latency = 0.1, times = 2 },
+}
+
+-- A copy with some members changed.
+local function like(usual)
+  if type(usual) ~= "table" then
+    return chance(90) and usual or value(1)
+  end
+  local copied = {}
+  for name, member in pairs(usual) do
+    copied[name] = like(member)
+  end
+  if chance(5) then
+    copied[text()] = value(1)
+  end
+  return copied
+end
+
+-- Half of the calls are made with anything, half with what the method might take: words, perhaps a
+-- definition, perhaps options.
+local function arguments()
+  local list, count = {}, 0
+  local function add(argument)
+    count = count + 1
+    list[count] = argument
+  end
+  if chance(50) then
+    for _ = 1, chance(1) and 200 or random(6) - 1 do
+      add(value(0))
+    end
+    return unpack_args(list, 1, count)
+  end
+  for _ = 1, random(3) - 1 do
+    add(like(WORDS[random(#WORDS)]))
+  end
+  if chance(40) then
+    add(like(DEFINITIONS[random(#DEFINITIONS)]))
+  end
+  if chance(30) then
+    add(like(OPTIONS[random(#OPTIONS)]))
+  end
+  return unpack_args(list, 1, count)
+end
+
+-- A call's three results are an outcome.
+local function check_outcome(success, response, extra)
+  if success == true then
+    return type(extra) == "table", "no metadata"
+  end
+  local is_failure = success == false and type(response) == "string" and type(extra) == "table"
+  return is_failure and extra.message == response and KINDS[extra.kind], "neither a success nor a failure"
+end
+
+local function check_any()
+  return true
+end
+
+describe("random values", function()
+  if not support.simulated then
+    return
+  end
+
+  -- Nothing really waits: a call that would moves the clock.
+  local agent = consul_ffi.simulator(support.name("random"), { clock = "manual", seed = 1 })
+  local config = { simulate = tostring(agent):match("%((.*)%)"), retry_count = 0 }
+  local client = consul_ffi.new(config)
+
+  -- Everything that can be called, in an order that does not depend on the engine.
+  local calls = {}
+  local function add(name, call, self, check)
+    calls[#calls + 1] = { name = name, call = call, self = self, check = check }
+  end
+  for name, call in pairs(consul_ffi.ConsulClient) do
+    if name ~= "new" and name ~= "close" and name ~= "destroy" then
+      add(name, call, client, check_outcome)
+    end
+  end
+  for _, name in ipairs({ "advance", "now", "fault", "clear_faults", "restart", "reset", "stats" }) do
+    add(name, agent[name], agent, check_any)
+  end
+  table.sort(calls, function(a, b)
+    return a.name < b.name
+  end)
+  add("ConsulClient", consul_ffi.new, nil, check_any)
+  add("ConsulClient", consul_ffi.ConsulClient.new, consul_ffi.ConsulClient, check_any)
+  add("simulator", consul_ffi.simulator, nil, check_any)
+  add("close", function(self, ...)
+    return client.close(self, ...)
+  end, consul_ffi.new(config), check_any)
+
+  local answered = 0
+
+  local function one(call, ...)
+    local results
+    if call.self and not chance(5) then
+      results = { pcall(call.call, call.self, ...) }
+    else
+      results = { pcall(call.call, ...) }
+    end
+    if results[1] then
+      answered = answered + (results[2] and 1 or 0)
+      return call.check(results[2], results[3], results[4])
+    end
+    local message = results[2]
+    if type(message) ~= "string" then
+      return false, "raised a " .. type(message) .. ": " .. tostring(message)
+    elseif message:find("a defect of consul_ffi", 1, true) then
+      return false, message
+    end
+    local also = MADE_OF[call.name]
+    return message:find(call.name, 1, true) or also and message:find(also, 1, true), "raised " .. message
+  end
+
+  it("give an outcome or raise a string that names the method", function()
+    for number = 1, CALLS do
+      if number % 1000 == 0 then
+        agent:reset()
+        agent:clear_faults()
+      end
+      local call = calls[random(#calls)]
+      local fine, what = one(call, arguments())
+      if not fine then
+        error(("%s: %s\nSEED=%d CALLS=%d shows it again"):format(call.name, what, SEED, number), 0)
+      end
+    end
+    assert.is_true((client:kv_put("after", "all")))
+    assert.is_true(answered > CALLS / 50, answered .. " calls succeeded: the values are too wild to test much")
+  end)
+end)

@@ -1,0 +1,8 @@
+-- Leaves name look-ups under way, which cannot be ended and must hold nothing up.
+local consul_ffi = require("consul_ffi")
+
+for _ = 1, 3 do
+  local client = consul_ffi.new({ endpoint = "http://no.such.host.invalid:8500", timeout = 20, retry_count = 0 })
+  local success, _, err = client:kv_get("k")
+  assert(success == false and (err.kind == "timeout" or err.kind == "connect"))
+end
