@@ -77,14 +77,22 @@ fn start_thread(generation: u32) -> io::Result<Thread> {
     Ok(Thread { generation, runtime: handle, _stop: stop, of_child: OnceLock::new() })
 }
 
-/// What work on a manual clock needs around it when it is polled: probes of checks use sockets.
+/// Does what polls work on a manual clock. That takes a runtime, because probes of checks use
+/// sockets.
 ///
 /// # Errors
 /// [`Kind::Config`] when the system has no descriptors to give.
-pub fn surroundings() -> Result<Runtime, Error> {
-    Builder::new_current_thread().enable_all().build().map_err(|error| {
+pub fn in_runtime<R>(poll: impl FnOnce(&Runtime) -> R) -> Result<R, Error> {
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| {
         Error::new(Kind::Config, format!("no runtime can be started: {error}")).not_sent()
-    })
+    })?;
+    let result = {
+        let _entered = runtime.enter();
+        poll(&runtime)
+    };
+    // A plain drop would wait for name look-ups that are still under way.
+    runtime.shutdown_background();
+    Ok(result)
 }
 
 /// Work in the background as the Lua program holds it: the results, and how to end it.
@@ -125,10 +133,11 @@ impl<T: Send + 'static> Job<T> {
                 Task::Thread(abort)
             }
             Home::Clock(clock) => {
-                let surroundings = surroundings()?;
-                let task = clock.spawn(work);
-                let _entered = surroundings.enter();
-                clock.settle();
+                let task = in_runtime(|_| {
+                    let task = clock.spawn(work);
+                    clock.settle();
+                    task
+                })?;
                 Task::Clock(clock.clone(), task)
             }
         };
@@ -162,9 +171,7 @@ impl<T> Job<T> {
     /// [`Kind::Config`] when the system has no descriptors to give.
     pub fn next(&self) -> Result<Poll<Option<T>>, Error> {
         if let Some(Task::Clock(clock, _)) = &self.task {
-            let surroundings = surroundings()?;
-            let _entered = surroundings.enter();
-            clock.settle();
+            in_runtime(|_| clock.settle())?;
         }
         Ok(self.results.lock().next())
     }
@@ -190,7 +197,9 @@ impl<T> Job<T> {
                 }
             };
             let result = poll_fn(|context| self.results.poll_news(context));
-            surroundings()?.block_on(clock.drive(select(pin!(result), pin!(over))));
+            in_runtime(|runtime| {
+                runtime.block_on(clock.drive(select(pin!(result), pin!(over))));
+            })?;
             return Ok(());
         }
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
