@@ -59,3 +59,61 @@ fn simulated(config: &Config, name: &str) -> Connection {
     let transport = SimTransport::new(agent, format!("simulate:{name}"));
     (vec![Arc::new(transport.for_client(&config.client_name))], clock, rng)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::OPTIONS;
+    use crate::error::Kind;
+    use crate::wire::value::Value;
+    use proptest::prelude::*;
+
+    /// What somebody could write for an endpoint, and what nobody would.
+    fn any_endpoint() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "(http://|HTTP://|unix://|)[a-z0-9.:/@%_-]{0,20}",
+            r"(http://|)\[[0-9a-f:]{0,9}\](:[0-9]{0,6})?",
+            "\\PC{0,20}",
+        ]
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            any_endpoint().prop_map(Value::from),
+            prop::collection::vec(any::<u8>(), 0..10).prop_map(Value::Bytes),
+            any::<bool>().prop_map(Value::Bool),
+            any::<i64>().prop_map(Value::Int),
+            any::<f64>().prop_map(Value::Float),
+            prop::collection::vec(any_endpoint().prop_map(Value::from), 0..3).prop_map(Value::List),
+            Just(Value::Null),
+            Just(Value::Foreign("a function")),
+        ]
+    }
+
+    /// A client, or a refusal that belongs to the configuration.
+    fn is_made_or_refused(given: &[(String, Value)]) -> Result<(), TestCaseError> {
+        let made = Config::new(given, |_| None).and_then(|config| connect(&config));
+        if let Err(error) = made {
+            prop_assert_eq!(error.kind(), Kind::Config);
+            prop_assert!(!error.maybe_applied() && !error.message().is_empty());
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn any_endpoint_makes_a_client_or_is_refused(endpoint in any_endpoint()) {
+            is_made_or_refused(&[("endpoint".to_owned(), endpoint.into())])?;
+        }
+
+        #[test]
+        fn any_values_of_options_make_a_client_or_are_refused(
+            given in prop::collection::vec((0..OPTIONS.len(), any_value()), 0..4),
+        ) {
+            let given = given.into_iter().map(|(place, v)| (OPTIONS[place].name.to_owned(), v));
+            is_made_or_refused(&given.collect::<Vec<_>>())?;
+        }
+    }
+}

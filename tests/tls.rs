@@ -22,6 +22,7 @@ use consul_ffi::wire::response::Answer;
 use consul_ffi::wire::value::Value;
 use rustls::version::{TLS12, TLS13};
 use std::net::TcpListener;
+use std::process::Command;
 
 type Options<'a> = &'a [(&'a str, Value)];
 
@@ -133,6 +134,29 @@ fn without_a_file_the_authorities_of_the_system_are_trusted_and_no_others() {
         Ok(client) => assert!(refusal(&client).contains("no trusted authority")),
         Err(error) => assert!(error.message().contains("this system has no store"), "{error}"),
     }
+}
+
+/// This test runs itself in a process whose environment names the store.
+#[test]
+fn the_store_of_the_system_is_trusted() {
+    const URL: &str = "CONSUL_FFI_TEST_URL";
+    if let Ok(url) = std::env::var(URL) {
+        return works(&client(&[("endpoint", url.into())]));
+    }
+    let world = World::new();
+    let succeeds = |store: &str| {
+        Command::new(std::env::current_exe().expect("a path"))
+            .args(["--exact", "the_store_of_the_system_is_trusted"])
+            .env(URL, world.url().as_str().expect("text"))
+            .env("SSL_CERT_FILE", store)
+            .env_remove("SSL_CERT_DIR")
+            .output()
+            .expect("the test runs")
+            .status
+            .success()
+    };
+    assert!(succeeds(&world.ca_file));
+    assert!(!succeeds(&world.folder.file("other.pem", Authority::new("other").pem())));
 }
 
 #[test]

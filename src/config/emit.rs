@@ -13,6 +13,7 @@ pub fn configuration_md() -> String {
         let words = takes.words();
         let _ = writeln!(page, "| [`{name}`](#{name}) | {words} | {env} | {default} |");
     }
+    page.push_str("\n## Each option\n");
     for Setting { name, aliases, doc, .. } in OPTIONS {
         let _ = write!(page, "\n### {name}\n\n{doc}\n");
         if !aliases.is_empty() {
@@ -65,7 +66,7 @@ These are refused when the client is made, naming both options:
 - an option `tls_…` that the program says when no endpoint uses TLS. The environment's are not looked at then;
 - one option by two of its names.
 
-A call that says both `stale` and `consistent`, or `cached` and `consistent`, fails with `argument`.
+A call that says `consistent` together with `stale`, `cached` or `stale_if_error` fails with `argument`.
 
 ## Endpoints
 
@@ -79,10 +80,10 @@ another key. The call fails with `argument`.
 
 ## TLS
 
-TLS 1.2 and 1.3, with no library of the system. Without `tls_ca_file` and `tls_ca_path` the authorities
-of the system are trusted; `SSL_CERT_FILE` and `SSL_CERT_DIR` name another store. A server's certificate must be for the
-endpoint's host, or for `tls_server_name`, by its subject alternative names; a common name alone does not count. A
-certificate of one's own that nobody else signed is trusted by naming it in `tls_ca_file`.
+TLS 1.2 and 1.3, with no library of the system. Without `tls_ca_file` and `tls_ca_path` the authorities of the system are
+trusted; `SSL_CERT_FILE` and `SSL_CERT_DIR` name another store. A server's certificate must be for the endpoint's host,
+or for `tls_server_name`, by its subject alternative names; a common name alone does not count. A certificate of one's
+own that nobody else signed is trusted by naming it in `tls_ca_file`.
 
 Certificates and keys are read when the client is made, and not again. A handshake that fails is an error of kind `tls`
 that says why: no trusted authority, another name, expired, a demand for a certificate of the client, no TLS on that

@@ -488,9 +488,20 @@ mod tests {
     #[test]
     fn a_bad_endpoint_is_refused_without_its_password() {
         let long = format!("unix:///{}", "x".repeat(107));
-        for url in
-            ["ftp://x", "http://", "http://a b", "http://x?y", "", "unix://x", "unix://", &long]
-        {
+        for url in [
+            "ftp://x",
+            "http://",
+            "http://a b",
+            "http://x?y",
+            "",
+            "unix://x",
+            "unix://",
+            &long,
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:b",
+        ] {
             assert!(message(&[("endpoint", url.into())], &[]).contains("endpoint is"), "{url}");
         }
         for url in ["http://user:hunter2@host", "user:hunter2@host", "http://u:hunt/er2@host"] {

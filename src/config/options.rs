@@ -445,6 +445,10 @@ fn endpoint(text: &str, at: &At) -> Result<String, Error> {
         Some(authority) if !authority.host().is_empty() => authority,
         _ => return refuse("it names no host"),
     };
+    let names_port = authority.as_str().len() > authority.host().len();
+    if names_port && authority.port_u16().is_none_or(|port| port == 0) {
+        return refuse("the port must be from 1 to 65535");
+    }
     if uri.query().is_some() {
         return refuse("an endpoint has no query");
     }
