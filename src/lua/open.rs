@@ -78,9 +78,11 @@ impl Open {
             }
         });
         loop {
-            let until_tick = poll_fn(|context| match work.as_mut().poll(context) {
-                Poll::Ready(done) => Poll::Ready(Some(done)),
-                Poll::Pending => self.tick.borrow_mut().poll_tick(context).map(|_| None),
+            // The tick first: who yields in the runtime is woken after the poll, so the last poll
+            // before the runtime is left must not be one of the work. A batch would lose calls.
+            let until_tick = poll_fn(|context| match self.tick.borrow_mut().poll_tick(context) {
+                Poll::Ready(_) => Poll::Ready(None),
+                Poll::Pending => work.as_mut().poll(context).map(Some),
             });
             let no_sigpipe = os::NoSigpipe::new();
             let done = self.runtime.block_on(until_tick);
