@@ -17,8 +17,13 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 fn client(server: &Server, options: &[(&str, u64)]) -> Client {
+    let options = options.iter().map(|(name, value)| (*name, Value::from(*value)));
+    client_with(server, &options.collect::<Vec<_>>())
+}
+
+fn client_with(server: &Server, options: &[(&str, Value)]) -> Client {
     let mut given = vec![("endpoint".to_owned(), Value::from(server.address.as_str()))];
-    given.extend(options.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())));
+    given.extend(options.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
     connect(&Config::new(&given, |_| None).expect("a configuration")).expect("a client")
 }
 
@@ -57,14 +62,16 @@ fn ten_thousand_calls_one_after_the_other_use_one_connection() {
 #[test]
 fn a_connection_that_was_idle_for_too_long_is_closed_and_not_used_again() {
     let server = Server::plain();
-    let client = client(&server, &[("idle_timeout_ms", 200)]);
+    let client = client(&server, &[("idle_timeout_ms", 1000)]);
     run(async {
         get(&client).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         get(&client).await;
         assert_eq!(server.connections(), 1);
-        // It goes while the client has something else to wait for, at the latest at the second look.
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        // It goes while the client has something else to wait for.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(server.open(), 1);
+        tokio::time::sleep(Duration::from_millis(900)).await;
         wait_for_open(&server, 0);
         get(&client).await;
         assert_eq!(server.connections(), 2);
@@ -127,4 +134,18 @@ fn a_request_that_gets_no_turn_says_why_and_was_not_sent() {
         assert_eq!((error.kind(), error.maybe_applied()), (Kind::Timeout, false), "{error}");
         assert!(error.message().contains("max_connections allows (1)"));
     });
+}
+
+#[test]
+fn times_that_no_clock_can_show_are_as_good_as_none() {
+    // Close to the longest that a program can say: 2^64 seconds.
+    const LONGEST_MS: f64 = 1.844e22;
+    let server = Server::plain();
+    for name in ["timeout", "connect_timeout_ms", "idle_timeout_ms"] {
+        let client = client_with(&server, &[(name, LONGEST_MS.into())]);
+        run(async {
+            get(&client).await;
+            get(&client).await;
+        });
+    }
 }

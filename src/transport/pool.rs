@@ -21,7 +21,7 @@ use std::time::Duration;
 use std::{io, mem};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tower_service::Service as _;
 
@@ -48,7 +48,7 @@ pub struct Pool {
     idle_timeout: Duration,
     /// The one that was used last is the last.
     idle: Mutex<Vec<Idle>>,
-    /// Whether a task will look for those that were idle for too long.
+    /// Whether a task will close those that were idle for too long.
     is_watched: AtomicBool,
 }
 
@@ -123,9 +123,20 @@ impl Pool {
             idle.push(Idle { connection, since: Instant::now() });
             drop(idle);
             if !self.is_watched.swap(true, Ordering::Relaxed) {
-                tokio::spawn(watch(Arc::downgrade(self), self.idle_timeout));
+                tokio::spawn(watch(Arc::downgrade(self)));
             }
         }
+    }
+
+    /// When the next connection will have been idle for too long. Without any nobody watches.
+    fn next_end(&self) -> Option<Instant> {
+        let idle = self.idle();
+        let Some(oldest) = idle.first() else {
+            self.is_watched.store(false, Ordering::Relaxed);
+            return None;
+        };
+        // A limit beyond what a clock can show is none.
+        oldest.since.checked_add(self.idle_timeout)
     }
 
     /// The idle connections, without those that were idle for too long.
@@ -149,14 +160,9 @@ where
     Ok(sender)
 }
 
-/// Closes connections that were idle for too long, as long as there are any.
-async fn watch(pool: Weak<Pool>, idle_timeout: Duration) {
-    loop {
-        sleep(idle_timeout).await;
-        let Some(pool) = pool.upgrade() else { return };
-        if pool.idle().is_empty() {
-            pool.is_watched.store(false, Ordering::Relaxed);
-            return;
-        }
+/// Closes connections when they were idle for too long, as long as there are any.
+async fn watch(pool: Weak<Pool>) {
+    while let Some(end) = pool.upgrade().and_then(|pool| pool.next_end()) {
+        sleep_until(end).await;
     }
 }
