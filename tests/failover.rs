@@ -464,6 +464,17 @@ fn an_acquire_whose_answer_is_lost_is_settled_by_a_read() {
 }
 
 #[test]
+fn what_became_of_an_acquire_is_asked_until_there_is_a_leader_again() {
+    let mut plan = vec![SayApplied(500, LEADERSHIP_LOST)];
+    plan.extend(vec![NO_LEADER; 6]);
+    plan.push(Work);
+    let world = World::new(vec![plan]);
+    let session = world.session();
+    let answer = world.call("kv_put", acquire(&session)).expect("the session holds the lock");
+    assert_eq!((answer.meta.attempts, world.asked().len()), (1, 8));
+}
+
+#[test]
 fn an_acquire_that_another_session_won_is_a_conflict() {
     let world = World::new(vec![vec![Cut(0), Work]]);
     let (winner, loser) = (world.session(), world.session());

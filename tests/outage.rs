@@ -62,6 +62,12 @@ fn main() {
             Ok(())
         });
         trials.push(trial.with_ignored_flag(missing));
+        let name = format!("what_a_write_says_is_true_through_the_death_of_the_leader [{version}]");
+        let trial = Trial::test(name, move || {
+            true_outcomes(Cluster::start(3, version)?);
+            Ok(())
+        });
+        trials.push(trial.with_ignored_flag(missing));
         let name = format!("an_acquire_whose_answer_is_lost_is_settled_by_a_read [{version}]");
         let trial = Trial::test(name, move || {
             let consul = RealConsul::start(version)?;
@@ -82,6 +88,12 @@ struct Program {
 impl Program {
     fn new(urls: &[String], defaults: Defaults) -> Program {
         Program::with(urls, Settings { timeout: TIMEOUT, retry_count: 3, defaults })
+    }
+
+    /// It lives through an election.
+    fn patient(urls: &[String]) -> Program {
+        let (timeout, retry_count) = (Duration::from_secs(30), 30);
+        Program::with(urls, Settings { timeout, retry_count, defaults: Defaults::default() })
     }
 
     fn with(urls: &[String], settings: Settings) -> Program {
@@ -225,6 +237,54 @@ fn wait_goes_on() {
     assert!((wait..wait + wait / 16 + SLACK).contains(&took), "{took:?}");
 }
 
+/// Acquires and compare-and-sets, each of a key of its own, while the leader dies: what succeeded is
+/// there, and what says that it certainly was not applied is not.
+fn true_outcomes(mut cluster: Cluster) {
+    const WRITING: Duration = Duration::from_secs(5);
+    let urls: Vec<_> = (0..3).map(|index| format!("http://{}", cluster.address(index))).collect();
+    let patient = Program::patient(&urls);
+    // Without checks it lives on when the server dies that made it.
+    let unchecked = Value::Map(vec![("NodeChecks".to_owned(), Value::List(Vec::new()))]);
+    let session = patient.call("session_create", Args::new().arg(unchecked)).expect("a session");
+    let session = session.value.as_str().expect("text").to_owned();
+    // Shorter than any election, so that some fail.
+    let timeout = Duration::from_millis(500);
+    let impatient = Settings { timeout, retry_count: 3, defaults: Defaults::default() };
+    let program = Program::with(&urls, impatient);
+    let mut outcomes = Vec::new();
+    let leader = cluster.wait_for_leader();
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(WRITING / 10);
+            cluster.kill(leader);
+        });
+        while begun.elapsed() < WRITING {
+            let write = Args::new().arg(format!("k/{}", outcomes.len())).arg("v");
+            let write = match outcomes.len() % 2 {
+                0 => write.opt("acquire", session.as_str()),
+                _ => write.opt("cas", 0),
+            };
+            outcomes.push(program.call("kv_put", write));
+        }
+    });
+    cluster.wait_for_leader();
+    let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+    assert!(failed > 0 && failed < outcomes.len(), "{failed} of {} failed", outcomes.len());
+    for (number, outcome) in outcomes.iter().enumerate() {
+        let key = Args::new().arg(format!("k/{number}")).opt("consistent", true);
+        let entry = patient.call("kv_get", key).expect("an answer").meta.entry;
+        match outcome {
+            Ok(_) => {
+                let holder = entry.unwrap_or_else(|| panic!("{number} is lost")).session;
+                assert_eq!(holder.is_some(), number % 2 == 0, "{number}: {outcome:?}");
+            }
+            Err(error) if error.maybe_applied() => {}
+            Err(error) => assert_eq!(entry, None, "{number}: {error}"),
+        }
+    }
+}
+
 /// Waits until a server has this value: a follower learns a little later that a write is committed.
 fn wait_for_value(url: &String, value: &str) {
     let one = Program::new(std::slice::from_ref(url), Defaults::default());
@@ -244,8 +304,8 @@ fn leaders_death(mut cluster: Cluster) {
     let urls: Vec<_> = (0..3).map(|index| format!("http://{}", cluster.address(index))).collect();
     let defaults = Defaults { stale_if_error: true, ..Defaults::default() };
     let program = Program::new(&urls, defaults);
-    program.put().expect("it is written");
-    assert!(!program.get().expect("an answer").meta.stale);
+    let patient = Program::patient(&urls);
+    patient.put().expect("it is written");
     urls.iter().for_each(|url| wait_for_value(url, "v"));
     let leader = cluster.wait_for_leader();
     cluster.kill(leader);
@@ -271,12 +331,7 @@ fn leaders_death(mut cluster: Cluster) {
     assert_ne!(next, leader);
     cluster.restart(leader);
     cluster.kill(next);
-    let (timeout, retry_count) = (Duration::from_secs(30), 30);
-    let patient = Settings { timeout, retry_count, defaults: Defaults::default() };
-    let patient = Program::with(&urls, patient);
-    let answer = patient.call("kv_put", key().arg("w"));
-    assert!(answer.expect("it is written").meta.attempts > 1);
-    assert_eq!(program.get().expect("an answer").value, Value::from("w"));
+    patient.call("kv_put", key().arg("w")).expect("it is written");
     let running = urls.iter().enumerate().filter(|(index, _)| *index != next);
     running.for_each(|(_, url)| wait_for_value(url, "w"));
     // One that is stopped keeps its connections and answers nothing; the last one has no quorum.

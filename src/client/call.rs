@@ -30,7 +30,7 @@ impl Client {
     /// Whatever the transport or the server refused, after the retries that the endpoint allows.
     pub async fn perform(&self, request: &Request) -> Result<Success, Error> {
         let deadline = self.clock.now() + self.budget(request);
-        let error = match self.make(request, deadline).await {
+        let error = match self.make(request, deadline, self.settings.retry_count).await {
             Ok(success) => return Ok(success),
             Err(error) => error,
         };
@@ -42,13 +42,14 @@ impl Client {
         }
     }
 
-    /// Makes a call within the time until `deadline`.
+    /// Makes a call within the time until `deadline`, with so many retries.
     pub(super) async fn make(
         &self,
         request: &Request,
         deadline: Instant,
+        retries: u32,
     ) -> Result<Success, Error> {
-        let mut call = Call::new(self, request, deadline);
+        let mut call = Call::new(self, request, deadline, retries);
         loop {
             let error = match call.attempt().await {
                 Ok(success) => return Ok(success),
@@ -90,6 +91,7 @@ fn with_jitter(wait: Duration) -> Duration {
 struct Call<'a> {
     client: &'a Client,
     request: &'a Request,
+    retries: u32,
     start: Instant,
     /// When the call must be over.
     deadline: Instant,
@@ -109,7 +111,7 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(client: &'a Client, request: &'a Request, deadline: Instant) -> Self {
+    fn new(client: &'a Client, request: &'a Request, deadline: Instant, retries: u32) -> Self {
         let start = client.clock.now();
         let mut stage_end = deadline;
         if request.stale_if_error {
@@ -120,6 +122,7 @@ impl<'a> Call<'a> {
         Call {
             client,
             request,
+            retries,
             start,
             deadline,
             stage_end,
@@ -204,7 +207,7 @@ impl<'a> Call<'a> {
 
     /// Each endpoint once, and then the retries.
     fn most_tries(&self) -> u32 {
-        (self.client.transports.len() as u32).saturating_add(self.client.settings.retry_count)
+        (self.client.transports.len() as u32).saturating_add(self.retries)
     }
 
     fn silence(&self, endpoint: &str, limit: Duration) -> Error {

@@ -25,7 +25,8 @@ impl Client {
         if self.clock.now() >= deadline {
             return Err(error);
         }
-        let lookup = self.make(&request.lock_lookup(), deadline).await;
+        // What lost the answer is often the loss of the leader, which takes longer than some retries.
+        let lookup = self.make(&request.lock_lookup(), deadline, u32::MAX).await;
         let (holder, endpoint) = match lookup.and_then(Success::answer) {
             Ok(answer) => (answer.meta.entry.and_then(|entry| entry.session), answer.meta.endpoint),
             Err(lookup) => {
