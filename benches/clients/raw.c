@@ -93,7 +93,9 @@ static int get(lua_State *L) {
     int length = snprintf(client->buffer, BUFFER, "GET /v1/kv/%s HTTP/1.1\r\nHost: %s\r\n\r\n", key,
                           client->address);
     char *body = exchange(L, client, (size_t)length);
-    char *value = strstr(body, "\"Value\":\"");
+    /* A server in dev mode puts spaces between. */
+    char *value = strstr(body, "\"Value\":");
+    value = value == NULL ? NULL : strchr(value + 8, '"');
     if (strncmp(client->buffer + 9, "200", 3) != 0 || value == NULL)
         return luaL_error(L, "unexpected answer: %s", client->buffer);
     lua_createtable(L, 0, 7);
@@ -106,7 +108,7 @@ static int get(lua_State *L) {
     number(L, "create_index", body, "\"CreateIndex\":");
     number(L, "modify_index", body, "\"ModifyIndex\":");
     lua_pushboolean(L, 1);
-    value += 9;
+    value++;
     lua_pushlstring(L, value, decode_base64(value, value));
     lua_pushvalue(L, -3);
     return 3;
