@@ -32,9 +32,10 @@ case $purpose in
             busted=lua-busted luacheck=lua-check luarocks=luarocks shellcheck=shellcheck
             cc=build-essential
         )
-        # luarocks wants the headers of the Lua it installs for, though nothing of ours uses them.
+        # luarocks wants the headers of the Lua it installs for, and the C program of the tests too.
         [ -e /usr/include/lua5.4/lua.h ] || packages+=(liblua5.4-dev)
         [ -e /usr/include/lua5.1/lua.h ] || packages+=(liblua5.1-0-dev)
+        [ -e /usr/include/luajit-2.1/lua.h ] || packages+=(libluajit-5.1-dev)
         ;;
     bench)
         needs=(luajit=luajit cc=build-essential wrk=wrk)

@@ -1,6 +1,7 @@
 //! The one error type: what went wrong, in which of a few documented kinds.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What kind of failure an [`Error`] is. The names are part of the public interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -262,6 +263,21 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+// A library that ends the process of its host on a defect would be worse than the defect.
+const _: () = assert!(cfg!(panic = "unwind"), "consul_ffi must be built with panic = \"unwind\"");
+
+/// Runs `work`; a panic in it becomes its message.
+///
+/// # Errors
+/// The panic's message.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    // What a panic leaves half done stays behind locks, whose users do not mind.
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| match panic.downcast::<String>() {
+        Ok(message) => *message,
+        Err(panic) => panic.downcast::<&str>().map_or("a panic", |message| *message).to_owned(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,5 +294,13 @@ mod tests {
         assert!(!Error::argument("x").maybe_applied());
         assert!(Error::misuse("x").is_misuse());
         assert!(!Error::argument("x").is_misuse());
+    }
+
+    #[test]
+    fn a_panic_becomes_its_message() {
+        assert_eq!(caught(|| 1), Ok(1));
+        assert_eq!(caught(|| panic!("fixed")), Err::<(), _>("fixed".to_owned()));
+        assert_eq!(caught(|| panic!("with {}", 1)), Err::<(), _>("with 1".to_owned()));
+        assert_eq!(caught(|| std::panic::panic_any(1)), Err::<(), _>("a panic".to_owned()));
     }
 }

@@ -39,8 +39,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Names that only these files or folders may use.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("mlua", &["lua/"]),
-    ("hyper", &["transport/http.rs", "transport/pool.rs", "simulate/serve.rs"]),
-    ("rustls", &["transport/http.rs", "transport/pool.rs", "transport/tls.rs"]),
+    ("reqwest", &["transport/http.rs"]),
+    ("hyper", &["simulate/serve.rs"]),
+    ("rustls", &["transport/http.rs", "transport/tls.rs"]),
     // Only the place that puts a client together knows a real transport.
     ("transport::http", &["connect.rs", "transport/mod.rs"]),
     ("libc", &["os.rs"]),
@@ -132,7 +133,7 @@ fn a_broken_rule_is_found_and_named() {
         ("client/call.rs", "use crate::simulate;"),
         ("error.rs", "use crate::clock::Clock;"),
         ("wire/kv.rs", "use mlua::Lua;"),
-        ("transport/mod.rs", "hyper::rt::Read"),
+        ("transport/mod.rs", "reqwest::get(url)"),
         ("wire/kv.rs", "use super::super::client;"),
         ("client/mod.rs", "unsafe { x() }"),
         ("simulate/mod.rs", "use super::client;"),

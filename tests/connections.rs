@@ -71,7 +71,7 @@ fn a_connection_that_was_idle_for_too_long_is_closed_and_not_used_again() {
         // It goes while the client has something else to wait for.
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(server.open(), 1);
-        tokio::time::sleep(Duration::from_millis(900)).await;
+        tokio::time::sleep(Duration::from_millis(2000)).await;
         wait_for_open(&server, 0);
         get(&client).await;
         assert_eq!(server.connections(), 2);

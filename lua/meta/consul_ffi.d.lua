@@ -82,7 +82,7 @@ function ConsulClient:http_request(method, path, body, params, options) end
 ---@field stale_if_error? boolean When the leader does not answer a read within half of its time, any server may; `meta.stale` then says so. Default: false.
 ---@field max_connections? integer How many requests may be under way to one endpoint at a time, each on a connection of its own; more wait for their turn, at most `connect_timeout_ms`. An agent refuses more than 200 connections from one address. Default: 64.
 ---@field max_idle_connections? integer How many connections to one endpoint are kept for later requests. Default: 64.
----@field idle_timeout_ms? number A connection that was idle for longer is closed, not used again. Default: 90000.
+---@field idle_timeout_ms? number A connection that was idle for longer is not used again, and closed within the same time once more. Default: 90000.
 ---@field token? string The ACL token. Default: none.
 ---@field acl_token? string Another name of token.
 ---@field token_file? string A file that holds the ACL token; it is read again when it changes. Default: none.

@@ -121,7 +121,7 @@ pub const OPTIONS: &[Setting] = &[
         "idle_timeout_ms",
         Takes::Millis(|config, timeout| config.http.idle_timeout = timeout),
         "90000",
-        "A connection that was idle for longer is closed, not used again.",
+        "A connection that was idle for longer is not used again, and closed within the same time once more.",
     ),
     Setting {
         aliases: &["acl_token"],

@@ -2,10 +2,8 @@
 //! that leaves mlua is a userdata: they give nil, a message and the level to raise it at.
 
 use super::value;
-use crate::error::Error;
+use crate::error::{Error, caught};
 use mlua::{Function, IntoLua, Lua, MultiValue, Value};
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The level at which Lua's `error` adds no position.
 const AS_IT_IS: i32 = 0;
@@ -49,13 +47,12 @@ pub fn function(
     body: impl Fn(&Lua, MultiValue) -> Result<Results, Failure> + 'static,
 ) -> mlua::Result<Function> {
     lua.create_function(move |lua, args| {
-        let failure = match catch_unwind(AssertUnwindSafe(|| body(lua, args))) {
+        let failure = match caught(|| body(lua, args)) {
             Ok(Ok(results)) => return Ok(results),
             Ok(Err(failure)) => failure,
-            Err(panic) => Failure::Lua(format!(
-                "{name}: a defect of consul_ffi, please report it: {}",
-                panic_text(&*panic)
-            )),
+            Err(panic) => {
+                Failure::Lua(format!("{name}: a defect of consul_ffi, please report it: {panic}"))
+            }
         };
         // An engine without memory has none for a message either; `module.lua` has that one.
         Ok(results(lua, failure).unwrap_or((Value::Nil, Value::Nil, Value::Nil)))
@@ -69,13 +66,5 @@ fn results(lua: &Lua, failure: Failure) -> mlua::Result<Results> {
         }
         Failure::Error(error) => value::outcome(lua, Err(error)),
         Failure::Lua(message) => Ok((Value::Nil, message.into_lua(lua)?, AS_IT_IS.into_lua(lua)?)),
-    }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => text,
-        (_, Some(text)) => text,
-        _ => "a panic",
     }
 }

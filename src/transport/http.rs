@@ -1,22 +1,16 @@
 //! A real Consul agent over HTTP or HTTPS, on a TCP port or a unix socket.
 
-use super::pool::{Pool, Target};
 use super::{Options, Transport, tls};
 use crate::clock::BoxFuture;
 use crate::error::{Error, Kind};
-use ::http::header::{AUTHORIZATION, HOST, USER_AGENT};
+use ::http::header::{AUTHORIZATION, HOST};
 use ::http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as _, Incoming};
-use rustls::pki_types::{DnsName, ServerName};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, SemaphorePermit};
-
-/// How the client calls itself.
-const AGENT: &str = concat!("consul_ffi/", env!("CARGO_PKG_VERSION"));
 
 /// The largest answer that is taken: above it are only lists that no Lua program could hold, and
 /// endpoints that never stop sending. It is some 365 KV values of the largest size, 512 KiB, which
@@ -25,12 +19,10 @@ const MAX_REPLY_BYTES: usize = 256 << 20;
 
 /// One endpoint of a real agent, with a pool of kept-alive connections.
 pub struct HttpTransport {
+    client: reqwest::Client,
     endpoint: String,
-    pool: Arc<Pool>,
     /// What a request's path is put behind.
-    prefix: String,
-    /// What every request says that does not say otherwise.
-    headers: HeaderMap,
+    base: String,
     /// One permit for each request that may be under way.
     turns: Semaphore,
     options: Options,
@@ -43,41 +35,49 @@ impl HttpTransport {
     /// # Errors
     /// [`Kind::Config`] when the URL is not one or a file cannot be used.
     pub fn new(endpoint: &str, options: &Options) -> Result<Self, Error> {
-        let refuse = |why: &str| Error::new(Kind::Config, format!("{endpoint}: {why}")).not_sent();
-        let (target, host, prefix) = match endpoint.strip_prefix("unix://") {
-            // The host that the official client names too.
-            Some(path) => (Target::Unix(path.into()), "localhost".to_owned(), String::new()),
-            None => {
-                let url: Uri = endpoint.parse().map_err(|error| refuse(&format!("{error}")))?;
-                let host = url.host().ok_or_else(|| refuse("it has no host"))?;
-                let tls = match endpoint.starts_with("https://") {
-                    true => {
-                        Some((Arc::new(tls::config(&options.tls)?), server_name(host, options)?))
-                    }
-                    false => None,
-                };
-                let port = url.port().map_or(String::new(), |port| format!(":{port}"));
-                let prefix = url.path().trim_end_matches('/').to_owned();
-                (Target::Tcp(url.clone(), tls), format!("{host}{port}"), prefix)
-            }
-        };
+        let refuse =
+            |why: String| Error::new(Kind::Config, format!("{endpoint}: {why}")).not_sent();
         let mut headers = HeaderMap::new();
-        headers.insert(
-            HOST,
-            HeaderValue::from_str(&host).map_err(|error| refuse(&error.to_string()))?,
-        );
-        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         if let Some(authorization) = &options.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
-        Ok(Self {
-            endpoint: endpoint.to_owned(),
-            pool: Pool::new(target, options),
-            prefix,
-            headers,
-            turns: Semaphore::new(options.max_connections),
-            options: options.clone(),
-        })
+        let mut base = endpoint.to_owned();
+        let mut builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            // An agent is local or on the same network.
+            .no_proxy()
+            .connect_timeout(options.connect_timeout)
+            .pool_max_idle_per_host(options.max_idle_connections)
+            .pool_idle_timeout(options.idle_timeout)
+            .tcp_nodelay(true)
+            .user_agent(concat!("consul_ffi/", env!("CARGO_PKG_VERSION")));
+        if let Some(path) = endpoint.strip_prefix("unix://") {
+            builder = builder.unix_socket(path);
+            // The host that the official client names too.
+            base = "http://localhost".to_owned();
+        }
+        let is_https = endpoint.starts_with("https://");
+        let tls = if is_https { tls::config(&options.tls)? } else { tls::unused()? };
+        if let (true, Some(name)) = (is_https, &options.tls.server_name) {
+            let url = endpoint.parse::<Uri>().map_err(|error| refuse(error.to_string()))?;
+            let real = RealHost::of(&url);
+            base = renamed(&url, name).ok_or_else(|| {
+                let message = format!("tls_server_name is {name:?}: it must be a host name");
+                Error::new(Kind::Config, message).not_sent()
+            })?;
+            if let Some(authority) = url.authority() {
+                let host = HeaderValue::from_str(authority.as_str());
+                headers.insert(HOST, host.map_err(|error| refuse(error.to_string()))?);
+            }
+            builder = builder.dns_resolver(Arc::new(real));
+        }
+        let client = builder
+            .tls_backend_preconfigured(tls)
+            .default_headers(headers)
+            .build()
+            .map_err(|error| refuse(reasons(&error.without_url())))?;
+        let turns = Semaphore::new(options.max_connections);
+        Ok(Self { client, endpoint: endpoint.to_owned(), base, turns, options: options.clone() })
     }
 
     /// The permit for one request, which holds it until its answer is read.
@@ -104,91 +104,64 @@ impl HttpTransport {
 
     async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
         let _turn = self.turn().await?;
-        let mut request = self.addressed(request)?;
-        let (connection, answer) = loop {
-            let kept = self.pool.kept().await;
-            let is_kept = kept.is_some();
-            let mut connection = match kept {
-                Some(connection) => connection,
-                None => self.pool.connect().await.map_err(|error| self.failed(&*error, false))?,
-            };
-            match connection.try_send_request(request).await {
-                Ok(answer) => break (connection, answer),
-                Err(mut error) => match error.take_message() {
-                    // The server closed the kept connection before anything was sent on it.
-                    Some(unsent) if is_kept => request = unsent,
-                    unsent => return Err(self.failed(error.error(), unsent.is_none())),
-                },
-            }
-        };
-        let (parts, body) = answer.into_parts();
-        let body = self.body(body).await?;
-        self.pool.keep(connection);
-        Ok(Response::from_parts(parts, body))
-    }
-
-    /// The request as this endpoint gets it.
-    fn addressed(&self, request: Request<Bytes>) -> Result<Request<Full<Bytes>>, Error> {
-        let mut request = request.map(Full::new);
-        if !self.prefix.is_empty() {
-            let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-            *request.uri_mut() = format!("{}{target}", self.prefix).parse().map_err(|error| {
-                Error::new(Kind::Config, format!("{}: {error}", self.endpoint)).not_sent()
-            })?;
+        // A connection that the server closed meanwhile is noticed only when its task runs.
+        tokio::task::yield_now().await;
+        let failed = |error: reqwest::Error| self.failed(error);
+        let (parts, body) = request.into_parts();
+        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+        let url = format!("{}{target}", self.base).parse().map_err(|error| {
+            Error::new(Kind::Config, format!("{}: {error}", self.endpoint)).not_sent()
+        })?;
+        let mut request = reqwest::Request::new(parts.method, url);
+        *request.headers_mut() = parts.headers;
+        if !body.is_empty() {
+            *request.body_mut() = Some(body.into());
         }
-        let headers = request.headers_mut();
-        for (name, value) in &self.headers {
-            headers.entry(name).or_insert_with(|| value.clone());
-        }
-        Ok(request)
+        let mut answer = self.client.execute(request).await.map_err(failed)?;
+        let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
+        let mut response = Response::new(self.body(answer).await?);
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Ok(response)
     }
 
     /// Reads a body up to its end or [`MAX_REPLY_BYTES`].
-    async fn body(&self, mut body: Incoming) -> Result<Bytes, Error> {
+    async fn body(&self, mut answer: reqwest::Response) -> Result<Bytes, Error> {
         let too_large = || {
             let limit_mib = MAX_REPLY_BYTES >> 20;
             let message = format!("{}: the answer is larger than {limit_mib} MiB", self.endpoint);
             Error::new(Kind::TooLarge, message)
         };
-        if body.size_hint().lower() > MAX_REPLY_BYTES as u64 {
+        if answer.content_length().is_some_and(|length| length > MAX_REPLY_BYTES as u64) {
             return Err(too_large());
         }
         // Most bodies are one chunk, which then need not be copied.
-        let Some(first) = self.chunk(&mut body).await? else { return Ok(Bytes::new()) };
-        let Some(second) = self.chunk(&mut body).await? else { return Ok(first) };
-        let mut whole = BytesMut::from(first);
-        whole.extend_from_slice(&second);
-        while let Some(chunk) = self.chunk(&mut body).await? {
-            if whole.len() + chunk.len() > MAX_REPLY_BYTES {
+        let failed = |error: reqwest::Error| self.failed(error);
+        let Some(first) = answer.chunk().await.map_err(failed)? else { return Ok(Bytes::new()) };
+        let Some(second) = answer.chunk().await.map_err(failed)? else { return Ok(first) };
+        let mut body = BytesMut::from(first);
+        body.extend_from_slice(&second);
+        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
+            if body.len() + chunk.len() > MAX_REPLY_BYTES {
                 return Err(too_large());
             }
-            whole.extend_from_slice(&chunk);
+            body.extend_from_slice(&chunk);
         }
-        Ok(whole.freeze())
+        Ok(body.freeze())
     }
 
-    async fn chunk(&self, body: &mut Incoming) -> Result<Option<Bytes>, Error> {
-        loop {
-            match body.frame().await {
-                None => return Ok(None),
-                // What is no data is a trailer.
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => return Ok(Some(data)),
-                    Err(_) => continue,
-                },
-                Some(Err(error)) => return Err(self.failed(&error, true)),
-            }
-        }
-    }
-
-    fn failed(&self, error: &(dyn StdError + 'static), sent: bool) -> Error {
-        let of_tls = chain(error).find_map(|cause| cause.downcast_ref::<rustls::Error>());
+    fn failed(&self, error: reqwest::Error) -> Error {
+        // The query can hold what a program must not find in its logs.
+        let error = error.without_url();
+        let of_tls = chain(&error).find_map(|cause| cause.downcast_ref::<rustls::Error>());
+        let sent = !error.is_connect() && !error.is_builder();
         let (kind, sent, why) = match of_tls {
             Some(cause) => {
                 let sent = sent && !tls::refuses_certificate(cause);
                 (Kind::Tls, sent, tls::reason(cause))
             }
-            None => (Kind::Connect, sent, reasons(error)),
+            None if error.is_builder() => (Kind::Config, false, reasons(&error)),
+            None => (Kind::Connect, sent, reasons(&error)),
         };
         let error =
             Error::new(kind, format!("{}: {why}", self.endpoint)).with_endpoint(&self.endpoint);
@@ -213,18 +186,32 @@ impl fmt::Debug for HttpTransport {
     }
 }
 
-/// The name that the server's certificate must be for.
-fn server_name(host: &str, options: &Options) -> Result<ServerName<'static>, Error> {
-    let refuse = |message: String| Error::new(Kind::Config, message).not_sent();
-    match &options.tls.server_name {
-        Some(name) => DnsName::try_from(name.clone())
-            .map(ServerName::DnsName)
-            .map_err(|_| refuse(format!("tls_server_name is {name:?}: it must be a host name"))),
-        None => {
-            let bare = host.trim_start_matches('[').trim_end_matches(']');
-            ServerName::try_from(bare.to_owned())
-                .map_err(|error| refuse(format!("the host {host}: {error}")))
-        }
+/// The endpoint's URL with another host name: TLS takes the name to check from the URL, and what it
+/// resolves to is [`RealHost`]'s. None when it is no host name.
+fn renamed(url: &Uri, name: &str) -> Option<String> {
+    rustls::pki_types::DnsName::try_from(name).ok()?;
+    let port = url.port().map_or(String::new(), |port| format!(":{port}"));
+    Some(format!("https://{name}{port}{}", url.path().trim_end_matches('/')))
+}
+
+/// Resolves every name to the addresses of the endpoint's own host.
+struct RealHost(String);
+
+impl RealHost {
+    fn of(url: &Uri) -> Self {
+        let host = url.host().unwrap_or_default();
+        Self(host.trim_start_matches('[').trim_end_matches(']').to_owned())
+    }
+}
+
+impl Resolve for RealHost {
+    fn resolve(&self, _: Name) -> Resolving {
+        let host = self.0.clone();
+        Box::pin(async move {
+            // The port is the URL's.
+            let found: Vec<_> = tokio::net::lookup_host((host, 0)).await?.collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
     }
 }
 
@@ -241,14 +228,18 @@ fn chain<'a>(
     std::iter::successors(Some(error), |error| cause(*error))
 }
 
-/// An error and its causes as one line, each once.
-fn reasons(error: &(dyn StdError + 'static)) -> String {
+/// The causes of an error as one line, each once; the outermost only says that there was one.
+fn reasons(error: &reqwest::Error) -> String {
     let mut causes: Vec<String> = Vec::new();
-    for cause in chain(error) {
+    for cause in chain(error).skip(1) {
         let text = cause.to_string();
+        // hyper's own word for where it happened, which its cause says better.
+        if text.starts_with("client error") {
+            continue;
+        }
         if !causes.iter().any(|known| known.contains(&text)) {
             causes.push(text);
         }
     }
-    causes.join(": ")
+    if causes.is_empty() { error.to_string() } else { causes.join(": ") }
 }

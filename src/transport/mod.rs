@@ -2,7 +2,6 @@
 //! response comes out. A real agent, the simulated agent and every test double implement it.
 
 pub mod http;
-mod pool;
 mod tls;
 pub mod token_file;
 
