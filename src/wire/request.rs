@@ -532,6 +532,7 @@ impl Draft {
             server_wait: if self.blocks { self.wait } else { Duration::ZERO },
             timeout: self.timeout,
             stale_if_error: self.stale_if_error
+                && self.retry
                 && !self.query.iter().any(|pair| pair == "stale" || pair == "consistent"),
             lock_step: self.lock_step.filter(|_| self.retry),
         })
@@ -656,6 +657,7 @@ mod tests {
         assert!(!falls_back(key(), Some("consistent")));
         assert!(!falls_back(key().opt("consistent", true), None));
         assert!(!falls_back(key().opt("stale_if_error", false), None));
+        assert!(!falls_back(key().opt("retry", false), None));
         let request = build("kv_list", key().opt("stale_if_error", true)).unwrap();
         assert_eq!(request.to_send(Duration::ZERO, false).uri(), "/v1/kv/k?recurse");
         assert_eq!(request.to_send(Duration::ZERO, true).uri(), "/v1/kv/k?recurse&stale");
