@@ -5,6 +5,7 @@ include_files = { "**/*.lua", "**/*.rockspec", ".busted", ".luacheckrc" }
 exclude_files = { "target", "lua/meta", ".luarocks", "lua_modules" }
 files["spec"].std = "max+busted"
 files["examples"].std = "max"
+files["examples/openresty"].std = "ngx_lua"
 files["benches"].std = "max"
 files["tests"] = { std = "max", read_globals = { "host" } }
 files["**/*.rockspec"].std = "rockspec"

@@ -1,13 +1,13 @@
 //! Time as a seam: the client, the cluster and the simulated agent ask a [`Clock`], never the
 //! operating system, so that all of them run on a virtual clock in tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::ops::{Add, Sub};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -102,6 +102,9 @@ impl Clock for SystemClock {
 }
 
 /// A clock that stands still until it is told to move. Clones share the same time.
+///
+/// Work can go on beside what drives the clock: it does whatever it can at each moment, in the
+/// order in which it was started, before time moves on.
 #[derive(Clone, Default)]
 pub struct ManualClock {
     shared: Arc<Mutex<Manual>>,
@@ -112,6 +115,10 @@ struct Manual {
     now: Instant,
     next_id: u64,
     sleepers: BTreeMap<(Instant, u64), Waker>,
+    /// What was spawned; `None` while it is being polled.
+    tasks: BTreeMap<u64, Option<BoxFuture<'static, ()>>>,
+    /// The tasks that can do something.
+    ready: BTreeSet<u64>,
 }
 
 impl ManualClock {
@@ -120,10 +127,69 @@ impl ManualClock {
         Self::default()
     }
 
-    /// Moves time on by `duration` and wakes every sleeper whose moment has come.
+    /// Moves time on by `duration`, from one moment that somebody waits for to the next.
     pub fn advance(&self, duration: Duration) {
         let target = self.lock().now + duration;
+        self.settle();
+        loop {
+            let next = self.lock().sleepers.keys().next().map(|(at, _)| *at);
+            let Some(at) = next.filter(|at| *at <= target) else { break };
+            self.move_to(at);
+            self.settle();
+        }
         self.move_to(target);
+    }
+
+    /// Starts work that goes on beside whatever drives this clock or moves it, until it is done or
+    /// cancelled. It does nothing yet.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> TaskId {
+        let mut manual = self.lock();
+        let id = manual.fresh_id();
+        manual.tasks.insert(id, Some(Box::pin(work)));
+        manual.ready.insert(id);
+        TaskId(id)
+    }
+
+    /// Abandons work that was spawned.
+    pub fn cancel(&self, task: TaskId) {
+        let abandoned = self.lock().tasks.remove(&task.0);
+        // Dropped without the lock: it may sleep on this clock.
+        drop(abandoned);
+    }
+
+    /// Lets spawned work do what it can at this moment.
+    pub fn settle(&self) {
+        self.run_ready(Waker::noop());
+    }
+
+    /// The same; what becomes ready later wakes `driver` too.
+    fn run_ready(&self, driver: &Waker) {
+        loop {
+            let ready = std::mem::take(&mut self.lock().ready);
+            if ready.is_empty() {
+                return;
+            }
+            for id in ready {
+                let Some(mut work) = self.lock().tasks.get_mut(&id).and_then(Option::take) else {
+                    continue;
+                };
+                let waker = Waker::from(Arc::new(TaskWaker {
+                    clock: Arc::downgrade(&self.shared),
+                    id,
+                    driver: driver.clone(),
+                }));
+                let polled = work.as_mut().poll(&mut Context::from_waker(&waker));
+                let mut manual = self.lock();
+                if polled.is_ready() {
+                    manual.tasks.remove(&id);
+                } else if let Some(place) = manual.tasks.get_mut(&id) {
+                    *place = Some(work);
+                    continue;
+                }
+                // Done or cancelled: what it holds may use this clock when it is dropped.
+                drop(manual);
+            }
+        }
     }
 
     /// Moves time on to the earliest moment that somebody waits for; false when nobody waits.
@@ -148,11 +214,13 @@ impl ManualClock {
             let waker = Waker::from(Arc::clone(&woken));
             loop {
                 woken.since.store(false, Ordering::Relaxed);
+                self.run_ready(&waker);
                 let polled = work.as_mut().poll(&mut Context::from_waker(&waker));
                 if polled.is_ready() {
                     return polled;
                 }
-                if !woken.since.load(Ordering::Relaxed) && !self.advance_to_next() {
+                let can_go_on = woken.since.load(Ordering::Relaxed) || self.has_ready();
+                if !can_go_on && !self.advance_to_next() {
                     return Poll::Pending;
                 }
             }
@@ -171,10 +239,25 @@ impl ManualClock {
         due.into_values().for_each(Waker::wake);
     }
 
+    fn has_ready(&self) -> bool {
+        !self.lock().ready.is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Manual> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl Manual {
+    fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+}
+
+/// Work that was spawned on a [`ManualClock`].
+#[derive(Clone, Copy, Debug)]
+pub struct TaskId(u64);
 
 impl fmt::Debug for ManualClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -213,6 +296,22 @@ impl Wake for Woken {
     }
 }
 
+/// Notes that a task can do something, and passes it on.
+struct TaskWaker {
+    clock: Weak<Mutex<Manual>>,
+    id: u64,
+    driver: Waker,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        if let Some(shared) = self.clock.upgrade() {
+            shared.lock().unwrap_or_else(PoisonError::into_inner).ready.insert(self.id);
+        }
+        self.driver.wake_by_ref();
+    }
+}
+
 struct ManualSleep {
     clock: ManualClock,
     deadline: Instant,
@@ -228,10 +327,7 @@ impl Future for ManualSleep {
         if manual.now >= self.deadline {
             return Poll::Ready(());
         }
-        let id = *self.id.get_or_insert_with(|| {
-            manual.next_id += 1;
-            manual.next_id
-        });
+        let id = *self.id.get_or_insert_with(|| manual.fresh_id());
         manual.sleepers.insert((self.deadline, id), context.waker().clone());
         Poll::Pending
     }
@@ -284,6 +380,74 @@ mod tests {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         assert_eq!(runtime.block_on(clock.drive(work)), Duration::from_secs(3660));
+    }
+
+    /// Work that writes down its name and the second, after each of these pauses.
+    fn diary(
+        clock: &ManualClock,
+        name: &'static str,
+        pauses_s: &'static [u64],
+    ) -> (impl Future<Output = ()> + Send + 'static, Arc<Mutex<Vec<String>>>) {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (clock, written) = (clock.clone(), Arc::clone(&lines));
+        let work = async move {
+            for pause in pauses_s {
+                clock.sleep(Duration::from_secs(*pause)).await;
+                let line = format!("{name} {}", clock.now().since_origin().as_secs());
+                written.lock().unwrap().push(line);
+            }
+        };
+        (work, lines)
+    }
+
+    #[test]
+    fn spawned_work_does_each_thing_at_its_moment_while_time_is_moved() {
+        let clock = ManualClock::new();
+        let (work, lines) = diary(&clock, "a", &[1, 2, 3]);
+        clock.spawn(work);
+        clock.advance(Duration::from_secs(5));
+        assert_eq!(*lines.lock().unwrap(), ["a 1", "a 3"]);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(*lines.lock().unwrap(), ["a 1", "a 3", "a 6"]);
+        assert!(clock.lock().tasks.is_empty());
+    }
+
+    #[test]
+    fn spawned_work_goes_on_while_other_work_is_driven() {
+        let clock = ManualClock::new();
+        let (work, lines) = diary(&clock, "a", &[1, 1, 1]);
+        clock.spawn(work);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(clock.drive(clock.sleep(Duration::from_secs(2))));
+        assert_eq!(*lines.lock().unwrap(), ["a 1", "a 2"]);
+    }
+
+    #[test]
+    fn cancelled_work_is_dropped_at_once_and_holds_no_sleep() {
+        let clock = ManualClock::new();
+        let (work, lines) = diary(&clock, "a", &[1]);
+        let task = clock.spawn(work);
+        clock.settle();
+        clock.cancel(task);
+        assert_eq!(Arc::strong_count(&lines), 1);
+        assert!(!clock.advance_to_next());
+    }
+
+    #[test]
+    fn work_can_cancel_work_and_itself() {
+        let clock = ManualClock::new();
+        let (other, lines) = diary(&clock, "a", &[0]);
+        let handle = clock.clone();
+        clock.spawn(async move {
+            for id in 0..10 {
+                handle.cancel(TaskId(id));
+            }
+            std::future::pending().await
+        });
+        clock.spawn(other);
+        clock.settle();
+        assert!(lines.lock().unwrap().is_empty());
+        assert!(clock.lock().tasks.is_empty());
     }
 
     #[test]

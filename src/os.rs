@@ -1,4 +1,5 @@
-//! What a library must see to inside another program's process: forks, signals, threads.
+//! What a library must see to inside another program's process: forks, signals, threads,
+//! event loops.
 //!
 //! The process's own state (signal dispositions, masks, threads that handle signals) is left as it
 //! was found.
@@ -6,9 +7,11 @@
 #![allow(unsafe_code)]
 
 use libc::c_int;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -116,6 +119,63 @@ impl Drop for Mask {
     }
 }
 
+/// A descriptor that is readable as long as it rings, for somebody's poll(2).
+#[derive(Debug)]
+pub struct Bell {
+    readable: File,
+    /// Where it is rung, unless it is the same.
+    writable: Option<File>,
+    rings: bool,
+}
+
+impl Bell {
+    /// A silent bell.
+    ///
+    /// # Errors
+    /// When the process has as many descriptors as it may have.
+    pub fn new() -> io::Result<Bell> {
+        let (readable, writable) = bell_ends()?;
+        Ok(Bell { readable, writable, rings: false })
+    }
+
+    /// Rings until it is silenced.
+    pub fn ring(&mut self) {
+        if !self.rings {
+            let mut writable = self.writable.as_ref().unwrap_or(&self.readable);
+            self.rings = writable.write_all(&1_u64.to_ne_bytes()).is_ok();
+        }
+    }
+
+    /// Ends the ringing.
+    pub fn silence(&mut self) {
+        if self.rings {
+            self.rings = (&self.readable).read_exact(&mut [0; size_of::<u64>()]).is_err();
+        }
+    }
+
+    /// The descriptor; it is this bell's own.
+    pub fn fd(&self) -> RawFd {
+        self.readable.as_raw_fd()
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn bell_ends() -> io::Result<(File, Option<File>)> {
+    // SAFETY: it takes two numbers, and gives a new descriptor or -1.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if fd == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, so it has no other owner.
+    Ok((File::from(unsafe { OwnedFd::from_raw_fd(fd) }), None))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bell_ends() -> io::Result<(File, Option<File>)> {
+    let (readable, writable) = io::pipe()?;
+    Ok((File::from(OwnedFd::from(readable)), Some(File::from(OwnedFd::from(writable)))))
+}
+
 /// Every signal but those that tell a thread of its own fault: these cannot wait.
 fn asynchronous_signals() -> libc::sigset_t {
     let mut set = signal_set(&[]);
@@ -172,7 +232,6 @@ fn sigpipe_is_pending() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc;
 
@@ -240,6 +299,23 @@ mod tests {
             block_signals();
             assert!(is_member(&mask(), libc::SIGINT));
         });
+    }
+
+    #[test]
+    fn a_bell_is_readable_as_long_as_it_rings() {
+        let is_readable = |bell: &Bell| {
+            let mut entry = libc::pollfd { fd: bell.fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: the entry is one and outlives the call.
+            unsafe { libc::poll(&mut entry, 1, 0) == 1 }
+        };
+        let mut bell = Bell::new().unwrap();
+        bell.silence();
+        assert!(!is_readable(&bell));
+        bell.ring();
+        bell.ring();
+        assert!(is_readable(&bell) && is_readable(&bell));
+        bell.silence();
+        assert!(!is_readable(&bell));
     }
 
     #[test]

@@ -454,6 +454,7 @@ fn an_acquire_whose_answer_is_lost_is_settled_by_a_read() {
         let answer = world.call("kv_put", acquire(&session)).expect("the session holds the lock");
         assert_eq!(answer.value, Value::Bool(true));
         assert_eq!((answer.meta.attempts, world.now_ms() - begun), (1, settled_at_ms));
+        assert_eq!(answer.meta.request_ms, settled_at_ms as f64);
         let sent: Vec<_> = world.log().into_iter().map(|got| got.what).collect();
         assert_eq!(
             sent,

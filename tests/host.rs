@@ -37,10 +37,15 @@ type Run = fn(&Engine) -> Result<(), Failed>;
 
 const TESTS: &[(&str, Run)] = &[
     ("states_end_with_clients_open", states_end_with_clients_open),
+    ("states_end_with_calls_in_flight", states_end_with_calls_in_flight),
     ("a_name_look_up_holds_no_end_up", a_name_look_up_holds_no_end_up),
     ("two_threads_have_a_state_each", two_threads_have_a_state_each),
+    ("two_threads_have_calls_in_flight", two_threads_have_calls_in_flight),
     ("parent_and_children_go_on_simulated", parent_and_children_go_on_simulated),
     ("parent_and_children_share_no_connection", parent_and_children_share_no_connection),
+    ("children_have_none_of_their_parents_handles", children_have_none_of_their_parents_handles),
+    ("handles_share_no_connection_with_children", handles_share_no_connection_with_children),
+    ("ctrl_c_ends_a_long_wait_for_a_handle", ctrl_c_ends_a_long_wait_for_a_handle),
     ("abandoned_waits_leave_nothing", abandoned_waits_leave_nothing),
     ("ctrl_c_ends_a_long_wait_on_a_socket", ctrl_c_ends_a_long_wait_on_a_socket),
     ("ctrl_c_ends_a_long_wait_simulated", ctrl_c_ends_a_long_wait_simulated),
@@ -67,6 +72,14 @@ fn states_end_with_clients_open(engine: &Engine) -> Result<(), Failed> {
     succeeds(engine.host()?.args(["states", "200", "use.lua"]))
 }
 
+fn states_end_with_calls_in_flight(engine: &Engine) -> Result<(), Failed> {
+    succeeds(engine.host()?.args(["states", "200", "handles.lua"]))
+}
+
+fn two_threads_have_calls_in_flight(engine: &Engine) -> Result<(), Failed> {
+    succeeds(engine.host()?.args(["threads", "50", "handles.lua"]))
+}
+
 fn a_name_look_up_holds_no_end_up(engine: &Engine) -> Result<(), Failed> {
     succeeds(engine.host()?.args(["run", "lookup.lua"]))
 }
@@ -86,16 +99,24 @@ fn parent_and_children_go_on_simulated(engine: &Engine) -> Result<(), Failed> {
 fn parent_and_children_share_no_connection(engine: &Engine) -> Result<(), Failed> {
     let server = CountingServer::start();
     succeeds(engine.host()?.args(["run", "fork.lua", &server.url]))?;
-    let mut connections = BTreeMap::new();
-    for users in server.users.lock().unwrap().iter() {
-        if users.len() > 1 {
-            return Err(format!("one connection has many users: {users:?}").into());
-        }
-        users.iter().for_each(|user| *connections.entry(user.clone()).or_insert(0) += 1);
-    }
+    let connections = server.connections_by_user()?;
     let one_each = ["child", "grandchild", "hooked", "nephew", "parent"];
     let expected = BTreeMap::from(one_each.map(|user| (user.to_owned(), 1)));
     if connections == expected {
+        return Ok(());
+    }
+    Err(format!("connections by user: {connections:?}").into())
+}
+
+fn children_have_none_of_their_parents_handles(engine: &Engine) -> Result<(), Failed> {
+    succeeds(engine.host()?.args(["run", "fork_handles.lua"]))
+}
+
+fn handles_share_no_connection_with_children(engine: &Engine) -> Result<(), Failed> {
+    let server = CountingServer::start();
+    succeeds(engine.host()?.args(["run", "fork_handles.lua", &server.url]))?;
+    let connections = server.connections_by_user()?;
+    if connections.get("child") == Some(&1) && connections.get("grandchild") == Some(&1) {
         return Ok(());
     }
     Err(format!("connections by user: {connections:?}").into())
@@ -110,19 +131,31 @@ fn ctrl_c_ends_a_long_wait_on_a_socket(engine: &Engine) -> Result<(), Failed> {
     // The system accepts for it; nobody answers.
     let silent = TcpListener::bind("127.0.0.1:0")?;
     let endpoint = format!("http://{}", silent.local_addr()?);
-    ctrl_c_ends_a_long_wait(engine, &format!("{{ endpoint = '{endpoint}' }}"))
+    let program = format!("client = consul_ffi.new({{ endpoint = '{endpoint}' }}) {LONG_CALL}");
+    ctrl_c_ends_a_long_wait(engine, &program)
 }
 
 fn ctrl_c_ends_a_long_wait_simulated(engine: &Engine) -> Result<(), Failed> {
-    ctrl_c_ends_a_long_wait(engine, "{ simulate = true }")
+    let program = format!("client = consul_ffi.new({{ simulate = true }}) {LONG_CALL}");
+    ctrl_c_ends_a_long_wait(engine, &program)
 }
 
+fn ctrl_c_ends_a_long_wait_for_a_handle(engine: &Engine) -> Result<(), Failed> {
+    ctrl_c_ends_a_long_wait(
+        engine,
+        "client = consul_ffi.new({ simulate = true }) \
+         client:start('kv_get', 'k', { index = 1000, wait = '60s' }):wait()",
+    )
+}
+
+const LONG_CALL: &str = "client:kv_get('k', { index = 1000, wait = '60s' })";
+
 /// A hook gets its turn every 50 ms; the bound leaves the machine half a second for the rest.
-fn ctrl_c_ends_a_long_wait(engine: &Engine, config: &str) -> Result<(), Failed> {
+fn ctrl_c_ends_a_long_wait(engine: &Engine, work: &str) -> Result<(), Failed> {
     let program = format!(
-        "local client = require('consul_ffi').new({config}) \
+        "consul_ffi = require('consul_ffi') \
          print('waiting') io.stdout:flush() \
-         client:kv_get('k', {{ index = 1000, wait = '60s' }}) \
+         {work} \
          print('not interrupted')"
     );
     let mut child = engine
@@ -272,6 +305,21 @@ impl CountingServer {
             }
         });
         CountingServer { url, users }
+    }
+
+    /// How many connections each user had.
+    ///
+    /// # Errors
+    /// When one connection had several users.
+    fn connections_by_user(&self) -> Result<BTreeMap<String, usize>, Failed> {
+        let mut connections = BTreeMap::new();
+        for users in self.users.lock().unwrap().iter() {
+            if users.len() > 1 {
+                return Err(format!("one connection has many users: {users:?}").into());
+            }
+            users.iter().for_each(|user| *connections.entry(user.clone()).or_insert(0) += 1);
+        }
+        Ok(connections)
     }
 }
 

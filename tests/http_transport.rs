@@ -145,7 +145,7 @@ fn the_next_endpoint_is_asked_when_one_refuses() {
 
 #[test]
 fn a_guarded_write_that_may_have_been_applied_is_not_sent_again() {
-    let url = server(drop);
+    let url = server(|mut stream| read_head(&mut stream));
     let cas = Args::new().arg("k").arg("v").opt("cas", 1);
     let error = call(&client(&[&url], 3), "kv_put", cas).expect_err("no answer");
     assert_eq!(error.attempts(), 1);

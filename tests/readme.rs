@@ -104,3 +104,12 @@ fn the_guide_to_testing_shows_the_files_that_run() {
         );
     }
 }
+
+#[test]
+fn the_guide_to_concurrency_shows_the_example_for_openresty() {
+    let guide = read("docs/concurrency.md");
+    let example = read("examples/openresty/consul.lua");
+    let blocks = blocks(&guide);
+    let (_, shown) = blocks.iter().find(|(_, block)| block.contains("ngx.sleep")).expect("a block");
+    assert!(example.contains(shown), "examples/openresty/consul.lua has not:\n{shown}");
+}

@@ -1,8 +1,10 @@
 /* The yardstick: a Lua module that does over a raw socket what a KV read or write needs and
- * nothing else. No timeout, no retry, no check of what it reads; it trusts its server.
+ * nothing else. It gives what consul_ffi gives of the answer, by the C API; but it has no timeout,
+ * no retry and no check of what it reads: it trusts its server.
  *
  *   local client = require("raw").connect(host, port)
- *   client:get(key)  ->  true, value, index
+ *   client:get(key)  ->  true, value, { index, known_leader, last_contact_ms, flags, lock_index,
+ *                                       create_index, modify_index }
  *   client:put(key, value)  ->  true */
 #include <arpa/inet.h>
 #include <lauxlib.h>
@@ -77,20 +79,38 @@ static size_t decode_base64(char *to, const char *from) {
     return (size_t)(at - to);
 }
 
+/* Sets a field of the table on top to the number that follows a text. */
+static void number(lua_State *L, const char *field, const char *in, const char *after) {
+    const char *found = strstr(in, after);
+    if (found == NULL) luaL_error(L, "no %s in %s", after, in);
+    lua_pushnumber(L, (lua_Number)strtoull(found + strlen(after), NULL, 10));
+    lua_setfield(L, -2, field);
+}
+
 static int get(lua_State *L) {
     struct client *client = luaL_checkudata(L, 1, "raw.client");
     const char *key = luaL_checkstring(L, 2);
     int length = snprintf(client->buffer, BUFFER, "GET /v1/kv/%s HTTP/1.1\r\nHost: %s\r\n\r\n", key,
                           client->address);
     char *body = exchange(L, client, (size_t)length);
-    const char *index = strcasestr(client->buffer, "\r\nX-Consul-Index:");
-    char *value = strstr(body, "\"Value\":\"");
-    if (strncmp(client->buffer + 9, "200", 3) != 0 || index == NULL || value == NULL)
+    /* A server in dev mode puts spaces between. */
+    char *value = strstr(body, "\"Value\":");
+    value = value == NULL ? NULL : strchr(value + 8, '"');
+    if (strncmp(client->buffer + 9, "200", 3) != 0 || value == NULL)
         return luaL_error(L, "unexpected answer: %s", client->buffer);
-    value += 9;
+    lua_createtable(L, 0, 7);
+    number(L, "index", client->buffer, "X-Consul-Index: ");
+    lua_pushboolean(L, strstr(client->buffer, "X-Consul-Knownleader: true") != NULL);
+    lua_setfield(L, -2, "known_leader");
+    number(L, "last_contact_ms", client->buffer, "X-Consul-Lastcontact: ");
+    number(L, "lock_index", body, "\"LockIndex\":");
+    number(L, "flags", body, "\"Flags\":");
+    number(L, "create_index", body, "\"CreateIndex\":");
+    number(L, "modify_index", body, "\"ModifyIndex\":");
     lua_pushboolean(L, 1);
+    value++;
     lua_pushlstring(L, value, decode_base64(value, value));
-    lua_pushnumber(L, strtod(index + 17, NULL));
+    lua_pushvalue(L, -3);
     return 3;
 }
 

@@ -220,17 +220,22 @@ function commands.paced(rate, seconds)
   local count = rate * seconds
   local late = ffi.new("double[?]", count)
   local begun = now()
-  local next = 0
-  while next < count do
-    local due = begun + next / rate
-    local ahead = due - now()
-    if ahead > 0 then
-      ffi.C.usleep(ahead * 1e6)
-    else
+  local done = 0
+  while done < count do
+    local due = math.min(count, math.floor((now() - begun) * rate) + 1)
+    if due == done then
+      ffi.C.usleep(math.max(0, begun + done / rate - now()) * 1e6)
+    elseif due == done + 1 then
       worker.get(KEY)
-      late[next] = now() - due
-      next = next + 1
+    else
+      -- What has become due meanwhile goes together.
+      batch(due - done, 64)
     end
+    local ended = now()
+    for read = done, due - 1 do
+      late[read] = ended - (begun + read / rate)
+    end
+    done = due
   end
   local sorted = {}
   for i = 0, count - 1 do

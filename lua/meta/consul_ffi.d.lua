@@ -69,6 +69,66 @@ function ConsulClient:destroy() end
 ---@return consul_ffi.Meta|consul_ffi.Error extra
 function ConsulClient:http_request(method, path, body, params, options) end
 
+---@class consul_ffi.batch.options
+---@field concurrency? integer how many calls are in flight at once, 1 to 64; default 64
+---@field timeout_ms? number the longest the batch may take
+
+---What came of one call of a batch.
+---@class consul_ffi.Outcome
+---@field ok boolean
+---@field value any of a success
+---@field meta? consul_ffi.Meta of a success
+---@field message? string of a failure
+---@field err? consul_ffi.Error of a failure
+
+---Makes many calls on the calling thread, some of them in flight at once. Raises when any of them is misused,
+---before anything is sent.
+---@param calls any[][] each a method's name and its arguments: { "kv_get", "key", { stale = true } }
+---@param options? consul_ffi.batch.options
+---@return boolean success
+---@return consul_ffi.Outcome[]|string response the outcomes in the order of the calls, or the message of a failure
+---@return consul_ffi.Error? err
+function ConsulClient:batch(calls, options) end
+
+---Starts a call in the background.
+---@param method string the method's name
+---@param ... any its arguments
+---@return consul_ffi.Handle
+function ConsulClient:start(method, ...) end
+
+---A call in the background.
+---@class consul_ffi.Handle
+local Handle = {}
+
+---Whether the call is done, and then its results.
+---@return boolean done
+---@return boolean? success
+---@return any response
+---@return consul_ffi.Meta|consul_ffi.Error|nil extra
+function Handle:poll() end
+
+---Waits for the call, then as poll.
+---@param timeout_ms? number the longest wait; nil: until the call is done
+---@return boolean done
+---@return boolean? success
+---@return any response
+---@return consul_ffi.Meta|consul_ffi.Error|nil extra
+function Handle:wait(timeout_ms) end
+
+---A descriptor that is readable once the call is done; it is not to be read or closed.
+---@return integer|false fd
+---@return string? message
+---@return consul_ffi.Error? err
+function Handle:fd() end
+
+---Ends the call: unless it is done already it has failed with kind closed.
+---@return true
+function Handle:cancel() end
+
+---Cancels, and gives the descriptor back.
+---@return true
+function Handle:close() end
+
 ---What a client is made with; docs/configuration.md says more.
 ---@class consul_ffi.ConsulConfig
 ---@field endpoints? string|string[] The agents to speak to; the next one is asked when one does not answer. `host:port`, `http://host:port`, `https://host:port`, each with a path when Consul is behind a proxy, or `unix:///path` of a socket. Default: http://127.0.0.1:8500.

@@ -244,6 +244,25 @@ local function check_outcome(success, response, extra)
   return is_failure and extra.message == response and KINDS[extra.kind], "neither a success nor a failure"
 end
 
+-- So are those of each call of a batch.
+local function check_batch(success, results, extra)
+  if success ~= true then
+    return check_outcome(success, results, extra)
+  end
+  for _, result in ipairs(results) do
+    local fine, what
+    if result.ok then
+      fine, what = check_outcome(true, result.value, result.meta)
+    else
+      fine, what = check_outcome(result.ok, result.message, result.err)
+    end
+    if not fine then
+      return fine, what
+    end
+  end
+  return true
+end
+
 local function check_any()
   return true
 end
@@ -263,11 +282,30 @@ describe("random values", function()
   local function add(name, call, self, check)
     calls[#calls + 1] = { name = name, call = call, self = self, check = check }
   end
+  local methods = {}
+  local OTHERS = { new = true, close = true, destroy = true, batch = true, start = true }
   for name, call in pairs(consul_ffi.ConsulClient) do
-    if name ~= "new" and name ~= "close" and name ~= "destroy" then
+    if not OTHERS[name] then
+      methods[#methods + 1] = name
       add(name, call, client, check_outcome)
     end
   end
+  table.sort(methods)
+  add("batch", function(self, ...)
+    if chance(80) then
+      return client.batch(self, { { methods[random(#methods)], ... }, { methods[random(#methods)] } })
+    end
+    return client.batch(self, ...)
+  end, client, check_batch)
+  add("start", function(self, ...)
+    local handle
+    if chance(80) then
+      handle = client.start(self, methods[random(#methods)], ...)
+    else
+      handle = client.start(self, ...)
+    end
+    return select(2, handle:wait())
+  end, client, check_outcome)
   for _, name in ipairs({ "advance", "now", "fault", "clear_faults", "restart", "reset", "stats" }) do
     add(name, agent[name], agent, check_any)
   end

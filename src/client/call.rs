@@ -29,14 +29,17 @@ impl Client {
     /// # Errors
     /// Whatever the transport or the server refused, after the retries that the endpoint allows.
     pub async fn perform(&self, request: &Request) -> Result<Success, Error> {
-        let deadline = self.clock.now() + self.budget(request);
+        let start = self.clock.now();
+        let deadline = start + self.budget(request);
         let error = match self.make(request, deadline, self.settings.retry_count).await {
             Ok(success) => return Ok(success),
             Err(error) => error,
         };
         match &request.lock_step {
             Some(step) if error.maybe_applied() => {
-                self.settle(request, step, deadline, error).await
+                let mut success = self.settle(request, step, deadline, error).await?;
+                success.meta.request_ms = (self.clock.now() - start).as_secs_f64() * 1e3;
+                Ok(success)
             }
             _ => Err(error),
         }
@@ -178,10 +181,12 @@ impl<'a> Call<'a> {
             Err(error) => {
                 self.asked.push(index);
                 let error = error.with_endpoint(transport.endpoint()).with_attempts(self.attempts);
-                if !is_endpoints_own(&error) {
+                if is_endpoints_own(&error) {
+                    if error.kind() != Kind::Timeout || limit >= SHORTEST_ATTEMPT {
+                        self.note_failure(index, begun, &error);
+                    }
+                } else if error.status().is_some() {
                     self.note_answer(index);
-                } else if error.kind() != Kind::Timeout || limit >= SHORTEST_ATTEMPT {
-                    self.note_failure(index, begun, &error);
                 }
                 Err(error)
             }

@@ -1,5 +1,6 @@
 //! The client: makes calls to Consul over one or several transports.
 
+pub mod batch;
 mod call;
 pub mod coordination;
 mod endpoints;

@@ -1,12 +1,15 @@
 //! `ConsulClient`: one method for every endpoint, run on the calling thread.
 
+use super::handle::Background;
 use super::native::{self, Failure, Results};
 use super::open::Open;
 use super::value;
+use crate::client::Client;
 use crate::config::{Config, Simulate};
 use crate::error::{Error, Kind};
-use crate::wire::request::Args;
+use crate::wire::request::{Args, Request};
 use crate::wire::response::Success;
+use crate::wire::shape::{At, unknown};
 use crate::wire::table::Endpoint;
 use crate::wire::value::Value;
 use crate::wire::{self, raw};
@@ -19,6 +22,7 @@ use std::ffi::OsString;
 use std::mem;
 use std::os::unix::ffi::OsStringExt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// A client as a Lua program holds it.
 pub struct ConsulClient {
@@ -39,32 +43,63 @@ impl ConsulClient {
         endpoint: &'static Endpoint,
         args: &Args,
     ) -> Result<Success, Failure> {
-        match self.opened()? {
-            Some(open) => {
-                // A hook may call the client too, or close it.
-                let outcome = open.run(lua, open.client().fetch(endpoint, args));
-                Open::release(open);
-                Ok(outcome??)
-            }
-            None => {
-                // A wrong argument is a wrong argument on a closed client too.
-                endpoint.request(args, &self.config.defaults)?;
-                let message = format!("{}: the client is closed", endpoint.name);
-                Err(Error::new(Kind::Closed, message).not_sent().into())
-            }
+        let request = self.request(endpoint, args)?;
+        Ok(self.run(lua, &request.label, async |client| client.perform(&request).await)??)
+    }
+
+    /// Checks a call's arguments and builds its request; on a closed client a wrong argument is a
+    /// wrong argument too.
+    pub fn request(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Request, Error> {
+        match &*self.open.borrow() {
+            Some(open) => open.client().request(endpoint, args),
+            None => endpoint.request(args, &self.config.defaults),
         }
     }
 
+    /// Runs work on the calling thread; `label` says in errors what it is.
+    pub fn run<R>(
+        &self,
+        lua: &Lua,
+        label: &str,
+        work: impl AsyncFnOnce(&Client) -> R,
+    ) -> Result<R, Failure> {
+        let open = self.opened(label)?;
+        // A hook may call the client too, or close it.
+        let done = open.run(lua, work(open.client()));
+        Open::release(open);
+        done
+    }
+
+    /// How many requests may be under way to one endpoint at a time.
+    pub fn max_connections(&self) -> usize {
+        self.config.http.max_connections
+    }
+
+    /// Where calls of this client go on in the background; `label` says in errors what it is for.
+    pub fn background(&self, label: &str) -> Result<Arc<Background>, Error> {
+        self.opened(label)?.background(&self.config)
+    }
+
     /// What this client has in this process; a fork's child makes its own.
-    fn opened(&self) -> Result<Option<Rc<Open>>, Error> {
+    fn opened(&self, label: &str) -> Result<Rc<Open>, Error> {
         let mut open = self.open.borrow_mut();
         if open.as_ref().is_some_and(|open| !open.is_ours()) {
             mem::forget(open.replace(Open::new(&self.config)?));
         }
-        Ok(open.clone())
+        open.clone().ok_or_else(|| {
+            Error::new(Kind::Closed, format!("{label}: the client is closed")).not_sent()
+        })
     }
 
     fn close(&self) {
+        if let Some(open) = &*self.open.borrow() {
+            open.end_background();
+        }
+        self.forget();
+    }
+
+    /// Gives back what the client has. Handles that are left go on.
+    fn forget(&self) {
         if let Some(open) = self.open.take() {
             Open::release(open);
         }
@@ -93,7 +128,7 @@ impl ConsulClient {
 
 impl Drop for ConsulClient {
     fn drop(&mut self) {
-        self.close();
+        self.forget();
     }
 }
 
@@ -121,6 +156,8 @@ impl UserData for ConsulClient {
 /// The registry's name for the Lua function that looks members of a client up.
 const INDEX: &str = "consul_ffi.client.index";
 
+const HTTP_REQUEST: &str = "http_request";
+
 /// Puts the native functions that `module.lua` builds the class from into `native`.
 pub fn register(lua: &Lua, native: &Table) -> mlua::Result<()> {
     let methods = lua.create_table()?;
@@ -130,10 +167,10 @@ pub fn register(lua: &Lua, native: &Table) -> mlua::Result<()> {
         })?;
         methods.set(endpoint.name, method)?;
     }
-    let request = native::function(lua, "http_request", |lua, args| {
-        call(lua, "http_request", args, |args| http_request(lua, args))
+    let request = native::function(lua, HTTP_REQUEST, |lua, args| {
+        call(lua, HTTP_REQUEST, args, |args| http_request(lua, args))
     })?;
-    methods.set("http_request", request)?;
+    methods.set(HTTP_REQUEST, request)?;
     native.set("methods", methods)?;
     native.set(
         "new",
@@ -181,7 +218,7 @@ fn new(lua: &Lua, config: &LuaValue) -> Result<ConsulClient, Error> {
 }
 
 /// The client that a method is called on.
-fn this(args: &MultiValue, method: &str) -> Result<UserDataRef<ConsulClient>, Error> {
+pub fn this(args: &MultiValue, method: &str) -> Result<UserDataRef<ConsulClient>, Error> {
     let this = args.front().and_then(LuaValue::as_userdata);
     this.and_then(|this| this.borrow::<ConsulClient>().ok())
         .ok_or_else(|| Error::misuse(format!("{method}: call it with a colon: client:{method}(…)")))
@@ -199,6 +236,26 @@ fn call(
     let (endpoint, args) = prepare(args).map_err(|error| error.context(method))?;
     let success = client.call(lua, endpoint, &args)?;
     Ok(value::outcome(lua, Ok(success))?)
+}
+
+/// A call that is named by its method, which is the first of the arguments.
+pub fn prepare(lua: &Lua, mut args: MultiValue) -> Result<(&'static Endpoint, Args), Error> {
+    let method = match args.pop_front().unwrap_or(LuaValue::Nil) {
+        LuaValue::String(name) => name.to_string_lossy(),
+        other => {
+            let other = value::from_lua(lua, &other)?;
+            return Err(At::top("method").wrong_type_text("the name of a method", &other));
+        }
+    };
+    let call = match wire::endpoint(&method) {
+        Some(endpoint) => positional(lua, endpoint, args).map(|args| (endpoint, args)),
+        None if method == HTTP_REQUEST => http_request(lua, args),
+        None => {
+            let names: Vec<_> = wire::endpoints().map(|endpoint| endpoint.name).collect();
+            return Err(Error::misuse(unknown("method", &method, &names)));
+        }
+    };
+    call.map_err(|error| error.context(&method))
 }
 
 /// The arguments of a method: as many positional ones as the endpoint has, then its options.

@@ -1,6 +1,9 @@
 //! What `require("consul_ffi")` returns. The only layer that knows Lua.
 
+mod background;
+mod batch;
 mod client;
+mod handle;
 mod hooks;
 mod native;
 mod open;
@@ -53,6 +56,8 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     native.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
     value::register(lua)?;
     client::register(lua, &native)?;
+    native.set("batch", native::function(lua, "batch", batch::batch)?)?;
+    native.set("handle", handle::register(lua)?)?;
     native.set("simulator", simulator::register(lua)?)?;
     let build: Function =
         lua.load(include_str!("module.lua")).set_name("=consul_ffi").into_function()?;

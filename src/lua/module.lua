@@ -33,6 +33,36 @@ for name, call in pairs(native.methods) do
   ConsulClient[name] = method(call)
 end
 
+ConsulClient.batch = method(native.batch)
+
+-- A call in the background, and the handle on it.
+local Handle = {}
+
+function ConsulClient.start(...)
+  local ran, handle, message, level = pcall(native.handle.start, ...)
+  if not ran or not handle then
+    raise(3, ran, handle, message, level)
+  end
+  return handle
+end
+
+for name, call in pairs(native.handle.methods) do
+  local gives_results = name == "poll" or name == "wait"
+  Handle[name] = function(...)
+    local ran, success, response, extra = pcall(call, ...)
+    if not ran or success == nil then
+      raise(3, ran, success, response, extra)
+    elseif extra == nil then
+      return success
+    elseif gives_results then
+      return true, success, response, extra
+    end
+    return success, response, extra
+  end
+end
+
+native.handle.set_index(Handle)
+
 local FIELDS = { initialized = true, consul_url = true, timeout = true, simulate = true }
 
 native.set_index(function(client, name)

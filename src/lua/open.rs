@@ -1,5 +1,6 @@
 //! What a client has until it is closed, and how calls run on the calling thread.
 
+use super::handle::Background;
 use super::hooks;
 use super::native::Failure;
 use crate::client::Client;
@@ -8,10 +9,11 @@ use crate::connect::connect;
 use crate::error::{Error, Kind};
 use crate::os;
 use mlua::Lua;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
@@ -23,6 +25,8 @@ pub struct Open {
     /// When hooks are due. It goes on from call to call, since setting a timer for each call costs
     /// more than all the rest of the guard.
     tick: RefCell<Interval>,
+    /// Made when the first handle is.
+    background: OnceCell<Arc<Background>>,
     /// The process that made this, counted in forks.
     generation: u32,
 }
@@ -52,12 +56,37 @@ impl Open {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let client = connect(config)?;
         let generation = os::fork_generation();
-        Ok(Rc::new(Open { client, runtime, tick: RefCell::new(tick), generation }))
+        Ok(Rc::new(Open {
+            client,
+            runtime,
+            tick: RefCell::new(tick),
+            background: OnceCell::new(),
+            generation,
+        }))
     }
 
     /// The client itself.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Where calls of the client of this configuration go on in the background.
+    ///
+    /// # Errors
+    /// As [`Background::new`].
+    pub fn background(&self, config: &Config) -> Result<Arc<Background>, Error> {
+        if let Some(background) = self.background.get() {
+            return Ok(Arc::clone(background));
+        }
+        let made = Arc::new(Background::new(config)?);
+        Ok(Arc::clone(self.background.get_or_init(|| made)))
+    }
+
+    /// Ends the calls in the background.
+    pub fn end_background(&self) {
+        if let Some(background) = self.background.get().filter(|_| self.is_ours()) {
+            background.close();
+        }
     }
 
     /// Whether this process made it, and not one that this was forked from: then its runtime would
@@ -78,9 +107,11 @@ impl Open {
             }
         });
         loop {
-            let until_tick = poll_fn(|context| match work.as_mut().poll(context) {
-                Poll::Ready(done) => Poll::Ready(Some(done)),
-                Poll::Pending => self.tick.borrow_mut().poll_tick(context).map(|_| None),
+            // The tick first: who yields in the runtime is woken after the poll, so the last poll
+            // before the runtime is left must not be one of the work. A batch would lose calls.
+            let until_tick = poll_fn(|context| match self.tick.borrow_mut().poll_tick(context) {
+                Poll::Ready(_) => Poll::Ready(None),
+                Poll::Pending => work.as_mut().poll(context).map(Some),
             });
             let no_sigpipe = os::NoSigpipe::new();
             let done = self.runtime.block_on(until_tick);

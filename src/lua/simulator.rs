@@ -1,5 +1,6 @@
 //! `Simulator`: a simulated agent as a test holds it, with its clock and its faults.
 
+use super::background::in_runtime;
 use super::native::{self, Failure, Results};
 use super::value;
 use crate::clock::{Clock, ManualClock, SystemClock};
@@ -143,7 +144,7 @@ fn advance(agent: &Agent, seconds: &Value) -> Result<Value, Error> {
              whose time is moved",
         ));
     };
-    clock.advance(duration);
+    in_runtime(|_| clock.advance(duration))?;
     agent.tick();
     Ok(Value::Null)
 }

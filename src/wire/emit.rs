@@ -64,6 +64,41 @@ const ALIASES: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// The methods that make calls of other methods, in Markdown.
+const MANY_CALLS: &str = "
+## Many calls at once
+
+[Concurrency](concurrency.md) shows how they are used. A call is named by its method: those above, and
+`http_request`.
+
+### batch(calls, options)
+
+Makes many calls on the calling thread, some of them in flight at once.
+
+| parameter | takes | |
+|---|---|---|
+| `calls` | a list of calls (required) | Each is a list of a method's name and its arguments: `{ \"kv_put\", \"key\", \"value\", { cas = 1 } }`. |
+| `concurrency` | an integer from 1 to 64 | How many are in flight at once. Default 64. |
+| `timeout_ms` | a positive number of milliseconds | The longest the batch may take; what is not answered then fails with `timeout`. Default: as long as the calls' own timeouts allow. |
+
+Gives a list of outcomes in the order of the calls: `{ ok = true, value = …, meta = … }` or
+`{ ok = false, message = …, err = … }`. A misuse in any of the calls is raised before anything is sent.
+
+### start(method, …)
+
+Starts a call with these arguments in the background, and gives a handle on it. At most `max_connections` calls
+of a client are in flight in the background; the others wait for their turn, at most for as long as their timeout. It
+raises what the call would raise; any other failure is the handle's result.
+
+| method of a handle | gives |
+|---|---|
+| `poll()` | false while the call runs; then `true, success, response, extra`, as often as it is asked |
+| `wait(timeout_ms)` | the same, after waiting for the call; without `timeout_ms` until it is done |
+| `fd()` | a descriptor that is readable once the call is done, for poll(2); it is not to be read or closed. False, a message and an error when the process has none left |
+| `cancel()` | true; ends the call: unless it is done already it has failed with `closed`. A write may have been done |
+| `close()` | true; cancels, and gives the descriptor back. So does the garbage collector, and in Lua 5.4 the end of a `<close>` variable's scope |
+";
+
 /// The reference for people, in Markdown.
 pub fn api_md() -> String {
     let mut page = String::from(
@@ -91,6 +126,7 @@ pub fn api_md() -> String {
             section(&mut page, endpoint);
         }
     }
+    page.push_str(MANY_CALLS);
     page.push_str("\n## Older names\n\n| call | is |\n|---|---|\n");
     for (_, call, is) in ALIASES {
         let _ = writeln!(page, "| `{call}` | {is} |");
@@ -395,6 +431,66 @@ function ConsulClient:destroy() end
 ---@return string response the body, or the message of a failure
 ---@return consul_ffi.Meta|consul_ffi.Error extra
 function ConsulClient:http_request(method, path, body, params, options) end
+
+---@class consul_ffi.batch.options
+---@field concurrency? integer how many calls are in flight at once, 1 to 64; default 64
+---@field timeout_ms? number the longest the batch may take
+
+---What came of one call of a batch.
+---@class consul_ffi.Outcome
+---@field ok boolean
+---@field value any of a success
+---@field meta? consul_ffi.Meta of a success
+---@field message? string of a failure
+---@field err? consul_ffi.Error of a failure
+
+---Makes many calls on the calling thread, some of them in flight at once. Raises when any of them is misused,
+---before anything is sent.
+---@param calls any[][] each a method's name and its arguments: { "kv_get", "key", { stale = true } }
+---@param options? consul_ffi.batch.options
+---@return boolean success
+---@return consul_ffi.Outcome[]|string response the outcomes in the order of the calls, or the message of a failure
+---@return consul_ffi.Error? err
+function ConsulClient:batch(calls, options) end
+
+---Starts a call in the background.
+---@param method string the method's name
+---@param ... any its arguments
+---@return consul_ffi.Handle
+function ConsulClient:start(method, ...) end
+
+---A call in the background.
+---@class consul_ffi.Handle
+local Handle = {}
+
+---Whether the call is done, and then its results.
+---@return boolean done
+---@return boolean? success
+---@return any response
+---@return consul_ffi.Meta|consul_ffi.Error|nil extra
+function Handle:poll() end
+
+---Waits for the call, then as poll.
+---@param timeout_ms? number the longest wait; nil: until the call is done
+---@return boolean done
+---@return boolean? success
+---@return any response
+---@return consul_ffi.Meta|consul_ffi.Error|nil extra
+function Handle:wait(timeout_ms) end
+
+---A descriptor that is readable once the call is done; it is not to be read or closed.
+---@return integer|false fd
+---@return string? message
+---@return consul_ffi.Error? err
+function Handle:fd() end
+
+---Ends the call: unless it is done already it has failed with kind closed.
+---@return true
+function Handle:cancel() end
+
+---Cancels, and gives the descriptor back.
+---@return true
+function Handle:close() end
 "#;
 
 const LUA_TAIL: &str = r#"

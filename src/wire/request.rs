@@ -317,6 +317,19 @@ fn with_query(target: &Uri, query: &str) -> Uri {
     format!("{}{mark}{query}", target.path()).parse().unwrap_or_else(|_| target.clone())
 }
 
+/// Adds a text as it reads in a message. Most are plain, and then there is nothing to format.
+fn push_quoted(label: &mut String, text: &str) {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+    if text.bytes().all(is_plain) {
+        label.reserve(text.len() + 2);
+        label.push('"');
+        label.push_str(text);
+        label.push('"');
+    } else {
+        label.push_str(&format!("{text:?}"));
+    }
+}
+
 /// A request in the making.
 struct Draft {
     endpoint: &'static Endpoint,
@@ -369,7 +382,8 @@ impl Draft {
                     Shape::EncodedPath => text.split('?').next().unwrap_or_default(),
                     _ => &text,
                 };
-                self.label = format!("{} {shown:?}", self.endpoint.name);
+                self.label.push(' ');
+                push_quoted(&mut self.label, shown);
                 let segment: Cow<str> = match param.kind {
                     Shape::EncodedPath => text.into(),
                     Shape::Key | Shape::KeyPrefix => {
@@ -518,6 +532,7 @@ impl Draft {
             server_wait: if self.blocks { self.wait } else { Duration::ZERO },
             timeout: self.timeout,
             stale_if_error: self.stale_if_error
+                && self.retry
                 && !self.query.iter().any(|pair| pair == "stale" || pair == "consistent"),
             lock_step: self.lock_step.filter(|_| self.retry),
         })
@@ -642,6 +657,7 @@ mod tests {
         assert!(!falls_back(key(), Some("consistent")));
         assert!(!falls_back(key().opt("consistent", true), None));
         assert!(!falls_back(key().opt("stale_if_error", false), None));
+        assert!(!falls_back(key().opt("retry", false), None));
         let request = build("kv_list", key().opt("stale_if_error", true)).unwrap();
         assert_eq!(request.to_send(Duration::ZERO, false).uri(), "/v1/kv/k?recurse");
         assert_eq!(request.to_send(Duration::ZERO, true).uri(), "/v1/kv/k?recurse&stale");

@@ -88,21 +88,31 @@ impl Meta {
 impl EntryMeta {
     /// `None` when it is no entry.
     fn of(entry: &Tape) -> Option<Self> {
-        let number = |name| match entry.member(name)? {
-            Item::Int(number) => u64::try_from(number).ok(),
-            Item::Uint(number) => Some(number),
-            _ => None,
-        };
-        let session = match entry.member("Session") {
-            Some(Item::Bytes(session)) => Some(String::from_utf8_lossy(session).into_owned()),
-            _ => None,
-        };
+        let (mut flags, mut lock_index, mut create_index, mut modify_index) = Default::default();
+        let mut session = None;
+        for (name, member) in entry.members() {
+            let number = match member {
+                Item::Int(number) => u64::try_from(number).ok(),
+                Item::Uint(number) => Some(number),
+                _ => None,
+            };
+            match (name, member) {
+                (b"Flags", _) => flags = number,
+                (b"LockIndex", _) => lock_index = number,
+                (b"CreateIndex", _) => create_index = number,
+                (b"ModifyIndex", _) => modify_index = number,
+                (b"Session", Item::Bytes(id)) => {
+                    session = Some(String::from_utf8_lossy(id).into_owned());
+                }
+                _ => {}
+            }
+        }
         Some(EntryMeta {
-            flags: number("Flags")?,
+            flags: flags?,
             session,
-            lock_index: number("LockIndex")?,
-            create_index: number("CreateIndex")?,
-            modify_index: number("ModifyIndex")?,
+            lock_index: lock_index?,
+            create_index: create_index?,
+            modify_index: modify_index?,
         })
     }
 }

@@ -162,25 +162,29 @@ impl Tape {
 
     /// The member `name` of a map, or `None`.
     pub fn into_member(self, name: &str) -> Option<Self> {
-        self.find(name).map(|at| self.into_part(at))
+        let found = self.places().filter(|(found, _)| *found == name.as_bytes()).last();
+        let at = found.map(|(_, at)| at);
+        at.map(|at| self.into_part(at))
     }
 
-    /// The member `name` of a map, without what is in it.
-    pub fn member(&self, name: &str) -> Option<Item<'_>> {
-        self.find(name).map(|at| self.item(self.nodes[at]))
+    /// The members of a map, each without what is in it; none for anything else.
+    pub fn members(&self) -> impl Iterator<Item = (&[u8], Item<'_>)> {
+        self.places().map(|(name, at)| (name, self.item(self.nodes[at])))
     }
 
-    fn find(&self, name: &str) -> Option<usize> {
-        let Node::Map(count) = self.nodes[0] else { return None };
-        let mut at = 1;
-        let mut found = None;
-        for _ in 0..count {
-            if self.item(self.nodes[at]) == Item::Bytes(name.as_bytes()) {
-                found = Some(at + 1);
+    /// The names of a map's members and where the members are.
+    fn places(&self) -> impl Iterator<Item = (&[u8], usize)> {
+        let mut left = if let Node::Map(count) = self.nodes[0] { count } else { 0 };
+        let mut next = 1;
+        std::iter::from_fn(move || {
+            left = left.checked_sub(1)?;
+            let at = next;
+            next = self.end(at + 1);
+            match self.item(self.nodes[at]) {
+                Item::Bytes(name) => Some((name, at + 1)),
+                _ => None,
             }
-            at = self.end(at + 1);
-        }
-        found
+        })
     }
 
     fn into_part(mut self, at: usize) -> Self {

@@ -135,6 +135,16 @@ static int grew(struct holdings before, long slack_kb) {
            after.resident_kb > before.resident_kb + slack_kb;
 }
 
+/* Whether the module's code is there, though the states that loaded it are closed. */
+static int is_mapped(const char *module) {
+    char line[4096];
+    int found = 0;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (maps && fgets(line, sizeof line, maps)) found |= strstr(line, module) != NULL;
+    if (maps) fclose(maps);
+    return found;
+}
+
 static int states(int times, const char *file) {
     struct holdings before = {0, 0, 0};
     for (int turn = 0; turn < times; turn++) {
@@ -142,6 +152,7 @@ static int states(int times, const char *file) {
         if (turn == times / 4) before = holdings();
         if (run(file, NULL)) return fprintf(stderr, "state %d failed\n", turn), 1;
     }
+    if (!is_mapped("/consul_ffi.so")) return fprintf(stderr, "the module was unmapped\n"), 1;
     return grew(before, 4096);
 }
 

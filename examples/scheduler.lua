@@ -1,0 +1,56 @@
+-- Runs functions as coroutines: each makes its calls as if they blocked, and all wait at once.
+--
+--   run(client, { function(call) print(call("kv_get", "a")) end, function(call) … end })
+
+-- Sleeps until a call is done. Plain Lua has no poll(2): there the first call's wait gives the
+-- others their turn every 10 ms.
+local function sleep(waiting)
+  waiting[1].handle:wait(10)
+end
+
+if rawget(_G, "jit") then
+  local ffi = require("ffi")
+  ffi.cdef("struct pollfd { int fd; short events, revents; }; int poll(struct pollfd *, unsigned long, int);")
+  function sleep(waiting)
+    local fds = ffi.new("struct pollfd[?]", #waiting)
+    for i, call in ipairs(waiting) do
+      fds[i - 1].fd, fds[i - 1].events = assert(call.handle:fd()), 1 -- POLLIN
+    end
+    ffi.C.poll(fds, #waiting, -1)
+  end
+end
+
+-- Returns when all of them have ended.
+local function run(client, works)
+  local waiting = {}
+  -- Lets a coroutine run up to its next call.
+  local function go_on(thread, ...)
+    local alive, handle = coroutine.resume(thread, ...)
+    assert(alive, handle)
+    if handle then
+      table.insert(waiting, { thread = thread, handle = handle })
+    end
+  end
+  local function pass_on(call, done, ...)
+    if done then
+      call.handle:close()
+      return go_on(call.thread, ...)
+    end
+    table.insert(waiting, call)
+  end
+  for _, work in ipairs(works) do
+    go_on(coroutine.create(work), function(...)
+      return coroutine.yield(client:start(...))
+    end)
+  end
+  while #waiting > 0 do
+    sleep(waiting)
+    local calls = waiting
+    waiting = {}
+    for _, call in ipairs(calls) do
+      pass_on(call, call.handle:poll())
+    end
+  end
+end
+
+return run

@@ -1,0 +1,177 @@
+-- Many calls in one: the outcomes in the calls' order, each with its own success.
+local consul_ffi = require("consul_ffi")
+local support = require("spec.support")
+
+describe("a batch", function()
+  local client, prefix
+
+  before_each(function()
+    client = support.client()
+    prefix = support.name("batch") .. "/"
+  end)
+
+  after_each(function()
+    client:kv_delete_tree(prefix)
+    client:close()
+  end)
+
+  it("gives each outcome in the order of the calls #smoke", function()
+    local success, results = client:batch({
+      { "kv_put", prefix .. "a", "1", { flags = 3 } },
+      { "status_leader" },
+      { "kv_get", prefix .. "none" },
+    })
+    assert.is_true(success)
+    assert.equal(3, #results)
+    assert.same({ true, true }, { results[1].ok, results[1].value })
+    assert.is_string(results[2].value)
+    assert.is_true(results[3].ok)
+    assert.is_nil(results[3].value)
+
+    results = select(2, client:batch({ { "kv_get", prefix .. "a" } }))
+    assert.equal("1", results[1].value)
+    assert.equal(3, results[1].meta.flags)
+    assert.is_number(results[1].meta.request_ms)
+  end)
+
+  it("gives a failed call its own failure, and the others their success #smoke", function()
+    client:kv_put(prefix .. "a", "1")
+    local success, results = client:batch({
+      { "kv_get", prefix .. "a" },
+      { "kv_put", prefix .. "a", "2", { cas = 1 } },
+      { "kv_get", "/dirty" },
+      { "kv_get", prefix .. "a" },
+    })
+    assert.is_true(success)
+    assert.equal("1", results[1].value)
+    assert.is_false(results[2].ok)
+    assert.equal("conflict", results[2].err.kind)
+    assert.equal(results[2].message, results[2].err.message)
+    assert.equal("argument", results[3].err.kind)
+    assert.equal("1", results[4].value)
+  end)
+
+  it("makes many more calls than are in flight at once", function()
+    local puts, gets = {}, {}
+    for i = 1, 500 do
+      puts[i] = { "kv_put", prefix .. i, tostring(i) }
+      gets[i] = { "kv_get", prefix .. i }
+    end
+    local _, written = client:batch(puts)
+    local _, read = client:batch(gets, { concurrency = 8 })
+    for i = 1, 500 do
+      assert.is_true(written[i].ok, written[i].message)
+      assert.equal(tostring(i), read[i].value)
+    end
+  end)
+
+  it("of nothing gives nothing", function()
+    local success, results = client:batch({})
+    assert.is_true(success)
+    assert.same({}, results)
+  end)
+
+  it("takes any method, and any request", function()
+    local _, results = client:batch({
+      { "http_request", "PUT", "/v1/kv/" .. prefix .. "raw", "bytes\0" },
+      { "session_list" },
+    })
+    assert.is_true(results[1].ok, results[1].message)
+    assert.is_table(results[2].value)
+    assert.equal("bytes\0", (select(2, client:kv_get(prefix .. "raw"))))
+  end)
+
+  it("takes arguments that are left out in the middle", function()
+    local _, results = client:batch({ { "http_request", "GET", "/v1/kv/" .. prefix, nil, { keys = true } } })
+    assert.is_true(results[1].ok or results[1].err.status == 404, results[1].message)
+  end)
+
+  it("raises for misuse before anything is sent, naming the call's place #smoke", function()
+    for _, case in ipairs({
+      { { "kv_gte", "a" }, 'call #2: unknown method "kv_gte"; did you mean "kv_get"?' },
+      { { "kv_get" }, "call #2: kv_get: argument #1 (key) is missing" },
+      { { "kv_put", "a", "b", { csa = 1 } }, 'call #2: kv_put: unknown option "csa"; did you mean "cas"?' },
+      { { "kv_get", "a", stale = true }, "call #2: a call is a list of its method" },
+      { {}, "call #2: method must be the name of a method, got nil" },
+      { "kv_get", 'call #2: a call is a table such as { "kv_get", "key" }' },
+    }) do
+      local raised, message = pcall(client.batch, client, { { "kv_put", prefix .. "a", "1" }, case[1] })
+      assert.is_false(raised)
+      assert.matches(case[2], message, 1, true)
+    end
+    assert.is_nil((select(2, client:kv_get(prefix .. "a"))))
+  end)
+
+  it("raises for what is no list of calls and for unknown options", function()
+    for _, arguments in ipairs({ {}, { "kv_get" }, { { "kv_get", "a" } }, { {}, { concurency = 1 } }, { {}, 5 } }) do
+      assert.has_error(function()
+        client:batch(arguments[1], arguments[2])
+      end)
+    end
+    assert.has_error(function()
+      consul_ffi.ConsulClient.batch({})
+    end)
+  end)
+
+  it("refuses a number of calls in flight that an agent would refuse", function()
+    for _, concurrency in ipairs({ 0, 65 }) do
+      local kind = support.kind(client:batch({ { "kv_get", "a" } }, { concurrency = concurrency }))
+      assert.equal("argument", kind)
+    end
+  end)
+
+  it("fails as a whole on a closed client", function()
+    client:close()
+    assert.equal("closed", support.kind(client:batch({ { "kv_get", "a" } })))
+    client = support.client()
+  end)
+end)
+
+describe("a batch on a slow agent", function()
+  local sim, client, name
+
+  before_each(function()
+    name = support.name("slow")
+    sim = consul_ffi.simulator(name, { clock = "manual", seed = 1 })
+    client = consul_ffi.new({ simulate = name, client_name = "one" })
+    sim:fault({ latency_ms = 100 })
+  end)
+
+  local function gets(count)
+    local calls = {}
+    for i = 1, count do
+      calls[i] = { "kv_get", "k" .. i }
+    end
+    return calls
+  end
+
+  local function took_ms(calls, options)
+    local before = sim:now()
+    assert(client:batch(calls, options))
+    return math.floor((sim:now() - before) * 1000 + 0.5)
+  end
+
+  it("takes as long as one call, not as all of them", function()
+    assert.equal(100, took_ms(gets(64)))
+  end)
+
+  it("has as many calls in flight as it is told, 64 by default and at most", function()
+    assert.equal(200, took_ms(gets(65)))
+    assert.equal(500, took_ms(gets(10), { concurrency = 2 }))
+    assert.equal(1000, took_ms(gets(10), { concurrency = 1 }))
+    client = consul_ffi.new({ simulate = name, max_connections = 5 })
+    assert.equal(200, took_ms(gets(10)))
+  end)
+
+  it("ends after its time with what it has", function()
+    local before = sim:now()
+    local success, results = client:batch(gets(10), { concurrency = 4, timeout_ms = 250 })
+    assert.is_true(success)
+    assert.equal(250, math.floor((sim:now() - before) * 1000 + 0.5))
+    for i = 1, 10 do
+      assert.equal(i <= 8, results[i].ok)
+    end
+    assert.equal("timeout", results[9].err.kind)
+    assert.matches('kv_get "k9": no answer within the batch\'s 250 ms', results[9].message, 1, true)
+  end)
+end)

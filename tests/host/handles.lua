@@ -1,0 +1,29 @@
+-- One life of a Lua state that ends while calls are in flight: handles that are kept, asked for their
+-- descriptor or dropped, and a client that is not closed.
+local consul_ffi = require("consul_ffi")
+
+local client = consul_ffi.new({ simulate = true })
+assert(client:kv_put("a/key", "value"))
+local _, _, meta = assert(client:kv_get("a/key"))
+
+local function waiting()
+  return client:start("kv_get", "a/key", { index = meta.index, wait = "60s" })
+end
+
+local handles = {}
+for i = 1, 20 do
+  handles[i] = waiting()
+  if i % 2 == 0 then
+    assert(handles[i]:fd())
+  end
+  waiting()
+end
+local done, success, value = client:start("kv_get", "a/key"):wait(10000)
+assert(done and success and value == "value")
+local _, results = assert(client:batch({ { "kv_get", "a/key" }, { "kv_get", "none" } }))
+assert(results[1].value == "value" and results[2].ok)
+
+-- A connection that nobody accepts.
+local refused = consul_ffi.new({ endpoint = "http://127.0.0.1:1", simulate = false, retry_count = 0 })
+handles.refused = refused:start("kv_get", "k")
+kept = handles -- luacheck: ignore
