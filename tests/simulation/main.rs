@@ -4,6 +4,8 @@
 //!     make dst SEED=17                       one of them, shown
 //!     BROKEN=NoLockDelay make dst SEED=0     the same without one rule
 
+#![allow(clippy::print_stdout)]
+
 mod locks;
 mod world;
 

@@ -105,7 +105,7 @@ impl World {
         let id = self.next_task.get();
         self.next_task.set(id + 1);
         self.tasks.borrow_mut().insert(id, (node, Box::pin(task)));
-        self.ready.lock().unwrap().push_back(id);
+        self.ready.lock().expect("no panic elsewhere").push_back(id);
     }
 
     pub async fn sleep(&self, duration: Duration) {
@@ -120,7 +120,7 @@ impl World {
         });
         loop {
             loop {
-                let next = self.ready.lock().unwrap().pop_front();
+                let next = self.ready.lock().expect("no panic elsewhere").pop_front();
                 match next {
                     Some(id) => self.poll(id),
                     None if self.deliver() => {}
@@ -160,7 +160,7 @@ impl World {
     pub fn resume(&self, node: Node) {
         self.doomed.borrow_mut().retain(|other| *other != node);
         let waiting = self.paused.borrow_mut().remove(&node).unwrap_or_default();
-        self.ready.lock().unwrap().extend(waiting);
+        self.ready.lock().expect("no panic elsewhere").extend(waiting);
     }
 
     /// Ends a node as SIGKILL does.
@@ -219,7 +219,7 @@ impl World {
 
     /// Sends what the nodes have asked on its way; whether there was any.
     fn deliver(self: &Rc<Self>) -> bool {
-        let arrivals = std::mem::take(&mut *self.arrivals.lock().unwrap());
+        let arrivals = std::mem::take(&mut *self.arrivals.lock().expect("no panic elsewhere"));
         let any = !arrivals.is_empty();
         for Arrival { node, request, reply } in arrivals {
             self.requests.set(self.requests.get() + 1);
@@ -298,7 +298,7 @@ struct TaskWaker {
 
 impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
-        let mut ready = self.ready.lock().unwrap();
+        let mut ready = self.ready.lock().expect("no panic elsewhere");
         if !ready.contains(&self.id) {
             ready.push_back(self.id);
         }
@@ -321,7 +321,11 @@ impl std::fmt::Debug for Arrival {
 impl Transport for NodeTransport {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
         let (reply, answer) = oneshot::channel();
-        self.arrivals.lock().unwrap().push(Arrival { node: self.node, request, reply });
+        self.arrivals.lock().expect("no panic elsewhere").push(Arrival {
+            node: self.node,
+            request,
+            reply,
+        });
         Box::pin(async move {
             answer.await.unwrap_or_else(|_| Err(Error::new(Kind::Connect, "the servers are gone")))
         })
