@@ -2,7 +2,7 @@
 
 use super::client::{ConsulClient, prepare, this};
 use super::native::{Failure, Results};
-use super::value;
+use super::{stack, value};
 use crate::client::Client;
 use crate::client::batch::MAX_IN_FLIGHT;
 use crate::error::Error;
@@ -26,9 +26,13 @@ pub fn batch(lua: &Lua, args: MultiValue) -> Result<Results, Failure> {
     let in_flight = concurrency.min(client.max_connections());
     let work = async |client: &Client| client.batch(&calls, in_flight, timeout).await;
     let outcomes = client.run(lua, "batch", work)?;
-    let results = lua.create_table_with_capacity(outcomes.len(), 0)?;
-    for outcome in outcomes {
-        results.raw_push(result(lua, outcome)?)?;
+    let outcomes: Vec<_> =
+        outcomes.into_iter().map(|outcome| outcome.and_then(Success::read)).collect();
+    let results = stack::outcomes(lua, &outcomes)?;
+    for (place, outcome) in outcomes.iter().enumerate() {
+        if let Err(error) = outcome {
+            results.raw_set(place + 1, failure(lua, error)?)?;
+        }
     }
     Ok((LuaValue::Boolean(true), LuaValue::Table(results), LuaValue::Nil))
 }
@@ -131,16 +135,11 @@ fn concurrency(value: &Value, at: &At) -> Result<usize, Error> {
     allowed.ok_or_else(|| at.bad_value(value, &format!("it must be from 1 to {MAX_IN_FLIGHT}")))
 }
 
-/// One outcome as a table: `{ ok = true, value, meta }` or `{ ok = false, message, err }`.
-fn result(lua: &Lua, outcome: Result<Success, Error>) -> mlua::Result<Table> {
-    let (ok, response, extra) = value::outcome(lua, outcome)?;
-    let (response_name, extra_name) = match ok {
-        LuaValue::Boolean(true) => ("value", "meta"),
-        _ => ("message", "err"),
-    };
+/// A failure as a table: `{ ok = false, message, err }`.
+fn failure(lua: &Lua, error: &Error) -> mlua::Result<Table> {
     let result = lua.create_table_with_capacity(0, 3)?;
-    result.raw_set("ok", ok)?;
-    result.raw_set(response_name, response)?;
-    result.raw_set(extra_name, extra)?;
+    result.raw_set("ok", false)?;
+    result.raw_set("message", error.message())?;
+    result.raw_set("err", value::error(lua, error)?)?;
     Ok(result)
 }

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::value::{LIST_METATABLE, MAX_EXACT};
+use crate::error::Error;
 use crate::wire::response::{EntryMeta, Meta};
 use crate::wire::tape::{Item, Tape};
 use mlua::{Lua, Table, Value, ffi};
@@ -65,12 +66,37 @@ pub fn results(lua: &Lua, tape: &Tape, meta: &Meta) -> mlua::Result<(Value, Tabl
     }
 }
 
+/// A list of outcomes: `{ ok = true, value, meta }` for each success, nothing for the failures.
+pub fn outcomes(lua: &Lua, outcomes: &[Result<(Tape, Meta), Error>]) -> mlua::Result<Table> {
+    // SAFETY: as in `results`; a table and a name for each of two levels more.
+    unsafe {
+        lua.exec_raw((), |state| {
+            ffi::lua_createtable(state, outcomes.len() as c_int, 0);
+            for (place, outcome) in outcomes.iter().enumerate() {
+                let Ok((tape, meta)) = outcome else { continue };
+                make_room(state, tape);
+                ffi::lua_createtable(state, 0, 3);
+                push_bytes(state, b"ok");
+                ffi::lua_pushboolean(state, 1);
+                ffi::lua_rawset(state, -3);
+                push_bytes(state, b"value");
+                push_value(state, &mut tape.items());
+                ffi::lua_rawset(state, -3);
+                push_bytes(state, b"meta");
+                push_meta(state, meta);
+                ffi::lua_rawset(state, -3);
+                ffi::lua_rawseti(state, -2, (place + 1) as _);
+            }
+        })
+    }
+}
+
 /// Makes room on the Lua stack for a tape's value and a few more.
 ///
 /// # Safety
 /// To be called in a protected call.
 unsafe fn make_room(state: *mut ffi::lua_State, tape: &Tape) {
-    let slots = 2 * tape.depth() + 6;
+    let slots = 2 * tape.depth() + 10;
     // SAFETY: as the caller promised.
     unsafe { ffi::luaL_checkstack(state, slots as c_int, c"a deep answer".as_ptr()) }
 }
