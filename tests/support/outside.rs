@@ -7,7 +7,7 @@ use std::process::Command;
 pub fn outside_cargo(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars() {
         let is_the_users = ["CARGO_HOME", "CARGO_TARGET_DIR"].contains(&name.as_str());
-        if name.starts_with("CARGO") && !is_the_users {
+        if (name.starts_with("CARGO") || name == "OUT_DIR") && !is_the_users {
             command.env_remove(name);
         }
     }
