@@ -31,6 +31,9 @@ case $1 in
 esac
 command -v cargo >/dev/null || fail "building needs Rust's cargo, which is missing: https://rustup.rs"
 
+# luarocks sets CC to its default; cargo would take that for a change and build ring anew.
+[ "${CC:-}" != gcc ] || unset CC
+
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/$feature
 cargo build --release --locked --lib --no-default-features --features "$feature"
 install -D -m 755 "$CARGO_TARGET_DIR/release/libconsul_ffi.so" "$2"
