@@ -6,8 +6,9 @@
 use super::Client;
 use crate::clock::Instant;
 use crate::error::Error;
+use crate::wire::duration;
 use crate::wire::request::Args;
-use crate::wire::response::{Answer, Meta};
+use crate::wire::response::{Answer, EntryMeta, Meta};
 use crate::wire::table::{Endpoint, Items, Reply};
 use crate::wire::value::Value;
 use futures_util::stream::{Stream, unfold};
@@ -88,7 +89,11 @@ pub fn watch(
             )));
         }
     }
-    client.request(endpoint, &args)?;
+    if !(options.rate_per_s.is_finite() && options.rate_per_s > 0.0) {
+        let rate = options.rate_per_s;
+        return Err(Error::argument(format!("rate_per_s is {rate}; it must be above 0")));
+    }
+    client.request(endpoint, &args.clone().opt("wait", duration::format(options.wait)))?;
     let watcher = Watcher {
         client,
         endpoint,
@@ -131,10 +136,10 @@ enum Mark {
     Hash(String),
 }
 
-#[derive(Debug)]
 struct State {
-    answer: Answer,
     parts: BTreeMap<String, Value>,
+    /// What else there is to know of a single key.
+    entry: Option<EntryMeta>,
 }
 
 impl Watcher {
@@ -159,18 +164,14 @@ impl Watcher {
     }
 
     fn query(&self) -> Args {
-        let wait = format!("{}ms", self.options.wait.as_millis());
-        match &self.seen {
-            // What happened during an outage is wanted at once.
-            _ if self.failures > 0 => self.args.clone(),
-            None => self.args.clone(),
-            Some(Mark::Index(index)) => {
-                self.args.clone().opt(self.waits_by, *index).opt("wait", wait)
-            }
-            Some(Mark::Hash(hash)) => {
-                self.args.clone().opt(self.waits_by, hash.as_str()).opt("wait", wait)
-            }
-        }
+        let args = self.args.clone();
+        // What happened during an outage is wanted at once.
+        let Some(mark) = self.seen.as_ref().filter(|_| self.failures == 0) else { return args };
+        let args = match mark {
+            Mark::Index(index) => args.opt(self.waits_by, *index),
+            Mark::Hash(hash) => args.opt(self.waits_by, hash.as_str()),
+        };
+        args.opt("wait", duration::format(self.options.wait))
     }
 
     /// Keeps to the rate, and leaves Consul in peace after failures.
@@ -200,43 +201,33 @@ impl Watcher {
         );
         let was_cut_off = std::mem::take(&mut self.failures) > 0;
         self.seen = mark.filter(|_| !went_back);
-        let parts = parts(self.endpoint.items, &answer.value);
-        let meta = answer.meta.clone();
+        let Answer { value, meta } = answer;
+        let now = State { parts: parts(self.endpoint.items, &value), entry: meta.entry.clone() };
         let mut tell = |change| self.changes.push_back((change, meta.clone()));
         match &self.known {
-            None => tell(Change::Initial(answer.value.clone())),
-            Some(_) if was_cut_off || went_back => {
-                tell(Change::Resynchronised(answer.value.clone()));
-            }
-            Some(known) if known.is_as(&answer) => {}
+            None => tell(Change::Initial(value)),
+            Some(_) if was_cut_off || went_back => tell(Change::Resynchronised(value)),
             Some(known) => {
-                for (id, value) in &parts {
-                    let is_same = !id.is_empty() && known.parts.get(id) == Some(value);
-                    if !is_same {
+                for (id, value) in &now.parts {
+                    if known.parts.get(id) != Some(value) || known.entry != now.entry {
                         tell(Change::Put { id: id.clone(), value: value.clone() });
                     }
                 }
                 // Events are forgotten, not taken back.
                 let can_go = self.endpoint.reply != Reply::Events;
                 for (id, value) in &known.parts {
-                    if can_go && !parts.contains_key(id) {
+                    if can_go && !now.parts.contains_key(id) {
                         tell(Change::Delete { id: id.clone(), value: value.clone() });
                     }
                 }
             }
         }
-        self.known = Some(State { answer, parts });
+        self.known = Some(now);
     }
 
     /// The index of events is made of their ids: it goes up and down.
     fn is_unordered(&self) -> bool {
         self.endpoint.reply == Reply::Events
-    }
-}
-
-impl State {
-    fn is_as(&self, answer: &Answer) -> bool {
-        self.answer.value == answer.value && self.answer.meta.entry == answer.meta.entry
     }
 }
 
