@@ -3,8 +3,8 @@
 
 use super::presence::{Behavior, Entered, Presence, Registration, Session};
 use super::{Grant, Lease};
+use crate::clock::BoxFuture;
 use crate::error::{Error, Kind};
-use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,15 +63,9 @@ impl<'a> Contender<'a> {
     }
 
     /// Completes when the wait is over.
-    pub fn limit(&self) -> impl Future<Output = ()> + use<> {
-        let clock = Arc::clone(self.presence.client().clock());
-        let limit = self.limit_of_time();
-        async move {
-            match limit {
-                Some(limit) => clock.sleep(limit).await,
-                None => std::future::pending().await,
-            }
-        }
+    pub fn limit(&self) -> BoxFuture<'static, ()> {
+        let clock = self.presence.client().clock();
+        clock.sleep_until_any(self.limit_of_time().map(|limit| clock.now() + limit))
     }
 
     fn limit_of_time(&self) -> Option<Duration> {

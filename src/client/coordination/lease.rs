@@ -1,13 +1,14 @@
 //! Leases: for how long a holder may believe that it holds, and how it learns that it does not.
 
 use super::presence::{Entered, Presence, Registration, Session};
-use super::{Grant, lock, semaphore, transact};
+use super::{Grant, modify_index, semaphore, transact};
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
+use crate::sync::lock;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -47,8 +48,8 @@ pub struct Lease {
     token: u64,
     /// The moment up to which the last proof counts, in nanoseconds since the clock's origin.
     until: AtomicU64,
-    /// When the last proof was asked for.
-    proved: Mutex<Instant>,
+    /// When the grant was asked for.
+    begun: Instant,
     extended: Notify,
     ended: OnceLock<Ended>,
     finished: Notify,
@@ -81,7 +82,7 @@ impl Lease {
             session: Mutex::new(Some(session)),
             token: grant.token,
             until: AtomicU64::new(0),
-            proved: Mutex::new(grant.begun),
+            begun: grant.begun,
             extended: Notify::new(),
             ended: OnceLock::new(),
             finished: Notify::new(),
@@ -114,7 +115,7 @@ impl Lease {
     /// Whether it may be acted upon now. This asks nobody: it is true up to a moment that was fixed
     /// by the last proof.
     pub fn is_held(&self) -> bool {
-        self.ended.get().is_none() && self.remaining() > Duration::ZERO
+        !self.remaining().is_zero()
     }
 
     /// How long it may be acted upon without a further proof.
@@ -141,7 +142,7 @@ impl Lease {
 
     /// The next thing that has happened to it.
     pub fn poll_event(&self) -> Option<Event> {
-        held(&self.events).pop_front()
+        lock(&self.events).pop_front()
     }
 
     /// Keeps it by proving it again and again, until it is lost or released; says which.
@@ -173,11 +174,11 @@ impl Lease {
         self.finish();
         let released = match &self.claim {
             Claim::Lock(value) => {
-                lock::release(&self.presence, &self.key, &self.session_id, value).await
+                super::lock::release(&self.presence, &self.key, &self.session_id, value).await
             }
             Claim::Permit => semaphore::release(&self.presence, &self.key, &self.session_id).await,
         };
-        let session = held(&self.session).take();
+        let session = lock(&self.session).take();
         if let Some(session) = session {
             let _ = session.end().await;
         }
@@ -218,11 +219,7 @@ impl Lease {
         let set = vec![("Verb", "set".into()), ("Key", key.into()), ("Value", value.into())];
         let in_flight = self.presence.profile().in_flight;
         match transact(&self.presence, [holds, set], Some(in_flight)).await {
-            Ok(results) => Ok(results
-                .items()
-                .last()
-                .and_then(|result| result.get("KV")?.get("ModifyIndex")?.as_u64())
-                .unwrap_or_default()),
+            Ok(results) => Ok(modify_index(&results).unwrap_or_default()),
             Err(error) if error.kind() == Kind::TxnFailed => {
                 Err(self.conflict("Consul says that it is not held any more"))
             }
@@ -231,14 +228,14 @@ impl Lease {
     }
 
     async fn prove_repeatedly(&self) -> String {
+        let mut begun = self.begun;
         loop {
-            let last = *held(&self.proved);
-            self.clock_sleep_until(last + self.presence.profile().proof_interval()).await;
-            let begun = self.now();
-            *held(&self.proved) = begun;
+            self.sleep_until(begun + self.presence.profile().proof_interval()).await;
+            begun = self.now();
             let refutation = match self.claim {
                 Claim::Lock(_) => {
-                    lock::refutation(&self.presence, &self.key, &self.session_id, self.token).await
+                    super::lock::refutation(&self.presence, &self.key, &self.session_id, self.token)
+                        .await
                 }
                 Claim::Permit => {
                     semaphore::refutation(&self.presence, &self.key, &self.session_id).await
@@ -254,8 +251,7 @@ impl Lease {
 
     async fn renew_repeatedly(&self) -> String {
         loop {
-            let interval = self.presence.profile().renew_interval();
-            self.presence.client().clock().sleep(interval).await;
+            self.sleep_until(self.now() + self.presence.profile().renew_interval()).await;
             let begun = self.now();
             match self.presence.renew(&self.session_id).await {
                 Ok(()) if self.presence.rules().renewal_is_no_proof => {}
@@ -273,7 +269,7 @@ impl Lease {
             let extended = self.extended.notified();
             let until = self.until();
             if self.now() < until {
-                self.clock_sleep_until(until).await;
+                self.sleep_until(until).await;
                 continue;
             }
             self.announce(Event::Suspended);
@@ -302,7 +298,7 @@ impl Lease {
         let event = Event::Lost(why);
         self.announce(event.clone());
         self.finish();
-        drop(held(&self.session).take());
+        drop(lock(&self.session).take());
         Some(event)
     }
 
@@ -312,7 +308,7 @@ impl Lease {
     }
 
     fn announce(&self, event: Event) {
-        held(&self.events).push_back(event);
+        lock(&self.events).push_back(event);
         self.event.notify_waiters();
     }
 
@@ -344,12 +340,7 @@ impl Lease {
         self.presence.client().clock().now()
     }
 
-    async fn clock_sleep_until(&self, deadline: Instant) {
+    async fn sleep_until(&self, deadline: Instant) {
         self.presence.client().clock().sleep_until(deadline).await;
     }
-}
-
-/// What a mutex guards; a holder that panicked left it whole.
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

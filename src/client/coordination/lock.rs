@@ -4,6 +4,7 @@ use super::contend::{Contender, WATCH};
 use super::presence::Behavior;
 use super::{Claim, Grant, Lease, Presence, Wait, transact};
 use crate::error::{Error, Kind};
+use crate::wire::duration;
 use crate::wire::kv;
 use crate::wire::request::Args;
 use crate::wire::response::EntryMeta;
@@ -232,7 +233,7 @@ async fn settle(contender: &mut Contender<'_>, session: &str) -> Result<Attempt,
 async fn look(presence: &Presence, key: &str, index: Option<u64>) -> Result<Seen, Error> {
     let mut args = Args::new().arg(key);
     if let Some(index) = index {
-        args = args.opt("index", index).opt("wait", format!("{}s", WATCH.as_secs()));
+        args = args.opt("index", index).opt("wait", duration::format(WATCH));
     }
     read(presence, args).await
 }

@@ -1,8 +1,7 @@
 //! Locks and semaphores whose holder knows, without asking, whether it may still act.
 //!
 //! The holder believes for a bounded time from the start of its last linearizable proof, and the
-//! session's lock delay is longer than that. Every grant has a fencing token. The protocol, its
-//! assumptions and its limits are in docs/coordination.md.
+//! session's lock delay is longer than that. Every grant has a fencing token.
 
 mod contend;
 mod lease;
@@ -44,6 +43,11 @@ async fn transact<const N: usize>(
         args = args.opt("timeout_ms", timeout.as_millis() as u64);
     }
     presence.client().call(&txn::TXN, &args).await.map(|answer| answer.value)
+}
+
+/// The modify index of the key that the last operation was on.
+fn modify_index(results: &Value) -> Option<u64> {
+    results.items().last()?.get("KV")?.get("ModifyIndex")?.as_u64()
 }
 
 /// A table of named members.

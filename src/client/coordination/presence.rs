@@ -9,13 +9,15 @@ use super::profile::Profile;
 use crate::client::Client;
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
+use crate::sync::lock;
+use crate::wire::duration;
 use crate::wire::request::Args;
 use crate::wire::response::EntryMeta;
 use crate::wire::value::Value;
 use crate::wire::{agent, session};
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
@@ -199,8 +201,8 @@ impl Presence {
         let check = Value::Map(vec![("ID".to_owned(), self.check_id().into())]);
         let definition = map(vec![
             ("Name", name.into()),
-            ("TTL", go_duration(self.profile.session_ttl).into()),
-            ("LockDelay", go_duration(self.profile.lock_delay).into()),
+            ("TTL", duration::format(self.profile.session_ttl).into()),
+            ("LockDelay", duration::format(self.profile.lock_delay).into()),
             ("Behavior", behavior.name().into()),
             ("ServiceChecks", Value::List(vec![check])),
         ]);
@@ -247,7 +249,7 @@ impl Presence {
     async fn register(&self, home: usize) -> Result<(), Error> {
         let check = map(vec![
             ("CheckID", self.check_id().into()),
-            ("TTL", go_duration(self.profile.check_ttl).into()),
+            ("TTL", duration::format(self.profile.check_ttl).into()),
             ("Status", "passing".into()),
             ("DeregisterCriticalServiceAfter", FORGOTTEN_AFTER.into()),
         ]);
@@ -397,15 +399,6 @@ impl Rules {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn is_unknown_check(error: &Error) -> bool {
     error.kind() == Kind::Http && error.message().contains("Missing check")
-}
-
-/// A duration as Consul reads it.
-fn go_duration(duration: Duration) -> String {
-    format!("{}ms", duration.as_millis())
 }

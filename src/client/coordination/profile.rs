@@ -102,11 +102,6 @@ impl Profile {
         self.session_ttl * 3 / 10
     }
 
-    /// The longest time from a crash to the moment at which another can acquire.
-    pub fn failover(&self) -> Duration {
-        self.check_ttl + self.lock_delay
-    }
-
     /// Whether the times fit together.
     ///
     /// # Errors

@@ -6,9 +6,10 @@
 
 use super::contend::{Contender, WATCH};
 use super::presence::Behavior;
-use super::{Claim, Grant, Lease, Presence, Wait, transact};
+use super::{Claim, Grant, Lease, Presence, Wait, modify_index, transact};
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
+use crate::wire::duration;
 use crate::wire::kv;
 use crate::wire::request::Args;
 use crate::wire::value::Value;
@@ -129,105 +130,102 @@ pub(super) async fn refutation(
     })
 }
 
+/// What a contender knows from one look to the next.
+#[derive(Default)]
+struct Knowledge {
+    /// What to wait for a change from.
+    index: Option<u64>,
+    /// The session whose key it made.
+    entered_as: String,
+    /// When a holder was first seen to be gone.
+    gone: HashMap<String, Instant>,
+}
+
 async fn compete(
     contender: &mut Contender<'_>,
     options: &SemaphoreOptions,
 ) -> Result<Grant, Error> {
-    let mut index = None;
-    let mut entered_as = String::new();
-    // When a holder was first seen to be gone.
-    let mut gone: HashMap<String, Instant> = HashMap::new();
+    let mut knowledge = Knowledge::default();
     loop {
-        let session = match contender.session().await {
-            Ok(session) => session,
-            Err(error) => {
-                contender.bear(error).await?;
-                continue;
-            }
-        };
-        if entered_as != session {
-            match enter(contender, &session, &options.value).await {
-                Ok(()) => entered_as = session.clone(),
-                Err(error) if error.kind() == Kind::SessionInvalid => {
-                    contender.forget_session();
-                    continue;
-                }
-                Err(error) => {
-                    contender.bear(error).await?;
-                    continue;
-                }
-            }
-        }
-        let seen = match look(contender, index).await {
-            Ok(seen) => seen,
-            Err(error) => {
-                contender.bear(error).await?;
-                continue;
-            }
-        };
-        if !seen.living.contains(&session) {
-            // Our session is over, or a third party deleted our key.
-            contender.forget_session();
-            index = None;
-            continue;
-        }
-        let now = contender.presence.client().clock().now();
-        let (mut document, document_index) = seen
-            .document
-            .unwrap_or_else(|| (Document { limit: options.limit, holders: BTreeMap::new() }, 0));
-        if document.limit != options.limit {
-            return Err(contender.conflict(&format!(
-                "others say that its limit is {}, here it is {}",
-                document.limit, options.limit
-            )));
-        }
-        gone.retain(|holder, _| document.holders.contains_key(holder));
-        let lock_delay = contender.presence.profile().lock_delay;
-        let mut is_one_going = false;
-        document.holders.retain(|holder, _| {
-            let is_over = !seen.living.contains(holder)
-                && now - *gone.entry(holder.clone()).or_insert(now) >= lock_delay;
-            is_one_going |= !is_over && !seen.living.contains(holder);
-            !is_over
-        });
-        let has_it = document.holders.contains_key(&session);
-        if !has_it && document.holders.len() as u64 >= options.limit {
-            let others: Vec<_> = document.holders.keys().map(String::as_str).collect();
-            contender.obstacle = format!("sessions {} hold it", others.join(", "));
-            if contender.tries_once() {
-                return Err(contender.conflict(&contender.obstacle));
-            }
-            if is_one_going {
-                index = None;
-                contender.pause(DELAY_POLL_MS).await;
-            } else {
-                index = seen.index.filter(|next| index.is_none_or(|last| *next >= last));
-                contender.renew().await;
-            }
-            continue;
-        }
-        index = None;
-        document.holders.insert(session.clone(), true);
-        let begun = contender.presence.client().clock().now();
-        let holds = vec![
-            ("Verb", "check-session".into()),
-            ("Key", contender_key(contender.key, &session).into()),
-            ("Session", session.as_str().into()),
-        ];
-        let write = write(contender.key, &document, document_index)?;
-        match transact(contender.presence, [holds, write], None).await {
-            Ok(results) => {
-                let written = results.items().last().and_then(|result| result.get("KV"));
-                let token = written
-                    .and_then(|entry| entry.get("ModifyIndex"))
-                    .and_then(Value::as_u64)
-                    .unwrap_or(document_index);
-                return Ok(Grant { token, claim: Claim::Permit, begun });
-            }
-            // Somebody else wrote at the same time, or our session is over: look again.
-            Err(error) if error.kind() == Kind::TxnFailed => {}
+        match attempt(contender, options, &mut knowledge).await {
+            Ok(Some(grant)) => return Ok(grant),
+            Ok(None) => {}
+            Err(error) if error.kind() == Kind::SessionInvalid => contender.forget_session(),
             Err(error) => contender.bear(error).await?,
         }
+    }
+}
+
+/// Looks once, waiting for a change when there was nothing to be had, and takes what is free.
+async fn attempt(
+    contender: &mut Contender<'_>,
+    options: &SemaphoreOptions,
+    knowledge: &mut Knowledge,
+) -> Result<Option<Grant>, Error> {
+    let session = contender.session().await?;
+    if knowledge.entered_as != session {
+        enter(contender, &session, &options.value).await?;
+        knowledge.entered_as.clone_from(&session);
+    }
+    let seen = look(contender, knowledge.index).await?;
+    if !seen.living.contains(&session) {
+        // Our session is over, or a third party deleted our key.
+        contender.forget_session();
+        knowledge.index = None;
+        return Ok(None);
+    }
+    let (mut document, document_index) = seen
+        .document
+        .unwrap_or_else(|| (Document { limit: options.limit, holders: BTreeMap::new() }, 0));
+    if document.limit != options.limit {
+        return Err(contender.conflict(&format!(
+            "others say that its limit is {}, here it is {}",
+            document.limit, options.limit
+        )));
+    }
+    let now = contender.presence.client().clock().now();
+    let lock_delay = contender.presence.profile().lock_delay;
+    knowledge
+        .gone
+        .retain(|holder, _| document.holders.contains_key(holder) && !seen.living.contains(holder));
+    document.holders.retain(|holder, _| {
+        seen.living.contains(holder)
+            || now - *knowledge.gone.entry(holder.clone()).or_insert(now) < lock_delay
+    });
+    let has_it = document.holders.contains_key(&session);
+    if !has_it && document.holders.len() as u64 >= options.limit {
+        let others: Vec<_> = document.holders.keys().map(String::as_str).collect();
+        contender.obstacle = format!("sessions {} hold it", others.join(", "));
+        if contender.tries_once() {
+            return Err(contender.conflict(&contender.obstacle));
+        }
+        if others.iter().any(|holder| !seen.living.contains(*holder)) {
+            knowledge.index = None;
+            contender.pause(DELAY_POLL_MS).await;
+        } else {
+            let last = knowledge.index;
+            knowledge.index = seen.index.filter(|next| last.is_none_or(|last| *next >= last));
+            contender.renew().await;
+        }
+        return Ok(None);
+    }
+    knowledge.index = None;
+    document.holders.insert(session.clone(), true);
+    let begun = contender.presence.client().clock().now();
+    let holds = vec![
+        ("Verb", "check-session".into()),
+        ("Key", contender_key(contender.key, &session).into()),
+        ("Session", session.as_str().into()),
+    ];
+    let write = write(contender.key, &document, document_index)?;
+    match transact(contender.presence, [holds, write], None).await {
+        Ok(results) => {
+            let token = modify_index(&results).unwrap_or(document_index);
+            Ok(Some(Grant { token, claim: Claim::Permit, begun }))
+        }
+        // Somebody else wrote at the same time, or our session is over: look again.
+        Err(error) if error.kind() == Kind::TxnFailed => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -244,7 +242,7 @@ async fn enter(contender: &Contender<'_>, session: &str, value: &[u8]) -> Result
 async fn look(contender: &Contender<'_>, index: Option<u64>) -> Result<Seen, Error> {
     let mut args = Args::new().arg(format!("{}/", contender.key));
     if let Some(index) = index {
-        args = args.opt("index", index).opt("wait", format!("{}s", WATCH.as_secs()));
+        args = args.opt("index", index).opt("wait", duration::format(WATCH));
     }
     read(contender.presence, args, contender.key).await
 }
