@@ -1,13 +1,14 @@
 //! Time as a seam: the client, the cluster and the simulated agent ask a [`Clock`], never the
 //! operating system, so that all of them run on a virtual clock in tests.
 
+use crate::sync::lock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::ops::{Add, Sub};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -58,6 +59,14 @@ pub trait Clock: fmt::Debug + Send + Sync {
     /// This clock, when it stands still until it is moved.
     fn as_manual(&self) -> Option<&ManualClock> {
         None
+    }
+
+    /// As [`Clock::sleep_until`]; without a deadline it never completes.
+    fn sleep_until_any(&self, deadline: Option<Instant>) -> BoxFuture<'static, ()> {
+        match deadline {
+            Some(deadline) => self.sleep_until(deadline),
+            None => Box::pin(std::future::pending()),
+        }
     }
 
     /// Completes `duration` from now.
@@ -244,7 +253,7 @@ impl ManualClock {
     }
 
     fn lock(&self) -> MutexGuard<'_, Manual> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared)
     }
 }
 
@@ -306,7 +315,7 @@ struct TaskWaker {
 impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
         if let Some(shared) = self.clock.upgrade() {
-            shared.lock().unwrap_or_else(PoisonError::into_inner).ready.insert(self.id);
+            lock(&shared).ready.insert(self.id);
         }
         self.driver.wake_by_ref();
     }
@@ -323,7 +332,7 @@ impl Future for ManualSleep {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let shared = Arc::clone(&self.clock.shared);
-        let mut manual = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut manual = lock(&shared);
         if manual.now >= self.deadline {
             return Poll::Ready(());
         }

@@ -13,5 +13,6 @@ pub mod error;
 mod lua;
 pub mod os;
 pub mod simulate;
+mod sync;
 pub mod transport;
 pub mod wire;

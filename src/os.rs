@@ -6,14 +6,15 @@
 
 #![allow(unsafe_code)]
 
+use crate::sync::lock;
 use libc::c_int;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
@@ -35,7 +36,7 @@ pub fn watch_forks() -> io::Result<()> {
     extern "C" fn in_child() {
         GENERATION.fetch_add(1, Ordering::Relaxed);
     }
-    let mut is_watched = IS_WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut is_watched = lock(&IS_WATCHED);
     if !*is_watched {
         // SAFETY: the handler only adds to an atomic, which any child may do, and the code stays
         // mapped for as long as the process lives (build.rs).

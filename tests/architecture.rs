@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 /// Each layer with the modules of the crate that it may use, itself included.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("clock", &["clock"]),
+    ("sync", &["sync"]),
+    ("clock", &["clock", "sync"]),
     ("error", &["error"]),
-    ("os", &["os"]),
+    ("os", &["os", "sync"]),
     ("wire", &["wire", "error"]),
-    ("transport", &["transport", "wire", "error", "clock"]),
-    ("client", &["client", "transport", "wire", "error", "clock"]),
-    ("simulate", &["simulate", "transport", "wire", "error", "clock"]),
+    ("transport", &["transport", "wire", "error", "clock", "sync"]),
+    ("client", &["client", "transport", "wire", "error", "clock", "sync"]),
+    ("simulate", &["simulate", "transport", "wire", "error", "clock", "sync"]),
     ("config", &["config", "transport", "wire", "error"]),
     (
         "connect",
@@ -32,6 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "error",
             "clock",
             "os",
+            "sync",
         ],
     ),
 ];

@@ -40,10 +40,8 @@ impl Client {
                 outcomes[place] = Some(outcome);
             }
         };
-        match limit {
-            Some(limit) => drop(select(pin!(all), self.clock.sleep(limit)).await),
-            None => all.await,
-        }
+        let over = self.clock.sleep_until_any(limit.map(|limit| self.clock.now() + limit));
+        select(pin!(all), over).await;
         let or_late = |(outcome, call): (Option<_>, &Result<Request, Error>)| {
             outcome.unwrap_or_else(|| Err(late(call, limit.unwrap_or_default())))
         };

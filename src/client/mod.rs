@@ -9,12 +9,13 @@ pub mod watch;
 
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::sync::lock;
 use crate::transport::Transport;
 use crate::wire::request::{Args, Defaults, Request};
 use crate::wire::response::{Answer, Success};
 use crate::wire::table::Endpoint;
 use endpoints::Endpoints;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// How a client makes its calls.
@@ -56,7 +57,7 @@ impl Client {
     /// For each endpoint a client that asks it alone.
     pub fn each_endpoint(&self) -> Vec<Client> {
         let only = |transport: &Arc<dyn Transport>| {
-            let rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork();
+            let rng = lock(&self.rng).fork();
             let (settings, clock) = (self.settings.clone(), Arc::clone(&self.clock));
             Client::new(vec![Arc::clone(transport)], settings, clock, rng)
         };
@@ -99,11 +100,11 @@ impl Client {
     }
 
     fn endpoints(&self) -> MutexGuard<'_, Endpoints> {
-        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.endpoints)
     }
 
     /// A number from 0 to 1 by chance.
     fn chance(&self) -> f64 {
-        self.rng.lock().unwrap_or_else(PoisonError::into_inner).f64()
+        lock(&self.rng).f64()
     }
 }

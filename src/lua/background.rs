@@ -4,10 +4,11 @@
 use crate::clock::{Clock, ManualClock, TaskId};
 use crate::error::{Error, Kind};
 use crate::os::{self, Bell};
+use crate::sync::lock;
 use futures_util::future::{AbortHandle, abortable, select};
 use futures_util::{Stream, StreamExt};
 use std::collections::VecDeque;
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::RawFd;
 use std::pin::pin;
@@ -190,15 +191,10 @@ impl<T> Job<T> {
     ) -> Result<(), E> {
         if let Some(Task::Clock(clock, _)) = &self.task {
             let limit = limit.map(|limit| clock.now() + limit);
-            let over = async {
-                match limit {
-                    Some(limit) => clock.sleep_until(limit).await,
-                    None => pending().await,
-                }
-            };
+            let over = clock.sleep_until_any(limit);
             let result = poll_fn(|context| self.results.poll_news(context));
             in_runtime(|runtime| {
-                runtime.block_on(clock.drive(select(pin!(result), pin!(over))));
+                runtime.block_on(clock.drive(select(pin!(result), over)));
             })?;
             return Ok(());
         }
@@ -275,7 +271,7 @@ impl<T> Default for Queue<T> {
 
 impl<T> Queue<T> {
     fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 
     fn push(&self, result: T) {

@@ -158,20 +158,13 @@ const INDEX: &str = "consul_ffi.client.index";
 
 const HTTP_REQUEST: &str = "http_request";
 
-/// Puts the native functions that `module.lua` builds the class from into `native`.
-pub fn register(lua: &Lua, native: &Table) -> mlua::Result<()> {
-    let methods = lua.create_table()?;
-    for endpoint in wire::endpoints() {
-        let method = native::function(lua, endpoint.name, move |lua, args| {
-            call(lua, endpoint.name, args, |args| Ok((endpoint, positional(lua, endpoint, args)?)))
-        })?;
-        methods.set(endpoint.name, method)?;
-    }
-    let request = native::function(lua, HTTP_REQUEST, |lua, args| {
-        call(lua, HTTP_REQUEST, args, |args| http_request(lua, args))
-    })?;
-    methods.set(HTTP_REQUEST, request)?;
-    native.set("methods", methods)?;
+/// The native functions that `module.lua` builds the class from.
+pub fn register(lua: &Lua) -> mlua::Result<Table> {
+    let rows = wire::endpoints().map(|endpoint| (endpoint.name, Some(endpoint)));
+    let methods = rows
+        .chain([(HTTP_REQUEST, None)])
+        .map(|(name, row)| (name, move |lua: &Lua, args: MultiValue| call(lua, name, row, args)));
+    let native = native::class(lua, INDEX, methods)?;
     native.set(
         "new",
         native::function(lua, "ConsulClient", |lua, args| {
@@ -195,12 +188,7 @@ pub fn register(lua: &Lua, native: &Table) -> mlua::Result<()> {
             this.map_or(Ok(LuaValue::Nil), |client| client.field(lua, &name.to_string_lossy()))
         })?,
     )?;
-    native.set(
-        "set_index",
-        lua.create_function(|lua, index: mlua::Function| {
-            lua.set_named_registry_value(INDEX, index)
-        })?,
-    )
+    Ok(native)
 }
 
 fn new(lua: &Lua, config: &LuaValue) -> Result<ConsulClient, Error> {
@@ -228,12 +216,12 @@ pub fn this(args: &MultiValue, method: &str) -> Result<UserDataRef<ConsulClient>
 fn call(
     lua: &Lua,
     method: &str,
+    row: Option<&'static Endpoint>,
     mut args: MultiValue,
-    prepare: impl FnOnce(MultiValue) -> Result<(&'static Endpoint, Args), Error>,
 ) -> Result<Results, Failure> {
     let client = this(&args, method)?;
     args.pop_front();
-    let (endpoint, args) = prepare(args).map_err(|error| error.context(method))?;
+    let (endpoint, args) = arguments(lua, method, row, args)?;
     let success = client.call(lua, endpoint, &args)?;
     Ok(value::outcome(lua, Ok(success))?)
 }
@@ -247,15 +235,26 @@ pub fn prepare(lua: &Lua, mut args: MultiValue) -> Result<(&'static Endpoint, Ar
             return Err(At::top("method").wrong_type_text("the name of a method", &other));
         }
     };
-    let call = match wire::endpoint(&method) {
+    let row = wire::endpoint(&method);
+    if row.is_none() && method != HTTP_REQUEST {
+        let names: Vec<_> = wire::endpoints().map(|endpoint| endpoint.name).collect();
+        return Err(Error::misuse(unknown("method", &method, &names)));
+    }
+    arguments(lua, &method, row, args)
+}
+
+/// The endpoint and the arguments of a method: of a row, or of `http_request`, which has none.
+fn arguments(
+    lua: &Lua,
+    method: &str,
+    row: Option<&'static Endpoint>,
+    args: MultiValue,
+) -> Result<(&'static Endpoint, Args), Error> {
+    let call = match row {
         Some(endpoint) => positional(lua, endpoint, args).map(|args| (endpoint, args)),
-        None if method == HTTP_REQUEST => http_request(lua, args),
-        None => {
-            let names: Vec<_> = wire::endpoints().map(|endpoint| endpoint.name).collect();
-            return Err(Error::misuse(unknown("method", &method, &names)));
-        }
+        None => http_request(lua, args),
     };
-    call.map_err(|error| error.context(&method))
+    call.map_err(|error| error.context(method))
 }
 
 /// The arguments of a method: as many positional ones as the endpoint has, then its options.

@@ -52,10 +52,9 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     if let Ok(module) = lua.named_registry_value(KEY) {
         return Ok(module);
     }
-    let native = lua.create_table()?;
-    native.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
     value::register(lua)?;
-    client::register(lua, &native)?;
+    let native = client::register(lua)?;
+    native.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
     native.set("batch", native::function(lua, "batch", batch::batch)?)?;
     native.set("handle", handle::register(lua)?)?;
     native.set("simulator", simulator::register(lua)?)?;

@@ -3,7 +3,7 @@
 
 use super::value;
 use crate::error::{Error, caught};
-use mlua::{Function, IntoLua, Lua, MultiValue, Value};
+use mlua::{Function, IntoLua, Lua, MultiValue, Table, Value};
 
 /// The level at which Lua's `error` adds no position.
 const AS_IT_IS: i32 = 0;
@@ -57,6 +57,27 @@ pub fn function(
         // An engine without memory has none for a message either; `module.lua` has that one.
         Ok(results(lua, failure).unwrap_or((Value::Nil, Value::Nil, Value::Nil)))
     })
+}
+
+/// The native part of a class for `module.lua`: its methods by name, and `set_index`, which keeps in
+/// the registry, under `index`, where members are looked up.
+pub fn class<F>(
+    lua: &Lua,
+    index: &'static str,
+    methods: impl IntoIterator<Item = (&'static str, F)>,
+) -> mlua::Result<Table>
+where
+    F: Fn(&Lua, MultiValue) -> Result<Results, Failure> + 'static,
+{
+    let by_name = lua.create_table()?;
+    for (name, method) in methods {
+        by_name.set(name, function(lua, name, method)?)?;
+    }
+    let native = lua.create_table()?;
+    native.set("methods", by_name)?;
+    let set_index = move |lua: &Lua, members: Value| lua.set_named_registry_value(index, members);
+    native.set("set_index", lua.create_function(set_index)?)?;
+    Ok(native)
 }
 
 fn results(lua: &Lua, failure: Failure) -> mlua::Result<Results> {

@@ -55,13 +55,10 @@ const METHODS: &[(&str, Method)] = &[
 
 /// The native functions that `module.lua` builds the class from.
 pub fn register(lua: &Lua) -> mlua::Result<Table> {
-    let native = lua.create_table()?;
-    let methods = lua.create_table()?;
-    for (name, method) in METHODS {
-        let call = native::function(lua, name, move |lua, args| invoke(lua, name, *method, &args))?;
-        methods.set(*name, call)?;
-    }
-    native.set("methods", methods)?;
+    let methods = METHODS.iter().map(|(name, method)| {
+        (*name, move |lua: &Lua, args: MultiValue| invoke(lua, name, *method, &args))
+    });
+    let native = native::class(lua, INDEX, methods)?;
     native.set(
         "open",
         native::function(lua, "simulator", |lua, args| {
@@ -71,10 +68,6 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
             let agent = lua.create_userdata(opened.map_err(raised("simulator"))?)?;
             Ok((mlua::Value::UserData(agent), mlua::Nil, mlua::Nil))
         })?,
-    )?;
-    native.set(
-        "set_index",
-        lua.create_function(|lua, index: Table| lua.set_named_registry_value(INDEX, index))?,
     )?;
     Ok(native)
 }

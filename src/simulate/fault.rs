@@ -1,10 +1,11 @@
 //! What goes wrong on purpose between clients and the agent, for tests of programs.
 
+use super::Agent;
 use super::store::timer::Timers;
 use super::store::watch::Watches;
-use super::{Agent, lock};
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
+use crate::sync::lock;
 use crate::wire::shape::{At, unknown};
 use crate::wire::table::Shape;
 use crate::wire::value::Value;

@@ -46,6 +46,7 @@ mod views;
 
 use crate::clock::{BoxFuture, Clock, SystemClock};
 use crate::error::{Error, Kind};
+use crate::sync::lock;
 use crate::transport::Transport;
 use acl::{Acl, DefaultPolicy};
 use bytes::Bytes;
@@ -61,7 +62,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 use store::State;
 use store::timer::Timer;
@@ -191,12 +192,7 @@ impl Agent {
             running.extend(self.with(State::take_due).into_iter().map(|due| self.run_check(due)));
             let deadline = self.lock().timers.next_deadline();
             let changed = pin!(self.timers_changed.notified());
-            let due = pin!(async {
-                match deadline {
-                    Some(deadline) => self.clock.sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            });
+            let due = self.clock.sleep_until_any(deadline);
             let finished = pin!(async {
                 if running.next().await.is_none() {
                     std::future::pending().await
@@ -271,10 +267,6 @@ fn fire(state: &mut State, timer: Timer) {
             state.delete_token(&accessor);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A transport to an agent in the same process.

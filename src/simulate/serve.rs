@@ -1,6 +1,7 @@
 //! The agent on a socket: what `consul-sim` runs.
 
 use super::Agent;
+use crate::sync::lock;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
@@ -13,7 +14,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -148,7 +149,7 @@ struct Place {
 
 impl Clients {
     fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.held);
         let count = held.entry(address).or_default();
         if *count >= self.most {
             return None;
@@ -160,7 +161,7 @@ impl Clients {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut held = self.clients.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.clients.held);
         if let Some(count) = held.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {

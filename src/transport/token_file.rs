@@ -3,12 +3,13 @@
 use super::Transport;
 use crate::clock::{BoxFuture, Clock, Instant};
 use crate::error::{Error, Kind};
+use crate::sync::lock;
 use ::http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use bytes::Bytes;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// How old what is known of the file may be when a request is made.
@@ -87,7 +88,7 @@ impl TokenFile {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 }
 
