@@ -1,6 +1,7 @@
 -- What the specs share. They run on the simulated agent, or on the real Consul that
 -- CONSUL_HTTP_ADDR names.
 local consul_ffi = require("consul_ffi")
+local system = require("system")
 
 local support = { simulated = not os.getenv("CONSUL_HTTP_ADDR") }
 
@@ -26,6 +27,28 @@ function support.eventually(condition)
   local limit = os.time() + 10
   while not condition() do
     assert(os.time() < limit, "not within 10 s")
+  end
+end
+
+-- Seconds on a clock that never goes back.
+support.clock = system.monotime
+
+-- Waits for real.
+function support.sleep_ms(ms)
+  system.sleep(ms / 1000)
+end
+
+-- Waits by poll(2) until a descriptor is readable; false when the time is over first. Plain Lua has
+-- no such call.
+if rawget(_G, "jit") then
+  local ffi = require("ffi")
+  ffi.cdef([[
+    struct spec_pollfd { int fd; short events, revents; };
+    int spec_poll(struct spec_pollfd *, unsigned long, int) __asm__("poll");
+  ]])
+  function support.readable(fd, timeout_ms)
+    local POLLIN = 1
+    return ffi.C.spec_poll(ffi.new("struct spec_pollfd", { fd, POLLIN }), 1, timeout_ms) == 1
   end
 end
 

@@ -12,6 +12,7 @@ pub mod error;
 #[cfg(feature = "binding")]
 mod lua;
 pub mod os;
+pub mod ring;
 pub mod simulate;
 mod sync;
 pub mod transport;

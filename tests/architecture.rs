@@ -11,9 +11,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &["clock", "sync"]),
     ("error", &["error"]),
     ("os", &["os", "sync"]),
+    ("ring", &["ring"]),
     ("wire", &["wire", "error"]),
     ("transport", &["transport", "wire", "error", "clock", "sync"]),
-    ("client", &["client", "transport", "wire", "error", "clock", "sync"]),
+    ("client", &["client", "transport", "wire", "error", "clock", "ring", "sync"]),
     ("simulate", &["simulate", "transport", "wire", "error", "clock", "sync"]),
     ("config", &["config", "transport", "wire", "error"]),
     (

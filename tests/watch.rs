@@ -1,65 +1,30 @@
 //! Watches on the simulated agent, on a clock that the tests move.
 
-use bytes::Bytes;
+#[path = "support/world.rs"]
+mod world;
+
 use consul_ffi::client::watch::{Change, WatchOptions, watch};
-use consul_ffi::client::{Client, Settings};
-use consul_ffi::clock::{Clock, ManualClock};
+use consul_ffi::clock::Clock;
 use consul_ffi::error::Error;
-use consul_ffi::simulate::{Agent, Fault, Keeps, Options, SimTransport};
-use consul_ffi::wire::request::{Args, Defaults};
+use consul_ffi::simulate::{Fault, Keeps};
+use consul_ffi::wire::request::Args;
 use consul_ffi::wire::response::Meta;
 use consul_ffi::wire::value::Value;
 use consul_ffi::wire::{endpoint, event};
+use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use futures_util::{FutureExt, StreamExt};
-use http::Request;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-
-struct World {
-    clock: ManualClock,
-    agent: Arc<Agent>,
-    client: Arc<Client>,
-}
+use world::World;
 
 type Changes = BoxStream<'static, Result<(Change, Meta), Error>>;
 
 impl World {
-    fn new() -> Self {
-        let clock = ManualClock::new();
-        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-        let options = Options { clock: Arc::clone(&shared), seed: 1, ..Options::default() };
-        let agent = Arc::new(Agent::new(options));
-        let settings = Settings {
-            timeout: Duration::from_secs(5),
-            retry_count: 0,
-            defaults: Defaults::default(),
-        };
-        let transport = SimTransport::new(Arc::clone(&agent), "simulated");
-        let rng = fastrand::Rng::with_seed(1);
-        let client = Arc::new(Client::new(vec![Arc::new(transport)], settings, shared, rng));
-        Self { clock, agent, client }
-    }
-
-    fn run<R>(&self, work: impl Future<Output = R>) -> R {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(self.clock.drive(work))
-    }
-
     fn watch(&self, method: &str, args: Args) -> Changes {
         let endpoint = endpoint(method).expect("a method");
         watch(Arc::clone(&self.client), endpoint, args, WatchOptions::default())
             .expect("a watch")
             .boxed()
-    }
-
-    /// What happens by other hands, without any time passing.
-    fn send(&self, method: &str, path: &str, body: &str) {
-        let body = Bytes::copy_from_slice(body.as_bytes());
-        let request = Request::builder().method(method).uri(path).body(body).expect("a request");
-        let answer = self.agent.handle(request).now_or_never().expect("at once");
-        assert!(answer.status().is_success(), "{path}: {answer:?}");
     }
 
     fn put(&self, key: &str, value: &str) {
@@ -158,6 +123,24 @@ fn after_an_outage_it_says_so_once_and_tells_the_whole_again() {
 }
 
 #[test]
+fn a_query_that_breaks_off_is_asked_anew_at_once_and_is_no_outage() {
+    let world = World::new();
+    world.put("a", "1");
+    world.run(async {
+        let mut key = world.watch("kv_get", Args::new().arg("a"));
+        next(&mut key).await;
+        let restart = async {
+            world.clock.sleep(Duration::from_secs(10)).await;
+            world.agent.restart(Keeps::Disk);
+            world.clock.now()
+        };
+        let (change, restarted) = futures_util::join!(next(&mut key), restart);
+        assert_eq!(change, Change::Resynchronised("1".into()));
+        assert!(world.clock.now() - restarted < Duration::from_millis(100));
+    });
+}
+
+#[test]
 fn an_index_that_goes_back_is_a_resynchronisation() {
     let world = World::new();
     for _ in 0..20 {
@@ -167,9 +150,16 @@ fn an_index_that_goes_back_is_a_resynchronisation() {
     world.run(async {
         let mut key = world.watch("kv_get", Args::new().arg("a"));
         next(&mut key).await;
-        world.agent.reset();
-        world.put("a", "2");
-        assert_eq!(next(&mut key).await, Change::Resynchronised("2".into()));
+        let reset = async {
+            // While the query waits.
+            world.clock.sleep(Duration::from_secs(10)).await;
+            world.agent.reset();
+            world.put("a", "2");
+            world.clock.now()
+        };
+        let (change, reset) = futures_util::join!(next(&mut key), reset);
+        assert_eq!(change, Change::Resynchronised("2".into()));
+        assert!(world.clock.now() - reset < Duration::from_millis(100));
         world.put("a", "3");
         assert_eq!(next(&mut key).await, Change::Put { id: String::new(), value: "3".into() });
     });
@@ -181,7 +171,8 @@ fn events_come_one_by_one_and_cost_no_queries_between() {
     world.run(async {
         world.send("PUT", "/v1/event/fire/deploy", "1");
         let mut events = world.watch(event::LIST.name, Args::new());
-        next(&mut events).await;
+        let (_, meta) = events.next().await.expect("a watch does not end").expect("no outage");
+        assert!(meta.index.expect("an index") > 1 << 53);
         world.send("PUT", "/v1/event/fire/deploy", "2");
         let Change::Put { value, .. } = next(&mut events).await else { panic!("no event") };
         assert_eq!(value.get("Payload"), Some(&"2".into()));
@@ -219,5 +210,20 @@ fn what_cannot_be_watched_is_refused() {
     };
     assert!(refused("kv_put", Args::new().arg("a").arg("1")).contains("no blocking queries"));
     assert!(refused("kv_get", Args::new().arg("a").opt("index", 1)).contains("index"));
+    assert!(refused("kv_get", Args::new().arg("a").opt("retry", true)).contains("retry"));
     assert!(refused("kv_get", Args::new().arg("//a")).contains("//a"));
+    let refused = |options: WatchOptions| {
+        let endpoint = endpoint("kv_get").expect("a method");
+        let made = watch(Arc::clone(&world.client), endpoint, Args::new().arg("a"), options);
+        made.map(|_| ()).expect_err("a refusal").message().to_owned()
+    };
+    for rate_per_s in [0.0, -1.0, f64::NAN, f64::INFINITY, f64::MIN_POSITIVE] {
+        let options = WatchOptions { rate_per_s, ..WatchOptions::default() };
+        assert!(refused(options).contains("rate_per_s"), "{rate_per_s}");
+    }
+    for wait_s in [0, 601] {
+        let wait = Duration::from_secs(wait_s);
+        let options = WatchOptions { wait, ..WatchOptions::default() };
+        assert!(refused(options).contains("wait"), "{wait_s}");
+    }
 }

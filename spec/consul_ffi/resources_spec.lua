@@ -98,6 +98,19 @@ describe("a process", function()
     end)
   end)
 
+  it("keeps nothing of 1,000 watches that were abandoned", function()
+    -- As above: a real agent gets a tenth, whose queries do not wait for long.
+    leaves_nothing(support.simulated and 1000 or 100, function(count)
+      for i = 1, count do
+        local watch = assert(client:watch("kv_get", key, { wait = "1s" }))
+        assert(watch:fd())
+        if i % 10 == 0 then
+          assert(watch:next())
+        end
+      end
+    end)
+  end)
+
   it("keeps nothing of 1,000 clients that were made and collected", function()
     leaves_nothing(1000, function(count)
       for i = 1, count do

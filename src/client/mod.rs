@@ -5,6 +5,7 @@ mod call;
 pub mod coordination;
 mod endpoints;
 mod settle;
+pub mod view;
 pub mod watch;
 
 use crate::clock::Clock;

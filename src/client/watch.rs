@@ -11,8 +11,8 @@ use crate::wire::request::Args;
 use crate::wire::response::{Answer, EntryMeta, Meta};
 use crate::wire::table::{Endpoint, Items, Reply};
 use crate::wire::value::Value;
-use futures_util::stream::{Stream, unfold};
-use std::collections::{BTreeMap, VecDeque};
+use futures_util::stream::{self, Stream, StreamExt, unfold};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,11 +62,21 @@ pub enum Change {
     Resynchronised(Value),
 }
 
+/// What an endpoint gave to read, when there was something new.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The whole value, with what the answer said of itself.
+    pub answer: Answer,
+    /// Whether anything can have happened since the state before: a query failed in between, or the
+    /// servers' index went back.
+    pub is_resynchronised: bool,
+}
+
 /// Watches what an endpoint reads. Each item is a change with what its answer said of itself, or the
 /// error that begins an outage; after that the watch goes on by itself.
 ///
 /// A state that is overtaken by a newer one before it could be asked for is not told; the last one
-/// always is, and none is told twice.
+/// always is, and none is told twice. Nothing is asked while nobody takes what there is to tell.
 ///
 /// # Errors
 /// [`Error::misuse`] when the endpoint has no blocking queries or an argument is the watch's own;
@@ -77,11 +87,30 @@ pub fn watch(
     args: Args,
     options: WatchOptions,
 ) -> Result<impl Stream<Item = Result<(Change, Meta), Error>> + Send, Error> {
+    let mut known = None;
+    Ok(states(client, endpoint, args, options)?.flat_map(move |state| {
+        stream::iter(match state {
+            Ok(state) => changes(endpoint, &mut known, state),
+            Err(error) => vec![Err(error)],
+        })
+    }))
+}
+
+/// As [`watch`], but gives whole states, of which two in a row can be equal.
+///
+/// # Errors
+/// As [`watch`].
+pub fn states(
+    client: Arc<Client>,
+    endpoint: &'static Endpoint,
+    args: Args,
+    options: WatchOptions,
+) -> Result<impl Stream<Item = Result<State, Error>> + Send, Error> {
     let waits_by = ["index", "hash"]
         .into_iter()
         .find(|name| endpoint.all_options().any(|param| param.name == *name))
         .ok_or_else(|| Error::misuse(format!("{}: it has no blocking queries", endpoint.name)))?;
-    for taken in [waits_by, "wait", "timeout_ms"] {
+    for taken in [waits_by, "wait", "timeout_ms", "retry"] {
         if args.has(taken) {
             return Err(Error::misuse(format!(
                 "{}: {taken} is the watch's own; leave it out",
@@ -89,26 +118,31 @@ pub fn watch(
             )));
         }
     }
-    if !(options.rate_per_s.is_finite() && options.rate_per_s > 0.0) {
-        let rate = options.rate_per_s;
-        return Err(Error::argument(format!("rate_per_s is {rate}; it must be above 0")));
+    let rate = options.rate_per_s;
+    let pause = Some(rate).filter(|rate| rate.is_finite() && *rate > 0.0);
+    let pause = pause.and_then(|rate| Duration::try_from_secs_f64(1.0 / rate).ok());
+    let pause = pause
+        .ok_or_else(|| Error::argument(format!("rate_per_s is {rate}: it must be above 0")))?;
+    if options.wait.is_zero() {
+        return Err(Error::argument("wait is 0: it must be above 0"));
     }
     client.request(endpoint, &args.clone().opt("wait", duration::format(options.wait)))?;
     let watcher = Watcher {
         client,
         endpoint,
         args,
-        options,
+        wait: options.wait,
+        pause,
         waits_by,
         seen: None,
-        known: None,
         asked: None,
+        answered: None,
+        is_broken: false,
         failures: 0,
-        changes: VecDeque::new(),
     };
     Ok(unfold(watcher, |mut watcher| async move {
-        let next = watcher.next().await;
-        Some((next, watcher))
+        let state = watcher.next().await;
+        Some((state, watcher))
     }))
 }
 
@@ -116,17 +150,20 @@ struct Watcher {
     client: Arc<Client>,
     endpoint: &'static Endpoint,
     args: Args,
-    options: WatchOptions,
+    wait: Duration,
+    /// The shortest time from one query to the next.
+    pause: Duration,
     waits_by: &'static str,
-    /// Where the last answer stood.
+    /// What the next query waits for a change from.
     seen: Option<Mark>,
-    /// What was told last; none before the first answer.
-    known: Option<State>,
     /// When the last query was begun.
     asked: Option<Instant>,
-    /// How many queries have failed since the last answer.
+    /// Whether the last answer said where it stood; none before the first one.
+    answered: Option<bool>,
+    /// Whether a query that waited for a change has failed since the last answer.
+    is_broken: bool,
+    /// How many others have failed since the last answer.
     failures: u32,
-    changes: VecDeque<(Change, Meta)>,
 }
 
 /// What a query waits for a change from.
@@ -136,51 +173,53 @@ enum Mark {
     Hash(String),
 }
 
-struct State {
-    parts: BTreeMap<String, Value>,
-    /// What else there is to know of a single key.
-    entry: Option<EntryMeta>,
-}
-
 impl Watcher {
-    async fn next(&mut self) -> Result<(Change, Meta), Error> {
+    async fn next(&mut self) -> Result<State, Error> {
         loop {
-            if let Some(change) = self.changes.pop_front() {
-                return Ok(change);
-            }
             self.pause().await;
             self.asked = Some(self.client.clock().now());
             match self.client.call(self.endpoint, &self.query()).await {
-                Ok(answer) => self.take(answer),
+                Ok(answer) => return Ok(self.take(answer)),
+                Err(error) if self.waits() => {
+                    // Sent again it could wait at an agent that began its index anew, and for what
+                    // has long happened. So it begins anew too.
+                    tracing::debug!(call = self.endpoint.name, %error, "a watch asks anew");
+                    self.is_broken = true;
+                }
                 Err(error) => {
                     self.failures = self.failures.saturating_add(1);
-                    tracing::info!(call = self.endpoint.name, %error, "a watch is cut off");
                     if self.failures == 1 {
+                        tracing::warn!(call = self.endpoint.name, %error, "a watch is cut off");
                         return Err(error);
                     }
+                    tracing::debug!(call = self.endpoint.name, %error, "a watch is still cut off");
                 }
             }
         }
     }
 
+    /// Whether the next query waits for a change.
+    fn waits(&self) -> bool {
+        self.seen.is_some() && !self.is_broken && self.failures == 0
+    }
+
     fn query(&self) -> Args {
         let args = self.args.clone();
-        // What happened during an outage is wanted at once.
-        let Some(mark) = self.seen.as_ref().filter(|_| self.failures == 0) else { return args };
+        let Some(mark) = self.seen.as_ref().filter(|_| self.waits()) else { return args };
         let args = match mark {
             Mark::Index(index) => args.opt(self.waits_by, *index),
             Mark::Hash(hash) => args.opt(self.waits_by, hash.as_str()),
         };
-        args.opt("wait", duration::format(self.options.wait))
+        args.opt("wait", duration::format(self.wait)).opt("retry", false)
     }
 
     /// Keeps to the rate, and leaves Consul in peace after failures.
     async fn pause(&self) {
         let clock = self.client.clock();
         if let Some(asked) = self.asked {
-            clock.sleep_until(asked + Duration::from_secs_f64(1.0 / self.options.rate_per_s)).await;
+            clock.sleep_until(asked + self.pause).await;
         }
-        if self.known.is_some() && self.seen.is_none() {
+        if self.answered == Some(false) {
             clock.sleep(PAUSE_WITHOUT_INDEX).await;
         }
         if self.failures > 0 {
@@ -190,7 +229,7 @@ impl Watcher {
         }
     }
 
-    fn take(&mut self, answer: Answer) {
+    fn take(&mut self, answer: Answer) -> State {
         let mark = match self.waits_by {
             "hash" => answer.meta.content_hash.clone().map(Mark::Hash),
             _ => answer.meta.index.map(|index| Mark::Index(index.max(1))),
@@ -199,36 +238,58 @@ impl Watcher {
             (&self.seen, &mark),
             (Some(Mark::Index(last)), Some(Mark::Index(now))) if now < last && !self.is_unordered()
         );
-        let was_cut_off = std::mem::take(&mut self.failures) > 0;
-        self.seen = mark.filter(|_| !went_back);
-        let Answer { value, meta } = answer;
-        let now = State { parts: parts(self.endpoint.items, &value), entry: meta.entry.clone() };
-        let mut tell = |change| self.changes.push_back((change, meta.clone()));
-        match &self.known {
-            None => tell(Change::Initial(value)),
-            Some(_) if was_cut_off || went_back => tell(Change::Resynchronised(value)),
-            Some(known) => {
-                for (id, value) in &now.parts {
-                    if known.parts.get(id) != Some(value) || known.entry != now.entry {
-                        tell(Change::Put { id: id.clone(), value: value.clone() });
-                    }
-                }
-                // Events are forgotten, not taken back.
-                let can_go = self.endpoint.reply != Reply::Events;
-                for (id, value) in &known.parts {
-                    if can_go && !now.parts.contains_key(id) {
-                        tell(Change::Delete { id: id.clone(), value: value.clone() });
-                    }
-                }
-            }
+        if std::mem::take(&mut self.failures) > 0 {
+            tracing::info!(call = self.endpoint.name, "a watch goes on");
+            self.is_broken = true;
         }
-        self.known = Some(now);
+        let is_first = self.answered.replace(mark.is_some()).is_none();
+        let is_resynchronised = (std::mem::take(&mut self.is_broken) || went_back) && !is_first;
+        self.seen = mark.filter(|_| !went_back);
+        State { answer, is_resynchronised }
     }
 
     /// The index of events is made of their ids: it goes up and down.
     fn is_unordered(&self) -> bool {
         self.endpoint.reply == Reply::Events
     }
+}
+
+/// What was told last.
+struct Known {
+    parts: BTreeMap<String, Value>,
+    /// What else there is to know of a single key.
+    entry: Option<EntryMeta>,
+}
+
+/// What there is to tell of a state, after what is known already.
+fn changes(
+    endpoint: &Endpoint,
+    known: &mut Option<Known>,
+    state: State,
+) -> Vec<Result<(Change, Meta), Error>> {
+    let Answer { value, meta } = state.answer;
+    let now = Known { parts: parts(endpoint.items, &value), entry: meta.entry.clone() };
+    let mut changes = Vec::new();
+    match known {
+        None => changes.push(Change::Initial(value)),
+        Some(_) if state.is_resynchronised => changes.push(Change::Resynchronised(value)),
+        Some(known) => {
+            for (id, value) in &now.parts {
+                if known.parts.get(id) != Some(value) || known.entry != now.entry {
+                    changes.push(Change::Put { id: id.clone(), value: value.clone() });
+                }
+            }
+            // Events are forgotten, not taken back.
+            let can_go = endpoint.reply != Reply::Events;
+            for (id, value) in &known.parts {
+                if can_go && !now.parts.contains_key(id) {
+                    changes.push(Change::Delete { id: id.clone(), value: value.clone() });
+                }
+            }
+        }
+    }
+    *known = Some(now);
+    changes.into_iter().map(|change| Ok((change, meta.clone()))).collect()
 }
 
 /// The things that a value consists of, by what tells them apart. A value that is one thing has the

@@ -18,6 +18,13 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
+/// How many results wait for a program that does not take them. Then the work pauses until all of
+/// them were taken.
+const MOST_WAITING: usize = 16;
+
+/// How far a wait moves a manual clock before hooks run: a watch may wait for ever.
+const TURN_OF_MANUAL_CLOCK: Duration = Duration::from_secs(60);
+
 /// Where work goes on.
 #[derive(Clone, Debug)]
 pub enum Home {
@@ -111,7 +118,7 @@ enum Task {
 }
 
 impl<T: Send + 'static> Job<T> {
-    /// Starts work that gives these results, one after the other.
+    /// Starts work that gives these results, one after the other, no faster than they are taken.
     ///
     /// # Errors
     /// [`Kind::Config`] when the system has no descriptors to give.
@@ -125,6 +132,7 @@ impl<T: Send + 'static> Job<T> {
             let mut results = pin!(results);
             while let Some(result) = results.next().await {
                 end.0.push(result);
+                poll_fn(|context| end.0.poll_room(context)).await;
             }
         };
         let task = match home {
@@ -171,15 +179,24 @@ impl<T> Job<T> {
     /// # Errors
     /// [`Kind::Config`] when the system has no descriptors to give.
     pub fn next(&self) -> Result<Poll<Option<T>>, Error> {
-        if let Some(Task::Clock(clock, _)) = &self.task {
-            in_runtime(|_| clock.settle())?;
+        self.settle()?;
+        Ok(self.results.next())
+    }
+
+    /// On a manual clock, lets the work do what it can at this moment; otherwise it does so anyway.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] when the system has no descriptors to give.
+    pub fn settle(&self) -> Result<(), Error> {
+        match &self.task {
+            Some(Task::Clock(clock, _)) => in_runtime(|_| clock.settle()),
+            _ => Ok(()),
         }
-        Ok(self.results.lock().next())
     }
 
     /// Waits until [`Job::next`] has something to say, at most this long; a manual clock is moved
-    /// meanwhile. On the machine's clock there are pauses, in which `pause` is called; what it
-    /// refuses ends the wait.
+    /// meanwhile. There are pauses, on the machine's clock so long apart as `interval` says, in which
+    /// `pause` is called; what it refuses ends the wait.
     ///
     /// # Errors
     /// What `pause` refused, and as [`Job::next`].
@@ -190,12 +207,20 @@ impl<T> Job<T> {
         pause: impl Fn() -> Result<(), E>,
     ) -> Result<(), E> {
         if let Some(Task::Clock(clock, _)) = &self.task {
-            let limit = limit.map(|limit| clock.now() + limit);
-            let over = clock.sleep_until_any(limit);
-            let result = poll_fn(|context| self.results.poll_news(context));
-            in_runtime(|runtime| {
-                runtime.block_on(clock.drive(select(pin!(result), over)));
-            })?;
+            let deadline = limit.map(|limit| clock.now() + limit);
+            while !self.is_of_parent() {
+                let turn = clock.now() + TURN_OF_MANUAL_CLOCK;
+                let over = clock.sleep_until(deadline.map_or(turn, |deadline| deadline.min(turn)));
+                let result = poll_fn(|context| self.results.poll_news(context));
+                in_runtime(|runtime| {
+                    runtime.block_on(clock.drive(select(pin!(result), over)));
+                })?;
+                let is_over = deadline.is_some_and(|deadline| clock.now() >= deadline);
+                if is_over || self.has_news() {
+                    break;
+                }
+                pause()?;
+            }
             return Ok(());
         }
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
@@ -259,12 +284,19 @@ struct Waiting<T> {
     bell: Option<Bell>,
     /// Whoever polls for news.
     waker: Option<Waker>,
+    /// The work, while it pauses because nobody takes what it gave.
+    paused: Option<Waker>,
 }
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        let waiting = VecDeque::new();
-        let waiting = Waiting { results: waiting, has_ended: false, bell: None, waker: None };
+        let waiting = Waiting {
+            results: VecDeque::new(),
+            has_ended: false,
+            bell: None,
+            waker: None,
+            paused: None,
+        };
         Queue { waiting: Mutex::new(waiting), news: Condvar::new() }
     }
 }
@@ -276,6 +308,28 @@ impl<T> Queue<T> {
 
     fn push(&self, result: T) {
         self.change(|waiting| waiting.results.push_back(result));
+    }
+
+    fn next(&self) -> Poll<Option<T>> {
+        let (next, paused) = {
+            let mut waiting = self.lock();
+            let next = waiting.next();
+            let is_empty = waiting.results.is_empty();
+            (next, waiting.paused.take_if(|_| is_empty))
+        };
+        if let Some(paused) = paused {
+            paused.wake();
+        }
+        next
+    }
+
+    fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut waiting = self.lock();
+        if waiting.results.len() < MOST_WAITING {
+            return Poll::Ready(());
+        }
+        waiting.paused = Some(context.waker().clone());
+        Poll::Pending
     }
 
     fn end(&self) {

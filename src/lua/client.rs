@@ -258,7 +258,7 @@ fn arguments(
 }
 
 /// The arguments of a method: as many positional ones as the endpoint has, then its options.
-fn positional(lua: &Lua, endpoint: &Endpoint, given: MultiValue) -> Result<Args, Error> {
+pub fn positional(lua: &Lua, endpoint: &Endpoint, given: MultiValue) -> Result<Args, Error> {
     let mut args = Args::new();
     let expected = endpoint.positional.len();
     if given.len() > expected + 1 {

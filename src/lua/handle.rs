@@ -2,7 +2,7 @@
 
 use super::background::{Home, Job};
 use super::client::{prepare, this};
-use super::hooks;
+use super::held::{Held, closed, one};
 use super::native::{self, Failure, Results};
 use super::value;
 use crate::client::Client;
@@ -11,18 +11,17 @@ use crate::connect::connect;
 use crate::error::{Error, Kind};
 use crate::wire::request::Request;
 use crate::wire::response::Success;
-use crate::wire::shape::At;
 use crate::wire::value::Value;
 use futures_util::future::{Either, select};
-use futures_util::stream;
+use futures_util::stream::{self, Stream, StreamExt, unfold};
 use mlua::{
     AnyUserData, IntoLua, Lua, MetaMethod, MultiValue, Table, UserData, UserDataFields,
     UserDataMethods, Value as LuaValue,
 };
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::pin::pin;
-use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -32,11 +31,13 @@ type Outcome = Result<Success, Error>;
 /// A client's calls in the background. They have transports of their own, because a connection
 /// belongs to the runtime that it was made on.
 pub struct Background {
-    client: Client,
+    client: Arc<Client>,
     home: Home,
     /// Whose turn it is: one for each call that may be in flight.
     turns: Semaphore,
     most: usize,
+    /// How many watches there are.
+    watches: Arc<AtomicUsize>,
     is_closed: watch::Sender<bool>,
 }
 
@@ -46,7 +47,7 @@ impl Background {
     /// # Errors
     /// [`Kind::Config`] when a transport or the background thread cannot be made.
     pub fn new(config: &Config) -> Result<Self, Error> {
-        let client = connect(config)?;
+        let client = Arc::new(connect(config)?);
         let home = match client.clock().as_manual() {
             Some(clock) => Home::Clock(clock.clone()),
             None => Home::thread()?,
@@ -56,6 +57,7 @@ impl Background {
             home,
             turns: Semaphore::new(config.http.max_connections),
             most: config.http.max_connections,
+            watches: Arc::default(),
             is_closed: watch::Sender::new(false),
         })
     }
@@ -65,17 +67,62 @@ impl Background {
         self.is_closed.send_replace(true);
     }
 
-    fn start(self: &Arc<Self>, request: Request) -> Result<Job<Outcome>, Error> {
+    /// The client that calls in the background.
+    pub fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// Starts work that gives these results until it is done or the client is closed; the last one
+    /// then says so. `label` says in errors what it is.
+    ///
+    /// # Errors
+    /// As [`Job::start`].
+    pub fn start<T: Send + 'static>(
+        self: &Arc<Self>,
+        label: &str,
+        results: impl Stream<Item = Result<T, Error>> + Send + 'static,
+    ) -> Result<Job<Result<T, Error>>, Error> {
         let this = Arc::clone(self);
-        let call = async move {
-            let mut closing = this.is_closed.subscribe();
-            let closing = pin!(closing.wait_for(|is_closed| *is_closed));
-            match select(pin!(this.perform(&request)), closing).await {
-                Either::Left((outcome, _)) => outcome,
-                Either::Right(_) => Err(closed(&request.label, "the client was closed")),
+        let closed = closed(label, "the client was closed");
+        let until_closed = unfold(Some(Box::pin(results)), move |results| {
+            let (this, closed) = (Arc::clone(&this), closed.clone());
+            async move {
+                let mut results = results?;
+                let mut closing = this.is_closed.subscribe();
+                let closing = pin!(closing.wait_for(|is_closed| *is_closed));
+                match select(results.next(), closing).await {
+                    Either::Left((result, _)) => Some((result?, Some(results))),
+                    Either::Right(_) => Some((Err(closed), None)),
+                }
             }
-        };
-        Job::start(&self.home, stream::once(call))
+        });
+        Job::start(&self.home, until_closed)
+    }
+
+    /// A place for a watch. Each has a connection, of which an agent takes only so many from one
+    /// address.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] when all places are taken.
+    pub fn place(&self, lua: &Lua, label: &str) -> Result<Place, Failure> {
+        if self.watches.load(Ordering::Relaxed) >= self.most {
+            // Those that the program dropped have theirs until they are collected.
+            lua.gc_collect()?;
+        }
+        let place = Place(Arc::clone(&self.watches));
+        if self.watches.fetch_add(1, Ordering::Relaxed) < self.most {
+            return Ok(place);
+        }
+        let message = format!(
+            "{label}: {} watches of this client are open, which is what its max_connections allows",
+            self.most
+        );
+        Err(Error::new(Kind::Config, message).not_sent().into())
+    }
+
+    fn call(self: &Arc<Self>, request: Request) -> Result<Job<Outcome>, Error> {
+        let (this, label) = (Arc::clone(self), request.label.clone());
+        self.start(&label, stream::once(async move { this.perform(&request).await }))
     }
 
     async fn perform(&self, request: &Request) -> Outcome {
@@ -104,66 +151,51 @@ impl Background {
     }
 }
 
-fn closed(label: &str, why: &str) -> Error {
-    Error::new(Kind::Closed, format!("{label}: {why}"))
+/// The place of a watch among those of its client.
+pub struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A call as a Lua program holds it.
 struct Handle {
-    label: String,
+    held: Held<Outcome>,
     is_done: Cell<bool>,
-    /// None: the handle was closed.
-    job: RefCell<Option<Rc<Job<Outcome>>>>,
 }
 
 impl Handle {
     /// The call's outcome when there is one.
     fn outcome(&self) -> Result<Option<Outcome>, Error> {
-        let job = self.job.borrow();
-        let closed = |why| Ok(Some(Err(closed(&self.label, why))));
-        match &*job {
-            None => closed("the handle was closed"),
-            Some(job) if job.is_of_parent() => {
-                closed("it was started by this process's parent and goes on there")
+        let job = match self.held.job() {
+            Ok(job) => job,
+            Err(closed) => return Ok(Some(Err(closed))),
+        };
+        Ok(match job.next()? {
+            Poll::Pending => None,
+            Poll::Ready(Some(outcome)) => {
+                self.is_done.set(true);
+                Some(outcome)
             }
-            Some(job) => match job.next()? {
-                Poll::Pending => Ok(None),
-                Poll::Ready(Some(outcome)) => {
-                    self.is_done.set(true);
-                    Ok(Some(outcome))
-                }
-                Poll::Ready(None) => closed("it was cancelled"),
-            },
-        }
+            Poll::Ready(None) => Some(Err(self.held.closed("it was cancelled"))),
+        })
     }
 
-    /// The job, unless it is closed or the parent's.
-    fn own_job(&self) -> Option<Rc<Job<Outcome>>> {
-        self.job.borrow().clone().filter(|job| !job.is_of_parent())
-    }
-
-    fn state(&self) -> &'static str {
-        match &*self.job.borrow() {
-            None => "closed",
-            Some(job) if job.is_of_parent() => "of the parent process",
-            Some(job) if self.is_done.get() || job.has_news() => "done",
-            Some(_) => "running",
-        }
-    }
-
-    fn close(&self) {
-        self.job.take();
+    fn is_done(&self) -> bool {
+        self.is_done.get() || self.held.job().is_ok_and(|job| job.has_news())
     }
 }
 
 impl UserData for Handle {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
         methods.add_meta_method(MetaMethod::ToString, |_, this, ()| {
-            Ok(format!("Handle({}, {})", this.label, this.state()))
+            Ok(this.held.shown("Handle", if this.is_done() { "done" } else { "running" }))
         });
         #[cfg(feature = "lua54")]
         methods.add_meta_method(MetaMethod::Close, |_, this, _: LuaValue| {
-            this.close();
+            this.held.close();
             Ok(())
         });
     }
@@ -185,38 +217,29 @@ const METHODS: &[(&str, Method)] = &[
     ("wait", wait),
     ("fd", fd),
     ("cancel", |_, this, _| {
-        if let Some(job) = this.borrow::<Handle>()?.own_job() {
+        if let Ok(job) = this.borrow::<Handle>()?.held.job() {
             job.cancel();
         }
         Ok(one(LuaValue::Boolean(true)))
     }),
     ("close", |_, this, _| {
-        this.borrow::<Handle>()?.close();
+        this.borrow::<Handle>()?.held.close();
         Ok(one(LuaValue::Boolean(true)))
     }),
 ];
 
-fn one(result: LuaValue) -> Results {
-    (result, LuaValue::Nil, LuaValue::Nil)
-}
-
 /// The native functions that `module.lua` builds the class from.
 pub fn register(lua: &Lua) -> mlua::Result<Table> {
     let methods = METHODS.iter().map(|(name, method)| {
-        (*name, move |lua: &Lua, args: MultiValue| invoke(lua, name, *method, &args))
+        let call = move |lua: &Lua, args: MultiValue| {
+            let (this, argument) = native::call_on::<Handle>(lua, name, &args)?;
+            method(lua, this, &argument)
+        };
+        (*name, call)
     });
     let native = native::class(lua, INDEX, methods)?;
     native.set("start", native::function(lua, "start", start)?)?;
     Ok(native)
-}
-
-fn invoke(lua: &Lua, name: &str, method: Method, args: &MultiValue) -> Result<Results, Failure> {
-    let this = args.front().and_then(LuaValue::as_userdata).filter(|this| this.is::<Handle>());
-    let this = this.ok_or_else(|| Error::misuse("call it with a colon"));
-    let argument = value::from_lua(lua, args.get(1).unwrap_or(&LuaValue::Nil));
-    let called = this.and_then(|this| Ok((this, argument?)));
-    let (this, argument) = called.map_err(|error| error.context(name))?;
-    method(lua, this, &argument)
 }
 
 /// `client:start(method, …)`
@@ -226,7 +249,7 @@ fn start(lua: &Lua, mut args: MultiValue) -> Result<Results, Failure> {
     let call = prepare(lua, args).and_then(|(endpoint, args)| {
         let started = client.request(endpoint, &args).and_then(|request| {
             let label = request.label.clone();
-            let job = client.background(&label)?.start(request)?;
+            let job = client.background(&label)?.call(request)?;
             Ok((label, job))
         });
         match started {
@@ -236,8 +259,8 @@ fn start(lua: &Lua, mut args: MultiValue) -> Result<Results, Failure> {
         }
     });
     let (label, job) = call.map_err(|error| error.context("start"))?;
-    let job = RefCell::new(Some(Rc::new(job)));
-    let handle = lua.create_userdata(Handle { label, is_done: Cell::new(false), job })?;
+    let held = Held::new("handle", label, job);
+    let handle = lua.create_userdata(Handle { held, is_done: Cell::new(false) })?;
     Ok(one(LuaValue::UserData(handle)))
 }
 
@@ -258,32 +281,11 @@ fn poll(lua: &Lua, this: &AnyUserData, _: &Value) -> Result<Results, Failure> {
     Ok((success, response, extra))
 }
 
-fn wait(lua: &Lua, this: &AnyUserData, limit: &Value) -> Result<Results, Failure> {
-    let limit = wait_limit(limit).map_err(|error| error.context("wait"))?;
-    let job = this.borrow::<Handle>()?.own_job();
-    if let Some(job) = job {
-        job.wait(limit, hooks::INTERVAL, || hooks::run(lua))?;
-    }
+fn wait(lua: &Lua, this: &AnyUserData, limit_ms: &Value) -> Result<Results, Failure> {
+    this.borrow::<Handle>()?.held.wait(lua, "wait", limit_ms)?;
     poll(lua, this, &Value::Null)
 }
 
-/// Nothing and infinity are no limit; a time that is over already is none to wait.
-fn wait_limit(limit: &Value) -> Result<Option<Duration>, Error> {
-    let at = At::top("timeout_ms");
-    let limit_ms = match limit {
-        Value::Null => return Ok(None),
-        Value::Int(number) => *number as f64,
-        Value::Float(number) if !number.is_nan() => *number,
-        _ => return Err(at.wrong_type_text("a number of milliseconds", limit)),
-    };
-    Ok(Duration::try_from_secs_f64(limit_ms.max(0.0) / 1e3).ok())
-}
-
 fn fd(lua: &Lua, this: &AnyUserData, _: &Value) -> Result<Results, Failure> {
-    let handle = this.borrow::<Handle>()?;
-    let job = handle.own_job().ok_or_else(|| closed(&handle.label, "the handle was closed"))?;
-    let fd = job.fd().map_err(|error| {
-        Error::new(Kind::Config, format!("{}: there is no descriptor: {error}", handle.label))
-    })?;
-    Ok(one(fd.into_lua(lua)?))
+    Ok(one(this.borrow::<Handle>()?.held.fd()?.into_lua(lua)?))
 }

@@ -4,12 +4,15 @@ mod background;
 mod batch;
 mod client;
 mod handle;
+mod held;
 mod hooks;
 mod native;
 mod open;
 mod simulator;
 mod stack;
 mod value;
+mod view;
+mod watch;
 
 use mlua::{Function, Lua, Table};
 
@@ -57,6 +60,8 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     native.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
     native.set("batch", native::function(lua, "batch", batch::batch)?)?;
     native.set("handle", handle::register(lua)?)?;
+    native.set("watch", watch::register(lua)?)?;
+    native.set("view", view::register(lua)?)?;
     native.set("simulator", simulator::register(lua)?)?;
     let build: Function =
         lua.load(include_str!("module.lua")).set_name("=consul_ffi").into_function()?;

@@ -35,33 +35,76 @@ end
 
 ConsulClient.batch = method(native.batch)
 
+-- As method, for what gives one value when it succeeds.
+local function getter(call)
+  return function(...)
+    local ran, value, message, extra = pcall(call, ...)
+    if not ran or value == nil then
+      raise(3, ran, value, message, extra)
+    elseif extra == nil then
+      return value
+    end
+    return value, message, extra
+  end
+end
+
 -- A call in the background, and the handle on it.
 local Handle = {}
 
-function ConsulClient.start(...)
-  local ran, handle, message, level = pcall(native.handle.start, ...)
-  if not ran or not handle then
-    raise(3, ran, handle, message, level)
-  end
-  return handle
-end
+ConsulClient.start = getter(native.handle.start)
 
 for name, call in pairs(native.handle.methods) do
-  local gives_results = name == "poll" or name == "wait"
+  Handle[name] = getter(call)
+end
+
+for _, name in ipairs({ "poll", "wait" }) do
+  local call = native.handle.methods[name]
   Handle[name] = function(...)
     local ran, success, response, extra = pcall(call, ...)
     if not ran or success == nil then
       raise(3, ran, success, response, extra)
     elseif extra == nil then
       return success
-    elseif gives_results then
-      return true, success, response, extra
     end
-    return success, response, extra
+    return true, success, response, extra
   end
 end
 
 native.handle.set_index(Handle)
+
+-- What becomes of what an endpoint reads, change by change.
+local Watch = {}
+
+ConsulClient.watch = getter(native.watch.open)
+Watch.fd, Watch.close = getter(native.watch.methods.fd), getter(native.watch.methods.close)
+Watch.next, Watch.poll = method(native.watch.methods.next), method(native.watch.methods.poll)
+
+-- The changes until the watch is closed. What begins an outage is passed over.
+function Watch.changes(watch)
+  return function()
+    while true do
+      local success, change, extra = Watch.next(watch)
+      if success then
+        return change, extra
+      elseif extra.kind == "closed" then
+        return nil
+      end
+    end
+  end
+end
+
+native.watch.set_index(Watch)
+
+-- A service's instances, without a request for each answer.
+local ServiceView = { pick = getter(native.view.pick) }
+
+ConsulClient.service_view = getter(native.view.open)
+
+for name, call in pairs(native.view.methods) do
+  ServiceView[name] = getter(call)
+end
+
+native.view.set_index(ServiceView)
 
 local FIELDS = { initialized = true, consul_url = true, timeout = true, simulate = true }
 

@@ -3,7 +3,8 @@
 
 use super::value;
 use crate::error::{Error, caught};
-use mlua::{Function, IntoLua, Lua, MultiValue, Table, Value};
+use crate::wire::value as wire;
+use mlua::{AnyUserData, Function, IntoLua, Lua, MultiValue, Table, Value};
 
 /// The level at which Lua's `error` adds no position.
 const AS_IT_IS: i32 = 0;
@@ -78,6 +79,21 @@ where
     let set_index = move |lua: &Lua, members: Value| lua.set_named_registry_value(index, members);
     native.set("set_index", lua.create_function(set_index)?)?;
     Ok(native)
+}
+
+/// The object that the method `name` of its class is called on, and the method's argument.
+///
+/// # Errors
+/// [`Error::misuse`] for another object, and for an argument that is no value.
+pub fn call_on<'a, T: 'static>(
+    lua: &Lua,
+    name: &str,
+    args: &'a MultiValue,
+) -> Result<(&'a AnyUserData, wire::Value), Error> {
+    let this = args.front().and_then(Value::as_userdata).filter(|this| this.is::<T>());
+    let this = this.ok_or_else(|| Error::misuse("call it with a colon"));
+    let argument = value::from_lua(lua, args.get(1).unwrap_or(&Value::Nil));
+    this.and_then(|this| Ok((this, argument?))).map_err(|error| error.context(name))
 }
 
 fn results(lua: &Lua, failure: Failure) -> mlua::Result<Results> {

@@ -49,6 +49,30 @@ impl Args {
         self
     }
 
+    /// Takes out the options of these names, which belong to what makes the calls.
+    ///
+    /// # Errors
+    /// [`Error::misuse`] for an option that is neither one of them nor the endpoint's.
+    pub fn take(
+        &mut self,
+        own: &[&'static str],
+        endpoint: &Endpoint,
+    ) -> Result<Vec<(&'static str, Value)>, Error> {
+        let mut taken = Vec::new();
+        for (name, value) in std::mem::take(&mut self.options) {
+            if let Some(own) = own.iter().find(|own| **own == name) {
+                taken.push((*own, value));
+            } else if endpoint.all_options().any(|param| param.name == name) {
+                self.options.push((name, value));
+            } else {
+                let theirs = endpoint.all_options().map(|param| param.name);
+                let known: Vec<_> = own.iter().copied().chain(theirs).collect();
+                return Err(Error::misuse(unknown("option", &name, &known)));
+            }
+        }
+        Ok(taken)
+    }
+
     /// Whether the option was given.
     pub fn has(&self, name: &str) -> bool {
         self.options.iter().any(|(given, value)| given == name && *value != Value::Null)
