@@ -268,8 +268,10 @@ impl Lease {
         loop {
             let extended = self.extended.notified();
             let until = self.until();
-            if self.now() < until {
-                self.sleep_until(until).await;
+            let now = self.now();
+            if now < until {
+                // A timer stands still while the machine is suspended, so it is looked again.
+                self.sleep_until(until.min(now + self.presence.profile().proof_interval())).await;
                 continue;
             }
             self.announce(Event::Suspended);
