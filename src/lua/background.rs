@@ -8,22 +8,18 @@ use crate::sync::lock;
 use futures_util::future::{AbortHandle, abortable, select};
 use futures_util::{Stream, StreamExt};
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::RawFd;
 use std::pin::pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
-/// How many results wait for a program that does not take them. Then the work pauses until all of
-/// them were taken.
+/// How many results of paced work wait for a program that does not take them.
 const MOST_WAITING: usize = 16;
-
-/// How far a wait moves a manual clock before hooks run: a watch may wait for ever.
-const TURN_OF_MANUAL_CLOCK: Duration = Duration::from_secs(60);
 
 /// Where work goes on.
 #[derive(Clone, Debug)]
@@ -42,7 +38,34 @@ impl Home {
     pub fn thread() -> Result<Home, Error> {
         Ok(Home::Thread(thread()?.clone()))
     }
+
+    /// Starts the last work of something that ends, and waits for it, but no longer than `limit`;
+    /// it goes on then. On a manual clock it does what it can at this moment, and the rest when
+    /// somebody moves the clock.
+    pub fn finish(&self, work: impl Future<Output = ()> + Send + 'static, limit: Duration) {
+        match self {
+            Home::Thread(runtime) => {
+                let (working, is_done) = mpsc::channel::<()>();
+                runtime.spawn(async move {
+                    work.await;
+                    drop(working);
+                });
+                // The background thread itself may let go of something last.
+                if Handle::try_current().is_err() {
+                    let _ = is_done.recv_timeout(limit);
+                }
+            }
+            Home::Clock(clock) => {
+                clock.spawn(work);
+                // Without descriptors for a runtime it is left to whoever moves the clock next.
+                let _ = in_runtime(|_| clock.settle());
+            }
+        }
+    }
 }
+
+/// On a manual clock, how far a wait moves it from one pause to the next.
+const STRIDE: Duration = Duration::from_secs(10);
 
 /// The background thread of a process. A forked child has none of its parent's threads: it starts
 /// its own and leaves the parent's in the chain, untouched.
@@ -118,7 +141,7 @@ enum Task {
 }
 
 impl<T: Send + 'static> Job<T> {
-    /// Starts work that gives these results, one after the other, no faster than they are taken.
+    /// Starts work that gives these results, one after the other.
     ///
     /// # Errors
     /// [`Kind::Config`] when the system has no descriptors to give.
@@ -126,13 +149,33 @@ impl<T: Send + 'static> Job<T> {
         home: &Home,
         results: impl Stream<Item = T> + Send + 'static,
     ) -> Result<Self, Error> {
+        Self::run(home, results, usize::MAX)
+    }
+
+    /// The same, but the work pauses when the program does not take its results, until all that wait
+    /// were taken.
+    ///
+    /// # Errors
+    /// As [`Job::start`].
+    pub fn start_paced(
+        home: &Home,
+        results: impl Stream<Item = T> + Send + 'static,
+    ) -> Result<Self, Error> {
+        Self::run(home, results, MOST_WAITING)
+    }
+
+    fn run(
+        home: &Home,
+        results: impl Stream<Item = T> + Send + 'static,
+        most_waiting: usize,
+    ) -> Result<Self, Error> {
         let queue = Arc::new(Queue::default());
         let end = EndOf(Arc::clone(&queue));
         let work = async move {
             let mut results = pin!(results);
             while let Some(result) = results.next().await {
                 end.0.push(result);
-                poll_fn(|context| end.0.poll_room(context)).await;
+                poll_fn(|context| end.0.poll_room(most_waiting, context)).await;
             }
         };
         let task = match home {
@@ -195,8 +238,8 @@ impl<T> Job<T> {
     }
 
     /// Waits until [`Job::next`] has something to say, at most this long; a manual clock is moved
-    /// meanwhile. There are pauses, on the machine's clock so long apart as `interval` says, in which
-    /// `pause` is called; what it refuses ends the wait.
+    /// meanwhile. There are pauses, each `interval` on the machine's clock, in which `pause` is
+    /// called; what it refuses ends the wait.
     ///
     /// # Errors
     /// What `pause` refused, and as [`Job::next`].
@@ -207,16 +250,15 @@ impl<T> Job<T> {
         pause: impl Fn() -> Result<(), E>,
     ) -> Result<(), E> {
         if let Some(Task::Clock(clock, _)) = &self.task {
-            let deadline = limit.map(|limit| clock.now() + limit);
+            let limit = limit.map(|limit| clock.now() + limit);
             while !self.is_of_parent() {
-                let turn = clock.now() + TURN_OF_MANUAL_CLOCK;
-                let over = clock.sleep_until(deadline.map_or(turn, |deadline| deadline.min(turn)));
+                let stride = clock.now() + STRIDE;
+                let over = clock.sleep_until(limit.map_or(stride, |limit| limit.min(stride)));
                 let result = poll_fn(|context| self.results.poll_news(context));
                 in_runtime(|runtime| {
                     runtime.block_on(clock.drive(select(pin!(result), over)));
                 })?;
-                let is_over = deadline.is_some_and(|deadline| clock.now() >= deadline);
-                if is_over || self.has_news() {
+                if self.has_news() || limit.is_some_and(|limit| clock.now() >= limit) {
                     break;
                 }
                 pause()?;
@@ -323,9 +365,9 @@ impl<T> Queue<T> {
         next
     }
 
-    fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
+    fn poll_room(&self, most_waiting: usize, context: &mut Context<'_>) -> Poll<()> {
         let mut waiting = self.lock();
-        if waiting.results.len() < MOST_WAITING {
+        if waiting.results.len() < most_waiting {
             return Poll::Ready(());
         }
         waiting.paused = Some(context.waker().clone());

@@ -4,11 +4,14 @@ use super::background::{Home, Job};
 use super::client::{prepare, this};
 use super::held::{Held, closed, one};
 use super::native::{self, Failure, Results};
+use super::standing::Standing;
 use super::value;
 use crate::client::Client;
+use crate::client::coordination::Profile;
 use crate::config::Config;
 use crate::connect::connect;
 use crate::error::{Error, Kind};
+use crate::sync::lock;
 use crate::wire::request::Request;
 use crate::wire::response::Success;
 use crate::wire::value::Value;
@@ -19,9 +22,10 @@ use mlua::{
     UserDataMethods, Value as LuaValue,
 };
 use std::cell::Cell;
+use std::mem;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -31,6 +35,7 @@ type Outcome = Result<Success, Error>;
 /// A client's calls in the background. They have transports of their own, because a connection
 /// belongs to the runtime that it was made on.
 pub struct Background {
+    config: Config,
     client: Arc<Client>,
     home: Home,
     /// Whose turn it is: one for each call that may be in flight.
@@ -39,6 +44,8 @@ pub struct Background {
     /// How many watches there are.
     watches: Arc<AtomicUsize>,
     is_closed: watch::Sender<bool>,
+    /// For locks, by profile.
+    standings: Mutex<Vec<Arc<Standing>>>,
 }
 
 impl Background {
@@ -53,18 +60,42 @@ impl Background {
             None => Home::thread()?,
         };
         Ok(Background {
+            config: config.clone(),
             client,
             home,
             turns: Semaphore::new(config.http.max_connections),
             most: config.http.max_connections,
             watches: Arc::default(),
             is_closed: watch::Sender::new(false),
+            standings: Mutex::default(),
         })
     }
 
-    /// Ends the calls that are still under way.
+    /// Ends the calls that are still under way, and gives up what is held.
     pub fn close(&self) {
         self.is_closed.send_replace(true);
+        let standings = mem::take(&mut *lock(&self.standings));
+        standings.iter().for_each(|standing| standing.close());
+    }
+
+    /// What holds locks of this client by this profile.
+    ///
+    /// # Errors
+    /// [`Kind::Closed`] when the client is closed, and [`Kind::Config`] as [`Background::new`].
+    pub fn standing(&self, profile: &Profile) -> Result<Arc<Standing>, Error> {
+        if *self.is_closed.borrow() {
+            return Err(Error::new(Kind::Closed, "the client is closed").not_sent());
+        }
+        let mut standings = lock(&self.standings);
+        if let Some(standing) = standings.iter().find(|standing| standing.profile() == profile) {
+            return Ok(Arc::clone(standing));
+        }
+        // Connections of its own: calls that wait must keep no beat from having one.
+        let client = Arc::new(connect(&self.config)?);
+        let waiting = Arc::clone(&self.client);
+        let standing = Standing::new(client, waiting, profile.clone(), self.home.clone())?;
+        standings.push(Arc::clone(&standing));
+        Ok(standing)
     }
 
     /// The client that calls in the background.
@@ -73,7 +104,7 @@ impl Background {
     }
 
     /// Starts work that gives these results until it is done or the client is closed; the last one
-    /// then says so. `label` says in errors what it is.
+    /// then says so. It pauses when nobody takes them. `label` says in errors what it is.
     ///
     /// # Errors
     /// As [`Job::start`].
@@ -96,7 +127,7 @@ impl Background {
                 }
             }
         });
-        Job::start(&self.home, until_closed)
+        Job::start_paced(&self.home, until_closed)
     }
 
     /// A place for a watch. Each has a connection, of which an agent takes only so many from one

@@ -101,7 +101,7 @@ pub fn one(result: LuaValue) -> Results {
 }
 
 /// Nothing and infinity are no limit; a time that is over already is none to wait.
-fn wait_limit(limit_ms: &Value) -> Result<Option<Duration>, Error> {
+pub fn wait_limit(limit_ms: &Value) -> Result<Option<Duration>, Error> {
     let at = At::top("timeout_ms");
     let limit_ms = match limit_ms {
         Value::Null => return Ok(None),

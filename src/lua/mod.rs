@@ -6,10 +6,12 @@ mod client;
 mod handle;
 mod held;
 mod hooks;
+mod lock;
 mod native;
 mod open;
 mod simulator;
 mod stack;
+mod standing;
 mod value;
 mod view;
 mod watch;
@@ -62,6 +64,7 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     native.set("handle", handle::register(lua)?)?;
     native.set("watch", watch::register(lua)?)?;
     native.set("view", view::register(lua)?)?;
+    native.set("lock", lock::register(lua)?)?;
     native.set("simulator", simulator::register(lua)?)?;
     let build: Function =
         lua.load(include_str!("module.lua")).set_name("=consul_ffi").into_function()?;
