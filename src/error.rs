@@ -19,7 +19,7 @@ pub enum Kind {
     Tls,
     /// The server answered with an error that has no kind of its own.
     Http,
-    /// The thing that a change was meant for does not exist.
+    /// The thing that a change was meant for does not exist, or there is no instance to pick.
     NotFound,
     /// The token lacks a permission.
     PermissionDenied,

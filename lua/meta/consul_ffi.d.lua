@@ -129,6 +129,107 @@ function Handle:cancel() end
 ---@return true
 function Handle:close() end
 
+---@class consul_ffi.Change
+---@field type "initial"|"put"|"delete"|"resynchronised"
+---@field id? string which of several things has changed
+---@field value any what it is, or was before a delete; the whole value for initial and resynchronised
+
+---Watches what a method with blocking queries reads.
+---@param method string the method's name
+---@param ... any its arguments; the last one is a table of its options, with rate_per_s and wait of the watch
+---@return consul_ffi.Watch|false watch
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulClient:watch(method, ...) end
+
+---What becomes of what a method reads.
+---@class consul_ffi.Watch
+local Watch = {}
+
+---The next change, after waiting for it; success alone when the time is over first.
+---@param timeout_ms? number the longest wait; nil: until there is one
+---@return boolean success false when an outage begins, or with kind closed when the watch has ended
+---@return consul_ffi.Change|string|nil response the change, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error|nil extra
+function Watch:next(timeout_ms) end
+
+---The next change when there is one, as next.
+---@return boolean success
+---@return consul_ffi.Change|string|nil response
+---@return consul_ffi.Meta|consul_ffi.Error|nil extra
+function Watch:poll() end
+
+---The changes until the watch ends; outages are passed over.
+---@return fun(): consul_ffi.Change?, consul_ffi.Meta?
+function Watch:changes() end
+
+---A descriptor that is readable as long as there is something; it is not to be read or closed.
+---@return integer|false fd
+---@return string? message
+---@return consul_ffi.Error? err
+function Watch:fd() end
+
+---Ends the watch.
+---@return true
+function Watch:close() end
+
+---@class consul_ffi.service_view.options: consul_ffi.health_service.options
+---@field empty_hold_s? number|string how long an answer without instances is not believed right after an outage; default 30
+
+---The instances of a service, kept up to date in the background.
+---@param service string
+---@param options? consul_ffi.service_view.options
+---@return consul_ffi.ServiceView|false view
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulClient:service_view(service, options) end
+
+---An instance of a service; not to be changed.
+---@class consul_ffi.Instance
+---@field id string
+---@field name string
+---@field address string its own, or its node's
+---@field port integer 0 when it registered none
+---@field tags string[]
+---@field meta table<string, string>
+---@field node string
+---@field status "passing"|"warning"
+---@field weight integer
+
+---A service's instances, without a request for each answer.
+---@class consul_ffi.ServiceView
+local ServiceView = {}
+
+---Waits for Consul's first answer.
+---@param timeout_ms? number the longest wait; nil: until there is one
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceView:ready(timeout_ms) end
+
+---The instance whose turn it is by weight, or the one that a key belongs to.
+---@param key? string
+---@return consul_ffi.Instance|false instance
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceView:pick(key) end
+
+---The instances that pass or warn.
+---@return consul_ffi.Instance[]|false instances
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceView:all() end
+
+---How many seconds ago Consul said that these are the instances.
+---@return number|false age_s
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceView:age_s() end
+
+---Ends the view.
+---@return true
+function ServiceView:close() end
+
 ---@class consul_ffi.profile
 ---@field beat_ms? number
 ---@field check_ttl_ms? number

@@ -99,6 +99,56 @@ raises what the call would raise; any other failure is the handle's result.
 | `close()` | true; cancels, and gives the descriptor back. So does the garbage collector, and in Lua 5.4 the end of a `<close>` variable's scope |
 ";
 
+/// Watches and service views, in Markdown.
+const WATCHES: &str = "
+## Watches and service views
+
+[Watches and service views](watches.md) shows how they are used.
+
+### watch(method, …)
+
+Watches what a method with blocking queries reads, with these arguments; the last one is a table of its options and of
+those of the watch. It raises what the call would raise. The options `index`, `hash`, `timeout_ms` and `retry` are the
+watch's own. Fails with `argument`, `closed`, and with `config` when the client has as many watches as connections.
+
+| parameter | takes | |
+|---|---|---|
+| `rate_per_s` | a number above 0 | The most states that are asked for in a second. Default 20. |
+| `wait` | a duration (a number of seconds or a string such as \"1m30s\", up to 600 seconds) | The longest that one query waits on the server. Default 1 minute. |
+
+| method of a watch | gives |
+|---|---|
+| `next(timeout_ms)` | `true, change, meta`, after waiting for a change; true alone when the time is over first; `false, message, err` when an outage begins, after which the watch goes on, and with `closed` when it has ended |
+| `poll()` | the same, without waiting |
+| `changes()` | an iterator over the changes until the watch ends, which passes over outages: `for change, meta in watch:changes() do` |
+| `fd()` | a descriptor that is readable as long as there is something, for poll(2); it is not to be read or closed |
+| `close()` | true; ends the watch. So do the garbage collector, `client:close()` and in Lua 5.4 the end of a `<close>` variable's scope |
+
+A change is a table `{ type, id, value }`; `type` is `initial`, `put`, `delete` or `resynchronised`.
+
+### service_view(service, options)
+
+The instances of a service, kept up to date in the background. It takes the options of `health_service` but for those of
+a blocking query, and fails as `watch`.
+
+| parameter | takes | |
+|---|---|---|
+| `service` | a non-empty string (required) | The service's name. |
+| `empty_hold_s` | a duration (a number of seconds or a string such as \"1m30s\") | How long an answer without instances is not believed right after an outage. Default 30. |
+
+| method of a view | gives |
+|---|---|
+| `ready(timeout_ms)` | true, after waiting for Consul's first answer; without `timeout_ms` until there is one |
+| `pick()` | the instance whose turn it is by weight; fails with `not_found` when there is none |
+| `pick(key)` | the instance that a string belongs to on a consistent hash ring; fails as `pick()` |
+| `all()` | a list of the instances that pass or warn, each `{ id, name, address, port, tags, meta, node, status, weight }`, not to be changed |
+| `age_s()` | how many seconds ago Consul said that these are the instances |
+| `close()` | true; ends the view. So do the garbage collector, `client:close()` and in Lua 5.4 the end of a `<close>` variable's scope |
+
+Before the first answer they fail with the reason that there is none (`timeout` when it is only awaited), and after the
+end with `closed`: `false, message, err`. No call but `ready` waits, and none sends anything.
+";
+
 /// Locks and semaphores, in Markdown.
 const LOCKS: &str = "
 ## Locks and semaphores
@@ -176,6 +226,7 @@ pub fn api_md() -> String {
         }
     }
     page.push_str(MANY_CALLS);
+    page.push_str(WATCHES);
     page.push_str(LOCKS);
     page.push_str("\n## Older names\n\n| call | is |\n|---|---|\n");
     for (_, call, is) in ALIASES {
@@ -541,6 +592,107 @@ function Handle:cancel() end
 ---Cancels, and gives the descriptor back.
 ---@return true
 function Handle:close() end
+
+---@class consul_ffi.Change
+---@field type "initial"|"put"|"delete"|"resynchronised"
+---@field id? string which of several things has changed
+---@field value any what it is, or was before a delete; the whole value for initial and resynchronised
+
+---Watches what a method with blocking queries reads.
+---@param method string the method's name
+---@param ... any its arguments; the last one is a table of its options, with rate_per_s and wait of the watch
+---@return consul_ffi.Watch|false watch
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulClient:watch(method, ...) end
+
+---What becomes of what a method reads.
+---@class consul_ffi.Watch
+local Watch = {}
+
+---The next change, after waiting for it; success alone when the time is over first.
+---@param timeout_ms? number the longest wait; nil: until there is one
+---@return boolean success false when an outage begins, or with kind closed when the watch has ended
+---@return consul_ffi.Change|string|nil response the change, or the message of a failure
+---@return consul_ffi.Meta|consul_ffi.Error|nil extra
+function Watch:next(timeout_ms) end
+
+---The next change when there is one, as next.
+---@return boolean success
+---@return consul_ffi.Change|string|nil response
+---@return consul_ffi.Meta|consul_ffi.Error|nil extra
+function Watch:poll() end
+
+---The changes until the watch ends; outages are passed over.
+---@return fun(): consul_ffi.Change?, consul_ffi.Meta?
+function Watch:changes() end
+
+---A descriptor that is readable as long as there is something; it is not to be read or closed.
+---@return integer|false fd
+---@return string? message
+---@return consul_ffi.Error? err
+function Watch:fd() end
+
+---Ends the watch.
+---@return true
+function Watch:close() end
+
+---@class consul_ffi.service_view.options: consul_ffi.health_service.options
+---@field empty_hold_s? number|string how long an answer without instances is not believed right after an outage; default 30
+
+---The instances of a service, kept up to date in the background.
+---@param service string
+---@param options? consul_ffi.service_view.options
+---@return consul_ffi.ServiceView|false view
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulClient:service_view(service, options) end
+
+---An instance of a service; not to be changed.
+---@class consul_ffi.Instance
+---@field id string
+---@field name string
+---@field address string its own, or its node's
+---@field port integer 0 when it registered none
+---@field tags string[]
+---@field meta table<string, string>
+---@field node string
+---@field status "passing"|"warning"
+---@field weight integer
+
+---A service's instances, without a request for each answer.
+---@class consul_ffi.ServiceView
+local ServiceView = {}
+
+---Waits for Consul's first answer.
+---@param timeout_ms? number the longest wait; nil: until there is one
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceView:ready(timeout_ms) end
+
+---The instance whose turn it is by weight, or the one that a key belongs to.
+---@param key? string
+---@return consul_ffi.Instance|false instance
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceView:pick(key) end
+
+---The instances that pass or warn.
+---@return consul_ffi.Instance[]|false instances
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceView:all() end
+
+---How many seconds ago Consul said that these are the instances.
+---@return number|false age_s
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceView:age_s() end
+
+---Ends the view.
+---@return true
+function ServiceView:close() end
 
 ---@class consul_ffi.profile
 ---@field beat_ms? number
