@@ -155,9 +155,9 @@ fn pick(lua: &Lua, args: MultiValue) -> Result<Results, Failure> {
         None | Some(LuaValue::Nil) => this.view()?.pick()?,
         Some(LuaValue::String(key)) => this.view()?.pick_by(&key.as_bytes())?,
         Some(other) => {
-            let given = value::from_lua(lua, other)?;
-            let error = At::top("key").wrong_type_text("a string", &given);
-            return Err(error.context("pick").into());
+            let given = value::from_lua(lua, other);
+            let error = given.map(|given| At::top("key").wrong_type_text("a string", &given));
+            return Err(error.unwrap_or_else(|error| error).context("pick").into());
         }
     };
     Ok(one(this.tables(lua, &picked.list)?.raw_get(picked.place + 1)?))

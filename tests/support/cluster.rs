@@ -111,6 +111,13 @@ impl Cluster {
         self.servers[index].is_stopped = false;
     }
 
+    /// Throws the data of a server away that was killed.
+    pub fn wipe(&self, index: usize) {
+        assert!(self.servers[index].process.is_none(), "server {index} runs");
+        let data = self.folder.join(format!("data-{index}"));
+        fs::remove_dir_all(data).expect("the data can be removed");
+    }
+
     /// Stops a server, which keeps its connections and answers nothing.
     pub fn stop(&mut self, index: usize) {
         self.signal(index, "STOP");
