@@ -1,5 +1,5 @@
 //! What a library must see to inside another program's process: forks, signals, threads,
-//! event loops.
+//! event loops, the clock of the machine.
 //!
 //! The process's own state (signal dispositions, masks, threads that handle signals) is left as it
 //! was found.
@@ -16,6 +16,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
@@ -118,6 +119,22 @@ impl Drop for Mask {
     fn drop(&mut self) {
         set_mask(libc::SIG_SETMASK, &self.before);
     }
+}
+
+/// The clock that goes on while the machine is suspended: what was promised for two seconds is over
+/// after them, whether anybody was awake or not.
+#[cfg(target_os = "linux")]
+const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
+#[cfg(not(target_os = "linux"))]
+const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+
+/// The time since some moment before this process, which never goes back. On Linux it goes on
+/// while the machine is suspended.
+pub fn uptime() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the time is one and outlives the call, which cannot fail: the clock exists.
+    unsafe { libc::clock_gettime(CLOCK, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// A descriptor that is readable as long as it rings, for somebody's poll(2).
@@ -300,6 +317,18 @@ mod tests {
             block_signals();
             assert!(is_member(&mask(), libc::SIGINT));
         });
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_uptime_is_the_systems_own_suspensions_included() {
+        let told = || {
+            let text = std::fs::read_to_string("/proc/uptime").unwrap();
+            Duration::from_secs_f64(text.split(' ').next().unwrap().parse().unwrap())
+        };
+        // The system tells hundredths of a second.
+        let (before, ours, after) = (told(), uptime(), told() + Duration::from_millis(10));
+        assert!((before..=after).contains(&ours), "{before:?} {ours:?} {after:?}");
     }
 
     #[test]
