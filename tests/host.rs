@@ -49,6 +49,7 @@ const TESTS: &[(&str, Run)] = &[
     ("parent_and_children_go_on_simulated", parent_and_children_go_on_simulated),
     ("parent_and_children_share_no_connection", parent_and_children_share_no_connection),
     ("children_have_none_of_their_parents_handles", children_have_none_of_their_parents_handles),
+    ("children_have_none_of_their_parents_watches", children_have_none_of_their_parents_watches),
     ("handles_share_no_connection_with_children", handles_share_no_connection_with_children),
     ("ctrl_c_ends_a_long_wait_for_a_handle", ctrl_c_ends_a_long_wait_for_a_handle),
     ("abandoned_waits_leave_nothing", abandoned_waits_leave_nothing),
@@ -135,6 +136,10 @@ fn parent_and_children_share_no_connection(engine: &Engine) -> Result<(), Failed
 
 fn children_have_none_of_their_parents_handles(engine: &Engine) -> Result<(), Failed> {
     succeeds(engine.host()?.args(["run", "fork_handles.lua"]))
+}
+
+fn children_have_none_of_their_parents_watches(engine: &Engine) -> Result<(), Failed> {
+    succeeds(engine.host()?.args(["run", "fork_watches.lua"]))
 }
 
 fn handles_share_no_connection_with_children(engine: &Engine) -> Result<(), Failed> {

@@ -116,6 +116,20 @@ describe("a handle", function()
     assert.equal("closed", support.kind(success, message, err))
   end)
 
+  it("that is waited for is ended by a hook that closes it", function()
+    local handle = waiting()
+    debug.sethook(function()
+      local called = debug.getinfo(2, "S")
+      if called.short_src == "consul_ffi" and called.what == "main" then
+        handle:close()
+      end
+    end, "c")
+    local results = { pcall(handle.wait, handle) }
+    debug.sethook()
+    assert.same({ true, true }, { results[1], results[2] })
+    assert.equal("closed", support.kind(results[3], results[4], results[5]))
+  end)
+
   it("ends when its client is closed", function()
     local handle = waiting()
     client:close()

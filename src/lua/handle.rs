@@ -3,7 +3,7 @@
 use super::background::{Home, Job};
 use super::client::{prepare, this};
 use super::held::{Held, closed, one};
-use super::native::{self, Failure, Results};
+use super::native::{self, Failure, Method, Results};
 use super::standing::Standing;
 use super::value;
 use crate::client::Client;
@@ -240,9 +240,7 @@ impl UserData for Handle {
 /// The registry's name for the table of the methods.
 const INDEX: &str = "consul_ffi.handle.index";
 
-/// A method. What `poll` and `wait` give has a third result, unless the call still runs.
-type Method = fn(&Lua, &AnyUserData, &Value) -> Result<Results, Failure>;
-
+/// What `poll` and `wait` give has a third result, unless the call still runs.
 const METHODS: &[(&str, Method)] = &[
     ("poll", poll),
     ("wait", wait),
@@ -261,14 +259,7 @@ const METHODS: &[(&str, Method)] = &[
 
 /// The native functions that `module.lua` builds the class from.
 pub fn register(lua: &Lua) -> mlua::Result<Table> {
-    let methods = METHODS.iter().map(|(name, method)| {
-        let call = move |lua: &Lua, args: MultiValue| {
-            let (this, argument) = native::call_on::<Handle>(lua, name, &args)?;
-            method(lua, this, &argument)
-        };
-        (*name, call)
-    });
-    let native = native::class(lua, INDEX, methods)?;
+    let native = native::class_of::<Handle>(lua, INDEX, METHODS)?;
     native.set("start", native::function(lua, "start", start)?)?;
     Ok(native)
 }

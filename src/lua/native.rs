@@ -81,19 +81,27 @@ where
     Ok(native)
 }
 
-/// The object that the method `name` of its class is called on, and the method's argument.
-///
-/// # Errors
-/// [`Error::misuse`] for another object, and for an argument that is no value.
-pub fn call_on<'a, T: 'static>(
+/// A method of an object: it is given the object and its argument.
+pub type Method = fn(&Lua, &AnyUserData, &wire::Value) -> Result<Results, Failure>;
+
+/// As [`class`], for the methods of the userdata `T`.
+pub fn class_of<T: 'static>(
     lua: &Lua,
-    name: &str,
-    args: &'a MultiValue,
-) -> Result<(&'a AnyUserData, wire::Value), Error> {
-    let this = args.front().and_then(Value::as_userdata).filter(|this| this.is::<T>());
-    let this = this.ok_or_else(|| Error::misuse("call it with a colon"));
-    let argument = value::from_lua(lua, args.get(1).unwrap_or(&Value::Nil));
-    this.and_then(|this| Ok((this, argument?))).map_err(|error| error.context(name))
+    index: &'static str,
+    methods: &'static [(&'static str, Method)],
+) -> mlua::Result<Table> {
+    let methods = methods.iter().map(|(name, method)| {
+        let call = move |lua: &Lua, args: MultiValue| {
+            let this = args.front().and_then(Value::as_userdata).filter(|this| this.is::<T>());
+            let this = this.ok_or_else(|| Error::misuse("call it with a colon"));
+            let argument = value::from_lua(lua, args.get(1).unwrap_or(&Value::Nil));
+            let called = this.and_then(|this| Ok((this, argument?)));
+            let (this, argument) = called.map_err(|error| error.context(name))?;
+            method(lua, this, &argument)
+        };
+        (*name, call)
+    });
+    class(lua, index, methods)
 }
 
 fn results(lua: &Lua, failure: Failure) -> mlua::Result<Results> {

@@ -3,7 +3,7 @@
 use super::client::{positional, this};
 use super::handle::Place;
 use super::held::{Held, one};
-use super::native::{self, Failure, Results};
+use super::native::{self, Failure, Method, Results};
 use super::value;
 use crate::client::view::{EMPTY_HOLD, Instance, List, View, view};
 use crate::error::Error;
@@ -76,8 +76,6 @@ impl UserData for ServiceView {
 /// The registry's name for the table of the methods.
 const INDEX: &str = "consul_ffi.view.index";
 
-type Method = fn(&Lua, &AnyUserData, &Value) -> Result<Results, Failure>;
-
 const METHODS: &[(&str, Method)] = &[
     ("ready", |lua, this, limit_ms| {
         let this = this.borrow::<ServiceView>()?;
@@ -98,14 +96,7 @@ const METHODS: &[(&str, Method)] = &[
 
 /// The native functions that `module.lua` builds the class from.
 pub fn register(lua: &Lua) -> mlua::Result<Table> {
-    let methods = METHODS.iter().map(|(name, method)| {
-        let call = move |lua: &Lua, args: MultiValue| {
-            let (this, argument) = native::call_on::<ServiceView>(lua, name, &args)?;
-            method(lua, this, &argument)
-        };
-        (*name, call)
-    });
-    let native = native::class(lua, INDEX, methods)?;
+    let native = native::class_of::<ServiceView>(lua, INDEX, METHODS)?;
     native.set("pick", native::function(lua, "pick", pick)?)?;
     native.set("open", native::function(lua, "service_view", open)?)?;
     Ok(native)

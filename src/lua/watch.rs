@@ -3,7 +3,7 @@
 use super::client::{prepare, this};
 use super::handle::Place;
 use super::held::{Held, one};
-use super::native::{self, Failure, Results};
+use super::native::{self, Failure, Method, Results};
 use super::stack;
 use crate::client::watch::{Change, WatchOptions, watch};
 use crate::error::Error;
@@ -55,8 +55,6 @@ impl UserData for Watch {
 /// The registry's name for the table of the methods.
 const INDEX: &str = "consul_ffi.watch.index";
 
-type Method = fn(&Lua, &AnyUserData, &Value) -> Result<Results, Failure>;
-
 const METHODS: &[(&str, Method)] = &[
     ("poll", |lua, this, _| take(lua, this)),
     ("next", |lua, this, limit_ms| {
@@ -72,14 +70,7 @@ const METHODS: &[(&str, Method)] = &[
 
 /// The native functions that `module.lua` builds the class from.
 pub fn register(lua: &Lua) -> mlua::Result<Table> {
-    let methods = METHODS.iter().map(|(name, method)| {
-        let call = move |lua: &Lua, args: MultiValue| {
-            let (this, argument) = native::call_on::<Watch>(lua, name, &args)?;
-            method(lua, this, &argument)
-        };
-        (*name, call)
-    });
-    let native = native::class(lua, INDEX, methods)?;
+    let native = native::class_of::<Watch>(lua, INDEX, METHODS)?;
     native.set("open", native::function(lua, "watch", open)?)?;
     Ok(native)
 }

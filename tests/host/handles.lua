@@ -1,5 +1,5 @@
--- One life of a Lua state that ends while calls are in flight: handles that are kept, asked for their
--- descriptor or dropped, and a client that is not closed.
+-- One life of a Lua state that ends while calls are in flight: handles, watches and views that are kept,
+-- asked for their descriptor or dropped, and a client that is not closed.
 local consul_ffi = require("consul_ffi")
 
 local client = consul_ffi.new({ simulate = true })
@@ -22,6 +22,17 @@ local done, success, value = client:start("kv_get", "a/key"):wait(10000)
 assert(done and success and value == "value")
 local _, results = assert(client:batch({ { "kv_get", "a/key" }, { "kv_get", "none" } }))
 assert(results[1].value == "value" and results[2].ok)
+
+assert(client:agent_service_register({ Name = "web" }))
+for i = 1, 3 do
+  local watch = assert(client:watch("kv_get", "a/key"))
+  assert(select(2, assert(watch:next(10000))).value == "value")
+  assert(watch:fd())
+  local view = assert(client:service_view("web"))
+  assert(view:ready(10000) and view:pick() and view:pick("key"))
+  handles["watch" .. i], handles["view" .. i] = watch, view
+  assert(client:watch("kv_get", "a/key") and client:service_view("web"))
+end
 
 -- A connection that nobody accepts.
 local refused = consul_ffi.new({ endpoint = "http://127.0.0.1:1", simulate = false, retry_count = 0 })
