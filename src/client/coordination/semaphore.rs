@@ -221,7 +221,7 @@ async fn attempt(
     match transact(contender.presence, [holds, write], None).await {
         Ok(results) => {
             let token = modify_index(&results).unwrap_or(document_index);
-            Ok(Some(Grant { token, claim: Claim::Permit, begun }))
+            Ok(Some(Grant { token, claim: Claim::Permit, begun, entrusted: None }))
         }
         // Somebody else wrote at the same time, or our session is over: look again.
         Err(error) if error.kind() == Kind::TxnFailed => Ok(None),
