@@ -8,6 +8,7 @@ use consul_ffi::connect::connect;
 use consul_ffi::wire::value::Value;
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Lines, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,7 +18,7 @@ use tokio::sync::mpsc;
 const ARGUMENT: &str = "holder";
 
 /// How often a holder writes.
-const WRITES_EVERY: Duration = Duration::from_millis(5);
+const WRITES_EVERY: Duration = Duration::from_millis(20);
 
 /// The process, as those see it that started it. It is killed when this is dropped.
 pub struct Holder {
@@ -56,7 +57,11 @@ impl<'a> Orders<'a> {
 impl Holder {
     /// Starts it. Orders go by a pipe, because a command line can be read by everybody.
     pub fn start(orders: &Orders) -> Holder {
-        let program = std::env::current_exe().expect("this program has a file");
+        Self::of(&std::env::current_exe().expect("this program has a file"), orders)
+    }
+
+    /// Starts this program as one.
+    pub fn of(program: &Path, orders: &Orders) -> Holder {
         let mut process = Command::new(program)
             .arg(ARGUMENT)
             .stdin(Stdio::piped())
