@@ -508,6 +508,54 @@ mod tests {
         assert!(!is_readable(&bell));
     }
 
+    /// Whether a check holds in a forked child, which calls nothing that a lock could hold up.
+    fn holds_in_child(check: impl FnOnce() -> bool) -> bool {
+        // SAFETY: the child does what `check` does, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let status = c_int::from(check());
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(status) };
+        }
+        let mut status: c_int = 0;
+        // SAFETY: the child is ours, and the status outlives the call.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        libc::WEXITSTATUS(status) == 1
+    }
+
+    fn is_open(fd: RawFd) -> bool {
+        // SAFETY: no memory is concerned.
+        unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+    }
+
+    #[test]
+    fn a_child_has_no_descriptor_of_its_parent_alone() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let fd = ours.as_raw_fd();
+        assert!(holds_in_child(|| is_open(fd)), "it has none at all, so this tests nothing");
+        let kept = NotInChildren::new(ours).unwrap();
+        assert!(holds_in_child(|| !is_open(fd) && kept.get().is_none()));
+        assert!(kept.get().is_some() && is_open(fd));
+        drop(kept);
+        assert!(!is_open(fd));
+    }
+
+    #[test]
+    fn this_code_is_of_the_file_of_the_tests() {
+        assert_eq!(own_file(), std::env::current_exe().ok());
+    }
+
+    #[test]
+    fn a_process_is_gone_when_it_has_ended_though_nobody_waited_for_it() {
+        let mut child =
+            process::Command::new("cat").stdin(process::Stdio::piped()).spawn().unwrap();
+        let watched = Process::new(child.id());
+        assert!(!watched.is_gone_within(Duration::from_millis(20)));
+        drop(child.stdin.take());
+        assert!(watched.is_gone_within(Duration::from_secs(20)));
+        child.wait().unwrap();
+    }
+
     #[test]
     fn a_child_is_another_generation_and_its_parent_is_not() {
         watch_forks().unwrap();
