@@ -1,6 +1,7 @@
 //! Time as a seam: the client, the cluster and the simulated agent ask a [`Clock`], never the
 //! operating system, so that all of them run on a virtual clock in tests.
 
+use crate::os;
 use crate::sync::lock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -75,16 +76,21 @@ pub trait Clock: fmt::Debug + Send + Sync {
     }
 }
 
-/// The machine's clock; its sleeps need a tokio runtime with time enabled.
+/// The machine's clock, which goes on while the machine is suspended; its sleeps need a tokio runtime
+/// with time enabled.
+///
+/// The timers of the runtime stand still meanwhile, so after a suspension a sleep ends late, by as
+/// much at most. Who must know at once asks [`Clock::now`].
 #[derive(Debug)]
 pub struct SystemClock {
-    origin: std::time::Instant,
+    /// The machine's uptime then.
+    origin: Duration,
 }
 
 impl SystemClock {
     /// A clock whose origin is now.
     pub fn new() -> Self {
-        Self { origin: std::time::Instant::now() }
+        Self { origin: os::uptime() }
     }
 }
 
@@ -96,15 +102,18 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> Instant {
-        Instant(self.origin.elapsed())
+        Instant(os::uptime().saturating_sub(self.origin))
     }
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
-        let at = self.origin.checked_add(deadline.0);
+        let clock = Self { origin: self.origin };
         Box::pin(async move {
-            match at {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
+            loop {
+                let left = deadline - clock.now();
+                if left.is_zero() {
+                    return;
+                }
+                tokio::time::sleep(left).await;
             }
         })
     }
@@ -364,6 +373,17 @@ mod tests {
         assert!((&mut sleep).now_or_never().is_none());
         clock.advance(Duration::from_millis(1));
         assert!((&mut sleep).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_sleep_on_the_machines_clock_ends_when_its_moment_has_come() {
+        let clock = SystemClock::new();
+        let deadline = clock.now() + Duration::from_millis(20);
+        clock.sleep_until(deadline).await;
+        let late = clock.now() - deadline;
+        assert!(clock.now() >= deadline && late < Duration::from_secs(1), "{late:?} late");
+        clock.sleep_until(deadline).await;
+        assert!(clock.sleep(Duration::MAX).now_or_never().is_none());
     }
 
     #[test]

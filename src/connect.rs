@@ -73,12 +73,12 @@ fn real(config: &Config) -> Result<Connection, Error> {
     Ok((transports, Arc::new(SystemClock::new()), fastrand::Rng::new()))
 }
 
-/// A client of a simulated agent goes by that agent's clock and seed, so that the same program
-/// gives the same trace.
+/// A client of a simulated agent goes by that agent's clock and takes its seed from it, so that the
+/// same program gives the same trace.
 fn simulated(config: &Config, name: &str) -> Connection {
     let agent = simulate::shared(name);
     let clock = Arc::clone(agent.clock());
-    let rng = fastrand::Rng::with_seed(agent.seed());
+    let rng = fastrand::Rng::with_seed(agent.seed_of_a_client());
     let transport = SimTransport::new(agent, format!("simulate:{name}"));
     (vec![Arc::new(transport.for_client(&config.client_name))], clock, rng)
 }

@@ -1,5 +1,5 @@
 //! What a library must see to inside another program's process: forks, signals, threads, event
-//! loops; and what a program needs that looks after such a process.
+//! loops, the clock of the machine; and what a program needs that looks after such a process.
 //!
 //! The process's own state (signal dispositions, masks, threads that handle signals) is left as it
 //! was found.
@@ -309,6 +309,22 @@ impl Drop for Mask {
     }
 }
 
+/// The clock that goes on while the machine is suspended: what was promised for two seconds is over
+/// after them, whether anybody was awake or not.
+#[cfg(target_os = "linux")]
+const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
+#[cfg(not(target_os = "linux"))]
+const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+
+/// The time since some moment before this process, which never goes back. On Linux it goes on
+/// while the machine is suspended.
+pub fn uptime() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the time is one and outlives the call, which cannot fail: the clock exists.
+    unsafe { libc::clock_gettime(CLOCK, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// A descriptor that is readable as long as it rings, for somebody's poll(2).
 #[derive(Debug)]
 pub struct Bell {
@@ -489,6 +505,18 @@ mod tests {
             block_signals();
             assert!(is_member(&mask(), libc::SIGINT));
         });
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_uptime_is_the_systems_own_suspensions_included() {
+        let told = || {
+            let text = std::fs::read_to_string("/proc/uptime").unwrap();
+            Duration::from_secs_f64(text.split(' ').next().unwrap().parse().unwrap())
+        };
+        // The system tells hundredths of a second.
+        let (before, ours, after) = (told(), uptime(), told() + Duration::from_millis(10));
+        assert!((before..=after).contains(&ours), "{before:?} {ours:?} {after:?}");
     }
 
     #[test]

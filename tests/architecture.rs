@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Each layer with the modules of the crate that it may use, itself included.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("sync", &["sync"]),
-    ("clock", &["clock", "sync"]),
+    ("clock", &["clock", "os", "sync"]),
     ("error", &["error"]),
     ("os", &["os", "sync"]),
     ("wire", &["wire", "error"]),
@@ -145,6 +145,7 @@ fn a_broken_rule_is_found_and_named() {
         ("client/call.rs", "use crate::transport::http::HttpTransport;"),
         ("client/call.rs", "use crate::simulate;"),
         ("error.rs", "use crate::clock::Clock;"),
+        ("os.rs", "use crate::clock::Clock;"),
         ("wire/kv.rs", "use mlua::Lua;"),
         ("transport/mod.rs", "reqwest::get(url)"),
         ("wire/kv.rs", "use super::super::client;"),

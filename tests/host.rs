@@ -3,6 +3,11 @@
 
 #![allow(clippy::unwrap_used)] // a test that panics has failed
 
+#[allow(dead_code)]
+#[path = "support/consul.rs"]
+mod consul;
+
+use consul::RealConsul;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -65,7 +70,27 @@ fn main() {
             add("an_engine_without_memory_says_so", an_engine_without_memory_says_so);
         }
     }
+    let server = option_env!("CARGO_BIN_EXE_consul-sim");
+    if server.is_none() {
+        consul::say_skipped("locks in other programs", "built without the feature server");
+    }
+    for engine in ENGINES {
+        for (name, program) in [
+            ("children_have_none_of_their_parents_locks", &["run", "fork_locks.lua"][..]),
+            ("a_state_that_ends_gives_its_locks_up", &["states", "20", "locks.lua"]),
+        ] {
+            let name = format!("{name} [{}]", engine.interpreter);
+            let run = move || with_consul(engine, program, server);
+            trials.push(Trial::test(name, run).with_ignored_flag(server.is_none()));
+        }
+    }
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+/// Runs a program whose clients find an agent by their environment.
+fn with_consul(engine: &Engine, program: &[&str], server: Option<&str>) -> Result<(), Failed> {
+    let server = RealConsul::start_program(server.unwrap_or_default())?;
+    succeeds(engine.host()?.args(program).env("CONSUL_HTTP_ADDR", &server.address))
 }
 
 fn states_end_with_clients_open(engine: &Engine) -> Result<(), Failed> {

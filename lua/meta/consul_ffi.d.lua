@@ -129,6 +129,113 @@ function Handle:cancel() end
 ---@return true
 function Handle:close() end
 
+---@class consul_ffi.profile
+---@field beat_ms? number
+---@field check_ttl_ms? number
+---@field drift? number
+---@field in_flight_ms? number
+---@field lease_ms? number
+---@field lock_delay_ms? number
+---@field session_ttl_s? number
+
+---@class consul_ffi.lock.options
+---@field value? string|number|boolean|table the key's value while the lock is held
+---@field profile? "default"|"fast"|"wan"|consul_ffi.profile
+
+---@class consul_ffi.acquire.options
+---@field wait_s? number how long to wait; nil: for ever
+---@field try? boolean true: not to wait at all
+
+---A lock on a key; nothing is sent yet.
+---@param key string
+---@param options? consul_ffi.lock.options
+---@return consul_ffi.Lock|false lock
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulClient:lock(key, options) end
+
+---A permit of the semaphore under a prefix; nothing is sent yet.
+---@param prefix string
+---@param limit integer how many permits there are; all contenders must say the same
+---@param options? consul_ffi.lock.options
+---@return consul_ffi.Lock|false semaphore
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulClient:semaphore(prefix, limit, options) end
+
+---A lock, or a permit of a semaphore.
+---@class consul_ffi.Lock
+local Lock = {}
+
+---Waits until it is held.
+---@param options? consul_ffi.acquire.options
+---@return boolean success
+---@return number|string response the fencing token, or the message of a failure
+---@return consul_ffi.Error? err
+function Lock:acquire(options) end
+
+---Waits in the background; acquired or failed is an event.
+---@param options? consul_ffi.acquire.options
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function Lock:start(options) end
+
+---Whether it may be acted upon now; asks nobody.
+---@return boolean
+function Lock:is_held() end
+
+---For how long it may be acted upon without a further proof.
+---@return number
+function Lock:remaining_ms() end
+
+---The fencing token; nil when nothing is held.
+---@return number|string|nil
+function Lock:token() end
+
+---Writes another key on condition that this is held, which Consul itself checks.
+---@param key string
+---@param value string|number|boolean|table
+---@return boolean success
+---@return number|string response the modify index of the write, or the message of a failure
+---@return consul_ffi.Error? err
+function Lock:fenced_put(key, value) end
+
+---Gives it up, or waits for it no more.
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function Lock:release() end
+
+---The next event, when there is one.
+---@return "acquired"|"failed"|"suspended"|"resumed"|"lost"|nil event
+---@return any detail the token, the error, or why it was lost
+function Lock:poll() end
+
+---The next event, after waiting for it.
+---@param timeout_ms? number the longest wait; nil: until there is one or nothing is held or waited for
+---@return "acquired"|"failed"|"suspended"|"resumed"|"lost"|nil event
+---@return any detail the token, the error, or why it was lost
+function Lock:next_event(timeout_ms) end
+
+---The events as they happen, until nothing is held or waited for.
+---@return fun(): string?, any
+function Lock:events() end
+
+---A descriptor that is readable as long as there is an event; it is not to be read or closed.
+---@return integer|false fd
+---@return string? message
+---@return consul_ffi.Error? err
+function Lock:fd() end
+
+---All times that it goes by, chosen and derived.
+---@return table<string, string|number>
+function Lock:profile() end
+
+---Releases it, waiting a second for that at most.
+---@return true
+function Lock:close() end
+
 ---What a client is made with; docs/configuration.md says more.
 ---@class consul_ffi.ConsulConfig
 ---@field endpoints? string|string[] The agents to speak to; the next one is asked when one does not answer. `host:port`, `http://host:port`, `https://host:port`, each with a path when Consul is behind a proxy, or `unix:///path` of a socket. Default: http://127.0.0.1:8500.

@@ -283,7 +283,15 @@ describe("random values", function()
     calls[#calls + 1] = { name = name, call = call, self = self, check = check }
   end
   local methods = {}
-  local OTHERS = { new = true, close = true, destroy = true, batch = true, start = true }
+  local OTHERS = {
+    new = true,
+    close = true,
+    destroy = true,
+    batch = true,
+    start = true,
+    lock = true,
+    semaphore = true,
+  }
   for name, call in pairs(consul_ffi.ConsulClient) do
     if not OTHERS[name] then
       methods[#methods + 1] = name
@@ -306,6 +314,28 @@ describe("random values", function()
     end
     return select(2, handle:wait())
   end, client, check_outcome)
+  local function check_made(made, ...)
+    return type(made) == "userdata" or check_outcome(made, ...)
+  end
+  add("lock", client.lock, client, check_made)
+  add("semaphore", client.semaphore, client, check_made)
+  local function check_done(success, ...)
+    return success == true or check_outcome(success, ...)
+  end
+  local lock = assert(client:lock("locked"))
+  for _, name in ipairs({ "fenced_put", "release" }) do
+    add(name, lock[name], lock, check_done)
+  end
+  for _, name in ipairs({ "is_held", "token", "remaining_ms", "profile", "poll", "fd" }) do
+    add(name, lock[name], lock, check_any)
+  end
+  -- These would wait for ever.
+  add("acquire", function(self, options)
+    return lock.acquire(self, type(options) == "table" and next(options) and options or { wait_s = 0.5 })
+  end, lock, check_done)
+  add("next_event", function(self, limit_ms)
+    return lock.next_event(self, type(limit_ms) == "string" and limit_ms or 100)
+  end, lock, check_any)
   for _, name in ipairs({ "advance", "now", "fault", "clear_faults", "restart", "reset", "stats" }) do
     add(name, agent[name], agent, check_any)
   end

@@ -114,6 +114,11 @@ impl Client {
         lock(&self.endpoints)
     }
 
+    /// Any number by chance.
+    fn random(&self) -> u64 {
+        lock(&self.rng).u64(..)
+    }
+
     /// A number from 0 to 1 by chance.
     fn chance(&self) -> f64 {
         lock(&self.rng).f64()

@@ -8,11 +8,11 @@ use crate::sync::lock;
 use futures_util::future::{AbortHandle, abortable, select};
 use futures_util::{Stream, StreamExt};
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::RawFd;
 use std::pin::pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -35,7 +35,34 @@ impl Home {
     pub fn thread() -> Result<Home, Error> {
         Ok(Home::Thread(thread()?.clone()))
     }
+
+    /// Starts the last work of something that ends, and waits for it, but no longer than `limit`;
+    /// it goes on then. On a manual clock it does what it can at this moment, and the rest when
+    /// somebody moves the clock.
+    pub fn finish(&self, work: impl Future<Output = ()> + Send + 'static, limit: Duration) {
+        match self {
+            Home::Thread(runtime) => {
+                let (working, is_done) = mpsc::channel::<()>();
+                runtime.spawn(async move {
+                    work.await;
+                    drop(working);
+                });
+                // The background thread itself may let go of something last.
+                if Handle::try_current().is_err() {
+                    let _ = is_done.recv_timeout(limit);
+                }
+            }
+            Home::Clock(clock) => {
+                clock.spawn(work);
+                // Without descriptors for a runtime it is left to whoever moves the clock next.
+                let _ = in_runtime(|_| clock.settle());
+            }
+        }
+    }
 }
+
+/// On a manual clock, how far a wait moves it from one pause to the next.
+const STRIDE: Duration = Duration::from_secs(10);
 
 /// The background thread of a process. A forked child has none of its parent's threads: it starts
 /// its own and leaves the parent's in the chain, untouched.
@@ -178,8 +205,8 @@ impl<T> Job<T> {
     }
 
     /// Waits until [`Job::next`] has something to say, at most this long; a manual clock is moved
-    /// meanwhile. On the machine's clock there are pauses, in which `pause` is called; what it
-    /// refuses ends the wait.
+    /// meanwhile. There are pauses, each `interval` on the machine's clock, in which `pause` is
+    /// called; what it refuses ends the wait.
     ///
     /// # Errors
     /// What `pause` refused, and as [`Job::next`].
@@ -191,11 +218,18 @@ impl<T> Job<T> {
     ) -> Result<(), E> {
         if let Some(Task::Clock(clock, _)) = &self.task {
             let limit = limit.map(|limit| clock.now() + limit);
-            let over = clock.sleep_until_any(limit);
-            let result = poll_fn(|context| self.results.poll_news(context));
-            in_runtime(|runtime| {
-                runtime.block_on(clock.drive(select(pin!(result), over)));
-            })?;
+            while !self.is_of_parent() {
+                let stride = clock.now() + STRIDE;
+                let over = clock.sleep_until(limit.map_or(stride, |limit| limit.min(stride)));
+                let result = poll_fn(|context| self.results.poll_news(context));
+                in_runtime(|runtime| {
+                    runtime.block_on(clock.drive(select(pin!(result), over)));
+                })?;
+                if self.has_news() || limit.is_some_and(|limit| clock.now() >= limit) {
+                    break;
+                }
+                pause()?;
+            }
             return Ok(());
         }
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));

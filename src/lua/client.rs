@@ -75,6 +75,11 @@ impl ConsulClient {
         self.config.http.max_connections
     }
 
+    /// Whether a key's leading slash is taken off instead of refused.
+    pub fn strips_leading_slash(&self) -> bool {
+        self.config.defaults.strip_leading_slash
+    }
+
     /// Where calls of this client go on in the background; `label` says in errors what it is for.
     pub fn background(&self, label: &str) -> Result<Arc<Background>, Error> {
         self.opened(label)?.background(&self.config)

@@ -4,11 +4,14 @@ use super::background::{Home, Job};
 use super::client::{prepare, this};
 use super::hooks;
 use super::native::{self, Failure, Results};
+use super::standing::Standing;
 use super::value;
 use crate::client::Client;
+use crate::client::coordination::Profile;
 use crate::config::Config;
 use crate::connect::connect;
 use crate::error::{Error, Kind};
+use crate::sync::lock;
 use crate::wire::request::Request;
 use crate::wire::response::Success;
 use crate::wire::shape::At;
@@ -20,9 +23,10 @@ use mlua::{
     UserDataMethods, Value as LuaValue,
 };
 use std::cell::{Cell, RefCell};
+use std::mem;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -32,12 +36,15 @@ type Outcome = Result<Success, Error>;
 /// A client's calls in the background. They have transports of their own, because a connection
 /// belongs to the runtime that it was made on.
 pub struct Background {
-    client: Client,
+    config: Config,
+    client: Arc<Client>,
     home: Home,
     /// Whose turn it is: one for each call that may be in flight.
     turns: Semaphore,
     most: usize,
     is_closed: watch::Sender<bool>,
+    /// For locks, by profile.
+    standings: Mutex<Vec<Arc<Standing>>>,
 }
 
 impl Background {
@@ -46,23 +53,47 @@ impl Background {
     /// # Errors
     /// [`Kind::Config`] when a transport or the background thread cannot be made.
     pub fn new(config: &Config) -> Result<Self, Error> {
-        let client = connect(config)?;
+        let client = Arc::new(connect(config)?);
         let home = match client.clock().as_manual() {
             Some(clock) => Home::Clock(clock.clone()),
             None => Home::thread()?,
         };
         Ok(Background {
+            config: config.clone(),
             client,
             home,
             turns: Semaphore::new(config.http.max_connections),
             most: config.http.max_connections,
             is_closed: watch::Sender::new(false),
+            standings: Mutex::default(),
         })
     }
 
-    /// Ends the calls that are still under way.
+    /// Ends the calls that are still under way, and gives up what is held.
     pub fn close(&self) {
         self.is_closed.send_replace(true);
+        let standings = mem::take(&mut *lock(&self.standings));
+        standings.iter().for_each(|standing| standing.close());
+    }
+
+    /// What holds locks of this client by this profile.
+    ///
+    /// # Errors
+    /// [`Kind::Closed`] when the client is closed, and [`Kind::Config`] as [`Background::new`].
+    pub fn standing(&self, profile: &Profile) -> Result<Arc<Standing>, Error> {
+        if *self.is_closed.borrow() {
+            return Err(Error::new(Kind::Closed, "the client is closed").not_sent());
+        }
+        let mut standings = lock(&self.standings);
+        if let Some(standing) = standings.iter().find(|standing| standing.profile() == profile) {
+            return Ok(Arc::clone(standing));
+        }
+        // Connections of its own: calls that wait must keep no beat from having one.
+        let client = Arc::new(connect(&self.config)?);
+        let waiting = Arc::clone(&self.client);
+        let standing = Standing::new(client, waiting, profile.clone(), self.home.clone())?;
+        standings.push(Arc::clone(&standing));
+        Ok(standing)
     }
 
     fn start(self: &Arc<Self>, request: Request) -> Result<Job<Outcome>, Error> {
@@ -268,7 +299,7 @@ fn wait(lua: &Lua, this: &AnyUserData, limit: &Value) -> Result<Results, Failure
 }
 
 /// Nothing and infinity are no limit; a time that is over already is none to wait.
-fn wait_limit(limit: &Value) -> Result<Option<Duration>, Error> {
+pub fn wait_limit(limit: &Value) -> Result<Option<Duration>, Error> {
     let at = At::top("timeout_ms");
     let limit_ms = match limit {
         Value::Null => return Ok(None),

@@ -5,10 +5,12 @@ mod batch;
 mod client;
 mod handle;
 mod hooks;
+mod lock;
 mod native;
 mod open;
 mod simulator;
 mod stack;
+mod standing;
 mod value;
 
 use mlua::{Function, Lua, Table};
@@ -57,6 +59,7 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     native.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
     native.set("batch", native::function(lua, "batch", batch::batch)?)?;
     native.set("handle", handle::register(lua)?)?;
+    native.set("lock", lock::register(lua)?)?;
     native.set("simulator", simulator::register(lua)?)?;
     let build: Function =
         lua.load(include_str!("module.lua")).set_name("=consul_ffi").into_function()?;

@@ -63,6 +63,47 @@ end
 
 native.handle.set_index(Handle)
 
+-- A lock or a semaphore.
+local Lock = {}
+
+local function maker(make)
+  return function(...)
+    local ran, lock, message, err = pcall(make, ...)
+    if not ran or lock == nil then
+      raise(3, ran, lock, message, err)
+    elseif lock then
+      return lock
+    end
+    return lock, message, err
+  end
+end
+
+ConsulClient.lock = maker(native.lock.lock)
+ConsulClient.semaphore = maker(native.lock.semaphore)
+
+for name, call in pairs(native.lock.methods) do
+  Lock[name] = method(call)
+end
+
+for name, call in pairs(native.lock.getters) do
+  Lock[name] = function(...)
+    local ran, success, value, detail = pcall(call, ...)
+    if not ran or not success then
+      raise(3, ran, success, value, success == nil and detail or nil)
+    end
+    return value, detail
+  end
+end
+
+-- The events as they happen, until no more come: for event, detail in lock:events() do
+function Lock.events(lock)
+  return function()
+    return Lock.next_event(lock)
+  end
+end
+
+native.lock.set_index(Lock)
+
 local FIELDS = { initialized = true, consul_url = true, timeout = true, simulate = true }
 
 native.set_index(function(client, name)

@@ -216,9 +216,9 @@ impl Agent {
         }
     }
 
-    /// Where the agent's randomness begins.
-    pub fn seed(&self) -> u64 {
-        self.options.seed
+    /// Where the randomness of another client begins: by the agent's seed, and for each another.
+    pub fn seed_of_a_client(&self) -> u64 {
+        self.lock().rng.u64(..)
     }
 
     /// The clock that the agent goes by.

@@ -99,6 +99,55 @@ raises what the call would raise; any other failure is the handle's result.
 | `close()` | true; cancels, and gives the descriptor back. So does the garbage collector, and in Lua 5.4 the end of a `<close>` variable's scope |
 ";
 
+/// Locks and semaphores, in Markdown.
+const LOCKS: &str = "
+## Locks and semaphores
+
+What keeps them goes on in the
+background, whatever the program does; a client has one service and one TTL check for all of its locks of a profile.
+
+### lock(key, options)
+
+A lock on a key. Nothing is sent yet.
+
+| parameter | takes | |
+|---|---|---|
+| `key` | a non-empty string (required) | The key. |
+| `value` | a string, number, boolean or table | The key's value while the lock is held, for people and programs to read. Default: the value that it has. |
+| `profile` | one of default, fast, wan, or a table | How fast a crash is noticed against how long a stall is borne. A table says in what it differs from the default: `beat_ms`, `check_ttl_ms`, `drift`, `in_flight_ms`, `lease_ms`, `lock_delay_ms` (default: the shortest that is safe), `session_ttl_s`. |
+
+### semaphore(prefix, limit, options)
+
+A permit of the semaphore under a prefix, of which there are `limit`; all contenders must say the same. The options are
+those of a lock; `value` is that of the contender's key.
+
+| method of a lock or semaphore | gives |
+|---|---|
+| `acquire(options)` | true and the fencing token, after waiting for it: for ever, at most `wait_s` seconds, or with `try = true` not at all. Fails with `conflict` when it is held by others and was tried once, when this client holds it or waits for it already, and when the key is no lock; with `timeout` when the wait is over; else as `txn` |
+| `start(options)` | true at once; waits in the background, and `acquired` or `failed` is an event |
+| `is_held()` | whether it may be acted upon now. This asks nobody: it is true up to a moment that the last proof fixed |
+| `remaining_ms()` | for how long that is so without a further proof; 0 when it is not held |
+| `token()` | the fencing token, which grows with every grant, whoever gets it: a number when that is exact, else a decimal string; nil when nothing is held. While it is suspended the token stays |
+| `fenced_put(key, value)` | true and the modify index, after writing another key on condition that this is held, which Consul itself checks; fails with `conflict` when it is not |
+| `release()` | true; gives it up, so that the next one has it at once, or waits for it no more. Fails with `conflict` when it is not held |
+| `poll()` | the next event and what there is to say of it; nil when there is none |
+| `next_event(timeout_ms)` | the same, after waiting for it; nil when the time is over, or at once when nothing is held or waited for |
+| `events()` | an iterator over the events, which ends when nothing is held or waited for: `for event, detail in lock:events() do` |
+| `fd()` | a descriptor that is readable as long as there is an event, for poll(2); it is not to be read or closed |
+| `profile()` | a table of all times that it goes by, chosen and derived |
+| `close()` | true; releases it, waiting a second for that at most. So do the garbage collector, the end of the Lua state, `client:close()` and in Lua 5.4 the end of a `<close>` variable's scope |
+
+| event | what has happened | detail |
+|---|---|---|
+| `acquired` | what `start` waited for is held | the token |
+| `failed` | it was not acquired | the error |
+| `suspended` | the time of the last proof is over: nothing may be done under it any more, unless `resumed` follows | |
+| `resumed` | there is a proof again, of the same grant: it was held all the while | |
+| `lost` | it is gone; nothing follows | why |
+
+A forked child has none of its parent's locks: there they are not held, and their methods fail with `closed`.
+";
+
 /// The reference for people, in Markdown.
 pub fn api_md() -> String {
     let mut page = String::from(
@@ -127,6 +176,7 @@ pub fn api_md() -> String {
         }
     }
     page.push_str(MANY_CALLS);
+    page.push_str(LOCKS);
     page.push_str("\n## Older names\n\n| call | is |\n|---|---|\n");
     for (_, call, is) in ALIASES {
         let _ = writeln!(page, "| `{call}` | {is} |");
@@ -491,6 +541,113 @@ function Handle:cancel() end
 ---Cancels, and gives the descriptor back.
 ---@return true
 function Handle:close() end
+
+---@class consul_ffi.profile
+---@field beat_ms? number
+---@field check_ttl_ms? number
+---@field drift? number
+---@field in_flight_ms? number
+---@field lease_ms? number
+---@field lock_delay_ms? number
+---@field session_ttl_s? number
+
+---@class consul_ffi.lock.options
+---@field value? string|number|boolean|table the key's value while the lock is held
+---@field profile? "default"|"fast"|"wan"|consul_ffi.profile
+
+---@class consul_ffi.acquire.options
+---@field wait_s? number how long to wait; nil: for ever
+---@field try? boolean true: not to wait at all
+
+---A lock on a key; nothing is sent yet.
+---@param key string
+---@param options? consul_ffi.lock.options
+---@return consul_ffi.Lock|false lock
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulClient:lock(key, options) end
+
+---A permit of the semaphore under a prefix; nothing is sent yet.
+---@param prefix string
+---@param limit integer how many permits there are; all contenders must say the same
+---@param options? consul_ffi.lock.options
+---@return consul_ffi.Lock|false semaphore
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulClient:semaphore(prefix, limit, options) end
+
+---A lock, or a permit of a semaphore.
+---@class consul_ffi.Lock
+local Lock = {}
+
+---Waits until it is held.
+---@param options? consul_ffi.acquire.options
+---@return boolean success
+---@return number|string response the fencing token, or the message of a failure
+---@return consul_ffi.Error? err
+function Lock:acquire(options) end
+
+---Waits in the background; acquired or failed is an event.
+---@param options? consul_ffi.acquire.options
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function Lock:start(options) end
+
+---Whether it may be acted upon now; asks nobody.
+---@return boolean
+function Lock:is_held() end
+
+---For how long it may be acted upon without a further proof.
+---@return number
+function Lock:remaining_ms() end
+
+---The fencing token; nil when nothing is held.
+---@return number|string|nil
+function Lock:token() end
+
+---Writes another key on condition that this is held, which Consul itself checks.
+---@param key string
+---@param value string|number|boolean|table
+---@return boolean success
+---@return number|string response the modify index of the write, or the message of a failure
+---@return consul_ffi.Error? err
+function Lock:fenced_put(key, value) end
+
+---Gives it up, or waits for it no more.
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function Lock:release() end
+
+---The next event, when there is one.
+---@return "acquired"|"failed"|"suspended"|"resumed"|"lost"|nil event
+---@return any detail the token, the error, or why it was lost
+function Lock:poll() end
+
+---The next event, after waiting for it.
+---@param timeout_ms? number the longest wait; nil: until there is one or nothing is held or waited for
+---@return "acquired"|"failed"|"suspended"|"resumed"|"lost"|nil event
+---@return any detail the token, the error, or why it was lost
+function Lock:next_event(timeout_ms) end
+
+---The events as they happen, until nothing is held or waited for.
+---@return fun(): string?, any
+function Lock:events() end
+
+---A descriptor that is readable as long as there is an event; it is not to be read or closed.
+---@return integer|false fd
+---@return string? message
+---@return consul_ffi.Error? err
+function Lock:fd() end
+
+---All times that it goes by, chosen and derived.
+---@return table<string, string|number>
+function Lock:profile() end
+
+---Releases it, waiting a second for that at most.
+---@return true
+function Lock:close() end
 "#;
 
 const LUA_TAIL: &str = r#"

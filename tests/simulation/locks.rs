@@ -142,8 +142,9 @@ impl Scene {
             id: format!("contender-{node}-{seed:x}"),
             members: Vec::new(),
         };
-        let presence =
-            Presence::new(Arc::new(client), self.profile.clone(), service).with_rules(self.rules);
+        let client = Arc::new(client);
+        let presence = Presence::new(Arc::clone(&client), client, self.profile.clone(), service);
+        let presence = presence.with_rules(self.rules);
         let beating = Arc::clone(&presence);
         world.spawn(node, async move { match beating.run().await {} });
         let scene = Rc::clone(self);

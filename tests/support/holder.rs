@@ -153,14 +153,10 @@ pub fn is_one(other: fn(&str)) -> bool {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let (send, mut commands) = mpsc::unbounded_channel();
     runtime.expect("a runtime").block_on(async move {
-        let client = Arc::new(connect(&config).expect("a client"));
-        let service = Service {
-            name: "holder".to_owned(),
-            id: format!("holder-{}", std::process::id()),
-            members: Vec::new(),
-        };
+        let [client, waiting] = [(); 2].map(|()| Arc::new(connect(&config).expect("a client")));
+        let service = Service::of_a_process(&client);
         let profile = Profile::named(profile).expect("a profile");
-        let presence = Presence::new(client, profile, service);
+        let presence = Presence::new(client, waiting, profile, service);
         let hold = async {
             let options = LockOptions { value: Some(b"held".to_vec()), wait: Wait::Forever };
             let lease = match lock::acquire(&presence, key, &options).await {

@@ -16,6 +16,11 @@ pub(super) const WATCH: Duration = Duration::from_secs(5);
 /// The pause after an error that may pass.
 const ERROR_PAUSE_MS: Range<f64> = 100.0..300.0;
 
+/// Whether somebody who waits waits on: whatever troubles a server may be over later.
+pub(super) fn may_pass(error: &Error) -> bool {
+    error.retryable() || error.status().is_some_and(|status| status >= 500)
+}
+
 /// How long to wait for a lock or a permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
@@ -105,7 +110,7 @@ impl<'a> Contender<'a> {
 
     /// The id of the session that is to hold what is waited for.
     pub async fn session(&mut self) -> Result<String, Error> {
-        let registration = self.presence.registered().await;
+        let registration = self.presence.registered().await?;
         if let Some((made, session)) = &self.session
             && *made == registration
         {
@@ -139,7 +144,7 @@ impl<'a> Contender<'a> {
 
     /// Waits a little after an error that may pass, unless nothing is to be waited for.
     pub async fn bear(&mut self, error: Error) -> Result<(), Error> {
-        if self.tries_once() || !error.retryable() {
+        if self.tries_once() || !may_pass(&error) {
             return Err(error.context(&self.name()));
         }
         tracing::info!(kind = self.kind, key = self.key, %error, "tried again");
@@ -148,6 +153,7 @@ impl<'a> Contender<'a> {
         Ok(())
     }
 
+    /// Waits by chance within these bounds.
     pub async fn pause(&self, bounds_ms: Range<f64>) {
         let client = self.presence.client();
         let ms = bounds_ms.start + (bounds_ms.end - bounds_ms.start) * client.chance();

@@ -57,8 +57,8 @@ pub struct Lease {
     finished: Notify,
     events: Mutex<VecDeque<Event>>,
     event: Notify,
-    /// That this process holds the key, or waits for it.
-    _entered: Entered,
+    /// That this process holds the key.
+    entered: Mutex<Option<Entered>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl Lease {
             finished: Notify::new(),
             events: Mutex::default(),
             event: Notify::new(),
-            _entered: entered,
+            entered: Mutex::new(Some(entered)),
         };
         lease.extend(grant.begun);
         Arc::new(lease)
@@ -118,6 +118,11 @@ impl Lease {
     /// by the last proof.
     pub fn is_held(&self) -> bool {
         !self.remaining().is_zero()
+    }
+
+    /// Whether it was lost or released.
+    pub fn has_ended(&self) -> bool {
+        self.ended.get().is_some()
     }
 
     /// How long it may be acted upon without a further proof.
@@ -184,6 +189,7 @@ impl Lease {
         if let Some((session, _entrusted)) = session {
             let _ = session.end().await;
         }
+        drop(lock(&self.entered).take());
         match released {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == Kind::TxnFailed => {
@@ -270,8 +276,10 @@ impl Lease {
         loop {
             let extended = self.extended.notified();
             let until = self.until();
-            if self.now() < until {
-                self.sleep_until(until).await;
+            let now = self.now();
+            if now < until {
+                // A timer stands still while the machine is suspended, so it is looked again.
+                self.sleep_until(until.min(now + self.presence.profile().proof_interval())).await;
                 continue;
             }
             self.announce(Event::Suspended);
@@ -297,10 +305,11 @@ impl Lease {
             return None;
         }
         tracing::warn!(key = self.key, why, "lost");
+        drop(lock(&self.session).take());
+        drop(lock(&self.entered).take());
         let event = Event::Lost(why);
         self.announce(event.clone());
         self.finish();
-        drop(lock(&self.session).take());
         Some(event)
     }
 

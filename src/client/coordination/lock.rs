@@ -4,6 +4,7 @@ use super::contend::{Contender, WATCH};
 use super::guard::Deed;
 use super::presence::Behavior;
 use super::{Claim, Grant, Lease, Presence, Wait, transact, transaction};
+use crate::client::Client;
 use crate::error::{Error, Kind};
 use crate::wire::duration;
 use crate::wire::kv;
@@ -247,19 +248,20 @@ async fn look(presence: &Presence, key: &str, index: Option<u64>) -> Result<Seen
     let mut args = Args::new().arg(key);
     if let Some(index) = index {
         args = args.opt("index", index).opt("wait", duration::format(WATCH));
+        return read(presence.waiting(), args).await;
     }
-    read(presence, args).await
+    read(presence.client(), args).await
 }
 
 /// Reads a lock's key so that the answer is true at some moment since now.
 ///
 /// A default read is not: a leader that is cut off from the others answers it for a while.
 async fn prove(presence: &Presence, key: &str) -> Result<Seen, Error> {
-    read(presence, presence.proof(Args::new().arg(key))).await
+    read(presence.client(), presence.proof(Args::new().arg(key))).await
 }
 
-async fn read(presence: &Presence, args: Args) -> Result<Seen, Error> {
-    let answer = presence.client().call(&kv::GET, &args).await?;
+async fn read(client: &Client, args: Args) -> Result<Seen, Error> {
+    let answer = client.call(&kv::GET, &args).await?;
     let value = match answer.value {
         Value::Bytes(bytes) => bytes,
         _ => Vec::new(),

@@ -4,6 +4,7 @@
 //! A beat is answered by the local agent alone and costs no Raft write. It says that this process
 //! lives; it is never evidence that a lock is held.
 
+use super::contend::may_pass;
 use super::guard::{Deed, Entrusted};
 use super::map;
 use super::profile::Profile;
@@ -60,6 +61,14 @@ impl Behavior {
     }
 }
 
+impl Service {
+    /// The service of a process that has none of its own: `consul_ffi` with a random id.
+    pub fn of_a_process(client: &Client) -> Self {
+        let id = format!("consul_ffi-{:016x}", client.random());
+        Service { name: "consul_ffi".to_owned(), id, members: Vec::new() }
+    }
+}
+
 /// Where a process is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registration {
@@ -73,6 +82,8 @@ pub struct Registration {
 #[derive(Debug)]
 pub struct Presence {
     client: Arc<Client>,
+    /// The client for queries that wait.
+    waiting: Arc<Client>,
     /// The same client for each single endpoint: service, beats and sessions stay with one agent.
     homes: Vec<Client>,
     profile: Profile,
@@ -80,6 +91,8 @@ pub struct Presence {
     registration: watch::Sender<Option<Registration>>,
     /// That the guard takes the service away.
     deregistration: Mutex<Option<Entrusted>>,
+    /// Why the last attempt to register failed, if it did.
+    refusal: watch::Sender<Option<Error>>,
     /// Sessions that nobody wants any more.
     orphans: Mutex<Vec<(String, Option<Entrusted>)>>,
     orphaned: Notify,
@@ -89,15 +102,23 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// A presence that begins when [`Presence::run`] does.
-    pub fn new(client: Arc<Client>, profile: Profile, service: Service) -> Arc<Self> {
+    /// A presence that begins when [`Presence::run`] does. Queries that wait go through `waiting`,
+    /// which has connections of its own, so that they keep no beat from having one.
+    pub fn new(
+        client: Arc<Client>,
+        waiting: Arc<Client>,
+        profile: Profile,
+        service: Service,
+    ) -> Arc<Self> {
         Arc::new(Self {
             homes: client.each_endpoint(),
             client,
+            waiting,
             profile,
             service,
             registration: watch::Sender::new(None),
             deregistration: Mutex::default(),
+            refusal: watch::Sender::new(None),
             orphans: Mutex::default(),
             orphaned: Notify::new(),
             entered: Mutex::default(),
@@ -144,6 +165,11 @@ impl Presence {
         &self.client
     }
 
+    /// The client for queries that wait.
+    pub(super) fn waiting(&self) -> &Client {
+        &self.waiting
+    }
+
     /// The times that it goes by.
     pub fn profile(&self) -> &Profile {
         &self.profile
@@ -161,12 +187,31 @@ impl Presence {
     }
 
     /// The present registration, once there is one.
-    pub async fn registered(&self) -> Registration {
+    ///
+    /// # Errors
+    /// Why there will be none, as when a permission is missing.
+    pub async fn registered(&self) -> Result<Registration, Error> {
         let mut registration = self.registration.subscribe();
-        match registration.wait_for(Option::is_some).await.map(|found| *found) {
-            Ok(Some(registration)) => registration,
-            // The sender lives as long as `self`.
-            _ => std::future::pending().await,
+        let mut refusal = self.refusal.subscribe();
+        let is_final =
+            |refusal: &Option<Error>| refusal.as_ref().is_some_and(|refusal| !may_pass(refusal));
+        // The senders live as long as `self`.
+        let registered = async {
+            match registration.wait_for(Option::is_some).await.map(|found| *found) {
+                Ok(Some(registration)) => Ok(registration),
+                _ => std::future::pending().await,
+            }
+        };
+        let refused = async {
+            match refusal.wait_for(is_final).await.map(|found| found.clone()) {
+                Ok(Some(refusal)) => Err(refusal),
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            registered = registered => registered,
+            refused = refused => refused,
         }
     }
 
@@ -260,6 +305,7 @@ impl Presence {
             match self.register(home).await {
                 Ok(()) => {
                     generation += 1;
+                    self.refusal.send_replace(None);
                     let registration = Registration { generation, home };
                     self.registration.send_replace(Some(registration));
                     self.entrust_deregistration();
@@ -270,7 +316,13 @@ impl Presence {
                     );
                 }
                 Err(error) => {
-                    tracing::warn!(service = self.service.id, %error, "not registered");
+                    let is_known = self.refusal.borrow().as_ref().is_some_and(|refusal| {
+                        (refusal.kind(), refusal.endpoint()) == (error.kind(), error.endpoint())
+                    });
+                    if !is_known {
+                        tracing::warn!(service = self.service.id, %error, "not registered");
+                    }
+                    self.refusal.send_replace(Some(error));
                     self.client.clock().sleep(self.profile.beat).await;
                 }
             }

@@ -1,6 +1,9 @@
 //! The times that locks and cluster members live by, derived from a few chosen ones.
 
-use crate::error::{Error, Kind};
+use crate::error::Error;
+use crate::wire::shape::{At, unknown};
+use crate::wire::table::Shape;
+use crate::wire::value::Value;
 use std::time::Duration;
 
 /// How fast a crash is noticed, against how long a stall is borne.
@@ -60,6 +63,80 @@ impl Profile {
         }
     }
 
+    /// The profile that a program chose: by a name, or by a table of the times in which it differs
+    /// from the default one.
+    ///
+    /// # Errors
+    /// An unknown name or time, a value of another type, and times that do not fit together.
+    pub fn from_value(value: &Value, at: &At) -> Result<Self, Error> {
+        let Value::Map(times) = value else {
+            let Value::Bytes(_) = value else {
+                return Err(at.wrong_type_text("the name of a profile or a table of times", value));
+            };
+            let name = Shape::Text.text(value, at)?;
+            let named = Self::named(&name);
+            return named
+                .ok_or_else(|| at.bad_value(value, &unknown("profile", &name, Self::NAMES)));
+        };
+        const ZERO: Shape = Shape::Duration { min_s: 0, max_s: u32::MAX as u64 };
+        let mut profile = Self { name: "custom", ..Self::standard() };
+        let mut lock_delay = None;
+        for (name, value) in times {
+            let at = at.member(name);
+            let ms = || Shape::Millis.duration(value, &at);
+            match name.as_str() {
+                "check_ttl_ms" => profile.check_ttl = ms()?,
+                "beat_ms" => profile.beat = ms()?,
+                "lease_ms" => profile.lease = ms()?,
+                "in_flight_ms" => profile.in_flight = ms()?,
+                "lock_delay_ms" => lock_delay = Some(ms()?),
+                "session_ttl_s" => profile.session_ttl = ZERO.duration(value, &at)?,
+                "drift" => {
+                    profile.drift = match value {
+                        Value::Int(number) => *number as f64,
+                        Value::Float(number) => *number,
+                        _ => return Err(at.wrong_type_text("a number", value)),
+                    }
+                }
+                _ => return Err(Error::misuse(unknown("time of a profile", name, Self::TIMES))),
+            }
+        }
+        // Checked first: a drift that is no part of 1 would make no duration.
+        profile.check_times()?;
+        profile.lock_delay = lock_delay.unwrap_or(profile.least_lock_delay());
+        profile.check()?;
+        Ok(profile)
+    }
+
+    /// The names of the times that a program may choose.
+    pub const TIMES: &'static [&'static str] = &[
+        "beat_ms",
+        "check_ttl_ms",
+        "drift",
+        "in_flight_ms",
+        "lease_ms",
+        "lock_delay_ms",
+        "session_ttl_s",
+    ];
+
+    /// All that there is to know of it, chosen and derived.
+    pub fn values(&self) -> Vec<(&'static str, Value)> {
+        vec![
+            ("name", self.name.into()),
+            ("check_ttl_ms", ms(self.check_ttl)),
+            ("beat_ms", ms(self.beat)),
+            ("lease_ms", ms(self.lease)),
+            ("proof_interval_ms", ms(self.proof_interval())),
+            ("proof_timeout_ms", ms(self.proof_timeout())),
+            ("in_flight_ms", ms(self.in_flight)),
+            ("drift", self.drift.into()),
+            ("lock_delay_ms", ms(self.lock_delay)),
+            ("session_ttl_s", number(self.session_ttl.as_secs_f64())),
+            ("renew_interval_ms", ms(self.renew_interval())),
+            ("takeover_ms", ms(self.takeover())),
+        ]
+    }
+
     fn derived(
         name: &'static str,
         check_ttl_ms: u64,
@@ -102,12 +179,40 @@ impl Profile {
         self.session_ttl * 3 / 10
     }
 
+    /// How long after a holder's sudden end the next one has the lock, at most, when the servers are
+    /// well: the check expires, then the lock delay.
+    pub fn takeover(&self) -> Duration {
+        self.check_ttl + self.lock_delay
+    }
+
     /// Whether the times fit together.
     ///
     /// # Errors
-    /// [`Kind::Config`], naming the rule that is broken and the values that break it.
+    /// [`crate::error::Kind::Argument`], naming the rule that is broken and the values that break it.
     pub fn check(&self) -> Result<(), Error> {
-        let refuse = |why: String| Err(Error::new(Kind::Config, why).not_sent());
+        self.check_times()?;
+        let refuse = |why: String| Err(Error::argument(why));
+        let ms = |duration: Duration| duration.as_millis();
+        if self.lock_delay < self.least_lock_delay() {
+            return refuse(format!(
+                "lock_delay_ms is {}; it must be at least (lease_ms + in_flight_ms) × (1 + drift), which is {}",
+                ms(self.lock_delay),
+                ms(self.least_lock_delay())
+            ));
+        }
+        if self.lock_delay > Duration::from_secs(crate::wire::session::MAX_LOCK_DELAY_S) {
+            return refuse(format!(
+                "lock_delay_ms is {}; Consul cuts what is above {} s",
+                ms(self.lock_delay),
+                crate::wire::session::MAX_LOCK_DELAY_S
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether the times fit together that the lock delay has no part in.
+    fn check_times(&self) -> Result<(), Error> {
+        let refuse = |why: String| Err(Error::argument(why));
         let ms = |duration: Duration| duration.as_millis();
         if self.beat.is_zero() || self.lease < Duration::from_millis(80) {
             return refuse(format!(
@@ -126,20 +231,6 @@ impl Profile {
         if !(0.0..=0.5).contains(&self.drift) {
             return refuse(format!("drift is {}; it must be from 0 to 0.5", self.drift));
         }
-        if self.lock_delay < self.least_lock_delay() {
-            return refuse(format!(
-                "lock_delay_ms is {}; it must be at least (lease_ms + in_flight_ms) × (1 + drift), which is {}",
-                ms(self.lock_delay),
-                ms(self.least_lock_delay())
-            ));
-        }
-        if self.lock_delay > Duration::from_secs(crate::wire::session::MAX_LOCK_DELAY_S) {
-            return refuse(format!(
-                "lock_delay_ms is {}; Consul cuts what is above {} s",
-                ms(self.lock_delay),
-                crate::wire::session::MAX_LOCK_DELAY_S
-            ));
-        }
         if self.session_ttl < MIN_SESSION_TTL {
             return refuse(format!(
                 "session_ttl_s is {}; Consul takes {} or more",
@@ -156,6 +247,14 @@ impl Profile {
         }
         Ok(())
     }
+}
+
+fn ms(duration: Duration) -> Value {
+    number(duration.as_secs_f64() * 1e3)
+}
+
+fn number(number: f64) -> Value {
+    if number.fract() == 0.0 { Value::Int(number as i64) } else { number.into() }
 }
 
 #[cfg(test)]
@@ -177,6 +276,38 @@ mod tests {
         let delays = [Profile::fast(), Profile::standard(), Profile::wan()]
             .map(|profile| profile.lock_delay.as_millis());
         assert_eq!(delays, [1270, 2530, 7070]);
+    }
+
+    #[test]
+    fn a_program_names_a_profile_or_the_times_in_which_it_differs() {
+        let chosen = |value: Value| Profile::from_value(&value, &At::top("profile"));
+        assert_eq!(chosen("fast".into()).expect("a name"), Profile::fast());
+        let given = Value::Map(vec![
+            ("lease_ms".to_owned(), 3000.into()),
+            ("drift".to_owned(), 0.02.into()),
+        ]);
+        let custom = chosen(given).expect("good times");
+        assert_eq!((custom.name, custom.lease), ("custom", Duration::from_secs(3)));
+        assert_eq!(custom.lock_delay, custom.least_lock_delay());
+        assert_eq!(custom.check_ttl, Profile::standard().check_ttl);
+        let refused = |name: &str, value: Value| {
+            let error = chosen(Value::Map(vec![(name.to_owned(), value)])).expect_err("refused");
+            (error.is_misuse(), error.message().to_owned())
+        };
+        for (name, value, is_misuse, why) in [
+            ("lease_m", Value::Int(1), true, "did you mean \"lease_ms\"?"),
+            ("beat_ms", "soon".into(), true, "profile.beat_ms must be"),
+            ("beat_ms", Value::Int(1001), false, "a third of check_ttl_ms"),
+            ("lock_delay_ms", Value::Int(2520), false, "(lease_ms + in_flight_ms)"),
+            ("drift", Value::Float(f64::NAN), false, "from 0 to 0.5"),
+            ("drift", Value::Float(-1.0), false, "from 0 to 0.5"),
+        ] {
+            let (misused, message) = refused(name, value);
+            assert!(message.contains(why) && misused == is_misuse, "{name}: {message}");
+        }
+        let error = chosen("fats".into()).expect_err("no profile");
+        assert!(error.message().contains("did you mean \"fast\"?"), "{error}");
+        assert!(chosen(Value::Int(1)).expect_err("no profile").is_misuse());
     }
 
     #[test]

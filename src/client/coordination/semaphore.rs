@@ -7,6 +7,7 @@
 use super::contend::{Contender, WATCH};
 use super::presence::Behavior;
 use super::{Claim, Grant, Lease, Presence, Wait, modify_index, transact};
+use crate::client::Client;
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
 use crate::wire::duration;
@@ -92,7 +93,8 @@ fn lock_key(prefix: &str) -> String {
 pub(super) async fn release(presence: &Presence, prefix: &str, session: &str) -> Result<(), Error> {
     loop {
         let args = presence.proof(Args::new().arg(format!("{prefix}/")));
-        let Some((mut document, index)) = read(presence, args, prefix).await?.document else {
+        let Some((mut document, index)) = read(presence.client(), args, prefix).await?.document
+        else {
             return Err(gone(prefix));
         };
         if document.holders.remove(session).is_none() {
@@ -120,7 +122,7 @@ pub(super) async fn refutation(
     session: &str,
 ) -> Result<Option<&'static str>, Error> {
     let args = presence.proof(Args::new().arg(format!("{prefix}/")));
-    let seen = read(presence, args, prefix).await?;
+    let seen = read(presence.client(), args, prefix).await?;
     let is_holder =
         seen.document.is_some_and(|(document, _)| document.holders.contains_key(session));
     Ok(match (is_holder, seen.living.contains(session)) {
@@ -243,12 +245,13 @@ async fn look(contender: &Contender<'_>, index: Option<u64>) -> Result<Seen, Err
     let mut args = Args::new().arg(format!("{}/", contender.key));
     if let Some(index) = index {
         args = args.opt("index", index).opt("wait", duration::format(WATCH));
+        return read(contender.presence.waiting(), args, contender.key).await;
     }
-    read(contender.presence, args, contender.key).await
+    read(contender.presence.client(), args, contender.key).await
 }
 
-async fn read(presence: &Presence, args: Args, prefix: &str) -> Result<Seen, Error> {
-    let answer = presence.client().call(&kv::LIST, &args).await?;
+async fn read(client: &Client, args: Args, prefix: &str) -> Result<Seen, Error> {
+    let answer = client.call(&kv::LIST, &args).await?;
     let index = answer.meta.index.map(|index| index.max(1));
     let mut seen = Seen { document: None, living: BTreeSet::new(), index };
     for entry in answer.value.items() {

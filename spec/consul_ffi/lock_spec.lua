@@ -1,0 +1,583 @@
+-- Locks: who holds, for how long it may believe so, and how it learns that it does not.
+local consul_ffi = require("consul_ffi")
+local support = require("spec.support")
+
+describe("a lock", function()
+  local client, other, key, opened
+
+  before_each(function()
+    client, other = support.client(), support.client()
+    key = support.name("lock")
+    opened = { client, other }
+  end)
+
+  after_each(function()
+    for _, one in ipairs(opened) do
+      one:close()
+    end
+    local cleaner = support.client()
+    cleaner:kv_delete_tree(key)
+    cleaner:close()
+  end)
+
+  local function held(options)
+    local lock = assert(client:lock(key, options))
+    local success, token = assert(lock:acquire({ wait_s = 10 }))
+    assert.is_true(success)
+    return lock, token
+  end
+
+  -- The session that holds the key.
+  local function holder()
+    return select(3, assert(client:kv_get(key, { consistent = true }))).session
+  end
+
+  it("is held from when it is acquired until it is released #smoke", function()
+    local lock = assert(client:lock(key))
+    assert.is_false(lock:is_held())
+    assert.is_nil(lock:token())
+    assert.equal(0, lock:remaining_ms())
+    local success, token = lock:acquire()
+    assert.is_true(success)
+    assert.is_true(lock:is_held())
+    assert.equal(token, lock:token())
+    assert.is_true(lock:remaining_ms() > 0 and lock:remaining_ms() <= lock:profile().lease_ms)
+    assert.is_string(holder())
+    assert.is_true((lock:release()))
+    assert.is_false(lock:is_held())
+    assert.is_nil(lock:token())
+    assert.is_nil(holder())
+  end)
+
+  it("goes to one at a time, with a token that grows #smoke", function()
+    local first, token = held()
+    local second = assert(other:lock(key))
+    local success, message, err = second:acquire({ try = true })
+    assert.equal("conflict", support.kind(success, message, err))
+    assert.matches("session " .. holder() .. " holds it", message, 1, true)
+    assert.is_true((first:release()))
+    local _, later = assert(second:acquire({ try = true }))
+    assert.is_true(later > token)
+    assert.is_false(first:is_held())
+    assert.equal("conflict", support.kind(first:acquire({ try = true })))
+  end)
+
+  it("is waited for no longer than wait_s", function()
+    held()
+    local second = assert(other:lock(key))
+    local success, message, err = second:acquire({ wait_s = 0.3 })
+    assert.equal("timeout", support.kind(success, message, err))
+    assert.matches("not acquired within 300 ms; session " .. holder() .. " holds it", message, 1, true)
+    assert.is_true(err.retryable)
+  end)
+
+  it("is handed over to the one that waits #smoke", function()
+    local first, token = held()
+    local second = assert(other:lock(key))
+    assert.is_true((second:start()))
+    assert.is_nil(second:next_event(100))
+    assert.equal(('Lock(%q, waiting)'):format(key), tostring(second))
+    assert.is_true((first:release()))
+    local event, later = second:next_event(5000)
+    assert.equal("acquired", event)
+    assert.is_true(later > token)
+    assert.is_true(second:is_held())
+  end)
+
+  it("is not waited for any more when the wait is released", function()
+    held()
+    local second = assert(other:lock(key))
+    assert.is_true((second:start()))
+    assert.equal("conflict", support.kind(second:start()))
+    assert.is_true((second:release()))
+    local event, err = second:next_event(5000)
+    assert.same({ "failed", "closed" }, { event, err.kind })
+    assert.is_nil(second:next_event())
+  end)
+
+  it("is refused to whom already holds it or waits for it", function()
+    local lock, token = held()
+    for _, again in ipairs({ lock, assert(client:lock(key)) }) do
+      local success, message, err = again:acquire({ wait_s = 1 })
+      assert.equal("conflict", support.kind(success, message, err))
+      assert.matches("this client holds it or waits for it already", message, 1, true)
+    end
+    assert.equal(token, lock:token())
+    assert.is_true(lock:is_held())
+  end)
+
+  it("can be acquired again at once after a release", function()
+    local lock, token = held()
+    for _ = 1, 20 do
+      assert(lock:release())
+      local _, later = assert(lock:acquire({ try = true }))
+      assert.is_true(later > token)
+      token = later
+    end
+  end)
+
+  it("is released by its holder alone", function()
+    local lock = held()
+    local stranger = assert(other:lock(key))
+    local success, message, err = stranger:release()
+    assert.equal("conflict", support.kind(success, message, err))
+    assert.matches("it is not held", message, 1, true)
+    assert.is_true(lock:is_held())
+    assert.is_true((lock:release()))
+    success, message, err = lock:release()
+    assert.equal("conflict", support.kind(success, message, err))
+    assert.matches("it was released", message, 1, true)
+  end)
+
+  it("leaves no session behind when it is tried once in vain", function()
+    held()
+    local function sessions()
+      local names = {}
+      for _, session in ipairs(select(2, assert(client:session_list()))) do
+        if session.Name:find(key, 1, true) then
+          names[#names + 1] = session.Name
+        end
+      end
+      return names
+    end
+    assert.same({ ("lock %s"):format(key) }, sessions())
+    assert.equal("conflict", support.kind(other:lock(key):acquire({ try = true })))
+    assert.same({ ("lock %s"):format(key) }, sessions())
+  end)
+
+  it("keeps the key's value, or gives it one", function()
+    client:kv_put(key, "before", { flags = "3304740253564472344" })
+    local lock = held()
+    assert.equal("before", (select(2, client:kv_get(key))))
+    assert(lock:release())
+    assert.equal("before", (select(2, client:kv_get(key))))
+    lock:close()
+    lock = held({ value = { node = "one" } })
+    assert.equal('{"node":"one"}', (select(2, client:kv_get(key))))
+    assert(lock:release())
+    assert.equal('{"node":"one"}', (select(2, client:kv_get(key))))
+  end)
+
+  it("bears the flags of the Go client's locks", function()
+    held()
+    assert.equal("3304740253564472344", select(3, client:kv_get(key)).flags)
+  end)
+
+  it("leaves a key alone that is no lock", function()
+    assert(client:kv_put(key, "mine", { flags = 7 }))
+    local success, message, err = client:lock(key):acquire({ wait_s = 5 })
+    assert.equal("conflict", support.kind(success, message, err))
+    assert.matches("the key exists and is no lock", message, 1, true)
+    local _, value, meta = client:kv_get(key)
+    assert.same({ "mine", 7 }, { value, meta.flags })
+  end)
+
+  -- What ends the lock from outside, and the word for it.
+  local function lost_by(act, why)
+    local lock = held()
+    act(holder())
+    local event, reason = lock:next_event(5000)
+    if event == "suspended" then
+      event, reason = lock:next_event(5000)
+    end
+    assert.equal("lost", event)
+    assert.matches(why, reason, 1, true)
+    assert.is_false(lock:is_held())
+    assert.is_nil(lock:token())
+    assert.is_nil(lock:next_event(100))
+    assert.equal("conflict", support.kind(lock:release()))
+    return lock
+  end
+
+  it("is lost when its session is destroyed, and can be acquired again", function()
+    local lock = lost_by(function(session)
+      assert(other:session_destroy(session))
+    end, "its session is over")
+    assert.is_true((lock:acquire({ wait_s = 10 })))
+  end)
+
+  it("is lost when its key is deleted", function()
+    lost_by(function()
+      assert(other:kv_delete(key))
+    end, "its key was deleted")
+  end)
+
+  it("is lost when its key is written by others", function()
+    lost_by(function()
+      assert(other:kv_put(key, "other"))
+    end, "its key was written by somebody else")
+  end)
+
+  it("tells its loss once, and then nothing", function()
+    local lock = held()
+    assert(other:session_destroy(holder()))
+    local told = {}
+    for event in lock:events() do
+      told[#told + 1] = event
+    end
+    assert.equal("lost", told[#told])
+    assert.is_nil(lock:poll())
+  end)
+
+  it("keeps an idle program's lock for longer than any of its times", function()
+    local lock, token = held({ profile = "fast" })
+    assert.is_nil(lock:next_event(lock:profile().check_ttl_ms + 1000))
+    assert.is_true(lock:is_held())
+    assert.equal(token, lock:token())
+  end)
+
+  it("writes other keys only while it is held #smoke", function()
+    local lock = held()
+    local success, index = lock:fenced_put(key .. "-data", "1")
+    assert.is_true(success)
+    assert.equal(index, select(3, client:kv_get(key .. "-data")).modify_index)
+    assert(other:session_destroy(holder()))
+    assert.equal("conflict", support.kind(lock:fenced_put(key .. "-data", "2")))
+    assert.equal("1", (select(2, client:kv_get(key .. "-data"))))
+    lock:release()
+    assert.equal("conflict", support.kind(lock:fenced_put(key .. "-data", "3")))
+  end)
+
+  it("does not write its own key", function()
+    local lock = held()
+    local success, message, err = lock:fenced_put(key, "x")
+    assert.equal("argument", support.kind(success, message, err))
+    assert.is_true(lock:is_held())
+  end)
+
+  it("is released when it is closed", function()
+    local lock = held()
+    lock:close()
+    lock:close()
+    assert.is_false(lock:is_held())
+    assert.equal("closed", support.kind(lock:acquire()))
+    assert.equal("closed", support.kind(lock:release()))
+    assert.is_nil(lock:next_event())
+    assert.is_true((other:lock(key):acquire({ try = true })))
+  end)
+
+  it("is released when it is collected, and its session with it", function()
+    local session
+    do
+      local lock = held() -- luacheck: ignore
+      session = holder()
+    end
+    support.eventually(function()
+      collectgarbage()
+      return select(2, client:session_info(session)) == nil
+    end)
+    assert.is_true((other:lock(key):acquire({ try = true })))
+  end)
+
+  it("is released when its client is closed, which takes its service away", function()
+    local lock = held()
+    local session = holder()
+    local checks = select(2, other:session_info(session)).ServiceChecks
+    local service = checks[1].ID
+    client:close()
+    assert.is_false(lock:is_held())
+    local success, message, err = lock:acquire()
+    assert.equal("closed", support.kind(success, message, err))
+    assert.is_nil(select(2, other:session_info(session)))
+    assert.is_nil(select(2, other:agent_checks())[service])
+    assert.is_true((other:lock(key):acquire({ try = true })))
+    client = other
+  end)
+
+  it("waits no more when its client is closed", function()
+    held()
+    local second = assert(other:lock(key))
+    second:start()
+    other:close()
+    local event, err = second:next_event(5000)
+    assert.same({ "failed", "closed" }, { event, err.kind })
+  end)
+
+  it("goes on when its client is collected", function()
+    local lock
+    do
+      local one = support.client()
+      lock = one:lock(key)
+      assert(lock:acquire())
+    end
+    collectgarbage()
+    collectgarbage()
+    assert.is_nil(lock:next_event(500))
+    assert.is_true(lock:is_held())
+    lock:close()
+  end)
+
+  it("shares its process's service with the other locks of its client", function()
+    held()
+    local second = assert(client:lock(key .. "-second"))
+    assert(second:acquire())
+    local function check(name)
+      local session = select(3, client:kv_get(name)).session
+      return select(2, client:session_info(session)).ServiceChecks[1].ID
+    end
+    assert.equal(check(key), check(key .. "-second"))
+  end)
+
+  if _VERSION >= "Lua 5.4" then
+    it("is closed at the end of its scope", function()
+      local lock
+      local in_scope = load([[
+        local client, key = ...
+        local scoped <close> = assert(client:lock(key))
+        assert(scoped:acquire())
+        return scoped
+      ]])
+      lock = in_scope(client, key)
+      assert.equal(('Lock(%q, closed)'):format(key), tostring(lock))
+      assert.is_nil(holder())
+    end)
+  end
+
+  it("tells its key and its state", function()
+    local lock = assert(client:lock(key))
+    assert.equal(('Lock(%q, not held)'):format(key), tostring(lock))
+    assert(lock:acquire())
+    assert.equal(('Lock(%q, held)'):format(key), tostring(lock))
+    lock:close()
+    assert.equal(('Lock(%q, closed)'):format(key), tostring(lock))
+  end)
+
+  it("has a descriptor as long as it is not closed", function()
+    local lock = held()
+    local fd = lock:fd()
+    assert.is_true(fd > 2)
+    assert(lock:release())
+    assert(lock:acquire())
+    assert.equal(fd, lock:fd())
+    lock:close()
+    assert.equal("closed", support.kind(lock:fd()))
+  end)
+
+  it("shows all times of its profile", function()
+    local profile = client:lock(key, { profile = "fast" }):profile()
+    assert.same({ "fast", 2000, 400, 1000, 1270 }, {
+      profile.name,
+      profile.check_ttl_ms,
+      profile.beat_ms,
+      profile.lease_ms,
+      profile.lock_delay_ms,
+    })
+    local custom = client:lock(key, { profile = { lease_ms = 1600 } }):profile()
+    assert.same({ "custom", 3000, 200, 2130 }, {
+      custom.name,
+      custom.check_ttl_ms,
+      custom.proof_interval_ms,
+      custom.lock_delay_ms,
+    })
+  end)
+
+  it("refuses what cannot be, before any request", function()
+    for _, case in ipairs({
+      { "a//b", nil, "lock: key is" },
+      { "/a", nil, "lock: key is" },
+      { "", nil, "lock: key is" },
+      { "a", { profile = "fats" }, 'did you mean "fast"?' },
+      { "a", { profile = { beat_ms = 1500 } }, "beat_ms is 1500; it must be at most a third of check_ttl_ms" },
+      { "a", { profile = { lock_delay_ms = 100 } }, "lock_delay_ms is 100; it must be at least" },
+    }) do
+      local success, message, err = client:lock(case[1], case[2])
+      assert.equal("argument", support.kind(success, message, err))
+      assert.matches(case[3], message, 1, true)
+    end
+    local success, message, err = client:lock("a"):acquire({ wait_s = -1 })
+    assert.equal("argument", support.kind(success, message, err))
+  end)
+
+  it("raises for misuse, naming what is allowed", function()
+    local lock = assert(client:lock(key))
+    for _, case in ipairs({
+      { client.lock, client, nil, nil, "lock: key must be a non-empty string, got nil" },
+      { client.lock, client, "k", { valu = 1 }, 'lock: unknown option "valu"; did you mean "value"?' },
+      { client.lock, client, "k", { profile = 1 }, "profile must be the name of a profile or a table of times" },
+      { client.lock, client, "k", { profile = { lease = 1 } }, 'did you mean "lease_ms"?' },
+      { client.lock, nil, "k", nil, "lock: call it with a colon" },
+      { lock.acquire, lock, { wait = 1 }, nil, 'acquire: unknown option "wait"; did you mean "wait_s"?' },
+      { lock.acquire, lock, { try = true, wait_s = 1 }, nil, "try and wait_s contradict each other" },
+      { lock.start, lock, 5, nil, "start: options must be a table" },
+      { lock.is_held, nil, nil, nil, "is_held: call it with a colon" },
+      { lock.next_event, lock, "soon", nil, "next_event: timeout_ms must be a number of milliseconds" },
+      { lock.fenced_put, lock, "k", nil, "fenced_put: value must be a string, number, boolean or table" },
+    }) do
+      local raised, message = pcall(case[1], case[2], case[3], case[4])
+      assert.is_false(raised)
+      assert.matches(case[5], message, 1, true)
+    end
+  end)
+end)
+
+-- On a manual clock there is no thread: beats, proofs and renewals have their moments while the
+-- program's calls, waits and `advance` move the time.
+describe("a lock on a manual clock", function()
+  local sim, client, name, lock, token
+
+  before_each(function()
+    name = support.name("locks")
+    sim = consul_ffi.simulator(name, { clock = "manual", seed = 1 })
+    client = consul_ffi.new({ simulate = name, client_name = "one" })
+    lock = assert(client:lock("k"))
+    token = select(2, assert(lock:acquire()))
+  end)
+
+  after_each(function()
+    sim:clear_faults()
+    client:close()
+  end)
+
+  local function other()
+    return assert(consul_ffi.new({ simulate = name, client_name = "two" }):lock("k"))
+  end
+
+  it("is kept as long as the agent answers", function()
+    sim:advance(3600)
+    assert.is_true(lock:is_held())
+    assert.equal(token, lock:token())
+    assert.is_nil(lock:poll())
+  end)
+
+  it("is held until its last proof is two seconds old, and not a moment longer", function()
+    sim:fault({ clients = { "one" }, partition = true })
+    local remaining_s = lock:remaining_ms() / 1000
+    assert.is_true(remaining_s > 1.74 and remaining_s <= 2)
+    sim:advance(remaining_s - 0.001)
+    assert.is_true(lock:is_held())
+    assert.is_nil(lock:poll())
+    sim:advance(0.001)
+    assert.is_false(lock:is_held())
+    assert.equal("suspended", (lock:poll()))
+    assert.is_nil(lock:poll())
+    assert.equal('Lock("k", suspended)', tostring(lock))
+    assert.equal("conflict", support.kind(lock:fenced_put("data", "1")))
+    assert.equal(token, lock:token())
+  end)
+
+  it("is resumed by a proof of the same grant", function()
+    sim:fault({ clients = { "one" }, partition = true })
+    sim:advance(2.2)
+    assert.equal("suspended", (lock:poll()))
+    sim:clear_faults()
+    sim:advance(1)
+    assert.equal("resumed", (lock:poll()))
+    assert.is_true(lock:is_held())
+    assert.equal(token, lock:token())
+  end)
+
+  it("is not lost by a stall of the agent of two seconds", function()
+    local waiting = other()
+    waiting:start()
+    for _ = 1, 5 do
+      sim:fault({ latency_ms = 2000 })
+      sim:advance(2)
+      sim:clear_faults()
+      sim:advance(3)
+      assert.is_true(lock:is_held())
+      assert.equal(token, lock:token())
+      assert.is_nil(waiting:poll())
+    end
+  end)
+
+  it("is lost for good when the agent is away for longer than its check lives", function()
+    local waiting = other()
+    waiting:start()
+    sim:fault({ clients = { "one" }, partition = true })
+    local event, later, before = nil, nil, sim:now()
+    while event ~= "acquired" do
+      sim:advance(0.01)
+      event, later = waiting:poll()
+      assert.is_false(event == "acquired" and lock:is_held())
+    end
+    assert.is_true(later > token)
+    assert.is_true(sim:now() - before <= lock:profile().takeover_ms / 1000 + 0.1)
+    assert.equal("suspended", (lock:poll()))
+    sim:clear_faults()
+    sim:advance(3)
+    local lost, why = lock:poll()
+    assert.equal("lost", lost)
+    assert.is_string(why)
+    assert.is_nil(lock:poll())
+  end)
+
+  it("bears errors of the agent for as long as its last proof counts, and is suspended after", function()
+    sim:fault({ clients = { "one" }, status = 500 })
+    sim:advance(1.5)
+    assert.is_true(lock:is_held())
+    sim:clear_faults()
+    sim:advance(1)
+    assert.is_nil(lock:poll())
+    sim:fault({ clients = { "one" }, status = 500 })
+    sim:advance(2.1)
+    assert.equal("suspended", (lock:poll()))
+    sim:clear_faults()
+    sim:advance(0.5)
+    assert.equal("resumed", (lock:poll()))
+    assert.equal(token, lock:token())
+  end)
+
+  it("is not tried through errors when it is tried once, and is waited for through them", function()
+    assert(lock:release())
+    sim:fault({ status = 500 })
+    local success, message, err = other():acquire({ try = true })
+    assert.is_false(success)
+    assert.equal(500, err.status, message)
+    local waiting = other()
+    waiting:start()
+    sim:advance(3)
+    assert.is_nil(waiting:poll())
+    sim:clear_faults()
+    assert.equal("acquired", (waiting:next_event(2000)))
+  end)
+
+  it("is kept through a restart of the agent, and lost with the agent's state", function()
+    sim:restart()
+    sim:advance(2)
+    assert.is_true(lock:is_held())
+    assert.equal(token, lock:token())
+    sim:restart({ wipe = true })
+    assert.equal("lost", (lock:next_event(3000)))
+    assert.is_true((lock:acquire({ wait_s = 10 })))
+  end)
+
+  it("is lost with the sessions of the agent", function()
+    sim:restart({ lose_sessions = true })
+    assert.equal("lost", (lock:next_event(3000)))
+  end)
+
+  it("gives the same trace for the same seed", function()
+    local function trace()
+      sim:reset()
+      sim:fault({ drop_before = 0.2, drop_after = 0.2, jitter_ms = 100 })
+      local started, seen, clients, locks = sim:now(), {}, {}, {}
+      for i = 1, 3 do
+        clients[i] = consul_ffi.new({ simulate = name })
+        locks[i] = assert(clients[i]:lock("traced"))
+        locks[i]:start()
+      end
+      for step = 1, 200 do
+        sim:advance(0.1)
+        for i, one in ipairs(locks) do
+          local event, detail = one:poll()
+          if event then
+            seen[#seen + 1] = ("%.1f %d %s %s"):format(sim:now() - started, i, event, tostring(detail))
+          end
+          if step % 20 == 0 and one:is_held() then
+            one:release()
+            one:start()
+          end
+        end
+      end
+      sim:clear_faults()
+      for _, one in ipairs(clients) do
+        one:close()
+      end
+      return table.concat(seen, "\n")
+    end
+    client:close()
+    local first = trace()
+    assert.is_true(#first > 100, first)
+    assert.equal(first, trace())
+  end)
+end)

@@ -1,0 +1,167 @@
+-- Semaphores: at most so many holders at a time.
+local consul_ffi = require("consul_ffi")
+local support = require("spec.support")
+
+describe("a semaphore", function()
+  local clients, prefix
+
+  before_each(function()
+    clients = { support.client(), support.client(), support.client() }
+    prefix = support.name("semaphore")
+  end)
+
+  after_each(function()
+    for _, client in ipairs(clients) do
+      client:close()
+    end
+    local cleaner = support.client()
+    cleaner:kv_delete_tree(prefix)
+    cleaner:close()
+  end)
+
+  local function permit(i, limit)
+    return assert(clients[i]:semaphore(prefix, limit or 2))
+  end
+
+  -- The sessions that the semaphore's document names, by the Go client's layout.
+  local function document()
+    local _, text = assert(clients[3]:kv_get(prefix .. "/.lock", { consistent = true }))
+    local holders = {}
+    for session in text:match('"Holders":(%b{})'):gmatch('"([^"]+)":true') do
+      holders[#holders + 1] = session
+    end
+    return tonumber(text:match('"Limit":(%d+)')), holders
+  end
+
+  it("has as many holders as it has permits, and hands one over #smoke", function()
+    local one, two, three = permit(1), permit(2), permit(3)
+    assert(one:acquire({ wait_s = 10 }))
+    assert(two:acquire({ wait_s = 10 }))
+    assert.is_true(one:is_held() and two:is_held())
+    local success, message, err = three:acquire({ try = true })
+    assert.equal("conflict", support.kind(success, message, err))
+    local limit, holders = document()
+    assert.same({ 2, 2 }, { limit, #holders })
+    assert.is_true((three:start()))
+    assert.is_nil(three:next_event(100))
+    local token = two:token()
+    assert(one:release())
+    local event, later = three:next_event(5000)
+    assert.equal("acquired", event)
+    assert.is_true(later > token)
+    assert.same({ false, true, true }, { one:is_held(), two:is_held(), three:is_held() })
+  end)
+
+  it("bears the flags of the Go client's semaphores", function()
+    assert(permit(1):acquire())
+    assert.equal("16210313421097356768", select(3, clients[1]:kv_get(prefix .. "/.lock")).flags)
+  end)
+
+  it("is refused to whom already holds a permit", function()
+    assert(permit(1):acquire())
+    assert.equal("conflict", support.kind(permit(1):acquire({ wait_s = 1 })))
+  end)
+
+  it("is refused to whom says another limit", function()
+    assert(permit(1):acquire())
+    local success, message, err = permit(2, 3):acquire({ wait_s = 5 })
+    assert.equal("conflict", support.kind(success, message, err))
+    assert.matches("others say that its limit is 2, here it is 3", message, 1, true)
+  end)
+
+  it("leaves a key alone that is no semaphore's", function()
+    assert(clients[1]:kv_put(prefix .. "/.lock", "mine", { flags = 7 }))
+    local success, message, err = permit(1):acquire({ wait_s = 5 })
+    assert.equal("conflict", support.kind(success, message, err))
+    assert.matches("the key exists and is no semaphore's", message, 1, true)
+    assert.equal("mine", (select(2, clients[1]:kv_get(prefix .. "/.lock"))))
+  end)
+
+  it("leaves neither session nor key behind when it is tried once in vain", function()
+    assert(permit(1):acquire())
+    assert(permit(2):acquire())
+    assert.equal("conflict", support.kind(permit(3):acquire({ try = true })))
+    assert.equal(3, #select(2, assert(clients[1]:kv_keys(prefix .. "/", { consistent = true }))))
+  end)
+
+  it("is lost when the holder's session is destroyed, and the permit goes to another", function()
+    local one, two, three = permit(1), permit(2), permit(3)
+    assert(one:acquire())
+    local _, holders = document()
+    assert(two:acquire())
+    assert(clients[3]:session_destroy(holders[1]))
+    local event = one:next_event(5000)
+    assert.equal("lost", event)
+    assert.is_false(one:is_held())
+    assert.is_true((three:acquire({ wait_s = 15 })))
+    assert.is_true(two:is_held())
+  end)
+
+  it("is lost when the holder's key is deleted", function()
+    local one = permit(1)
+    assert(one:acquire())
+    local _, holders = document()
+    assert(clients[3]:kv_delete(prefix .. "/" .. holders[1]))
+    assert.equal("lost", (one:next_event(5000)))
+  end)
+
+  it("writes other keys only while a permit is held", function()
+    local one = permit(1)
+    assert(one:acquire())
+    assert.is_true((one:fenced_put(prefix .. "-data", "1")))
+    assert(one:release())
+    assert.equal("conflict", support.kind(one:fenced_put(prefix .. "-data", "2")))
+    clients[1]:kv_delete(prefix .. "-data")
+  end)
+
+  it("is released when it is closed, and takes its key away", function()
+    local one = permit(1)
+    assert(one:acquire())
+    one:close()
+    local _, holders = document()
+    assert.same({}, holders)
+    assert.same({ prefix .. "/.lock" }, (select(2, clients[1]:kv_keys(prefix .. "/", { consistent = true }))))
+  end)
+
+  it("tells its prefix and its state", function()
+    local one = assert(clients[1]:semaphore(prefix .. "/", 2))
+    assert(one:acquire())
+    assert.equal(('Semaphore(%q, held)'):format(prefix), tostring(one))
+  end)
+
+  it("refuses what cannot be, and raises for misuse", function()
+    local success, message, err = clients[1]:semaphore(prefix, 0)
+    assert.equal("argument", support.kind(success, message, err))
+    assert.matches("semaphore: limit is 0: it must be at least 1", message, 1, true)
+    for _, case in ipairs({
+      { prefix, nil, nil, "semaphore: limit must be an integer" },
+      { nil, 1, nil, "semaphore: prefix must be a non-empty string" },
+      { prefix, 1, { limit = 1 }, 'semaphore: unknown option "limit"' },
+    }) do
+      local raised, text = pcall(clients[1].semaphore, clients[1], case[1], case[2], case[3])
+      assert.is_false(raised)
+      assert.matches(case[4], text, 1, true)
+    end
+  end)
+end)
+
+describe("a semaphore on a manual clock", function()
+  it("gives a dead holder's permit away after the holder has stopped to believe", function()
+    local name = support.name("permits")
+    local sim = consul_ffi.simulator(name, { clock = "manual", seed = 1 })
+    local function permit(i)
+      return assert(consul_ffi.new({ simulate = name, client_name = "c" .. i }):semaphore("p", 1))
+    end
+    local one, two = permit(1), permit(2)
+    assert(one:acquire())
+    two:start()
+    sim:fault({ clients = { "c1" }, partition = true })
+    local before, event = sim:now(), nil
+    while event ~= "acquired" do
+      sim:advance(0.01)
+      event = two:poll()
+      assert.is_false(event == "acquired" and one:is_held())
+    end
+    assert.is_true(sim:now() - before <= one:profile().takeover_ms / 1000 + 0.3)
+  end)
+end)
