@@ -2,6 +2,7 @@
 //! so that tests and benchmarks can kill it.
 
 use consul_ffi::client::coordination::lock::{self, LockOptions};
+use consul_ffi::client::coordination::semaphore::{self, SemaphoreOptions};
 use consul_ffi::client::coordination::{Event, Lease, Presence, Profile, Service, Wait};
 use consul_ffi::config::Config;
 use consul_ffi::connect::connect;
@@ -45,12 +46,15 @@ pub struct Orders<'a> {
     pub token: Option<&'a str>,
     /// Under which prefix it writes a key with each number, as long as it holds the lock.
     pub writes: Option<&'a str>,
+    /// Whether it is the only permit of a semaphore instead of a lock.
+    pub semaphore: bool,
 }
 
 impl<'a> Orders<'a> {
     /// To hold this lock with the default profile and without a guard.
     pub fn new(url: &'a str, key: &'a str) -> Self {
-        Orders { url, key, profile: "default", guard: None, token: None, writes: None }
+        let (guard, token, writes) = (None, None, None);
+        Orders { url, key, profile: "default", guard, token, writes, semaphore: false }
     }
 }
 
@@ -70,10 +74,11 @@ impl Holder {
             .expect("it starts");
         let mut commands = process.stdin.take().expect("it is piped");
         let lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
-        let Orders { url, key, profile, guard, token, writes } = orders;
+        let Orders { url, key, profile, guard, token, writes, semaphore } = orders;
         let or_none = |text: &Option<&str>| text.unwrap_or("-").to_owned();
         let [guard, token, writes] = [guard, token, writes].map(or_none);
-        writeln!(commands, "{url} {key} {profile} {guard} {token} {writes}").expect("it reads");
+        writeln!(commands, "{url} {key} {profile} {guard} {token} {writes} {semaphore}")
+            .expect("it reads");
         Holder { process, commands: Some(commands), lines }
     }
 
@@ -139,7 +144,9 @@ pub fn is_one(other: fn(&str)) -> bool {
     let mut lines = BufReader::new(std::io::stdin()).lines().map(|line| line.expect("a line"));
     let orders = lines.next().expect("orders");
     let orders: Vec<&str> = orders.split(' ').collect();
-    let [url, key, profile, guard, token, writes] = orders[..] else { panic!("{orders:?}") };
+    let [url, key, profile, guard, token, writes, semaphore] = orders[..] else {
+        panic!("{orders:?}")
+    };
     let some = |text: &'static str| move |value: &str| (text.to_owned(), Value::from(value));
     let mut given = vec![some("endpoint")(url)];
     if guard != "-" {
@@ -158,8 +165,14 @@ pub fn is_one(other: fn(&str)) -> bool {
         let profile = Profile::named(profile).expect("a profile");
         let presence = Presence::new(client, waiting, profile, service);
         let hold = async {
-            let options = LockOptions { value: Some(b"held".to_vec()), wait: Wait::Forever };
-            let lease = match lock::acquire(&presence, key, &options).await {
+            let (value, wait) = (b"held".to_vec(), Wait::Forever);
+            let acquired = if semaphore == "true" {
+                let options = SemaphoreOptions { limit: 1, value, wait };
+                semaphore::acquire(&presence, key, &options).await
+            } else {
+                lock::acquire(&presence, key, &LockOptions { value: Some(value), wait }).await
+            };
+            let lease = match acquired {
                 Ok(lease) => lease,
                 Err(error) => return say(&format!("failed {error}")),
             };

@@ -18,8 +18,8 @@ func main() {
 	input := bufio.NewScanner(os.Stdin)
 	input.Scan()
 	orders := strings.Fields(input.Text())
-	if len(orders) != 6 {
-		fail(fmt.Errorf("usage: URL KEY defaults|short - - PREFIX on the standard input"))
+	if len(orders) < 6 {
+		fail(fmt.Errorf("usage: URL KEY defaults|short - - PREFIX … on the standard input"))
 	}
 	config := api.DefaultConfig()
 	config.Address = orders[0]

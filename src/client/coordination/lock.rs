@@ -3,7 +3,7 @@
 use super::contend::{Contender, WATCH};
 use super::guard::Deed;
 use super::presence::Behavior;
-use super::{Claim, Grant, Lease, Presence, Wait, transact, transaction};
+use super::{Claim, Grant, Lease, Operation, Presence, Wait, transact, transaction};
 use crate::client::Client;
 use crate::error::{Error, Kind};
 use crate::wire::duration;
@@ -66,7 +66,7 @@ pub(super) async fn release(
     transact(presence, [unlock(key, session, value)], None).await.map(|_| ())
 }
 
-fn unlock(key: &str, session: &str, value: &[u8]) -> Vec<(&'static str, Value)> {
+fn unlock(key: &str, session: &str, value: &[u8]) -> Operation {
     vec![
         ("Verb", "unlock".into()),
         ("Key", key.into()),

@@ -36,10 +36,13 @@ struct Grant {
     entrusted: Option<Entrusted>,
 }
 
+/// The members of an operation on a key.
+type Operation = Vec<(&'static str, Value)>;
+
 /// Applies operations on keys together or not at all; the results.
-async fn transact<const N: usize>(
+async fn transact(
     presence: &Presence,
-    operations: [Vec<(&str, Value)>; N],
+    operations: impl IntoIterator<Item = Operation>,
     timeout: Option<Duration>,
 ) -> Result<Value, Error> {
     let mut args = transaction(operations);
@@ -49,9 +52,9 @@ async fn transact<const N: usize>(
     presence.client().call(&txn::TXN, &args).await.map(|answer| answer.value)
 }
 
-fn transaction<const N: usize>(operations: [Vec<(&str, Value)>; N]) -> Args {
-    let operations = operations.map(|operation| map(vec![("KV", map(operation))]));
-    Args::new().arg(Value::List(operations.into()))
+fn transaction(operations: impl IntoIterator<Item = Operation>) -> Args {
+    let of_key = |operation| map(vec![("KV", map(operation))]);
+    Args::new().arg(Value::List(operations.into_iter().map(of_key).collect()))
 }
 
 /// The modify index of the key that the last operation was on.
