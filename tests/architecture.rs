@@ -52,9 +52,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Names that only these files or folders may use.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("mlua", &["lua/"]),
-    ("reqwest", &["transport/http.rs"]),
-    ("hyper", &["simulate/serve.rs"]),
-    ("rustls", &["transport/http.rs", "transport/tls.rs", "guard/send.rs"]),
+    ("reqwest", &["transport/https.rs"]),
+    ("hyper", &["transport/http.rs", "transport/plain.rs", "simulate/serve.rs"]),
+    ("rustls", &["transport/http.rs", "transport/https.rs", "transport/tls.rs", "guard/send.rs"]),
     // Only the place that puts a client together knows a real transport.
     ("transport::http", &["connect.rs", "transport/mod.rs"]),
     ("libc", &["os.rs"]),

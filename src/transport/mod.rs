@@ -2,6 +2,8 @@
 //! response comes out. A real agent, the simulated agent and every test double implement it.
 
 pub mod http;
+mod https;
+mod plain;
 pub(crate) mod tls;
 pub mod token_file;
 
