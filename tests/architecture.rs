@@ -17,9 +17,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("client", &["client", "transport", "wire", "error", "clock", "ring", "sync"]),
     ("simulate", &["simulate", "transport", "wire", "error", "clock", "sync"]),
     ("config", &["config", "transport", "wire", "error"]),
+    ("guard", &["guard", "client", "transport", "error", "clock", "os", "sync"]),
     (
         "connect",
-        &["connect", "config", "client", "simulate", "transport", "wire", "error", "clock"],
+        &[
+            "connect",
+            "config",
+            "client",
+            "guard",
+            "simulate",
+            "transport",
+            "wire",
+            "error",
+            "clock",
+        ],
     ),
     (
         "lua",
@@ -44,7 +55,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("mlua", &["lua/"]),
     ("reqwest", &["transport/https.rs"]),
     ("hyper", &["transport/http.rs", "transport/plain.rs", "simulate/serve.rs"]),
-    ("rustls", &["transport/http.rs", "transport/https.rs", "transport/tls.rs"]),
+    ("rustls", &["transport/http.rs", "transport/https.rs", "transport/tls.rs", "guard/send.rs"]),
     // Only the place that puts a client together knows a real transport.
     ("transport::http", &["connect.rs", "transport/mod.rs"]),
     ("libc", &["os.rs"]),

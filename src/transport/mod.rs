@@ -4,13 +4,14 @@
 pub mod http;
 mod https;
 mod plain;
-mod tls;
+pub(crate) mod tls;
 pub mod token_file;
 
 use crate::clock::BoxFuture;
 use crate::error::Error;
 use ::http::{HeaderValue, Request, Response};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -48,7 +49,7 @@ pub struct Options {
 }
 
 /// How TLS is done: whom to trust, and how to show who one is oneself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct TlsOptions {
     /// Whether the server's certificate is checked.
     pub verify: bool,

@@ -20,7 +20,7 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// [`Kind::Config`] naming the option and the file that cannot be read or used.
-pub(super) fn config(options: &TlsOptions) -> Result<ClientConfig, Error> {
+pub(crate) fn config(options: &TlsOptions) -> Result<ClientConfig, Error> {
     let builder = builder()?;
     let builder = match options.verify {
         true => builder.with_root_certificates(trusted(options)?),

@@ -1,14 +1,16 @@
 //! Locks: a key that a session holds, as for every other Consul client.
 
 use super::contend::{Contender, WATCH};
+use super::guard::Deed;
 use super::presence::Behavior;
-use super::{Claim, Grant, Lease, Presence, Wait, transact};
+use super::{Claim, Grant, Lease, Operation, Presence, Wait, transact, transaction};
 use crate::client::Client;
 use crate::error::{Error, Kind};
 use crate::wire::duration;
 use crate::wire::kv;
 use crate::wire::request::Args;
 use crate::wire::response::EntryMeta;
+use crate::wire::txn;
 use crate::wire::value::Value;
 use std::ops::Range;
 use std::sync::Arc;
@@ -61,14 +63,17 @@ pub(super) async fn release(
     session: &str,
     value: &[u8],
 ) -> Result<(), Error> {
-    let unlock = vec![
+    transact(presence, [unlock(key, session, value)], None).await.map(|_| ())
+}
+
+fn unlock(key: &str, session: &str, value: &[u8]) -> Operation {
+    vec![
         ("Verb", "unlock".into()),
         ("Key", key.into()),
         ("Value", value.to_vec().into()),
         ("Flags", LOCK_FLAGS.into()),
         ("Session", session.into()),
-    ];
-    transact(presence, [unlock], None).await.map(|_| ())
+    ]
 }
 
 /// Why a linearizable read shows that a grant is over, if it does.
@@ -184,6 +189,9 @@ async fn attempt(
         ("Flags", LOCK_FLAGS.into()),
         ("Session", session.as_str().into()),
     ];
+    // Before it is held, so that there is no moment at which the guard does not know.
+    let unlock = transaction([unlock(key, &session, &value)]);
+    let entrusted = presence.entrust(Deed::Release, &txn::TXN, &unlock)?;
     let begun = presence.client().clock().now();
     match transact(presence, [unchanged, lock], None).await {
         Ok(results) => {
@@ -191,7 +199,8 @@ async fn attempt(
             let index = locked.and_then(|entry| entry.get(presence.rules().token_member()));
             match index.and_then(Value::as_u64) {
                 Some(token) => {
-                    Ok(Attempt::Granted(Grant { token, claim: Claim::Lock(value), begun }))
+                    let claim = Claim::Lock(value);
+                    Ok(Attempt::Granted(Grant { token, claim, begun, entrusted }))
                 }
                 None => settle(contender, &session).await,
             }
@@ -221,8 +230,12 @@ async fn settle(contender: &mut Contender<'_>, session: &str) -> Result<Attempt,
             Ok(Seen { entry: Some(entry), value, .. })
                 if entry.session.as_deref() == Some(session) =>
             {
-                let token = contender.presence.rules().token_of(&entry);
-                return Ok(Attempt::Granted(Grant { token, claim: Claim::Lock(value), begun }));
+                let presence = contender.presence;
+                let token = presence.rules().token_of(&entry);
+                let unlock = transaction([unlock(contender.key, session, &value)]);
+                let entrusted = presence.entrust(Deed::Release, &txn::TXN, &unlock)?;
+                let claim = Claim::Lock(value);
+                return Ok(Attempt::Granted(Grant { token, claim, begun, entrusted }));
             }
             Ok(_) => return Ok(Attempt::Changed),
             Err(error) => contender.bear(error).await?,
