@@ -593,13 +593,13 @@ fn withdrawn() {
         let lease = lock::acquire(&presence, "a", &options).await.unwrap();
         assert_eq!(notes.list(), [release.clone(), end.clone(), deregister.clone()]);
         lease.release().await.unwrap();
-        assert_eq!(notes.list(), [deregister.clone()]);
+        assert_eq!(notes.list(), std::slice::from_ref(&deregister));
 
         let options = SemaphoreOptions { limit: 1, value: Vec::new(), wait: Wait::Once };
         let lease = semaphore::acquire(&presence, "s", &options).await.unwrap();
         assert_eq!(notes.list(), [release.clone(), end.clone(), deregister.clone()]);
         lease.release().await.unwrap();
-        assert_eq!(notes.list(), [deregister.clone()]);
+        assert_eq!(notes.list(), std::slice::from_ref(&deregister));
 
         // Dropped without a release, its session is ended in the background.
         drop(lock::acquire(&presence, "b", &LockOptions { value: None, wait: Wait::Once }).await);
