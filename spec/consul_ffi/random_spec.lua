@@ -391,7 +391,7 @@ describe("random values", function()
   add("advance", function(self, seconds, ...)
     if type(seconds) == "number" then
       seconds = math.min(seconds, 60)
-    elseif tostring(seconds):match("^%d") then
+    elseif (type(seconds)=="string" or type(seconds)=="cdata") and tostring(seconds):match("^%d") then
       seconds = "1m"
     end
     return agent.advance(self, seconds, ...)
