@@ -103,7 +103,7 @@ raises what the call would raise; any other failure is the handle's result.
 const LOCKS: &str = "
 ## Locks and semaphores
 
-What keeps them goes on in the
+[Coordination](coordination.md) says what they promise and how to choose a profile. What keeps them goes on in the
 background, whatever the program does; a client has one service and one TTL check for all of its locks of a profile.
 
 ### lock(key, options)

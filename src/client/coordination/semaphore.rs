@@ -258,7 +258,7 @@ async fn read(client: &Client, args: Args, prefix: &str) -> Result<Seen, Error> 
         let number = |name| entry.get(name).and_then(Value::as_u64).unwrap_or_default();
         if entry.get("Key").and_then(Value::as_str) == Some(&lock_key(prefix)) {
             let why = |why: String| {
-                let message = format!("semaphore {prefix:?}: {}: {why}", lock_key(prefix));
+                let message = format!("{}: {why}", lock_key(prefix));
                 Error::new(Kind::Conflict, message).not_sent()
             };
             if number("Flags") != SEMAPHORE_FLAGS {
