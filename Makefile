@@ -81,14 +81,14 @@ lint-fmt:
 	cargo fmt --check
 
 lint-clippy:
-	cargo clippy --all-targets --no-default-features --features server,sabotage -- -D warnings
+	cargo clippy --all-targets --no-default-features --features server,guard,sabotage -- -D warnings
 
 # With a Lua feature only the library links.
 $(FLAVOURS:%=lint-clippy-%): lint-clippy-%:
 	cargo clippy --lib --no-default-features --features $(feature-$*) -- -D warnings
 
 lint-rustdoc:
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features server
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features server,guard
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features luajit
 
 lint-luacheck:
@@ -104,7 +104,7 @@ lint-shellcheck:
 lint-gofmt:
 	@if ! command -v gofmt >/dev/null; then \
 		echo "SKIPPED: there is no gofmt"; \
-	elif unformatted=$$(gofmt -l tests/interop benches/clients/go) && [ -n "$$unformatted" ]; then \
+	elif unformatted=$$(gofmt -l tests/interop benches/clients/go benches/failover/go) && [ -n "$$unformatted" ]; then \
 		echo "gofmt -w: $$unformatted"; \
 		exit 1; \
 	fi
@@ -116,6 +116,11 @@ bench:
 	cargo bench --no-default-features --features server --bench simulate
 	benches/reads.sh
 	benches/clients.sh
+
+.PHONY: bench-failover
+## bench-failover [ROUNDS=10] [GO_ROUNDS=3]: measures how long nobody holds a lock when its holder goes
+bench-failover:
+	benches/failover.sh $(or $(ROUNDS),10) $(or $(GO_ROUNDS),3)
 
 .PHONY: docs
 ## docs: writes docs/api.md, docs/configuration.md and lua/meta, makes the Rust documentation in target/doc

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the module for one Lua engine.
+# Builds the module for one Lua engine, and puts the guard's program beside it.
 #
 #   rockspec/build.sh FEATURE FILE          FEATURE is luajit, lua51 or lua54
 #   rockspec/build.sh INTERPRETER FILE      for the engine that this program is; so luarocks calls it
 #
 # Each engine has a build folder of its own: all of them are called libconsul_ffi.so, and in one
-# folder each would make cargo build the others anew.
+# folder each would make cargo build the others anew. The program is the same for all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,6 +34,13 @@ command -v cargo >/dev/null || fail "building needs Rust's cargo, which is missi
 # luarocks sets CC to its default; cargo would take that for a change and build ring anew.
 [ "${CC:-}" != gcc ] || unset CC
 
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/$feature
-cargo build --release --locked --lib --no-default-features --features "$feature"
-install -D -m 755 "$CARGO_TARGET_DIR/release/libconsul_ffi.so" "$2"
+folder=${CARGO_TARGET_DIR:-target}
+CARGO_TARGET_DIR=$folder/$feature cargo build --release --locked --lib \
+    --no-default-features --features "$feature"
+CARGO_TARGET_DIR=$folder/guard cargo build --profile guard --locked --bin consul-guard \
+    --no-default-features --features guard
+install -D -m 755 "$folder/$feature/release/libconsul_ffi.so" "$2"
+install -m 755 "$folder/guard/guard/consul-guard" "$(dirname "$2")/consul-guard"
+for file in "$2" "$(dirname "$2")/consul-guard"; do
+    echo "$file: $(($(stat -c %s "$file") / 1000)) kB"
+done

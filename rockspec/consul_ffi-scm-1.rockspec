@@ -19,5 +19,6 @@ build = {
   build_command = "bash rockspec/build.sh '$(LUA)' target/rock/consul_ffi.so",
   install = {
     lib = { consul_ffi = "target/rock/consul_ffi.so" },
+    bin = { "target/rock/consul-guard" },
   },
 }

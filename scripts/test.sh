@@ -143,7 +143,7 @@ run_cargo_test() {
 }
 
 step_rust() {
-    run_cargo_test --features server --no-fail-fast
+    run_cargo_test --features server,guard --no-fail-fast
 }
 
 step_simulation() {

@@ -5,6 +5,7 @@ use crate::client::{Client, Settings};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Simulate};
 use crate::error::Error;
+use crate::guard::{Connection as GuardedConnection, Keeper};
 use crate::simulate::{self, SimTransport};
 use crate::transport::Transport;
 use crate::transport::http::HttpTransport;
@@ -14,7 +15,8 @@ use std::sync::Arc;
 /// A client with this configuration. Nothing is sent yet; the files that it names are read.
 ///
 /// # Errors
-/// [`crate::error::Kind::Config`] when a transport cannot be made or a file cannot be used.
+/// [`crate::error::Kind::Config`] when a transport cannot be made, a file cannot be used, or there is
+/// no program for the guard.
 pub fn connect(config: &Config) -> Result<Client, Error> {
     let settings = Settings {
         timeout: config.timeout,
@@ -37,7 +39,28 @@ pub fn connect(config: &Config) -> Result<Client, Error> {
         };
         transports = transports.into_iter().map(with_file).collect();
     }
-    Ok(Client::new(transports, settings, clock, rng))
+    let client = Client::new(transports, settings, clock, rng);
+    match guard(config)? {
+        Some(guard) => Ok(client.with_guard(guard)),
+        None => Ok(client),
+    }
+}
+
+/// The guard that the configuration asks for. A simulated agent ends with this process, and all that
+/// is held there with it.
+fn guard(config: &Config) -> Result<Option<Arc<Keeper>>, Error> {
+    if !config.guard || config.simulate != Simulate::No {
+        return Ok(None);
+    }
+    let authorization = config.http.authorization.as_ref();
+    let connection = GuardedConnection {
+        endpoints: config.endpoints.clone(),
+        authorization: authorization
+            .map(|header| String::from_utf8_lossy(header.as_bytes()).into_owned()),
+        token_file: config.token_file.clone(),
+        tls: config.http.tls.clone(),
+    };
+    Keeper::new(config.guard_program.as_deref(), connection).map(Some)
 }
 
 type Connection = (Vec<Arc<dyn Transport>>, Arc<dyn Clock>, fastrand::Rng);

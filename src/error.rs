@@ -264,7 +264,10 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 // A library that ends the process of its host on a defect would be worse than the defect.
-const _: () = assert!(cfg!(panic = "unwind"), "consul_ffi must be built with panic = \"unwind\"");
+const _: () = assert!(
+    cfg!(panic = "unwind") || !cfg!(feature = "binding"),
+    "consul_ffi must be built with panic = \"unwind\""
+);
 
 /// Runs `work`; a panic in it becomes its message.
 ///

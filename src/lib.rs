@@ -2,13 +2,15 @@
 //!
 //! The layers, from the bottom: [`wire`] is Consul's language without I/O; [`transport`] carries
 //! requests; [`client`] makes calls; [`simulate`] is the agent in memory; [`connect`] puts a client
-//! together from a [`config`]; `lua` is what `require("consul_ffi")` returns.
+//! together from a [`config`]; [`guard`] acts for a process that is gone; `lua` is what
+//! `require("consul_ffi")` returns.
 
 pub mod client;
 pub mod clock;
 pub mod config;
 pub mod connect;
 pub mod error;
+pub mod guard;
 #[cfg(feature = "binding")]
 mod lua;
 pub mod os;

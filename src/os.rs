@@ -1,5 +1,5 @@
-//! What a library must see to inside another program's process: forks, signals, threads,
-//! event loops, the clock of the machine.
+//! What a library must see to inside another program's process: forks, signals, threads, event
+//! loops, the clock of the machine; and what a program needs that looks after such a process.
 //!
 //! The process's own state (signal dispositions, masks, threads that handle signals) is left as it
 //! was found.
@@ -8,15 +8,19 @@
 
 use crate::sync::lock;
 use libc::c_int;
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
@@ -36,11 +40,19 @@ pub fn watch_forks() -> io::Result<()> {
     static IS_WATCHED: Mutex<bool> = Mutex::new(false);
     extern "C" fn in_child() {
         GENERATION.fetch_add(1, Ordering::Relaxed);
+        for entry in &OF_PARENT_ALONE {
+            let fd = entry.swap(NONE, Ordering::Relaxed);
+            if fd != NONE {
+                // SAFETY: the child has a copy of its own of each descriptor, and what owned it in
+                // the parent is never used or dropped in the child.
+                unsafe { libc::close(fd) };
+            }
+        }
     }
     let mut is_watched = lock(&IS_WATCHED);
     if !*is_watched {
-        // SAFETY: the handler only adds to an atomic, which any child may do, and the code stays
-        // mapped for as long as the process lives (build.rs).
+        // SAFETY: the handler only changes atomics and closes descriptors, which any child may do,
+        // and the code stays mapped for as long as the process lives (build.rs).
         let error = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
         if error != 0 {
             return Err(io::Error::from_raw_os_error(error));
@@ -48,6 +60,182 @@ pub fn watch_forks() -> io::Result<()> {
         *is_watched = true;
     }
     Ok(())
+}
+
+/// Descriptors that forked children must not have.
+static OF_PARENT_ALONE: [AtomicI32; 64] = [const { AtomicI32::new(NONE) }; 64];
+
+const NONE: RawFd = -1;
+
+/// A descriptor that a forked child closes before it does anything else. A child of another kind has
+/// it until it becomes another program, or ends.
+#[derive(Debug)]
+pub struct NotInChildren<T: AsRawFd> {
+    owner: Option<T>,
+    place: usize,
+    generation: u32,
+}
+
+impl<T: AsRawFd> NotInChildren<T> {
+    /// Keeps the descriptor from children that are forked from now on.
+    ///
+    /// # Errors
+    /// When there are too many of them, or as [`watch_forks`].
+    pub fn new(owner: T) -> io::Result<Self> {
+        watch_forks()?;
+        let fd = owner.as_raw_fd();
+        let is_free = |entry: &AtomicI32| {
+            entry.compare_exchange(NONE, fd, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        };
+        let place = OF_PARENT_ALONE.iter().position(is_free).ok_or_else(|| {
+            io::Error::other(format!("the process has {} of them already", OF_PARENT_ALONE.len()))
+        })?;
+        Ok(Self { owner: Some(owner), place, generation: fork_generation() })
+    }
+
+    /// What owns the descriptor; none in a child.
+    pub fn get(&self) -> Option<&T> {
+        self.owner.as_ref().filter(|_| self.generation == fork_generation())
+    }
+}
+
+impl<T: AsRawFd> Drop for NotInChildren<T> {
+    fn drop(&mut self) {
+        let owner = self.owner.take();
+        if self.generation == fork_generation() {
+            // First, so that a child which is forked in between closes nothing else.
+            OF_PARENT_ALONE[self.place].store(NONE, Ordering::Relaxed);
+        } else {
+            // It is closed, and its number may be another's.
+            std::mem::forget(owner);
+        }
+    }
+}
+
+/// The file that this code was loaded from: the module, or the program that it is part of.
+pub fn own_file() -> Option<PathBuf> {
+    let mut found = MaybeUninit::<libc::Dl_info>::zeroed();
+    let here = own_file as fn() -> Option<PathBuf>;
+    // SAFETY: the address is one of a function, and the structure outlives the call.
+    let known = unsafe { libc::dladdr(here as *const libc::c_void, found.as_mut_ptr()) };
+    // SAFETY: all zeros are a value of it too.
+    let name = unsafe { found.assume_init() }.dli_fname;
+    if known == 0 || name.is_null() {
+        return None;
+    }
+    // SAFETY: it is a text of the loader's, which stays as long as this code is loaded.
+    let name = unsafe { CStr::from_ptr(name) };
+    std::path::absolute(Path::new(OsStr::from_bytes(name.to_bytes()))).ok()
+}
+
+/// Leaves the process that started this program: a session of its own, in the root folder, with no
+/// descriptors but those of standard input, output and error, and deaf to signals that ask it to
+/// end. The process that was started ends here; the caller goes on as another one, whose parent is
+/// not the one that started it, so that nobody has to wait for its end.
+///
+/// To be called before there are threads.
+///
+/// # Errors
+/// When the system has no process to give.
+pub fn detach() -> io::Result<()> {
+    // SAFETY: there are no other threads, so the child has all that this process has.
+    match unsafe { libc::fork() } {
+        -1 => return Err(io::Error::last_os_error()),
+        0 => {}
+        _ => process::exit(0),
+    }
+    // SAFETY: no memory is concerned. setsid cannot fail, because a child leads no group.
+    unsafe {
+        libc::setsid();
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+    }
+    std::env::set_current_dir("/")?;
+    close_from(3);
+    Ok(())
+}
+
+/// Closes every descriptor from this number on.
+fn close_from(first: RawFd) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: no memory is concerned, and nothing in this process owns one of them yet.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, c_int::MAX, 0) } == 0 {
+        return;
+    }
+    let mut limit = MaybeUninit::<libc::rlimit>::zeroed();
+    // SAFETY: the structure outlives the call, and all zeros are a value of it too.
+    let limit = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr());
+        limit.assume_init()
+    };
+    let last = RawFd::try_from(limit.rlim_cur).unwrap_or(RawFd::MAX).min(1 << 16);
+    for fd in first..last {
+        // SAFETY: as above; a number that is none is refused.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// Another process, of which it can be told when it is gone.
+#[derive(Debug)]
+pub struct Process {
+    id: libc::pid_t,
+    /// Readable once the process is gone; none on systems that have no such thing.
+    end: Option<OwnedFd>,
+}
+
+impl Process {
+    /// The process with this id, which lives.
+    pub fn new(id: u32) -> Process {
+        let id = id.cast_signed();
+        Process { id, end: end_of(id) }
+    }
+
+    /// Whether it is gone, or will be within this time. One that became another program is not.
+    pub fn is_gone_within(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.is_gone(left.min(Duration::from_millis(10))) {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
+        }
+    }
+
+    fn is_gone(&self, wait: Duration) -> bool {
+        let wait_ms = wait.as_millis() as c_int;
+        match &self.end {
+            Some(end) => {
+                let mut entry =
+                    libc::pollfd { fd: end.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+                // SAFETY: the entry is one and outlives the call.
+                unsafe { libc::poll(&mut entry, 1, wait_ms) == 1 }
+            }
+            None => {
+                thread::sleep(wait);
+                // SAFETY: no memory is concerned, and signal 0 is none.
+                let refused = unsafe { libc::kill(self.id, 0) == -1 };
+                refused && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
+            }
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn end_of(id: libc::pid_t) -> Option<OwnedFd> {
+    // SAFETY: it takes two numbers, and gives a new descriptor or -1.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, id, 0) };
+    let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+    // SAFETY: the descriptor is new, so it has no other owner.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn end_of(_: libc::pid_t) -> Option<OwnedFd> {
+    None
 }
 
 /// Starts a thread in which no signal handler of the program runs: a handler may belong to an
@@ -346,6 +534,54 @@ mod tests {
         assert!(is_readable(&bell) && is_readable(&bell));
         bell.silence();
         assert!(!is_readable(&bell));
+    }
+
+    /// Whether a check holds in a forked child, which calls nothing that a lock could hold up.
+    fn holds_in_child(check: impl FnOnce() -> bool) -> bool {
+        // SAFETY: the child does what `check` does, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let status = c_int::from(check());
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(status) };
+        }
+        let mut status: c_int = 0;
+        // SAFETY: the child is ours, and the status outlives the call.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        libc::WEXITSTATUS(status) == 1
+    }
+
+    fn is_open(fd: RawFd) -> bool {
+        // SAFETY: no memory is concerned.
+        unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+    }
+
+    #[test]
+    fn a_child_has_no_descriptor_of_its_parent_alone() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let fd = ours.as_raw_fd();
+        assert!(holds_in_child(|| is_open(fd)), "it has none at all, so this tests nothing");
+        let kept = NotInChildren::new(ours).unwrap();
+        assert!(holds_in_child(|| !is_open(fd) && kept.get().is_none()));
+        assert!(kept.get().is_some() && is_open(fd));
+        drop(kept);
+        assert!(!is_open(fd));
+    }
+
+    #[test]
+    fn this_code_is_of_the_file_of_the_tests() {
+        assert_eq!(own_file(), std::env::current_exe().ok());
+    }
+
+    #[test]
+    fn a_process_is_gone_when_it_has_ended_though_nobody_waited_for_it() {
+        let mut child =
+            process::Command::new("cat").stdin(process::Stdio::piped()).spawn().unwrap();
+        let watched = Process::new(child.id());
+        assert!(!watched.is_gone_within(Duration::from_millis(20)));
+        drop(child.stdin.take());
+        assert!(watched.is_gone_within(Duration::from_secs(20)));
+        child.wait().unwrap();
     }
 
     #[test]

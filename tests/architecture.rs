@@ -16,9 +16,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("client", &["client", "transport", "wire", "error", "clock", "sync"]),
     ("simulate", &["simulate", "transport", "wire", "error", "clock", "sync"]),
     ("config", &["config", "transport", "wire", "error"]),
+    ("guard", &["guard", "client", "transport", "error", "clock", "os", "sync"]),
     (
         "connect",
-        &["connect", "config", "client", "simulate", "transport", "wire", "error", "clock"],
+        &[
+            "connect",
+            "config",
+            "client",
+            "guard",
+            "simulate",
+            "transport",
+            "wire",
+            "error",
+            "clock",
+        ],
     ),
     (
         "lua",
@@ -41,9 +52,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Names that only these files or folders may use.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("mlua", &["lua/"]),
-    ("reqwest", &["transport/http.rs"]),
-    ("hyper", &["simulate/serve.rs"]),
-    ("rustls", &["transport/http.rs", "transport/tls.rs"]),
+    ("reqwest", &["transport/https.rs"]),
+    ("hyper", &["transport/http.rs", "transport/plain.rs", "simulate/serve.rs"]),
+    ("rustls", &["transport/http.rs", "transport/https.rs", "transport/tls.rs", "guard/send.rs"]),
     // Only the place that puts a client together knows a real transport.
     ("transport::http", &["connect.rs", "transport/mod.rs"]),
     ("libc", &["os.rs"]),

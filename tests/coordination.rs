@@ -19,7 +19,8 @@ fn sources(folder: &Path, text: &mut String) {
     }
 }
 
-/// The names of tests in the page: what is in backticks after "Shown by", up to the full stop.
+/// The names of tests in the page: what is in backticks after "Shown by", up to the full stop, and in the
+/// last cells of its tables.
 fn claimed() -> Vec<String> {
     let mut names = Vec::new();
     for claim in PAGE.split("*Shown by*").skip(1) {
@@ -31,6 +32,11 @@ fn claimed() -> Vec<String> {
             }
             names.push(pair[1].split_whitespace().collect::<Vec<_>>().join(" "));
         }
+    }
+    for row in PAGE.lines().filter(|line| line.starts_with('|')) {
+        let cell = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        let in_ticks = cell.split('`').skip(1).step_by(2);
+        names.extend(in_ticks.filter(|name| !name.contains('/')).map(str::to_owned));
     }
     names
 }

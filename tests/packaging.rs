@@ -13,6 +13,12 @@ const ENGINES: &[(&str, &str)] = &[("luajit", "5.1"), ("lua5.1", "5.1"), ("lua5.
 const PROGRAM: &str = "local c = require('consul_ffi').new({ simulate = true }) \
     assert(c:kv_put('k', 'v')) print((select(2, c:kv_get('k'))))";
 
+/// A client is made only when the guard's program is found; nothing is sent.
+const GUARDED: &str = "require('consul_ffi').new({ guard = true }) print('guarded')";
+
+/// The program is to be 1 MB; TLS alone takes more than half of it.
+const LARGEST_GUARD: u64 = 1_600_000;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -63,12 +69,31 @@ fn the_rock_is_made_packed_and_installed_for_each_engine() {
         let interpreter = format!("LUA={}", path_of(engine));
         run(luarocks(version, &made, root()).args(["make", &interpreter])).expect(engine);
         assert_eq!(lua(engine, &made, version, PROGRAM).expect(engine), "v\n");
+        has_its_guard(engine, &made, version);
 
         run(luarocks(version, &made, &packed).args(["pack", "consul_ffi"])).expect(engine);
         let rock = fs::read_dir(&packed).expect("it is there").next().expect("a rock").expect("it");
         run(luarocks(version, &installed, &packed).arg("install").arg(rock.path())).expect(engine);
         assert_eq!(lua(engine, &installed, version, PROGRAM).expect(engine), "v\n");
+        has_its_guard(engine, &installed, version);
     }
+}
+
+/// The rock's guard is found by its module.
+#[allow(clippy::print_stdout)]
+fn has_its_guard(engine: &str, tree: &Path, version: &str) {
+    let program = tree.join("bin/consul-guard");
+    let said = run(Command::new(&program).arg("version")).expect("a program");
+    assert_eq!(said, format!("consul-guard {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(lua(engine, tree, version, GUARDED).expect(engine), "guarded\n");
+
+    let size = fs::metadata(&program).expect("it is there").len();
+    println!("consul-guard: {} kB", size / 1000);
+    assert!(size < LARGEST_GUARD, "consul-guard: {size} bytes");
+
+    fs::remove_file(&program).expect("it can be removed");
+    let refusal = lua(engine, tree, version, GUARDED).expect_err("there is no guard");
+    assert!(refusal.contains("guard: there is no program"), "{refusal}");
 }
 
 #[test]

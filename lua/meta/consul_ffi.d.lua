@@ -267,6 +267,8 @@ function Lock:close() end
 ---@field tls_cert_file? string A PEM file with the certificate that this client shows to servers, then those that signed it. Default: none.
 ---@field tls_key_file? string A PEM file with the key of that certificate, not encrypted. Default: none.
 ---@field tls_server_name? string The host name that a server's certificate must be for, such as `server.dc1.consul`. Default: the endpoint's host.
+---@field guard? boolean Start a program of its own, `consul-guard`, with the first lock or semaphore, which frees what this process holds as soon as it dies, however it does. Default: false.
+---@field guard_program? string The file of that program. Default: where it was installed with the module.
 ---@field simulate? boolean|string Speak to an agent in this process's memory instead of a server. Clients with the same endpoints share one; a name makes one of its own. Default: false.
 ---@field client_name? string A name by which faults of a simulated agent can concern this client alone. Default: none.
 ---@field strip_leading_slash? boolean Take one leading `/` off keys, as etcd's keys have it, instead of refusing them. Default: false.

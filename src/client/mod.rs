@@ -14,6 +14,7 @@ use crate::transport::Transport;
 use crate::wire::request::{Args, Defaults, Request};
 use crate::wire::response::{Answer, Success};
 use crate::wire::table::Endpoint;
+use coordination::Guard;
 use endpoints::Endpoints;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub struct Client {
     rng: Mutex<fastrand::Rng>,
     /// What is known of the transports' health.
     endpoints: Mutex<Endpoints>,
+    guard: Option<Arc<dyn Guard>>,
 }
 
 impl Client {
@@ -51,7 +53,12 @@ impl Client {
         rng: fastrand::Rng,
     ) -> Self {
         let endpoints = Mutex::new(Endpoints::new(transports.len()));
-        Client { transports, settings, clock, rng: Mutex::new(rng), endpoints }
+        Client { transports, settings, clock, rng: Mutex::new(rng), endpoints, guard: None }
+    }
+
+    /// The same client, whose locks and semaphores are entrusted to this guard.
+    pub fn with_guard(self, guard: Arc<dyn Guard>) -> Self {
+        Client { guard: Some(guard), ..self }
     }
 
     /// For each endpoint a client that asks it alone.
@@ -97,6 +104,10 @@ impl Client {
     /// An unacceptable argument.
     pub fn request(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Request, Error> {
         endpoint.request(args, &self.settings.defaults)
+    }
+
+    fn guard(&self) -> Option<&Arc<dyn Guard>> {
+        self.guard.as_ref()
     }
 
     fn endpoints(&self) -> MutexGuard<'_, Endpoints> {

@@ -31,6 +31,10 @@ pub struct Config {
     pub tls: Option<bool>,
     /// The file that holds the token.
     pub token_file: Option<PathBuf>,
+    /// Whether a guard frees what this process holds when it dies.
+    pub guard: bool,
+    /// The guard's program, when it is not where it was installed with the module.
+    pub guard_program: Option<PathBuf>,
     /// Which simulated agent to use instead of a real one.
     pub simulate: Simulate,
     /// A name for this client, by which faults of a simulated agent can concern it alone.
@@ -61,6 +65,8 @@ impl Default for Config {
             http: transport::Options::default(),
             tls: None,
             token_file: None,
+            guard: false,
+            guard_program: None,
             simulate: Simulate::No,
             client_name: String::new(),
             log_level: tracing::Level::WARN,
@@ -118,6 +124,9 @@ impl Config {
             return contradiction(&format!(
                 "{consistency} = \"consistent\" and stale_if_error contradict each other"
             ));
+        }
+        if let (Some(program), false) = (said.given("guard_program"), self.guard) {
+            return contradiction(&format!("{program} has no effect without guard = true"));
         }
         self.settle_tls(said)
     }
@@ -290,6 +299,10 @@ mod tests {
         Case("tls_server_name", "n", |config| {
             text(&config.http.tls.server_name, "the endpoint's host")
         }),
+        Case("guard", "true", |config| config.guard.to_string()),
+        Case("guard_program", "/f", |config| {
+            path(&config.guard_program, "where it was installed with the module")
+        }),
         Case("simulate", "true", |config| match &config.simulate {
             Simulate::No => "false".to_owned(),
             Simulate::ForEndpoints => "true".to_owned(),
@@ -334,6 +347,9 @@ mod tests {
             "tls_key_file" => &[("tls_cert_file", "/c")],
             _ => &[],
         };
+        if name == "guard_program" {
+            return vec![("guard", true.into())];
+        }
         let tls = [("endpoint", "https://a")].into_iter().filter(|_| name.starts_with("tls_"));
         tls.chain(more.iter().copied()).map(|(name, text)| (name, text.into())).collect()
     }
@@ -602,6 +618,7 @@ mod tests {
                 ["tls_enabled", "unix"],
             ),
             (vec![("tls_server_name", "n".into())], vec![], ["tls_server_name", "https://"]),
+            (vec![("guard_program", "/g".into())], vec![], ["guard_program", "guard = true"]),
             (
                 vec![("tls_ca_file", "/c".into()), ("endpoint", "unix:///s".into())],
                 vec![],

@@ -255,6 +255,18 @@ pub const OPTIONS: &[Setting] = &[
         )
     },
     Setting::new(
+        "guard",
+        Takes::Flag(|config, flag| config.guard = flag),
+        "false",
+        "Start a program of its own, `consul-guard`, with the first lock or semaphore, which frees what this process holds as soon as it dies, however it does.",
+    ),
+    Setting::new(
+        "guard_program",
+        Takes::Path(|config, path| config.guard_program = Some(path)),
+        "where it was installed with the module",
+        "The file of that program.",
+    ),
+    Setting::new(
         "simulate",
         Takes::Simulate(|config, simulate| config.simulate = simulate),
         "false",

@@ -1,16 +1,22 @@
-//! A real Consul agent over HTTP or HTTPS, on a TCP port or a unix socket.
+//! A real Consul agent: so many requests at a time, answers up to a size, and in words what went
+//! wrong. How the agent is reached is [`Plain`]'s or [`Https`]'s.
 
+use super::https::Https;
+use super::plain::Plain;
 use super::{Options, Transport, tls};
 use crate::clock::BoxFuture;
 use crate::error::{Error, Kind};
-use ::http::header::{AUTHORIZATION, HOST};
-use ::http::{HeaderMap, HeaderValue, Request, Response, Uri};
+use ::http::header::{AUTHORIZATION, USER_AGENT};
+use ::http::{HeaderMap, HeaderValue, Request, Response};
 use bytes::{Bytes, BytesMut};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use http_body_util::BodyExt as _;
+use hyper::body::Body;
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::Arc;
 use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// How the client calls itself.
+const CLIENT: &str = concat!("consul_ffi/", env!("CARGO_PKG_VERSION"));
 
 /// The largest answer that is taken: above it are only lists that no Lua program could hold, and
 /// endpoints that never stop sending. It is some 365 KV values of the largest size, 512 KiB, which
@@ -19,13 +25,23 @@ const MAX_REPLY_BYTES: usize = 256 << 20;
 
 /// One endpoint of a real agent, with a pool of kept-alive connections.
 pub struct HttpTransport {
-    client: reqwest::Client,
     endpoint: String,
-    /// What a request's path is put behind.
-    base: String,
+    channel: Channel,
     /// One permit for each request that may be under way.
     turns: Semaphore,
     options: Options,
+}
+
+enum Channel {
+    Plain(Plain),
+    Https(Https),
+}
+
+/// Why there is no whole answer.
+pub(super) struct Failure {
+    pub(super) cause: Box<dyn StdError + Send + Sync>,
+    /// Whether the agent can have seen the request.
+    pub(super) sent: bool,
 }
 
 impl HttpTransport {
@@ -35,49 +51,17 @@ impl HttpTransport {
     /// # Errors
     /// [`Kind::Config`] when the URL is not one or a file cannot be used.
     pub fn new(endpoint: &str, options: &Options) -> Result<Self, Error> {
-        let refuse =
-            |why: String| Error::new(Kind::Config, format!("{endpoint}: {why}")).not_sent();
         let mut headers = HeaderMap::new();
+        headers.insert(USER_AGENT, HeaderValue::from_static(CLIENT));
         if let Some(authorization) = &options.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
-        let mut base = endpoint.to_owned();
-        let mut builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            // An agent is local or on the same network.
-            .no_proxy()
-            .connect_timeout(options.connect_timeout)
-            .pool_max_idle_per_host(options.max_idle_connections)
-            .pool_idle_timeout(options.idle_timeout)
-            .tcp_nodelay(true)
-            .user_agent(concat!("consul_ffi/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = endpoint.strip_prefix("unix://") {
-            builder = builder.unix_socket(path);
-            // The host that the official client names too.
-            base = "http://localhost".to_owned();
-        }
-        let is_https = endpoint.starts_with("https://");
-        let tls = if is_https { tls::config(&options.tls)? } else { tls::unused()? };
-        if let (true, Some(name)) = (is_https, &options.tls.server_name) {
-            let url = endpoint.parse::<Uri>().map_err(|error| refuse(error.to_string()))?;
-            let real = RealHost::of(&url);
-            base = renamed(&url, name).ok_or_else(|| {
-                let message = format!("tls_server_name is {name:?}: it must be a host name");
-                Error::new(Kind::Config, message).not_sent()
-            })?;
-            if let Some(authority) = url.authority() {
-                let host = HeaderValue::from_str(authority.as_str());
-                headers.insert(HOST, host.map_err(|error| refuse(error.to_string()))?);
-            }
-            builder = builder.dns_resolver(Arc::new(real));
-        }
-        let client = builder
-            .tls_backend_preconfigured(tls)
-            .default_headers(headers)
-            .build()
-            .map_err(|error| refuse(reasons(&error.without_url())))?;
+        let channel = match endpoint.starts_with("https://") {
+            true => Https::new(endpoint, headers, options).map(Channel::Https)?,
+            false => Plain::new(endpoint, headers, options).map(Channel::Plain)?,
+        };
         let turns = Semaphore::new(options.max_connections);
-        Ok(Self { client, endpoint: endpoint.to_owned(), base, turns, options: options.clone() })
+        Ok(Self { endpoint: endpoint.to_owned(), channel, turns, options: options.clone() })
     }
 
     /// The permit for one request, which holds it until its answer is read.
@@ -104,64 +88,80 @@ impl HttpTransport {
 
     async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
         let _turn = self.turn().await?;
-        // A connection that the server closed meanwhile is noticed only when its task runs.
-        tokio::task::yield_now().await;
-        let failed = |error: reqwest::Error| self.failed(error);
-        let (parts, body) = request.into_parts();
-        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        let url = format!("{}{target}", self.base).parse().map_err(|error| {
-            Error::new(Kind::Config, format!("{}: {error}", self.endpoint)).not_sent()
-        })?;
-        let mut request = reqwest::Request::new(parts.method, url);
-        *request.headers_mut() = parts.headers;
-        if !body.is_empty() {
-            *request.body_mut() = Some(body.into());
+        let failed = |failure| self.failed(failure);
+        match &self.channel {
+            Channel::Plain(plain) => {
+                let (mut connection, answer) = plain.send(request).await.map_err(failed)?;
+                let answer = connection.drive(self.read(answer)).await?;
+                plain.keep(connection);
+                Ok(answer)
+            }
+            Channel::Https(https) => self.read(https.send(request).await.map_err(failed)?).await,
         }
-        let mut answer = self.client.execute(request).await.map_err(failed)?;
-        let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
-        let mut response = Response::new(self.body(answer).await?);
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        Ok(response)
     }
 
-    /// Reads a body up to its end or [`MAX_REPLY_BYTES`].
-    async fn body(&self, mut answer: reqwest::Response) -> Result<Bytes, Error> {
+    /// Reads an answer's body up to its end or [`MAX_REPLY_BYTES`].
+    async fn read<B>(&self, answer: Response<B>) -> Result<Response<Bytes>, Error>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let (head, mut body) = answer.into_parts();
         let too_large = || {
             let limit_mib = MAX_REPLY_BYTES >> 20;
             let message = format!("{}: the answer is larger than {limit_mib} MiB", self.endpoint);
             Error::new(Kind::TooLarge, message)
         };
-        if answer.content_length().is_some_and(|length| length > MAX_REPLY_BYTES as u64) {
+        if body.size_hint().lower() > MAX_REPLY_BYTES as u64 {
             return Err(too_large());
         }
         // Most bodies are one chunk, which then need not be copied.
-        let failed = |error: reqwest::Error| self.failed(error);
-        let Some(first) = answer.chunk().await.map_err(failed)? else { return Ok(Bytes::new()) };
-        let Some(second) = answer.chunk().await.map_err(failed)? else { return Ok(first) };
-        let mut body = BytesMut::from(first);
-        body.extend_from_slice(&second);
-        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
-            if body.len() + chunk.len() > MAX_REPLY_BYTES {
+        let Some(first) = self.chunk(&mut body).await? else {
+            return Ok(Response::from_parts(head, Bytes::new()));
+        };
+        let Some(second) = self.chunk(&mut body).await? else {
+            return Ok(Response::from_parts(head, first));
+        };
+        let mut whole = BytesMut::from(first);
+        whole.extend_from_slice(&second);
+        while let Some(chunk) = self.chunk(&mut body).await? {
+            if whole.len() + chunk.len() > MAX_REPLY_BYTES {
                 return Err(too_large());
             }
-            body.extend_from_slice(&chunk);
+            whole.extend_from_slice(&chunk);
         }
-        Ok(body.freeze())
+        Ok(Response::from_parts(head, whole.freeze()))
     }
 
-    fn failed(&self, error: reqwest::Error) -> Error {
-        // The query can hold what a program must not find in its logs.
-        let error = error.without_url();
-        let of_tls = chain(&error).find_map(|cause| cause.downcast_ref::<rustls::Error>());
-        let sent = !error.is_connect() && !error.is_builder();
+    async fn chunk<B>(&self, body: &mut B) -> Result<Option<Bytes>, Error>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        loop {
+            match body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => {
+                    return Err(self.failed(Failure { cause: error.into(), sent: true }));
+                }
+                // What is no data is a trailer.
+                Some(Ok(frame)) => {
+                    if let Ok(chunk) = frame.into_data() {
+                        return Ok(Some(chunk));
+                    }
+                }
+            }
+        }
+    }
+
+    fn failed(&self, Failure { cause, sent }: Failure) -> Error {
+        let of_tls = chain(&*cause).find_map(|cause| cause.downcast_ref::<rustls::Error>());
         let (kind, sent, why) = match of_tls {
             Some(cause) => {
                 let sent = sent && !tls::refuses_certificate(cause);
                 (Kind::Tls, sent, tls::reason(cause))
             }
-            None if error.is_builder() => (Kind::Config, false, reasons(&error)),
-            None => (Kind::Connect, sent, reasons(&error)),
+            None => (Kind::Connect, sent, reasons(&*cause)),
         };
         let error =
             Error::new(kind, format!("{}: {why}", self.endpoint)).with_endpoint(&self.endpoint);
@@ -186,35 +186,6 @@ impl fmt::Debug for HttpTransport {
     }
 }
 
-/// The endpoint's URL with another host name: TLS takes the name to check from the URL, and what it
-/// resolves to is [`RealHost`]'s. None when it is no host name.
-fn renamed(url: &Uri, name: &str) -> Option<String> {
-    rustls::pki_types::DnsName::try_from(name).ok()?;
-    let port = url.port().map_or(String::new(), |port| format!(":{port}"));
-    Some(format!("https://{name}{port}{}", url.path().trim_end_matches('/')))
-}
-
-/// Resolves every name to the addresses of the endpoint's own host.
-struct RealHost(String);
-
-impl RealHost {
-    fn of(url: &Uri) -> Self {
-        let host = url.host().unwrap_or_default();
-        Self(host.trim_start_matches('[').trim_end_matches(']').to_owned())
-    }
-}
-
-impl Resolve for RealHost {
-    fn resolve(&self, _: Name) -> Resolving {
-        let host = self.0.clone();
-        Box::pin(async move {
-            // The port is the URL's.
-            let found: Vec<_> = tokio::net::lookup_host((host, 0)).await?.collect();
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
-    }
-}
-
 fn chain<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
@@ -228,18 +199,19 @@ fn chain<'a>(
     std::iter::successors(Some(error), |error| cause(*error))
 }
 
-/// The causes of an error as one line, each once; the outermost only says that there was one.
-fn reasons(error: &reqwest::Error) -> String {
-    let mut causes: Vec<String> = Vec::new();
-    for cause in chain(error).skip(1) {
-        let text = cause.to_string();
-        // hyper's own word for where it happened, which its cause says better.
-        if text.starts_with("client error") {
-            continue;
-        }
-        if !causes.iter().any(|known| known.contains(&text)) {
+/// The causes of an error as one line, each once.
+fn reasons(error: &(dyn StdError + 'static)) -> String {
+    // Words of the HTTP clients for where it happened, which the causes say better.
+    const PLACES: &[&str] =
+        &["client error", "error sending request", "error decoding", "request or response body"];
+    let texts: Vec<String> = chain(error).map(ToString::to_string).collect();
+    let mut causes: Vec<&str> = Vec::new();
+    for (place, text) in texts.iter().enumerate() {
+        let is_place = PLACES.iter().any(|name| text.starts_with(name));
+        let is_last = place + 1 == texts.len();
+        if (is_last || !is_place) && !causes.iter().any(|known| known.contains(text.as_str())) {
             causes.push(text);
         }
     }
-    if causes.is_empty() { error.to_string() } else { causes.join(": ") }
+    causes.join(": ")
 }

@@ -2,13 +2,16 @@
 //! response comes out. A real agent, the simulated agent and every test double implement it.
 
 pub mod http;
-mod tls;
+mod https;
+mod plain;
+pub(crate) mod tls;
 pub mod token_file;
 
 use crate::clock::BoxFuture;
 use crate::error::Error;
 use ::http::{HeaderValue, Request, Response};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,7 +49,7 @@ pub struct Options {
 }
 
 /// How TLS is done: whom to trust, and how to show who one is oneself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct TlsOptions {
     /// Whether the server's certificate is checked.
     pub verify: bool,

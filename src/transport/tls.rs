@@ -16,16 +16,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The set-up for an endpoint that has no TLS: it trusts nobody, and takes no time to make.
-pub(super) fn unused() -> Result<ClientConfig, Error> {
-    Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
-}
-
 /// The set-up that the options say. Their files are read now, and not again.
 ///
 /// # Errors
 /// [`Kind::Config`] naming the option and the file that cannot be read or used.
-pub(super) fn config(options: &TlsOptions) -> Result<ClientConfig, Error> {
+pub(crate) fn config(options: &TlsOptions) -> Result<ClientConfig, Error> {
     let builder = builder()?;
     let builder = match options.verify {
         true => builder.with_root_certificates(trusted(options)?),

@@ -18,7 +18,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What is read of the file; a token and the white space around it are far shorter.
 const MOST_BYTES: u64 = 64 << 10;
 
-const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
+/// The header that a token travels in.
+pub(crate) const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 
 /// A file that holds a token.
 #[derive(Debug)]
@@ -92,7 +93,8 @@ impl TokenFile {
     }
 }
 
-fn read(path: &Path) -> Result<HeaderValue, String> {
+/// The token in a file; else why there is none.
+pub(crate) fn read(path: &Path) -> Result<HeaderValue, String> {
     // To open a pipe could wait for ever for somebody to write into it.
     if !fs::metadata(path).map_err(|error| error.to_string())?.is_file() {
         return Err("it is no regular file".to_owned());

@@ -17,13 +17,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a question to one server may take: one that is stopped never answers.
 const ASKING: Duration = Duration::from_millis(500);
 
-/// Some servers of one datacenter, with the fastest timing of Raft (`raft_multiplier = 1`).
+/// Some servers of one datacenter, with the fastest timing of Raft (`raft_multiplier = 1`), and
+/// perhaps clients of theirs: agents that are no servers.
 ///
 /// They end when this is dropped, and with the thread that started them.
 pub struct Cluster {
     binary: PathBuf,
     is_old: bool,
     folder: PathBuf,
+    /// How many are servers; the others are clients.
+    count: usize,
     servers: Vec<Server>,
 }
 
@@ -39,6 +42,16 @@ impl Cluster {
     /// Starts `count` servers of this version (`1.21`, `1.8`), and waits until each knows a leader
     /// and all nodes. `Err` says why this Consul cannot be had here.
     pub fn start(count: usize, version: &str) -> Result<Cluster, String> {
+        Self::start_with_clients(count, 0, version)
+    }
+
+    /// The same with so many clients, which follow the servers in the list of all.
+    pub fn start_with_clients(
+        servers: usize,
+        clients: usize,
+        version: &str,
+    ) -> Result<Cluster, String> {
+        let count = servers + clients;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/consul.sh");
         let output = Command::new(script).arg(version).output().expect("the script runs");
         if output.status.code() == Some(CANNOT_BE_HAD) {
@@ -59,9 +72,10 @@ impl Cluster {
             process: None,
             is_stopped: false,
         };
-        let servers = (0..count).map(server).collect();
+        let all = (0..count).map(server).collect();
         drop(held);
-        let mut cluster = Cluster { binary, is_old: version.starts_with("1.8"), folder, servers };
+        let is_old = version.starts_with("1.8");
+        let mut cluster = Cluster { binary, is_old, folder, count: servers, servers: all };
         (0..count).for_each(|index| cluster.restart(index));
         cluster.wait_until("is ready", |cluster| {
             let knows_all = cluster.leader().is_some()
@@ -102,6 +116,16 @@ impl Cluster {
         self.wait_until("has a leader", Cluster::leader)
     }
 
+    /// Waits until the others know that this one is there.
+    pub fn wait_until_healthy(&self, index: usize) {
+        let path = format!("/v1/health/node/server-{index}");
+        self.wait_until("is healthy", |cluster| {
+            let checks = cluster.get(0, &path)?;
+            let of_serf = checks.split("\"CheckID\":\"serfHealth\"").nth(1)?;
+            of_serf.split("\"Status\":").nth(1)?.starts_with("\"passing\"").then_some(())
+        });
+    }
+
     /// Kills a server, as a power cut would; its data stay.
     pub fn kill(&mut self, index: usize) {
         if let Some(mut process) = self.servers[index].process.take() {
@@ -132,10 +156,12 @@ impl Cluster {
         let flag = |name: &str, value: &dyn std::fmt::Display| format!("-{name}={value}");
         // It ends with this process, even with a killed one.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(&self.binary).args(["agent", "-server"]);
+        command.args(["--pdeathsig", "KILL"]).arg(&self.binary).arg("agent");
+        if index < self.count {
+            command.args(["-server".to_owned(), flag("bootstrap-expect", &self.count)]);
+        }
         command.args([
             flag("node", &format!("server-{index}")),
-            flag("bootstrap-expect", &self.servers.len()),
             flag("data-dir", &self.folder.join(format!("data-{index}")).display()),
             flag("bind", &"127.0.0.1"),
             flag("http-port", &server.http),

@@ -1,5 +1,6 @@
 //! Leases: for how long a holder may believe that it holds, and how it learns that it does not.
 
+use super::guard::Entrusted;
 use super::presence::{Entered, Presence, Registration, Session};
 use super::{Grant, modify_index, semaphore, transact};
 use crate::clock::Instant;
@@ -44,7 +45,8 @@ pub struct Lease {
     claim: Claim,
     key: String,
     session_id: String,
-    session: Mutex<Option<Session>>,
+    /// The session, and that the guard gives back what it holds.
+    session: Mutex<Option<(Session, Option<Entrusted>)>>,
     token: u64,
     /// The moment up to which the last proof counts, in nanoseconds since the clock's origin.
     until: AtomicU64,
@@ -79,7 +81,7 @@ impl Lease {
             claim: grant.claim,
             key: key.to_owned(),
             session_id: session.id().to_owned(),
-            session: Mutex::new(Some(session)),
+            session: Mutex::new(Some((session, grant.entrusted))),
             token: grant.token,
             until: AtomicU64::new(0),
             begun: grant.begun,
@@ -184,7 +186,7 @@ impl Lease {
             Claim::Permit => semaphore::release(&self.presence, &self.key, &self.session_id).await,
         };
         let session = lock(&self.session).take();
-        if let Some(session) = session {
+        if let Some((session, _entrusted)) = session {
             let _ = session.end().await;
         }
         drop(lock(&self.entered).take());

@@ -1,14 +1,16 @@
 //! Locks: a key that a session holds, as for every other Consul client.
 
 use super::contend::{Contender, WATCH};
+use super::guard::Deed;
 use super::presence::Behavior;
-use super::{Claim, Grant, Lease, Presence, Wait, transact};
+use super::{Claim, Grant, Lease, Operation, Presence, Wait, transact, transaction};
 use crate::client::Client;
 use crate::error::{Error, Kind};
 use crate::wire::duration;
 use crate::wire::kv;
 use crate::wire::request::Args;
 use crate::wire::response::EntryMeta;
+use crate::wire::txn;
 use crate::wire::value::Value;
 use std::ops::Range;
 use std::sync::Arc;
@@ -61,14 +63,17 @@ pub(super) async fn release(
     session: &str,
     value: &[u8],
 ) -> Result<(), Error> {
-    let unlock = vec![
+    transact(presence, [unlock(key, session, value)], None).await.map(|_| ())
+}
+
+fn unlock(key: &str, session: &str, value: &[u8]) -> Operation {
+    vec![
         ("Verb", "unlock".into()),
         ("Key", key.into()),
         ("Value", value.to_vec().into()),
         ("Flags", LOCK_FLAGS.into()),
         ("Session", session.into()),
-    ];
-    transact(presence, [unlock], None).await.map(|_| ())
+    ]
 }
 
 /// Why a linearizable read shows that a grant is over, if it does.
@@ -161,13 +166,18 @@ async fn attempt(
         ("Flags", LOCK_FLAGS.into()),
         ("Session", session.as_str().into()),
     ];
+    // Before it is held, so that there is no moment at which the guard does not know.
+    let unlock = transaction([unlock(key, &session, &value)]);
+    let entrusted = presence.entrust(Deed::Release, &txn::TXN, &unlock)?;
     let begun = presence.client().clock().now();
     let error = match transact(presence, [unchanged, lock], None).await {
         Ok(results) => {
             let locked = results.items().last().and_then(|result| result.get("KV"));
             let token = locked.and_then(|entry| entry.get(presence.rules().token_member()));
             return match token.and_then(Value::as_u64) {
-                Some(token) => Ok(Some(Grant { token, claim: Claim::Lock(value), begun })),
+                Some(token) => {
+                    Ok(Some(Grant { token, claim: Claim::Lock(value), begun, entrusted }))
+                }
                 None => settle(contender, &session).await,
             };
         }
@@ -197,14 +207,16 @@ async fn attempt(
 
 /// Finds out whether an attempt whose answer was lost succeeded.
 async fn settle(contender: &Contender<'_>, session: &str) -> Result<Option<Grant>, Error> {
-    let presence = contender.presence;
+    let (presence, key) = (contender.presence, contender.key);
     let begun = presence.client().clock().now();
-    let Seen { entry, value, .. } = prove(presence, contender.key).await?;
-    let entry = entry.filter(|entry| entry.session.as_deref() == Some(session));
-    Ok(entry.map(|entry| {
-        let token = presence.rules().token_of(&entry);
-        Grant { token, claim: Claim::Lock(value), begun }
-    }))
+    let Seen { entry, value, .. } = prove(presence, key).await?;
+    let Some(entry) = entry.filter(|entry| entry.session.as_deref() == Some(session)) else {
+        return Ok(None);
+    };
+    let unlock = transaction([unlock(key, session, &value)]);
+    let entrusted = presence.entrust(Deed::Release, &txn::TXN, &unlock)?;
+    let token = presence.rules().token_of(&entry);
+    Ok(Some(Grant { token, claim: Claim::Lock(value), begun, entrusted }))
 }
 
 /// Looks at a lock's key; with an index, waits until it changes.

@@ -4,6 +4,7 @@
 //! session's lock delay is longer than that. Every grant has a fencing token.
 
 mod contend;
+mod guard;
 mod lease;
 pub mod lock;
 mod presence;
@@ -11,6 +12,7 @@ mod profile;
 pub mod semaphore;
 
 pub use contend::Wait;
+pub use guard::{Deed, Guard};
 pub use lease::{Event, Lease};
 pub use presence::{Behavior, Presence, Registration, Rules, Service, Session};
 pub use profile::Profile;
@@ -20,6 +22,7 @@ use crate::error::Error;
 use crate::wire::request::Args;
 use crate::wire::txn;
 use crate::wire::value::Value;
+use guard::Entrusted;
 use lease::Claim;
 use std::time::Duration;
 
@@ -29,20 +32,29 @@ struct Grant {
     claim: Claim,
     /// When the write or the read that proves it was begun.
     begun: Instant,
+    /// That the guard gives it back.
+    entrusted: Option<Entrusted>,
 }
 
+/// The members of an operation on a key.
+type Operation = Vec<(&'static str, Value)>;
+
 /// Applies operations on keys together or not at all; the results.
-async fn transact<const N: usize>(
+async fn transact(
     presence: &Presence,
-    operations: [Vec<(&str, Value)>; N],
+    operations: impl IntoIterator<Item = Operation>,
     timeout: Option<Duration>,
 ) -> Result<Value, Error> {
-    let operations = operations.map(|operation| map(vec![("KV", map(operation))]));
-    let mut args = Args::new().arg(Value::List(operations.into()));
+    let mut args = transaction(operations);
     if let Some(timeout) = timeout {
         args = args.opt("timeout_ms", timeout.as_millis() as u64);
     }
     presence.client().call(&txn::TXN, &args).await.map(|answer| answer.value)
+}
+
+fn transaction(operations: impl IntoIterator<Item = Operation>) -> Args {
+    let of_key = |operation| map(vec![("KV", map(operation))]);
+    Args::new().arg(Value::List(operations.into_iter().map(of_key).collect()))
 }
 
 /// The modify index of the key that the last operation was on.

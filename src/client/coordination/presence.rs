@@ -5,6 +5,7 @@
 //! lives; it is never evidence that a lock is held.
 
 use super::contend::may_pass;
+use super::guard::{Deed, Entrusted};
 use super::map;
 use super::profile::Profile;
 use crate::client::Client;
@@ -14,6 +15,7 @@ use crate::sync::lock;
 use crate::wire::duration;
 use crate::wire::request::Args;
 use crate::wire::response::EntryMeta;
+use crate::wire::table::Endpoint;
 use crate::wire::value::Value;
 use crate::wire::{agent, session};
 use std::collections::HashSet;
@@ -87,10 +89,12 @@ pub struct Presence {
     profile: Profile,
     service: Service,
     registration: watch::Sender<Option<Registration>>,
+    /// That the guard takes the service away.
+    deregistration: Mutex<Option<Entrusted>>,
     /// Why the last attempt to register failed, if it did.
     refusal: watch::Sender<Option<Error>>,
     /// Sessions that nobody wants any more.
-    orphans: Mutex<Vec<String>>,
+    orphans: Mutex<Vec<(String, Option<Entrusted>)>>,
     orphaned: Notify,
     /// What this process holds or waits for.
     entered: Mutex<HashSet<String>>,
@@ -113,6 +117,7 @@ impl Presence {
             profile,
             service,
             registration: watch::Sender::new(None),
+            deregistration: Mutex::default(),
             refusal: watch::Sender::new(None),
             orphans: Mutex::default(),
             orphaned: Notify::new(),
@@ -177,6 +182,7 @@ impl Presence {
             biased;
             never = self.stay() => never,
             never = self.sweep() => never,
+            never = self.keep_guard() => never,
         }
     }
 
@@ -228,15 +234,34 @@ impl Presence {
         let registration = *self.registration.borrow();
         let Some(Registration { home, .. }) = registration else { return Ok(()) };
         self.registration.send_replace(None);
-        let args = Args::new().arg(self.service.id.as_str());
-        self.homes[home].call(&agent::SERVICE_DEREGISTER, &args).await.map(|_| ())
+        let args = self.deregister_args();
+        let withdrawn = self.homes[home].call(&agent::SERVICE_DEREGISTER, &args).await;
+        lock(&self.deregistration).take();
+        withdrawn.map(|_| ())
+    }
+
+    fn deregister_args(&self) -> Args {
+        Args::new().arg(self.service.id.as_str())
+    }
+
+    /// Entrusts a call to the guard, if there is one, until what this gives is dropped.
+    pub(super) fn entrust(
+        &self,
+        deed: Deed,
+        endpoint: &'static Endpoint,
+        args: &Args,
+    ) -> Result<Option<Entrusted>, Error> {
+        let Some(guard) = self.client.guard() else { return Ok(None) };
+        let request = self.client.request(endpoint, args)?;
+        let home = self.registration.borrow().map_or(0, |registration| registration.home);
+        Ok(Some(Entrusted::new(guard, deed, home, &request.http)))
     }
 
     /// A session that dies with this process's check, with its agent and, if all of that fails to,
     /// with its TTL.
     ///
     /// # Errors
-    /// Those of the call.
+    /// Those of the call; [`Kind::Config`] when the guard that is to be cannot be started.
     pub async fn session(
         self: &Arc<Self>,
         registration: Registration,
@@ -251,13 +276,19 @@ impl Presence {
             ("Behavior", behavior.name().into()),
             ("ServiceChecks", Value::List(vec![check])),
         ]);
+        if let Some(guard) = self.client.guard() {
+            guard.start().await?;
+        }
         let give_up = self.now() + CATALOG_LAG;
         loop {
             let args = Args::new().arg(definition.clone());
             match self.homes[registration.home].call(&session::CREATE, &args).await {
                 Ok(answer) => {
                     let id = answer.value.as_str().unwrap_or_default().to_owned();
-                    return Ok(Session { id, presence: Arc::clone(self), is_wanted: true });
+                    let entrusted =
+                        self.entrust(Deed::EndSession, &session::DESTROY, &destroy_args(&id))?;
+                    let presence = Arc::clone(self);
+                    return Ok(Session { id, presence, entrusted, is_wanted: true });
                 }
                 Err(error) if is_unknown_check(&error) && self.now() < give_up => {
                     self.client.clock().sleep(CATALOG_POLL).await;
@@ -277,6 +308,7 @@ impl Presence {
                     self.refusal.send_replace(None);
                     let registration = Registration { generation, home };
                     self.registration.send_replace(Some(registration));
+                    self.entrust_deregistration();
                     self.beat_while_it_answers(home).await;
                     tracing::warn!(
                         service = self.service.id,
@@ -296,6 +328,12 @@ impl Presence {
             }
             home = (home + 1) % self.homes.len();
         }
+    }
+
+    fn entrust_deregistration(&self) {
+        let args = self.deregister_args();
+        let entrusted = self.entrust(Deed::Deregister, &agent::SERVICE_DEREGISTER, &args);
+        *lock(&self.deregistration) = entrusted.ok().flatten();
     }
 
     async fn register(&self, home: usize) -> Result<(), Error> {
@@ -348,12 +386,21 @@ impl Presence {
         self.homes[home].call(&agent::CHECK_PASS, &args).await.map(|_| ())
     }
 
+    /// Replaces a guard that is gone.
+    async fn keep_guard(&self) -> Infallible {
+        let Some(guard) = self.client.guard() else { return std::future::pending().await };
+        loop {
+            self.client.clock().sleep(self.profile.beat).await;
+            guard.keep().await;
+        }
+    }
+
     /// Ends the sessions that were dropped.
     async fn sweep(&self) -> Infallible {
         loop {
             self.orphaned.notified().await;
             loop {
-                let Some(id) = lock(&self.orphans).pop() else { break };
+                let Some((id, _entrusted)) = lock(&self.orphans).pop() else { break };
                 if let Err(error) = self.destroy(&id).await {
                     tracing::info!(%error, "a session is left to its TTL");
                 }
@@ -362,7 +409,7 @@ impl Presence {
     }
 
     async fn destroy(&self, session: &str) -> Result<(), Error> {
-        self.client.call(&session::DESTROY, &Args::new().arg(session)).await.map(|_| ())
+        self.client.call(&session::DESTROY, &destroy_args(session)).await.map(|_| ())
     }
 
     fn check_id(&self) -> String {
@@ -379,6 +426,8 @@ impl Presence {
 pub struct Session {
     id: String,
     presence: Arc<Presence>,
+    /// That the guard ends it.
+    entrusted: Option<Entrusted>,
     is_wanted: bool,
 }
 
@@ -402,7 +451,8 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if self.is_wanted {
-            lock(&self.presence.orphans).push(std::mem::take(&mut self.id));
+            let orphan = (std::mem::take(&mut self.id), self.entrusted.take());
+            lock(&self.presence.orphans).push(orphan);
             self.presence.orphaned.notify_one();
         }
     }
@@ -449,6 +499,10 @@ impl Rules {
     pub(super) fn token_member(&self) -> &'static str {
         if self.token_is_modify_index { "ModifyIndex" } else { "LockIndex" }
     }
+}
+
+fn destroy_args(session: &str) -> Args {
+    Args::new().arg(session)
 }
 
 fn is_unknown_check(error: &Error) -> bool {

@@ -2,17 +2,20 @@
 //!
 //! Under a prefix each contender has a key that its session holds, and the key `.lock` says who the
 //! holders are. A holder whose session is over is struck off by the next contender; ours wait for
-//! the lock delay before they do so, because the holder may believe until then.
+//! the lock delay before they do so, because the holder may believe until then, unless a guard gave
+//! its permit back.
 
 use super::contend::{Contender, WATCH};
+use super::guard::Deed;
 use super::presence::Behavior;
-use super::{Claim, Grant, Lease, Presence, Wait, modify_index, transact};
+use super::{Claim, Grant, Lease, Operation, Presence, Wait, modify_index, transact, transaction};
 use crate::client::Client;
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
 use crate::wire::duration;
 use crate::wire::kv;
 use crate::wire::request::Args;
+use crate::wire::txn;
 use crate::wire::value::Value;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,6 +25,12 @@ use std::sync::Arc;
 ///
 /// Source: `SemaphoreFlagValue` in the package `api` of Consul's Go client.
 pub const SEMAPHORE_FLAGS: u64 = 0xe0f6_9a2b_aa41_4de0;
+
+/// The value of a contender's key that a guard gave back, for whoever takes a permit next to delete.
+const GIVEN_BACK: &[u8] = b"given back";
+
+/// How many of these are deleted at a time; a transaction has room for twice as many operations.
+const MOST_DELETED: usize = 30;
 
 /// How often a permit is looked for while one of a holder that is gone is not yet free.
 const DELAY_POLL_MS: std::ops::Range<f64> = 50.0..150.0;
@@ -50,6 +59,8 @@ struct Seen {
     document: Option<(Document, u64)>,
     /// The sessions of the contenders that live.
     living: BTreeSet<String>,
+    /// The sessions whose permit a guard gave back, because their process is dead.
+    given_back: BTreeSet<String>,
     index: Option<u64>,
 }
 
@@ -100,15 +111,19 @@ pub(super) async fn release(presence: &Presence, prefix: &str, session: &str) ->
         if document.holders.remove(session).is_none() {
             return Err(gone(prefix));
         }
-        let delete =
-            vec![("Verb", "delete".into()), ("Key", contender_key(prefix, session).into())];
-        match transact(presence, [write(prefix, &document, index)?, delete], None).await {
+        let operations = [write(prefix, &document, index)?, delete(prefix, session)];
+        match transact(presence, operations, None).await {
             Ok(_) => return Ok(()),
             // Somebody else wrote at the same time.
             Err(error) if error.kind() == Kind::TxnFailed => {}
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The operation that deletes a contender's key.
+fn delete(prefix: &str, session: &str) -> Operation {
+    vec![("Verb", "delete".into()), ("Key", contender_key(prefix, session).into())]
 }
 
 fn gone(prefix: &str) -> Error {
@@ -192,7 +207,8 @@ async fn attempt(
         .retain(|holder, _| document.holders.contains_key(holder) && !seen.living.contains(holder));
     document.holders.retain(|holder, _| {
         seen.living.contains(holder)
-            || now - *knowledge.gone.entry(holder.clone()).or_insert(now) < lock_delay
+            || !seen.given_back.contains(holder)
+                && now - *knowledge.gone.entry(holder.clone()).or_insert(now) < lock_delay
     });
     let has_it = document.holders.contains_key(&session);
     if !has_it && document.holders.len() as u64 >= options.limit {
@@ -213,17 +229,31 @@ async fn attempt(
     }
     knowledge.index = None;
     document.holders.insert(session.clone(), true);
+    let own_key = contender_key(contender.key, &session);
+    let give_back = vec![
+        ("Verb", "unlock".into()),
+        ("Key", own_key.as_str().into()),
+        ("Value", GIVEN_BACK.to_vec().into()),
+        ("Flags", SEMAPHORE_FLAGS.into()),
+        ("Session", session.as_str().into()),
+    ];
+    // Before it is held, so that there is no moment at which the guard does not know.
+    let entrusted =
+        contender.presence.entrust(Deed::Release, &txn::TXN, &transaction([give_back]))?;
     let begun = contender.presence.client().clock().now();
     let holds = vec![
         ("Verb", "check-session".into()),
-        ("Key", contender_key(contender.key, &session).into()),
+        ("Key", own_key.into()),
         ("Session", session.as_str().into()),
     ];
-    let write = write(contender.key, &document, document_index)?;
-    match transact(contender.presence, [holds, write], None).await {
+    let mut operations = vec![holds];
+    let given_back = seen.given_back.iter().take(MOST_DELETED);
+    operations.extend(given_back.map(|other| delete(contender.key, other)));
+    operations.push(write(contender.key, &document, document_index)?);
+    match transact(contender.presence, operations, None).await {
         Ok(results) => {
             let token = modify_index(&results).unwrap_or(document_index);
-            Ok(Some(Grant { token, claim: Claim::Permit, begun }))
+            Ok(Some(Grant { token, claim: Claim::Permit, begun, entrusted }))
         }
         // Somebody else wrote at the same time, or our session is over: look again.
         Err(error) if error.kind() == Kind::TxnFailed => Ok(None),
@@ -253,10 +283,12 @@ async fn look(contender: &Contender<'_>, index: Option<u64>) -> Result<Seen, Err
 async fn read(client: &Client, args: Args, prefix: &str) -> Result<Seen, Error> {
     let answer = client.call(&kv::LIST, &args).await?;
     let index = answer.meta.index.map(|index| index.max(1));
-    let mut seen = Seen { document: None, living: BTreeSet::new(), index };
+    let mut seen =
+        Seen { document: None, living: BTreeSet::new(), given_back: BTreeSet::new(), index };
     for entry in answer.value.items() {
         let number = |name| entry.get(name).and_then(Value::as_u64).unwrap_or_default();
-        if entry.get("Key").and_then(Value::as_str) == Some(&lock_key(prefix)) {
+        let key = entry.get("Key").and_then(Value::as_str).unwrap_or_default();
+        if key == lock_key(prefix) {
             let why = |why: String| {
                 let message = format!("{}: {why}", lock_key(prefix));
                 Error::new(Kind::Conflict, message).not_sent()
@@ -272,17 +304,17 @@ async fn read(client: &Client, args: Args, prefix: &str) -> Result<Seen, Error> 
             seen.document = Some((document, number("ModifyIndex")));
         } else if let Some(session) = entry.get("Session").and_then(Value::as_str) {
             seen.living.insert(session.to_owned());
+        } else if matches!(entry.get("Value"), Some(Value::Bytes(value)) if value == GIVEN_BACK)
+            && let Some((_, session)) = key.rsplit_once('/')
+        {
+            seen.given_back.insert(session.to_owned());
         }
     }
     Ok(seen)
 }
 
 /// The operation that writes the document on condition that it is the one of `index`.
-fn write(
-    prefix: &str,
-    document: &Document,
-    index: u64,
-) -> Result<Vec<(&'static str, Value)>, Error> {
+fn write(prefix: &str, document: &Document, index: u64) -> Result<Operation, Error> {
     let text = serde_json::to_vec(document)
         .map_err(|error| Error::argument(format!("semaphore {prefix:?}: {error}")))?;
     Ok(vec![

@@ -1,0 +1,239 @@
+//! A process that waits for a lock, holds it and writes under it: a program that starts itself again,
+//! so that tests and benchmarks can kill it.
+
+use consul_ffi::client::coordination::lock::{self, LockOptions};
+use consul_ffi::client::coordination::semaphore::{self, SemaphoreOptions};
+use consul_ffi::client::coordination::{Event, Lease, Presence, Profile, Service, Wait};
+use consul_ffi::config::Config;
+use consul_ffi::connect::connect;
+use consul_ffi::wire::value::Value;
+use std::convert::Infallible;
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+
+/// The first argument of a program that is to be one.
+const ARGUMENT: &str = "holder";
+
+/// How often a holder writes.
+const WRITES_EVERY: Duration = Duration::from_millis(20);
+
+/// The process, as those see it that started it. It is killed when this is dropped.
+pub struct Holder {
+    pub process: Child,
+    commands: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+/// Something that a holder said, with the time of it in nanoseconds since 1970.
+#[derive(Debug)]
+pub struct Said {
+    pub at_ns: u128,
+    pub what: String,
+}
+
+/// What a holder is to do.
+#[derive(Clone, Debug)]
+pub struct Orders<'a> {
+    pub url: &'a str,
+    pub key: &'a str,
+    pub profile: &'a str,
+    /// The guard's program.
+    pub guard: Option<&'a str>,
+    pub token: Option<&'a str>,
+    /// Under which prefix it writes a key with each number, as long as it holds the lock.
+    pub writes: Option<&'a str>,
+    /// Whether it is the only permit of a semaphore instead of a lock.
+    pub semaphore: bool,
+}
+
+impl<'a> Orders<'a> {
+    /// To hold this lock with the default profile and without a guard.
+    pub fn new(url: &'a str, key: &'a str) -> Self {
+        let (guard, token, writes) = (None, None, None);
+        Orders { url, key, profile: "default", guard, token, writes, semaphore: false }
+    }
+}
+
+impl Holder {
+    /// Starts it. Orders go by a pipe, because a command line can be read by everybody.
+    pub fn start(orders: &Orders) -> Holder {
+        Self::of(&std::env::current_exe().expect("this program has a file"), orders)
+    }
+
+    /// Starts this program as one.
+    pub fn of(program: &Path, orders: &Orders) -> Holder {
+        let mut process = Command::new(program)
+            .arg(ARGUMENT)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut commands = process.stdin.take().expect("it is piped");
+        let lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let Orders { url, key, profile, guard, token, writes, semaphore } = orders;
+        let or_none = |text: &Option<&str>| text.unwrap_or("-").to_owned();
+        let [guard, token, writes] = [guard, token, writes].map(or_none);
+        writeln!(commands, "{url} {key} {profile} {guard} {token} {writes} {semaphore}")
+            .expect("it reads");
+        Holder { process, commands: Some(commands), lines }
+    }
+
+    /// Waits for the next line that begins with this word; one that says why the lock was not
+    /// acquired ends the program.
+    pub fn wait_for(&mut self, word: &str) -> Said {
+        loop {
+            let line = self.lines.next().expect("it says something").expect("a line");
+            let (at_ns, what) = line.split_once(' ').expect("a time and words");
+            if what.starts_with(word) {
+                return Said { at_ns: at_ns.parse().expect("a number"), what: what.to_owned() };
+            }
+            assert!(!what.starts_with("failed"), "{what}");
+        }
+    }
+
+    /// Waits until it ends by itself; what it said last.
+    pub fn wait_for_end(&mut self) {
+        self.lines.by_ref().for_each(drop);
+        self.process.wait().expect("it ends");
+    }
+
+    /// Has it do something.
+    pub fn command(&mut self, word: &str) {
+        let commands = self.commands.as_mut().expect("it is open");
+        writeln!(commands, "{word}").expect("it reads");
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        let status = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(status.is_ok_and(|status| status.success()), "no SIG{name}");
+    }
+
+    /// Kills it; the moment before.
+    pub fn kill(&mut self) -> u128 {
+        let now = now_ns();
+        self.process.kill().expect("it can be killed");
+        self.process.wait().expect("it ends");
+        now
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The time in nanoseconds since 1970.
+pub fn now_ns() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_nanos()
+}
+
+/// Whether this program was started to be a holder; then it is one, until it ends. Commands that
+/// are not a holder's own are `other`'s.
+pub fn is_one(other: fn(&str)) -> bool {
+    if std::env::args().nth(1).as_deref() != Some(ARGUMENT) {
+        return false;
+    }
+    let mut lines = BufReader::new(std::io::stdin()).lines().map(|line| line.expect("a line"));
+    let orders = lines.next().expect("orders");
+    let orders: Vec<&str> = orders.split(' ').collect();
+    let [url, key, profile, guard, token, writes, semaphore] = orders[..] else {
+        panic!("{orders:?}")
+    };
+    let some = |text: &'static str| move |value: &str| (text.to_owned(), Value::from(value));
+    let mut given = vec![some("endpoint")(url)];
+    if guard != "-" {
+        given.push(some("guard_program")(guard));
+        given.push(("guard".to_owned(), true.into()));
+    }
+    if token != "-" {
+        given.push(some("token")(token));
+    }
+    let config = Config::new(&given, |_| None).expect("a configuration");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let (send, mut commands) = mpsc::unbounded_channel();
+    runtime.expect("a runtime").block_on(async move {
+        let [client, waiting] = [(); 2].map(|()| Arc::new(connect(&config).expect("a client")));
+        let service = Service::of_a_process(&client);
+        let profile = Profile::named(profile).expect("a profile");
+        let presence = Presence::new(client, waiting, profile, service);
+        let hold = async {
+            let (value, wait) = (b"held".to_vec(), Wait::Forever);
+            let acquired = if semaphore == "true" {
+                let options = SemaphoreOptions { limit: 1, value, wait };
+                semaphore::acquire(&presence, key, &options).await
+            } else {
+                lock::acquire(&presence, key, &LockOptions { value: Some(value), wait }).await
+            };
+            let lease = match acquired {
+                Ok(lease) => lease,
+                Err(error) => return say(&format!("failed {error}")),
+            };
+            say(&format!("held {}", lease.session()));
+            std::thread::spawn(move || {
+                for line in lines {
+                    if line == "release" {
+                        let _ = send.send(line);
+                    } else {
+                        other(&line);
+                    }
+                }
+            });
+            let released = async {
+                if commands.recv().await.is_none() {
+                    std::future::pending::<()>().await;
+                }
+                say("releases");
+                lease.release().await.expect("it is released");
+                presence.withdraw().await.expect("it is withdrawn");
+                say("released");
+            };
+            let writes = (writes != "-").then_some(writes);
+            let kept = async {
+                if let Some(Event::Lost(why)) = lease.keep().await {
+                    say(&format!("lost {why}"));
+                }
+                std::future::pending::<Infallible>().await
+            };
+            tokio::select! {
+                () = released => {}
+                never = write(&lease, writes) => match never {},
+                never = kept => match never {},
+            }
+        };
+        tokio::select! {
+            never = presence.run() => match never {},
+            () = hold => {}
+        }
+    });
+    true
+}
+
+/// Writes a new key again and again, whenever the lease allows it.
+async fn write(lease: &Lease, prefix: Option<&str>) -> Infallible {
+    let Some(prefix) = prefix else { return std::future::pending().await };
+    let mut number = 0;
+    loop {
+        let key = format!("{prefix}/{number}");
+        if lease.is_held() && lease.fenced_put(&key, Vec::new()).await.is_ok() {
+            if number == 0 {
+                say("writes");
+            }
+            number += 1;
+        }
+        tokio::time::sleep(WRITES_EVERY).await;
+    }
+}
+
+fn say(what: &str) {
+    let mut out = std::io::stdout();
+    // A reader that is gone must not end it.
+    let _ = writeln!(out, "{} {what}", now_ns()).and_then(|()| out.flush());
+}
