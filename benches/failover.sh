@@ -33,7 +33,7 @@ bench=(cargo bench --quiet --no-default-features --features server --bench failo
 "${bench[@]}" --no-run
 
 {
-    echo "$(date +%F), $(uname -sr), $(nproc) processors," \
+    echo "$(date +%F), $(uname -s) $(uname -r | cut -d . -f 1,2), $(nproc) processors," \
         "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)," \
         "commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)," \
         "load $(cut -d ' ' -f 1 /proc/loadavg) at the start:"

@@ -157,7 +157,7 @@ step_busted() {
     if [ "$consul" = sim ]; then
         consul=
     elif [ "$consul" = consul-sim ]; then
-        run cargo build --no-default-features --features server --bin consul-sim || status=$?
+        run cargo build --no-default-features --features server,guard --bin consul-sim || status=$?
         local -x CONSUL_BIN
         CONSUL_BIN=$(realpath "${CARGO_TARGET_DIR:-target}/debug/consul-sim")
         consul=1.21

@@ -23,8 +23,13 @@ use answering::Server;
 use authority::{Authority, Folder};
 use bytes::Bytes;
 use consul::RealConsul;
-use consul_ffi::client::coordination::{Deed, Guard, Profile};
+use consul_ffi::client::coordination::lock::{self, LockOptions};
+use consul_ffi::client::coordination::semaphore::{self, SemaphoreOptions};
+use consul_ffi::client::coordination::{Deed, Guard, Presence, Profile, Service, Wait};
+use consul_ffi::clock::BoxFuture;
 use consul_ffi::config::Config;
+use consul_ffi::connect::connect;
+use consul_ffi::error::Error;
 use consul_ffi::guard::{Connection, Keeper};
 use consul_ffi::transport::TlsOptions;
 use consul_ffi::wire::value::Value;
@@ -32,13 +37,15 @@ use holder::{Holder, Orders, now_ns};
 use http::Request;
 use libtest_mimic::{Arguments, Failed, Trial};
 use proxy::{Network, Proxy};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -76,6 +83,7 @@ fn main() {
     let alone: &[(&str, fn())] = &[
         ("a_guard_speaks_tls_and_shows_its_certificate", over_tls),
         ("a_guard_speaks_through_a_unix_socket", over_unix_socket),
+        ("what_is_given_up_is_withdrawn_from_the_guard", withdrawn),
         ("a_guard_that_cannot_be_had_is_an_error_that_says_where", not_found),
     ];
     let sim = option_env!("CARGO_BIN_EXE_consul-sim");
@@ -531,12 +539,91 @@ fn over_unix_socket() {
     sees_the_end_of_the_session(&server);
 }
 
+/// A guard that only takes notes.
+#[derive(Debug, Default)]
+struct Notes {
+    entrusted: Mutex<BTreeMap<u64, (Deed, String)>>,
+    numbers: AtomicU64,
+}
+
+impl Notes {
+    /// What is entrusted, each by its deed and its target.
+    fn list(&self) -> Vec<(Deed, String)> {
+        let mut list: Vec<_> = self.entrusted.lock().unwrap().values().cloned().collect();
+        list.sort();
+        list
+    }
+}
+
+impl Guard for Notes {
+    fn start(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn keep(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
+    fn entrust(&self, deed: Deed, _: usize, request: &Request<Bytes>) -> u64 {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let path = request.uri().path().split('/').take(4).collect::<Vec<_>>().join("/");
+        self.entrusted.lock().unwrap().insert(number, (deed, path));
+        number
+    }
+
+    fn withdraw(&self, number: u64) {
+        self.entrusted.lock().unwrap().remove(&number);
+    }
+}
+
+fn withdrawn() {
+    let config = Config::new(&[("simulate".to_owned(), "withdrawn".into())], |_| None).unwrap();
+    let notes = Arc::new(Notes::default());
+    let client = Arc::new(connect(&config).unwrap().with_guard(Arc::clone(&notes) as _));
+    let service = Service::of_a_process(&client);
+    let presence = Presence::new(Arc::clone(&client), client, Profile::standard(), service);
+    let [release, end, deregister] = [
+        (Deed::Release, "/v1/txn"),
+        (Deed::EndSession, "/v1/session/destroy"),
+        (Deed::Deregister, "/v1/agent/service"),
+    ]
+    .map(|(deed, path)| (deed, path.to_owned()));
+    let work = async {
+        let options = LockOptions { value: None, wait: Wait::Once };
+        let lease = lock::acquire(&presence, "a", &options).await.unwrap();
+        assert_eq!(notes.list(), [release.clone(), end.clone(), deregister.clone()]);
+        lease.release().await.unwrap();
+        assert_eq!(notes.list(), std::slice::from_ref(&deregister));
+
+        let options = SemaphoreOptions { limit: 1, value: Vec::new(), wait: Wait::Once };
+        let lease = semaphore::acquire(&presence, "s", &options).await.unwrap();
+        assert_eq!(notes.list(), [release.clone(), end.clone(), deregister.clone()]);
+        lease.release().await.unwrap();
+        assert_eq!(notes.list(), std::slice::from_ref(&deregister));
+
+        // Dropped without a release, its session is ended in the background.
+        drop(lock::acquire(&presence, "b", &LockOptions { value: None, wait: Wait::Once }).await);
+        while notes.list().len() > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        presence.withdraw().await.unwrap();
+        assert_eq!(notes.list(), []);
+    };
+    run(async {
+        tokio::select! {
+            never = presence.run() => match never {},
+            () = work => {}
+            () = tokio::time::sleep(PATIENCE) => panic!("left: {:?}", notes.list()),
+        }
+    });
+}
+
 fn not_found() {
     let error = |given: &[(&str, Value)]| {
         let given: Vec<_> =
             given.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let config = Config::new(&given, |_| None).unwrap();
-        consul_ffi::connect::connect(&config).expect_err("there is no guard").message().to_owned()
+        connect(&config).expect_err("there is no guard").message().to_owned()
     };
     let said = error(&[("guard", true.into()), ("guard_program", "/no/such/guard".into())]);
     assert_eq!(said, "guard: there is no program /no/such/guard");

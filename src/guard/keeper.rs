@@ -7,6 +7,7 @@ use crate::clock::BoxFuture;
 use crate::error::{Error, Kind};
 use crate::os::{self, NoSigpipe, NotInChildren};
 use crate::sync::lock;
+use crate::transport::TlsOptions;
 use bytes::Bytes;
 use http::Request;
 use std::collections::BTreeMap;
@@ -58,7 +59,7 @@ enum Line {
     #[default]
     None,
     Open(Open),
-    /// The guard is gone.
+    /// It leads nowhere any more, because the guard does this.
     Broken(&'static str),
 }
 
@@ -75,7 +76,7 @@ impl Keeper {
         let program = find(program)?;
         let connection = Connection {
             token_file: absolute(connection.token_file)?,
-            tls: crate::transport::TlsOptions {
+            tls: TlsOptions {
                 ca_file: absolute(connection.tls.ca_file)?,
                 ca_path: absolute(connection.tls.ca_path)?,
                 cert_file: absolute(connection.tls.cert_file)?,
