@@ -153,7 +153,7 @@ end with `closed`: `false, message, err`. No call but `ready` waits, and none se
 const LOCKS: &str = "
 ## Locks and semaphores
 
-What keeps them goes on in the
+[Coordination](coordination.md) says what they promise and how to choose a profile. What keeps them goes on in the
 background, whatever the program does; a client has one service and one TTL check for all of its locks of a profile.
 
 ### lock(key, options)

@@ -3,6 +3,8 @@
 // The account has no ids, indexes, addresses or times, so that two Consuls which behave alike give
 // the same one. With CONSUL_HTTP_TOKEN, the management token of a server with ACLs, it has a
 // chapter more. Exit status: 0 when it was told to its end.
+//
+// With the argument "contend" and a folder it contends for a lock and a semaphore instead.
 package main
 
 import (
@@ -25,6 +27,13 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	}
+	if len(os.Args) == 3 && os.Args[1] == "contend" {
+		if err := contend(client, os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
 	}
 	chapters := []chapter{
 		{"keys and values", keysAndValues},

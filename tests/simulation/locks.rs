@@ -1,8 +1,10 @@
-//! Contenders for one lock, each of which writes to a register that remembers the highest token.
+//! Contenders for one lock, each of which writes to a register that remembers the highest token; or for
+//! the permits of one semaphore.
 
 use crate::world::{DriftingClock, FATE, Node, SERVERS, Weather, World};
 use bytes::Bytes;
 use consul_ffi::client::coordination::lock::{LOCK_FLAGS, LockOptions, acquire};
+use consul_ffi::client::coordination::semaphore::{self, SemaphoreOptions};
 use consul_ffi::client::coordination::{Event, Lease, Presence, Profile, Rules, Service, Wait};
 use consul_ffi::client::{Client, Settings};
 use consul_ffi::simulate::Fault;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const KEY: &str = "locks/register";
+const PREFIX: &str = "permits";
 
 /// How long things go wrong, and how long after that somebody must have the lock again: the
 /// session's TTL of 10 s is kept up to twice, then come the lock delay and a waiting query.
@@ -55,13 +58,15 @@ pub struct Report {
 
 struct Scene {
     world: Rc<World>,
+    /// How many permits there are, when it is about a semaphore.
+    permits: Option<u64>,
     profile: Profile,
     rules: Rules,
     checks_tokens: bool,
     register: RefCell<Register>,
     leases: RefCell<Vec<Option<Arc<Lease>>>>,
     report: RefCell<Report>,
-    /// Two leases may be valid until then: a third party deleted the key, and no client can know.
+    /// Too many leases may be valid until then: a third party deleted the key, and no client can know.
     excused_until: Cell<Duration>,
     /// When somebody was first seen to hold the lock after all was well again.
     healed: Cell<Option<Duration>>,
@@ -73,9 +78,17 @@ struct Register {
     granted: u64,
 }
 
+/// What is contended for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Lock,
+    Semaphore,
+}
+
 /// Plays the history of one seed.
-pub fn play(seed: u64, broken: Option<Broken>, traced: bool) -> Report {
+pub fn play(seed: u64, what: What, broken: Option<Broken>, traced: bool) -> Report {
     let world = World::new(seed, traced);
+    let permits = (what == What::Semaphore).then(|| world.number(1..4));
     let mut profile = if world.chance(0.5) { Profile::standard() } else { Profile::fast() };
     if broken == Some(Broken::NoLockDelay) {
         profile.lock_delay = Duration::ZERO;
@@ -88,6 +101,7 @@ pub fn play(seed: u64, broken: Option<Broken>, traced: bool) -> Report {
     let contenders = world.number(2..11) as usize;
     let scene = Rc::new(Scene {
         world: Rc::clone(&world),
+        permits,
         profile,
         rules,
         checks_tokens: broken != Some(Broken::NoTokenCheck),
@@ -159,7 +173,14 @@ impl Scene {
                 1..4 => Wait::For(Duration::from_secs(3)),
                 _ => Wait::Forever,
             };
-            match acquire(&presence, KEY, &LockOptions { value: None, wait }).await {
+            let acquired = match self.permits {
+                None => acquire(&presence, KEY, &LockOptions { value: None, wait }).await,
+                Some(limit) => {
+                    let options = SemaphoreOptions { limit, value: Vec::new(), wait };
+                    semaphore::acquire(&presence, PREFIX, &options).await
+                }
+            };
+            match acquired {
                 Ok(lease) => self.use_lock(node, lease).await,
                 Err(error) => world.note(|| format!("node {node}: {error}")),
             }
@@ -212,7 +233,8 @@ impl Scene {
             self.healed.set(self.healed.get().or(Some(self.world.now())));
         }
         let mut register = self.register.borrow_mut();
-        if lease.is_held() && lease.token() <= register.granted {
+        // Of a semaphore's grants, the news can come in another order.
+        if self.permits.is_none() && lease.is_held() && lease.token() <= register.granted {
             let (token, granted) = (lease.token(), register.granted);
             self.violation(|| format!("node {node} was granted {token} after {granted}"));
         }
@@ -222,7 +244,7 @@ impl Scene {
     fn write(&self, node: Node, token: u64) {
         let mut register = self.register.borrow_mut();
         let mut report = self.report.borrow_mut();
-        if token < register.highest {
+        if self.permits.is_none() && token < register.highest {
             if self.checks_tokens {
                 report.refused_writes += 1;
                 return;
@@ -242,7 +264,7 @@ impl Scene {
         leases.iter().enumerate().find_map(|(node, lease)| Some((node, held(lease.as_ref()?)?)))
     }
 
-    /// At every moment at most one lease is valid.
+    /// At every moment at most one lease is valid, or as many as there are permits.
     fn look(&self) {
         let leases = self.leases.borrow();
         let holders = || {
@@ -254,9 +276,10 @@ impl Scene {
         {
             self.healed.set(Some(self.world.now()));
         }
-        if self.world.now() > self.excused_until.get() && holders().nth(1).is_some() {
+        let limit = self.permits.unwrap_or(1) as usize;
+        if self.world.now() > self.excused_until.get() && holders().nth(limit).is_some() {
             let who: Vec<_> = holders().collect();
-            self.violation(|| format!("two leases (node, token) are valid: {who:?}"));
+            self.violation(|| format!("{} leases (node, token) are valid: {who:?}", who.len()));
         }
     }
 
@@ -328,8 +351,16 @@ impl Scene {
             9 => {
                 let excused = self.profile.lease.mul_f64(1.02) + Duration::from_millis(1);
                 self.excused_until.set(world.now() + excused);
-                self.ask(Method::DELETE, &format!("/v1/kv/{KEY}"), "").await;
+                let key = self.permits.map_or(KEY.to_owned(), |_| format!("{PREFIX}/.lock"));
+                self.ask(Method::DELETE, &format!("/v1/kv/{key}"), "").await;
                 "the key is deleted"
+            }
+            10 if self.permits.is_some() => {
+                if let Some((_, lease)) = self.holder() {
+                    let path = format!("/v1/kv/{PREFIX}/{}", lease.session());
+                    self.ask(Method::DELETE, &path, "").await;
+                }
+                "the holder's key is deleted"
             }
             10 => {
                 let path = format!("/v1/kv/{KEY}?flags={LOCK_FLAGS}");

@@ -3,6 +3,7 @@
 //!     make dst SEEDS=500
 //!     make dst SEED=17                       one of them, shown
 //!     BROKEN=NoLockDelay make dst SEED=0     the same without one rule
+//!     SEMAPHORE=1 make dst SEED=17           one of a semaphore
 
 #![allow(clippy::print_stdout)]
 
@@ -10,10 +11,13 @@ mod locks;
 mod world;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use locks::{Broken, Report};
+use locks::{Broken, Report, What};
 use std::time::Instant;
 
 const DEFAULT_SEEDS: u64 = 500;
+
+/// Most of a semaphore is what a lock is.
+const SEEDS_TO_ONE_OF_A_SEMAPHORE: u64 = 4;
 
 /// A rule that is left out must show within this many seeds.
 const SEEDS_TO_FIND: u64 = 500;
@@ -25,13 +29,21 @@ fn main() {
             let named = |rule: &&Broken| format!("{rule:?}") == name;
             *Broken::ALL.iter().find(named).expect("a rule's name")
         });
-        return replay(seed, broken);
+        let semaphore = std::env::var_os("SEMAPHORE").is_some();
+        let what = if semaphore { What::Semaphore } else { What::Lock };
+        return replay(seed, what, broken);
     }
     let seeds = number("SEEDS").unwrap_or(DEFAULT_SEEDS);
     let mut arguments = Arguments::from_args();
     // Each uses all processors.
     arguments.test_threads = Some(1);
-    let mut trials = vec![Trial::test("locks_are_safe_and_come_back", move || all_are_safe(seeds))];
+    let semaphores = seeds.div_ceil(SEEDS_TO_ONE_OF_A_SEMAPHORE);
+    let mut trials = vec![
+        Trial::test("locks_are_safe_and_come_back", move || all_are_safe(seeds, What::Lock)),
+        Trial::test("semaphores_are_safe_and_come_back", move || {
+            all_are_safe(semaphores, What::Semaphore)
+        }),
+    ];
     trials.extend(
         Broken::ALL.iter().map(|rule| {
             Trial::test(format!("a_rule_is_needed::{rule:?}"), move || is_found(*rule))
@@ -40,8 +52,8 @@ fn main() {
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-fn replay(seed: u64, broken: Option<Broken>) {
-    let report = locks::play(seed, broken, true);
+fn replay(seed: u64, what: What, broken: Option<Broken>) {
+    let report = locks::play(seed, what, broken, true);
     for line in &report.trace {
         println!("{line}");
     }
@@ -49,9 +61,9 @@ fn replay(seed: u64, broken: Option<Broken>) {
     std::process::exit(i32::from(!report.violations.is_empty()));
 }
 
-fn all_are_safe(seeds: u64) -> Result<(), Failed> {
+fn all_are_safe(seeds: u64, what: What) -> Result<(), Failed> {
     let begun = Instant::now();
-    let reports = on_all_processors(seeds, |seed| locks::play(seed, None, false));
+    let reports = on_all_processors(seeds, |seed| locks::play(seed, what, None, false));
     let mut total = Report::default();
     let mut bad = Vec::new();
     for (seed, report) in reports {
@@ -79,7 +91,7 @@ fn all_are_safe(seeds: u64) -> Result<(), Failed> {
 
 fn is_found(rule: Broken) -> Result<(), Failed> {
     for seed in 0..SEEDS_TO_FIND {
-        let report = locks::play(seed, Some(rule), false);
+        let report = locks::play(seed, What::Lock, Some(rule), false);
         if let Some(violation) = report.violations.first() {
             println!("{rule:?}: seed {seed}: {violation}");
             return Ok(());

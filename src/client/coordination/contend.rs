@@ -160,8 +160,9 @@ impl<'a> Contender<'a> {
         client.clock().sleep(Duration::from_secs_f64(ms / 1e3)).await;
     }
 
+    /// Why it cannot be had; [`Contender::bear`] says of what.
     pub fn conflict(&self, why: &str) -> Error {
-        Error::new(Kind::Conflict, format!("{}: {why}", self.name()))
+        Error::new(Kind::Conflict, why).with_maybe_applied(false)
     }
 
     fn timed_out(&self) -> Error {

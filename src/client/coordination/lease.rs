@@ -193,7 +193,8 @@ impl Lease {
         match released {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == Kind::TxnFailed => {
-                Err(self.conflict("it was lost before it could be released"))
+                let why = "it was lost before it could be released";
+                Err(self.conflict(why).with_maybe_applied(false))
             }
             Err(error) => Err(error.context(&format!("release of {}", self.name()))),
         }
@@ -229,7 +230,8 @@ impl Lease {
         match transact(&self.presence, [holds, set], Some(in_flight)).await {
             Ok(results) => Ok(modify_index(&results).unwrap_or_default()),
             Err(error) if error.kind() == Kind::TxnFailed => {
-                Err(self.conflict("Consul says that it is not held any more"))
+                let why = "Consul says that it is not held any more";
+                Err(self.conflict(why).with_maybe_applied(false))
             }
             Err(error) => Err(error),
         }

@@ -108,69 +108,46 @@ impl Seen {
     }
 }
 
-/// What became of one attempt to lock the key.
-enum Attempt {
-    Granted(Grant),
-    /// The key is not what it was when it was looked at.
-    Changed,
-    /// A lock that was lost is kept from everybody for a while.
-    Delayed,
-    SessionGone,
-}
-
 async fn compete(contender: &mut Contender<'_>, value: Option<&[u8]>) -> Result<Grant, Error> {
     let mut index = None;
     loop {
-        let seen = match look(contender.presence, contender.key, index).await {
-            Ok(seen) => seen,
-            Err(error) => {
-                contender.bear(error).await?;
-                continue;
-            }
-        };
-        if let Some(entry) = &seen.entry
-            && entry.flags != LOCK_FLAGS
-        {
-            return Err(contender.conflict("the key exists and is no lock"));
-        }
-        if let Some(holder) = seen.holder() {
-            if contender.is_mine(holder) {
-                // An attempt that seemed to fail arrived after all.
-                if let Attempt::Granted(grant) = settle(contender, holder).await? {
-                    return Ok(grant);
-                }
-                continue;
-            }
-            contender.obstacle = format!("session {holder} holds it");
-            if contender.tries_once() {
-                return Err(contender.conflict(&contender.obstacle));
-            }
-            // An index that goes back is one of a server that lost its memory.
-            index = seen.index.filter(|next| index.is_none_or(|last| *next >= last));
-            contender.renew().await;
-            continue;
-        }
-        index = None;
-        contender.obstacle.clear();
-        match attempt(contender, &seen, value).await {
-            Ok(Attempt::Granted(grant)) => return Ok(grant),
-            Ok(Attempt::Changed) => {}
-            Ok(Attempt::SessionGone) => contender.forget_session(),
-            Ok(Attempt::Delayed) if contender.tries_once() => {
-                return Err(contender.conflict("it was lost and its lock delay is not over"));
-            }
-            Ok(Attempt::Delayed) => contender.pause(DELAY_POLL_MS).await,
+        match attempt(contender, value, &mut index).await {
+            Ok(Some(grant)) => return Ok(grant),
+            Ok(None) => {}
             Err(error) => contender.bear(error).await?,
         }
     }
 }
 
-/// One attempt to lock the key that was seen free.
+/// Looks once, waiting for a change when there was nothing to be had, and takes the key when it is
+/// free.
 async fn attempt(
     contender: &mut Contender<'_>,
-    seen: &Seen,
     value: Option<&[u8]>,
-) -> Result<Attempt, Error> {
+    index: &mut Option<u64>,
+) -> Result<Option<Grant>, Error> {
+    let last = index.take();
+    let seen = look(contender.presence, contender.key, last).await?;
+    if let Some(entry) = &seen.entry
+        && entry.flags != LOCK_FLAGS
+    {
+        return Err(contender.conflict("the key exists and is no lock"));
+    }
+    if let Some(holder) = seen.holder() {
+        if contender.is_mine(holder) {
+            // An attempt that seemed to fail arrived after all.
+            return settle(contender, holder).await;
+        }
+        contender.obstacle = format!("session {holder} holds it");
+        if contender.tries_once() {
+            return Err(contender.conflict(&contender.obstacle));
+        }
+        // An index that goes back is one of a server that lost its memory.
+        *index = seen.index.filter(|next| last.is_none_or(|last| *next >= last));
+        contender.renew().await;
+        return Ok(None);
+    }
+    contender.obstacle.clear();
     let session = contender.session().await?;
     let (presence, key) = (contender.presence, contender.key);
     let value = value.unwrap_or(&seen.value).to_vec();
@@ -193,54 +170,53 @@ async fn attempt(
     let unlock = transaction([unlock(key, &session, &value)]);
     let entrusted = presence.entrust(Deed::Release, &txn::TXN, &unlock)?;
     let begun = presence.client().clock().now();
-    match transact(presence, [unchanged, lock], None).await {
+    let error = match transact(presence, [unchanged, lock], None).await {
         Ok(results) => {
             let locked = results.items().last().and_then(|result| result.get("KV"));
-            let index = locked.and_then(|entry| entry.get(presence.rules().token_member()));
-            match index.and_then(Value::as_u64) {
+            let token = locked.and_then(|entry| entry.get(presence.rules().token_member()));
+            return match token.and_then(Value::as_u64) {
                 Some(token) => {
-                    let claim = Claim::Lock(value);
-                    Ok(Attempt::Granted(Grant { token, claim, begun, entrusted }))
+                    Ok(Some(Grant { token, claim: Claim::Lock(value), begun, entrusted }))
                 }
                 None => settle(contender, &session).await,
-            }
+            };
         }
-        Err(error) => {
-            let says = |word: &str| error.message().contains(word);
-            match error.kind() {
-                Kind::TxnFailed if says("due to lock delay") => Ok(Attempt::Delayed),
-                Kind::TxnFailed | Kind::SessionInvalid
-                    if says("invalid session") || says("missing session") =>
-                {
-                    Ok(Attempt::SessionGone)
-                }
-                Kind::TxnFailed => Ok(Attempt::Changed),
-                _ if error.maybe_applied() => settle(contender, &session).await,
-                _ => Err(error),
+        Err(error) => error,
+    };
+    let says = |word: &str| error.message().contains(word);
+    match error.kind() {
+        Kind::TxnFailed if says("due to lock delay") => {
+            if contender.tries_once() {
+                return Err(contender.conflict("it was lost and its lock delay is not over"));
             }
+            contender.pause(DELAY_POLL_MS).await;
+            Ok(None)
         }
+        Kind::TxnFailed | Kind::SessionInvalid
+            if says("invalid session") || says("missing session") =>
+        {
+            contender.forget_session();
+            Ok(None)
+        }
+        // The key is not what it was when it was looked at.
+        Kind::TxnFailed => Ok(None),
+        _ if error.maybe_applied() => settle(contender, &session).await,
+        _ => Err(error),
     }
 }
 
 /// Finds out whether an attempt whose answer was lost succeeded.
-async fn settle(contender: &mut Contender<'_>, session: &str) -> Result<Attempt, Error> {
-    loop {
-        let begun = contender.presence.client().clock().now();
-        match prove(contender.presence, contender.key).await {
-            Ok(Seen { entry: Some(entry), value, .. })
-                if entry.session.as_deref() == Some(session) =>
-            {
-                let presence = contender.presence;
-                let token = presence.rules().token_of(&entry);
-                let unlock = transaction([unlock(contender.key, session, &value)]);
-                let entrusted = presence.entrust(Deed::Release, &txn::TXN, &unlock)?;
-                let claim = Claim::Lock(value);
-                return Ok(Attempt::Granted(Grant { token, claim, begun, entrusted }));
-            }
-            Ok(_) => return Ok(Attempt::Changed),
-            Err(error) => contender.bear(error).await?,
-        }
-    }
+async fn settle(contender: &Contender<'_>, session: &str) -> Result<Option<Grant>, Error> {
+    let (presence, key) = (contender.presence, contender.key);
+    let begun = presence.client().clock().now();
+    let Seen { entry, value, .. } = prove(presence, key).await?;
+    let Some(entry) = entry.filter(|entry| entry.session.as_deref() == Some(session)) else {
+        return Ok(None);
+    };
+    let unlock = transaction([unlock(key, session, &value)]);
+    let entrusted = presence.entrust(Deed::Release, &txn::TXN, &unlock)?;
+    let token = presence.rules().token_of(&entry);
+    Ok(Some(Grant { token, claim: Claim::Lock(value), begun, entrusted }))
 }
 
 /// Looks at a lock's key; with an index, waits until it changes.

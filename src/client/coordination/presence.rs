@@ -226,7 +226,7 @@ impl Presence {
         }
     }
 
-    /// Removes the service; for a process that ends in order.
+    /// Removes the service; for a process that ends in order, when [`Presence::run`] runs no more.
     ///
     /// # Errors
     /// Those of the call.

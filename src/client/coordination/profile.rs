@@ -250,7 +250,7 @@ impl Profile {
 }
 
 fn ms(duration: Duration) -> Value {
-    number(duration.as_secs_f64() * 1e3)
+    number(duration.as_micros() as f64 / 1e3)
 }
 
 fn number(number: f64) -> Value {

@@ -290,7 +290,7 @@ async fn read(client: &Client, args: Args, prefix: &str) -> Result<Seen, Error> 
         let key = entry.get("Key").and_then(Value::as_str).unwrap_or_default();
         if key == lock_key(prefix) {
             let why = |why: String| {
-                let message = format!("semaphore {prefix:?}: {}: {why}", lock_key(prefix));
+                let message = format!("{}: {why}", lock_key(prefix));
                 Error::new(Kind::Conflict, message).not_sent()
             };
             if number("Flags") != SEMAPHORE_FLAGS {

@@ -1,0 +1,72 @@
+//! docs/coordination.md tells of tests that exist and of profiles as they are.
+
+use consul_ffi::client::coordination::Profile;
+use consul_ffi::wire::value::Value;
+use std::fs;
+use std::path::Path;
+
+const PAGE: &str = include_str!("../docs/coordination.md");
+
+fn sources(folder: &Path, text: &mut String) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let is_source = path.extension().is_some_and(|kind| kind == "rs" || kind == "lua");
+        if path.is_dir() {
+            sources(&path, text);
+        } else if is_source && !path.ends_with("tests/coordination.rs") {
+            text.push_str(&fs::read_to_string(path).expect("a text"));
+        }
+    }
+}
+
+/// The names of tests in the page: what is in backticks after "Shown by", up to the full stop, and in the
+/// last cells of its tables.
+fn claimed() -> Vec<String> {
+    let mut names = Vec::new();
+    for claim in PAGE.split("*Shown by*").skip(1) {
+        let parts: Vec<_> = claim.split('`').collect();
+        for pair in parts.chunks_exact(2) {
+            // Between two names there is a comma.
+            if pair[0].contains('.') {
+                break;
+            }
+            names.push(pair[1].split_whitespace().collect::<Vec<_>>().join(" "));
+        }
+    }
+    for row in PAGE.lines().filter(|line| line.starts_with('|')) {
+        let cell = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        let in_ticks = cell.split('`').skip(1).step_by(2);
+        names.extend(in_ticks.filter(|name| !name.contains('/')).map(str::to_owned));
+    }
+    names
+}
+
+#[test]
+fn every_claim_is_shown_by_a_test_that_exists() {
+    let mut text = fs::read_to_string(file!()).expect("this file");
+    for folder in ["src", "spec", "tests"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut text);
+    }
+    let names = claimed();
+    assert!(names.len() > 30, "{names:?}");
+    let is_a_test = |name: &String| {
+        let forms = [format!("fn {name}("), format!("\"{name}\""), format!("\"{name} #smoke\"")];
+        forms.iter().any(|form| text.contains(form)) || text.contains(&format!("\"{name}::"))
+    };
+    let missing: Vec<_> = names.iter().filter(|name| !is_a_test(name)).collect();
+    assert!(missing.is_empty(), "there are no such tests: {missing:#?}");
+}
+
+#[test]
+fn the_table_of_profiles_is_what_the_code_says() {
+    let profiles = ["default", "fast", "wan"].map(|name| Profile::named(name).expect("a profile"));
+    let mut table = "| value | default | fast | wan |\n|---|---|---|---|\n".to_owned();
+    for (place, (name, _)) in profiles[0].values().iter().enumerate().skip(1) {
+        let shown = profiles.each_ref().map(|profile| match &profile.values()[place].1 {
+            Value::Float(number) => number.to_string(),
+            value => value.shown(),
+        });
+        table.push_str(&format!("| `{name}` | {} |\n", shown.join(" | ")));
+    }
+    assert!(PAGE.contains(&table), "the table should be:\n{table}");
+}
