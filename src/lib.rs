@@ -1,12 +1,13 @@
 //! A Consul client for Lua engines, and an in-memory Consul agent that stands in for a server.
 //!
 //! The layers, from the bottom: [`wire`] is Consul's language without I/O; [`transport`] carries
-//! requests; [`client`] makes calls; [`simulate`] is the agent in memory; [`connect`] puts a client
-//! together from a [`config`]; [`guard`] acts for a process that is gone; `lua` is what
+//! requests; [`client`] makes calls; [`cluster`] divides work among processes; [`simulate`] is the agent
+//! in memory; [`connect`] puts a client together from a [`config`]; [`guard`] acts for a process that is gone; `lua` is what
 //! `require("consul_ffi")` returns.
 
 pub mod client;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod connect;
 pub mod error;

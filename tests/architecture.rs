@@ -15,6 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("wire", &["wire", "error"]),
     ("transport", &["transport", "wire", "error", "clock", "sync"]),
     ("client", &["client", "transport", "wire", "error", "clock", "ring", "sync"]),
+    ("cluster", &["cluster", "client", "wire", "error", "clock", "ring", "sync"]),
     ("simulate", &["simulate", "transport", "wire", "error", "clock", "sync"]),
     ("config", &["config", "transport", "wire", "error"]),
     ("guard", &["guard", "client", "transport", "error", "clock", "os", "sync"]),

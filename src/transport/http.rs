@@ -1,5 +1,5 @@
 //! A real Consul agent: so many requests at a time, answers up to a size, and in words what went
-//! wrong. How the agent is reached is [`Plain`]'s or [`Https`]'s.
+//! wrong. How the agent is reached is in `plain.rs` and `https.rs`.
 
 use super::https::Https;
 use super::plain::Plain;
