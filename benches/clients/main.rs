@@ -94,10 +94,11 @@ fn on(folder: &Path, what: &str, address: &str, of_reads: &[Bound], of_batches: 
         client.ask("put 100");
         client.ask("get 500");
     }
-    let reads = rounds(&mut clients, 41, |_| Some("get 400".to_owned()));
-    let mut holds = table(&format!("kv_get on {what}"), &reads, 400.0, of_reads);
-    let writes = rounds(&mut clients, 21, |_| Some("put 200".to_owned()));
-    table(&format!("kv_put on {what}"), &writes, 200.0, &[]);
+    // Long enough that a client's own caches are warm for most of its turn.
+    let reads = rounds(&mut clients, 41, |_| Some("get 2000".to_owned()));
+    let mut holds = table(&format!("kv_get on {what}"), &reads, 2000.0, of_reads);
+    let writes = rounds(&mut clients, 21, |_| Some("put 1000".to_owned()));
+    table(&format!("kv_put on {what}"), &writes, 1000.0, &[]);
     for limit in [16, 64] {
         let command = format!("batch 10000 {limit}");
         let batches =
