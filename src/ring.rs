@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(owners(&ring), [0, 2, 1, 1, 3, 0, 4, 3, 1, 3, 4, 0, 4, 0, 3, 4]);
         let weighted = [("a", 0.5), ("b", 1.0), ("c", 2.0)];
         assert_eq!((ring.points[0], ring.points[799]), (520385062847264, 18426090444290612763));
-        assert_eq!(owners(&Ring::new(&weighted)), [0; 16]);
+        assert_eq!(owners(&Ring::new(&weighted)), [2, 2, 1, 1, 1, 1, 2, 2, 0, 2, 2, 1, 2, 2, 1, 1]);
         assert_eq!(ring.points.len(), 800);
     }
 

@@ -361,7 +361,7 @@ describe("random values", function()
   local function opened(make, name)
     return function(self, ...)
       local one = make()
-      local results = { pcall(one[name], self == OPEN and one or self, ...) }
+      local results = { pcall(one[name], rawequal(self, OPEN) and one or self, ...) }
       one:close()
       if not results[1] then
         error(results[2], 0)
