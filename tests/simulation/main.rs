@@ -57,7 +57,7 @@ fn replay(seed: u64, what: What, broken: Option<Broken>) {
     for line in &report.trace {
         println!("{line}");
     }
-    println!("{}", summary(&report));
+    println!("{}; violations: {:?}", summary(&report), report.violations);
     std::process::exit(i32::from(!report.violations.is_empty()));
 }
 
@@ -78,10 +78,14 @@ fn all_are_safe(seeds: u64, what: What) -> Result<(), Failed> {
         }
     }
     let rate = seeds as f64 / begun.elapsed().as_secs_f64();
-    println!("{seeds} seeds, {rate:.1} seeds per second: {}", summary(&total));
-    match bad.len() {
+    let count = bad.len();
+    println!(
+        "{seeds} seeds, {rate:.1} seeds per second: {}; {count} seeds with violations",
+        summary(&total)
+    );
+    match count {
         0 => Ok(()),
-        count => {
+        _ => {
             bad.truncate(10);
             let first = bad.join("\n");
             Err(format!("{count} of {seeds} seeds; replay with SEED=…\n{first}").into())
@@ -124,11 +128,9 @@ fn on_all_processors<R: Send>(seeds: u64, play: impl Fn(u64) -> R + Sync) -> Vec
 }
 
 fn summary(report: &Report) -> String {
-    let Report {
-        grants, losses, suspensions, writes, refused_writes, requests, violations, ..
-    } = report;
+    let Report { grants, losses, suspensions, writes, refused_writes, requests, .. } = report;
     format!(
         "{requests} requests, {grants} grants, {losses} losses, {suspensions} suspensions, \
-         {writes} writes, {refused_writes} refused; violations: {violations:?}"
+         {writes} writes, {refused_writes} refused"
     )
 }
