@@ -1,0 +1,374 @@
+-- Old programs' calls of etcd_ffi, with the shapes of their results.
+local consul_ffi = require("consul_ffi")
+local etcd = require("etcd_ffi")
+local support = require("spec.support")
+
+local CONSUL = os.getenv("CONSUL_HTTP_ADDR")
+
+-- A client as old programs make it. On the simulated agent it says so, and nothing else.
+local function old_client(config)
+  config = config or { endpoints = { "http://127.0.0.1:2379" }, timeout = 5000 }
+  if config.simulate == nil then
+    config.simulate = support.simulated
+  end
+  return etcd.new(config)
+end
+
+describe("etcd_ffi", function()
+  local client, consul, name, key
+
+  before_each(function()
+    client, consul = old_client(), support.client()
+    name = support.name("etcd")
+    key = "/" .. name .. "/config"
+  end)
+
+  after_each(function()
+    consul:kv_delete_tree(name)
+    consul:close()
+    client:close()
+  end)
+
+  -- Everything that a call gives, nils too.
+  local function all(...)
+    return { n = select("#", ...), ... }
+  end
+
+  it("sets, gets and deletes a key with a leading slash #smoke", function()
+    assert.same({ n = 1, true }, all(client:set(key, "data")))
+    assert.same({ n = 2, "data", nil }, all(client:get(key)))
+    assert.equal("data", select(2, consul:kv_get(name .. "/config")))
+    assert.equal("data", (client:get(name .. "/config")))
+    assert.same({ n = 1, true }, all(client:delete(key)))
+    assert.same({ n = 2, nil, nil }, all(client:get(key)))
+  end)
+
+  it("deletes a key that does not exist", function()
+    assert.same({ n = 1, true }, all(client:delete(key)))
+  end)
+
+  it("keeps bytes, the empty value, and the text of numbers and booleans", function()
+    for value, text in pairs({ ["\0\255\n"] = "\0\255\n", [""] = "", [42] = "42", [false] = "false" }) do
+      assert.is_true((client:set(key, value)))
+      assert.equal(text, (client:get(key)))
+    end
+  end)
+
+  it("lists the keys under a prefix as the prefix is written", function()
+    client:set(key .. "/b", "2")
+    client:set(key .. "/a", "")
+    client:set("/" .. name .. "/other", "3")
+    local shown = { { key = key .. "/a", value = "" }, { key = key .. "/b", value = "2" } }
+    assert.same({ n = 2, shown, nil }, all(client:list(key)))
+    assert.equal(name .. "/config/a", client:list(name .. "/config")[1].key)
+    assert.same({ n = 2, {}, nil }, all(client:list(key .. "/none")))
+    assert.is_true(#client:list("/") >= 3)
+  end)
+
+  it("gives nil, the message and the error of what Consul cannot have", function()
+    for _, wrong in ipairs({ "", "/", "//a", "a//b", "a/../b", "a\nb", "a\255" }) do
+      for _, method in ipairs({ "get", "delete" }) do
+        local result, message, err = client[method](client, wrong)
+        assert.is_nil(result)
+        assert.equal(message, err.message)
+        assert.equal("argument", err.kind)
+      end
+      assert.equal("argument", select(3, client:set(wrong, "v")).kind)
+      assert.equal("argument", select(3, client:set(wrong, "v", { ttl = 10 })).kind)
+    end
+    assert.equal("too_large", select(3, client:set(key, ("x"):rep(400000))).kind)
+    assert.is_nil((client:get(key)))
+    assert.equal("argument", select(3, client:set(key, "v", { ttl = 86401 })).kind)
+  end)
+
+  it("gives nil and an error when Consul does not answer, within the timeout", function()
+    local away = old_client({ consul_endpoint = "http://127.0.0.1:1", timeout = 300, simulate = false })
+    local begun = support.clock()
+    for _, result in ipairs({
+      all(away:get(key)),
+      all(away:set(key, "v")),
+      all(away:set(key, "v", { ttl = 10 })),
+      all(away:delete(key)),
+      all(away:list(key)),
+      all(away:register_service("id", { name = "name" })),
+      all(away:deregister_service("id")),
+      all(away:discover_services("name")),
+    }) do
+      assert.is_nil(result[1])
+      assert.equal("string", type(result[2]))
+      assert.equal("connect", result[3].kind)
+    end
+    assert.is_true(support.clock() - begun < 8 * 1)
+  end)
+
+  it("reads linearizably, as etcd does, unless told otherwise", function()
+    local new = spy.on(consul_ffi, "new")
+    for _, consistency in ipairs({ "consistent", "default" }) do
+      old_client({ consul_endpoint = CONSUL, consistency = consistency ~= "consistent" and consistency or nil }):close()
+      assert.equal(consistency, new.calls[#new.calls].vals[1].consistency)
+    end
+    new:revert()
+  end)
+
+  it("gives nil and an error when it is closed", function()
+    client:close()
+    client:close()
+    assert.equal("closed", select(3, client:get(key)).kind)
+    assert.equal("closed", select(3, client:set(key, "v")).kind)
+  end)
+
+  it("raises, in the caller's line, for a wrong type", function()
+    for call, text in pairs({
+      [function() client:get(nil) end] = "get: key must be a string, got a nil",
+      [function() client:set(key, {}) end] = "set: value must be a string or number or boolean, got a table",
+      [function() client:set(key, "v", 10) end] = "set: options must be a table, got a number",
+      [function() client:set(key, "v", { tll = 1 }) end] = 'set: unknown option "tll"; known is ttl',
+      [function() client:set(key, "v", { ttl = 0 }) end] = "set: ttl must be a positive number of seconds, got 0",
+      [function() client:set(key, "v", { ttl = "9" }) end] = "set: ttl must be a positive number of seconds, got 9",
+      [function() client:register_service("id") end] = "register_service: info must be a table, got a nil",
+    }) do
+      local _, message = pcall(call)
+      assert.matches("etcd_ffi_spec.lua:%d+: ", message)
+      assert.matches(text, message, 1, true)
+    end
+  end)
+
+  describe("set with a TTL", function()
+    -- What Consul has of the key's session.
+    local function session()
+      local _, _, meta = consul:kv_get(name .. "/config")
+      return meta.session
+    end
+
+    it("is absent when the TTL is over, in no less and at most a second more #smoke", function()
+      local begun = support.clock()
+      assert.same({ n = 1, true }, all(client:set(key, "v", { ttl = 1 })))
+      while client:get(key) do
+        assert.is_true(support.clock() - begun < 10)
+        support.sleep_ms(20)
+      end
+      local after = support.clock() - begun
+      assert.is_true(after >= 1, "after " .. after)
+      assert.is_true(after < 5, "after " .. after) -- 2 s, and what a busy machine takes; Consul itself: 10 s
+      assert.same({}, client:list(key))
+    end)
+
+    it("is a session that deletes the key, without a lock delay, that no node's check ends", function()
+      client:set(key, "v", { ttl = 3 })
+      local _, info = consul:session_info(session())
+      assert.same({ "10s", "delete", 0 }, { info.TTL, info.Behavior, info.LockDelay })
+      assert.same(0, #(info.NodeChecks or {}))
+      client:set(key, "v", { ttl = 30 })
+      assert.equal("30s", select(2, consul:session_info(session())).TTL)
+    end)
+
+    it("is over with a later set without one, and its session with it", function()
+      client:set(key, "v", { ttl = 1 })
+      local before = session()
+      assert.is_true((client:set(key, "w")))
+      assert.is_nil(session())
+      assert.is_nil(select(2, consul:session_info(before)))
+      support.sleep_ms(2100)
+      assert.equal("w", (client:get(key)))
+    end)
+
+    it("leaves one session however often it is set again, and none when it is deleted", function()
+      local function sessions()
+        local count = 0
+        for _, one in ipairs(select(2, consul:session_list())) do
+          count = count + (one.Name == "etcd_ffi " .. name .. "/config" and 1 or 0)
+        end
+        return count
+      end
+      for _ = 1, 5 do
+        assert.is_true((client:set(key, "v", { ttl = 60 })))
+      end
+      assert.equal(1, sessions())
+      assert.is_true((client:delete(key)))
+      assert.equal(0, sessions())
+    end)
+
+    it("leaves a lock that another program has on the key alone", function()
+      local _, holder = consul:session_create()
+      consul:kv_put(name .. "/config", "theirs", { acquire = holder })
+      for _, result in ipairs({
+        all(client:set(key, "mine")),
+        all(client:set(key, "mine", { ttl = 10 })),
+        all(client:delete(key)),
+      }) do
+        assert.is_nil(result[1])
+        assert.equal("conflict", result[3].kind)
+      end
+      assert.equal("theirs", (client:get(key)))
+      assert.equal(holder, session())
+      consul:session_destroy(holder)
+    end)
+
+    -- On a simulated agent whose time the spec moves, with the engine's time beside it.
+    describe("on a clock", function()
+      local now, agent, sim, timed, plain, time
+
+      before_each(function()
+        agent = support.name("manual")
+        sim = consul_ffi.simulator(agent, { clock = "manual", seed = 1 })
+        timed, plain = etcd.new({ simulate = agent }), consul_ffi.new({ simulate = agent })
+        now = 1800000000
+        time = stub(os, "time", function() return now end)
+      end)
+
+      after_each(function()
+        time:revert()
+        timed:close()
+        plain:close()
+      end)
+
+      it("is there for the whole TTL, for each client that reads it, and then absent", function()
+        local other = etcd.new({ simulate = agent })
+        timed:set("/k", "v", { ttl = 5 })
+        now = now + 5
+        assert.equal("v", (other:get("/k")))
+        assert.equal(1, #other:list("/"))
+        now = now + 1
+        assert.same({ n = 2, nil, nil }, all(other:get("/k")))
+        assert.same({}, other:list("/"))
+        assert.equal("v", select(2, plain:kv_get("k")))
+        other:close()
+      end)
+
+      it("is gone from Consul itself between the session's TTL and twice of it", function()
+        timed:set("/k", "v", { ttl = 5 })
+        sim:advance(9)
+        assert.equal("v", select(2, plain:kv_get("k")))
+        sim:advance(12)
+        assert.is_nil(select(2, plain:kv_get("k")))
+      end)
+
+      it("lives on when it is set again in time, also in Consul", function()
+        for _ = 1, 10 do
+          assert.is_true((timed:set("/k", "v", { ttl = 10 })))
+          now = now + 8
+          sim:advance(8)
+          assert.equal("v", (timed:get("/k")))
+        end
+      end)
+
+      it("is nothing to a key that another program gave flags", function()
+        for _, flags in ipairs({ 1, 1800000000, "3304740253564472344" }) do
+          plain:kv_put("k", "v", { flags = flags })
+          assert.equal("v", (timed:get("/k")))
+        end
+      end)
+    end)
+  end)
+
+  describe("services", function()
+    it("are registered, discovered and deregistered #smoke", function()
+      local info = { name = name, address = "10.0.0.1", port = 8080, tags = { "a", "b" } }
+      assert.same({ n = 1, true }, all(client:register_service(name .. "-1", info)))
+      assert.is_nil(info.id)
+      local services, err
+      support.eventually(function()
+        services, err = client:discover_services(name)
+        return #services == 1
+      end)
+      assert.is_nil(err)
+      local one = services[1]
+      assert.same({ name .. "-1", name, "10.0.0.1", 8080 }, { one.id, one.name, one.address, one.port })
+      assert.same({ "a", "b" }, one.tags)
+      for _ = 1, 2 do
+        assert.same({ n = 1, true }, all(client:deregister_service(name .. "-1")))
+      end
+      assert.same({ n = 2, {}, nil }, all(client:discover_services(name)))
+    end)
+
+    it("need a name", function()
+      local result, message, err = client:register_service(name, { port = 1 })
+      assert.is_nil(result)
+      assert.equal(message, err.message)
+      assert.equal("argument", err.kind)
+    end)
+  end)
+end)
+
+describe("where etcd_ffi finds Consul", function()
+  -- The options for Consul, with CONSUL_HTTP_ADDR as given.
+  local function options(environment, config)
+    local real = os.getenv
+    local getenv = stub(os, "getenv", function(variable)
+      if variable == "CONSUL_HTTP_ADDR" then
+        return environment
+      end
+      return real(variable)
+    end)
+    local found, why = etcd.consul_options(config)
+    getenv:revert()
+    return found, why
+  end
+
+  local ETCD = { "http://127.0.0.1:2379", "http://10.0.0.2:2379" }
+
+  it("is its table, by one name or the other, and never etcd's endpoints", function()
+    for _, own in ipairs({ "endpoints", "endpoint", "etcd_endpoints", "etcd_endpoint" }) do
+      assert.same({ endpoint = "c:8500" }, (options(nil, { [own] = ETCD, consul_endpoint = "c:8500" })))
+      local list = { "c:8500", "d:8500" }
+      assert.same({ consul_endpoints = list }, (options(nil, { [own] = ETCD, consul_endpoints = list })))
+      assert.same({ consul_url = "c:8500" }, (options(nil, { [own] = ETCD, consul_url = "c:8500" })))
+      assert.same({ simulate = true }, (options(nil, { [own] = ETCD, simulate = true })))
+      assert.same({ timeout = 9 }, (options("c:8500", { [own] = ETCD, timeout = 9 })))
+    end
+    assert.same({}, (options("c:8500", nil)))
+  end)
+
+  it("is a table from etcd's endpoints to Consul's", function()
+    local map = { [ETCD[1]] = "http://127.0.0.1:8500", [ETCD[2]] = "http://10.0.0.2:8500" }
+    local found = options(nil, { endpoints = ETCD, consul_endpoints = map })
+    assert.same({ consul_endpoints = { "http://127.0.0.1:8500", "http://10.0.0.2:8500" } }, found)
+    map[ETCD[2]] = nil
+    local _, why = options(nil, { endpoints = ETCD, consul_endpoints = map })
+    assert.equal('consul_endpoints has nothing for "http://10.0.0.2:2379"', why)
+  end)
+
+  it("must be said", function()
+    for _, environment in ipairs({ "", false }) do
+      for _, config in ipairs({ {}, { endpoints = ETCD } }) do
+        local found, why = options(environment or nil, config)
+        assert.is_nil(found)
+        assert.matches("give consul_endpoint or consul_endpoints, or set CONSUL_HTTP_ADDR", why, 1, true)
+      end
+    end
+  end)
+
+  it("is not etcd's port, whoever says so", function()
+    for _, config in ipairs({
+      { consul_endpoint = "http://127.0.0.1:2379" },
+      { consul_endpoints = { "127.0.0.1:8500", "127.0.0.1:2379" } },
+      { consul_endpoints = { [ETCD[1]] = ETCD[1] }, endpoints = ETCD[1] },
+      { consul_url = "https://etcd:2379/" },
+    }) do
+      assert.matches("has etcd's port", select(2, options(nil, config)), 1, true)
+    end
+    assert.matches("has etcd's port", select(2, options("127.0.0.1:2379", {})), 1, true)
+  end)
+
+  it("is told in the caller's line, as is what consul_ffi does not know", function()
+    for text, config in pairs({
+      ["has etcd's port"] = { consul_endpoint = "127.0.0.1:2379" },
+      ['unknown option "username"'] = { consul_endpoint = "127.0.0.1:8500", username = "root" },
+    }) do
+      local _, message = pcall(function()
+        etcd.new(config)
+      end)
+      assert.matches("etcd_ffi_spec.lua:%d+: ", message)
+      assert.matches(text, message, 1, true)
+    end
+  end)
+
+  if CONSUL then
+    it("is CONSUL_HTTP_ADDR, with which old programs run as they are #smoke", function()
+      local client = etcd.new({ endpoints = { "http://127.0.0.1:2379" }, timeout = 5000 })
+      assert.is_nil((client:get("/" .. support.name("none"))))
+      assert.matches(CONSUL, tostring(client.consul), 1, true)
+      client:close()
+    end)
+  end
+end)

@@ -1,0 +1,62 @@
+-- Old programs' clusters, by etcd_ha.
+local etcd_ha = require("etcd_ha")
+local support = require("spec.support")
+
+describe("etcd_ha", function()
+  local prefix, opened
+
+  before_each(function()
+    prefix, opened = support.name("etcd_ha"), {}
+  end)
+
+  after_each(function()
+    for _, node in ipairs(opened) do
+      node:close()
+    end
+    local client = support.client()
+    client:kv_delete_tree(prefix)
+    client:close()
+  end)
+
+  -- A node as old programs make it, in this spec's own place.
+  local function node(id)
+    local made = etcd_ha.new({
+      node_id = id,
+      node_address = "127.0.0.1:9000",
+      etcd_endpoints = { "http://127.0.0.1:2379" },
+      nodes_prefix = "/" .. prefix .. "/nodes/",
+      simulate = support.simulated,
+    })
+    opened[#opened + 1] = made
+    return made
+  end
+
+  it("makes nodes of consul_ha_cluster, which find each other #smoke", function()
+    local one, two = node("n1"), node("n2")
+    assert.is_true(one:start())
+    assert.is_true(two:start())
+    support.eventually(function()
+      support.sleep_ms(20)
+      return #one:get_live_nodes() == 2 and one:get_leader_info() and two:get_leader_info()
+    end)
+    assert.equal(2, two:get_node_count())
+    assert.equal("n1", one:get_leader_info().node_id)
+    assert.is_true(one:is_leader_node())
+    assert.is_false(two:is_leader_node())
+    assert.is_true(two:stop())
+    assert.is_true(one:stop())
+  end)
+
+  it("is told in the caller's line what is wrong", function()
+    for text, config in pairs({
+      ["etcd_ha.new: \"127.0.0.1:2379\" has etcd's port"] = { consul_endpoint = "127.0.0.1:2379" },
+      ["node_id"] = { consul_endpoint = "127.0.0.1:8500" },
+    }) do
+      local _, message = pcall(function()
+        etcd_ha.new(config)
+      end)
+      assert.matches("etcd_ha_spec.lua:%d+: ", message)
+      assert.matches(text, message, 1, true)
+    end
+  end)
+end)

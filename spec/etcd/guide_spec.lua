@@ -1,0 +1,112 @@
+-- What docs/migrating-from-etcd.md shows works.
+local support = require("spec.support")
+
+local engine = rawget(_G, "jit") and "luajit" or _VERSION == "Lua 5.1" and "lua5.1" or "lua5.4"
+local compile = rawget(_G, "loadstring") or load
+
+-- The guide's blocks of one language, in their order.
+local function blocks(language)
+  local file = assert(io.open("docs/migrating-from-etcd.md"))
+  local text, found = file:read("*a"), {}
+  file:close()
+  for block in text:gmatch("\n```" .. language .. "\n(.-)\n```") do
+    found[#found + 1] = block
+  end
+  return found
+end
+
+-- Runs a program of the guide and gives the lines that it printed. On the simulated agent `simulate` is
+-- added to what it makes, and nothing else.
+local function run(program, entries)
+  local printed = {}
+  local function print_line(...)
+    local words = { ... }
+    for i = 1, select("#", ...) do
+      words[i] = tostring(words[i])
+    end
+    printed[#printed + 1] = table.concat(words, " ")
+  end
+  local function require_simulated(name)
+    return {
+      new = function(options)
+        options.simulate = support.simulated
+        return require(name).new(options)
+      end,
+    }
+  end
+  assert(compile("local print, require, entries = ... " .. program))(print_line, require_simulated, entries)
+  return printed
+end
+
+-- Runs a shell's program and gives what it printed; raises when it fails.
+local function shell(program)
+  local pipe = assert(io.popen("(set -e; " .. program .. "\n) 2>&1; echo $?"))
+  local said = pipe:read("*a")
+  pipe:close()
+  local output, status = said:match("^(.-)\n?(%d+)\n$")
+  assert(status == "0", said)
+  return output
+end
+
+describe("the guide from etcd", function()
+  local consul, programs, commands
+
+  before_each(function()
+    consul, programs, commands = support.client(), blocks("lua"), blocks("sh")
+    assert.same({ 6, 2 }, { #programs, #commands })
+  end)
+
+  after_each(function()
+    for _, prefix in ipairs({ "spec-guide/", "workers/", "tsdb/cluster/" }) do
+      consul:kv_delete_tree(prefix)
+    end
+    consul:close()
+  end)
+
+  it("says where Consul is in two ways that work", function()
+    run(programs[1])
+    run(programs[2])
+  end)
+
+  it("moves entries and checks them #smoke", function()
+    local entries = { { key = "/spec-guide/a", value = "1" }, { key = "spec-guide/b", value = "\0\255" } }
+    assert.has_error(function() run(programs[4], entries) end, "/spec-guide/a: it differs")
+    run(programs[3], entries)
+    run(programs[4], entries)
+    assert.equal("\0\255", select(2, consul:kv_get("spec-guide/b")))
+
+    consul:kv_put("spec-guide/b", "changed meanwhile")
+    assert.has_error(function() run(programs[4], entries) end, "spec-guide/b: it differs")
+    entries[3] = { key = "/spec-guide/b", value = "2" }
+    assert.has_error(function() run(programs[3], entries) end,
+      "etcd has the key with and without its slash: spec-guide/b")
+  end)
+
+  it("shows the old calls #smoke", function()
+    local printed = run(programs[5])
+    assert.equal("/workers/w1 alive", printed[1])
+    assert.is_nil(select(2, consul:kv_get("workers/w1")))
+    assert.is_nil(select(2, consul:kv_get("cluster/config")))
+  end)
+
+  it("shows an old cluster #smoke", function()
+    local printed = run(programs[6])
+    assert.same({ "nodes: 1 leader: node-1" }, printed)
+  end)
+
+  it("installs the rock, and shows that it is what runs", function()
+    if shell("command -v luarocks || echo none") == "none" then
+      pending("SKIPPED: there is no luarocks")
+    end
+    local home = os.tmpname()
+    os.remove(home)
+    shell(("mkdir %s && cp -r etcd %s"):format(home, home))
+    -- consul_ffi itself is what the spec runs with; luarocks shall not look for it elsewhere.
+    shell(("echo 'deps_mode = \"none\"' >%s/config.lua"):format(home))
+    shell(("export HOME=%s LUAROCKS_CONFIG=%s/config.lua; cd %s"):format(home, home, home) .. "; " .. commands[1])
+    local installed = ("export LUA=%s CONSUL_HTTP_ADDR=127.0.0.1:8501 LUA_PATH='%s/.luarocks/share/lua/5.1/?.lua'")
+      :format(engine, home)
+    assert.matches("http://127.0.0.1:8501", shell(installed .. "; " .. commands[2]), 1, true)
+    shell("rm -r " .. home)
+  end)
+end)
