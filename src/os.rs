@@ -13,14 +13,15 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use tokio::io::unix::AsyncFd;
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
@@ -325,6 +326,77 @@ pub fn uptime() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// No write of ours raises SIGPIPE: where a call cannot say so, whoever made the socket has.
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGPIPE: c_int = libc::MSG_NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const NO_SIGPIPE: c_int = 0;
+
+/// What [`receive`] does when nothing has come yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It says so at once.
+    None,
+    /// It waits as long as the socket's read timeout says, unless a signal comes.
+    ReadTimeout,
+}
+
+/// Reads what has come on a socket, as much as there is room for; 0 when the other side has ended.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] or [`io::ErrorKind::Interrupted`] when nothing came.
+pub fn receive(socket: impl AsFd, room: &mut [u8], patience: Patience) -> io::Result<usize> {
+    let flags = if patience == Patience::None { libc::MSG_DONTWAIT } else { 0 };
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open, and the room is as large as is said and outlives the call.
+    let count = unsafe { libc::recv(fd, room.as_mut_ptr().cast(), room.len(), flags) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Whether nothing can be read from a socket at present, not even its end.
+pub fn is_silent(socket: impl AsFd) -> bool {
+    let mut byte = 0_u8;
+    let (fd, flags) = (socket.as_fd().as_raw_fd(), libc::MSG_PEEK | libc::MSG_DONTWAIT);
+    // SAFETY: the descriptor is open, and the byte outlives the call.
+    let count = unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, flags) };
+    count < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+}
+
+/// Writes two texts to a socket, one after the other, as far as there is room now; gives how many
+/// bytes. It raises no SIGPIPE.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] when there is no room.
+pub fn send(socket: impl AsFd, texts: [&[u8]; 2]) -> io::Result<usize> {
+    let (fd, flags) = (socket.as_fd().as_raw_fd(), NO_SIGPIPE | libc::MSG_DONTWAIT);
+    let count = if let [text, []] = texts {
+        // SAFETY: the descriptor is open, and the text outlives the call.
+        unsafe { libc::send(fd, text.as_ptr().cast(), text.len(), flags) }
+    } else {
+        let mut parts = texts.map(|text| libc::iovec {
+            iov_base: text.as_ptr().cast_mut().cast(),
+            iov_len: text.len(),
+        });
+        let mut message = MaybeUninit::<libc::msghdr>::zeroed();
+        // SAFETY: all zeros are a value of it too: nothing, to nobody in particular.
+        let message = unsafe { message.assume_init_mut() };
+        message.msg_iov = parts.as_mut_ptr();
+        message.msg_iovlen = parts.len() as _;
+        // SAFETY: the descriptor is open, and the texts, which are only read, outlive the call.
+        unsafe { libc::sendmsg(fd, message, flags) }
+    };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Has the runtime of this thread watch a socket.
+///
+/// # Errors
+/// When the system cannot watch so many.
+pub fn watch(socket: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: the socket stays open and the same for as long as somebody owns it.
+    Ok(unsafe { AsyncFd::register(socket) }?)
+}
+
 /// A descriptor that is readable as long as it rings, for somebody's poll(2).
 #[derive(Debug)]
 pub struct Bell {
@@ -469,6 +541,36 @@ mod tests {
             assert!(!sigpipe_is_pending());
             assert!(!is_member(&mask(), libc::SIGPIPE));
         });
+    }
+
+    #[test]
+    fn what_is_sent_to_nobody_is_refused_without_a_sigpipe() {
+        in_a_thread(|| {
+            set_mask(libc::SIG_BLOCK, &signal_set(&[libc::SIGPIPE]));
+            let (near, far) = UnixStream::pair().unwrap();
+            drop(far);
+            assert_eq!(send(&near, [b"a", b"b"]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+            assert!(!sigpipe_is_pending());
+            assert!(!is_silent(&near));
+            assert_eq!(receive(&near, &mut [0; 9], Patience::ReadTimeout).unwrap(), 0);
+        });
+    }
+
+    #[test]
+    fn two_texts_are_sent_as_one_and_read_as_they_come() {
+        let (near, far) = UnixStream::pair().unwrap();
+        far.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let mut room = [0; 3];
+        assert!(is_silent(&far));
+        for patience in [Patience::None, Patience::ReadTimeout] {
+            let error = receive(&far, &mut room, patience).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        }
+        assert_eq!(send(&near, [b"ab", b"cd"]).unwrap(), 4);
+        assert!(!is_silent(&far));
+        assert_eq!((receive(&far, &mut room, Patience::None).unwrap(), &room), (3, b"abc"));
+        assert_eq!((receive(&far, &mut room, Patience::None).unwrap(), room[0]), (1, b'd'));
+        assert!(is_silent(&far));
     }
 
     #[test]

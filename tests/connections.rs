@@ -149,3 +149,13 @@ fn times_that_no_clock_can_show_are_as_good_as_none() {
         });
     }
 }
+
+#[test]
+fn a_connection_is_used_again_by_another_runtime() {
+    let server = Server::plain();
+    let client = client(&server, &[]);
+    for _ in 0..3 {
+        run(get(&client));
+    }
+    assert_eq!(server.connections(), 1);
+}

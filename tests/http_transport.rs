@@ -5,11 +5,12 @@ use consul_ffi::client::{Client, Settings};
 use consul_ffi::clock::SystemClock;
 use consul_ffi::error::{Error, Kind};
 use consul_ffi::transport::http::HttpTransport;
-use consul_ffi::transport::{Options, Transport};
+use consul_ffi::transport::{Options, Transport, in_place};
 use consul_ffi::wire;
 use consul_ffi::wire::request::{Args, Defaults};
 use consul_ffi::wire::response::Answer;
 use consul_ffi::wire::value::Value;
+use futures_util::FutureExt as _;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -184,7 +185,7 @@ fn bad(
     Bad { what, sends: Box::new(sends), kind, says }
 }
 
-fn text(reply: String) -> impl Fn(&mut TcpStream) -> std::io::Result<()> + Send {
+fn text(reply: String) -> impl Fn(&mut TcpStream) -> std::io::Result<()> + Clone + Send {
     move |stream| stream.write_all(reply.as_bytes())
 }
 
@@ -328,4 +329,134 @@ fn a_name_without_an_address_is_another_endpoints_chance() {
     let url = server(move |stream| answer(stream, &page));
     let answer = get(&client(&["http://no.such.host.invalid:8500", &url], 0)).expect("an answer");
     assert_eq!(answer.meta.endpoint, url);
+}
+
+/// Reads requests without a body and answers each with `sends`, on any number of connections.
+fn keeping_server(
+    sends: impl Fn(&mut TcpStream) -> std::io::Result<()> + Clone + Send + 'static,
+) -> String {
+    server(move |mut stream| {
+        let sends = sends.clone();
+        thread::spawn(move || {
+            let mut byte = [0];
+            while stream.peek(&mut byte).is_ok_and(|count| count == 1) {
+                read_head(&mut stream);
+                let _ = sends(&mut stream);
+            }
+        });
+    })
+}
+
+/// What one poll of a call gives that may wait in place, on a connection that is there already; and
+/// what the call comes to, and how long the poll took.
+fn polled_in_place(
+    sends: impl Fn(&mut TcpStream) -> std::io::Result<()> + Clone + Send + 'static,
+) -> (bool, Duration, Result<Answer, Error>) {
+    let url = keeping_server(sends);
+    let client = client(&[&url], 0);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let (kv_get, key) = (wire::endpoint("kv_get").expect("a method"), Args::new().arg("k"));
+    let _ = runtime.block_on(client.call(kv_get, &key));
+    let _context = runtime.enter();
+    let mut call = Box::pin(client.call(kv_get, &key));
+    let begun = Instant::now();
+    let polled = in_place::allow(|| (&mut call).now_or_never());
+    let took = begun.elapsed();
+    drop(_context);
+    match polled {
+        Some(outcome) => (true, took, outcome),
+        None => (false, took, runtime.block_on(call)),
+    }
+}
+
+const ABSENT: &str = "HTTP/1.1 404 Not Found\r\nVary: Accept-Encoding\r\nContent-Length: 0\r\n\r\n";
+
+#[test]
+fn a_call_that_may_wait_in_place_is_over_when_the_answer_comes_at_once() {
+    // A loaded machine may be late now and then.
+    let over = (0..20).filter(|_| polled_in_place(text(ABSENT.to_owned())).0).count();
+    assert!(over > 0);
+}
+
+#[test]
+fn a_call_that_may_wait_in_place_does_so_for_a_moment_and_then_like_any_other() {
+    let late = |stream: &mut TcpStream| {
+        thread::sleep(Duration::from_millis(300));
+        stream.write_all(ABSENT.as_bytes())
+    };
+    let drips = |stream: &mut TcpStream| {
+        for byte in ABSENT.as_bytes() {
+            stream.write_all(&[*byte])?;
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    };
+    let (is_over, took, outcome) = polled_in_place(late);
+    assert!(!is_over && took < Duration::from_millis(200), "{took:?}");
+    assert_eq!(outcome.expect("an answer").value, Value::Null);
+    let (is_over, took, outcome) = polled_in_place(drips);
+    assert!(!is_over && took < Duration::from_millis(200), "{took:?}");
+    assert_eq!(outcome.expect("an answer").value, Value::Null);
+}
+
+#[test]
+fn a_connection_that_the_server_closed_meanwhile_is_not_used() {
+    let url = server(|stream| answer(stream, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue"));
+    let client = client(&[&url], 0);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let kv_put = wire::endpoint("kv_put").expect("a method");
+    for index in 0..20 {
+        // What must not be sent twice.
+        let cas = Args::new().arg("k").arg("").opt("cas", index);
+        runtime.block_on(client.call(kv_put, &cas)).expect("an answer");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn an_answer_that_comes_before_the_request_was_read_counts() {
+    let refusal = reply("413 Request Entity Too Large", "", "too large");
+    let mut kept = Vec::new();
+    let url = server(move |mut stream| {
+        read_head(&mut stream);
+        let _ = stream.write_all(refusal.as_bytes());
+        // The rest is never read.
+        kept.push(stream);
+    });
+    let transport = HttpTransport::new(&url, &Options::default()).expect("a transport");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    for _ in 0..2 {
+        let request = http::Request::put("/v1/txn").body(vec![0; 32 << 20].into());
+        let answer = runtime.block_on(async {
+            let answer = transport.send(request.expect("a request"));
+            tokio::time::timeout(Duration::from_secs(10), answer).await.expect("an answer in time")
+        });
+        let answer = answer.expect("an answer");
+        assert_eq!(
+            (answer.status().as_u16(), answer.body().as_ref()),
+            (413, b"too large".as_slice())
+        );
+    }
+}
+
+#[test]
+fn a_big_request_reaches_a_server_that_reads_slowly() {
+    const LENGTH: usize = 8 << 20;
+    let url = server(|mut stream| {
+        read_head(&mut stream);
+        let (mut part, mut read) = (vec![0; 1 << 20], 0);
+        while read < LENGTH {
+            read += stream.read(&mut part).unwrap_or(LENGTH);
+            thread::sleep(Duration::from_millis(2));
+        }
+        let _ = stream.write_all(reply("200 OK", "", &read.to_string()).as_bytes());
+    });
+    let transport = HttpTransport::new(&url, &Options::default()).expect("a transport");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let request = http::Request::put("/v1/txn").body(vec![0; LENGTH].into()).expect("a request");
+    let answer = runtime.expect("a runtime").block_on(transport.send(request)).expect("an answer");
+    assert_eq!(answer.body().as_ref(), LENGTH.to_string().as_bytes());
 }

@@ -2,6 +2,8 @@
 //! network bad, and on three real servers of which the leader dies. What is exact on a clock that a
 //! test moves (failover.rs) has slack here.
 
+#[path = "support/agent.rs"]
+mod agent;
 #[allow(dead_code)]
 #[path = "support/cluster.rs"]
 mod cluster;
@@ -12,13 +14,12 @@ mod consul;
 #[path = "support/proxy.rs"]
 mod proxy;
 
+use agent::serve_agent;
 use cluster::Cluster;
 use consul::RealConsul;
 use consul_ffi::client::{Client, Settings};
 use consul_ffi::clock::SystemClock;
 use consul_ffi::error::{Error, Kind};
-use consul_ffi::simulate::serve::serve;
-use consul_ffi::simulate::{self, Agent};
 use consul_ffi::transport::http::HttpTransport;
 use consul_ffi::transport::{Options, Transport};
 use consul_ffi::wire;
@@ -126,17 +127,7 @@ fn key() -> Args {
 
 /// Proxies in front of one simulated agent on a socket, and a client of them all.
 fn proxied(count: usize) -> (Vec<Proxy>, Program) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let address = listener.local_addr().expect("it is bound").to_string();
-    std::thread::spawn(move || {
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async {
-            listener.set_nonblocking(true).expect("a socket can be made so");
-            let listener = tokio::net::TcpListener::from_std(listener).expect("within a runtime");
-            serve(Arc::new(Agent::new(simulate::Options::default())), listener, 200).await
-        })
-    });
-    in_front_of(&address, count)
+    in_front_of(&serve_agent(), count)
 }
 
 /// Proxies in front of one server, and a client of them all.

@@ -40,7 +40,6 @@ pub struct Background {
     home: Home,
     /// Whose turn it is: one for each call that may be in flight.
     turns: Semaphore,
-    most: usize,
     /// How many watches there are.
     watches: Arc<AtomicUsize>,
     is_closed: watch::Sender<bool>,
@@ -64,7 +63,6 @@ impl Background {
             client,
             home,
             turns: Semaphore::new(config.http.max_connections),
-            most: config.http.max_connections,
             watches: Arc::default(),
             is_closed: watch::Sender::new(false),
             standings: Mutex::default(),
@@ -136,17 +134,17 @@ impl Background {
     /// # Errors
     /// [`Kind::Config`] when all places are taken.
     pub fn place(&self, lua: &Lua, label: &str) -> Result<Place, Failure> {
-        if self.watches.load(Ordering::Relaxed) >= self.most {
+        if self.watches.load(Ordering::Relaxed) >= self.most() {
             // Those that the program dropped have theirs until they are collected.
             lua.gc_collect()?;
         }
         let place = Place(Arc::clone(&self.watches));
-        if self.watches.fetch_add(1, Ordering::Relaxed) < self.most {
+        if self.watches.fetch_add(1, Ordering::Relaxed) < self.most() {
             return Ok(place);
         }
         let message = format!(
             "{label}: {} watches of this client are open, which is what its max_connections allows",
-            self.most
+            self.most()
         );
         Err(Error::new(Kind::Config, message).not_sent().into())
     }
@@ -171,12 +169,17 @@ impl Background {
         self.client.perform(request).await
     }
 
+    /// How many calls, and how many watches, there may be at a time.
+    fn most(&self) -> usize {
+        self.config.http.max_connections
+    }
+
     fn no_turn(&self, request: &Request, budget: Duration) -> Error {
         let message = format!(
             "{}: not sent within {} ms: {} other calls of this client are in flight",
             request.label,
             budget.as_millis(),
-            self.most
+            self.most()
         );
         Error::new(Kind::Timeout, message).not_sent().transient()
     }

@@ -92,16 +92,25 @@ pub fn class_of<T: 'static>(
 ) -> mlua::Result<Table> {
     let methods = methods.iter().map(|(name, method)| {
         let call = move |lua: &Lua, args: MultiValue| {
-            let this = args.front().and_then(Value::as_userdata).filter(|this| this.is::<T>());
-            let this = this.ok_or_else(|| Error::misuse("call it with a colon"));
-            let argument = value::from_lua(lua, args.get(1).unwrap_or(&Value::Nil));
-            let called = this.and_then(|this| Ok((this, argument?)));
-            let (this, argument) = called.map_err(|error| error.context(name))?;
-            method(lua, this, &argument)
+            let (this, given) = called_on::<T>(lua, name, &args)?;
+            method(lua, this, given.first().unwrap_or(&wire::Value::Null))
         };
         (*name, call)
     });
     class(lua, index, methods)
+}
+
+/// The object of class `T` that a method is called on, and the arguments.
+pub fn called_on<'a, T: 'static>(
+    lua: &Lua,
+    method: &str,
+    args: &'a MultiValue,
+) -> Result<(&'a AnyUserData, Vec<wire::Value>), Error> {
+    let this = args.front().and_then(Value::as_userdata).filter(|this| this.is::<T>());
+    let this = this.ok_or_else(|| Error::misuse("call it with a colon"));
+    let given: Result<_, Error> =
+        args.iter().skip(1).map(|arg| value::from_lua(lua, arg)).collect();
+    this.and_then(|this| Ok((this, given?))).map_err(|error| error.context(method))
 }
 
 fn results(lua: &Lua, failure: Failure) -> mlua::Result<Results> {

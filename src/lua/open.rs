@@ -8,15 +8,21 @@ use crate::config::Config;
 use crate::connect::connect;
 use crate::error::{Error, Kind};
 use crate::os;
+use crate::transport::in_place;
 use mlua::Lua;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+/// How long calls that need no runtime may keep it from its own work, which is to close connections
+/// that nobody uses.
+const LONGEST_WITHOUT_A_TURN: Duration = Duration::from_secs(1);
 
 /// A runtime of its own lets a call run on the calling thread, and a plain client start none.
 pub struct Open {
@@ -25,6 +31,8 @@ pub struct Open {
     /// When hooks are due. It goes on from call to call, since setting a timer for each call costs
     /// more than all the rest of the guard.
     tick: RefCell<Interval>,
+    /// When the runtime had its last turn.
+    turn: Cell<Instant>,
     /// Made when the first handle is.
     background: OnceCell<Arc<Background>>,
     /// The process that made this, counted in forks.
@@ -60,6 +68,7 @@ impl Open {
             client,
             runtime,
             tick: RefCell::new(tick),
+            turn: Cell::new(Instant::now()),
             background: OnceCell::new(),
             generation,
         }))
@@ -95,6 +104,28 @@ impl Open {
         self.generation == os::fork_generation()
     }
 
+    /// Makes one call on the calling thread, as [`Open::run`] does. Most are over before there is
+    /// anything for the runtime to do.
+    ///
+    /// # Errors
+    /// What a hook raised; then the call is dropped.
+    pub fn run_one<T>(&self, lua: &Lua, call: impl Future<Output = T>) -> Result<T, Failure> {
+        let mut call = Box::pin(call);
+        if self.client.clock().as_manual().is_none() && !self.is_overdue() {
+            let _context = self.runtime.enter();
+            let mut context = Context::from_waker(Waker::noop());
+            if let Poll::Ready(done) = in_place::allow(|| call.as_mut().poll(&mut context)) {
+                return Ok(done);
+            }
+        }
+        self.run(lua, call)
+    }
+
+    /// Whether the runtime has had no turn for so long that it may have something to do.
+    fn is_overdue(&self) -> bool {
+        self.turn.get().elapsed() > LONGEST_WITHOUT_A_TURN
+    }
+
     /// Runs `work` to its end on the calling thread, with pauses in which hooks run.
     ///
     /// # Errors
@@ -106,6 +137,7 @@ impl Open {
                 None => work.await,
             }
         });
+        self.turn.set(Instant::now());
         loop {
             // The tick first: who yields in the runtime is woken after the poll, so the last poll
             // before the runtime is left must not be one of the work. A batch would lose calls.

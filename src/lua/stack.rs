@@ -6,7 +6,7 @@ use super::value::{LIST_METATABLE, MAX_EXACT};
 use crate::error::Error;
 use crate::wire::response::{EntryMeta, Meta};
 use crate::wire::tape::{Item, Tape};
-use mlua::{Lua, Table, Value, ffi};
+use mlua::{FromLuaMulti, Function, LightUserData, Lua, Table, Value, ffi};
 use std::io::Write as _;
 use std::os::raw::c_int;
 
@@ -38,56 +38,117 @@ unsafe extern "C-unwind" fn luaopen_consul_ffi(state: *mut ffi::lua_State) -> c_
     }
 }
 
+/// What is to be put on the Lua stack.
+enum Job<'a> {
+    Value(&'a Tape),
+    Results(&'a Tape, &'a Meta),
+    Outcomes(&'a [Result<(Tape, Meta), Error>]),
+}
+
+/// What puts it there, made once for a Lua state: to make functions for each call takes as long as to
+/// push a value and its metadata.
+struct Pusher {
+    push: Function,
+    /// Makes the table of the metadata from its members.
+    meta: Function,
+}
+
+/// Prepares a Lua state.
+pub fn register(lua: &Lua) -> mlua::Result<()> {
+    // SAFETY: the function is called in `run` alone, with what it expects.
+    let push = unsafe { lua.create_c_function(push) }?;
+    // Lua copies a table that it has made once faster than it takes new names in, one by one.
+    let names = members(&Meta::default()).map(|(name, _)| name);
+    let template = names.map(|name| format!("{name} = false")).join(", ");
+    let set = names.map(|name| format!("meta.{name} = {name}")).join("; ");
+    let code = format!(
+        "return function({}) local meta = {{ {template} }}; {set}; return meta end",
+        names.join(", ")
+    );
+    let meta = lua.load(code).set_name("=consul_ffi").eval()?;
+    lua.set_app_data(Pusher { push, meta });
+    Ok(())
+}
+
 /// The Lua value for what a tape holds.
 pub fn value(lua: &Lua, tape: &Tape) -> mlua::Result<Value> {
-    // SAFETY: as in `results`.
-    unsafe {
-        lua.exec_raw((), |state| {
-            make_room(state, tape);
-            push_value(state, &mut tape.items());
-        })
-    }
+    run(lua, &Job::Value(tape))
 }
 
 /// A call's value and metadata as Lua values.
-///
-/// One protected call builds both: mlua's own interface makes one for each string and each member.
 pub fn results(lua: &Lua, tape: &Tape, meta: &Meta) -> mlua::Result<(Value, Table)> {
-    // SAFETY: `state` is valid in the closure. Running out of memory leaves it, and what it calls,
-    // by a jump that runs no destructor: they only borrow, and own nothing that has one. Each
-    // leaves the stack as it found it but for what it says it pushes, within the room that is
-    // asked for first: a table in the making and a name for every level, and some.
-    unsafe {
-        lua.exec_raw((), |state| {
-            make_room(state, tape);
-            push_value(state, &mut tape.items());
-            push_meta(state, meta);
-        })
-    }
+    run(lua, &Job::Results(tape, meta))
 }
 
 /// A list of outcomes: `{ ok = true, value, meta }` for each success, nothing for the failures.
 pub fn outcomes(lua: &Lua, outcomes: &[Result<(Tape, Meta), Error>]) -> mlua::Result<Table> {
-    // SAFETY: as in `results`; a table and a name for each of two levels more.
+    run(lua, &Job::Outcomes(outcomes))
+}
+
+/// One protected call builds all: mlua's own interface makes one for each string and each member.
+fn run<R: FromLuaMulti>(lua: &Lua, job: &Job) -> mlua::Result<R> {
+    let pusher = lua.app_data_ref::<Pusher>();
+    let pusher = pusher.ok_or_else(|| mlua::Error::runtime("the module is not registered"))?;
+    let job = LightUserData(std::ptr::from_ref(job).cast_mut().cast());
+    pusher.push.call((job, &pusher.meta))
+}
+
+/// The place of [`Pusher::meta`] on the stack.
+const META: c_int = 2;
+
+/// Pushes what its first argument says, a pointer to a [`Job`]; the second one is [`Pusher::meta`].
+///
+/// # Safety
+/// To be called by Lua with these arguments, in a protected call.
+unsafe extern "C-unwind" fn push(state: *mut ffi::lua_State) -> c_int {
+    // SAFETY: `run` passes a job that outlives the call. Running out of memory leaves this function
+    // and what it calls by a jump that runs no destructor: they only borrow, and own nothing that has
+    // one. Each leaves the stack as it found it but for what it says it pushes, within the room that
+    // is asked for first: a table in the making and a name for every level, and some.
     unsafe {
-        lua.exec_raw((), |state| {
-            ffi::lua_createtable(state, outcomes.len() as c_int, 0);
-            for (place, outcome) in outcomes.iter().enumerate() {
-                let Ok((tape, meta)) = outcome else { continue };
+        match &*ffi::lua_touserdata(state, 1).cast::<Job>() {
+            Job::Value(tape) => {
                 make_room(state, tape);
-                ffi::lua_createtable(state, 0, 3);
-                push_bytes(state, b"ok");
-                ffi::lua_pushboolean(state, 1);
-                ffi::lua_rawset(state, -3);
-                push_bytes(state, b"value");
                 push_value(state, &mut tape.items());
-                ffi::lua_rawset(state, -3);
-                push_bytes(state, b"meta");
-                push_meta(state, meta);
-                ffi::lua_rawset(state, -3);
-                ffi::lua_rawseti(state, -2, (place + 1) as _);
+                1
             }
-        })
+            Job::Results(tape, meta) => {
+                make_room(state, tape);
+                push_value(state, &mut tape.items());
+                push_meta(state, meta);
+                2
+            }
+            Job::Outcomes(outcomes) => {
+                push_outcomes(state, outcomes);
+                1
+            }
+        }
+    }
+}
+
+/// Pushes a list of outcomes.
+///
+/// # Safety
+/// To be called in a protected call, with a free slot.
+unsafe fn push_outcomes(state: *mut ffi::lua_State, outcomes: &[Result<(Tape, Meta), Error>]) {
+    // SAFETY: as the caller promised; a table and a name for each of two levels more.
+    unsafe {
+        ffi::lua_createtable(state, outcomes.len() as c_int, 0);
+        for (place, outcome) in outcomes.iter().enumerate() {
+            let Ok((tape, meta)) = outcome else { continue };
+            make_room(state, tape);
+            ffi::lua_createtable(state, 0, 3);
+            push_bytes(state, b"ok");
+            ffi::lua_pushboolean(state, 1);
+            ffi::lua_rawset(state, -3);
+            push_bytes(state, b"value");
+            push_value(state, &mut tape.items());
+            ffi::lua_rawset(state, -3);
+            push_bytes(state, b"meta");
+            push_meta(state, meta);
+            ffi::lua_rawset(state, -3);
+            ffi::lua_rawseti(state, -2, (place + 1) as _);
+        }
     }
 }
 
@@ -96,7 +157,7 @@ pub fn outcomes(lua: &Lua, outcomes: &[Result<(Tape, Meta), Error>]) -> mlua::Re
 /// # Safety
 /// To be called in a protected call.
 unsafe fn make_room(state: *mut ffi::lua_State, tape: &Tape) {
-    let slots = 2 * tape.depth() + 10;
+    let slots = 2 * tape.depth() + 10 + MEMBERS;
     // SAFETY: as the caller promised.
     unsafe { ffi::luaL_checkstack(state, slots as c_int, c"a deep answer".as_ptr()) }
 }
@@ -109,12 +170,6 @@ unsafe fn push_value<'a>(state: *mut ffi::lua_State, items: &mut impl Iterator<I
     // SAFETY: as the caller promised; every branch pushes one value.
     unsafe {
         match items.next() {
-            None | Some(Item::Null) => ffi::lua_pushnil(state),
-            Some(Item::Bool(value)) => ffi::lua_pushboolean(state, value.into()),
-            Some(Item::Int(number)) => push_integer(state, number.unsigned_abs(), number < 0),
-            Some(Item::Uint(number)) => push_integer(state, number, false),
-            Some(Item::Float(number)) => ffi::lua_pushnumber(state, number),
-            Some(Item::Bytes(bytes)) => push_bytes(state, bytes),
             Some(Item::List(count)) => {
                 ffi::lua_createtable(state, count as c_int, 0);
                 if count == 0 {
@@ -135,65 +190,73 @@ unsafe fn push_value<'a>(state: *mut ffi::lua_State, items: &mut impl Iterator<I
                     ffi::lua_rawset(state, -3);
                 }
             }
+            item => push_plain(state, item.unwrap_or(Item::Null)),
         }
     }
+}
+
+/// Pushes what is no table; nil for what is one.
+///
+/// # Safety
+/// To be called in a protected call, with a free slot.
+#[inline]
+unsafe fn push_plain(state: *mut ffi::lua_State, item: Item<'_>) {
+    // SAFETY: as the caller promised; every branch pushes one value.
+    unsafe {
+        match item {
+            Item::Null | Item::List(_) | Item::Map(_) => ffi::lua_pushnil(state),
+            Item::Bool(value) => ffi::lua_pushboolean(state, value.into()),
+            Item::Int(number) => push_integer(state, number.unsigned_abs(), number < 0),
+            Item::Uint(number) => push_integer(state, number, false),
+            Item::Float(number) => ffi::lua_pushnumber(state, number),
+            Item::Bytes(bytes) => push_bytes(state, bytes),
+        }
+    }
+}
+
+/// How many members a call's metadata has at most.
+const MEMBERS: usize = 16;
+
+/// The members of a call's metadata: always the same names in the same order.
+fn members(meta: &Meta) -> [(&'static str, Option<Item<'_>>); MEMBERS] {
+    fn text(text: Option<&String>) -> Option<Item<'_>> {
+        text.map(|text| Item::Bytes(text.as_bytes()))
+    }
+    let entry = meta.entry.as_ref();
+    let of_entry = |number: fn(&EntryMeta) -> u64| entry.map(|entry| Item::Uint(number(entry)));
+    [
+        ("request_ms", Some(Item::Float(meta.request_ms))),
+        ("stale", Some(Item::Bool(meta.stale))),
+        ("known_leader", meta.known_leader.map(Item::Bool)),
+        ("index", meta.index.map(Item::Uint)),
+        ("last_contact_ms", meta.last_contact_ms.map(Item::Uint)),
+        ("content_hash", text(meta.content_hash.as_ref())),
+        ("cache", text(meta.cache.as_ref())),
+        ("age_s", meta.age_s.map(Item::Uint)),
+        ("backend", text(meta.backend.as_ref())),
+        ("endpoint", text(Some(&meta.endpoint))),
+        ("attempts", Some(Item::Uint(meta.attempts.into()))),
+        ("flags", of_entry(|entry| entry.flags)),
+        ("session", text(entry.and_then(|entry| entry.session.as_ref()))),
+        ("lock_index", of_entry(|entry| entry.lock_index)),
+        ("create_index", of_entry(|entry| entry.create_index)),
+        ("modify_index", of_entry(|entry| entry.modify_index)),
+    ]
 }
 
 /// Pushes a table with the metadata.
 ///
 /// # Safety
-/// To be called in a protected call, with three free slots.
+/// To be called in a call of [`push`], with a free slot for each member and one more.
 unsafe fn push_meta(state: *mut ffi::lua_State, meta: &Meta) {
-    let text = |name: &str, value: Option<&str>| {
-        if let Some(value) = value {
-            // SAFETY: as the caller of `push_meta` promised; the table is on top.
-            unsafe {
-                push_bytes(state, name.as_bytes());
-                push_bytes(state, value.as_bytes());
-                ffi::lua_rawset(state, -3);
-            }
-        }
-    };
-    let integer = |name: &str, value: Option<u64>| {
-        if let Some(value) = value {
-            // SAFETY: as above.
-            unsafe {
-                push_bytes(state, name.as_bytes());
-                push_integer(state, value, false);
-                ffi::lua_rawset(state, -3);
-            }
-        }
-    };
-    // SAFETY: as above.
+    let members = members(meta);
+    // SAFETY: as the caller promised; the members are in the function's order.
     unsafe {
-        ffi::lua_createtable(state, 0, if meta.entry.is_some() { 12 } else { 8 });
-        push_bytes(state, b"request_ms");
-        ffi::lua_pushnumber(state, meta.request_ms);
-        ffi::lua_rawset(state, -3);
-        push_bytes(state, b"stale");
-        ffi::lua_pushboolean(state, meta.stale.into());
-        ffi::lua_rawset(state, -3);
-        if let Some(known_leader) = meta.known_leader {
-            push_bytes(state, b"known_leader");
-            ffi::lua_pushboolean(state, known_leader.into());
-            ffi::lua_rawset(state, -3);
+        ffi::lua_pushvalue(state, META);
+        for (_, member) in &members {
+            push_plain(state, member.unwrap_or(Item::Null));
         }
-    }
-    integer("index", meta.index);
-    integer("last_contact_ms", meta.last_contact_ms);
-    text("content_hash", meta.content_hash.as_deref());
-    text("cache", meta.cache.as_deref());
-    integer("age_s", meta.age_s);
-    text("backend", meta.backend.as_deref());
-    text("endpoint", Some(&meta.endpoint));
-    integer("attempts", Some(meta.attempts.into()));
-    if let Some(entry) = &meta.entry {
-        let EntryMeta { flags, session, lock_index, create_index, modify_index } = entry;
-        integer("flags", Some(*flags));
-        text("session", session.as_deref());
-        integer("lock_index", Some(*lock_index));
-        integer("create_index", Some(*create_index));
-        integer("modify_index", Some(*modify_index));
+        ffi::lua_call(state, members.len() as c_int, 1);
     }
 }
 
@@ -229,5 +292,41 @@ unsafe fn push_integer(state: *mut ffi::lua_State, magnitude: u64, negative: boo
         } else {
             ffi::lua_pushnumber(state, number as f64);
         }
+    }
+}
+
+/// For each string of a list what another list has at the place, counted from 1, that `place_of` says,
+/// in one list; or the place of the first item that is no string.
+///
+/// One protected call does it all, as in `results`.
+pub fn picked(
+    lua: &Lua,
+    strings: &Table,
+    list: &Table,
+    place_of: impl Fn(&[u8]) -> usize,
+) -> mlua::Result<Value> {
+    // SAFETY: `state` is valid in the closure, with the two tables at 1 and 2 and room for three
+    // more. A string's bytes are looked at while the string is on the stack. Running out of memory
+    // leaves it by a jump; nothing that needs a destructor is alive then.
+    unsafe {
+        lua.exec_raw((strings, list), |state| {
+            let count = ffi::lua_rawlen(state, 1);
+            ffi::lua_createtable(state, count as c_int, 0);
+            for number in 1..=count {
+                ffi::lua_rawgeti(state, 1, number as _);
+                if ffi::lua_type(state, -1) != ffi::LUA_TSTRING {
+                    ffi::lua_pushinteger(state, number as _);
+                    break;
+                }
+                let mut length = 0;
+                let bytes = ffi::lua_tolstring(state, -1, &mut length);
+                let place = place_of(std::slice::from_raw_parts(bytes.cast(), length));
+                ffi::lua_pop(state, 1);
+                ffi::lua_rawgeti(state, 2, place as _);
+                ffi::lua_rawseti(state, 3, number as _);
+            }
+            ffi::lua_replace(state, 1);
+            ffi::lua_settop(state, 1);
+        })
     }
 }

@@ -8,9 +8,7 @@ use crate::clock::BoxFuture;
 use crate::error::{Error, Kind};
 use ::http::header::{AUTHORIZATION, USER_AGENT};
 use ::http::{HeaderMap, HeaderValue, Request, Response};
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt as _;
-use hyper::body::Body;
+use bytes::Bytes;
 use std::error::Error as StdError;
 use std::fmt;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -21,7 +19,7 @@ const CLIENT: &str = concat!("consul_ffi/", env!("CARGO_PKG_VERSION"));
 /// The largest answer that is taken: above it are only lists that no Lua program could hold, and
 /// endpoints that never stop sending. It is some 365 KV values of the largest size, 512 KiB, which
 /// are 683 KiB each in JSON.
-const MAX_REPLY_BYTES: usize = 256 << 20;
+pub(super) const MAX_REPLY_BYTES: usize = 256 << 20;
 
 /// One endpoint of a real agent, with a pool of kept-alive connections.
 pub struct HttpTransport {
@@ -37,12 +35,26 @@ enum Channel {
     Https(Https),
 }
 
+pub(super) type Cause = Box<dyn StdError + Send + Sync>;
+
 /// Why there is no whole answer.
 pub(super) struct Failure {
-    pub(super) cause: Box<dyn StdError + Send + Sync>,
+    pub(super) cause: Cause,
     /// Whether the agent can have seen the request.
     pub(super) sent: bool,
 }
+
+/// An answer above [`MAX_REPLY_BYTES`].
+#[derive(Debug)]
+pub(super) struct TooLarge;
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the answer is larger than {} MiB", MAX_REPLY_BYTES >> 20)
+    }
+}
+
+impl StdError for TooLarge {}
 
 impl HttpTransport {
     /// A transport to `endpoint`, `http://…` or `https://…` without a trailing slash, or
@@ -86,75 +98,10 @@ impl HttpTransport {
         }
     }
 
-    async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
-        let _turn = self.turn().await?;
-        let failed = |failure| self.failed(failure);
-        match &self.channel {
-            Channel::Plain(plain) => {
-                let (mut connection, answer) = plain.send(request).await.map_err(failed)?;
-                let answer = connection.drive(self.read(answer)).await?;
-                plain.keep(connection);
-                Ok(answer)
-            }
-            Channel::Https(https) => self.read(https.send(request).await.map_err(failed)?).await,
-        }
-    }
-
-    /// Reads an answer's body up to its end or [`MAX_REPLY_BYTES`].
-    async fn read<B>(&self, answer: Response<B>) -> Result<Response<Bytes>, Error>
-    where
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: Into<Box<dyn StdError + Send + Sync>>,
-    {
-        let (head, mut body) = answer.into_parts();
-        let too_large = || {
-            let limit_mib = MAX_REPLY_BYTES >> 20;
-            let message = format!("{}: the answer is larger than {limit_mib} MiB", self.endpoint);
-            Error::new(Kind::TooLarge, message)
-        };
-        if body.size_hint().lower() > MAX_REPLY_BYTES as u64 {
-            return Err(too_large());
-        }
-        // Most bodies are one chunk, which then need not be copied.
-        let Some(first) = self.chunk(&mut body).await? else {
-            return Ok(Response::from_parts(head, Bytes::new()));
-        };
-        let Some(second) = self.chunk(&mut body).await? else {
-            return Ok(Response::from_parts(head, first));
-        };
-        let mut whole = BytesMut::from(first);
-        whole.extend_from_slice(&second);
-        while let Some(chunk) = self.chunk(&mut body).await? {
-            if whole.len() + chunk.len() > MAX_REPLY_BYTES {
-                return Err(too_large());
-            }
-            whole.extend_from_slice(&chunk);
-        }
-        Ok(Response::from_parts(head, whole.freeze()))
-    }
-
-    async fn chunk<B>(&self, body: &mut B) -> Result<Option<Bytes>, Error>
-    where
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: Into<Box<dyn StdError + Send + Sync>>,
-    {
-        loop {
-            match body.frame().await {
-                None => return Ok(None),
-                Some(Err(error)) => {
-                    return Err(self.failed(Failure { cause: error.into(), sent: true }));
-                }
-                // What is no data is a trailer.
-                Some(Ok(frame)) => {
-                    if let Ok(chunk) = frame.into_data() {
-                        return Ok(Some(chunk));
-                    }
-                }
-            }
-        }
-    }
-
     fn failed(&self, Failure { cause, sent }: Failure) -> Error {
+        if cause.is::<TooLarge>() {
+            return Error::new(Kind::TooLarge, format!("{}: {cause}", self.endpoint));
+        }
         let of_tls = chain(&*cause).find_map(|cause| cause.downcast_ref::<rustls::Error>());
         let (kind, sent, why) = match of_tls {
             Some(cause) => {
@@ -172,7 +119,15 @@ impl HttpTransport {
 
 impl Transport for HttpTransport {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
-        Box::pin(self.exchange(request))
+        // A block and no function, in which the request would take its room twice.
+        Box::pin(async move {
+            let _turn = self.turn().await?;
+            let answer = match &self.channel {
+                Channel::Plain(plain) => plain.send(&request).await,
+                Channel::Https(https) => https.send(request).await,
+            };
+            answer.map_err(|failure| self.failed(failure))
+        })
     }
 
     fn endpoint(&self) -> &str {

@@ -1,11 +1,12 @@
 //! An agent with TLS, by reqwest.
 
-use super::http::Failure;
+use super::http::{Failure, MAX_REPLY_BYTES, TooLarge};
 use super::{Options, tls};
 use crate::error::{Error, Kind};
 use ::http::header::HOST;
 use ::http::{HeaderMap, HeaderValue, Request, Response, Uri};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::sync::Arc;
 
@@ -57,11 +58,8 @@ impl Https {
         Ok(Https { client, base })
     }
 
-    /// Sends a request; the answer's body is still to be read.
-    pub(super) async fn send(
-        &self,
-        request: Request<Bytes>,
-    ) -> Result<Response<reqwest::Body>, Failure> {
+    /// Sends a request and reads its answer.
+    pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Failure> {
         // A connection that the server closed meanwhile is noticed only when its task runs.
         tokio::task::yield_now().await;
         let (parts, body) = request.into_parts();
@@ -73,13 +71,30 @@ impl Https {
         if !body.is_empty() {
             *request.body_mut() = Some(body.into());
         }
-        let answer = self.client.execute(request).await;
-        answer.map(Response::from).map_err(|error| {
-            let sent = !error.is_connect() && !error.is_builder();
-            // The query can hold what a program must not find in its logs.
-            Failure { cause: error.without_url().into(), sent }
-        })
+        let answer = self.client.execute(request).await.map_err(failure)?;
+        let (head, body) = Response::<reqwest::Body>::from(answer).into_parts();
+        Ok(Response::from_parts(head, read(body).await?))
     }
+}
+
+/// Reads a body up to its end or [`MAX_REPLY_BYTES`].
+async fn read(mut body: reqwest::Body) -> Result<Bytes, Failure> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        // What is no data is a trailer.
+        let Ok(part) = frame.map_err(failure)?.into_data() else { continue };
+        if part.len() > MAX_REPLY_BYTES - whole.len() {
+            return Err(Failure { cause: TooLarge.into(), sent: true });
+        }
+        whole.extend_from_slice(&part);
+    }
+    Ok(whole.freeze())
+}
+
+fn failure(error: reqwest::Error) -> Failure {
+    let sent = !error.is_connect() && !error.is_builder();
+    // The query can hold what a program must not find in its logs.
+    Failure { cause: error.without_url().into(), sent }
 }
 
 /// The endpoint's URL with another host name: TLS takes the name to check from the URL, and what it

@@ -2,7 +2,9 @@
 //! response comes out. A real agent, the simulated agent and every test double implement it.
 
 pub mod http;
+mod http1;
 mod https;
+pub mod in_place;
 mod plain;
 pub(crate) mod tls;
 pub mod token_file;

@@ -1,44 +1,38 @@
 //! An agent without TLS, on a TCP port or a unix socket: connections that are kept for the next
-//! request, and closed when they were idle for too long.
+//! request, and closed when they were idle for too long. What they say is in `http1.rs`.
 
-use super::Options;
-use super::http::Failure;
+use super::http::{Cause, Failure, MAX_REPLY_BYTES};
+use super::http1::{Common, Incoming, MAX_HEAD_BYTES};
+use super::{Options, in_place};
 use crate::error::{Error, Kind};
+use crate::os::{self, Patience};
 use crate::sync::lock;
 use ::http::header::HOST;
 use ::http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use bytes::Bytes;
-use futures_util::FutureExt as _;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioIo;
-use std::error::Error as StdError;
-use std::future::{Future, poll_fn};
-use std::io::{self, IoSlice};
+use std::future::poll_fn;
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 use tower_service::Service as _;
 
 /// The connections to one agent.
 pub(super) struct Plain {
     target: Target,
-    /// What every request says that does not say otherwise.
-    headers: HeaderMap,
+    common: Common,
     connect_timeout: Duration,
     idle: Arc<Idle>,
 }
 
 enum Target {
-    /// A TCP port; the path is put before that of each request.
     Tcp(HttpConnector, Uri),
     Unix(PathBuf),
 }
@@ -54,11 +48,11 @@ impl Plain {
         options: &Options,
     ) -> Result<Self, Error> {
         let refuse = |why: &str| Error::new(Kind::Config, format!("{endpoint}: {why}")).not_sent();
-        let target = match endpoint.strip_prefix("unix://") {
+        let (target, prefix) = match endpoint.strip_prefix("unix://") {
             Some(path) => {
                 // The host that the official client names too.
                 headers.insert(HOST, HeaderValue::from_static("localhost"));
-                Target::Unix(path.into())
+                (Target::Unix(path.into()), String::new())
             }
             None => {
                 let url: Uri = endpoint.parse().map_err(|error| refuse(&format!("{error}")))?;
@@ -69,184 +63,245 @@ impl Plain {
                 connector.set_nodelay(true);
                 // Divided among the addresses of a name.
                 connector.set_connect_timeout(Some(options.connect_timeout));
-                Target::Tcp(connector, url)
+                let prefix = url.path().to_owned();
+                (Target::Tcp(connector, url), prefix)
             }
         };
+        let common = Common::new(&prefix, &headers);
         let idle = Arc::new(Idle {
             connections: Mutex::new(Vec::new()),
             most: options.max_idle_connections,
             timeout: options.idle_timeout,
             is_watched: AtomicBool::new(false),
         });
-        Ok(Plain { target, headers, connect_timeout: options.connect_timeout, idle })
+        Ok(Plain { target, common, connect_timeout: options.connect_timeout, idle })
     }
 
-    /// Sends a request; the answer's body is still to be read, by [`Connection::drive`].
-    pub(super) async fn send(
-        &self,
-        request: Request<Bytes>,
-    ) -> Result<(Connection, Response<Incoming>), Failure> {
-        let mut request = self.addressed(request)?;
+    /// Sends a request and reads its answer.
+    pub(super) async fn send(&self, request: &Request<Bytes>) -> Result<Response<Bytes>, Failure> {
+        let head = self.common.head(request);
+        let request = [head.as_slice(), request.body()];
         loop {
-            let kept = self.idle.take().await;
+            let kept = self.idle.take();
             let is_kept = kept.is_some();
             let mut connection = match kept {
                 Some(connection) => connection,
-                None => self.connect().await.map_err(|cause| Failure { cause, sent: false })?,
+                None => {
+                    // In a box of its own, since most requests need no room for it.
+                    let connection = Box::pin(self.connect()).await;
+                    connection.map_err(|cause| Failure { cause, sent: false })?
+                }
             };
-            let answer = connection.sender.try_send_request(request);
-            match connection.drive(answer).await {
-                Ok(answer) => return Ok((connection, answer)),
-                Err(mut error) => match error.take_message() {
-                    // The server closed the kept connection before anything was sent on it.
-                    Some(unsent) if is_kept => request = unsent,
-                    unsent => {
-                        let cause = error.into_error().into();
-                        return Err(Failure { cause, sent: unsent.is_none() });
+            match connection.exchange(request).await {
+                Ok((answer, is_lasting)) => {
+                    if is_lasting {
+                        self.idle.keep(connection);
                     }
-                },
+                    return Ok(answer);
+                }
+                // The server closed it just now.
+                Err(failure) if is_kept && !failure.sent => {}
+                Err(failure) => return Err(failure),
             }
         }
     }
 
-    /// Keeps a connection whose answer has been read to its end.
-    pub(super) fn keep(&self, connection: Connection) {
-        self.idle.keep(connection);
-    }
-
-    /// The request as this agent gets it.
-    fn addressed(&self, request: Request<Bytes>) -> Result<Request<Full<Bytes>>, Failure> {
-        let mut request = request.map(Full::new);
-        if let Target::Tcp(_, url) = &self.target
-            && url.path() != "/"
-        {
-            let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-            let target = format!("{}{target}", url.path()).parse();
-            *request.uri_mut() =
-                target.map_err(|error| Failure { cause: Box::from(error), sent: false })?;
-        }
-        let headers = request.headers_mut();
-        for (name, value) in &self.headers {
-            headers.entry(name).or_insert_with(|| value.clone());
-        }
-        Ok(request)
-    }
-
-    async fn connect(&self) -> Result<Connection, Box<dyn StdError + Send + Sync>> {
+    async fn connect(&self) -> Result<Connection, Cause> {
         let limit = self.connect_timeout;
         let connection = async {
-            let stream = match &self.target {
-                Target::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
-                Target::Tcp(connector, url) => {
-                    Stream::Tcp(connector.clone().call(url.clone()).await?.into_inner())
+            Ok(Connection::new(match &self.target {
+                Target::Unix(path) => {
+                    let stream = UnixStream::connect(path).await?.into_std()?;
+                    stream.set_nonblocking(false)?;
+                    stream.set_read_timeout(Some(in_place::LONGEST))?;
+                    stream.into()
                 }
-            };
-            Ok(Connection::start(stream).await?)
+                Target::Tcp(connector, url) => {
+                    let stream = connector.clone().call(url.clone()).await?;
+                    let stream = stream.into_inner().into_std()?;
+                    stream.set_nonblocking(false)?;
+                    stream.set_read_timeout(Some(in_place::LONGEST))?;
+                    stream.into()
+                }
+            }))
         };
         timeout(limit, connection).await.unwrap_or_else(|_| {
             let message = format!("no connection within {} ms", limit.as_millis());
-            Err(io::Error::new(io::ErrorKind::TimedOut, message).into())
+            Err(io::Error::new(ErrorKind::TimedOut, message).into())
         })
     }
 }
 
+/// How many reads in a row leave the runtime no turn: a quarter of a MiB at most.
+const READS_IN_PLACE: usize = 16;
+
+type Watched = AsyncFd<Arc<OwnedFd>>;
+
 /// A connection that requests can be sent on, one after the other.
-pub(super) struct Connection {
-    sender: SendRequest<Full<Bytes>>,
-    /// Writes and reads; it is over when the connection is.
-    work: Pin<Box<dyn Future<Output = ()> + Send>>,
+struct Connection {
+    /// The socket as the runtime watches it, which it does from the first time on that a request
+    /// had to wait for longer.
+    watched: Option<Watched>,
+    /// It blocks, for up to [`in_place::LONGEST`], unless a call says otherwise.
+    socket: Arc<OwnedFd>,
+    /// At its begin is what has come and belongs to no answer yet.
+    buffer: Box<[u8]>,
+    filled: usize,
 }
 
 impl Connection {
-    async fn start(stream: Stream) -> Result<Self, hyper::Error> {
-        let (sender, work) = http1::handshake(TokioIo::new(stream)).await?;
-        // How it fails, the request learns too.
-        Ok(Connection { sender, work: Box::pin(work.map(drop).fuse()) })
+    fn new(socket: OwnedFd) -> Self {
+        let buffer = vec![0; MAX_HEAD_BYTES].into_boxed_slice();
+        Connection { watched: None, socket: Arc::new(socket), buffer, filled: 0 }
     }
 
-    /// Lets the connection work while somebody waits for what it does. A task of its own would have
-    /// to be woken, and to wake this one in turn, for each thing that passes between them.
-    pub(super) async fn drive<R>(&mut self, exchange: impl Future<Output = R>) -> R {
-        let mut exchange = pin!(exchange);
-        poll_fn(|context| {
-            if let Poll::Ready(done) = exchange.as_mut().poll(context) {
-                return Poll::Ready(done);
+    /// Sends a request, in two parts, and reads its answer; says too whether the next one can be
+    /// sent.
+    async fn exchange(&mut self, request: [&[u8]; 2]) -> Result<(Response<Bytes>, bool), Failure> {
+        let answer = Incoming::new(MAX_REPLY_BYTES);
+        let mut exchange = Exchange { connection: self, request, sent: 0, refusal: None, answer };
+        match exchange.run().await {
+            Err(cause) => Err(Failure { cause, sent: exchange.sent > 0 }),
+            Ok(()) => {
+                let is_all_sent = exchange.is_all_sent();
+                let (answer, is_lasting) = exchange.answer.finish();
+                // What comes unasked is no answer to the next request.
+                Ok((answer, is_lasting && is_all_sent && self.filled == 0))
             }
-            let _ = self.work.as_mut().poll(context);
-            exchange.as_mut().poll(context)
-        })
-        .await
-    }
-
-    /// Whether the next request can be sent: the server has not closed it.
-    async fn is_ready(&mut self) -> bool {
-        let work = poll_fn(|context| Poll::Ready(self.work.as_mut().poll(context))).await;
-        work.is_pending() && self.sender.is_ready()
-    }
-}
-
-/// A socket whose end is seen by a read at any time. Tokio's own reads believe, after one that gave
-/// less than was asked for, that there is nothing more until the runtime has looked; so a connection
-/// that the server closed meanwhile would be taken for an open one.
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-/// Calls a method of the socket, which both kinds have.
-macro_rules! socket {
-    ($stream:expr, $socket:ident => $call:expr) => {
-        match $stream {
-            Stream::Tcp($socket) => $call,
-            Stream::Unix($socket) => $call,
         }
-    };
+    }
+
+    /// Has a runtime watch the socket, unless one does.
+    fn watch(&mut self) -> io::Result<Watched> {
+        // A runtime that has ended says so at any time.
+        let mut context = Context::from_waker(Waker::noop());
+        let is_alive = |watched: &Watched| {
+            !matches!(watched.poll_read_ready(&mut context), Poll::Ready(Err(_)))
+        };
+        match self.watched.take().filter(is_alive) {
+            Some(watched) => Ok(watched),
+            None => os::watch(Arc::clone(&self.socket)),
+        }
+    }
+
+    /// Whether the next request can be sent: the server has not closed it, and said nothing unasked.
+    fn is_ready(&self) -> bool {
+        os::is_silent(&self.socket)
+    }
 }
 
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+/// A request on its way, and its answer.
+struct Exchange<'a> {
+    connection: &'a mut Connection,
+    request: [&'a [u8]; 2],
+    sent: usize,
+    /// Why the rest of the request cannot be sent. There may be an answer that says more.
+    refusal: Option<io::Error>,
+    answer: Incoming,
+}
+
+/// What a look at the socket gave.
+enum Received {
+    Nothing,
+    /// All that has come.
+    All,
+    /// As much as there was room for.
+    Part,
+}
+
+impl Exchange<'_> {
+    async fn run(&mut self) -> Result<(), Cause> {
+        self.send()?;
+        if self.is_all_sent() && in_place::take() {
+            self.connection.watched = None;
+            let mut patience = Patience::ReadTimeout;
+            for _ in 0..READS_IN_PLACE {
+                if let Received::Nothing = self.receive(patience)? {
+                    break;
+                }
+                if self.answer.is_whole() {
+                    return Ok(());
+                }
+                patience = Patience::None;
+            }
+        }
+        let watched = self.connection.watch()?;
+        poll_fn(|context| self.poll(&watched, context)).await?;
+        self.connection.watched = Some(watched);
+        Ok(())
+    }
+
+    /// Sends and reads what can be now, until the whole answer has come.
+    fn poll(&mut self, watched: &Watched, context: &mut Context<'_>) -> Poll<Result<(), Cause>> {
+        while !self.is_all_sent() && self.refusal.is_none() {
+            let Poll::Ready(ready) = watched.poll_write_ready(context) else { break };
+            let mut ready = ready?;
+            self.send()?;
+            if !self.is_all_sent() {
+                ready.clear_ready();
+            }
+        }
         loop {
-            ready!(socket!(&*self, socket => socket.poll_read_ready(context)))?;
-            match socket!(&*self, socket => socket.try_read_buf(buffer)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(drop)),
+            let mut ready = ready!(watched.poll_read_ready(context))?;
+            if !matches!(self.receive(Patience::None)?, Received::Part) {
+                ready.clear_ready();
+            }
+            if self.answer.is_whole() {
+                return Poll::Ready(Ok(()));
             }
         }
     }
+
+    fn is_all_sent(&self) -> bool {
+        self.sent == self.request[0].len() + self.request[1].len()
+    }
+
+    /// Sends what there is room for.
+    fn send(&mut self) -> io::Result<()> {
+        while !self.is_all_sent() {
+            let [head, body] = self.request;
+            let of_head = self.sent.min(head.len());
+            let rest = [&head[of_head..], &body[self.sent - of_head..]];
+            match os::send(&self.connection.socket, rest) {
+                Ok(count) => self.sent += count,
+                Err(error) if is_for_later(&error) => break,
+                Err(error) if self.sent == 0 => return Err(error),
+                Err(error) => {
+                    self.refusal = Some(error);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what has come.
+    fn receive(&mut self, patience: Patience) -> Result<Received, Cause> {
+        let Connection { socket, buffer, filled, .. } = &mut *self.connection;
+        let room = &mut buffer[*filled..];
+        let all = room.len();
+        let count = match os::receive(&socket, room, patience) {
+            Err(error) if is_for_later(&error) => return Ok(Received::Nothing),
+            Ok(count @ 1..) => count,
+            end => {
+                let end = end.map_err(Cause::from).and_then(|_| self.answer.end());
+                // It says what was wrong first.
+                return match self.refusal.take() {
+                    Some(refusal) if end.is_err() => Err(refusal.into()),
+                    _ => end.map(|()| Received::All),
+                };
+            }
+        };
+        *filled += count;
+        let taken = self.answer.take(&buffer[..*filled])?;
+        buffer.copy_within(taken..*filled, 0);
+        *filled -= taken;
+        Ok(if count < all { Received::All } else { Received::Part })
+    }
 }
 
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        socket!(self.get_mut(), socket => Pin::new(socket).poll_write(context, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        socket!(self.get_mut(), socket => Pin::new(socket).poll_write_vectored(context, parts))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        socket!(self.get_mut(), socket => Pin::new(socket).poll_flush(context))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        socket!(self.get_mut(), socket => Pin::new(socket).poll_shutdown(context))
-    }
+fn is_for_later(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 /// The connections that no request uses at present.
@@ -261,10 +316,10 @@ struct Idle {
 
 impl Idle {
     /// A connection that is still open.
-    async fn take(&self) -> Option<Connection> {
+    fn take(&self) -> Option<Connection> {
         loop {
-            let (mut connection, _) = self.fresh().pop()?;
-            if connection.is_ready().await {
+            let (connection, _) = self.fresh().pop()?;
+            if connection.is_ready() {
                 return Some(connection);
             }
         }
@@ -273,7 +328,7 @@ impl Idle {
     /// Keeps a connection whose answer has been read to its end.
     fn keep(self: &Arc<Self>, connection: Connection) {
         let mut connections = self.fresh();
-        if connections.len() < self.most && !connection.sender.is_closed() {
+        if connections.len() < self.most {
             connections.push((connection, Instant::now()));
             drop(connections);
             if !self.is_watched.swap(true, Ordering::Relaxed) {

@@ -415,9 +415,14 @@ impl Draft {
                     }
                     _ => utf8_percent_encode(&text, ESCAPED).into(),
                 };
-                let place = format!("{{{}}}", param.name);
-                if let Some(at) = self.path.find(&place) {
-                    self.path.replace_range(at..at + place.len(), &segment);
+                let is_place = |at: &usize| {
+                    let rest = self.path[at + 1..].strip_prefix(param.name);
+                    rest.is_some_and(|rest| rest.starts_with('}'))
+                };
+                let places = self.path.match_indices('{').map(|(at, _)| at);
+                if let Some(at) = { places }.find(is_place) {
+                    let end = at + param.name.len() + 2;
+                    self.path.replace_range(at..end, &segment);
                 }
             }
             Place::Query(name) => self.add_query(param, name, value, &at)?,
@@ -531,13 +536,11 @@ impl Draft {
             target.push(if target.contains('?') { '&' } else { '?' });
             target.push_str(pair);
         }
-        let mut http = http::Request::builder()
-            .method(http::Method::from(self.endpoint.method))
-            .uri(target)
-            .body(self.body)
-            .map_err(|error| {
-                Error::argument(format!("the request has no valid address: {error}"))
-            })?;
+        let mut http = http::Request::new(self.body);
+        *http.method_mut() = self.endpoint.method.into();
+        *http.uri_mut() = Uri::try_from(target).map_err(|error| {
+            Error::argument(format!("the request has no valid address: {error}"))
+        })?;
         if self.is_json {
             let json = HeaderValue::from_static("application/json");
             http.headers_mut().insert(CONTENT_TYPE, json);

@@ -6,7 +6,7 @@ use super::tape::{Base64, Item, Tape};
 use super::value::Value;
 use crate::error::{Error, Kind, RefusedOperation};
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode, header};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -64,7 +64,33 @@ pub struct EntryMeta {
     pub modify_index: u64,
 }
 
+/// The headers that say something about an answer, of which a transport need keep no other.
+pub static HEADERS: [HeaderName; 13] = [
+    HeaderName::from_static("x-consul-index"),
+    HeaderName::from_static("x-consul-knownleader"),
+    HeaderName::from_static("x-consul-lastcontact"),
+    HeaderName::from_static("x-consul-contenthash"),
+    HeaderName::from_static("x-consul-query-backend"),
+    HeaderName::from_static("x-consul-reason"),
+    HeaderName::from_static("x-cache"),
+    header::AGE,
+    header::ALLOW,
+    header::CONTENT_TYPE,
+    header::LOCATION,
+    header::RETRY_AFTER,
+    header::VARY,
+];
+
 impl Meta {
+    /// The index from which to wait for the next change, after a query that waited from `last`; none
+    /// when it is to be looked anew, because there is none or it went back.
+    ///
+    /// Source: "Blocking Queries" in Consul's HTTP API reference.
+    pub fn next_index(&self, last: Option<u64>) -> Option<u64> {
+        let next = self.index?.max(1);
+        last.is_none_or(|last| next >= last).then_some(next)
+    }
+
     fn of(headers: &HeaderMap) -> Self {
         let mut meta = Meta::default();
         // One look at each header is faster than a look-up for each name.
@@ -157,7 +183,7 @@ impl Request {
     /// Refuses a web page, which no operation answers with: else a portal's page would be the success
     /// of an operation that answers with nothing, and a web server's 404 a key that does not exist.
     fn refuse_page(&self, response: &Response<Bytes>) -> Result<(), Error> {
-        let content = response.headers().get(http::header::CONTENT_TYPE);
+        let content = response.headers().get(header::CONTENT_TYPE);
         let is_page = content.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
         match is_page && self.endpoint.reply != Reply::Body {
             true => {
@@ -394,14 +420,14 @@ pub fn retry_after(response: &Response<Bytes>) -> Duration {
     if response.status().is_success() {
         return Duration::ZERO;
     }
-    let header = response.headers().get(http::header::RETRY_AFTER);
+    let header = response.headers().get(header::RETRY_AFTER);
     let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
     Duration::from_secs(seconds.unwrap_or(0))
 }
 
 /// What a redirect says, without the query, which can hold what no message may show.
 fn redirection(headers: &HeaderMap) -> String {
-    let location = headers.get(http::header::LOCATION).and_then(|value| value.to_str().ok());
+    let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
     let aim = match location.and_then(|location| location.split('?').next()) {
         Some(path) => excerpt(path.as_bytes()),
         None => "another path".to_owned(),
@@ -414,7 +440,7 @@ fn redirection(headers: &HeaderMap) -> String {
 fn is_unknown_endpoint(response: &Response<Bytes>) -> bool {
     response.status() == StatusCode::NOT_FOUND
         && (response.body().starts_with(b"Invalid URL path")
-            || response.body().is_empty() && !response.headers().contains_key(http::header::VARY))
+            || response.body().is_empty() && !response.headers().contains_key(header::VARY))
 }
 
 /// What a server says when it has no leader to pass the request on to, or is a leader no more or
