@@ -1,11 +1,12 @@
-//! docs/coordination.md tells of tests that exist and of profiles as they are.
+//! docs/coordination.md and docs/cluster.md tell of tests that exist, and of profiles as they are.
 
 use consul_ffi::client::coordination::Profile;
 use consul_ffi::wire::value::Value;
 use std::fs;
 use std::path::Path;
 
-const PAGE: &str = include_str!("../docs/coordination.md");
+const LOCKS: &str = include_str!("../docs/coordination.md");
+const CLUSTER: &str = include_str!("../docs/cluster.md");
 
 fn sources(folder: &Path, text: &mut String) {
     for entry in fs::read_dir(folder).expect("a folder") {
@@ -19,11 +20,10 @@ fn sources(folder: &Path, text: &mut String) {
     }
 }
 
-/// The names of tests in the page: what is in backticks after "Shown by", up to the full stop, and in the
-/// last cells of its tables.
-fn claimed() -> Vec<String> {
+/// The names of tests in a page: what is in backticks after "Shown by", up to the full stop.
+fn claimed(page: &str) -> Vec<String> {
     let mut names = Vec::new();
-    for claim in PAGE.split("*Shown by*").skip(1) {
+    for claim in page.split("*Shown by*").skip(1) {
         let parts: Vec<_> = claim.split('`').collect();
         for pair in parts.chunks_exact(2) {
             // Between two names there is a comma.
@@ -33,7 +33,13 @@ fn claimed() -> Vec<String> {
             names.push(pair[1].split_whitespace().collect::<Vec<_>>().join(" "));
         }
     }
-    for row in PAGE.lines().filter(|line| line.starts_with('|')) {
+    names
+}
+
+/// The names of tests in the last cells of the tables about locks.
+fn in_tables() -> Vec<String> {
+    let mut names = Vec::new();
+    for row in LOCKS.lines().filter(|line| line.starts_with('|')) {
         let cell = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
         let in_ticks = cell.split('`').skip(1).step_by(2);
         names.extend(in_ticks.filter(|name| !name.contains('/')).map(str::to_owned));
@@ -47,10 +53,12 @@ fn every_claim_is_shown_by_a_test_that_exists() {
     for folder in ["src", "spec", "tests"] {
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut text);
     }
-    let names = claimed();
-    assert!(names.len() > 30, "{names:?}");
+    let names = [claimed(LOCKS), in_tables(), claimed(CLUSTER)];
+    assert!(names.iter().all(|names| names.len() > 5), "{names:?}");
+    let names = names.concat();
     let is_a_test = |name: &String| {
-        let forms = [format!("fn {name}("), format!("\"{name}\""), format!("\"{name} #smoke\"")];
+        let forms =
+            ["fn {}(", "\"{}\"", "\"{} #smoke\"", "\"{} ["].map(|form| form.replace("{}", name));
         forms.iter().any(|form| text.contains(form)) || text.contains(&format!("\"{name}::"))
     };
     let missing: Vec<_> = names.iter().filter(|name| !is_a_test(name)).collect();
@@ -68,5 +76,5 @@ fn the_table_of_profiles_is_what_the_code_says() {
         });
         table.push_str(&format!("| `{name}` | {} |\n", shown.join(" | ")));
     }
-    assert!(PAGE.contains(&table), "the table should be:\n{table}");
+    assert!(LOCKS.contains(&table), "the table should be:\n{table}");
 }

@@ -33,7 +33,7 @@ use consul_ffi::error::Error;
 use consul_ffi::guard::{Connection, Keeper};
 use consul_ffi::transport::TlsOptions;
 use consul_ffi::wire::value::Value;
-use holder::{Holder, Orders, now_ns};
+use holder::{Holder, Orders, What, now_ns};
 use http::Request;
 use libtest_mimic::{Arguments, Failed, Trial};
 use proxy::{Network, Proxy};
@@ -250,7 +250,7 @@ fn killed(world: &World) {
 fn permits(world: &World) {
     let token = Some(world.consul.token.as_str());
     let url = world.url();
-    let orders = Orders { semaphore: true, token, ..Orders::new(&url, "permits") };
+    let orders = Orders { what: What::Permit, token, ..Orders::new(&url, "permits") };
     let mut next = None;
     for _ in 0..3 {
         let mut first = next.take().unwrap_or_else(|| {

@@ -73,12 +73,17 @@ fn main() {
     }
     let server = option_env!("CARGO_BIN_EXE_consul-sim");
     if server.is_none() {
-        consul::say_skipped("locks in other programs", "built without the feature server");
+        consul::say_skipped(
+            "locks and clusters in other programs",
+            "built without the feature server",
+        );
     }
     for engine in ENGINES {
         for (name, program) in [
             ("children_have_none_of_their_parents_locks", &["run", "fork_locks.lua"][..]),
             ("a_state_that_ends_gives_its_locks_up", &["states", "20", "locks.lua"]),
+            ("children_have_none_of_their_parents_nodes", &["run", "fork_cluster.lua"]),
+            ("a_state_that_ends_leaves_its_cluster", &["states", "10", "cluster.lua"]),
         ] {
             let name = format!("{name} [{}]", engine.interpreter);
             let run = move || with_consul(engine, program, server);

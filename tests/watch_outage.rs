@@ -1,6 +1,8 @@
 //! Watches and service views on real sockets when the network or the server fails. What is exact on a
 //! clock that a test moves (watch.rs, view.rs) has slack here.
 
+#[path = "support/agent.rs"]
+mod agent;
 #[allow(dead_code)]
 #[path = "support/cluster.rs"]
 mod cluster;
@@ -11,14 +13,13 @@ mod consul;
 #[path = "support/proxy.rs"]
 mod proxy;
 
+use agent::serve_agent;
 use cluster::Cluster;
 use consul_ffi::client::view::{EMPTY_HOLD, View, view};
 use consul_ffi::client::watch::{Change, WatchOptions, watch};
 use consul_ffi::client::{Client, Settings};
 use consul_ffi::clock::SystemClock;
 use consul_ffi::error::{Error, Kind};
-use consul_ffi::simulate::serve::serve;
-use consul_ffi::simulate::{self, Agent};
 use consul_ffi::transport::http::HttpTransport;
 use consul_ffi::transport::{Options, Transport};
 use consul_ffi::wire;
@@ -131,13 +132,7 @@ impl Told {
 
 /// A simulated agent on a socket: its URL, and a proxy in front of it.
 fn proxied() -> (String, Proxy) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let address = listener.local_addr().expect("it is bound").to_string();
-    beside(move || async move {
-        listener.set_nonblocking(true).expect("a socket can be made so");
-        let listener = tokio::net::TcpListener::from_std(listener).expect("within a runtime");
-        let _ = serve(Arc::new(Agent::new(simulate::Options::default())), listener, 200).await;
-    });
+    let address = serve_agent();
     (format!("http://{address}"), Proxy::new(&address))
 }
 

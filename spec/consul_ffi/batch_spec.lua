@@ -128,12 +128,11 @@ describe("a batch", function()
 end)
 
 describe("a batch on a slow agent", function()
-  local sim, client, name
+  local sim, client, connect
 
   before_each(function()
-    name = support.name("slow")
-    sim = consul_ffi.simulator(name, { clock = "manual", seed = 1 })
-    client = consul_ffi.new({ simulate = name, client_name = "one" })
+    sim, connect = support.manual_agent()
+    client = connect({ client_name = "one" })
     sim:fault({ latency_ms = 100 })
   end)
 
@@ -159,7 +158,7 @@ describe("a batch on a slow agent", function()
     assert.equal(200, took_ms(gets(65)))
     assert.equal(500, took_ms(gets(10), { concurrency = 2 }))
     assert.equal(1000, took_ms(gets(10), { concurrency = 1 }))
-    client = consul_ffi.new({ simulate = name, max_connections = 5 })
+    client = connect({ max_connections = 5 })
     assert.equal(200, took_ms(gets(10)))
   end)
 

@@ -1,15 +1,13 @@
-local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 
 describe("when answers are lost", function()
-  local name = support.name("lossy")
-  local sim = consul_ffi.simulator(name, { clock = "manual", seed = 5 })
+  local sim, connect = support.manual_agent(5)
   local client
 
   before_each(function()
     sim:reset()
     sim:clear_faults()
-    client = consul_ffi.new({ simulate = name })
+    client = connect()
   end)
 
   it("a failure says whether the request can have been applied", function()
@@ -29,8 +27,8 @@ describe("when answers are lost", function()
 
   it("an acquire that succeeds is one that holds the lock", function()
     local _, session = assert(client:session_create({ name = "worker" }))
-    local direct = consul_ffi.new({ simulate = name, client_name = "direct" })
-    client = consul_ffi.new({ simulate = name, client_name = "lossy" })
+    local direct = connect({ client_name = "direct" })
+    client = connect({ client_name = "lossy" })
     sim:fault({ clients = { "lossy" }, drop_before = 0.3, drop_after = 0.3 })
     local held, open = 0, 0
     for attempt = 1, 200 do
@@ -50,14 +48,13 @@ describe("when answers are lost", function()
 end)
 
 describe("without a leader", function()
-  local name = support.name("leaderless")
-  local sim = consul_ffi.simulator(name, { clock = "manual", seed = 6 })
+  local sim, connect = support.manual_agent(6)
   local client
 
   before_each(function()
     sim:reset()
     sim:clear_faults()
-    client = consul_ffi.new({ simulate = name, stale_if_error = true })
+    client = connect({ stale_if_error = true })
     assert(client:kv_put("k", "v"))
   end)
 
@@ -76,7 +73,7 @@ describe("without a leader", function()
     sim:fault({ no_leader = true })
     assert.equal("timeout", support.kind(client:kv_get("k", { stale_if_error = false })))
     assert.equal("timeout", support.kind(client:kv_get("k", { consistent = true })))
-    local plain = consul_ffi.new({ simulate = name })
+    local plain = connect()
     assert.equal("timeout", support.kind(plain:kv_get("k")))
     assert.is_true((select(3, assert(plain:kv_get("k", { stale_if_error = true })))).stale)
   end)

@@ -118,16 +118,11 @@ describe("a handle", function()
 
   it("that is waited for is ended by a hook that closes it", function()
     local handle = waiting()
-    debug.sethook(function()
-      local called = debug.getinfo(2, "S")
-      if called.short_src == "consul_ffi" and called.what == "main" then
-        handle:close()
-      end
-    end, "c")
-    local results = { pcall(handle.wait, handle) }
-    debug.sethook()
-    assert.same({ true, true }, { results[1], results[2] })
-    assert.equal("closed", support.kind(results[3], results[4], results[5]))
+    local ran, done, success, message, err = support.with_hook(function()
+      handle:close()
+    end, handle.wait, handle)
+    assert.same({ true, true }, { ran, done })
+    assert.equal("closed", support.kind(success, message, err))
   end)
 
   it("ends when its client is closed", function()
@@ -221,12 +216,11 @@ end)
 -- On a manual clock there is no thread: a handle's call goes on while the program's other calls,
 -- waits and `advance` move the time, each thing at its moment.
 describe("a handle on a manual clock", function()
-  local sim, client, name
+  local sim, client, connect
 
   before_each(function()
-    name = support.name("manual")
-    sim = consul_ffi.simulator(name, { clock = "manual", seed = 1 })
-    client = consul_ffi.new({ simulate = name, client_name = "one" })
+    sim, connect = support.manual_agent()
+    client = connect({ client_name = "one" })
   end)
 
   local function ms_since(before)
@@ -256,7 +250,7 @@ describe("a handle on a manual clock", function()
     sim:fault({ clients = { "one" }, latency_ms = 200 })
     sim:fault({ clients = { "two" }, latency_ms = 300 })
     local handle = client:start("kv_put", "k", "v")
-    local two = consul_ffi.new({ simulate = name, client_name = "two" })
+    local two = connect({ client_name = "two" })
     assert.equal("v", (select(2, two:kv_get("k"))))
     local _, _, _, meta = handle:poll()
     assert.equal(200, math.floor(meta.request_ms + 0.5))
@@ -295,7 +289,7 @@ describe("a handle on a manual clock", function()
 
   it("waits for its turn behind as many as there may be connections, but no longer than its timeout", function()
     sim:fault({ latency_ms = 100 })
-    local few = consul_ffi.new({ simulate = name, max_connections = 4 })
+    local few = connect({ max_connections = 4 })
     local handles, before = {}, sim:now()
     for i = 1, 5 do
       handles[i] = few:start("kv_get", "k", { timeout_ms = 1000 })
@@ -329,7 +323,7 @@ describe("a handle on a manual clock", function()
       sim:reset()
       local started = sim:now()
       sim:fault({ drop_before = 0.2, drop_after = 0.2, jitter_ms = 50 })
-      local one = consul_ffi.new({ simulate = name, client_name = "one" })
+      local one = connect({ client_name = "one" })
       local seen, handles = {}, {}
       for i = 1, 30 do
         handles[i] = one:start("session_create", { name = "s" .. i })

@@ -1,5 +1,4 @@
 -- Locks: who holds, for how long it may believe so, and how it learns that it does not.
-local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 
 describe("a lock", function()
@@ -413,12 +412,11 @@ end)
 -- On a manual clock there is no thread: beats, proofs and renewals have their moments while the
 -- program's calls, waits and `advance` move the time.
 describe("a lock on a manual clock", function()
-  local sim, client, name, lock, token
+  local sim, client, connect, lock, token
 
   before_each(function()
-    name = support.name("locks")
-    sim = consul_ffi.simulator(name, { clock = "manual", seed = 1 })
-    client = consul_ffi.new({ simulate = name, client_name = "one" })
+    sim, connect = support.manual_agent()
+    client = connect({ client_name = "one" })
     lock = assert(client:lock("k"))
     token = select(2, assert(lock:acquire()))
   end)
@@ -429,7 +427,7 @@ describe("a lock on a manual clock", function()
   end)
 
   local function other()
-    return assert(consul_ffi.new({ simulate = name, client_name = "two" }):lock("k"))
+    return assert(connect({ client_name = "two" }):lock("k"))
   end
 
   it("is kept as long as the agent answers", function()
@@ -552,7 +550,7 @@ describe("a lock on a manual clock", function()
       sim:fault({ drop_before = 0.2, drop_after = 0.2, jitter_ms = 100 })
       local started, seen, clients, locks = sim:now(), {}, {}, {}
       for i = 1, 3 do
-        clients[i] = consul_ffi.new({ simulate = name })
+        clients[i] = connect()
         locks[i] = assert(clients[i]:lock("traced"))
         locks[i]:start()
       end

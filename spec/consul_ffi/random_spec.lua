@@ -273,9 +273,8 @@ describe("random values", function()
   end
 
   -- Nothing really waits: a call that would moves the clock.
-  local agent = consul_ffi.simulator(support.name("random"), { clock = "manual", seed = 1 })
-  local config = { simulate = tostring(agent):match("%((.*)%)"), retry_count = 0 }
-  local client = consul_ffi.new(config)
+  local agent, connect = support.manual_agent()
+  local client = connect({ retry_count = 0 })
 
   -- Everything that can be called, in an order that does not depend on the engine.
   local calls = {}
@@ -339,9 +338,8 @@ describe("random values", function()
   end
   -- On a clock of its own: a lock has something to do four times a second, and the other one is
   -- advanced by years.
-  local locked = consul_ffi.simulator(support.name("locked"), { clock = "manual", seed = 1 })
-  local holder = consul_ffi.new({ simulate = tostring(locked):match("%((.*)%)") })
-  local lock = assert(holder:lock("locked"))
+  local _, connect_holder = support.manual_agent()
+  local lock = assert(connect_holder():lock("locked"))
   for _, name in ipairs({ "fenced_put", "release" }) do
     add(name, lock[name], lock, check_done)
   end
@@ -401,7 +399,7 @@ describe("random values", function()
   add("simulator", consul_ffi.simulator, nil, check_any)
   add("close", function(self, ...)
     return client.close(self, ...)
-  end, consul_ffi.new(config), check_any)
+  end, connect({ retry_count = 0 }), check_any)
 
   local answered = 0
 

@@ -1,4 +1,5 @@
 -- What a process holds is the same after many calls as before: descriptors, threads, memory.
+local consul_ffi = require("consul_ffi")
 local lfs = require("lfs")
 local support = require("spec.support")
 
@@ -123,5 +124,30 @@ describe("a process", function()
         end
       end
     end)
+  end)
+
+  it("keeps nothing of 50 nodes of a cluster that were started and stopped or collected", function()
+    local prefix = support.name("nodes") .. "/"
+    leaves_nothing(50, function(count)
+      for i = 1, count do
+        local node = consul_ffi.ConsulHACluster:new({
+          node_id = "n1",
+          node_address = "127.0.0.1:9000",
+          nodes_prefix = prefix .. "nodes/",
+          simulate = support.simulated,
+          idle_timeout_ms = 100,
+        })
+        assert(node:start())
+        assert(node:fd())
+        if i % 2 == 0 then
+          assert(node:stop())
+        else
+          node = nil -- luacheck: ignore
+          collectgarbage()
+          collectgarbage()
+        end
+      end
+    end)
+    client:kv_delete_tree(prefix)
   end)
 end)

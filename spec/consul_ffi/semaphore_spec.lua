@@ -1,5 +1,4 @@
 -- Semaphores: at most so many holders at a time.
-local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 
 describe("a semaphore", function()
@@ -147,10 +146,9 @@ end)
 
 describe("a semaphore on a manual clock", function()
   it("gives a dead holder's permit away after the holder has stopped to believe", function()
-    local name = support.name("permits")
-    local sim = consul_ffi.simulator(name, { clock = "manual", seed = 1 })
+    local sim, connect = support.manual_agent()
     local function permit(i)
-      return assert(consul_ffi.new({ simulate = name, client_name = "c" .. i }):semaphore("p", 1))
+      return assert(connect({ client_name = "c" .. i }):semaphore("p", 1))
     end
     local one, two = permit(1), permit(2)
     assert(one:acquire())

@@ -3,12 +3,11 @@ local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 
 describe("a simulated agent on a manual clock", function()
-  local sim, client
+  local sim, client, connect
 
   before_each(function()
-    local name = support.name("agent")
-    sim = consul_ffi.simulator(name, { clock = "manual", seed = 1 })
-    client = consul_ffi.new({ simulate = name, client_name = "one" })
+    sim, connect = support.manual_agent()
+    client = connect({ client_name = "one" })
   end)
 
   local function statuses(service)
@@ -89,7 +88,7 @@ describe("a simulated agent on a manual clock", function()
   it("is lossy and a retried read comes through", function()
     client:kv_put("k", "v")
     sim:fault({ drop_before = 0.3 })
-    local patient = consul_ffi.new({ simulate = tostring(sim):match("%((.*)%)"), retry_count = 20 })
+    local patient = connect({ retry_count = 20 })
     for _ = 1, 20 do
       assert.equal("v", (select(2, patient:kv_get("k"))))
     end
@@ -97,7 +96,7 @@ describe("a simulated agent on a manual clock", function()
 
   it("concerns one client alone when asked", function()
     sim:fault({ clients = { "two" }, partition = true })
-    local two = consul_ffi.new({ simulate = tostring(sim):match("%((.*)%)"), client_name = "two" })
+    local two = connect({ client_name = "two" })
     assert.equal("timeout", support.kind(two:kv_get("k")))
     assert.is_true((client:kv_get("k")))
   end)
@@ -105,11 +104,7 @@ describe("a simulated agent on a manual clock", function()
   it("has no leader when asked, but stale reads", function()
     client:kv_put("k", "v")
     sim:fault({ no_leader = true })
-    local patient = consul_ffi.new({
-      simulate = tostring(sim):match("%((.*)%)"),
-      timeout = 20000,
-      retry_count = 0,
-    })
+    local patient = connect({ timeout = 20000, retry_count = 0 })
     assert.equal("no_leader", support.kind(patient:kv_get("k")))
     assert.equal("v", (select(2, patient:kv_get("k", { stale = true }))))
     assert.equal("", (select(2, patient:status_leader())))

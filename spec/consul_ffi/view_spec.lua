@@ -248,9 +248,9 @@ describe("a service view on a manual clock", function()
   local sim, client, view
 
   before_each(function()
-    local name = support.name("manual")
-    sim = consul_ffi.simulator(name, { clock = "manual", seed = 1 })
-    client = consul_ffi.new({ simulate = name })
+    local connect
+    sim, connect = support.manual_agent()
+    client = connect()
     assert(client:agent_service_register({ Name = "web", Address = "10.0.0.1" }))
   end)
 

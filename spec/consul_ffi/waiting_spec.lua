@@ -16,22 +16,11 @@ describe("while a call is under way", function()
     other:kv_delete_tree(key)
   end)
 
-  -- A blocking query, during which a hook runs `action` once. A hook counts as one of the call's
-  -- when the module's own empty function is what it was called for.
+  -- A blocking query, during which a hook runs `action` once.
   local function wait_while(action)
     local _, _, meta = assert(client:kv_get(key .. "/1"))
-    local has_run = false
-    debug.sethook(function()
-      local called = debug.getinfo(2, "S")
-      if not has_run and called.short_src == "consul_ffi" and called.what == "main" then
-        has_run = true
-        action()
-      end
-    end, "c")
-    local results = { pcall(client.kv_get, client, key .. "/1", { index = meta.index, wait = "300ms" }) }
-    debug.sethook()
-    assert.is_true(has_run, "no hook ran during the call")
-    return (rawget(_G, "unpack") or table.unpack)(results)
+    local options = { index = meta.index, wait = "300ms" }
+    return support.with_hook(action, client.kv_get, client, key .. "/1", options)
   end
 
   it("a hook ends it by an error, which is raised as it is", function()

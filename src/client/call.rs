@@ -37,7 +37,8 @@ impl Client {
         };
         match &request.lock_step {
             Some(step) if error.maybe_applied() => {
-                let mut success = self.settle(request, step, deadline, error).await?;
+                // In a box, since few calls need room for it.
+                let mut success = Box::pin(self.settle(request, step, deadline, error)).await?;
                 success.meta.request_ms = (self.clock.now() - start).as_secs_f64() * 1e3;
                 Ok(success)
             }

@@ -116,12 +116,12 @@ impl Client {
     }
 
     /// Any number by chance.
-    fn random(&self) -> u64 {
+    pub(crate) fn random(&self) -> u64 {
         lock(&self.rng).u64(..)
     }
 
     /// A number from 0 to 1 by chance.
-    fn chance(&self) -> f64 {
+    pub(crate) fn chance(&self) -> f64 {
         lock(&self.rng).f64()
     }
 }

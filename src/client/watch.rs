@@ -1,7 +1,4 @@
 //! Watches: a blocking query, repeated, whose answers become changes.
-//!
-//! The rules of the index are those of "Blocking Queries" in Consul's HTTP API reference: an index
-//! that goes back starts over, one below 1 is never sent.
 
 use super::Client;
 use crate::clock::Instant;
@@ -230,21 +227,23 @@ impl Watcher {
     }
 
     fn take(&mut self, answer: Answer) -> State {
-        let mark = match self.waits_by {
-            "hash" => answer.meta.content_hash.clone().map(Mark::Hash),
-            _ => answer.meta.index.map(|index| Mark::Index(index.max(1))),
+        let last = match self.seen {
+            Some(Mark::Index(last)) if !self.is_unordered() => Some(last),
+            _ => None,
         };
-        let went_back = matches!(
-            (&self.seen, &mark),
-            (Some(Mark::Index(last)), Some(Mark::Index(now))) if now < last && !self.is_unordered()
-        );
+        let meta = &answer.meta;
+        let (is_marked, mark) = match self.waits_by {
+            "hash" => (meta.content_hash.is_some(), meta.content_hash.clone().map(Mark::Hash)),
+            _ => (meta.index.is_some(), meta.next_index(last).map(Mark::Index)),
+        };
+        let went_back = is_marked && mark.is_none();
         if std::mem::take(&mut self.failures) > 0 {
             tracing::info!(call = self.endpoint.name, "a watch goes on");
             self.is_broken = true;
         }
-        let is_first = self.answered.replace(mark.is_some()).is_none();
+        let is_first = self.answered.replace(is_marked).is_none();
         let is_resynchronised = (std::mem::take(&mut self.is_broken) || went_back) && !is_first;
-        self.seen = mark.filter(|_| !went_back);
+        self.seen = mark;
         State { answer, is_resynchronised }
     }
 

@@ -153,12 +153,11 @@ impl Guard for Keeper {
             }
             let broken = {
                 let mut state = lock(&self.state);
-                state.is_attended();
-                match state.line {
-                    Line::Broken(why) => {
-                        state.line = Line::None;
-                        why
-                    }
+                if state.is_attended() {
+                    return;
+                }
+                match mem::take(&mut state.line) {
+                    Line::Broken(why) => why,
                     _ => return,
                 }
             };

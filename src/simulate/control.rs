@@ -30,10 +30,14 @@ pub struct Stats {
     pub waiting: usize,
 }
 
+/// A copy of an agent's disk.
+#[derive(Debug)]
+pub struct Backup(State);
+
 impl Agent {
     /// Stops the agent and starts it again: requests that wait lose their connection.
     pub fn restart(&self, keeps: Keeps) {
-        self.with(|state| match keeps {
+        self.start_anew(|state| match keeps {
             Keeps::Disk => state.restart(),
             Keeps::DiskWithoutSessions => {
                 let index = state.next_index();
@@ -44,20 +48,44 @@ impl Agent {
                 }
                 state.restart();
             }
+            // Ids that were given before are not given again.
             Keeps::Nothing => {
-                let mut fresh = State::new(state.now, &self.options);
-                fresh.watches = std::mem::take(&mut state.watches);
-                *state = fresh;
+                let rng = state.rng.clone();
+                *state = State::new(state.now, &self.options);
+                state.rng = rng;
             }
         });
-        self.timers_changed.notify_one();
-        self.restarted.notify_waiters();
+    }
+
+    /// A copy of what is on the agent's disk now.
+    pub fn back_up(&self) -> Backup {
+        Backup(self.with(|state| state.clone()))
+    }
+
+    /// As [`Agent::restart`], but with a disk of the past: the index goes back.
+    pub fn restore(&self, Backup(past): &Backup) {
+        self.start_anew(|state| {
+            let (rng, now) = (state.rng.clone(), state.now);
+            *state = past.clone();
+            (state.rng, state.now) = (rng, now);
+            state.restart();
+        });
     }
 
     /// Makes the agent as it was at first, seed included, and ends all faults.
     pub fn reset(&self) {
         self.faults().clear();
-        self.restart(Keeps::Nothing);
+        self.start_anew(|state| *state = State::new(state.now, &self.options));
+    }
+
+    fn start_anew(&self, change: impl FnOnce(&mut State)) {
+        self.with(|state| {
+            let watches = std::mem::take(&mut state.watches);
+            change(state);
+            state.watches = watches;
+        });
+        self.timers_changed.notify_one();
+        self.restarted.notify_waiters();
     }
 
     /// Figures about the agent.
@@ -94,6 +122,22 @@ mod tests {
         assert_eq!(world.agent.stats().keys, 2);
         world.agent.restart(Keeps::Nothing);
         assert_eq!(world.agent.stats().keys, 0);
+    }
+
+    #[test]
+    fn an_older_disk_takes_the_index_back_and_no_id_is_given_twice() {
+        let world = World::new();
+        world.put("kv/a", "1");
+        let index = world.agent.stats().index;
+        let backup = world.agent.back_up();
+        let lost = world.session("{}");
+        world.put("kv/a", "2");
+        world.agent.restore(&backup);
+        assert_eq!(world.get("kv/a?raw").text(), "1");
+        assert_eq!((world.agent.stats().index, world.agent.stats().sessions), (index, 0));
+        assert_ne!(world.session("{}"), lost);
+        world.agent.restart(Keeps::Nothing);
+        assert_ne!(world.session("{}"), lost);
     }
 
     #[test]

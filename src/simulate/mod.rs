@@ -68,7 +68,7 @@ use store::State;
 use store::timer::Timer;
 use tokio::sync::Notify;
 
-pub use control::{Keeps, Stats};
+pub use control::{Backup, Keeps, Stats};
 pub use fault::Fault;
 
 /// The one datacenter.

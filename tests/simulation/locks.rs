@@ -1,15 +1,12 @@
 //! Contenders for one lock, each of which writes to a register that remembers the highest token; or for
 //! the permits of one semaphore.
 
-use crate::world::{DriftingClock, FATE, Node, SERVERS, Weather, World};
-use bytes::Bytes;
+use crate::broken::Broken;
+use crate::world::{FATE, Harm, Node, Report, World};
 use consul_ffi::client::coordination::lock::{LOCK_FLAGS, LockOptions, acquire};
 use consul_ffi::client::coordination::semaphore::{self, SemaphoreOptions};
 use consul_ffi::client::coordination::{Event, Lease, Presence, Profile, Rules, Service, Wait};
-use consul_ffi::client::{Client, Settings};
-use consul_ffi::simulate::Fault;
-use consul_ffi::wire::request::Defaults;
-use http::{Method, Request};
+use http::Method;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,39 +20,6 @@ const PREFIX: &str = "permits";
 const TROUBLE: Duration = Duration::from_secs(40);
 const HEALED_WITHIN: Duration = Duration::from_secs(35);
 
-/// A rule that is left out to show that it is needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
-    LeaseFromTheReply,
-    NoLockDelay,
-    RenewalAsProof,
-    LockIndexAsToken,
-    NoTokenCheck,
-}
-
-impl Broken {
-    pub const ALL: &'static [Broken] = &[
-        Broken::LeaseFromTheReply,
-        Broken::NoLockDelay,
-        Broken::RenewalAsProof,
-        Broken::LockIndexAsToken,
-        Broken::NoTokenCheck,
-    ];
-}
-
-/// What was counted in one history.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    pub grants: u64,
-    pub losses: u64,
-    pub suspensions: u64,
-    pub writes: u64,
-    pub refused_writes: u64,
-    pub requests: u64,
-    pub violations: Vec<String>,
-    pub trace: Vec<String>,
-}
-
 struct Scene {
     world: Rc<World>,
     /// How many permits there are, when it is about a semaphore.
@@ -65,7 +29,6 @@ struct Scene {
     checks_tokens: bool,
     register: RefCell<Register>,
     leases: RefCell<Vec<Option<Arc<Lease>>>>,
-    report: RefCell<Report>,
     /// Too many leases may be valid until then: a third party deleted the key, and no client can know.
     excused_until: Cell<Duration>,
     /// When somebody was first seen to hold the lock after all was well again.
@@ -78,26 +41,15 @@ struct Register {
     granted: u64,
 }
 
-/// What is contended for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
-    Lock,
-    Semaphore,
-}
-
 /// Plays the history of one seed.
-pub fn play(seed: u64, what: What, broken: Option<Broken>, traced: bool) -> Report {
+pub fn play(seed: u64, of_semaphore: bool, broken: Option<Broken>, traced: bool) -> Report {
     let world = World::new(seed, traced);
-    let permits = (what == What::Semaphore).then(|| world.number(1..4));
+    let permits = of_semaphore.then(|| world.number(1..4));
     let mut profile = if world.chance(0.5) { Profile::standard() } else { Profile::fast() };
     if broken == Some(Broken::NoLockDelay) {
         profile.lock_delay = Duration::ZERO;
     }
-    let rules = Rules {
-        lease_from_start: broken != Some(Broken::LeaseFromTheReply),
-        renewal_is_no_proof: broken != Some(Broken::RenewalAsProof),
-        token_is_modify_index: broken != Some(Broken::LockIndexAsToken),
-    };
+    let rules = broken.map_or(Rules::ALL, Broken::rules);
     let contenders = world.number(2..11) as usize;
     let scene = Rc::new(Scene {
         world: Rc::clone(&world),
@@ -107,7 +59,6 @@ pub fn play(seed: u64, what: What, broken: Option<Broken>, traced: bool) -> Repo
         checks_tokens: broken != Some(Broken::NoTokenCheck),
         register: RefCell::default(),
         leases: RefCell::new(vec![None; contenders]),
-        report: RefCell::default(),
         excused_until: Cell::new(Duration::ZERO),
         healed: Cell::new(None),
     });
@@ -125,38 +76,21 @@ pub fn play(seed: u64, what: What, broken: Option<Broken>, traced: bool) -> Repo
     let looked = Rc::clone(&scene);
     world.run(TROUBLE + HEALED_WITHIN, move || looked.look());
     if scene.healed.get().is_none() {
-        scene.violation(|| "nobody had the lock again after all was well".to_owned());
+        world.violation(|| "nobody had the lock again after all was well".to_owned());
     }
-    let mut report = scene.report.borrow().clone();
-    report.requests = world.requests.get();
-    report.trace = world.trace();
-    report
+    world.end()
 }
 
 impl Scene {
     /// Starts a process that contends for the lock, again and again.
     fn start(self: &Rc<Self>, node: Node) {
         let world = &self.world;
-        let rate = 0.9901 + 0.0198 * world.part();
-        let seed = world.number(0..u64::MAX);
-        let clock = Arc::new(DriftingClock { true_clock: world.clock.clone(), rate });
-        let settings = Settings {
-            timeout: Duration::from_secs(5),
-            retry_count: 3,
-            defaults: Defaults::default(),
-        };
-        let client = Client::new(
-            vec![Arc::new(world.transport(node))],
-            settings,
-            clock,
-            fastrand::Rng::with_seed(seed),
-        );
+        let (client, seed) = world.client(node);
         let service = Service {
             name: "contender".to_owned(),
             id: format!("contender-{node}-{seed:x}"),
             members: Vec::new(),
         };
-        let client = Arc::new(client);
         let presence = Presence::new(Arc::clone(&client), client, self.profile.clone(), service);
         let presence = presence.with_rules(self.rules);
         let beating = Arc::clone(&presence);
@@ -200,9 +134,8 @@ impl Scene {
             while let Some(event) = keeper.poll_event() {
                 suspended |= event == Event::Suspended;
             }
-            let mut report = scene.report.borrow_mut();
-            report.suspensions += u64::from(suspended);
-            report.losses += u64::from(end.is_some());
+            scene.world.count("suspensions", u64::from(suspended));
+            scene.world.count("losses", u64::from(end.is_some()));
         });
         let until = world.now() + world.millis(500..12_000);
         while world.now() < until && lease.remaining() > Duration::ZERO {
@@ -227,7 +160,7 @@ impl Scene {
 
     fn granted(&self, node: Node, lease: &Arc<Lease>) {
         self.world.note(|| format!("node {node}: has the lock with token {}", lease.token()));
-        self.report.borrow_mut().grants += 1;
+        self.world.count("grants", 1);
         self.leases.borrow_mut()[node] = Some(Arc::clone(lease));
         if self.world.now() >= TROUBLE {
             self.healed.set(self.healed.get().or(Some(self.world.now())));
@@ -238,26 +171,23 @@ impl Scene {
         let is_ordered = self.permits.is_none() && self.world.now() > self.excused_until.get();
         if is_ordered && lease.is_held() && lease.token() <= register.granted {
             let (token, granted) = (lease.token(), register.granted);
-            self.violation(|| format!("node {node} was granted {token} after {granted}"));
+            self.world.violation(|| format!("node {node} was granted {token} after {granted}"));
         }
         register.granted = register.granted.max(lease.token());
     }
 
     fn write(&self, node: Node, token: u64) {
         let mut register = self.register.borrow_mut();
-        let mut report = self.report.borrow_mut();
         if self.permits.is_none() && token < register.highest {
             if self.checks_tokens {
-                report.refused_writes += 1;
-                return;
+                return self.world.count("refused writes", 1);
             }
-            drop(report);
             let highest = register.highest;
-            self.violation(|| format!("node {node} wrote with {token} after {highest}"));
+            self.world.violation(|| format!("node {node} wrote with {token} after {highest}"));
             return;
         }
         register.highest = token;
-        report.writes += 1;
+        self.world.count("writes", 1);
     }
 
     fn holder(&self) -> Option<(Node, Arc<Lease>)> {
@@ -281,16 +211,8 @@ impl Scene {
         let limit = self.permits.unwrap_or(1) as usize;
         if self.world.now() > self.excused_until.get() && holders().nth(limit).is_some() {
             let who: Vec<_> = holders().collect();
-            self.violation(|| format!("{} leases (node, token) are valid: {who:?}", who.len()));
-        }
-    }
-
-    fn violation(&self, what: impl FnOnce() -> String) {
-        let what = format!("{:.4} s: {}", self.world.now().as_secs_f64(), what());
-        self.world.note(|| format!("VIOLATION {what}"));
-        let mut report = self.report.borrow_mut();
-        if report.violations.len() < 5 {
-            report.violations.push(what);
+            self.world
+                .violation(|| format!("{} leases (node, token) are valid: {who:?}", who.len()));
         }
     }
 
@@ -304,117 +226,79 @@ impl Scene {
         };
         let mut lasts = world.millis(50..6000);
         let kind = world.number(0..12);
+        let harm = match kind {
+            0 if world.chance(0.5) => Some(Harm::Pause),
+            0 => Some(Harm::PauseAtAnAnswer),
+            1 => Some(Harm::ServersPause),
+            2 => Some(Harm::CutOff),
+            4..6 => Some(Harm::BadWeather),
+            6 => Some(Harm::NoLeader),
+            11.. => Some(Harm::IsolatedLeader),
+            _ => None,
+        };
+        if harm == Some(Harm::ServersPause) {
+            lasts = lasts.mul_f64(0.4);
+        }
+        if let Some(harm) = harm {
+            world.harm(harm, node);
+        }
         let what = match kind {
-            0 if world.chance(0.5) => {
-                world.pause(node);
-                "stands still"
-            }
-            0 => {
-                world.pause_at_an_answer(node);
-                "stands still at an answer"
-            }
-            1 => {
-                lasts = lasts.mul_f64(0.4);
-                world.pause(SERVERS);
-                "the servers stand still"
-            }
-            2 => {
-                world.cut_off(node);
-                "is cut off"
-            }
             3 => {
                 world.kill(node);
                 self.leases.borrow_mut()[node] = None;
-                "is killed"
-            }
-            4..6 => {
-                world.set_weather(Weather {
-                    longest_delay: world.millis(10..3000),
-                    request_lost: 0.1,
-                    reply_lost: 0.1,
-                    reply_cut: 0.1,
-                    duplicated: 0.2,
-                    commit_ambiguous: 0.1,
-                });
-                "bad weather"
-            }
-            6 => {
-                world.agent.add_fault(Fault { no_leader: true, ..Fault::default() });
-                "the servers have no leader"
+                "is killed".to_owned()
             }
             7 => {
                 self.destroy_the_holders_session().await;
-                "the holder's session is destroyed"
+                "the holder's session is destroyed".to_owned()
             }
             8 => {
-                self.flap_a_check(node).await;
-                "a check flaps"
+                world.flap_check(&format!("contender-{node}-")).await;
+                "a check flaps".to_owned()
             }
             9 => {
                 let excused = self.profile.lease.mul_f64(1.02) + Duration::from_millis(1);
                 self.excused_until.set(world.now() + excused);
                 let key = self.permits.map_or(KEY.to_owned(), |_| format!("{PREFIX}/.lock"));
-                self.ask(Method::DELETE, &format!("/v1/kv/{key}"), "").await;
-                "the key is deleted"
+                world.ask(Method::DELETE, &format!("/v1/kv/{key}"), "").await;
+                "the key is deleted".to_owned()
             }
             10 if self.permits.is_some() => {
                 if let Some((_, lease)) = self.holder() {
                     let path = format!("/v1/kv/{PREFIX}/{}", lease.session());
-                    self.ask(Method::DELETE, &path, "").await;
+                    world.ask(Method::DELETE, &path, "").await;
                 }
-                "the holder's key is deleted"
+                "the holder's key is deleted".to_owned()
             }
             10 => {
                 let path = format!("/v1/kv/{KEY}?flags={LOCK_FLAGS}");
-                self.ask(Method::PUT, &path, "written").await;
-                "the key is written"
+                world.ask(Method::PUT, &path, "written").await;
+                "the key is written".to_owned()
             }
-            _ => {
-                world.agent.add_fault(Fault {
-                    clients: vec![node.to_string()],
-                    isolated_leader: true,
-                    ..Fault::default()
-                });
+            11 => {
                 world.sleep(world.millis(0..500)).await;
                 if world.chance(0.5) {
                     self.destroy_the_holders_session().await;
                 }
-                "speaks to an isolated leader"
+                format!("{harm:?}")
             }
+            _ => format!("{harm:?}"),
         };
         world.note(|| format!("trouble {which}: node {node} for {lasts:?}: {what}"));
         world.sleep(lasts).await;
         world.note(|| format!("trouble {which} is over"));
-        match kind {
-            0 => world.resume(node),
-            1 => world.resume(SERVERS),
-            2 => world.reconnect(node),
-            3 => self.start(node),
-            4..6 => world.set_weather(Weather::default()),
-            _ => world.agent.clear_faults(),
+        match harm {
+            Some(harm) => world.mend(harm, node),
+            None if kind == 3 => self.start(node),
+            None => world.agent.clear_faults(),
         }
     }
 
     async fn destroy_the_holders_session(&self) {
         if let Some((_, lease)) = self.holder() {
             let session = lease.session();
-            self.ask(Method::PUT, &format!("/v1/session/destroy/{session}"), "").await;
+            let path = format!("/v1/session/destroy/{session}");
+            self.world.ask(Method::PUT, &path, "").await;
         }
-    }
-
-    async fn flap_a_check(&self, node: Node) {
-        let checks = self.ask(Method::GET, "/v1/agent/checks", "").await;
-        let prefix = format!("service:contender-{node}-");
-        let found = checks.split('"').find(|text| text.starts_with(&prefix));
-        if let Some(check) = found {
-            self.ask(Method::PUT, &format!("/v1/agent/check/fail/{check}"), "").await;
-        }
-    }
-
-    async fn ask(&self, method: Method, path: &str, body: &'static str) -> String {
-        let request =
-            Request::builder().method(method).uri(path).body(Bytes::from_static(body.as_bytes()));
-        let response = self.world.agent.handle(request.expect("a request")).await;
-        String::from_utf8_lossy(response.body()).into_owned()
     }
 }

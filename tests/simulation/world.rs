@@ -2,13 +2,15 @@
 //! gives the same history.
 
 use bytes::Bytes;
+use consul_ffi::client::{Client, Settings};
 use consul_ffi::clock::{BoxFuture, Clock, Instant, ManualClock};
 use consul_ffi::error::{Error, Kind};
-use consul_ffi::simulate::{Agent, Options, SimTransport};
+use consul_ffi::simulate::{Agent, Fault, Options, SimTransport};
 use consul_ffi::transport::Transport;
-use http::{Request, Response, StatusCode};
+use consul_ffi::wire::request::Defaults;
+use http::{Method, Request, Response, StatusCode};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -34,7 +36,7 @@ pub struct World {
     network: RefCell<Network>,
     tasks: RefCell<BTreeMap<u64, (Node, Task)>>,
     next_task: Cell<u64>,
-    ready: Arc<Mutex<VecDeque<u64>>>,
+    ready: Arc<Mutex<Ready>>,
     /// The nodes that stand still, with their tasks that would run.
     paused: RefCell<BTreeMap<Node, Vec<u64>>>,
     /// The nodes that stop at the moment at which their next answer arrives.
@@ -42,19 +44,85 @@ pub struct World {
     /// Requests from nodes to the servers, which run there.
     arrivals: Arc<Mutex<Vec<Arrival>>>,
     trace: Option<RefCell<Vec<String>>>,
-    pub requests: Cell<u64>,
+    report: RefCell<Report>,
+}
+
+/// What came of a history.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    counts: BTreeMap<&'static str, u64>,
+    pub violations: Vec<String>,
+    pub trace: Vec<String>,
+}
+
+impl Report {
+    pub fn add(&mut self, other: &Report) {
+        for (what, count) in &other.counts {
+            *self.counts.entry(what).or_default() += count;
+        }
+    }
+
+    pub fn counted(&self, what: &str) -> u64 {
+        self.counts.get(what).copied().unwrap_or_default()
+    }
+
+    /// What was counted, in words.
+    pub fn summary(&self) -> String {
+        let counts = self.counts.iter().map(|(what, count)| format!("{count} {what}"));
+        counts.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The tasks that can go on, each once.
+#[derive(Default)]
+struct Ready {
+    queue: VecDeque<u64>,
+    queued: HashSet<u64>,
+}
+
+impl Ready {
+    fn push(&mut self, id: u64) {
+        if self.queued.insert(id) {
+            self.queue.push_back(id);
+        }
+    }
+
+    fn pop(&mut self) -> Option<u64> {
+        let id = self.queue.pop_front()?;
+        self.queued.remove(&id);
+        Some(id)
+    }
+}
+
+/// What goes wrong for a while, whatever runs on the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// A node stands still.
+    Pause,
+    /// A node stands still when its next answer has arrived and was not looked at.
+    PauseAtAnAnswer,
+    /// The servers stand still.
+    ServersPause,
+    /// Nothing from a node arrives, nor anything for it.
+    CutOff,
+    /// Messages are late, lost, cut or there twice, whoever sends them.
+    BadWeather,
+    /// The servers have no leader.
+    NoLeader,
+    /// A node speaks to a leader that is cut off from the other servers.
+    IsolatedLeader,
 }
 
 /// What the network does to each message. Chances are from 0 to 1.
 #[derive(Clone, Debug, Default)]
-pub struct Weather {
-    pub longest_delay: Duration,
-    pub request_lost: f64,
-    pub reply_lost: f64,
-    pub reply_cut: f64,
-    pub duplicated: f64,
+struct Weather {
+    longest_delay: Duration,
+    request_lost: f64,
+    reply_lost: f64,
+    reply_cut: f64,
+    duplicated: f64,
     /// A write is applied and answered with an error of the servers.
-    pub commit_ambiguous: f64,
+    commit_ambiguous: f64,
 }
 
 #[derive(Default)]
@@ -90,7 +158,7 @@ impl World {
             doomed: RefCell::default(),
             arrivals: Arc::default(),
             trace: traced.then(RefCell::default),
-            requests: Cell::new(0),
+            report: RefCell::default(),
         });
         let agent = Arc::clone(&world.agent);
         world.spawn(SERVERS, async move { match agent.run_timers().await {} });
@@ -105,7 +173,7 @@ impl World {
         let id = self.next_task.get();
         self.next_task.set(id + 1);
         self.tasks.borrow_mut().insert(id, (node, Box::pin(task)));
-        self.ready.lock().expect("no panic elsewhere").push_back(id);
+        self.ready.lock().expect("no panic elsewhere").push(id);
     }
 
     pub async fn sleep(&self, duration: Duration) {
@@ -120,7 +188,7 @@ impl World {
         });
         loop {
             loop {
-                let next = self.ready.lock().expect("no panic elsewhere").pop_front();
+                let next = self.ready.lock().expect("no panic elsewhere").pop();
                 match next {
                     Some(id) => self.poll(id),
                     None if self.deliver() => {}
@@ -148,19 +216,15 @@ impl World {
     }
 
     /// Stops a node as SIGSTOP does; its clock goes on.
-    pub fn pause(&self, node: Node) {
+    fn pause(&self, node: Node) {
         self.paused.borrow_mut().entry(node).or_default();
     }
 
-    /// Stops a node when its next answer has arrived and was not looked at.
-    pub fn pause_at_an_answer(&self, node: Node) {
-        self.doomed.borrow_mut().push(node);
-    }
-
-    pub fn resume(&self, node: Node) {
+    fn resume(&self, node: Node) {
         self.doomed.borrow_mut().retain(|other| *other != node);
         let waiting = self.paused.borrow_mut().remove(&node).unwrap_or_default();
-        self.ready.lock().expect("no panic elsewhere").extend(waiting);
+        let mut ready = self.ready.lock().expect("no panic elsewhere");
+        waiting.into_iter().for_each(|id| ready.push(id));
     }
 
     /// Ends a node as SIGKILL does.
@@ -172,18 +236,6 @@ impl World {
             ids.into_iter().filter_map(|id| tasks.remove(&id)).collect()
         };
         drop(doomed);
-    }
-
-    pub fn set_weather(&self, weather: Weather) {
-        self.network.borrow_mut().weather = weather;
-    }
-
-    pub fn cut_off(&self, node: Node) {
-        self.network.borrow_mut().cut_off.push(node);
-    }
-
-    pub fn reconnect(&self, node: Node) {
-        self.network.borrow_mut().cut_off.retain(|other| *other != node);
     }
 
     /// A number from 0 to 1.
@@ -209,12 +261,95 @@ impl World {
         }
     }
 
-    pub fn trace(&self) -> Vec<String> {
-        self.trace.as_ref().map(|trace| trace.borrow().clone()).unwrap_or_default()
+    pub fn count(&self, what: &'static str, count: u64) {
+        *self.report.borrow_mut().counts.entry(what).or_default() += count;
     }
 
-    pub fn transport(&self, node: Node) -> NodeTransport {
-        NodeTransport { node, arrivals: Arc::clone(&self.arrivals) }
+    pub fn violation(&self, what: impl FnOnce() -> String) {
+        let what = format!("{:.4} s: {}", self.now().as_secs_f64(), what());
+        self.note(|| format!("VIOLATION {what}"));
+        let violations = &mut self.report.borrow_mut().violations;
+        if violations.len() < 5 {
+            violations.push(what);
+        }
+    }
+
+    /// Ends everything, and says what came of it.
+    pub fn end(&self) -> Report {
+        // Tasks hold the world that holds them.
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        drop(tasks);
+        let mut report = self.report.take();
+        report.trace = self.trace.as_ref().map(RefCell::take).unwrap_or_default();
+        report
+    }
+
+    /// A client of a process that starts, on a clock of its own; and what its randomness begins with.
+    pub fn client(&self, node: Node) -> (Arc<Client>, u64) {
+        let rate = 0.9901 + 0.0198 * self.part();
+        let seed = self.number(0..u64::MAX);
+        let clock = Arc::new(DriftingClock { true_clock: self.clock.clone(), rate });
+        let settings = Settings {
+            timeout: Duration::from_secs(5),
+            retry_count: 3,
+            defaults: Defaults::default(),
+        };
+        let transport = NodeTransport { node, arrivals: Arc::clone(&self.arrivals) };
+        let rng = fastrand::Rng::with_seed(seed);
+        (Arc::new(Client::new(vec![Arc::new(transport)], settings, clock, rng)), seed)
+    }
+
+    /// What somebody asks of the servers who has nothing to do with the nodes.
+    pub async fn ask(&self, method: Method, path: &str, body: &'static str) -> String {
+        let request =
+            Request::builder().method(method).uri(path).body(Bytes::from_static(body.as_bytes()));
+        let response = self.agent.handle(request.expect("a request")).await;
+        String::from_utf8_lossy(response.body()).into_owned()
+    }
+
+    /// Lets the check of a service fail whose id begins so.
+    pub async fn flap_check(&self, service: &str) {
+        let checks = self.ask(Method::GET, "/v1/agent/checks", "").await;
+        let prefix = format!("service:{service}");
+        if let Some(check) = checks.split('"').find(|text| text.starts_with(&prefix)) {
+            self.ask(Method::PUT, &format!("/v1/agent/check/fail/{check}"), "").await;
+        }
+    }
+
+    /// Something goes wrong with a node, the network or the servers, until [`World::mend`].
+    pub fn harm(&self, harm: Harm, node: Node) {
+        match harm {
+            Harm::Pause => self.pause(node),
+            Harm::PauseAtAnAnswer => self.doomed.borrow_mut().push(node),
+            Harm::ServersPause => self.pause(SERVERS),
+            Harm::CutOff => self.network.borrow_mut().cut_off.push(node),
+            Harm::BadWeather => {
+                self.network.borrow_mut().weather = Weather {
+                    longest_delay: self.millis(10..3000),
+                    request_lost: 0.1,
+                    reply_lost: 0.1,
+                    reply_cut: 0.1,
+                    duplicated: 0.2,
+                    commit_ambiguous: 0.1,
+                };
+            }
+            Harm::NoLeader => self.agent.add_fault(Fault { no_leader: true, ..Fault::default() }),
+            Harm::IsolatedLeader => self.agent.add_fault(Fault {
+                clients: vec![node.to_string()],
+                isolated_leader: true,
+                ..Fault::default()
+            }),
+        }
+    }
+
+    pub fn mend(&self, harm: Harm, node: Node) {
+        match harm {
+            Harm::Pause | Harm::PauseAtAnAnswer => self.resume(node),
+            Harm::ServersPause => self.resume(SERVERS),
+            Harm::CutOff => self.network.borrow_mut().cut_off.retain(|other| *other != node),
+            Harm::BadWeather => self.network.borrow_mut().weather = Weather::default(),
+            Harm::NoLeader | Harm::IsolatedLeader => self.agent.clear_faults(),
+        }
     }
 
     /// Sends what the nodes have asked on its way; whether there was any.
@@ -222,7 +357,7 @@ impl World {
         let arrivals = std::mem::take(&mut *self.arrivals.lock().expect("no panic elsewhere"));
         let any = !arrivals.is_empty();
         for Arrival { node, request, reply } in arrivals {
-            self.requests.set(self.requests.get() + 1);
+            self.count("requests", 1);
             let weather = self.network.borrow().weather.clone();
             if self.is_cut_off(node) || self.chance(weather.request_lost) {
                 // Nothing comes back, not even an error: the reply's sender must live.
@@ -243,7 +378,7 @@ impl World {
             let world = Rc::clone(self);
             self.spawn(SERVERS, async move {
                 world.sleep(there).await;
-                let is_write = request.method() != http::Method::GET;
+                let is_write = request.method() != Method::GET;
                 let answer = world.servers(node).send(request).await;
                 let weather = world.network.borrow().weather.clone();
                 world.sleep(world.delay(&weather)).await;
@@ -293,21 +428,18 @@ async fn hold<T>(value: T) {
 
 struct TaskWaker {
     id: u64,
-    ready: Arc<Mutex<VecDeque<u64>>>,
+    ready: Arc<Mutex<Ready>>,
 }
 
 impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
-        let mut ready = self.ready.lock().expect("no panic elsewhere");
-        if !ready.contains(&self.id) {
-            ready.push_back(self.id);
-        }
+        self.ready.lock().expect("no panic elsewhere").push(self.id);
     }
 }
 
 /// A node's way to the servers.
 #[derive(Debug)]
-pub struct NodeTransport {
+struct NodeTransport {
     node: Node,
     arrivals: Arc<Mutex<Vec<Arrival>>>,
 }
@@ -338,10 +470,10 @@ impl Transport for NodeTransport {
 
 /// A node's clock, which goes a little faster or slower than the servers'.
 #[derive(Debug)]
-pub struct DriftingClock {
-    pub true_clock: ManualClock,
+struct DriftingClock {
+    true_clock: ManualClock,
     /// Seconds of this clock in a true second.
-    pub rate: f64,
+    rate: f64,
 }
 
 impl Clock for DriftingClock {

@@ -4,6 +4,7 @@
 use consul_ffi::client::coordination::lock::{self, LockOptions};
 use consul_ffi::client::coordination::semaphore::{self, SemaphoreOptions};
 use consul_ffi::client::coordination::{Event, Lease, Presence, Profile, Service, Wait};
+use consul_ffi::cluster::{Cluster, Options};
 use consul_ffi::config::Config;
 use consul_ffi::connect::connect;
 use consul_ffi::wire::value::Value;
@@ -46,15 +47,26 @@ pub struct Orders<'a> {
     pub token: Option<&'a str>,
     /// Under which prefix it writes a key with each number, as long as it holds the lock.
     pub writes: Option<&'a str>,
-    /// Whether it is the only permit of a semaphore instead of a lock.
-    pub semaphore: bool,
+    /// What it is to hold.
+    pub what: What,
+}
+
+/// What can be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The lock on the key.
+    Lock,
+    /// The only permit of the semaphore under the key.
+    Permit,
+    /// The leadership of the cluster whose keys stand under the key.
+    Leadership,
 }
 
 impl<'a> Orders<'a> {
     /// To hold this lock with the default profile and without a guard.
     pub fn new(url: &'a str, key: &'a str) -> Self {
         let (guard, token, writes) = (None, None, None);
-        Orders { url, key, profile: "default", guard, token, writes, semaphore: false }
+        Orders { url, key, profile: "default", guard, token, writes, what: What::Lock }
     }
 }
 
@@ -74,10 +86,10 @@ impl Holder {
             .expect("it starts");
         let mut commands = process.stdin.take().expect("it is piped");
         let lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
-        let Orders { url, key, profile, guard, token, writes, semaphore } = orders;
+        let Orders { url, key, profile, guard, token, writes, what } = orders;
         let or_none = |text: &Option<&str>| text.unwrap_or("-").to_owned();
         let [guard, token, writes] = [guard, token, writes].map(or_none);
-        writeln!(commands, "{url} {key} {profile} {guard} {token} {writes} {semaphore}")
+        writeln!(commands, "{url} {key} {profile} {guard} {token} {writes} {what:?}")
             .expect("it reads");
         Holder { process, commands: Some(commands), lines }
     }
@@ -144,9 +156,7 @@ pub fn is_one(other: fn(&str)) -> bool {
     let mut lines = BufReader::new(std::io::stdin()).lines().map(|line| line.expect("a line"));
     let orders = lines.next().expect("orders");
     let orders: Vec<&str> = orders.split(' ').collect();
-    let [url, key, profile, guard, token, writes, semaphore] = orders[..] else {
-        panic!("{orders:?}")
-    };
+    let [url, key, profile, guard, token, writes, what] = orders[..] else { panic!("{orders:?}") };
     let some = |text: &'static str| move |value: &str| (text.to_owned(), Value::from(value));
     let mut given = vec![some("endpoint")(url)];
     if guard != "-" {
@@ -161,12 +171,39 @@ pub fn is_one(other: fn(&str)) -> bool {
     let (send, mut commands) = mpsc::unbounded_channel();
     runtime.expect("a runtime").block_on(async move {
         let [client, waiting] = [(); 2].map(|()| Arc::new(connect(&config).expect("a client")));
-        let service = Service::of_a_process(&client);
         let profile = Profile::named(profile).expect("a profile");
+        let writes = (writes != "-").then_some(writes);
+        let commanded = async move {
+            std::thread::spawn(move || {
+                for line in lines {
+                    if line == "release" {
+                        let _ = send.send(line);
+                    } else {
+                        other(&line);
+                    }
+                }
+            });
+            if commands.recv().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+            say("releases");
+        };
+        if what == "Leadership" {
+            let options = node(key, profile);
+            let cluster = Cluster::new(client, waiting, options).expect("good options");
+            tokio::select! {
+                why = cluster.run() => return say(&format!("failed {why}")),
+                never = write(|| cluster.lease(), writes) => match never {},
+                () = commanded => {}
+            }
+            cluster.leave().await.expect("it leaves");
+            return say("released");
+        }
+        let service = Service::of_a_process(&client);
         let presence = Presence::new(client, waiting, profile, service);
         let hold = async {
             let (value, wait) = (b"held".to_vec(), Wait::Forever);
-            let acquired = if semaphore == "true" {
+            let acquired = if what == "Permit" {
                 let options = SemaphoreOptions { limit: 1, value, wait };
                 semaphore::acquire(&presence, key, &options).await
             } else {
@@ -177,25 +214,6 @@ pub fn is_one(other: fn(&str)) -> bool {
                 Err(error) => return say(&format!("failed {error}")),
             };
             say(&format!("held {}", lease.session()));
-            std::thread::spawn(move || {
-                for line in lines {
-                    if line == "release" {
-                        let _ = send.send(line);
-                    } else {
-                        other(&line);
-                    }
-                }
-            });
-            let released = async {
-                if commands.recv().await.is_none() {
-                    std::future::pending::<()>().await;
-                }
-                say("releases");
-                lease.release().await.expect("it is released");
-                presence.withdraw().await.expect("it is withdrawn");
-                say("released");
-            };
-            let writes = (writes != "-").then_some(writes);
             let kept = async {
                 if let Some(Event::Lost(why)) = lease.keep().await {
                     say(&format!("lost {why}"));
@@ -203,10 +221,13 @@ pub fn is_one(other: fn(&str)) -> bool {
                 std::future::pending::<Infallible>().await
             };
             tokio::select! {
-                () = released => {}
-                never = write(&lease, writes) => match never {},
+                () = commanded => {}
+                never = write(|| Some(Arc::clone(&lease)), writes) => match never {},
                 never = kept => match never {},
             }
+            lease.release().await.expect("it is released");
+            presence.withdraw().await.expect("it is withdrawn");
+            say("released");
         };
         tokio::select! {
             never = presence.run() => match never {},
@@ -216,13 +237,28 @@ pub fn is_one(other: fn(&str)) -> bool {
     true
 }
 
+/// Options of a node, named by chance, of the cluster whose keys stand under a key.
+fn node(key: &str, profile: Profile) -> Options {
+    let at = |name: &str| format!("{key}/{name}");
+    Options {
+        leader_key: at("leader"),
+        nodes_prefix: at("nodes/"),
+        shards_prefix: at("shards/"),
+        config_key: at("config"),
+        profile,
+        ..Options::new(format!("node-{:08x}", fastrand::u32(..)), "127.0.0.1:9000")
+    }
+}
+
 /// Writes a new key again and again, whenever the lease allows it.
-async fn write(lease: &Lease, prefix: Option<&str>) -> Infallible {
+async fn write(lease: impl Fn() -> Option<Arc<Lease>>, prefix: Option<&str>) -> Infallible {
     let Some(prefix) = prefix else { return std::future::pending().await };
     let mut number = 0;
     loop {
         let key = format!("{prefix}/{number}");
-        if lease.is_held() && lease.fenced_put(&key, Vec::new()).await.is_ok() {
+        if let Some(lease) = lease().filter(|lease| lease.is_held())
+            && lease.fenced_put(&key, Vec::new()).await.is_ok()
+        {
             if number == 0 {
                 say("writes");
             }

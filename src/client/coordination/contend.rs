@@ -5,19 +5,23 @@ use super::presence::{Behavior, Entered, Presence, Registration, Session};
 use super::{Grant, Lease};
 use crate::clock::BoxFuture;
 use crate::error::{Error, Kind};
+use crate::wire::duration;
+use crate::wire::request::Args;
+use crate::wire::response::Answer;
+use crate::wire::table::Endpoint;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one waiting query lasts; the session that is to take what it waits for is renewed before
 /// each, so this must be well below the shortest TTL.
-pub(super) const WATCH: Duration = Duration::from_secs(5);
+const WATCH: Duration = Duration::from_secs(5);
 
 /// The pause after an error that may pass.
 const ERROR_PAUSE_MS: Range<f64> = 100.0..300.0;
 
 /// Whether somebody who waits waits on: whatever troubles a server may be over later.
-pub(super) fn may_pass(error: &Error) -> bool {
+pub fn may_pass(error: &Error) -> bool {
     error.retryable() || error.status().is_some_and(|status| status >= 500)
 }
 
@@ -121,6 +125,18 @@ impl<'a> Contender<'a> {
         let id = session.id().to_owned();
         self.session = Some((registration, session));
         Ok(id)
+    }
+
+    /// Reads what is waited for; with an index, waits until it changes.
+    pub async fn look(
+        &self,
+        endpoint: &'static Endpoint,
+        args: Args,
+        index: Option<u64>,
+    ) -> Result<Answer, Error> {
+        let Some(index) = index else { return self.presence.client().call(endpoint, &args).await };
+        let args = args.opt("index", index).opt("wait", duration::format(WATCH));
+        self.presence.waiting().call(endpoint, &args).await
     }
 
     /// Whether this is the session of the contender.

@@ -2,10 +2,11 @@
 
 use super::guard::Entrusted;
 use super::presence::{Entered, Presence, Registration, Session};
-use super::{Grant, modify_index, semaphore, transact};
+use super::{Grant, Operation, modify_index, semaphore, transact};
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
 use crate::sync::lock;
+use crate::wire::value::Value;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -207,33 +208,52 @@ impl Lease {
     /// [`Kind::Conflict`] when it is not held, and nothing was written; else what Consul
     /// refused. The write is sent once, and its time is the profile's bound for one in flight.
     pub async fn fenced_put(&self, key: &str, value: Vec<u8>) -> Result<u64, Error> {
-        let held = match self.claim {
-            Claim::Lock(_) => self.key.clone(),
-            Claim::Permit => semaphore::contender_key(&self.key, &self.session_id),
-        };
-        if key == held {
+        if key == self.held_key() {
             return Err(Error::argument(format!(
                 "fenced_put: {key:?} is what {} consists of; to write it ends it",
                 self.name()
             )));
         }
+        let set = vec![("Verb", "set".into()), ("Key", key.into()), ("Value", value.into())];
+        let results = self.fenced([set]).await?;
+        Ok(modify_index(&results).unwrap_or_default())
+    }
+
+    /// Applies operations on keys, together or not at all, on condition that this is held, which
+    /// Consul itself checks. Gives the results.
+    ///
+    /// # Errors
+    /// As [`Lease::fenced_put`]; [`Kind::TxnFailed`] when it is held and one of the operations was
+    /// refused.
+    pub async fn fenced(
+        &self,
+        operations: impl IntoIterator<Item = Operation>,
+    ) -> Result<Value, Error> {
         if !self.is_held() {
             return Err(self.not_held());
         }
         let holds = vec![
             ("Verb", "check-session".into()),
-            ("Key", held.into()),
+            ("Key", self.held_key().into()),
             ("Session", self.session_id.as_str().into()),
         ];
-        let set = vec![("Verb", "set".into()), ("Key", key.into()), ("Value", value.into())];
         let in_flight = self.presence.profile().in_flight;
-        match transact(&self.presence, [holds, set], Some(in_flight)).await {
-            Ok(results) => Ok(modify_index(&results).unwrap_or_default()),
-            Err(error) if error.kind() == Kind::TxnFailed => {
+        let operations = std::iter::once(holds).chain(operations);
+        match transact(self.presence.client(), operations, Some(in_flight)).await {
+            Ok(results) => Ok(results),
+            Err(error) if error.refused().iter().any(|refused| refused.index == 0) => {
                 let why = "Consul says that it is not held any more";
                 Err(self.conflict(why).with_maybe_applied(false))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// The key that the session holds.
+    fn held_key(&self) -> String {
+        match self.claim {
+            Claim::Lock(_) => self.key.clone(),
+            Claim::Permit => semaphore::contender_key(&self.key, &self.session_id),
         }
     }
 

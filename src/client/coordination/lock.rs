@@ -1,15 +1,13 @@
 //! Locks: a key that a session holds, as for every other Consul client.
 
-use super::contend::{Contender, WATCH};
+use super::contend::Contender;
 use super::guard::Deed;
 use super::presence::Behavior;
 use super::{Claim, Grant, Lease, Operation, Presence, Wait, transact, transaction};
-use crate::client::Client;
 use crate::error::{Error, Kind};
-use crate::wire::duration;
 use crate::wire::kv;
 use crate::wire::request::Args;
-use crate::wire::response::EntryMeta;
+use crate::wire::response::{Answer, EntryMeta};
 use crate::wire::txn;
 use crate::wire::value::Value;
 use std::ops::Range;
@@ -63,7 +61,7 @@ pub(super) async fn release(
     session: &str,
     value: &[u8],
 ) -> Result<(), Error> {
-    transact(presence, [unlock(key, session, value)], None).await.map(|_| ())
+    transact(presence.client(), [unlock(key, session, value)], None).await.map(|_| ())
 }
 
 fn unlock(key: &str, session: &str, value: &[u8]) -> Operation {
@@ -99,10 +97,17 @@ pub(super) async fn refutation(
 struct Seen {
     entry: Option<EntryMeta>,
     value: Vec<u8>,
-    index: Option<u64>,
 }
 
 impl Seen {
+    fn of(answer: Answer) -> Self {
+        let value = match answer.value {
+            Value::Bytes(bytes) => bytes,
+            _ => Vec::new(),
+        };
+        Self { entry: answer.meta.entry, value }
+    }
+
     fn holder(&self) -> Option<&str> {
         self.entry.as_ref().and_then(|entry| entry.session.as_deref())
     }
@@ -127,7 +132,9 @@ async fn attempt(
     index: &mut Option<u64>,
 ) -> Result<Option<Grant>, Error> {
     let last = index.take();
-    let seen = look(contender.presence, contender.key, last).await?;
+    let answer = contender.look(&kv::GET, Args::new().arg(contender.key), last).await?;
+    let next = answer.meta.next_index(last);
+    let seen = Seen::of(answer);
     if let Some(entry) = &seen.entry
         && entry.flags != LOCK_FLAGS
     {
@@ -142,8 +149,7 @@ async fn attempt(
         if contender.tries_once() {
             return Err(contender.conflict(&contender.obstacle));
         }
-        // An index that goes back is one of a server that lost its memory.
-        *index = seen.index.filter(|next| last.is_none_or(|last| *next >= last));
+        *index = next;
         contender.renew().await;
         return Ok(None);
     }
@@ -170,7 +176,7 @@ async fn attempt(
     let unlock = transaction([unlock(key, &session, &value)]);
     let entrusted = presence.entrust(Deed::Release, &txn::TXN, &unlock)?;
     let begun = presence.client().clock().now();
-    let error = match transact(presence, [unchanged, lock], None).await {
+    let error = match transact(presence.client(), [unchanged, lock], None).await {
         Ok(results) => {
             let locked = results.items().last().and_then(|result| result.get("KV"));
             let token = locked.and_then(|entry| entry.get(presence.rules().token_member()));
@@ -209,7 +215,7 @@ async fn attempt(
 async fn settle(contender: &Contender<'_>, session: &str) -> Result<Option<Grant>, Error> {
     let (presence, key) = (contender.presence, contender.key);
     let begun = presence.client().clock().now();
-    let Seen { entry, value, .. } = prove(presence, key).await?;
+    let Seen { entry, value } = prove(presence, key).await?;
     let Some(entry) = entry.filter(|entry| entry.session.as_deref() == Some(session)) else {
         return Ok(None);
     };
@@ -219,29 +225,10 @@ async fn settle(contender: &Contender<'_>, session: &str) -> Result<Option<Grant
     Ok(Some(Grant { token, claim: Claim::Lock(value), begun, entrusted }))
 }
 
-/// Looks at a lock's key; with an index, waits until it changes.
-async fn look(presence: &Presence, key: &str, index: Option<u64>) -> Result<Seen, Error> {
-    let mut args = Args::new().arg(key);
-    if let Some(index) = index {
-        args = args.opt("index", index).opt("wait", duration::format(WATCH));
-        return read(presence.waiting(), args).await;
-    }
-    read(presence.client(), args).await
-}
-
 /// Reads a lock's key so that the answer is true at some moment since now.
 ///
 /// A default read is not: a leader that is cut off from the others answers it for a while.
 async fn prove(presence: &Presence, key: &str) -> Result<Seen, Error> {
-    read(presence.client(), presence.proof(Args::new().arg(key))).await
-}
-
-async fn read(client: &Client, args: Args) -> Result<Seen, Error> {
-    let answer = client.call(&kv::GET, &args).await?;
-    let value = match answer.value {
-        Value::Bytes(bytes) => bytes,
-        _ => Vec::new(),
-    };
-    let index = answer.meta.index.map(|index| index.max(1));
-    Ok(Seen { entry: answer.meta.entry, value, index })
+    let args = presence.proof(Args::new().arg(key));
+    presence.client().call(&kv::GET, &args).await.map(Seen::of)
 }

@@ -11,12 +11,13 @@ mod presence;
 mod profile;
 pub mod semaphore;
 
-pub use contend::Wait;
+pub use contend::{Wait, may_pass};
 pub use guard::{Deed, Guard};
 pub use lease::{Event, Lease};
 pub use presence::{Behavior, Presence, Registration, Rules, Service, Session};
 pub use profile::Profile;
 
+use crate::client::Client;
 use crate::clock::Instant;
 use crate::error::Error;
 use crate::wire::request::Args;
@@ -36,12 +37,15 @@ struct Grant {
     entrusted: Option<Entrusted>,
 }
 
-/// The members of an operation on a key.
-type Operation = Vec<(&'static str, Value)>;
+/// The members of an operation on a key in a transaction, as Consul names them: `Verb`, `Key`, …
+pub type Operation = Vec<(&'static str, Value)>;
 
-/// Applies operations on keys together or not at all; the results.
-async fn transact(
-    presence: &Presence,
+/// Applies operations on keys together or not at all; gives the results.
+///
+/// # Errors
+/// Those of the call; [`crate::error::Kind::TxnFailed`] names the operations that were refused.
+pub async fn transact(
+    client: &Client,
     operations: impl IntoIterator<Item = Operation>,
     timeout: Option<Duration>,
 ) -> Result<Value, Error> {
@@ -49,7 +53,7 @@ async fn transact(
     if let Some(timeout) = timeout {
         args = args.opt("timeout_ms", timeout.as_millis() as u64);
     }
-    presence.client().call(&txn::TXN, &args).await.map(|answer| answer.value)
+    client.call(&txn::TXN, &args).await.map(|answer| answer.value)
 }
 
 fn transaction(operations: impl IntoIterator<Item = Operation>) -> Args {

@@ -134,7 +134,7 @@ impl Presence {
         Arc::new(presence)
     }
 
-    pub(super) fn rules(&self) -> &Rules {
+    pub(crate) fn rules(&self) -> &Rules {
         &self.rules
     }
 
@@ -471,7 +471,7 @@ impl Drop for Entered {
     }
 }
 
-/// The rules that make locks safe. All are in force, but for simulations that show what happens
+/// The rules that make locks and clusters safe. All are in force, but for simulations that show what happens
 /// without one.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
@@ -481,15 +481,25 @@ pub struct Rules {
     pub renewal_is_no_proof: bool,
     /// The token is the acquiring write's modify index, not the lock index.
     pub token_is_modify_index: bool,
+    /// A node of a cluster takes no map of an older epoch than it has.
+    pub epoch_only_grows: bool,
 }
 
 impl Rules {
     /// All of them.
-    pub const ALL: Rules =
-        Rules { lease_from_start: true, renewal_is_no_proof: true, token_is_modify_index: true };
+    pub const ALL: Rules = Rules {
+        lease_from_start: true,
+        renewal_is_no_proof: true,
+        token_is_modify_index: true,
+        epoch_only_grows: true,
+    };
 
     pub(super) fn counts_from(&self, begun: Instant, answered: Instant) -> Instant {
         if self.lease_from_start { begun } else { answered }
+    }
+
+    pub(crate) fn is_outdated(&self, epoch: u64, known: u64) -> bool {
+        self.epoch_only_grows && epoch < known
     }
 
     pub(super) fn token_of(&self, entry: &EntryMeta) -> u64 {

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::wire::shape::{At, unknown};
-use crate::wire::table::Shape;
+use crate::wire::table::{DURATION, Shape};
 use crate::wire::value::Value;
 use std::time::Duration;
 
@@ -78,7 +78,6 @@ impl Profile {
             return named
                 .ok_or_else(|| at.bad_value(value, &unknown("profile", &name, Self::NAMES)));
         };
-        const ZERO: Shape = Shape::Duration { min_s: 0, max_s: u32::MAX as u64 };
         let mut profile = Self { name: "custom", ..Self::standard() };
         let mut lock_delay = None;
         for (name, value) in times {
@@ -90,7 +89,7 @@ impl Profile {
                 "lease_ms" => profile.lease = ms()?,
                 "in_flight_ms" => profile.in_flight = ms()?,
                 "lock_delay_ms" => lock_delay = Some(ms()?),
-                "session_ttl_s" => profile.session_ttl = ZERO.duration(value, &at)?,
+                "session_ttl_s" => profile.session_ttl = DURATION.duration(value, &at)?,
                 "drift" => {
                     profile.drift = match value {
                         Value::Int(number) => *number as f64,

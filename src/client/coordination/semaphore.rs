@@ -5,16 +5,15 @@
 //! the lock delay before they do so, because the holder may believe until then, unless a guard gave
 //! its permit back.
 
-use super::contend::{Contender, WATCH};
+use super::contend::Contender;
 use super::guard::Deed;
 use super::presence::Behavior;
 use super::{Claim, Grant, Lease, Operation, Presence, Wait, modify_index, transact, transaction};
-use crate::client::Client;
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
-use crate::wire::duration;
 use crate::wire::kv;
 use crate::wire::request::Args;
+use crate::wire::response::Answer;
 use crate::wire::txn;
 use crate::wire::value::Value;
 use serde::{Deserialize, Serialize};
@@ -61,7 +60,6 @@ struct Seen {
     living: BTreeSet<String>,
     /// The sessions whose permit a guard gave back, because their process is dead.
     given_back: BTreeSet<String>,
-    index: Option<u64>,
 }
 
 /// Acquires a permit of the semaphore under `prefix`.
@@ -103,16 +101,14 @@ fn lock_key(prefix: &str) -> String {
 /// Gives the permit up in favour of whoever waits.
 pub(super) async fn release(presence: &Presence, prefix: &str, session: &str) -> Result<(), Error> {
     loop {
-        let args = presence.proof(Args::new().arg(format!("{prefix}/")));
-        let Some((mut document, index)) = read(presence.client(), args, prefix).await?.document
-        else {
+        let Some((mut document, index)) = prove(presence, prefix).await?.document else {
             return Err(gone(prefix));
         };
         if document.holders.remove(session).is_none() {
             return Err(gone(prefix));
         }
         let operations = [write(prefix, &document, index)?, delete(prefix, session)];
-        match transact(presence, operations, None).await {
+        match transact(presence.client(), operations, None).await {
             Ok(_) => return Ok(()),
             // Somebody else wrote at the same time.
             Err(error) if error.kind() == Kind::TxnFailed => {}
@@ -136,8 +132,7 @@ pub(super) async fn refutation(
     prefix: &str,
     session: &str,
 ) -> Result<Option<&'static str>, Error> {
-    let args = presence.proof(Args::new().arg(format!("{prefix}/")));
-    let seen = read(presence.client(), args, prefix).await?;
+    let seen = prove(presence, prefix).await?;
     let is_holder =
         seen.document.is_some_and(|(document, _)| document.holders.contains_key(session));
     Ok(match (is_holder, seen.living.contains(session)) {
@@ -184,11 +179,13 @@ async fn attempt(
         enter(contender, &session, &options.value).await?;
         knowledge.entered_as.clone_from(&session);
     }
-    let seen = look(contender, knowledge.index).await?;
+    let last = knowledge.index.take();
+    let answer = contender.look(&kv::LIST, tree(contender.key), last).await?;
+    let next = answer.meta.next_index(last);
+    let seen = read(answer, contender.key)?;
     if !seen.living.contains(&session) {
         // Our session is over, or a third party deleted our key.
         contender.forget_session();
-        knowledge.index = None;
         return Ok(None);
     }
     let (mut document, document_index) = seen
@@ -218,16 +215,13 @@ async fn attempt(
             return Err(contender.conflict(&contender.obstacle));
         }
         if others.iter().any(|holder| !seen.living.contains(*holder)) {
-            knowledge.index = None;
             contender.pause(DELAY_POLL_MS).await;
         } else {
-            let last = knowledge.index;
-            knowledge.index = seen.index.filter(|next| last.is_none_or(|last| *next >= last));
+            knowledge.index = next;
             contender.renew().await;
         }
         return Ok(None);
     }
-    knowledge.index = None;
     document.holders.insert(session.clone(), true);
     let own_key = contender_key(contender.key, &session);
     let give_back = vec![
@@ -250,7 +244,7 @@ async fn attempt(
     let given_back = seen.given_back.iter().take(MOST_DELETED);
     operations.extend(given_back.map(|other| delete(contender.key, other)));
     operations.push(write(contender.key, &document, document_index)?);
-    match transact(contender.presence, operations, None).await {
+    match transact(contender.presence.client(), operations, None).await {
         Ok(results) => {
             let token = modify_index(&results).unwrap_or(document_index);
             Ok(Some(Grant { token, claim: Claim::Permit, begun, entrusted }))
@@ -271,20 +265,18 @@ async fn enter(contender: &Contender<'_>, session: &str, value: &[u8]) -> Result
     contender.presence.client().call(&kv::PUT, &args).await.map(|_| ())
 }
 
-async fn look(contender: &Contender<'_>, index: Option<u64>) -> Result<Seen, Error> {
-    let mut args = Args::new().arg(format!("{}/", contender.key));
-    if let Some(index) = index {
-        args = args.opt("index", index).opt("wait", duration::format(WATCH));
-        return read(contender.presence.waiting(), args, contender.key).await;
-    }
-    read(contender.presence.client(), args, contender.key).await
+fn tree(prefix: &str) -> Args {
+    Args::new().arg(format!("{prefix}/"))
 }
 
-async fn read(client: &Client, args: Args, prefix: &str) -> Result<Seen, Error> {
-    let answer = client.call(&kv::LIST, &args).await?;
-    let index = answer.meta.index.map(|index| index.max(1));
-    let mut seen =
-        Seen { document: None, living: BTreeSet::new(), given_back: BTreeSet::new(), index };
+/// Reads a semaphore's keys so that the answer is true at some moment since now.
+async fn prove(presence: &Presence, prefix: &str) -> Result<Seen, Error> {
+    let answer = presence.client().call(&kv::LIST, &presence.proof(tree(prefix))).await?;
+    read(answer, prefix)
+}
+
+fn read(answer: Answer, prefix: &str) -> Result<Seen, Error> {
+    let mut seen = Seen { document: None, living: BTreeSet::new(), given_back: BTreeSet::new() };
     for entry in answer.value.items() {
         let number = |name| entry.get(name).and_then(Value::as_u64).unwrap_or_default();
         let key = entry.get("Key").and_then(Value::as_str).unwrap_or_default();
