@@ -18,7 +18,7 @@ feature-5.4 := lua54
 flavour = $(patsubst lua5.%,5.%,$(patsubst luajit%,luajit,$(notdir $(LUA))))
 # These would win over the two that are set here.
 unexport LUA_PATH_5_4 LUA_CPATH_5_4
-lua_env = LUA_PATH="./lua/?.lua;;" LUA_CPATH="./target/lua/$(flavour)/?.so;;"
+lua_env = LUA_PATH="./lua/?.lua;./etcd/lua/?.lua;;" LUA_CPATH="./target/lua/$(flavour)/?.so;;"
 
 LINTS := fmt clippy $(FLAVOURS:%=clippy-%) rustdoc luacheck shellcheck gofmt
 
@@ -45,6 +45,18 @@ $(FLAVOURS:%=build-%): build-%:
 demo: demo-deps build-$(flavour)
 	@$(lua_env) $(if $(CONSUL),scripts/with-consul.sh $(CONSUL)) $(LUA) examples/demo.lua
 
+.PHONY: demo-cluster
+## demo-cluster [LUA=lua5.4] [CONSUL=1.21]: runs the demo of a cluster, whose leader is killed
+demo-cluster: demo-deps build-$(flavour)
+ifeq ($(CONSUL)$(CONSUL_HTTP_ADDR),)
+	@cargo build --quiet --no-default-features --features server,guard --bin consul-sim
+endif
+	@$(lua_env) $(cluster_consul) $(LUA) examples/demo_cluster.lua
+
+# consul-sim, when nobody says which Consul.
+cluster_consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL),$(if $(CONSUL_HTTP_ADDR),,\
+	CONSUL_BIN=$(abspath $(or $(CARGO_TARGET_DIR),target)/debug/consul-sim) scripts/with-consul.sh 1.21))
+
 demo-deps:
 	@LUA="$(LUA)" scripts/install-deps.sh demo
 
@@ -59,10 +71,10 @@ soak:
 	@scripts/soak.sh
 
 .PHONY: dst
-## dst [SEEDS=500] [SEED=17]: plays histories of locks under faults, or one and shows it
+## dst [SEEDS=500] [SEED=17] [ARGS=clusters]: plays histories of locks and clusters under faults, or one and shows it
 dst:
 	$(if $(SEED),SEED=$(SEED)) SEEDS=$(or $(SEEDS),500) cargo test --quiet --no-default-features \
-		--features sabotage --profile simulation --test simulation
+		--features sabotage --profile simulation --test simulation $(if $(ARGS),-- $(ARGS))
 
 .PHONY: spec
 ## spec [LUA=lua5.4] [CONSUL=1.21] [ARGS=--tags=smoke]: runs the Lua specs alone
@@ -113,7 +125,8 @@ lint-gofmt:
 ## bench: measures, beside other clients too (ten minutes), and fails when a bound does not hold
 bench:
 	scripts/install-deps.sh bench
-	cargo bench --no-default-features --features server --bench simulate
+	cargo bench --no-default-features --features server --bench simulate --bench shard_map
+	benches/ring.sh
 	benches/reads.sh
 	benches/clients.sh
 

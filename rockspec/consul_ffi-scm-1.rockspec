@@ -19,6 +19,7 @@ build = {
   build_command = "bash rockspec/build.sh '$(LUA)' target/rock/consul_ffi.so",
   install = {
     lib = { consul_ffi = "target/rock/consul_ffi.so" },
+    lua = { consul_ha_cluster = "lua/consul_ha_cluster.lua" },
     bin = { "target/rock/consul-guard" },
   },
 }

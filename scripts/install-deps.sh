@@ -30,7 +30,7 @@ case $purpose in
         needs=(
             luajit=luajit lua5.1=lua5.1 lua5.4=lua5.4
             busted=lua-busted luacheck=lua-check luarocks=luarocks shellcheck=shellcheck
-            cc=build-essential
+            cc=build-essential ip=iproute2
         )
         # luarocks wants the headers of the Lua it installs for, and the C program of the tests too.
         [ -e /usr/include/lua5.4/lua.h ] || packages+=(liblua5.4-dev)

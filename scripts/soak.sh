@@ -9,13 +9,15 @@
 #   random    5,000 sequences of random requests, simulated and on a real Consul (SEQUENCES)
 #   fuzz      10 minutes of random requests, whole and broken ones, simulated (FUZZ_SECONDS)
 #   locks     20,000 histories of locks under faults (SEEDS)
+#   clusters  20,000 histories of clusters under faults (SEEDS), and one of 1,000 nodes (NODES)
+#   outage    a cluster of nodes through what befalls three real servers, on both versions
 #   failover  50,000 sequences of faults of endpoints, on a clock that the test moves (SEQUENCES)
 #
 # A step whose needs cannot be had is skipped, aloud. Exit status: 0 when nothing failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all_steps=(api random fuzz locks failover)
+all_steps=(api random fuzz locks clusters outage failover)
 
 if [ "${1:-}" = --help ]; then
     sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
@@ -58,7 +60,17 @@ step_fuzz() {
 }
 
 step_locks() {
-    run make --no-print-directory dst SEEDS="${SEEDS:-20000}"
+    run make --no-print-directory dst SEEDS="${SEEDS:-20000}" ARGS="--skip cluster --skip nodes"
+}
+
+step_clusters() {
+    run make --no-print-directory dst SEEDS="${SEEDS:-20000}" ARGS=cluster &&
+        run make --no-print-directory dst NODES="${NODES:-1000}" ARGS=nodes
+}
+
+step_outage() {
+    OUTAGES_ON_ALL=1 test_with cluster_outage || return
+    ! grep -q '^SKIPPED' "$log" || return 3
 }
 
 step_failover() {

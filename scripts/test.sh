@@ -8,7 +8,7 @@
 #   build               the module of each of the three flavours
 #   lint                each of the checks of `make lint`
 #   rust                cargo test, without Lua
-#   simulation          500 histories of locks under faults (SEEDS), and that each rule is needed
+#   simulation          500 histories of locks and clusters under faults (SEEDS), and that each rule is needed
 #   busted-luajit-sim   the Lua specs on LuaJIT, simulated
 #   busted-luajit-consul-sim  the same on the simulated agent behind a socket
 #   busted-luajit-1.21  the same on a real Consul 1.21

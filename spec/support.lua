@@ -14,6 +14,17 @@ function support.client(config)
   return consul_ffi.new(config)
 end
 
+-- A simulated agent of its own on a clock that the spec moves, and what makes clients of it.
+function support.manual_agent(seed)
+  local name = support.name("manual")
+  local sim = consul_ffi.simulator(name, { clock = "manual", seed = seed or 1 })
+  return sim, function(config)
+    config = config or {}
+    config.simulate = name
+    return consul_ffi.new(config)
+  end
+end
+
 local names = 0
 
 -- A name that nothing else in this run uses.
@@ -50,6 +61,23 @@ if rawget(_G, "jit") then
     local POLLIN = 1
     return ffi.C.spec_poll(ffi.new("struct spec_pollfd", { fd, POLLIN }), 1, timeout_ms) == 1
   end
+end
+
+-- Calls a function, and `action` once while it waits: by a hook, which counts as one of the call's
+-- when the module's own empty function is what it was called for. Gives what pcall gives.
+function support.with_hook(action, called, ...)
+  local has_run = false
+  debug.sethook(function()
+    local info = debug.getinfo(2, "S")
+    if not has_run and info.short_src == "consul_ffi" and info.what == "main" then
+      has_run = true
+      action()
+    end
+  end, "c")
+  local results = { pcall(called, ...) }
+  debug.sethook()
+  assert(has_run, "no hook ran during the call")
+  return (rawget(_G, "unpack") or table.unpack)(results)
 end
 
 -- The kind of a failure's error table, after the shape of the failure was checked.

@@ -7,41 +7,58 @@
 //! hash is the XXH3 hash of its bytes, and its owner is the node of the first point that is not
 //! below it, or of the first point of all.
 
-use std::ops::Range;
+use std::mem;
 use twox_hash::XxHash3_64;
 
-/// How many points a node of weight 1 has.
-const POINTS: f64 = 160.0;
+/// How many points a node of weight 1 has, unless a ring is made with another number.
+pub const POINTS: u32 = 160;
+
+/// The hash of a key, by which a ring tells its owner.
+pub fn hash(key: &[u8]) -> u64 {
+    XxHash3_64::oneshot(key)
+}
+
+/// How many points a node of this weight has on a ring where one of weight 1 has `points`: none when
+/// the weight is no finite number above 0.
+pub fn points_of(weight: f64, points: u32) -> u32 {
+    if weight.is_finite() { (f64::from(points) * weight).round() as u32 } else { 0 }
+}
 
 /// Nodes on a ring, each by its place in the list that the ring was made from.
 #[derive(Clone, Debug)]
 pub struct Ring {
-    /// The points in their order.
+    /// The points in their order, and twice the last of all hashes, where each search ends.
     points: Vec<u64>,
     /// The owner of each point.
     owners: Vec<u32>,
-    /// Where the points of each bucket begin, and where those of the last one end. A point's bucket
-    /// is its topmost bits.
+    /// Where the points of each bucket begin. A point's bucket is its topmost bits.
     buckets: Vec<u32>,
     /// How many bits below those of the bucket a point has.
     shift: u32,
+    /// How many nodes there are, with points or without.
+    nodes: usize,
 }
 
 impl Ring {
     /// A ring of nodes by id and weight. A weight that is no finite number above 0 gives a node no
     /// points.
     pub fn new<I: AsRef<[u8]>>(nodes: &[(I, f64)]) -> Self {
+        Self::with_points(nodes, POINTS)
+    }
+
+    /// The same with another number of points for a node of weight 1: with more, shares are closer to
+    /// the weights, and the ring is larger.
+    pub fn with_points<I: AsRef<[u8]>>(nodes: &[(I, f64)], points_of_one: u32) -> Self {
         let mut points = Vec::new();
         let mut bytes = Vec::new();
         for (place, (id, weight)) in nodes.iter().enumerate() {
             let id = id.as_ref();
             bytes.clear();
             bytes.extend_from_slice(id);
-            let count = if weight.is_finite() { (POINTS * weight).round() as u32 } else { 0 };
-            for k in 0..count {
+            for k in 0..points_of(*weight, points_of_one) {
                 bytes.truncate(id.len());
                 bytes.extend_from_slice(&k.to_le_bytes());
-                points.push((XxHash3_64::oneshot(&bytes), id, k, place as u32));
+                points.push((hash(&bytes), id, k, place as u32));
             }
         }
         points.sort_unstable();
@@ -58,23 +75,41 @@ impl Ring {
             *bucket = before;
         }
         let owners = points.iter().map(|(.., place)| *place).collect();
-        Ring { points: points.iter().map(|(point, ..)| *point).collect(), owners, buckets, shift }
+        let points = points.iter().map(|(point, ..)| *point).chain([u64::MAX; 2]).collect();
+        Ring { points, owners, buckets, shift, nodes: nodes.len() }
     }
 
     /// The place of the node that a key belongs to; none when no node has a point.
     pub fn owner(&self, key: &[u8]) -> Option<usize> {
-        let hash = XxHash3_64::oneshot(key);
-        let Range { start, end } = self.bucket(hash);
-        let below = self.points[start..end].iter().take_while(|point| **point < hash).count();
-        // Where a bucket ends the next one begins, and after the last one the first.
-        let owner = self.owners.get(start + below).or(self.owners.first());
+        self.owner_of(hash(key))
+    }
+
+    /// The place of the node that keys with this [`hash`] belong to; none when no node has a point.
+    pub fn owner_of(&self, hash: u64) -> Option<usize> {
+        let owner = self.owners.get(self.first(hash)).or(self.owners.first());
         owner.map(|place| *place as usize)
     }
 
-    /// Which points have the topmost bits of a hash.
-    fn bucket(&self, hash: u64) -> Range<usize> {
-        let bucket = (hash >> self.shift) as usize;
-        self.buckets[bucket] as usize..self.buckets[bucket + 1] as usize
+    /// The places of the nodes that `count` copies of what a key stands for belong on, its owner
+    /// first: those of the points from there on, each node once. Fewer when fewer nodes have points.
+    pub fn replicas(&self, key: &[u8], count: usize) -> Vec<usize> {
+        let (before, after) = self.owners.split_at(self.first(hash(key)));
+        let mut is_found = vec![false; self.nodes];
+        let new = |place: &usize| !mem::replace(&mut is_found[*place], true);
+        after.iter().chain(before).map(|place| *place as usize).filter(new).take(count).collect()
+    }
+
+    /// Which point is the first that is not below a hash; one past the last when all are.
+    fn first(&self, hash: u64) -> usize {
+        let start = self.buckets[(hash >> self.shift) as usize] as usize;
+        // The points of later buckets are not below it. Seldom more than two of its own are, and to
+        // add up two comparisons is faster than to branch on them.
+        let is_below = |place: usize| self.points[place] < hash;
+        let mut first = start + usize::from(is_below(start)) + usize::from(is_below(start + 1));
+        while is_below(first) {
+            first += 1;
+        }
+        first
     }
 }
 
@@ -83,8 +118,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The rule as it is written, word for word.
-    fn owner_by_the_rule(nodes: &[(String, f64)], key: &[u8]) -> Option<usize> {
+    /// The points as the rule says, word for word: each with its node's place.
+    fn points_by_the_rule(nodes: &[(String, f64)]) -> Vec<(u64, usize)> {
         let mut points = Vec::new();
         for (place, (id, weight)) in nodes.iter().enumerate() {
             for k in 0..(160.0 * weight).round() as u32 {
@@ -93,9 +128,26 @@ mod tests {
             }
         }
         points.sort();
+        points.into_iter().map(|(point, .., place)| (point, place)).collect()
+    }
+
+    fn owner_by_the_rule(points: &[(u64, usize)], hash: u64) -> Option<usize> {
+        let first = points.partition_point(|(point, _)| *point < hash);
+        points.get(first).or(points.first()).map(|(_, place)| *place)
+    }
+
+    /// All nodes in the order in which a walk from a key meets them.
+    fn walk_by_the_rule(points: &[(u64, usize)], key: &[u8]) -> Vec<usize> {
         let hash = XxHash3_64::oneshot(key);
-        let owner = points.iter().find(|(point, ..)| *point >= hash).or(points.first());
-        owner.map(|(.., place)| *place)
+        let (after, before): (Vec<_>, Vec<_>) =
+            points.iter().partition(|(point, _)| *point >= hash);
+        let mut met = Vec::new();
+        for (_, place) in after.into_iter().chain(before) {
+            if !met.contains(&place) {
+                met.push(place);
+            }
+        }
+        met
     }
 
     fn named(count: usize) -> Vec<(String, f64)> {
@@ -108,29 +160,52 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(50))]
+
         #[test]
-        fn the_owner_is_what_the_rule_says(nodes in any_nodes(), keys in prop::collection::vec(".{0,9}", 20)) {
-            let ring = Ring::new(&nodes);
+        fn owner_and_replicas_are_what_the_rule_says(
+            nodes in any_nodes(),
+            keys in prop::collection::vec(".{0,9}", 20),
+            count in 0..10_usize,
+        ) {
+            let (ring, points) = (Ring::new(&nodes), points_by_the_rule(&nodes));
             for key in keys {
                 let key = key.as_bytes();
-                prop_assert_eq!(ring.owner(key), owner_by_the_rule(&nodes, key));
+                prop_assert_eq!(ring.owner(key), owner_by_the_rule(&points, XxHash3_64::oneshot(key)));
+                let mut wanted = walk_by_the_rule(&points, key);
+                wanted.truncate(count);
+                prop_assert_eq!(ring.replicas(key, count), wanted);
             }
         }
 
         #[test]
-        fn only_the_keys_of_a_node_that_goes_move(nodes in any_nodes(), gone in any::<prop::sample::Index>()) {
+        fn the_owner_changes_right_after_each_point(nodes in any_nodes()) {
+            let (ring, points) = (Ring::new(&nodes), points_by_the_rule(&nodes));
+            let mut hashes = vec![0, u64::MAX];
+            for (point, _) in &points {
+                hashes.extend([point.wrapping_sub(1), *point, point.wrapping_add(1)]);
+            }
+            for hash in hashes {
+                prop_assert_eq!(ring.owner_of(hash), owner_by_the_rule(&points, hash));
+            }
+        }
+
+        #[test]
+        fn a_node_that_comes_or_goes_moves_no_key_between_others(
+            nodes in any_nodes(),
+            one in any::<prop::sample::Index>(),
+        ) {
             prop_assume!(!nodes.is_empty());
-            let gone = gone.index(nodes.len());
+            let one = one.index(nodes.len());
             let mut rest = nodes.clone();
-            rest.remove(gone);
-            let (before, after) = (Ring::new(&nodes), Ring::new(&rest));
+            rest.remove(one);
+            let (with, without) = (Ring::new(&nodes), Ring::new(&rest));
             for key in 0..500_u32 {
                 let key = key.to_le_bytes();
-                let owner = before.owner(&key);
-                if owner != Some(gone) {
-                    let same = after.owner(&key).map(|place| place + usize::from(place >= gone));
-                    prop_assert_eq!(same, owner);
-                }
+                let others: Vec<_> = with.replicas(&key, 4).into_iter().filter(|p| *p != one).collect();
+                let place = |place: usize| place + usize::from(place >= one);
+                let same: Vec<_> = without.replicas(&key, others.len()).into_iter().map(place).collect();
+                prop_assert_eq!(same, others);
             }
         }
     }
@@ -150,7 +225,11 @@ mod tests {
         let weighted = [("a", 0.5), ("b", 1.0), ("c", 2.0)];
         assert_eq!((ring.points[0], ring.points[799]), (520385062847264, 18426090444290612763));
         assert_eq!(owners(&Ring::new(&weighted)), [2, 2, 1, 1, 1, 1, 2, 2, 0, 2, 2, 1, 2, 2, 1, 1]);
-        assert_eq!(ring.points.len(), 800);
+        assert_eq!(ring.owners.len(), 800);
+        assert_eq!(ring.replicas(b"key-0", 9), [0, 3, 1, 4, 2]);
+        let fewer = Ring::with_points(&named(5), 100);
+        assert_eq!(owners(&fewer), [0, 4, 1, 1, 3, 0, 4, 3, 3, 2, 4, 1, 4, 0, 3, 4]);
+        assert_eq!(fewer.owners.len(), 500);
     }
 
     #[test]
@@ -171,6 +250,7 @@ mod tests {
         assert_eq!(Ring::new::<&str>(&[]).owner(b"key"), None);
         let none = [("a", 0.0), ("b", -1.0), ("c", f64::NAN), ("d", f64::INFINITY)];
         assert_eq!(Ring::new(&none).owner(b"key"), None);
+        assert!(Ring::new(&none).replicas(b"key", 2).is_empty());
         assert_eq!(Ring::new(&[("a", 0.0), ("b", 1.0)]).owner(b"key"), Some(1));
     }
 }

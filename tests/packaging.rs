@@ -11,7 +11,8 @@ use std::process::Command;
 const ENGINES: &[(&str, &str)] = &[("luajit", "5.1"), ("lua5.1", "5.1"), ("lua5.4", "5.4")];
 
 const PROGRAM: &str = "local c = require('consul_ffi').new({ simulate = true }) \
-    assert(c:kv_put('k', 'v')) print((select(2, c:kv_get('k'))))";
+    assert(c:kv_put('k', 'v')) print((select(2, c:kv_get('k')))) \
+    assert(require('consul_ha_cluster').ConsulHACluster == require('consul_ffi').ConsulHACluster)";
 
 /// A client is made only when the guard's program is found; nothing is sent.
 const GUARDED: &str = "require('consul_ffi').new({ guard = true }) print('guarded')";
@@ -48,7 +49,9 @@ fn luarocks(version: &str, tree: &Path, folder: &Path) -> Command {
 /// Runs a program with the module of one tree, in another folder.
 fn lua(engine: &str, tree: &Path, version: &str, program: &str) -> Result<String, String> {
     let cpath = format!("{}/lib/lua/{version}/?.so", tree.display());
-    run(Command::new(engine).args(["-e", program]).env("LUA_CPATH", cpath).current_dir("/"))
+    let path = format!("{}/share/lua/{version}/?.lua", tree.display());
+    let mut lua = Command::new(engine);
+    run(lua.args(["-e", program]).env("LUA_CPATH", cpath).env("LUA_PATH", path).current_dir("/"))
 }
 
 fn fresh(name: &str) -> PathBuf {

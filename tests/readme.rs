@@ -69,6 +69,29 @@ fn the_first_program_works_when_pasted() {
 }
 
 #[test]
+fn the_cluster_that_is_shown_works() {
+    let program = read("examples/cluster.lua");
+    let readme = read("README.md");
+    let blocks = blocks(&readme);
+    let at = blocks.iter().position(|(_, block)| block == program.trim_end());
+    let (_, shown) =
+        &blocks[at.expect("the README does not show examples/cluster.lua as it is") + 1];
+    let output = Command::new("luajit")
+        .arg("examples/cluster.lua")
+        .env("LUA_CPATH", "./target/lua/luajit/?.so;;")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("luajit runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Which shards go where depends on who had started when the first map was made.
+    let words = |text: &str| -> Vec<String> {
+        let is_fixed = |word: &&str| !word.contains(|c: char| c.is_ascii_digit());
+        text.split_whitespace().filter(is_fixed).map(str::to_owned).collect()
+    };
+    assert_eq!(words(&String::from_utf8_lossy(&output.stdout)), words(shown));
+}
+
+#[test]
 fn what_a_reader_sees_first_is_on_the_first_page() {
     let readme = read("README.md");
     let first: Vec<_> = readme.lines().take(60).collect();

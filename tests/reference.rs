@@ -29,7 +29,7 @@ fn the_reference_of_options_is_fresh() {
 
 #[test]
 fn the_annotations_are_fresh() {
-    is_fresh("lua/meta/consul_ffi.d.lua", &emit::lua_meta(&config::emit::lua_class()));
+    is_fresh("lua/meta/consul_ffi.d.lua", &emit::lua_meta(&config::emit::lua_classes()));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How long nobody holds a lock when its holder goes: `benches/failover.sh` builds what this needs
+//! How long nobody holds a lock, or leads a cluster, when its holder goes: `benches/failover.sh` builds what this needs
 //! and runs it.
 //!
 //!     failover GUARD GO ROUNDS GO_ROUNDS
@@ -26,7 +26,7 @@ mod proxy;
 
 use cluster::Cluster;
 use consul::RealConsul;
-use holder::{Holder, Orders, now_ns};
+use holder::{Holder, Orders, What, now_ns};
 use proxy::{Network, Proxy};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -66,6 +66,7 @@ struct Case {
     profile: &'static str,
     /// Whether there is a guard.
     guard: bool,
+    what: What,
     bound: Duration,
 }
 
@@ -75,13 +76,20 @@ const fn case(
     (profile, guard): (&'static str, bool),
     bound_ms: u64,
 ) -> Case {
-    Case { name, fate, profile, guard, bound: Duration::from_millis(bound_ms) }
+    Case { name, fate, profile, guard, what: What::Lock, bound: Duration::from_millis(bound_ms) }
+}
+
+/// The same of a cluster's leadership.
+const fn leader(name: &'static str, fate: Fate, guard: bool, bound_ms: u64) -> Case {
+    Case { what: What::Leadership, ..case(name, fate, ("default", guard), bound_ms) }
 }
 
 /// One after the other, because they take milliseconds.
 const SHORT: &[Case] = &[
     case("hand-over", Fate::Release, ("default", false), 50),
     case("SIGKILL, with the guard", Fate::Kill, ("default", true), 100),
+    leader("leader: stop", Fate::Release, false, 50),
+    leader("leader: SIGKILL, with the guard", Fate::Kill, true, 100),
 ];
 
 /// All at once, because they wait for timers.
@@ -92,6 +100,9 @@ const LONG: &[Case] = &[
     case("SIGKILL, fast", Fate::Kill, ("fast", false), 3500),
     case("SIGSTOP, fast", Fate::Stop, ("fast", false), 3500),
     case("dropped packets, fast", Fate::Drop, ("fast", false), 3500),
+    leader("leader: SIGKILL", Fate::Kill, false, 5500),
+    leader("leader: SIGSTOP", Fate::Stop, false, 5500),
+    leader("leader: dropped packets", Fate::Drop, false, 5500),
 ];
 
 const AGENT_KILLED: &str = "agent killed";
@@ -199,12 +210,12 @@ fn measure(version: &str, programs: &Programs) -> Column {
 
 /// Plays a case; the time without a holder, and how many writes of the old one came too late.
 fn play(case: &Case, address: &str, guard: &str, round: usize) -> (Duration, usize) {
-    let name = case.name.replace([' ', ','], "-");
+    let name = case.name.replace([' ', ',', ':'], "-");
     let [key, old, new] = ["lock", "old", "new"].map(|what| format!("{name}/{round}/{what}"));
     let proxy = Proxy::new(address);
     let url = format!("http://{address}");
     let of_first = if case.fate == Fate::Drop { proxy.url() } else { url.clone() };
-    let orders = Orders { profile: case.profile, ..Orders::new(&of_first, &key) };
+    let orders = Orders { profile: case.profile, what: case.what, ..Orders::new(&of_first, &key) };
     let guard = case.guard.then_some(guard);
     let mut first = Holder::start(&Orders { guard, writes: Some(&old), ..orders.clone() });
     first.wait_for("writes");

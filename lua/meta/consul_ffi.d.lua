@@ -337,6 +337,220 @@ function Lock:profile() end
 ---@return true
 function Lock:close() end
 
+---What a ring knows of a node: what it was told, and the id. In text it reads as the id.
+---@class consul_ffi.RingNode
+---@field id string
+---@field weight? number
+---@field [string] any
+
+---A consistent hash ring: which of some nodes a key belongs to.
+---@class consul_ffi.ConsistentHashRing
+---@field nodes table<string, consul_ffi.RingNode> the nodes by id; to be read only
+---@field virtual_nodes integer how many points a node of weight 1 has
+---@operator len: integer
+local ConsistentHashRing = {}
+
+---A ring without nodes.
+---@param virtual_nodes? integer 1 to 10000; default 160
+---@return consul_ffi.ConsistentHashRing
+function ConsistentHashRing:new(virtual_nodes) end
+
+---Adds a node, or replaces what is known of it.
+---@param id string
+---@param info? { weight?: number, [string]: any } copied; a node of weight 0 gets no keys; default weight 1
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsistentHashRing:add_node(id, info) end
+
+---Removes a node if it is there.
+---@param id string
+---@return true
+function ConsistentHashRing:remove_node(id) end
+
+---The node that a key belongs to; nil when no node has a share.
+---@param key string
+---@return string? id
+---@return consul_ffi.RingNode? node
+function ConsistentHashRing:get_node(key) end
+
+---The ids of the nodes that keys belong to; nil when no node has a share.
+---@param keys string[]
+---@return string[]? ids
+function ConsistentHashRing:get_nodes(keys) end
+
+---The nodes that copies of what a key stands for belong on, the owner first.
+---@param key string
+---@param n? integer how many; default 2
+---@return consul_ffi.RingNode[]|false nodes
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsistentHashRing:get_replica_nodes(key, n) end
+
+---A node of a cluster, as another one knows it; not to be changed. In text it reads as the id.
+---@class consul_ffi.ClusterNode
+---@field id string
+---@field address string
+---@field status "up"|"down"|"draining"|"maintenance"
+---@field zone string empty when it said none
+---@field weight number
+---@field meta table<string, string>
+---@field started_at integer seconds of Unix time
+
+---Who leads a cluster. In text it reads as the node's id.
+---@class consul_ffi.ClusterLeader
+---@field node_id string
+---@field address string
+---@field session_id string
+---@field elected_at integer seconds of Unix time
+
+---@class consul_ffi.ClusterStatus
+---@field state "stopped"|"joining"|"follower"|"candidate"|"leader"|"suspended"|"draining"|"maintenance"
+---@field in_touch boolean whether Consul answers
+---@field map_epoch? integer the epoch of the shard map
+---@field frozen string[] the members whose absence has frozen the shard map
+
+---This process's node of a cluster.
+---@class consul_ffi.ConsulHACluster
+---@field node_id string
+---@field node_address string
+---@field is_leader boolean as is_leader_node
+---@field cluster_nodes table<string, consul_ffi.ClusterNode> the nodes by id, as they are at each read
+---@field profile table<string, string|number> all times that it goes by
+local ConsulHACluster = {}
+
+---A node that is not started; nothing is sent.
+---@param config consul_ffi.ClusterConfig
+---@return consul_ffi.ConsulHACluster
+function ConsulHACluster:new(config) end
+
+---Takes part; waits until the others can see this node and somebody leads.
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:start() end
+
+---Takes part no more, and waits until Consul knows.
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:stop() end
+
+---Takes part no more, and waits a second at most.
+---@return true
+function ConsulHACluster:close() end
+
+---Whether this node leads and may act as the leader at this moment; asks nobody.
+---@return boolean
+function ConsulHACluster:is_leader_node() end
+
+---Who leads; nil when nobody does or Consul is away.
+---@return consul_ffi.ClusterLeader?
+function ConsulHACluster:get_leader_info() end
+
+---How many nodes are members, those that are down included.
+---@return integer
+function ConsulHACluster:get_node_count() end
+
+---The nodes whose check does not fail.
+---@return consul_ffi.ClusterNode[]
+function ConsulHACluster:get_live_nodes() end
+
+---The node that a key belongs to.
+---@param key string
+---@return string? node_id
+---@return consul_ffi.ClusterNode? node
+function ConsulHACluster:get_node_for_key(key) end
+
+---The ids of the nodes that keys belong to.
+---@param keys string[]
+---@return string[]? node_ids
+function ConsulHACluster:get_nodes_for_keys(keys) end
+
+---The first nodes for a key, the one it belongs to first.
+---@param key string
+---@param n? integer how many; default 2
+---@return consul_ffi.ClusterNode[]|false nodes
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:get_replica_nodes(key, n) end
+
+---A key's shard; nil before there is a shard map.
+---@param key string
+---@return integer? shard from 0
+---@return string? node_id the node that it belongs to
+function ConsulHACluster:get_shard_for_key(key) end
+
+---The shards that a node has.
+---@param node_id? string default: this node
+---@return integer[]
+function ConsulHACluster:get_shards(node_id) end
+
+---What there is to say of this node and its cluster.
+---@return consul_ffi.ClusterStatus
+function ConsulHACluster:status() end
+
+---The fencing token of the leadership while this node has it.
+---@return number|string|nil
+function ConsulHACluster:token() end
+
+---Writes a key on condition that this node leads, which Consul itself checks.
+---@param key string
+---@param value string|number|boolean|table
+---@return number|string|false index the modify index of the write
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:fenced_put(key, value) end
+
+---Lets another node lead.
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:hand_over() end
+
+---Lets a node's shards go to others, or lets it take part again.
+---@param on? boolean default true
+---@param node_id? string default: this node
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:drain(on, node_id) end
+
+---Routes nothing to a node, which keeps its shards, or lets it take part again.
+---@param on? boolean default true
+---@param node_id? string default: this node
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:maintenance(on, node_id) end
+
+---Lets the shard map change again after it was frozen.
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:resume() end
+
+---The next event, when there is one.
+---@return "leader_changed"|"node_joined"|"node_left"|"shards_changed"|"suspended"|"resumed"|"frozen"|"thawed"|"stopped"|nil event
+---@return any detail an id, an epoch, a list of ids, or why it stopped
+function ConsulHACluster:poll_event() end
+
+---The next event, after waiting for it.
+---@param timeout_ms? number the longest wait; nil: until there is one or the node is stopped
+---@return "leader_changed"|"node_joined"|"node_left"|"shards_changed"|"suspended"|"resumed"|"frozen"|"thawed"|"stopped"|nil event
+---@return any detail an id, an epoch, a list of ids, or why it stopped
+function ConsulHACluster:next_event(timeout_ms) end
+
+---The events as they happen, until the node is stopped.
+---@return fun(): string?, any
+function ConsulHACluster:events() end
+
+---A descriptor that is readable as long as there is an event; it is not to be read or closed.
+---@return integer|false fd
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:fd() end
+
 ---What a client is made with; docs/configuration.md says more.
 ---@class consul_ffi.ConsulConfig
 ---@field endpoints? string|string[] The agents to speak to; the next one is asked when one does not answer. `host:port`, `http://host:port`, `https://host:port`, each with a path when Consul is behind a proxy, or `unix:///path` of a socket. Default: http://127.0.0.1:8500.
@@ -374,6 +588,28 @@ function Lock:close() end
 ---@field client_name? string A name by which faults of a simulated agent can concern this client alone. Default: none.
 ---@field strip_leading_slash? boolean Take one leading `/` off keys, as etcd's keys have it, instead of refusing them. Default: false.
 ---@field log_level? "DEBUG"|"INFO"|"WARN"|"ERROR" What is written to standard error. The first client of a process decides. Default: WARN.
+
+---What a node of a cluster is made with; docs/configuration.md says more.
+---@class consul_ffi.ClusterConfig: consul_ffi.ConsulConfig
+---@field node_id? string The node's name in the cluster, which no other live node has. Default: none; it must be said.
+---@field node_address? string Where the other nodes find it, `host:port`. Default: none; it must be said.
+---@field zone? string Replicas of a shard are in different zones as long as there are enough of them. Default: none.
+---@field weight? number The node's share of the shards beside the others'; 0: it gets none. Default: 1.
+---@field meta? table<string, string> What else the other nodes shall know of it. Default: none.
+---@field profile? string|table How fast a crash is noticed against how long a stall is borne: check, beat, lease and lock delay come from it (docs/coordination.md). Default: default.
+---@field lease_ttl? number|string The TTL of the leader's session in seconds, 10 or more: the backstop when neither the node nor its agent is there to end it. It delays no ordinary failover. Default: 10.
+---@field heartbeat_interval? number|string How often the node reads its own key back, in seconds; it writes only when the key differs. That the node lives is told by its check, more often. Default: 5.
+---@field shards? integer How many shards there are; the same on all nodes. At least 50 replicas of shards for each node keep the loads even. Default: 1024.
+---@field replicas? integer How many nodes have each shard; the same on all nodes. Default: 2.
+---@field replication_factor? integer Another name of replicas.
+---@field min_nodes? integer With fewer live nodes the shard map stays as it is. Default: 1.
+---@field replace_after_s? number|string How long a node may be away before others get its shards, in seconds. Requests avoid it at once. Default: 300.
+---@field forget_after_s? number|string How long a node may be away before it is no member any more, in seconds. Default: 3600.
+---@field start_timeout_ms? number How long `start` waits for the node to be a member and for a leader, in milliseconds. Default: 10000.
+---@field leader_key? string The key whose lock is the leadership. When it is not said it stands beside `nodes_prefix`, as do the next two. Default: tsdb/cluster/leader.
+---@field nodes_prefix? string The prefix of the nodes' keys. The name of the nodes' service is made of it. Default: tsdb/cluster/nodes/.
+---@field shards_prefix? string The prefix of the shard map's keys. Default: tsdb/cluster/shards/.
+---@field config_key? string The key of what all nodes must agree on. Default: tsdb/cluster/config.
 
 ---@class consul_ffi.Options
 ---@field timeout_ms? number The longest the call may take, all attempts together.
@@ -2140,6 +2376,8 @@ function ConsulClient:namespace_delete(name, options) end
 ---@class consul_ffi
 ---@field _VERSION string
 ---@field ConsulClient consul_ffi.ConsulClient
+---@field ConsistentHashRing consul_ffi.ConsistentHashRing
+---@field ConsulHACluster consul_ffi.ConsulHACluster
 local consul_ffi = {}
 
 ---A client; raises when the configuration is not acceptable, and touches no network.

@@ -6,9 +6,10 @@
 //! there are too few: each alone where that is possible, else by the shortest chain of moves (an
 //! augmenting path, as in R. Ahuja, T. Magnanti and J. Orlin, "Network Flows", 1993, chapter 6).
 
+use super::shares::{Shares, rounded};
 use std::cell::Cell;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeSet, BinaryHeap};
 use std::ops::RangeInclusive;
 
 /// A node that can have shards.
@@ -51,63 +52,6 @@ pub fn moves(before: &Assignment, after: &Assignment) -> usize {
     before.iter().zip(after).map(new).sum()
 }
 
-/// Divides `total` by weight, no part above its cap; what is above goes to the others.
-///
-/// The caps' sum must be at least `total`.
-fn shares(total: f64, parts: &[(f64, f64)]) -> Vec<f64> {
-    let mut shares = vec![None; parts.len()];
-    loop {
-        let open = |place: &usize| shares[*place].is_none();
-        let given: f64 = shares.iter().flatten().sum();
-        let weight: f64 = (0..parts.len()).filter(open).map(|place| parts[place].0).sum();
-        let share = |place: usize| (total - given) * parts[place].0 / weight;
-        let full: Vec<usize> = (0..parts.len())
-            .filter(open)
-            .filter(|place| share(*place) >= parts[*place].1)
-            .collect();
-        if full.is_empty() {
-            return (0..parts.len())
-                .map(|place| shares[place].unwrap_or_else(|| share(place)))
-                .collect();
-        }
-        for place in full {
-            shares[place] = Some(parts[place].1);
-        }
-    }
-}
-
-/// A share rounded down and up. What a sum of fractions leaves beside a whole number is no fraction.
-fn rounded(share: f64) -> RangeInclusive<usize> {
-    const SLACK: f64 = 1e-6;
-    (share + SLACK).floor() as usize..=(share - SLACK).ceil() as usize
-}
-
-/// Numbers within ranges whose sum is `total`, as close as can be to what there is: they change only
-/// as far as the sum demands, the largest fractions up first and the smallest down first.
-fn quotas(total: usize, wanted: &[(usize, RangeInclusive<usize>, f64)]) -> Vec<usize> {
-    let clamped = |(now, range, _): &(usize, RangeInclusive<usize>, f64)| {
-        (*now).clamp(*range.start(), *range.end())
-    };
-    let mut quotas: Vec<usize> = wanted.iter().map(clamped).collect();
-    let mut by_fraction: Vec<usize> = (0..wanted.len()).collect();
-    let fraction = |place: &usize| wanted[*place].2 - *wanted[*place].1.start() as f64;
-    by_fraction.sort_by(|a, b| fraction(b).total_cmp(&fraction(a)).then(a.cmp(b)));
-    let mut sum: usize = quotas.iter().sum();
-    for place in &by_fraction {
-        if sum < total && quotas[*place] < *wanted[*place].1.end() {
-            quotas[*place] += 1;
-            sum += 1;
-        }
-    }
-    for place in by_fraction.iter().rev() {
-        if sum > total && quotas[*place] > *wanted[*place].1.start() {
-            quotas[*place] -= 1;
-            sum -= 1;
-        }
-    }
-    quotas
-}
-
 struct Plan {
     replicas: usize,
     /// Of each candidate, by place.
@@ -129,68 +73,27 @@ struct Plan {
 
 impl Plan {
     fn new(candidates: &[Candidate], replicas: usize, before: &Assignment) -> Self {
-        let names: BTreeMap<&str, usize> = {
-            let mut names: Vec<&str> = candidates.iter().map(|c| c.zone.as_str()).collect();
-            names.sort_unstable();
-            names.dedup();
-            names.into_iter().enumerate().map(|(place, name)| (name, place)).collect()
+        let shares = Shares::new(candidates, replicas, before.len());
+        let per_shard = |(share, members): (&f64, &Vec<usize>)| {
+            let of_one = rounded(share / before.len().max(1) as f64);
+            *of_one.start()..=(*of_one.end()).min(members.len())
         };
-        let zone: Vec<usize> = candidates.iter().map(|c| names[c.zone.as_str()]).collect();
-        let mut members = vec![Vec::new(); names.len()];
-        zone.iter().enumerate().for_each(|(place, zone)| members[*zone].push(place));
-
-        // As few as possible of a shard's replicas in one zone.
-        let mut most = 1;
-        while members.iter().map(|m| m.len().min(most)).sum::<usize>() < replicas {
-            most += 1;
-        }
-        let shards = before.len() as f64;
-        let weight = |z: usize| members[z].iter().map(|place| candidates[*place].weight).sum();
-        let cap = |z: usize| shards * members[z].len().min(most) as f64;
-        let zones: Vec<(f64, f64)> = (0..members.len()).map(|z| (weight(z), cap(z))).collect();
-        let zone_share = shares(shards * replicas as f64, &zones);
-        let mut share = vec![0.0; candidates.len()];
-        for (z, members) in members.iter().enumerate() {
-            let parts: Vec<_> = members.iter().map(|p| (candidates[*p].weight, shards)).collect();
-            for (place, of_node) in members.iter().zip(shares(zone_share[z], &parts)) {
-                share[*place] = of_node;
-            }
-        }
-
-        let per_shard = |z: usize| {
-            let of_one = rounded(zone_share[z] / shards.max(1.0));
-            *of_one.start()..=(*of_one.end()).min(members[z].len())
-        };
+        let ranges = |shares: &[f64]| shares.iter().map(|share| rounded(*share)).collect();
         let mut plan = Plan {
             replicas,
-            range: share.iter().map(|share| rounded(*share)).collect(),
-            zone_range: zone_share.iter().map(|share| rounded(*share)).collect(),
+            range: ranges(&shares.of_candidate),
+            zone_range: ranges(&shares.of_zone),
             quota: Vec::new(),
-            per_shard: (0..members.len()).map(per_shard).collect(),
+            per_shard: shares.of_zone.iter().zip(&shares.members).map(per_shard).collect(),
             before: before.clone(),
             assignment: Vec::new(),
             effort: Cell::new(0),
             held: vec![Vec::new(); candidates.len()],
-            zone,
+            zone: shares.zone.clone(),
         };
-        plan.keep(&share);
+        plan.keep(&shares.of_candidate);
         let loads: Vec<usize> = plan.held.iter().map(Vec::len).collect();
-        let wanted = |place: &usize| (loads[*place], rounded(share[*place]), share[*place]);
-        let of_zone = |(z, members): (usize, &Vec<usize>)| {
-            let clamped = |place: &usize| {
-                let (now, range, _) = wanted(place);
-                now.clamp(*range.start(), *range.end())
-            };
-            (members.iter().map(clamped).sum(), rounded(zone_share[z]), zone_share[z])
-        };
-        let zones: Vec<_> = members.iter().enumerate().map(of_zone).collect();
-        plan.quota = vec![0; candidates.len()];
-        for (members, total) in members.iter().zip(quotas(before.len() * replicas, &zones)) {
-            let wanted: Vec<_> = members.iter().map(wanted).collect();
-            for (place, quota) in members.iter().zip(quotas(total, &wanted)) {
-                plan.quota[*place] = quota;
-            }
-        }
+        plan.quota = shares.quotas(before.len() * replicas, &loads);
         plan
     }
 
@@ -519,305 +422,4 @@ impl Search {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)] // a test that panics has failed
-mod tests {
-    use super::*;
-    use std::collections::VecDeque;
-
-    fn candidate(weight: f64, zone: usize) -> Candidate {
-        Candidate { weight, zone: format!("zone-{zone}") }
-    }
-
-    fn fair(candidates: &[Candidate], replicas: usize, shards: usize) -> Plan {
-        Plan::new(candidates, replicas.min(candidates.len()), &vec![Vec::new(); shards])
-    }
-
-    /// The least number of moves that any assignment within the rules takes, by a minimum-cost flow
-    /// from shards over zones to candidates.
-    fn fewest_moves(candidates: &[Candidate], replicas: usize, before: &Assignment) -> usize {
-        let plan = fair(candidates, replicas, before.len());
-        let (shards, zones, nodes) = (before.len(), plan.per_shard.len(), candidates.len());
-        let share = node_shares(candidates, plan.replicas, shards);
-        let zone_share =
-            |z: usize| -> f64 { (0..nodes).filter(|n| plan.zone[*n] == z).map(|n| share[n]).sum() };
-        // source, shards, shard×zone, nodes, zones, sink
-        let shard = |s: usize| 1 + s;
-        let pair = |s: usize, z: usize| 1 + shards + s * zones + z;
-        let node = |n: usize| 1 + shards + shards * zones + n;
-        let zone = |z: usize| 1 + shards + shards * zones + nodes + z;
-        let sink = 1 + shards + shards * zones + nodes + zones;
-        let mut flow = Flow::new(sink + 1);
-        for (s, held) in before.iter().enumerate() {
-            flow.edge(0, shard(s), 0..=plan.replicas, 0);
-            for z in 0..zones {
-                flow.edge(shard(s), pair(s, z), plan.per_shard[z].clone(), 0);
-            }
-            for n in 0..nodes {
-                let cost = i64::from(!held.contains(&n));
-                flow.edge(pair(s, plan.zone[n]), node(n), 0..=1, cost);
-            }
-        }
-        for (n, share) in share.iter().enumerate() {
-            flow.edge(node(n), zone(plan.zone[n]), rounded(*share), 0);
-        }
-        for z in 0..zones {
-            flow.edge(zone(z), sink, rounded(zone_share(z)), 0);
-        }
-        flow.cheapest(0, sink, shards * plan.replicas)
-    }
-
-    fn node_shares(candidates: &[Candidate], replicas: usize, shards: usize) -> Vec<f64> {
-        let mut zones: Vec<&str> = candidates.iter().map(|c| c.zone.as_str()).collect();
-        zones.sort_unstable();
-        zones.dedup();
-        let members = |zone: &str| candidates.iter().filter(|c| c.zone == zone).count();
-        let mut most = 1;
-        while zones.iter().map(|z| members(z).min(most)).sum::<usize>() < replicas {
-            most += 1;
-        }
-        let weight = |zone: &str| {
-            candidates.iter().filter(|c| c.zone == zone).map(|c| c.weight).sum::<f64>()
-        };
-        let parts: Vec<_> =
-            zones.iter().map(|z| (weight(z), (shards * members(z).min(most)) as f64)).collect();
-        let of_zones = shares((shards * replicas) as f64, &parts);
-        let mut found = vec![0.0; candidates.len()];
-        for (zone, share) in zones.iter().zip(of_zones) {
-            let places: Vec<usize> =
-                (0..candidates.len()).filter(|n| candidates[*n].zone == **zone).collect();
-            let parts: Vec<_> =
-                places.iter().map(|n| (candidates[*n].weight, shards as f64)).collect();
-            for (place, share) in places.iter().zip(shares(share, &parts)) {
-                found[*place] = share;
-            }
-        }
-        found
-    }
-
-    /// A minimum-cost flow with lower bounds, by successive cheapest paths; small graphs only.
-    struct Flow {
-        edges: Vec<(usize, usize, i64, i64)>, // from, to, capacity left, cost
-        at: Vec<Vec<usize>>,
-        count: usize,
-    }
-
-    /// What a unit below a lower bound is worth, more than any cost.
-    const NEED: i64 = 1 << 20;
-
-    impl Flow {
-        fn new(count: usize) -> Self {
-            Flow { edges: Vec::new(), at: vec![Vec::new(); count], count }
-        }
-
-        fn edge(&mut self, from: usize, to: usize, range: RangeInclusive<usize>, cost: i64) {
-            let (low, high) = (*range.start() as i64, *range.end() as i64);
-            for (capacity, cost) in [(low, cost - NEED), (high - low, cost)] {
-                if capacity > 0 {
-                    self.at[from].push(self.edges.len());
-                    self.edges.push((from, to, capacity, cost));
-                    self.at[to].push(self.edges.len());
-                    self.edges.push((to, from, 0, -cost));
-                }
-            }
-        }
-
-        /// The cost of so many units without what lower bounds are worth; they must all be met.
-        fn cheapest(&mut self, source: usize, sink: usize, units: usize) -> usize {
-            let mut total = 0;
-            for _ in 0..units {
-                let mut distance = vec![i64::MAX; self.count];
-                let mut by = vec![usize::MAX; self.count];
-                let mut queue = VecDeque::from([source]);
-                let mut queued = vec![false; self.count];
-                distance[source] = 0;
-                while let Some(at) = queue.pop_front() {
-                    queued[at] = false;
-                    for &edge in &self.at[at] {
-                        let (_, to, left, cost) = self.edges[edge];
-                        if left > 0 && distance[at] + cost < distance[to] {
-                            distance[to] = distance[at] + cost;
-                            by[to] = edge;
-                            if !queued[to] {
-                                queued[to] = true;
-                                queue.push_back(to);
-                            }
-                        }
-                    }
-                }
-                assert!(by[sink] != usize::MAX, "the shards have no place");
-                let mut at = sink;
-                while at != source {
-                    let edge = by[at];
-                    self.edges[edge].2 -= 1;
-                    self.edges[edge ^ 1].2 += 1;
-                    at = self.edges[edge].0;
-                }
-                total += distance[sink];
-            }
-            let unmet = |(place, edge): (usize, &(usize, usize, i64, i64))| {
-                place % 2 == 0 && edge.3 < -NEED / 2 && edge.2 > 0
-            };
-            assert!(!self.edges.iter().enumerate().any(unmet), "a lower bound is not met");
-            (((total % NEED) + NEED) % NEED) as usize
-        }
-    }
-
-    /// What every assignment must be.
-    fn check(candidates: &[Candidate], replicas: usize, after: &Assignment) {
-        let replicas = replicas.min(candidates.len());
-        let share = node_shares(candidates, replicas, after.len());
-        let plan = fair(candidates, replicas, after.len());
-        let mut loads = vec![0; candidates.len()];
-        for places in after {
-            assert_eq!(places.len(), replicas);
-            let mut distinct = places.clone();
-            distinct.sort_unstable();
-            distinct.dedup();
-            assert_eq!(distinct.len(), replicas, "a node twice");
-            places.iter().for_each(|place| loads[*place] += 1);
-            for (zone, range) in plan.per_shard.iter().enumerate() {
-                let count = plan.count(places, zone);
-                assert!(range.contains(&count), "{count} in zone {zone}, {range:?}: {places:?}");
-            }
-        }
-        for (place, load) in loads.iter().enumerate() {
-            assert!(
-                rounded(share[place]).contains(load),
-                "{load} on {place}, share {}: {loads:?}",
-                share[place]
-            );
-        }
-    }
-
-    /// The same nodes under other places: what a change of members does.
-    fn without(before: &Assignment, gone: usize) -> Assignment {
-        let shift = |place: &usize| {
-            (*place != gone).then_some(if *place > gone { place - 1 } else { *place })
-        };
-        before.iter().map(|places| places.iter().filter_map(shift).collect()).collect()
-    }
-
-    /// No assignment with these loads can move less; where zones are short of places, none can do
-    /// that well.
-    fn bound(candidates: &[Candidate], replicas: usize, before: &Assignment) -> usize {
-        let replicas = replicas.min(candidates.len());
-        let share = node_shares(candidates, replicas, before.len());
-        let mut loads = vec![0usize; candidates.len()];
-        before.iter().flatten().for_each(|place| loads[*place] += 1);
-        let total = before.len() * replicas;
-        let held: usize = loads.iter().sum();
-        let ranges: Vec<_> = share.iter().map(|share| rounded(*share)).collect();
-        let lacking: usize =
-            ranges.iter().zip(&loads).map(|(r, l)| r.start().saturating_sub(*l)).sum();
-        let beyond: usize =
-            ranges.iter().zip(&loads).map(|(r, l)| l.saturating_sub(*r.end())).sum();
-        lacking.max((total - held.min(total)) + beyond)
-    }
-
-    /// Changes one thing; the assignment that was, told of the candidates that are.
-    fn change(
-        rng: &mut fastrand::Rng,
-        candidates: &mut Vec<Candidate>,
-        zones: usize,
-        now: &Assignment,
-    ) -> Assignment {
-        match rng.usize(..3) {
-            0 => candidates.push(candidate(1.0, rng.usize(..zones))),
-            1 if candidates.len() > 1 => {
-                let gone = rng.usize(..candidates.len());
-                candidates.remove(gone);
-                return without(now, gone);
-            }
-            _ => {
-                let place = rng.usize(..candidates.len());
-                candidates[place].weight = [0.5, 1.0, 1.5, 2.0][rng.usize(..4)];
-            }
-        }
-        now.clone()
-    }
-
-    #[test]
-    fn a_single_change_moves_no_more_than_it_must() {
-        let mut rng = fastrand::Rng::with_seed(1);
-        for nodes in [3, 4, 5, 7, 16, 50] {
-            for (zones, replicas) in
-                [(1, 1), (1, 2), (1, 3), (3, 3), (5, 3), (2, 3), (3, 2), (5, 2)]
-            {
-                let weight = |rng: &mut fastrand::Rng| [1.0, 1.0, 2.0][rng.usize(..3)];
-                let mut candidates: Vec<_> =
-                    (0..nodes).map(|place| candidate(weight(&mut rng), place % zones)).collect();
-                let shards = if nodes <= 16 { 24 } else { 256 };
-                let mut now = rebalance(&candidates, replicas, &vec![Vec::new(); shards]);
-                for _ in 0..4 {
-                    let before = change(&mut rng, &mut candidates, zones, &now);
-                    now = rebalance(&candidates, replicas, &before);
-                    check(&candidates, replicas, &now);
-                    let made = moves(&before, &now);
-                    let least = bound(&candidates, replicas, &before);
-                    if nodes <= 16 && made > least {
-                        assert_eq!(made, fewest_moves(&candidates, replicas, &before));
-                    } else if zones == 1 || nodes <= 16 {
-                        assert_eq!(made, least);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn whatever_there_was_the_fewest_moves_are_made() {
-        let mut rng = fastrand::Rng::with_seed(2);
-        for _ in 0..500 {
-            let (nodes, zones) = (rng.usize(1..7), rng.usize(1..4));
-            let (replicas, shards) = (rng.usize(1..4), rng.usize(1..12));
-            let any = |rng: &mut fastrand::Rng| {
-                candidate([1.0, 2.0, 0.5][rng.usize(..3)], rng.usize(..zones))
-            };
-            let candidates: Vec<_> = (0..nodes).map(|_| any(&mut rng)).collect();
-            let before: Assignment = (0..shards)
-                .map(|_| {
-                    let mut places: Vec<usize> = (0..nodes).collect();
-                    rng.shuffle(&mut places);
-                    places.truncate(rng.usize(..=replicas));
-                    places
-                })
-                .collect();
-            let after = rebalance(&candidates, replicas, &before);
-            check(&candidates, replicas, &after);
-            assert_eq!(
-                moves(&before, &after),
-                fewest_moves(&candidates, replicas, &before),
-                "{replicas} replicas on {candidates:?}: {before:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_tenth_of_a_thousand_nodes_leaves_and_comes_back() {
-        let mut candidates: Vec<_> = (0..1000).map(|place| candidate(1.0, place % 5)).collect();
-        let mut now = rebalance(&candidates, 3, &vec![Vec::new(); 16_384]);
-        for place in (0..100).rev().map(|k| 10 * k + 3) {
-            candidates.remove(place);
-            now = without(&now, place);
-        }
-        let left = rebalance(&candidates, 3, &now);
-        check(&candidates, 3, &left);
-        assert_eq!(moves(&now, &left), bound(&candidates, 3, &now));
-        candidates.extend((0..100).map(|_| candidate(1.0, 3)));
-        let back = rebalance(&candidates, 3, &left);
-        check(&candidates, 3, &back);
-    }
-
-    #[test]
-    fn nothing_changes_without_a_reason() {
-        let candidates: Vec<_> = (0..7).map(|place| candidate(1.0, place % 3)).collect();
-        let now = rebalance(&candidates, 2, &vec![Vec::new(); 1024]);
-        assert_eq!(rebalance(&candidates, 2, &now), now);
-    }
-
-    #[test]
-    fn without_candidates_there_are_no_replicas() {
-        assert_eq!(rebalance(&[], 3, &vec![vec![]; 2]), vec![Vec::<usize>::new(); 2]);
-        assert_eq!(rebalance(&[candidate(1.0, 0)], 3, &vec![vec![]; 2]), vec![vec![0]; 2]);
-    }
-}
+mod tests;

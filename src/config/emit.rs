@@ -1,45 +1,72 @@
 //! The reference of the options, made from their declarations: `docs/configuration.md` for people,
 //! a class for the Lua language server.
 
+use super::CLUSTER_OPTIONS;
 use super::options::{OPTIONS, Setting};
 use std::fmt::Write;
 
 /// The reference for people, in Markdown.
 pub fn configuration_md() -> String {
     let mut page = String::from(HEAD);
-    page.push_str("| option | takes | environment | default |\n|---|---|---|---|\n");
-    for Setting { name, takes, env, default, .. } in OPTIONS {
-        let env = env.map_or(String::new(), |env| format!("`{env}`"));
-        let words = takes.words();
-        let _ = writeln!(page, "| [`{name}`](#{name}) | {words} | {env} | {default} |");
-    }
+    page.push_str(&table(OPTIONS));
     page.push_str("\n## Each option\n");
-    for Setting { name, aliases, doc, .. } in OPTIONS {
-        let _ = write!(page, "\n### {name}\n\n{doc}\n");
-        if !aliases.is_empty() {
-            let names: Vec<_> = aliases.iter().map(|alias| format!("`{alias}`")).collect();
-            let _ = write!(page, "\nOther names: {}.\n", names.join(", "));
-        }
-    }
+    page.push_str(&sections(OPTIONS));
     page.push_str(TAIL);
+    page.push_str(CLUSTER);
+    page.push_str(&table(CLUSTER_OPTIONS));
+    page.push_str(&sections(CLUSTER_OPTIONS));
     page
 }
 
-/// The class of the configuration for the Lua language server.
-pub fn lua_class() -> String {
-    let mut class = String::from(
-        "\n---What a client is made with; docs/configuration.md says more.\n\
-         ---@class consul_ffi.ConsulConfig\n",
-    );
-    for Setting { name, aliases, takes, doc, default, .. } in OPTIONS {
-        let lua_type = takes.lua_type();
-        let _ = writeln!(class, "---@field {name}? {lua_type} {doc} Default: {default}.");
-        for alias in *aliases {
-            let _ = writeln!(class, "---@field {alias}? {lua_type} Another name of {name}.");
+fn table<C>(options: &[Setting<C>]) -> String {
+    let mut table = "| option | takes | environment | default |\n|---|---|---|---|\n".to_owned();
+    for Setting { name, takes, env, default, .. } in options {
+        let env = env.map_or(String::new(), |env| format!("`{env}`"));
+        let words = takes.words();
+        let _ = writeln!(table, "| [`{name}`](#{name}) | {words} | {env} | {default} |");
+    }
+    table
+}
+
+fn sections<C>(options: &[Setting<C>]) -> String {
+    let mut sections = String::new();
+    for Setting { name, aliases, doc, .. } in options {
+        let _ = write!(sections, "\n### {name}\n\n{doc}\n");
+        if !aliases.is_empty() {
+            let names: Vec<_> = aliases.iter().map(|alias| format!("`{alias}`")).collect();
+            let _ = write!(sections, "\nOther names: {}.\n", names.join(", "));
         }
     }
-    class
+    sections
 }
+
+/// The classes of the configurations for the Lua language server.
+pub fn lua_classes() -> String {
+    let client = "\n---What a client is made with; docs/configuration.md says more.\n\
+         ---@class consul_ffi.ConsulConfig\n";
+    let node = "\n---What a node of a cluster is made with; docs/configuration.md says more.\n\
+         ---@class consul_ffi.ClusterConfig: consul_ffi.ConsulConfig\n";
+    [client, &fields(OPTIONS), node, &fields(CLUSTER_OPTIONS)].concat()
+}
+
+fn fields<C>(options: &[Setting<C>]) -> String {
+    let mut fields = String::new();
+    for Setting { name, aliases, takes, doc, default, .. } in options {
+        let lua_type = takes.lua_type();
+        let _ = writeln!(fields, "---@field {name}? {lua_type} {doc} Default: {default}.");
+        for alias in *aliases {
+            let _ = writeln!(fields, "---@field {alias}? {lua_type} Another name of {name}.");
+        }
+    }
+    fields
+}
+
+const CLUSTER: &str = "
+## Options of a cluster's node
+
+`ConsulHACluster:new(config)` takes these besides those of a client.
+
+";
 
 const HEAD: &str = "\
 # Configuration
@@ -110,7 +137,7 @@ or of a success; errors are shown with what the server says in them.
 
 | level | what |
 |---|---|
-| `ERROR` | nothing so far |
+| `ERROR` | somebody must act: a cluster's shard map is frozen, or what stands in its key is none |
 | `WARN` | something needs a look although calls may succeed: one of several endpoints fails and is left alone for a while; the file of the token cannot be used |
 | `INFO` | something changed: an endpoint answers again; the leader does not answer and any server may (`stale_if_error`); the file of the token holds a new one |
 | `DEBUG` | each call and how each attempt ended: its method and main argument, the attempts, the error |

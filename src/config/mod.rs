@@ -1,8 +1,10 @@
 //! The configuration of a client: what the program says, else the environment, else the default.
 
+mod cluster;
 pub mod emit;
 mod options;
 
+pub use cluster::{CLUSTER_OPTIONS, of_cluster};
 pub use options::{OPTIONS, Setting, Takes};
 
 use crate::error::{Error, Kind};
@@ -227,18 +229,28 @@ impl<'a> Said<'a> {
 }
 
 fn check_names(given: &[(String, Value)]) -> Result<(), Error> {
-    let refuse = |message: String| Err(Error::new(Kind::Config, message).not_sent());
     for (name, _) in given {
         let Some(option) = OPTIONS.iter().find(|option| option.is_called(name)) else {
-            let known = OPTIONS.iter().flat_map(|option| [&[option.name], option.aliases].concat());
-            return refuse(unknown("option", name, &known.collect::<Vec<_>>()));
+            return Err(unknown_option(name, OPTIONS.iter().flat_map(Setting::names)));
         };
-        let twin = given.iter().find(|(other, _)| other != name && option.is_called(other));
-        if let Some((twin, _)) = twin {
-            return refuse(format!("the options {name} and {twin} say the same thing twice"));
-        }
+        only_once(option, name, given)?;
     }
     Ok(())
+}
+
+fn unknown_option(name: &str, known: impl Iterator<Item = &'static str>) -> Error {
+    let message = unknown("option", name, &known.collect::<Vec<_>>());
+    Error::new(Kind::Config, message).not_sent()
+}
+
+/// Refuses an option that is said by two of its names.
+fn only_once<C>(option: &Setting<C>, name: &str, given: &[(String, Value)]) -> Result<(), Error> {
+    match given.iter().find(|(other, _)| other != name && option.is_called(other)) {
+        Some((twin, _)) => {
+            contradiction(&format!("the options {name} and {twin} say the same thing twice"))
+        }
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

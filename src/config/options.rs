@@ -2,26 +2,28 @@
 //! environment variable, messages, the reference and the annotation.
 
 use super::{Config, Simulate};
+use crate::client::coordination::Profile;
 use crate::error::Error;
 use crate::wire::shape::At;
-use crate::wire::table::Shape;
+use crate::wire::table::{DURATION, Shape};
 use crate::wire::value::Value;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::HeaderValue;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// One option of the configuration.
-pub struct Setting {
+pub struct Setting<C: 'static = Config> {
     /// Its name.
     pub name: &'static str,
     /// Other names for the same option, kept for older programs.
     pub aliases: &'static [&'static str],
     /// What it takes, and where that goes.
-    pub takes: Takes,
+    pub takes: Takes<C>,
     /// The environment variable that says it when the program does not.
     pub env: Option<&'static str>,
     /// Options that, when the program says them, stand in for this one: then its environment
@@ -34,28 +36,37 @@ pub struct Setting {
 }
 
 /// What an option takes, and the place in the configuration that it goes to.
-#[derive(Clone, Copy)]
-pub enum Takes {
+pub enum Takes<C: 'static = Config> {
     /// True or false.
-    Flag(fn(&mut Config, bool)),
+    Flag(fn(&mut C, bool)),
     /// A positive number of milliseconds.
-    Millis(fn(&mut Config, Duration)),
+    Millis(fn(&mut C, Duration)),
+    /// A duration: a number of seconds or a string such as `1m30s`.
+    Seconds(fn(&mut C, Duration)),
+    /// A number between two bounds, which are allowed.
+    Number(f64, f64, fn(&mut C, f64)),
     /// An integer between two bounds, which are allowed.
-    Count(u32, u32, fn(&mut Config, u32)),
+    Count(u32, u32, fn(&mut C, u32)),
     /// A non-empty UTF-8 string.
-    Text(fn(&mut Config, String)),
+    Text(fn(&mut C, String)),
+    /// A key or a prefix of keys; a `/` that it begins with is taken off.
+    Key(fn(&mut C, String)),
+    /// A table of strings by name.
+    TextMap(fn(&mut C, BTreeMap<String, String>)),
+    /// The name of a profile, or a table of its times.
+    Profile(fn(&mut C, Profile)),
     /// A path of a file or folder, of any bytes.
-    Path(fn(&mut Config, PathBuf)),
+    Path(fn(&mut C, PathBuf)),
     /// One of these strings.
-    OneOf(&'static [&'static str], fn(&mut Config, &'static str)),
+    OneOf(&'static [&'static str], fn(&mut C, &'static str)),
     /// A string that no message shows; the empty one is none.
-    Token(fn(&mut Config, Option<String>)),
+    Token(fn(&mut C, Option<String>)),
     /// `user:password`, which no message shows.
-    Credentials(fn(&mut Config, HeaderValue)),
+    Credentials(fn(&mut C, HeaderValue)),
     /// One URL or a list of them.
-    Endpoints(fn(&mut Config, Vec<String>)),
+    Endpoints(fn(&mut C, Vec<String>)),
     /// True, false or a name.
-    Simulate(fn(&mut Config, Simulate)),
+    Simulate(fn(&mut C, Simulate)),
 }
 
 const LOG_LEVELS: &[&str] = &["DEBUG", "INFO", "WARN", "ERROR"];
@@ -295,14 +306,19 @@ pub const OPTIONS: &[Setting] = &[
     ),
 ];
 
-impl Setting {
-    const fn new(
+impl<C> Setting<C> {
+    pub(super) const fn new(
         name: &'static str,
-        takes: Takes,
+        takes: Takes<C>,
         default: &'static str,
         doc: &'static str,
     ) -> Self {
         Setting { name, aliases: &[], takes, env: None, instead: &[], default, doc }
+    }
+
+    /// All its names.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + use<C> {
+        std::iter::once(self.name).chain(self.aliases.iter().copied())
     }
 
     /// Whether this is one of its names.
@@ -311,12 +327,19 @@ impl Setting {
     }
 }
 
-impl Takes {
+impl<C> Takes<C> {
     /// What is allowed, in words.
     pub fn words(&self) -> String {
         match self {
             Takes::Flag(_) => Shape::Bool.wanted(),
             Takes::Millis(_) => Shape::Millis.wanted(),
+            Takes::Seconds(_) => DURATION.wanted(),
+            Takes::Number(least, most, _) => format!("a number from {least} to {most}"),
+            Takes::Key(_) => "a key".to_owned(),
+            Takes::TextMap(_) => Shape::TextMap.wanted(),
+            Takes::Profile(_) => {
+                format!("{} or a table of times", Shape::OneOf(Profile::NAMES).wanted())
+            }
             Takes::Count(least, most, _) => format!("an integer from {least} to {most}"),
             Takes::Text(_) => Shape::Text.wanted(),
             Takes::Path(_) => "a path".to_owned(),
@@ -332,11 +355,16 @@ impl Takes {
     pub fn lua_type(&self) -> String {
         match self {
             Takes::Flag(_) => "boolean".to_owned(),
-            Takes::Millis(_) => "number".to_owned(),
+            Takes::Millis(_) | Takes::Number(..) => "number".to_owned(),
+            Takes::Seconds(_) => "number|string".to_owned(),
+            Takes::TextMap(_) => "table<string, string>".to_owned(),
+            Takes::Profile(_) => "string|table".to_owned(),
             Takes::Count(..) => "integer".to_owned(),
-            Takes::Text(_) | Takes::Path(_) | Takes::Token(_) | Takes::Credentials(_) => {
-                "string".to_owned()
-            }
+            Takes::Text(_)
+            | Takes::Key(_)
+            | Takes::Path(_)
+            | Takes::Token(_)
+            | Takes::Credentials(_) => "string".to_owned(),
             Takes::OneOf(names, _) => {
                 names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join("|")
             }
@@ -357,10 +385,37 @@ impl Takes {
     }
 
     /// Checks the value and puts it into its place.
-    pub(super) fn apply(&self, config: &mut Config, value: &Value, at: &At) -> Result<(), Error> {
+    pub(super) fn apply(&self, config: &mut C, value: &Value, at: &At) -> Result<(), Error> {
         match *self {
             Takes::Flag(set) => set(config, Shape::Bool.boolean(value, at)?),
             Takes::Millis(set) => set(config, Shape::Millis.duration(value, at)?),
+            Takes::Seconds(set) => set(config, DURATION.duration(value, at)?),
+            Takes::Number(least, most, set) => {
+                let number = match value {
+                    Value::Int(number) => *number as f64,
+                    Value::Float(number) => *number,
+                    _ => return Err(at.wrong_type_text(&self.words(), value)),
+                };
+                if !(least..=most).contains(&number) {
+                    return Err(at.bad_value(value, &format!("it must be {}", self.words())));
+                }
+                set(config, number);
+            }
+            Takes::Key(set) => {
+                let Value::Bytes(bytes) = value else {
+                    return Err(at.wrong_type_text(&self.words(), value));
+                };
+                let key = Value::Bytes(bytes.strip_prefix(b"/").unwrap_or(bytes).to_vec());
+                set(config, Shape::Key.text(&key, at)?);
+            }
+            Takes::TextMap(set) => {
+                let text = |(name, value): &(String, Value)| {
+                    Ok((name.clone(), Shape::TextOrEmpty.text(value, &at.member(name))?))
+                };
+                let members = Shape::TextMap.members(value, at)?.iter();
+                set(config, members.map(text).collect::<Result<_, Error>>()?);
+            }
+            Takes::Profile(set) => set(config, Profile::from_value(value, at)?),
             Takes::Count(least, most, set) => {
                 if !matches!(value, Value::Int(_) | Value::Uint(_) | Value::Float(_)) {
                     return Err(at.wrong_type_text(&self.words(), value));

@@ -44,7 +44,11 @@ impl ConsulClient {
         args: &Args,
     ) -> Result<Success, Failure> {
         let request = self.request(endpoint, args)?;
-        Ok(self.run(lua, &request.label, async |client| client.perform(&request).await)??)
+        let open = self.opened(&request.label)?;
+        // A hook may call the client too, or close it.
+        let done = open.run_one(lua, open.client().perform(&request));
+        Open::release(open);
+        Ok(done??)
     }
 
     /// Checks a call's arguments and builds its request; on a closed client a wrong argument is a
@@ -322,7 +326,7 @@ fn http_request(lua: &Lua, given: MultiValue) -> Result<(&'static Endpoint, Args
 }
 
 /// Log lines of this library go to standard error; the first client's level stands.
-fn init_logs(level: tracing::Level) {
+pub fn init_logs(level: tracing::Level) {
     use tracing_subscriber::filter::Targets;
     use tracing_subscriber::prelude::*;
     let ours = Targets::new().with_target(env!("CARGO_PKG_NAME"), level);

@@ -13,7 +13,7 @@ use crate::client::coordination::{Event, Lease, Profile, Wait};
 use crate::error::{Error, Kind};
 use crate::os;
 use crate::wire::shape::{At, payload, unknown};
-use crate::wire::table::Shape;
+use crate::wire::table::{DURATION, Shape};
 use crate::wire::value::Value;
 use futures_util::stream;
 use mlua::{
@@ -235,13 +235,8 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
 }
 
 fn invoke(lua: &Lua, name: &str, method: Method, args: &MultiValue) -> Result<Results, Failure> {
-    let this = args.front().and_then(LuaValue::as_userdata).filter(|this| this.is::<Lock>());
-    let this = this.ok_or_else(|| Error::misuse("call it with a colon"));
-    let rest =
-        args.iter().skip(1).map(|arg| value::from_lua(lua, arg)).collect::<Result<Vec<_>, _>>();
-    let called = this.and_then(|this| Ok((this, rest?)));
-    let (this, rest) = called.map_err(|error| error.context(name))?;
-    method(lua, &*this.borrow::<Lock>()?, &rest)
+    let (this, given) = native::called_on::<Lock>(lua, name, args)?;
+    method(lua, &*this.borrow::<Lock>()?, &given)
 }
 
 /// `client:lock(key, options)`
@@ -322,14 +317,13 @@ fn options(given: &Value) -> Result<(Option<Vec<u8>>, Profile), Error> {
 
 /// How long `acquire` and `start` wait.
 fn wait_of(given: &Value) -> Result<Wait, Error> {
-    const LIMIT: Shape = Shape::Duration { min_s: 0, max_s: u32::MAX as u64 };
     let (mut tries_once, mut limit) = (false, None);
     if *given != Value::Null {
         for (name, value) in Shape::Any.members(given, &At::top("options"))? {
             let at = At::top(name);
             match name.as_str() {
                 "try" => tries_once = Shape::Bool.boolean(value, &at)?,
-                "wait_s" => limit = Some(LIMIT.duration(value, &at)?),
+                "wait_s" => limit = Some(DURATION.duration(value, &at)?),
                 _ => return Err(Error::misuse(unknown("option", name, &["try", "wait_s"]))),
             }
         }

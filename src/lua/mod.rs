@@ -3,12 +3,15 @@
 mod background;
 mod batch;
 mod client;
+mod cluster;
 mod handle;
 mod held;
 mod hooks;
 mod lock;
 mod native;
+mod node;
 mod open;
+mod ring;
 mod simulator;
 mod stack;
 mod standing;
@@ -58,6 +61,7 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
         return Ok(module);
     }
     value::register(lua)?;
+    stack::register(lua)?;
     let native = client::register(lua)?;
     native.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
     native.set("batch", native::function(lua, "batch", batch::batch)?)?;
@@ -65,6 +69,9 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     native.set("watch", watch::register(lua)?)?;
     native.set("view", view::register(lua)?)?;
     native.set("lock", lock::register(lua)?)?;
+    native.set("set_node_metatable", node::register(lua)?)?;
+    native.set("cluster", cluster::register(lua)?)?;
+    native.set("ring", ring::register(lua)?)?;
     native.set("simulator", simulator::register(lua)?)?;
     let build: Function =
         lua.load(include_str!("module.lua")).set_name("=consul_ffi").into_function()?;

@@ -48,6 +48,39 @@ local function getter(call)
   end
 end
 
+-- As getter, for what may be nil: a native function gives true before it.
+local function getter_or_nil(call)
+  return function(...)
+    local ran, success, value, detail = pcall(call, ...)
+    if not ran or not success then
+      raise(3, ran, success, value, success == nil and detail or nil)
+    end
+    return value, detail
+  end
+end
+
+-- A class whose objects `create` makes: a colon, a dot and a call are all in use.
+local function constructed(class, create)
+  local function make(argument)
+    local ran, object, message, level = pcall(create, argument)
+    if not ran or not object then
+      raise(4, ran, object, message, level)
+    end
+    return object
+  end
+  function class.new(this, argument)
+    if rawequal(this, class) then
+      return (make(argument))
+    end
+    return (make(this))
+  end
+  setmetatable(class, {
+    __call = function(_, argument)
+      return (make(argument))
+    end,
+  })
+end
+
 -- A call in the background, and the handle on it.
 local Handle = {}
 
@@ -117,13 +150,7 @@ for name, call in pairs(native.lock.methods) do
 end
 
 for name, call in pairs(native.lock.getters) do
-  Lock[name] = function(...)
-    local ran, success, value, detail = pcall(call, ...)
-    if not ran or not success then
-      raise(3, ran, success, value, success == nil and detail or nil)
-    end
-    return value, detail
-  end
+  Lock[name] = getter_or_nil(call)
 end
 
 -- The events as they happen, until no more come: for event, detail in lock:events() do
@@ -145,27 +172,7 @@ native.set_index(function(client, name)
   return member
 end)
 
-local function new(config)
-  local ran, client, message, level = pcall(native.new, config)
-  if not ran or not client then
-    raise(4, ran, client, message, level)
-  end
-  return client
-end
-
--- Both ConsulClient:new(config) and ConsulClient.new(config) are in use.
-function ConsulClient.new(class, config)
-  if class == ConsulClient then
-    return (new(config))
-  end
-  return (new(class))
-end
-
-setmetatable(ConsulClient, {
-  __call = function(_, config)
-    return (new(config))
-  end,
-})
+constructed(ConsulClient, native.new)
 
 ConsulClient.close = method(native.close)
 ConsulClient.destroy = ConsulClient.close
@@ -279,6 +286,69 @@ function ConsulClient.destroy_session(client, session)
   return ConsulClient.session_destroy(client, type(session) == "table" and rawget(session, "id") or session)
 end
 
+-- What is known of a node, or of the leader: in text it is the node's id.
+local Node = {}
+
+function Node.__tostring(node)
+  return tostring(node.id or node.node_id)
+end
+
+function Node.__concat(left, right)
+  return tostring(left) .. tostring(right)
+end
+
+native.set_node_metatable(Node)
+
+-- Which of some nodes a key belongs to.
+local ConsistentHashRing = {
+  get_node = getter_or_nil(native.ring.methods.get_node),
+  get_nodes = getter_or_nil(native.ring.methods.get_nodes),
+}
+
+for _, name in ipairs({ "add_node", "remove_node", "get_replica_nodes" }) do
+  ConsistentHashRing[name] = getter(native.ring.methods[name])
+end
+
+native.ring.set_index(function(ring, name)
+  local member = ConsistentHashRing[name]
+  if member == nil then
+    return native.ring.field(ring, name)
+  end
+  return member
+end)
+
+constructed(ConsistentHashRing, native.ring.new)
+
+-- A node of a cluster.
+local ConsulHACluster = {}
+
+for name, call in pairs(native.cluster.methods) do
+  ConsulHACluster[name] = getter(call)
+end
+
+for name, call in pairs(native.cluster.getters) do
+  ConsulHACluster[name] = getter_or_nil(call)
+end
+
+-- The events as they happen, until the node is stopped: for event, detail in cluster:events() do
+function ConsulHACluster.events(cluster)
+  return function()
+    return ConsulHACluster.next_event(cluster)
+  end
+end
+
+local cluster_field = getter_or_nil(native.cluster.field)
+
+native.cluster.set_index(function(cluster, name)
+  local member = ConsulHACluster[name]
+  if member == nil then
+    return (cluster_field(cluster, name))
+  end
+  return member
+end)
+
+constructed(ConsulHACluster, native.cluster.new)
+
 -- A simulated agent for tests; what a method was misused for is raised.
 local Simulator = {}
 
@@ -306,7 +376,7 @@ return {
   _VERSION = native._VERSION,
   simulator = simulator,
   ConsulClient = ConsulClient,
-  new = function(config)
-    return (new(config))
-  end,
+  ConsistentHashRing = ConsistentHashRing,
+  ConsulHACluster = ConsulHACluster,
+  new = ConsulClient.new,
 }

@@ -7,7 +7,7 @@ use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::error::Error;
 use crate::simulate::{self, Agent, Fault, Keeps, Options};
 use crate::wire::shape::{At, unknown};
-use crate::wire::table::Shape;
+use crate::wire::table::{DURATION, Shape};
 use crate::wire::value::Value;
 use mlua::{Lua, MetaMethod, MultiValue, Table, UserData, UserDataFields, UserDataMethods};
 use std::sync::Arc;
@@ -130,7 +130,7 @@ fn options_or_none(options: &Value) -> &Value {
 
 fn advance(agent: &Agent, seconds: &Value) -> Result<Value, Error> {
     let at = At::top("seconds");
-    let duration = Shape::Duration { min_s: 0, max_s: u32::MAX.into() }.duration(seconds, &at)?;
+    let duration = DURATION.duration(seconds, &at)?;
     let Some(clock) = agent.clock().as_manual() else {
         return Err(Error::misuse(
             "this agent goes by real time; consul_ffi.simulator(name, { clock = \"manual\" }) makes one \

@@ -335,8 +335,11 @@ fn check_key(key: &str) -> Result<(), &'static str> {
 /// The message for a name that is not known, with the nearest known one.
 pub fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     const NEAR_ENOUGH: f64 = 0.6;
+    // No name is near to one that is longer, and to compare with a huge one takes long.
+    const LONGEST: usize = 100;
     let nearest = known
         .iter()
+        .filter(|_| name.len() <= LONGEST)
         .map(|candidate| {
             (
                 strsim::normalized_damerau_levenshtein(
@@ -348,10 +351,11 @@ pub fn unknown(what: &str, name: &str, known: &[&str]) -> String {
         })
         .filter(|(likeness, _)| *likeness >= NEAR_ENOUGH)
         .max_by(|a, b| a.0.total_cmp(&b.0));
+    let name = Value::from(name).shown();
     match nearest {
-        Some((_, nearest)) => format!("unknown {what} {name:?}; did you mean {nearest:?}?"),
-        None if known.is_empty() => format!("unknown {what} {name:?}; there are none"),
-        None => format!("unknown {what} {name:?}; known are {}", known.join(", ")),
+        Some((_, nearest)) => format!("unknown {what} {name}; did you mean {nearest:?}?"),
+        None if known.is_empty() => format!("unknown {what} {name}; there are none"),
+        None => format!("unknown {what} {name}; known are {}", known.join(", ")),
     }
 }
 

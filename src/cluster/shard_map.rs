@@ -1,0 +1,426 @@
+//! Which nodes hold which shards, and which shard a key is in: a document that the leader writes and
+//! every node routes by.
+//!
+//! A key's shard is the upper half of the product of its hash (XXH3, 64 bits, seed 0) and the number
+//! of shards, so it is the same in every process, on every platform and in every release. Which nodes
+//! hold a shard is what the document says, not what somebody calculates: whoever has the same epoch
+//! routes alike.
+
+use super::primaries::primaries;
+use super::rebalancer::{self, Assignment, Candidate};
+use crate::error::{Error, Kind};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use twox_hash::XxHash3_64;
+
+/// The document's format. A release that writes another one is not understood by this one.
+const FORMAT: u64 = 1;
+
+/// How many shards a map may have.
+pub const MOST_SHARDS: usize = 65_536;
+
+/// The last epoch: the largest number that each Lua engine holds exactly. A map of each millisecond
+/// would reach it after 285,000 years, so a document beyond it is garbled, and believing it would end
+/// all changes for ever.
+pub const LAST_EPOCH: u64 = (1 << 53) - 1;
+
+/// Which nodes hold which shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardMap {
+    epoch: u64,
+    token: u64,
+    replicas: usize,
+    /// The ids of those that hold something, in their order.
+    nodes: Vec<String>,
+    shards: Vec<Vec<Replica>>,
+}
+
+/// One node's part of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Entry", try_from = "Entry")]
+pub struct Replica {
+    /// The node, by its place among those of the map.
+    pub node: usize,
+    /// What it can be asked for.
+    pub state: ReplicaState,
+}
+
+impl Replica {
+    fn is_available(&self) -> bool {
+        self.state == ReplicaState::Available
+    }
+}
+
+/// How far a replica is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicaState {
+    /// It has the shard's data.
+    Available,
+    /// It is getting the data.
+    Initializing {
+        /// The replica that it comes from, by its place among the nodes of the map.
+        source: usize,
+    },
+    /// It has the data until others have it.
+    Leaving,
+}
+
+/// A node that can have shards.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Member {
+    /// Its name, which no other has.
+    pub id: String,
+    /// Replicas of a shard are in different zones as long as there are enough of them.
+    pub zone: String,
+    /// Its share beside the others'. What is no finite number above 0 gives it none.
+    pub weight: f64,
+}
+
+impl ShardMap {
+    /// The first map of a cluster, its epoch is 1: so many shards (1 to [`MOST_SHARDS`]), so many
+    /// replicas of each (1 or more) as far as there are members for them. `token` is the fencing
+    /// token of the leader who makes it.
+    ///
+    /// The same members give the same map, whatever their order.
+    pub fn first(shards: usize, replicas: usize, members: &[Member], token: u64) -> Self {
+        let shards = vec![Vec::new(); shards];
+        let empty = ShardMap { epoch: 0, token, replicas, nodes: Vec::new(), shards };
+        let (first, _) = empty.laid_out(members, token);
+        first
+    }
+
+    /// Tells this map from earlier ones and later ones; from 1 to [`LAST_EPOCH`].
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The fencing token of the leader who made this map.
+    pub fn token(&self) -> u64 {
+        self.token
+    }
+
+    /// How many shards there are.
+    pub fn shard_count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// How many replicas of each shard are wanted.
+    pub fn replicas(&self) -> usize {
+        self.replicas
+    }
+
+    /// The shard that a key is in.
+    pub fn shard_of(&self, key: &[u8]) -> usize {
+        let product = u128::from(XxHash3_64::oneshot(key)) * self.shards.len() as u128;
+        (product >> u64::BITS) as usize
+    }
+
+    /// The nodes of a shard; the first that is available is its primary.
+    pub fn nodes_of(&self, shard: usize) -> impl Iterator<Item = (&str, ReplicaState)> {
+        let replicas = self.shards.get(shard).into_iter().flatten();
+        replicas.map(|replica| (self.nodes[replica.node].as_str(), replica.state))
+    }
+
+    /// The shards that a node has, in whatever state, in their order.
+    pub fn shards_of(&self, node: &str) -> Vec<usize> {
+        let Some(node) = self.place(node) else { return Vec::new() };
+        let has = |shard: &usize| self.shards[*shard].iter().any(|replica| replica.node == node);
+        (0..self.shards.len()).filter(has).collect()
+    }
+
+    /// The next map, after a change of members, and how many replicas are on a node that did not
+    /// have the shard: the fewest that even loads allow. None when the map stays as it is; so it does
+    /// when no member can have shards, since there is nobody to give them to.
+    ///
+    /// What stays keeps its state. What comes is available at once. Each node is the primary of as
+    /// many shards as its load gives it, and few shards change their primary for that.
+    pub fn rebalanced(&self, members: &[Member], token: u64) -> Option<(ShardMap, usize)> {
+        let (next, moves) = self.laid_out(members, token);
+        let is_same = next.nodes == self.nodes && next.shards == self.shards;
+        (!is_same && !next.nodes.is_empty()).then_some((next, moves))
+    }
+
+    /// The same map under another epoch, for one that is taken over after Consul lost its data.
+    pub fn with_epoch(self, epoch: u64) -> Self {
+        ShardMap { epoch, ..self }
+    }
+
+    /// Whether a node has any shard.
+    pub fn has(&self, node: &str) -> bool {
+        self.place(node).is_some()
+    }
+
+    /// The place of a node among those of this map.
+    fn place(&self, node: &str) -> Option<usize> {
+        self.nodes.binary_search_by(|id| id.as_str().cmp(node)).ok()
+    }
+
+    /// The next map on these members, and its moves.
+    fn laid_out(&self, members: &[Member], token: u64) -> (ShardMap, usize) {
+        let mut members: Vec<&Member> = members
+            .iter()
+            .filter(|member| member.weight.is_finite() && member.weight > 0.0)
+            .collect();
+        members.sort_by(|a, b| a.id.cmp(&b.id));
+        members.dedup_by(|a, b| a.id == b.id);
+        let candidate = |m: &&Member| Candidate { weight: m.weight, zone: m.zone.clone() };
+        let candidates: Vec<Candidate> = members.iter().map(candidate).collect();
+
+        // Where each node of this map is among the members.
+        let among_members = |id: &String| members.binary_search_by(|m| m.id.cmp(id)).ok();
+        let now: Vec<Option<usize>> = self.nodes.iter().map(among_members).collect();
+        let is_staying = |replica: &&Replica| replica.state != ReplicaState::Leaving;
+        let before: Assignment = self
+            .shards
+            .iter()
+            .map(|shard| shard.iter().filter(is_staying).filter_map(|r| now[r.node]).collect())
+            .collect();
+        let after = rebalancer::rebalance(&candidates, self.replicas, &before);
+        let moves = rebalancer::moves(&before, &after);
+
+        let shards = self.shards.iter().zip(&after);
+        let shards = shards.map(|(shard, places)| with_states(shard, &now, places)).collect();
+        let primary = |shard: &Vec<Replica>| {
+            shard
+                .iter()
+                .find(|replica| replica.is_available())
+                .and_then(|replica| now[replica.node])
+        };
+        let primaries: Vec<Option<usize>> = self.shards.iter().map(primary).collect();
+        let ids = members.iter().map(|member| member.id.clone()).collect();
+        let next =
+            ShardMap { epoch: self.epoch + 1, token, replicas: self.replicas, nodes: ids, shards };
+        (next.with_primaries(&primaries).without_idle_nodes(), moves)
+    }
+
+    /// The same map with each shard's primary in front; `before` is who it was.
+    fn with_primaries(mut self, before: &[Option<usize>]) -> Self {
+        let available = |shard: &Vec<Replica>| {
+            shard
+                .iter()
+                .filter(|replica| replica.is_available())
+                .map(|replica| replica.node)
+                .collect()
+        };
+        let available: Vec<Vec<usize>> = self.shards.iter().map(available).collect();
+        for (shard, primary) in self.shards.iter_mut().zip(primaries(&available, before)) {
+            if let Some(place) = shard.iter().position(|replica| Some(replica.node) == primary) {
+                shard.swap(0, place);
+            }
+        }
+        self
+    }
+
+    /// The same map with only those nodes that hold something.
+    fn without_idle_nodes(self) -> Self {
+        let used: BTreeSet<usize> =
+            self.shards.iter().flatten().map(|replica| replica.node).collect();
+        let mut place = vec![0; self.nodes.len()];
+        used.iter().enumerate().for_each(|(new, old)| place[*old] = new);
+        let renamed = |replica: &Replica| Replica {
+            node: place[replica.node],
+            state: match replica.state {
+                ReplicaState::Initializing { source } => {
+                    ReplicaState::Initializing { source: place[source] }
+                }
+                state => state,
+            },
+        };
+        let shards = self.shards.iter().map(|shard| shard.iter().map(renamed).collect()).collect();
+        let nodes = used.iter().map(|old| self.nodes[*old].clone()).collect();
+        ShardMap { nodes, shards, ..self }
+    }
+}
+
+/// The replicas of a shard on these places, in the states that they had; `now` says where the nodes
+/// of `before` are. Those that leave do so until they are gone, or are to have the shard again.
+fn with_states(before: &[Replica], now: &[Option<usize>], places: &[usize]) -> Vec<Replica> {
+    let known = |place: usize| before.iter().find(|replica| now[replica.node] == Some(place));
+    let has_data = |place: usize| {
+        known(place).is_some_and(|r| !matches!(r.state, ReplicaState::Initializing { .. }))
+    };
+    let leaving = before.iter().filter(|replica| replica.state == ReplicaState::Leaving);
+    let leaving = leaving.filter_map(|replica| now[replica.node]);
+    let leaving: Vec<usize> = leaving.filter(|place| !places.contains(place)).collect();
+    let sources = || places.iter().chain(&leaving).copied().filter(|place| has_data(*place));
+    let state = |place: usize| match known(place).map(|replica| replica.state) {
+        Some(ReplicaState::Initializing { source }) => {
+            let same = now[source].filter(|now| sources().any(|place| place == *now));
+            match same.or_else(|| sources().next()) {
+                Some(source) => ReplicaState::Initializing { source },
+                // Nobody has more of the data.
+                None => ReplicaState::Available,
+            }
+        }
+        _ => ReplicaState::Available,
+    };
+    let staying = places.iter().map(|place| Replica { node: *place, state: state(*place) });
+    let leaving =
+        leaving.iter().map(|place| Replica { node: *place, state: ReplicaState::Leaving });
+    staying.chain(leaving).collect()
+}
+
+/// A map as it is written.
+#[derive(Serialize, Deserialize)]
+struct Document<'a> {
+    format: u64,
+    epoch: u64,
+    token: u64,
+    replicas: usize,
+    nodes: Cow<'a, [String]>,
+    shards: Cow<'a, [Vec<Replica>]>,
+}
+
+/// A replica as it is written: the node alone when it is available.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "a replica is neither a node's place nor an object with a `node`")]
+enum Entry {
+    Available(usize),
+    Other {
+        node: usize,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<usize>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        leaving: bool,
+    },
+}
+
+impl From<Replica> for Entry {
+    fn from(Replica { node, state }: Replica) -> Self {
+        match state {
+            ReplicaState::Available => Entry::Available(node),
+            ReplicaState::Initializing { source } => {
+                Entry::Other { node, source: Some(source), leaving: false }
+            }
+            ReplicaState::Leaving => Entry::Other { node, source: None, leaving: true },
+        }
+    }
+}
+
+impl TryFrom<Entry> for Replica {
+    type Error = &'static str;
+
+    fn try_from(entry: Entry) -> Result<Self, Self::Error> {
+        let (node, state) = match entry {
+            Entry::Available(node) => (node, ReplicaState::Available),
+            Entry::Other { source: Some(_), leaving: true, .. } => {
+                return Err("a replica is leaving and has a source");
+            }
+            Entry::Other { node, source: Some(source), .. } => {
+                (node, ReplicaState::Initializing { source })
+            }
+            Entry::Other { node, leaving: true, .. } => (node, ReplicaState::Leaving),
+            Entry::Other { node, .. } => (node, ReplicaState::Available),
+        };
+        Ok(Replica { node, state })
+    }
+}
+
+impl ShardMap {
+    /// The map as a document: JSON, on one line.
+    pub fn encode(&self) -> Vec<u8> {
+        let document = Document {
+            format: FORMAT,
+            epoch: self.epoch,
+            token: self.token,
+            replicas: self.replicas,
+            nodes: Cow::Borrowed(&self.nodes),
+            shards: Cow::Borrowed(&self.shards),
+        };
+        // Numbers and strings are always JSON.
+        serde_json::to_vec(&document).unwrap_or_default()
+    }
+
+    /// The map of a document. What it has besides, from a later release, is ignored.
+    ///
+    /// # Errors
+    /// [`Kind::Decode`] when it is of another format, no shard map, or one that contradicts itself;
+    /// the message says why.
+    pub fn decode(bytes: &[u8]) -> Result<ShardMap, Error> {
+        let error = |why: String| Error::new(Kind::Decode, format!("no shard map: {why}"));
+        let document = serde_json::from_slice::<Document<'_>>(bytes);
+        // Of another format all else may be other, too.
+        let format = match &document {
+            Ok(document) => Some(document.format),
+            Err(_) => serde_json::from_slice::<Header>(bytes).ok().map(|header| header.format),
+        };
+        if let Some(format) = format.filter(|format| *format != FORMAT) {
+            let why =
+                format!("its format is {format}, of another release; this one knows {FORMAT}");
+            return Err(error(why));
+        }
+        let document = document.map_err(|why| error(why.to_string()))?;
+        let map = ShardMap {
+            epoch: document.epoch,
+            token: document.token,
+            replicas: document.replicas,
+            nodes: document.nodes.into_owned(),
+            shards: document.shards.into_owned(),
+        };
+        map.check().map_err(error)?;
+        Ok(map)
+    }
+
+    /// Whether what it says fits together; if not, what does not.
+    fn check(&self) -> Result<(), String> {
+        let ShardMap { epoch, replicas, .. } = self;
+        if !(1..=LAST_EPOCH).contains(epoch) {
+            return Err(format!("its epoch is {epoch}, not from 1 to {LAST_EPOCH}"));
+        }
+        if *replicas == 0 {
+            return Err("it wants 0 replicas of a shard, not 1 or more".to_owned());
+        }
+        if !(1..=MOST_SHARDS).contains(&self.shards.len()) {
+            return Err(format!(
+                "it has {} shards, not from 1 to {MOST_SHARDS}",
+                self.shards.len()
+            ));
+        }
+        if self.nodes.iter().any(String::is_empty) {
+            return Err("one of its nodes has an empty id".to_owned());
+        }
+        if let Some(pair) = self.nodes.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(format!("its nodes are not in order: `{}` before `{}`", pair[0], pair[1]));
+        }
+        let shards = self.shards.iter().enumerate();
+        for (number, shard) in shards {
+            self.check_shard(shard).map_err(|why| format!("its shard {number} {why}"))?;
+        }
+        Ok(())
+    }
+
+    fn check_shard(&self, shard: &[Replica]) -> Result<(), String> {
+        let count = self.nodes.len();
+        for (place, Replica { node, state }) in shard.iter().enumerate() {
+            if *node >= count {
+                return Err(format!("is on node {node} of {count}, counted from 0"));
+            }
+            if shard[..place].iter().any(|other| other.node == *node) {
+                return Err(format!("is twice on node {node}"));
+            }
+            if let ReplicaState::Initializing { source } = state {
+                let has_data = |other: &Replica| {
+                    other.node == *source
+                        && !matches!(other.state, ReplicaState::Initializing { .. })
+                };
+                if !shard.iter().any(has_data) {
+                    return Err(format!(
+                        "is copied to node {node} from node {source}, which does not have it"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a document of any format has.
+#[derive(Deserialize)]
+struct Header {
+    format: u64,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test that panics has failed
+mod tests;

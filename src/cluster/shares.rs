@@ -1,0 +1,204 @@
+//! How many replicas each candidate and each zone should have: in proportion to their weights, as far
+//! as replicas of one shard can be apart, and in whole numbers.
+
+use super::rebalancer::Candidate;
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+/// The fair shares of candidates and of their zones, not yet in whole numbers.
+pub(super) struct Shares {
+    /// The zone of each candidate.
+    pub zone: Vec<usize>,
+    /// The candidates of each zone.
+    pub members: Vec<Vec<usize>>,
+    pub of_zone: Vec<f64>,
+    pub of_candidate: Vec<f64>,
+}
+
+impl Shares {
+    /// Divides so many replicas of so many shards; there must be as many candidates as replicas.
+    pub fn new(candidates: &[Candidate], replicas: usize, shards: usize) -> Self {
+        let names: BTreeMap<&str, usize> = {
+            let mut names: Vec<&str> = candidates.iter().map(|c| c.zone.as_str()).collect();
+            names.sort_unstable();
+            names.dedup();
+            names.into_iter().enumerate().map(|(place, name)| (name, place)).collect()
+        };
+        let zone: Vec<usize> = candidates.iter().map(|c| names[c.zone.as_str()]).collect();
+        let mut members = vec![Vec::new(); names.len()];
+        zone.iter().enumerate().for_each(|(place, zone)| members[*zone].push(place));
+
+        // As few as possible of a shard's replicas in one zone.
+        let mut most = 1;
+        while members.iter().map(|m| m.len().min(most)).sum::<usize>() < replicas {
+            most += 1;
+        }
+        let shards = shards as f64;
+        let weight = |z: usize| members[z].iter().map(|place| candidates[*place].weight).sum();
+        let cap = |z: usize| shards * members[z].len().min(most) as f64;
+        let zones: Vec<(f64, f64)> = (0..members.len()).map(|z| (weight(z), cap(z))).collect();
+        let of_zone = divided(shards * replicas as f64, &zones);
+        let mut of_candidate = vec![0.0; candidates.len()];
+        for (members, share) in members.iter().zip(&of_zone) {
+            let parts: Vec<_> = members.iter().map(|p| (candidates[*p].weight, shards)).collect();
+            for (place, share) in members.iter().zip(divided(*share, &parts)) {
+                of_candidate[*place] = share;
+            }
+        }
+        Self { zone, members, of_zone, of_candidate }
+    }
+
+    /// How many each candidate is to have of `total`, when it has so many now.
+    pub fn quotas(&self, total: usize, loads: &[usize]) -> Vec<usize> {
+        let wanted = |place: &usize| {
+            let share = self.of_candidate[*place];
+            Wanted { now: loads[*place], range: rounded(share), share }
+        };
+        let of_zone = |(members, share): (&Vec<usize>, &f64)| {
+            let now = members.iter().map(|place| wanted(place).clamped()).sum();
+            Wanted { now, range: rounded(*share), share: *share }
+        };
+        let zones: Vec<_> = self.members.iter().zip(&self.of_zone).map(of_zone).collect();
+        let mut quotas = vec![0; loads.len()];
+        for (members, total) in self.members.iter().zip(whole(total, &zones)) {
+            let wanted: Vec<_> = members.iter().map(wanted).collect();
+            for (place, quota) in members.iter().zip(whole(total, &wanted)) {
+                quotas[*place] = quota;
+            }
+        }
+        quotas
+    }
+}
+
+/// A share rounded down and up. What a sum of fractions leaves beside a whole number is no fraction.
+pub(super) fn rounded(share: f64) -> RangeInclusive<usize> {
+    const SLACK: f64 = 1e-6;
+    (share + SLACK).floor() as usize..=(share - SLACK).ceil() as usize
+}
+
+/// Divides `total` by weight among parts of a weight and a cap, no part above its cap; what is above
+/// goes to the others.
+///
+/// The caps' sum must be at least `total`.
+fn divided(total: f64, parts: &[(f64, f64)]) -> Vec<f64> {
+    let mut shares = vec![None; parts.len()];
+    loop {
+        let open = |place: &usize| shares[*place].is_none();
+        let given: f64 = shares.iter().flatten().sum();
+        let weight: f64 = (0..parts.len()).filter(open).map(|place| parts[place].0).sum();
+        let share = |place: usize| (total - given) * parts[place].0 / weight;
+        let full: Vec<usize> = (0..parts.len())
+            .filter(open)
+            .filter(|place| share(*place) >= parts[*place].1)
+            .collect();
+        if full.is_empty() {
+            return (0..parts.len())
+                .map(|place| shares[place].unwrap_or_else(|| share(place)))
+                .collect();
+        }
+        for place in full {
+            shares[place] = Some(parts[place].1);
+        }
+    }
+}
+
+/// What somebody should have.
+struct Wanted {
+    now: usize,
+    range: RangeInclusive<usize>,
+    share: f64,
+}
+
+impl Wanted {
+    /// What there is, as far as it is within the range.
+    fn clamped(&self) -> usize {
+        self.now.clamp(*self.range.start(), *self.range.end())
+    }
+
+    fn fraction(&self) -> f64 {
+        self.share - *self.range.start() as f64
+    }
+}
+
+/// Numbers within the ranges whose sum is `total`, as close as can be to what there is: they change
+/// only as far as the sum demands, the largest fractions up first and the smallest down first.
+fn whole(total: usize, wanted: &[Wanted]) -> Vec<usize> {
+    let mut numbers: Vec<usize> = wanted.iter().map(Wanted::clamped).collect();
+    let mut by_fraction: Vec<usize> = (0..wanted.len()).collect();
+    let fraction = |place: &usize| wanted[*place].fraction();
+    by_fraction.sort_by(|a, b| fraction(b).total_cmp(&fraction(a)).then(a.cmp(b)));
+    let mut sum: usize = numbers.iter().sum();
+    for place in &by_fraction {
+        if sum < total && numbers[*place] < *wanted[*place].range.end() {
+            numbers[*place] += 1;
+            sum += 1;
+        }
+    }
+    for place in by_fraction.iter().rev() {
+        if sum > total && numbers[*place] > *wanted[*place].range.start() {
+            numbers[*place] -= 1;
+            sum -= 1;
+        }
+    }
+    numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(parts: &[(f64, &str)]) -> Vec<Candidate> {
+        let one =
+            |(weight, zone): &(f64, &str)| Candidate { weight: *weight, zone: (*zone).into() };
+        parts.iter().map(one).collect()
+    }
+
+    fn wanted(parts: &[(usize, f64)]) -> Vec<Wanted> {
+        let one = |(now, share): &(usize, f64)| Wanted {
+            now: *now,
+            range: rounded(*share),
+            share: *share,
+        };
+        parts.iter().map(one).collect()
+    }
+
+    #[test]
+    fn shares_are_as_the_weights() {
+        let of = candidates(&[(1.0, "a"), (2.0, "a"), (1.0, "b")]);
+        let shares = Shares::new(&of, 1, 8);
+        assert_eq!(shares.of_candidate, [2.0, 4.0, 2.0]);
+        assert_eq!(shares.of_zone, [6.0, 2.0]);
+    }
+
+    #[test]
+    fn nobody_has_a_shard_twice_however_heavy() {
+        let of = candidates(&[(10.0, "a"), (1.0, "a"), (1.0, "a")]);
+        assert_eq!(Shares::new(&of, 2, 8).of_candidate, [8.0, 4.0, 4.0]);
+    }
+
+    #[test]
+    fn a_zone_has_no_more_of_a_shard_than_the_others_leave() {
+        let of = candidates(&[(1.0, "a"), (1.0, "a"), (1.0, "a"), (1.0, "b")]);
+        assert_eq!(Shares::new(&of, 2, 6).of_zone, [6.0, 6.0]);
+        assert_eq!(Shares::new(&of, 3, 6).of_zone, [12.0, 6.0]);
+    }
+
+    #[test]
+    fn what_arithmetic_leaves_beside_a_whole_number_is_no_fraction() {
+        assert_eq!(rounded(0.1 + 0.2 + 2.7), 3..=3);
+        assert_eq!(rounded(2.5), 2..=3);
+    }
+
+    #[test]
+    fn who_has_the_larger_number_already_keeps_it() {
+        assert_eq!(whole(5, &wanted(&[(2, 2.5), (3, 2.5)])), [2, 3]);
+        assert_eq!(whole(5, &wanted(&[(3, 2.5), (2, 2.5)])), [3, 2]);
+        assert_eq!(whole(5, &wanted(&[(9, 2.5), (0, 2.5)])), [3, 2]);
+    }
+
+    #[test]
+    fn the_largest_fraction_is_rounded_up_first_and_the_smallest_down() {
+        assert_eq!(whole(5, &wanted(&[(0, 1.2), (0, 1.9), (0, 1.9)])), [1, 2, 2]);
+        assert_eq!(whole(4, &wanted(&[(2, 1.4), (2, 1.3), (2, 1.3)])), [2, 1, 1]);
+    }
+}
