@@ -4,7 +4,7 @@
 # Two flavours at once would only take turns with the processors.
 .NOTPARALLEL:
 
-# The engine of `demo` and `spec`: luajit, lua5.1 or lua5.4.
+# The engine of the programs and the specs: luajit, lua5.1 or lua5.4.
 LUA ?= luajit
 # The real Consul that they run against: 1.21 or 1.8.
 CONSUL ?=
@@ -40,22 +40,31 @@ build: $(FLAVOURS:%=build-%)
 $(FLAVOURS:%=build-%): build-%:
 	@rockspec/build.sh $(feature-$*) target/lua/$*/consul_ffi.so
 
-.PHONY: demo demo-deps
+# Each runs a file of examples: demo-cluster is examples/demo_cluster.lua.
+OLD_PROGRAMS := consul-simulation-demo test-consul-integration test-consul-cluster debug-consul-ffi \
+	ha-cluster-example
+PROGRAMS := demo demo-cluster $(OLD_PROGRAMS)
+
+.PHONY: $(PROGRAMS) demo-deps consul-sim
 ## demo [LUA=lua5.4] [CONSUL=1.21]: runs the demo, simulated or on a real Consul
-demo: demo-deps build-$(flavour)
-	@$(lua_env) $(if $(CONSUL),scripts/with-consul.sh $(CONSUL)) $(LUA) examples/demo.lua
-
-.PHONY: demo-cluster
 ## demo-cluster [LUA=lua5.4] [CONSUL=1.21]: runs the demo of a cluster, whose leader is killed
-demo-cluster: demo-deps build-$(flavour)
-ifeq ($(CONSUL)$(CONSUL_HTTP_ADDR),)
-	@cargo build --quiet --no-default-features --features server,guard --bin consul-sim
-endif
-	@$(lua_env) $(cluster_consul) $(LUA) examples/demo_cluster.lua
+## consul-simulation-demo [LUA=lua5.4] [CONSUL=1.21]: runs an old program: a quote, a service, a session, a cluster
+## test-consul-integration [LUA=lua5.4] [CONSUL=1.21]: runs an old program: three nodes in one process
+## test-consul-cluster [LUA=lua5.4] [CONSUL=1.21]: runs an old program: three processes, whose leader is killed
+## debug-consul-ffi [LUA=lua5.4] [CONSUL=1.21]: runs an old program: every call of the client
+## ha-cluster-example [LUA=lua5.4] [CONSUL=1.21]: runs an old program: one node with the old documentation's options
+$(PROGRAMS): demo-deps build-$(flavour)
+	@$(lua_env) $(consul) $(LUA) examples/$(subst -,_,$@).lua
 
-# consul-sim, when nobody says which Consul.
-cluster_consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL),$(if $(CONSUL_HTTP_ADDR),,\
+consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL))
+
+# These have processes, which meet on consul-sim when nobody says which Consul.
+demo-cluster test-consul-cluster: consul-sim
+demo-cluster test-consul-cluster: consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL),$(if $(CONSUL_HTTP_ADDR),,\
 	CONSUL_BIN=$(abspath $(or $(CARGO_TARGET_DIR),target)/debug/consul-sim) scripts/with-consul.sh 1.21))
+
+consul-sim:
+	@$(if $(CONSUL)$(CONSUL_HTTP_ADDR),,cargo build --quiet --no-default-features --features server,guard --bin consul-sim)
 
 demo-deps:
 	@LUA="$(LUA)" scripts/install-deps.sh demo

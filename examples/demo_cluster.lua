@@ -7,45 +7,14 @@
 --   CONSUL_HTTP_ADDR=127.0.0.1:8500 make demo-cluster
 
 local consul_ffi = require("consul_ffi")
+local support = require("examples.support")
+local with_processes = require("examples.node_process")
 
-local engine = arg[-1]
-local run = os.time() .. "-" .. tostring({}):match("0x(%x+)")
+local chapter, say, now, wait_for = support.chapter, support.say, support.now, support.wait_for
 local names = { "node-1", "node-2", "node-3" }
 
 local function address(number)
   return "127.0.0.1:" .. 9000 + number
-end
-
--- A command of the shell.
-local function sh(command)
-  local status = os.execute(command)
-  assert(status == true or status == 0, command .. " failed")
-end
-
-local function chapter(title)
-  print("\n" .. title)
-end
-
-local function say(...)
-  print(("  " .. string.format(...)):match("^.*%S"))
-end
-
--- Seconds since the machine's start, in steps of 0.01.
-local function now()
-  local file = assert(io.open("/proc/uptime"))
-  local seconds = tonumber(file:read("*l"):match("^[%d.]+"))
-  file:close()
-  return seconds
-end
-
--- Waits until `holds` gives true, and gives how long that took.
-local function wait_for(what, holds, pause)
-  local begun = now()
-  while not holds() do
-    assert(now() - begun < 60, "not within a minute: " .. what)
-    pause()
-  end
-  return now() - begun
 end
 
 -- The members as `node` knows them: one that has its shards but does not live is down.
@@ -126,153 +95,66 @@ local function in_one_process()
   end
 end
 
--- A node as a process: what is asked of it goes to its input, and its answer comes by a fifo.
-local function process(number, folder, prefix)
-  local fifo = folder .. "/" .. number
-  local command = "exec %s examples/cluster_node.lua %s %s %s >%s"
-  local input = assert(io.popen(command:format(engine, names[number], address(number), prefix, fifo), "w"))
-  local output = assert(io.open(fifo))
-  local node = { pid = output:read("*l") }
-  assert(node.pid and node.pid:match("^%d+$"), node.pid or "a node has not started")
-
-  local function ask(expression, ...)
-    input:write(expression:format(...), "\n")
-    input:flush()
-    return (assert(output:read("*l"), "a node has ended"))
-  end
-  function node.leader()
-    return ask("(cluster:get_leader_info() or {}).node_id")
-  end
-  function node.status(name)
-    local live = "(function() for _, node in ipairs(cluster:get_live_nodes()) do "
-      .. "if node.id == %q then return node.status end end return 'down' end)()"
-    return ask(live, name)
-  end
-  function node.shards(name)
-    return tonumber(ask("#cluster:get_shards(%q)", name))
-  end
-  function node.epoch()
-    return tonumber(ask("cluster:status().map_epoch or 0"))
-  end
-  function node.token()
-    return ask("cluster:token()")
-  end
-  function node.pause()
-    ask("cluster:next_event(20)")
-  end
-  function node.hand_over()
-    assert(ask("cluster:hand_over()") == "true", "the leadership was not handed over")
-  end
-  function node.end_it()
-    input:close()
-    output:close()
-  end
-  return node
-end
-
--- Takes away what nodes share, which none of them may take from the others, and what the killed one
--- has left. Gives what is there nevertheless.
-local function tidy_up(prefix)
-  local client = consul_ffi.new()
-  local service = prefix:gsub("/", "-") .. "nodes"
-  local _, services = assert(client:agent_services())
-  for id, about in pairs(services) do
-    if about.Service == service then
-      assert(client:agent_service_deregister(id))
-    end
-  end
-  assert(client:kv_delete_tree(prefix))
-  local _, keys = assert(client:kv_keys(prefix))
-  local _, sessions = assert(client:session_list())
-  for _, session in ipairs(sessions) do
-    keys[#keys + 1] = "session " .. session.Name
-  end
-  client:close()
-  return keys
-end
-
-local function in_three_processes()
-  local folder = os.tmpname()
-  os.remove(folder)
-  sh("mkdir " .. folder)
-  local prefix = "consul_ffi-demo-" .. run .. "/"
-  local nodes = {}
+local function in_three_processes(nodes, start_node)
   local function start(number)
-    sh(("rm -f %s/%d; mkfifo %s/%d"):format(folder, number, folder, number))
-    nodes[names[number]] = process(number, folder, prefix)
-    return nodes[names[number]]
+    return start_node(names[number], address(number))
   end
-  local function tour()
-    local begun = now()
-    for number = 1, 3 do
-      start(number)
-    end
-    local one = nodes["node-1"]
-    wait_for("shards on three nodes", function()
-      return is_even(one, 3)
-    end, one.pause)
-    say("started, with their shards, after %.2f s", now() - begun)
-    show(one)
-
-    local old = one.leader()
-    local witness = nodes[old == "node-1" and "node-2" or "node-1"]
-    local token = nodes[old].token()
-    chapter(("%s leads and is killed (kill -9)"):format(old))
-    sh("kill -9 " .. nodes[old].pid)
-    local without = wait_for("a new leader", function()
-      local leader = witness.leader()
-      return leader ~= "nil" and leader ~= old and nodes[leader].token() ~= "nil"
-    end, witness.pause)
-    local new = witness.leader()
-    say("%s leads after %.2f s, with fencing token %s after %s", new, without, nodes[new].token(), token)
-    show(witness)
-    local moved = wait_for("shards on two nodes", function()
-      return witness.shards(old) == 0
-    end, witness.pause)
-    say("%.2f s later the others have its shards", moved)
-    show(witness)
-
-    chapter(("%s comes back"):format(old))
-    nodes[old].end_it()
-    local back = now()
-    start(tonumber(old:match("%d")))
-    say("it has started after %.2f s", now() - back)
-    wait_for("shards on three nodes", function()
-      return is_even(witness, 3)
-    end, witness.pause)
-    say("it has its shards after %.2f s", now() - back)
-    show(witness)
-
-    chapter(("%s hands the leadership over"):format(new))
-    nodes[new].hand_over()
-    local handed = wait_for("another leader", function()
-      local leader = witness.leader()
-      return leader ~= "nil" and leader ~= new and nodes[leader].token() ~= "nil"
-    end, witness.pause)
-    say("%s leads after %.2f s", witness.leader(), handed)
-    show(witness)
+  local begun = now()
+  for number = 1, 3 do
+    start(number)
   end
-  local finished, why = pcall(tour)
-  for _, node in pairs(nodes) do
-    pcall(node.end_it)
-  end
-  sh("rm -r " .. folder)
-  chapter("All three stop")
-  local left = tidy_up(prefix)
-  assert(finished, why)
-  say("left behind: %s", #left == 0 and "nothing" or table.concat(left, ", "))
+  local one = nodes["node-1"]
+  wait_for("shards on three nodes", function()
+    return is_even(one, 3)
+  end, one.pause)
+  say("started, with their shards, after %.2f s", now() - begun)
+  show(one)
+
+  local old = one.leader()
+  local witness = nodes[old == "node-1" and "node-2" or "node-1"]
+  local token = nodes[old].token()
+  chapter(("%s leads and is killed (kill -9)"):format(old))
+  nodes[old].kill()
+  local without = wait_for("a new leader", function()
+    local leader = witness.leader()
+    return leader ~= "nil" and leader ~= old and nodes[leader].token() ~= "nil"
+  end, witness.pause)
+  local new = witness.leader()
+  say("%s leads after %.2f s, with fencing token %s after %s", new, without, nodes[new].token(), token)
+  show(witness)
+  local moved = wait_for("shards on two nodes", function()
+    return witness.shards(old) == 0
+  end, witness.pause)
+  say("%.2f s later the others have its shards", moved)
+  show(witness)
+
+  chapter(("%s comes back"):format(old))
+  nodes[old].end_it()
+  local back = now()
+  start(tonumber(old:match("%d")))
+  say("it has started after %.2f s", now() - back)
+  wait_for("shards on three nodes", function()
+    return is_even(witness, 3)
+  end, witness.pause)
+  say("it has its shards after %.2f s", now() - back)
+  show(witness)
+
+  chapter(("%s hands the leadership over"):format(new))
+  nodes[new].hand_over()
+  local handed = wait_for("another leader", function()
+    local leader = witness.leader()
+    return leader ~= "nil" and leader ~= new and nodes[leader].token() ~= "nil"
+  end, witness.pause)
+  say("%s leads after %.2f s", witness.leader(), handed)
+  show(witness)
 end
 
 local function demo()
   in_one_process()
-  if os.getenv("CONSUL_HTTP_ADDR") then
-    print("\nThree processes on " .. os.getenv("CONSUL_HTTP_ADDR"))
-    in_three_processes()
+  if not support.simulate then
+    chapter("Three processes on " .. support.url)
+    with_processes(in_three_processes)
   end
 end
 
-local finished, why = pcall(demo)
-if not finished then
-  io.stderr:write("the demo failed: " .. tostring(why) .. "\n")
-  os.exit(1)
-end
+support.run(demo)

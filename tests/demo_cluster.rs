@@ -27,8 +27,7 @@ const ACCOUNT: &[&str] = &[
     "node-3   up         68",
     " hands the leadership over",
     " leads after ",
-    "All three stop",
-    "left behind: nothing",
+    "Left behind: nothing",
 ];
 
 fn main() {

@@ -51,6 +51,69 @@ fn both_languages_have_the_same_code_sections_and_tables() {
     assert_eq!(skeleton(&english), skeleton(&chinese));
 }
 
+/// The files that a document links to, in their order.
+fn links(text: &str) -> Vec<&str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    let is_a_file = |target: &&str| !target.is_empty() && !target.contains("://");
+    targets.filter(is_a_file).filter(|target| !target.starts_with("README")).collect()
+}
+
+#[test]
+fn both_languages_link_to_the_same_files_and_they_exist() {
+    let (english, chinese) = (read("README.md"), read("README.zh.md"));
+    assert_eq!(links(&english), links(&chinese));
+    for link in links(&english) {
+        assert!(fs::exists(link).is_ok_and(|exists| exists), "there is no {link}");
+    }
+}
+
+#[test]
+fn every_command_of_make_that_is_named_exists() {
+    let (readme, makefile) = (read("README.md"), read("Makefile"));
+    let commands = readme.split(['`', '\n']).filter_map(|code| code.strip_prefix("make "));
+    for command in commands {
+        let target = command.split(' ').next().unwrap_or_default();
+        assert!(makefile.contains(&format!("\n## {target}")), "make {target}");
+    }
+}
+
+/// What a program of the README may use: a client, and a service that passes its check. Nothing asks
+/// a server.
+const BEFORE: &str = "local consul_ffi = require('consul_ffi') \
+    local client = consul_ffi.new({ simulate = true }) \
+    local index, user_id = 1, 'a user' \
+    assert(client:agent_service_register({ \
+      name = 'web', port = 80, tags = { 'v2' }, check = { ttl = '15s', status = 'passing' }, \
+    })) \
+    local new = consul_ffi.ConsulHACluster.new \
+    function consul_ffi.ConsulHACluster.new(class, options) \
+      options.simulate = true \
+      return new(class, options) \
+    end ";
+
+/// How long a program may run that waits for ever.
+const LONG_ENOUGH: &str = "3";
+
+/// What `timeout` gives when it ends a program.
+const ENDED: i32 = 124;
+
+#[test]
+fn every_program_that_is_shown_runs() {
+    for (_, program) in blocks(&read("README.md")).iter().filter(|(language, _)| language == "lua")
+    {
+        let output = Command::new("timeout")
+            .args([LONG_ENOUGH, "luajit", "-e", &format!("{BEFORE}{program}")])
+            .env("LUA_CPATH", "./target/lua/luajit/?.so;;")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("luajit runs");
+        let goes_on = program.contains("while true") || program.contains(":events()");
+        let ended = goes_on && output.status.code() == Some(ENDED);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() || ended, "{program}\n{said}");
+    }
+}
+
 #[test]
 fn the_first_program_works_when_pasted() {
     let readme = read("README.md");

@@ -1,0 +1,93 @@
+-- The old cluster test: three processes, one leader, which is killed; another leads, and those that
+-- remain place keys alike.
+--
+--   make test-consul-cluster                     (on consul-sim)
+--   make test-consul-cluster CONSUL=1.21
+
+local support = require("examples.support")
+local with_processes = require("examples.node_process")
+
+local chapter, say = support.chapter, support.say
+-- What a busy machine may add to the time of a takeover.
+local slack_s = 5
+local names = { "node1", "node2", "node3" }
+local keys = { "stock:AAPL", "stock:GOOGL", "stock:MSFT", "metric:cpu", "metric:memory", "metric:disk" }
+
+-- What all of them answer; fails when they differ.
+local function agreed(nodes, expression, ...)
+  local answer, first
+  for name, node in pairs(nodes) do
+    local said = node.ask(expression, ...)
+    first = first or name
+    answer = answer or said
+    assert(said == answer, ("%s: %s says %s and %s says %s"):format(expression, first, answer, name, said))
+  end
+  return answer
+end
+
+local function wait_for(what, nodes, holds)
+  return support.wait_for(what, function()
+    for _, node in pairs(nodes) do
+      if not holds(node) then
+        return false
+      end
+    end
+    return true
+  end, function()
+    for _, node in pairs(nodes) do
+      node.pause()
+    end
+  end)
+end
+
+-- Who leads, as all of them say, and as it says itself.
+local function show_leader(nodes)
+  local leader = agreed(nodes, "cluster:get_leader_info().node_id")
+  for name, node in pairs(nodes) do
+    assert(node.ask("cluster:is_leader_node()") == tostring(name == leader), name .. " is wrong about its leadership")
+  end
+  say("%s leads, with fencing token %s", leader, nodes[leader].token())
+  return leader, tonumber(nodes[leader].token())
+end
+
+local function show_places(nodes)
+  for _, key in ipairs(keys) do
+    local owner = agreed(nodes, "cluster:get_node_for_key(%q)", key)
+    say("%s is on %s", key, owner)
+    assert(nodes[owner], key .. " is on a node that does not live")
+  end
+end
+
+support.run(function()
+  assert(not support.simulate, "three processes need a Consul behind a socket: set CONSUL_HTTP_ADDR")
+  with_processes(function(nodes, start)
+    chapter("Three processes on " .. support.url)
+    for number, name in ipairs(names) do
+      start(name, "127.0.0.1:" .. 9000 + number)
+    end
+    wait_for("shards on three nodes", nodes, function(node)
+      return node.shards("node1") * node.shards("node2") * node.shards("node3") > 0
+    end)
+    local count = agreed(nodes, "cluster:get_node_count()")
+    assert(count == "3", "there are " .. count .. " nodes")
+    local killed, token = show_leader(nodes)
+    show_places(nodes)
+
+    chapter(killed .. " is killed")
+    local takeover_ms = tonumber(nodes[killed].ask("cluster.profile.takeover_ms"))
+    nodes[killed].kill()
+    nodes[killed].end_it()
+    nodes[killed] = nil
+    local without = wait_for("a new leader", nodes, function(node)
+      return nodes[node.leader()] and nodes[node.leader()].token() ~= "nil" and node.status(killed) == "down"
+    end)
+    local leader, next_token = show_leader(nodes)
+    say("after %.2f s; the profile says %.2f s at most", without, takeover_ms / 1000)
+    assert(leader ~= killed and next_token > token, "the token has not grown")
+    assert(without < takeover_ms / 1000 + slack_s, "the takeover was late")
+    wait_for("its shards on the others", nodes, function(node)
+      return node.shards(killed) == 0
+    end)
+    show_places(nodes)
+  end)
+end)

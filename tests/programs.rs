@@ -1,0 +1,193 @@
+//! The old programs: each runs by its make target on the simulated agent and on real Consuls, leaves
+//! nothing, and fails when something that it shows is wrong.
+
+#[allow(dead_code)]
+#[path = "support/consul.rs"]
+mod consul;
+#[path = "support/outside.rs"]
+mod outside;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::process::{Command, Output};
+
+const PROGRAMS: &[&str] = &[
+    "consul-simulation-demo",
+    "test-consul-integration",
+    "test-consul-cluster",
+    "debug-consul-ffi",
+    "ha-cluster-example",
+];
+
+/// What is there besides Consul's own: keys, services, sessions.
+const LEFT: &str = "local c = require('consul_ffi').new() \
+    local _, keys = c:kv_keys('') \
+    local _, services = c:agent_services() \
+    local _, sessions = c:session_list() \
+    print(#keys, next(services), #sessions)";
+
+/// What makes a program's world wrong, before it begins, and what the program then says. `client` and
+/// `cluster` are the classes.
+const WRONG: &[(&str, &str, &str)] = &[
+    (
+        "consul-simulation-demo",
+        "function client.kv_get() return true, '{\"symbol\":\"MSFT\"}' end",
+        "another symbol was stored",
+    ),
+    (
+        "consul-simulation-demo",
+        "function client.kv_delete() return true, true end",
+        "the key is still there",
+    ),
+    (
+        "consul-simulation-demo",
+        "function client.destroy_session() return true, true end",
+        "the session is still there",
+    ),
+    (
+        "consul-simulation-demo",
+        "function cluster.get_node_count() return 0 end",
+        "the node is not alone, or does not lead",
+    ),
+    (
+        "consul-simulation-demo",
+        "function client.kv_delete_tree() return true, true end",
+        "left behind: consul_ffi-demo-",
+    ),
+    (
+        "test-consul-integration",
+        "function cluster.is_leader_node() return true end",
+        "3 nodes lead",
+    ),
+    (
+        "test-consul-integration",
+        "function cluster.get_node_for_key(node) return node.node_id, node.cluster_nodes[node.node_id] end",
+        " has another first node",
+    ),
+    (
+        "test-consul-integration",
+        "function cluster.get_replica_nodes() return { { id = 'a', address = 'a' } } end",
+        " is not on two nodes",
+    ),
+    (
+        "test-consul-cluster",
+        "function cluster.is_leader_node() return true end",
+        " is wrong about its leadership",
+    ),
+    ("test-consul-cluster", "function cluster.token() return 7 end", "the token has not grown"),
+    (
+        "test-consul-cluster",
+        "function cluster.get_node_for_key(node) return node.node_id end",
+        "cluster:get_node_for_key(",
+    ),
+    ("debug-consul-ffi", "function client.kv_lost() end", "not called: kv_lost"),
+    (
+        "debug-consul-ffi",
+        "function client.kv_get() return true, 'v' end",
+        "another value came back",
+    ),
+    (
+        "debug-consul-ffi",
+        "function client.status_peers() return false, 'm: why (from x)', { kind = 'http' } end",
+        "status_peers failed",
+    ),
+    (
+        "ha-cluster-example",
+        "client:new({ simulate = true }):kv_put('tsdb/cluster/nodes/other', '{}')",
+        "a cluster is there already",
+    ),
+    (
+        "ha-cluster-example",
+        "function cluster.get_node_for_key() return 'node-2', { address = '127.0.0.1:9090' } end",
+        "the key is on another node",
+    ),
+];
+
+fn main() {
+    let mut trials = Vec::new();
+    for program in PROGRAMS {
+        for lua in ["luajit", "lua5.1", "lua5.4"] {
+            let name = format!("it_runs [{program} {lua} simulated]");
+            trials.push(Trial::test(name, move || it_runs(program, lua)));
+        }
+        let name = format!("without_a_consul_it_fails [{program}]");
+        trials.push(Trial::test(name, move || without_a_consul_it_fails(program)));
+    }
+    for version in ["1.21", "1.8"] {
+        let missing = consul::is_missing(version, &format!("the programs on Consul {version}"));
+        for program in PROGRAMS {
+            let name = format!("it_runs_and_leaves_nothing [{program} {version}]");
+            let trial = Trial::test(name, move || it_runs_and_leaves_nothing(program, version));
+            trials.push(trial.with_ignored_flag(missing));
+        }
+    }
+    for (program, wrong, said) in WRONG {
+        let name = format!("it_fails_when_something_is_wrong [{program}: {said}]");
+        trials.push(Trial::test(name, move || {
+            it_fails_when_something_is_wrong(program, wrong, said)
+        }));
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+fn it_runs(program: &str, lua: &str) -> Result<(), Failed> {
+    let output = make(program).arg(format!("LUA={lua}")).output()?;
+    if output.status.success() && text(&output).ends_with("\nLeft behind: nothing\n") {
+        return Ok(());
+    }
+    failed("it failed", &output)
+}
+
+fn it_runs_and_leaves_nothing(program: &str, version: &str) -> Result<(), Failed> {
+    let script = format!("make --no-print-directory {program} >&2 && luajit -e \"{LEFT}\"");
+    let mut command = Command::new("scripts/with-consul.sh");
+    command.args([version, "sh", "-c", &script]).env("LUA_CPATH", "./target/lua/luajit/?.so;;");
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = outside::outside_cargo(&mut command).output()?;
+    if output.status.success() && text(&output).trim() == "0\tnil\t0" {
+        return Ok(());
+    }
+    failed("keys, services and sessions that are left:", &output)
+}
+
+/// Nothing listens on this port.
+fn without_a_consul_it_fails(program: &str) -> Result<(), Failed> {
+    let output = make(program).env("CONSUL_HTTP_ADDR", "127.0.0.1:1").output()?;
+    if !output.status.success() && errors(&output).contains(" failed: ") {
+        return Ok(());
+    }
+    failed("it did not fail as such", &output)
+}
+
+fn it_fails_when_something_is_wrong(program: &str, wrong: &str, said: &str) -> Result<(), Failed> {
+    let first = format!(
+        "local module = require('consul_ffi') \
+         local client, cluster = module.ConsulClient, module.ConsulHACluster {wrong}"
+    );
+    let output = make(program).env("LUA_INIT", first).output()?;
+    if !output.status.success() && errors(&output).contains(said) {
+        return Ok(());
+    }
+    failed("it did not notice", &output)
+}
+
+fn make(program: &str) -> Command {
+    let mut make = Command::new("make");
+    make.args(["--no-print-directory", program]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    for name in ["CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN"] {
+        make.env_remove(name);
+    }
+    outside::outside_cargo(&mut make);
+    make
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn failed(why: &str, output: &Output) -> Result<(), Failed> {
+    Err(format!("{why}\n{}\n{}", text(output), errors(output)).into())
+}
