@@ -120,6 +120,9 @@ fn main() {
             trials.push(trial.with_ignored_flag(missing));
         }
     }
+    let missing = consul::is_missing("1.21", "every call on Consul 1.21 with access control");
+    let trial = Trial::test("access_control_is_called_too [1.21]", access_control_is_called_too);
+    trials.push(trial.with_ignored_flag(missing));
     for (program, wrong, said) in WRONG {
         let name = format!("it_fails_when_something_is_wrong [{program}: {said}]");
         trials.push(Trial::test(name, move || {
@@ -147,6 +150,19 @@ fn it_runs_and_leaves_nothing(program: &str, version: &str) -> Result<(), Failed
         return Ok(());
     }
     failed("keys, services and sessions that are left:", &output)
+}
+
+fn access_control_is_called_too() -> Result<(), Failed> {
+    let mut command = Command::new("scripts/with-consul.sh");
+    command.args(["--acl", "deny", "1.21", "make", "--no-print-directory", "debug-consul-ffi"]);
+    let output =
+        outside::outside_cargo(&mut command).current_dir(env!("CARGO_MANIFEST_DIR")).output()?;
+    let text = text(&output);
+    let calls: Vec<_> = text.lines().filter(|line| line.starts_with("  acl_token_")).collect();
+    if output.status.success() && calls.len() == 8 && !calls.join("").contains("unsupported") {
+        return Ok(());
+    }
+    failed("not all was called", &output)
 }
 
 /// Nothing listens on this port.
