@@ -1,0 +1,112 @@
+-- Writes and reads that a part of the nodes is enough for, on a table that answers as a cluster does.
+local quorum = require("consul_quorum")
+
+-- A cluster whose nodes answer what `answers` says by id: a reply, or why there is none as an error.
+local function cluster(answers)
+  return {
+    broadcast = function(_, name, body, options)
+      local results = {}
+      for _, id in ipairs(options.nodes) do
+        local answer = answers[id]
+        if type(answer) == "function" then
+          results[id] = { success = true, data = answer(name, body, options) }
+        else
+          results[id] = { success = false, error = answer }
+        end
+      end
+      return true, results
+    end,
+  }
+end
+
+local function replies(value)
+  return function()
+    return value
+  end
+end
+
+local function later(one, other)
+  return other.version > one.version and other or one
+end
+
+describe("a quorum", function()
+  describe("of a write", function()
+    it("is reached when enough nodes acknowledge, and says who did not", function()
+      local asked
+      local of = cluster({
+        a = function(...)
+          asked = { ... }
+          return "ok"
+        end,
+        b = "timeout",
+        c = replies("ok"),
+      })
+      local success, outcome = quorum.write(of, { "a", "b", "c" }, "put", { v = 1 }, { quorum = 2, timeout_ms = 700 })
+      assert.is_true(success)
+      assert.same({ acknowledged = { "a", "c" }, missing = { "b" } }, outcome)
+      assert.same({ "put", { v = 1 }, { timeout_ms = 700, nodes = { "a", "b", "c" } } }, asked)
+    end)
+
+    it("that is not reached fails and names who did not answer, and why", function()
+      local of = cluster({ a = replies("ok"), b = "timeout", c = "refused" })
+      local success, message, outcome = quorum.write(of, { "a", "b", "c" }, "put", {}, { quorum = 2 })
+      assert.is_false(success)
+      assert.equal(
+        "put: 1 of 3 nodes answered, and the quorum is 2; no answer from b (timeout), c (refused)", message)
+      assert.same({ acknowledged = { "a" }, missing = { "b", "c" } }, outcome)
+    end)
+
+    it("is all nodes when nothing is said", function()
+      assert.is_true(quorum.write(cluster({ a = replies(1), b = replies(1) }), { "a", "b" }, "put", {}))
+      assert.is_false((quorum.write(cluster({ a = replies(1), b = "gone" }), { "a", "b" }, "put", {})))
+    end)
+
+    it("cannot be more than there are nodes", function()
+      local success, message = quorum.write(cluster({ a = replies(1) }), { "a" }, "put", {}, { quorum = 2 })
+      assert.is_false(success)
+      assert.equal("put: the quorum is 2, and there are 1 nodes to ask", message)
+    end)
+
+    it("fails with the cluster's message when nobody could be asked", function()
+      local closed = {
+        broadcast = function()
+          return false, "it is not started"
+        end,
+      }
+      local success, message = quorum.write(closed, { "a" }, "put", {}, { quorum = 1 })
+      assert.is_false(success)
+      assert.matches("no answer from a %(it is not started%)", message)
+    end)
+  end)
+
+  describe("of a read", function()
+    it("gives the newest reply and whether everybody answered", function()
+      local of = cluster({ a = replies({ version = 1 }), b = replies({ version = 3 }), c = replies({ version = 2 }) })
+      local value, outcome = quorum.read(of, { "a", "b", "c" }, "get", {}, { quorum = 2, newest = later })
+      assert.same({ version = 3 }, value)
+      assert.same({ complete = true, answered = { "a", "b", "c" }, missing = {} }, outcome)
+    end)
+
+    it("that some did not answer is not complete", function()
+      local of = cluster({ a = replies({ version = 1 }), b = "timeout", c = replies({ version = 2 }) })
+      local value, outcome = quorum.read(of, { "a", "b", "c" }, "get", {}, { quorum = 2, newest = later })
+      assert.same({ version = 2 }, value)
+      assert.same({ complete = false, answered = { "a", "c" }, missing = { "b" } }, outcome)
+    end)
+
+    it("passes over nodes that have nothing", function()
+      local of = cluster({ a = replies(nil), b = replies({ version = 1 }) })
+      assert.same({ version = 1 }, (quorum.read(of, { "a", "b" }, "get", {}, { newest = later })))
+      local value, outcome = quorum.read(of, { "a" }, "get", {}, { newest = later })
+      assert.is_nil(value)
+      assert.is_true(outcome.complete)
+    end)
+
+    it("that is not reached gives nil and a message", function()
+      local of = cluster({ a = replies({ version = 1 }), b = "timeout" })
+      local value, message = quorum.read(of, { "a", "b" }, "get", {}, { quorum = 2, newest = later })
+      assert.is_nil(value)
+      assert.equal("get: 1 of 2 nodes answered, and the quorum is 2; no answer from b (timeout)", message)
+    end)
+  end)
+end)
