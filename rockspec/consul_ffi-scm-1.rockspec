@@ -19,7 +19,22 @@ build = {
   build_command = "bash rockspec/build.sh '$(LUA)' target/rock/consul_ffi.so",
   install = {
     lib = { consul_ffi = "target/rock/consul_ffi.so" },
-    lua = { consul_ha_cluster = "lua/consul_ha_cluster.lua" },
+    lua = {
+      consul_ha_cluster = "lua/consul_ha_cluster.lua",
+      consul_production_config = "lua/consul_production_config.lua",
+      consul_quorum = "lua/consul_quorum.lua",
+      ["consul_production.config"] = "lua/consul_production/config.lua",
+      ["consul_production.connection"] = "lua/consul_production/connection.lua",
+      ["consul_production.data"] = "lua/consul_production/data.lua",
+      ["consul_production.health"] = "lua/consul_production/health.lua",
+      ["consul_production.log"] = "lua/consul_production/log.lua",
+      ["consul_production.manager"] = "lua/consul_production/manager.lua",
+      ["consul_production.options"] = "lua/consul_production/options.lua",
+      ["consul_production.replicas"] = "lua/consul_production/replicas.lua",
+      ["consul_production.session"] = "lua/consul_production/session.lua",
+      ["consul_production.sources"] = "lua/consul_production/sources.lua",
+      ["consul_production.values"] = "lua/consul_production/values.lua",
+    },
     bin = { "target/rock/consul-guard" },
   },
 }

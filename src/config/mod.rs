@@ -3,6 +3,7 @@
 mod cluster;
 pub mod emit;
 mod options;
+pub mod toml;
 
 pub use cluster::{CLUSTER_OPTIONS, of_cluster};
 pub use options::{OPTIONS, Setting, Takes};

@@ -15,6 +15,7 @@ mod ring;
 mod simulator;
 mod stack;
 mod standing;
+mod text;
 mod value;
 mod view;
 mod watch;
@@ -73,6 +74,7 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     native.set("cluster", cluster::register(lua)?)?;
     native.set("ring", ring::register(lua)?)?;
     native.set("simulator", simulator::register(lua)?)?;
+    native.set("text", text::register(lua)?)?;
     let build: Function =
         lua.load(include_str!("module.lua")).set_name("=consul_ffi").into_function()?;
     let module: Table = build.call(native)?;

@@ -375,6 +375,8 @@ end
 return {
   _VERSION = native._VERSION,
   simulator = simulator,
+  json_decode = method(native.text.json_decode),
+  toml_decode = method(native.text.toml_decode),
   ConsulClient = ConsulClient,
   ConsistentHashRing = ConsistentHashRing,
   ConsulHACluster = ConsulHACluster,

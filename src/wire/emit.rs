@@ -71,6 +71,7 @@ const SECTIONS: &[&str] = &[
     include_str!("emit/locks.md"),
     include_str!("emit/ring.md"),
     include_str!("emit/cluster.md"),
+    include_str!("emit/texts.md"),
 ];
 
 /// The annotations around those of the rows.

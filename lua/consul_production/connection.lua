@@ -1,0 +1,135 @@
+-- The client and the cluster's node that values make, and what of the values is not in force.
+local consul_ffi = require("consul_ffi")
+local options = require("consul_production.options")
+
+local connection = {}
+
+-- Whether nodes of this build can ask each other.
+local HAS_DATA_PLANE = consul_ffi.ConsulHACluster.call ~= nil
+
+local function uses_tls(values)
+  if values["consul.tls_enabled"] then
+    return true
+  end
+  for _, server in ipairs(values["consul.servers"]) do
+    if server:find("^https://") then
+      return true
+    end
+  end
+  return false
+end
+
+-- The options of a client, and those that a cluster's node has besides.
+local function settings(values)
+  local of_client, of_cluster = {}, {}
+  for _, option in ipairs(options.list) do
+    local value = values[option.path]
+    if value ~= nil then
+      if option.factor then
+        value = value * option.factor
+      elseif option.suffix then
+        value = value .. option.suffix
+      end
+      if option.client then
+        of_client[option.client] = value
+      elseif option.tls and uses_tls(values) then
+        of_client[option.tls] = value
+      elseif option.cluster then
+        of_cluster[option.cluster] = value
+      elseif option.data_plane and HAS_DATA_PLANE then
+        of_cluster[option.data_plane] = value
+      end
+    end
+  end
+  if values["consul.tls_enabled"] then
+    of_client.tls = true
+  end
+  return of_client, of_cluster
+end
+
+-- Whether values hold copies of values on the nodes.
+function connection.has_replicas(values)
+  return HAS_DATA_PLANE and values["cluster.replication_factor"] > 1
+end
+
+-- Why options are not in force, by path: those that never are, and those that were said and have no effect
+-- with these values.
+function connection.not_in_force(values, said)
+  local why = {}
+  for _, option in ipairs(options.list) do
+    local path = option.path
+    if option.idle then
+      why[path] = option.idle
+    elseif said[path] then
+      if option.tls and not uses_tls(values) then
+        why[path] = "no server is spoken to over TLS"
+      elseif (option.replicas or option.data_plane) and not HAS_DATA_PLANE then
+        why[path] = "nodes cannot ask each other in this version, so there are no replicas"
+      elseif option.replicas and values["cluster.replication_factor"] == 1 then
+        why[path] = "cluster.replication_factor is 1, so Consul alone has the values"
+      elseif path:find("^monitoring%.log_max") and not values["monitoring.log_file"] then
+        why[path] = "there is no monitoring.log_file"
+      elseif path == "security.audit_log_file" and not values["security.audit_enabled"] then
+        why[path] = "security.audit_enabled is false"
+      end
+    end
+  end
+  return why
+end
+
+-- Whether two sets of values make different clients or nodes.
+function connection.differs(one, other)
+  local function text(values)
+    local parts = {}
+    for _, option in ipairs(options.list) do
+      if option.client or option.tls or option.cluster or option.data_plane or option.path == "consul.tls_enabled" then
+        local value = values[option.path]
+        parts[#parts + 1] = type(value) == "table" and table.concat(value, "\n") or tostring(value)
+      end
+    end
+    return table.concat(parts, "\0")
+  end
+  return text(one) ~= text(other)
+end
+
+-- A client whose servers answer; nil and why when there is none.
+function connection.client(values)
+  local made, client = pcall(consul_ffi.new, (settings(values)))
+  if not made then
+    return nil, client
+  end
+  local success, message = client:status_leader({ timeout_ms = values["consul.timeout"] * 1000 })
+  if not success then
+    client:close()
+    return nil, ("no server can be reached within %g s (%s): %s"):format(
+      values["consul.timeout"], table.concat(values["consul.servers"], ", "), message)
+  end
+  return client
+end
+
+-- A node that is not started; nil and why when there is none.
+function connection.node(values)
+  local of_client, all = settings(values)
+  for name, value in pairs(of_client) do
+    all[name] = value
+  end
+  local made, node = pcall(consul_ffi.ConsulHACluster.new, all)
+  if not made then
+    return nil, node
+  end
+  return node
+end
+
+-- What gives the time that client and node go by, in seconds.
+function connection.clock(values)
+  local simulated = values["consul.simulate"]
+  if type(simulated) ~= "string" then
+    return os.time
+  end
+  local agent = consul_ffi.simulator(simulated)
+  return function()
+    return agent:now()
+  end
+end
+
+return connection

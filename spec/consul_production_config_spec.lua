@@ -1,0 +1,266 @@
+-- What callers of the older module depend on, as it is now. docs/production.md says what is promised.
+local managers = require("spec.consul_production.support")
+local options = require("consul_production.options")
+local production = require("consul_production_config")
+local support = require("spec.support")
+
+describe("consul_production_config", function()
+  after_each(managers.close)
+
+  it("exports a ready manager and its configuration #smoke", function()
+    assert.equal(production.config, production.ConsulManager.config)
+    assert.equal("ConsulManager(not initialised)", tostring(production.ConsulManager))
+  end)
+
+  describe("config", function()
+    it("has every option, with its default", function()
+      local config = production.new().config
+      for _, option in ipairs(options.list) do
+        local value = config
+        for name in option.path:gmatch("[^.]+") do
+          value = value[name]
+        end
+        assert.same(option.default, value, option.path)
+      end
+      assert.same({ "http://127.0.0.1:8500" }, config.consul.servers)
+      assert.same({ 10, 1, "stock-tsdb/" }, {
+        config.consul.timeout, config.cluster.min_nodes, config.storage.kv_prefix,
+      })
+      assert.same({ 1, 1, 1, false }, {
+        config.cluster.replication_factor, config.cluster.write_quorum, config.cluster.read_quorum,
+        config.consul.tls_enabled,
+      })
+    end)
+
+    it("that was changed before init counts, in its sections, in a section put in place, in a list", function()
+      local manager, prefix = managers.manager()
+      manager.config.storage.kv_prefix = prefix .. "/other/"
+      manager.config.cluster = { node_id = "renamed", node_address = "10.0.0.1:9000" }
+      manager.config.monitoring.alert_threshold.response_time_ms = 250
+      assert.is_true(manager:init())
+      assert(manager:store_data("key", "value"))
+      local _, value = manager:get_healthy_client():kv_get(prefix .. "/other/key")
+      assert.equal("value", value)
+      assert.equal("renamed", manager:get_cluster_info().current_node)
+      assert.equal("10.0.0.1:9000", manager:get_consistent_node("key").address)
+      assert.equal(250, manager.config.monitoring.alert_threshold.response_time_ms)
+    end)
+
+    it("is refused by init when a name or a value is wrong, and it can be tried again", function()
+      for _, case in ipairs({
+        { "consul", "timout", 5, "config.consul.timout is unknown; consul has servers, timeout" },
+        { "consul", "timeout", "5", "config.consul.timeout must be a positive number of seconds, got 5" },
+        { "cluster", "min_nodes", 0, "config.cluster.min_nodes must be an integer, 1 or more, got 0" },
+        { "cluster", "consistency_mode", "strong", '"default", "stale" or "consistent", got strong' },
+        { "consul", "acl_token", 12345, "config.consul.acl_token must be a non-empty string, got another value" },
+        { "cluster", "write_quorum", 2, "cluster.write_quorum is 2, more than cluster.replication_factor, which is 1" },
+        { "security", "audit_enabled", true, "there is no security.audit_log_file" },
+        { "security", "enable_acl", true, "security.enable_acl is true, and there is no consul.acl_token" },
+        { "monitoring", "log_file", "/nonexistent/log", "monitoring.log_file: /nonexistent/log" },
+      }) do
+        local manager = managers.manager()
+        local before = rawget(manager.config[case[1]], case[2])
+        manager.config[case[1]][case[2]] = case[3]
+        local success, message = pcall(manager.init, manager)
+        assert.is_false(success)
+        assert.matches(case[4], message, 1, true)
+        manager.config[case[1]][case[2]] = before
+        assert.is_true(manager:init())
+      end
+    end)
+  end)
+
+  describe("before init", function()
+    it("every call says that init is missing, and cleanup does nothing", function()
+      local manager = managers.manager()
+      for _, call in ipairs({
+        "get_healthy_client", "get_cluster_info", "store_data", "read_data", "get_consistent_node",
+        "monitor_health", "reload_config", "poll", "next_alert",
+      }) do
+        local success, message = pcall(manager[call], manager, "key", "value")
+        assert.is_false(success)
+        assert.matches(call .. ": the manager is not initialised; call init() first", message, 1, true)
+      end
+      assert.is_true(manager:cleanup())
+      assert.has_error(function()
+        manager.init()
+      end, "init: call it with a colon")
+    end)
+  end)
+
+  describe("init", function()
+    it("connects with the defaults and no file #smoke", function()
+      local manager = managers.started()
+      assert.is_true(manager:init())
+      assert.matches("^ConsulManager%(spec", tostring(manager))
+    end)
+
+    it("takes an environment with no server and no TLS files as it is", function()
+      local manager = production.new()
+      manager.config.consul.simulate = support.name("fresh")
+      assert.is_true(manager:init())
+      manager:cleanup()
+    end)
+
+    it("raises within the configured time when no server can be reached", function()
+      local manager = managers.manager({
+        consul = { servers = { "http://127.0.0.1:1", "http://127.0.0.1:2" }, timeout = 0.5, simulate = false },
+      })
+      local begun = support.clock()
+      local success, message = pcall(manager.init, manager)
+      assert.is_false(success)
+      assert.matches("consul_production_config: init: no server can be reached within 0.5 s "
+        .. "(http://127.0.0.1:1, http://127.0.0.1:2): ", message, 1, true)
+      -- Half a second, and two for a machine that is busy.
+      assert.is_true(support.clock() - begun < 2.5)
+    end)
+
+    it("raises when a live node has its name", function()
+      local first, prefix = managers.started()
+      local second = managers.manager({ cluster = { node_id = first:get_cluster_info().current_node } }, prefix)
+      local success, message = pcall(second.init, second)
+      assert.is_false(success)
+      assert.matches("init: cluster node", message, 1, true)
+    end)
+
+    it("says which options are not in force, always the same ones", function()
+      local _, outcome = managers.started():init()
+      for _, option in ipairs(options.list) do
+        assert.equal(option.idle, outcome.not_in_force[option.path])
+      end
+    end)
+
+    it("says and logs which others were said to no effect", function()
+      local path = os.tmpname()
+      local manager = managers.started({
+        consul = { tls_ca_file = "/nonexistent/ca.pem", retry_interval = 2 },
+        cluster = { write_quorum = 1 },
+        monitoring = { log_file = path, log_level = "WARN" },
+        security = { audit_log_file = "/nonexistent/audit" },
+      })
+      local idle = select(2, manager:init()).not_in_force
+      assert.equal("no server is spoken to over TLS", idle["consul.tls_ca_file"])
+      assert.is_string(idle["cluster.write_quorum"])
+      assert.equal("security.audit_enabled is false", idle["security.audit_log_file"])
+      local logged = managers.read(path)
+      assert.matches("WARN  consul.tls_ca_file is not in force: no server", logged, 1, true)
+      assert.matches("WARN  consul.retry_interval is not in force: the client", logged, 1, true)
+      assert.is_nil(logged:find("cluster.max_nodes", 1, true))
+      os.remove(path)
+    end)
+  end)
+
+  describe("a manager", function()
+    it("gives the client, with milliseconds where the configuration has seconds", function()
+      local client = managers.started({ consul = { timeout = 2.5 } }):get_healthy_client()
+      assert.equal(2500, client.timeout)
+      assert.is_true(client:status_leader())
+    end)
+
+    it("tells of the cluster in tables that concatenate #smoke", function()
+      local manager = managers.started({ cluster = { node_address = "10.0.0.1:9000" } })
+      local info, id = manager:get_cluster_info(), manager.config.cluster.node_id
+      assert.equal(1, info.node_count)
+      assert.equal("leader: " .. id, "leader: " .. info.leader_node)
+      assert.equal(id, info.current_node)
+      assert.is_true(info.is_leader)
+      assert.same({ 1, id .. "!", "10.0.0.1:9000" }, { #info.nodes, info.nodes[1] .. "!", info.nodes[1].address })
+    end)
+
+    it("says who a key belongs to", function()
+      local manager = managers.started({ cluster = { node_address = "10.0.0.1:9000" } })
+      local node = manager:get_consistent_node("AAPL")
+      assert.equal(manager.config.cluster.node_id .. "@10.0.0.1:9000", node.id .. "@" .. node.address)
+    end)
+
+    it("gives back what it stored as what it was #smoke", function()
+      local manager, prefix = managers.started()
+      for i, value in ipairs({ "text", "42", '{"text":1}', "", 42, 2.5, true, false, { 1, 2 }, { price = 9.5 } }) do
+        assert.is_true(manager:store_data("key" .. i, value, { consistency = "consistent", replication_factor = 3 }))
+        assert.same(value, (manager:read_data("key" .. i, { consistency = "consistent" })))
+      end
+      local client = manager:get_healthy_client()
+      local _, stored = client:kv_get(prefix .. "/data/key10")
+      assert.equal('{"price":9.5}', stored)
+    end)
+
+    it("reads what other programs wrote: objects and lists as tables, all else as text", function()
+      local manager, prefix = managers.started()
+      local client = manager:get_healthy_client()
+      local values = { ['{"a":1}'] = { a = 1 }, ["[1,2]"] = { 1, 2 }, ["42"] = "42", ["{broken"] = "{broken" }
+      for text, value in pairs(values) do
+        assert(client:kv_put(prefix .. "/data/foreign", text))
+        assert.same(value, (manager:read_data("foreign")))
+      end
+    end)
+
+    it("reads nil and a message when there is no such key", function()
+      local manager = managers.started()
+      local value, message, err = manager:read_data("missing")
+      assert.is_nil(value)
+      assert.matches('there is no key "spec.*/data/missing"', message)
+      assert.equal("not_found", err.kind)
+    end)
+
+    it("says what Consul refuses as false and a message", function()
+      local success, message, err = managers.started():store_data("/leading", 1)
+      assert.equal("argument", support.kind(success, message, err))
+      assert.matches("kv_put", message, 1, true)
+    end)
+
+    it("raises for what no program means", function()
+      local manager = managers.started()
+      for message, call in pairs({
+        ["store_data: key must be a non-empty string, got nil"] = { "store_data" },
+        ["read_data: key must be a non-empty string, got an empty one"] = { "read_data", "" },
+        ["store_data: value must be a string, number, boolean or table, got nil"] = { "store_data", "k" },
+        ['read_data: unknown option "mode"; known are consistency'] = { "read_data", "k", { mode = "stale" } },
+        ['store_data: consistency must be "default", "stale" or "consistent", got strong'] = {
+          "store_data", "k", 1, { consistency = "strong" } },
+        ["reload_config: new must be a table of sections, got number"] = { "reload_config", 1 },
+      }) do
+        local success, raised = pcall(manager[call[1]], manager, call[2], call[3], call[4])
+        assert.is_false(success)
+        assert.matches(message, raised, 1, true)
+      end
+    end)
+
+    it("is healthy, and says when #smoke", function()
+      local manager = managers.started()
+      local health = manager:monitor_health()
+      assert.same({ true, {}, 1 }, { health.is_healthy, health.issues, health.node_count })
+      assert.equal(manager.config.cluster.node_id, "" .. health.leader_node)
+      assert.is_true(math.abs(health.timestamp - os.time()) <= 2)
+      assert.is_string(os.date("%c", health.timestamp))
+    end)
+
+    it("ends by cleanup, which may be called again, and begins again by init", function()
+      local manager, prefix = managers.started()
+      assert.is_true(manager:cleanup())
+      assert.is_true(manager:cleanup())
+      assert.has_error(function()
+        manager:get_cluster_info()
+      end)
+      local client = support.client()
+      assert.same({}, (select(2, client:kv_keys(prefix .. "/cluster/nodes/"))))
+      client:close()
+      assert.is_true(manager:init())
+      assert.equal(1, manager:get_cluster_info().node_count)
+    end)
+
+    it("is one of a cluster with others of the same prefix", function()
+      local first, prefix = managers.started()
+      local second = managers.started(nil, prefix)
+      support.eventually(function()
+        return first:get_cluster_info().node_count == 2 and second:get_cluster_info().node_count == 2
+      end)
+      local one, other = first:get_cluster_info(), second:get_cluster_info()
+      assert.equal(tostring(one.leader_node), tostring(other.leader_node))
+      assert.is_true(one.is_leader ~= other.is_leader)
+      -- Soon the same shard map has come to both.
+      support.eventually(function()
+        return first:get_consistent_node("AAPL").id == second:get_consistent_node("AAPL").id
+      end)
+    end)
+  end)
+end)

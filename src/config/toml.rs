@@ -1,0 +1,90 @@
+//! TOML as values, with the line that says each of them.
+
+use crate::error::{Error, Kind};
+use crate::wire::value::Value;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The values of a document, and the line of each by its path (`cluster.min_nodes`).
+///
+/// # Errors
+/// [`Kind::Decode`], naming line and column.
+pub fn decode(text: &str) -> Result<(Value, Vec<(String, usize)>), Error> {
+    let document = DeTable::parse(text).map_err(|error| {
+        let at = position(text, error.span().map_or(text.len(), |span| span.start));
+        let why = error.message().replace('\n', ", ");
+        Error::new(Kind::Decode, format!("line {}, column {}: {why}", at.0, at.1)).not_sent()
+    })?;
+    let mut lines = Vec::new();
+    let values = table(text, document.get_ref(), "", &mut lines);
+    Ok((values, lines))
+}
+
+/// Line and column, from 1, of a place in a text.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+fn table(text: &str, table: &DeTable, path: &str, lines: &mut Vec<(String, usize)>) -> Value {
+    let member = |(name, member): (&Spanned<_>, &Spanned<DeValue>)| {
+        let name: &std::borrow::Cow<str> = name.get_ref();
+        let path = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+        lines.push((path.clone(), position(text, member.span().start).0));
+        (name.to_string(), value(text, member.get_ref(), &path, lines))
+    };
+    Value::Map(table.iter().map(member).collect())
+}
+
+fn value(text: &str, found: &DeValue, path: &str, lines: &mut Vec<(String, usize)>) -> Value {
+    match found {
+        DeValue::String(text) => text.as_ref().into(),
+        DeValue::Boolean(flag) => (*flag).into(),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or_else(|_| number.as_str().into(), Value::Int),
+        DeValue::Float(number) => {
+            number.as_str().parse().map_or_else(|_| number.as_str().into(), Value::Float)
+        }
+        DeValue::Datetime(time) => time.to_string().as_str().into(),
+        DeValue::Array(items) => {
+            Value::List(items.iter().map(|item| value(text, item.get_ref(), path, lines)).collect())
+        }
+        DeValue::Table(members) => table(text, members, path, lines),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_have_their_lines() {
+        let text = "# servers\n[consul]\nservers = [\n  \"a:1\",\n]\ntimeout = 1.5\n\n[cluster]\nmin_nodes = 0x10\nfree = true\nsince = 2026-01-02\n";
+        let (values, lines) = decode(text).expect("TOML");
+        let of =
+            |section: &str, name: &str| values.get(section).and_then(|it| it.get(name)).cloned();
+        assert_eq!(of("consul", "servers"), Some(Value::List(vec!["a:1".into()])));
+        assert_eq!(of("consul", "timeout"), Some(Value::Float(1.5)));
+        assert_eq!(of("cluster", "min_nodes"), Some(16.into()));
+        assert_eq!(of("cluster", "free"), Some(true.into()));
+        assert_eq!(of("cluster", "since"), Some("2026-01-02".into()));
+        let line = |path: &str| lines.iter().find(|(name, _)| name == path).map(|(_, line)| *line);
+        assert_eq!(line("cluster.min_nodes"), Some(9));
+        assert_eq!(line("consul.timeout"), Some(6));
+    }
+
+    #[test]
+    fn what_is_no_toml_is_named_by_line_and_column() {
+        for (text, place) in [
+            ("a = 1\nb = \n", "line 2, column 5: "),
+            ("a = 1\na = 2\n", "line 2, column 1: "),
+            ("é = 1", "line 1, column 1: "),
+            ("a = \"", "line 1, column 6: "),
+        ] {
+            let error = decode(text).expect_err(text);
+            assert_eq!(error.kind(), Kind::Decode);
+            assert!(error.message().starts_with(place), "{text:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Texts that a Lua program has, as values: `json_decode` and `toml_decode`.
+
+use super::native::{self, Failure, Results};
+use super::value;
+use crate::config::toml;
+use crate::error::{Error, Kind};
+use crate::wire::value::Value;
+use mlua::{Lua, MultiValue, Table, Value as LuaValue};
+
+/// What reads a text: its value, and what else there is to say of it.
+type Decode = fn(&[u8]) -> Result<(Value, Value), Error>;
+
+/// The native functions by name.
+pub fn register(lua: &Lua) -> mlua::Result<Table> {
+    let native = lua.create_table()?;
+    for (name, decode) in [("json_decode", json as Decode), ("toml_decode", toml)] {
+        let function = native::function(lua, name, move |lua, args| run(lua, name, decode, &args))?;
+        native.set(name, function)?;
+    }
+    Ok(native)
+}
+
+fn run(lua: &Lua, name: &str, decode: Decode, args: &MultiValue) -> Result<Results, Failure> {
+    let given = args.front().map_or(Ok(Value::Null), |text| value::from_lua(lua, text))?;
+    let Value::Bytes(text) = given else {
+        let why = format!("{name}: text must be a string, got {}", given.type_name());
+        return Err(Error::misuse(why).into());
+    };
+    let (decoded, more) = decode(&text)?;
+    Ok((LuaValue::Boolean(true), value::to_lua(lua, &decoded)?, value::to_lua(lua, &more)?))
+}
+
+fn json(text: &[u8]) -> Result<(Value, Value), Error> {
+    let decoded: serde_json::Value = serde_json::from_slice(text)
+        .map_err(|error| Error::new(Kind::Decode, error.to_string()).not_sent())?;
+    Ok((decoded.into(), Value::Null))
+}
+
+fn toml(text: &[u8]) -> Result<(Value, Value), Error> {
+    let text = std::str::from_utf8(text)
+        .map_err(|error| Error::new(Kind::Decode, format!("not UTF-8: {error}")).not_sent())?;
+    let (decoded, lines) = toml::decode(text)?;
+    let lines = lines.into_iter().map(|(path, line)| (path, (line as u64).into())).collect();
+    Ok((decoded, Value::Map(lines)))
+}
