@@ -2385,4 +2385,18 @@ local consul_ffi = {}
 ---@return consul_ffi.ConsulClient
 function consul_ffi.new(config) end
 
+---A JSON text as a value.
+---@param text string
+---@return boolean success
+---@return any value
+---@return consul_ffi.Error? err
+function consul_ffi.json_decode(text) end
+
+---A TOML text as a table, and the line of each value by its path.
+---@param text string
+---@return boolean success
+---@return table|string value
+---@return table<string, integer>|consul_ffi.Error lines
+function consul_ffi.toml_decode(text) end
+
 return consul_ffi
