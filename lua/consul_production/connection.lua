@@ -113,6 +113,8 @@ function connection.node(values)
   for name, value in pairs(of_client) do
     all[name] = value
   end
+  -- How soon a node is back does not depend on how long the program waits for an answer.
+  all.timeout = nil
   local made, node = pcall(consul_ffi.ConsulHACluster.new, all)
   if not made then
     return nil, node

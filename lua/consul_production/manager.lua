@@ -307,6 +307,7 @@ function Manager:reload_config(new)
     return "reload_config: " .. path
   end, {})
   if not said then
+    now:record("reload_config", nil, "config")
     return false, why
   end
   self.texts.keys = now:read_keys(self.texts.keys)

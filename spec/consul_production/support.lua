@@ -2,7 +2,7 @@
 local production = require("consul_production_config")
 local support = require("spec.support")
 
-local managers = { opened = {} }
+local managers = { opened = {}, kept = {} }
 
 -- A manager of its own that is not initialised; `options` are its sections. `prefix` (default a new name)
 -- is what its keys begin with, so that managers of one prefix are one cluster.
@@ -17,13 +17,17 @@ function managers.manager(options, prefix)
     -- What a node says by itself is not read by the specs.
     monitoring = { log_file = os.tmpname() },
   }
-  for _, given in ipairs({ all, options or {} }) do
-    for section, values in pairs(given) do
-      for name, value in pairs(values) do
-        manager.config[section][name] = value
+  local function say(section, values)
+    for name, value in pairs(values) do
+      if type(value) == "table" and type(section[name]) == "table" and not value[1] then
+        say(section[name], value)
+      else
+        section[name] = value
       end
     end
   end
+  say(manager.config, all)
+  say(manager.config, options or {})
   table.insert(managers.opened, { manager, prefix, all.monitoring.log_file })
   return manager, prefix
 end
@@ -35,18 +39,26 @@ function managers.started(options, prefix)
   return manager, used
 end
 
+-- Has `close` end this too.
+function managers.keep(opened)
+  table.insert(managers.kept, opened)
+end
+
 -- Ends all managers, and removes what they wrote.
 function managers.close()
   for _, each in ipairs(managers.opened) do
     each[1]:cleanup()
     os.remove(each[3])
   end
+  for _, opened in ipairs(managers.kept) do
+    opened:close()
+  end
   local client = support.client()
   for _, each in ipairs(managers.opened) do
     client:kv_delete_tree(each[2] .. "/")
   end
   client:close()
-  managers.opened = {}
+  managers.opened, managers.kept = {}, {}
 end
 
 -- The text of a file; nil when there is none.

@@ -1,0 +1,223 @@
+-- What the manager's health says: each cause by its own reason. Where something must go wrong, it goes wrong
+-- on a simulated agent whose time the spec moves.
+local consul_ffi = require("consul_ffi")
+local health = require("consul_production.health")
+local managers = require("spec.consul_production.support")
+local support = require("spec.support")
+
+-- The reasons of a manager's health, in order.
+local function reasons(manager)
+  return table.concat(health.sorted(manager:monitor_health().reasons), " ")
+end
+
+-- The alerts that wait, as "raised slow", in order.
+local function alerts(manager)
+  local found = {}
+  for alert in manager.next_alert, manager do
+    assert.is_string(alert.message)
+    assert.is_number(alert.timestamp)
+    table.insert(found, alert.state .. " " .. alert.reason)
+  end
+  return table.concat(found, ", ")
+end
+
+describe("the manager's health", function()
+  local sim, agent
+
+  -- A manager on the agent whose time is moved; its clients are called `name`.
+  local function on_agent(options, prefix)
+    local given = options or {}
+    given.consul = given.consul or {}
+    given.consul.simulate = agent
+    return managers.started(given, prefix)
+  end
+
+  before_each(function()
+    agent = support.name("health")
+    sim = consul_ffi.simulator(agent, { clock = "manual" })
+  end)
+
+  after_each(function()
+    sim:clear_faults()
+    managers.close()
+  end)
+
+  it("says too_few_nodes and clears it when they are there", function()
+    local manager, prefix = on_agent({ cluster = { node_id = "n1", min_nodes = 2 } })
+    assert.equal("too_few_nodes", reasons(manager))
+    assert.equal("too_few_nodes: 1 live nodes, and cluster.min_nodes is 2", manager:monitor_health().issues[1])
+    on_agent({ cluster = { node_id = "n2", min_nodes = 2 } }, prefix)
+    sim:advance(2)
+    assert.equal("", reasons(manager))
+    assert.equal("raised too_few_nodes, cleared too_few_nodes", alerts(manager))
+  end)
+
+  it("says nodes_down from the threshold on", function()
+    local manager, prefix = on_agent({ cluster = { node_id = "n1" }, monitoring = {
+      alert_threshold = { node_down_count = 2 },
+    } })
+    for _, id in ipairs({ "n2", "n3" }) do
+      -- A node whose check fails, as that of a process that was killed.
+      local other = consul_ffi.ConsulHACluster:new({
+        node_id = id, node_address = "a:1", simulate = agent, client_name = id,
+        nodes_prefix = prefix .. "/cluster/nodes/", leader_key = prefix .. "/cluster/leader",
+      })
+      assert(other:start())
+      managers.keep(other)
+      sim:advance(1)
+      sim:fault({ clients = { id }, partition = true })
+      sim:advance(10)
+      assert.equal(id == "n3", manager:monitor_health().reasons.nodes_down ~= nil)
+    end
+    assert.equal("n2, n3", manager:monitor_health().reasons.nodes_down)
+  end)
+
+  it("says no_leader while another program's session has the leader's key", function()
+    local manager, prefix = on_agent({ cluster = { node_id = "n1" } })
+    local client = manager:get_healthy_client()
+    local key = prefix .. "/cluster/leader"
+    local _, entry, meta = client:kv_get(key)
+    assert.is_string(entry)
+    assert(client:session_destroy(meta.session))
+    local session = select(2, assert(client:session_create({ ttl = "600s", lock_delay = "0s" })))
+    repeat
+      sim:advance(0.01)
+    until client:kv_put(key, "not ours", { acquire = session })
+    sim:advance(3)
+    assert.equal("no_leader", reasons(manager))
+    assert.equal("none", "" .. manager:get_cluster_info().leader_node)
+    assert(client:session_destroy(session))
+    assert(client:kv_delete(key))
+    sim:advance(5)
+    assert.equal("", reasons(manager))
+    assert.equal("raised no_leader, cleared no_leader", alerts(manager))
+  end)
+
+  it("says suspended and consul_unreachable when Consul is away, each once, and clears them", function()
+    local manager = on_agent({ cluster = { node_id = "n1" }, monitoring = { metrics_enabled = false } })
+    assert.equal("", reasons(manager))
+    sim:fault({ partition = true })
+    sim:advance(3)
+    for _ = 1, 3 do
+      local found = manager:monitor_health()
+      assert.is_string(found.reasons.suspended)
+      assert.is_string(found.reasons.consul_unreachable)
+      assert.is_nil(found.reasons.no_leader)
+    end
+    assert.equal("raised consul_unreachable, raised suspended", alerts(manager))
+    sim:clear_faults()
+    -- Ends the queries that wait.
+    sim:restart()
+    sim:advance(10)
+    assert.equal("", reasons(manager))
+    assert.equal("cleared consul_unreachable, cleared suspended", alerts(manager))
+  end)
+
+  it("says frozen when too many vanished at once", function()
+    local manager, prefix = on_agent({ cluster = { node_id = "n1" } })
+    local names = {}
+    for i = 2, 6 do
+      names[i] = "n" .. i
+      local other = consul_ffi.ConsulHACluster:new({
+        node_id = names[i], node_address = "a:1", simulate = agent, client_name = names[i],
+        nodes_prefix = prefix .. "/cluster/nodes/", leader_key = prefix .. "/cluster/leader",
+      })
+      assert(other:start())
+      managers.keep(other)
+    end
+    sim:advance(5)
+    assert.equal("", reasons(manager))
+    sim:fault({ clients = { "n4", "n5", "n6" }, partition = true })
+    sim:advance(20)
+    assert.equal("critical_check frozen nodes_down", reasons(manager))
+    sim:clear_faults()
+    sim:advance(20)
+    assert.equal("", reasons(manager))
+  end)
+
+  it("says slow above the threshold, over the time of metrics_interval", function()
+    local manager = on_agent({ monitoring = {
+      metrics_interval = 20, alert_threshold = { response_time_ms = 100 },
+    } })
+    sim:fault({ latency_ms = 300 })
+    assert.equal("slow", reasons(manager))
+    assert.is_true(manager:monitor_health().metrics.response_time_ms > 100)
+    sim:clear_faults()
+    sim:advance(21)
+    assert.equal("", reasons(manager))
+    assert.equal("raised slow, cleared slow", alerts(manager))
+  end)
+
+  it("says error_rate above the threshold, when there were calls enough to say it", function()
+    local manager = on_agent({
+      consul = { retry_attempts = 0 },
+      monitoring = { metrics_interval = 20, alert_threshold = { error_rate_percent = 50 } },
+    })
+    sim:fault({ status = 500 })
+    assert.is_nil((manager:read_data("key")))
+    assert.is_nil((manager:read_data("key")))
+    sim:clear_faults()
+    assert.equal("", reasons(manager))
+    sim:fault({ status = 500 })
+    for _ = 1, 10 do
+      assert.is_nil((manager:read_data("key")))
+    end
+    sim:clear_faults()
+    sim:advance(10)
+    assert.equal("error_rate", reasons(manager))
+    sim:advance(21)
+    assert.equal("", reasons(manager))
+    assert.equal("raised error_rate, cleared error_rate", alerts(manager))
+  end)
+
+  it("counts nothing when metrics_enabled is false", function()
+    local manager = on_agent({ monitoring = { metrics_enabled = false, alert_threshold = { response_time_ms = 100 } } })
+    sim:fault({ latency_ms = 300 })
+    local found = manager:monitor_health()
+    assert.is_nil(found.reasons.slow)
+    assert.is_nil(found.metrics)
+  end)
+
+  it("says critical_check with the checks of the agent", function()
+    local manager = on_agent()
+    local client = manager:get_healthy_client()
+    assert(client:agent_service_register({ name = "db", check = { ttl = "600s", status = "critical" } }))
+    assert.equal("service:db", manager:monitor_health().reasons.critical_check)
+    assert(client:agent_check_pass("service:db"))
+    assert.equal("", reasons(manager))
+    assert.equal("raised critical_check, cleared critical_check", alerts(manager))
+  end)
+
+  it("is looked at by poll, every health_check_interval", function()
+    local manager = on_agent({ cluster = { min_nodes = 2 }, consul = { health_check_interval = 5 } })
+    assert.equal(0, manager:poll())
+    assert.equal("", alerts(manager))
+    sim:advance(5)
+    manager:poll()
+    manager:poll()
+    assert.equal("raised too_few_nodes", alerts(manager))
+  end)
+
+  it("makes no alerts when alert_enabled is false, and logs all the same", function()
+    local path = os.tmpname()
+    local manager = on_agent({ cluster = { min_nodes = 2 }, monitoring = { alert_enabled = false, log_file = path } })
+    assert.equal("too_few_nodes", reasons(manager))
+    assert.equal("", alerts(manager))
+    assert.matches("WARN  health: raised too_few_nodes: 1 live nodes", managers.read(path), 1, true)
+    os.remove(path)
+  end)
+
+  it("keeps the newest 1024 alerts", function()
+    local of = health.new(os.time)
+    for i = 1, 600 do
+      of:tell({ cause = "it was " .. i }, true)
+      of:tell({}, true)
+    end
+    local count, first = 0, nil
+    for alert in of.next_alert, of do
+      count, first = count + 1, first or alert
+    end
+    assert.equal(1024, count)
+    assert.equal("it was 89", first.message)
+  end)
+end)
