@@ -29,6 +29,8 @@ pub enum Kind {
     RateLimited,
     /// The servers have no leader at the moment.
     NoLeader,
+    /// The node's program takes no requests of other nodes at the moment.
+    NotReady,
     /// Consul answered `false`: a compare-and-set lost, a lock is held by another.
     Conflict,
     /// A transaction was refused as a whole.
@@ -59,6 +61,7 @@ impl Kind {
         Kind::AclNotFound,
         Kind::RateLimited,
         Kind::NoLeader,
+        Kind::NotReady,
         Kind::Conflict,
         Kind::TxnFailed,
         Kind::SessionInvalid,
@@ -82,6 +85,7 @@ impl Kind {
             Kind::AclNotFound => "acl_not_found",
             Kind::RateLimited => "rate_limited",
             Kind::NoLeader => "no_leader",
+            Kind::NotReady => "not_ready",
             Kind::Conflict => "conflict",
             Kind::TxnFailed => "txn_failed",
             Kind::SessionInvalid => "session_invalid",

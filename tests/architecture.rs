@@ -57,7 +57,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("mlua", &["lua/"]),
     ("reqwest", &["transport/https.rs"]),
-    ("hyper", &["simulate/serve.rs"]),
+    ("hyper", &["simulate/serve.rs", "cluster/data_plane/"]),
     ("httparse", &["transport/http1.rs", "guard/send.rs"]),
     ("rustls", &["transport/http.rs", "transport/https.rs", "transport/tls.rs", "guard/send.rs"]),
     // Only the place that puts a client together knows a real transport.

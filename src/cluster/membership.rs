@@ -28,6 +28,9 @@ pub struct Record {
     pub id: String,
     /// Where it is found.
     pub address: String,
+    /// Where its data plane listens; empty: it has none.
+    #[serde(default)]
+    pub data_address: String,
     /// Its zone.
     #[serde(default)]
     pub zone: String,
@@ -109,6 +112,7 @@ impl Record {
         Record {
             id: options.node_id.clone(),
             address: options.node_address.clone(),
+            data_address: String::new(),
             zone: options.zone.clone(),
             weight: options.weight,
             meta: options.meta.clone(),

@@ -4,6 +4,7 @@
 //! each node writes of itself, a service whose TTL check says that it lives, the lock on the leader's
 //! key, and the shard map, which the leader alone changes.
 
+pub mod data_plane;
 mod election;
 mod event;
 mod keys;
@@ -147,6 +148,16 @@ impl Cluster {
     /// for the leader.
     pub fn lease(&self) -> Option<Arc<Lease>> {
         lock(&self.lease).clone()
+    }
+
+    /// Has this node's key say where its data plane listens.
+    fn advertise(&self, data_address: String) {
+        lock(&self.record).data_address = data_address;
+    }
+
+    /// Has this node's check warn of something, or of nothing any more.
+    fn warn(&self, why: Option<String>) {
+        self.presence.warn(why);
     }
 
     /// Whether this node takes part, and how.

@@ -1,5 +1,6 @@
 //! How a node takes part in its cluster.
 
+use super::data_plane::{ClusterKey, SHORTEST_SECRET};
 use super::shard_map::MOST_SHARDS;
 use crate::client::coordination::Profile;
 use crate::error::{Error, Kind};
@@ -43,6 +44,18 @@ pub struct Options {
     pub start_timeout: Duration,
     /// How often a node looks whether its own key is as it should be.
     pub heartbeat_interval: Duration,
+    /// Where the node listens for requests of the others: `host:port`, 0 for any port.
+    pub data_address: String,
+    /// What requests between nodes are signed with.
+    pub cluster_key: Option<ClusterKey>,
+    /// The largest request that the node makes or takes.
+    pub max_request_bytes: usize,
+    /// The largest reply that the node gives or takes.
+    pub max_reply_bytes: usize,
+    /// How many calls to one other node may be under way.
+    pub max_in_flight: usize,
+    /// How many requests may wait for the program.
+    pub max_waiting_requests: usize,
     /// The Unix time at the origin of the client's clock.
     pub epoch: Duration,
 }
@@ -68,6 +81,12 @@ impl Options {
             forget_after: Duration::from_secs(3600),
             start_timeout: Duration::from_secs(10),
             heartbeat_interval: Duration::from_secs(5),
+            data_address: "127.0.0.1:0".to_owned(),
+            cluster_key: None,
+            max_request_bytes: 4 << 20,
+            max_reply_bytes: 16 << 20,
+            max_in_flight: 64,
+            max_waiting_requests: 256,
             epoch: Duration::ZERO,
         }
     }
@@ -123,6 +142,11 @@ impl Options {
             if let Some((other, it)) = other {
                 return refuse(format!("{name} is {key:?} and {other} is {it:?}: they overlap"));
             }
+        }
+        if self.cluster_key.as_ref().is_some_and(ClusterKey::is_too_short) {
+            return refuse(format!(
+                "cluster_key is too short: it must have {SHORTEST_SECRET} bytes"
+            ));
         }
         if self.forget_after < self.replace_after {
             return refuse(format!(

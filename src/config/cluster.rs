@@ -4,6 +4,7 @@
 use super::options::{OPTIONS, Setting, Takes};
 use super::{only_once, unknown_option};
 use crate::cluster::Options;
+use crate::cluster::data_plane::ClusterKey;
 use crate::cluster::shard_map::MOST_SHARDS;
 use crate::error::{Error, Kind};
 use crate::wire::shape::At;
@@ -103,6 +104,42 @@ pub const CLUSTER_OPTIONS: &[Setting<Options>] = &[
         Takes::Millis(|options, time| options.start_timeout = time),
         "10000",
         "How long `start` waits for the node to be a member and for a leader, in milliseconds.",
+    ),
+    Setting::new(
+        "data_address",
+        Takes::Text(|options, address| options.data_address = address),
+        "127.0.0.1:0",
+        "Where the node listens for requests of the others, `host:port`, 0 for any port; its key says where that is. What other machines can reach takes a `cluster_key`. `0.0.0.0` is every address of the machine; the others then find it at the host of `node_address`.",
+    ),
+    Setting::new(
+        "cluster_key",
+        Takes::Token(|options, key| options.cluster_key = key.as_deref().map(ClusterKey::new)),
+        "none",
+        "The secret that requests between nodes are signed with, 16 bytes or more; the same on all nodes. What is sent is not encrypted.",
+    ),
+    Setting::new(
+        "max_request_bytes",
+        Takes::Count(1, 1 << 30, |options, count| options.max_request_bytes = count as usize),
+        "4194304",
+        "The largest request that the node makes or takes, in bytes.",
+    ),
+    Setting::new(
+        "max_reply_bytes",
+        Takes::Count(1, 1 << 30, |options, count| options.max_reply_bytes = count as usize),
+        "16777216",
+        "The largest reply that the node gives or takes, in bytes.",
+    ),
+    Setting::new(
+        "max_in_flight",
+        Takes::Count(1, 256, |options, count| options.max_in_flight = count as usize),
+        "64",
+        "How many calls to one other node may be under way; a further one fails at once.",
+    ),
+    Setting::new(
+        "max_waiting_requests",
+        Takes::Count(1, 100_000, |options, count| options.max_waiting_requests = count as usize),
+        "256",
+        "How many requests of other nodes may wait for the program; further ones are refused.",
     ),
     Setting::new(
         "leader_key",
@@ -244,6 +281,7 @@ mod tests {
                 Takes::Text(_) | Takes::Key(_) => "other/key/".into(),
                 Takes::TextMap(_) => Value::Map(vec![("rack".to_owned(), "7".into())]),
                 Takes::Profile(_) => "fast".into(),
+                Takes::Token(_) => "sixteen bytes or more".into(),
                 // Every range has it, and no option has it by default.
                 _ => Value::Int(7),
             };
@@ -284,6 +322,7 @@ mod tests {
             ("meta", 1.into(), "a table of strings by name"),
             ("forget_after_s", 1.into(), "forget_after_s is 1"),
             ("leader_key", "".into(), "leader_key"),
+            ("cluster_key", "too short".into(), "cluster_key is too short: it must have 16 bytes"),
         ] {
             let error = of(&[(name, value)]).expect_err("a bad option");
             assert_eq!(error.kind(), Kind::Config, "{error}");
@@ -316,6 +355,10 @@ mod tests {
             ("shards", options.shards),
             ("replicas", options.replicas),
             ("min_nodes", options.min_nodes),
+            ("max_request_bytes", options.max_request_bytes),
+            ("max_reply_bytes", options.max_reply_bytes),
+            ("max_in_flight", options.max_in_flight),
+            ("max_waiting_requests", options.max_waiting_requests),
         ] {
             assert_eq!(default(name), count.to_string());
         }
@@ -324,6 +367,7 @@ mod tests {
             ("nodes_prefix", options.nodes_prefix),
             ("shards_prefix", options.shards_prefix),
             ("config_key", options.config_key),
+            ("data_address", options.data_address),
         ] {
             assert_eq!(default(name), key);
         }

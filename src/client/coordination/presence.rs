@@ -96,6 +96,8 @@ pub struct Presence {
     /// Sessions that nobody wants any more.
     orphans: Mutex<Vec<(String, Option<Entrusted>)>>,
     orphaned: Notify,
+    /// What the check warns of.
+    warning: Mutex<Option<String>>,
     /// What this process holds or waits for.
     entered: Mutex<HashSet<String>>,
     rules: Rules,
@@ -121,6 +123,7 @@ impl Presence {
             refusal: watch::Sender::new(None),
             orphans: Mutex::default(),
             orphaned: Notify::new(),
+            warning: Mutex::default(),
             entered: Mutex::default(),
             rules: Rules::ALL,
         })
@@ -383,7 +386,18 @@ impl Presence {
             .arg(self.check_id())
             .opt("timeout_ms", self.profile.beat.as_millis() as u64)
             .opt("retry", false);
-        self.homes[home].call(&agent::CHECK_PASS, &args).await.map(|_| ())
+        let warning = lock(&self.warning).clone();
+        let (endpoint, args) = match warning {
+            Some(why) => (&agent::CHECK_WARN, args.opt("note", why)),
+            None => (&agent::CHECK_PASS, args),
+        };
+        self.homes[home].call(endpoint, &args).await.map(|_| ())
+    }
+
+    /// Has the check warn of something from the next beat on, or of nothing any more. The process
+    /// lives either way.
+    pub fn warn(&self, why: Option<String>) {
+        *lock(&self.warning) = why;
     }
 
     /// Replaces a guard that is gone.
