@@ -22,7 +22,7 @@
 
 ---Why a call failed.
 ---@class consul_ffi.Error
----@field kind "argument"|"config"|"connect"|"timeout"|"tls"|"http"|"not_found"|"permission_denied"|"acl_not_found"|"rate_limited"|"no_leader"|"conflict"|"txn_failed"|"session_invalid"|"too_large"|"decode"|"closed"|"unsupported"
+---@field kind "argument"|"config"|"connect"|"timeout"|"tls"|"http"|"not_found"|"permission_denied"|"acl_not_found"|"rate_limited"|"no_leader"|"not_ready"|"conflict"|"txn_failed"|"session_invalid"|"too_large"|"decode"|"closed"|"unsupported"
 ---@field message string
 ---@field status? integer
 ---@field retryable boolean whether the same call may succeed later
@@ -406,6 +406,7 @@ function ConsistentHashRing:get_replica_nodes(key, n) end
 
 ---@class consul_ffi.ClusterStatus
 ---@field state "stopped"|"joining"|"follower"|"candidate"|"leader"|"suspended"|"draining"|"maintenance"
+---@field ready? boolean whether the program polls often enough for its handlers
 ---@field in_touch boolean whether Consul answers
 ---@field map_epoch? integer the epoch of the shard map
 ---@field frozen string[] the members whose absence has frozen the shard map
@@ -545,11 +546,65 @@ function ConsulHACluster:next_event(timeout_ms) end
 ---@return fun(): string?, any
 function ConsulHACluster:events() end
 
----A descriptor that is readable as long as there is an event; it is not to be read or closed.
+---A descriptor that is readable as long as there is an event or a request; it is not to be read or
+---closed.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err
 function ConsulHACluster:fd() end
+
+---A request of another node.
+---@class consul_ffi.ClusterRequest
+---@field from string the node that calls
+---@field name string what it calls
+---@field deadline_ms integer how long it still waits
+---@field shard? integer the shard that the call is about
+---@field epoch integer the epoch of the caller's shard map; 0: it has none
+---@field idempotency_key string the same when the same call is made again
+
+---Answers calls of this name by a function, or no more.
+---@param name string
+---@param fn? fun(body: any, request: consul_ffi.ClusterRequest): any, string?
+---@return true
+function ConsulHACluster:handle(name, fn) end
+
+---@class consul_ffi.ClusterCallOptions
+---@field timeout_ms? number the whole time that it may take; default 5000
+---@field shard? integer the shard that the call is about: a node with a newer shard map refuses it
+---@field idempotency_key? string tells the handler which calls are the same one
+
+---Calls a handler of a node, which may be this one; answers requests meanwhile.
+---@param node_id string
+---@param name string
+---@param body? any a string or what JSON can hold
+---@param options? consul_ffi.ClusterCallOptions
+---@return boolean success
+---@return any reply or the message
+---@return consul_ffi.Error? err
+function ConsulHACluster:call(node_id, name, body, options) end
+
+---Calls a handler of many nodes at once; answers requests meanwhile.
+---@param name string
+---@param body? any a string or what JSON can hold
+---@param options? { timeout_ms?: number, nodes?: string[] } default: 5000, all live nodes
+---@return boolean success
+---@return table<string, { success: boolean, data: any, error: string? }>|string results or the message
+---@return consul_ffi.Error? err
+function ConsulHACluster:broadcast(name, body, options) end
+
+---Answers requests that wait.
+---@param timeout_ms? number how long to wait for the first one; default 0
+---@param max? integer how many at most; default 64
+---@return integer|false count
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:poll(timeout_ms, max) end
+
+---Answers requests until the node is stopped.
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:run() end
 
 ---What a client is made with; docs/configuration.md says more.
 ---@class consul_ffi.ConsulConfig
@@ -606,6 +661,12 @@ function ConsulHACluster:fd() end
 ---@field replace_after_s? number|string How long a node may be away before others get its shards, in seconds. Requests avoid it at once. Default: 300.
 ---@field forget_after_s? number|string How long a node may be away before it is no member any more, in seconds. Default: 3600.
 ---@field start_timeout_ms? number How long `start` waits for the node to be a member and for a leader, in milliseconds. Default: 10000.
+---@field data_address? string Where the node listens for requests of the others, `host:port`, 0 for any port; its key says where that is. What other machines can reach takes a `cluster_key`. `0.0.0.0` is every address of the machine; the others then find it at the host of `node_address`. Default: 127.0.0.1:0.
+---@field cluster_key? string The secret that requests between nodes are signed with, 16 bytes or more; the same on all nodes. What is sent is not encrypted. Default: none.
+---@field max_request_bytes? integer The largest request that the node makes or takes, in bytes. Default: 4194304.
+---@field max_reply_bytes? integer The largest reply that the node gives or takes, in bytes. Default: 16777216.
+---@field max_in_flight? integer How many calls to one other node may be under way; a further one fails at once. Default: 64.
+---@field max_waiting_requests? integer How many requests of other nodes may wait for the program; further ones are refused. Default: 256.
 ---@field leader_key? string The key whose lock is the leadership. When it is not said it stands beside `nodes_prefix`, as do the next two. Default: tsdb/cluster/leader.
 ---@field nodes_prefix? string The prefix of the nodes' keys. The name of the nodes' service is made of it. Default: tsdb/cluster/nodes/.
 ---@field shards_prefix? string The prefix of the shard map's keys. Default: tsdb/cluster/shards/.

@@ -196,6 +196,16 @@ impl<T: Send + 'static> Job<T> {
         Ok(Job { results: queue, task: Some(task), generation: os::fork_generation() })
     }
 
+    /// Makes the descriptor readable for something else too, or no more.
+    pub fn ringer(&self) -> impl Fn(bool) + Send + Sync + use<T> {
+        let results = Arc::clone(&self.results);
+        move |rings| {
+            let mut waiting = results.lock();
+            waiting.rings_besides = rings;
+            waiting.set_bell();
+        }
+    }
+
     /// Work that was over before it began, with this result.
     pub fn over(result: T) -> Self {
         let results = Arc::new(Queue::default());
@@ -322,6 +332,8 @@ struct Queue<T> {
 struct Waiting<T> {
     results: VecDeque<T>,
     has_ended: bool,
+    /// Whether the bell rings for something that is not in this queue.
+    rings_besides: bool,
     /// Rings as long as there is news; made when the program asks for it.
     bell: Option<Bell>,
     /// Whoever polls for news.
@@ -335,6 +347,7 @@ impl<T> Default for Queue<T> {
         let waiting = Waiting {
             results: VecDeque::new(),
             has_ended: false,
+            rings_besides: false,
             bell: None,
             waker: None,
             paused: None,
@@ -382,9 +395,7 @@ impl<T> Queue<T> {
         let waker = {
             let mut waiting = self.lock();
             change(&mut waiting);
-            if let Some(bell) = &mut waiting.bell {
-                bell.ring();
-            }
+            waiting.set_bell();
             waiting.waker.take()
         };
         self.news.notify_all();
@@ -417,9 +428,7 @@ impl<T> Waiting<T> {
 
     fn next(&mut self) -> Poll<Option<T>> {
         let next = self.results.pop_front();
-        if let (false, Some(bell)) = (self.has_news(), &mut self.bell) {
-            bell.silence();
-        }
+        self.set_bell();
         match next {
             None if !self.has_ended => Poll::Pending,
             next => Poll::Ready(next),
@@ -430,11 +439,18 @@ impl<T> Waiting<T> {
         if let Some(bell) = &self.bell {
             return Ok(bell.fd());
         }
-        let mut bell = Bell::new()?;
-        if self.has_news() {
-            bell.ring();
+        let fd = self.bell.insert(Bell::new()?).fd();
+        self.set_bell();
+        Ok(fd)
+    }
+
+    fn set_bell(&mut self) {
+        let rings = self.has_news() || self.rings_besides;
+        match &mut self.bell {
+            Some(bell) if rings => bell.ring(),
+            Some(bell) => bell.silence(),
+            None => {}
         }
-        Ok(self.bell.insert(bell).fd())
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::background::{Home, Job};
 use super::client::init_logs;
+use super::data_plane::{self, Link};
 use super::held::{one, wait_limit};
 use super::hooks;
 use super::native::{self, Failure, Results};
@@ -40,7 +41,7 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A node as a Lua program holds it.
-struct ConsulHACluster {
+pub struct ConsulHACluster {
     config: Config,
     options: Options,
     /// None: it was not started, or was stopped.
@@ -52,11 +53,13 @@ struct ConsulHACluster {
 }
 
 /// What it has from start to stop.
-struct Running {
+pub struct Running {
     cluster: Arc<Cluster>,
     home: Home,
     run: Job<Progress>,
     events: Job<Event>,
+    /// Its data plane.
+    pub link: Link,
 }
 
 /// How far a start has come.
@@ -68,7 +71,12 @@ enum Progress {
 }
 
 impl Running {
-    fn new(config: &Config, options: &Options) -> Result<Rc<Self>, Error> {
+    fn new(
+        lua: &Lua,
+        this: &AnyUserData,
+        config: &Config,
+        options: &Options,
+    ) -> Result<Rc<Self>, Failure> {
         // Connections of its own for queries that wait: they must keep no beat from having one.
         let (client, waiting) = (Arc::new(connect(config)?), Arc::new(connect(config)?));
         let home = match client.clock().as_manual() {
@@ -78,6 +86,7 @@ impl Running {
         let options = Options { epoch: unix_epoch(&client), ..options.clone() };
         let limit = options.start_timeout;
         let cluster = Cluster::new(Arc::clone(&client), waiting, options)?;
+        let mut link = Link::new(lua, Arc::clone(&cluster))?;
         let (starting, running, telling) =
             (Arc::clone(&cluster), Arc::clone(&cluster), Arc::clone(&cluster));
         let begin = stream::once(async move {
@@ -95,11 +104,12 @@ impl Running {
             Some((event, (!is_last).then_some(cluster)))
         });
         let events = Job::start_paced(&home, events)?;
-        Ok(Rc::new(Running { cluster, home, run, events }))
+        link.serve(lua, this, &events)?;
+        Ok(Rc::new(Running { cluster, home, run, events, link }))
     }
 
     /// Whether it takes part no more without having been stopped. To be asked once it has started.
-    fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.run.has_news()
     }
 
@@ -159,25 +169,27 @@ impl ConsulHACluster {
     }
 
     /// As it reads in messages: `cluster node "n1"`.
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         format!("cluster node {:?}", self.options.node_id)
     }
 
-    fn is_of_parent(&self) -> bool {
+    /// Whether this is a forked child and the node its parent's.
+    pub fn is_of_parent(&self) -> bool {
         self.generation != os::fork_generation()
     }
 
-    fn error(&self, kind: Kind, why: &str) -> Error {
+    /// An error of this node.
+    pub fn error(&self, kind: Kind, why: &str) -> Error {
         Error::new(kind, format!("{}: {why}", self.name())).not_sent()
     }
 
     /// What it has, while it takes part.
-    fn running(&self) -> Option<Rc<Running>> {
+    pub fn running(&self) -> Option<Rc<Running>> {
         if self.is_of_parent() { None } else { self.running.borrow().clone() }
     }
 
     /// The same for what needs it.
-    fn started(&self) -> Result<Rc<Running>, Error> {
+    pub fn started(&self) -> Result<Rc<Running>, Error> {
         if self.is_of_parent() {
             return Err(self.of_parent());
         }
@@ -190,7 +202,7 @@ impl ConsulHACluster {
     }
 
     /// What is known of the cluster; nothing unless it is started.
-    fn snapshot(&self) -> Result<Arc<Snapshot>, Error> {
+    pub fn snapshot(&self) -> Result<Arc<Snapshot>, Error> {
         let Some(running) = self.running() else { return Ok(Arc::default()) };
         running.run.settle()?;
         Ok(running.cluster.snapshot())
@@ -290,7 +302,7 @@ impl UserData for ConsulHACluster {
 const INDEX: &str = "consul_ffi.cluster.index";
 
 /// A method on the node and all arguments.
-type Method = fn(&Lua, &AnyUserData, &ConsulHACluster, &MultiValue) -> Result<Results, Failure>;
+pub type Method = fn(&Lua, &AnyUserData, &ConsulHACluster, &MultiValue) -> Result<Results, Failure>;
 
 /// Those that give one value when they succeed.
 const CALLS: &[(&str, Method)] = &[
@@ -373,8 +385,10 @@ const GETTERS: &[(&str, Method)] = &[
     ("status", |lua, _, node, _| {
         let snapshot = node.snapshot()?;
         let frozen = snapshot.frozen.iter().map(|id| Value::from(id.as_str())).collect();
+        let is_ready = node.running().map(|running| Value::Bool(running.link.is_ready()));
         let members = [
             ("state", node.state().into()),
+            ("ready", is_ready.unwrap_or(Value::Null)),
             ("in_touch", Value::Bool(snapshot.in_touch)),
             ("map_epoch", snapshot.map.as_ref().map_or(Value::Null, |map| map.epoch().into())),
             ("frozen", Value::List(frozen)),
@@ -403,7 +417,10 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
         let (name, method) = (*name, *method);
         (name, move |lua: &Lua, args: MultiValue| invoke(lua, name, method, &args))
     };
-    let native = native::class(lua, INDEX, CALLS.iter().map(method))?;
+    let calls = CALLS.iter().chain(data_plane::CALLS);
+    let native = native::class(lua, INDEX, calls.map(method))?;
+    let replies = native::class(lua, INDEX, data_plane::REPLIES.iter().map(method))?;
+    native.set("replies", replies.get::<Table>("methods")?)?;
     let getters = native::class(lua, INDEX, GETTERS.iter().map(method))?;
     native.set("getters", getters.get::<Table>("methods")?)?;
     native.set(
@@ -417,7 +434,9 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
             });
             let node = made
                 .map_err(|error| Error::misuse(format!("ConsulHACluster: {}", error.message())))?;
-            Ok(one(LuaValue::UserData(lua.create_userdata(node)?)))
+            let node = lua.create_userdata(node)?;
+            data_plane::prepare(lua, &node)?;
+            Ok(one(LuaValue::UserData(node)))
         })?,
     )?;
     native.set("field", native::function(lua, "ConsulHACluster", field)?)?;
@@ -463,7 +482,7 @@ fn field(lua: &Lua, args: MultiValue) -> Result<Results, Failure> {
 /// `cluster:start()`
 fn start(
     lua: &Lua,
-    _: &AnyUserData,
+    this: &AnyUserData,
     node: &ConsulHACluster,
     _: &MultiValue,
 ) -> Result<Results, Failure> {
@@ -476,7 +495,7 @@ fn start(
         }
         _ => node.close(),
     }
-    let running = Running::new(&node.config, &node.options)?;
+    let running = Running::new(lua, this, &node.config, &node.options)?;
     node.running.replace(Some(Rc::clone(&running)));
     if let Err(failure) = running.run.wait(None, hooks::INTERVAL, || hooks::run(lua)) {
         node.close();

@@ -4,9 +4,11 @@ mod background;
 mod batch;
 mod client;
 mod cluster;
+mod data_plane;
 mod handle;
 mod held;
 mod hooks;
+mod inbox;
 mod lock;
 mod native;
 mod node;
@@ -63,6 +65,7 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     }
     value::register(lua)?;
     stack::register(lua)?;
+    data_plane::register(lua)?;
     let native = client::register(lua)?;
     native.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
     native.set("batch", native::function(lua, "batch", batch::batch)?)?;

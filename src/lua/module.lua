@@ -330,6 +330,10 @@ for name, call in pairs(native.cluster.getters) do
   ConsulHACluster[name] = getter_or_nil(call)
 end
 
+for name, call in pairs(native.cluster.replies) do
+  ConsulHACluster[name] = method(call)
+end
+
 -- The events as they happen, until the node is stopped: for event, detail in cluster:events() do
 function ConsulHACluster.events(cluster)
   return function()

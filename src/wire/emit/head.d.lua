@@ -22,7 +22,7 @@
 
 ---Why a call failed.
 ---@class consul_ffi.Error
----@field kind "argument"|"config"|"connect"|"timeout"|"tls"|"http"|"not_found"|"permission_denied"|"acl_not_found"|"rate_limited"|"no_leader"|"conflict"|"txn_failed"|"session_invalid"|"too_large"|"decode"|"closed"|"unsupported"
+---@field kind "argument"|"config"|"connect"|"timeout"|"tls"|"http"|"not_found"|"permission_denied"|"acl_not_found"|"rate_limited"|"no_leader"|"not_ready"|"conflict"|"txn_failed"|"session_invalid"|"too_large"|"decode"|"closed"|"unsupported"
 ---@field message string
 ---@field status? integer
 ---@field retryable boolean whether the same call may succeed later
@@ -406,6 +406,7 @@ function ConsistentHashRing:get_replica_nodes(key, n) end
 
 ---@class consul_ffi.ClusterStatus
 ---@field state "stopped"|"joining"|"follower"|"candidate"|"leader"|"suspended"|"draining"|"maintenance"
+---@field ready? boolean whether the program polls often enough for its handlers
 ---@field in_touch boolean whether Consul answers
 ---@field map_epoch? integer the epoch of the shard map
 ---@field frozen string[] the members whose absence has frozen the shard map
@@ -545,8 +546,62 @@ function ConsulHACluster:next_event(timeout_ms) end
 ---@return fun(): string?, any
 function ConsulHACluster:events() end
 
----A descriptor that is readable as long as there is an event; it is not to be read or closed.
+---A descriptor that is readable as long as there is an event or a request; it is not to be read or
+---closed.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err
 function ConsulHACluster:fd() end
+
+---A request of another node.
+---@class consul_ffi.ClusterRequest
+---@field from string the node that calls
+---@field name string what it calls
+---@field deadline_ms integer how long it still waits
+---@field shard? integer the shard that the call is about
+---@field epoch integer the epoch of the caller's shard map; 0: it has none
+---@field idempotency_key string the same when the same call is made again
+
+---Answers calls of this name by a function, or no more.
+---@param name string
+---@param fn? fun(body: any, request: consul_ffi.ClusterRequest): any, string?
+---@return true
+function ConsulHACluster:handle(name, fn) end
+
+---@class consul_ffi.ClusterCallOptions
+---@field timeout_ms? number the whole time that it may take; default 5000
+---@field shard? integer the shard that the call is about: a node with a newer shard map refuses it
+---@field idempotency_key? string tells the handler which calls are the same one
+
+---Calls a handler of a node, which may be this one; answers requests meanwhile.
+---@param node_id string
+---@param name string
+---@param body? any a string or what JSON can hold
+---@param options? consul_ffi.ClusterCallOptions
+---@return boolean success
+---@return any reply or the message
+---@return consul_ffi.Error? err
+function ConsulHACluster:call(node_id, name, body, options) end
+
+---Calls a handler of many nodes at once; answers requests meanwhile.
+---@param name string
+---@param body? any a string or what JSON can hold
+---@param options? { timeout_ms?: number, nodes?: string[] } default: 5000, all live nodes
+---@return boolean success
+---@return table<string, { success: boolean, data: any, error: string? }>|string results or the message
+---@return consul_ffi.Error? err
+function ConsulHACluster:broadcast(name, body, options) end
+
+---Answers requests that wait.
+---@param timeout_ms? number how long to wait for the first one; default 0
+---@param max? integer how many at most; default 64
+---@return integer|false count
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:poll(timeout_ms, max) end
+
+---Answers requests until the node is stopped.
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:run() end
