@@ -145,9 +145,10 @@ bench-failover:
 	benches/failover.sh $(or $(ROUNDS),10) $(or $(GO_ROUNDS),3)
 
 .PHONY: docs
-## docs: writes docs/api.md, docs/configuration.md and lua/meta, makes the Rust documentation in target/doc
+## docs: writes docs/api.md, docs/configuration.md, the options in docs/production.md and lua/meta, makes the Rust documentation in target/doc
 docs:
 	UPDATE_REFERENCE=1 cargo test --quiet --no-default-features --test reference
+	UPDATE_REFERENCE=1 $(MAKE) spec ARGS=spec/consul_production/options_spec.lua
 	cargo doc --no-deps --no-default-features
 
 .PHONY: clean

@@ -4,18 +4,21 @@ local values = require("consul_production.values")
 
 local data = {}
 
--- Has a value that is stored on the nodes of its key, and notes in Consul which of them have it.
-local function replicate(session, full, value, factor, timeout_ms)
-  local success, message, meta = session:call("kv_get", full, { consistent = true, timeout_ms = timeout_ms })
+-- Has what a key now has on the nodes of the key, and notes in Consul which of them have it. It is read first,
+-- because only so value and index belong together.
+local function replicate(session, full, factor, timeout_ms)
+  local success, bytes, meta = session:call("kv_get", full, { consistent = true, timeout_ms = timeout_ms })
   if not success then
-    return false, message, meta
+    return false, "stored in Consul, but not on the nodes: " .. bytes, meta
+  elseif bytes == nil then
+    local message = "stored in Consul, and deleted by somebody at once"
+    return false, message, { kind = "not_found", message = message, retryable = false, maybe_applied = true }
   end
-  local copy = { key = full, value = value, index = tonumber(meta.modify_index) or 0 }
+  local copy = { key = full, bytes = bytes, flags = meta.flags, index = meta.modify_index }
   local done, outcome, lists = replicas.write(session.node, copy, factor, {
     quorum = session.values["cluster.write_quorum"],
     timeout_ms = timeout_ms,
   })
-  session:served()
   local notes = { { KV = { Verb = "delete-tree", Key = full .. "/replicas/" } } }
   for _, id in ipairs((done and outcome or lists).acknowledged) do
     table.insert(notes, {
@@ -24,7 +27,8 @@ local function replicate(session, full, value, factor, timeout_ms)
   end
   session:call("txn", notes, { timeout_ms = timeout_ms })
   if not done then
-    return false, "stored in Consul, but " .. outcome, { kind = "quorum", retryable = true, maybe_applied = true }
+    local message = "stored in Consul, but not on enough nodes: " .. outcome
+    return false, message, { kind = "timeout", message = message, retryable = true, maybe_applied = true }
   end
   return true, outcome
 end
@@ -41,7 +45,7 @@ function data.store(session, key, value, given)
     outcome = { acknowledged = {}, missing = {} }
     if session.replicas then
       local factor = given.replication_factor or session.values["cluster.replication_factor"]
-      success, outcome, err = replicate(session, full, value, factor, timeout_ms)
+      success, outcome, err = replicate(session, full, factor, timeout_ms)
     end
   end
   session:record("store_data", key, success and "ok" or err.kind)
@@ -83,9 +87,8 @@ function data.read(session, key, given)
       quorum = session.values["cluster.read_quorum"],
       timeout_ms = timeout_ms,
     })
-    session:served()
-    if copy then
-      value, message, err, result = copy.value, outcome, nil, "replica"
+      if copy then
+      value, message, err, result = values.decode(copy.bytes, copy.flags), outcome, nil, "replica"
     end
   end
   session:record("read_data", key, result)

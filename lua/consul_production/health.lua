@@ -67,8 +67,6 @@ function health.look(session)
       table.insert(down, id)
     end
   end
-  local silent_s = session.now() - session.polled
-  local allowed_s = 2 * node.profile.check_ttl_ms / 1000
   return {
     unreachable = not reached and message or not status.in_touch and "the node gets no answer" or nil,
     live = #node:get_live_nodes(),
@@ -78,7 +76,7 @@ function health.look(session)
     state = status.state,
     frozen = status.frozen,
     critical = critical,
-    not_polled_s = session.replicas and silent_s > allowed_s and silent_s or nil,
+    is_polling = status.ready ~= false,
     measured = session.health:measured(session.values["monitoring.metrics_interval"]),
     bad_config = session.bad_config,
   }
@@ -113,8 +111,8 @@ function health.causes(values, seen)
   if #seen.critical > 0 then
     causes.critical_check = table.concat(seen.critical, ", ")
   end
-  if seen.not_polled_s then
-    causes.host_not_polling = ("nothing was polled for %.1f s, and requests wait"):format(seen.not_polled_s)
+  if not seen.is_polling then
+    causes.host_not_polling = "other nodes' requests are refused, because the program polls too seldom"
   end
   if values["monitoring.metrics_enabled"] then
     local slowest, most = values[threshold .. "response_time_ms"], values[threshold .. "error_rate_percent"]

@@ -289,7 +289,6 @@ function Manager:poll(timeout_ms, most)
   local now = opened(self, "poll")
   self:_refresh()
   local served = now.replicas and now.node:poll(timeout_ms, most) or 0
-  now:served()
   if now.now() - now.checked >= now.values["consul.health_check_interval"] then
     self:monitor_health()
   end

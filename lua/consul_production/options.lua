@@ -117,7 +117,8 @@ local function machine()
 end
 
 -- `client` and `cluster` are the names of the options of consul_ffi that a value becomes, times
--- `factor`. An option with `idle` is never in force, and that is why.
+-- `factor`. An option with `idle` is never in force, and that is why. `shown` is how the documentation says
+-- a default that depends on the machine.
 options.list = {
   { "consul.servers", "urls", { "http://127.0.0.1:8500" }, env = { "CONSUL_HTTP_ADDR" }, client = "endpoints",
     doc = "The agents or servers; the client asks the next one when one fails." },
@@ -125,8 +126,7 @@ options.list = {
     doc = "The longest that a call, and `init`'s search for a server, may take." },
   { "consul.retry_attempts", "count", 3, client = "retry_count",
     doc = "How many times the client makes a call again after a failure that may pass." },
-  { "consul.retry_interval", "seconds", 1, idle = "the client chooses its pauses itself: short, growing, by chance",
-    doc = "Not in force." },
+  { "consul.retry_interval", "seconds", 1, idle = "the client chooses its pauses itself: short, growing, by chance" },
   { "consul.health_check_interval", "seconds", 10,
     doc = "How often `poll` looks at the health by itself." },
   { "consul.health_check_timeout", "seconds", 2,
@@ -140,7 +140,7 @@ options.list = {
   { "consul.tls_ca_file", "text", nil, tls = "tls_ca_file", doc = "The authorities that servers are trusted by." },
   { "consul.simulate", "simulate", false, client = "simulate", doc = "An agent in memory instead of a server." },
 
-  { "cluster.node_id", "text", machine(), env = { "NODE_ID" }, cluster = "node_id",
+  { "cluster.node_id", "text", machine(), env = { "NODE_ID" }, cluster = "node_id", shown = "the machine's name",
     doc = "The node's name, which no other live node has." },
   { "cluster.node_address", "text", "127.0.0.1:0", cluster = "node_address",
     doc = "Where others find the program, `host:port`; `get_consistent_node` gives it." },
@@ -149,11 +149,10 @@ options.list = {
   { "cluster.datacenter", "text", nil, env = { "DATACENTER" }, client = "datacenter", doc = "The datacenter." },
   { "cluster.min_nodes", "nodes", 1, cluster = "min_nodes",
     doc = "With fewer live nodes the shard map stays as it is, and the health says `too_few_nodes`." },
-  { "cluster.max_nodes", "nodes", 100, idle = "a cluster has no upper bound", doc = "Not in force." },
+  { "cluster.max_nodes", "nodes", 100, idle = "a cluster has no upper bound" },
   { "cluster.heartbeat_interval", "seconds", 5, cluster = "heartbeat_interval",
     doc = "How often the node reads its own key back. Its sign of life is its check, more often." },
-  { "cluster.heartbeat_timeout", "seconds", 30, idle = "how soon a crash is noticed is said by the cluster's profile",
-    doc = "Not in force." },
+  { "cluster.heartbeat_timeout", "seconds", 30, idle = "how soon a crash is noticed is said by the cluster's profile" },
   { "cluster.election_timeout", "seconds", 10, cluster = "start_timeout_ms", factor = 1000,
     doc = "How long `init` waits until the node is a member and somebody leads." },
   { "cluster.leader_lease_duration", "seconds", 30, cluster = "lease_ttl",
@@ -165,8 +164,7 @@ options.list = {
     doc = "The longest that `store_data` may wait for Consul, and then for the replicas." },
   { "cluster.failover_timeout", "seconds", 300, cluster = "replace_after_s",
     doc = "How long a node may be away before others get its shards. Requests avoid it at once." },
-  { "cluster.recovery_interval", "seconds", 10, idle = "client and cluster look for Consul by themselves all the time",
-    doc = "Not in force." },
+  { "cluster.recovery_interval", "seconds", 10, idle = "client and cluster look for Consul by themselves" },
   { "cluster.replication_factor", "nodes", 1, replicas = true,
     doc = "On how many nodes a value stands besides Consul." },
   { "cluster.write_quorum", "nodes", 1, replicas = true,
@@ -181,7 +179,7 @@ options.list = {
     doc = "What the keys of the cluster begin with." },
   { "storage.lock_prefix", "text", "stock-tsdb-cluster/", cluster = "leader_key", suffix = "leader",
     doc = "What the key of the leadership begins with." },
-  { "storage.session_prefix", "text", "stock-tsdb-sessions/", idle = "sessions have no keys", doc = "Not in force." },
+  { "storage.session_prefix", "text", "stock-tsdb-sessions/", idle = "sessions have no keys" },
 
   { "monitoring.metrics_enabled", "flag", true,
     doc = "Response times and errors are counted, so that the health can say `slow` and `error_rate`." },
@@ -200,11 +198,9 @@ options.list = {
     doc = "A share of failed calls above this is said as `error_rate`, in percent." },
 
   { "security.enable_acl", "flag", false, doc = "`init` insists on an ACL token." },
-  { "security.acl_policy_file", "text", nil, idle = "policies are made by an administrator (docs/production.md)",
-    doc = "Not in force." },
+  { "security.acl_policy_file", "text", nil, idle = "policies are made by an administrator (docs/production.md)" },
   { "security.encrypt_traffic", "flag", false,
-    idle = "the way to Consul is encrypted by consul.tls_enabled, and replicas are authenticated, not encrypted",
-    doc = "Not in force." },
+    idle = "the way to Consul is encrypted by consul.tls_enabled, and replicas are authenticated, not encrypted" },
   { "security.encryption_key", "text", nil, env = { "CONSUL_ENCRYPTION_KEY" }, data_plane = "cluster_key",
     secret = true,
     doc = "The key by which the nodes of the cluster know each other." },

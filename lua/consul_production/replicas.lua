@@ -18,15 +18,34 @@ local function newest(one, other)
   return one.index >= other.index and one or other
 end
 
+-- A copy as one string, because JSON does not hold all bytes; and back.
+local function packed(copy)
+  return ("%d %d %d %d\n"):format(copy.epoch, copy.index, copy.flags, #copy.key) .. copy.key .. copy.bytes
+end
+
+local function unpacked(text)
+  local epoch, index, flags, length, from = text:match("^(%d+) (%d+) (%d+) (%d+)\n()")
+  local bytes_from = from + length
+  return {
+    epoch = tonumber(epoch),
+    index = tonumber(index),
+    flags = tonumber(flags),
+    key = text:sub(from, bytes_from - 1),
+    bytes = text:sub(bytes_from),
+  }
+end
+
 -- Answers the other nodes.
 function replicas:serve(cluster)
-  cluster:handle(PUT, function(copy)
+  cluster:handle(PUT, function(text)
+    local copy = unpacked(text)
     local known = self.copies[copy.key]
     self.copies[copy.key] = known and newest(copy, known) or copy
     return true
   end)
-  cluster:handle(GET, function(asked)
-    return self.copies[asked.key]
+  cluster:handle(GET, function(key)
+    local copy = self.copies[key]
+    return copy and packed(copy)
   end)
 end
 
@@ -38,16 +57,19 @@ local function ids(cluster, key, factor)
   return found
 end
 
--- Has a value on the nodes of its key; gives what quorum.write gives.
+-- Has a copy on the nodes of its key; gives what quorum.write gives.
 function replicas.write(cluster, copy, factor, options)
   copy.epoch = cluster:status().map_epoch or 0
-  return quorum.write(cluster, ids(cluster, copy.key, factor), PUT, copy, options)
+  return quorum.write(cluster, ids(cluster, copy.key, factor), PUT, packed(copy), options)
 end
 
 -- The newest copy of a key's nodes; gives what quorum.read gives.
 function replicas.read(cluster, key, factor, options)
-  options.newest = newest
-  return quorum.read(cluster, ids(cluster, key, factor), GET, { key = key }, options)
+  function options.newest(one, other)
+    return packed(newest(unpacked(one), unpacked(other)))
+  end
+  local text, outcome = quorum.read(cluster, ids(cluster, key, factor), GET, key, options)
+  return text and unpacked(text), outcome
 end
 
 return replicas

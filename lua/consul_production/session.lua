@@ -122,7 +122,7 @@ function session.open(values, said)
   self:_use(logs, values, said)
   self:_connect(client, node)
   self:_attend()
-  self.polled, self.checked = self.now(), self.now()
+  self.checked = self.now()
   return self
 end
 
@@ -195,11 +195,6 @@ function session:record(operation, key, result)
     self.audit:line(("who=%s operation=%s%s result=%s"):format(
       self.values["cluster.node_id"], operation, key and (" key=%q"):format(key) or "", result))
   end
-end
-
--- Says that requests of other nodes were served up to now.
-function session:served()
-  self.polled = self.now()
 end
 
 -- Leaves the cluster in order, and closes everything.

@@ -113,6 +113,15 @@ describe("the manager's health", function()
     assert.equal("cleared consul_unreachable, cleared suspended", alerts(manager))
   end)
 
+  it("waits for Consul no longer than health_check_timeout", function()
+    local manager = on_agent({ consul = { health_check_timeout = 0.5 } })
+    sim:fault({ partition = true })
+    local begun = sim:now()
+    assert.is_string(manager:monitor_health().reasons.consul_unreachable)
+    local taken = sim:now() - begun
+    assert.is_true(taken >= 0.5 and taken < 0.6)
+  end)
+
   it("says frozen when too many vanished at once", function()
     local manager, prefix = on_agent({ cluster = { node_id = "n1" } })
     local names = {}
