@@ -85,12 +85,7 @@ describe("consul_ha_cluster", function()
   end)
 
   after_each(function()
-    for _, one in ipairs(opened) do
-      one:close()
-    end
-    local client = support.client()
-    client:kv_delete_tree(prefix)
-    client:close()
+    support.clean_up(opened, prefix)
   end)
 
   it("exports the classes under the old names #smoke", function()

@@ -25,6 +25,16 @@ function support.manual_agent(seed)
   end
 end
 
+-- Closes what a test opened, and deletes what it wrote under a prefix.
+function support.clean_up(opened, prefix)
+  for _, one in ipairs(opened) do
+    one:close()
+  end
+  local client = support.client()
+  client:kv_delete_tree(prefix)
+  client:close()
+end
+
 local names = 0
 
 -- A name that nothing else in this run uses.

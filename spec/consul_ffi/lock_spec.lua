@@ -11,12 +11,7 @@ describe("a lock", function()
   end)
 
   after_each(function()
-    for _, one in ipairs(opened) do
-      one:close()
-    end
-    local cleaner = support.client()
-    cleaner:kv_delete_tree(key)
-    cleaner:close()
+    support.clean_up(opened, key)
   end)
 
   local function held(options)

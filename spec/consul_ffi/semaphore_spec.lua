@@ -10,12 +10,7 @@ describe("a semaphore", function()
   end)
 
   after_each(function()
-    for _, client in ipairs(clients) do
-      client:close()
-    end
-    local cleaner = support.client()
-    cleaner:kv_delete_tree(prefix)
-    cleaner:close()
+    support.clean_up(clients, prefix)
   end)
 
   local function permit(i, limit)

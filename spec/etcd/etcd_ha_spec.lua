@@ -10,12 +10,7 @@ describe("etcd_ha", function()
   end)
 
   after_each(function()
-    for _, node in ipairs(opened) do
-      node:close()
-    end
-    local client = support.client()
-    client:kv_delete_tree(prefix)
-    client:close()
+    support.clean_up(opened, prefix)
   end)
 
   -- A node as old programs make it, in this spec's own place.

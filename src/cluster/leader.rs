@@ -191,12 +191,13 @@ impl Work<'_> {
         let is_lost = newest.is_some_and(|newest| newest.epoch() > stored_epoch);
         let next = match newest {
             _ if !self.may_change(snapshot) => None,
-            Some(map) => {
-                map.rebalanced(&self.members(snapshot, map), token).map(|(next, moves)| {
+            Some(map) => match map.rebalanced(&self.members(snapshot, map), token) {
+                Some((next, moves)) => {
                     tracing::info!(epoch = next.epoch(), moves, "the shard map changes");
-                    next
-                })
-            }
+                    Some(next)
+                }
+                None => matches!(stored.map, Document::Garbled(..)).then(|| map.clone()),
+            },
             None => {
                 let empty = ShardMap::first(options.shards, options.replicas, &[], token);
                 let members = self.members(snapshot, &empty);

@@ -1,15 +1,13 @@
 //! A cluster of real Consul servers on loopback, whose servers a test kills, stops and starts again.
 
+use crate::consul;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// The exit status of the script when this Consul cannot be had here.
-const CANNOT_BE_HAD: i32 = 3;
 
 /// How long the servers may take to elect a leader; a loaded machine needs some of it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,13 +50,7 @@ impl Cluster {
         version: &str,
     ) -> Result<Cluster, String> {
         let count = servers + clients;
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/consul.sh");
-        let output = Command::new(script).arg(version).output().expect("the script runs");
-        if output.status.code() == Some(CANNOT_BE_HAD) {
-            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
-        }
-        let binary = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-        assert!(output.status.success() && binary.exists(), "scripts/consul.sh: {output:?}");
+        let binary = consul::binary(version)?;
         let folder =
             std::env::temp_dir().join(format!("consul_ffi-cluster-{:016x}", fastrand::u64(..)));
         fs::create_dir(&folder).expect("a folder can be made");

@@ -1,21 +1,28 @@
 //! Real Consul servers for tests, by `scripts/with-consul.sh`, which knows how to get and run one.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// The exit status of the script when this Consul cannot be had here.
 const CANNOT_BE_HAD: i32 = 3;
 
-/// Whether the Consul of this version cannot be had here; then says that `what` is skipped.
-pub fn is_missing(version: &str, what: &str) -> bool {
+/// The program of this version (`1.21`, `1.8`), got first if need be. `Err` says why it cannot be had
+/// here.
+pub fn binary(version: &str) -> Result<PathBuf, String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/consul.sh");
     let output = Command::new(script).arg(version).output().expect("the script runs");
-    let cannot = output.status.code() == Some(CANNOT_BE_HAD);
-    if cannot {
-        say_skipped(what, String::from_utf8_lossy(&output.stderr).trim());
+    if output.status.code() == Some(CANNOT_BE_HAD) {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
     }
-    cannot
+    let binary = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    assert!(output.status.success() && binary.exists(), "scripts/consul.sh: {output:?}");
+    Ok(binary)
+}
+
+/// Whether the Consul of this version cannot be had here; then says that `what` is skipped.
+pub fn is_missing(version: &str, what: &str) -> bool {
+    binary(version).inspect_err(|why| say_skipped(what, why)).is_err()
 }
 
 /// Says aloud what is not tested, and why.

@@ -4,6 +4,7 @@
 //! Each server is in a network namespace, and all hang on a bridge in one more. Nothing of the
 //! machine's own network is touched, and all of it ends with the processes that hold it.
 
+use crate::consul;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,12 +30,7 @@ pub fn are_missing() -> Option<String> {
 impl Islands {
     /// Starts three servers of this version; `Err` says why it cannot be had here.
     pub fn start(version: &str) -> Result<Islands, String> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/consul.sh");
-        let output = Command::new(script).arg(version).output().expect("the script runs");
-        if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
-        }
-        let binary = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let binary = consul::binary(version)?;
         let name = format!("consul_ffi-islands-{:016x}", fastrand::u64(..));
         let folder = std::env::temp_dir().join(name);
         fs::create_dir(&folder).expect("a folder can be made");
@@ -79,7 +75,7 @@ impl Islands {
         (0..3).find(|place| address.contains(&format!("{}:", ip(*place))))
     }
 
-    fn server(&self, place: usize, binary: &str) -> Child {
+    fn server(&self, place: usize, binary: &Path) -> Child {
         let log = self.folder.join(format!("{place}.log"));
         let log = fs::File::create(log).expect("a log");
         let socket = self.folder.join(format!("{place}.sock"));
@@ -91,7 +87,9 @@ impl Islands {
         let mut command = Command::new("nsenter");
         command
             .args(["--net", "--target", &self.islands[place].id().to_string()])
-            .args(["setpriv", "--pdeathsig", "KILL", binary, "agent", "-server"])
+            .args(["setpriv", "--pdeathsig", "KILL"])
+            .arg(binary)
+            .args(["agent", "-server"])
             .args(["-bootstrap-expect=3", "-dns-port=-1", "-grpc-port=-1", "-serf-wan-port=-1"])
             .arg(format!("-node=server-{place}"))
             .arg(format!("-bind={}", ip(place)))
