@@ -7,6 +7,7 @@ use crate::wire::request::Request;
 use crate::wire::response::{Success, retry_after};
 use crate::wire::table::Repeat;
 use futures_util::future::{Either, select};
+use std::pin::pin;
 use std::time::Duration;
 
 /// The first pause between two attempts; it doubles up to the longest one.
@@ -158,8 +159,10 @@ impl<'a> Call<'a> {
         self.attempts += 1;
         let transport = &*client.transports[index];
         let answer = transport.send(self.request.to_send(waited, self.is_stale));
+        // A timer is made only for an answer that is not there at once.
+        let silence = pin!(async { client.clock.sleep_until(begun + limit).await });
         self.not_before = Duration::ZERO;
-        let outcome = match select(answer, client.clock.sleep_until(begun + limit)).await {
+        let outcome = match select(answer, silence).await {
             Either::Left((Ok(response), _)) => {
                 self.not_before = retry_after(&response);
                 self.request.check(response)

@@ -135,6 +135,10 @@ impl Plain {
 /// How many reads in a row leave the runtime no turn: a quarter of a MiB at most.
 const READS_IN_PLACE: usize = 16;
 
+/// A connection that was used so shortly before is used again without a look at it, which is a call of
+/// the system. Servers close those that were idle for long.
+const JUST_NOW: Duration = Duration::from_micros(100);
+
 type Watched = AsyncFd<Arc<OwnedFd>>;
 
 /// A connection that requests can be sent on, one after the other.
@@ -317,9 +321,10 @@ struct Idle {
 impl Idle {
     /// A connection that is still open.
     fn take(&self) -> Option<Connection> {
+        let now = Instant::now();
         loop {
-            let (connection, _) = self.fresh().pop()?;
-            if connection.is_ready() {
+            let (connection, since) = self.fresh(now).pop()?;
+            if now - since < JUST_NOW || connection.is_ready() {
                 return Some(connection);
             }
         }
@@ -327,7 +332,7 @@ impl Idle {
 
     /// Keeps a connection whose answer has been read to its end.
     fn keep(self: &Arc<Self>, connection: Connection) {
-        let mut connections = self.fresh();
+        let mut connections = lock(&self.connections);
         if connections.len() < self.most {
             connections.push((connection, Instant::now()));
             drop(connections);
@@ -338,9 +343,9 @@ impl Idle {
     }
 
     /// The connections, without those that were idle for too long.
-    fn fresh(&self) -> MutexGuard<'_, Vec<(Connection, Instant)>> {
+    fn fresh(&self, now: Instant) -> MutexGuard<'_, Vec<(Connection, Instant)>> {
         let mut connections = lock(&self.connections);
-        let fresh = connections.iter().position(|(_, since)| since.elapsed() < self.timeout);
+        let fresh = connections.iter().position(|(_, since)| now - *since < self.timeout);
         let stale = fresh.unwrap_or(connections.len());
         connections.drain(..stale);
         connections
@@ -352,7 +357,7 @@ async fn watch(idle: Weak<Idle>, timeout: Duration) {
     loop {
         sleep(timeout).await;
         let Some(idle) = idle.upgrade() else { return };
-        if idle.fresh().is_empty() {
+        if idle.fresh(Instant::now()).is_empty() {
             idle.is_watched.store(false, Ordering::Relaxed);
             return;
         }
