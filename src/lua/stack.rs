@@ -109,12 +109,12 @@ unsafe extern "C-unwind" fn push(state: *mut ffi::lua_State) -> c_int {
         match &*ffi::lua_touserdata(state, 1).cast::<Job>() {
             Job::Value(tape) => {
                 make_room(state, tape);
-                push_value(state, &mut tape.items());
+                push_value(state, &mut tape.items(), &mut Names::of(state, tape));
                 1
             }
             Job::Results(tape, meta) => {
                 make_room(state, tape);
-                push_value(state, &mut tape.items());
+                push_value(state, &mut tape.items(), &mut Names::of(state, tape));
                 push_meta(state, meta);
                 2
             }
@@ -142,7 +142,7 @@ unsafe fn push_outcomes(state: *mut ffi::lua_State, outcomes: &[Result<(Tape, Me
             ffi::lua_pushboolean(state, 1);
             ffi::lua_rawset(state, -3);
             push_bytes(state, b"value");
-            push_value(state, &mut tape.items());
+            push_value(state, &mut tape.items(), &mut None);
             ffi::lua_rawset(state, -3);
             push_bytes(state, b"meta");
             push_meta(state, meta);
@@ -157,7 +157,7 @@ unsafe fn push_outcomes(state: *mut ffi::lua_State, outcomes: &[Result<(Tape, Me
 /// # Safety
 /// To be called in a protected call.
 unsafe fn make_room(state: *mut ffi::lua_State, tape: &Tape) {
-    let slots = 2 * tape.depth() + 10 + MEMBERS;
+    let slots = 2 * tape.depth() + 10 + MEMBERS + NAMES;
     // SAFETY: as the caller promised.
     unsafe { ffi::luaL_checkstack(state, slots as c_int, c"a deep answer".as_ptr()) }
 }
@@ -166,7 +166,11 @@ unsafe fn make_room(state: *mut ffi::lua_State, tape: &Tape) {
 ///
 /// # Safety
 /// To be called in a protected call, with two free slots for every level of the value and two more.
-unsafe fn push_value<'a>(state: *mut ffi::lua_State, items: &mut impl Iterator<Item = Item<'a>>) {
+unsafe fn push_value<'a>(
+    state: *mut ffi::lua_State,
+    items: &mut impl Iterator<Item = Item<'a>>,
+    names: &mut Option<Names<'a>>,
+) {
     // SAFETY: as the caller promised; every branch pushes one value.
     unsafe {
         match items.next() {
@@ -177,20 +181,83 @@ unsafe fn push_value<'a>(state: *mut ffi::lua_State, items: &mut impl Iterator<I
                     ffi::lua_setmetatable(state, -2);
                 }
                 for place in 1..=count {
-                    push_value(state, items);
+                    push_value(state, items, names);
                     ffi::lua_rawseti(state, -2, place as _);
                 }
             }
             Some(Item::Map(count)) => {
                 ffi::lua_createtable(state, 0, count as c_int);
                 for _ in 0..count {
-                    push_value(state, items);
+                    match (items.next().unwrap_or(Item::Null), &mut *names) {
+                        (Item::Bytes(name), Some(names)) => names.push(state, name),
+                        (name, _) => push_plain(state, name),
+                    }
                     // A null is set too: it takes away what a member of the same name left.
-                    push_value(state, items);
+                    push_value(state, items, names);
                     ffi::lua_rawset(state, -3);
                 }
             }
             item => push_plain(state, item.unwrap_or(Item::Null)),
+        }
+    }
+}
+
+/// How many names of members are kept at most.
+const NAMES: usize = 64;
+
+/// From so many items on, the same names come again and again.
+const ITEMS_WITH_NAMES: usize = 256;
+
+/// Names of members that Lua has as strings already, on its stack: to copy one takes less time than to
+/// look it up among all strings.
+struct Names<'a> {
+    /// The slot of the first.
+    first: c_int,
+    /// The names, each in the place that its bytes say, if it was the first there.
+    known: [&'a [u8]; NAMES],
+}
+
+impl<'a> Names<'a> {
+    /// Those of a tape that is long enough for them.
+    ///
+    /// # Safety
+    /// To be called in a protected call, with [`NAMES`] free slots, which are taken.
+    unsafe fn of(state: *mut ffi::lua_State, tape: &Tape) -> Option<Self> {
+        if tape.count() < ITEMS_WITH_NAMES {
+            return None;
+        }
+        // SAFETY: as the caller promised.
+        unsafe {
+            let top = ffi::lua_gettop(state);
+            ffi::lua_settop(state, top + NAMES as c_int);
+            Some(Names { first: top + 1, known: [&[]; NAMES] })
+        }
+    }
+
+    /// Pushes a name.
+    ///
+    /// # Safety
+    /// To be called in the protected call that these were made in, with two free slots.
+    #[inline]
+    unsafe fn push(&mut self, state: *mut ffi::lua_State, name: &'a [u8]) {
+        let hash = match name {
+            [begin, .., end] => name.len() * 5 + usize::from(*begin) * 3 + usize::from(*end),
+            // SAFETY: as the caller promised.
+            _ => return unsafe { push_bytes(state, name) },
+        };
+        let known = &mut self.known[hash % NAMES];
+        let slot = self.first + (hash % NAMES) as c_int;
+        // SAFETY: as the caller promised; the slot is one of those that were taken.
+        unsafe {
+            if *known == name {
+                return ffi::lua_pushvalue(state, slot);
+            }
+            push_bytes(state, name);
+            if known.is_empty() {
+                *known = name;
+                ffi::lua_pushvalue(state, -1);
+                ffi::lua_replace(state, slot);
+            }
         }
     }
 }

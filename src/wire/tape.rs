@@ -146,6 +146,11 @@ impl Tape {
         self.depth
     }
 
+    /// How many values and names of members it holds.
+    pub fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// The value itself, without what is in it.
     pub fn top(&self) -> Item<'_> {
         self.item(self.nodes[0])
