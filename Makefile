@@ -42,7 +42,7 @@ $(FLAVOURS:%=build-%): build-%:
 
 # Each runs a file of examples: demo-cluster is examples/demo_cluster.lua.
 OLD_PROGRAMS := consul-simulation-demo test-consul-integration test-consul-cluster debug-consul-ffi \
-	ha-cluster-example
+	ha-cluster-example consul-production-example
 PROGRAMS := demo demo-cluster $(OLD_PROGRAMS)
 
 .PHONY: $(PROGRAMS) demo-deps consul-sim
@@ -51,6 +51,7 @@ PROGRAMS := demo demo-cluster $(OLD_PROGRAMS)
 ## consul-simulation-demo [LUA=lua5.4] [CONSUL=1.21]: runs an old program: a quote, a service, a session, a cluster
 ## test-consul-integration [LUA=lua5.4] [CONSUL=1.21]: runs an old program: three nodes in one process
 ## test-consul-cluster [LUA=lua5.4] [CONSUL=1.21]: runs an old program: three processes, whose leader is killed
+## consul-production-example [LUA=lua5.4] [CONSUL=1.21]: runs an old program: a manager, quotes on three nodes
 ## debug-consul-ffi [LUA=lua5.4] [CONSUL=1.21]: runs an old program: every call of the client
 ## ha-cluster-example [LUA=lua5.4] [CONSUL=1.21]: runs an old program: one node with the old documentation's options
 $(PROGRAMS): demo-deps build-$(flavour)

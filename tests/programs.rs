@@ -14,6 +14,7 @@ const PROGRAMS: &[&str] = &[
     "consul-simulation-demo",
     "test-consul-integration",
     "test-consul-cluster",
+    "consul-production-example",
     "debug-consul-ffi",
     "ha-cluster-example",
 ];
@@ -78,6 +79,17 @@ const WRONG: &[(&str, &str, &str)] = &[
         "test-consul-cluster",
         "function cluster.get_node_for_key(node) return node.node_id end",
         "cluster:get_node_for_key(",
+    ),
+    (
+        "consul-production-example",
+        "local put = client.kv_put \
+         function client.kv_put(c, key, value, o) return put(c, key, { symbol = 'X' }, o) end",
+        " is another one",
+    ),
+    (
+        "consul-production-example",
+        "function cluster.broadcast() return false, 'nobody answers' end",
+        "stored in Consul, but ",
     ),
     ("debug-consul-ffi", "function client.kv_lost() end", "not called: kv_lost"),
     (
