@@ -135,13 +135,17 @@ describe("consul_production_config", function()
       local manager = managers.started({
         consul = { tls_ca_file = "/nonexistent/ca.pem", retry_interval = 2 },
         cluster = { write_quorum = 1 },
-        monitoring = { log_file = path, log_level = "WARN" },
+        monitoring = {
+          log_file = path, log_level = "WARN", log_max_age = 3, metrics_enabled = false, metrics_interval = 9,
+        },
         security = { audit_log_file = "/nonexistent/audit" },
       })
       local idle = select(2, manager:init()).not_in_force
       assert.equal("no server is spoken to over TLS", idle["consul.tls_ca_file"])
       assert.is_string(idle["cluster.write_quorum"])
-      assert.equal("security.audit_enabled is false", idle["security.audit_log_file"])
+      assert.equal("it takes security.audit_enabled", idle["security.audit_log_file"])
+      assert.is_nil(idle["monitoring.log_max_age"])
+      assert.equal("it takes monitoring.metrics_enabled", idle["monitoring.metrics_interval"])
       local logged = managers.read(path)
       assert.matches("WARN  consul.tls_ca_file is not in force: no server", logged, 1, true)
       assert.matches("WARN  consul.retry_interval is not in force: the client", logged, 1, true)

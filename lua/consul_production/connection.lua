@@ -4,9 +4,6 @@ local options = require("consul_production.options")
 
 local connection = {}
 
--- Whether nodes of this build can ask each other.
-local HAS_DATA_PLANE = consul_ffi.ConsulHACluster.call ~= nil
-
 local function uses_tls(values)
   if values["consul.tls_enabled"] then
     return true
@@ -36,8 +33,6 @@ local function settings(values)
         of_client[option.tls] = value
       elseif option.cluster then
         of_cluster[option.cluster] = value
-      elseif option.data_plane and HAS_DATA_PLANE then
-        of_cluster[option.data_plane] = value
       end
     end
   end
@@ -49,7 +44,16 @@ end
 
 -- Whether values hold copies of values on the nodes.
 function connection.has_replicas(values)
-  return HAS_DATA_PLANE and values["cluster.replication_factor"] > 1
+  return values["cluster.replication_factor"] > 1
+end
+
+local function has_any(values, paths)
+  for _, path in ipairs(paths) do
+    if values[path] then
+      return true
+    end
+  end
+  return false
 end
 
 -- Why options are not in force, by path: those that never are, and those that were said and have no effect
@@ -63,14 +67,10 @@ function connection.not_in_force(values, said)
     elseif said[path] then
       if option.tls and not uses_tls(values) then
         why[path] = "no server is spoken to over TLS"
-      elseif (option.replicas or option.data_plane) and not HAS_DATA_PLANE then
-        why[path] = "nodes cannot ask each other in this version, so there are no replicas"
-      elseif option.replicas and values["cluster.replication_factor"] == 1 then
+      elseif option.replicas and not connection.has_replicas(values) then
         why[path] = "cluster.replication_factor is 1, so Consul alone has the values"
-      elseif path:find("^monitoring%.log_max") and not values["monitoring.log_file"] then
-        why[path] = "there is no monitoring.log_file"
-      elseif path == "security.audit_log_file" and not values["security.audit_enabled"] then
-        why[path] = "security.audit_enabled is false"
+      elseif option.needs and not has_any(values, option.needs) then
+        why[path] = "it takes " .. table.concat(option.needs, " or ")
       end
     end
   end
@@ -82,7 +82,7 @@ function connection.differs(one, other)
   local function text(values)
     local parts = {}
     for _, option in ipairs(options.list) do
-      if option.client or option.tls or option.cluster or option.data_plane or option.path == "consul.tls_enabled" then
+      if option.client or option.tls or option.cluster or option.path == "consul.tls_enabled" then
         local value = values[option.path]
         parts[#parts + 1] = type(value) == "table" and table.concat(value, "\n") or tostring(value)
       end

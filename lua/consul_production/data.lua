@@ -87,8 +87,11 @@ function data.read(session, key, given)
       quorum = session.values["cluster.read_quorum"],
       timeout_ms = timeout_ms,
     })
-      if copy then
+    if copy then
       value, message, err, result = values.decode(copy.bytes, copy.flags), outcome, nil, "replica"
+    elseif type(outcome) == "string" then
+      message = message .. "; " .. outcome
+      err.message = message
     end
   end
   session:record("read_data", key, result)

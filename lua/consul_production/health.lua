@@ -76,7 +76,7 @@ function health.look(session)
     state = status.state,
     frozen = status.frozen,
     critical = critical,
-    is_polling = status.ready ~= false,
+    is_polling = status.ready,
     measured = session.health:measured(session.values["monitoring.metrics_interval"]),
     bad_config = session.bad_config,
   }

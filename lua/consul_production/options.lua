@@ -118,7 +118,9 @@ end
 
 -- `client` and `cluster` are the names of the options of consul_ffi that a value becomes, times
 -- `factor`. An option with `idle` is never in force, and that is why. `shown` is how the documentation says
--- a default that depends on the machine.
+-- a default that depends on the machine. One of those that it `needs` must be there for it to have an effect.
+local LOGS, METRICS = { "monitoring.log_file", "security.audit_enabled" }, { "monitoring.metrics_enabled" }
+
 options.list = {
   { "consul.servers", "urls", { "http://127.0.0.1:8500" }, env = { "CONSUL_HTTP_ADDR" }, client = "endpoints",
     doc = "The agents or servers; the client asks the next one when one fails." },
@@ -144,7 +146,7 @@ options.list = {
     doc = "The node's name, which no other live node has." },
   { "cluster.node_address", "text", "127.0.0.1:0", cluster = "node_address",
     doc = "Where others find the program, `host:port`; `get_consistent_node` gives it." },
-  { "cluster.data_address", "text", nil, data_plane = "data_address",
+  { "cluster.data_address", "text", "127.0.0.1:0", cluster = "data_address",
     doc = "Where the node listens for replicas, `host:port`; beyond loopback it takes `security.encryption_key`." },
   { "cluster.datacenter", "text", nil, env = { "DATACENTER" }, client = "datacenter", doc = "The datacenter." },
   { "cluster.min_nodes", "nodes", 1, cluster = "min_nodes",
@@ -183,29 +185,29 @@ options.list = {
 
   { "monitoring.metrics_enabled", "flag", true,
     doc = "Response times and errors are counted, so that the health can say `slow` and `error_rate`." },
-  { "monitoring.metrics_interval", "seconds", 60, doc = "The time over which they are counted." },
+  { "monitoring.metrics_interval", "seconds", 60, needs = METRICS, doc = "The time over which they are counted." },
   { "monitoring.log_level", "level", "WARN", client = "log_level", doc = "What is logged." },
   { "monitoring.log_file", "text", nil, doc = "Where the manager logs to; without it standard error." },
-  { "monitoring.log_max_size", "number", 100, doc = "The size in MB at which a log file is put aside." },
-  { "monitoring.log_max_backups", "count", 10, doc = "How many of those are kept." },
-  { "monitoring.log_max_age", "number", 30, doc = "How many days they are kept." },
+  { "monitoring.log_max_size", "number", 100, needs = LOGS, doc = "The size in MB at which a log file is put aside." },
+  { "monitoring.log_max_backups", "count", 10, needs = LOGS, doc = "How many of those are kept." },
+  { "monitoring.log_max_age", "number", 30, needs = LOGS, doc = "How many days they are kept." },
   { "monitoring.alert_enabled", "flag", true, doc = "Changes of the health become alerts." },
   { "monitoring.alert_threshold.node_down_count", "nodes", 1,
     doc = "So many nodes that are down are said as `nodes_down`." },
-  { "monitoring.alert_threshold.response_time_ms", "number", 1000,
+  { "monitoring.alert_threshold.response_time_ms", "number", 1000, needs = METRICS,
     doc = "A mean response time above this is said as `slow`, in milliseconds." },
-  { "monitoring.alert_threshold.error_rate_percent", "number", 5,
+  { "monitoring.alert_threshold.error_rate_percent", "number", 5, needs = METRICS,
     doc = "A share of failed calls above this is said as `error_rate`, in percent." },
 
   { "security.enable_acl", "flag", false, doc = "`init` insists on an ACL token." },
   { "security.acl_policy_file", "text", nil, idle = "policies are made by an administrator (docs/production.md)" },
   { "security.encrypt_traffic", "flag", false,
     idle = "the way to Consul is encrypted by consul.tls_enabled, and replicas are authenticated, not encrypted" },
-  { "security.encryption_key", "text", nil, env = { "CONSUL_ENCRYPTION_KEY" }, data_plane = "cluster_key",
+  { "security.encryption_key", "text", nil, env = { "CONSUL_ENCRYPTION_KEY" }, cluster = "cluster_key",
     secret = true,
     doc = "The key by which the nodes of the cluster know each other." },
   { "security.audit_enabled", "flag", false, doc = "Who did what with which key is written down." },
-  { "security.audit_log_file", "text", nil, doc = "Where to." },
+  { "security.audit_log_file", "text", nil, needs = { "security.audit_enabled" }, doc = "Where to." },
 
   { "sources.file", "text", nil, from = "Lua", doc = "A TOML file with options." },
   { "sources.kv_prefix", "text", nil, from = "Lua",
