@@ -2,15 +2,20 @@
 //! arrives, and ones with ACLs.
 
 #[allow(dead_code)] // what other tests need of it
+#[path = "support/cluster.rs"]
+mod cluster;
+#[allow(dead_code)] // what other tests need of it
 #[path = "support/consul.rs"]
 mod consul;
 
+use cluster::Cluster;
 use consul::{RealConsul, say_skipped};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Output};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// Reads keys that are called after what is asked for.
 const READS: &str = r#"
@@ -80,15 +85,84 @@ assert(manager.config.cluster.min_nodes == 2)
 manager:cleanup()
 "#;
 
-fn lua(program: &str, environment: &[(&str, &str)]) -> Output {
-    Command::new("luajit")
+/// A manager that does something when it is told to, by a line, and says in a line how it went.
+const TOLD: &str = r#"
+local manager = require("consul_production_config").new()
+manager.config.consul.servers = { os.getenv("ADDRESS") }
+manager.config.cluster.node_id = "told"
+manager.config.cluster.write_timeout = 2
+manager:init()
+
+local function look()
+  local success, _, err = manager:store_data("key", 1)
+  local info = manager:get_cluster_info()
+  return ("%s %d %s"):format(success and "stored" or err.kind, info.node_count, info.leader_node)
+end
+
+print(look())
+io.stdout:flush()
+for _ in io.lines() do
+  print(look())
+  io.stdout:flush()
+end
+"#;
+
+/// How soon after Consul's return a manager is whole again.
+const BACK: Duration = Duration::from_secs(10);
+
+fn luajit(program: &str) -> Command {
+    let mut luajit = Command::new("luajit");
+    luajit
         .args(["-e", program])
         .env("LUA_PATH", "./lua/?.lua;;")
         .env("LUA_CPATH", "./target/lua/luajit/?.so;;")
-        .envs(environment.iter().copied())
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("luajit runs")
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    luajit
+}
+
+fn lua(program: &str, environment: &[(&str, &str)]) -> Output {
+    luajit(program).envs(environment.iter().copied()).output().expect("luajit runs")
+}
+
+/// A manager in a process of its own, which is blocked until it is told to look.
+struct Told {
+    process: Child,
+    input: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Told {
+    fn new(address: &str) -> Told {
+        let mut process = luajit(TOLD)
+            .env("ADDRESS", address)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("luajit runs");
+        let lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let input = process.stdin.take();
+        let mut told = Told { process, input, lines };
+        assert_eq!(told.said(), "stored 1 told");
+        told
+    }
+
+    fn said(&mut self) -> String {
+        self.lines.next().expect("it has not ended").expect("text")
+    }
+
+    fn look(&mut self) -> String {
+        let mut input = self.input.as_ref().expect("it is open");
+        input.write_all(b"look\n").expect("it has not ended");
+        self.said()
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        let _ = self.process.wait();
+    }
 }
 
 /// What clients sent over each connection.
@@ -203,4 +277,47 @@ fn the_policy_of_the_documentation_is_enough_and_the_least() {
             Err(why) => say_skipped("the least policy on a real Consul", &why),
         }
     }
+}
+
+/// Consul goes, and comes back; meanwhile the manager's program is blocked, but for what `away` does.
+fn comes_back(
+    consul: &mut Cluster,
+    told: &mut Told,
+    what: &str,
+    away: impl FnOnce(&mut Cluster, &mut Told),
+) {
+    consul.kill(0);
+    away(consul, told);
+    consul.restart(0);
+    consul.wait_for_leader();
+    thread::sleep(BACK);
+    assert_eq!(told.look(), "stored 1 told", "{what}");
+}
+
+fn lives_through_outages(version: &str) {
+    let mut consul = match Cluster::start(1, version) {
+        Ok(consul) => consul,
+        Err(why) => return say_skipped("a manager while a real Consul is away", &why),
+    };
+    let mut told = Told::new(&consul.address(0));
+    comes_back(&mut consul, &mut told, "restarted", |_, _| {});
+    comes_back(&mut consul, &mut told, "wiped", |consul, _| consul.wipe(0));
+    comes_back(&mut consul, &mut told, "away", |_, told| {
+        // A short form of minutes; until then the program is told of the failure at once, by its kind.
+        thread::sleep(Duration::from_secs(20));
+        let begun = Instant::now();
+        assert_eq!(told.look(), "connect 1 none");
+        // Three pauses between attempts, of 0.35 s at most together, on a machine that is busy.
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn a_manager_is_whole_again_after_outages_of_consul_1_21() {
+    lives_through_outages("1.21");
+}
+
+#[test]
+fn a_manager_is_whole_again_after_outages_of_consul_1_8() {
+    lives_through_outages("1.8");
 }
