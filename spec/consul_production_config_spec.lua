@@ -1,4 +1,5 @@
 -- What callers of the older module depend on, as it is now. docs/production.md says what is promised.
+local consul_ffi = require("consul_ffi")
 local managers = require("spec.consul_production.support")
 local options = require("consul_production.options")
 local production = require("consul_production_config")
@@ -113,6 +114,19 @@ describe("consul_production_config", function()
         .. "(http://127.0.0.1:1, http://127.0.0.1:2): ", message, 1, true)
       -- Half a second, and two for a machine that is busy.
       assert.is_true(support.clock() - begun < 2.5)
+    end)
+
+    it("raises within the configured time when the servers are silent", function()
+      local agent = support.name("silent")
+      local sim = consul_ffi.simulator(agent, { clock = "manual" })
+      sim:fault({ partition = true })
+      local manager = managers.manager({ consul = { simulate = agent, timeout = 3 } })
+      local success, message = pcall(manager.init, manager)
+      assert.is_false(success)
+      assert.matches("no server can be reached within 3 s", message, 1, true)
+      assert.is_true(sim:now() <= 3)
+      sim:clear_faults()
+      assert.is_true(manager:init())
     end)
 
     it("raises when a live node has its name", function()

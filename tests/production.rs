@@ -85,11 +85,10 @@ assert(manager.config.cluster.min_nodes == 2)
 manager:cleanup()
 "#;
 
-/// A manager that does something when it is told to, by a line, and says in a line how it went.
+/// A manager, configured by its environment, that looks when it is told to, by a line, and says in a line
+/// how it is.
 const TOLD: &str = r#"
 local manager = require("consul_production_config").new()
-manager.config.consul.servers = { os.getenv("ADDRESS") }
-manager.config.cluster.node_id = "told"
 manager.config.cluster.write_timeout = 2
 manager:init()
 
@@ -134,7 +133,7 @@ struct Told {
 impl Told {
     fn new(address: &str) -> Told {
         let mut process = luajit(TOLD)
-            .env("ADDRESS", address)
+            .envs([("CONSUL_HTTP_ADDR", address), ("NODE_ID", "told")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -42,6 +42,9 @@ local function settings(values)
   return of_client, of_cluster
 end
 
+-- Why nothing that is said of replicas is in force without them.
+connection.NO_REPLICAS = "cluster.replication_factor is 1, so Consul alone has the values"
+
 -- Whether values hold copies of values on the nodes.
 function connection.has_replicas(values)
   return values["cluster.replication_factor"] > 1
@@ -68,7 +71,7 @@ function connection.not_in_force(values, said)
       if option.tls and not uses_tls(values) then
         why[path] = "no server is spoken to over TLS"
       elseif option.replicas and not connection.has_replicas(values) then
-        why[path] = "cluster.replication_factor is 1, so Consul alone has the values"
+        why[path] = connection.NO_REPLICAS
       elseif option.needs and not has_any(values, option.needs) then
         why[path] = "it takes " .. table.concat(option.needs, " or ")
       end

@@ -1,4 +1,5 @@
 -- Values in Consul and, when there are replicas, on the cluster's nodes.
+local connection = require("consul_production.connection")
 local replicas = require("consul_production.replicas")
 local values = require("consul_production.values")
 
@@ -33,7 +34,8 @@ local function replicate(session, full, factor, timeout_ms)
   return true, outcome
 end
 
--- Gives true and { acknowledged, missing }, ids of nodes; else false, a message and an error table.
+-- Gives true and { acknowledged, missing }, ids of nodes, with `not_in_force` when copies were asked for and there
+-- are none; else false, a message and an error table.
 function data.store(session, key, value, given)
   local full = session.values["storage.kv_prefix"] .. key
   local timeout_ms = session.values["cluster.write_timeout"] * 1000
@@ -42,7 +44,11 @@ function data.store(session, key, value, given)
     timeout_ms = timeout_ms,
   })
   if success then
-    outcome = { acknowledged = {}, missing = {} }
+    outcome = {
+      acknowledged = {},
+      missing = {},
+      not_in_force = given.replication_factor and connection.NO_REPLICAS or nil,
+    }
     if session.replicas then
       local factor = given.replication_factor or session.values["cluster.replication_factor"]
       success, outcome, err = replicate(session, full, factor, timeout_ms)

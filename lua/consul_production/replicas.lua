@@ -49,6 +49,12 @@ function replicas:serve(cluster)
   end)
 end
 
+-- Answers them no more.
+function replicas.withdraw(cluster)
+  cluster:handle(PUT, nil)
+  cluster:handle(GET, nil)
+end
+
 local function ids(cluster, key, factor)
   local found = {}
   for i, node in ipairs(cluster:get_replica_nodes(key, factor)) do

@@ -87,7 +87,8 @@ function session:_attend()
   if connection.has_replicas(self.values) then
     self.replicas = self.replicas or replicas.new()
     self.replicas:serve(self.node)
-  else
+  elseif self.replicas then
+    replicas.withdraw(self.node)
     self.replicas = nil
   end
   local prefix = self.values["sources.kv_prefix"]

@@ -58,6 +58,29 @@ describe("replicas", function()
     assert.equal(2, #select(2, made[1]:get_healthy_client():kv_keys(prefix .. "/data/key/replicas/")))
   end)
 
+  it("are none with replication_factor 1, which is said and not pretended", function()
+    local manager, prefix = managers.started()
+    local _, outcome = assert(manager:store_data("key", 1, { replication_factor = 3 }))
+    assert.same({ acknowledged = {}, missing = {},
+      not_in_force = "cluster.replication_factor is 1, so Consul alone has the values" }, outcome)
+    assert.same({}, (select(2, manager:get_healthy_client():kv_keys(prefix .. "/data/key/replicas/"))))
+  end)
+
+  it("come and go with the configuration", function()
+    local agent = support.name("coming")
+    local sim = consul_ffi.simulator(agent, { clock = "manual" })
+    local manager = managers.started({ consul = { simulate = agent } })
+    for factor, copies in ipairs({ 0, 1 }) do
+      assert(manager:reload_config({ cluster = { replication_factor = factor } }))
+      assert.equal(copies, #select(2, assert(manager:store_data("key", 1))).acknowledged)
+    end
+    assert(manager:reload_config({ cluster = { replication_factor = 1 } }))
+    assert.same({}, select(2, assert(manager:store_data("key", 1))).acknowledged)
+    -- Nobody asks it, so it need not poll.
+    sim:advance(10)
+    assert.is_nil(manager:monitor_health().reasons.host_not_polling)
+  end)
+
   describe("with a node that has no copies", function()
     local made, prefix
 
