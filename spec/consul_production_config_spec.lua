@@ -75,7 +75,7 @@ describe("consul_production_config", function()
     it("every call says that init is missing, and cleanup does nothing", function()
       local manager = managers.manager()
       for _, call in ipairs({
-        "get_healthy_client", "get_cluster_info", "store_data", "read_data", "get_consistent_node",
+        "get_healthy_client", "get_node", "get_cluster_info", "store_data", "read_data", "get_consistent_node",
         "monitor_health", "reload_config", "poll", "next_alert",
       }) do
         local success, message = pcall(manager[call], manager, "key", "value")
@@ -169,6 +169,17 @@ describe("consul_production_config", function()
   end)
 
   describe("a manager", function()
+    if not support.simulated then
+      it("goes on with another of its servers when the first does not answer", function()
+        local manager = managers.started({
+          consul = { servers = { "http://127.0.0.1:1", os.getenv("CONSUL_HTTP_ADDR") } },
+        })
+        assert(manager:store_data("key", 1))
+        assert.equal(1, (manager:read_data("key")))
+        assert.is_true(manager:get_cluster_info().is_leader)
+      end)
+    end
+
     it("gives the client, with milliseconds where the configuration has seconds", function()
       local client = managers.started({ consul = { timeout = 2.5 } }):get_healthy_client()
       assert.equal(2500, client.timeout)
@@ -183,6 +194,20 @@ describe("consul_production_config", function()
       assert.equal(id, info.current_node)
       assert.is_true(info.is_leader)
       assert.same({ 1, id .. "!", "10.0.0.1:9000" }, { #info.nodes, info.nodes[1] .. "!", info.nodes[1].address })
+    end)
+
+    it("gives its node, and serves the calls of others by poll", function()
+      local first, prefix = managers.started()
+      local second = managers.started(nil, prefix)
+      first:get_node():handle("echo", function(body)
+        return body
+      end)
+      local id, reply = first.config.cluster.node_id, nil
+      support.eventually(function()
+        reply = select(2, second:get_node():call(id, "echo", "text"))
+        return reply == "text"
+      end)
+      assert.equal(0, first:poll())
     end)
 
     it("says who a key belongs to", function()

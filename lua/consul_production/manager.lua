@@ -191,6 +191,13 @@ function Manager:get_healthy_client()
   return now.client
 end
 
+-- This process's node of the cluster: its events, calls between nodes, what an operator asks of it.
+function Manager:get_node()
+  local now = opened(self, "get_node")
+  self:_refresh()
+  return now.node
+end
+
 local STORE_OPTIONS = {
   consistency = "cluster.consistency_mode",
   replication_factor = "cluster.replication_factor",
@@ -284,11 +291,11 @@ function Manager:next_alert()
 end
 
 -- Serves other nodes' requests, applies what has changed, and looks at the health when it is time. Gives
--- the number of requests that were served.
+-- the number of requests that were served; false and a message when the node takes part no more.
 function Manager:poll(timeout_ms, most)
   local now = opened(self, "poll")
   self:_refresh()
-  local served = now.replicas and now.node:poll(timeout_ms, most) or 0
+  local served = now.node:poll(timeout_ms, most)
   if now.now() - now.checked >= now.values["consul.health_check_interval"] then
     self:monitor_health()
   end

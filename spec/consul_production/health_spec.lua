@@ -216,6 +216,12 @@ describe("the manager's health", function()
     os.remove(path)
   end)
 
+  it("says stopped when the node takes part no more", function()
+    local manager = on_agent()
+    manager:get_node():stop()
+    assert.is_string(manager:monitor_health().reasons.stopped)
+  end)
+
   it("keeps the newest 1024 alerts", function()
     local of = health.new(os.time)
     for i = 1, 600 do
