@@ -238,6 +238,8 @@ describe("calls between nodes", function()
     local function look()
       local is_first = during == nil
       if not is_first then
+        -- The client that waits can be used meanwhile.
+        assert(client:kv_get(prefix .. "/nothing"))
         during = during + 1
         return
       end
@@ -341,6 +343,70 @@ describe("calls between nodes", function()
     assert.equal("closed", support.kind(one:call("n1", "echo")))
     assert(one:start())
     assert.is_true((one:call("n1", "echo")))
+  end)
+
+  -- A process of its own: a node `n2`, which calls `n1` back, and also by itself.
+  local PROCESS = [[
+    local prefix = ...
+    local cluster = require("consul_ffi").ConsulHACluster:new({
+      node_id = "n2", node_address = "127.0.0.1:9000", nodes_prefix = prefix .. "/nodes/",
+    })
+    cluster:handle("there and back", function(body, request)
+      local success, reply = cluster:call(request.from, "echo", body)
+      return success and reply or nil, reply
+    end)
+    cluster:handle("echo", function(body)
+      return body
+    end)
+    cluster:handle("exit", function()
+      os.exit(1)
+    end)
+    assert(cluster:start())
+    for i = 1, 200 do
+      local success, reply = cluster:call("n1", "there and back", i)
+      assert(success and reply == i, reply)
+    end
+    cluster:run()
+  ]]
+
+  it("do not wait for each other between processes, and end when one does #smoke", function()
+    if support.simulated then
+      return pending("SKIPPED: another process needs a Consul that both reach")
+    end
+    local one = node("n1")
+    one:handle("echo", echo)
+    local answered = 0
+    one:handle("there and back", function(body, request)
+      answered = answered + 1
+      return select(2, one:call(request.from, "echo", body))
+    end)
+    local script = os.tmpname()
+    local file = assert(io.open(script, "w"))
+    assert(file:write(PROCESS))
+    file:close()
+    local engine = rawget(_G, "jit") and "luajit" or _VERSION:lower():gsub(" ", "")
+    local process = assert(io.popen(("%s %s %s 2>&1"):format(engine, script, prefix)))
+    support.eventually(function()
+      one:poll(10)
+      return #one:get_live_nodes() == 2
+    end)
+    for i = 1, 200 do
+      local success, reply = one:call("n2", "there and back", i)
+      assert.is_true(success, reply)
+      assert.equal(i, reply)
+    end
+    support.eventually(function()
+      one:poll(10)
+      return answered == 200
+    end)
+    local begun = support.clock()
+    local success, message, err = one:call("n2", "exit", nil, { timeout_ms = 10000 })
+    assert.equal("connect", support.kind(success, message, err))
+    assert.is_true(err.maybe_applied)
+    assert.is_true(support.clock() - begun < 5)
+    assert.equal("", process:read("*a"))
+    process:close()
+    os.remove(script)
   end)
 
   it("take no key to loopback, and a key to any other address #smoke", function()

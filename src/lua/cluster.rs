@@ -9,6 +9,7 @@ use super::hooks;
 use super::native::{self, Failure, Results};
 use super::node::reads_as_id;
 use super::ring::{key, keys, owners, replica_count};
+use super::serving;
 use super::standing::FAREWELL;
 use super::value;
 use crate::client::Client;
@@ -435,7 +436,7 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
             let node = made
                 .map_err(|error| Error::misuse(format!("ConsulHACluster: {}", error.message())))?;
             let node = lua.create_userdata(node)?;
-            data_plane::prepare(lua, &node)?;
+            serving::prepare(lua, &node)?;
             Ok(one(LuaValue::UserData(node)))
         })?,
     )?;

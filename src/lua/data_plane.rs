@@ -1,84 +1,30 @@
-//! `cluster:call` and what answers it: handlers run on the thread of their Lua state, whenever the
-//! state waits for something or polls.
+//! The methods by which a Lua program calls other nodes and answers them.
 
 use super::background::{Home, Job};
 use super::cluster::{ConsulHACluster, Method};
 use super::held::{one, wait_limit};
-use super::hooks;
 use super::inbox::{Inbox, NodeNumber, fresh_number};
 use super::native::{Failure, Results};
-use super::{stack, value};
-use crate::cluster::data_plane::{Body, CallOptions, DataPlane, Request};
+use super::serving::{self, Serving, from_lua, handlers, serve, to_lua};
+use super::value;
+use crate::cluster::data_plane::{Body, CallOptions, DataPlane};
 use crate::cluster::{Cluster, Event};
 use crate::error::{Error, Kind};
 use crate::wire::shape::{At, unknown};
 use crate::wire::table::Shape;
-use crate::wire::tape::{Base64, Tape};
 use crate::wire::value::Value;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream;
-use mlua::{AnyUserData, Function, IntoLua, Lua, MultiValue, Table, Value as LuaValue};
-use std::cell::Cell;
+use mlua::{AnyUserData, IntoLua, Lua, MultiValue, Value as LuaValue};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
-
-/// How deep handlers may nest, which make calls and answer others meanwhile.
-const MOST_NESTED: usize = 8;
+use std::time::Duration;
 
 /// How many requests a poll serves, unless it is told.
 const POLLED: u64 = 64;
-
-/// The registry's name for the nodes of a state by their numbers, which keeps none alive.
-const NODES: &str = "consul_ffi.cluster.nodes";
-
-/// The registry's name for Lua's `pcall`.
-const PCALL: &str = "consul_ffi.pcall";
-
-/// The place of a node's handlers among its user values.
-const HANDLERS: usize = 2;
-
-/// What a Lua state has for the requests of other nodes.
-#[derive(Clone, Default)]
-struct Serving {
-    inbox: Arc<Inbox>,
-    /// How many handlers run, each in a call of the one before.
-    depth: Rc<Cell<usize>>,
-}
-
-impl Serving {
-    fn of(lua: &Lua) -> Self {
-        lua.app_data_ref::<Serving>().map(|serving| serving.clone()).unwrap_or_default()
-    }
-
-    fn may_nest(&self) -> Result<(), Error> {
-        if self.depth.get() < MOST_NESTED {
-            return Ok(());
-        }
-        let why =
-            format!("handlers are nested {MOST_NESTED} deep, each in a call of the one before");
-        Err(Error::new(Kind::RateLimited, why).transient().not_sent())
-    }
-}
-
-/// Prepares a Lua state.
-pub fn register(lua: &Lua) -> mlua::Result<()> {
-    let (nodes, weak) = (lua.create_table()?, lua.create_table()?);
-    weak.set("__mode", "v")?;
-    nodes.set_metatable(Some(weak))?;
-    lua.set_named_registry_value(NODES, nodes)?;
-    lua.set_named_registry_value(PCALL, lua.globals().get::<Function>("pcall")?)?;
-    lua.set_app_data(Serving::default());
-    Ok(())
-}
-
-/// Gives a new node its table of handlers.
-pub fn prepare(lua: &Lua, node: &AnyUserData) -> mlua::Result<()> {
-    node.set_nth_user_value(HANDLERS, lua.create_table()?)
-}
 
 /// The data plane of a node, from start to stop.
 pub struct Link {
@@ -115,15 +61,15 @@ impl Link {
         for name in handlers(node)?.pairs::<mlua::LuaString, LuaValue>() {
             self.plane.set_handler(&name?.0.to_string_lossy(), true);
         }
-        lua.named_registry_value::<Table>(NODES)?.raw_set(self.number, node)?;
+        serving::add(lua, self.number, node)?;
         self.inbox.add(self.number, Arc::clone(&self.plane), events.ringer());
-        let serving = Arc::clone(&self.plane).serve();
-        let serving = stream::once(async {
-            let Err(error) = serving.await;
+        let served = Arc::clone(&self.plane).serve();
+        let served = stream::once(async {
+            let Err(error) = served.await;
             tracing::error!(%error, "a node takes no requests of others any more");
             Error::new(Kind::Config, error.to_string())
         });
-        self.serving = Some(Job::start(&self.home, serving)?);
+        self.serving = Some(Job::start(&self.home, served)?);
         Ok(())
     }
 
@@ -162,128 +108,6 @@ impl Drop for Link {
         }
         self.inbox.remove(self.number);
     }
-}
-
-fn handlers(node: &AnyUserData) -> mlua::Result<Table> {
-    node.nth_user_value(HANDLERS)
-}
-
-/// Serves requests of all nodes of this state: until something is over, `most` are served, or nothing
-/// more has come within `limit`. Says how many.
-fn serve(
-    lua: &Lua,
-    limit: Option<Duration>,
-    most: usize,
-    is_over: impl Fn() -> bool,
-) -> Result<usize, Failure> {
-    let serving = Serving::of(lua);
-    let inbox = &serving.inbox;
-    serving.may_nest()?;
-    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-    let mut served = 0;
-    loop {
-        inbox.poll();
-        if is_over() || served == most {
-            return Ok(served);
-        }
-        if let Some((number, request)) = inbox.take() {
-            answer(lua, &serving, number, request)?;
-            served += 1;
-            continue;
-        }
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero() || served > 0) {
-            return Ok(served);
-        }
-        let turn = left.unwrap_or(hooks::INTERVAL).min(hooks::INTERVAL);
-        if !inbox.wait(turn, &is_over) {
-            hooks::call(lua)?;
-        }
-    }
-}
-
-/// Serves what waits, in a pause of a call that waits for something else.
-///
-/// # Errors
-/// Those of Lua that are no handler's.
-pub fn serve_in_pause(lua: &Lua) -> Result<(), Failure> {
-    let serving = Serving::of(lua);
-    serving.inbox.poll();
-    if serving.inbox.has_requests() && serving.may_nest().is_ok() {
-        serve(lua, Some(Duration::ZERO), usize::MAX, || false)?;
-    }
-    Ok(())
-}
-
-/// Answers a request by its handler.
-fn answer(
-    lua: &Lua,
-    serving: &Serving,
-    number: NodeNumber,
-    request: Request,
-) -> Result<(), Failure> {
-    let node: Option<AnyUserData> = lua.named_registry_value::<Table>(NODES)?.raw_get(number)?;
-    let handler = match node {
-        Some(node) => handlers(&node)?.raw_get::<LuaValue>(request.name.as_str())?,
-        None => LuaValue::Nil,
-    };
-    let LuaValue::Function(handler) = handler else {
-        let error = Error::new(Kind::NotFound, "it has no handler of this name any more");
-        request.refuse(error.with_status(404));
-        return Ok(());
-    };
-    let body = match to_lua(lua, &request.body) {
-        Ok(body) => body,
-        Err(Failure::Error(error)) => {
-            request.refuse(error.with_status(400));
-            return Ok(());
-        }
-        Err(failure) => return Err(failure),
-    };
-    let details = details(lua, &request)?;
-    let pcall: Function = lua.named_registry_value(PCALL)?;
-    serving.depth.set(serving.depth.get() + 1);
-    let called = pcall.call::<(bool, LuaValue, LuaValue)>((handler, body, details));
-    serving.depth.set(serving.depth.get() - 1);
-    let (ran, reply, message) = called?;
-    let why = |value: &LuaValue| value.to_string().unwrap_or_else(|_| value.type_name().to_owned());
-    request.reply(match (ran, &reply, &message) {
-        (false, error, _) => Err(why(error)),
-        (true, LuaValue::Nil, message) if !message.is_nil() => Err(why(message)),
-        (true, reply, _) => from_lua(lua, reply).map_err(|error| format!("the reply: {error}")),
-    });
-    Ok(())
-}
-
-/// What a handler learns of a request besides its body.
-fn details(lua: &Lua, request: &Request) -> mlua::Result<Table> {
-    let details = lua.create_table()?;
-    details.raw_set("from", request.from.as_str())?;
-    details.raw_set("name", request.name.as_str())?;
-    details.raw_set("deadline_ms", request.left().as_millis() as u64)?;
-    details.raw_set("idempotency_key", request.idempotency_key.as_str())?;
-    details.raw_set("shard", request.shard)?;
-    details.raw_set("epoch", request.epoch)?;
-    Ok(details)
-}
-
-fn to_lua(lua: &Lua, body: &Body) -> Result<LuaValue, Failure> {
-    if !body.is_json {
-        return Ok(LuaValue::String(lua.create_string(&body.bytes)?));
-    }
-    let tape = Tape::of_json(body.bytes.clone(), Base64::Nowhere);
-    let tape = tape.map_err(|error| Error::new(Kind::Decode, format!("no JSON: {error}")))?;
-    Ok(stack::value(lua, &tape)?)
-}
-
-fn from_lua(lua: &Lua, value: &LuaValue) -> Result<Body, Error> {
-    Ok(match value::from_lua(lua, value)? {
-        Value::Bytes(bytes) => Body::bytes(bytes),
-        Value::Foreign(what) => {
-            return Err(Error::misuse(format!("it must be what JSON can hold, got {what}")));
-        }
-        value => Body::json(value.to_json()?.to_string()),
-    })
 }
 
 /// Those that give one value when they succeed.

@@ -1,7 +1,7 @@
 //! What runs while a native call waits: Lua's debug hooks, and the handlers of requests.
 
-use super::data_plane;
 use super::native::Failure;
+use super::serving;
 use mlua::Lua;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub const INTERVAL: Duration = Duration::from_millis(50);
 /// What a hook raised.
 pub fn run(lua: &Lua) -> Result<(), Failure> {
     call(lua)?;
-    data_plane::serve_in_pause(lua)
+    serving::in_pause(lua)
 }
 
 /// Lets the hooks run, and nothing else.

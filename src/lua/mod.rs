@@ -14,6 +14,7 @@ mod native;
 mod node;
 mod open;
 mod ring;
+mod serving;
 mod simulator;
 mod stack;
 mod standing;
@@ -65,7 +66,7 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     }
     value::register(lua)?;
     stack::register(lua)?;
-    data_plane::register(lua)?;
+    serving::register(lua)?;
     let native = client::register(lua)?;
     native.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
     native.set("batch", native::function(lua, "batch", batch::batch)?)?;

@@ -32,6 +32,9 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout_at};
 use wire::Head;
 
+/// The longest that a call may take, whatever its caller says.
+const LONGEST_CALL: Duration = Duration::from_secs(3600);
+
 /// How many times a call is made again after a failure of which the handler knows nothing.
 const MOST_RETRIES: u32 = 3;
 
@@ -46,7 +49,7 @@ const MOST_SAVED_RETRIES: f64 = 10.0;
 /// How a call is made.
 #[derive(Clone, Debug)]
 pub struct CallOptions {
-    /// The whole time that it may take.
+    /// The whole time that it may take, an hour at most.
     pub timeout: Duration,
     /// The shard that it is about: a node that has a newer shard map refuses it.
     pub shard: Option<u64>,
@@ -188,10 +191,11 @@ impl DataPlane {
         body: &Body,
         options: &CallOptions,
     ) -> Result<Body, Error> {
-        let deadline = Instant::now() + options.timeout;
+        let timeout = options.timeout.min(LONGEST_CALL);
+        let deadline = Instant::now() + timeout;
         let call = self.attempts(node_id, name, body, options, deadline);
         let outcome = timeout_at(deadline.into(), call).await.unwrap_or_else(|_| {
-            let why = format!("no reply within {} ms", options.timeout.as_millis());
+            let why = format!("no reply within {} ms", timeout.as_millis());
             Err(Error::new(Kind::Timeout, why).transient())
         });
         outcome.map_err(|error| error.context(&format!("node {node_id:?}: call {name:?}")))
@@ -220,7 +224,7 @@ impl DataPlane {
             shard: options.shard,
             idempotency_key: key
                 .unwrap_or_else(|| format!("{:016x}", self.cluster.client().random())),
-            deadline: options.timeout,
+            deadline: Duration::ZERO,
         };
         head.check()?;
         self.save_retry();

@@ -1,6 +1,7 @@
 //! The side that makes requests: the connections to one other node.
 
 use super::auth::ClusterKey;
+use super::server;
 use super::wire::{self, Body, Head, MAX_HEAD_BYTES, NONCE, NONCE_PATH, Signing};
 use crate::cluster::Options;
 use crate::error::{Error, Kind};
@@ -14,13 +15,16 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// How many connections are kept for the next requests. One in flight has a connection of its own:
 /// it never waits behind one whose handler waits for it.
 const MOST_IDLE: usize = 4;
+
+/// How long a connection is kept: not so long that the other end closes it while a request is sent.
+const LONGEST_IDLE: Duration = server::IDLE.saturating_sub(Duration::from_secs(10));
 
 /// How long it may take to be connected.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -49,6 +53,8 @@ struct Connection {
     /// Empty without a key.
     nonce: String,
     counter: u64,
+    /// When it was used last.
+    used: Instant,
 }
 
 /// Why a request has no reply, and whether the node was told of it.
@@ -114,13 +120,15 @@ impl Peer {
 
     fn take(&self) -> Option<Connection> {
         let mut idle = lock(&self.idle);
-        std::iter::from_fn(|| idle.pop()).find(|connection| !connection.requests.is_closed())
+        idle.retain(Connection::is_usable);
+        idle.pop()
     }
 
-    fn keep(&self, connection: Connection) {
+    fn keep(&self, mut connection: Connection) {
+        connection.used = Instant::now();
         let mut idle = lock(&self.idle);
-        idle.retain(|connection| !connection.requests.is_closed());
-        if idle.len() < MOST_IDLE && !connection.requests.is_closed() {
+        idle.retain(Connection::is_usable);
+        if idle.len() < MOST_IDLE {
             idle.push(connection);
         }
     }
@@ -140,7 +148,7 @@ impl Peer {
             if has_key {
                 nonce = ask_for_nonce(&mut requests, &self.host).await?;
             }
-            Ok(Connection { requests, nonce, counter: 0 })
+            Ok(Connection { requests, nonce, counter: 0, used: Instant::now() })
         });
         connected.await.unwrap_or_else(|_| {
             let why = format!("no connection within {} ms", CONNECT_LIMIT.as_millis());
@@ -182,6 +190,10 @@ fn broken(error: &hyper::Error) -> Error {
 }
 
 impl Connection {
+    fn is_usable(&self) -> bool {
+        !self.requests.is_closed() && self.used.elapsed() < LONGEST_IDLE
+    }
+
     async fn exchange(
         &mut self,
         host: &HeaderValue,

@@ -1,10 +1,10 @@
 //! The side that takes requests: a listener, its connections, and what is asked of a request before
 //! the program hears of it.
 
-use super::DataPlane;
 use super::auth;
 use super::incoming::Outcome;
 use super::wire::{self, Body, CALL_PATH, Head, MAX_HEAD_BYTES, NONCE, NONCE_PATH, Signing};
+use super::{DataPlane, LONGEST_CALL};
 use crate::error::{Error, Kind};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response};
@@ -25,13 +25,10 @@ use tokio::time::{sleep, timeout_at};
 const MOST_CONNECTIONS: usize = 512;
 
 /// How long a connection may be idle, or take for the head of a request.
-const IDLE: Duration = Duration::from_secs(30);
+pub(super) const IDLE: Duration = Duration::from_secs(30);
 
 /// The pause when the process has no descriptor for a connection.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// The longest that a request may wait, whatever its caller says.
-const LONGEST_DEADLINE: Duration = Duration::from_secs(3600);
 
 /// Takes requests for ever. Connections end with it.
 pub(super) async fn serve(plane: Arc<DataPlane>, listener: TcpListener) -> Infallible {
@@ -136,7 +133,7 @@ async fn take(plane: &DataPlane, request: Request<Incoming>) -> Outcome {
         return Err(refusal(404, Kind::Unsupported, "there is no such operation"));
     }
     let head = Head::parse(request.headers())?;
-    let deadline = arrived + head.deadline.min(LONGEST_DEADLINE);
+    let deadline = arrived + head.deadline.min(LONGEST_CALL);
     let body = timeout_at(deadline.into(), read(plane, request)).await;
     let body = body.unwrap_or_else(|_| {
         Err(refusal(408, Kind::Timeout, "its deadline passed before it was here as a whole"))

@@ -297,3 +297,102 @@ fn unreadable(name: &HeaderName) -> Error {
         .with_status(StatusCode::BAD_REQUEST.as_u16())
         .not_sent()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_head() -> impl Strategy<Value = Head> {
+        let texts = (".*", ".*", ".*", ".*", ".*");
+        (texts, any::<u64>(), any::<Option<u64>>(), any::<u64>()).prop_map(
+            |((cluster, from, to, name, idempotency_key), epoch, shard, deadline_ms)| {
+                let deadline = Duration::from_millis(deadline_ms);
+                Head { cluster, from, to, name, epoch, shard, idempotency_key, deadline }
+            },
+        )
+    }
+
+    fn key() -> ClusterKey {
+        ClusterKey::new("a secret of the cluster")
+    }
+
+    fn request(head: &Head, body: &[u8]) -> Request<Full<Bytes>> {
+        let signing = Signing { key: &key(), nonce: "nonce", counter: 7 };
+        let host = HeaderValue::from_static("a");
+        let body = Body::bytes(body.to_vec());
+        head.request(&host, &body, Some(&signing)).expect("a request")
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_head_says_arrives(head in any_head()) {
+            let request = request(&head, b"");
+            prop_assert_eq!(Head::parse(request.headers()).expect("a head"), head);
+        }
+
+        #[test]
+        fn any_headers_are_a_head_or_name_one(values in prop::collection::vec("[ -~]{0,20}", 8)) {
+            let names = [CLUSTER, FROM, TO, NAME, EPOCH, SHARD, IDEMPOTENCY_KEY, DEADLINE_MS];
+            let values = values.iter().map(|it| HeaderValue::from_str(it).expect("a value"));
+            let headers: HeaderMap = names.into_iter().zip(values).collect();
+            if let Err(error) = Head::parse(&headers) {
+                prop_assert_eq!((error.kind(), error.status()), (Kind::Decode, Some(400)));
+            }
+        }
+
+        #[test]
+        fn any_response_is_a_reply_or_an_error(
+            status in 100..1000_u16,
+            error in prop::option::of("[a-z_]{0,12}"),
+            body in prop::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let mut response = Response::new(Bytes::from(body));
+            *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+            let is_reply = status == 200 && error.is_none();
+            if let Some(error) = error {
+                let error = HeaderValue::from_str(&error).expect("a value");
+                response.headers_mut().insert(ERROR, error);
+            }
+            prop_assert_eq!(outcome(response).is_ok(), is_reply);
+        }
+
+        #[test]
+        fn a_signature_is_for_all_that_is_said(head in any_head(), other in any_head()) {
+            let signed = request(&head, b"body");
+            let is_signed = |headers: &HeaderMap, nonce| is_signed(headers, "request", &key(), nonce);
+            prop_assert_eq!(is_signed(signed.headers(), "nonce"), Some(7));
+            prop_assert_eq!(is_signed(signed.headers(), "another"), None);
+            prop_assert!(is_signed_body(signed.headers(), b"body"));
+            prop_assert!(!is_signed_body(signed.headers(), b"another"));
+            for (name, value) in request(&other, b"").headers() {
+                let mut headers = signed.headers().clone();
+                let is_other = headers.insert(name, value.clone()).as_ref() != Some(value);
+                let means_nothing = *name == HOST;
+                prop_assert_eq!(
+                    is_signed(&headers, "nonce").is_none(),
+                    is_other && !means_nothing,
+                    "{}", name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_arrives_as_it_is() {
+        for (kind, status, is_transient) in [
+            (Kind::NotReady, 503, true),
+            (Kind::Closed, 503, false),
+            (Kind::RateLimited, 429, true),
+            (Kind::Http, 500, false),
+        ] {
+            let error =
+                Error::new(kind, "why").with_status(status).with_maybe_applied(is_transient);
+            let (parts, _) = response(Err(error)).into_parts();
+            let error = outcome(Response::from_parts(parts, "why".into())).expect_err("an error");
+            assert_eq!((error.kind(), error.message()), (kind, "why"));
+            assert_eq!(error.status(), Some(status));
+            assert_eq!((error.retryable(), error.maybe_applied()), (is_transient, is_transient));
+        }
+    }
+}
