@@ -290,13 +290,10 @@ fn new(
 }
 
 fn key(given: &Value, at: &At, strips_leading_slash: bool) -> Result<String, Error> {
-    let stripped = match given {
-        Value::Bytes(key) if strips_leading_slash && key.starts_with(b"/") => {
-            Value::Bytes(key[1..].to_vec())
-        }
-        _ => given.clone(),
-    };
-    Shape::Key.text(&stripped, at)
+    if strips_leading_slash {
+        return Shape::Key.text(&Shape::Key.without_leading_slash(given), at);
+    }
+    Shape::Key.text(given, at)
 }
 
 /// The options of both: the value and the profile.

@@ -191,7 +191,10 @@ impl Endpoint {
         for (place, param) in self.positional.iter().enumerate() {
             let value = args.positional.get(place).unwrap_or(&Value::Null);
             if *value != Value::Null {
-                let value = without_leading_slash(value, param, defaults);
+                let value = match defaults.strip_leading_slash {
+                    true => Cow::Owned(param.kind.without_leading_slash(value)),
+                    false => Cow::Borrowed(value),
+                };
                 draft.add(param, &value)?;
             } else if is_optional_object(param) {
                 // Some endpoints refuse a body with nothing in it.
@@ -265,20 +268,6 @@ fn counted(number: usize, noun: &str) -> String {
         0 => format!("no {noun}"),
         1 => format!("one {noun}"),
         _ => format!("{number} {noun}s"),
-    }
-}
-
-fn without_leading_slash<'a>(
-    value: &'a Value,
-    param: &Param,
-    defaults: &Defaults,
-) -> Cow<'a, Value> {
-    let is_key = matches!(param.kind, Shape::Key | Shape::KeyPrefix);
-    match value {
-        Value::Bytes(key) if is_key && defaults.strip_leading_slash && key.starts_with(b"/") => {
-            Cow::Owned(Value::Bytes(key[1..].to_vec()))
-        }
-        _ => Cow::Borrowed(value),
     }
 }
 

@@ -227,6 +227,28 @@ impl Shape {
         }
     }
 
+    /// The value with one leading slash off each key in it.
+    pub fn without_leading_slash(&self, value: &Value) -> Value {
+        match (self, value) {
+            (Shape::Key | Shape::KeyPrefix, Value::Bytes(key)) if key.starts_with(b"/") => {
+                Value::Bytes(key[1..].to_vec())
+            }
+            (Shape::Objects(fields), Value::List(items)) => {
+                let each = |item| Shape::Object(fields).without_leading_slash(item);
+                Value::List(items.iter().map(each).collect())
+            }
+            (Shape::Object(fields), Value::Map(members)) => {
+                let each = |(name, member): &(String, Value)| {
+                    let field = fields.iter().find(|field| same_name(field.name, name));
+                    let strip = |field: &Field| field.kind.without_leading_slash(member);
+                    (name.clone(), field.map_or_else(|| member.clone(), strip))
+                };
+                Value::Map(members.iter().map(each).collect())
+            }
+            _ => value.clone(),
+        }
+    }
+
     /// The value as the JSON that a body carries.
     pub fn json(&self, value: &Value, at: &At) -> Result<serde_json::Value, Error> {
         Ok(match self {
