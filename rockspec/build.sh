@@ -39,8 +39,14 @@ CARGO_TARGET_DIR=$folder/$feature cargo build --release --locked --lib \
     --no-default-features --features "$feature"
 CARGO_TARGET_DIR=$folder/guard cargo build --profile guard --locked --bin consul-guard \
     --no-default-features --features guard
-install -D -m 755 "$folder/$feature/release/libconsul_ffi.so" "$2"
-install -m 755 "$folder/guard/guard/consul-guard" "$(dirname "$2")/consul-guard"
+
+# put FILE PLACE: whole at once, because a program that starts meanwhile may load what is there.
+put() {
+    install -D -m 755 "$1" "$2.$$"
+    mv "$2.$$" "$2"
+}
+put "$folder/$feature/release/libconsul_ffi.so" "$2"
+put "$folder/guard/guard/consul-guard" "$(dirname "$2")/consul-guard"
 for file in "$2" "$(dirname "$2")/consul-guard"; do
     echo "$file: $(($(stat -c %s "$file") / 1000)) kB"
 done
