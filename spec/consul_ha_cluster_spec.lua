@@ -240,6 +240,34 @@ describe("consul_ha_cluster", function()
     assert.same({}, nodes[1]:get_shards("unknown"))
   end)
 
+  it("says who has a shard, and takes word of its data", function()
+    local one = started(1)[1]
+    settled({ one })
+    local replicas = one:get_shard_replicas(0)
+    assert.same({ 1, "n1", "available" }, { #replicas, replicas[1].id, replicas[1].state })
+    assert.equal("n1!", replicas[1] .. "!")
+    assert.is_nil(replicas[1].source)
+    assert.same({}, one:get_shard_replicas(1024))
+    assert.error_matches(function()
+      one:shards_ready({ 0 })
+    end, "hand_off = true")
+    local second = node("n2", { hand_off = true })
+    assert(second:start())
+    support.eventually(function()
+      return second:get_shard_replicas(0)[2]
+    end)
+    local new = second:get_shard_replicas(0)[2]
+    assert.same({ "n2", "initializing", "n1" }, { new.id, new.state, new.source })
+    assert.is_true(second:shards_ready({ 0, 1 }))
+    support.eventually(function()
+      return one:get_shard_replicas(0)[2].state == "available"
+    end)
+    assert.equal("initializing", one:get_shard_replicas(2)[2].state)
+    for _, wrong in ipairs({ "0", { "x" }, { -1 } }) do
+      assert.is_false(pcall(second.shards_ready, second, wrong) and second:shards_ready(wrong))
+    end
+  end)
+
   it("hands the leadership over when its leader stops, or when it is told to #smoke", function()
     local nodes = started(3, { profile = "fast" })
     settled(nodes)

@@ -380,6 +380,53 @@ fn a_drained_node_gives_its_shards_and_the_leadership_away() {
 }
 
 #[test]
+fn a_shard_is_initializing_on_a_node_until_its_program_has_the_data() {
+    let world = World::new();
+    let start = |id: &str| world.start(Options { hand_off: true, ..node(id) });
+    let states = |node: &Process| -> Vec<String> {
+        let map = node.cluster.snapshot().map.clone().expect("a map");
+        let of = |shard: usize| map.nodes_of(shard).map(|(id, state)| format!("{id} {state:?}"));
+        (0..map.shard_count()).flat_map(|shard| of(shard).collect::<Vec<_>>()).collect()
+    };
+    let waiting = |node: &Process| -> Vec<usize> {
+        let snapshot = node.cluster.snapshot();
+        let map = snapshot.map.as_ref().expect("a map");
+        let waiting = map.initializing(&node.cluster.options().node_id);
+        waiting.into_iter().map(|(shard, _)| shard).collect()
+    };
+    let first = [start("n1"), start("n2")];
+    world.wait(Duration::from_secs(5));
+    // The first node had all shards alone.
+    assert_eq!((waiting(&first[0]).len(), waiting(&first[1]).len()), (0, 1024));
+    world.run(first[1].cluster.shards_ready(&waiting(&first[1]))).expect("an order");
+    world.wait(Duration::from_secs(5));
+    let third = start("n3");
+    world.wait(Duration::from_secs(5));
+    let new = waiting(&third);
+    let snapshot = third.cluster.snapshot();
+    let map = snapshot.map.as_ref().expect("a map");
+    // Two of three parts of 1024 shards.
+    assert!((682..=683).contains(&new.len()), "{}", new.len());
+    for shard in &new {
+        // Those that had it have it, and who is asked first has the data.
+        assert_eq!(map.nodes_of(*shard).count(), 3);
+        let first = map.nodes_of(*shard).next().expect("a replica").0;
+        assert_ne!(first, "n3");
+    }
+    world.run(third.cluster.shards_ready(&new[..100])).expect("an order");
+    world.wait(Duration::from_secs(5));
+    assert_eq!(waiting(&third), new[100..]);
+    world.run(third.cluster.shards_ready(&new)).expect("an order");
+    world.wait(Duration::from_secs(5));
+    let states = states(&first[1]);
+    assert_eq!(states.len(), 2048);
+    assert!(states.iter().all(|state| state.ends_with("Available")));
+    // What was said once is no more in the node's key.
+    let key = world.read("tsdb/cluster/nodes/n3").expect("a key");
+    assert!(key.contains("\"ready\":[]"), "{key}");
+}
+
+#[test]
 fn the_leadership_is_handed_over() {
     let world = World::new();
     let nodes = world.nodes(3);

@@ -397,6 +397,12 @@ function ConsistentHashRing:get_replica_nodes(key, n) end
 ---@field meta table<string, string>
 ---@field started_at integer seconds of Unix time
 
+---A node's part of a shard. In text it reads as the node's id.
+---@class consul_ffi.ShardReplica
+---@field id string
+---@field state "available"|"initializing"|"leaving"
+---@field source? string the node that an initializing replica is to get the data from
+
 ---Who leads a cluster. In text it reads as the node's id.
 ---@class consul_ffi.ClusterLeader
 ---@field node_id string
@@ -486,6 +492,18 @@ function ConsulHACluster:get_shard_for_key(key) end
 ---@param node_id? string default: this node
 ---@return integer[]
 function ConsulHACluster:get_shards(node_id) end
+
+---Who has a shard, the primary first.
+---@param shard integer from 0
+---@return consul_ffi.ShardReplica[]
+function ConsulHACluster:get_shard_replicas(shard) end
+
+---Says that this node has got the data of these shards.
+---@param shards integer[]
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:shards_ready(shards) end
 
 ---What there is to say of this node and its cluster.
 ---@return consul_ffi.ClusterStatus
@@ -657,6 +675,7 @@ function ConsulHACluster:run() end
 ---@field shards? integer How many shards there are; the same on all nodes. At least 50 replicas of shards for each node keep the loads even. Default: 1024.
 ---@field replicas? integer How many nodes have each shard; the same on all nodes. Default: 2.
 ---@field replication_factor? integer Another name of replicas.
+---@field hand_off? boolean Whether the program gets the data of the node's new shards from who has them, and says so by `shards_ready`. Until then they are initializing, and who had them keeps them. Default: false.
 ---@field min_nodes? integer With fewer live nodes the shard map stays as it is. Default: 1.
 ---@field replace_after_s? number|string How long a node may be away before others get its shards, in seconds. Requests avoid it at once. Default: 300.
 ---@field forget_after_s? number|string How long a node may be away before it is no member any more, in seconds. Default: 3600.

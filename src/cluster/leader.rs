@@ -145,11 +145,11 @@ impl Work<'_> {
         }
         match &snapshot.map {
             Some(map) => map.rebalanced(&self.members(snapshot, map), 0).is_some(),
-            None => self.candidates(snapshot).next().is_some(),
+            None => self.candidates(snapshot).any(|node| node.record.mode != Mode::Draining),
         }
     }
 
-    /// Those that may have shards: who lives, and who is away for a short time.
+    /// Those that may have shards or have them: who lives, and who is away for a short time.
     fn candidates<'s>(&'s self, snapshot: &'s Snapshot) -> impl Iterator<Item = &'s Node> {
         let now = self.cluster.now();
         let is_here = move |node: &&Node| {
@@ -157,7 +157,7 @@ impl Work<'_> {
             node.down_since.is_none_or(|since| now < since + replace_after)
         };
         let nodes = snapshot.nodes.values();
-        nodes.filter(|node| node.record.mode != Mode::Draining).filter(is_here)
+        nodes.filter(is_here)
     }
 
     /// The candidates for the next map. One that was never live gets nothing until it is.
@@ -168,7 +168,11 @@ impl Work<'_> {
             .map(|node| Member {
                 id: node.record.id.clone(),
                 zone: node.record.zone.clone(),
-                weight: node.record.weight,
+                weight: match node.record.mode {
+                    Mode::Draining => 0.0,
+                    _ => node.record.weight,
+                },
+                ready: node.record.ready.clone(),
             })
             .collect()
     }
@@ -202,7 +206,7 @@ impl Work<'_> {
                 let empty = ShardMap::first(options.shards, options.replicas, &[], token);
                 let members = self.members(snapshot, &empty);
                 let first = ShardMap::first(options.shards, options.replicas, &members, token);
-                (!members.is_empty()).then_some(first)
+                members.iter().any(|member| member.weight > 0.0).then_some(first)
             }
         };
         let next = match next {

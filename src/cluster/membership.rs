@@ -49,6 +49,10 @@ pub struct Record {
     /// The epoch of the shard map that it had when this was written; 0: none.
     #[serde(default)]
     pub map_epoch: u64,
+    /// The shards whose data it has got, each with the epoch since which it was to; none when it does
+    /// not hand data over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Vec<(usize, u64)>>,
 }
 
 /// Whether a node takes part.
@@ -120,6 +124,7 @@ impl Record {
             started_ms: unix_ms(options.epoch, now),
             incarnation: incarnation.to_owned(),
             map_epoch: 0,
+            ready: options.hand_off.then(Vec::new),
         }
     }
 
@@ -283,6 +288,34 @@ impl Cluster {
         .await
     }
 
+    /// Says that this node has the data of these shards, which are available on it from the next map.
+    /// Those that it has no need to get are passed over.
+    ///
+    /// # Errors
+    /// Those of the calls. Consul hears of it later all the same.
+    pub async fn shards_ready(&self, shards: &[usize]) -> Result<(), Error> {
+        let snapshot = self.snapshot();
+        if let Some(ready) = &mut lock(&self.record).ready {
+            let waiting = self.initializing(&snapshot);
+            let is_ready = |it: &(usize, u64)| ready.contains(it) || shards.contains(&it.0);
+            *ready = waiting.into_iter().filter(is_ready).collect();
+        }
+        self.look_after_record().await
+    }
+
+    fn initializing(&self, snapshot: &Snapshot) -> Vec<(usize, u64)> {
+        let map = snapshot.map.as_ref();
+        map.map_or_else(Vec::new, |map| map.initializing(&self.options.node_id))
+    }
+
+    /// Takes back what this node has said of shards that no map waits for any more.
+    fn forget_ready(&self, snapshot: &Snapshot) {
+        if let Some(ready) = lock(&self.record).ready.as_mut().filter(|ready| !ready.is_empty()) {
+            let waiting = self.initializing(snapshot);
+            ready.retain(|it| waiting.contains(it));
+        }
+    }
+
     /// Keeps this node's key as it should be, until another node has taken the name.
     pub(super) async fn keep_record(&self) -> Error {
         let mut changes = self.changes();
@@ -295,6 +328,7 @@ impl Cluster {
             }
             self.sleep_until(looked + PAUSE).await;
             let is_wrong = |snapshot: &Arc<Snapshot>| {
+                self.forget_ready(snapshot);
                 let seen = snapshot.nodes.get(&self.options.node_id);
                 seen.is_none_or(|seen| *seen.record != *lock(&self.record))
             };

@@ -34,6 +34,8 @@ pub struct Options {
     pub shards: usize,
     /// How many nodes have each shard; the same on all nodes.
     pub replicas: usize,
+    /// Whether this node's program gets the data of new shards, and says when it has them.
+    pub hand_off: bool,
     /// With fewer live nodes than these the shard map stays as it is.
     pub min_nodes: usize,
     /// How long a node may be away before others get its shards.
@@ -76,6 +78,7 @@ impl Options {
             profile: Profile::standard(),
             shards: 1024,
             replicas: 2,
+            hand_off: false,
             min_nodes: 1,
             replace_after: Duration::from_secs(300),
             forget_after: Duration::from_secs(3600),

@@ -61,6 +61,8 @@ pub enum ReplicaState {
     Initializing {
         /// The replica that it comes from, by its place among the nodes of the map.
         source: usize,
+        /// The epoch of the map that gave the node this shard; it tells this time from others.
+        since: u64,
     },
     /// It has the data until others have it.
     Leaving,
@@ -75,6 +77,15 @@ pub struct Member {
     pub zone: String,
     /// Its share beside the others'. What is no finite number above 0 gives it none.
     pub weight: f64,
+    /// The shards whose data it has got, each with the epoch since which it was to. None: shards are
+    /// available on it at once, because there are no data.
+    pub ready: Option<Vec<(usize, u64)>>,
+}
+
+impl Member {
+    fn is_able(&self) -> bool {
+        self.weight.is_finite() && self.weight > 0.0
+    }
 }
 
 impl ShardMap {
@@ -122,6 +133,11 @@ impl ShardMap {
         replicas.map(|replica| (self.nodes[replica.node].as_str(), replica.state))
     }
 
+    /// The id of a node by its place, such as a replica's source.
+    pub fn node(&self, place: usize) -> Option<&str> {
+        self.nodes.get(place).map(String::as_str)
+    }
+
     /// The shards that a node has, in whatever state, in their order.
     pub fn shards_of(&self, node: &str) -> Vec<usize> {
         let Some(node) = self.place(node) else { return Vec::new() };
@@ -133,8 +149,10 @@ impl ShardMap {
     /// have the shard: the fewest that even loads allow. None when the map stays as it is; so it does
     /// when no member can have shards, since there is nobody to give them to.
     ///
-    /// What stays keeps its state. What comes is available at once. Each node is the primary of as
-    /// many shards as its load gives it, and few shards change their primary for that.
+    /// What comes to a member that gets data is initializing until the member is ready, and as long
+    /// who had the shard before is leaving, and not gone. What comes to others is available at once.
+    /// Each node is the primary of as many shards as its load gives it, and few shards change their
+    /// primary for that.
     pub fn rebalanced(&self, members: &[Member], token: u64) -> Option<(ShardMap, usize)> {
         let (next, moves) = self.laid_out(members, token);
         let is_same = next.nodes == self.nodes && next.shards == self.shards;
@@ -144,6 +162,19 @@ impl ShardMap {
     /// The same map under another epoch, for one that is taken over after Consul lost its data.
     pub fn with_epoch(self, epoch: u64) -> Self {
         ShardMap { epoch, ..self }
+    }
+
+    /// The shards whose data a node has yet to get, each with the epoch since which it is to.
+    pub fn initializing(&self, node: &str) -> Vec<(usize, u64)> {
+        let of_node = self.place(node);
+        let since = |replica: &Replica| match replica.state {
+            ReplicaState::Initializing { since, .. } if Some(replica.node) == of_node => {
+                Some(since)
+            }
+            _ => None,
+        };
+        let shards = self.shards.iter().enumerate();
+        shards.filter_map(|(shard, on)| Some((shard, on.iter().find_map(since)?))).collect()
     }
 
     /// Whether a node has any shard.
@@ -158,29 +189,34 @@ impl ShardMap {
 
     /// The next map on these members, and its moves.
     fn laid_out(&self, members: &[Member], token: u64) -> (ShardMap, usize) {
-        let mut members: Vec<&Member> = members
-            .iter()
-            .filter(|member| member.weight.is_finite() && member.weight > 0.0)
-            .collect();
+        let mut members: Vec<&Member> = members.iter().collect();
         members.sort_by(|a, b| a.id.cmp(&b.id));
         members.dedup_by(|a, b| a.id == b.id);
-        let candidate = |m: &&Member| Candidate { weight: m.weight, zone: m.zone.clone() };
-        let candidates: Vec<Candidate> = members.iter().map(candidate).collect();
+        // The rebalancer counts those alone that can have shards.
+        let able: Vec<usize> = (0..members.len()).filter(|it| members[*it].is_able()).collect();
+        let candidate =
+            |it: &usize| Candidate { weight: members[*it].weight, zone: members[*it].zone.clone() };
+        let candidates: Vec<Candidate> = able.iter().map(candidate).collect();
 
         // Where each node of this map is among the members.
         let among_members = |id: &String| members.binary_search_by(|m| m.id.cmp(id)).ok();
         let now: Vec<Option<usize>> = self.nodes.iter().map(among_members).collect();
         let is_staying = |replica: &&Replica| replica.state != ReplicaState::Leaving;
+        let candidate = |replica: &Replica| able.binary_search(&now[replica.node]?).ok();
         let before: Assignment = self
             .shards
             .iter()
-            .map(|shard| shard.iter().filter(is_staying).filter_map(|r| now[r.node]).collect())
+            .map(|shard| shard.iter().filter(is_staying).filter_map(candidate).collect())
             .collect();
         let after = rebalancer::rebalance(&candidates, self.replicas, &before);
         let moves = rebalancer::moves(&before, &after);
 
-        let shards = self.shards.iter().zip(&after);
-        let shards = shards.map(|(shard, places)| with_states(shard, &now, places)).collect();
+        let epoch = self.epoch + 1;
+        let shards = self.shards.iter().zip(&after).enumerate().map(|(number, (shard, places))| {
+            let places: Vec<usize> = places.iter().map(|place| able[*place]).collect();
+            Moving { number, before: shard, now: &now, members: &members, epoch }.to(&places)
+        });
+        let shards = shards.collect();
         let primary = |shard: &Vec<Replica>| {
             shard
                 .iter()
@@ -189,8 +225,7 @@ impl ShardMap {
         };
         let primaries: Vec<Option<usize>> = self.shards.iter().map(primary).collect();
         let ids = members.iter().map(|member| member.id.clone()).collect();
-        let next =
-            ShardMap { epoch: self.epoch + 1, token, replicas: self.replicas, nodes: ids, shards };
+        let next = ShardMap { epoch, token, replicas: self.replicas, nodes: ids, shards };
         (next.with_primaries(&primaries).without_idle_nodes(), moves)
     }
 
@@ -221,8 +256,8 @@ impl ShardMap {
         let renamed = |replica: &Replica| Replica {
             node: place[replica.node],
             state: match replica.state {
-                ReplicaState::Initializing { source } => {
-                    ReplicaState::Initializing { source: place[source] }
+                ReplicaState::Initializing { source, since } => {
+                    ReplicaState::Initializing { source: place[source], since }
                 }
                 state => state,
             },
@@ -233,32 +268,72 @@ impl ShardMap {
     }
 }
 
-/// The replicas of a shard on these places, in the states that they had; `now` says where the nodes
-/// of `before` are. Those that leave do so until they are gone, or are to have the shard again.
-fn with_states(before: &[Replica], now: &[Option<usize>], places: &[usize]) -> Vec<Replica> {
-    let known = |place: usize| before.iter().find(|replica| now[replica.node] == Some(place));
-    let has_data = |place: usize| {
-        known(place).is_some_and(|r| !matches!(r.state, ReplicaState::Initializing { .. }))
-    };
-    let leaving = before.iter().filter(|replica| replica.state == ReplicaState::Leaving);
-    let leaving = leaving.filter_map(|replica| now[replica.node]);
-    let leaving: Vec<usize> = leaving.filter(|place| !places.contains(place)).collect();
-    let sources = || places.iter().chain(&leaving).copied().filter(|place| has_data(*place));
-    let state = |place: usize| match known(place).map(|replica| replica.state) {
-        Some(ReplicaState::Initializing { source }) => {
-            let same = now[source].filter(|now| sources().any(|place| place == *now));
-            match same.or_else(|| sources().next()) {
-                Some(source) => ReplicaState::Initializing { source },
-                // Nobody has more of the data.
-                None => ReplicaState::Available,
-            }
+/// A shard of which the next map is made.
+struct Moving<'a> {
+    number: usize,
+    before: &'a [Replica],
+    /// Where the nodes of `before` are among the members.
+    now: &'a [Option<usize>],
+    members: &'a [&'a Member],
+    /// That of the next map.
+    epoch: u64,
+}
+
+impl Moving<'_> {
+    /// Its replicas when they are to be on these members. Those that were elsewhere leave, and are
+    /// kept until all that come have the data. Who comes gets them from one that leaves, as long as
+    /// there are enough of these: so what is on a quorum of nodes stays on a quorum.
+    fn to(&self, places: &[usize]) -> Vec<Replica> {
+        let had = self.before.iter().filter_map(|replica| self.now[replica.node]);
+        let leaving: Vec<usize> =
+            had.filter(|place| !places.contains(place) && self.has_data(*place)).collect();
+        let staying = places.iter().copied().find(|place| self.has_data(*place));
+        let mut givers = leaving.iter().copied();
+        let mut replicas: Vec<Replica> = places
+            .iter()
+            .map(|place| {
+                let before = self.known(*place).is_none().then(|| givers.next()).flatten();
+                let giver = before.or(staying).or(leaving.first().copied());
+                Replica { node: *place, state: self.state(*place, giver) }
+            })
+            .collect();
+        if !replicas.iter().all(Replica::is_available) {
+            let leaving = leaving.iter();
+            replicas.extend(leaving.map(|it| Replica { node: *it, state: ReplicaState::Leaving }));
         }
-        _ => ReplicaState::Available,
-    };
-    let staying = places.iter().map(|place| Replica { node: *place, state: state(*place) });
-    let leaving =
-        leaving.iter().map(|place| Replica { node: *place, state: ReplicaState::Leaving });
-    staying.chain(leaving).collect()
+        replicas
+    }
+
+    fn known(&self, place: usize) -> Option<ReplicaState> {
+        let known = self.before.iter().find(|replica| self.now[replica.node] == Some(place));
+        known.map(|replica| replica.state)
+    }
+
+    fn has_data(&self, place: usize) -> bool {
+        match (self.known(place), &self.members[place].ready) {
+            (None, _) => false,
+            (Some(ReplicaState::Initializing { since, .. }), Some(ready)) => {
+                ready.contains(&(self.number, since))
+            }
+            _ => true,
+        }
+    }
+
+    /// The state of a replica that is to be on a member, which gets the data from `giver`.
+    fn state(&self, place: usize, giver: Option<usize>) -> ReplicaState {
+        if self.has_data(place) || self.members[place].ready.is_none() {
+            return ReplicaState::Available;
+        }
+        let (source, since) = match self.known(place) {
+            Some(ReplicaState::Initializing { source, since }) => (self.now[source], since),
+            _ => (None, self.epoch),
+        };
+        match source.filter(|source| self.has_data(*source)).or(giver) {
+            Some(source) => ReplicaState::Initializing { source, since },
+            // Nobody has more of the data.
+            None => ReplicaState::Available,
+        }
+    }
 }
 
 /// A map as it is written.
@@ -281,6 +356,8 @@ enum Entry {
         node: usize,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         source: Option<usize>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         leaving: bool,
     },
@@ -290,10 +367,12 @@ impl From<Replica> for Entry {
     fn from(Replica { node, state }: Replica) -> Self {
         match state {
             ReplicaState::Available => Entry::Available(node),
-            ReplicaState::Initializing { source } => {
-                Entry::Other { node, source: Some(source), leaving: false }
+            ReplicaState::Initializing { source, since } => {
+                Entry::Other { node, source: Some(source), since: Some(since), leaving: false }
             }
-            ReplicaState::Leaving => Entry::Other { node, source: None, leaving: true },
+            ReplicaState::Leaving => {
+                Entry::Other { node, source: None, since: None, leaving: true }
+            }
         }
     }
 }
@@ -307,8 +386,8 @@ impl TryFrom<Entry> for Replica {
             Entry::Other { source: Some(_), leaving: true, .. } => {
                 return Err("a replica is leaving and has a source");
             }
-            Entry::Other { node, source: Some(source), .. } => {
-                (node, ReplicaState::Initializing { source })
+            Entry::Other { node, source: Some(source), since, .. } => {
+                (node, ReplicaState::Initializing { source, since: since.unwrap_or_default() })
             }
             Entry::Other { node, leaving: true, .. } => (node, ReplicaState::Leaving),
             Entry::Other { node, .. } => (node, ReplicaState::Available),
@@ -399,7 +478,7 @@ impl ShardMap {
             if shard[..place].iter().any(|other| other.node == *node) {
                 return Err(format!("is twice on node {node}"));
             }
-            if let ReplicaState::Initializing { source } = state {
+            if let ReplicaState::Initializing { source, .. } = state {
                 let has_data = |other: &Replica| {
                     other.node == *source
                         && !matches!(other.state, ReplicaState::Initializing { .. })

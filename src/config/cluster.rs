@@ -82,6 +82,12 @@ pub const CLUSTER_OPTIONS: &[Setting<Options>] = &[
         )
     },
     Setting::new(
+        "hand_off",
+        Takes::Flag(|options, flag| options.hand_off = flag),
+        "false",
+        "Whether the program gets the data of the node's new shards from who has them, and says so by `shards_ready`. Until then they are initializing, and who had them keeps them.",
+    ),
+    Setting::new(
         "min_nodes",
         Takes::Count(1, 10_000, |options, count| options.min_nodes = count as usize),
         "1",
@@ -282,6 +288,7 @@ mod tests {
                 Takes::TextMap(_) => Value::Map(vec![("rack".to_owned(), "7".into())]),
                 Takes::Profile(_) => "fast".into(),
                 Takes::Token(_) => "sixteen bytes or more".into(),
+                Takes::Flag(_) => true.into(),
                 // Every range has it, and no option has it by default.
                 _ => Value::Int(7),
             };
@@ -342,6 +349,7 @@ mod tests {
         };
         assert_eq!(default("weight"), options.weight.to_string());
         assert_eq!(default("profile"), options.profile.name);
+        assert_eq!(default("hand_off"), options.hand_off.to_string());
         for (name, time) in [
             ("lease_ttl", options.profile.session_ttl),
             ("heartbeat_interval", options.heartbeat_interval),

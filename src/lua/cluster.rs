@@ -14,6 +14,7 @@ use super::standing::FAREWELL;
 use super::value;
 use crate::client::Client;
 use crate::cluster::membership::{Mode, Node};
+use crate::cluster::shard_map::ReplicaState;
 use crate::cluster::{Cluster, Event, Options, Snapshot};
 use crate::config::{self, Config};
 use crate::connect::connect;
@@ -332,6 +333,7 @@ const CALLS: &[(&str, Method)] = &[
         Ok(done())
     }),
     ("fenced_put", fenced_put),
+    ("shards_ready", shards_ready),
     ("fd", |lua, _, node, _| {
         let fd = node.started()?.events.fd().map_err(|error| {
             node.error(Kind::Config, &format!("there is no descriptor: {error}"))
@@ -383,6 +385,7 @@ const GETTERS: &[(&str, Method)] = &[
         let token = lease.map_or(Value::Null, |lease| lease.token().into());
         Ok(gives(value::to_lua(lua, &token)?))
     }),
+    ("get_shard_replicas", get_shard_replicas),
     ("status", |lua, _, node, _| {
         let snapshot = node.snapshot()?;
         let frozen = snapshot.frozen.iter().map(|id| Value::from(id.as_str())).collect();
@@ -598,6 +601,62 @@ fn fenced_put(
     let put = async move { lease.fenced_put(&key, value).await };
     let index = node.run(lua, &running.home, put)?;
     Ok(one(value::to_lua(lua, &index.into())?))
+}
+
+/// `cluster:shards_ready(shards)`: this node has the data of these shards.
+fn shards_ready(
+    lua: &Lua,
+    _: &AnyUserData,
+    node: &ConsulHACluster,
+    args: &MultiValue,
+) -> Result<Results, Failure> {
+    if !node.options.hand_off {
+        let why = "the node was made without hand_off = true: its shards are available at once";
+        return Err(Error::misuse(why).into());
+    }
+    let given = args.get(1).map_or(Ok(Value::Null), |given| value::from_lua(lua, given))?;
+    let at = At::top("shards");
+    let shards = match &given {
+        Value::List(shards) => shards.iter().map(|it| shard(it, &at)).collect::<Result<_, _>>()?,
+        Value::Map(members) if members.is_empty() => Vec::new(),
+        other => return Err(at.wrong_type_text("a list of numbers of shards", other).into()),
+    };
+    let running = node.started()?;
+    let cluster = Arc::clone(&running.cluster);
+    node.run(lua, &running.home, async move { cluster.shards_ready(&shards).await })?;
+    Ok(done())
+}
+
+/// `cluster:get_shard_replicas(shard)`: who has a shard, and whether with its data.
+fn get_shard_replicas(
+    lua: &Lua,
+    _: &AnyUserData,
+    node: &ConsulHACluster,
+    args: &MultiValue,
+) -> Result<Results, Failure> {
+    let given = args.get(1).map_or(Ok(Value::Null), |given| value::from_lua(lua, given))?;
+    let (shard, snapshot) = (shard(&given, &At::top("shard"))?, node.snapshot()?);
+    let replicas = lua.create_table()?;
+    let Some(map) = &snapshot.map else { return Ok(gives(LuaValue::Table(replicas))) };
+    for (id, state) in map.nodes_of(shard) {
+        let replica = lua.create_table()?;
+        replica.raw_set("id", id)?;
+        let (state, source) = match state {
+            ReplicaState::Available => ("available", None),
+            ReplicaState::Initializing { source, .. } => ("initializing", map.node(source)),
+            ReplicaState::Leaving => ("leaving", None),
+        };
+        replica.raw_set("state", state)?;
+        replica.raw_set("source", source)?;
+        reads_as_id(lua, &replica)?;
+        replicas.push(replica)?;
+    }
+    Ok(gives(LuaValue::Table(replicas)))
+}
+
+/// The number of a shard. One that there is not has no nodes.
+fn shard(given: &Value, at: &At) -> Result<usize, Error> {
+    Ok(usize::try_from(Shape::Uint.uint(given, at)?).unwrap_or(usize::MAX))
 }
 
 /// `cluster:get_node_for_key(key)`: the id and the table of the node that a key belongs to.

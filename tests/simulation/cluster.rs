@@ -563,7 +563,7 @@ fn moves(last: &ShardMap, map: &ShardMap) -> usize {
 
 fn member(node: &membership::Node) -> Member {
     let record = &node.record;
-    Member { id: record.id.clone(), zone: record.zone.clone(), weight: record.weight }
+    Member { id: record.id.clone(), zone: record.zone.clone(), weight: record.weight, ready: None }
 }
 
 /// Those that have shards.

@@ -1,6 +1,6 @@
 use super::*;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 fn members(count: usize) -> Vec<Member> {
@@ -9,6 +9,7 @@ fn members(count: usize) -> Vec<Member> {
             id: format!("node-{number}"),
             zone: format!("zone-{}", number % 3),
             weight: 1.0,
+            ready: None,
         })
         .collect()
 }
@@ -43,14 +44,14 @@ fn the_document_reads_so() {
 
 #[test]
 fn replicas_that_move_say_so() {
-    let text = r#"{"format":1,"epoch":9,"token":5,"replicas":2,"nodes":["a","b","c"],"shards":[[0,{"node":2,"source":1},{"node":1,"leaving":true}]]}"#;
+    let text = r#"{"format":1,"epoch":9,"token":5,"replicas":2,"nodes":["a","b","c"],"shards":[[0,{"node":2,"source":1,"since":8},{"node":1,"leaving":true}]]}"#;
     let map = decoded(text).unwrap();
     let nodes: Vec<_> = map.nodes_of(0).collect();
     assert_eq!(
         nodes,
         [
             ("a", ReplicaState::Available),
-            ("c", ReplicaState::Initializing { source: 1 }),
+            ("c", ReplicaState::Initializing { source: 1, since: 8 }),
             ("b", ReplicaState::Leaving)
         ]
     );
@@ -145,7 +146,9 @@ fn any_map() -> impl Strategy<Value = ShardMap> {
                 for (node, state) in shard {
                     let node = node.index(nodes.len());
                     let state = match (state, made.first()) {
-                        (1, Some(first)) => ReplicaState::Initializing { source: first.node },
+                        (1, Some(first)) => {
+                            ReplicaState::Initializing { source: first.node, since: 1 }
+                        }
                         (2, _) => ReplicaState::Leaving,
                         _ => ReplicaState::Available,
                     };
@@ -390,7 +393,7 @@ fn next(map: &ShardMap, members: &[Member]) -> (ShardMap, usize) {
 }
 
 fn member(number: usize, zone: usize, weight: f64) -> Member {
-    Member { id: format!("node-{number:03}"), zone: format!("zone-{zone}"), weight }
+    Member { id: format!("node-{number:03}"), zone: format!("zone-{zone}"), weight, ready: None }
 }
 
 #[test]
@@ -481,7 +484,12 @@ fn nothing_changes_without_a_reason() {
     let map = ShardMap::first(64, 2, &members, 1);
     members.reverse();
     assert_eq!(map.rebalanced(&members, 2), None);
-    members.push(Member { id: "idle".to_owned(), zone: "zone-1".to_owned(), weight: 0.0 });
+    members.push(Member {
+        id: "idle".to_owned(),
+        zone: "zone-1".to_owned(),
+        weight: 0.0,
+        ready: None,
+    });
     assert_eq!(map.rebalanced(&members, 2), None);
     members.push(members[0].clone());
     assert_eq!(map.rebalanced(&members, 2), None, "a member named twice");
@@ -508,37 +516,146 @@ fn each_node_is_the_primary_of_its_part() {
     assert_eq!([led("node-1"), led("node-2"), led("node-3")], [342, 341, 341]);
 }
 
+/// A map of one shard with two replicas, on the nodes `a`, `b` and `c`.
+fn map_of(shard: &str) -> ShardMap {
+    let head = r#"{"format":1,"epoch":1,"token":1,"replicas":2,"nodes":["a","b","c"]"#;
+    decoded(&format!("{head},\"shards\":[{shard}]}}")).unwrap()
+}
+
+/// The shard's replicas in the next map, when `c` is ready with this.
+fn next_of(shard: &str, ids: &[&str], ready: &[(usize, u64)]) -> Vec<(String, ReplicaState)> {
+    let map = map_of(shard);
+    let member = |id: &&str| Member {
+        id: (*id).to_owned(),
+        zone: String::new(),
+        weight: 1.0,
+        ready: (*id == "c").then(|| ready.to_vec()),
+    };
+    let members: Vec<Member> = ids.iter().map(member).collect();
+    let next = map.rebalanced(&members, 1).map_or(map, |(next, _)| next);
+    assert_eq!(ShardMap::decode(&next.encode()).unwrap(), next);
+    assert!(next.rebalanced(&members, 1).is_none(), "it does not come to rest");
+    next.nodes_of(0).map(|(id, state)| (id.to_owned(), state)).collect()
+}
+
+fn is(id: &str, state: ReplicaState) -> (String, ReplicaState) {
+    (id.to_owned(), state)
+}
+
+const MOVING: &str = r#"[0,{"node":2,"source":1,"since":1},{"node":1,"leaving":true}]"#;
+
 #[test]
-fn what_stays_keeps_its_state_and_who_has_the_data_gives_it() {
-    let map = |shard: &str| {
-        let nodes = r#"["a","b","c"]"#;
-        let head = r#"{"format":1,"epoch":1,"token":1,"replicas":2"#;
-        decoded(&format!("{head},\"nodes\":{nodes},\"shards\":[{shard}]}}")).unwrap()
-    };
-    let on = |ids: &[&str]| -> Vec<Member> {
-        let member = |id: &&str| Member { id: (*id).to_owned(), zone: String::new(), weight: 1.0 };
-        ids.iter().map(member).collect()
-    };
-    let after = |shard: &str, ids: &[&str]| -> Vec<(String, ReplicaState)> {
-        let map = map(shard);
-        let next = map.rebalanced(&on(ids), 1).map_or(map, |(next, _)| next);
-        assert_eq!(ShardMap::decode(&next.encode()).unwrap(), next);
-        next.nodes_of(0).map(|(id, state)| (id.to_owned(), state)).collect()
-    };
-    let is = |id: &str, state| (id.to_owned(), state);
-    let copied = |source| ReplicaState::Initializing { source };
-    let moving = r#"[0,{"node":2,"source":1},{"node":1,"leaving":true}]"#;
-    assert_eq!(
-        after(moving, &["a", "b", "c"]),
-        [is("a", ReplicaState::Available), is("c", copied(1)), is("b", ReplicaState::Leaving)]
-    );
+fn a_replica_is_initializing_until_its_node_has_the_data() {
+    use ReplicaState::{Available, Initializing, Leaving};
+    let still =
+        [is("a", Available), is("c", Initializing { source: 1, since: 1 }), is("b", Leaving)];
+    let all = ["a", "b", "c"];
+    assert_eq!(next_of(MOVING, &all, &[]), still);
+    // What it was ready with another time, or of another shard, is not meant.
+    assert_eq!(next_of(MOVING, &all, &[(0, 9), (1, 1)]), still);
+    assert_eq!(next_of(MOVING, &all, &[(0, 1)]), [is("a", Available), is("c", Available)]);
+}
+
+#[test]
+fn who_has_the_data_gives_them_and_is_not_dropped() {
+    use ReplicaState::{Available, Initializing};
+    // A new replica, from who stays.
+    let copied = |source| Initializing { source, since: 2 };
+    assert_eq!(next_of("[0]", &["a", "c"], &[]), [is("a", Available), is("c", copied(0))]);
     // The source is gone: another gives the data.
-    assert_eq!(after(moving, &["a", "c"]), [is("a", ReplicaState::Available), is("c", copied(0))]);
-    // Nobody has it any more.
-    assert_eq!(after(moving, &["c"]), [is("c", ReplicaState::Available)]);
+    let on_a = Initializing { source: 0, since: 1 };
+    assert_eq!(next_of(MOVING, &["a", "c"], &[]), [is("a", Available), is("c", on_a)]);
+    // Nobody has them any more.
+    assert_eq!(next_of(MOVING, &["c"], &[]), [is("c", Available)]);
     // Who was leaving is to stay.
     assert_eq!(
-        after(r#"[0,{"node":1,"leaving":true}]"#, &["a", "b"]),
-        [is("a", ReplicaState::Available), is("b", ReplicaState::Available)]
+        next_of(r#"[0,{"node":1,"leaving":true}]"#, &["a", "b"], &[]),
+        [is("a", Available), is("b", Available)]
     );
+    // Who has no data to get has the shard at once, and who had it is dropped.
+    assert_eq!(next_of("[2]", &["a", "b"], &[]), [is("a", Available), is("b", Available)]);
+}
+
+#[test]
+fn a_node_that_gives_its_shards_away_keeps_them_until_others_have_the_data() {
+    use ReplicaState::{Available, Initializing, Leaving};
+    let map = map_of("[0,1]");
+    let member = |id: &str, weight, ready: &[(usize, u64)]| Member {
+        id: id.to_owned(),
+        zone: String::new(),
+        weight,
+        ready: Some(ready.to_vec()),
+    };
+    let members = |ready: &[(usize, u64)]| {
+        [member("a", 1.0, &[]), member("b", 0.0, &[]), member("c", 1.0, ready)]
+    };
+    let (next, moves) = map.rebalanced(&members(&[]), 1).unwrap();
+    let nodes: Vec<_> = next.nodes_of(0).collect();
+    // From the one that it takes the place of.
+    let copied = Initializing { source: 1, since: 2 };
+    assert_eq!((nodes, moves), (vec![("a", Available), ("c", copied), ("b", Leaving)], 1));
+    assert_eq!(next.initializing("c"), [(0, 2)]);
+    let (last, moves) = next.rebalanced(&members(&[(0, 2)]), 1).unwrap();
+    let nodes: Vec<_> = last.nodes_of(0).collect();
+    assert_eq!((nodes, moves), (vec![("a", Available), ("c", Available)], 0));
+    assert_eq!(last.initializing("c"), []);
+}
+
+/// Who has a shard's data for certain: those that the map called available, or that were ready.
+fn with_data(map: &ShardMap, shard: usize, before: &BTreeSet<String>) -> BTreeSet<String> {
+    let is_with_data = |(id, state): &(&str, ReplicaState)| match state {
+        ReplicaState::Initializing { .. } => false,
+        ReplicaState::Leaving => before.contains(*id),
+        ReplicaState::Available => true,
+    };
+    map.nodes_of(shard).filter(is_with_data).map(|(id, _)| id.to_owned()).collect()
+}
+
+proptest! {
+    /// Nodes come, go, drain and get data in any order. `steps` has a draw for each node: whether it
+    /// is there, whether it gives its shards away, whether it is ready with what it waits for.
+    #[test]
+    fn whatever_happens_who_has_the_data_is_kept_while_it_is_there(
+        steps in prop::collection::vec(prop::collection::vec((0..4_u8, 0..4_u8, any::<bool>()), 5), 1..12),
+    ) {
+        const SHARDS: usize = 7;
+        let members = |map: Option<&ShardMap>, step: &[(u8, u8, bool)]| -> Vec<Member> {
+            let member = |(number, (here, drains, is_ready)): (usize, &(u8, u8, bool))| {
+                let id = format!("node-{number}");
+                let waits = map.map_or_else(Vec::new, |map| map.initializing(&id));
+                let ready = Some(if *is_ready { waits } else { Vec::new() });
+                let weight = if *drains == 0 { 0.0 } else { 1.0 };
+                (*here > 0).then_some(Member { id, zone: String::new(), weight, ready })
+            };
+            step.iter().enumerate().filter_map(member).collect()
+        };
+        let all: Vec<(u8, u8, bool)> = vec![(1, 1, false); 5];
+        let mut map = ShardMap::first(SHARDS, 2, &members(None, &all), 1);
+        let mut data: Vec<BTreeSet<String>> =
+            (0..SHARDS).map(|shard| with_data(&map, shard, &BTreeSet::new())).collect();
+        for step in &steps {
+            let members = members(Some(&map), step);
+            let Some((next, _)) = map.rebalanced(&members, 1) else { continue };
+            prop_assert_eq!(&ShardMap::decode(&next.encode()).unwrap(), &next);
+            for (shard, data) in data.iter_mut().enumerate() {
+                let got = members.iter().filter(|member| {
+                    let waited = map.initializing(&member.id).into_iter().find(|it| it.0 == shard);
+                    waited.is_some_and(|it| member.ready.iter().flatten().any(|ready| *ready == it))
+                });
+                data.extend(got.map(|member| member.id.clone()));
+                let there: BTreeSet<String> = members
+                    .iter()
+                    .map(|member| member.id.clone())
+                    .filter(|id| data.contains(id))
+                    .collect();
+                let has = with_data(&next, shard, &there);
+                if !there.is_empty() {
+                    prop_assert!(!has.is_empty(), "nobody has shard {}'s data", shard);
+                    prop_assert!(has.is_subset(&there), "{:?} of {:?} have shard {}", has, there, shard);
+                }
+                *data = has;
+            }
+            map = next;
+        }
+    }
 }
