@@ -20,6 +20,7 @@ build = {
   install = {
     lib = { consul_ffi = "target/rock/consul_ffi.so" },
     lua = {
+      consistent_hash_cluster = "lua/consistent_hash_cluster.lua",
       consul_ha_cluster = "lua/consul_ha_cluster.lua",
       consul_production_config = "lua/consul_production_config.lua",
       consul_quorum = "lua/consul_quorum.lua",

@@ -13,7 +13,8 @@ const ENGINES: &[(&str, &str)] = &[("luajit", "5.1"), ("lua5.1", "5.1"), ("lua5.
 const PROGRAM: &str = "local c = require('consul_ffi').new({ simulate = true }) \
     assert(c:kv_put('k', 'v')) print((select(2, c:kv_get('k')))) \
     assert(require('consul_ha_cluster').ConsulHACluster == require('consul_ffi').ConsulHACluster) \
-    assert(require('consul_production_config').ConsulManager)";
+    assert(require('consul_production_config').ConsulManager) \
+    assert(require('consistent_hash_cluster').HighAvailabilityCluster.new)";
 
 /// A client is made only when the guard's program is found; nothing is sent.
 const GUARDED: &str = "require('consul_ffi').new({ guard = true }) print('guarded')";
