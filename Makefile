@@ -57,11 +57,18 @@ PROGRAMS := demo demo-cluster $(OLD_PROGRAMS)
 $(PROGRAMS): demo-deps build-$(flavour)
 	@$(lua_env) $(consul) $(LUA) examples/$(subst -,_,$@).lua
 
+.PHONY: demo-tsdb
+## demo-tsdb [LUA=lua5.4] [CONSUL=1.21] [POINTS=20000]: runs a database on three processes, one of which is killed
+demo-tsdb: demo-deps build-$(flavour)
+	@LUA="$(LUA)" scripts/install-deps.sh tsdb
+	@$(lua_env) $(consul) $(LUA) examples/tsdb/demo.lua $(POINTS)
+
 consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL))
 
 # These have processes, which meet on consul-sim when nobody says which Consul.
-demo-cluster test-consul-cluster: consul-sim
-demo-cluster test-consul-cluster: consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL),$(if $(CONSUL_HTTP_ADDR),,\
+IN_PROCESSES := demo-cluster test-consul-cluster demo-tsdb
+$(IN_PROCESSES): consul-sim
+$(IN_PROCESSES): consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL),$(if $(CONSUL_HTTP_ADDR),,\
 	CONSUL_BIN=$(abspath $(or $(CARGO_TARGET_DIR),target)/debug/consul-sim) scripts/with-consul.sh 1.21))
 
 consul-sim:

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs with apt-get, by package name, the programs that are missing; says which.
 #
-#   scripts/install-deps.sh [test|demo|bench]
+#   scripts/install-deps.sh [test|demo|tsdb|bench]
 #
 # test (the default): what `make test` needs. demo: what `make demo` needs for the engine that $LUA
-# names (luajit by default). bench: the clients that `make bench` compares with, but for Go's.
+# names (luajit by default). tsdb: what examples/tsdb needs besides. bench: the clients that `make bench` compares with, but for Go's.
 # Without apt-get it says what to install, and fails.
 set -euo pipefail
 
@@ -36,6 +36,11 @@ case $purpose in
         [ -e /usr/include/lua5.4/lua.h ] || packages+=(liblua5.4-dev)
         [ -e /usr/include/lua5.1/lua.h ] || packages+=(liblua5.1-0-dev)
         [ -e /usr/include/luajit-2.1/lua.h ] || packages+=(libluajit-5.1-dev)
+        luajit -e 'require("luasql.sqlite3")' 2>/dev/null || packages+=(lua-sql-sqlite3)
+        ;;
+    tsdb)
+        needs=()
+        "$lua" -e 'require("luasql.sqlite3")' 2>/dev/null || packages+=(lua-sql-sqlite3)
         ;;
     bench)
         needs=(luajit=luajit cc=build-essential wrk=wrk)
@@ -47,7 +52,7 @@ case $purpose in
         luajit -e "require('ffi').load('libcurl.so.4')" 2>/dev/null || packages+=(libcurl4)
         ;;
     *)
-        echo "usage: scripts/install-deps.sh [test|demo|bench]" >&2
+        echo "usage: scripts/install-deps.sh [test|demo|tsdb|bench]" >&2
         exit 2
         ;;
 esac

@@ -1,4 +1,4 @@
-//! docs/coordination.md and docs/cluster.md tell of tests that exist, and of profiles as they are.
+//! docs/coordination.md, docs/cluster.md and docs/tsdb.md tell of tests that exist, and of profiles as they are.
 
 use consul_ffi::client::coordination::Profile;
 use consul_ffi::wire::value::Value;
@@ -7,6 +7,7 @@ use std::path::Path;
 
 const LOCKS: &str = include_str!("../docs/coordination.md");
 const CLUSTER: &str = include_str!("../docs/cluster.md");
+const TSDB: &str = include_str!("../docs/tsdb.md");
 
 fn sources(folder: &Path, text: &mut String) {
     for entry in fs::read_dir(folder).expect("a folder") {
@@ -53,7 +54,7 @@ fn every_claim_is_shown_by_a_test_that_exists() {
     for folder in ["src", "spec", "tests"] {
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut text);
     }
-    let names = [claimed(LOCKS), in_tables(), claimed(CLUSTER)];
+    let names = [claimed(LOCKS), in_tables(), claimed(CLUSTER), claimed(TSDB)];
     assert!(names.iter().all(|names| names.len() > 5), "{names:?}");
     let names = names.concat();
     let is_a_test = |name: &String| {
