@@ -41,9 +41,8 @@ $(FLAVOURS:%=build-%): build-%:
 	@rockspec/build.sh $(feature-$*) target/lua/$*/consul_ffi.so
 
 # Each runs a file of examples: demo-cluster is examples/demo_cluster.lua.
-OLD_PROGRAMS := consul-simulation-demo test-consul-integration test-consul-cluster debug-consul-ffi \
-	ha-cluster-example consul-production-example
-PROGRAMS := demo demo-cluster $(OLD_PROGRAMS)
+PROGRAMS := demo demo-cluster consul-simulation-demo test-consul-integration test-consul-cluster \
+	consul-production-example test-tsdb-cluster debug-consul-ffi ha-cluster-example
 
 .PHONY: $(PROGRAMS) demo-deps consul-sim
 ## demo [LUA=lua5.4] [CONSUL=1.21]: runs the demo, simulated or on a real Consul
@@ -52,15 +51,15 @@ PROGRAMS := demo demo-cluster $(OLD_PROGRAMS)
 ## test-consul-integration [LUA=lua5.4] [CONSUL=1.21]: runs an old program: three nodes in one process
 ## test-consul-cluster [LUA=lua5.4] [CONSUL=1.21]: runs an old program: three processes, whose leader is killed
 ## consul-production-example [LUA=lua5.4] [CONSUL=1.21]: runs an old program: a manager, quotes on three nodes
+## test-tsdb-cluster [LUA=lua5.4] [CONSUL=1.21]: runs an old program: a hash ring, three nodes of a database
 ## debug-consul-ffi [LUA=lua5.4] [CONSUL=1.21]: runs an old program: every call of the client
 ## ha-cluster-example [LUA=lua5.4] [CONSUL=1.21]: runs an old program: one node with the old documentation's options
 $(PROGRAMS): demo-deps build-$(flavour)
 	@$(lua_env) $(consul) $(LUA) examples/$(subst -,_,$@).lua
 
-.PHONY: demo-tsdb
+.PHONY: demo-tsdb tsdb-deps
 ## demo-tsdb [LUA=lua5.4] [CONSUL=1.21] [POINTS=20000]: runs a database on three processes, one of which is killed
 demo-tsdb: demo-deps build-$(flavour)
-	@LUA="$(LUA)" scripts/install-deps.sh tsdb
 	@$(lua_env) $(consul) $(LUA) examples/tsdb/demo.lua $(POINTS)
 
 consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL))
@@ -76,6 +75,11 @@ consul-sim:
 
 demo-deps:
 	@LUA="$(LUA)" scripts/install-deps.sh demo
+
+demo-tsdb test-tsdb-cluster: tsdb-deps
+
+tsdb-deps:
+	@LUA="$(LUA)" scripts/install-deps.sh tsdb
 
 .PHONY: test
 ## test: builds, lints and tests everything; see scripts/test.sh --help

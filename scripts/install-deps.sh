@@ -12,6 +12,7 @@ purpose=${1:-test}
 programs=()
 packages=()
 lua=${LUA:-luajit}
+unset LUA_INIT # it is for the programs, not for a look at which modules there are
 
 # Each need is PROGRAM=PACKAGE.
 case $purpose in

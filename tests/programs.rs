@@ -15,6 +15,7 @@ const PROGRAMS: &[&str] = &[
     "test-consul-integration",
     "test-consul-cluster",
     "consul-production-example",
+    "test-tsdb-cluster",
     "debug-consul-ffi",
     "ha-cluster-example",
 ];
@@ -90,6 +91,25 @@ const WRONG: &[(&str, &str, &str)] = &[
         "consul-production-example",
         "function cluster.broadcast() return false, 'nobody answers' end",
         "stored in Consul, but ",
+    ),
+    (
+        "test-tsdb-cluster",
+        "function module.ConsistentHashRing.remove_node() return true end",
+        " is on a node that was removed",
+    ),
+    (
+        "test-tsdb-cluster",
+        "local store = require('examples.tsdb.store') function store.write() return true end",
+        "points are lost or doubled",
+    ),
+    (
+        "test-tsdb-cluster",
+        "local call = cluster.call function cluster.call(...) \
+           local success, rows = call(...) \
+           if type(rows) == 'table' then table.remove(rows) end \
+           return success, rows \
+         end",
+        "points are lost or doubled",
     ),
     ("debug-consul-ffi", "function client.kv_lost() end", "not called: kv_lost"),
     (
