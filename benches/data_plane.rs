@@ -39,6 +39,7 @@ impl Caller for Plain {
     async fn call(&mut self) {
         let request = http::Request::post("/v1/call").header("host", "a");
         let request = request.body(Full::from(&BODY[..])).unwrap();
+        self.0.ready().await.unwrap();
         let reply = self.0.send_request(request).await.unwrap();
         assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), BODY[..]);
     }
