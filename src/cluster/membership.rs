@@ -164,22 +164,19 @@ pub(super) fn service(options: &Options, record: &Record) -> Service {
 /// Records by the nodes' names, with the modify indexes of their keys.
 type Records = BTreeMap<String, (Arc<Record>, u64)>;
 
-/// The records under the nodes' prefix; those that have not changed are `known`. What else is there
-/// is no node's and left alone.
-fn records(options: &Options, entries: &Value, known: &BTreeMap<String, Node>) -> Records {
+/// The records under the nodes' prefix. What else is there is no node's and left alone.
+fn records(options: &Options, entries: &Value) -> Records {
     let mut records = BTreeMap::new();
     for entry in entries.items() {
         let Some(key) = entry.get("Key").and_then(Value::as_str) else { continue };
         let Some(id) = key.strip_prefix(&options.nodes_prefix) else { continue };
         let index = entry.get("ModifyIndex").and_then(Value::as_u64).unwrap_or_default();
-        let same = known.get(id).filter(|node| node.modify_index == index);
-        let record = match (same, entry.get("Value")) {
-            (Some(node), _) => Some(Arc::clone(&node.record)),
-            (None, Some(Value::Bytes(bytes))) => Record::parse(id, bytes).map(Arc::new),
+        let record = match entry.get("Value") {
+            Some(Value::Bytes(bytes)) => Record::parse(id, bytes),
             _ => None,
         };
         match record {
-            Some(record) => _ = records.insert(id.to_owned(), (record, index)),
+            Some(record) => _ = records.insert(id.to_owned(), (Arc::new(record), index)),
             None => tracing::warn!(key, "not a node's key"),
         }
     }
@@ -388,13 +385,7 @@ impl Cluster {
 
     /// Takes the nodes' keys.
     pub(super) fn take_records(&self, state: &State) {
-        let entries = &state.answer.value;
-        self.take_members(|known| {
-            // When Consul has lost data, an index can be another write's than it was.
-            let nobody = BTreeMap::new();
-            let known = if state.is_resynchronised { &nobody } else { known };
-            records(&self.options, entries, known)
-        });
+        self.take_members(|_| records(&self.options, &state.answer.value));
     }
 
     /// Takes the nodes' checks.

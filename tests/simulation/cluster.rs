@@ -38,6 +38,9 @@ struct Scene {
     fence: RefCell<Fence>,
     /// Two may lead until then, since what forbids it was taken away: no client can know.
     excused_until: Cell<Duration>,
+    /// What was before Consul's data was lost may show until then: a lease and its token, or a first
+    /// map of a node that knows none, which gives way to what the others put back.
+    lost_until: Cell<Duration>,
     leader: RefCell<Option<(Node, u64)>>,
     /// When all was well again.
     healed: Cell<Option<Duration>>,
@@ -156,6 +159,7 @@ impl Scene {
             backup: RefCell::default(),
             fence: RefCell::default(),
             excused_until: Cell::new(Duration::ZERO),
+            lost_until: Cell::new(Duration::ZERO),
             leader: RefCell::default(),
             healed: Cell::new(None),
         })
@@ -271,6 +275,9 @@ impl Scene {
         self.world.count("elections", 1);
         let before = self.leader.replace(Some((node, token)));
         self.world.count("failovers", before.is_some_and(|(other, _)| other != node).into());
+        if self.is_of_lost_data() {
+            return;
+        }
         let mut fence = self.fence.borrow_mut();
         if token <= fence.led && self.world.now() > self.excused_until.get() {
             let led = fence.led;
@@ -298,7 +305,7 @@ impl Scene {
             self.world.count("maps", 1);
             Arc::clone(map)
         });
-        if same != map {
+        if same != map && !self.is_of_lost_data() {
             let epoch = map.epoch();
             self.world.violation(|| format!("{} has another map {epoch}", name(node)));
         } else if Arc::ptr_eq(same, map) {
@@ -317,7 +324,9 @@ impl Scene {
                 format!("the map {} has the token {token} after {mapped}", map.epoch())
             });
         }
-        fence.mapped = fence.mapped.max(map.token());
+        if !self.is_of_lost_data() {
+            fence.mapped = fence.mapped.max(map.token());
+        }
         let holders = (0..self.processes.borrow().len()).filter(|node| map.has(&name(*node)));
         let most = holders.count().min(map.replicas());
         for shard in 0..map.shard_count() {
@@ -536,9 +545,14 @@ impl Scene {
         self.excused_until.set(self.excused_until.get().max(self.world.now() + lease));
     }
 
+    fn is_of_lost_data(&self) -> bool {
+        self.world.now() <= self.lost_until.get()
+    }
+
     /// Consul's indexes go back, and with them the tokens. What no node knows was never there.
     fn data_is_lost(&self) {
         self.excuse();
+        self.lost_until.set(self.excused_until.get());
         self.fence.take();
         let processes = self.processes.borrow();
         let known = processes.iter().filter_map(|process| process.cluster.as_ref());

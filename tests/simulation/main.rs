@@ -30,6 +30,7 @@ const SEEDS_TO_ONE_OF_A_SEMAPHORE: u64 = 4;
 
 /// Seeds above those of `make test` that once found something.
 const FOUND: [u64; 3] = [552, 2266, 5301];
+const FOUND_IN_CLUSTERS: [u64; 5] = [975, 1290, 2835, 3277, 4477];
 
 /// A rule that is left out must show within this many seeds.
 const SEEDS_TO_FIND: u64 = 500;
@@ -76,6 +77,9 @@ fn main() {
         }),
         Trial::test("clusters_are_safe_and_come_back", move || {
             all_are_safe(0..seeds, What::Cluster)
+        }),
+        Trial::test("what_seeds_once_found_in_clusters_stays_mended", || {
+            all_are_safe(FOUND_IN_CLUSTERS, What::Cluster)
         }),
         Trial::test("the_same_seed_gives_the_same_trace", the_same_trace),
         Trial::test("many_nodes_agree_when_one_in_ten_has_died", move || {
