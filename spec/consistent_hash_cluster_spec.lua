@@ -10,7 +10,7 @@ local opened, cluster_name
 
 -- A node that is not started, with what the engine of old passed.
 local function node(id, config)
-  local all = {
+  local made = HighAvailabilityCluster:new(support.merged({
     node_id = id,
     host = "127.0.0.1",
     port = 6000 + #opened,
@@ -22,11 +22,7 @@ local function node(id, config)
     simulate = support.simulated,
     cluster_options = { profile = "fast" },
     block_size = 30,
-  }
-  for name, value in pairs(config or {}) do
-    all[name] = value
-  end
-  local made = HighAvailabilityCluster:new(all)
+  }, config))
   opened[#opened + 1] = made
   return made
 end
@@ -66,12 +62,7 @@ describe("consistent_hash_cluster", function()
   end)
 
   after_each(function()
-    for _, one in ipairs(opened) do
-      one:close()
-    end
-    local client = support.client()
-    client:kv_delete_tree("tsdb/" .. cluster_name)
-    client:close()
+    support.clean_up(opened, "tsdb/" .. cluster_name)
   end)
 
   it("exports the ring and the cluster #smoke", function()

@@ -10,16 +10,12 @@ local opened, prefix
 
 -- A node of this spec's cluster, not started.
 local function node(id, config)
-  local all = {
+  local made = ConsulHACluster:new(support.merged({
     node_id = id,
     node_address = "127.0.0.1:9" .. ("%03d"):format(#opened),
     nodes_prefix = prefix .. "/nodes/",
     simulate = support.simulated,
-  }
-  for name, value in pairs(config or {}) do
-    all[name] = value
-  end
-  local made = ConsulHACluster:new(all)
+  }, config))
   opened[#opened + 1] = made
   return made
 end

@@ -7,16 +7,12 @@ local opened, prefix
 
 -- A node of this spec's cluster, which has started.
 local function node(id, config)
-  local all = {
+  local made = consul_ffi.ConsulHACluster:new(support.merged({
     node_id = id,
     node_address = "127.0.0.1:9000",
     nodes_prefix = prefix .. "/nodes/",
     simulate = support.simulated,
-  }
-  for name, value in pairs(config or {}) do
-    all[name] = value
-  end
-  local made = consul_ffi.ConsulHACluster:new(all)
+  }, config))
   opened[#opened + 1] = made
   assert(made:start())
   return made
@@ -42,12 +38,7 @@ describe("calls between nodes", function()
   end)
 
   after_each(function()
-    for _, one in ipairs(opened) do
-      one:close()
-    end
-    local client = support.client()
-    client:kv_delete_tree(prefix)
-    client:close()
+    support.clean_up(opened, prefix)
   end)
 
   it("bring a handler's reply #smoke", function()

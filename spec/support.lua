@@ -25,6 +25,14 @@ function support.manual_agent(seed)
   end
 end
 
+-- A configuration with what a test says of its own.
+function support.merged(config, own)
+  for name, value in pairs(own or {}) do
+    config[name] = value
+  end
+  return config
+end
+
 -- Closes what a test opened, and deletes what it wrote under a prefix.
 function support.clean_up(opened, prefix)
   for _, one in ipairs(opened) do
