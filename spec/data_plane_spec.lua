@@ -353,6 +353,11 @@ describe("calls between nodes", function()
       os.exit(1)
     end)
     assert(cluster:start())
+    -- Each hears of the other when Consul says so.
+    repeat
+      cluster:poll(10)
+      local _, is_known = cluster:call("n1", "knows both")
+    until is_known == true
     for i = 1, 200 do
       local success, reply = cluster:call("n1", "there and back", i)
       assert(success and reply == i, reply)
@@ -366,6 +371,9 @@ describe("calls between nodes", function()
     end
     local one = node("n1")
     one:handle("echo", echo)
+    one:handle("knows both", function()
+      return #one:get_live_nodes() == 2
+    end)
     local answered = 0
     one:handle("there and back", function(body, request)
       answered = answered + 1

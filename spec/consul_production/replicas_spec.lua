@@ -97,7 +97,7 @@ describe("replicas", function()
       assert(third:start())
       managers.keep(third)
       support.eventually(function()
-        return made[1]:get_cluster_info().node_count == 3
+        return #made[1]:get_node():get_live_nodes() == 3
       end)
     end
 
