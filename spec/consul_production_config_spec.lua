@@ -269,6 +269,14 @@ describe("consul_production_config", function()
     end)
 
     it("is healthy, and says when #smoke", function()
+      -- Another spec's service, which ended without a word, is critical for a while.
+      local client = support.client()
+      for _, check in pairs(select(2, assert(client:agent_checks()))) do
+        if check.Status == "critical" then
+          client:deregister_service(check.ServiceID)
+        end
+      end
+      client:close()
       local manager = managers.started()
       local health = manager:monitor_health()
       assert.same({ true, {}, 1 }, { health.is_healthy, health.issues, health.node_count })

@@ -331,8 +331,20 @@ impl Cluster {
             };
             tokio::select! {
                 _ = changes.wait_for(is_wrong) => {}
-                () = self.sleep_until(looked + self.options.heartbeat_interval) => {}
+                () = self.sleep_until(looked + self.options.heartbeat_interval) => {
+                    self.look_after_service();
+                }
             }
+        }
+    }
+
+    /// Has the service registered again when this node is not seen to live: an agent that was set back
+    /// to an old state has the service of an incarnation before.
+    fn look_after_service(&self) {
+        let snapshot = self.snapshot();
+        let me = snapshot.nodes.get(&self.options.node_id);
+        if snapshot.in_touch && me.is_some_and(|me| self.is_me(&me.record) && !me.is_live) {
+            self.presence.doubt();
         }
     }
 

@@ -143,7 +143,7 @@ async fn attempt(
     if let Some(holder) = seen.holder() {
         if contender.is_mine(holder) {
             // An attempt that seemed to fail arrived after all.
-            return settle(contender, holder).await;
+            return settle(contender, holder, value).await;
         }
         contender.obstacle = format!("session {holder} holds it");
         if contender.tries_once() {
@@ -156,7 +156,8 @@ async fn attempt(
     contender.obstacle.clear();
     let session = contender.session().await?;
     let (presence, key) = (contender.presence, contender.key);
-    let value = value.unwrap_or(&seen.value).to_vec();
+    let wanted = value;
+    let value = wanted.unwrap_or(&seen.value).to_vec();
     let unchanged = match &seen.entry {
         Some(entry) => vec![
             ("Verb", "check-index".into()),
@@ -184,7 +185,7 @@ async fn attempt(
                 Some(token) => {
                     Ok(Some(Grant { token, claim: Claim::Lock(value), begun, entrusted }))
                 }
-                None => settle(contender, &session).await,
+                None => settle(contender, &session, wanted).await,
             };
         }
         Err(error) => error,
@@ -206,19 +207,28 @@ async fn attempt(
         }
         // The key is not what it was when it was looked at.
         Kind::TxnFailed => Ok(None),
-        _ if error.maybe_applied() => settle(contender, &session).await,
+        _ if error.maybe_applied() => settle(contender, &session, wanted).await,
         _ => Err(error),
     }
 }
 
 /// Finds out whether an attempt whose answer was lost succeeded.
-async fn settle(contender: &Contender<'_>, session: &str) -> Result<Option<Grant>, Error> {
+async fn settle(
+    contender: &Contender<'_>,
+    session: &str,
+    wanted: Option<&[u8]>,
+) -> Result<Option<Grant>, Error> {
     let (presence, key) = (contender.presence, contender.key);
     let begun = presence.client().clock().now();
     let Seen { entry, value } = prove(presence, key).await?;
     let Some(entry) = entry.filter(|entry| entry.session.as_deref() == Some(session)) else {
         return Ok(None);
     };
+    if wanted.is_some_and(|wanted| *wanted != value) {
+        // Somebody else has written the key since: it is taken anew, so that it says what it should.
+        release(presence, key, session, &value).await?;
+        return Ok(None);
+    }
     let unlock = transaction([unlock(key, session, &value)]);
     let entrusted = presence.entrust(Deed::Release, &txn::TXN, &unlock)?;
     let token = presence.rules().token_of(&entry);

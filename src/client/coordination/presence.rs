@@ -20,6 +20,7 @@ use crate::wire::value::Value;
 use crate::wire::{agent, session};
 use std::collections::HashSet;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -98,6 +99,8 @@ pub struct Presence {
     orphaned: Notify,
     /// What the check warns of.
     warning: Mutex<Option<String>>,
+    /// Whether the agent may have another service under this one's id.
+    is_doubted: AtomicBool,
     /// What this process holds or waits for.
     entered: Mutex<HashSet<String>>,
     rules: Rules,
@@ -124,6 +127,7 @@ impl Presence {
             orphans: Mutex::default(),
             orphaned: Notify::new(),
             warning: Mutex::default(),
+            is_doubted: AtomicBool::new(false),
             entered: Mutex::default(),
             rules: Rules::ALL,
         })
@@ -364,15 +368,15 @@ impl Presence {
         let mut answered = self.now();
         loop {
             let begun = self.now();
+            let mut is_forgotten = self.is_doubted.swap(false, Ordering::Relaxed);
             match self.beat(home).await {
                 Ok(()) => answered = begun,
-                Err(error) if error.kind() == Kind::NotFound => {
-                    // The agent forgot the service, or gave it up after a long silence.
-                    if let Err(error) = self.register(home).await {
-                        tracing::warn!(service = self.service.id, %error, "not registered again");
-                    }
-                }
+                // The agent forgot the service, or gave it up after a long silence.
+                Err(error) if error.kind() == Kind::NotFound => is_forgotten = true,
                 Err(error) => tracing::info!(service = self.service.id, %error, "a beat failed"),
+            }
+            if is_forgotten && let Err(error) = self.register(home).await {
+                tracing::warn!(service = self.service.id, %error, "not registered again");
             }
             if self.homes.len() > 1 && self.now() - answered >= self.profile.check_ttl {
                 return;
@@ -398,6 +402,12 @@ impl Presence {
     /// lives either way.
     pub fn warn(&self, why: Option<String>) {
         *lock(&self.warning) = why;
+    }
+
+    /// Has the service registered again with the next beat: beats are answered, but what others see
+    /// is not this service.
+    pub fn doubt(&self) {
+        self.is_doubted.store(true, Ordering::Relaxed);
     }
 
     /// Replaces a guard that is gone.
