@@ -173,7 +173,7 @@ impl Scene {
         let (client, _) = self.world.client(node);
         let options = Options {
             node_id: name(node),
-            zone: format!("z{}", node as u64 % self.zones),
+            zone: self.zone(node),
             weight: self.processes.borrow()[node].weight,
             ..self.options.clone()
         };
@@ -311,12 +311,29 @@ impl Scene {
         } else if Arc::ptr_eq(same, map) {
             let last = maps.range(..map.epoch()).next_back().map(|(_, map)| Arc::clone(map));
             drop(maps);
-            self.new_map(last.as_deref(), map, now);
+            self.new_map(last.as_deref(), map);
         }
     }
 
+    /// Those that have shards, as the leader knows them: whoever sees its map first may not yet have
+    /// heard of all.
+    fn members(&self, map: &ShardMap) -> Vec<Member> {
+        let processes = self.processes.borrow();
+        let all = processes.iter().enumerate().map(|(node, process)| Member {
+            id: name(node),
+            zone: self.zone(node),
+            weight: process.weight,
+            ready: None,
+        });
+        all.filter(|member| map.has(&member.id)).collect()
+    }
+
+    fn zone(&self, node: Node) -> String {
+        format!("z{}", node as u64 % self.zones)
+    }
+
     /// What each map must be, and what it may change.
-    fn new_map(&self, last: Option<&ShardMap>, map: &ShardMap, seen: &Snapshot) {
+    fn new_map(&self, last: Option<&ShardMap>, map: &ShardMap) {
         let mut fence = self.fence.borrow_mut();
         if map.token() < fence.mapped && self.world.now() > self.excused_until.get() {
             let (token, mapped) = (map.token(), fence.mapped);
@@ -342,7 +359,7 @@ impl Scene {
         self.world.count("moves", moves as u64);
         // What another weight asks for is not known here: the leader may have heard of it or not.
         if !self.has_reweighed.get() {
-            let members = members(map, seen);
+            let members = self.members(map);
             let fewest = last.rebalanced(&members, 0).map_or(0, |(_, moves)| moves);
             if moves > fewest {
                 let epoch = map.epoch();
@@ -578,11 +595,6 @@ fn moves(last: &ShardMap, map: &ShardMap) -> usize {
 fn member(node: &membership::Node) -> Member {
     let record = &node.record;
     Member { id: record.id.clone(), zone: record.zone.clone(), weight: record.weight, ready: None }
-}
-
-/// Those that have shards.
-fn members(map: &ShardMap, seen: &Snapshot) -> Vec<Member> {
-    seen.nodes.values().filter(|node| map.has(&node.record.id)).map(member).collect()
 }
 
 /// What each node should have, when all are in one zone: its share, rounded down and up.
