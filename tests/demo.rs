@@ -5,9 +5,12 @@
 mod consul;
 #[path = "support/outside.rs"]
 mod outside;
+#[allow(dead_code)]
+#[path = "support/program.rs"]
+mod program;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use std::process::{Command, Output};
+use std::process::Output;
 
 fn main() {
     let mut trials = Vec::new();
@@ -33,41 +36,22 @@ fn the_account_is_the_same(version: &str) -> Result<(), Failed> {
 }
 
 fn it_leaves_nothing_behind(version: &str) -> Result<(), Failed> {
-    let left = "local c = require('consul_ffi').new() \
-        local _, keys = c:kv_keys('consul_ffi-demo') \
-        local _, services = c:agent_services() \
-        local _, sessions = c:session_list() \
-        print(#keys, next(services), #sessions)";
-    let script = format!("luajit examples/demo.lua >&2 && luajit -e \"{left}\"");
-    let output = Command::new("scripts/with-consul.sh")
-        .args([version, "sh", "-c", &script])
-        .env("LUA_CPATH", "./target/lua/luajit/?.so;;")
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()?;
-    let found = String::from_utf8_lossy(&output.stdout);
-    if found.trim() == "0\tnil\t0" {
-        return Ok(());
-    }
-    Err(format!("left: {found}\n{}", String::from_utf8_lossy(&output.stderr)).into())
+    program::leaves_nothing(version, "luajit examples/demo.lua", "consul_ffi-demo")
 }
 
 fn demo(consul: Option<&str>) -> std::io::Result<Output> {
-    let mut make = Command::new("make");
-    make.arg("--no-print-directory").arg("demo");
-    make.args(consul.map(|version| format!("CONSUL={version}")));
-    make.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("CONSUL_HTTP_ADDR");
-    outside::outside_cargo(&mut make).output()
+    program::make("demo").args(consul.map(|version| format!("CONSUL={version}"))).output()
 }
 
 /// The demo's account without its first line, which names the Consul, and its last one, which
 /// names the next command.
 fn account(output: &Output) -> Result<Vec<String>, Failed> {
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = program::text(output);
     let lines = text.lines().skip_while(|line| !line.starts_with("consul_ffi "));
     let mut lines: Vec<_> = lines.skip(1).map(str::to_owned).collect();
     let last = lines.pop().unwrap_or_default();
     if output.status.success() && last.contains("make ") {
         return Ok(lines);
     }
-    Err(format!("{text}\n{}", String::from_utf8_lossy(&output.stderr)).into())
+    Err(format!("{text}\n{}", program::errors(output)).into())
 }

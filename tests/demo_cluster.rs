@@ -6,9 +6,11 @@
 mod consul;
 #[path = "support/outside.rs"]
 mod outside;
+#[allow(dead_code)]
+#[path = "support/program.rs"]
+mod program;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use std::process::Command;
 
 /// What is told, in this order; between the parts are figures and who it was.
 const ACCOUNT: &[&str] = &[
@@ -41,23 +43,5 @@ fn main() {
 }
 
 fn demo(variables: &[&str]) -> Result<(), Failed> {
-    let mut make = Command::new("make");
-    make.args(["--no-print-directory", "demo-cluster"]).args(variables);
-    make.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("CONSUL_HTTP_ADDR");
-    let output = outside::outside_cargo(&mut make).output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let failed = |why: String| {
-        Err(format!("{why}\n{text}\n{}", String::from_utf8_lossy(&output.stderr)).into())
-    };
-    if !output.status.success() {
-        return failed(output.status.to_string());
-    }
-    let mut rest = &*text;
-    for part in ACCOUNT {
-        match rest.split_once(part) {
-            Some((_, after)) => rest = after,
-            None => return failed(format!("missing, or not in its place: {part}")),
-        }
-    }
-    Ok(())
+    program::tells(program::make("demo-cluster").args(variables), ACCOUNT)
 }

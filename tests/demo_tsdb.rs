@@ -6,6 +6,9 @@
 mod consul;
 #[path = "support/outside.rs"]
 mod outside;
+#[allow(dead_code)]
+#[path = "support/program.rs"]
+mod program;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::Command;
@@ -38,36 +41,22 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
-fn run(variables: &[&str], environment: &[(&str, &str)]) -> Result<(bool, String), Failed> {
-    let mut make = Command::new("make");
-    make.args(["--no-print-directory", "demo-tsdb", "POINTS=2000"]).args(variables);
-    make.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("CONSUL_HTTP_ADDR");
-    make.envs(environment.iter().copied());
-    let output = outside::outside_cargo(&mut make).output()?;
-    let told =
-        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    Ok((output.status.success(), told.join("\n")))
+fn make() -> Command {
+    let mut make = program::make("demo-tsdb");
+    make.arg("POINTS=2000");
+    make
 }
 
 fn demo(variables: &[&str]) -> Result<(), Failed> {
-    let (is_well, text) = run(variables, &[])?;
-    let failed = |why: String| Err(format!("{why}\n{text}").into());
-    if !is_well {
-        return failed("it failed".to_owned());
-    }
-    let mut rest = &*text;
-    for part in ACCOUNT {
-        match rest.split_once(part) {
-            Some((_, after)) => rest = after,
-            None => return failed(format!("missing, or not in its place: {part}")),
-        }
-    }
-    Ok(())
+    program::tells(make().args(variables), ACCOUNT)
 }
 
 fn without_consul() -> Result<(), Failed> {
     // Nothing listens on the port 1.
-    let (is_well, text) = run(&[], &[("CONSUL_HTTP_ADDR", "127.0.0.1:1")])?;
-    let is_told = text.contains("examples/tsdb/demo.lua failed: ");
-    if is_well || !is_told { Err(text.into()) } else { Ok(()) }
+    let output = make().env("CONSUL_HTTP_ADDR", "127.0.0.1:1").output()?;
+    let is_told = program::errors(&output).contains("examples/tsdb/demo.lua failed: ");
+    if output.status.success() || !is_told {
+        return program::failed("it did not fail as such", &output);
+    }
+    Ok(())
 }

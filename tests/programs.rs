@@ -6,9 +6,13 @@
 mod consul;
 #[path = "support/outside.rs"]
 mod outside;
+#[allow(dead_code)]
+#[path = "support/program.rs"]
+mod program;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use std::process::{Command, Output};
+use program::{errors, failed, make, text};
+use std::process::Command;
 
 const PROGRAMS: &[&str] = &[
     "consul-simulation-demo",
@@ -19,13 +23,6 @@ const PROGRAMS: &[&str] = &[
     "debug-consul-ffi",
     "ha-cluster-example",
 ];
-
-/// What is there besides Consul's own: keys, services, sessions.
-const LEFT: &str = "local c = require('consul_ffi').new() \
-    local _, keys = c:kv_keys('') \
-    local _, services = c:agent_services() \
-    local _, sessions = c:session_list() \
-    print(#keys, next(services), #sessions)";
 
 /// What makes a program's world wrong, before it begins, and what the program then says. `client` and
 /// `cluster` are the classes.
@@ -173,15 +170,7 @@ fn it_runs(program: &str, lua: &str) -> Result<(), Failed> {
 }
 
 fn it_runs_and_leaves_nothing(program: &str, version: &str) -> Result<(), Failed> {
-    let script = format!("make --no-print-directory {program} >&2 && luajit -e \"{LEFT}\"");
-    let mut command = Command::new("scripts/with-consul.sh");
-    command.args([version, "sh", "-c", &script]).env("LUA_CPATH", "./target/lua/luajit/?.so;;");
-    command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    let output = outside::outside_cargo(&mut command).output()?;
-    if output.status.success() && text(&output).trim() == "0\tnil\t0" {
-        return Ok(());
-    }
-    failed("keys, services and sessions that are left:", &output)
+    program::leaves_nothing(version, &format!("make --no-print-directory {program}"), "")
 }
 
 fn access_control_is_called_too() -> Result<(), Failed> {
@@ -216,26 +205,4 @@ fn it_fails_when_something_is_wrong(program: &str, wrong: &str, said: &str) -> R
         return Ok(());
     }
     failed("it did not notice", &output)
-}
-
-fn make(program: &str) -> Command {
-    let mut make = Command::new("make");
-    make.args(["--no-print-directory", program]).current_dir(env!("CARGO_MANIFEST_DIR"));
-    for name in ["CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN"] {
-        make.env_remove(name);
-    }
-    outside::outside_cargo(&mut make);
-    make
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn errors(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn failed(why: &str, output: &Output) -> Result<(), Failed> {
-    Err(format!("{why}\n{}\n{}", text(output), errors(output)).into())
 }

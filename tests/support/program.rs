@@ -1,0 +1,69 @@
+//! Programs that make runs, and what they tell and leave.
+
+use crate::outside::outside_cargo;
+use libtest_mimic::Failed;
+use std::process::{Command, Output};
+
+/// `make` with a target, where no Consul is named.
+pub fn make(target: &str) -> Command {
+    let mut make = Command::new("make");
+    make.args(["--no-print-directory", target]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    for name in ["CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN"] {
+        make.env_remove(name);
+    }
+    outside_cargo(&mut make);
+    make
+}
+
+/// What a program has printed.
+pub fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What it has said on standard error.
+pub fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A failure that shows both.
+pub fn failed(why: &str, output: &Output) -> Result<(), Failed> {
+    Err(format!("{why}\n{}\n{}", text(output), errors(output)).into())
+}
+
+/// Whether a program comes to its end and tells all parts of its account, in this order.
+pub fn tells(command: &mut Command, account: &[&str]) -> Result<(), Failed> {
+    let output = command.output()?;
+    if !output.status.success() {
+        return failed(&output.status.to_string(), &output);
+    }
+    let text = text(&output);
+    let mut rest = &*text;
+    for part in account {
+        match rest.split_once(part) {
+            Some((_, after)) => rest = after,
+            None => return failed(&format!("missing, or not in its place: {part}"), &output),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a shell's command on a real Consul of this version comes to its end and leaves nothing that
+/// Consul does not have itself: no key that begins with `prefix`, no service, no session.
+pub fn leaves_nothing(version: &str, command: &str, prefix: &str) -> Result<(), Failed> {
+    let left = format!(
+        "local c = require('consul_ffi').new() \
+        local _, keys = c:kv_keys('{prefix}') \
+        local _, services = c:agent_services() \
+        local _, sessions = c:session_list() \
+        print(#keys, next(services), #sessions)"
+    );
+    let script = format!("{command} >&2 && luajit -e \"{left}\"");
+    let mut command = Command::new("scripts/with-consul.sh");
+    command.args([version, "sh", "-c", &script]).env("LUA_CPATH", "./target/lua/luajit/?.so;;");
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = outside_cargo(&mut command).output()?;
+    if output.status.success() && text(&output).trim() == "0\tnil\t0" {
+        return Ok(());
+    }
+    failed("keys, services and sessions that are left:", &output)
+}
