@@ -31,11 +31,13 @@ struct Work<'a> {
     cluster: &'a Cluster,
     lease: &'a Lease,
     audited: Instant,
+    /// The epoch of a map that may have been written, seen, and lost again with Consul's data.
+    in_doubt: u64,
 }
 
 /// What a leader does until it is ended.
 pub(super) async fn work(cluster: &Cluster, lease: &Lease) -> Infallible {
-    let mut work = Work { cluster, lease, audited: cluster.now() };
+    let mut work = Work { cluster, lease, audited: cluster.now(), in_doubt: 0 };
     let mut changes = cluster.changes();
     loop {
         let snapshot = Arc::clone(&changes.borrow_and_update());
@@ -178,11 +180,18 @@ impl Work<'_> {
     }
 
     /// Writes the next map, if one is due or what is stored is none.
-    async fn publish(&self, snapshot: &Snapshot) -> Result<(), Error> {
+    async fn publish(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
         let options = self.cluster.options();
         let stored = publication::read(self.cluster.client(), options).await?;
         let token = self.lease.token();
         let held = snapshot.map.as_deref();
+        if held.is_none()
+            && let Document::Map(map) = stored.map
+        {
+            self.cluster.adopt(map);
+            self.cluster.unsettle();
+            return Ok(());
+        }
         let stored_map = match &stored.map {
             Document::Map(map) => Some(map),
             _ => None,
@@ -210,11 +219,11 @@ impl Work<'_> {
             }
         };
         let next = match next {
-            Some(next) if is_lost => {
-                let epoch = next.epoch() + EPOCH_GAP;
+            Some(next) => {
+                let gap = if is_lost { EPOCH_GAP } else { 0 };
+                let epoch = (next.epoch() + gap).max(self.in_doubt + 1);
                 next.with_epoch(epoch)
             }
-            Some(next) => next,
             None => {
                 // Nothing is to change; what another has written since is taken over.
                 if let Document::Map(map) = stored.map {
@@ -224,7 +233,12 @@ impl Work<'_> {
             }
         };
         let operations = publication::replacement(options, &stored, &next, &snapshot.frozen);
-        self.lease.fenced(operations).await?;
+        if let Err(error) = self.lease.fenced(operations).await {
+            if error.maybe_applied() {
+                self.in_doubt = next.epoch();
+            }
+            return Err(error);
+        }
         self.cluster.adopt(next);
         Ok(())
     }

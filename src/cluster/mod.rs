@@ -43,15 +43,16 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// How long after Consul has lost data, or was away, the map is left alone, so that whoever has a
-/// newer one can put it back: longer than a watch pauses after failures.
+/// newer one can put it back: longer than a watch pauses after failures, and longer than its query
+/// waits that came after the loss with an index from before it.
 const SETTLING: Duration = Duration::from_secs(6);
 
 /// The pause after something has failed that may pass.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The longest that a query for something small waits: so soon a connection that is dead without a
-/// word is found out.
-const WAIT: Duration = Duration::from_secs(10);
+/// The longest that a query for something small waits, before Consul adds up to a sixteenth: so soon
+/// a connection that is dead without a word is found out.
+const WAIT: Duration = Duration::from_secs(5);
 
 /// The longest that a query for a list of all nodes waits. The lists of many nodes, asked for by each
 /// of them, are much to send.

@@ -21,6 +21,9 @@ use std::time::Duration;
 const TROUBLE: Duration = Duration::from_secs(40);
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
 
+/// So soon after Consul's data was lost the nodes have put their map back, whatever else goes wrong.
+const PUT_BACK_WITHIN: Duration = Duration::from_secs(15);
+
 /// From here on a node that is gone for good is so.
 const LAST_DEATH: Duration = Duration::from_secs(34);
 
@@ -38,9 +41,11 @@ struct Scene {
     fence: RefCell<Fence>,
     /// Two may lead until then, since what forbids it was taken away: no client can know.
     excused_until: Cell<Duration>,
-    /// What was before Consul's data was lost may show until then: a lease and its token, or a first
-    /// map of a node that knows none, which gives way to what the others put back.
+    /// What was before Consul's data was lost may show until then: a lease and its token.
     lost_until: Cell<Duration>,
+    /// A node that knows no map may lay a first one until then, which gives way to what the others put
+    /// back.
+    first_maps_until: Cell<Duration>,
     leader: RefCell<Option<(Node, u64)>>,
     /// When all was well again.
     healed: Cell<Option<Duration>>,
@@ -160,6 +165,7 @@ impl Scene {
             fence: RefCell::default(),
             excused_until: Cell::new(Duration::ZERO),
             lost_until: Cell::new(Duration::ZERO),
+            first_maps_until: Cell::new(Duration::ZERO),
             leader: RefCell::default(),
             healed: Cell::new(None),
         })
@@ -305,7 +311,9 @@ impl Scene {
             self.world.count("maps", 1);
             Arc::clone(map)
         });
-        if same != map && !self.is_of_lost_data() {
+        let may_be_another = self.is_of_lost_data()
+            || (map.epoch() == 1 && self.world.now() <= self.first_maps_until.get());
+        if same != map && !may_be_another {
             let epoch = map.epoch();
             self.world.violation(|| format!("{} has another map {epoch}", name(node)));
         } else if Arc::ptr_eq(same, map) {
@@ -570,6 +578,7 @@ impl Scene {
     fn data_is_lost(&self) {
         self.excuse();
         self.lost_until.set(self.excused_until.get());
+        self.first_maps_until.set(self.world.now() + PUT_BACK_WITHIN);
         self.fence.take();
         let processes = self.processes.borrow();
         let known = processes.iter().filter_map(|process| process.cluster.as_ref());
