@@ -1,5 +1,6 @@
 //! Service views on the simulated agent, on a clock that the tests move.
 
+#[allow(dead_code)]
 #[path = "support/world.rs"]
 mod world;
 
@@ -28,7 +29,7 @@ fn view_of(client: &Arc<Client>, args: Args, empty_hold: Duration) -> Arc<View> 
 
 impl World {
     fn view(&self) -> Arc<View> {
-        view_of(&self.client, Args::new().arg("web"), EMPTY_HOLD)
+        view_of(&self.client(), Args::new().arg("web"), EMPTY_HOLD)
     }
 
     /// Registers an instance with a check that passes for an hour.
@@ -135,8 +136,8 @@ fn with_consul_away_it_has_the_last_list_and_its_age() {
 #[test]
 fn an_empty_answer_after_a_restart_is_not_believed_for_a_while() {
     let world = World::new();
-    let patient = view_of(&world.client, Args::new().arg("web"), Duration::from_secs(20));
-    let trusting = view_of(&world.client, Args::new().arg("web"), Duration::ZERO);
+    let patient = view_of(&world.client(), Args::new().arg("web"), Duration::from_secs(20));
+    let trusting = view_of(&world.client(), Args::new().arg("web"), Duration::ZERO);
     world.register("w1", EVEN);
     world.pass(SECOND);
     world.agent.restart(Keeps::Nothing);
@@ -218,8 +219,7 @@ fn without_an_answer_it_says_so_and_why() {
 #[test]
 fn what_nobody_keeps_up_to_date_has_ended() {
     let world = World::new();
-    let (ended, feed) =
-        view(Arc::clone(&world.client), Args::new().arg("web"), EMPTY_HOLD).expect("a view");
+    let (ended, feed) = view(world.client(), Args::new().arg("web"), EMPTY_HOLD).expect("a view");
     drop(feed);
     assert_eq!(ended.all().map(|_| ()).expect_err("an end").kind(), Kind::Closed);
 }
@@ -399,7 +399,7 @@ fn what_is_no_instance_is_left_out_and_the_others_stay() {
 fn an_option_of_another_is_refused() {
     let world = World::new();
     let refused = |args: Args| {
-        let made = view(Arc::clone(&world.client), args, EMPTY_HOLD);
+        let made = view(world.client(), args, EMPTY_HOLD);
         made.map(|_| ()).expect_err("a refusal").message().to_owned()
     };
     assert!(refused(Args::new()).contains("argument #1 (service) is missing"));

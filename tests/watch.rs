@@ -1,5 +1,6 @@
 //! Watches on the simulated agent, on a clock that the tests move.
 
+#[allow(dead_code)]
 #[path = "support/world.rs"]
 mod world;
 
@@ -13,7 +14,6 @@ use consul_ffi::wire::value::Value;
 use consul_ffi::wire::{endpoint, event};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use std::sync::Arc;
 use std::time::Duration;
 use world::World;
 
@@ -22,9 +22,7 @@ type Changes = BoxStream<'static, Result<(Change, Meta), Error>>;
 impl World {
     fn watch(&self, method: &str, args: Args) -> Changes {
         let endpoint = endpoint(method).expect("a method");
-        watch(Arc::clone(&self.client), endpoint, args, WatchOptions::default())
-            .expect("a watch")
-            .boxed()
+        watch(self.client(), endpoint, args, WatchOptions::default()).expect("a watch").boxed()
     }
 
     fn put(&self, key: &str, value: &str) {
@@ -204,8 +202,7 @@ fn what_cannot_be_watched_is_refused() {
     let world = World::new();
     let refused = |method: &str, args: Args| {
         let endpoint = endpoint(method).expect("a method");
-        let made =
-            watch(Arc::clone(&world.client), endpoint, args, WatchOptions::default()).map(|_| ());
+        let made = watch(world.client(), endpoint, args, WatchOptions::default()).map(|_| ());
         made.expect_err("a refusal").message().to_owned()
     };
     assert!(refused("kv_put", Args::new().arg("a").arg("1")).contains("no blocking queries"));
@@ -214,7 +211,7 @@ fn what_cannot_be_watched_is_refused() {
     assert!(refused("kv_get", Args::new().arg("//a")).contains("//a"));
     let refused = |options: WatchOptions| {
         let endpoint = endpoint("kv_get").expect("a method");
-        let made = watch(Arc::clone(&world.client), endpoint, Args::new().arg("a"), options);
+        let made = watch(world.client(), endpoint, Args::new().arg("a"), options);
         made.map(|_| ()).expect_err("a refusal").message().to_owned()
     };
     for rate_per_s in [0.0, -1.0, f64::NAN, f64::INFINITY, f64::MIN_POSITIVE] {

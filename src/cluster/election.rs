@@ -88,10 +88,6 @@ impl Cluster {
     async fn lead(&self, lease: &Arc<Lease>) {
         *lock(&self.lease) = Some(Arc::clone(lease));
         tracing::info!(node = self.options.node_id, token = lease.token(), "leads");
-        // The leadership may be free because Consul has lost data, and others may know a newer map.
-        if self.snapshot().map.is_some() {
-            self.unsettle();
-        }
         let mut hand_overs = self.hand_overs.subscribe();
         let mut changes = self.changes();
         let has_stepped_down = tokio::select! {

@@ -22,8 +22,8 @@ const AUDIT: Duration = Duration::from_secs(60);
 /// Members that vanish within this time do so at once.
 const AT_ONCE: Duration = Duration::from_secs(60);
 
-/// By how much the epoch grows when Consul has lost maps: more than the number of those that may
-/// have been lost.
+/// By how much the epoch grows at least, and less than twice that, when Consul has lost maps or may
+/// have: more than the number of those that may have been lost.
 const EPOCH_GAP: u64 = 1000;
 
 /// A leader at work.
@@ -31,13 +31,15 @@ struct Work<'a> {
     cluster: &'a Cluster,
     lease: &'a Lease,
     audited: Instant,
-    /// The epoch of a map that may have been written, seen, and lost again with Consul's data.
-    in_doubt: u64,
+    /// Whether Consul may have lost maps that other nodes know and this one does not: before its first
+    /// map, since its leadership may come from the loss, and after one whose write it does not know the
+    /// outcome of.
+    may_be_behind: bool,
 }
 
 /// What a leader does until it is ended.
 pub(super) async fn work(cluster: &Cluster, lease: &Lease) -> Infallible {
-    let mut work = Work { cluster, lease, audited: cluster.now(), in_doubt: 0 };
+    let mut work = Work { cluster, lease, audited: cluster.now(), may_be_behind: true };
     let mut changes = cluster.changes();
     loop {
         let snapshot = Arc::clone(&changes.borrow_and_update());
@@ -185,13 +187,6 @@ impl Work<'_> {
         let stored = publication::read(self.cluster.client(), options).await?;
         let token = self.lease.token();
         let held = snapshot.map.as_deref();
-        if held.is_none()
-            && let Document::Map(map) = stored.map
-        {
-            self.cluster.adopt(map);
-            self.cluster.unsettle();
-            return Ok(());
-        }
         let stored_map = match &stored.map {
             Document::Map(map) => Some(map),
             _ => None,
@@ -219,11 +214,12 @@ impl Work<'_> {
             }
         };
         let next = match next {
-            Some(next) => {
-                let gap = if is_lost { EPOCH_GAP } else { 0 };
-                let epoch = (next.epoch() + gap).max(self.in_doubt + 1);
+            Some(next) if is_lost || (self.may_be_behind && newest.is_some()) => {
+                let chance = self.cluster.client().chance();
+                let epoch = next.epoch() + EPOCH_GAP + (chance * EPOCH_GAP as f64) as u64;
                 next.with_epoch(epoch)
             }
+            Some(next) => next,
             None => {
                 // Nothing is to change; what another has written since is taken over.
                 if let Document::Map(map) = stored.map {
@@ -233,12 +229,9 @@ impl Work<'_> {
             }
         };
         let operations = publication::replacement(options, &stored, &next, &snapshot.frozen);
-        if let Err(error) = self.lease.fenced(operations).await {
-            if error.maybe_applied() {
-                self.in_doubt = next.epoch();
-            }
-            return Err(error);
-        }
+        self.may_be_behind = true;
+        self.lease.fenced(operations).await?;
+        self.may_be_behind = false;
         self.cluster.adopt(next);
         Ok(())
     }

@@ -402,8 +402,7 @@ const GETTERS: &[(&str, Method)] = &[
     }),
     ("poll_event", |lua, _, node, _| next_event(lua, node, Some(Duration::ZERO))),
     ("next_event", |lua, _, node, args| {
-        let limit_ms = args.get(1).map_or(Ok(Value::Null), |limit| value::from_lua(lua, limit))?;
-        next_event(lua, node, wait_limit(&limit_ms)?)
+        next_event(lua, node, wait_limit(&value::argument(lua, args, 1)?)?)
     }),
 ];
 
@@ -430,8 +429,7 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
     native.set(
         "new",
         native::function(lua, "ConsulHACluster", |lua, args| {
-            let given = args.front().map_or(Ok(Value::Null), |given| value::from_lua(lua, given));
-            let made = given.and_then(|given| match given {
+            let made = value::argument(lua, &args, 0).and_then(|given| match given {
                 Value::Map(given) => ConsulHACluster::new(given),
                 Value::Null => ConsulHACluster::new(Vec::new()),
                 other => Err(At::top("the configuration").wrong_type_text("a table", &other)),
@@ -587,7 +585,7 @@ fn fenced_put(
     node: &ConsulHACluster,
     args: &MultiValue,
 ) -> Result<Results, Failure> {
-    let arg = |place| args.get(place).map_or(Ok(Value::Null), |given| value::from_lua(lua, given));
+    let arg = |place| value::argument(lua, args, place);
     let key = Shape::Key.text(&arg(1)?, &At::top("key"))?;
     let value = match arg(2)? {
         Value::Null => {
@@ -614,7 +612,7 @@ fn shards_ready(
         let why = "the node was made without hand_off = true: its shards are available at once";
         return Err(Error::misuse(why).into());
     }
-    let given = args.get(1).map_or(Ok(Value::Null), |given| value::from_lua(lua, given))?;
+    let given = value::argument(lua, args, 1)?;
     let at = At::top("shards");
     let shards = match &given {
         Value::List(shards) => shards.iter().map(|it| shard(it, &at)).collect::<Result<_, _>>()?,
@@ -634,7 +632,7 @@ fn get_shard_replicas(
     node: &ConsulHACluster,
     args: &MultiValue,
 ) -> Result<Results, Failure> {
-    let given = args.get(1).map_or(Ok(Value::Null), |given| value::from_lua(lua, given))?;
+    let given = value::argument(lua, args, 1)?;
     let (shard, snapshot) = (shard(&given, &At::top("shard"))?, node.snapshot()?);
     let replicas = lua.create_table()?;
     let Some(map) = &snapshot.map else { return Ok(gives(LuaValue::Table(replicas))) };

@@ -143,7 +143,7 @@ fn poll(
     node: &ConsulHACluster,
     args: &MultiValue,
 ) -> Result<Results, Failure> {
-    let arg = |place| args.get(place).map_or(Ok(Value::Null), |arg| value::from_lua(lua, arg));
+    let arg = |place| value::argument(lua, args, place);
     let limit = match arg(1)? {
         Value::Null => Some(Duration::ZERO),
         limit_ms => wait_limit(&limit_ms)?,
@@ -251,8 +251,7 @@ fn broadcast(
 }
 
 fn text(lua: &Lua, args: &MultiValue, place: usize, name: &str) -> Result<String, Error> {
-    let given = args.get(place).map_or(Ok(Value::Null), |given| value::from_lua(lua, given))?;
-    Shape::Text.text(&given, &At::top(name))
+    Shape::Text.text(&value::argument(lua, args, place)?, &At::top(name))
 }
 
 fn body(lua: &Lua, args: &MultiValue, place: usize) -> Result<Body, Error> {
@@ -265,7 +264,7 @@ fn given_options(
     args: &MultiValue,
     place: usize,
 ) -> Result<Vec<(String, Value)>, Error> {
-    match args.get(place).map_or(Ok(Value::Null), |given| value::from_lua(lua, given))? {
+    match value::argument(lua, args, place)? {
         Value::Null => Ok(Vec::new()),
         Value::Map(options) => Ok(options),
         other => Err(At::top("options").wrong_type_text("a table", &other)),

@@ -272,8 +272,8 @@ fn new(
     read: impl FnOnce(&[Value], bool) -> Result<(Goal, Profile), Error>,
 ) -> Result<Results, Failure> {
     let client = this(args, method)?;
-    let arg = |place| value::from_lua(lua, args.get(place).unwrap_or(&LuaValue::Nil));
-    let given = (1..=count + 1).map(arg).collect::<Result<Vec<_>, _>>();
+    let given = (1..=count + 1).map(|place| value::argument(lua, args, place));
+    let given = given.collect::<Result<Vec<_>, _>>();
     let made = given.and_then(|given| {
         if args.len() > count + 2 {
             return Err(Error::misuse(format!(

@@ -155,7 +155,7 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
         "new",
         native::function(lua, "ConsistentHashRing", |lua, args| {
             let virtual_nodes =
-                argument(lua, &args, 0).and_then(|given| virtual_nodes(&given)).map_err(
+                value::argument(lua, &args, 0).and_then(|given| virtual_nodes(&given)).map_err(
                     |error| Error::misuse(format!("ConsistentHashRing: {}", error.message())),
                 )?;
             let ring = lua.create_userdata(ConsistentHashRing {
@@ -197,10 +197,6 @@ fn invoke(lua: &Lua, name: &str, method: Method, args: &MultiValue) -> Result<Re
     })
 }
 
-fn argument(lua: &Lua, args: &MultiValue, place: usize) -> Result<Value, Error> {
-    args.get(place).map_or(Ok(Value::Null), |argument| value::from_lua(lua, argument))
-}
-
 /// A string that is an argument of a method.
 fn text<'a>(
     lua: &Lua,
@@ -232,7 +228,7 @@ pub fn keys<'a>(lua: &Lua, args: &'a MultiValue) -> Result<&'a Table, Error> {
 
 /// The second argument of a method, which is how many nodes it gives.
 pub fn replica_count(lua: &Lua, args: &MultiValue) -> Result<usize, Error> {
-    let (at, given) = (At::top("n"), argument(lua, args, 2)?);
+    let (at, given) = (At::top("n"), value::argument(lua, args, 2)?);
     match given {
         Value::Null => Ok(REPLICAS),
         Value::Int(number) if number >= 0 => Ok(number as usize),

@@ -62,8 +62,7 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
     native.set(
         "open",
         native::function(lua, "simulator", |lua, args| {
-            let arg =
-                |place| args.get(place).map_or(Ok(Value::Null), |arg| value::from_lua(lua, arg));
+            let arg = |place| value::argument(lua, &args, place);
             let opened = arg(0).and_then(|name| open(&name, &arg(1)?));
             let agent = lua.create_userdata(opened.map_err(raised("simulator"))?)?;
             Ok((mlua::Value::UserData(agent), mlua::Nil, mlua::Nil))
@@ -77,8 +76,7 @@ fn invoke(lua: &Lua, name: &str, method: Method, args: &MultiValue) -> Result<Re
     let this = args.front().and_then(mlua::Value::as_userdata);
     let outcome = match this.and_then(|this| this.borrow::<Simulator>().ok()) {
         Some(this) => {
-            let argument = args.get(1).map_or(Ok(Value::Null), |value| value::from_lua(lua, value));
-            argument.and_then(|argument| method(&this.agent, &argument))
+            value::argument(lua, args, 1).and_then(|argument| method(&this.agent, &argument))
         }
         None => Err(Error::misuse("call it with a colon")),
     };

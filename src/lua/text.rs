@@ -21,7 +21,7 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
 }
 
 fn run(lua: &Lua, name: &str, decode: Decode, args: &MultiValue) -> Result<Results, Failure> {
-    let given = args.front().map_or(Ok(Value::Null), |text| value::from_lua(lua, text))?;
+    let given = value::argument(lua, args, 0)?;
     let Value::Bytes(text) = given else {
         let why = format!("{name}: text must be a string, got {}", given.type_name());
         return Err(Error::misuse(why).into());

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::wire::response::Success;
 use crate::wire::tape::Tape;
 use crate::wire::value::Value;
-use mlua::{IntoLua, Lua, Table, Value as LuaValue};
+use mlua::{IntoLua, Lua, MultiValue, Table, Value as LuaValue};
 use std::ffi::CStr;
 
 /// How deep a table may nest; a deeper one is most likely a cycle.
@@ -28,6 +28,14 @@ pub const LIST_METATABLE: &CStr = c"consul_ffi.list";
 /// [`Error::misuse`] for a table that is neither a list nor a map of names, or that has a cycle.
 pub fn from_lua(lua: &Lua, value: &LuaValue) -> Result<Value, Error> {
     from_lua_at(lua, value, 0)
+}
+
+/// The wire's value for an argument, null for one that was not given; 0 is the first.
+///
+/// # Errors
+/// As [`from_lua`].
+pub fn argument(lua: &Lua, args: &MultiValue, place: usize) -> Result<Value, Error> {
+    args.get(place).map_or(Ok(Value::Null), |given| from_lua(lua, given))
 }
 
 fn from_lua_at(lua: &Lua, value: &LuaValue, depth: usize) -> Result<Value, Error> {

@@ -2,6 +2,9 @@
 //! each limit refuses, and what other nodes cannot do to them. The Lua side is in `spec`.
 
 mod bad_peers;
+#[allow(dead_code)]
+#[path = "../support/world.rs"]
+mod simulated;
 mod strangers;
 mod world;
 
@@ -189,8 +192,8 @@ fn a_request_whose_deadline_has_passed_reaches_no_handler() {
     let one = world.echo(options("n1"));
     world.settle();
     let (outcome, took) = world.call(&one, "idle", "echo", "", Duration::from_millis(50));
-    let error = refused(outcome, Kind::Timeout, "no reply within 50 ms");
-    assert!(error.message().contains("node \"idle\": call \"echo\""), "{error}");
+    // Both sides watch the deadline, and either may notice first.
+    refused(outcome, Kind::Timeout, "node \"idle\": call \"echo\": ");
     assert!(took < AT_ONCE, "{took:?}");
     let request = waiting.lock().expect("no panic").remove(0);
     // It counts from when the request arrived.
@@ -207,7 +210,7 @@ fn a_program_that_does_not_poll_is_not_ready_and_its_node_lives() {
     let one = world.echo(options("n1"));
     world.settle();
     let limit = one.cluster.options().profile.check_ttl * 2;
-    world.wait(limit);
+    world.simulated.wait(limit);
     let error =
         refused(world.call(&one, "idle", "echo", "", AMPLE).0, Kind::NotReady, "not polled");
     assert_eq!((error.status(), error.attempts(), error.maybe_applied()), (Some(503), 4, false));
@@ -216,7 +219,7 @@ fn a_program_that_does_not_poll_is_not_ready_and_its_node_lives() {
     idle.plane.poll();
     assert!(world.call(&one, "idle", "echo", "", AMPLE).0.is_ok());
     idle.plane.set_handler("echo", false);
-    world.wait(limit * 2);
+    world.simulated.wait(limit * 2);
     assert!(idle.plane.is_ready(), "without handlers there is nothing to poll for");
     refused(world.call(&one, "idle", "echo", "", AMPLE).0, Kind::NotFound, "has no handler");
 }
@@ -232,7 +235,7 @@ fn a_node_that_is_unknown_or_down_fails_at_once() {
     assert!(took < AT_ONCE, "{took:?}");
     refused(call("gone").0, Kind::Unsupported, "its key says no data_address");
     // The check of `gone` passes for an hour.
-    world.wait(Duration::from_secs(3700));
+    world.simulated.wait(Duration::from_secs(3700));
     one.plane.poll();
     let (outcome, took) = call("gone");
     let error = outcome.expect_err("a node that is down");

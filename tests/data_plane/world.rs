@@ -1,18 +1,15 @@
 //! Nodes that speak with each other over loopback. Their cluster is on a simulated agent, whose clock
 //! stands still unless a test moves it.
 
+use crate::simulated;
 use bytes::Bytes;
-use consul_ffi::client::{Client, Settings};
-use consul_ffi::clock::{Clock, ManualClock};
 use consul_ffi::cluster::data_plane::{Body, CallOptions, ClusterKey, DataPlane, Request};
 use consul_ffi::cluster::{Cluster, Options};
 use consul_ffi::error::Error;
-use consul_ffi::simulate::{self, Agent, SimTransport};
-use consul_ffi::wire::request::{Args, Defaults};
+use consul_ffi::wire::request::Args;
 use consul_ffi::wire::value::Value;
 use consul_ffi::wire::{agent, kv};
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
@@ -21,10 +18,9 @@ use tokio::runtime::{Builder, Runtime};
 const NODES: &str = "tsdb/cluster/nodes/";
 
 pub struct World {
-    pub clock: ManualClock,
+    pub simulated: simulated::World,
+    /// For what is real: sockets and handlers.
     pub runtime: Runtime,
-    agent: Arc<Agent>,
-    processes: AtomicU64,
 }
 
 /// A node whose handlers run beside each other.
@@ -37,47 +33,13 @@ pub struct Node {
 
 impl World {
     pub fn new() -> Self {
-        let clock = ManualClock::new();
-        let options = simulate::Options {
-            clock: Arc::new(clock.clone()),
-            seed: 1,
-            ..simulate::Options::default()
-        };
-        let agent = Arc::new(Agent::new(options));
-        let timers = Arc::clone(&agent);
-        clock.spawn(async move { match timers.run_timers().await {} });
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        let runtime = runtime.expect("a runtime");
-        World { clock, runtime, agent, processes: AtomicU64::new(0) }
-    }
-
-    /// Does something in which the clock moves on.
-    pub fn drive<R>(&self, work: impl Future<Output = R>) -> R {
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(self.clock.drive(work))
-    }
-
-    pub fn wait(&self, time: Duration) {
-        self.drive(self.clock.sleep(time));
-    }
-
-    pub fn client(&self) -> Arc<Client> {
-        let number = self.processes.fetch_add(1, Ordering::Relaxed);
-        let transport = SimTransport::new(Arc::clone(&self.agent), "simulated");
-        let transport = transport.for_client(number.to_string());
-        let settings = Settings {
-            timeout: Duration::from_secs(5),
-            retry_count: 3,
-            defaults: Defaults::default(),
-        };
-        let rng = fastrand::Rng::with_seed(number);
-        let clock = Arc::new(self.clock.clone());
-        Arc::new(Client::new(vec![Arc::new(transport)], settings, clock, rng))
+        World { simulated: simulated::World::new(), runtime: runtime.expect("a runtime") }
     }
 
     /// A cluster's node that does not run yet.
     pub fn cluster(&self, options: Options) -> Arc<Cluster> {
-        let client = self.client();
+        let client = self.simulated.client();
         Cluster::new(Arc::clone(&client), client, options).expect("options that fit together")
     }
 
@@ -91,8 +53,8 @@ impl World {
         let plane = DataPlane::new(Arc::clone(&cluster), deliver).expect("a data plane");
         self.runtime.spawn(Arc::clone(&plane).serve());
         let running = Arc::clone(&cluster);
-        self.clock.spawn(async move { drop(running.run().await) });
-        self.drive(cluster.started());
+        self.simulated.clock.spawn(async move { drop(running.run().await) });
+        self.simulated.run(cluster.started());
         Node { plane, cluster, seen: Arc::default() }
     }
 
@@ -122,7 +84,7 @@ impl World {
 
     /// Lets all nodes see each other.
     pub fn settle(&self) {
-        self.wait(Duration::from_secs(2));
+        self.simulated.wait(Duration::from_secs(2));
     }
 
     /// A live member that no process of ours is: its data plane is what listens at this address.
@@ -140,8 +102,8 @@ impl World {
             ("Meta", map(vec![("incarnation", text(&format!("of {id}")))])),
             ("Check", map(vec![("TTL", text("1h")), ("Status", text("passing"))])),
         ]);
-        let client = self.client();
-        self.drive(async {
+        let client = self.simulated.client();
+        self.simulated.run(async {
             let key = Args::new().arg(format!("{NODES}{id}")).arg(record.into_bytes());
             client.call(&kv::PUT, &key).await.expect("a key");
             let service = Args::new().arg(service);

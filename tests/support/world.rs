@@ -1,4 +1,4 @@
-//! A simulated agent on a clock that the tests move, and a client of it.
+//! A simulated agent on a clock that the tests move, and clients of it.
 
 use bytes::Bytes;
 use consul_ffi::client::{Client, Settings};
@@ -9,35 +9,49 @@ use futures_util::FutureExt;
 use http::Request;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::runtime::Builder;
 
 pub struct World {
     pub clock: ManualClock,
     pub agent: Arc<Agent>,
-    pub client: Arc<Client>,
+    processes: AtomicU64,
 }
 
 impl World {
     pub fn new() -> Self {
         let clock = ManualClock::new();
-        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-        let options = Options { clock: Arc::clone(&shared), seed: 1, ..Options::default() };
+        let options = Options { clock: Arc::new(clock.clone()), seed: 1, ..Options::default() };
         let agent = Arc::new(Agent::new(options));
+        let timers = Arc::clone(&agent);
+        clock.spawn(async move { match timers.run_timers().await {} });
+        Self { clock, agent, processes: AtomicU64::new(0) }
+    }
+
+    /// The client of a process of its own; the first is the client `0` of the agent's faults.
+    pub fn client(&self) -> Arc<Client> {
+        let number = self.processes.fetch_add(1, Ordering::Relaxed);
+        let transport = SimTransport::new(Arc::clone(&self.agent), "simulated");
+        let transport = transport.for_client(number.to_string());
         let settings = Settings {
             timeout: Duration::from_secs(5),
             retry_count: 3,
             defaults: Defaults::default(),
         };
-        let transport = SimTransport::new(Arc::clone(&agent), "simulated");
-        let rng = fastrand::Rng::with_seed(1);
-        let client = Arc::new(Client::new(vec![Arc::new(transport)], settings, shared, rng));
-        Self { clock, agent, client }
+        let clock = Arc::new(self.clock.clone());
+        let rng = fastrand::Rng::with_seed(number);
+        Arc::new(Client::new(vec![Arc::new(transport)], settings, clock, rng))
     }
 
     /// Runs work to its end, moving the clock.
     pub fn run<R>(&self, work: impl Future<Output = R>) -> R {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(self.clock.drive(work))
+    }
+
+    pub fn wait(&self, time: Duration) {
+        self.run(self.clock.sleep(time));
     }
 
     /// What happens by other hands, without any time passing.
