@@ -54,9 +54,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// a connection that is dead without a word is found out.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// The longest that a query for a list of all nodes waits. The lists of many nodes, asked for by each
-/// of them, are much to send.
+/// The longest that a query for a list of all nodes waits, and how many are made in a second at most.
+/// The lists of many nodes, asked for by each of them, are much to send.
 const LIST_WAIT: Duration = Duration::from_secs(20);
+const LIST_RATE: f64 = 2.0;
 
 /// A node of a cluster.
 #[derive(Debug)]
@@ -285,7 +286,9 @@ impl Cluster {
 
     async fn take_part(&self) -> Error {
         let Options { nodes_prefix, leader_key, .. } = &self.options;
-        let nodes = self.follow(&kv::LIST, nodes_prefix, LIST_WAIT, |state| async move {
+        let small = WatchOptions { wait: WAIT, ..WatchOptions::default() };
+        let list = WatchOptions { wait: LIST_WAIT, rate_per_s: LIST_RATE };
+        let nodes = self.follow(&kv::LIST, nodes_prefix, &list, |state| async move {
             if let Some(state) = state {
                 self.unsettle_after(&state);
                 self.take_records(&state);
@@ -293,19 +296,19 @@ impl Cluster {
         });
         let service = self.options.service();
         // Its index goes back whenever a server begins to stream it, so nothing follows from that.
-        let health = self.follow(&health::SERVICE, &service, LIST_WAIT, |state| async move {
+        let health = self.follow(&health::SERVICE, &service, &list, |state| async move {
             if let Some(state) = state {
                 self.take_liveness(&state);
             }
         });
-        let leader = self.follow(&kv::GET, leader_key, WAIT, |state| async move {
+        let leader = self.follow(&kv::GET, leader_key, &small, |state| async move {
             if let Some(state) = &state {
                 self.unsettle_after(state);
             }
             self.take_leader(state.as_ref());
         });
         let epoch_key = self.options.epoch_key();
-        let map = self.follow(&kv::GET, &epoch_key, WAIT, |state| async move {
+        let map = self.follow(&kv::GET, &epoch_key, &small, |state| async move {
             if let Some(state) = state {
                 self.unsettle_after(&state);
                 self.take_announcement(state).await;
@@ -328,13 +331,12 @@ impl Cluster {
         &self,
         endpoint: &'static Endpoint,
         name: &str,
-        wait: Duration,
+        options: &WatchOptions,
         mut take: impl FnMut(Option<State>) -> F,
     ) -> Error {
         let args = Args::new().arg(name);
         let client = Arc::clone(&self.waiting);
-        let options = WatchOptions { wait, ..WatchOptions::default() };
-        let states = match states(client, endpoint, args, options) {
+        let states = match states(client, endpoint, args, options.clone()) {
             Ok(states) => states,
             Err(error) => return error,
         };

@@ -21,6 +21,9 @@ use std::time::Duration;
 const TROUBLE: Duration = Duration::from_secs(40);
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
 
+/// The maps of a leader that began with none have epochs below this; those of all others leap over it.
+const FIRST_MAPS: u64 = 1000;
+
 /// So soon after Consul's data was lost the nodes have put their map back, whatever else goes wrong.
 const PUT_BACK_WITHIN: Duration = Duration::from_secs(15);
 
@@ -43,7 +46,7 @@ struct Scene {
     excused_until: Cell<Duration>,
     /// What was before Consul's data was lost may show until then: a lease and its token.
     lost_until: Cell<Duration>,
-    /// A node that knows no map may lay a first one until then, which gives way to what the others put
+    /// A leader that knows no map may lay first ones until then, which give way to what the others put
     /// back.
     first_maps_until: Cell<Duration>,
     leader: RefCell<Option<(Node, u64)>>,
@@ -56,6 +59,7 @@ struct Scene {
 struct Fence {
     written: u64,
     led: u64,
+    led_by: Option<Node>,
     mapped: u64,
 }
 
@@ -285,11 +289,14 @@ impl Scene {
             return;
         }
         let mut fence = self.fence.borrow_mut();
-        if token <= fence.led && self.world.now() > self.excused_until.get() {
-            let led = fence.led;
+        let led = fence.led;
+        let goes_on = token == led && fence.led_by == Some(node);
+        if token <= led && !goes_on && self.world.now() > self.excused_until.get() {
             self.world.violation(|| format!("{} leads with {token} after {led}", name(node)));
         }
-        fence.led = fence.led.max(token);
+        if token > led {
+            (fence.led, fence.led_by) = (token, Some(node));
+        }
     }
 
     /// What a node may come to know.
@@ -312,10 +319,13 @@ impl Scene {
             Arc::clone(map)
         });
         let may_be_another = self.is_of_lost_data()
-            || (map.epoch() == 1 && self.world.now() <= self.first_maps_until.get());
-        if same != map && !may_be_another {
-            let epoch = map.epoch();
-            self.world.violation(|| format!("{} has another map {epoch}", name(node)));
+            || (map.epoch() < FIRST_MAPS && self.world.now() <= self.first_maps_until.get());
+        if same != map {
+            if !may_be_another {
+                let epoch = map.epoch();
+                self.world.violation(|| format!("{} has another map {epoch}", name(node)));
+            }
+            *same = Arc::clone(map);
         } else if Arc::ptr_eq(same, map) {
             let last = maps.range(..map.epoch()).next_back().map(|(_, map)| Arc::clone(map));
             drop(maps);
