@@ -3,7 +3,8 @@
 #
 #   scripts/test.sh [STEP…]
 #
-# Without a STEP all of them run, each to its end whatever the others did:
+# Without a STEP all of them run, each to its end whatever the others did, the Lua specs two at a
+# time:
 #
 #   build               the module of each of the three flavours
 #   lint                each of the checks of `make lint`
@@ -189,22 +190,59 @@ run_step() {
     "${@:2}"
     printf '%-24s %7d %7d %8d %8d\n' \
         "$1" "$passed" "$failed" "$skipped" $((SECONDS - started)) >>"$table"
-    total_passed=$((total_passed + passed))
-    total_failed=$((total_failed + failed))
-    total_skipped=$((total_skipped + skipped))
+    add_to_totals "$1" "$passed" "$failed" "$skipped"
+}
+
+# add_to_totals STEP PASSED FAILED SKIPPED …
+add_to_totals() {
+    total_passed=$((total_passed + $2))
+    total_failed=$((total_failed + $3))
+    total_skipped=$((total_skipped + $4))
+}
+
+# run_beside STEP…: two at a time, for steps that spend most of their time waiting. Each is a run of
+# this script by itself, which is shown when all have ended.
+run_beside() {
+    local step row
+    echo
+    echo "== two at a time: $*"
+    # shellcheck disable=SC2016 # the variables are the inner shell's own
+    printf '%s\n' "$@" | setpriv --pdeathsig TERM xargs -P 2 -I STEP setpriv --pdeathsig TERM \
+        sh -c 'exec scripts/test.sh "$1" >"$2/$1" 2>&1' run STEP "$folder" &
+    running=$!
+    wait "$running" || true
+    running=
+    for step; do
+        echo
+        sed -n "/^== $step\$/,/^step  *passed/{/^step  *passed/!p}" "$folder/$step"
+        grep '^SKIPPED' "$folder/$step" | sort -u >>"$notes" || true
+        if ! row=$(grep -E "^$step( +[0-9]+){4}\$" "$folder/$step"); then
+            echo "FAILED: it did not come to its end"
+            row=$(printf '%-24s %7d %7d %8d %8d' "$step" 0 1 0 0)
+        fi
+        echo "$row" >>"$table"
+        # shellcheck disable=SC2086 # a name and four numbers
+        add_to_totals $row
+    done
 }
 
 exec 2>&1
 run_step programs step_programs
+specs=()
 for step in "${steps[@]}"; do
     case $step in
-        busted-*)
-            rest=${step#busted-}
-            run_step "$step" step_busted "${rest%%-*}" "${rest#*-}"
-            ;;
+        busted-*) specs+=("$step") ;;
         *) run_step "$step" "step_$step" ;;
     esac
 done
+case ${#specs[@]} in
+    0) ;;
+    1)
+        rest=${specs[0]#busted-}
+        run_step "${specs[0]}" step_busted "${rest%%-*}" "${rest#*-}"
+        ;;
+    *) run_beside "${specs[@]}" ;;
+esac
 
 echo
 printf '%-24s %7s %7s %8s %8s\n' step passed failed skipped seconds

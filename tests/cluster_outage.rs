@@ -37,6 +37,9 @@ use tokio::time::{sleep, timeout};
 /// twice as long, and then come a lock delay and a watch's pause.
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
 
+/// How often a server of Consul tries to reach one that it has given up (Serf's reconnect interval).
+const REJOIN: Duration = Duration::from_secs(30);
+
 /// The most requests that a node makes in a second: in an outage it tries each of three agents again
 /// and again, and asks for a lock during its delay. Idle it makes three, and the leader seven.
 const MOST_REQUESTS: f64 = 100.0;
@@ -195,7 +198,7 @@ fn isolated(islands: &Islands) {
     let next = others().find_map(|node| node.lease()).expect("one leads");
     assert!(next.token() > token);
     islands.reconnect(raft_leader);
-    nodes.wait_until_well("in the end", HEALED_WITHIN);
+    nodes.wait_until_well("in the end", HEALED_WITHIN + 2 * REJOIN);
     watching.abort();
     let seen = nodes.seen.lock().expect("no panic elsewhere");
     assert!(seen.wrong.is_empty(), "{:#?}", seen.wrong);
