@@ -4,17 +4,16 @@
 use super::background::{Home, Job};
 use super::client::init_logs;
 use super::data_plane::{self, Link};
-use super::held::{one, wait_limit};
+use super::held::{done, gives, one, wait_limit};
 use super::hooks;
 use super::native::{self, Failure, Results};
 use super::node::reads_as_id;
-use super::ring::{key, keys, owners, replica_count};
+use super::routing::{self, shard};
 use super::serving;
 use super::standing::FAREWELL;
 use super::value;
 use crate::client::Client;
 use crate::cluster::membership::{Mode, Node};
-use crate::cluster::shard_map::ReplicaState;
 use crate::cluster::{Cluster, Event, Options, Snapshot};
 use crate::config::{self, Config};
 use crate::connect::connect;
@@ -217,7 +216,7 @@ impl ConsulHACluster {
     }
 
     /// The snapshot and the tables of its nodes by their ids, the same until something changes.
-    fn tables(&self, lua: &Lua, this: &AnyUserData) -> Result<(Arc<Snapshot>, Table), Failure> {
+    pub fn tables(&self, lua: &Lua, this: &AnyUserData) -> Result<(Arc<Snapshot>, Table), Failure> {
         let snapshot = self.snapshot()?;
         let is_shown = |shown: &Arc<Snapshot>| Arc::ptr_eq(shown, &snapshot);
         if !self.shown.borrow().as_ref().is_some_and(is_shown) {
@@ -314,7 +313,6 @@ const CALLS: &[(&str, Method)] = &[
         node.close();
         Ok(done())
     }),
-    ("get_replica_nodes", get_replica_nodes),
     ("hand_over", |_, _, node, _| {
         let running = node.started()?;
         if !running.cluster.is_leader() {
@@ -360,32 +358,12 @@ const GETTERS: &[(&str, Method)] = &[
         }))
     }),
     ("get_node_count", |lua, _, node, _| Ok(gives(node.snapshot()?.nodes.len().into_lua(lua)?))),
-    ("get_live_nodes", |lua, this, node, _| {
-        let (snapshot, tables) = node.tables(lua, this)?;
-        list(lua, &tables, snapshot.live())
-    }),
-    ("get_node_for_key", get_node_for_key),
-    ("get_nodes_for_keys", get_nodes_for_keys),
-    ("get_shard_for_key", |lua, _, node, args| {
-        let (key, snapshot) = (key(lua, args)?, node.snapshot()?);
-        let Some(shard) = snapshot.shard_of(&key.as_bytes()) else {
-            return Ok(gives(LuaValue::Nil));
-        };
-        let owner = snapshot.node_for(&key.as_bytes()).map(|node| node.record.id.as_str());
-        Ok((LuaValue::Boolean(true), shard.into_lua(lua)?, owner.into_lua(lua)?))
-    }),
-    ("get_shards", |lua, _, node, args| {
-        let (id, snapshot) = (node_id(lua, node, args, 1)?, node.snapshot()?);
-        let shards = snapshot.map.as_ref().map_or_else(Vec::new, |map| map.shards_of(&id));
-        Ok(gives(lua.create_sequence_from(shards)?.into_lua(lua)?))
-    }),
     ("token", |lua, _, node, _| {
         let lease = node.running().and_then(|running| running.cluster.lease());
         let lease = lease.filter(|lease| !lease.has_ended());
         let token = lease.map_or(Value::Null, |lease| lease.token().into());
         Ok(gives(value::to_lua(lua, &token)?))
     }),
-    ("get_shard_replicas", get_shard_replicas),
     ("status", |lua, _, node, _| {
         let snapshot = node.snapshot()?;
         let frozen = snapshot.frozen.iter().map(|id| Value::from(id.as_str())).collect();
@@ -406,25 +384,17 @@ const GETTERS: &[(&str, Method)] = &[
     }),
 ];
 
-fn done() -> Results {
-    one(LuaValue::Boolean(true))
-}
-
-fn gives(value: LuaValue) -> Results {
-    (LuaValue::Boolean(true), value, LuaValue::Nil)
-}
-
 /// The native functions that `module.lua` builds the class from.
 pub fn register(lua: &Lua) -> mlua::Result<Table> {
     let method = |(name, method): &(&'static str, Method)| {
         let (name, method) = (*name, *method);
         (name, move |lua: &Lua, args: MultiValue| invoke(lua, name, method, &args))
     };
-    let calls = CALLS.iter().chain(data_plane::CALLS);
+    let calls = CALLS.iter().chain(routing::CALLS).chain(data_plane::CALLS);
     let native = native::class(lua, INDEX, calls.map(method))?;
     let replies = native::class(lua, INDEX, data_plane::REPLIES.iter().map(method))?;
     native.set("replies", replies.get::<Table>("methods")?)?;
-    let getters = native::class(lua, INDEX, GETTERS.iter().map(method))?;
+    let getters = native::class(lua, INDEX, GETTERS.iter().chain(routing::GETTERS).map(method))?;
     native.set("getters", getters.get::<Table>("methods")?)?;
     native.set(
         "new",
@@ -566,7 +536,7 @@ fn set_mode(
 }
 
 /// The node that an argument names; this one when there is none.
-fn node_id(
+pub fn node_id(
     lua: &Lua,
     node: &ConsulHACluster,
     args: &MultiValue,
@@ -623,97 +593,6 @@ fn shards_ready(
     let cluster = Arc::clone(&running.cluster);
     node.run(lua, &running.home, async move { cluster.shards_ready(&shards).await })?;
     Ok(done())
-}
-
-/// `cluster:get_shard_replicas(shard)`: who has a shard, and whether with its data.
-fn get_shard_replicas(
-    lua: &Lua,
-    _: &AnyUserData,
-    node: &ConsulHACluster,
-    args: &MultiValue,
-) -> Result<Results, Failure> {
-    let given = value::argument(lua, args, 1)?;
-    let (shard, snapshot) = (shard(&given, &At::top("shard"))?, node.snapshot()?);
-    let replicas = lua.create_table()?;
-    let Some(map) = &snapshot.map else { return Ok(gives(LuaValue::Table(replicas))) };
-    for (id, state) in map.nodes_of(shard) {
-        let replica = lua.create_table()?;
-        replica.raw_set("id", id)?;
-        let (state, source) = match state {
-            ReplicaState::Available => ("available", None),
-            ReplicaState::Initializing { source, .. } => ("initializing", map.node(source)),
-            ReplicaState::Leaving => ("leaving", None),
-        };
-        replica.raw_set("state", state)?;
-        replica.raw_set("source", source)?;
-        reads_as_id(lua, &replica)?;
-        replicas.push(replica)?;
-    }
-    Ok(gives(LuaValue::Table(replicas)))
-}
-
-/// The number of a shard. One that there is not has no nodes.
-fn shard(given: &Value, at: &At) -> Result<usize, Error> {
-    Ok(usize::try_from(Shape::Uint.uint(given, at)?).unwrap_or(usize::MAX))
-}
-
-/// `cluster:get_node_for_key(key)`: the id and the table of the node that a key belongs to.
-fn get_node_for_key(
-    lua: &Lua,
-    this: &AnyUserData,
-    node: &ConsulHACluster,
-    args: &MultiValue,
-) -> Result<Results, Failure> {
-    let (key, (snapshot, tables)) = (key(lua, args)?, node.tables(lua, this)?);
-    let Some(owner) = snapshot.node_for(&key.as_bytes()) else {
-        return Ok(gives(LuaValue::Nil));
-    };
-    let id = lua.create_string(&owner.record.id)?;
-    let table = tables.raw_get(&id)?;
-    Ok((LuaValue::Boolean(true), LuaValue::String(id), table))
-}
-
-/// `cluster:get_nodes_for_keys(keys)`: a list of ids.
-fn get_nodes_for_keys(
-    lua: &Lua,
-    _: &AnyUserData,
-    node: &ConsulHACluster,
-    args: &MultiValue,
-) -> Result<Results, Failure> {
-    let (keys, snapshot) = (keys(lua, args)?, node.snapshot()?);
-    let ids: Vec<&String> = snapshot.nodes.keys().collect();
-    if snapshot.node_for(b"").is_none() {
-        return Ok(gives(LuaValue::Nil));
-    }
-    let list = lua.create_sequence_from(ids.iter().map(|id| id.as_str()))?;
-    let place = |key: &[u8]| {
-        let owner = snapshot.node_for(key).map(|node| &node.record.id);
-        owner.and_then(|owner| ids.binary_search(&owner).ok()).map_or(0, |place| place + 1)
-    };
-    Ok(gives(owners(lua, keys, &list, place)?))
-}
-
-/// `cluster:get_replica_nodes(key, n)`: tables of nodes, the owner's first.
-fn get_replica_nodes(
-    lua: &Lua,
-    this: &AnyUserData,
-    node: &ConsulHACluster,
-    args: &MultiValue,
-) -> Result<Results, Failure> {
-    let (key, count) = (key(lua, args)?, replica_count(lua, args)?);
-    let (snapshot, tables) = node.tables(lua, this)?;
-    let nodes = snapshot.replicas_for(&key.as_bytes(), count);
-    Ok(one(list(lua, &tables, nodes.into_iter())?.1))
-}
-
-fn list<'a>(
-    lua: &Lua,
-    tables: &Table,
-    nodes: impl Iterator<Item = &'a Node>,
-) -> Result<Results, Failure> {
-    let tables = nodes.map(|node| tables.raw_get::<LuaValue>(node.record.id.as_str()));
-    let tables = tables.collect::<mlua::Result<Vec<_>>>()?;
-    Ok(gives(LuaValue::Table(lua.create_sequence_from(tables)?)))
 }
 
 fn node_table(lua: &Lua, node: &Node) -> mlua::Result<Table> {

@@ -2,7 +2,7 @@
 
 use super::background::{Home, Job};
 use super::cluster::{ConsulHACluster, Method};
-use super::held::{one, wait_limit};
+use super::held::{done, one, wait_limit};
 use super::inbox::{Inbox, NodeNumber, fresh_number};
 use super::native::{Failure, Results};
 use super::serving::{self, Serving, from_lua, handlers, serve, to_lua};
@@ -133,7 +133,7 @@ fn handle(
     if let Some(running) = node.running() {
         running.link.plane.set_handler(&name, handler.is_function());
     }
-    Ok(one(LuaValue::Boolean(true)))
+    Ok(done())
 }
 
 /// `cluster:poll(timeout_ms, max)`
@@ -168,7 +168,7 @@ fn run(
     let started = node.started()?;
     let is_still = |running: Rc<_>| Rc::ptr_eq(&running, &started) && !started.has_ended();
     serve(lua, None, usize::MAX, || !node.running().is_some_and(is_still))?;
-    Ok(one(LuaValue::Boolean(true)))
+    Ok(done())
 }
 
 /// `cluster:call(node_id, name, body, options)`

@@ -2,7 +2,7 @@
 
 use super::background::{Home, Job};
 use super::client::{prepare, this};
-use super::held::{Held, closed, one};
+use super::held::{Held, closed, done, one};
 use super::native::{self, Failure, Method, Results};
 use super::standing::Standing;
 use super::value;
@@ -252,11 +252,11 @@ const METHODS: &[(&str, Method)] = &[
         if let Ok(job) = this.borrow::<Handle>()?.held.job() {
             job.cancel();
         }
-        Ok(one(LuaValue::Boolean(true)))
+        Ok(done())
     }),
     ("close", |_, this, _| {
         this.borrow::<Handle>()?.held.close();
-        Ok(one(LuaValue::Boolean(true)))
+        Ok(done())
     }),
 ];
 

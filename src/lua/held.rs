@@ -100,6 +100,16 @@ pub fn one(result: LuaValue) -> Results {
     (result, LuaValue::Nil, LuaValue::Nil)
 }
 
+/// The results of a method that gives true before its value, which may be nil.
+pub fn gives(value: LuaValue) -> Results {
+    (LuaValue::Boolean(true), value, LuaValue::Nil)
+}
+
+/// The results of a method that has nothing to give.
+pub fn done() -> Results {
+    one(LuaValue::Boolean(true))
+}
+
 /// Nothing and infinity are no limit; a time that is over already is none to wait.
 pub fn wait_limit(limit_ms: &Value) -> Result<Option<Duration>, Error> {
     let at = At::top("timeout_ms");

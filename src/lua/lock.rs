@@ -4,7 +4,7 @@
 use super::background::{Home, Job};
 use super::client::this;
 use super::handle::Background;
-use super::held::wait_limit;
+use super::held::{gives, wait_limit};
 use super::hooks;
 use super::native::{self, Failure, Results};
 use super::standing::{Goal, News, Place, Turn};
@@ -211,10 +211,6 @@ const GETTERS: &[(&str, Method)] = &[
         next(lua, lock, limit)
     }),
 ];
-
-fn gives(value: LuaValue) -> Results {
-    (LuaValue::Boolean(true), value, LuaValue::Nil)
-}
 
 fn argument(args: &[Value], place: usize) -> &Value {
     args.get(place).unwrap_or(&Value::Null)

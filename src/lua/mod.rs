@@ -14,6 +14,7 @@ mod native;
 mod node;
 mod open;
 mod ring;
+mod routing;
 mod serving;
 mod simulator;
 mod stack;

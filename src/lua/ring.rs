@@ -1,6 +1,6 @@
 //! `ConsistentHashRing`: which of some nodes a key belongs to, and what is known of each node.
 
-use super::held::one;
+use super::held::{done, one};
 use super::native::{self, Failure, Results};
 use super::node::reads_as_id;
 use super::stack;
@@ -295,7 +295,7 @@ fn add_node(
     reads_as_id(lua, &node)?;
     ring.put(&id.as_bytes(), weight)?;
     this.nth_user_value::<Table>(BY_ID)?.raw_set(id, node)?;
-    Ok(one(LuaValue::Boolean(true)))
+    Ok(done())
 }
 
 /// A node weighs 1 when nothing is said.
@@ -324,7 +324,7 @@ fn remove_node(
     let id = text(lua, args, 1, "id")?;
     this.nth_user_value::<Table>(BY_ID)?.raw_set(id, LuaValue::Nil)?;
     ring.remove(&id.as_bytes());
-    Ok(one(LuaValue::Boolean(true)))
+    Ok(done())
 }
 
 /// `ring:get_node(key)`: true, and the owner's id and table.

@@ -2,7 +2,7 @@
 
 use super::client::{positional, this};
 use super::handle::Place;
-use super::held::{Held, one};
+use super::held::{Held, done, one};
 use super::native::{self, Failure, Method, Results};
 use super::value;
 use crate::client::view::{EMPTY_HOLD, Instance, List, View, view};
@@ -81,7 +81,7 @@ const METHODS: &[(&str, Method)] = &[
         let this = this.borrow::<ServiceView>()?;
         this.held.wait(lua, "ready", limit_ms)?;
         this.view()?.all()?;
-        Ok(one(LuaValue::Boolean(true)))
+        Ok(done())
     }),
     ("all", all),
     ("age_s", |lua, this, _| {
@@ -90,7 +90,7 @@ const METHODS: &[(&str, Method)] = &[
     }),
     ("close", |_, this, _| {
         this.borrow::<ServiceView>()?.close();
-        Ok(one(LuaValue::Boolean(true)))
+        Ok(done())
     }),
 ];
 

@@ -2,7 +2,7 @@
 
 use super::client::{prepare, this};
 use super::handle::Place;
-use super::held::{Held, one};
+use super::held::{Held, done, one};
 use super::native::{self, Failure, Method, Results};
 use super::stack;
 use crate::client::watch::{Change, WatchOptions, watch};
@@ -64,7 +64,7 @@ const METHODS: &[(&str, Method)] = &[
     ("fd", |lua, this, _| Ok(one(this.borrow::<Watch>()?.held.fd()?.into_lua(lua)?))),
     ("close", |_, this, _| {
         this.borrow::<Watch>()?.close();
-        Ok(one(LuaValue::Boolean(true)))
+        Ok(done())
     }),
 ];
 
