@@ -249,7 +249,8 @@ fn a_stopped_node_is_gone_at_once_and_its_shards_move() {
     for node in others {
         assert_eq!(node.cluster.snapshot().nodes.len(), 2);
         assert_eq!(owners(node).len(), 2);
-        assert!(node.epoch() > epoch);
+        // A new leader leaps over maps that it may not know.
+        assert!((epoch + 1001..=epoch + 2000).contains(&node.epoch()), "{}", node.epoch());
     }
 }
 
