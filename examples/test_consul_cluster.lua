@@ -66,7 +66,12 @@ support.run(function()
       start(name, "127.0.0.1:" .. 9000 + number)
     end
     wait_for("shards on three nodes", nodes, function(node)
-      return node.shards("node1") * node.shards("node2") * node.shards("node3") > 0
+      for _, name in ipairs(names) do
+        if node.shards(name) == 0 or node.status(name) ~= "up" then
+          return false
+        end
+      end
+      return true
     end)
     local count = agreed(nodes, "cluster:get_node_count()")
     assert(count == "3", "there are " .. count .. " nodes")

@@ -54,10 +54,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// a connection that is dead without a word is found out.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// The longest that a query for a list of all nodes waits, and how many are made in a second at most.
-/// The lists of many nodes, asked for by each of them, are much to send.
+/// The longest that a query for a list of all nodes waits, and how long after each the next is made, for
+/// every node in it. The lists of many nodes, asked for by each of them, are much to send.
 const LIST_WAIT: Duration = Duration::from_secs(20);
-const LIST_RATE: f64 = 2.0;
+const LIST_PAUSE: Duration = Duration::from_micros(500);
 
 /// A node of a cluster.
 #[derive(Debug)]
@@ -286,29 +286,29 @@ impl Cluster {
 
     async fn take_part(&self) -> Error {
         let Options { nodes_prefix, leader_key, .. } = &self.options;
-        let small = WatchOptions { wait: WAIT, ..WatchOptions::default() };
-        let list = WatchOptions { wait: LIST_WAIT, rate_per_s: LIST_RATE };
-        let nodes = self.follow(&kv::LIST, nodes_prefix, &list, |state| async move {
+        let nodes = self.follow(&kv::LIST, nodes_prefix, LIST_WAIT, |state| async move {
             if let Some(state) = state {
                 self.unsettle_after(&state);
                 self.take_records(&state);
+                self.rest().await;
             }
         });
         let service = self.options.service();
         // Its index goes back whenever a server begins to stream it, so nothing follows from that.
-        let health = self.follow(&health::SERVICE, &service, &list, |state| async move {
+        let health = self.follow(&health::SERVICE, &service, LIST_WAIT, |state| async move {
             if let Some(state) = state {
                 self.take_liveness(&state);
+                self.rest().await;
             }
         });
-        let leader = self.follow(&kv::GET, leader_key, &small, |state| async move {
+        let leader = self.follow(&kv::GET, leader_key, WAIT, |state| async move {
             if let Some(state) = &state {
                 self.unsettle_after(state);
             }
             self.take_leader(state.as_ref());
         });
         let epoch_key = self.options.epoch_key();
-        let map = self.follow(&kv::GET, &epoch_key, &small, |state| async move {
+        let map = self.follow(&kv::GET, &epoch_key, WAIT, |state| async move {
             if let Some(state) = state {
                 self.unsettle_after(&state);
                 self.take_announcement(state).await;
@@ -331,12 +331,13 @@ impl Cluster {
         &self,
         endpoint: &'static Endpoint,
         name: &str,
-        options: &WatchOptions,
+        wait: Duration,
         mut take: impl FnMut(Option<State>) -> F,
     ) -> Error {
         let args = Args::new().arg(name);
         let client = Arc::clone(&self.waiting);
-        let states = match states(client, endpoint, args, options.clone()) {
+        let options = WatchOptions { wait, ..WatchOptions::default() };
+        let states = match states(client, endpoint, args, options) {
             Ok(states) => states,
             Err(error) => return error,
         };
@@ -351,6 +352,12 @@ impl Cluster {
                 None => return Error::new(Kind::Closed, "a watch has ended"),
             }
         }
+    }
+
+    /// Waits before the next list of all nodes.
+    async fn rest(&self) {
+        let nodes = self.snapshot().nodes.len();
+        self.client.clock().sleep(LIST_PAUSE * nodes as u32).await;
     }
 
     fn update(&self, change: impl FnOnce(&mut Snapshot)) {
