@@ -428,6 +428,29 @@ fn too_many_that_vanish_at_once_freeze_the_map_until_somebody_accepts_it() {
 }
 
 #[test]
+fn nodes_that_leave_in_order_freeze_nothing_though_their_services_go_before_their_keys() {
+    let world = World::new();
+    let nodes = world.nodes(3);
+    world.wait(Duration::from_secs(5));
+    let left = nodes.iter().position(|node| node.cluster.is_leader()).expect("a leader");
+    let ids = |n: &usize| nodes[*n].cluster.options().node_id.clone();
+    let gone: Vec<usize> = (0..3).filter(|n| *n != left).collect();
+    gone.iter().for_each(|n| world.kill(&nodes[*n]));
+    for id in gone.iter().map(ids) {
+        let path = format!("/v1/agent/service/deregister/tsdb-cluster-nodes-{id}");
+        world.send("PUT", &path, "");
+    }
+    world.wait(Duration::from_millis(500));
+    for id in gone.iter().map(ids) {
+        world.send("DELETE", &format!("/v1/kv/tsdb/cluster/nodes/{id}"), "");
+    }
+    world.wait(Duration::from_secs(5));
+    assert_eq!(owners(&nodes[left]).len(), 1);
+    let events = nodes[left].events();
+    assert!(!events.iter().any(|event| matches!(event, Event::Frozen(_))), "{events:?}");
+}
+
+#[test]
 fn below_min_nodes_the_map_stays_as_it_is() {
     let world = World::new();
     let start = |n: usize| {

@@ -103,7 +103,17 @@ describe("a batch", function()
   end)
 
   it("raises for what is no list of calls and for unknown options", function()
-    for _, arguments in ipairs({ {}, { "kv_get" }, { { "kv_get", "a" } }, { {}, { concurency = 1 } }, { {}, 5 } }) do
+    local get = { "kv_get", "a" }
+    for _, arguments in ipairs({
+      {},
+      { "kv_get" },
+      { get },
+      { { kv_get = "a" } },
+      { { [2] = get } },
+      { { get, kv = get } },
+      { {}, { concurency = 1 } },
+      { {}, 5 },
+    }) do
       assert.has_error(function()
         client:batch(arguments[1], arguments[2])
       end)

@@ -22,6 +22,9 @@ const AUDIT: Duration = Duration::from_secs(60);
 /// Members that vanish within this time do so at once.
 const AT_ONCE: Duration = Duration::from_secs(60);
 
+/// How long a node that leaves in order may be known without its service.
+const LEAVING: Duration = Duration::from_secs(1);
+
 /// By how much the epoch grows at least, and less than twice that, when Consul has lost maps or may
 /// have: more than the number of those that may have been lost.
 const EPOCH_GAP: u64 = 1000;
@@ -63,6 +66,8 @@ impl Work<'_> {
         let of_nodes = snapshot.nodes.values().filter_map(|node| node.down_since);
         let of_nodes = of_nodes
             .flat_map(|since| [since + options.replace_after, since + options.forget_after]);
+        let vanished = snapshot.nodes.values().filter_map(|node| node.vanished);
+        let of_nodes = of_nodes.chain(vanished.map(|since| since + LEAVING));
         let others = [self.audited + AUDIT, self.cluster.unsettled_until()];
         of_nodes.chain(others).filter(|at| *at > looked).min().unwrap_or(looked + AUDIT)
     }
@@ -88,7 +93,7 @@ impl Work<'_> {
     }
 
     /// Freezes the map when too many members have vanished at once, and thaws it when they are back;
-    /// whether it did either.
+    /// whether it did either, or has yet to see which of them leave in order.
     async fn freeze(&self, snapshot: &Snapshot, now: Instant) -> Result<bool, Error> {
         let limit = (snapshot.nodes.len() / 3).max(1);
         let is_missing = |node: &&Node| match snapshot.frozen.as_slice() {
@@ -99,6 +104,11 @@ impl Work<'_> {
         let mut frozen: Vec<String> = missing.map(|node| node.record.id.clone()).collect();
         if frozen.len() <= limit {
             frozen.clear();
+        } else if snapshot.frozen.is_empty() {
+            let mut vanished = snapshot.nodes.values().filter_map(|node| node.vanished);
+            if vanished.any(|since| now < since + LEAVING) {
+                return Ok(true);
+            }
         }
         let Some(map) = snapshot.map.as_ref().filter(|_| frozen != snapshot.frozen) else {
             return Ok(false);

@@ -119,7 +119,7 @@ pub const CLUSTER_OPTIONS: &[Setting<Options>] = &[
     ),
     Setting::new(
         "cluster_key",
-        Takes::Token(|options, key| options.cluster_key = key.as_deref().map(ClusterKey::new)),
+        Takes::Token(|options, key| options.cluster_key = Some(ClusterKey::new(&key))),
         "none",
         "The secret that requests between nodes are signed with, 16 bytes or more; the same on all nodes. What is sent is not encrypted.",
     ),
@@ -330,6 +330,7 @@ mod tests {
             ("forget_after_s", 1.into(), "forget_after_s is 1"),
             ("leader_key", "".into(), "leader_key"),
             ("cluster_key", "too short".into(), "cluster_key is too short: it must have 16 bytes"),
+            ("cluster_key", "".into(), "cluster_key is too short: it must have 16 bytes"),
         ] {
             let error = of(&[(name, value)]).expect_err("a bad option");
             assert_eq!(error.kind(), Kind::Config, "{error}");

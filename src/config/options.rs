@@ -60,7 +60,7 @@ pub enum Takes<C: 'static = Config> {
     /// One of these strings.
     OneOf(&'static [&'static str], fn(&mut C, &'static str)),
     /// A string that no message shows; the empty one is none.
-    Token(fn(&mut C, Option<String>)),
+    Token(fn(&mut C, String)),
     /// `user:password`, which no message shows.
     Credentials(fn(&mut C, HeaderValue)),
     /// One URL or a list of them.
@@ -140,7 +140,9 @@ pub const OPTIONS: &[Setting] = &[
         instead: &["token_file"],
         ..Setting::new(
             "token",
-            Takes::Token(|config, token| config.defaults.token = token),
+            Takes::Token(|config, token| {
+                config.defaults.token = Some(token).filter(|token| !token.is_empty());
+            }),
             "none",
             "The ACL token.",
         )
@@ -444,7 +446,7 @@ impl<C> Takes<C> {
                     secret(value).ok_or_else(|| at.secret("a string of printable characters"))?;
                 HeaderValue::from_str(&token)
                     .map_err(|_| at.secret("a string of printable characters"))?;
-                set(config, Some(token).filter(|token| !token.is_empty()));
+                set(config, token);
             }
             Takes::Credentials(set) => {
                 let given = secret(value).filter(|text| text.contains(':'));

@@ -47,8 +47,21 @@ fn calls(
         let given = value::from_lua(lua, list)?;
         return Err(At::top("calls").wrong_type_text("a list of calls", &given));
     };
-    let mut requests = Vec::with_capacity(list.raw_len());
-    for place in 1..=list.raw_len() {
+    let count = list.raw_len();
+    let mut strange = None;
+    list.for_each(|key: LuaValue, _: LuaValue| {
+        if !key.as_usize().is_some_and(|place| (1..=count).contains(&place)) {
+            strange = Some(key);
+        }
+        Ok(())
+    })
+    .map_err(unreadable)?;
+    if let Some(key) = strange {
+        let key = value::from_lua(lua, &key)?.shown();
+        return Err(Error::misuse(format!("calls must be a list of calls, got one at {key}")));
+    }
+    let mut requests = Vec::with_capacity(count);
+    for place in 1..=count {
         let request = parts(lua, list.raw_get(place))
             .and_then(|args| prepare(lua, args))
             .and_then(|(endpoint, args)| client.request(endpoint, &args));

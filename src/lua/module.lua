@@ -59,6 +59,10 @@ local function getter_or_nil(call)
   end
 end
 
+local module = {
+  _VERSION = native._VERSION,
+}
+
 -- A class whose objects `create` makes: a colon, a dot and a call are all in use.
 local function constructed(class, create)
   local function make(argument)
@@ -69,7 +73,7 @@ local function constructed(class, create)
     return object
   end
   function class.new(this, argument)
-    if rawequal(this, class) then
+    if rawequal(this, class) or rawequal(this, module) then
       return (make(argument))
     end
     return (make(this))
@@ -376,13 +380,11 @@ local function simulator(name, options)
   return agent
 end
 
-return {
-  _VERSION = native._VERSION,
-  simulator = simulator,
-  json_decode = method(native.text.json_decode),
-  toml_decode = method(native.text.toml_decode),
-  ConsulClient = ConsulClient,
-  ConsistentHashRing = ConsistentHashRing,
-  ConsulHACluster = ConsulHACluster,
-  new = ConsulClient.new,
-}
+module.simulator = simulator
+module.json_decode = method(native.text.json_decode)
+module.toml_decode = method(native.text.toml_decode)
+module.ConsulClient = ConsulClient
+module.ConsistentHashRing = ConsistentHashRing
+module.ConsulHACluster = ConsulHACluster
+module.new = ConsulClient.new
+return module

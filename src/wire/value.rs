@@ -69,7 +69,8 @@ impl Value {
             Value::Bool(_) => "a boolean",
             Value::Int(_) | Value::Uint(_) | Value::Float(_) => "a number",
             Value::Bytes(_) => "a string",
-            Value::List(_) | Value::Map(_) => "a table",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a table",
             Value::Foreign(name) => name,
         }
     }

@@ -123,6 +123,7 @@ fn what_is_too_large_is_refused_with_the_limit() {
         let error = refused(error, Kind::TooLarge, &format!("max_reply_bytes is {limit}"));
         assert!(error.maybe_applied());
     }
+    refused(call(&small, "small", "zeros", "101"), Kind::TooLarge, "max_reply_bytes is 100");
     assert_eq!(call(&large, "small", "zeros", "90").expect("a reply").bytes.len(), 90);
     let error = call(&small, "large", &"n".repeat(257), "");
     refused(error, Kind::Argument, "the name has 257 bytes");

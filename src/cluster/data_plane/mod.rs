@@ -249,9 +249,12 @@ impl DataPlane {
     async fn attempt(&self, head: &Head, body: &Body, deadline: Instant) -> Result<Outcome, Error> {
         if head.to == self.options().node_id {
             return Ok(match self.admit(head.clone(), body.clone(), deadline) {
-                Ok(outcome) => outcome.await.unwrap_or_else(|_| {
-                    Err(Error::new(Kind::Closed, "it was stopped before it replied"))
-                }),
+                Ok(outcome) => outcome
+                    .await
+                    .unwrap_or_else(|_| {
+                        Err(Error::new(Kind::Closed, "it was stopped before it replied"))
+                    })
+                    .and_then(|reply| self.bounded(reply)),
                 Err(error) => Err(error),
             });
         }
@@ -324,6 +327,16 @@ impl DataPlane {
         let (request, outcome) = Request::new(head, body, deadline, place);
         (self.deliver)(request);
         Ok(outcome)
+    }
+
+    /// A reply that is not too large.
+    fn bounded(&self, reply: Body) -> Outcome {
+        let (length, most) = (reply.bytes.len(), self.options().max_reply_bytes);
+        if length > most {
+            let why = format!("the reply has {length} bytes, and max_reply_bytes is {most}");
+            return Err(Error::new(Kind::TooLarge, why).with_status(413));
+        }
+        Ok(reply)
     }
 
     /// The epoch of this node's shard map; 0: it has none.

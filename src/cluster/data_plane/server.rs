@@ -144,15 +144,10 @@ async fn take(plane: &DataPlane, request: Request<Incoming>) -> Outcome {
         Ok(Err(Error::new(Kind::Timeout, why).with_status(504)))
     });
     // What was dropped without a reply was in the hands of a program that has stopped.
-    let outcome = outcome.unwrap_or_else(|_| {
+    let reply = outcome.unwrap_or_else(|_| {
         Err(Error::new(Kind::Closed, "it was stopped before it replied").with_status(503))
     })?;
-    let (length, most) = (outcome.bytes.len(), plane.options().max_reply_bytes);
-    if length > most {
-        let why = format!("the reply has {length} bytes, and max_reply_bytes is {most}");
-        return Err(Error::new(Kind::TooLarge, why).with_status(413));
-    }
-    Ok(outcome)
+    plane.bounded(reply)
 }
 
 async fn read(plane: &DataPlane, request: Request<Incoming>) -> Outcome {

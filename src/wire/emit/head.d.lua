@@ -493,7 +493,7 @@ function ConsulHACluster:get_shard_for_key(key) end
 ---@return integer[]
 function ConsulHACluster:get_shards(node_id) end
 
----Who has a shard, the primary first.
+---Who has a shard by the shard map, whether they live or not.
 ---@param shard integer from 0
 ---@return consul_ffi.ShardReplica[]
 function ConsulHACluster:get_shard_replicas(shard) end
