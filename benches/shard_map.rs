@@ -85,6 +85,7 @@ fn document(shards: usize, replicas: usize, nodes: usize, most_ms: f64) -> bool 
         zone: format!("zone-{}", number % 3),
         weight: 1.0,
         ready: None,
+        is_away: false,
     };
     let members: Vec<Member> = (0..nodes).map(member).collect();
     let map = ShardMap::first(shards, replicas, &members, 1);

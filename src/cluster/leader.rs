@@ -187,6 +187,7 @@ impl Work<'_> {
                     _ => node.record.weight,
                 },
                 ready: node.record.ready.clone(),
+                is_away: !node.is_live,
             })
             .collect()
     }

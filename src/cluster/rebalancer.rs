@@ -19,6 +19,8 @@ pub struct Candidate {
     pub weight: f64,
     /// Replicas of a shard are in different zones as long as there are enough of them.
     pub zone: String,
+    /// How many replicas it may have at most, if the others can have the rest.
+    pub most: usize,
 }
 
 /// For each shard the candidates, by their places, that hold its replicas, the first of them first.

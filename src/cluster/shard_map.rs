@@ -80,6 +80,8 @@ pub struct Member {
     /// The shards whose data it has got, each with the epoch since which it was to. None: shards are
     /// available on it at once, because there are no data.
     pub ready: Option<Vec<(usize, u64)>>,
+    /// It is down, and expected back: it keeps shards, and gets no more if the others can have them.
+    pub is_away: bool,
 }
 
 impl Member {
@@ -194,9 +196,12 @@ impl ShardMap {
         members.dedup_by(|a, b| a.id == b.id);
         // The rebalancer counts those alone that can have shards.
         let able: Vec<usize> = (0..members.len()).filter(|it| members[*it].is_able()).collect();
-        let candidate =
-            |it: &usize| Candidate { weight: members[*it].weight, zone: members[*it].zone.clone() };
-        let candidates: Vec<Candidate> = able.iter().map(candidate).collect();
+        let candidate = |it: &usize| Candidate {
+            weight: members[*it].weight,
+            zone: members[*it].zone.clone(),
+            most: usize::MAX,
+        };
+        let mut candidates: Vec<Candidate> = able.iter().map(candidate).collect();
 
         // Where each node of this map is among the members.
         let among_members = |id: &String| members.binary_search_by(|m| m.id.cmp(id)).ok();
@@ -208,7 +213,14 @@ impl ShardMap {
             .iter()
             .map(|shard| shard.iter().filter(is_staying).filter_map(candidate).collect())
             .collect();
-        let after = rebalancer::rebalance(&candidates, self.replicas, &before);
+        let mut after = rebalancer::rebalance(&candidates, self.replicas, &before);
+        let load = |on: &Assignment, place| on.iter().flatten().filter(|it| **it == place).count();
+        let away = (0..able.len()).filter(|place| members[able[*place]].is_away);
+        let away: Vec<usize> = away.collect();
+        if away.iter().any(|place| load(&after, *place) > load(&before, *place)) {
+            away.iter().for_each(|place| candidates[*place].most = load(&before, *place));
+            after = rebalancer::rebalance(&candidates, self.replicas, &before);
+        }
         let moves = rebalancer::moves(&before, &after);
 
         let epoch = self.epoch + 1;

@@ -33,14 +33,35 @@ impl Shares {
         while members.iter().map(|m| m.len().min(most)).sum::<usize>() < replicas {
             most += 1;
         }
-        let shards = shards as f64;
-        let weight = |z: usize| members[z].iter().map(|place| candidates[*place].weight).sum();
-        let cap = |z: usize| shards * members[z].len().min(most) as f64;
-        let zones: Vec<(f64, f64)> = (0..members.len()).map(|z| (weight(z), cap(z))).collect();
-        let of_zone = divided(shards * replicas as f64, &zones);
+        let total = (shards * replicas) as f64;
+        let zones = |own: &[f64]| -> Vec<(f64, f64)> {
+            // Who may have no more than its part weighs as much as that part.
+            let is_open = |place: &usize| own[*place] == shards as f64;
+            let all = || 0..candidates.len();
+            let free: f64 = all().filter(is_open).map(|place| candidates[place].weight).sum();
+            let held: f64 = all().filter(|place| !is_open(place)).map(|place| own[place]).sum();
+            let weight = |place: &usize| {
+                let weight = candidates[*place].weight;
+                if is_open(place) || held >= total {
+                    weight
+                } else {
+                    weight.min(own[*place] / (total - held) * free)
+                }
+            };
+            let cap = |members: &[usize]| {
+                let own: f64 = members.iter().map(|place| own[*place]).sum();
+                own.min((shards * members.len().min(most)) as f64)
+            };
+            members.iter().map(|it| (it.iter().map(weight).sum(), cap(it))).collect()
+        };
+        let mut own: Vec<f64> = candidates.iter().map(|c| c.most.min(shards) as f64).collect();
+        if zones(&own).iter().map(|(_, cap)| cap).sum::<f64>() < total {
+            own.fill(shards as f64);
+        }
+        let of_zone = divided(total, &zones(&own));
         let mut of_candidate = vec![0.0; candidates.len()];
         for (members, share) in members.iter().zip(&of_zone) {
-            let parts: Vec<_> = members.iter().map(|p| (candidates[*p].weight, shards)).collect();
+            let parts: Vec<_> = members.iter().map(|p| (candidates[*p].weight, own[*p])).collect();
             for (place, share) in members.iter().zip(divided(*share, &parts)) {
                 of_candidate[*place] = share;
             }
@@ -148,8 +169,11 @@ mod tests {
     use super::*;
 
     fn candidates(parts: &[(f64, &str)]) -> Vec<Candidate> {
-        let one =
-            |(weight, zone): &(f64, &str)| Candidate { weight: *weight, zone: (*zone).into() };
+        let one = |(weight, zone): &(f64, &str)| Candidate {
+            weight: *weight,
+            zone: (*zone).into(),
+            most: usize::MAX,
+        };
         parts.iter().map(one).collect()
     }
 
@@ -174,6 +198,14 @@ mod tests {
     fn nobody_has_a_shard_twice_however_heavy() {
         let of = candidates(&[(10.0, "a"), (1.0, "a"), (1.0, "a")]);
         assert_eq!(Shares::new(&of, 2, 8).of_candidate, [8.0, 4.0, 4.0]);
+    }
+
+    #[test]
+    fn who_may_have_no_more_leaves_it_to_the_others_if_they_can_have_it() {
+        let mut of = candidates(&[(1.0, "a"), (1.0, "a"), (1.0, "b")]);
+        of[0].most = 1;
+        assert_eq!(Shares::new(&of, 1, 5).of_candidate, [1.0, 2.0, 2.0]);
+        assert_eq!(Shares::new(&of[..2], 2, 7).of_candidate, [7.0, 7.0]);
     }
 
     #[test]

@@ -342,6 +342,7 @@ impl Scene {
             zone: self.zone(node),
             weight: process.weight,
             ready: None,
+            is_away: process.cluster.is_none(),
         });
         all.filter(|member| map.has(&member.id)).collect()
     }
@@ -377,8 +378,12 @@ impl Scene {
         self.world.count("moves", moves as u64);
         // What another weight asks for is not known here: the leader may have heard of it or not.
         if !self.has_reweighed.get() {
-            let members = self.members(map);
-            let fewest = last.rebalanced(&members, 0).map_or(0, |(_, moves)| moves);
+            let mut members = self.members(map);
+            let fewest = |members: &[Member]| last.rebalanced(members, 0).map_or(0, |it| it.1);
+            // The leader may not have known yet who is away.
+            let as_they_are = fewest(&members);
+            members.iter_mut().for_each(|member| member.is_away = false);
+            let fewest = fewest(&members).max(as_they_are);
             if moves > fewest {
                 let epoch = map.epoch();
                 self.world.violation(|| format!("map {epoch}: {moves} moves, {fewest} would do"));
@@ -613,7 +618,13 @@ fn moves(last: &ShardMap, map: &ShardMap) -> usize {
 
 fn member(node: &membership::Node) -> Member {
     let record = &node.record;
-    Member { id: record.id.clone(), zone: record.zone.clone(), weight: record.weight, ready: None }
+    Member {
+        id: record.id.clone(),
+        zone: record.zone.clone(),
+        weight: record.weight,
+        ready: None,
+        is_away: false,
+    }
 }
 
 /// What each node should have, when all are in one zone: its share, rounded down and up.

@@ -2,7 +2,7 @@ use super::*;
 use std::collections::VecDeque;
 
 fn candidate(weight: f64, zone: usize) -> Candidate {
-    Candidate { weight, zone: format!("zone-{zone}") }
+    Candidate { weight, zone: format!("zone-{zone}"), most: usize::MAX }
 }
 
 /// What the rules say of an assignment that is to come after this one.

@@ -10,6 +10,7 @@ fn members(count: usize) -> Vec<Member> {
             zone: format!("zone-{}", number % 3),
             weight: 1.0,
             ready: None,
+            is_away: false,
         })
         .collect()
 }
@@ -393,7 +394,13 @@ fn next(map: &ShardMap, members: &[Member]) -> (ShardMap, usize) {
 }
 
 fn member(number: usize, zone: usize, weight: f64) -> Member {
-    Member { id: format!("node-{number:03}"), zone: format!("zone-{zone}"), weight, ready: None }
+    Member {
+        id: format!("node-{number:03}"),
+        zone: format!("zone-{zone}"),
+        weight,
+        ready: None,
+        is_away: false,
+    }
 }
 
 #[test]
@@ -489,6 +496,7 @@ fn nothing_changes_without_a_reason() {
         zone: "zone-1".to_owned(),
         weight: 0.0,
         ready: None,
+        is_away: false,
     });
     assert_eq!(map.rebalanced(&members, 2), None);
     members.push(members[0].clone());
@@ -530,6 +538,7 @@ fn next_of(shard: &str, ids: &[&str], ready: &[(usize, u64)]) -> Vec<(String, Re
         zone: String::new(),
         weight: 1.0,
         ready: (*id == "c").then(|| ready.to_vec()),
+        is_away: false,
     };
     let members: Vec<Member> = ids.iter().map(member).collect();
     let next = map.rebalanced(&members, 1).map_or(map, |(next, _)| next);
@@ -585,6 +594,7 @@ fn a_node_that_gives_its_shards_away_keeps_them_until_others_have_the_data() {
         zone: String::new(),
         weight,
         ready: Some(ready.to_vec()),
+        is_away: false,
     };
     let members = |ready: &[(usize, u64)]| {
         [member("a", 1.0, &[]), member("b", 0.0, &[]), member("c", 1.0, ready)]
@@ -625,7 +635,13 @@ proptest! {
                 let waits = map.map_or_else(Vec::new, |map| map.initializing(&id));
                 let ready = Some(if *is_ready { waits } else { Vec::new() });
                 let weight = if *drains == 0 { 0.0 } else { 1.0 };
-                (*here > 0).then_some(Member { id, zone: String::new(), weight, ready })
+                (*here > 0).then_some(Member {
+                    id,
+                    zone: String::new(),
+                    weight,
+                    ready,
+                    is_away: false,
+                })
             };
             step.iter().enumerate().filter_map(member).collect()
         };
@@ -658,4 +674,30 @@ proptest! {
             map = next;
         }
     }
+}
+
+#[test]
+fn a_member_that_is_away_keeps_its_shards_and_gets_none_if_the_others_can_have_them() {
+    let load = |map: &ShardMap, id: &str| map.shards_of(id).len();
+    for (count, replicas) in [(3, 1), (4, 2), (5, 2), (7, 3)] {
+        let mut members: Vec<Member> = (0..count).map(|number| member(number, 0, 1.0)).collect();
+        let map = ShardMap::first(60, replicas, &members, 1);
+        members[0].is_away = true;
+        assert_eq!(map.rebalanced(&members, 1), None, "nothing moves because it is away");
+        let (leaving, away) = (members.remove(1), members[0].id.clone());
+        let (next, moves) = map.rebalanced(&members, 1).expect("another map");
+        assert_eq!(next.shards_of(&away), map.shards_of(&away));
+        assert_eq!(moves, load(&map, &leaving.id));
+        assert_eq!(next.rebalanced(&members, 1), None, "it comes to rest");
+        members[0].is_away = false;
+        let (back, _) = next.rebalanced(&members, 1).expect("it gets its part when it is back");
+        assert!(load(&back, &away) > load(&map, &away));
+    }
+    // Two replicas on two members: the others cannot have them.
+    let mut members: Vec<Member> = (0..3).map(|number| member(number, 0, 1.0)).collect();
+    let map = ShardMap::first(60, 2, &members, 1);
+    members[0].is_away = true;
+    members.remove(1);
+    let (next, _) = map.rebalanced(&members, 1).expect("another map");
+    assert_eq!(load(&next, &members[0].id), 60);
 }
