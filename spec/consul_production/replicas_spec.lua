@@ -4,7 +4,7 @@ local managers = require("spec.consul_production.support")
 local replicas = require("consul_production.replicas")
 local support = require("spec.support")
 
--- Managers of one cluster with these options, when each of them knows all.
+-- Managers of one cluster with these options, when each of them knows that all live.
 local function cluster(count, options)
   local made, prefix = {}, nil
   for i = 1, count do
@@ -19,7 +19,7 @@ local function cluster(count, options)
   end
   support.eventually(function()
     for _, manager in ipairs(made) do
-      if manager:get_cluster_info().node_count ~= count then
+      if #manager:get_node():get_live_nodes() ~= count then
         return false
       end
     end
