@@ -1,7 +1,7 @@
 # The front door: `make` lists what it can do.
 
 .DEFAULT_GOAL := help
-# Two flavours at once would only take turns with the processors.
+# Two flavours built at once would only compete for the processors.
 .NOTPARALLEL:
 
 # The engine of the programs and the specs: luajit, lua5.1 or lua5.4.
@@ -20,7 +20,7 @@ flavour = $(patsubst lua5.%,5.%,$(patsubst luajit%,luajit,$(notdir $(LUA))))
 unexport LUA_PATH_5_4 LUA_CPATH_5_4
 lua_env = LUA_PATH="./lua/?.lua;./etcd/lua/?.lua;;" LUA_CPATH="./target/lua/$(flavour)/?.so;;"
 
-LINTS := fmt clippy $(FLAVOURS:%=clippy-%) rustdoc luacheck shellcheck gofmt
+LINTS := fmt clippy $(FLAVOURS:%=clippy-%) rustdoc luacheck annotations shellcheck gofmt words
 
 .PHONY: help
 ## help: lists the targets
@@ -46,32 +46,33 @@ PROGRAMS := demo demo-cluster consul-simulation-demo test-consul-integration tes
 
 .PHONY: $(PROGRAMS) demo-deps consul-sim
 ## demo [LUA=lua5.4] [CONSUL=1.21]: runs the demo, simulated or on a real Consul
-## demo-cluster [LUA=lua5.4] [CONSUL=1.21]: runs the demo of a cluster, whose leader is killed
-## consul-simulation-demo [LUA=lua5.4] [CONSUL=1.21]: runs an old program: a quote, a service, a session, a cluster
-## test-consul-integration [LUA=lua5.4] [CONSUL=1.21]: runs an old program: three nodes in one process
-## test-consul-cluster [LUA=lua5.4] [CONSUL=1.21]: runs an old program: three processes, whose leader is killed
-## consul-production-example [LUA=lua5.4] [CONSUL=1.21]: runs an old program: a manager, quotes on three nodes
-## test-tsdb-cluster [LUA=lua5.4] [CONSUL=1.21]: runs an old program: a hash ring, three nodes of a database
-## debug-consul-ffi [LUA=lua5.4] [CONSUL=1.21]: runs an old program: every call of the client
-## ha-cluster-example [LUA=lua5.4] [CONSUL=1.21]: runs an old program: one node with the old documentation's options
+## demo-cluster [LUA=lua5.4] [CONSUL=1.21]: runs the demo of a cluster and kills its leader
+## consul-simulation-demo [LUA=lua5.4] [CONSUL=1.21]: runs an old program (a quote, a service, a session, a cluster)
+## test-consul-integration [LUA=lua5.4] [CONSUL=1.21]: runs an old program (three nodes in one process)
+## test-consul-cluster [LUA=lua5.4] [CONSUL=1.21]: runs an old program (three processes; the leader is killed)
+## consul-production-example [LUA=lua5.4] [CONSUL=1.21]: runs an old program (a manager, quotes on three nodes)
+## test-tsdb-cluster [LUA=lua5.4] [CONSUL=1.21]: runs an old program (a hash ring, three nodes of a database)
+## debug-consul-ffi [LUA=lua5.4] [CONSUL=1.21]: runs an old program (every call of the client)
+## ha-cluster-example [LUA=lua5.4] [CONSUL=1.21]: runs an old program (one node with the options of the old documentation)
 $(PROGRAMS): demo-deps build-$(flavour)
 	@$(lua_env) $(consul) $(LUA) examples/$(subst -,_,$@).lua
 
 .PHONY: demo-tsdb tsdb-deps
-## demo-tsdb [LUA=lua5.4] [CONSUL=1.21] [POINTS=20000]: runs a database on three processes, one of which is killed
+## demo-tsdb [LUA=lua5.4] [CONSUL=1.21] [POINTS=100000] [SHARDS=1024]: runs a database on processes that are killed, restarted, join and leave
 demo-tsdb: demo-deps build-$(flavour)
-	@$(lua_env) $(consul) $(LUA) examples/tsdb/demo.lua $(POINTS)
+	@$(lua_env) $(consul) $(LUA) examples/tsdb/demo.lua $(or $(POINTS),100000) $(SHARDS)
 
 consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL))
 
-# These have processes, which meet on consul-sim when nobody says which Consul.
+# These start processes, which use consul-sim unless a Consul is configured; CONSUL_SIM is a program that is
+# built already.
 IN_PROCESSES := demo-cluster test-consul-cluster demo-tsdb
 $(IN_PROCESSES): consul-sim
 $(IN_PROCESSES): consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL),$(if $(CONSUL_HTTP_ADDR),,\
-	CONSUL_BIN=$(abspath $(or $(CARGO_TARGET_DIR),target)/debug/consul-sim) scripts/with-consul.sh 1.21))
+	CONSUL_BIN=$(or $(CONSUL_SIM),$(abspath $(or $(CARGO_TARGET_DIR),target)/debug/consul-sim)) scripts/with-consul.sh 1.21))
 
 consul-sim:
-	@$(if $(CONSUL)$(CONSUL_HTTP_ADDR),,cargo build --quiet --no-default-features --features server,guard --bin consul-sim)
+	@$(if $(CONSUL)$(CONSUL_HTTP_ADDR)$(CONSUL_SIM),,cargo build --quiet --no-default-features --features server,guard --bin consul-sim)
 
 demo-deps:
 	@LUA="$(LUA)" scripts/install-deps.sh demo
@@ -91,11 +92,22 @@ test:
 soak:
 	@scripts/soak.sh
 
+.PHONY: mutants
+## mutants [SHARD=0/10] [SAMPLE=300] [SEED=0]: changes the code in small ways and looks whether the fast tests notice
+mutants:
+	@SHARD="$(SHARD)" SAMPLE="$(SAMPLE)" SEED="$(SEED)" scripts/mutants.sh
+
 .PHONY: dst
-## dst [SEEDS=500] [SEED=17] [ARGS=clusters]: plays histories of locks and clusters under faults, or one and shows it
+## dst [SEEDS=500] [SEED=17] [ARGS=clusters]: simulates histories of locks and clusters under faults, or prints one
 dst:
 	$(if $(SEED),SEED=$(SEED)) SEEDS=$(or $(SEEDS),500) cargo test --quiet --no-default-features \
 		--features sabotage --profile simulation --test simulation $(if $(ARGS),-- $(ARGS))
+
+.PHONY: model
+## model: searches the model of replicated shards to its end, in chains of four changes (an hour, 8 GB)
+model:
+	cargo test --quiet --no-default-features --features sabotage --profile simulation \
+		--test model -- --ignored --nocapture
 
 .PHONY: spec
 ## spec [LUA=lua5.4] [CONSUL=1.21] [ARGS=--tags=smoke]: runs the Lua specs alone
@@ -104,7 +116,7 @@ spec: build-$(flavour)
 		busted --lua=$(LUA) $(ARGS)
 
 .PHONY: lint lint-list $(LINTS:%=lint-%)
-## lint: checks format, lints and documentation of the Rust, Lua, shell and Go code
+## lint: checks format, lints, documentation and wording of the Rust, Lua, shell and Go code and of the docs
 lint: $(LINTS:%=lint-%)
 
 lint-list:
@@ -127,6 +139,9 @@ lint-rustdoc:
 lint-luacheck:
 	luacheck --quiet --no-color .
 
+lint-annotations:
+	@scripts/lint-annotations.sh
+
 lint-shellcheck:
 	@if command -v shellcheck >/dev/null; then \
 		shellcheck .ci/run scripts/*.sh rockspec/*.sh benches/*.sh; \
@@ -137,33 +152,37 @@ lint-shellcheck:
 lint-gofmt:
 	@if ! command -v gofmt >/dev/null; then \
 		echo "SKIPPED: there is no gofmt"; \
-	elif unformatted=$$(gofmt -l tests/interop benches/clients/go benches/failover/go) && [ -n "$$unformatted" ]; then \
+	elif unformatted=$$(gofmt -l tests/simulated/interop benches/clients/go benches/failover/go) && [ -n "$$unformatted" ]; then \
 		echo "gofmt -w: $$unformatted"; \
 		exit 1; \
 	fi
 
+lint-words:
+	@scripts/lint-words.sh .
+
 .PHONY: bench
-## bench: measures, beside other clients too (ten minutes), and fails when a bound does not hold
+## bench: runs the benchmarks, other clients included (ten minutes); fails when a bound does not hold
 bench:
 	scripts/install-deps.sh bench
 	cargo bench --no-default-features --features server --bench simulate --bench shard_map --bench data_plane
 	benches/ring.sh
 	benches/reads.sh
 	benches/clients.sh
+	benches/replicated.sh
 
 .PHONY: bench-failover
-## bench-failover [ROUNDS=10] [GO_ROUNDS=3]: measures how long nobody holds a lock when its holder goes
+## bench-failover [ROUNDS=10] [GO_ROUNDS=3]: measures how long a lock has no holder after its holder is gone
 bench-failover:
 	benches/failover.sh $(or $(ROUNDS),10) $(or $(GO_ROUNDS),3)
 
 .PHONY: docs
-## docs: writes docs/api.md, docs/configuration.md, the options in docs/production.md and lua/meta, makes the Rust documentation in target/doc
+## docs: generates docs/api.md, docs/api-endpoints.md, docs/configuration.md, the options in docs/production.md, lua/meta and the Rust documentation
 docs:
-	UPDATE_REFERENCE=1 cargo test --quiet --no-default-features --test reference
+	UPDATE_REFERENCE=1 cargo test --quiet --no-default-features --test docs reference::
 	UPDATE_REFERENCE=1 $(MAKE) spec ARGS=spec/consul_production/options_spec.lua
 	cargo doc --no-deps --no-default-features
 
 .PHONY: clean
-## clean: removes what was built
+## clean: removes all build output
 clean:
 	cargo clean

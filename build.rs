@@ -1,13 +1,46 @@
-//! How the module is linked.
+//! How the module and the guard program are linked.
 
-use std::env;
+use std::path::Path;
+use std::{env, fs};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    let is_target = |name: &str, value: &str| env::var(name).is_ok_and(|target| target == value);
+    if is_target("CARGO_CFG_TARGET_VENDOR", "apple") {
+        // The loader there unloads no library that has thread-local variables, as every Rust
+        // library has, and the linker has flags of its own.
+        if env::var_os("CARGO_FEATURE_BINDING").is_some() {
+            println!("cargo:rustc-link-arg=-Wl,-undefined,dynamic_lookup");
+        }
+        return;
+    }
     // A Lua state unloads its modules when it is closed, but our code may still be running in
-    // threads and registered for forks. Apple's linker has no such flag, and its loader unloads
-    // no library that has thread-local variables, as every Rust library has.
-    if env::var("CARGO_CFG_TARGET_VENDOR").is_ok_and(|vendor| vendor != "apple") {
-        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    // threads and registered for forks.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    // The engine that loads the module provides Lua's functions. Test programs have the binding in
+    // them, no engine, and call none of it.
+    if env::var_os("CARGO_FEATURE_BINDING").is_some() {
+        println!("cargo:rustc-link-arg=-Wl,--unresolved-symbols=ignore-all");
+    }
+    // The profile `guard` is the only one that optimises for size.
+    if is_target("OPT_LEVEL", "z") && is_target("CARGO_CFG_TARGET_OS", "linux") {
+        discard_unwind_tables();
+    }
+}
+
+/// Leaves the tables for unwinding, a tenth of the program, out of the guard, which aborts on a
+/// panic. Not every linker can do that, so it is left out when a linker may be configured.
+fn discard_unwind_tables() {
+    const SCRIPT: &str =
+        "SECTIONS { /DISCARD/ : { *(.eh_frame .eh_frame_hdr .gcc_except_table*) } }
+        INSERT AFTER .text;";
+    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+    if is_set("RUSTC_LINKER") || is_set("CARGO_ENCODED_RUSTFLAGS") {
+        return;
+    }
+    let Some(folder) = env::var_os("OUT_DIR") else { return };
+    let script = Path::new(&folder).join("guard.ld");
+    if fs::write(&script, SCRIPT).is_ok() {
+        println!("cargo:rustc-link-arg-bin=consul-guard=-Wl,-T,{}", script.display());
     }
 }

@@ -1,33 +1,82 @@
--- The names of the older module: a node that sends requests to whoever has a key's shard, and asks
--- others for what they have. docs/tsdb.md says how an engine uses it.
-local consul_ffi = require("consul_ffi")
+-- The API of the older module: a node that routes requests to the node with a key's shard, and queries
+-- other nodes. docs/data.md shows how an engine uses it.
+local consul_ffi = require("consul_native")
+local advise = require("consistent_hash_cluster.advice")
 
--- This much `capacity` is the weight 1 of a node.
+local older = consul_ffi._older
+
+-- The `capacity` of a node with weight 1.
 local CAPACITY = 1000
 
--- How often a start looks for the first shard map, which is there a moment after the first leader is,
--- and how long it waits in between.
-local LOOKS, PAUSE_MS = 40, 50
+-- A start waits for the first shard map, which the leader writes right after its election: up to
+-- MAP_POLLS times this pause.
+local MAP_POLLS, PAUSE_MS = 40, 50
 
 local HighAvailabilityCluster = {}
 
--- Those that are current at each read.
+-- Fields that are computed at each read.
 local fields = {}
 
--- The options of the node underneath.
+local function is_node(object)
+  return type(object) == "table" and rawget(object, "counts") ~= nil
+end
+
+local function is_port(value)
+  local port = tonumber(value)
+  return port and port >= 0 and port <= 65535 and port % 1 == 0
+end
+
+local function is_positive(value)
+  return type(value) == "number" and value > 0 and value < math.huge
+end
+
+local function has_type(wanted)
+  return function(value)
+    return type(value) == wanted
+  end
+end
+
+-- What options that are used here must be; the others are checked where they are used.
+local KINDS = {
+  capacity = { "a number", tonumber },
+  cluster_name = { "a string", has_type("string") },
+  cluster_options = { "a table", has_type("table") },
+  data_port = { "a port, an integer from 0 to 65535", is_port },
+  host = { "a string", has_type("string") },
+  port = { "a port, an integer from 0 to 65535", is_port },
+  receive_shard = { "a function", has_type("function") },
+  time_partition_s = { "a positive number of seconds", is_positive },
+}
+
+local function check(config)
+  for name, kind in pairs(KINDS) do
+    local value = config[name]
+    if value ~= nil and not kind[2](value) then
+      local shown = type(value) == "string" and ("a string %q"):format(value) or tostring(value)
+      error(("%s must be %s, got %s"):format(name, kind[1], shown), 0)
+    end
+  end
+end
+
+-- The options of the ConsulHACluster that the node wraps.
 local function options_of(config)
   local host = config.host or "127.0.0.1"
+  host = host:find(":", 1, true) and not host:find("[", 1, true) and "[" .. host .. "]" or host
   local options = {
     node_id = config.node_id,
-    node_address = host .. ":" .. (config.port or 0),
+    node_address = config.port and host .. ":" .. config.port or false,
     nodes_prefix = "tsdb/" .. (config.cluster_name or "cluster") .. "/nodes/",
     consul_endpoints = config.consul_endpoints,
     simulate = config.simulate,
     replicas = config.replication_factor,
     weight = config.capacity and config.capacity / CAPACITY,
-    -- The nodes of a simulated cluster are in this process, whatever their hosts are called.
+    -- The nodes of a simulated cluster are in this process, so their configured hosts do not matter.
     data_address = (config.simulate and "127.0.0.1" or host) .. ":" .. (config.data_port or 0),
     hand_off = config.receive_shard ~= nil,
+    -- Ignored, they would leave the calls between nodes unprotected.
+    cluster_key = config.cluster_key,
+    data_tls = config.data_tls,
+    encrypt_traffic = config.encrypt_traffic,
   }
   for name, value in pairs(config.cluster_options or {}) do
     options[name] = value
@@ -35,16 +84,78 @@ local function options_of(config)
   return options
 end
 
--- A node that is not started; nothing is sent. Names that are not known here are the engine's.
-function HighAvailabilityCluster.new(this, config)
+local ENDPOINTS = { "consul_endpoints", "consul_url", "endpoint", "endpoints", "simulate" }
+
+-- Whether no Consul is named: the node is then a cluster of its own.
+local function is_alone(options)
+  for _, name in ipairs(ENDPOINTS) do
+    if options[name] then
+      return false
+    end
+  end
+  return (os.getenv("CONSUL_HTTP_ADDR") or "") == ""
+end
+
+-- The replicas of a shard as text: the id of the first, which alone an older program knew.
+local Replicas = older.of_text(function(replicas)
+  return tostring(replicas[1])
+end)
+
+-- The table of a node with the fields of the older module.
+local function as_before(node)
+  local host, port = node.address:match("^(.*):(%d+)$")
+  node.host, node.port = host, tonumber(port)
+  node.status = node.status == "up" and "running" or node.status
+  node.last_heartbeat = os.time()
+  return node
+end
+
+-- Creates the ConsulHACluster. Returns it, its options, what is to be warned of, if anything, and whether the node
+-- is alone, and has a default as its name.
+local function create(config)
+  check(config)
+  local options, warning, unnamed = options_of(config), nil, false
+  if options.node_id == nil then
+    options.node_id, unnamed = older.node_id(options.hand_off and "receive_shard"), true
+    warning = ("node_id is not given: until it stops the node is %q"):format(options.node_id)
+  end
+  local alone = is_alone(options)
+  if alone then
+    options.simulate, options.data_address = "alone " .. older.node_id(), "127.0.0.1:0"
+    warning = (warning and warning .. "; " or "")
+      .. ("consul_endpoints is not given: the node %q is alone and joins no cluster"):format(options.node_id)
+  end
+  -- Refuses a number of points here, and not when the ring is read.
+  consul_ffi.ConsistentHashRing.new(config.virtual_nodes_per_physical)
+  return consul_ffi.ConsulHACluster:new(options), options, warning, alone, unnamed
+end
+
+-- A node that is not started; sends nothing. Ignores options that are unknown here, with a warning if they look
+-- like ours: an engine passes its own configuration.
+local function new(this, config)
   config = config or this ~= HighAvailabilityCluster and this or {}
-  local options = options_of(config)
+  if type(config) ~= "table" then
+    error(("HighAvailabilityCluster: the configuration must be a table, got a %s"):format(type(config)), 2)
+  end
+  local made, node, options, warning, alone, unnamed = pcall(create, config)
+  if not made then
+    local why = node:gsub("^[^\n]-consistent_hash_cluster%.lua:%d+: ", ""):gsub("^ConsulHACluster: ", "")
+    error("HighAvailabilityCluster: " .. why, 2)
+  end
+  if warning then
+    older.warn("HighAvailabilityCluster: " .. warning)
+  end
+  advise(config)
   return setmetatable({
-    node = consul_ffi.ConsulHACluster:new(options),
+    node = node,
     config = config,
-    node_id = config.node_id,
+    node_id = options.node_id,
     total_shards = options.shards or 1024,
     counts = { served = 0, forwarded = 0, failed = 0 },
+    -- The names of requests that have a handler; the data that a node which is alone keeps.
+    handled = {},
+    kept = alone and {} or nil,
+    is_unnamed = unnamed,
   }, {
     __index = function(self, name)
       local field = fields[name]
@@ -60,20 +171,43 @@ function fields.is_leader(self)
   return self.node:is_leader_node()
 end
 
+-- Whether the node has joined its cluster; else also why not. The answer while it joins can change by itself.
+local function has_joined(self)
+  if not rawget(self, "joined") then
+    local state = self.node:status().state
+    self.joined = state ~= "joining" and state ~= "stopped"
+    if not self.joined then
+      return false, "the node has not joined its cluster: " .. (rawget(self, "failure") or "it was not started")
+    end
+  end
+  return true
+end
+
+-- The results of a call that the node cannot make.
+local function not_ready(message)
+  return false, message, { kind = "not_ready", message = message, retryable = true, maybe_applied = false }
+end
+
 function fields.is_running(self)
-  return rawget(self, "serves") == true and self.node:status().state ~= "stopped"
+  return rawget(self, "serves") == true and has_joined(self) and self.node:status().state ~= "stopped"
 end
 
 function fields.local_node(self)
   local config, shards = self.config, self.node:get_shards()
-  local known = self.node.cluster_nodes[self.node_id]
+  local role, status = config.role, rawget(self, "serves") == false and "stopped" or "starting"
+  if self.is_leader then
+    role = "leader"
+  elseif not role or role == "leader" then
+    role = "follower"
+  end
   return {
     id = self.node_id,
     host = config.host or "127.0.0.1",
     port = config.port or 0,
     cluster_port = config.cluster_port,
-    status = known and known.status or "stopped",
-    role = config.role or (self.is_leader and "leader" or "follower"),
+    status = self.is_running and "running" or status,
+    last_heartbeat = os.time(),
+    role = role,
     shards = shards,
     load = #shards,
     capacity = config.capacity or CAPACITY,
@@ -86,11 +220,11 @@ function fields.data_shards(self)
   if rawget(self, "shards_epoch") ~= epoch or not epoch then
     local shards = {}
     for shard = 0, self.total_shards - 1 do
-      shards[shard] = epoch and self.node:get_shard_replicas(shard) or nil
+      shards[shard] = epoch and setmetatable(self.node:get_shard_replicas(shard), Replicas) or nil
     end
-    self.shards_epoch, self.shards_shown = epoch, shards
+    self.shards_epoch, self.cached_shards = epoch, shards
   end
-  return self.shards_shown
+  return self.cached_shards
 end
 
 function fields.metadata(self)
@@ -101,7 +235,7 @@ function fields.metadata(self)
   }
 end
 
--- A ring of the live nodes. Where keys go is what the shard map says.
+-- A ring of the live nodes. It is informational: requests are routed by the shard map.
 function fields.hash_ring(self)
   local ring = consul_ffi.ConsistentHashRing:new(self.config.virtual_nodes_per_physical)
   for _, node in ipairs(self.node:get_live_nodes()) do
@@ -110,16 +244,24 @@ function fields.hash_ring(self)
   return ring
 end
 
--- Joins the cluster; once it has, it does nothing more.
+-- Joins the cluster; does nothing when it is a member already. When no Consul answers it fails, and the node
+-- joins by itself when one does.
 function HighAvailabilityCluster:initialize()
-  if self.node:status().state ~= "stopped" then
+  if has_joined(self) then
     return true
+  elseif self.node:status().state == "joining" then
+    return not_ready(select(2, has_joined(self)))
   end
-  local joined, message, err = self.node:start()
+  local joined, message, err = self.node:start({ keep_joining = true })
   if not joined then
+    -- An engine knows the port by another name.
+    message = message:gsub('data_address ".-:(%d+)" is in use', "data_port %1 is in use")
+    self.failure, err.message = message, message
+    older.warn("HighAvailabilityCluster: " .. message)
     return false, message, err
   end
-  for _ = 1, LOOKS do
+  self.failure = nil
+  for _ = 1, MAP_POLLS do
     if self.node:status().map_epoch then
       break
     end
@@ -129,21 +271,43 @@ function HighAvailabilityCluster:initialize()
 end
 
 function HighAvailabilityCluster:start()
-  local joined, message, err = self:initialize()
-  if not joined then
-    return false, message, err
+  if self.is_running then
+    local message = "the node is running already"
+    return false, message, { kind = "conflict", message = message, retryable = false, maybe_applied = false }
   end
   self.serves = true
-  return true
+  return self:initialize()
 end
 
 function HighAvailabilityCluster:stop()
-  self.serves = false
-  return self.node:stop()
+  local joined = has_joined(self)
+  self.serves, self.joined, self.failure = false, false, nil
+  -- A node that has not joined has nothing in Consul.
+  return self.node[joined and "stop" or "close"](self.node)
+end
+
+-- Hands the replicas of its stores over to other nodes, then stops.
+function HighAvailabilityCluster:leave(options)
+  if not has_joined(self) then
+    return self:stop()
+  end
+  local left, message, err = self.node:leave(options)
+  if self.node:status().state == "stopped" then
+    self.serves, self.joined, self.failure = false, false, nil
+  end
+  return left, message, err
+end
+
+-- Keeps records in replicated shards on the nodes of the cluster; docs/data.md describes it.
+function HighAvailabilityCluster:replicate(name, storage, options)
+  if self.is_unnamed then
+    older.node_id("replicate")
+  end
+  return self.node:replicate(name, storage, options)
 end
 
 function HighAvailabilityCluster:close()
-  self.serves = false
+  self.serves, self.joined, self.failure = false, false, nil
   return self.node:close()
 end
 
@@ -166,10 +330,14 @@ function HighAvailabilityCluster:get_stats()
 end
 
 function HighAvailabilityCluster:get_active_nodes()
-  return self.node:get_live_nodes()
+  local nodes = self.node:get_live_nodes()
+  for _, node in ipairs(nodes) do
+    as_before(node)
+  end
+  return nodes
 end
 
--- What a key and a time (in seconds) are routed by: without `time_partition_s` the key alone.
+-- The routing key of a key and a time in seconds; without `time_partition_s` it is the key.
 function HighAvailabilityCluster:partition(key, timestamp)
   local span = self.config.time_partition_s
   if span and timestamp then
@@ -183,27 +351,31 @@ function HighAvailabilityCluster:get_shard_for_key(key)
 end
 
 function HighAvailabilityCluster:get_target_node(key, timestamp)
+  if type(key) ~= "string" then
+    error("get_target_node: key must be a string, got a " .. type(key))
+  end
   return (self.node:get_node_for_key(self:partition(key, timestamp)))
 end
 
--- Who has a key's shard, those with its data first: a list of { id, state, source } that read as ids.
+-- The replicas of a key's shard, the owner first and those without the data last: a list of
+-- { id, state, source }, which convert to their ids as strings.
 function HighAvailabilityCluster:get_replicas(key, timestamp)
   local shard, owner = self.node:get_shard_for_key(self:partition(key, timestamp))
-  local first, others = {}, {}
+  local replicas, without_data = {}, {}
   for _, replica in ipairs(shard and self.node:get_shard_replicas(shard) or {}) do
     if replica.id == owner then
-      table.insert(first, 1, replica)
+      table.insert(replicas, 1, replica)
     else
-      table.insert(replica.state == "initializing" and others or first, replica)
+      table.insert(replica.state == "initializing" and without_data or replicas, replica)
     end
   end
-  for _, replica in ipairs(others) do
-    first[#first + 1] = replica
+  for _, replica in ipairs(without_data) do
+    replicas[#replicas + 1] = replica
   end
-  return first
+  return replicas
 end
 
--- The shards whose data this node has yet to get, each with the node to ask.
+-- The shards whose data this node does not have yet, each with the node to copy from.
 local function initializing(self)
   local shards = {}
   for _, shard in ipairs(self.node:get_shards()) do
@@ -216,100 +388,149 @@ local function initializing(self)
   return shards
 end
 
--- Lets this node get the data of the shards that the map has given it: `receive_shard` of its
--- configuration is called for each, with the shard and the node to ask, and gives true when it has
--- them. Until then the shard is initializing here, and who had it keeps it. A node that did not give
--- one shard is not asked for the others this time.
-function HighAvailabilityCluster:rebalance_shards()
-  local received, silent, waiting, why = {}, {}, 0, nil
+-- Copies the data of the shards that the map has assigned to this node: calls the option
+-- `receive_shard` for each, with the shard and the node to copy from; it returns true when the data are
+-- here, else false and a message. Until then the shard is initializing here, and the previous replica
+-- stays. After one failure a node is not asked for its other shards in this call.
+-- Returns true and { received = count }; false and a message when shards are missing.
+local function rebalance_shards(self)
+  if not is_node(self) then
+    error("rebalance_shards: call it with a colon, as in object:rebalance_shards(…)", 2)
+  end
+  local ready, reason = has_joined(self)
+  if not ready then
+    return not_ready(reason)
+  end
+  local received, failed_sources, pending, why = {}, {}, 0, nil
   for _, shard in ipairs(self.config.receive_shard and initializing(self) or {}) do
     local got, message = false, nil
-    if not silent[shard.source] then
+    if not failed_sources[shard.source] then
       got, message = self.config.receive_shard(shard.number, shard.source)
     end
     if got then
       received[#received + 1] = shard.number
     else
-      silent[shard.source], waiting = true, waiting + 1
+      failed_sources[shard.source], pending = true, pending + 1
       why = why or ("shard %d from %s: %s"):format(shard.number, shard.source, tostring(message))
     end
   end
   if #received > 0 then
-    local told, message, err = self.node:shards_ready(received)
-    if not told then
+    local written, message, err = self.node:shards_ready(received)
+    if not written then
       return false, message, err
     end
   end
-  if waiting > 0 then
-    return false, ("%d shards wait for their data: %s"):format(waiting, why)
+  if pending > 0 then
+    return false, ("%d shards wait for their data: %s"):format(pending, why)
   end
   return true, { received = #received }
 end
 
--- Answers requests of a name, from this node and others: fn(data, request) gives the reply, or nil
--- and a message; `request.key` is that of route_request. nil takes the function away.
-function HighAvailabilityCluster:handle(name, fn)
-  return self.node:handle(name, fn and function(body, request)
+-- Sets the handler of requests with a name, from this node and others: fn(data, request) returns the
+-- reply, or nil and a message; `request.key` is the key given to route_request. nil removes the handler.
+function HighAvailabilityCluster:handle(name, ...)
+  local fn = ...
+  if select("#", ...) == 0 or type(fn) ~= "function" then
+    -- Refuses what is not a function, and removes the handler for nil.
+    self.node:handle(name, ...)
+    self.handled[name] = nil
+    return true
+  end
+  self.handled[name] = true
+  return self.node:handle(name, function(body, request)
     self.counts.served = self.counts.served + 1
     request.key = body.key
     return fn(body.data, request)
   end)
 end
 
-local function ask(self, node_id, name, body, options)
-  local success, reply, err = self.node:call(node_id, name, body, options)
+-- A call to a node, counted.
+local function call(self, node_id, name, body, options)
+  local ready, reason = has_joined(self)
+  local success, reply, err
+  if not ready then
+    success, reply, err = not_ready(reason)
+  elseif node_id == nil then
+    success, reply, err = not_ready("the key has no node yet: the cluster has no shard map")
+  else
+    success, reply, err = self.node:call(node_id, name, body, options)
+  end
   local counted = success and "forwarded" or "failed"
   self.counts[counted] = self.counts[counted] + 1
   return success, reply, err
 end
 
--- Asks one node.
 function HighAvailabilityCluster:call(node_id, name, data, options)
-  return ask(self, node_id, name, { data = data }, options)
+  return call(self, node_id, name, { data = data }, options)
 end
 
--- Asks several at once.
+-- Calls all live nodes at once, or those of `options.nodes`.
 function HighAvailabilityCluster:broadcast(name, data, options)
+  local ready, reason = has_joined(self)
+  if not ready then
+    return not_ready(reason)
+  end
   return self.node:broadcast(name, { data = data }, options)
 end
 
--- Lets the node that a key belongs to do something; never raises for what others did.
+-- The operations without a handler that remove what a node that is alone keeps.
+local REMOVES = { del = true, delete = true, remove = true }
+
+-- Has a node that is alone answer requests of this name, which have no handler: it keeps their data by key.
+local function keep_data(self, name)
+  older.warn_once(("HighAvailabilityCluster: %q has no handler; the node is alone and keeps the data in memory"):format(
+    name))
+  self:handle(name, function(data, request)
+    local kept = self.kept[request.key]
+    if data ~= nil or REMOVES[name] then
+      self.kept[request.key] = data
+    end
+    return data == nil and kept or data
+  end)
+end
+
+-- Calls the node that owns a key. Returns { success, data, error, node_id }; raises only for misuse.
 function HighAvailabilityCluster:route_request(key, operation, data)
   local target = self:get_target_node(key)
-  if not target then
-    return { success = false, error = ("no node is there for the key %q"):format(key) }
+  if rawget(self, "kept") and target and type(operation) == "string" and not self.handled[operation] then
+    keep_data(self, operation)
   end
-  local success, reply = ask(self, target, operation, { key = key, data = data })
+  local success, reply = call(self, target, operation, { key = key, data = data })
   if not success then
     return { success = false, error = reply, node_id = target }
   end
   return { success = true, data = reply, node_id = target }
 end
 
--- A message or a query goes to the function that handles its type.
-local function send(self, node_id, message)
+-- Sends a message or query to the handler of its type.
+local function send(self, method, node_id, message)
   if type(message) ~= "table" or type(message.type) ~= "string" then
-    error("a message must be a table with a type, such as { type = \"metric_data\", ... }", 3)
+    error(method .. ": a message must be a table with a type, such as { type = \"metric_data\", ... }")
   end
   return self:call(node_id, message.type, message)
 end
 
 function HighAvailabilityCluster:forward_data(node_id, message)
-  local success, reply, err = send(self, node_id, message)
+  local success, reply, err = send(self, "forward_data", node_id, message)
   return success, reply, err
 end
 
 function HighAvailabilityCluster:fetch_data(node_id, query)
-  local success, rows, err = send(self, node_id, query)
+  local success, rows, err = send(self, "fetch_data", node_id, query)
   return success, rows, err
 end
 
--- Requests of others wait until these, or a call to another node, serve them.
+-- These serve the waiting requests of other nodes; so does any call to another node.
 for _, name in ipairs({ "poll", "run", "fd" }) do
   HighAvailabilityCluster[name] = function(self, ...)
     return self.node[name](self.node, ...)
   end
 end
+
+older.raise_at_caller(HighAvailabilityCluster, "consistent_hash_cluster", is_node)
+
+-- The first is not called on a node, and the second calls a function of the program.
+HighAvailabilityCluster.new, HighAvailabilityCluster.rebalance_shards = new, rebalance_shards
 
 return {
   ConsistentHashRing = consul_ffi.ConsistentHashRing,

@@ -1,4 +1,4 @@
--- A client and a cluster's node for production, by one table of options: docs/production.md.
+-- A client and a cluster node for production, configured by one table: docs/production.md.
 local Manager = require("consul_production.manager")
 
 local ConsulManager = Manager.new()
@@ -6,6 +6,6 @@ local ConsulManager = Manager.new()
 return {
   ConsulManager = ConsulManager,
   config = ConsulManager.config,
-  -- A manager of its own, with a `config` of its own.
+  -- Makes another manager, with its own `config`.
   new = Manager.new,
 }

@@ -1,9 +1,9 @@
--- Requests to the nodes that hold replicas, which succeed when enough of them answered. A node's
--- handler decides what a replica is; here is only who answered and what follows from it.
+-- Requests to the nodes with replicas, which succeed when a quorum of them answers. The nodes' handlers
+-- store and read the replicas; this module counts answers.
 local quorum = {}
 
--- Asks all nodes at once. Gives the ids that answered and those that did not, both in the order of
--- `node_ids`, the replies by id, and why each of the others did not.
+-- Asks all nodes at once. Returns the ids with and without an answer, both in the order of `node_ids`,
+-- the replies by id, and the failures by id.
 local function ask(cluster, node_ids, name, body, options)
   local success, results = cluster:broadcast(name, body, { timeout_ms = options.timeout_ms, nodes = node_ids })
   local answered, missing, replies, reasons = {}, {}, {}, {}
@@ -13,45 +13,47 @@ local function ask(cluster, node_ids, name, body, options)
       answered[#answered + 1], replies[id] = id, result.data
     else
       missing[#missing + 1] = id
-      reasons[id] = not success and results or result and result.error or "it was not asked"
+      reasons[id] = not success and results or result and result.error or "not asked"
     end
   end
   return answered, missing, replies, reasons
 end
 
--- Why too few answers are too few: who did not answer, each with its reason.
-local function too_few(name, wanted, node_ids, answered, missing, reasons)
+-- The message when the quorum is not reached: names each node without an answer, and its failure.
+local function not_reached(name, wanted, node_ids, answered, missing, reasons)
   if #node_ids < wanted then
-    return ("%s: the quorum is %d, and there are %d nodes to ask"):format(name, wanted, #node_ids)
+    return ("%s: the quorum is %d, but only %d nodes can be asked"):format(name, wanted, #node_ids)
   end
-  local silent = {}
+  local failures = {}
   for i, id in ipairs(missing) do
-    silent[i] = ("%s (%s)"):format(id, tostring(reasons[id]))
+    failures[i] = ("%s (%s)"):format(id, tostring(reasons[id]))
   end
   return ("%s: %d of %d nodes answered, and the quorum is %d; no answer from %s"):format(
-    name, #answered, #node_ids, wanted, table.concat(silent, ", "))
+    name, #answered, #node_ids, wanted, table.concat(failures, ", "))
 end
 
--- Gives true and { acknowledged = ids, missing = ids } when `quorum` nodes (default all) answered;
--- else false, a message that names who did not, and the same lists: a replica that was written stays.
+-- Returns true and { acknowledged = ids, missing = ids } when `options.quorum` nodes (default all)
+-- answered; else false, a message that names the nodes without an answer, and the same lists: written
+-- replicas stay.
 function quorum.write(cluster, node_ids, name, body, options)
   local wanted = options and options.quorum or #node_ids
   local answered, missing, _, reasons = ask(cluster, node_ids, name, body, options or {})
   local outcome = { acknowledged = answered, missing = missing }
   if #answered < wanted then
-    return false, too_few(name, wanted, node_ids, answered, missing, reasons), outcome
+    return false, not_reached(name, wanted, node_ids, answered, missing, reasons), outcome
   end
   return true, outcome
 end
 
--- Gives what `newest(one, other)` makes of the replies, one after the other, and { complete, answered,
--- missing } when `quorum` nodes (default all) answered; replies that are nil are passed over. Else nil
--- and a message that names who did not answer. The second result tells the two apart: a table or a string.
+-- Returns the newest of the replies and { complete, answered, missing } when `options.quorum` nodes
+-- (default all) answered: `options.newest(one, other)` returns the newer of two, and nil replies are
+-- ignored. Else returns nil and a message that names the nodes without an answer. The type of the second
+-- result, table or string, tells "no value" from "no quorum".
 function quorum.read(cluster, node_ids, name, body, options)
   local wanted = options.quorum or #node_ids
   local answered, missing, replies, reasons = ask(cluster, node_ids, name, body, options)
   if #answered < wanted then
-    return nil, too_few(name, wanted, node_ids, answered, missing, reasons)
+    return nil, not_reached(name, wanted, node_ids, answered, missing, reasons)
   end
   local value
   for _, id in ipairs(answered) do

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the module for one Lua engine, and puts the guard's program beside it.
+# Builds the module for one Lua engine, and copies the guard's program into the same folder.
 #
 #   rockspec/build.sh FEATURE FILE          FEATURE is luajit, lua51 or lua54
-#   rockspec/build.sh INTERPRETER FILE      for the engine that this program is; so luarocks calls it
+#   rockspec/build.sh INTERPRETER FILE      for the engine of this interpreter; luarocks calls this form
 #
-# Each engine has a build folder of its own: all of them are called libconsul_ffi.so, and in one
-# folder each would make cargo build the others anew. The program is the same for all.
+# Each engine has its own build folder: all builds are called libconsul_ffi.so, so in a shared folder
+# each build would make cargo rebuild the others. The program is the same for all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +18,7 @@ fail() {
 case $1 in
     luajit | lua51 | lua54) feature=$1 ;;
     *)
-        # LuaJIT calls itself Lua 5.1, but a module built for the one breaks in the other.
+        # LuaJIT's _VERSION is Lua 5.1, but the two need different builds of the module.
         engine=$("$1" -e 'print(jit and "LuaJIT" or _VERSION)') || fail "the Lua interpreter $1 does not run"
         case $engine in
             LuaJIT) feature=luajit ;;
@@ -29,18 +29,30 @@ case $1 in
         echo "consul_ffi: building for $engine ($1)"
         ;;
 esac
-command -v cargo >/dev/null || fail "building needs Rust's cargo, which is missing: https://rustup.rs"
+command -v cargo >/dev/null || fail "cargo is missing, which builds the module: install Rust from https://rustup.rs"
 
-# luarocks sets CC to its default; cargo would take that for a change and build ring anew.
+# luarocks sets CC to its default, which cargo would treat as a change and rebuild ring.
 [ "${CC:-}" != gcc ] || unset CC
 
 folder=${CARGO_TARGET_DIR:-target}
-CARGO_TARGET_DIR=$folder/$feature cargo build --release --locked --lib \
-    --no-default-features --features "$feature"
+# The dependencies are the same for all engines but for two crates, so the first build for one engine
+# starts with a copy of what was built for another.
+if [ ! -e "$folder/$feature" ]; then
+    for other in luajit lua51 lua54; do
+        [ -d "$folder/$other/release" ] || continue
+        cp -a "$folder/$other" "$folder/$feature.$$"
+        mv -T "$folder/$feature.$$" "$folder/$feature" || rm -rf "$folder/$feature.$$"
+        break
+    done
+fi
+
+# Less inlining than LLVM's own: see docs/architecture.md, the size of the module.
+CARGO_TARGET_DIR=$folder/$feature cargo rustc --release --locked --lib \
+    --no-default-features --features "$feature" -- -C llvm-args=-inline-threshold=100
 CARGO_TARGET_DIR=$folder/guard cargo build --profile guard --locked --bin consul-guard \
     --no-default-features --features guard
 
-# put FILE PLACE: whole at once, because a program that starts meanwhile may load what is there.
+# put FILE TARGET: copies atomically, because a starting program may load the target at any time.
 put() {
     install -D -m 755 "$1" "$2.$$"
     mv "$2.$$" "$2"

@@ -7,7 +7,7 @@ source = {
 description = {
   summary = "A Consul client for Lua engines, with an in-memory Consul agent",
   detailed = [[
-A native module for LuaJIT, Lua 5.1 and Lua 5.4. Building it takes Rust's cargo.
+A native module for LuaJIT, Lua 5.1 and Lua 5.4. Building it requires Rust's cargo.
 For LuaJIT: luarocks --lua-version=5.1 make LUA=/usr/bin/luajit]],
   homepage = "https://github.com/consul-ffi/consul_ffi",
   license = "MIT OR Apache-2.0",
@@ -21,7 +21,9 @@ build = {
     lib = { consul_ffi = "target/rock/consul_ffi.so" },
     lua = {
       consistent_hash_cluster = "lua/consistent_hash_cluster.lua",
+      ["consistent_hash_cluster.advice"] = "lua/consistent_hash_cluster/advice.lua",
       consul_ha_cluster = "lua/consul_ha_cluster.lua",
+      consul_native = "lua/consul_native.lua",
       consul_production_config = "lua/consul_production_config.lua",
       consul_quorum = "lua/consul_quorum.lua",
       ["consul_production.config"] = "lua/consul_production/config.lua",

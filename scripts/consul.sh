@@ -1,22 +1,20 @@
 #!/usr/bin/env bash
-# Prints the path of a Consul binary of the wanted version; everything else goes to stderr.
+# Prints the path of a Consul binary of that version; all other output goes to stderr.
 #
 #   scripts/consul.sh 1.21|1.8
 #
 # Looks at $CONSUL_BIN, then at `consul` on PATH, then in the cache
 # (${XDG_CACHE_HOME:-$HOME/.cache}/consul_ffi); else builds 1.21.0 through the Go module proxy
 # (some minutes) or unpacks Debian's package of 1.8.7. Nothing is installed.
-# Exit status 3, and the reason in one line, when it cannot be had.
+# Exit status 3, and the reason in one line, when it is unavailable.
 set -euo pipefail
+
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
 
 usage() {
     echo "usage: scripts/consul.sh 1.21|1.8" >&2
     exit 2
-}
-
-cannot() {
-    echo "$*" >&2
-    exit 3
 }
 
 [ $# -eq 1 ] || usage
@@ -27,7 +25,7 @@ case $wanted in
     *) usage ;;
 esac
 
-# matches BINARY: is it a Consul whose version begins with the wanted one?
+# matches BINARY: succeeds for a Consul of that version.
 matches() {
     local said
     said=$("$1" version 2>/dev/null) || return 1
@@ -43,19 +41,11 @@ if on_path=$(command -v consul) && matches "$on_path"; then
     exit
 fi
 
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/consul_ffi
-folder=$cache/consul-$full
-binary=$folder/consul
-if [ -x "$binary" ]; then
-    echo "$binary"
-    exit
-fi
-
-# build_with_go FOLDER: builds Consul's server there.
+# build_with_go FOLDER: builds the program `consul` in it.
 build_with_go() {
     local toolchain=${GOTOOLCHAIN:-} source
-    command -v go >/dev/null || cannot "there is no Go (1.24 or newer) to build Consul $full with"
-    # An older Go fetches a newer toolchain by itself from 1.21 on, unless it is told not to.
+    command -v go >/dev/null || cannot "Go (1.24 or newer) is missing, which builds Consul $full"
+    # From 1.21 on, an older Go downloads a newer toolchain, unless GOTOOLCHAIN forbids it.
     if ! go_is_at_least 24; then
         go_is_at_least 21 || cannot "$(go version) is too old to build Consul $full (1.24 or newer)"
         toolchain=auto
@@ -73,35 +63,35 @@ require github.com/hashicorp/consul v$full
 MODULE
     echo "building Consul $full with Go in $1 (some minutes)…" >&2
     go mod download github.com/hashicorp/consul >&2 || cannot "Go could not download Consul $full"
-    # One dependency is missing from the proxy's checksum database; Consul's own go.sum, itself
-    # verified by the download above, pins it.
+    # One dependency is not in the proxy's checksum database; Consul's own go.sum, which the download
+    # above has verified, pins it.
     source=$(go list -m -f '{{.Dir}}' github.com/hashicorp/consul) \
-        || cannot "Go could not find Consul $full after its download"
+        || cannot "Go could not find the downloaded Consul $full"
     install -m 644 "$source/go.sum" go.sum
     go build -mod=mod -o consul github.com/hashicorp/consul >&2 \
         || cannot "Go could not build Consul $full"
     cd - >/dev/null
 }
 
-# go_is_at_least MINOR: is `go` 1.MINOR or newer?
+# go_is_at_least MINOR: succeeds when `go` is 1.MINOR or newer.
 go_is_at_least() {
     local version
     version=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) || return 1
     [[ $version =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge "$1" ]
 }
 
-# unpack_debian_package FOLDER: takes the program out of the package of the previous release,
-# which the archives that this machine's apt reads still hold.
+# unpack_debian_package FOLDER: puts `consul` into it from the package of an older Debian release,
+# which the archives in this machine's apt sources still have.
 unpack_debian_package() {
     local helper=/usr/lib/apt/apt-helper
     local package=pool/main/c/consul/consul_1.8.7+dfsg1-2+b3_amd64.deb
     local sum=SHA256:e4e888bba104daba1d9161f49bfc52649a7e4efd45b1a7ead5bc54f2cb9c89d9
     local base
-    [ -x "$helper" ] || cannot "Consul $full comes from a Debian package, and this is no Debian"
+    [ -x "$helper" ] || cannot "Consul $full comes from a Debian package, and this machine has no apt"
     [ "$(dpkg --print-architecture)" = amd64 ] \
-        || cannot "Consul $full comes from a Debian package for amd64, which this machine is not"
+        || cannot "Consul $full comes from a Debian package for amd64, and this is another architecture"
     while read -r base; do
-        echo "looking for Debian's Consul $full in an archive of this machine's apt…" >&2
+        echo "looking for Debian's Consul $full in this machine's apt archives…" >&2
         if "$helper" -q -o APT::Sandbox::User=root \
             download-file "${base%/}/$package" "$1/consul.deb" "$sum" >&2; then
             dpkg-deb -x "$1/consul.deb" "$1/unpacked"
@@ -109,10 +99,10 @@ unpack_debian_package() {
             return
         fi
     done < <(apt_archives)
-    cannot "none of this machine's apt archives holds Debian's package of Consul $full"
+    cannot "none of this machine's apt archives has Debian's package of Consul $full"
 }
 
-# apt_archives: the base addresses in the machine's apt sources, of both formats.
+# apt_archives: prints the base URLs in the machine's apt sources, of both formats.
 apt_archives() {
     cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list \
         /etc/apt/sources.list.d/*.sources 2>/dev/null \
@@ -120,25 +110,18 @@ apt_archives() {
         | tr -s ' ' '\n' | awk 'NF && !seen[$0]++'
 }
 
-command -v flock >/dev/null || cannot "there is no flock (package util-linux)"
-mkdir -p "$cache"
-exec 9>"$cache/consul-$full.lock"
-flock 9
-# Another run may have made it while this one waited.
-if [ ! -x "$binary" ]; then
-    new=$folder.new
-    rm -rf "$new" "$folder"
-    mkdir "$new"
-    trap 'rm -rf "$new"' EXIT
-    trap 'exit 130' INT
-    trap 'exit 143' TERM HUP
+# make_consul FOLDER: puts the program `consul` there, and nothing else.
+make_consul() {
+    local work=$1/work
+    mkdir "$work"
     case $wanted in
-        1.21) build_with_go "$new" ;;
-        1.8) unpack_debian_package "$new" ;;
+        1.21) build_with_go "$work" ;;
+        1.8) unpack_debian_package "$work" ;;
     esac
-    matches "$new/consul" || cannot "the Consul $full just made does not run"
-    mkdir "$new/done"
-    mv "$new/consul" "$new/done/consul"
-    mv "$new/done" "$folder"
-fi
-echo "$binary"
+    matches "$work/consul" || cannot "the new Consul $full does not run on this machine"
+    mv "$work/consul" "$1"
+    rm -rf "$work"
+}
+
+cache_once "consul-$full" consul make_consul
+echo "$cached/consul"

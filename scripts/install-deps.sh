@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
-# Installs with apt-get, by package name, the programs that are missing; says which.
+# Installs missing programs with apt-get, and prints their packages.
 #
 #   scripts/install-deps.sh [test|demo|tsdb|bench]
 #
-# test (the default): what `make test` needs. demo: what `make demo` needs for the engine that $LUA
-# names (luajit by default). tsdb: what examples/tsdb needs besides. bench: the clients that `make bench` compares with, but for Go's.
-# Without apt-get it says what to install, and fails.
+# test (the default): for `make test`. demo: for `make demo` with the engine in $LUA (luajit by
+# default). tsdb: what examples/tsdb needs in addition. bench: the clients that `make bench` compares,
+# except the Go client. Without apt-get it prints the packages and fails.
 set -euo pipefail
 
 purpose=${1:-test}
-programs=()
 packages=()
 lua=${LUA:-luajit}
-unset LUA_INIT # it is for the programs, not for a look at which modules there are
+unset LUA_INIT # meant for the programs, not for the checks of modules below
 
 # Each need is PROGRAM=PACKAGE.
 case $purpose in
@@ -21,7 +20,7 @@ case $purpose in
         case $engine in
             luajit | lua5.1 | lua5.4) ;;
             *)
-                echo "LUA=$lua is none of luajit, lua5.1 and lua5.4" >&2
+                echo "LUA is $lua: it must be luajit, lua5.1 or lua5.4" >&2
                 exit 2
                 ;;
         esac
@@ -33,7 +32,7 @@ case $purpose in
             busted=lua-busted luacheck=lua-check luarocks=luarocks shellcheck=shellcheck
             cc=build-essential ip=iproute2
         )
-        # luarocks wants the headers of the Lua it installs for, and the C program of the tests too.
+        # luarocks needs the headers of the Lua that it installs for, and so does the tests' C program.
         [ -e /usr/include/lua5.4/lua.h ] || packages+=(liblua5.4-dev)
         [ -e /usr/include/lua5.1/lua.h ] || packages+=(liblua5.1-0-dev)
         [ -e /usr/include/luajit-2.1/lua.h ] || packages+=(libluajit-5.1-dev)
@@ -46,7 +45,7 @@ case $purpose in
     bench)
         needs=(luajit=luajit cc=build-essential wrk=wrk)
         [ -e /usr/include/lua5.1/lua.h ] || packages+=(liblua5.1-0-dev)
-        # has MODULE: can LuaJIT load it?
+        # has MODULE: succeeds when LuaJIT can load it.
         has() { luajit -e "require('$1')" 2>/dev/null; }
         has socket.http || packages+=(lua-socket)
         has cjson || packages+=(lua-cjson)
@@ -59,16 +58,12 @@ case $purpose in
 esac
 
 for need in "${needs[@]}"; do
-    if ! command -v "${need%=*}" >/dev/null; then
-        programs+=("${need%=*}")
-        packages+=("${need#*=}")
-    fi
+    command -v "${need%=*}" >/dev/null || packages+=("${need#*=}")
 done
 
 if [ ${#packages[@]} -gt 0 ]; then
     if ! command -v apt-get >/dev/null; then
-        echo "These programs or headers are missing: ${programs[*]}" >&2
-        echo "There is no apt-get here. Debian calls their packages: ${packages[*]}" >&2
+        echo "apt-get is missing; install what these Debian packages have: ${packages[*]}" >&2
         exit 1
     fi
     sudo=()
@@ -81,8 +76,8 @@ if [ ${#packages[@]} -gt 0 ]; then
     "${apt[@]}" install -y --no-install-recommends "${packages[@]}"
 fi
 
-# Debian's own Rust is too old, so this one is not installed for the user.
+# Debian's Rust is too old, so this script does not install it.
 if ! command -v cargo >/dev/null; then
-    echo "cargo is missing: install Rust (https://rustup.rs), then try again" >&2
+    echo "cargo is missing: install Rust (https://rustup.rs) and run this again" >&2
     exit 1
 fi

@@ -1,66 +1,56 @@
 #!/usr/bin/env bash
-# Runs what takes long: the last line is "N passed, N failed, N skipped", in steps.
+# Runs the long tests. The last line is "N passed, N failed, N skipped", counted in steps.
 #
 #   scripts/soak.sh [STEP…]
 #
-# Without a STEP all of them run, each to its end whatever the others did:
+# Without a STEP all of them run, each to its end, also after a failure:
 #
 #   api       the tests of HashiCorp's Go client on consul-sim (some minutes)
 #   random    5,000 sequences of random requests, simulated and on a real Consul (SEQUENCES)
-#   fuzz      10 minutes of random requests, whole and broken ones, simulated (FUZZ_SECONDS)
+#   fuzz      10 minutes of random requests, valid and malformed, simulated (FUZZ_SECONDS)
 #   locks     20,000 histories of locks under faults (SEEDS)
 #   clusters  20,000 histories of clusters under faults (SEEDS), and one of 1,000 nodes (NODES)
-#   outage    a cluster of nodes through what befalls three real servers, on both versions
-#   failover  50,000 sequences of faults of endpoints, on a clock that the test moves (SEQUENCES)
+#   replication  20,000 histories of replicated shards under faults (SEEDS)
+#   data      processes with replicated shards stop, die, stall, are cut off, lose disks, join and leave, on both
+#             Consuls (some minutes)
+#   outage    a cluster of nodes through every outage of three real servers, on both versions
+#   flood     2,000 calls between nodes in 30 s, while strangers hold 512 connections and open 200 a second
+#   failover  50,000 sequences of endpoint faults, on a manual clock (SEQUENCES)
+#   memory    an engine whose memory is refused at every point while it loads the module
 #
-# A step whose needs cannot be had is skipped, aloud. Exit status: 0 when nothing failed.
+# A step that needs something unavailable is skipped and prints why. Exit status: 0 when nothing failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all_steps=(api random fuzz locks clusters outage failover)
+# shellcheck source=scripts/lib.sh
+source scripts/lib.sh
 
-if [ "${1:-}" = --help ]; then
-    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
-    exit
-fi
-steps=("$@")
-[ $# -gt 0 ] || steps=("${all_steps[@]}")
-for step in "${steps[@]}"; do
-    if [[ " ${all_steps[*]} " != *" $step "* ]]; then
-        echo "no such step: $step; the steps: ${all_steps[*]}" >&2
-        exit 2
-    fi
-done
-
+all_steps=(api random fuzz locks clusters replication data outage flood failover memory)
+select_steps "$@"
+prepare_runs 0
 passed=0 failed=0 skipped=0
-log=$(mktemp "${TMPDIR:-/tmp}/consul_ffi-soak.XXXXXX")
-trap 'rm -f "$log"' EXIT
 
-# run COMMAND…: shown, and kept in the log; its status.
-run() {
-    "$@" 2>&1 | tee "$log"
-}
-
-# test_with NAME: a test of cargo; not optimised, so that an overflow is a failure.
+# test_with NAME MODULE: one module of a cargo test, without optimisation, so that an integer
+# overflow is a failure.
 test_with() {
-    run cargo test --no-default-features --features server --test "$1"
+    run cargo test --no-default-features --features server --test "$1" -- "$2::"
 }
 
 step_api() {
-    run tests/interop/api-suite.sh
+    run tests/simulated/interop/api-suite.sh
 }
 
 step_random() {
-    SEQUENCES=${SEQUENCES:-5000} test_with random || return
+    SEQUENCES=${SEQUENCES:-5000} test_with simulated random || return
     ! grep -q '^SKIPPED' "$log" || return 3
 }
 
 step_fuzz() {
-    FUZZ_SECONDS=${FUZZ_SECONDS:-600} test_with fuzz
+    FUZZ_SECONDS=${FUZZ_SECONDS:-600} test_with simulated fuzz
 }
 
 step_locks() {
-    run make --no-print-directory dst SEEDS="${SEEDS:-20000}" ARGS="--skip cluster --skip nodes"
+    run make --no-print-directory dst SEEDS="${SEEDS:-20000}" ARGS="--skip cluster --skip nodes --skip repli"
 }
 
 step_clusters() {
@@ -68,13 +58,31 @@ step_clusters() {
         run make --no-print-directory dst NODES="${NODES:-1000}" ARGS=nodes
 }
 
-step_outage() {
-    OUTAGES_ON_ALL=1 test_with cluster_outage || return
+step_replication() {
+    run make --no-print-directory dst SEEDS="${SEEDS:-20000}" ARGS=repli
+}
+
+step_data() {
+    LONG=1 run cargo test --no-default-features --features server,guard --test programs -- replicated:: || return
     ! grep -q '^SKIPPED' "$log" || return 3
 }
 
+step_outage() {
+    OUTAGES_ON_ALL=1 test_with outage clusters || return
+    ! grep -q '^SKIPPED' "$log" || return 3
+}
+
+step_flood() {
+    FLOOD=1 test_with cluster data_plane::flood
+}
+
 step_failover() {
-    SEQUENCES=${SEQUENCES:-50000} test_with failover
+    SEQUENCES=${SEQUENCES:-50000} test_with client failover
+}
+
+step_memory() {
+    run make --no-print-directory build || return
+    REFUSE_STRIDE=1 run cargo test --no-default-features --features server --test host -- refused_memory
 }
 
 for step in "${steps[@]}"; do
@@ -93,5 +101,4 @@ for step in "${steps[@]}"; do
 done
 
 echo
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" -eq 0 ]
+print_totals "$passed" "$failed" "$skipped"

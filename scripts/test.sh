@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Runs the tests, and counts them: the last line is "N passed, N failed, N skipped".
+# Runs and counts the tests. The last line is "N passed, N failed, N skipped".
 #
 #   scripts/test.sh [STEP…]
 #
-# Without a STEP all of them run, each to its end whatever the others did, the Lua specs two at a
+# Without a STEP all of them run, each to its end, also after a failure; the Lua specs run two at a
 # time:
 #
-#   build               the module of each of the three flavours
+#   build               the module for each of the three Lua engines
 #   lint                each of the checks of `make lint`
 #   rust                cargo test, without Lua
-#   simulation          500 histories of locks and clusters under faults (SEEDS), and that each rule is needed
+#   simulation          500 histories of locks and clusters under faults (SEEDS), also with a rule broken,
+#                       and the model of replicated shards
 #   busted-luajit-sim   the Lua specs on LuaJIT, simulated
-#   busted-luajit-consul-sim  the same on the simulated agent behind a socket
+#   busted-luajit-consul-sim  the same on consul-sim
 #   busted-luajit-1.21  the same on a real Consul 1.21
 #   busted-luajit-1.8   the same on a real Consul 1.8
 #   busted-5.1-sim      the Lua specs on Lua 5.1, simulated
@@ -19,78 +20,36 @@
 #   busted-5.1-1.21     the specs tagged #smoke on Lua 5.1 and a real Consul 1.21
 #   busted-5.4-1.21     the same on Lua 5.4
 #
-# Missing programs are installed first (scripts/install-deps.sh). A step that needs a Consul that
-# cannot be had is skipped, aloud. Exit status: 0 when nothing failed.
+# Missing programs are installed first (scripts/install-deps.sh). A step that needs an unavailable
+# Consul is skipped and prints why. Exit status: 0 when nothing failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+# shellcheck source=scripts/lib.sh
+source scripts/lib.sh
 
 all_steps=(
     build lint rust simulation
     busted-luajit-sim busted-luajit-consul-sim busted-luajit-1.21 busted-luajit-1.8
     busted-5.1-sim busted-5.4-sim busted-5.1-1.21 busted-5.4-1.21
 )
-step_limit=30m # a command that hangs must not use up the time of a whole run
+select_steps "$@"
 
-if [ "${1:-}" = --help ]; then
-    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
-    exit
-fi
-steps=("$@")
-[ $# -gt 0 ] || steps=("${all_steps[@]}")
-for step in "${steps[@]}"; do
-    if [[ " ${all_steps[*]} " != *" $step "* ]]; then
-        echo "no such step: $step; the steps: ${all_steps[*]}" >&2
-        exit 2
-    fi
-done
-
-# The tests choose their servers themselves.
+# The tests choose their own servers.
 for name in "${!CONSUL_@}"; do
     [ "$name" = CONSUL_BIN ] || unset "$name"
 done
 
-folder=$(mktemp -d "${TMPDIR:-/tmp}/consul_ffi-test.XXXXXX")
-running=
-trap 'rm -rf "$folder"' EXIT
-trap 'stop 130' INT
-trap 'stop 143' TERM HUP
-
-# shellcheck disable=SC2317 # the traps call it
-stop() {
-    [ -z "$running" ] || kill -TERM "$running" 2>/dev/null || true
-    exit "$1"
-}
-
-log=$folder/log       # what the command that ran last printed
-notes=$folder/skipped # every SKIPPED line
+prepare_runs 30m # a command that hangs must not use up the time of a whole run
 table=$folder/table
-touch "$notes"
 total_passed=0 total_failed=0 total_skipped=0
 
-# run COMMAND…: runs it, shown and logged. In the background, so that a signal is acted on at once;
-# through a file, so that a process it leaves behind cannot hold the run up. It ends with this
-# script, even with a killed one.
-run() {
-    local status=0
-    rm -f "$log"
-    touch "$log"
-    setpriv --pdeathsig TERM timeout --kill-after=30s "$step_limit" "$@" </dev/null >"$log" 2>&1 &
-    running=$!
-    tail -n +1 -s 0.1 -f --pid="$running" "$log" &
-    wait "$running" || status=$?
-    running=
-    wait $!
-    [ "$status" -ne 124 ] || echo "FAILED: ended after $step_limit: $*"
-    grep '^SKIPPED' "$log" >>"$notes" || true
-    return "$status"
-}
-
-# run_make TARGET…: as one of a run's parts, it says no directory.
+# run_make TARGET…: runs make without its messages about directories.
 run_make() {
     run make --no-print-directory "$@"
 }
 
-# add PASSED FAILED SKIPPED: counts for the step under way.
+# add PASSED FAILED SKIPPED: adds to the counts of the current step.
 add() {
     passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
 }
@@ -101,7 +60,7 @@ add_command() {
 }
 
 # add_counts STATUS PASSED FAILED SKIPPED: counts a test runner's results, and one failure for a run
-# that fails without saying what, or that tests nothing.
+# that fails without a failed test, or that runs no test.
 add_counts() {
     if [ "$3" -eq 0 ]; then
         if [ "$1" -ne 0 ]; then
@@ -148,7 +107,7 @@ step_rust() {
 }
 
 step_simulation() {
-    run_cargo_test --features sabotage --profile simulation --test simulation
+    run_cargo_test --features sabotage --profile simulation --test simulation --test model
 }
 
 # step_busted ENGINE TARGET: TARGET is sim, consul-sim or a version of Consul.
@@ -167,7 +126,7 @@ step_busted() {
         run scripts/consul.sh "$consul" || status=$?
         if [ "$status" -eq 3 ]; then
             reason=$(tail -n 1 "$log")
-            echo "SKIPPED: Consul $consul cannot be had: $reason" | tee -a "$notes"
+            echo "SKIPPED: Consul $consul is unavailable: $reason" | tee -a "$notes"
             add 0 0 1
             return
         fi
@@ -181,7 +140,7 @@ step_busted() {
     add_counts "$status" $counts
 }
 
-# run_step NAME COMMAND…: under a heading, into the table and the totals.
+# run_step NAME COMMAND…: runs it under a heading and adds its counts to the table and the totals.
 run_step() {
     local started=$SECONDS
     echo
@@ -200,9 +159,9 @@ add_to_totals() {
     total_skipped=$((total_skipped + $4))
 }
 
-# run_beside STEP…: two at a time, for steps that spend most of their time waiting. Each is a run of
-# this script by itself, which is shown when all have ended.
-run_beside() {
+# run_in_pairs STEP…: runs steps that mostly wait two at a time. Each is a run of this script, whose
+# output is printed when all have ended.
+run_in_pairs() {
     local step row
     echo
     echo "== two at a time: $*"
@@ -215,9 +174,9 @@ run_beside() {
     for step; do
         echo
         sed -n "/^== $step\$/,/^step  *passed/{/^step  *passed/!p}" "$folder/$step"
-        grep '^SKIPPED' "$folder/$step" | sort -u >>"$notes" || true
+        grep -E '^(SKIPPED|FAILED)' "$folder/$step" | sort -u >>"$notes" || true
         if ! row=$(grep -E "^$step( +[0-9]+){4}\$" "$folder/$step"); then
-            echo "FAILED: it did not come to its end"
+            echo "FAILED: $step ended without its totals" | tee -a "$notes"
             row=$(printf '%-24s %7d %7d %8d %8d' "$step" 0 1 0 0)
         fi
         echo "$row" >>"$table"
@@ -241,12 +200,10 @@ case ${#specs[@]} in
         rest=${specs[0]#busted-}
         run_step "${specs[0]}" step_busted "${rest%%-*}" "${rest#*-}"
         ;;
-    *) run_beside "${specs[@]}" ;;
+    *) run_in_pairs "${specs[@]}" ;;
 esac
 
 echo
 printf '%-24s %7s %7s %8s %8s\n' step passed failed skipped seconds
 cat "$table"
-cat "$notes"
-echo "$total_passed passed, $total_failed failed, $total_skipped skipped"
-[ "$total_failed" -eq 0 ]
+print_totals "$total_passed" "$total_failed" "$total_skipped"

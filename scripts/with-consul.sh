@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Runs a command beside a fresh Consul dev server on free loopback ports.
+# Runs a command with a fresh Consul dev server on free loopback ports.
 #
 #   scripts/with-consul.sh [--acl allow|deny] [--config FILE] 1.21|1.8 COMMAND [ARG…]
 #
 # The command gets CONSUL_HTTP_ADDR (127.0.0.1:PORT), CONSUL_PID and CONSUL_VERSION (such as
 # 1.21.0), and no other CONSUL_* variable of the caller. With --acl the server enforces ACLs with
-# that default policy, and CONSUL_HTTP_TOKEN is its management token. With --config it reads that
-# file too. The server ends with the command, with this script, or with this script's parent,
-# however they end.
-# Exit status: the command's; 3 when the Consul cannot be had; 1 when it does not start.
+# that default policy, and CONSUL_HTTP_TOKEN is its management token. With --config it also reads
+# that file. The server ends with the command, with this script and with this script's parent, also
+# when one of them is killed.
+# Exit status: the command's; 3 when the Consul is unavailable; 1 when it does not start.
 #
-# shellcheck disable=SC2317 # the functions that a trap calls are reached
+# shellcheck disable=SC2317 # a trap calls these functions
 set -euo pipefail
 
-ready_within=60 # seconds; a loaded machine needs some, an idle one 1
+ready_within=60 # seconds; an idle machine needs 1, a loaded one more
 tries=10
 
 acl=
@@ -30,7 +30,7 @@ if [ $# -lt 2 ]; then
     echo "usage: scripts/with-consul.sh [--acl allow|deny] [--config FILE] 1.21|1.8 COMMAND [ARG…]" >&2
     exit 2
 fi
-# CI may start it without any standard input, which cannot be handed on.
+# CI may start it without a standard input, which the command's `<&0` needs.
 [ -e /dev/fd/0 ] || exec </dev/null
 
 wanted=$1
@@ -50,7 +50,7 @@ command=
 token=
 [ -z "$acl" ] || token=$(cat /proc/sys/kernel/random/uuid)
 
-# stop ID: ends a process (or, with a minus, a group) within 5 s.
+# stop ID: ends a process, or with a minus sign a process group, within 5 s.
 stop() {
     kill -TERM -- "$1" 2>/dev/null || return 0
     for _ in {1..50}; do
@@ -60,8 +60,8 @@ stop() {
     kill -KILL -- "$1" 2>/dev/null || true
 }
 
-# stop_server: nothing of a dev server is worth an orderly end, and a test may have stopped it with
-# SIGSTOP, which leaves only SIGKILL.
+# stop_server: a dev server has nothing to save, and only SIGKILL ends one that a test has stopped
+# with SIGSTOP.
 stop_server() {
     [ -n "$server" ] || return 0
     kill -KILL "$server" 2>/dev/null || true
@@ -80,9 +80,9 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 
-# The watcher, in a session of its own, outlives a SIGKILL of this script or of its whole group. It
-# ends the script when the script's parent is gone, and what the script left when the script is.
-# shellcheck disable=SC2016 # the variables are the watcher's own
+# The watcher, in its own session, survives a SIGKILL of this script or of its process group. It ends
+# the script when the script's parent is gone, and the server and the command when the script is.
+# shellcheck disable=SC2016 # the watcher expands these variables
 setsid bash -c '
     folder=$1 script=$2 parent=$3
     parent_is_there() {
@@ -101,8 +101,7 @@ setsid bash -c '
     rm -rf "$folder"
 ' watcher "$folder" $$ $PPID </dev/null >/dev/null 2>&1 &
 
-# free_ports COUNT: ports that nothing listens on, below the range that the system takes those of
-# outgoing connections from.
+# free_ports COUNT: prints ports that nothing listens on, below the system's range of ephemeral ports.
 free_ports() {
     local found=() port
     while [ ${#found[@]} -lt "$1" ]; do
@@ -115,7 +114,7 @@ free_ports() {
     echo "${found[@]}"
 }
 
-# get PORT PATH: the server's whole reply, without need of an HTTP client on the machine.
+# get PORT PATH: prints the server's reply to a GET; needs no HTTP client on the machine.
 get() {
     local reply=
     {
@@ -126,14 +125,15 @@ get() {
     [[ $reply == HTTP/1.?\ 200\ * ]] && echo "$reply"
 } 2>/dev/null
 
-# is_ready PORT ID: has it a leader, and itself (not another server on the same port) as a node?
+# is_ready PORT ID: succeeds when the server has a leader and, as a node, the server with this id, and
+# not another server on the same port.
 is_ready() {
     local leader nodes
     leader=$(get "$1" /v1/status/leader) && [[ $leader =~ \"[^\"]+\"$ ]] \
         && nodes=$(get "$1" /v1/catalog/nodes) && [[ $nodes == *"$2"* ]]
 }
 
-# acl_config: the configuration of a server with ACLs. The agent needs a token to register its node.
+# acl_config: prints the configuration of a server with ACLs. The agent token registers the node.
 acl_config() {
     local management=initial_management
     [[ $full != 1.8.* ]] || management=master
@@ -149,8 +149,8 @@ acl {
 END
 }
 
-# start: starts a server, sets `server` and `http`, returns when it is ready. Fails when it ends
-# early, as it does when another program took one of its ports meanwhile.
+# start: starts a server, sets `server` and `http`, returns when it is ready. Fails when the server
+# ends early, for instance because another program has taken one of its ports.
 start() {
     local ports id more=() deadline
     read -r -a ports <<<"$(free_ports 4)"
@@ -192,14 +192,14 @@ done
 
 export CONSUL_HTTP_ADDR=127.0.0.1:$http CONSUL_PID=$server CONSUL_VERSION=$full
 [ -z "$token" ] || export CONSUL_HTTP_TOKEN=$token
-# In the background, because bash runs a trap only after a command in the foreground has ended.
+# In the background, because bash runs a trap only when the command in the foreground has ended.
 if [ -t 0 ]; then
-    # It shares the terminal's group, so Ctrl-C reaches it, once that is no longer ignored as in
-    # every background process of a script.
+    # It is in the terminal's process group and gets Ctrl-C; a script's background processes ignore
+    # SIGINT and SIGQUIT by default.
     env --default-signal=INT,QUIT "$@" <&0 &
     command=$!
 else
-    # A group of its own, so that its children end with it.
+    # In its own process group, so that its children end with it.
     set -m
     "$@" <&0 &
     command=-$!

@@ -1,5 +1,5 @@
-//! Time as a seam: the client, the cluster and the simulated agent ask a [`Clock`], never the
-//! operating system, so that all of them run on a virtual clock in tests.
+//! Time: the client, the cluster and the simulated agent read a [`Clock`], never the operating
+//! system, so that all of them run on a virtual clock in tests.
 
 use crate::os;
 use crate::sync::lock;
@@ -21,7 +21,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct Instant(Duration);
 
 impl Instant {
-    /// The moment `since_origin` after the clock's origin.
+    /// The moment at this time after the clock's origin.
     pub const fn from_origin(since_origin: Duration) -> Self {
         Self(since_origin)
     }
@@ -43,21 +43,21 @@ impl Add<Duration> for Instant {
 impl Sub for Instant {
     type Output = Duration;
 
-    /// The time from `rhs` to `self`, zero when `rhs` is later.
+    /// The time from `rhs` to `self`; zero if `rhs` is later.
     fn sub(self, rhs: Instant) -> Duration {
         self.0.saturating_sub(rhs.0)
     }
 }
 
-/// A source of time that can also be waited for.
+/// A source of time, with timers.
 pub trait Clock: fmt::Debug + Send + Sync {
-    /// The present moment; never goes back.
+    /// The current moment, which never goes back.
     fn now(&self) -> Instant;
 
     /// Completes when [`Clock::now`] has reached `deadline`.
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()>;
 
-    /// This clock, when it stands still until it is moved.
+    /// This clock, if it is a manual one.
     fn as_manual(&self) -> Option<&ManualClock> {
         None
     }
@@ -76,14 +76,14 @@ pub trait Clock: fmt::Debug + Send + Sync {
     }
 }
 
-/// The machine's clock, which goes on while the machine is suspended; its sleeps need a tokio runtime
-/// with time enabled.
+/// The machine's clock, which goes on while the machine is suspended. Its sleeps need a tokio
+/// runtime with time enabled.
 ///
-/// The timers of the runtime stand still meanwhile, so after a suspension a sleep ends late, by as
-/// much at most. Who must know at once asks [`Clock::now`].
+/// The timers of the runtime stop while the machine is suspended, so a sleep across a suspension
+/// ends late, by up to the time of that suspension. [`Clock::now`] is right at once.
 #[derive(Debug)]
 pub struct SystemClock {
-    /// The machine's uptime then.
+    /// The machine's uptime at the origin.
     origin: Duration,
 }
 
@@ -119,10 +119,10 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is told to move. Clones share the same time.
+/// A clock that is advanced by the program. Clones share the same time.
 ///
-/// Work can go on beside what drives the clock: it does whatever it can at each moment, in the
-/// order in which it was started, before time moves on.
+/// Tasks can be spawned on it. At each moment they do all that they can, in the order in which they
+/// were spawned, before the time advances.
 #[derive(Clone, Default)]
 pub struct ManualClock {
     shared: Arc<Mutex<Manual>>,
@@ -133,33 +133,34 @@ struct Manual {
     now: Instant,
     next_id: u64,
     sleepers: BTreeMap<(Instant, u64), Waker>,
-    /// What was spawned; `None` while it is being polled.
+    /// The spawned tasks; `None` while one is polled.
     tasks: BTreeMap<u64, Option<BoxFuture<'static, ()>>>,
-    /// The tasks that can do something.
+    /// The tasks that were woken.
     ready: BTreeSet<u64>,
 }
 
 impl ManualClock {
-    /// A clock that stands at its origin.
+    /// A clock at its origin.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Moves time on by `duration`, from one moment that somebody waits for to the next.
+    /// Advances the time by `duration`, in steps from one timer to the next, and runs the tasks in
+    /// between.
     pub fn advance(&self, duration: Duration) {
         let target = self.lock().now + duration;
-        self.settle();
+        self.run_until_stalled();
         loop {
             let next = self.lock().sleepers.keys().next().map(|(at, _)| *at);
             let Some(at) = next.filter(|at| *at <= target) else { break };
             self.move_to(at);
-            self.settle();
+            self.run_until_stalled();
         }
         self.move_to(target);
     }
 
-    /// Starts work that goes on beside whatever drives this clock or moves it, until it is done or
-    /// cancelled. It does nothing yet.
+    /// Spawns a task, which runs whenever this clock is driven or advanced, until it is done or
+    /// cancelled. It is not polled yet.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> TaskId {
         let mut manual = self.lock();
         let id = manual.fresh_id();
@@ -168,19 +169,19 @@ impl ManualClock {
         TaskId(id)
     }
 
-    /// Abandons work that was spawned.
+    /// Drops a task.
     pub fn cancel(&self, task: TaskId) {
         let abandoned = self.lock().tasks.remove(&task.0);
-        // Dropped without the lock: it may sleep on this clock.
+        // Dropped without the lock, because its sleeps lock the clock.
         drop(abandoned);
     }
 
-    /// Lets spawned work do what it can at this moment.
-    pub fn settle(&self) {
+    /// Polls the tasks until none of them can continue at this moment.
+    pub fn run_until_stalled(&self) {
         self.run_ready(Waker::noop());
     }
 
-    /// The same; what becomes ready later wakes `driver` too.
+    /// The same; a task that is woken later wakes `driver` too.
     fn run_ready(&self, driver: &Waker) {
         loop {
             let ready = std::mem::take(&mut self.lock().ready);
@@ -204,13 +205,13 @@ impl ManualClock {
                     *place = Some(work);
                     continue;
                 }
-                // Done or cancelled: what it holds may use this clock when it is dropped.
+                // Done or cancelled. Its values may use this clock when they are dropped.
                 drop(manual);
             }
         }
     }
 
-    /// Moves time on to the earliest moment that somebody waits for; false when nobody waits.
+    /// Advances the time to the earliest timer; returns false if there is none.
     pub fn advance_to_next(&self) -> bool {
         let next = self.lock().sleepers.keys().next().map(|(at, _)| *at);
         match next {
@@ -222,8 +223,8 @@ impl ManualClock {
         }
     }
 
-    /// Polls `work` to its end, and moves time on to the next moment that somebody waits for
-    /// whenever the work can do nothing else.
+    /// Polls `work` to its end, and advances the time to the next timer whenever neither the work
+    /// nor a task can continue.
     pub async fn drive<R>(&self, work: impl Future<Output = R>) -> R {
         let mut work = std::pin::pin!(work);
         let driven = std::future::poll_fn(|context| {
@@ -243,8 +244,8 @@ impl ManualClock {
                 }
             }
         });
-        // One poll of this is many polls of the work. With the budget of one, channels would soon
-        // seem empty, and time would move on.
+        // One poll of this polls the work many times. Within tokio's budget for one poll, channels
+        // would soon appear empty, and the time would advance.
         tokio::task::unconstrained(driven).await
     }
 
@@ -275,7 +276,7 @@ impl Manual {
     }
 }
 
-/// Work that was spawned on a [`ManualClock`].
+/// A task of a [`ManualClock`].
 #[derive(Clone, Copy, Debug)]
 pub struct TaskId(u64);
 
@@ -303,7 +304,7 @@ impl Clock for ManualClock {
     }
 }
 
-/// Notices whether work was woken, and passes it on.
+/// Records that the driven work was woken, and wakes the outer task.
 struct Woken {
     since: AtomicBool,
     outer: Waker,
@@ -316,7 +317,7 @@ impl Wake for Woken {
     }
 }
 
-/// Notes that a task can do something, and passes it on.
+/// Records that a spawned task was woken, and wakes the driver.
 struct TaskWaker {
     clock: Weak<Mutex<Manual>>,
     id: u64,
@@ -430,7 +431,7 @@ mod tests {
         assert_eq!(runtime.block_on(clock.drive(work)), Duration::from_secs(3660));
     }
 
-    /// Work that writes down its name and the second, after each of these pauses.
+    /// A task that records its name and the second after each of these pauses.
     fn diary(
         clock: &ManualClock,
         name: &'static str,
@@ -475,7 +476,7 @@ mod tests {
         let clock = ManualClock::new();
         let (work, lines) = diary(&clock, "a", &[1]);
         let task = clock.spawn(work);
-        clock.settle();
+        clock.run_until_stalled();
         clock.cancel(task);
         assert_eq!(Arc::strong_count(&lines), 1);
         assert!(!clock.advance_to_next());
@@ -493,7 +494,7 @@ mod tests {
             std::future::pending().await
         });
         clock.spawn(other);
-        clock.settle();
+        clock.run_until_stalled();
         assert!(lines.lock().unwrap().is_empty());
         assert!(clock.lock().tasks.is_empty());
     }

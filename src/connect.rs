@@ -1,22 +1,23 @@
-//! From a configuration to a client: the one place that knows both a real agent and the simulated
+//! A client from a configuration: the only module that knows both real agents and the simulated
 //! one.
 
 use crate::client::{Client, Settings};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Simulate};
 use crate::error::Error;
-use crate::guard::{Connection as GuardedConnection, Keeper};
+use crate::guard::{Connection as GuardedConnection, GuardProcess};
+use crate::logs;
 use crate::simulate::{self, SimTransport};
 use crate::transport::Transport;
 use crate::transport::http::HttpTransport;
 use crate::transport::token_file::{TokenFile, WithTokenFile};
 use std::sync::Arc;
 
-/// A client with this configuration. Nothing is sent yet; the files that it names are read.
+/// Makes a client. Nothing is sent yet; the files that the configuration names are read.
 ///
 /// # Errors
-/// [`crate::error::Kind::Config`] when a transport cannot be made, a file cannot be used, or there is
-/// no program for the guard.
+/// [`crate::error::Kind::Config`] when a URL is not valid, a file cannot be used, or consul-guard
+/// is not found.
 pub fn connect(config: &Config) -> Result<Client, Error> {
     let settings = Settings {
         timeout: config.timeout,
@@ -39,16 +40,18 @@ pub fn connect(config: &Config) -> Result<Client, Error> {
         };
         transports = transports.into_iter().map(with_file).collect();
     }
+    config.warnings.iter().for_each(|warning| logs::warn_once(warning.clone()));
     let client = Client::new(transports, settings, clock, rng);
+    let client = client.with_endpoints_from(config.endpoints_from.clone());
     match guard(config)? {
         Some(guard) => Ok(client.with_guard(guard)),
         None => Ok(client),
     }
 }
 
-/// The guard that the configuration asks for. A simulated agent ends with this process, and all that
-/// is held there with it.
-fn guard(config: &Config) -> Result<Option<Arc<Keeper>>, Error> {
+/// The guard process, if configured. A simulated agent needs none: it ends with this process, and
+/// all its locks with it.
+fn guard(config: &Config) -> Result<Option<Arc<GuardProcess>>, Error> {
     if !config.guard || config.simulate != Simulate::No {
         return Ok(None);
     }
@@ -60,7 +63,7 @@ fn guard(config: &Config) -> Result<Option<Arc<Keeper>>, Error> {
         token_file: config.token_file.clone(),
         tls: config.http.tls.clone(),
     };
-    Keeper::new(config.guard_program.as_deref(), connection).map(Some)
+    GuardProcess::new(config.guard_program.as_deref(), connection).map(Some)
 }
 
 type Connection = (Vec<Arc<dyn Transport>>, Arc<dyn Clock>, fastrand::Rng);
@@ -73,12 +76,12 @@ fn real(config: &Config) -> Result<Connection, Error> {
     Ok((transports, Arc::new(SystemClock::new()), fastrand::Rng::new()))
 }
 
-/// A client of a simulated agent goes by that agent's clock and takes its seed from it, so that the
-/// same program gives the same trace.
+/// A client of a simulated agent uses the clock of that agent and a seed from it, so that the same
+/// program produces the same trace.
 fn simulated(config: &Config, name: &str) -> Connection {
     let agent = simulate::shared(name);
     let clock = Arc::clone(agent.clock());
-    let rng = fastrand::Rng::with_seed(agent.seed_of_a_client());
+    let rng = fastrand::Rng::with_seed(agent.client_seed());
     let transport = SimTransport::new(agent, format!("simulate:{name}"));
     (vec![Arc::new(transport.for_client(&config.client_name))], clock, rng)
 }
@@ -91,7 +94,7 @@ mod tests {
     use crate::wire::value::Value;
     use proptest::prelude::*;
 
-    /// What somebody could write for an endpoint, and what nobody would.
+    /// Plausible endpoints, and arbitrary text.
     fn any_endpoint() -> impl Strategy<Value = String> {
         prop_oneof![
             "(http://|HTTP://|unix://|)[a-z0-9.:/@%_-]{0,20}",
@@ -113,7 +116,7 @@ mod tests {
         ]
     }
 
-    /// A client, or a refusal that belongs to the configuration.
+    /// Requires a client, or an error of the kind `config`.
     fn is_made_or_refused(given: &[(String, Value)]) -> Result<(), TestCaseError> {
         let made = Config::new(given, |_| None).and_then(|config| connect(&config));
         if let Err(error) = made {

@@ -1,68 +1,79 @@
-//! A consistent hash ring: which of some nodes a key belongs to. When a node comes or goes, only
-//! keys that it gains or loses change their owner.
+//! A consistent hash ring, which assigns each key to one of some nodes. When a node is added or
+//! removed, only the keys that it gains or loses change their owner.
 //!
-//! The ring is the same in every process, on every platform and in every release. A node of weight w
-//! has round(160·w) points: point k is the XXH3 hash (64 bits, seed 0) of the node's id followed by k
-//! as four bytes, the least significant first. Points are in the order of (point, id, k). A key's
-//! hash is the XXH3 hash of its bytes, and its owner is the node of the first point that is not
-//! below it, or of the first point of all.
+//! The ring is the same in every process, on every platform and in every release. A node of weight
+//! w has round(160·w) points: point k is the XXH3 hash (64 bits, seed 0) of the node's id followed
+//! by k as four bytes, the least significant first. Points are in the order of (point, id, k). A
+//! key's hash is the XXH3 hash of its bytes, and its owner is the node of the first point that is
+//! not below it, or of the first point of all.
+//!
+//! ```
+//! use consul_ffi::ring::{Ring, hash};
+//!
+//! let ring = Ring::new(&[("a", 1.0), ("b", 1.0), ("c", 2.0)]);
+//! let owner = ring.owner(b"user:1").expect("a node with points");
+//! assert_eq!(ring.owner_of(hash(b"user:1")), Some(owner));
+//! // The owner, and another node for a replica.
+//! let replicas = ring.replicas(b"user:1", 2);
+//! assert_eq!((replicas.len(), replicas[0]), (2, owner));
+//! ```
 
 use std::mem;
 use twox_hash::XxHash3_64;
 
-/// How many points a node of weight 1 has, unless a ring is made with another number.
+/// The default number of points of a node of weight 1.
 pub const POINTS: u32 = 160;
 
-/// The hash of a key, by which a ring tells its owner.
+/// The hash of a key, which determines its owner on a ring.
 pub fn hash(key: &[u8]) -> u64 {
     XxHash3_64::oneshot(key)
 }
 
-/// How many points a node of this weight has on a ring where one of weight 1 has `points`: none when
-/// the weight is no finite number above 0.
+/// The number of points of a node of this weight on a ring where weight 1 has `points`: 0 unless
+/// the weight is a finite number above 0.
 pub fn points_of(weight: f64, points: u32) -> u32 {
     if weight.is_finite() { (f64::from(points) * weight).round() as u32 } else { 0 }
 }
 
-/// Nodes on a ring, each by its place in the list that the ring was made from.
+/// A ring of nodes, each identified by its index in the list that the ring was made from.
 #[derive(Clone, Debug)]
 pub struct Ring {
-    /// The points in their order, and twice the last of all hashes, where each search ends.
+    /// The sorted points, and twice the greatest hash, where each search ends.
     points: Vec<u64>,
     /// The owner of each point.
     owners: Vec<u32>,
-    /// Where the points of each bucket begin. A point's bucket is its topmost bits.
+    /// The index of each bucket's first point. The bucket of a point is its topmost bits.
     buckets: Vec<u32>,
-    /// How many bits below those of the bucket a point has.
+    /// The number of a point's bits below those of its bucket.
     shift: u32,
-    /// How many nodes there are, with points or without.
+    /// The number of nodes, including those without points.
     nodes: usize,
 }
 
 impl Ring {
-    /// A ring of nodes by id and weight. A weight that is no finite number above 0 gives a node no
-    /// points.
+    /// A ring of nodes by id and weight. A node has no points unless its weight is a finite number
+    /// above 0.
     pub fn new<I: AsRef<[u8]>>(nodes: &[(I, f64)]) -> Self {
         Self::with_points(nodes, POINTS)
     }
 
-    /// The same with another number of points for a node of weight 1: with more, shares are closer to
+    /// The same with another number of points for weight 1: with more points, shares are closer to
     /// the weights, and the ring is larger.
     pub fn with_points<I: AsRef<[u8]>>(nodes: &[(I, f64)], points_of_one: u32) -> Self {
         let mut points = Vec::new();
         let mut bytes = Vec::new();
-        for (place, (id, weight)) in nodes.iter().enumerate() {
+        for (index, (id, weight)) in nodes.iter().enumerate() {
             let id = id.as_ref();
             bytes.clear();
             bytes.extend_from_slice(id);
             for k in 0..points_of(*weight, points_of_one) {
                 bytes.truncate(id.len());
                 bytes.extend_from_slice(&k.to_le_bytes());
-                points.push((hash(&bytes), id, k, place as u32));
+                points.push((hash(&bytes), id, k, index as u32));
             }
         }
         points.sort_unstable();
-        // One bucket for each point or two: then most keys are where their bucket begins.
+        // One bucket for each point or two, so that most searches end at the start of a bucket.
         let bits = points.len().next_power_of_two().ilog2().clamp(1, 31);
         let shift = u64::BITS - bits;
         let mut buckets = vec![0; (1 << bits) + 1];
@@ -74,37 +85,37 @@ impl Ring {
             before += *bucket;
             *bucket = before;
         }
-        let owners = points.iter().map(|(.., place)| *place).collect();
+        let owners = points.iter().map(|(.., index)| *index).collect();
         let points = points.iter().map(|(point, ..)| *point).chain([u64::MAX; 2]).collect();
         Ring { points, owners, buckets, shift, nodes: nodes.len() }
     }
 
-    /// The place of the node that a key belongs to; none when no node has a point.
+    /// The node that a key belongs to; `None` when no node has a point.
     pub fn owner(&self, key: &[u8]) -> Option<usize> {
         self.owner_of(hash(key))
     }
 
-    /// The place of the node that keys with this [`hash`] belong to; none when no node has a point.
+    /// The node that keys of this [`hash`] belong to; `None` when no node has a point.
     pub fn owner_of(&self, hash: u64) -> Option<usize> {
         let owner = self.owners.get(self.first(hash)).or(self.owners.first());
-        owner.map(|place| *place as usize)
+        owner.map(|index| *index as usize)
     }
 
-    /// The places of the nodes that `count` copies of what a key stands for belong on, its owner
-    /// first: those of the points from there on, each node once. Fewer when fewer nodes have points.
+    /// The nodes of the first `count` points from the key on, each node once: the owner and then
+    /// the nodes for further replicas. Fewer when fewer nodes have points.
     pub fn replicas(&self, key: &[u8], count: usize) -> Vec<usize> {
         let (before, after) = self.owners.split_at(self.first(hash(key)));
         let mut is_found = vec![false; self.nodes];
-        let new = |place: &usize| !mem::replace(&mut is_found[*place], true);
-        after.iter().chain(before).map(|place| *place as usize).filter(new).take(count).collect()
+        let new = |index: &usize| !mem::replace(&mut is_found[*index], true);
+        after.iter().chain(before).map(|index| *index as usize).filter(new).take(count).collect()
     }
 
-    /// Which point is the first that is not below a hash; one past the last when all are.
+    /// The index of the first point that is not below a hash; one past the last if there is none.
     fn first(&self, hash: u64) -> usize {
         let start = self.buckets[(hash >> self.shift) as usize] as usize;
-        // The points of later buckets are not below it. Seldom more than two of its own are, and to
-        // add up two comparisons is faster than to branch on them.
-        let is_below = |place: usize| self.points[place] < hash;
+        // Points of later buckets are not below the hash. Rarely are more than two of its own
+        // bucket, and adding two comparisons is faster than branching on them.
+        let is_below = |index: usize| self.points[index] < hash;
         let mut first = start + usize::from(is_below(start)) + usize::from(is_below(start + 1));
         while is_below(first) {
             first += 1;
@@ -118,33 +129,33 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The points as the rule says, word for word: each with its node's place.
+    /// The points by the definition of the ring, each with its node.
     fn points_by_the_rule(nodes: &[(String, f64)]) -> Vec<(u64, usize)> {
         let mut points = Vec::new();
-        for (place, (id, weight)) in nodes.iter().enumerate() {
+        for (index, (id, weight)) in nodes.iter().enumerate() {
             for k in 0..(160.0 * weight).round() as u32 {
                 let point = XxHash3_64::oneshot(&[id.as_bytes(), &k.to_le_bytes()].concat());
-                points.push((point, id.clone(), k, place));
+                points.push((point, id.clone(), k, index));
             }
         }
         points.sort();
-        points.into_iter().map(|(point, .., place)| (point, place)).collect()
+        points.into_iter().map(|(point, .., index)| (point, index)).collect()
     }
 
     fn owner_by_the_rule(points: &[(u64, usize)], hash: u64) -> Option<usize> {
         let first = points.partition_point(|(point, _)| *point < hash);
-        points.get(first).or(points.first()).map(|(_, place)| *place)
+        points.get(first).or(points.first()).map(|(_, index)| *index)
     }
 
-    /// All nodes in the order in which a walk from a key meets them.
+    /// All nodes in the order of a walk from a key.
     fn walk_by_the_rule(points: &[(u64, usize)], key: &[u8]) -> Vec<usize> {
         let hash = XxHash3_64::oneshot(key);
         let (after, before): (Vec<_>, Vec<_>) =
             points.iter().partition(|(point, _)| *point >= hash);
         let mut met = Vec::new();
-        for (_, place) in after.into_iter().chain(before) {
-            if !met.contains(&place) {
-                met.push(place);
+        for (_, index) in after.into_iter().chain(before) {
+            if !met.contains(&index) {
+                met.push(index);
             }
         }
         met
@@ -203,14 +214,14 @@ mod tests {
             for key in 0..500_u32 {
                 let key = key.to_le_bytes();
                 let others: Vec<_> = with.replicas(&key, 4).into_iter().filter(|p| *p != one).collect();
-                let place = |place: usize| place + usize::from(place >= one);
-                let same: Vec<_> = without.replicas(&key, others.len()).into_iter().map(place).collect();
+                let index = |index: usize| index + usize::from(index >= one);
+                let same: Vec<_> = without.replicas(&key, others.len()).into_iter().map(index).collect();
                 prop_assert_eq!(same, others);
             }
         }
     }
 
-    /// The same in every release: who changes one of these moves data of running clusters.
+    /// The same in every release: a change would move the data of running clusters.
     #[test]
     fn the_hash_and_the_owners_are_these() {
         // Source: the reference implementation, xxhash 0.8.
@@ -246,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn without_points_nobody_owns_a_key() {
+    fn a_ring_without_points_has_no_owner_of_a_key() {
         assert_eq!(Ring::new::<&str>(&[]).owner(b"key"), None);
         let none = [("a", 0.0), ("b", -1.0), ("c", f64::NAN), ("d", f64::INFINITY)];
         assert_eq!(Ring::new(&none).owner(b"key"), None);

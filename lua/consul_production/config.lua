@@ -1,8 +1,16 @@
--- The table that a program reads and changes: sections of options. What was not changed reads as what
--- is in force, before `init` as the default. Assigning nil takes back what was said.
+-- The `config` table of a manager: sections of options, which the program reads and assigns. An option
+-- that it has not assigned reads as the value in force, before `init` as the default. Assigning nil
+-- removes the assignment.
 local options = require("consul_production.options")
 
 local config = {}
+
+-- Whether `pairs` asks a metatable, as in Lua 5.4. In the other engines the sections have to contain every
+-- option, so an assignment of the value that is there already is not noticed.
+local asks_metatable = false
+for _ in pairs(setmetatable({}, { __pairs = function() return next, { true }, nil end })) do
+  asks_metatable = true
+end
 
 local function copy(value)
   if type(value) ~= "table" then
@@ -34,20 +42,20 @@ end
 
 config.copy, config.equal = copy, equal
 
--- The sections' metatables read what is not said from `view`: `view.values` by path. A list that a
--- program got to read is its own copy, so that it can be changed in place; `view.given` has those.
+-- The metatable of a section reads unassigned options from `view.values`, by path. The program gets a
+-- copy of each list, which it may change in place; `view.lists` has these copies by path.
 local function metatable(view, section)
   local function read(name)
     local path = section .. "." .. name
-    local given = view.given[path]
-    if given == nil then
-      given = view.values[path]
-      if type(given) == "table" then
-        given = copy(given)
-        view.given[path] = given
+    local value = view.lists[path]
+    if value == nil then
+      value = view.values[path]
+      if type(value) == "table" then
+        value = copy(value)
+        view.lists[path] = value
       end
     end
-    return given
+    return value
   end
   return {
     __index = function(_, name)
@@ -55,11 +63,10 @@ local function metatable(view, section)
         return read(name)
       end
     end,
-    -- Lua 5.4 alone asks for it.
-    __pairs = function(said)
+    __pairs = function(assigned)
       local all = {}
       for _, name in ipairs(options.sections[section]) do
-        all[name] = rawget(said, name)
+        all[name] = rawget(assigned, name)
         if all[name] == nil then
           all[name] = read(name)
         end
@@ -69,7 +76,7 @@ local function metatable(view, section)
   }
 end
 
--- Makes the sections ours: those that are missing, and those that a program has put in place of ours.
+-- Creates missing sections and sets our metatables on tables that the program has assigned as sections.
 local function adopt(sections, view)
   for _, section in ipairs(options.order) do
     local outer, inner = section:match("^(.*)%.([^.]*)$")
@@ -81,15 +88,54 @@ local function adopt(sections, view)
         rawset(holder, name, own)
       end
       if type(own) == "table" and getmetatable(own) == nil then
+        for _, option in ipairs(options.sections[section]) do
+          view.explicit[section .. "." .. option] = rawget(own, option) ~= nil or nil
+        end
         setmetatable(own, view.metatables[section])
       end
     end
   end
 end
 
--- A new table of sections, and the view that it reads from.
+-- Calls `each` with the table of a section and the name and path of each option.
+local function each_option(sections, each)
+  for _, option in ipairs(options.list) do
+    local section = sections
+    for name in option.path:gmatch("([^.]+)%.") do
+      section = type(section) == "table" and rawget(section, name)
+    end
+    if type(section) == "table" then
+      each(section, option.path:match("[^.]+$"), option.path)
+    end
+  end
+end
+
+-- Whether the program has assigned the value of an option, rather than `fill`.
+local function is_assigned(view, path, value)
+  return view.explicit[path] or not equal(value, view.filled[path])
+end
+
+-- Puts the values in force into the sections, where the program has assigned none.
+local function fill(sections, view)
+  if asks_metatable then
+    return
+  end
+  each_option(sections, function(section, name, path)
+    local value = rawget(section, name)
+    if value == nil or not is_assigned(view, path, value) then
+      view.explicit[path] = nil
+      view.filled[path] = copy(view.values[path])
+      -- The program may hold a list that it is about to change.
+      if not equal(value, view.values[path]) then
+        rawset(section, name, copy(view.values[path]))
+      end
+    end
+  end)
+end
+
+-- Returns a new table of sections, and the view that it reads from.
 function config.new()
-  local sections, view = {}, { values = {}, given = {}, metatables = {} }
+  local sections, view = {}, { values = {}, lists = {}, metatables = {}, explicit = {}, filled = {} }
   for _, option in ipairs(options.list) do
     view.values[option.path] = option.default
   end
@@ -97,11 +143,12 @@ function config.new()
     view.metatables[section] = metatable(view, section)
   end
   adopt(sections, view)
+  fill(sections, view)
   return sections, view
 end
 
--- Puts the options of a tree of sections into `found`, by path; nil and why when it has others. `where`
--- gives, for a path, the words that a message begins with.
+-- Puts the options of a tree of sections into `found`, by path, and returns it; nil and a message when
+-- an option is unknown or invalid. `where(path)` returns the beginning of the message.
 function config.flatten(tree, where, found, section)
   for name, value in next, tree do
     local path = (section and section .. "." or "") .. tostring(name)
@@ -120,18 +167,20 @@ function config.flatten(tree, where, found, section)
       if option.path == "consul.servers" and type(value) == "string" then
         value = { value }
       end
-      local why = options.refusal(option, value)
+      local why = options.put(found, option, value)
       if why then
         return nil, ("%s %s"):format(where(path), why)
       end
-      found[path] = value
     end
   end
   return found
 end
 
--- What a program said in its table, by path; nil and why when that is not acceptable.
-function config.said(sections, view)
+-- Returns the options that the program has assigned, by path; nil and a message when one is invalid.
+function config.assigned(sections, view)
+  if type(sections) ~= "table" then
+    return nil, "config must be a table of sections, got " .. tostring(sections)
+  end
   adopt(sections, view)
   local found, why = config.flatten(sections, function(path)
     return "config." .. path
@@ -139,32 +188,40 @@ function config.said(sections, view)
   if not found then
     return nil, why
   end
+  for path, value in pairs(found) do
+    if not is_assigned(view, path, value) then
+      found[path] = nil
+    end
+  end
+  fill(sections, view)
   -- Lists that were changed in place.
-  for path, given in pairs(view.given) do
-    if found[path] == nil and not equal(given, view.values[path]) then
-      found[path] = given
+  for path, list in pairs(view.lists) do
+    if found[path] == nil and not equal(list, view.values[path]) then
+      found[path] = list
     end
   end
   return found
 end
 
--- Says an option in the table.
-function config.set(sections, path, value)
+-- Assigns an option by path, as the program would.
+function config.set(sections, view, path, value)
   local section = sections
   for name in path:gmatch("([^.]+)%.") do
     section = section[name]
   end
   rawset(section, path:match("[^.]+$"), value)
+  view.explicit[path] = value ~= nil or nil
 end
 
--- From now on these values are what the table reads as.
-function config.show(view, values)
-  for path, given in pairs(view.given) do
-    if equal(given, view.values[path]) then
-      view.given[path] = nil
+-- Makes unassigned options read as these values.
+function config.show(sections, view, values)
+  for path, list in pairs(view.lists) do
+    if equal(list, view.values[path]) then
+      view.lists[path] = nil
     end
   end
   view.values = values
+  fill(sections, view)
 end
 
 return config

@@ -1,5 +1,5 @@
--- The client and the cluster's node that values make, and what of the values is not in force.
-local consul_ffi = require("consul_ffi")
+-- Makes the client and the cluster node from option values, and finds the options that have no effect.
+local consul_ffi = require("consul_native")
 local options = require("consul_production.options")
 
 local connection = {}
@@ -16,7 +16,7 @@ local function uses_tls(values)
   return false
 end
 
--- The options of a client, and those that a cluster's node has besides.
+-- Returns the options of the client, and the additional ones of the cluster node.
 local function settings(values)
   local of_client, of_cluster = {}, {}
   for _, option in ipairs(options.list) do
@@ -31,6 +31,9 @@ local function settings(values)
         of_client[option.client] = value
       elseif option.tls and uses_tls(values) then
         of_client[option.tls] = value
+      elseif option.member then
+        of_cluster[option.cluster] = of_cluster[option.cluster] or {}
+        of_cluster[option.cluster][option.member] = value
       elseif option.cluster then
         of_cluster[option.cluster] = value
       end
@@ -42,12 +45,23 @@ local function settings(values)
   return of_client, of_cluster
 end
 
--- Why nothing that is said of replicas is in force without them.
-connection.NO_REPLICAS = "cluster.replication_factor is 1, so Consul alone has the values"
+-- Why options about replicas have no effect when there are none.
+connection.NO_REPLICAS = "cluster.replication_factor is 1, so values are stored in Consul only"
 
--- Whether values hold copies of values on the nodes.
 function connection.has_replicas(values)
   return values["cluster.replication_factor"] > 1
+end
+
+-- Returns the number of replicas and the quorums of writes and reads. Quorums that would not meet are raised to
+-- a majority.
+function connection.quorums(values)
+  local factor, write = values["cluster.replication_factor"], values["cluster.write_quorum"]
+  local read = values["cluster.read_quorum"]
+  if write + read <= factor then
+    local majority = math.floor(factor / 2) + 1
+    write, read = math.max(write, majority), math.max(read, majority)
+  end
+  return factor, write, read
 end
 
 local function has_any(values, paths)
@@ -59,28 +73,30 @@ local function has_any(values, paths)
   return false
 end
 
--- Why options are not in force, by path: those that never are, and those that were said and have no effect
--- with these values.
-function connection.not_in_force(values, said)
-  local why = {}
+-- Returns why options in `configured`, a set of paths, are not in force with these values, by path.
+function connection.not_in_force(values, configured)
+  local why, quorums, _ = {}, {}, nil
+  _, quorums["cluster.write_quorum"], quorums["cluster.read_quorum"] = connection.quorums(values)
   for _, option in ipairs(options.list) do
     local path = option.path
-    if option.idle then
-      why[path] = option.idle
-    elseif said[path] then
-      if option.tls and not uses_tls(values) then
-        why[path] = "no server is spoken to over TLS"
+    if configured[path] then
+      if option.idle then
+        why[path] = option.idle
+      elseif option.tls and not uses_tls(values) then
+        why[path] = "no server uses TLS"
       elseif option.replicas and not connection.has_replicas(values) then
         why[path] = connection.NO_REPLICAS
+      elseif quorums[path] and quorums[path] ~= values[path] then
+        why[path] = ("it is %d, so that each read meets each write"):format(quorums[path])
       elseif option.needs and not has_any(values, option.needs) then
-        why[path] = "it takes " .. table.concat(option.needs, " or ")
+        why[path] = "it requires " .. table.concat(option.needs, " or ")
       end
     end
   end
   return why
 end
 
--- Whether two sets of values make different clients or nodes.
+-- Whether two sets of values require different clients or nodes.
 function connection.differs(one, other)
   local function text(values)
     local parts = {}
@@ -95,28 +111,30 @@ function connection.differs(one, other)
   return text(one) ~= text(other)
 end
 
--- A client whose servers answer; nil and why when there is none.
+-- Returns a client that has reached a server; nil and a message when no server answers, or when it refuses.
 function connection.client(values)
   local made, client = pcall(consul_ffi.new, (settings(values)))
   if not made then
     return nil, client
   end
-  local success, message = client:status_leader({ timeout_ms = values["consul.timeout"] * 1000 })
+  local success, message, err = client:status_leader({ timeout_ms = values["consul.timeout"] * 1000 })
   if not success then
     client:close()
-    return nil, ("no server can be reached within %g s (%s): %s"):format(
-      values["consul.timeout"], table.concat(values["consul.servers"], ", "), message)
+    local timeout = values["consul.timeout"]
+    local what = err.status and "no server can be used" or ("no server answered within %g s"):format(timeout)
+    return nil, ("%s (%s): %s"):format(what, table.concat(values["consul.servers"], ", "), message)
   end
   return client
 end
 
--- A node that is not started; nil and why when there is none.
+-- Returns a node that is not started; nil and a message when its options are invalid.
 function connection.node(values)
   local of_client, all = settings(values)
   for name, value in pairs(of_client) do
     all[name] = value
   end
-  -- How soon a node is back does not depend on how long the program waits for an answer.
+  all.node_address = all.node_address or false
+  -- The timeout of the program's calls must not slow down the node's recovery.
   all.timeout = nil
   local made, node = pcall(consul_ffi.ConsulHACluster.new, all)
   if not made then
@@ -125,7 +143,7 @@ function connection.node(values)
   return node
 end
 
--- What gives the time that client and node go by, in seconds.
+-- Returns a function that returns the time in seconds, on the clock of client and node.
 function connection.clock(values)
   local simulated = values["consul.simulate"]
   if type(simulated) ~= "string" then

@@ -1,17 +1,17 @@
--- What is wrong, each cause by its own reason, and the alerts that say when a cause comes and goes.
+-- A manager's health: what is wrong, by reason, and the alerts that report when a reason begins and ends.
 local health = {}
 health.__index = health
 
--- The newest alerts are kept.
-local MOST_ALERTS = 1024
--- Fewer calls say nothing about a share of errors.
-local FEWEST_CALLS = 5
+-- Only the newest alerts are kept.
+local MAX_ALERTS = 1024
+-- With fewer calls there is no error rate.
+local MIN_CALLS = 5
 
 function health.new(now)
   return setmetatable({ now = now, seconds = {}, alerts = {}, raised = {} }, health)
 end
 
--- Counts a call: how long it took, or that it failed.
+-- Counts a call: whether it succeeded and, if known, how long it took.
 function health:count(succeeded, ms)
   local second = math.floor(self.now())
   local last = self.seconds[#self.seconds]
@@ -28,8 +28,8 @@ function health:count(succeeded, ms)
   end
 end
 
--- Of the last `interval` seconds: how many calls, the mean of their times in ms, the share of failed ones
--- in percent. Both are 0 when there is too little to say it by.
+-- Returns the metrics of the last `interval` seconds: the number of calls, their mean time in ms and the
+-- share of failed ones in percent. Without enough calls the latter two are 0.
 function health:measured(interval)
   local since = self.now() - interval
   while self.seconds[1] and self.seconds[1].second < since do
@@ -43,12 +43,26 @@ function health:measured(interval)
   return {
     calls = calls,
     response_time_ms = timed > 0 and ms / timed or 0,
-    error_rate_percent = calls >= FEWEST_CALLS and failed * 100 / calls or 0,
+    error_rate_percent = calls >= MIN_CALLS and failed * 100 / calls or 0,
   }
 end
 
--- What there is to see of Consul and of the cluster.
-function health.look(session)
+-- Returns the ids of the critical checks in `checks`, of all of them or of this program's: of its node and of what
+-- its client has registered.
+local function critical_checks(session, node_service, checks)
+  local all, own, critical = session.values["monitoring.all_checks"], session:registered(), {}
+  for _, id in ipairs(health.sorted(checks)) do
+    local check = checks[id]
+    local is_own = check.ServiceID == node_service or own.services[check.ServiceID] or own.checks[id]
+    if check.Status == "critical" and (all or is_own) then
+      table.insert(critical, id)
+    end
+  end
+  return critical
+end
+
+-- Asks a server and the agent, and reads the node's state.
+function health.observe(session)
   local node, timeout_ms = session.node, session.values["consul.health_check_timeout"] * 1000
   local status, nodes = node:status(), node.cluster_nodes
   local reached, message = session:call("status_leader", { timeout_ms = timeout_ms })
@@ -56,83 +70,83 @@ function health.look(session)
   if reached then
     has_checks, checks = session:call("agent_checks", { timeout_ms = timeout_ms })
   end
-  local critical, down = {}, {}
-  for _, id in ipairs(has_checks and health.sorted(checks) or {}) do
-    if checks[id].Status == "critical" then
-      table.insert(critical, id)
-    end
-  end
+  local down = {}
   for _, id in ipairs(health.sorted(nodes)) do
     if nodes[id].status == "down" then
       table.insert(down, id)
     end
   end
   return {
-    unreachable = not reached and message or not status.in_touch and "the node gets no answer" or nil,
+    unreachable = not reached and message or not status.in_touch and "the node gets no answer from Consul" or nil,
     live = #node:get_live_nodes(),
     known = node:get_node_count(),
     down = down,
     leader = node:get_leader_info(),
     state = status.state,
     frozen = status.frozen,
-    critical = critical,
+    critical = has_checks and critical_checks(session, status.service_id, checks) or {},
     is_polling = status.ready,
+    replicas = session.replicas and session.replicas:trouble(),
     measured = session.health:measured(session.values["monitoring.metrics_interval"]),
     bad_config = session.bad_config,
   }
 end
 
--- The reasons for which a cluster is not well, with a message each, from its node's `seen` state.
-function health.causes(values, seen)
-  local causes = {}
+-- Returns what is wrong, messages by reason, from what `observe` returned.
+function health.reasons(values, seen)
+  local reasons = {}
   local threshold = "monitoring.alert_threshold."
   if seen.unreachable then
-    causes.consul_unreachable = seen.unreachable
+    reasons.consul_unreachable = seen.unreachable
   else
     if seen.live < values["cluster.min_nodes"] then
-      causes.too_few_nodes = ("%d live nodes, and cluster.min_nodes is %d"):format(
+      reasons.too_few_nodes = ("%d live nodes, and cluster.min_nodes is %d"):format(
         seen.live, values["cluster.min_nodes"])
     end
     if seen.known - seen.live >= values[threshold .. "node_down_count"] then
-      causes.nodes_down = table.concat(seen.down, ", ")
+      reasons.nodes_down = table.concat(seen.down, ", ")
     end
     if not seen.leader and seen.state ~= "suspended" then
-      causes.no_leader = "nobody leads the cluster"
+      reasons.no_leader = "the cluster has no leader"
     end
   end
   if seen.state == "suspended" then
-    causes.suspended = "this node leads, and Consul gives no proof that it still may"
+    reasons.suspended = "this node leads, but cannot verify with Consul that it still does"
   elseif seen.state == "stopped" then
-    causes.stopped = "this node takes part in the cluster no more"
+    reasons.stopped = "this node is no longer a member of the cluster"
   end
   if #seen.frozen > 0 then
-    causes.frozen = "the shard map waits for " .. table.concat(seen.frozen, ", ")
+    reasons.frozen = "the shard map waits for " .. table.concat(seen.frozen, ", ")
   end
   if #seen.critical > 0 then
-    causes.critical_check = table.concat(seen.critical, ", ")
+    reasons.critical_check = table.concat(seen.critical, ", ")
   end
   if not seen.is_polling then
-    causes.host_not_polling = "other nodes' requests are refused, because the program polls too seldom"
+    reasons.host_not_polling = "other nodes' requests are refused, because the program does not poll often enough"
+  end
+  if seen.replicas then
+    reasons.replicas = seen.replicas
   end
   if values["monitoring.metrics_enabled"] then
-    local slowest, most = values[threshold .. "response_time_ms"], values[threshold .. "error_rate_percent"]
-    if seen.measured.response_time_ms > slowest then
-      causes.slow = ("a call takes %.0f ms, and the threshold is %g ms"):format(
-        seen.measured.response_time_ms, slowest)
+    local max_ms, max_percent = values[threshold .. "response_time_ms"], values[threshold .. "error_rate_percent"]
+    if seen.measured.response_time_ms > max_ms then
+      reasons.slow = ("the mean call takes %.0f ms, and the threshold is %g ms"):format(
+        seen.measured.response_time_ms, max_ms)
     end
-    if seen.measured.error_rate_percent > most then
-      causes.error_rate = ("%.1f %% of the calls failed, and the threshold is %g %%"):format(
-        seen.measured.error_rate_percent, most)
+    if seen.measured.error_rate_percent > max_percent then
+      reasons.error_rate = ("%.1f %% of the calls failed, and the threshold is %g %%"):format(
+        seen.measured.error_rate_percent, max_percent)
     end
   end
   if seen.bad_config then
-    causes.configuration = seen.bad_config
+    reasons.configuration = seen.bad_config
   end
-  return causes
+  return reasons
 end
 
--- Tells what changed since the causes before, once each.
-function health:tell(causes, enabled)
+-- Compares with the reasons of the last call, queues an alert for each change if `enabled`, and returns
+-- the alerts.
+function health:update(reasons, enabled)
   local alerts = {}
   local function compare(state, one, other)
     for _, reason in ipairs(health.sorted(one)) do
@@ -141,19 +155,19 @@ function health:tell(causes, enabled)
       end
     end
   end
-  compare("raised", causes, self.raised)
-  compare("cleared", self.raised, causes)
-  self.raised = causes
+  compare("raised", reasons, self.raised)
+  compare("cleared", self.raised, reasons)
+  self.raised = reasons
   for _, alert in ipairs(enabled and alerts or {}) do
     table.insert(self.alerts, alert)
   end
-  while #self.alerts > MOST_ALERTS do
+  while #self.alerts > MAX_ALERTS do
     table.remove(self.alerts, 1)
   end
   return alerts
 end
 
--- The names in a table, in order.
+-- Returns a table's keys, sorted.
 function health.sorted(by_name)
   local names = {}
   for name in pairs(by_name) do
@@ -163,7 +177,7 @@ function health.sorted(by_name)
   return names
 end
 
--- The oldest alert that was not taken; nil when there is none.
+-- Takes the oldest alert from the queue; nil when it is empty.
 function health:next_alert()
   return table.remove(self.alerts, 1)
 end

@@ -1,5 +1,6 @@
--- The manager: a client and a cluster's node by one configuration, kept as the configuration says while it
--- changes. docs/production.md says what is promised.
+-- The manager: a client and a cluster node from one configuration, which may change while they run.
+-- docs/production.md has its guarantees.
+local consul_ffi = require("consul_native")
 local config = require("consul_production.config")
 local connection = require("consul_production.connection")
 local data = require("consul_production.data")
@@ -9,11 +10,55 @@ local session = require("consul_production.session")
 local sources = require("consul_production.sources")
 
 local Manager = {}
-Manager.__index = Manager
 
--- A manager that is not connected, with a table `config` to configure it by.
-function Manager.new()
+-- Fields of older programs, which are computed at each read.
+local fields = {}
+
+function fields.is_initialized(self)
+  return rawget(self, "session") ~= nil
+end
+
+function fields.cluster(self)
+  local now = rawget(self, "session")
+  return now and now.node
+end
+
+function fields.clients(self)
+  local now = rawget(self, "session")
+  return { now and now.client }
+end
+
+function Manager:__index(name)
+  if fields[name] then
+    return fields[name](self)
+  end
+  return Manager[name]
+end
+
+local function is_manager(object)
+  return getmetatable(object) == Manager
+end
+
+-- Returns a manager that is not connected; the program configures it by its field `config`, or by the argument, a
+-- table of sections. Raises when that is invalid.
+local function new_manager(this, given)
+  if given == nil and not is_manager(this) and not (type(this) == "table" and this.ConsulManager) then
+    given = this
+  end
+  if given ~= nil and type(given) ~= "table" then
+    error(("consul_production_config: new: the configuration must be a table of sections, got a %s"):format(
+      type(given)), 2)
+  end
   local sections, view = config.new()
+  local assigned, why = config.flatten(given or {}, function(path)
+    return "consul_production_config: new: " .. path
+  end, {})
+  if not assigned then
+    error(why, 2)
+  end
+  for path, value in pairs(assigned) do
+    config.set(sections, view, path, value)
+  end
   return setmetatable({ config = sections, view = view }, Manager)
 end
 
@@ -21,45 +66,59 @@ function Manager:__tostring()
   return ("ConsulManager(%s)"):format(self.session and self.session.values["cluster.node_id"] or "not initialised")
 end
 
--- What it has between init and cleanup; raises, at the caller of `method`, when it has nothing.
+-- Returns the manager's session; raises when it is not initialised.
 local function opened(self, method)
-  if getmetatable(self) ~= Manager then
-    error(("%s: call it with a colon"):format(method), 3)
-  elseif not self.session then
-    error(("%s: the manager is not initialised; call init() first"):format(method), 3)
+  if not self.session then
+    error(("%s: the manager is not initialised: call init() first"):format(method))
   end
   return self.session
+end
+
+-- Returns the manager's session; when it is not initialised, initialises it first, as the older module did.
+-- Returns nil, a message and an error table when that fails.
+local function opened_by_itself(self, method)
+  if not self.session then
+    local initialised, why = pcall(self.init, self)
+    if not initialised then
+      local message = ("%s: %s"):format(method, why)
+      return nil, message, { kind = "not_ready", message = message, retryable = true, maybe_applied = false }
+    end
+  end
+  return opened(self, method)
 end
 
 local function check_key(method, key)
   if type(key) ~= "string" or key == "" then
     error(("%s: key must be a non-empty string, got %s"):format(
-      method, key == "" and "an empty one" or type(key)), 3)
+      method, key == "" and "an empty string" or type(key)))
   end
 end
 
 local STORED = { string = true, number = true, boolean = true, table = true }
 
--- The options of a call; raises when one is unknown or not acceptable. `known` has the option of the
--- configuration that takes the same, by name.
+-- Returns the options of a call; raises when one is unknown or invalid. `known` maps each name to the path
+-- of the configuration option with the same type.
 local function check_options(method, given, known)
+  if given ~= nil and type(given) ~= "table" then
+    error(("%s: options must be a table, got a %s"):format(method, type(given)))
+  end
   for name, value in pairs(given or {}) do
     if not known[name] then
-      error(("%s: unknown option %q; known are %s"):format(
-        method, tostring(name), table.concat(health.sorted(known), ", ")), 3)
+      error(("%s: unknown option %q; the options are: %s"):format(
+        method, tostring(name), table.concat(health.sorted(known), ", ")))
     end
     local why = options.refusal(options.by_path[known[name]], value)
     if why then
-      error(("%s: %s %s"):format(method, name, why), 3)
+      error(("%s: %s %s"):format(method, name, why))
     end
   end
   return given or {}
 end
 
--- What all sources say together, by path, and what was said at all; nil and why. `texts` are those of the
--- file and of the keys, `new` is said above all else.
-function Manager:_gather(texts, new)
-  local of_lua, why = config.said(self.config, self.view)
+-- Merges all sources. Returns the values by path and the set of configured paths; nil and a message when a
+-- source is invalid. `texts` has the texts of the file and of the keys; `new` wins over all sources.
+function Manager:_merge_sources(texts, new)
+  local of_lua, why = config.assigned(self.config, self.view)
   if not of_lua then
     return nil, why
   end
@@ -75,7 +134,7 @@ function Manager:_gather(texts, new)
   of_file = {}
   if file then
     if not texts.file then
-      return nil, texts.trouble
+      return nil, texts.read_error
     end
     of_file, why = sources.toml(file, texts.file)
   end
@@ -86,97 +145,100 @@ function Manager:_gather(texts, new)
   if not of_file or not of_keys then
     return nil, why
   end
-  local all, said = sources.merge(of_lua, of_environment, of_keys, of_file)
+  local all, configured = sources.merge(of_lua, of_environment, of_keys, of_file)
   why = sources.contradiction(all)
   if why then
     return nil, why
   end
-  return all, said
+  return all, configured
 end
 
 local function read_file(path, texts)
   if path then
-    texts.file, texts.trouble = sources.text(path)
+    local why
+    texts.file, why = consul_ffi.read_file(path)
+    texts.read_error = why and "sources.file: " .. why
   end
 end
 
--- The same when the keys are to be read first; raises.
-function Manager:_gather_all(texts, refuse)
-  local values, said = self:_gather(texts)
+-- Merges all sources for init: reads the keys in Consul first, when a prefix is configured. Calls `fail`
+-- with a message, which must raise, when a source is invalid or cannot be read.
+function Manager:_read_sources(texts, fail)
+  local values, configured = self:_merge_sources(texts)
   local prefix = values and values["sources.kv_prefix"]
   if prefix then
     local client, why = connection.client(values)
     if not client then
-      refuse(why)
+      fail(why)
     end
     local success, entries = client:kv_list(prefix, { timeout_ms = values["consul.timeout"] * 1000 })
     client:close()
     if not success then
-      refuse(entries)
+      fail(entries)
     end
     texts.keys = session.by_key(entries)
-    values, said = self:_gather(texts)
+    values, configured = self:_merge_sources(texts)
   end
   if not values then
-    refuse(said)
+    fail(configured)
   end
-  return values, said
+  return values, configured
 end
 
--- Connects, and takes part in the cluster. Gives true and { not_in_force = why by option }; raises when the
--- configuration is not acceptable, no server can be reached or the node cannot take part.
-function Manager:init()
-  if getmetatable(self) ~= Manager then
-    error("init: call it with a colon", 2)
+-- Connects and joins the cluster. Returns true and { not_in_force = reasons by option }; raises when the
+-- configuration is invalid, no server answers or the node cannot join.
+local function init(self)
+  if not is_manager(self) then
+    error("init: call it with a colon, as in object:init(…)", 2)
   elseif not self.session then
-    local function refuse(why)
+    local function fail(why)
       error("consul_production_config: init: " .. why, 0)
     end
-    local of_lua, texts = config.said(self.config, self.view), {}
+    local of_lua, texts = config.assigned(self.config, self.view), {}
     read_file(of_lua and of_lua["sources.file"], texts)
-    local values, said = self:_gather_all(texts, refuse)
-    local made, why = session.open(values, said)
-    if not made then
-      refuse(why)
+    local values, configured = self:_read_sources(texts, fail)
+    local now, why = session.open(values, configured)
+    if not now then
+      fail(why)
     end
-    self.session, self.texts, self.looked = made, texts, os.time()
-    config.show(self.view, values)
-    made.log:write("INFO", ("node %q takes part in the cluster"):format(values["cluster.node_id"]))
-    made:record("init", nil, "ok")
+    self.session, self.texts, self.file_read_at = now, texts, os.time()
+    config.show(self.config, self.view, values)
+    now.log:write("INFO", ("node %q has joined the cluster"):format(values["cluster.node_id"]))
+    now:record("init", nil, "ok")
   end
   return true, { not_in_force = self.session.not_in_force }
 end
 
--- Has what the sources say now in force, `new` above all else; nil and why, with everything as before, when
--- that is not possible.
+-- Puts the current options of all sources in force, with `new` above them; nil and a message, with everything
+-- unchanged, when that fails.
 function Manager:_reload(new)
   local now = self.session
   local applied, why
-  local values, said = self:_gather(self.texts, new)
+  local values, configured = self:_merge_sources(self.texts, new)
   if values then
-    applied, why = now:apply(values, said)
+    applied, why = now:apply(values, configured)
   else
-    why = said
+    why = configured
   end
   if applied then
-    config.show(self.view, values)
-    now.log:write("INFO", "the configuration was changed")
+    config.show(self.config, self.view, values)
+    now.log:write("INFO", "the configuration has changed")
   else
-    now.log:write("ERROR", "the configuration stays as it was: " .. why)
+    now.log:write("ERROR", "the configuration is unchanged: " .. why)
   end
   now.bad_config = why
   now:record("reload_config", nil, applied and "ok" or "config")
   return applied, why
 end
 
--- Looks whether the sources have changed: the keys at each call, the file once a second.
+-- Reloads when a source has changed. Checks the keys at each call, the file once a second.
 function Manager:_refresh()
   local now, texts = self.session, self.texts
   local keys, file = texts.keys, texts.file
   texts.keys = now:read_keys(keys)
   local path, second = now.values["sources.file"], os.time()
-  if path and second ~= self.looked then
-    self.looked = second
+  if path and second ~= self.file_read_at then
+    self.file_read_at = second
     read_file(path, texts)
   end
   if texts.file ~= file or texts.keys ~= keys and not config.equal(texts.keys, keys) then
@@ -184,14 +246,17 @@ function Manager:_refresh()
   end
 end
 
--- The client, which asks the healthy one of its servers first.
+-- Returns the client, which asks a healthy server first.
 function Manager:get_healthy_client()
-  local now = opened(self, "get_healthy_client")
+  local now, message, err = opened_by_itself(self, "get_healthy_client")
+  if not now then
+    return nil, message, err
+  end
   self:_refresh()
   return now.client
 end
 
--- This process's node of the cluster: its events, calls between nodes, what an operator asks of it.
+-- Returns this process's cluster node, for events, calls between nodes and an operator's commands.
 function Manager:get_node()
   local now = opened(self, "get_node")
   self:_refresh()
@@ -203,49 +268,66 @@ local STORE_OPTIONS = {
   replication_factor = "cluster.replication_factor",
 }
 
--- Stores a value in Consul and, when there are replicas, on the nodes of its key. Gives true and
--- { acknowledged, missing }, ids of nodes; false, a message and an error table.
+-- Stores a value in Consul and, with replicas, on the nodes of its key. Returns true and { nodes }, the ids of these
+-- nodes; else false, a message and an error table.
 function Manager:store_data(key, value, given)
-  local now = opened(self, "store_data")
   check_key("store_data", key)
   if not STORED[type(value)] then
-    error(("store_data: value must be a string, number, boolean or table, got %s"):format(type(value)), 2)
+    error(("store_data: value must be a string, number, boolean or table, got %s"):format(type(value)))
   end
   given = check_options("store_data", given, STORE_OPTIONS)
+  local now, message, err = opened_by_itself(self, "store_data")
+  if not now then
+    return false, message, err
+  end
   self:_refresh()
   return data.store(now, key, value, given)
 end
 
 local READ_OPTIONS = { consistency = "cluster.consistency_mode" }
 
--- What a key has: a table for what was stored as one; nil, a message and an error table when there is no such
--- key or it cannot be read. When Consul cannot be asked and there are replicas, the newest copy of
--- `read_quorum` nodes, and { complete, answered, missing }.
+-- Returns a key's value, as the type that was stored; nil, a message and an error table when there is no such
+-- key or the read fails. While Consul is unreachable and with replicas, returns the newest replica of
+-- `read_quorum` nodes, and { nodes }, the ids of the nodes with replicas.
 function Manager:read_data(key, given)
-  local now = opened(self, "read_data")
   check_key("read_data", key)
   given = check_options("read_data", given, READ_OPTIONS)
+  local now, message, err = opened_by_itself(self, "read_data")
+  if not now then
+    return nil, message, err
+  end
   self:_refresh()
   return data.read(now, key, given)
 end
 
--- The node that a key belongs to, with `id` and `address`; nil when there is none.
+-- Returns the node that owns a key, with `id` and `address`, twice, since older programs take the table from the
+-- second place; nil when there is none, and before init.
 function Manager:get_consistent_node(key)
-  local now = opened(self, "get_consistent_node")
   check_key("get_consistent_node", key)
+  if not self.session then
+    return nil
+  end
+  local now = opened(self, "get_consistent_node")
   self:_refresh()
-  return (select(2, now.node:get_node_for_key(key)))
+  local _, node = now.node:get_node_for_key(key)
+  return node, node
 end
 
--- Who leads; in text the leader's id, and "none" when nobody does.
+-- Returns the leader, which converts to its id as a string; "none" when there is no leader.
 local function leader_of(node)
   return node:get_leader_info() or "none"
 end
 
+-- Returns { node_count, leader_node, current_node, is_leader, nodes }: `nodes` is a list, and has the nodes by id,
+-- too; nil before init.
 function Manager:get_cluster_info()
+  if not self.session then
+    return nil
+  end
   local now = opened(self, "get_cluster_info")
   self:_refresh()
-  local nodes, by_id = {}, now.node.cluster_nodes
+  local by_id = now.node.cluster_nodes
+  local nodes = setmetatable({}, { __index = by_id })
   for i, id in ipairs(health.sorted(by_id)) do
     nodes[i] = by_id[id]
   end
@@ -258,40 +340,44 @@ function Manager:get_cluster_info()
   }
 end
 
--- What is wrong: { timestamp, is_healthy, issues, reasons, node_count, leader_node, metrics }. `issues` are
--- strings, `reasons` the same by reason.
+-- Checks the health. Returns { timestamp, is_healthy, issues, reasons, node_count, leader_node, metrics }:
+-- `reasons` are messages by reason, `issues` the same as a list of strings.
 function Manager:monitor_health()
+  if not self.session then
+    local message = "monitor_health: the manager is not initialised: call init() first"
+    return false, message, { kind = "not_ready", message = message, retryable = true, maybe_applied = false }
+  end
   local now = opened(self, "monitor_health")
   self:_refresh()
   now.checked = now.now()
-  local seen = health.look(now)
-  local causes = health.causes(now.values, seen)
-  for _, change in ipairs(now.health:tell(causes, now.values["monitoring.alert_enabled"])) do
-    local level = change.state == "raised" and "WARN" or "INFO"
-    now.log:write(level, ("health: %s %s: %s"):format(change.state, change.reason, change.message))
+  local seen = health.observe(now)
+  local reasons = health.reasons(now.values, seen)
+  for _, alert in ipairs(now.health:update(reasons, now.values["monitoring.alert_enabled"])) do
+    local level = alert.state == "raised" and "WARN" or "INFO"
+    now.log:write(level, ("health: %s %s: %s"):format(alert.state, alert.reason, alert.message))
   end
   local issues = {}
-  for i, reason in ipairs(health.sorted(causes)) do
-    issues[i] = ("%s: %s"):format(reason, causes[reason])
+  for i, reason in ipairs(health.sorted(reasons)) do
+    issues[i] = ("%s: %s"):format(reason, reasons[reason])
   end
   return {
     timestamp = os.time(),
     is_healthy = #issues == 0,
     issues = issues,
-    reasons = causes,
+    reasons = reasons,
     node_count = seen.known,
     leader_node = leader_of(now.node),
     metrics = now.values["monitoring.metrics_enabled"] and seen.measured or nil,
   }
 end
 
--- The oldest alert that was not taken, { state, reason, message, timestamp }; nil when there is none.
+-- Takes the oldest alert, { state, reason, message, timestamp }, from the queue; nil when it is empty.
 function Manager:next_alert()
   return opened(self, "next_alert").health:next_alert()
 end
 
--- Serves other nodes' requests, applies what has changed, and looks at the health when it is time. Gives
--- the number of requests that were served; false and a message when the node takes part no more.
+-- Serves other nodes' requests, applies a changed configuration, and checks the health when it is due.
+-- Returns the number of requests served; false and a message when the node is no longer a member.
 function Manager:poll(timeout_ms, most)
   local now = opened(self, "poll")
   self:_refresh()
@@ -302,34 +388,34 @@ function Manager:poll(timeout_ms, most)
   return served
 end
 
--- Has new options in force, a table of sections over what the program said before; without it all sources are
--- read again. false and why, with everything as before, when they are not acceptable.
+-- Puts new options, a table of sections, in force above the assigned ones; without it reads all sources again.
+-- Returns false and a message, with everything unchanged, when they are invalid.
 function Manager:reload_config(new)
   local now = opened(self, "reload_config")
   if new ~= nil and type(new) ~= "table" then
-    error(("reload_config: new must be a table of sections, got %s"):format(type(new)), 2)
+    error(("reload_config: new must be a table of sections, got %s"):format(type(new)))
   end
-  local said, why = config.flatten(new or {}, function(path)
+  local assigned, why = config.flatten(new or {}, function(path)
     return "reload_config: " .. path
   end, {})
-  if not said then
+  if not assigned then
     now:record("reload_config", nil, "config")
     return false, why
   end
   self.texts.keys = now:read_keys(self.texts.keys)
-  read_file(said["sources.file"] or now.values["sources.file"], self.texts)
+  read_file(assigned["sources.file"] or now.values["sources.file"], self.texts)
   local applied
-  applied, why = self:_reload(said)
+  applied, why = self:_reload(assigned)
   if not applied then
     return false, why
   end
-  for path, value in pairs(said) do
-    config.set(self.config, path, value)
+  for path, value in pairs(assigned) do
+    config.set(self.config, self.view, path, value)
   end
   return true, { not_in_force = now.not_in_force }
 end
 
--- Leaves the cluster in order and closes everything. It may be called again, and followed by init.
+-- Leaves the cluster gracefully and closes everything. May be called again; init() may follow.
 function Manager:cleanup()
   if self.session then
     self.session:close()
@@ -337,5 +423,10 @@ function Manager:cleanup()
   end
   return true
 end
+
+consul_ffi._older.raise_at_caller(Manager, "consul_production/[%w_]+", is_manager)
+
+-- The first is not called on a manager, and the errors of the second say where they come from.
+Manager.new, Manager.init = new_manager, init
 
 return Manager

@@ -1,10 +1,8 @@
--- Every option of the manager, declared once: what it takes, its default, the environment variables
--- that say it, where it goes, or why it is not in force. docs/production.md has them as a table, which
--- a spec compares. Times are in seconds unless the name says otherwise.
+-- Every option of the manager, declared once: its type, default, environment variables, the option of
+-- consul_ffi that it sets, or why it has no effect. docs/production.md has them as a table, which a spec
+-- compares with this list. Times are in seconds unless the name has another unit.
 local options = {}
 
--- What an option takes: words for messages, a test, and how text (of the environment, of a key in
--- Consul) becomes such a value.
 local function is_text(value)
   return type(value) == "string" and value ~= ""
 end
@@ -13,63 +11,67 @@ local function is_finite(value)
   return type(value) == "number" and value == value and value < math.huge
 end
 
+local function is_positive(value)
+  return is_finite(value) and value > 0
+end
+
+local function is_integer_from(least)
+  return function(value)
+    return is_finite(value) and value >= least and value % 1 == 0
+  end
+end
+
+-- Whether a value is a list of non-empty strings.
+local function is_list(value)
+  if type(value) ~= "table" or #value == 0 then
+    return false
+  end
+  for _, text in ipairs(value) do
+    if not is_text(text) then
+      return false
+    end
+  end
+  return true
+end
+
+local function as_flag(text)
+  local flags = {
+    ["true"] = true, yes = true, on = true, ["1"] = true,
+    ["false"] = false, no = false, off = false, ["0"] = false,
+  }
+  return flags[text:lower()]
+end
+
 local function same(text)
   return text
 end
 
-local takes = {
+-- The types of options: `words` for messages, `accepts` checks a value, `read` converts text from the
+-- environment or from a key in Consul.
+local types = {
   text = { words = "a non-empty string", accepts = is_text, read = same },
+  -- The environment and a key in Consul have one secret.
+  secrets = {
+    words = "a non-empty string or a list of them",
+    accepts = function(value)
+      return is_text(value) or is_list(value)
+    end,
+    read = same,
+  },
   flag = {
     words = "true or false",
     accepts = function(value)
       return type(value) == "boolean"
     end,
-    read = function(text)
-      local read = { ["true"] = true, ["1"] = true, ["false"] = false, ["0"] = false }
-      return read[text:lower()]
-    end,
+    read = as_flag,
   },
-  seconds = {
-    words = "a positive number of seconds",
-    accepts = function(value)
-      return is_finite(value) and value > 0
-    end,
-    read = tonumber,
-  },
-  number = {
-    words = "a positive number",
-    accepts = function(value)
-      return is_finite(value) and value > 0
-    end,
-    read = tonumber,
-  },
-  count = {
-    words = "an integer, 0 or more",
-    accepts = function(value)
-      return is_finite(value) and value >= 0 and value % 1 == 0
-    end,
-    read = tonumber,
-  },
-  nodes = {
-    words = "an integer, 1 or more",
-    accepts = function(value)
-      return is_finite(value) and value >= 1 and value % 1 == 0
-    end,
-    read = tonumber,
-  },
+  seconds = { words = "a positive number of seconds", accepts = is_positive, read = tonumber },
+  number = { words = "a positive number", accepts = is_positive, read = tonumber },
+  count = { words = "an integer, 0 or more", accepts = is_integer_from(0), read = tonumber },
+  nodes = { words = "an integer, 1 or more", accepts = is_integer_from(1), read = tonumber },
   urls = {
     words = "a list of URLs",
-    accepts = function(value)
-      if type(value) ~= "table" or #value == 0 then
-        return false
-      end
-      for _, url in ipairs(value) do
-        if not is_text(url) then
-          return false
-        end
-      end
-      return true
-    end,
+    accepts = is_list,
     read = function(text)
       local urls = {}
       for url in text:gmatch("[^,%s]+") do
@@ -80,19 +82,20 @@ local takes = {
   },
   simulate = {
     words = "true, false or the name of a simulated agent",
+    -- The client refuses names such as "false", which the text of a key may well mean.
     accepts = function(value)
-      return type(value) == "boolean" or is_text(value)
+      return type(value) == "boolean" or is_text(value) and as_flag(value) == nil
     end,
     read = function(text)
-      local read = { ["true"] = true, ["false"] = false }
-      return read[text] == nil and text or read[text]
+      local read = as_flag(text)
+      return read == nil and text or read
     end,
   },
   consistency = { words = '"default", "stale" or "consistent"', names = { "default", "stale", "consistent" } },
   level = { words = '"DEBUG", "INFO", "WARN" or "ERROR"', names = { "DEBUG", "INFO", "WARN", "ERROR" } },
 }
 
-for _, kind in pairs(takes) do
+for _, kind in pairs(types) do
   if kind.names then
     kind.read = same
     kind.accepts = function(value)
@@ -106,8 +109,8 @@ for _, kind in pairs(takes) do
   end
 end
 
--- The machine's name, by which its node is known when nobody says another.
-local function machine()
+-- The host's name, the default of `cluster.node_id`.
+local function host_name()
   local file = io.open("/etc/hostname")
   local name = file and file:read("*l")
   if file then
@@ -116,110 +119,134 @@ local function machine()
   return is_text(name) and name or "node"
 end
 
--- `client` and `cluster` are the names of the options of consul_ffi that a value becomes, times
--- `factor`. An option with `idle` is never in force, and that is why. `shown` is how the documentation says
--- a default that depends on the machine. One of those that it `needs` must be there for it to have an effect.
+-- { path, type, default } and: `client`, `tls` or `cluster`, the option of consul_ffi that it sets, or its
+-- `member`, multiplied by `factor` or with `suffix`; `idle`, why an option never has an effect; `needs`, options of
+-- which one must be set for this one to have an effect; `replicas`, an option that needs replicas; `from`,
+-- the only source that may set it; `shown`, the default in the documentation when it depends on the host.
 local LOGS, METRICS = { "monitoring.log_file", "security.audit_enabled" }, { "monitoring.metrics_enabled" }
 
 options.list = {
   { "consul.servers", "urls", { "http://127.0.0.1:8500" }, env = { "CONSUL_HTTP_ADDR" }, client = "endpoints",
-    doc = "The agents or servers; the client asks the next one when one fails." },
+    doc = "The agents or servers. When one fails, the client uses the next one." },
   { "consul.timeout", "seconds", 10, client = "timeout", factor = 1000,
-    doc = "The longest that a call, and `init`'s search for a server, may take." },
+    doc = "The timeout of a call, and of `init`'s search for a server." },
   { "consul.retry_attempts", "count", 3, client = "retry_count",
-    doc = "How many times the client makes a call again after a failure that may pass." },
-  { "consul.retry_interval", "seconds", 1, idle = "the client chooses its pauses itself: short, growing, by chance" },
-  { "consul.health_check_interval", "seconds", 10,
-    doc = "How often `poll` looks at the health by itself." },
-  { "consul.health_check_timeout", "seconds", 2,
-    doc = "How long `monitor_health` waits for Consul." },
-  { "consul.acl_token", "text", nil, env = { "CONSUL_ACL_TOKEN", "CONSUL_HTTP_TOKEN" }, client = "token", secret = true,
-    doc = "The ACL token." },
-  { "consul.tls_enabled", "flag", false, doc = "Every server is spoken to over TLS; `https://` alone does so too." },
-  { "consul.tls_verify", "flag", true, tls = "tls_verify", doc = "Servers' certificates are checked." },
-  { "consul.tls_cert_file", "text", nil, tls = "tls_cert_file", doc = "The certificate that is shown to servers." },
-  { "consul.tls_key_file", "text", nil, tls = "tls_key_file", doc = "The key of that certificate." },
-  { "consul.tls_ca_file", "text", nil, tls = "tls_ca_file", doc = "The authorities that servers are trusted by." },
-  { "consul.simulate", "simulate", false, client = "simulate", doc = "An agent in memory instead of a server." },
+    doc = "How many times the client repeats a call after a transient failure." },
+  { "consul.retry_interval", "seconds", 1, idle = "the client chooses its own pauses: short, growing and random" },
+  { "consul.health_check_interval", "seconds", 30,
+    doc = "How often `poll` checks the health." },
+  { "consul.health_check_timeout", "seconds", 5,
+    doc = "How long `monitor_health` waits for each answer of Consul." },
+  { "consul.acl_token", "text", nil, env = { "CONSUL_ACL_TOKEN", "CONSUL_HTTP_TOKEN" }, client = "token",
+    secret = true, doc = "The ACL token." },
+  { "consul.encryption_key", "secrets", nil, alias = "security.encryption_key", secret = true,
+    doc = "Another name of `security.encryption_key`." },
+  { "consul.tls_enabled", "flag", false,
+    doc = "Uses TLS for every server; a server's `https://` URL alone does the same." },
+  { "consul.tls_verify", "flag", true, tls = "tls_verify", doc = "Whether the servers' certificates are verified." },
+  { "consul.tls_cert_file", "text", nil, tls = "tls_cert_file", doc = "The file with the client certificate, in PEM." },
+  { "consul.tls_key_file", "text", nil, tls = "tls_key_file", doc = "The file with its private key, in PEM." },
+  { "consul.tls_ca_file", "text", nil, tls = "tls_ca_file",
+    doc = "The file with the trusted certificate authorities, in PEM." },
+  { "consul.simulate", "simulate", false, client = "simulate",
+    doc = "Uses a simulated agent in memory instead of a server; a name selects one of several." },
 
-  { "cluster.node_id", "text", machine(), env = { "NODE_ID" }, cluster = "node_id", shown = "the machine's name",
-    doc = "The node's name, which no other live node has." },
-  { "cluster.node_address", "text", "127.0.0.1:0", cluster = "node_address",
-    doc = "Where others find the program, `host:port`; `get_consistent_node` gives it." },
+  { "cluster.node_id", "text", host_name(), env = { "NODE_ID" }, cluster = "node_id", shown = "the host's name",
+    doc = "The node's name, unique among the live nodes." },
+  { "cluster.node_address", "text", nil, cluster = "node_address",
+    doc = "The program's address, `host:port`, which `get_consistent_node` returns on all nodes; without it an empty "
+      .. "string." },
   { "cluster.data_address", "text", "127.0.0.1:0", cluster = "data_address",
-    doc = "Where the node listens for replicas, `host:port`; beyond loopback it takes `security.encryption_key`." },
+    doc = "Where the node listens for replicas, `host:port`; beyond loopback it requires `security.encryption_key` or "
+      .. "`security.data_tls`." },
   { "cluster.datacenter", "text", nil, env = { "DATACENTER" }, client = "datacenter", doc = "The datacenter." },
   { "cluster.min_nodes", "nodes", 1, cluster = "min_nodes",
-    doc = "With fewer live nodes the shard map stays as it is, and the health says `too_few_nodes`." },
-  { "cluster.max_nodes", "nodes", 100, idle = "a cluster has no upper bound" },
+    doc = "With fewer live nodes the shard map does not change, and the health reports `too_few_nodes`." },
+  { "cluster.max_nodes", "nodes", 9, idle = "a cluster has no upper limit" },
   { "cluster.heartbeat_interval", "seconds", 5, cluster = "heartbeat_interval",
-    doc = "How often the node reads its own key back. Its sign of life is its check, more often." },
-  { "cluster.heartbeat_timeout", "seconds", 30, idle = "how soon a crash is noticed is said by the cluster's profile" },
+    doc = "How often the node verifies its own key. Its liveness check is updated more often." },
+  { "cluster.heartbeat_timeout", "seconds", 15,
+    idle = "the cluster's profile determines how soon a crash is detected" },
   { "cluster.election_timeout", "seconds", 10, cluster = "start_timeout_ms", factor = 1000,
-    doc = "How long `init` waits until the node is a member and somebody leads." },
-  { "cluster.leader_lease_duration", "seconds", 30, cluster = "lease_ttl",
-    doc = "The TTL of the leader's session: the backstop when node and agent are both gone." },
-  { "cluster.consistency_mode", "consistency", "default", client = "consistency",
-    doc = "How fresh the reads of the client are unless a call says otherwise." },
-  { "cluster.read_timeout", "seconds", 5, doc = "The longest that `read_data` may take." },
+    doc = "How long `init` waits until the node is a member and the cluster has a leader." },
+  { "cluster.leader_lease_duration", "seconds", 60, cluster = "lease_ttl",
+    doc = "The TTL of the leader's session, which ends the leadership when both node and agent are lost." },
+  { "cluster.consistency_mode", "consistency", "consistent", client = "consistency",
+    doc = "The consistency mode of the client's reads; a call can override it." },
+  { "cluster.read_timeout", "seconds", 5, doc = "The timeout of `read_data`." },
   { "cluster.write_timeout", "seconds", 5,
-    doc = "The longest that `store_data` may wait for Consul, and then for the replicas." },
+    doc = "The timeout of `store_data` for Consul, and again for the replicas." },
   { "cluster.failover_timeout", "seconds", 300, cluster = "replace_after_s",
-    doc = "How long a node may be away before others get its shards. Requests avoid it at once." },
-  { "cluster.recovery_interval", "seconds", 10, idle = "client and cluster look for Consul by themselves" },
+    doc = "How long a node may be down before other nodes get its shards. Requests avoid it immediately." },
+  { "cluster.recovery_interval", "seconds", 60, idle = "client and cluster reconnect by themselves" },
   { "cluster.replication_factor", "nodes", 1, replicas = true,
-    doc = "On how many nodes a value stands besides Consul." },
+    doc = "How many nodes store a value in addition to Consul, up to 16; 1 means Consul only." },
   { "cluster.write_quorum", "nodes", 1, replicas = true,
-    doc = "How many of them must have acknowledged a value before `store_data` succeeds." },
+    doc = "How many of these nodes must acknowledge a value before `store_data` succeeds. If it and "
+      .. "`cluster.read_quorum` together are not more than the factor, both are at least a majority." },
   { "cluster.read_quorum", "nodes", 1, replicas = true,
-    doc = "How many of them must answer when Consul cannot, so that `read_data` succeeds." },
+    doc = "How many of these nodes must answer for `read_data` to succeed without Consul; see "
+      .. "`cluster.write_quorum`." },
 
-  { "storage.kv_prefix", "text", "stock-tsdb/", doc = "What the keys of values begin with." },
+  { "storage.kv_prefix", "text", "stock-tsdb/", doc = "The prefix of the keys of values." },
   { "storage.kv_consistency", "consistency", nil,
-    doc = "How fresh `read_data` is unless it says otherwise; without it `cluster.consistency_mode`." },
+    doc = "The default consistency mode of `read_data`; without it `cluster.consistency_mode`." },
   { "storage.metadata_prefix", "text", "stock-tsdb-cluster/", cluster = "nodes_prefix", suffix = "nodes/",
-    doc = "What the keys of the cluster begin with." },
+    doc = "The prefix of the cluster's keys." },
   { "storage.lock_prefix", "text", "stock-tsdb-cluster/", cluster = "leader_key", suffix = "leader",
-    doc = "What the key of the leadership begins with." },
-  { "storage.session_prefix", "text", "stock-tsdb-sessions/", idle = "sessions have no keys" },
+    doc = "The prefix of the leader's key." },
+  { "storage.session_prefix", "text", "sessions/", idle = "sessions have no keys" },
 
   { "monitoring.metrics_enabled", "flag", true,
-    doc = "Response times and errors are counted, so that the health can say `slow` and `error_rate`." },
-  { "monitoring.metrics_interval", "seconds", 60, needs = METRICS, doc = "The time over which they are counted." },
-  { "monitoring.log_level", "level", "WARN", client = "log_level", doc = "What is logged." },
-  { "monitoring.log_file", "text", nil, doc = "Where the manager logs to; without it standard error." },
-  { "monitoring.log_max_size", "number", 100, needs = LOGS, doc = "The size in MB at which a log file is put aside." },
-  { "monitoring.log_max_backups", "count", 10, needs = LOGS, doc = "How many of those are kept." },
-  { "monitoring.log_max_age", "number", 30, needs = LOGS, doc = "How many days they are kept." },
-  { "monitoring.alert_enabled", "flag", true, doc = "Changes of the health become alerts." },
-  { "monitoring.alert_threshold.node_down_count", "nodes", 1,
-    doc = "So many nodes that are down are said as `nodes_down`." },
-  { "monitoring.alert_threshold.response_time_ms", "number", 1000, needs = METRICS,
-    doc = "A mean response time above this is said as `slow`, in milliseconds." },
+    doc = "Whether response times and errors are measured, which the health needs to report `slow` and `error_rate`." },
+  { "monitoring.metrics_interval", "seconds", 60, needs = METRICS, doc = "The period over which they are measured." },
+  { "monitoring.all_checks", "flag", false,
+    doc = "Whether the health counts every critical check of the agent, also those of other programs, and not only "
+      .. "those of the node and of what the program has registered by the manager's client." },
+  { "monitoring.log_level", "level", "WARN", client = "log_level", doc = "The least severe level that is logged." },
+  { "monitoring.log_file", "text", nil, doc = "The manager's log file; without it the standard error." },
+  { "monitoring.log_max_size", "number", 100, needs = LOGS, doc = "The size in MB at which a log file is rotated." },
+  { "monitoring.log_max_backups", "count", 10, needs = LOGS, doc = "How many rotated files are kept." },
+  { "monitoring.log_max_age", "number", 30, needs = LOGS, doc = "How many days a rotated file is kept." },
+  { "monitoring.alert_enabled", "flag", true, doc = "Whether changes of the health queue alerts." },
+  { "monitoring.alert_threshold.node_down_count", "nodes", 2,
+    doc = "The health reports `nodes_down` from this number of down nodes on." },
+  { "monitoring.alert_threshold.response_time_ms", "number", 5000, needs = METRICS,
+    doc = "The health reports `slow` when the mean response time is above this number of milliseconds." },
   { "monitoring.alert_threshold.error_rate_percent", "number", 5, needs = METRICS,
-    doc = "A share of failed calls above this is said as `error_rate`, in percent." },
+    doc = "The health reports `error_rate` when more than this percentage of the calls fail." },
 
-  { "security.enable_acl", "flag", false, doc = "`init` insists on an ACL token." },
-  { "security.acl_policy_file", "text", nil, idle = "policies are made by an administrator (docs/production.md)" },
-  { "security.encrypt_traffic", "flag", false,
-    idle = "the way to Consul is encrypted by consul.tls_enabled, and replicas are authenticated, not encrypted" },
-  { "security.encryption_key", "text", nil, env = { "CONSUL_ENCRYPTION_KEY" }, cluster = "cluster_key",
+  { "security.enable_acl", "flag", false, doc = "Whether `init` requires an ACL token." },
+  { "security.acl_policy_file", "text", nil, idle = "an administrator creates the policies (docs/production.md)" },
+  { "security.encrypt_traffic", "flag", false, cluster = "encrypt_traffic",
+    doc = "Whether `init` requires the three files of `security.data_tls`, which encrypt the traffic between nodes. "
+      .. "`consul.tls_enabled` encrypts the connections to Consul." },
+  { "security.data_tls.cert_file", "text", nil, cluster = "data_tls", member = "cert_file",
+    doc = "The file with the node's certificate for mutual TLS between the nodes, in PEM." },
+  { "security.data_tls.key_file", "text", nil, cluster = "data_tls", member = "key_file",
+    doc = "The file with its private key, in PEM." },
+  { "security.data_tls.ca_file", "text", nil, cluster = "data_tls", member = "ca_file",
+    doc = "The file with the authorities, in PEM. Each certificate that they have signed is one of a member." },
+  { "security.encryption_key", "secrets", nil, env = { "CONSUL_ENCRYPTION_KEY" }, cluster = "cluster_key",
     secret = true,
-    doc = "The key by which the nodes of the cluster know each other." },
-  { "security.audit_enabled", "flag", false, doc = "Who did what with which key is written down." },
-  { "security.audit_log_file", "text", nil, needs = { "security.audit_enabled" }, doc = "Where to." },
+    doc = "The shared key with which the nodes of the cluster authenticate each other. With a list, nodes "
+      .. "call each other if their lists have a key in common, so that it can be rotated." },
+  { "security.audit_enabled", "flag", false,
+    doc = "Whether the audit log records each operation with node, key and result." },
+  { "security.audit_log_file", "text", nil, needs = { "security.audit_enabled" },
+    doc = "The audit log's file." },
 
   { "sources.file", "text", nil, from = "Lua", doc = "A TOML file with options." },
   { "sources.kv_prefix", "text", nil, from = "Lua",
     doc = "A prefix of keys in Consul with options: `<prefix>cluster/min_nodes`." },
 }
 
--- By path; for each section its members' names, of options and of sections within; and the sections in
--- order, the outer ones first.
+-- `by_path`: the options; `sections`: by path, the names of a section's options and inner sections;
+-- `order`: the paths of the sections, the outer ones first.
 options.by_path, options.sections, options.order = {}, {}, {}
 
 for _, option in ipairs(options.list) do
-  option.path, option.kind, option.default = option[1], takes[option[2]], option[3]
+  option.path, option.kind, option.default = option[1], types[option[2]], option[3]
   options.by_path[option.path] = option
   local section, name = option.path:match("^(.*)%.([^.]*)$")
   if not options.sections[section] then
@@ -233,20 +260,48 @@ for _, option in ipairs(options.list) do
   table.insert(options.sections[section], name)
 end
 
--- Why an option does not take a value; nil when it does.
+local function text_of(value)
+  return type(value) == "table" and table.concat(value, "\n") or tostring(value)
+end
+
+-- Puts a value into `found`, by the path of its option; an empty secret is none. Returns why that is not
+-- possible, else nil.
+function options.put(found, option, value)
+  if option.secret and value == "" then
+    return nil
+  end
+  local why = options.refusal(option, value)
+  if why then
+    return why
+  end
+  local path = option.alias or option.path
+  if found[path] ~= nil and text_of(found[path]) ~= text_of(value) then
+    return ("must not differ from %s, its other name"):format(option.alias and path or "consul.encryption_key")
+  end
+  found[path] = value
+end
+
+-- Returns why an option does not accept a value; nil when it does.
 function options.refusal(option, value)
   if not option.kind.accepts(value) then
-    local shown = type(value) == "table" and "a table" or option.secret and "another value" or tostring(value)
+    local shown = tostring(value)
+    if value == "" then
+      shown = "an empty string"
+    elseif type(value) == "table" or option.secret then
+      shown = "a " .. type(value)
+    elseif type(value) == "string" then
+      shown = ("the string %q"):format(value)
+    end
     return ("must be %s, got %s"):format(option.kind.words, shown)
   end
 end
 
--- What a section knows, for messages about what it does not.
+-- Lists the names in a section, for messages about unknown ones.
 function options.known(section)
   if section == "" then
-    return "known are consul, cluster, storage, monitoring, security and sources"
+    return "the sections are: consul, cluster, storage, monitoring, security, sources"
   end
-  return ("%s has %s"):format(section, table.concat(options.sections[section], ", "))
+  return ("%s has: %s"):format(section, table.concat(options.sections[section], ", "))
 end
 
 return options

@@ -1,81 +1,136 @@
--- Copies of values in the memory of the cluster's nodes, for reads while Consul is away. Each has a
--- version: the shard map's epoch, which grows even when Consul loses its data, then Consul's index.
-local quorum = require("consul_quorum")
+-- Replicas of values in the memory of the cluster's nodes, for reads while Consul is unreachable: replicated shards,
+-- which the library serves in the background, so that the program need not poll.
+local connection = require("consul_production.connection")
 
 local replicas = {}
 replicas.__index = replicas
 
-local PUT, GET = "consul_production/put", "consul_production/get"
+-- The values of a manager are few, and a node that has lost its memory gets a few shards back sooner than many.
+local SHARDS = 16
 
-function replicas.new()
-  return setmetatable({ copies = {} }, replicas)
-end
+-- How long a write waits for its quorum before the shards are looked at again.
+local ATTEMPT_MS = 1000
 
+-- The epoch of the cluster's shard map grows by steps of at least this when Consul has lost its data.
+local EPOCH_GAP = 1000
+
+-- Of two copies of a key the one with the higher index is newer, as long as Consul has not lost its data between them.
+-- The nodes' epochs may differ a little at any moment.
 local function newest(one, other)
-  if one.epoch ~= other.epoch then
+  if math.abs(one.epoch - other.epoch) >= EPOCH_GAP then
     return one.epoch > other.epoch and one or other
   end
   return one.index >= other.index and one or other
 end
 
--- A copy as one string, because JSON does not hold all bytes; and back.
+-- Encodes a copy as one string, because JSON cannot hold all bytes.
 local function packed(copy)
-  return ("%d %d %d %d\n"):format(copy.epoch, copy.index, copy.flags, #copy.key) .. copy.key .. copy.bytes
+  return ("%d %d %d\n"):format(copy.epoch, copy.index, copy.flags) .. copy.bytes
 end
 
 local function unpacked(text)
-  local epoch, index, flags, length, from = text:match("^(%d+) (%d+) (%d+) (%d+)\n()")
-  local bytes_from = from + length
-  return {
-    epoch = tonumber(epoch),
-    index = tonumber(index),
-    flags = tonumber(flags),
-    key = text:sub(from, bytes_from - 1),
-    bytes = text:sub(bytes_from),
-  }
+  local epoch, index, flags, from = text:match("^(%d+) (%d+) (%d+)\n()")
+  return { epoch = tonumber(epoch), index = tonumber(index), flags = tonumber(flags), bytes = text:sub(from) }
 end
 
--- Answers the other nodes.
-function replicas:serve(cluster)
-  cluster:handle(PUT, function(text)
-    local copy = unpacked(text)
-    local known = self.copies[copy.key]
-    self.copies[copy.key] = known and newest(copy, known) or copy
-    return true
-  end)
-  cluster:handle(GET, function(key)
-    local copy = self.copies[key]
-    return copy and packed(copy)
-  end)
+-- The name of the store: nodes with other numbers of replicas have another one.
+function replicas.name(values)
+  return ("values-%d-%d-%d"):format(connection.quorums(values))
 end
 
--- Answers them no more.
-function replicas.withdraw(cluster)
-  cluster:handle(PUT, nil)
-  cluster:handle(GET, nil)
+-- Removes what Consul knows of the store of an earlier cluster, all of whose nodes are gone, with their memory.
+local function forget(client, values, name)
+  local nodes_prefix = (values["storage.metadata_prefix"] .. "nodes"):gsub("^/+", "")
+  local prefix = (nodes_prefix:match("^.*/") or "") .. "shards/"
+  client:kv_delete(prefix .. "maps/" .. name)
+  client:kv_delete_tree(prefix .. "members/" .. name .. "/")
 end
 
-local function ids(cluster, key, factor)
-  local found = {}
-  for i, node in ipairs(cluster:get_replica_nodes(key, factor)) do
-    found[i] = node.id
+-- Takes part in the store with a node that is started; nil and a message when that is not possible.
+function replicas.open(client, node, values)
+  local name, factor, write_quorum, read_quorum = replicas.name(values), connection.quorums(values)
+  if #node:get_live_nodes() == 1 then
+    forget(client, values, name)
+  end
+  local opened, store = pcall(node.replicate, node, name, nil, {
+    shards = SHARDS,
+    replicas = factor,
+    write_quorum = write_quorum,
+    read_quorum = read_quorum,
+  })
+  if not opened then
+    return nil, store
+  end
+  return setmetatable({ node = node, store = store }, replicas)
+end
+
+-- Lets shards that have lost too many replicas go on with what is left, because the values are in Consul.
+function replicas:_go_on()
+  local success, shards = self.store:status()
+  for _, shard in ipairs(success and shards or {}) do
+    local is_stuck = false
+    for _, change in pairs(shard.targets) do
+      is_stuck = is_stuck or change == "failover"
+    end
+    if shard.at_risk and is_stuck and not self.store:accept_loss(shard.shard) then
+      return
+    end
+  end
+end
+
+-- Writes a copy, { key, bytes, flags, index }, of a key. Returns true; false, a message and an error table.
+function replicas:write(copy, timeout_ms)
+  copy.epoch = self.node:status().map_epoch or 0
+  -- Each node has a record of its own, so that none replaces the copy of a later value by that of an earlier one.
+  local record = { id = copy.key .. "\0" .. self.node.node_id, data = packed(copy) }
+  local written, message, err
+  repeat
+    local attempt_ms = math.min(timeout_ms, ATTEMPT_MS)
+    timeout_ms = timeout_ms - attempt_ms
+    written, message, err = self.store:write(copy.key, { record }, { timeout_ms = attempt_ms })
+    if not written and err.kind == "not_ready" then
+      self:_go_on()
+    end
+  until written or err.kind ~= "not_ready" or timeout_ms <= 0
+  return written, message, err
+end
+
+-- Returns the newest copy of a key, which has no NUL, if there is one; nil, a message and an error table when it cannot
+-- be read.
+function replicas:read(key, timeout_ms)
+  local found
+  local range = { from = key .. "\0", to = key .. "\1", timeout_ms = timeout_ms }
+  for record, message, err in self.store:read(key, range) do
+    if not record then
+      return nil, message, err
+    end
+    local copy = unpacked(record.data)
+    found = found and newest(copy, found) or copy
   end
   return found
 end
 
--- Has a copy on the nodes of its key; gives what quorum.write gives.
-function replicas.write(cluster, copy, factor, options)
-  copy.epoch = cluster:status().map_epoch or 0
-  return quorum.write(cluster, ids(cluster, copy.key, factor), PUT, packed(copy), options)
+-- Returns the ids of the nodes that have the replicas of a key.
+function replicas:nodes(key)
+  local success, shards = self.store:status(key)
+  return success and shards[1] and shards[1].holders or {}
 end
 
--- The newest copy of a key's nodes; gives what quorum.read gives.
-function replicas.read(cluster, key, factor, options)
-  function options.newest(one, other)
-    return packed(newest(unpacked(one), unpacked(other)))
+-- Returns why values cannot be replicated now, or nil.
+function replicas:trouble()
+  local success, shards = self.store:status()
+  if not success then
+    return shards
+  elseif #shards == 0 then
+    return "no node has replicas yet: the nodes have just started, or there are fewer than the quorums require"
   end
-  local text, outcome = quorum.read(cluster, ids(cluster, key, factor), GET, key, options)
-  return text and unpacked(text), outcome
+  local at_risk = 0
+  for _, shard in ipairs(shards) do
+    at_risk = at_risk + (shard.at_risk and 1 or 0)
+  end
+  if at_risk > 0 then
+    return ("%d of %d shards have too few live replicas"):format(at_risk, #shards)
+  end
 end
 
 return replicas

@@ -1,4 +1,6 @@
--- What a manager has between init and cleanup: client, node, logs, health, by one set of values.
+-- What a manager holds between init and cleanup, made from one set of option values: client, node, logs
+-- and health.
+local older = require("consul_native")._older
 local config = require("consul_production.config")
 local connection = require("consul_production.connection")
 local health = require("consul_production.health")
@@ -10,7 +12,7 @@ session.__index = session
 
 local MB = 1024 * 1024
 
--- Kinds of errors that say nothing about Consul's health.
+-- Kinds of errors with which a healthy Consul answers.
 local ANSWERS = { argument = true, conflict = true, not_found = true, permission_denied = true }
 
 local function close(...)
@@ -22,7 +24,7 @@ local function close(...)
   end
 end
 
--- The log and the audit log; nil and why.
+-- Opens the log and, if enabled, the audit log; nil and a message when one cannot be opened.
 local function open_logs(values)
   local function open(path, level)
     return log.open({
@@ -48,7 +50,7 @@ local function open_logs(values)
   return { log = logging, audit = audit }
 end
 
--- A client that has a server, and a node that is not started; nil and why.
+-- Returns a client that has reached a server, and a node that is not started; nil and a message.
 local function open_connection(values)
   local client, why = connection.client(values)
   if not client then
@@ -63,34 +65,62 @@ local function open_connection(values)
   return client, node
 end
 
--- Takes over what was opened by values.
-function session:_use(logs, values, said)
+-- A longer timeout is more likely one in milliseconds than one in seconds.
+local LONGEST_LIKELY_TIMEOUT_S = 600
+
+-- Puts values and the logs opened for them in force.
+function session:_use(logs, values, configured)
   close(self.log, self.audit)
   self.log, self.audit = logs.log, logs.audit
-  self.values, self.not_in_force = values, connection.not_in_force(values, said)
+  self.values, self.not_in_force = values, connection.not_in_force(values, configured)
   self.now = connection.clock(values)
   self.health.now = self.now
   for _, path in ipairs(health.sorted(self.not_in_force)) do
-    if said[path] then
-      self.log:write("WARN", ("%s is not in force: %s"):format(path, self.not_in_force[path]))
+    self.log:write("WARN", ("%s is not in force: %s"):format(path, self.not_in_force[path]))
+  end
+  local timeout = values["consul.timeout"]
+  if timeout > LONGEST_LIKELY_TIMEOUT_S then
+    self.log:write("WARN", ("consul.timeout is %g seconds, the limit of a call; if milliseconds are meant: %g"):format(
+      timeout, timeout / 1000))
+  end
+end
+
+-- Returns the sets of ids of services and checks that the program has registered by the client, and by those that
+-- it replaced.
+function session:registered()
+  for kind, ids in pairs(self.client:registered()) do
+    for _, id in ipairs(ids) do
+      self.ids[kind][id] = true
     end
   end
+  return self.ids
 end
 
 function session:_connect(client, node)
+  if self.client then
+    self:registered()
+  end
   close(self.watch, self.client, self.node)
-  self.client, self.node, self.watch = client, node, nil
+  self.client, self.node, self.watch, self.stores = client, node, nil, {}
 end
 
--- Answers other nodes, when there are replicas, and watches the configuration's keys, when there are any.
-function session:_attend()
-  if connection.has_replicas(self.values) then
-    self.replicas = self.replicas or replicas.new()
-    self.replicas:serve(self.node)
-  elseif self.replicas then
-    replicas.withdraw(self.node)
-    self.replicas = nil
+-- Puts values and logs in force, takes part in replicas, and starts or stops the watch of the configuration's keys, as
+-- the values require; nil and a message, with the previous values still in force, when that is not possible.
+function session:_adopt(logs, values, configured)
+  local store, why
+  if connection.has_replicas(values) then
+    local name = replicas.name(values)
+    store, why = self.stores[name], nil
+    if not store then
+      store, why = replicas.open(self.client, self.node, values)
+      self.stores[name] = store
+    end
+    if not store then
+      return nil, why
+    end
   end
+  self.replicas = store
+  self:_use(logs, values, configured)
   local prefix = self.values["sources.kv_prefix"]
   if self.watch and prefix ~= self.watched then
     close(self.watch)
@@ -99,11 +129,12 @@ function session:_attend()
   if prefix and not self.watch then
     self.watch, self.watched = self.client:watch("kv_list", prefix), prefix
   end
+  return true
 end
 
--- Opens all that values need, and takes part in the cluster; nil and why, with nothing left open, when that
--- is not possible. `said` has the paths that somebody said.
-function session.open(values, said)
+-- Opens logs, client and node and joins the cluster; nil and a message, with everything closed again, when
+-- that fails. `configured` is the set of paths that a source has configured.
+function session.open(values, configured)
   local logs, why = open_logs(values)
   if not logs then
     return nil, why
@@ -112,6 +143,15 @@ function session.open(values, said)
   local started = false
   if client then
     started, why = node:start()
+    -- Another program of this host has the default name.
+    if not started and why:find(" is taken: ", 1, true) and not configured["cluster.node_id"]
+      and not connection.has_replicas(values) then
+      node:close()
+      values["cluster.node_id"] = values["cluster.node_id"] .. "-" .. older.node_id():match("%x+$")
+      logs.log:write("WARN", ("%s; this node is %q until it stops"):format(why, values["cluster.node_id"]))
+      node = connection.node(values)
+      started, why = node:start()
+    end
   else
     why = node
   end
@@ -119,16 +159,20 @@ function session.open(values, said)
     close(client and node, client, logs.audit, logs.log)
     return nil, why
   end
-  local self = setmetatable({ health = health.new() }, session)
-  self:_use(logs, values, said)
+  local self = setmetatable({ health = health.new(), ids = { services = {}, checks = {} } }, session)
   self:_connect(client, node)
-  self:_attend()
+  local adopted
+  adopted, why = self:_adopt(logs, values, configured)
+  if not adopted then
+    close(node, client, logs.audit, logs.log)
+    return nil, why
+  end
   self.checked = self.now()
   return self
 end
 
--- Has other values in force; nil and why, with those before still in force, when that is not possible.
-function session:apply(values, said)
+-- Puts other values in force; nil and a message, with the previous ones still in force, when that fails.
+function session:apply(values, configured)
   local logs, why = open_logs(values)
   if not logs then
     return nil, why
@@ -139,7 +183,7 @@ function session:apply(values, said)
       close(logs.audit, logs.log)
       return nil, node
     end
-    -- First, because two nodes of one name would refuse each other.
+    -- The old node stops first, because two live nodes cannot have the same name.
     self.node:stop()
     local started
     started, why = node:start()
@@ -150,12 +194,15 @@ function session:apply(values, said)
     end
     self:_connect(client, node)
   end
-  self:_use(logs, values, said)
-  self:_attend()
-  return true
+  local adopted
+  adopted, why = self:_adopt(logs, values, configured)
+  if not adopted then
+    close(logs.audit, logs.log)
+  end
+  return adopted, why
 end
 
--- What the watch of the configuration's keys saw, taken into `keys`, texts by key; gives those of now.
+-- Returns the configuration's keys, texts by key: `keys` with the changes that the watch has seen.
 function session:read_keys(keys)
   while self.watch do
     local success, change = self.watch:poll()
@@ -166,7 +213,7 @@ function session:read_keys(keys)
       keys[change.id] = change.type == "put" and change.value.Value or nil
     elseif change.type == "resynchronised" and #change.value == 0 and keys and next(keys) then
       -- Consul may have lost its data.
-      self.log:write("WARN", "the configuration's keys are gone after an outage; what they said stays")
+      self.log:write("WARN", "the configuration's keys are gone after an outage; their last values stay in force")
     else
       keys = session.by_key(change.value)
     end
@@ -174,7 +221,7 @@ function session:read_keys(keys)
   return keys
 end
 
--- Entries of Consul as texts by key.
+-- Converts entries of kv_list to texts by key.
 function session.by_key(entries)
   local texts = {}
   for _, entry in ipairs(entries) do
@@ -183,14 +230,14 @@ function session.by_key(entries)
   return texts
 end
 
--- Makes a call of the client, and counts it.
+-- Calls a method of the client, and counts the call for the health.
 function session:call(method, ...)
   local success, response, extra = self.client[method](self.client, ...)
   self.health:count(success or ANSWERS[extra.kind], success and extra.request_ms or nil)
   return success, response, extra
 end
 
--- Writes down who did what with which key, and how it ended; never values or tokens.
+-- Writes a line to the audit log: node, operation, key and result, but no values and no tokens.
 function session:record(operation, key, result)
   if self.audit then
     self.audit:line(("who=%s operation=%s%s result=%s"):format(
@@ -198,7 +245,7 @@ function session:record(operation, key, result)
   end
 end
 
--- Leaves the cluster in order, and closes everything.
+-- Leaves the cluster gracefully and closes everything.
 function session:close()
   local stopped, message = self.node:stop()
   if not stopped then

@@ -1,5 +1,5 @@
-//! `consul-guard`: acts for a process when it is gone. The module starts it; on its standard input
-//! is the socket by which it is told what to do.
+//! `consul-guard`: releases the locks of a process when that process has died. The module starts
+//! it, with a socket to that process as its standard input.
 //!
 //! ```text
 //! consul-guard PID
@@ -21,23 +21,26 @@ fn main() -> ExitCode {
         }
         [id] if id.parse::<u32>().is_ok() => guard(id.parse().unwrap_or_default()),
         _ => {
-            let usage = format!("usage: {PROGRAM} PID, started by the module; {PROGRAM} version");
+            let usage = format!("usage: {PROGRAM} PID (by the module); {PROGRAM} version");
             Err(io::Error::other(usage))
         }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A reader that is gone is no reason to end otherwise.
+            // A closed standard error does not change the exit status.
             let _ = writeln!(io::stderr(), "{error}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn guard(id: u32) -> io::Result<()> {
+fn guard(process_id: u32) -> io::Result<()> {
+    // It gets tokens.
+    os::hide_memory();
     let socket = || io::Result::Ok(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?));
     socket()?.peer_addr()?;
-    os::detach()?;
-    watch(&socket()?, &Process::new(id))
+    os::daemonize()?;
+    watch(&socket()?, &Process::new(process_id));
+    Ok(())
 }

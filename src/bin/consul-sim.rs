@@ -6,13 +6,13 @@
 //! consul-sim version -format=json
 //! ```
 //!
-//! Flags and configuration keys that mean nothing to a simulated agent are accepted and ignored, so
-//! that programs which start a `consul` can start this one.
+//! Flags and configuration keys that have no effect on a simulated agent are accepted and ignored, so
+//! that programs which start `consul` can start this one.
 
+use consul_ffi::os;
 use consul_ffi::simulate::acl::{Acl, DefaultPolicy, Secret};
-use consul_ffi::simulate::hcl;
-use consul_ffi::simulate::serve::serve;
-use consul_ffi::simulate::{Agent, Options, VERSION};
+use consul_ffi::simulate::http::serve::serve;
+use consul_ffi::simulate::{Agent, Options, VERSION, hcl};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -34,14 +34,14 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            say(&mut std::io::stderr(), &why);
+            print_line(&mut std::io::stderr(), &why);
             ExitCode::FAILURE
         }
     }
 }
 
-/// A reader that is gone is no reason to end.
-fn say(to: &mut impl Write, line: &str) {
+/// Prints a line; a closed pipe does not end the program.
+fn print_line(to: &mut impl Write, line: &str) {
     let _ = writeln!(to, "{line}");
 }
 
@@ -56,11 +56,19 @@ fn version(flags: &[String]) -> Result<(), String> {
     } else {
         format!("Consul v{VERSION}\n(consul-sim {}, a simulated agent)", env!("CARGO_PKG_VERSION"))
     };
-    say(&mut std::io::stdout(), &text);
+    print_line(&mut std::io::stdout(), &text);
     Ok(())
 }
 
-/// What the command line and the configuration files say.
+/// The largest configuration file.
+const MAX_FILE_BYTES: usize = 1 << 20;
+
+fn read(file: &str) -> Result<String, String> {
+    let bytes = os::read_file(file.as_ref(), MAX_FILE_BYTES).map_err(|error| error.to_string())?;
+    String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
+}
+
+/// The settings of the command line and the configuration files.
 struct Settings {
     address: IpAddr,
     port: u16,
@@ -85,7 +93,7 @@ impl Settings {
         for (name, value) in &flags.0 {
             match (name.as_str(), value.as_str()) {
                 ("config-file", file) => {
-                    let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
+                    let text = read(file).map_err(|why| format!("{file}: {why}"))?;
                     settings.configure(&text).map_err(|why| format!("{file}: {why}"))?;
                 }
                 ("hcl", text) => settings.configure(text).map_err(|why| format!("-hcl: {why}"))?,
@@ -97,8 +105,9 @@ impl Settings {
                     settings.agent.node_meta.insert(name.to_owned(), value.to_owned());
                 }
                 ("http-port", port) => {
-                    settings.port =
-                        port.parse().map_err(|_| format!("-http-port={port}: no port"))?;
+                    settings.port = port
+                        .parse()
+                        .map_err(|_| format!("-http-port={port}: not a port (0 to 65535)"))?;
                 }
                 ("client", address) => settings.set_address(address)?,
                 _ => {}
@@ -108,11 +117,11 @@ impl Settings {
     }
 
     fn set_address(&mut self, address: &str) -> Result<(), String> {
-        self.address = address.parse().map_err(|_| format!("{address}: no IP address"))?;
+        self.address = address.parse().map_err(|_| format!("{address}: not an IP address"))?;
         Ok(())
     }
 
-    /// Applies a configuration in HCL or JSON; a key that means nothing here is ignored.
+    /// Applies a configuration in HCL or JSON; a key without effect here is ignored.
     fn configure(&mut self, text: &str) -> Result<(), String> {
         let config = hcl::parse(text)?;
         let text = |path: &[&str]| match hcl::find(&config, path) {
@@ -133,7 +142,9 @@ impl Settings {
             }
         }
         if let Some(port) = text(&["ports", "http"]) {
-            self.port = port.parse().map_err(|_| format!("ports.http = {port}: no port"))?;
+            self.port = port
+                .parse()
+                .map_err(|_| format!("ports.http = {port}: not a port (0 to 65535)"))?;
         }
         if let Some(address) = text(&["addresses", "http"]).or(text(&["client_addr"])) {
             self.set_address(address)?;
@@ -144,7 +155,7 @@ impl Settings {
         if let Some(most) = text(&["limits", "http_max_conns_per_client"]) {
             self.connections_per_client = most
                 .parse()
-                .map_err(|_| format!("limits.http_max_conns_per_client = {most}: no number"))?;
+                .map_err(|_| format!("limits.http_max_conns_per_client = {most}: not a number"))?;
         }
         configure_acl(&mut self.agent.acl, text)
     }
@@ -161,11 +172,11 @@ fn configure_acl<'a>(
     match text(&["acl", "default_policy"]) {
         Some("allow") => acl.default_policy = DefaultPolicy::Allow,
         Some("deny") => acl.default_policy = DefaultPolicy::Deny,
-        Some(other) => return Err(format!("acl.default_policy = {other}: neither allow nor deny")),
+        Some(other) => return Err(format!("acl.default_policy = {other}: must be allow or deny")),
         None => {}
     }
     let token = |name: &str| text(&["acl", "tokens", name]).map(Secret::new);
-    // The name until Consul 1.11 was another.
+    // `master` is its name before Consul 1.11.
     if let Some(secret) = token("initial_management").or_else(|| token("master")) {
         acl.initial_management = Some(secret);
     }
@@ -189,7 +200,10 @@ async fn run(settings: Settings) -> Result<(), String> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    say(&mut std::io::stdout(), &format!("==> Simulated Consul agent running on http://{address}"));
+    print_line(
+        &mut std::io::stdout(),
+        &format!("==> Simulated Consul agent running on http://{address}"),
+    );
     let agent = Arc::new(Agent::new(settings.agent));
     tokio::select! {
         ended = serve(agent, listener, settings.connections_per_client) => match ended {
@@ -204,7 +218,7 @@ async fn run(settings: Settings) -> Result<(), String> {
 /// A command line in the form of Go's package `flag`: `-name=value`, `-name value`, `-switch`.
 struct Flags(Vec<(String, String)>);
 
-/// The flags of Consul's agent that take no value of their own.
+/// The flags of Consul's agent without a value.
 const SWITCHES: &[&str] = &[
     "dev",
     "server",
@@ -237,7 +251,7 @@ impl Flags {
                 None if SWITCHES.contains(&flag) => (flag, "true".to_owned()),
                 None => match arguments.next() {
                     Some(value) => (flag, value.clone()),
-                    None => return Err(format!("the flag -{flag} needs a value")),
+                    None => return Err(format!("the flag -{flag} requires a value")),
                 },
             };
             flags.push((name.to_owned(), value));

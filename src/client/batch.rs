@@ -1,4 +1,4 @@
-//! Many calls at once, a bounded number of them in flight.
+//! Many calls at once, of which a limited number are in flight.
 
 use super::Client;
 use crate::error::{Error, Kind};
@@ -10,16 +10,17 @@ use futures_util::stream;
 use std::pin::pin;
 use std::time::Duration;
 
-/// How many calls a batch has in flight at most.
+/// The largest number of calls that a batch may have in flight.
 ///
-/// Each has a connection of its own, and an agent refuses more than 200 of one address.
-/// Source: `limits.http_max_conns_per_client` in Consul's reference of the agent's configuration.
+/// Each has a connection of its own, and an agent refuses more than 200 connections from one
+/// address. Source: `limits.http_max_conns_per_client` in Consul's reference of the agent's
+/// configuration.
 pub const MAX_IN_FLIGHT: usize = 64;
 
 impl Client {
-    /// Makes calls, `in_flight` of them at a time, and gives their outcomes in the calls' order. A
-    /// call that was refused already has its refusal as its outcome. What is not answered within
-    /// `limit` is abandoned and has an error of kind [`Kind::Timeout`].
+    /// Makes calls, `in_flight` of them at a time, and returns their outcomes in the calls' order.
+    /// The outcome of a call whose arguments were refused is that refusal. A call that is not
+    /// answered within `limit` is abandoned with an error of kind [`Kind::Timeout`].
     pub async fn batch(
         &self,
         calls: &[Result<Request, Error>],
@@ -29,7 +30,7 @@ impl Client {
         let mut outcomes: Vec<_> = calls.iter().map(|_| None).collect();
         let running = calls.iter().enumerate().map(|(place, call)| async move {
             let outcome = match call {
-                Ok(request) => self.perform(request).await,
+                Ok(request) => self.execute(request).await,
                 Err(refusal) => Err(refusal.clone()),
             };
             (place, outcome)
@@ -49,13 +50,13 @@ impl Client {
     }
 }
 
-/// Why a call of a batch has no answer when the batch's time is over.
+/// The error of a call without an answer at the end of the batch's time.
 fn late(call: &Result<Request, Error>, limit: Duration) -> Error {
     match call {
         Ok(request) => {
             let limit = limit.as_millis();
             let message = format!("{}: no answer within the batch's {limit} ms", request.label);
-            Error::new(Kind::Timeout, message).transient()
+            Error::new(Kind::Timeout, message).retryable()
         }
         Err(refusal) => refusal.clone(),
     }
@@ -75,12 +76,12 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Answers each request with its path after as many milliseconds as the path says.
+    /// Answers each request with its path, after the number of milliseconds in that path.
     #[derive(Debug, Default)]
     struct Slow {
         clock: ManualClock,
         now: AtomicUsize,
-        most: AtomicUsize,
+        max: AtomicUsize,
         sent: AtomicUsize,
     }
 
@@ -92,7 +93,7 @@ mod tests {
             Box::pin(async move {
                 self.sent.fetch_add(1, Ordering::Relaxed);
                 let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
-                self.most.fetch_max(now, Ordering::Relaxed);
+                self.max.fetch_max(now, Ordering::Relaxed);
                 let text = request.uri().path().rsplit('/').next().expect("a path").to_owned();
                 let pause = Duration::from_millis(text.parse().expect("a number"));
                 self.clock.sleep(pause).await;
@@ -106,8 +107,8 @@ mod tests {
         }
     }
 
-    /// Runs a batch of calls that take so many milliseconds; gives what each answered, how many
-    /// were in flight at most, and how long it took.
+    /// Runs a batch of calls that each take a number of milliseconds; returns their answers, the
+    /// transport and how many milliseconds the batch took.
     fn run(
         pauses: &[&str],
         in_flight: usize,
@@ -123,7 +124,7 @@ mod tests {
         let rng = fastrand::Rng::with_seed(1);
         let client = Client::new(vec![slow.clone()], settings, Arc::new(clock.clone()), rng);
         let get: &'static Endpoint = endpoint("agent_service").expect("a method");
-        let raw = crate::wire::raw::endpoint("GET").expect("a method");
+        let raw = crate::wire::api::raw::endpoint("GET").expect("a method");
         let call = |pause: &&str| match *pause {
             "" => client.request(get, &Args::new().arg("")),
             pause => client.request(raw, &Args::new().arg(format!("/{pause}").as_str())),
@@ -147,7 +148,7 @@ mod tests {
     fn no_more_are_in_flight_than_allowed() {
         let (answers, slow, took_ms) = run(&["10"; 100], 8, None);
         assert!(answers.iter().all(Result::is_ok));
-        assert_eq!(slow.most.load(Ordering::Relaxed), 8);
+        assert_eq!(slow.max.load(Ordering::Relaxed), 8);
         assert_eq!(took_ms, 130); // 12 rounds of 8, and 4
     }
 
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_late_is_abandoned_and_what_came_is_kept() {
+    fn late_calls_are_abandoned_and_answers_that_came_are_kept() {
         let (answers, _, took_ms) = run(&["10", "300", "10", "10"], 2, Some(100));
         assert_eq!(took_ms, 100);
         let error = answers[1].as_ref().unwrap_err();

@@ -1,18 +1,23 @@
-//! One call: attempts within one budget of time, on one endpoint after the other.
+//! One call: attempts within its time budget, on one endpoint after the other.
+//!
+//! [`Client::call`] builds a request from arguments, [`Client::execute`] runs a request that is
+//! built already. A run makes attempts; an attempt sends the request through one transport.
 
 use super::Client;
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
+use crate::transport::token_file::TOKEN;
 use crate::wire::request::Request;
 use crate::wire::response::{Success, retry_after};
 use crate::wire::table::Repeat;
 use futures_util::future::{Either, select};
+use std::ops::Range;
 use std::pin::pin;
 use std::time::Duration;
 
-/// The first pause between two attempts; it doubles up to the longest one.
+/// The limit of the first pause between two attempts; it doubles with each pause.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
 /// Consul adds up to this part of the wait to a blocking query, so that clients do not all return
 /// at once.
@@ -20,26 +25,27 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 /// Source: "Blocking Queries" in Consul's HTTP API reference.
 const JITTER_PART: u32 = 16;
 
-/// No attempt gets less than this, as long as the budget has it; and silence that lasts no longer
-/// says nothing about an endpoint.
-const SHORTEST_ATTEMPT: Duration = Duration::from_millis(100);
+/// The shortest time limit of an attempt, as far as the budget allows it. An endpoint that did not
+/// answer within less is not taken to have failed.
+const MIN_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl Client {
-    /// Makes a call whose request is built already, and leaves its answer to be read.
+    /// Runs a request to its outcome; the body of the answer is not decoded yet.
     ///
     /// # Errors
-    /// Whatever the transport or the server refused, after the retries that the endpoint allows.
-    pub async fn perform(&self, request: &Request) -> Result<Success, Error> {
+    /// Those of the transport or the server, after the retries that the endpoint allows.
+    pub async fn execute(&self, request: &Request) -> Result<Success, Error> {
         let start = self.clock.now();
         let deadline = start + self.budget(request);
-        let error = match self.make(request, deadline, self.settings.retry_count).await {
+        let error = match self.attempt_until(deadline, request, self.settings.retry_count).await {
             Ok(success) => return Ok(success),
             Err(error) => error,
         };
         match &request.lock_step {
             Some(step) if error.maybe_applied() => {
-                // In a box, since few calls need room for it.
-                let mut success = Box::pin(self.settle(request, step, deadline, error)).await?;
+                // Boxed: few calls need it, and it would enlarge the future of each.
+                let lookup = self.look_up_outcome(request, step, deadline, error);
+                let mut success = Box::pin(lookup).await?;
                 success.meta.request_ms = (self.clock.now() - start).as_secs_f64() * 1e3;
                 Ok(success)
             }
@@ -47,30 +53,30 @@ impl Client {
         }
     }
 
-    /// Makes a call within the time until `deadline`, with so many retries.
-    pub(super) async fn make(
+    /// Makes attempts until one succeeds, the deadline is near or a retry is not allowed.
+    pub(super) async fn attempt_until(
         &self,
-        request: &Request,
         deadline: Instant,
+        request: &Request,
         retries: u32,
     ) -> Result<Success, Error> {
-        let mut call = Call::new(self, request, deadline, retries);
+        let mut run = Run::new(self, request, deadline, retries);
         loop {
-            let error = match call.attempt().await {
+            let error = match run.attempt().await {
                 Ok(success) => return Ok(success),
                 Err(error) => error,
             };
-            tracing::debug!(call = request.label, attempts = call.attempts, %error, "failed");
-            match call.pause_after(&error) {
+            tracing::debug!(call = request.label, attempts = run.attempts, %error, "failed");
+            match run.pause_after(&error) {
                 Some(pause) if pause.is_zero() => {}
                 Some(pause) => self.clock.sleep(pause).await,
-                None if call.may_turn_stale(&error) => call.turn_stale(),
-                None => return Err(call.outcome_of(error)),
+                None if run.may_become_stale(&error) => run.become_stale(),
+                None => return Err(run.final_error(error)),
             }
         }
     }
 
-    /// The whole time that a call may take, all attempts together.
+    /// The time limit of a call, all attempts and pauses included.
     pub fn budget(&self, request: &Request) -> Duration {
         match request.timeout {
             Some(timeout) => timeout,
@@ -78,53 +84,58 @@ impl Client {
         }
     }
 
+    /// Sleeps for a random time within these bounds.
+    pub(crate) async fn pause(&self, bounds_ms: Range<f64>) {
+        let ms = bounds_ms.start + (bounds_ms.end - bounds_ms.start) * self.random_fraction();
+        self.clock.sleep(Duration::from_secs_f64(ms / 1e3)).await;
+    }
+
     /// A random pause up to a limit that doubles with every pause ("full jitter").
     ///
     /// Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     fn backoff(&self, pauses: u32) -> Duration {
-        let limit = FIRST_BACKOFF.saturating_mul(1 << pauses.min(16)).min(LONGEST_BACKOFF);
-        limit.mul_f64(self.chance())
+        let limit = FIRST_BACKOFF.saturating_mul(1 << pauses.min(16)).min(MAX_BACKOFF);
+        limit.mul_f64(self.random_fraction())
     }
 }
 
-/// The longest that a server takes which was asked to wait so long.
+/// The longest time that a server takes for a blocking query with this wait.
 fn with_jitter(wait: Duration) -> Duration {
     wait + wait / JITTER_PART
 }
 
-/// A call on its way.
-struct Call<'a> {
+/// The state of a request between its attempts.
+///
+/// With `stale_if_error` it has two stages: first the leader is asked, then any server.
+struct Run<'a> {
     client: &'a Client,
     request: &'a Request,
     retries: u32,
     start: Instant,
-    /// When the call must be over.
     deadline: Instant,
-    /// When its present stage must be over: with `stale_if_error`, first that which asks the leader.
     stage_end: Instant,
     is_stale: bool,
-    /// The endpoints that were asked in this round; a round is over when all were.
+    /// The endpoints that were asked in this round; the next round begins after all were.
     asked: Vec<usize>,
-    /// How many attempts this stage had.
-    tries: u32,
-    /// How many attempts the call had.
+    stage_attempts: u32,
+    /// The attempts of all stages.
     attempts: u32,
     pauses: u32,
-    /// What the last answer said about when to come again (`Retry-After`).
-    not_before: Duration,
+    /// The time that the last answer asked to wait before a retry (`Retry-After`).
+    retry_after: Duration,
     maybe_applied: bool,
 }
 
-impl<'a> Call<'a> {
+impl<'a> Run<'a> {
     fn new(client: &'a Client, request: &'a Request, deadline: Instant, retries: u32) -> Self {
         let start = client.clock.now();
         let mut stage_end = deadline;
         if request.stale_if_error {
-            let at_the_server = with_jitter(request.server_wait);
-            let ours = (deadline - start).saturating_sub(at_the_server);
-            stage_end = deadline.min(start + at_the_server + ours / 2);
+            let server_time = with_jitter(request.server_wait);
+            let rest = (deadline - start).saturating_sub(server_time);
+            stage_end = deadline.min(start + server_time + rest / 2);
         }
-        Call {
+        Run {
             client,
             request,
             retries,
@@ -133,51 +144,53 @@ impl<'a> Call<'a> {
             stage_end,
             is_stale: false,
             asked: Vec::new(),
-            tries: 0,
+            stage_attempts: 0,
             attempts: 0,
             pauses: 0,
-            not_before: Duration::ZERO,
+            retry_after: Duration::ZERO,
             maybe_applied: false,
         }
     }
 
-    /// Asks one endpoint, within its share of the time that is left.
+    /// Asks the best endpoint that was not asked yet, within its share of the remaining time.
     async fn attempt(&mut self) -> Result<Success, Error> {
         let client = self.client;
         let begun = client.clock.now();
         if self.asked.len() == client.transports.len() {
             self.asked.clear();
         }
-        let waited = begun - self.start;
-        let wait = self.request.server_wait.saturating_sub(waited);
-        let limit = self.share(begun, wait);
-        // A probe may be answered by silence, which what must not be repeated or waits for long
-        // cannot afford.
+        let elapsed = begun - self.start;
+        let wait = self.request.server_wait.saturating_sub(elapsed);
+        let limit = self.attempt_timeout(begun, wait);
+        // A probe may get no answer. A request that is sent once, or that waits for long, cannot
+        // afford that.
         let may_probe = self.request.repeat != Repeat::Once && wait.is_zero();
         let index = client.endpoints().pick(begun, &self.asked, may_probe);
-        self.tries += 1;
+        self.stage_attempts += 1;
         self.attempts += 1;
         let transport = &*client.transports[index];
-        let answer = transport.send(self.request.to_send(waited, self.is_stale));
-        // A timer is made only for an answer that is not there at once.
-        let silence = pin!(async { client.clock.sleep_until(begun + limit).await });
-        self.not_before = Duration::ZERO;
-        let outcome = match select(answer, silence).await {
+        let answer = transport.send(self.request.to_send(elapsed, self.is_stale));
+        // Lazily, so that an answer that is there at once costs no timer.
+        let timer = pin!(async { client.clock.sleep_until(begun + limit).await });
+        self.retry_after = Duration::ZERO;
+        let outcome = match select(answer, timer).await {
             Either::Left((Ok(response), _)) => {
-                self.not_before = retry_after(&response);
+                self.retry_after = retry_after(&response);
                 self.request.check(response)
             }
             Either::Left((Err(error), _)) => Err(error.context(&self.request.label)),
-            Either::Right(_) => Err(self.silence(transport.endpoint(), limit)),
+            Either::Right(_) => Err(self.no_answer(transport.endpoint(), limit)),
         };
         match outcome {
             Ok(mut success) => {
-                self.note_answer(index);
-                let took = client.clock.now() - self.start;
-                success.meta.request_ms = took.as_secs_f64() * 1e3;
+                self.record_success(index);
+                let elapsed = client.clock.now() - self.start;
+                success.meta.request_ms = elapsed.as_secs_f64() * 1e3;
                 success.meta.endpoint = transport.endpoint().to_owned();
                 success.meta.attempts = self.attempts;
                 success.meta.stale = self.is_stale;
+                success.meta.has_token =
+                    self.request.http.headers().contains_key(TOKEN) || transport.adds_token();
                 let attempts = self.attempts;
                 tracing::debug!(call = self.request.label, attempts, "answered");
                 Ok(success)
@@ -185,129 +198,143 @@ impl<'a> Call<'a> {
             Err(error) => {
                 self.asked.push(index);
                 let error = error.with_endpoint(transport.endpoint()).with_attempts(self.attempts);
-                if is_endpoints_own(&error) {
-                    if error.kind() != Kind::Timeout || limit >= SHORTEST_ATTEMPT {
-                        self.note_failure(index, begun, &error);
+                if is_endpoint_failure(&error) {
+                    let had_time = limit >= MIN_ATTEMPT_TIMEOUT && limit > with_jitter(wait);
+                    if error.kind() != Kind::Timeout || had_time {
+                        self.record_failure(index, begun, &error);
                     }
+                } else if error.kind() == Kind::Decode {
+                    transport.close_idle();
                 } else if error.status().is_some() {
-                    self.note_answer(index);
+                    self.record_success(index);
                 }
                 Err(error)
             }
         }
     }
 
-    /// How long one attempt may take that has the server wait for `wait`. What is left is divided
-    /// among the endpoints that were not asked yet, so that one which never answers leaves time for
-    /// the others; but what is not repeated after silence gets all, or half when its fate is to be
-    /// looked up.
-    fn share(&self, now: Instant, wait: Duration) -> Duration {
+    /// The time limit of an attempt in which the server waits for `wait`. The remaining time is
+    /// divided among the endpoints that were not asked yet, so that one that never answers leaves
+    /// time for the others. A request that is not repeated after a timeout gets all of it, or half
+    /// when its outcome can be looked up.
+    fn attempt_timeout(&self, now: Instant, wait: Duration) -> Duration {
         let left = self.stage_end - now;
         if self.request.repeat == Repeat::Once {
             return if self.request.lock_step.is_some() { left / 2 } else { left };
         }
         let others = self.client.transports.len() - self.asked.len();
-        let tries_left = self.most_tries().saturating_sub(self.tries).max(1);
-        let parts = (others as u32).clamp(1, tries_left);
-        let at_the_server = with_jitter(wait);
-        let ours = left.saturating_sub(at_the_server);
-        (at_the_server + (ours / parts).max(SHORTEST_ATTEMPT)).min(left)
+        let attempts_left = self.max_attempts().saturating_sub(self.stage_attempts).max(1);
+        let parts = (others as u32).clamp(1, attempts_left);
+        let server_time = with_jitter(wait);
+        let rest = left.saturating_sub(server_time);
+        (server_time + (rest / parts).max(MIN_ATTEMPT_TIMEOUT)).min(left)
     }
 
-    /// Each endpoint once, and then the retries.
-    fn most_tries(&self) -> u32 {
+    /// The attempts of a stage: each endpoint once, and then the retries.
+    fn max_attempts(&self) -> u32 {
         (self.client.transports.len() as u32).saturating_add(self.retries)
     }
 
-    fn silence(&self, endpoint: &str, limit: Duration) -> Error {
+    fn no_answer(&self, endpoint: &str, limit: Duration) -> Error {
         let label = &self.request.label;
         let ms = (limit.as_secs_f64() * 1e3).round();
         let message = format!("{label}: no answer from {endpoint} within {ms} ms");
-        Error::new(Kind::Timeout, message).transient()
+        Error::new(Kind::Timeout, message).retryable()
     }
 
-    /// How long to wait before the next attempt, when there is one after this failure.
+    /// The pause before the next attempt; `None` when there is no further attempt in this stage.
     fn pause_after(&mut self, error: &Error) -> Option<Duration> {
         self.maybe_applied |= error.maybe_applied();
         if self.request.repeat == Repeat::Once && self.maybe_applied {
             return None;
         }
-        let has_unasked = (self.tries as usize) < self.client.transports.len();
-        let is_elsewhere = is_endpoints_own(error) && has_unasked;
-        if !(error.retryable() || is_elsewhere) || self.tries >= self.most_tries() {
+        let has_unasked = (self.stage_attempts as usize) < self.client.transports.len();
+        let fails_over = is_endpoint_failure(error) && has_unasked;
+        if !(error.is_retryable() || fails_over) || self.stage_attempts >= self.max_attempts() {
             return None;
         }
-        if self.request.stale_if_error && !self.is_stale && is_leaders_trouble(error) {
+        if self.request.stale_if_error && !self.is_stale && is_leader_failure(error) {
             return None;
         }
         let mut pause = Duration::ZERO;
-        if !is_elsewhere || error.kind() == Kind::RateLimited {
+        if !fails_over || error.kind() == Kind::RateLimited {
             pause = self.client.backoff(self.pauses);
             self.pauses += 1;
         }
         if !has_unasked {
-            pause = pause.max(self.not_before);
+            pause = pause.max(self.retry_after);
         }
         (self.client.clock.now() + pause < self.stage_end).then_some(pause)
     }
 
-    /// Whether the rest of the time goes to a read that any server may answer.
-    fn may_turn_stale(&self, error: &Error) -> bool {
+    /// Whether the remaining time goes to a read that any server may answer.
+    fn may_become_stale(&self, error: &Error) -> bool {
         self.request.stale_if_error
             && !self.is_stale
-            && error.retryable()
+            && error.is_retryable()
             && self.client.clock.now() < self.deadline
     }
 
-    fn turn_stale(&mut self) {
+    fn become_stale(&mut self) {
         tracing::info!(call = self.request.label, "the leader does not answer: any server may");
         self.is_stale = true;
         self.stage_end = self.deadline;
         self.asked.clear();
-        self.tries = 0;
+        self.stage_attempts = 0;
     }
 
-    /// The call's outcome when this was the last attempt's.
-    fn outcome_of(&self, error: Error) -> Error {
+    /// The error of the call when this was the error of its last attempt.
+    fn final_error(&self, error: Error) -> Error {
         let changes = self.request.endpoint.repeat != Repeat::Read;
-        let error = error.with_maybe_applied(changes && self.maybe_applied);
-        if self.attempts < 2 {
-            return error;
+        let mut error = error.with_maybe_applied(changes && self.maybe_applied);
+        if self.attempts > 1 {
+            let elapsed_ms = (self.client.clock.now() - self.start).as_millis();
+            error =
+                error.with_note(&format!("after {} attempts in {elapsed_ms} ms", self.attempts));
         }
-        let took_ms = (self.client.clock.now() - self.start).as_millis();
-        error.with_note(&format!("after {} attempts in {took_ms} ms", self.attempts))
+        let has_api_path = |endpoint: &str| endpoint.ends_with("/v1");
+        match error.kind() {
+            Kind::Connect if error.status().is_none() && !self.client.endpoints_from.is_empty() => {
+                error.with_note(&self.client.endpoints_from)
+            }
+            Kind::Unsupported if error.endpoint().is_some_and(has_api_path) => error.with_note(
+                "the endpoint ends in /v1, with which every path begins already: leave it out there",
+            ),
+            _ => error,
+        }
     }
 
-    fn note_answer(&self, index: usize) {
-        let was_benched = self.client.endpoints().worked(index);
+    fn record_success(&self, index: usize) {
+        let was_benched = self.client.endpoints().record_success(index);
         if was_benched && self.client.transports.len() > 1 {
             let endpoint = self.client.transports[index].endpoint();
-            tracing::info!(endpoint, "answers again");
+            tracing::info!(endpoint, "the endpoint answers again");
         }
     }
 
-    fn note_failure(&self, index: usize, begun: Instant, error: &Error) {
+    fn record_failure(&self, index: usize, begun: Instant, error: &Error) {
         let client = self.client;
-        let (now, chance) = (client.clock.now(), client.chance());
-        let was_good = client.endpoints().failed(index, begun, now, chance, self.not_before);
+        let (now, fraction) = (client.clock.now(), client.random_fraction());
+        let was_good =
+            client.endpoints().record_failure(index, begun, now, fraction, self.retry_after);
         if was_good && client.transports.len() > 1 {
             let endpoint = client.transports[index].endpoint();
-            tracing::warn!(endpoint, %error, "is left alone for a while");
+            tracing::warn!(endpoint, %error, "the endpoint failed and is not used for a while");
         }
     }
 }
 
-/// Whether a failure says something about the endpoint and not about the cluster or the request.
-fn is_endpoints_own(error: &Error) -> bool {
+/// Whether a failure is the endpoint's own, not the cluster's or the request's.
+fn is_endpoint_failure(error: &Error) -> bool {
     match error.kind() {
         Kind::Connect | Kind::Tls | Kind::RateLimited => true,
-        // What was not sent waited for a connection of our own limit.
+        // A request that was not sent waited for a connection of our own limit.
         Kind::Timeout => error.maybe_applied(),
         _ => matches!(error.status(), Some(502..=504)),
     }
 }
 
-/// Whether a failure is the lack of a leader, or the loss of the way to it.
-fn is_leaders_trouble(error: &Error) -> bool {
-    error.retryable() && error.status() == Some(500) && !is_endpoints_own(error)
+/// Whether the agent reports that it has no leader, or no connection to the leader.
+fn is_leader_failure(error: &Error) -> bool {
+    error.is_retryable() && error.status() == Some(500) && !is_endpoint_failure(error)
 }

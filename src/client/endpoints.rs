@@ -1,18 +1,19 @@
-//! Which endpoint a call asks next: what is known of each one's health. No I/O and no clock.
+//! The health of a client's endpoints, and which of them a call asks next. No I/O and no clock.
 
 use crate::clock::Instant;
 use std::time::Duration;
 
-/// How long, at most, an endpoint is left alone after its first failure; it doubles with every
-/// further one up to the longest time.
+/// The longest time for which an endpoint is benched after its first failure; it doubles with every
+/// further failure in a row.
 const FIRST_BENCH: Duration = Duration::from_secs(1);
-const LONGEST_BENCH: Duration = Duration::from_secs(60);
+const MAX_BENCH: Duration = Duration::from_secs(60);
 
-/// The endpoints of a client, by their place in its list.
+/// The endpoints of a client, by their index in its list.
 ///
-/// A call asks the first one in the list that is not benched, so a client stays with an endpoint
-/// for as long as that works, and returns to one that stands before it. One that fails is benched;
-/// the next call after that is its probe, while other calls still pass it by.
+/// A call asks the first endpoint in the list that is not benched, so a client stays with an
+/// endpoint while it works, and returns to an earlier one that has recovered. An endpoint that
+/// fails is benched. The first call after that is its probe; until the probe has its answer, other
+/// calls still skip the endpoint.
 #[derive(Debug)]
 pub struct Endpoints {
     benches: Vec<Option<Bench>>,
@@ -26,7 +27,7 @@ struct Bench {
 }
 
 impl Endpoints {
-    /// So many endpoints, all of which are believed to be good.
+    /// `count` endpoints, none of them benched.
     pub fn new(count: usize) -> Self {
         Endpoints { benches: vec![None; count] }
     }
@@ -34,8 +35,8 @@ impl Endpoints {
     /// The endpoint to ask now, of those that are not in `asked`; of all, when all are.
     ///
     /// First come the good ones, and with `may_probe` those whose bench is over, both in the list's
-    /// order; then the benched ones, the one that is due soonest first. The one that is given is
-    /// taken to be asked: when it is a probe, others do not get it meanwhile.
+    /// order; then the benched ones, the one whose bench ends first at the front. When the result
+    /// is a probe, other calls do not get the same endpoint until its bench would end again.
     pub fn pick(&mut self, now: Instant, asked: &[usize], may_probe: bool) -> usize {
         let rank = |index: usize| {
             let (is_benched, until) = match &self.benches[index] {
@@ -49,43 +50,43 @@ impl Endpoints {
         if let Some(Some(bench)) = self.benches.get_mut(picked)
             && bench.until <= now
         {
-            bench.until = now + longest_bench(bench.failures);
+            bench.until = now + max_bench(bench.failures);
         }
         picked
     }
 
-    /// The endpoint answered. Gives whether it was benched until now.
-    pub fn worked(&mut self, index: usize) -> bool {
+    /// Ends the bench of an endpoint that answered; returns whether there was one.
+    pub fn record_success(&mut self, index: usize) -> bool {
         self.benches[index].take().is_some()
     }
 
-    /// The endpoint failed an attempt that began at `begun`: it is benched from half of the time
-    /// that its failures in a row amount to up to the whole, by `chance` from 0 to 1, and for
-    /// `at_least` this long. Gives whether it was good until now.
-    pub fn failed(
+    /// Benches an endpoint that failed an attempt begun at `begun`: for the time that its failures
+    /// in a row amount to, times a factor from 0.5 to 1 for a random `fraction` from 0 to 1, but
+    /// not for less than `at_least`. Returns whether it was good until now.
+    pub fn record_failure(
         &mut self,
         index: usize,
         begun: Instant,
         now: Instant,
-        chance: f64,
+        fraction: f64,
         at_least: Duration,
     ) -> bool {
         let known = self.benches[index];
-        // Calls that failed together are one failure.
+        // Calls that failed at the same time count as one failure.
         if known.is_some_and(|bench| bench.since >= begun) {
             return false;
         }
         let failures = known.map_or(0, |bench| bench.failures).saturating_add(1);
-        let longest = longest_bench(failures);
-        // With no lower limit some benches would be none.
-        let length = longest.mul_f64(0.5 + chance / 2.0).max(at_least.min(LONGEST_BENCH));
+        // From half of the time, because full jitter would leave some benches of no length.
+        let jittered = max_bench(failures).mul_f64(0.5 + fraction / 2.0);
+        let length = jittered.max(at_least.min(MAX_BENCH));
         self.benches[index] = Some(Bench { failures, since: now, until: now + length });
         known.is_none()
     }
 }
 
-fn longest_bench(failures: u32) -> Duration {
-    FIRST_BENCH.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_BENCH)
+fn max_bench(failures: u32) -> Duration {
+    FIRST_BENCH.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(MAX_BENCH)
 }
 
 #[cfg(test)]
@@ -98,14 +99,14 @@ mod tests {
     }
 
     fn fail(endpoints: &mut Endpoints, index: usize, seconds: f64) -> bool {
-        endpoints.failed(index, at(seconds), at(seconds + 0.001), 1.0, Duration::ZERO)
+        endpoints.record_failure(index, at(seconds), at(seconds + 0.001), 1.0, Duration::ZERO)
     }
 
     #[test]
     fn the_first_of_the_list_is_asked_as_long_as_it_works() {
         let mut endpoints = Endpoints::new(3);
         assert_eq!(endpoints.pick(at(1.0), &[], true), 0);
-        endpoints.worked(0);
+        endpoints.record_success(0);
         assert_eq!(endpoints.pick(at(2.0), &[], true), 0);
         assert_eq!(endpoints.pick(at(2.0), &[0], true), 1);
         assert_eq!(endpoints.pick(at(2.0), &[0, 1, 2], true), 0);
@@ -119,7 +120,7 @@ mod tests {
         assert_eq!(endpoints.pick(at(2.1), &[], false), 1, "this call must not be a probe");
         assert_eq!(endpoints.pick(at(2.1), &[], true), 0);
         assert_eq!(endpoints.pick(at(2.1), &[], true), 1, "the probe is under way");
-        assert!(endpoints.worked(0));
+        assert!(endpoints.record_success(0));
         assert_eq!(endpoints.pick(at(2.2), &[], true), 0);
     }
 
@@ -144,25 +145,25 @@ mod tests {
     #[test]
     fn calls_that_fail_together_are_one_failure() {
         let mut endpoints = Endpoints::new(2);
-        assert!(endpoints.failed(0, at(1.0), at(1.5), 1.0, Duration::ZERO));
+        assert!(endpoints.record_failure(0, at(1.0), at(1.5), 1.0, Duration::ZERO));
         for _ in 0..64 {
-            assert!(!endpoints.failed(0, at(1.2), at(1.6), 1.0, Duration::ZERO));
+            assert!(!endpoints.record_failure(0, at(1.2), at(1.6), 1.0, Duration::ZERO));
         }
         assert_eq!(endpoints.pick(at(2.6), &[], true), 0, "one failure is one second");
     }
 
     #[test]
-    fn a_server_may_say_how_long_but_not_for_ever() {
+    fn a_server_may_say_how_long_but_not_forever() {
         let mut endpoints = Endpoints::new(2);
-        endpoints.failed(0, at(1.0), at(1.0), 0.0, Duration::from_secs(20));
+        endpoints.record_failure(0, at(1.0), at(1.0), 0.0, Duration::from_secs(20));
         assert_eq!(endpoints.pick(at(20.9), &[], true), 1);
         assert_eq!(endpoints.pick(at(21.1), &[], true), 0);
-        endpoints.worked(0);
-        endpoints.failed(0, at(30.0), at(30.0), 0.0, Duration::from_secs(86_400));
+        endpoints.record_success(0);
+        endpoints.record_failure(0, at(30.0), at(30.0), 0.0, Duration::from_secs(86_400));
         assert_eq!(endpoints.pick(at(90.1), &[], true), 0);
     }
 
-    /// One thing that happens to endpoints.
+    /// An event in the life of the endpoints.
     #[derive(Clone, Debug)]
     enum Event {
         Pass(f64),
@@ -174,15 +175,15 @@ mod tests {
     fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
             (0.0..100.0).prop_map(Event::Pass),
-            ((0..4usize), 0.0..1.0).prop_map(|(index, chance)| Event::Fail(index, chance)),
+            ((0..4usize), 0.0..1.0).prop_map(|(index, fraction)| Event::Fail(index, fraction)),
             (0..4usize).prop_map(Event::Work),
             any::<bool>().prop_map(Event::Pick),
         ]
     }
 
     proptest! {
-        /// Whatever happened before: a call asks each endpoint before it asks one twice, good ones
-        /// before benched ones; and no bench is longer than the longest.
+        /// After any events, a call asks each endpoint before it asks one twice, good ones before
+        /// benched ones; and no bench is longer than the maximum.
         #[test]
         fn every_endpoint_is_asked_once_best_first(
             count in 1..5usize,
@@ -193,18 +194,18 @@ mod tests {
             for event in events {
                 match event {
                     Event::Pass(seconds) => now = now + Duration::from_secs_f64(seconds),
-                    Event::Fail(index, chance) => {
-                        endpoints.failed(index % count, now, now, chance, Duration::ZERO);
+                    Event::Fail(index, fraction) => {
+                        endpoints.record_failure(index % count, now, now, fraction, Duration::ZERO);
                     }
                     Event::Work(index) => {
-                        endpoints.worked(index % count);
+                        endpoints.record_success(index % count);
                     }
                     Event::Pick(may_probe) => {
                         endpoints.pick(now, &[], may_probe);
                     }
                 }
                 for bench in endpoints.benches.iter().flatten() {
-                    prop_assert!(bench.until - now <= LONGEST_BENCH);
+                    prop_assert!(bench.until - now <= MAX_BENCH);
                 }
             }
             let mut asked = Vec::new();
@@ -218,7 +219,7 @@ mod tests {
                 benched_before |= !is_good.contains(&picked);
                 asked.push(picked);
             }
-            now = now + LONGEST_BENCH;
+            now = now + MAX_BENCH;
             prop_assert_eq!(endpoints.pick(now, &[], true), 0, "in the end all come back");
         }
     }

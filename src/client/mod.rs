@@ -1,10 +1,39 @@
-//! The client: makes calls to Consul over one or several transports.
+//! The client: calls to Consul over one or several transports, and batches, watches, views, locks and
+//! semaphores on top of them.
+//!
+//! ```
+//! # use std::{sync::Arc, time::Duration};
+//! use consul_ffi::client::{Client, Settings};
+//! use consul_ffi::clock::SystemClock;
+//! use consul_ffi::error::Kind;
+//! use consul_ffi::simulate::{Agent, Options, SimTransport};
+//! use consul_ffi::wire::api::kv;
+//! use consul_ffi::wire::request::{Args, Defaults};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let agent = Arc::new(Agent::new(Options::default()));
+//! let transport = Arc::new(SimTransport::new(agent, "simulated"));
+//! let settings = Settings {
+//!     timeout: Duration::from_secs(5),
+//!     retry_count: 3,
+//!     defaults: Defaults { consistency: Some("consistent"), ..Defaults::default() },
+//! };
+//! let client =
+//!     Client::new(vec![transport], settings, Arc::new(SystemClock::new()), fastrand::Rng::new());
+//! // Written only if the key does not exist.
+//! let create = Args::new().arg("config").arg("v1").opt("cas", 0);
+//! client.call(&kv::PUT, &create).await?;
+//! let error = client.call(&kv::PUT, &create).await.expect_err("it exists");
+//! assert_eq!(error.kind(), Kind::Conflict);
+//! # Ok(()) }) }
+//! ```
 
 pub mod batch;
 mod call;
 pub mod coordination;
 mod endpoints;
-mod settle;
+mod lost_answer;
 pub mod view;
 pub mod watch;
 
@@ -13,7 +42,7 @@ use crate::error::Error;
 use crate::sync::lock;
 use crate::transport::Transport;
 use crate::wire::request::{Args, Defaults, Request};
-use crate::wire::response::{Answer, Success};
+use crate::wire::response::Answer;
 use crate::wire::table::Endpoint;
 use coordination::Guard;
 use endpoints::Endpoints;
@@ -23,30 +52,31 @@ use std::time::Duration;
 /// How a client makes its calls.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The whole time that one call may take, all attempts together; a blocking query gets its
-    /// wait in addition.
+    /// The time limit of one call, all attempts together; a blocking query gets its wait in
+    /// addition.
     pub timeout: Duration,
-    /// How many times a call is made again after a failure that may pass, when each endpoint has
-    /// been asked once.
+    /// How many more attempts a call makes after retryable failures, once it has asked each
+    /// endpoint.
     pub retry_count: u32,
-    /// What every request says unless the call says otherwise.
+    /// Options of every call that does not set them itself.
     pub defaults: Defaults,
 }
 
-/// A client of one Consul, whose endpoints are agents that can stand in for each other.
+/// A client of one Consul datacenter through several agents, each of which can replace the others.
 #[derive(Debug)]
 pub struct Client {
     transports: Vec<Arc<dyn Transport>>,
     settings: Settings,
     clock: Arc<dyn Clock>,
     rng: Mutex<fastrand::Rng>,
-    /// What is known of the transports' health.
     endpoints: Mutex<Endpoints>,
     guard: Option<Arc<dyn Guard>>,
+    /// What an error says of an endpoint to which there is no connection.
+    endpoints_from: String,
 }
 
 impl Client {
-    /// A client over these transports, of which there must be one at least; nothing is sent yet.
+    /// A client over these transports, at least one; nothing is sent yet.
     pub fn new(
         transports: Vec<Arc<dyn Transport>>,
         settings: Settings,
@@ -54,15 +84,21 @@ impl Client {
         rng: fastrand::Rng,
     ) -> Self {
         let endpoints = Mutex::new(Endpoints::new(transports.len()));
-        Client { transports, settings, clock, rng: Mutex::new(rng), endpoints, guard: None }
+        let (rng, endpoints_from) = (Mutex::new(rng), String::new());
+        Client { transports, settings, clock, rng, endpoints, guard: None, endpoints_from }
     }
 
-    /// The same client, whose locks and semaphores are entrusted to this guard.
+    /// The same client, whose errors say this of an endpoint to which there is no connection.
+    pub fn with_endpoints_from(self, endpoints_from: String) -> Self {
+        Client { endpoints_from, ..self }
+    }
+
+    /// The same client, whose locks and semaphores `guard` releases if this process dies.
     pub fn with_guard(self, guard: Arc<dyn Guard>) -> Self {
         Client { guard: Some(guard), ..self }
     }
 
-    /// For each endpoint a client that asks it alone.
+    /// One client for each endpoint, which asks only that one.
     pub fn each_endpoint(&self) -> Vec<Client> {
         let only = |transport: &Arc<dyn Transport>| {
             let rng = lock(&self.rng).fork();
@@ -72,31 +108,23 @@ impl Client {
         self.transports.iter().map(only).collect()
     }
 
-    /// How this client makes its calls.
+    /// The settings that it was made with.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// The clock that its timeouts and pauses go by.
+    /// The clock of its timeouts and pauses.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
 
-    /// Makes one call and waits for its outcome.
+    /// Makes one call: builds its request, runs it ([`Client::execute`]) and decodes the answer.
     ///
     /// # Errors
-    /// An unacceptable argument, before anything is sent; then whatever the transport or the
-    /// server refused, after the retries that the endpoint allows.
+    /// An unacceptable argument, before anything is sent; then those of the transport or the
+    /// server, after the retries that the endpoint allows; an answer that cannot be decoded.
     pub async fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
-        self.fetch(endpoint, args).await?.answer()
-    }
-
-    /// Makes one call and leaves its answer to be read.
-    ///
-    /// # Errors
-    /// As [`Client::call`], but for an answer that cannot be read.
-    pub async fn fetch(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Success, Error> {
-        self.perform(&self.request(endpoint, args)?).await
+        self.execute(&self.request(endpoint, args)?).await?.answer()
     }
 
     /// Checks a call's arguments and builds its request; nothing is sent yet.
@@ -115,13 +143,12 @@ impl Client {
         lock(&self.endpoints)
     }
 
-    /// Any number by chance.
-    pub(crate) fn random(&self) -> u64 {
+    pub(crate) fn random_u64(&self) -> u64 {
         lock(&self.rng).u64(..)
     }
 
-    /// A number from 0 to 1 by chance.
-    pub(crate) fn chance(&self) -> f64 {
+    /// A random number from 0 up to 1.
+    pub(crate) fn random_fraction(&self) -> f64 {
         lock(&self.rng).f64()
     }
 }

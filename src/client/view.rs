@@ -1,9 +1,9 @@
-//! Service views: the instances of a service, kept up to date by a watch, so that choosing one asks
-//! nobody.
+//! Service views: the instances of a service, kept up to date by a watch, so that a choice needs no
+//! request.
 //!
-//! An instance whose checks are critical is not in the list. The others weigh what they registered
-//! for their state, as in the answers of Consul's DNS interface (RFC 2782): one of weight 0 is
-//! chosen only when all are.
+//! An instance with a critical check is not in the list. The others have the weight that they
+//! registered for their state, as in the answers of Consul's DNS interface (RFC 2782): an instance
+//! of weight 0 is chosen only when all have weight 0.
 
 use super::Client;
 use super::watch::{State, WatchOptions, states};
@@ -11,9 +11,9 @@ use crate::clock::{Clock, Instant};
 use crate::error::{Error, Kind};
 use crate::ring::Ring;
 use crate::sync::lock;
-use crate::wire::health;
+use crate::wire::api::health;
 use crate::wire::request::Args;
-use crate::wire::response::Meta;
+use crate::wire::response::{Answer, Meta};
 use crate::wire::value::Value;
 use futures_util::future::{Either, select};
 use futures_util::stream::{BoxStream, Stream, StreamExt, unfold};
@@ -21,17 +21,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
-/// How long an empty answer right after an outage does not empty a list, unless the program says
-/// otherwise. Services register again when their agents find that Consul forgot them.
+/// The default time for which an empty answer right after an outage does not empty a list. Agents
+/// register their services again when they notice that Consul has lost them.
 pub const EMPTY_HOLD: Duration = Duration::from_secs(30);
 
-/// The longest that one query waits: a quiet service is confirmed so often, and a connection that is
-/// dead without a word found out.
+/// How long one query blocks. An unchanged list is confirmed that often, and a dead connection
+/// noticed.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// The greatest weight of an instance on the ring is between half of this and this, or what was
-/// registered when that is less: a ring has 160 points for each unit.
-const MOST_ON_RING: u32 = 16;
+/// The limit of an instance's weight on the ring, which has 160 points for each unit. Greater
+/// weights are scaled down, and the greatest of them is then more than half of this.
+const MAX_RING_WEIGHT: u32 = 16;
 
 /// One instance of a service.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +40,7 @@ pub struct Instance {
     pub id: String,
     /// The service's name.
     pub name: String,
-    /// Where it is: its own address, or its node's when it has none.
+    /// Its own address, or its node's when it has none.
     pub address: String,
     /// Its port; 0 when it was registered without one.
     pub port: u16,
@@ -50,13 +50,13 @@ pub struct Instance {
     pub meta: Vec<(String, String)>,
     /// Its node's name.
     pub node: String,
-    /// Whether one of its checks warns.
+    /// Whether one of its checks has the status `warning`.
     pub warns: bool,
-    /// How many picks it gets, in proportion to the others.
+    /// Its share of the picks, relative to the others.
     pub weight: u32,
 }
 
-/// What all instances of a service came to at one time.
+/// The instances of a service at one moment.
 #[derive(Debug)]
 pub struct List {
     instances: Vec<Instance>,
@@ -73,67 +73,71 @@ impl List {
         &self.instances
     }
 
-    /// What each weighs against the others.
+    /// The weights of the instances; all are 1 when all are 0.
     fn weights(&self) -> impl Iterator<Item = u32> {
-        let none_weighs = self.instances.iter().all(|instance| instance.weight == 0);
-        self.instances.iter().map(move |one| if none_weighs { 1 } else { one.weight })
+        let all_zero = self.instances.iter().all(|instance| instance.weight == 0);
+        self.instances.iter().map(move |one| if all_zero { 1 } else { one.weight })
     }
 
-    /// The ring is made when it is needed first. All weights are divided by the same power of two,
-    /// which changes only when the greatest of them comes to be twice as much or half.
+    /// Built when first needed. All weights are divided by the same power of two, which changes
+    /// only when the greatest weight doubles or halves.
     fn ring(&self) -> &Ring {
         self.ring.get_or_init(|| {
             let greatest = self.weights().max().unwrap_or(0);
-            let scale = greatest.div_ceil(MOST_ON_RING).max(1).next_power_of_two();
+            let scale = greatest.div_ceil(MAX_RING_WEIGHT).max(1).next_power_of_two();
             let weights = self.weights().map(|weight| f64::from(weight) / f64::from(scale));
             Ring::new(&self.instances.iter().map(identity).zip(weights).collect::<Vec<_>>())
         })
     }
 }
 
-/// What tells an instance apart from all others.
+/// Unique among all instances: the id of a service is unique on its node.
 fn identity(instance: &Instance) -> String {
     format!("{}/{}", instance.node, instance.id)
 }
 
-/// An instance that was picked.
+/// A picked instance, as a reference into its list.
 #[derive(Clone, Debug)]
 pub struct Picked {
     /// The list that it was picked from.
     pub list: Arc<List>,
-    /// Its place in that list.
-    pub place: usize,
+    /// Its index in that list.
+    pub index: usize,
 }
 
 impl Picked {
     /// The instance.
     pub fn instance(&self) -> &Instance {
-        &self.list.instances[self.place]
+        &self.list.instances[self.index]
     }
 }
 
-/// The instances of a service as they were last known.
+/// The last known instances of a service.
 #[derive(Debug)]
 pub struct View {
     label: String,
     clock: Arc<dyn Clock>,
-    known: Mutex<Known>,
+    state: Mutex<ViewState>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    /// None before the first answer.
+struct ViewState {
+    /// `None` before the first answer.
     list: Option<Arc<List>>,
-    turns: Turns,
-    /// When Consul said so last, and how old its answer was then.
+    round_robin: RoundRobin,
+    /// The time of the last answer, and its age at that time.
     confirmed: (Instant, Duration),
-    /// Why there is no answer.
-    trouble: Option<Error>,
+    /// How many instances the last answer has whose checks fail.
+    failing: usize,
+    /// Whether ACLs hide instances, or may hide some, as [`Meta::hidden`] says it.
+    hidden: Option<&'static str>,
+    /// The error of the current outage.
+    last_error: Option<Error>,
     has_ended: bool,
 }
 
 impl View {
-    /// What it is, for messages: `service_view "web"`.
+    /// Its name in messages: `service_view "web"`.
     pub fn label(&self) -> &str {
         &self.label
     }
@@ -141,79 +145,86 @@ impl View {
     /// All instances.
     ///
     /// # Errors
-    /// Why there was never an answer, of the kind of the outage or [`Kind::Timeout`];
-    /// [`Kind::Closed`] when the view was ended.
+    /// Before the first answer, the error of the outage or [`Kind::Timeout`]; [`Kind::Closed`]
+    /// after the end of the view.
     pub fn all(&self) -> Result<Arc<List>, Error> {
-        self.known().list(&self.label).cloned()
+        self.state().list(&self.label).cloned()
     }
 
-    /// The instance whose turn it is: in any row of picks each gets its share by weight, evenly
-    /// spread ("smooth weighted round robin", as in nginx).
+    /// The next instance by smooth weighted round robin, as in nginx: in any sequence of picks each
+    /// instance gets its share by weight, evenly spread.
     ///
     /// # Errors
     /// As [`View::all`]; [`Kind::NotFound`] when there is no instance.
     pub fn pick(&self) -> Result<Picked, Error> {
-        let mut known = self.known();
-        let list = Arc::clone(known.list(&self.label)?);
-        let place = known.turns.next().ok_or_else(|| self.empty())?;
-        Ok(Picked { list, place })
+        let mut state = self.state();
+        let list = Arc::clone(state.list(&self.label)?);
+        let index = state.round_robin.next();
+        let index = index.ok_or_else(|| self.empty(&state))?;
+        Ok(Picked { list, index })
     }
 
-    /// The instance that a key belongs to on a consistent hash ring, on which weights are shares.
+    /// The instance that a key belongs to on a consistent hash ring with shares by weight.
     ///
     /// # Errors
     /// As [`View::pick`].
     pub fn pick_by(&self, key: &[u8]) -> Result<Picked, Error> {
         let list = self.all()?;
-        let place = list.ring().owner(key).ok_or_else(|| self.empty())?;
-        Ok(Picked { list, place })
+        let index = list.ring().owner(key);
+        let index = index.ok_or_else(|| self.empty(&self.state()))?;
+        Ok(Picked { list, index })
     }
 
-    /// How long ago Consul said that the instances are these. While nothing changes it says so every
-    /// ten seconds or a little more.
+    /// The time since Consul last confirmed the list. While nothing changes it does so every ten
+    /// seconds or a little more.
     ///
     /// # Errors
     /// As [`View::all`].
     pub fn age(&self) -> Result<Duration, Error> {
-        let known = self.known();
-        known.list(&self.label)?;
-        let (at, age) = known.confirmed;
+        let state = self.state();
+        state.list(&self.label)?;
+        let (at, age) = state.confirmed;
         Ok(self.clock.now() - at + age)
     }
 
-    fn empty(&self) -> Error {
-        let message = format!("{}: there is no instance whose checks pass", self.label);
+    fn empty(&self, state: &ViewState) -> Error {
+        let why = match state.failing {
+            0 => "Consul lists none".to_owned(),
+            failing => format!("of {failing} the checks fail"),
+        };
+        let mut message = format!("{}: there is no instance whose checks pass: {why}", self.label);
+        if let Some(hidden) = state.hidden {
+            message.push_str(&format!("; instances {hidden} (service:read and node:read)"));
+        }
         Error::new(Kind::NotFound, message).not_sent()
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        lock(&self.known)
+    fn state(&self) -> MutexGuard<'_, ViewState> {
+        lock(&self.state)
     }
 }
 
-impl Known {
+impl ViewState {
     fn list(&self, label: &str) -> Result<&Arc<List>, Error> {
-        match (&self.list, &self.trouble) {
+        match (&self.list, &self.last_error) {
             _ if self.has_ended => {
                 Err(Error::new(Kind::Closed, format!("{label}: the view has ended")))
             }
             (Some(list), _) => Ok(list),
-            (None, Some(trouble)) => {
-                Err(trouble.clone().context(&format!("{label}: no answer yet")))
-            }
+            (None, Some(error)) => Err(error.clone().context(&format!("{label}: no answer yet"))),
             (None, None) => {
                 let message = format!("{label}: no answer from Consul yet");
-                Err(Error::new(Kind::Timeout, message).transient())
+                Err(Error::new(Kind::Timeout, message).retryable())
             }
         }
     }
 
-    fn replace(&mut self, list: List, chance: f64) {
-        self.turns = match &self.list {
-            Some(before) => self.turns.after(before, &list),
-            None => Turns::new(&list, chance),
+    fn replace(&mut self, list: List, fraction: f64) {
+        self.round_robin = match &self.list {
+            Some(before) => self.round_robin.after(before, &list),
+            None => RoundRobin::new(&list, fraction),
         };
-        // Whoever picks should not have to wait for it.
+        // Built here if it is in use, so that no pick has to wait for it.
         if self.list.as_ref().is_some_and(|before| before.ring.get().is_some()) {
             list.ring();
         }
@@ -221,58 +232,58 @@ impl Known {
     }
 }
 
-/// Whose turn it is, by weight.
+/// Smooth weighted round robin.
 #[derive(Debug, Default)]
-struct Turns {
-    /// For each instance its weight, and how far it is ahead of the others.
-    of: Vec<(i64, i64)>,
+struct RoundRobin {
+    /// The weight and the current credit of each instance. The one with the most credit is next.
+    entries: Vec<(i64, i64)>,
     total: i64,
 }
 
-impl Turns {
-    /// The first turns. They begin anywhere, so that not all programs begin with the same instance.
-    fn new(list: &List, chance: f64) -> Self {
-        let of: Vec<_> = list.weights().map(|weight| (weight.into(), 0)).collect();
-        let total = of.iter().map(|(weight, _)| weight).sum();
-        let mut turns = Turns { of, total };
-        for _ in 0..(chance * turns.of.len() as f64) as usize {
-            turns.next();
+impl RoundRobin {
+    /// Starts at a random instance, so that not all programs start with the same one.
+    fn new(list: &List, fraction: f64) -> Self {
+        let entries: Vec<_> = list.weights().map(|weight| (weight.into(), 0)).collect();
+        let total = entries.iter().map(|(weight, _)| weight).sum();
+        let mut round_robin = RoundRobin { entries, total };
+        for _ in 0..(fraction * round_robin.entries.len() as f64) as usize {
+            round_robin.next();
         }
-        turns
+        round_robin
     }
 
-    /// Those of another list: whoever is in both stays where it is.
+    /// Continues with another list: an instance in both keeps its credit.
     fn after(&self, before: &List, list: &List) -> Self {
-        let places = before.instances.iter().map(identity);
-        let ahead: BTreeMap<_, _> = places.zip(self.of.iter().map(|(_, ahead)| *ahead)).collect();
-        let of = list.instances.iter().zip(list.weights()).map(|(instance, weight)| {
-            (weight.into(), ahead.get(&identity(instance)).copied().unwrap_or(0))
+        let ids = before.instances.iter().map(identity);
+        let credits: BTreeMap<_, _> =
+            ids.zip(self.entries.iter().map(|(_, credit)| *credit)).collect();
+        let entries = list.instances.iter().zip(list.weights()).map(|(instance, weight)| {
+            (weight.into(), credits.get(&identity(instance)).copied().unwrap_or(0))
         });
-        let of: Vec<_> = of.collect();
-        let total = of.iter().map(|(weight, _)| weight).sum();
-        Turns { of, total }
+        let entries: Vec<_> = entries.collect();
+        let total = entries.iter().map(|(weight, _)| weight).sum();
+        RoundRobin { entries, total }
     }
 
     fn next(&mut self) -> Option<usize> {
         let mut best: Option<(usize, i64)> = None;
-        for (place, (weight, ahead)) in self.of.iter_mut().enumerate() {
-            *ahead += *weight;
-            if *weight > 0 && best.is_none_or(|(_, most)| *ahead > most) {
-                best = Some((place, *ahead));
+        for (index, (weight, credit)) in self.entries.iter_mut().enumerate() {
+            *credit += *weight;
+            if *weight > 0 && best.is_none_or(|(_, most)| *credit > most) {
+                best = Some((index, *credit));
             }
         }
-        let (place, _) = best?;
-        self.of[place].1 -= self.total;
-        Some(place)
+        let (index, _) = best?;
+        self.entries[index].1 -= self.total;
+        Some(index)
     }
 }
 
-/// A view of the service that is the argument in `args`, which can have the options of
-/// `health_service`; and what keeps it up to date for as long as it is polled, with an item for each
-/// answer of Consul.
+/// A view of a service, and the stream that keeps it up to date while it is polled, with an item
+/// for each answer of Consul. `args` are those of `health_service`.
 ///
-/// An answer without instances right after an outage empties the list only when there are still none
-/// `empty_hold` later.
+/// An answer without instances right after an outage empties the list only if there are still none
+/// after `empty_hold`.
 ///
 /// # Errors
 /// As [`super::watch::watch`].
@@ -284,56 +295,66 @@ pub fn view(
     let label = client.request(&health::SERVICE, &args)?.label;
     let label = label.replacen(health::SERVICE.name, "service_view", 1);
     let options = WatchOptions { wait: WAIT, ..WatchOptions::default() };
-    let states = states(Arc::clone(&client), &health::SERVICE, args, options)?.boxed();
+    let states = states(Arc::clone(&client), &health::SERVICE, args.clone(), options)?.boxed();
     let view = Arc::new(View {
         label,
         clock: Arc::clone(client.clock()),
-        known: Mutex::new(Known::default()),
+        state: Mutex::new(ViewState::default()),
     });
-    let feed = Feed {
+    let updater = Updater {
         view: Arc::clone(&view),
         client,
+        args,
         states,
         empty_hold,
         empties_at: None,
         skipped: BTreeSet::new(),
     };
-    let answers = unfold(feed, |mut feed| async move {
-        feed.next().await;
-        Some(((), feed))
+    let answers = unfold(updater, |mut updater| async move {
+        updater.next().await;
+        Some(((), updater))
     });
     Ok((view, answers))
 }
 
-/// What keeps a view up to date.
-struct Feed {
+/// Keeps a view up to date.
+struct Updater {
     view: Arc<View>,
     client: Arc<Client>,
+    args: Args,
     states: BoxStream<'static, Result<State, Error>>,
     empty_hold: Duration,
-    /// When answers without instances will be believed.
+    /// When the list is emptied unless an answer has instances before.
     empties_at: Option<Instant>,
-    /// What the last answer had that is no instance, which was logged already.
+    /// The unusable entries of the last answer, which are logged once.
     skipped: BTreeSet<String>,
 }
 
-impl Drop for Feed {
+impl Drop for Updater {
     fn drop(&mut self) {
-        self.view.known().has_ended = true;
+        self.view.state().has_ended = true;
     }
 }
 
-impl Feed {
-    /// Until the next answer.
+impl Updater {
+    /// Waits for the next answer and applies it.
     async fn next(&mut self) {
+        let state = self.answer().await;
+        let hidden = hidden(&self.client, &self.args, &state.answer).await;
+        self.view.state().hidden = hidden;
+        self.take(state);
+    }
+
+    /// Waits for the next answer; empties the list when it is time to.
+    async fn answer(&mut self) -> State {
         loop {
             let empties = self.view.clock.sleep_until_any(self.empties_at);
             match select(self.states.next(), empties).await {
-                Either::Left((Some(Ok(state)), _)) => return self.take(state),
+                Either::Left((Some(Ok(state)), _)) => return state,
                 Either::Left((Some(Err(error)), _)) => {
-                    // The answer after the outage decides anew.
+                    // The answer after the outage decides.
                     self.empties_at = None;
-                    self.view.known().trouble = Some(error);
+                    self.view.state().last_error = Some(error);
                 }
                 // A watch does not end.
                 Either::Left((None, _)) => std::future::pending().await,
@@ -347,15 +368,16 @@ impl Feed {
 
     fn take(&mut self, state: State) {
         let instances = self.read(&state.answer.value);
+        self.view.state().failing = state.answer.value.items().len() - instances.len();
         let after_outage = state.is_resynchronised || self.empties_at.is_some();
-        let has_some = self.view.known().list.as_ref().is_some_and(|l| !l.instances.is_empty());
+        let has_some = self.view.state().list.as_ref().is_some_and(|l| !l.instances.is_empty());
         if instances.is_empty() && has_some && after_outage && !self.empty_hold.is_zero() {
             if self.empties_at.is_none() {
                 let hold_s = self.empty_hold.as_secs_f64();
                 tracing::warn!(
                     view = self.view.label,
                     hold_s,
-                    "none after an outage: not yet believed"
+                    "no instances right after an outage: the last list stays for now"
                 );
                 self.empties_at = Some(self.view.clock.now() + self.empty_hold);
             }
@@ -363,20 +385,20 @@ impl Feed {
         }
         self.empties_at = None;
         self.replace(instances);
-        let mut known = self.view.known();
-        known.confirmed = (self.view.clock.now(), age(&state.answer.meta));
-        known.trouble = None;
+        let mut current = self.view.state();
+        current.confirmed = (self.view.clock.now(), age(&state.answer.meta));
+        current.last_error = None;
     }
 
     fn replace(&self, instances: Vec<Instance>) {
-        let mut known = self.view.known();
-        let is_same = known.list.as_ref().is_some_and(|list| list.instances == instances);
+        let mut current = self.view.state();
+        let is_same = current.list.as_ref().is_some_and(|list| list.instances == instances);
         if !is_same {
-            known.replace(List::new(instances), self.client.chance());
+            current.replace(List::new(instances), self.client.random_fraction());
         }
     }
 
-    /// The instances in an answer. What is none is left out, and logged once.
+    /// The instances in an answer. Unusable entries are left out and logged once.
     fn read(&mut self, answer: &Value) -> Vec<Instance> {
         let mut instances = Vec::new();
         let mut skipped = BTreeSet::new();
@@ -397,16 +419,27 @@ impl Feed {
     }
 }
 
-/// How old an answer was when it came: a cached one, or a stale one.
+/// Whether ACLs hide instances from an answer, or may hide some, as [`Meta::hidden`] says it.
+async fn hidden(client: &Client, args: &Args, answer: &Answer) -> Option<&'static str> {
+    let meta = &answer.meta;
+    let is_empty = answer.value.items().is_empty();
+    if !(is_empty && meta.is_streamed() && meta.default_acl_policy == Some("deny")) {
+        return meta.hidden();
+    }
+    let plain = client.call(&health::SERVICE, args).await;
+    plain.ok().and_then(|plain| plain.meta.hidden())
+}
+
+/// The age of a cached or stale answer when it arrived.
 fn age(meta: &Meta) -> Duration {
     let cached = Duration::from_secs(meta.age_s.unwrap_or(0));
     cached + Duration::from_millis(meta.last_contact_ms.unwrap_or(0))
 }
 
-/// The instance that an entry of `health_service` is; `None` when one of its checks is critical.
+/// The instance in an entry of `health_service`; `None` when one of its checks is critical.
 ///
 /// # Errors
-/// Why it is no instance that can be used.
+/// The reason why the entry cannot be used.
 fn instance(entry: &Value) -> Result<Option<Instance>, String> {
     let member = |of: &str, name: &str| entry.get(of).and_then(|of| of.get(name));
     let text = |of, name| member(of, name).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -426,15 +459,15 @@ fn instance(entry: &Value) -> Result<Option<Instance>, String> {
         None | Some(Value::Null) => Some(0),
         Some(port) => port.as_u64().and_then(|port| u16::try_from(port).ok()),
     };
-    let Some(port) = port else { return refuse("its Port is no number from 0 to 65535") };
+    let Some(port) = port else { return refuse("its Port is not a number from 0 to 65535") };
     let Some(tags) = texts(member("Service", "Tags")) else {
-        return refuse("its Tags are no list of strings");
+        return refuse("its Tags are not a list of strings");
     };
     let Some(meta) = texts_by_name(member("Service", "Meta")) else {
-        return refuse("its Meta is no table of strings");
+        return refuse("its Meta is not a table of strings");
     };
     let Some((passing, warning)) = weights(member("Service", "Weights")) else {
-        return refuse("its Weights are no numbers from 0 to 65535");
+        return refuse("its Weights are not numbers from 0 to 65535");
     };
     let checks = entry.get("Checks").map_or(&[][..], Value::items);
     let mut warns = false;
@@ -469,8 +502,8 @@ fn texts_by_name(value: Option<&Value>) -> Option<Vec<(String, String)>> {
     }
 }
 
-/// What an instance weighs while it passes and while it warns. Who says nothing weighs 1; zeros are
-/// what a catalog holds that was told nothing.
+/// The weights of an instance with passing and with warning checks. The default is 1; a catalog has
+/// two zeros for an instance that was registered without weights.
 fn weights(value: Option<&Value>) -> Option<(u32, u32)> {
     let value = match value {
         None | Some(Value::Null) => return Some((1, 1)),

@@ -1,31 +1,31 @@
-//! Watches: a blocking query, repeated, whose answers become changes.
+//! Watches: a repeated blocking query whose answers are reported as changes.
 
 use super::Client;
 use crate::clock::Instant;
 use crate::error::Error;
-use crate::wire::duration;
 use crate::wire::request::Args;
 use crate::wire::response::{Answer, EntryMeta, Meta};
 use crate::wire::table::{Endpoint, Items, Reply};
-use crate::wire::value::Value;
+use crate::wire::value::{Value, duration};
 use futures_util::stream::{self, Stream, StreamExt, unfold};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The first pause after a failure; it doubles up to the longest one, and is cut short by chance.
+/// The longest pause after the first failure; it doubles with each failure, and a random part of up
+/// to half is left out.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// The pause before a query that cannot wait, because the last answer had no index to wait from.
+/// The pause before a query that cannot block, because the last answer had no index.
 const PAUSE_WITHOUT_INDEX: Duration = Duration::from_secs(1);
 
-/// How a watch goes about it.
+/// The options of a watch.
 #[derive(Clone, Debug)]
 pub struct WatchOptions {
-    /// The longest that one query waits on the server.
+    /// How long one query blocks on the server.
     pub wait: Duration,
-    /// The most states that are asked for in a second.
+    /// The maximum number of queries per second.
     pub rate_per_s: f64,
 }
 
@@ -35,49 +35,50 @@ impl Default for WatchOptions {
     }
 }
 
-/// What a watch saw.
+/// A change that a watch reports.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// What there is at the beginning: the whole value.
+    /// The whole value at the start.
     Initial(Value),
-    /// Something is new, or other than it was.
+    /// An item is new or has changed.
     Put {
-        /// Which thing; empty when the whole value is one.
+        /// The item; empty when the whole value is one item.
         id: String,
-        /// What it is now.
+        /// Its value.
         value: Value,
     },
-    /// Something is no more.
+    /// An item was removed.
     Delete {
-        /// Which thing; empty when the whole value is one.
+        /// The item; empty when the whole value is one item.
         id: String,
-        /// What it was.
+        /// Its last value.
         value: Value,
     },
-    /// What there is after an outage, a restart of the servers' index included: the whole value.
-    /// Changes in between are not told one by one.
+    /// The whole value after an outage, or after the index of the servers went back. The changes in
+    /// between are not reported one by one.
     Resynchronised(Value),
 }
 
-/// What an endpoint gave to read, when there was something new.
+/// A state of the watched value.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// The whole value, with what the answer said of itself.
+    /// The whole value, with its metadata.
     pub answer: Answer,
-    /// Whether anything can have happened since the state before: a query failed in between, or the
-    /// servers' index went back.
+    /// Whether changes since the previous state can have been missed: a query failed in between, or
+    /// the index of the servers went back.
     pub is_resynchronised: bool,
 }
 
-/// Watches what an endpoint reads. Each item is a change with what its answer said of itself, or the
-/// error that begins an outage; after that the watch goes on by itself.
+/// Watches the value that an endpoint reads. Each item of the stream is a change with the metadata
+/// of its answer, or the error at the start of an outage, after which the watch continues by
+/// itself.
 ///
-/// A state that is overtaken by a newer one before it could be asked for is not told; the last one
-/// always is, and none is told twice. Nothing is asked while nobody takes what there is to tell.
+/// A state that is replaced by a newer one before it was read is not reported. The latest state
+/// always is, and none is reported twice. Queries are made only while the stream is polled.
 ///
 /// # Errors
-/// [`Error::misuse`] when the endpoint has no blocking queries or an argument is the watch's own;
-/// else what makes the arguments unacceptable.
+/// [`Error::misuse`] when the endpoint has no blocking queries or an argument is set by the watch
+/// itself; otherwise an unacceptable argument.
 pub fn watch(
     client: Arc<Client>,
     endpoint: &'static Endpoint,
@@ -93,7 +94,7 @@ pub fn watch(
     }))
 }
 
-/// As [`watch`], but gives whole states, of which two in a row can be equal.
+/// Like [`watch`], but with whole states, of which two in a row can be equal.
 ///
 /// # Errors
 /// As [`watch`].
@@ -103,14 +104,14 @@ pub fn states(
     args: Args,
     options: WatchOptions,
 ) -> Result<impl Stream<Item = Result<State, Error>> + Send, Error> {
-    let waits_by = ["index", "hash"]
+    let blocks_on = ["index", "hash"]
         .into_iter()
         .find(|name| endpoint.all_options().any(|param| param.name == *name))
         .ok_or_else(|| Error::misuse(format!("{}: it has no blocking queries", endpoint.name)))?;
-    for taken in [waits_by, "wait", "timeout_ms", "retry"] {
+    for taken in [blocks_on, "wait", "timeout_ms", "retry"] {
         if args.has(taken) {
             return Err(Error::misuse(format!(
-                "{}: {taken} is the watch's own; leave it out",
+                "{}: the watch sets {taken} itself; leave it out",
                 endpoint.name
             )));
         }
@@ -130,11 +131,11 @@ pub fn states(
         args,
         wait: options.wait,
         pause,
-        waits_by,
-        seen: None,
-        asked: None,
-        answered: None,
-        is_broken: false,
+        blocks_on,
+        position: None,
+        last_query: None,
+        last_had_position: None,
+        has_failed_blocking: false,
         failures: 0,
     };
     Ok(unfold(watcher, |mut watcher| async move {
@@ -148,24 +149,24 @@ struct Watcher {
     endpoint: &'static Endpoint,
     args: Args,
     wait: Duration,
-    /// The shortest time from one query to the next.
+    /// The shortest time between the starts of two queries.
     pause: Duration,
-    waits_by: &'static str,
-    /// What the next query waits for a change from.
-    seen: Option<Mark>,
-    /// When the last query was begun.
-    asked: Option<Instant>,
-    /// Whether the last answer said where it stood; none before the first one.
-    answered: Option<bool>,
-    /// Whether a query that waited for a change has failed since the last answer.
-    is_broken: bool,
-    /// How many others have failed since the last answer.
+    /// The option that makes a query block: `index` or `hash`.
+    blocks_on: &'static str,
+    /// The position of the last answer, which the next query waits for a change of.
+    position: Option<Position>,
+    last_query: Option<Instant>,
+    /// Whether the last answer had a position; `None` before the first answer.
+    last_had_position: Option<bool>,
+    /// Whether a blocking query has failed since the last answer.
+    has_failed_blocking: bool,
+    /// How many other queries have failed since the last answer.
     failures: u32,
 }
 
-/// What a query waits for a change from.
+/// The position of an answer in the history of its value.
 #[derive(Clone, Debug, PartialEq)]
-enum Mark {
+enum Position {
     Index(u64),
     Hash(String),
 }
@@ -174,93 +175,94 @@ impl Watcher {
     async fn next(&mut self) -> Result<State, Error> {
         loop {
             self.pause().await;
-            self.asked = Some(self.client.clock().now());
+            self.last_query = Some(self.client.clock().now());
             match self.client.call(self.endpoint, &self.query()).await {
                 Ok(answer) => return Ok(self.take(answer)),
-                Err(error) if self.waits() => {
-                    // Sent again it could wait at an agent that began its index anew, and for what
-                    // has long happened. So it begins anew too.
-                    tracing::debug!(call = self.endpoint.name, %error, "a watch asks anew");
-                    self.is_broken = true;
+                Err(error) if self.blocks() => {
+                    // The next query does not block: it may reach an agent whose index has started
+                    // again, where it would wait for a change that has happened already.
+                    tracing::debug!(call = self.endpoint.name, %error, "a watch starts again");
+                    self.has_failed_blocking = true;
                 }
                 Err(error) => {
                     self.failures = self.failures.saturating_add(1);
                     if self.failures == 1 {
-                        tracing::warn!(call = self.endpoint.name, %error, "a watch is cut off");
+                        tracing::warn!(call = self.endpoint.name, %error, "a watch fails and goes on trying");
                         return Err(error);
                     }
-                    tracing::debug!(call = self.endpoint.name, %error, "a watch is still cut off");
+                    tracing::debug!(call = self.endpoint.name, %error, "a watch still fails");
                 }
             }
         }
     }
 
     /// Whether the next query waits for a change.
-    fn waits(&self) -> bool {
-        self.seen.is_some() && !self.is_broken && self.failures == 0
+    fn blocks(&self) -> bool {
+        self.position.is_some() && !self.has_failed_blocking && self.failures == 0
     }
 
     fn query(&self) -> Args {
         let args = self.args.clone();
-        let Some(mark) = self.seen.as_ref().filter(|_| self.waits()) else { return args };
-        let args = match mark {
-            Mark::Index(index) => args.opt(self.waits_by, *index),
-            Mark::Hash(hash) => args.opt(self.waits_by, hash.as_str()),
+        let Some(position) = self.position.as_ref().filter(|_| self.blocks()) else { return args };
+        let args = match position {
+            Position::Index(index) => args.opt(self.blocks_on, *index),
+            Position::Hash(hash) => args.opt(self.blocks_on, hash.as_str()),
         };
         args.opt("wait", duration::format(self.wait)).opt("retry", false)
     }
 
-    /// Keeps to the rate, and leaves Consul in peace after failures.
+    /// Limits the rate, and backs off after failures.
     async fn pause(&self) {
         let clock = self.client.clock();
-        if let Some(asked) = self.asked {
-            clock.sleep_until(asked + self.pause).await;
+        if let Some(last) = self.last_query {
+            clock.sleep_until(last + self.pause).await;
         }
-        if self.answered == Some(false) {
+        if self.last_had_position == Some(false) {
             clock.sleep(PAUSE_WITHOUT_INDEX).await;
         }
         if self.failures > 0 {
             let doublings = (self.failures - 1).min(16);
-            let limit = FIRST_PAUSE.saturating_mul(1 << doublings).min(LONGEST_PAUSE);
-            clock.sleep(limit.mul_f64(0.5 + self.client.chance() / 2.0)).await;
+            let limit = FIRST_PAUSE.saturating_mul(1 << doublings).min(MAX_PAUSE);
+            clock.sleep(limit.mul_f64(0.5 + self.client.random_fraction() / 2.0)).await;
         }
     }
 
     fn take(&mut self, answer: Answer) -> State {
-        let last = match self.seen {
-            Some(Mark::Index(last)) if !self.is_unordered() => Some(last),
+        let last = match self.position {
+            Some(Position::Index(last)) if !self.is_unordered() => Some(last),
             _ => None,
         };
         let meta = &answer.meta;
-        let (is_marked, mark) = match self.waits_by {
-            "hash" => (meta.content_hash.is_some(), meta.content_hash.clone().map(Mark::Hash)),
-            _ => (meta.index.is_some(), meta.next_index(last).map(Mark::Index)),
+        let (has_position, position) = match self.blocks_on {
+            "hash" => (meta.content_hash.is_some(), meta.content_hash.clone().map(Position::Hash)),
+            _ => (meta.index.is_some(), meta.next_index(last).map(Position::Index)),
         };
-        let went_back = is_marked && mark.is_none();
+        let went_back = has_position && position.is_none();
         if std::mem::take(&mut self.failures) > 0 {
-            tracing::info!(call = self.endpoint.name, "a watch goes on");
-            self.is_broken = true;
+            tracing::info!(call = self.endpoint.name, "a watch works again");
+            self.has_failed_blocking = true;
         }
-        let is_first = self.answered.replace(is_marked).is_none();
-        let is_resynchronised = (std::mem::take(&mut self.is_broken) || went_back) && !is_first;
-        self.seen = mark;
+        let is_first = self.last_had_position.replace(has_position).is_none();
+        let is_resynchronised =
+            (std::mem::take(&mut self.has_failed_blocking) || went_back) && !is_first;
+        self.position = position;
         State { answer, is_resynchronised }
     }
 
-    /// The index of events is made of their ids: it goes up and down.
+    /// The index of events is derived from their ids, so it does not grow steadily.
     fn is_unordered(&self) -> bool {
         self.endpoint.reply == Reply::Events
     }
 }
 
-/// What was told last.
+/// The state that was reported last.
 struct Known {
     parts: BTreeMap<String, Value>,
-    /// What else there is to know of a single key.
+    /// The metadata of a single key.
     entry: Option<EntryMeta>,
 }
 
-/// What there is to tell of a state, after what is known already.
+/// The changes from the known state to a new one.
 fn changes(
     endpoint: &Endpoint,
     known: &mut Option<Known>,
@@ -278,7 +280,7 @@ fn changes(
                     changes.push(Change::Put { id: id.clone(), value: value.clone() });
                 }
             }
-            // Events are forgotten, not taken back.
+            // An event that is not listed any more is old, not removed.
             let can_go = endpoint.reply != Reply::Events;
             for (id, value) in &known.parts {
                 if can_go && !now.parts.contains_key(id) {
@@ -291,8 +293,8 @@ fn changes(
     changes.into_iter().map(|change| Ok((change, meta.clone()))).collect()
 }
 
-/// The things that a value consists of, by what tells them apart. A value that is one thing has the
-/// id "", and none when it is absent.
+/// The items of a value by their ids. A value that is one item has the id "", and an absent one has
+/// no items.
 fn parts(items: Items, value: &Value) -> BTreeMap<String, Value> {
     let id = |item: &Value| match items {
         Items::By(members) => {

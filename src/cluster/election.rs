@@ -1,8 +1,8 @@
-//! Election: who holds the lock on the leader's key leads.
+//! Leader election: the holder of the lock on the leader's key is the leader.
 
-use super::membership::{self, Mode};
+use super::node::{self, Mode};
 use super::snapshot::{Leader, Snapshot};
-use super::{Cluster, Event, PAUSE, leader};
+use super::{Cluster, Event, PAUSE, REFUSED_PAUSE, leader};
 use crate::client::coordination::lock::{LOCK_FLAGS, LockOptions, acquire};
 use crate::client::coordination::{self, Lease, Wait};
 use crate::client::watch::State;
@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::sync::Arc;
 
-/// What the leader's key says.
+/// The document of the leader's key.
 #[derive(Serialize, Deserialize)]
-struct Claim {
+struct LeaderRecord {
     node_id: String,
     address: String,
     #[serde(default)]
@@ -23,47 +23,57 @@ struct Claim {
 }
 
 impl Cluster {
-    /// Takes who leads; nobody is known to while Consul is away.
-    pub(super) fn take_leader(&self, state: Option<&State>) {
+    /// Applies a new state of the leader's key; `None`: Consul is unreachable, so the leader is unknown.
+    pub(super) fn apply_leader(&self, state: Option<&State>) {
         let entry = state.and_then(|state| state.answer.meta.entry.as_ref());
         let held = entry.filter(|entry| entry.flags == LOCK_FLAGS);
         let claim = match state.map(|state| &state.answer.value) {
-            Some(Value::Bytes(bytes)) => serde_json::from_slice::<Claim>(bytes).ok(),
+            Some(Value::Bytes(bytes)) => serde_json::from_slice::<LeaderRecord>(bytes).ok(),
             _ => None,
         };
-        let leader = held.and_then(|entry| entry.session.clone()).zip(claim);
-        let leader = leader.map(|(session_id, claim)| Leader {
-            node_id: claim.node_id,
-            address: claim.address,
-            session_id,
-            elected_at_ms: claim.elected_at_ms,
+        let leader = held.and_then(|entry| Some((entry.session.clone()?, entry.modify_index)));
+        let leader = leader.zip(claim).map(|((session_id, token), claim)| {
+            self.note_leadership(self.epoch(), token);
+            Leader {
+                node_id: claim.node_id,
+                address: claim.address,
+                session_id,
+                elected_at_ms: claim.elected_at_ms,
+            }
         });
         let before = self.snapshot();
         if before.leader != leader {
             let name = leader.as_ref().map(|leader| leader.node_id.clone());
-            self.events.tell(Event::LeaderChanged(name));
+            self.events.emit(Event::LeaderChanged(name));
         }
-        let in_touch = state.is_some();
-        if before.leader != leader || before.in_touch != in_touch {
+        let is_connected = state.is_some();
+        if before.leader != leader || before.is_connected != is_connected {
             self.update(|snapshot| {
                 snapshot.leader = leader;
-                snapshot.in_touch = in_touch;
+                snapshot.is_connected = is_connected;
             });
         }
     }
 
-    /// Leads whenever it can, for ever.
+    /// Tries to become the leader whenever there is none, and leads while it is.
     pub(super) async fn campaign(&self) -> Infallible {
         let mut changes = self.changes();
         loop {
             let is_wanted = |snapshot: &Arc<Snapshot>| {
-                snapshot.in_touch && snapshot.leader.is_none() && self.may_lead(snapshot)
+                snapshot.is_connected && snapshot.leader.is_none() && self.may_lead(snapshot)
             };
             let _ = changes.wait_for(is_wanted).await;
-            let claim = Claim {
+            if self.snapshot().hides_instances.is_none()
+                && let Some(hidden) = self.hidden_instances().await
+            {
+                tracing::warn!(node = self.options.node_id, %hidden, "cannot stand for leader");
+                self.client.clock().sleep(REFUSED_PAUSE).await;
+                continue;
+            }
+            let claim = LeaderRecord {
                 node_id: self.options.node_id.clone(),
                 address: self.options.node_address.clone(),
-                elected_at_ms: membership::unix_ms(self.options.epoch, self.now()),
+                elected_at_ms: node::unix_ms(self.options.epoch, self.now()),
             };
             let value = serde_json::to_vec(&claim).unwrap_or_default();
             let wait = Wait::For(self.options.profile.takeover());
@@ -72,37 +82,41 @@ impl Cluster {
                 Ok(lease) => self.lead(&lease).await,
                 Err(error) if error.kind() == Kind::Timeout => {}
                 Err(error) => {
-                    tracing::warn!(node = self.options.node_id, %error, "no candidate");
-                    self.client.clock().sleep(PAUSE).await;
+                    tracing::warn!(node = self.options.node_id, %error, "cannot stand for leader");
+                    let is_refused = self.note_refusal(&error);
+                    let pause = if is_refused { REFUSED_PAUSE } else { PAUSE };
+                    self.client.clock().sleep(pause).await;
                 }
             }
         }
     }
 
+    /// A leader that does not see all nodes would take the shards of the others.
     fn may_lead(&self, snapshot: &Snapshot) -> bool {
         let me = snapshot.nodes.get(&self.options.node_id);
-        me.is_some_and(|me| self.is_me(&me.record) && me.record.mode == Mode::Active)
+        let sees_all = !snapshot.hides_keys && snapshot.hides_instances != Some(true);
+        sees_all && me.is_some_and(|me| self.is_me(&me.record) && me.record.mode == Mode::Active)
     }
 
-    /// Leads until the leadership is lost or given up.
+    /// Acts as the leader until the leadership is lost or handed over.
     async fn lead(&self, lease: &Arc<Lease>) {
         *lock(&self.lease) = Some(Arc::clone(lease));
-        tracing::info!(node = self.options.node_id, token = lease.token(), "leads");
+        tracing::info!(node = self.options.node_id, token = lease.token(), "became the leader");
         let mut hand_overs = self.hand_overs.subscribe();
         let mut changes = self.changes();
         let has_stepped_down = tokio::select! {
             biased;
             _ = lease.keep() => false,
-            never = self.relay(lease) => match never {},
+            never = self.relay_events(lease) => match never {},
             _ = hand_overs.changed() => true,
             _ = changes.wait_for(|snapshot| !self.may_lead(snapshot)) => true,
-            never = leader::work(self, lease) => match never {},
+            never = leader::run(self, lease) => match never {},
         };
         if has_stepped_down {
             if let Err(error) = lease.release().await {
-                tracing::info!(%error, "the leadership ends with its session");
+                tracing::info!(%error, "the leader's lock was not released; it ends with its session");
             }
-            // Another shall have it, if there is one.
+            // Lets another node become the leader, if there is one.
             let end = self.now() + self.options.profile.takeover();
             *lock(&self.lease) = None;
             let has_other = |snapshot: &Arc<Snapshot>| {
@@ -110,6 +124,7 @@ impl Cluster {
                 leader.is_some_and(|leader| leader.session_id != lease.session())
             };
             tokio::select! {
+                biased;
                 _ = changes.wait_for(has_other) => {}
                 () = self.sleep_until(end) => {}
             }
@@ -117,12 +132,12 @@ impl Cluster {
         *lock(&self.lease) = None;
     }
 
-    /// Tells when the leadership is in doubt.
-    async fn relay(&self, lease: &Lease) -> Infallible {
+    /// Emits the events of the lease as events of the cluster.
+    async fn relay_events(&self, lease: &Lease) -> Infallible {
         loop {
             match lease.next_event().await {
-                Some(coordination::Event::Suspended) => self.events.tell(Event::Suspended),
-                Some(coordination::Event::Resumed) => self.events.tell(Event::Resumed),
+                Some(coordination::Event::Suspended) => self.events.emit(Event::Suspended),
+                Some(coordination::Event::Resumed) => self.events.emit(Event::Resumed),
                 Some(coordination::Event::Lost(_)) | None => std::future::pending().await,
             }
         }

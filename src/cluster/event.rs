@@ -1,50 +1,50 @@
-//! What happens to a cluster, for the program that asks.
+//! The events of a cluster, queued for the program.
 
 use crate::sync::lock;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use tokio::sync::Notify;
 
-/// How many events wait for a program that does not take them; then the oldest are forgotten.
-const MOST_WAITING: usize = 1024;
+/// The most events in the queue; beyond that the oldest are dropped.
+const MAX_WAITING: usize = 1024;
 
-/// What happens to a cluster.
+/// A change in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Another node leads, or none.
+    /// Another node has become the leader; `None`: there is no leader.
     LeaderChanged(Option<String>),
-    /// A node is there that was not.
+    /// This node has become live.
     NodeJoined(String),
-    /// A node is gone: it was stopped, or it is down.
+    /// This node has left or is down.
     NodeLeft(String),
-    /// There is a shard map of this epoch.
+    /// The shard map of this epoch is in force.
     ShardsChanged(u64),
-    /// This node leads and may do nothing as the leader: Consul gives no proof of it.
+    /// This node holds the leadership but must not act on it: it has no recent proof from Consul.
     Suspended,
-    /// It may again: it led all the while.
+    /// The proof is back: this node was the leader all the time and may act again.
     Resumed,
-    /// The shard map stays as it is, because these members are gone at once; none: it moves again.
+    /// The shard map is frozen because these members vanished at once; empty: it is thawed.
     Frozen(Vec<String>),
-    /// This node takes part no more, for this reason. Nothing follows.
+    /// This node has stopped for this reason. It is the last event.
     Stopped(String),
 }
 
-/// Events that nobody has taken yet.
+/// The queue of events that the program has not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Events {
     waiting: Mutex<VecDeque<Event>>,
-    happened: Notify,
+    added: Notify,
 }
 
 impl Events {
-    pub fn tell(&self, event: Event) {
+    pub fn emit(&self, event: Event) {
         let mut waiting = lock(&self.waiting);
-        if waiting.len() == MOST_WAITING {
+        if waiting.len() == MAX_WAITING {
             waiting.pop_front();
         }
         waiting.push_back(event);
         drop(waiting);
-        self.happened.notify_waiters();
+        self.added.notify_waiters();
     }
 
     pub fn poll(&self) -> Option<Event> {
@@ -53,11 +53,11 @@ impl Events {
 
     pub async fn next(&self) -> Event {
         loop {
-            let happened = self.happened.notified();
+            let added = self.added.notified();
             if let Some(event) = self.poll() {
                 return event;
             }
-            happened.await;
+            added.await;
         }
     }
 }

@@ -1,13 +1,16 @@
-//! Keys of a cluster: read so that the answer is true at some moment since the question, changed by
-//! check-and-set.
+//! Linearizable reads and check-and-set updates of the cluster's keys.
 
 use crate::client::Client;
 use crate::error::{Error, Kind};
-use crate::wire::kv;
+use crate::wire::api::kv;
 use crate::wire::request::Args;
 use crate::wire::value::Value;
+use std::ops::Range;
 
-/// A key's value and modify index; none when it does not exist.
+/// The random pause before an update that lost a race is tried again.
+pub(super) const CONFLICT_PAUSE_MS: Range<f64> = 5.0..25.0;
+
+/// A key's value and modify index; `None` if it does not exist.
 pub(super) async fn read(client: &Client, key: &str) -> Result<Option<(Vec<u8>, u64)>, Error> {
     let args = Args::new().arg(key).opt("consistent", true);
     let answer = client.call(&kv::GET, &args).await?;
@@ -19,10 +22,10 @@ pub(super) async fn read(client: &Client, key: &str) -> Result<Option<(Vec<u8>, 
     Ok(Some((value, entry.modify_index)))
 }
 
-/// Writes a key when it is still as it was; 0 for one that did not exist.
+/// Writes a key if its modify index is still `before`; 0: if it does not exist.
 ///
 /// # Errors
-/// [`Kind::Conflict`] when it is not; else those of the call.
+/// [`Kind::Conflict`] if the index has changed; otherwise those of the call.
 pub(super) async fn write(
     client: &Client,
     key: &str,
@@ -33,35 +36,36 @@ pub(super) async fn write(
     client.call(&kv::PUT, &args).await.map(|_| ())
 }
 
-/// What becomes of a key after a look at it.
-pub(super) enum Then {
+/// The change that [`update`] makes to a key.
+pub(super) enum Update {
     Keep,
     Put(Vec<u8>),
     Delete,
 }
 
-/// Looks at a key and changes it, again until nobody else has changed it in between.
+/// Reads a key, lets `decide` choose the change and applies it by check-and-set; repeats that while
+/// the key is changed in between.
 ///
 /// # Errors
-/// What `decide` refused; else those of the calls.
-pub(super) async fn change(
+/// The error of `decide`; otherwise those of the calls.
+pub(super) async fn update(
     client: &Client,
     key: &str,
-    mut decide: impl FnMut(Option<&[u8]>) -> Result<Then, Error>,
+    mut decide: impl FnMut(Option<&[u8]>) -> Result<Update, Error>,
 ) -> Result<(), Error> {
     loop {
         let found = read(client, key).await?;
         let (value, before) = found.map_or((None, 0), |(value, index)| (Some(value), index));
         let changed = match decide(value.as_deref())? {
-            Then::Keep => return Ok(()),
-            Then::Put(value) => write(client, key, value, before).await,
-            Then::Delete => {
+            Update::Keep => return Ok(()),
+            Update::Put(value) => write(client, key, value, before).await,
+            Update::Delete => {
                 let args = Args::new().arg(key).opt("cas", before);
                 client.call(&kv::DELETE, &args).await.map(|_| ())
             }
         };
         match changed {
-            Err(error) if error.kind() == Kind::Conflict => {}
+            Err(error) if error.kind() == Kind::Conflict => client.pause(CONFLICT_PAUSE_MS).await,
             changed => return changed,
         }
     }

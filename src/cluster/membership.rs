@@ -1,170 +1,57 @@
-//! Members: the key that each node writes of itself, and which of the nodes live.
+//! Membership: maintains the node's own key, and learns which nodes are live.
 //!
-//! A key is written when a node starts, stops or changes. That a node lives is what the TTL check of
-//! its service says, which costs no Raft write.
+//! A key is written when a node starts, stops or changes. Liveness comes from the TTL check of the
+//! node's service, which costs no Raft write.
 
-use super::keys::{self, Then};
+use super::keys::{self, Update};
+use super::node::{Mode, Node, Record, unix_ms};
 use super::options::Options;
 use super::snapshot::Snapshot;
 use super::{Cluster, Event, PAUSE};
 use crate::client::Client;
 use crate::client::coordination::Service;
 use crate::client::watch::State;
-use crate::clock::Instant;
 use crate::error::{Error, Kind};
 use crate::sync::lock;
-use crate::wire::health;
+use crate::wire::api::health;
 use crate::wire::request::Args;
 use crate::wire::value::Value;
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a node says of itself, in its key.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    /// The node's name.
-    pub id: String,
-    /// Where it is found.
-    pub address: String,
-    /// Where its data plane listens; empty: it has none.
-    #[serde(default)]
-    pub data_address: String,
-    /// Its zone.
-    #[serde(default)]
-    pub zone: String,
-    /// Its share of the shards.
-    pub weight: f64,
-    /// What else the others shall know.
-    #[serde(default)]
-    pub meta: BTreeMap<String, String>,
-    /// Whether it takes part.
-    #[serde(default)]
-    pub mode: Mode,
-    /// When it started, in milliseconds of Unix time by its own clock.
-    pub started_ms: u64,
-    /// Tells this start apart from any other.
-    pub incarnation: String,
-    /// The epoch of the shard map that it had when this was written; 0: none.
-    #[serde(default)]
-    pub map_epoch: u64,
-    /// The shards whose data it has got, each with the epoch since which it was to; none when it does
-    /// not hand data over.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ready: Option<Vec<(usize, u64)>>,
-}
+/// How long nodes that Consul has lost stay as they were: after an outage, a wipe or the restoration of
+/// a snapshot they are not listed until they have written their keys and registered again. Longer than
+/// the pauses of two watches.
+const LOSS_GRACE: Duration = Duration::from_secs(10);
 
-/// Whether a node takes part.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// It does.
-    #[default]
-    Active,
-    /// Its shards go to others, and it does not lead.
-    Draining,
-    /// It keeps its shards, nothing is routed to it, and it does not lead.
-    Maintenance,
-}
-
-impl Mode {
-    /// Its name in the key.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Active => "active",
-            Mode::Draining => "draining",
-            Mode::Maintenance => "maintenance",
-        }
-    }
-}
-
-/// A node as another one knows it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Node {
-    /// Its key's document.
-    pub record: Arc<Record>,
-    /// The modify index of its key.
-    pub modify_index: u64,
-    /// Whether its check is not critical.
-    pub is_live: bool,
-    /// Since when this node has seen it down.
-    pub down_since: Option<Instant>,
-    /// When it was seen to turn from live to down, unless an operator has accepted that.
-    pub vanished: Option<Instant>,
-}
-
-impl Node {
-    /// Whether requests may go to it.
-    pub fn is_available(&self) -> bool {
-        self.is_live && self.record.mode != Mode::Maintenance
-    }
-
-    /// `up`, `down`, `draining` or `maintenance`.
-    pub fn status(&self) -> &'static str {
-        match (self.is_live, self.record.mode) {
-            (false, _) => "down",
-            (true, Mode::Active) => "up",
-            (true, mode) => mode.name(),
-        }
-    }
-}
-
-impl Record {
-    /// What this node says when it starts.
-    pub fn new(options: &Options, incarnation: &str, now: Instant) -> Self {
-        Record {
-            id: options.node_id.clone(),
-            address: options.node_address.clone(),
-            data_address: String::new(),
-            zone: options.zone.clone(),
-            weight: options.weight,
-            meta: options.meta.clone(),
-            mode: Mode::Active,
-            started_ms: unix_ms(options.epoch, now),
-            incarnation: incarnation.to_owned(),
-            map_epoch: 0,
-            ready: options.hand_off.then(Vec::new),
-        }
-    }
-
-    /// The document of a key; none when it is nobody's of ours.
-    fn parse(id: &str, bytes: &[u8]) -> Option<Self> {
-        let record: Record = serde_json::from_slice(bytes).ok()?;
-        (record.id == id && record.weight.is_finite() && record.weight >= 0.0).then_some(record)
-    }
-
-    /// The document.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-}
-
-/// A time in milliseconds since the beginning of 1970.
-pub(super) fn unix_ms(epoch: Duration, now: Instant) -> u64 {
-    u64::try_from((epoch + now.since_origin()).as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The service of a node.
+/// The service that registers a node in Consul.
 pub(super) fn service(options: &Options, record: &Record) -> Service {
     let meta = vec![("incarnation".to_owned(), record.incarnation.as_str().into())];
     let mut members = vec![("Meta".to_owned(), Value::Map(meta))];
-    // Consul takes a host and a port; what is no such pair is in the record alone.
+    // Consul takes a host and a port; an address of another form is only in the record.
     if let Some((host, port)) = options.node_address.rsplit_once(':')
         && let Ok(port) = port.parse::<u16>()
     {
         members.push(("Address".to_owned(), host.into()));
         members.push(("Port".to_owned(), u64::from(port).into()));
     }
-    let name = options.service();
-    let id = format!("{name}-{}", options.node_id);
-    Service { name, id, members }
+    Service { name: options.service(), id: options.service_id(), members }
 }
 
-/// Records by the nodes' names, with the modify indexes of their keys.
+/// Records by node name, each with the modify index of its key.
 type Records = BTreeMap<String, (Arc<Record>, u64)>;
 
-/// The records under the nodes' prefix. What else is there is no node's and left alone.
+/// The nodes in the last answers of Consul.
+#[derive(Debug, Default)]
+pub(super) struct Reported {
+    records: Records,
+    /// Whether each registered incarnation is live; `None` before the first answer.
+    instances: Option<BTreeMap<String, bool>>,
+}
+
+/// The records under the nodes' prefix. Keys of other programs are ignored.
 fn records(options: &Options, entries: &Value) -> Records {
     let mut records = BTreeMap::new();
     for entry in entries.items() {
@@ -176,27 +63,44 @@ fn records(options: &Options, entries: &Value) -> Records {
             _ => None,
         };
         match record {
-            Some(record) => _ = records.insert(id.to_owned(), (Arc::new(record), index)),
+            Some(record) => {
+                if let Some(mode) = &record.unknown_mode {
+                    let modes = Mode::ALL.map(Mode::name).join(", ");
+                    tracing::warn!(
+                        key,
+                        mode,
+                        "the mode in a node's key is unknown and read as active; the modes are: {modes}"
+                    );
+                }
+                records.insert(id.to_owned(), (Arc::new(record), index));
+            }
             None => tracing::warn!(key, "not a node's key"),
         }
     }
     records
 }
 
-/// The incarnations whose checks are not critical.
-fn live(instances: &Value) -> BTreeSet<String> {
-    let status = |check: &Value| check.get("Status").and_then(Value::as_str) == Some("critical");
-    let is_live = |instance: &&Value| {
-        let checks = instance.get("Checks").map(Value::items).unwrap_or_default();
-        !checks.iter().any(status)
+/// The incarnations of the instances, each with whether it is live: it has no critical check.
+fn instances(entries: &Value) -> BTreeMap<String, bool> {
+    let is_critical =
+        |check: &Value| check.get("Status").and_then(Value::as_str) == Some("critical");
+    let is_live = |entry: &Value| {
+        let checks = entry.get("Checks").map(Value::items).unwrap_or_default();
+        !checks.iter().any(is_critical)
     };
-    let incarnation = |instance: &Value| {
-        Some(instance.get("Service")?.get("Meta")?.get("incarnation")?.as_str()?.to_owned())
+    let incarnation = |entry: &Value| {
+        Some(entry.get("Service")?.get("Meta")?.get("incarnation")?.as_str()?.to_owned())
     };
-    instances.items().iter().filter(is_live).filter_map(incarnation).collect()
+    let mut instances = BTreeMap::new();
+    for entry in entries.items() {
+        if let Some(incarnation) = incarnation(entry) {
+            *instances.entry(incarnation).or_default() |= is_live(entry);
+        }
+    }
+    instances
 }
 
-/// Reads a node's key, so that the answer is true at some moment since now.
+/// Reads a node's key and its modify index, with a linearizable read.
 async fn read(
     client: &Client,
     options: &Options,
@@ -211,12 +115,12 @@ async fn read(
 fn parse(options: &Options, id: &str, bytes: &[u8]) -> Result<Record, Error> {
     Record::parse(id, bytes).ok_or_else(|| {
         let key = options.node_key(id);
-        let why = format!("the key {key} exists and is not a node's: it is another program's data");
+        let why = format!("the key {key} holds another program's data, not a node's record");
         Error::new(Kind::Conflict, why).with_maybe_applied(false)
     })
 }
 
-/// Writes a node's key when it is still as it was; 0 for one that did not exist.
+/// Writes a node's key if its modify index is still `before`; 0: if it does not exist.
 async fn write(
     client: &Client,
     options: &Options,
@@ -226,78 +130,88 @@ async fn write(
     keys::write(client, &options.node_key(&record.id), record.to_bytes(), before).await
 }
 
-/// Takes this node's name, unless a live node has it. A node that died is live for Consul until its
-/// check has expired, and so long this waits.
+/// Claims the node's name unless another live node has it. A node that has died is live for Consul
+/// until its check expires, so this waits for that long.
 ///
 /// # Errors
 /// [`Kind::Conflict`], naming the address and the start of the node that has the name.
-pub(super) async fn claim(
+pub(super) async fn claim_name(
     client: &Client,
     options: &Options,
     record: &Record,
 ) -> Result<(), Error> {
     let clock = client.clock();
-    let patience = clock.now() + options.profile.check_ttl + options.profile.beat * 2;
+    let deadline = clock.now() + options.profile.check_ttl + options.profile.beat * 2;
     loop {
         let found = read(client, options, &record.id).await?;
         let before = found.as_ref().map_or(0, |(_, index)| *index);
         if let Some((other, _)) = found.filter(|(other, _)| other.incarnation != record.incarnation)
         {
             let args = Args::new().arg(options.service());
-            let instances = client.call(&health::SERVICE, &args).await?.value;
-            if live(&instances).contains(&other.incarnation) {
-                if clock.now() >= patience {
-                    return Err(taken(&other));
+            let instances = instances(&client.call(&health::SERVICE, &args).await?.value);
+            if instances.get(&other.incarnation) == Some(&true) {
+                if clock.now() >= deadline {
+                    return Err(name_taken(client, options, &other));
                 }
                 clock.sleep(options.profile.beat).await;
                 continue;
             }
         }
         match write(client, options, record, before).await {
-            Err(error) if error.kind() == Kind::Conflict => {}
+            Err(error) if error.kind() == Kind::Conflict => {
+                client.pause(keys::CONFLICT_PAUSE_MS).await;
+            }
             written => return written,
         }
     }
 }
 
-/// That another live node has the name.
-fn taken(other: &Record) -> Error {
+/// The error for a name that another live node has.
+fn name_taken(client: &Client, options: &Options, other: &Record) -> Error {
+    let age_s =
+        unix_ms(options.epoch, client.clock().now()).saturating_sub(other.started_ms) / 1000;
+    let address = if other.address.is_empty() { "an unknown address" } else { &other.address };
     let why = format!(
-        "node_id {:?} is taken: a node at {} has it, started at {} ms of Unix time",
-        other.id, other.address, other.started_ms
+        "node_id {:?} is taken: the node at {address} has it, started {age_s} s ago; \
+         give one of the two another node_id",
+        other.id
     );
     Error::new(Kind::Conflict, why).with_maybe_applied(false)
 }
 
 impl Cluster {
-    /// Changes how a node takes part, this one or another.
+    /// Sets the mode of a node, this one or another.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] when there is no such node; else those of the calls.
+    /// [`Kind::NotFound`] if there is no such node; otherwise those of the calls.
     pub async fn set_mode(&self, node_id: &str, mode: Mode) -> Result<(), Error> {
-        keys::change(&self.client, &self.options.node_key(node_id), |found| {
+        keys::update(&self.client, &self.options.node_key(node_id), |found| {
             let Some(bytes) = found else {
                 return Err(Error::new(Kind::NotFound, format!("there is no node {node_id:?}")));
             };
             let record = parse(&self.options, node_id, bytes)?;
-            Ok(Then::Put(Record { mode, ..record }.to_bytes()))
+            Ok(Update::Put(Record { mode, ..record }.to_bytes()))
         })
         .await
     }
 
-    /// Says that this node has the data of these shards, which are available on it from the next map.
-    /// Those that it has no need to get are passed over.
+    /// Reports that this node has the data of these shards; they become available on it with the next
+    /// map. Shards that are not initializing on it are ignored.
     ///
     /// # Errors
-    /// Those of the calls. Consul hears of it later all the same.
+    /// Those of the calls. The report is then repeated in the background.
     pub async fn shards_ready(&self, shards: &[usize]) -> Result<(), Error> {
+        if self.options.observer {
+            let why = "an observer has no shards";
+            return Err(Error::new(Kind::Unsupported, why).not_sent());
+        }
         let snapshot = self.snapshot();
         if let Some(ready) = &mut lock(&self.record).ready {
             let waiting = self.initializing(&snapshot);
             let is_ready = |it: &(usize, u64)| ready.contains(it) || shards.contains(&it.0);
             *ready = waiting.into_iter().filter(is_ready).collect();
         }
-        self.look_after_record().await
+        self.reconcile_record().await
     }
 
     fn initializing(&self, snapshot: &Snapshot) -> Vec<(usize, u64)> {
@@ -305,7 +219,7 @@ impl Cluster {
         map.map_or_else(Vec::new, |map| map.initializing(&self.options.node_id))
     }
 
-    /// Takes back what this node has said of shards that no map waits for any more.
+    /// Removes the reports about shards that are not initializing any more.
     fn forget_ready(&self, snapshot: &Snapshot) {
         if let Some(ready) = lock(&self.record).ready.as_mut().filter(|ready| !ready.is_empty()) {
             let waiting = self.initializing(snapshot);
@@ -313,49 +227,60 @@ impl Cluster {
         }
     }
 
-    /// Keeps this node's key as it should be, until another node has taken the name.
-    pub(super) async fn keep_record(&self) -> Error {
+    /// Keeps the node's key equal to its record. Returns when another node has taken the name.
+    pub(super) async fn maintain_record(&self) -> Error {
         let mut changes = self.changes();
         loop {
-            let looked = self.now();
-            match self.look_after_record().await {
+            let checked = self.now();
+            match self.reconcile_record().await {
                 Ok(()) => {}
                 Err(error) if error.kind() == Kind::Conflict => return error,
-                Err(error) => tracing::info!(%error, "the node's key was not looked at"),
+                Err(error) => tracing::info!(%error, "the node's key could not be checked"),
             }
-            self.sleep_until(looked + PAUSE).await;
+            self.sleep_until(checked + PAUSE).await;
             let is_wrong = |snapshot: &Arc<Snapshot>| {
                 self.forget_ready(snapshot);
                 let seen = snapshot.nodes.get(&self.options.node_id);
                 seen.is_none_or(|seen| *seen.record != *lock(&self.record))
             };
             tokio::select! {
+                biased;
                 _ = changes.wait_for(is_wrong) => {}
-                () = self.sleep_until(looked + self.options.heartbeat_interval) => {
-                    self.look_after_service();
+                () = self.own_key_lost.notified() => {}
+                () = self.sleep_until(checked + self.options.heartbeat_interval) => {
+                    self.check_service();
                 }
             }
         }
     }
 
-    /// Has the service registered again when this node is not seen to live: an agent that was set back
-    /// to an old state has the service of an incarnation before.
-    fn look_after_service(&self) {
-        let snapshot = self.snapshot();
-        let me = snapshot.nodes.get(&self.options.node_id);
-        if snapshot.in_touch && me.is_some_and(|me| self.is_me(&me.record) && !me.is_live) {
-            self.presence.doubt();
+    /// Registers the service again if Consul does not report this node as live: an agent or servers that
+    /// were restored from a backup may have the service of a previous incarnation.
+    fn check_service(&self) {
+        let is_connected = self.snapshot().is_connected;
+        let reported = lock(&self.reported);
+        let is_live = |instances: &BTreeMap<_, _>| instances.get(&self.incarnation) == Some(&true);
+        if is_connected && reported.instances.as_ref().is_some_and(|it| !is_live(it)) {
+            self.presence.register_again();
         }
     }
 
-    async fn look_after_record(&self) -> Result<(), Error> {
+    /// Reads the node's key, and writes it if it differs from the record.
+    async fn reconcile_record(&self) -> Result<(), Error> {
         let id = &self.options.node_id;
         let found = read(&self.client, &self.options, id).await?;
         let mine = lock(&self.record).clone();
         let index = match found {
-            Some((other, _)) if !self.is_me(&other) => return Err(taken(&other)),
+            // Of an earlier start: Consul was restored from a backup.
+            Some((other, index)) if !self.is_me(&other) && other.started_ms < mine.started_ms => {
+                self.hold_off();
+                index
+            }
+            Some((other, _)) if !self.is_me(&other) => {
+                return Err(name_taken(&self.client, &self.options, &other));
+            }
             Some((record, index)) => {
-                // Others may change how this node takes part, and nothing else.
+                // Other nodes may change only the mode.
                 lock(&self.record).mode = record.mode;
                 let mine = Record { mode: record.mode, ..mine.clone() };
                 if record == mine {
@@ -365,67 +290,126 @@ impl Cluster {
             }
             None => {
                 tracing::warn!(node = id, "the node's key is gone; it is written again");
-                self.unsettle();
+                self.hold_off();
                 0
             }
         };
-        let map_epoch = self.snapshot().map.as_ref().map_or(0, |map| map.epoch());
+        let map_epoch = self.epoch();
         let mine = {
             let mut record = lock(&self.record);
             record.map_epoch = map_epoch;
             record.clone()
         };
         match write(&self.client, &self.options, &mine, index).await {
-            // Somebody was faster; it is looked at again.
+            // The key was changed in between; the caller's loop checks it again.
             Err(error) if error.kind() == Kind::Conflict => Ok(()),
             written => written,
         }
     }
 
-    /// Takes this node's key away; false when the key is another node's.
+    /// Removes this node's key; false if the key belongs to another node.
     pub(super) async fn remove_record(&self) -> Result<bool, Error> {
         let id = &self.options.node_id;
         let mut is_ours = true;
-        keys::change(&self.client, &self.options.node_key(id), |found| {
-            let Some(bytes) = found else { return Ok(Then::Keep) };
+        keys::update(&self.client, &self.options.node_key(id), |found| {
+            let Some(bytes) = found else { return Ok(Update::Keep) };
             is_ours = self.is_me(&parse(&self.options, id, bytes)?);
-            Ok(if is_ours { Then::Delete } else { Then::Keep })
+            Ok(if is_ours { Update::Delete } else { Update::Keep })
         })
         .await?;
         Ok(is_ours)
     }
 
-    /// Takes the nodes' keys.
-    pub(super) fn take_records(&self, state: &State) {
-        self.take_members(|_| records(&self.options, &state.answer.value));
+    /// Applies a new list of the nodes' keys.
+    pub(super) fn apply_records(&self, state: &State) {
+        let hides = state.answer.meta.filtered_by_acl == Some(true);
+        if self.snapshot().hides_keys != hides {
+            self.update(|snapshot| snapshot.hides_keys = hides);
+        }
+        self.keep_nodes_after_loss(state);
+        let records = records(&self.options, &state.answer.value);
+        let own = records.get(&self.options.node_id);
+        if own.is_none_or(|(record, _)| **record != *lock(&self.record)) {
+            self.own_key_lost.notify_one();
+        }
+        lock(&self.reported).records = records;
+        self.apply_members();
     }
 
-    /// Takes the nodes' checks.
-    pub(super) fn take_liveness(&self, state: &State) {
-        *lock(&self.live) = Some(live(&state.answer.value));
-        self.take_members(|nodes| {
-            let same = |node: &Node| (Arc::clone(&node.record), node.modify_index);
-            nodes.iter().map(|(id, node)| (id.clone(), same(node))).collect()
-        });
+    /// Applies a new list of the nodes' services and checks.
+    pub(super) fn apply_health(&self, state: &State) {
+        let meta = &state.answer.meta;
+        let is_told = !meta.is_streamed() || meta.default_acl_policy != Some("deny");
+        let hides = is_told.then(|| meta.filtered_by_acl == Some(true));
+        if self.snapshot().hides_instances != hides {
+            self.update(|snapshot| snapshot.hides_instances = hides);
+        }
+        self.keep_nodes_after_loss(state);
+        let instances = instances(&state.answer.value);
+        let is_listed = |instances: &BTreeMap<_, _>| instances.contains_key(&self.incarnation);
+        let is_lost = !is_listed(&instances);
+        let before = lock(&self.reported).instances.replace(instances);
+        if is_lost && before.is_some_and(|before| is_listed(&before)) {
+            self.presence.register_again();
+        }
+        self.apply_members();
     }
 
-    /// Takes what is known of the members now, and tells who came and who went.
-    fn take_members(&self, records: impl FnOnce(&BTreeMap<String, Node>) -> Records) {
+    /// Keeps the nodes that Consul has lost for [`LOSS_GRACE`]. Further losses do not extend that.
+    fn keep_nodes_after_loss(&self, state: &State) {
         let now = self.now();
-        let live = lock(&self.live).clone();
+        if state.is_resynchronised && now >= *self.kept_until.borrow() {
+            self.kept_until.send_replace(now + LOSS_GRACE);
+        }
+    }
+
+    /// Drops the nodes that were kept after a loss and have not registered again.
+    pub(super) async fn drop_lost_nodes(&self) -> Infallible {
+        let mut kept_until = self.kept_until.subscribe();
+        loop {
+            // The sender lives as long as `self`.
+            let _ = kept_until.changed().await;
+            let until = *kept_until.borrow_and_update();
+            self.sleep_until(until).await;
+            self.apply_members();
+        }
+    }
+
+    /// Combines records and liveness into the members of the snapshot, and emits the events of nodes
+    /// that joined or left.
+    fn apply_members(&self) {
+        let now = self.now();
         let before = self.snapshot();
-        let records = records(&before.nodes);
-        // Until Consul has said who lives, nobody is known to.
-        let Some(live) = live else {
+        let reported = lock(&self.reported);
+        let mut records = reported.records.clone();
+        // Until Consul has reported the live nodes, none counts as live.
+        let Some(instances) = &reported.instances else {
             let unknown = |(id, (record, modify_index))| {
                 let down_since = Some(now);
-                (id, Node { record, modify_index, is_live: false, down_since, vanished: None })
+                (id, Node { record, modify_index, is_live: false, down_since, vanished_at: None })
             };
             let nodes = records.into_iter().map(unknown).collect();
             return self.update(|snapshot| snapshot.nodes = nodes);
         };
+        let mut kept = BTreeMap::new();
+        if now < *self.kept_until.borrow() {
+            kept.extend(before.nodes.iter().filter(|(_, node)| node.is_live));
+        }
+        for (id, node) in &kept {
+            let is_newer =
+                |(record, _): &(Arc<Record>, u64)| record.started_ms >= node.record.started_ms;
+            if !records.get(*id).is_some_and(is_newer) {
+                records.insert((*id).clone(), (Arc::clone(&node.record), node.modify_index));
+            }
+        }
         let as_seen = |(id, (record, modify_index)): (String, (Arc<Record>, u64))| {
-            let is_live = live.contains(&record.incarnation);
+            let is_live = match instances.get(&record.incarnation) {
+                Some(is_live) => *is_live,
+                None => {
+                    let kept = kept.get(&id);
+                    kept.is_some_and(|node| node.record.incarnation == record.incarnation)
+                }
+            };
             let old = before.nodes.get(&id);
             let was_live = old.is_some_and(|old| old.is_live);
             let down_since = match old.and_then(|old| old.down_since) {
@@ -433,14 +417,15 @@ impl Cluster {
                 Some(since) => Some(since),
                 None => Some(now),
             };
-            let vanished = match old.and_then(|old| old.vanished) {
+            let vanished_at = match old.and_then(|old| old.vanished_at) {
                 _ if is_live => None,
                 None if was_live => Some(now),
                 since => since,
             };
-            (id, Node { record, modify_index, is_live, down_since, vanished })
+            (id, Node { record, modify_index, is_live, down_since, vanished_at })
         };
         let nodes: BTreeMap<String, Node> = records.into_iter().map(as_seen).collect();
+        drop(reported);
         if nodes == before.nodes {
             return;
         }
@@ -453,7 +438,7 @@ impl Cluster {
         let left = left.filter(|id| live_in(&before.nodes, id) && !live_in(&nodes, id));
         let left: Vec<String> = left.cloned().collect();
         self.update(|snapshot| snapshot.nodes = nodes);
-        joined.into_iter().for_each(|id| self.events.tell(Event::NodeJoined(id)));
-        left.into_iter().for_each(|id| self.events.tell(Event::NodeLeft(id)));
+        joined.into_iter().for_each(|id| self.events.emit(Event::NodeJoined(id)));
+        left.into_iter().for_each(|id| self.events.emit(Event::NodeLeft(id)));
     }
 }

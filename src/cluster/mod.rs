@@ -1,65 +1,104 @@
-//! Many processes that share work: who is there, who leads, and who has which part of it.
+//! Clusters of processes that share work: membership, leader election and the shard map.
 //!
-//! Each process is a [`Cluster`] and runs it. What they know of each other is in Consul: a key that
-//! each node writes of itself, a service whose TTL check says that it lives, the lock on the leader's
-//! key, and the shard map, which the leader alone changes.
+//! Each process runs a [`Cluster`]. The shared state is in Consul: a key for each node, written by that
+//! node, a service whose TTL check shows that the node is alive, the lock on the leader's key, and the
+//! shard map, which only the leader changes.
+//!
+//! ```
+//! # use std::sync::Arc;
+//! use consul_ffi::cluster::{Cluster, Options};
+//! use consul_ffi::config::{Config, Simulate};
+//! use consul_ffi::connect::connect;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let config = Config { simulate: Simulate::Named("cluster".to_owned()), ..Config::default() };
+//! let (client, waiting) = (Arc::new(connect(&config)?), Arc::new(connect(&config)?));
+//! let cluster = Cluster::new(client, waiting, Options::new("n1", "10.0.0.1:9000"))?;
+//! let work = async {
+//!     cluster.started().await?;
+//!     let snapshot = cluster.snapshot();
+//!     let node = snapshot.node_for(b"user:1").expect("a live node");
+//!     assert_eq!(node.record.id, "n1");
+//!     Ok(())
+//! };
+//! tokio::select! {
+//!     why = cluster.run() => Err(why),
+//!     done = work => done,
+//! }?;
+//! cluster.leave().await?;
+//! # Ok(()) }) }
+//! ```
 
 pub mod data_plane;
 mod election;
 mod event;
 mod keys;
 mod leader;
-pub mod membership;
+mod membership;
+mod node;
 pub mod options;
-mod primaries;
-mod publication;
-pub mod rebalancer;
+pub mod placement;
+pub mod replication;
 pub mod shard_map;
-mod shares;
 pub mod snapshot;
+mod start;
+pub mod stores;
 
 pub use event::Event;
+pub use node::{Mode, Node, Record};
 pub use options::Options;
 pub use snapshot::{Leader, Snapshot};
 
 use crate::client::Client;
-use crate::client::coordination::{self, Lease, Presence};
+#[cfg(feature = "sabotage")]
+use crate::client::coordination::Rules;
+use crate::client::coordination::{Lease, Presence};
 use crate::client::watch::{State, WatchOptions, states};
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
 use crate::sync::lock;
+use crate::wire::api::{health, kv};
 use crate::wire::request::Args;
 use crate::wire::table::Endpoint;
-use crate::wire::{health, kv};
 use event::Events;
 use futures_util::stream::StreamExt;
-use keys::Then;
-use membership::{Mode, Record};
+use keys::Update;
+use membership::Reported;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-/// How long after Consul has lost data, or was away, the map is left alone, so that whoever has a
-/// newer one can put it back: longer than a watch pauses after failures, and longer than its query
-/// waits that came after the loss with an index from before it.
-const SETTLING: Duration = Duration::from_secs(6);
+/// How long the leader leaves the map unchanged after Consul has lost data or was unreachable, so that
+/// a node with a newer map can restore it. Longer than the pause of a watch after failures, and longer
+/// than a blocking query waits that was sent after the loss with an index from before it.
+const MAP_HOLD_OFF: Duration = Duration::from_secs(6);
 
-/// The pause after something has failed that may pass.
+/// The least step of a map's version, and half of the largest, when Consul has or may have lost maps: more
+/// than the number of maps that can have been lost.
+const VERSION_GAP: u64 = 1000;
+
+/// The pause before an operation is retried after a transient failure.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The longest that a query for something small waits, before Consul adds up to a sixteenth: so soon
-/// a connection that is dead without a word is found out.
+/// The pause before this node stands for leader again after a refusal.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often the same reason for not having joined yet is logged.
+const REMINDER: Duration = Duration::from_secs(60);
+
+/// The longest wait of a blocking query for a single key; Consul adds up to a sixteenth. It limits how
+/// long a silently dead connection goes unnoticed.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// The longest that a query for a list of all nodes waits, and how long after each the next is made, for
-/// every node in it. The lists of many nodes, asked for by each of them, are much to send.
+/// The longest wait of a blocking query for a list of all nodes, and the pause before the next one for
+/// each node in the list. In a large cluster every node reads a large list, which is much traffic.
 const LIST_WAIT: Duration = Duration::from_secs(20);
 const LIST_PAUSE: Duration = Duration::from_micros(500);
 
-/// A node of a cluster.
+/// This process's node in a cluster.
 #[derive(Debug)]
 pub struct Cluster {
     options: Options,
@@ -67,38 +106,47 @@ pub struct Cluster {
     waiting: Arc<Client>,
     presence: Arc<Presence>,
     incarnation: String,
-    /// What this node says of itself.
+    /// The intended content of this node's key.
     record: Mutex<Record>,
     snapshot: watch::Sender<Arc<Snapshot>>,
-    /// The incarnations that live, as Consul said last.
-    live: Mutex<Option<BTreeSet<String>>>,
+    /// The nodes' keys and services in the last answers of Consul.
+    reported: Mutex<Reported>,
+    /// Until this time, nodes that Consul has lost stay as they were.
+    kept_until: watch::Sender<Instant>,
+    /// Signals that Consul's list of keys lacks this node's record.
+    own_key_lost: Notify,
     lease: Mutex<Option<Arc<Lease>>>,
-    unsettled_until: Mutex<Instant>,
-    /// How many times the leadership was asked to be handed over.
+    /// The highest pair of a map's epoch and a leader's fencing token that this node has seen.
+    newest_leadership: Mutex<(u64, u64)>,
+    /// The leader does not change the map before this time.
+    hold_off_until: Mutex<Instant>,
+    /// The number of requested hand-overs of the leadership.
     hand_overs: watch::Sender<u64>,
+    /// The last refusal.
+    refusal: watch::Sender<Option<Error>>,
     events: Events,
 }
 
-/// What all nodes of a cluster must agree on.
+/// The configuration that must be the same on all nodes of a cluster, as the config key stores it.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Agreement {
+struct SharedConfig {
     shards: usize,
     replicas: usize,
 }
 
 impl Cluster {
-    /// A node that takes part as long as [`Cluster::run`] runs. Queries that wait go through
-    /// `waiting`, which has connections of its own.
+    /// A node that takes part as long as [`Cluster::run`] runs, or an observer. Blocking queries go through `waiting`,
+    /// which has its own connections.
     ///
     /// # Errors
-    /// [`Kind::Config`], when the options do not fit together.
+    /// [`Kind::Config`] if the options contradict each other.
     pub fn new(
         client: Arc<Client>,
         waiting: Arc<Client>,
         options: Options,
     ) -> Result<Arc<Self>, Error> {
         options.check()?;
-        let incarnation = format!("{:016x}", client.random());
+        let incarnation = format!("{:016x}", client.random_u64());
         let record = Record::new(&options, &incarnation, client.clock().now());
         let service = membership::service(&options, &record);
         let presence = Presence::new(
@@ -115,60 +163,67 @@ impl Cluster {
             incarnation,
             record: Mutex::new(record),
             snapshot: watch::Sender::default(),
-            live: Mutex::default(),
+            reported: Mutex::default(),
+            kept_until: watch::Sender::default(),
+            own_key_lost: Notify::new(),
             lease: Mutex::default(),
-            unsettled_until: Mutex::default(),
+            newest_leadership: Mutex::default(),
+            hold_off_until: Mutex::default(),
             hand_overs: watch::Sender::default(),
+            refusal: watch::Sender::default(),
             events: Events::default(),
         }))
     }
 
-    /// The same node without some of the rules that make clusters safe.
+    /// The same node with some safety rules disabled, for tests which show that each rule is needed.
     #[cfg(feature = "sabotage")]
-    pub fn with_rules(self: Arc<Self>, rules: coordination::Rules) -> Arc<Self> {
+    pub fn with_rules(self: Arc<Self>, rules: Rules) -> Arc<Self> {
         let mut cluster = Arc::into_inner(self).expect("a node that does not run");
         cluster.presence = cluster.presence.with_rules(rules);
         Arc::new(cluster)
     }
 
-    /// The options that it was made with.
+    /// The options given to [`Cluster::new`].
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    /// What is known now; asks nobody.
+    /// The current state of the cluster as this node knows it. Makes no request.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.borrow())
     }
 
-    /// Whether this node leads and may act as the leader; asks nobody.
+    /// Whether this node is the leader and its lease is valid. Makes no request.
     pub fn is_leader(&self) -> bool {
         lock(&self.lease).as_ref().is_some_and(|lease| lease.is_held())
     }
 
-    /// The leadership, while this node has it: its fencing token, and writes that Consul makes only
-    /// for the leader.
+    /// The lease of the leadership while this node is the leader: it has the fencing token, and makes
+    /// writes that Consul accepts only from the leader.
     pub fn lease(&self) -> Option<Arc<Lease>> {
         lock(&self.lease).clone()
     }
 
-    /// Has this node's key say where its data plane listens.
+    /// Publishes the address of the data plane in this node's key.
     fn advertise(&self, data_address: String) {
         lock(&self.record).data_address = data_address;
     }
 
-    /// Has this node's check warn of something, or of nothing any more.
-    fn warn(&self, why: Option<String>) {
-        self.presence.warn(why);
+    /// Sets this node's check to warning with this text, or back to passing.
+    fn set_warning(&self, why: Option<String>) {
+        self.presence.set_warning(why);
     }
 
-    /// Whether this node takes part, and how.
+    /// The mode of this node, from its key.
     pub fn mode(&self) -> Mode {
         lock(&self.record).mode
     }
 
-    /// `joining`, `follower`, `candidate`, `leader`, `suspended`, `draining` or `maintenance`.
+    /// `joining`, `follower`, `candidate`, `leader`, `suspended`, `draining`, `maintenance` or `observer`.
     pub fn state(&self) -> &'static str {
+        if self.options.observer {
+            return "observer";
+        }
         let snapshot = self.snapshot();
         let is_member = snapshot.nodes.get(&self.options.node_id);
         match (self.lease(), is_member) {
@@ -181,81 +236,127 @@ impl Cluster {
         }
     }
 
-    /// The next thing that happens.
+    /// Waits for the next event.
     pub async fn next_event(&self) -> Event {
         self.events.next().await
     }
 
-    /// The next thing that has happened.
+    /// The next event, if there is one already.
     pub fn poll_event(&self) -> Option<Event> {
         self.events.poll()
     }
 
-    /// Completes when this node is a live member and somebody leads.
-    pub async fn started(&self) {
+    /// Completes when this node is a live member and the cluster has a leader. An observer needs a live
+    /// node, a leader and a shard map.
+    ///
+    /// # Errors
+    /// A refusal, such as a missing permission: of a read that the node needs, of its registration, or of
+    /// its attempt to become the leader of a cluster that has none.
+    pub async fn started(&self) -> Result<(), Error> {
         let mut changes = self.changes();
         let is_ready = |snapshot: &Arc<Snapshot>| {
+            if self.options.observer {
+                let knows_nodes = snapshot.live().next().is_some();
+                return knows_nodes && snapshot.leader.is_some() && snapshot.map.is_some();
+            }
             let me = snapshot.nodes.get(&self.options.node_id);
             let is_live = me.is_some_and(|me| me.is_live && self.is_me(&me.record));
             is_live && snapshot.leader.is_some()
         };
-        // The sender lives as long as `self`.
-        let _ = changes.wait_for(is_ready).await;
+        let mut refusals = self.refusal.subscribe();
+        let registration_fails = async {
+            match self.presence.registered().await {
+                Ok(_) => std::future::pending().await,
+                Err(error) => error.context("its service is not registered"),
+            }
+        };
+        // The senders live as long as `self`.
+        tokio::select! {
+            biased;
+            _ = changes.wait_for(is_ready) => Ok(()),
+            refusal = refusals.wait_for(Option::is_some) => match refusal.map(|error| error.clone()) {
+                Ok(Some(error)) => Err(error),
+                _ => Ok(()),
+            },
+            error = registration_fails => Err(error),
+        }
     }
 
-    /// Takes part until it cannot any more; says why.
+    /// Notes an error if it is a refusal, which waiting does not end; returns whether it is one.
+    fn note_refusal(&self, error: &Error) -> bool {
+        const REFUSALS: [Kind; 3] = [Kind::PermissionDenied, Kind::AclNotFound, Kind::Config];
+        let is_refusal = REFUSALS.contains(&error.kind());
+        if is_refusal {
+            self.refusal.send_replace(Some(error.clone()));
+        }
+        is_refusal
+    }
+
+    /// Runs the node until a permanent error, which is returned. An observer only reads.
     ///
-    /// A node that was ended by dropping this future is down for the others; one that ends in order
-    /// calls [`Cluster::leave`] then.
+    /// If this future is dropped, the other nodes see this one go down. For a graceful stop, call
+    /// [`Cluster::leave`] after that.
     pub async fn run(&self) -> Error {
-        let why = match self.join().await {
-            Ok(()) => self.take_part().await,
+        let joined = if self.options.observer { Ok(()) } else { self.join().await };
+        let why = match joined {
+            Ok(()) => self.participate().await,
             Err(why) => why,
         };
         *lock(&self.lease) = None;
-        self.events.tell(Event::Stopped(why.message().to_owned()));
+        self.events.emit(Event::Stopped(why.message().to_owned()));
         why
     }
 
-    /// Leaves the cluster in order, when [`Cluster::run`] runs no more: hands the leadership over and
-    /// takes the node's key and service away.
+    /// Leaves the cluster gracefully, after [`Cluster::run`] has ended: hands over the leadership, and
+    /// removes the node's key and service.
     ///
     /// # Errors
-    /// Those of the calls, after all was tried.
+    /// Those of the calls. Every step is tried even if another fails.
     pub async fn leave(&self) -> Result<(), Error> {
+        if self.options.observer {
+            self.update(|snapshot| *snapshot = Snapshot::default());
+            return Ok(());
+        }
         let lease = lock(&self.lease).take();
         let released = match lease {
             Some(lease) if !lease.has_ended() => lease.release().await,
             _ => Ok(()),
         };
         let removed = self.remove_record().await;
-        // The service of this name is another node's when that has the key.
+        // If another node has the key, the service of this name belongs to it too.
         let withdrawn = match removed {
             Ok(false) => Ok(()),
-            _ => self.presence.withdraw().await,
+            _ => self.presence.deregister().await,
         };
         self.update(|snapshot| *snapshot = Snapshot::default());
         released.and(removed.map(|_| ())).and(withdrawn)
     }
 
-    /// Hands the leadership over to another node, if this one has it.
+    /// Hands over the leadership to another node, if this node is the leader.
     pub fn hand_over(&self) {
         self.hand_overs.send_modify(|count| *count += 1);
     }
 
-    /// Takes the name and says what this node is.
+    /// Checks the shared configuration, claims the node's name and writes its key.
     async fn join(&self) -> Result<(), Error> {
+        let mut logged = None;
         loop {
-            let joined = match self.agree().await {
+            let joined = match self.check_shared_config().await {
                 Ok(()) => {
                     let record = lock(&self.record).clone();
-                    membership::claim(&self.client, &self.options, &record).await
+                    membership::claim_name(&self.client, &self.options, &record).await
                 }
                 disagreed => disagreed,
             };
             match joined {
-                Err(error) if coordination::may_pass(&error) => {
-                    tracing::warn!(node = self.options.node_id, %error, "not joined yet");
+                Err(error) if error.is_transient() => {
+                    let now = self.now();
+                    let reason = (error.kind(), error.status());
+                    let is_logged = |(why, at)| why == reason && now - at < REMINDER;
+                    if !logged.is_some_and(is_logged) {
+                        tracing::warn!(node = self.options.node_id, %error, "not joined yet");
+                        logged = Some((reason, now));
+                    }
                     self.client.clock().sleep(PAUSE).await;
                 }
                 joined => return joined,
@@ -263,18 +364,20 @@ impl Cluster {
         }
     }
 
-    /// Refuses to take part in a cluster of another shape.
-    async fn agree(&self) -> Result<(), Error> {
-        let Options { shards, replicas, config_key, .. } = &self.options;
-        let ours = Agreement { shards: *shards, replicas: *replicas };
-        keys::change(&self.client, config_key, |found| {
+    /// Writes the shared configuration, or fails if the stored one differs from this node's.
+    async fn check_shared_config(&self) -> Result<(), Error> {
+        let Options { shards, replicas, config_key, shards_prefix, .. } = &self.options;
+        let ours = SharedConfig { shards: *shards, replicas: *replicas };
+        keys::update(&self.client, config_key, |found| {
             let Some(bytes) = found else {
-                return Ok(Then::Put(serde_json::to_vec(&ours).unwrap_or_default()));
+                return Ok(Update::Put(serde_json::to_vec(&ours).unwrap_or_default()));
             };
-            let why = match serde_json::from_slice::<Agreement>(bytes).ok() {
-                Some(theirs) if theirs == ours => return Ok(Then::Keep),
+            let why = match serde_json::from_slice::<SharedConfig>(bytes).ok() {
+                Some(theirs) if theirs == ours => return Ok(Update::Keep),
                 Some(theirs) => format!(
-                    "the cluster has shards = {} and replicas = {}, as the key {config_key} says; this node says {shards} and {replicas}",
+                    "the cluster has shards = {} and replicas = {} (key {config_key}); this node has {shards} \
+                     and {replicas}: set the same, or another nodes_prefix (a cluster_name) for another \
+                     cluster; if that cluster is gone, delete this key and those under {shards_prefix}",
                     theirs.shards, theirs.replicas
                 ),
                 None => format!("the key {config_key} holds another program's data"),
@@ -284,55 +387,61 @@ impl Cluster {
         .await
     }
 
-    async fn take_part(&self) -> Error {
+    async fn participate(&self) -> Error {
         let Options { nodes_prefix, leader_key, .. } = &self.options;
-        let nodes = self.follow(&kv::LIST, nodes_prefix, LIST_WAIT, |state| async move {
+        let nodes = self.observe(&kv::LIST, nodes_prefix, LIST_WAIT, |state| async move {
             if let Some(state) = state {
-                self.unsettle_after(&state);
-                self.take_records(&state);
-                self.rest().await;
+                self.hold_off_after_loss(&state);
+                self.apply_records(&state);
+                // A list of many nodes is large.
+                drop(state);
+                self.pace().await;
             }
         });
         let service = self.options.service();
-        // Its index goes back whenever a server begins to stream it, so nothing follows from that.
-        let health = self.follow(&health::SERVICE, &service, LIST_WAIT, |state| async move {
+        // The index of this query goes back whenever a server starts to stream it, so that does not
+        // mean that Consul has lost data.
+        let health = self.observe(&health::SERVICE, &service, LIST_WAIT, |state| async move {
             if let Some(state) = state {
-                self.take_liveness(&state);
-                self.rest().await;
+                self.apply_health(&state);
+                drop(state);
+                self.pace().await;
             }
         });
-        let leader = self.follow(&kv::GET, leader_key, WAIT, |state| async move {
+        let leader = self.observe(&kv::GET, leader_key, WAIT, |state| async move {
             if let Some(state) = &state {
-                self.unsettle_after(state);
+                self.hold_off_after_loss(state);
             }
-            self.take_leader(state.as_ref());
+            self.apply_leader(state.as_ref());
         });
         let epoch_key = self.options.epoch_key();
-        let map = self.follow(&kv::GET, &epoch_key, WAIT, |state| async move {
+        let map = self.observe(&kv::GET, &epoch_key, WAIT, |state| async move {
             if let Some(state) = state {
-                self.unsettle_after(&state);
-                self.take_announcement(state).await;
+                self.hold_off_after_loss(&state);
+                self.apply_announcement(state).await;
             }
         });
+        let is_member = !self.options.observer;
         tokio::select! {
             biased;
-            never = self.presence.run() => match never {},
-            why = self.keep_record() => why,
+            never = self.presence.run(), if is_member => match never {},
+            never = self.drop_lost_nodes() => match never {},
+            why = self.maintain_record(), if is_member => why,
             why = nodes => why,
             why = health => why,
             why = leader => why,
             why = map => why,
-            never = self.campaign() => match never {},
+            never = self.campaign(), if is_member => match never {},
         }
     }
 
-    /// Watches what an endpoint reads, and takes each state, and nothing when an outage begins.
-    async fn follow<F: Future<Output = ()>>(
+    /// Watches an endpoint, and calls `apply` with each new state, and with `None` when an outage starts.
+    async fn observe<F: Future<Output = ()>>(
         &self,
         endpoint: &'static Endpoint,
         name: &str,
         wait: Duration,
-        mut take: impl FnMut(Option<State>) -> F,
+        mut apply: impl FnMut(Option<State>) -> F,
     ) -> Error {
         let args = Args::new().arg(name);
         let client = Arc::clone(&self.waiting);
@@ -344,18 +453,19 @@ impl Cluster {
         let mut states = pin!(states);
         loop {
             match states.next().await {
-                Some(Ok(state)) => take(Some(state)).await,
-                Some(Err(_)) => {
-                    self.unsettle();
-                    take(None).await;
+                Some(Ok(state)) => apply(Some(state)).await,
+                Some(Err(error)) => {
+                    self.note_refusal(&error);
+                    self.hold_off();
+                    apply(None).await;
                 }
                 None => return Error::new(Kind::Closed, "a watch has ended"),
             }
         }
     }
 
-    /// Waits before the next list of all nodes.
-    async fn rest(&self) {
+    /// Pauses before the next list of all nodes is read.
+    async fn pace(&self) {
         let nodes = self.snapshot().nodes.len();
         self.client.clock().sleep(LIST_PAUSE * nodes as u32).await;
     }
@@ -368,6 +478,26 @@ impl Cluster {
         self.snapshot.subscribe()
     }
 
+    /// Notes the fencing token of a leader with the map of this epoch.
+    fn note_leadership(&self, epoch: u64, token: u64) {
+        let mut newest = lock(&self.newest_leadership);
+        *newest = (*newest).max((epoch, token));
+    }
+
+    fn newest_leadership(&self) -> (u64, u64) {
+        *lock(&self.newest_leadership)
+    }
+
+    /// The epoch of this node's shard map; 0: none.
+    fn epoch(&self) -> u64 {
+        self.snapshot.borrow().map.as_ref().map_or(0, |map| map.epoch())
+    }
+
+    /// A version far beyond this one, for the next map when Consul has or may have lost maps.
+    fn beyond(&self, version: u64) -> u64 {
+        version + VERSION_GAP + (self.client.random_fraction() * VERSION_GAP as f64) as u64
+    }
+
     fn is_me(&self, record: &Record) -> bool {
         record.incarnation == self.incarnation
     }
@@ -376,18 +506,19 @@ impl Cluster {
         &self.client
     }
 
-    fn unsettle(&self) {
-        *lock(&self.unsettled_until) = self.now() + SETTLING;
+    /// Keeps the leader from changing the map for [`MAP_HOLD_OFF`].
+    fn hold_off(&self) {
+        *lock(&self.hold_off_until) = self.now() + MAP_HOLD_OFF;
     }
 
-    fn unsettle_after(&self, state: &State) {
+    fn hold_off_after_loss(&self, state: &State) {
         if state.is_resynchronised {
-            self.unsettle();
+            self.hold_off();
         }
     }
 
-    fn unsettled_until(&self) -> Instant {
-        *lock(&self.unsettled_until)
+    fn hold_off_until(&self) -> Instant {
+        *lock(&self.hold_off_until)
     }
 
     fn now(&self) -> Instant {

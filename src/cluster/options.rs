@@ -1,24 +1,29 @@
-//! How a node takes part in its cluster.
+//! The options of a node, with their defaults and the checks that they fit together.
 
-use super::data_plane::{ClusterKey, SHORTEST_SECRET};
-use super::shard_map::MOST_SHARDS;
+use super::data_plane::auth::{ClusterKey, MIN_SECRET_BYTES};
+use super::data_plane::tls::DataTls;
+use super::shard_map::MAX_SHARDS;
 use crate::client::coordination::Profile;
 use crate::error::{Error, Kind};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What a node says of itself and of its cluster.
+/// The options of a node and of its cluster.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The node's name in the cluster, which no other live node has.
+    /// Whether this process only routes and calls: it is not a member, and has no key, check, session or
+    /// shards. Of the other options it uses those of keys and calls.
+    pub observer: bool,
+    /// The node's name in the cluster, which no other live node has. An observer gives it as the caller.
     pub node_id: String,
-    /// Where the node is found, for the other nodes to use: `host:port`.
+    /// The address of the node's program, published to the other nodes: `host:port`; empty: none.
     pub node_address: String,
-    /// Replicas of a shard are in different zones as long as there are enough of them; empty: none.
+    /// The zone of the node; empty: none. Replicas of a shard are in different zones if there are
+    /// enough zones.
     pub zone: String,
-    /// Its share of the shards beside the others'; 0: it gets none.
+    /// The node's share of the shards relative to the other nodes, 0 to 1000; 0: no shards.
     pub weight: f64,
-    /// What else the other nodes shall know of it.
+    /// Application metadata published to the other nodes.
     pub meta: BTreeMap<String, String>,
     /// The key whose lock is the leadership.
     pub leader_key: String,
@@ -26,37 +31,41 @@ pub struct Options {
     pub nodes_prefix: String,
     /// The prefix of the shard map's keys.
     pub shards_prefix: String,
-    /// The key of what all nodes must agree on.
+    /// The key of the configuration that must be the same on all nodes.
     pub config_key: String,
-    /// How fast a crash is noticed.
+    /// The times that decide how fast a crash is detected.
     pub profile: Profile,
-    /// How many shards there are; the same on all nodes.
+    /// The number of shards; the same on all nodes.
     pub shards: usize,
-    /// How many nodes have each shard; the same on all nodes.
+    /// The number of replicas of each shard; the same on all nodes.
     pub replicas: usize,
-    /// Whether this node's program gets the data of new shards, and says when it has them.
+    /// Whether the program copies the data of new shards and reports when it has them.
     pub hand_off: bool,
-    /// With fewer live nodes than these the shard map stays as it is.
+    /// With fewer live nodes the shard map does not change.
     pub min_nodes: usize,
-    /// How long a node may be away before others get its shards.
+    /// How long a node may be down before other nodes get its shards.
     pub replace_after: Duration,
-    /// How long a node may be away before it is no member any more.
+    /// How long a node may be down before it is removed from the members.
     pub forget_after: Duration,
-    /// How long a start may take.
+    /// The time limit of a start.
     pub start_timeout: Duration,
-    /// How often a node looks whether its own key is as it should be.
+    /// How often a node reads its own key back.
     pub heartbeat_interval: Duration,
-    /// Where the node listens for requests of the others: `host:port`, 0 for any port.
+    /// The address at which the node listens for requests of other nodes: `host:port`; port 0: any.
     pub data_address: String,
-    /// What requests between nodes are signed with.
+    /// The secret that signs requests and replies between nodes.
     pub cluster_key: Option<ClusterKey>,
-    /// The largest request that the node makes or takes.
+    /// The files of mutual TLS between nodes.
+    pub data_tls: Option<DataTls>,
+    /// Whether `data_tls` is required.
+    pub encrypt_traffic: bool,
+    /// The largest request that the node sends or accepts.
     pub max_request_bytes: usize,
-    /// The largest reply that the node gives or takes.
+    /// The largest reply that the node sends or accepts.
     pub max_reply_bytes: usize,
-    /// How many calls to one other node may be under way.
+    /// The most calls in flight to one other node.
     pub max_in_flight: usize,
-    /// How many requests may wait for the program.
+    /// The most requests of other nodes that may wait for the program.
     pub max_waiting_requests: usize,
     /// The Unix time at the origin of the client's clock.
     pub epoch: Duration,
@@ -66,6 +75,7 @@ impl Options {
     /// The defaults for a node of this name and address.
     pub fn new(node_id: impl Into<String>, node_address: impl Into<String>) -> Self {
         Options {
+            observer: false,
             node_id: node_id.into(),
             node_address: node_address.into(),
             zone: String::new(),
@@ -86,6 +96,8 @@ impl Options {
             heartbeat_interval: Duration::from_secs(5),
             data_address: "127.0.0.1:0".to_owned(),
             cluster_key: None,
+            data_tls: None,
+            encrypt_traffic: false,
             max_request_bytes: 4 << 20,
             max_reply_bytes: 16 << 20,
             max_in_flight: 64,
@@ -94,30 +106,23 @@ impl Options {
         }
     }
 
-    /// Whether they fit together.
+    /// The defaults for an observer of this name.
+    pub fn observer(name: impl Into<String>) -> Self {
+        Options { observer: true, ..Options::new(name, "") }
+    }
+
+    /// Checks the value of each option, and that the options fit together.
     ///
     /// # Errors
     /// [`Kind::Config`], naming the option, its value and what is allowed.
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |why: String| Err(Error::new(Kind::Config, why).not_sent());
-        let is_plain =
-            |id: &str| !id.is_empty() && !id.contains(|c: char| c == '/' || c.is_control());
-        if !is_plain(&self.node_id) || matches!(self.node_id.as_str(), "." | "..") {
-            return refuse(format!(
-                "node_id is {:?}: it must be a name without `/` and control characters",
-                self.node_id
-            ));
-        }
-        if self.node_address.is_empty() {
-            return refuse(
-                "node_address is empty: it must say where the node is, host:port".into(),
-            );
-        }
+        check_name("node_id", &self.node_id)?;
         if !(self.weight.is_finite() && (0.0..=1000.0).contains(&self.weight)) {
             return refuse(format!("weight is {}: it must be from 0 to 1000", self.weight));
         }
         for (name, value, most) in
-            [("shards", self.shards, MOST_SHARDS), ("replicas", self.replicas, 16)]
+            [("shards", self.shards, MAX_SHARDS), ("replicas", self.replicas, 16)]
         {
             if !(1..=most).contains(&value) {
                 return refuse(format!("{name} is {value}: it must be from 1 to {most}"));
@@ -132,7 +137,7 @@ impl Options {
         for (name, key) in keys {
             if key.is_empty() || key.starts_with('/') {
                 return refuse(format!(
-                    "{name} is {key:?}: it must not be empty nor begin with `/`"
+                    "{name} is {key:?}: it must not be empty or begin with `/`"
                 ));
             }
             if name.ends_with("prefix") && !key.ends_with('/') {
@@ -148,12 +153,17 @@ impl Options {
         }
         if self.cluster_key.as_ref().is_some_and(ClusterKey::is_too_short) {
             return refuse(format!(
-                "cluster_key is too short: it must have {SHORTEST_SECRET} bytes"
+                "cluster_key is too short: it must have at least {MIN_SECRET_BYTES} bytes"
             ));
+        }
+        if self.encrypt_traffic && self.data_tls.is_none() {
+            return refuse(
+                "encrypt_traffic is true: data_tls is required, with cert_file, key_file and ca_file".into(),
+            );
         }
         if self.forget_after < self.replace_after {
             return refuse(format!(
-                "forget_after_s is {} and replace_after_s {}: a node's shards must be replaced before it is forgotten",
+                "forget_after_s is {} and replace_after_s is {}: forget_after_s must not be the smaller one, since a node's shards are replaced before the node is removed",
                 self.forget_after.as_secs_f64(),
                 self.replace_after.as_secs_f64()
             ));
@@ -166,7 +176,12 @@ impl Options {
         self.nodes_prefix.trim_end_matches('/').replace('/', "-")
     }
 
-    /// The key of this or another node.
+    /// The id of this node's instance of it.
+    pub fn service_id(&self) -> String {
+        format!("{}-{}", self.service(), self.node_id)
+    }
+
+    /// The key of a node, this one or another.
     pub fn node_key(&self, id: &str) -> String {
         format!("{}{id}", self.nodes_prefix)
     }
@@ -182,12 +197,25 @@ impl Options {
     }
 }
 
+/// Checks a name that becomes a part of a key.
+///
+/// # Errors
+/// [`Kind::Config`], naming the option, its value and what is allowed.
+pub(super) fn check_name(option: &str, name: &str) -> Result<(), Error> {
+    let is_plain = !name.contains(|c: char| c == '/' || c.is_control());
+    if is_plain && !matches!(name, "" | "." | "..") {
+        return Ok(());
+    }
+    let why = format!("{option} is {name:?}: it must be a name without `/` or control characters");
+    Err(Error::new(Kind::Config, why).not_sent())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_named() {
+    fn an_error_names_the_option_that_does_not_fit() {
         let refused = |change: fn(&mut Options)| {
             let mut options = Options::new("n1", "127.0.0.1:9000");
             options.check().expect("good defaults");
@@ -197,13 +225,13 @@ mod tests {
         for (change, why) in [
             ((|o| o.node_id = "a/b".into()) as fn(&mut Options), "node_id is \"a/b\""),
             (|o| o.node_id = "..".into(), "node_id"),
-            (|o| o.node_address.clear(), "node_address is empty"),
             (|o| o.weight = f64::NAN, "weight is NaN"),
             (|o| o.shards = 0, "shards is 0"),
             (|o| o.replicas = 17, "from 1 to 16"),
             (|o| o.leader_key = "/x".into(), "leader_key is \"/x\""),
             (|o| o.nodes_prefix = "nodes".into(), "must end with `/`"),
             (|o| o.config_key = "tsdb/cluster/nodes/x".into(), "they overlap"),
+            (|o| o.encrypt_traffic = true, "data_tls is required"),
             (|o| o.forget_after = Duration::from_secs(1), "forget_after_s is 1"),
             (|o| o.profile.beat = Duration::from_secs(2), "a third of check_ttl_ms"),
         ] {

@@ -1,77 +1,86 @@
-//! What a node knows of its cluster at one time, and where that sends a key.
+//! A node's knowledge of its cluster at one moment, and the routing of keys by it.
 
-use super::membership::Node;
+use super::node::Node;
 use super::shard_map::{ReplicaState, ShardMap};
 use crate::ring::Ring;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-/// Who leads.
+/// The leader, from the document of the leader's key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Leader {
     /// The node's name.
     pub node_id: String,
-    /// Where it is found.
+    /// The node's address, `host:port`.
     pub address: String,
     /// The session that holds the leader's key.
     pub session_id: String,
-    /// When it began to take the leadership, in milliseconds of Unix time by its own clock.
+    /// When it tried to become the leader, in Unix milliseconds by its own clock.
     pub elected_at_ms: u64,
 }
 
-/// The cluster as it was last known.
+/// The state of the cluster as this node last learned it.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// All members by name, those that are down included.
+    /// All members by name, including those that are down.
     pub nodes: BTreeMap<String, Node>,
-    /// Who leads; none also when Consul is away.
+    /// The leader; `None` also while Consul is unreachable.
     pub leader: Option<Leader>,
-    /// The shard map.
+    /// The shard map; `None` until the first one is known.
     pub map: Option<Arc<ShardMap>>,
-    /// The members whose absence has frozen the map.
+    /// The members whose loss has frozen the map; empty: it is not frozen.
     pub frozen: Vec<String>,
-    /// Whether Consul answers.
-    pub in_touch: bool,
+    /// Whether the map was put back after Consul had lost it, and no leader has made another one since.
+    pub is_restored: bool,
+    /// Whether the watch of the leader's key gets answers from Consul.
+    pub is_connected: bool,
+    /// Whether ACLs hide keys of nodes from this one.
+    pub(super) hides_keys: bool,
+    /// Whether ACLs hide instances of nodes from this one; `None`: streamed answers do not tell.
+    pub(super) hides_instances: Option<bool>,
     ring: OnceLock<(Vec<String>, Ring)>,
 }
 
 impl Snapshot {
-    /// A copy in which `change` was made.
+    /// A copy with `change` applied.
     pub(super) fn with(&self, change: impl FnOnce(&mut Snapshot)) -> Self {
         let mut next = Snapshot {
             nodes: self.nodes.clone(),
             leader: self.leader.clone(),
             map: self.map.clone(),
             frozen: self.frozen.clone(),
-            in_touch: self.in_touch,
+            is_restored: self.is_restored,
+            is_connected: self.is_connected,
+            hides_keys: self.hides_keys,
+            hides_instances: self.hides_instances,
             ring: OnceLock::new(),
         };
         change(&mut next);
         next
     }
 
-    /// The members that live.
+    /// The live members.
     pub fn live(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values().filter(|node| node.is_live)
     }
 
-    /// The shard of a key, once there is a map.
+    /// The shard of a key; `None` without a map.
     pub fn shard_of(&self, key: &[u8]) -> Option<usize> {
         self.map.as_ref().map(|map| map.shard_of(key))
     }
 
-    /// The node that a key belongs to: the first of its shard's replicas that is available, or the
-    /// first of all when none is. Without a map it is what a ring of the available nodes says.
+    /// The node to which requests for a key go: the first available replica of its shard, or the first
+    /// replica if none is available. Without a map the hash ring of the available nodes decides.
     pub fn node_for(&self, key: &[u8]) -> Option<&Node> {
         self.replicas_for(key, 1).into_iter().next()
     }
 
-    /// The first `count` nodes for a key, each once: its shard's replicas, the available ones first,
-    /// then the next nodes on the ring.
+    /// Up to `count` different nodes for a key: the replicas of its shard, available ones first, then
+    /// the next nodes on the hash ring.
     pub fn replicas_for(&self, key: &[u8], count: usize) -> Vec<&Node> {
         let mut nodes: Vec<&Node> = Vec::new();
         if let Some(map) = &self.map {
-            let has_data = |state: ReplicaState| match state {
+            let rank = |state: ReplicaState| match state {
                 ReplicaState::Available => 0,
                 ReplicaState::Leaving => 1,
                 ReplicaState::Initializing { .. } => 2,
@@ -79,7 +88,7 @@ impl Snapshot {
             let holders = map.nodes_of(map.shard_of(key));
             let holders = holders.filter_map(|(id, state)| Some((self.nodes.get(id)?, state)));
             let mut holders: Vec<(&Node, ReplicaState)> = holders.collect();
-            holders.sort_by_key(|(node, state)| (!node.is_available(), has_data(*state)));
+            holders.sort_by_key(|(node, state)| (!node.is_available(), rank(*state)));
             nodes.extend(holders.into_iter().map(|(node, _)| node));
         }
         if nodes.len() < count {

@@ -1,12 +1,12 @@
-//! Every option of a client, declared once: the declaration yields parsing, other names, the
-//! environment variable, messages, the reference and the annotation.
+//! Every option of a client, declared once: names, environment variable, parsing, messages, reference and
+//! annotation follow from the declaration.
 
 use super::{Config, Simulate};
 use crate::client::coordination::Profile;
 use crate::error::Error;
-use crate::wire::shape::At;
 use crate::wire::table::{DURATION, Shape};
 use crate::wire::value::Value;
+use crate::wire::value::shape::{ValuePath, unknown};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::HeaderValue;
@@ -16,26 +16,30 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// One option of the configuration.
+/// Texts of environment variables and files that mean true or false.
+const FLAGS: &[&str] = &["true", "false", "yes", "no", "on", "off", "0", "1"];
+
+/// The declaration of an option.
 pub struct Setting<C: 'static = Config> {
-    /// Its name.
+    /// The name in a program's table.
     pub name: &'static str,
-    /// Other names for the same option, kept for older programs.
+    /// Other names, for older programs.
     pub aliases: &'static [&'static str],
-    /// What it takes, and where that goes.
+    /// Names that are often written instead and refused: messages suggest the option.
+    pub mistaken: &'static [&'static str],
+    /// The values that it takes, and where they go.
     pub takes: Takes<C>,
-    /// The environment variable that says it when the program does not.
+    /// The environment variable that is read if the program omits the option.
     pub env: Option<&'static str>,
-    /// Options that, when the program says them, stand in for this one: then its environment
-    /// variable is not looked at.
+    /// Options of the program with which this one's environment variable is ignored.
     pub instead: &'static [&'static str],
-    /// Its default, as a reader would write it.
+    /// The default, for the reference.
     pub default: &'static str,
-    /// What it is for.
+    /// Sentences for the reference.
     pub doc: &'static str,
 }
 
-/// What an option takes, and the place in the configuration that it goes to.
+/// The values that an option takes, each with the setter of its field.
 pub enum Takes<C: 'static = Config> {
     /// True or false.
     Flag(fn(&mut C, bool)),
@@ -43,25 +47,31 @@ pub enum Takes<C: 'static = Config> {
     Millis(fn(&mut C, Duration)),
     /// A duration: a number of seconds or a string such as `1m30s`.
     Seconds(fn(&mut C, Duration)),
-    /// A number between two bounds, which are allowed.
+    /// A number between two inclusive bounds.
     Number(f64, f64, fn(&mut C, f64)),
-    /// An integer between two bounds, which are allowed.
+    /// An integer between two inclusive bounds.
     Count(u32, u32, fn(&mut C, u32)),
     /// A non-empty UTF-8 string.
     Text(fn(&mut C, String)),
-    /// A key or a prefix of keys; a `/` that it begins with is taken off.
+    /// `host:port`, or false: an empty one.
+    Address(fn(&mut C, String)),
+    /// A key or a prefix of keys; one leading `/` is removed.
     Key(fn(&mut C, String)),
     /// A table of strings by name.
     TextMap(fn(&mut C, BTreeMap<String, String>)),
     /// The name of a profile, or a table of its times.
     Profile(fn(&mut C, Profile)),
-    /// A path of a file or folder, of any bytes.
+    /// A path of any bytes.
     Path(fn(&mut C, PathBuf)),
+    /// A table with a path for each of these names.
+    Paths(&'static [&'static str; 3], fn(&mut C, [PathBuf; 3])),
     /// One of these strings.
     OneOf(&'static [&'static str], fn(&mut C, &'static str)),
-    /// A string that no message shows; the empty one is none.
+    /// A secret string; an empty one counts as unset.
     Token(fn(&mut C, String)),
-    /// `user:password`, which no message shows.
+    /// A secret string, or a list of them.
+    Secrets(fn(&mut C, Vec<String>)),
+    /// A secret, `user:password`.
     Credentials(fn(&mut C, HeaderValue)),
     /// One URL or a list of them.
     Endpoints(fn(&mut C, Vec<String>)),
@@ -74,19 +84,20 @@ const CONSISTENCIES: &[&str] = &["default", "stale", "consistent"];
 
 /// The longest path of a unix socket in bytes.
 ///
-/// Source: unix(7): `sun_path` has 108 bytes, the last one of which ends the string.
+/// Source: unix(7): `sun_path` has 108 bytes, of which the last one ends the string.
 const LONGEST_SOCKET_PATH: usize = 107;
 
 /// Every option.
 pub const OPTIONS: &[Setting] = &[
     Setting {
         aliases: &["endpoint", "consul_url", "consul_endpoints"],
+        mistaken: &["url", "address", "addr", "server", "servers", "host", "hosts"],
         env: Some("CONSUL_HTTP_ADDR"),
         ..Setting::new(
             "endpoints",
             Takes::Endpoints(|config, endpoints| config.endpoints = endpoints),
             "http://127.0.0.1:8500",
-            "The agents to speak to; the next one is asked when one does not answer. `host:port`, `http://host:port`, `https://host:port`, each with a path when Consul is behind a proxy, or `unix:///path` of a socket.",
+            "The agents or servers; the next one is asked if one does not answer. `host:port`, `http://host:port` or `https://host:port`, each with a path if Consul is behind a proxy, or `unix:///path` of a socket.",
         )
     },
     Setting {
@@ -95,44 +106,44 @@ pub const OPTIONS: &[Setting] = &[
             "timeout",
             Takes::Millis(|config, timeout| config.timeout = timeout),
             "5000",
-            "The whole time that one call may take, in milliseconds, all attempts together; a blocking query gets its wait in addition.",
+            "The time limit of a call in milliseconds, all attempts included; a blocking query gets its wait in addition.",
         )
     },
     Setting::new(
         "connect_timeout_ms",
         Takes::Millis(|config, timeout| config.http.connect_timeout = timeout),
         "2000",
-        "How long making one connection may take, the TLS handshake included.",
+        "The time limit for making a connection in milliseconds, including the TLS handshake.",
     ),
     Setting::new(
         "retry_count",
         Takes::Count(0, 100, |config, count| config.retry_count = count),
         "3",
-        "How many times a call is made again after a failure that may pass, when each endpoint has been asked once.",
+        "The number of retries after transient failures, once each endpoint was asked.",
     ),
     Setting::new(
         "stale_if_error",
         Takes::Flag(|config, flag| config.defaults.stale_if_error = flag),
         "false",
-        "When the leader does not answer a read within half of its time, any server may; `meta.stale` then says so.",
+        "If the leader does not answer a read within half of its time, any server may, and `meta.stale` is true.",
     ),
     Setting::new(
         "max_connections",
         Takes::Count(1, 1000, |config, count| config.http.max_connections = count as usize),
         "64",
-        "How many requests may be under way to one endpoint at a time, each on a connection of its own; more wait for their turn, at most `connect_timeout_ms`. An agent refuses more than 200 connections from one address.",
+        "The most requests in flight to one endpoint, each on a connection of its own; further ones wait up to `connect_timeout_ms`. An agent refuses more than 200 connections from one address.",
     ),
     Setting::new(
         "max_idle_connections",
         Takes::Count(0, 1000, |config, count| config.http.max_idle_connections = count as usize),
         "64",
-        "How many connections to one endpoint are kept for later requests.",
+        "The most idle connections to one endpoint that are kept for later requests.",
     ),
     Setting::new(
         "idle_timeout_ms",
         Takes::Millis(|config, timeout| config.http.idle_timeout = timeout),
         "90000",
-        "A connection that was idle for longer is not used again, and closed within the same time once more.",
+        "A connection that was idle for longer, in milliseconds, is not used again, and is closed within the same time.",
     ),
     Setting {
         aliases: &["acl_token"],
@@ -154,7 +165,7 @@ pub const OPTIONS: &[Setting] = &[
             "token_file",
             Takes::Path(|config, path| config.token_file = Some(path)),
             "none",
-            "A file that holds the ACL token; it is read again when it changes.",
+            "A file with the ACL token; it is read again when it changes.",
         )
     },
     Setting {
@@ -163,7 +174,7 @@ pub const OPTIONS: &[Setting] = &[
             "http_auth",
             Takes::Credentials(|config, header| config.http.authorization = Some(header)),
             "none",
-            "User and password for a proxy in front of Consul that asks for HTTP basic authentication.",
+            "User and password for a proxy in front of Consul that requires HTTP basic authentication.",
         )
     },
     Setting {
@@ -172,7 +183,7 @@ pub const OPTIONS: &[Setting] = &[
             "datacenter",
             Takes::Text(|config, dc| config.defaults.dc = Some(dc)),
             "the agent's own",
-            "The datacenter that calls go to unless they say another.",
+            "The datacenter of calls that do not set `dc`.",
         )
     },
     Setting {
@@ -199,7 +210,7 @@ pub const OPTIONS: &[Setting] = &[
             config.defaults.consistency = (mode != CONSISTENCIES[0]).then_some(mode);
         }),
         "default",
-        "How fresh reads are unless they say otherwise.",
+        "The consistency of reads that do not set it.",
     ),
     Setting {
         aliases: &["tls_enabled"],
@@ -207,8 +218,8 @@ pub const OPTIONS: &[Setting] = &[
         ..Setting::new(
             "tls",
             Takes::Flag(|config, flag| config.tls = Some(flag)),
-            "as the endpoint's scheme says",
-            "True: every endpoint but unix sockets is spoken to over TLS, also one without a scheme or with `http://`.",
+            "by the endpoint's scheme",
+            "True: TLS on every endpoint except unix sockets, also without a scheme or with `http://`.",
         )
     },
     Setting {
@@ -217,7 +228,7 @@ pub const OPTIONS: &[Setting] = &[
             "tls_verify",
             Takes::Flag(|config, flag| config.http.tls.verify = flag),
             "true",
-            "False: any certificate of a server is accepted, so that who sits between can read and change everything.",
+            "False: any certificate is accepted, so an attacker on the network can read and change everything.",
         )
     },
     Setting {
@@ -227,7 +238,7 @@ pub const OPTIONS: &[Setting] = &[
             "tls_ca_file",
             Takes::Path(|config, path| config.http.tls.ca_file = Some(path)),
             "the system's store",
-            "A PEM file with the certificates of the authorities that servers are trusted by, and no others.",
+            "A PEM file with the only authorities that are trusted to sign certificates of servers.",
         )
     },
     Setting {
@@ -237,7 +248,7 @@ pub const OPTIONS: &[Setting] = &[
             "tls_ca_path",
             Takes::Path(|config, path| config.http.tls.ca_path = Some(path)),
             "the system's store",
-            "A folder of such files; with `tls_ca_file` both are trusted.",
+            "A directory of such files; with `tls_ca_file` both are trusted.",
         )
     },
     Setting {
@@ -246,7 +257,7 @@ pub const OPTIONS: &[Setting] = &[
             "tls_cert_file",
             Takes::Path(|config, path| config.http.tls.cert_file = Some(path)),
             "none",
-            "A PEM file with the certificate that this client shows to servers, then those that signed it.",
+            "A PEM file with the client's certificate, followed by those that signed it.",
         )
     },
     Setting {
@@ -255,7 +266,7 @@ pub const OPTIONS: &[Setting] = &[
             "tls_key_file",
             Takes::Path(|config, path| config.http.tls.key_file = Some(path)),
             "none",
-            "A PEM file with the key of that certificate, not encrypted.",
+            "A PEM file with the private key of the client's certificate, not encrypted.",
         )
     },
     Setting {
@@ -271,40 +282,40 @@ pub const OPTIONS: &[Setting] = &[
         "guard",
         Takes::Flag(|config, flag| config.guard = flag),
         "false",
-        "Start a program of its own, `consul-guard`, with the first lock or semaphore, which frees what this process holds as soon as it dies, however it does.",
+        "True: the first lock or semaphore starts the program `consul-guard`, which releases the locks and permits of this process as soon as it dies, for whatever reason.",
     ),
     Setting::new(
         "guard_program",
         Takes::Path(|config, path| config.guard_program = Some(path)),
         "where it was installed with the module",
-        "The file of that program.",
+        "The path of the program `consul-guard`.",
     ),
     Setting::new(
         "simulate",
         Takes::Simulate(|config, simulate| config.simulate = simulate),
         "false",
-        "Speak to an agent in this process's memory instead of a server. Clients with the same endpoints share one; a name makes one of its own.",
+        "True: an agent in this process's memory takes the place of the endpoints; clients with the same endpoints share one. A name: the simulated agent with this name; texts of flags such as \"true\", \"no\", \"off\", \"0\" and \"\" are refused.",
     ),
     Setting::new(
         "client_name",
         Takes::Text(|config, name| config.client_name = name),
         "none",
-        "A name by which faults of a simulated agent can concern this client alone.",
+        "The name by which faults of a simulated agent select this client.",
     ),
     Setting::new(
         "strip_leading_slash",
         Takes::Flag(|config, flag| config.defaults.strip_leading_slash = flag),
         "false",
-        "Take one leading `/` off keys, as etcd's keys have it, instead of refusing them.",
+        "Remove one leading `/` from keys, as etcd's keys have it, instead of refusing them.",
     ),
     Setting::new(
         "log_level",
         Takes::OneOf(LOG_LEVELS, |config, level| {
-            // Each of the names is one that tracing knows too.
+            // All of these names are levels of tracing, too.
             config.log_level = level.parse().unwrap_or(config.log_level);
         }),
         "WARN",
-        "What is written to standard error. The first client of a process decides.",
+        "The lowest level that is logged to standard error. The first client of a process determines it. Above DEBUG, up to 10 lines of one kind are written within 10 s; the next one ends with the number of those left out.",
     ),
 ];
 
@@ -315,10 +326,10 @@ impl<C> Setting<C> {
         default: &'static str,
         doc: &'static str,
     ) -> Self {
-        Setting { name, aliases: &[], takes, env: None, instead: &[], default, doc }
+        Setting { name, aliases: &[], mistaken: &[], takes, env: None, instead: &[], default, doc }
     }
 
-    /// All its names.
+    /// The name and the other names.
     pub fn names(&self) -> impl Iterator<Item = &'static str> + use<C> {
         std::iter::once(self.name).chain(self.aliases.iter().copied())
     }
@@ -330,38 +341,47 @@ impl<C> Setting<C> {
 }
 
 impl<C> Takes<C> {
-    /// What is allowed, in words.
+    /// The allowed values, in words.
     pub fn words(&self) -> String {
         match self {
-            Takes::Flag(_) => Shape::Bool.wanted(),
-            Takes::Millis(_) => Shape::Millis.wanted(),
-            Takes::Seconds(_) => DURATION.wanted(),
+            Takes::Flag(_) => Shape::Bool.expected(),
+            Takes::Millis(_) => Shape::Millis.expected(),
+            Takes::Seconds(_) => DURATION.expected(),
             Takes::Number(least, most, _) => format!("a number from {least} to {most}"),
+            Takes::Address(_) => "`host:port` or false".to_owned(),
             Takes::Key(_) => "a key".to_owned(),
-            Takes::TextMap(_) => Shape::TextMap.wanted(),
+            Takes::TextMap(_) => Shape::TextMap.expected(),
             Takes::Profile(_) => {
-                format!("{} or a table of times", Shape::OneOf(Profile::NAMES).wanted())
+                format!("{} or a table of times", Shape::OneOf(Profile::NAMES).expected())
             }
             Takes::Count(least, most, _) => format!("an integer from {least} to {most}"),
-            Takes::Text(_) => Shape::Text.wanted(),
+            Takes::Text(_) => Shape::Text.expected(),
             Takes::Path(_) => "a path".to_owned(),
-            Takes::OneOf(names, _) => Shape::OneOf(names).wanted(),
+            Takes::Paths([first, second, third], _) => {
+                format!("a table of the paths {first}, {second} and {third}")
+            }
+            Takes::OneOf(names, _) => Shape::OneOf(names).expected(),
             Takes::Token(_) => "a string".to_owned(),
+            Takes::Secrets(_) => "a string or a list of strings".to_owned(),
             Takes::Credentials(_) => "a string `user:password`".to_owned(),
             Takes::Endpoints(_) => "a URL or a list of URLs".to_owned(),
             Takes::Simulate(_) => "true, false or the name of a simulated agent".to_owned(),
         }
     }
 
-    /// Its type for the Lua language server.
+    /// The type for the Lua language server.
     pub fn lua_type(&self) -> String {
         match self {
             Takes::Flag(_) => "boolean".to_owned(),
             Takes::Millis(_) | Takes::Number(..) => "number".to_owned(),
             Takes::Seconds(_) => "number|string".to_owned(),
             Takes::TextMap(_) => "table<string, string>".to_owned(),
-            Takes::Profile(_) => "string|table".to_owned(),
+            Takes::Profile(_) => "consul_ffi.ProfileName|consul_ffi.profile".to_owned(),
+            Takes::Paths(names, _) => {
+                format!("{{ {} }}", names.map(|name| format!("{name}: string")).join(", "))
+            }
             Takes::Count(..) => "integer".to_owned(),
+            Takes::Address(_) => "string|false".to_owned(),
             Takes::Text(_)
             | Takes::Key(_)
             | Takes::Path(_)
@@ -370,24 +390,23 @@ impl<C> Takes<C> {
             Takes::OneOf(names, _) => {
                 names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join("|")
             }
-            Takes::Endpoints(_) => "string|string[]".to_owned(),
+            Takes::Endpoints(_) | Takes::Secrets(_) => "string|string[]".to_owned(),
             Takes::Simulate(_) => "boolean|string".to_owned(),
         }
     }
 
-    /// The value that the text of an environment variable stands for.
+    /// The value of an environment variable.
     pub fn from_env(&self, text: Vec<u8>) -> Value {
         match (self, text.as_slice()) {
-            // As the official client takes them.
-            // Source: ParseBool in Go's package strconv.
+            // As in the official client: ParseBool of Go's package strconv.
             (Takes::Flag(_), b"1" | b"t" | b"T" | b"true" | b"TRUE" | b"True") => true.into(),
             (Takes::Flag(_), b"0" | b"f" | b"F" | b"false" | b"FALSE" | b"False") => false.into(),
             _ => Value::Bytes(text),
         }
     }
 
-    /// Checks the value and puts it into its place.
-    pub(super) fn apply(&self, config: &mut C, value: &Value, at: &At) -> Result<(), Error> {
+    /// Checks the value and stores it.
+    pub(super) fn apply(&self, config: &mut C, value: &Value, at: &ValuePath) -> Result<(), Error> {
         match *self {
             Takes::Flag(set) => set(config, Shape::Bool.boolean(value, at)?),
             Takes::Millis(set) => set(config, Shape::Millis.duration(value, at)?),
@@ -403,6 +422,10 @@ impl<C> Takes<C> {
                 }
                 set(config, number);
             }
+            Takes::Address(set) => match value {
+                Value::Bool(false) => set(config, String::new()),
+                _ => set(config, address(value, at)?),
+            },
             Takes::Key(set) => {
                 let Value::Bytes(bytes) = value else {
                     return Err(at.wrong_type_text(&self.words(), value));
@@ -428,25 +451,35 @@ impl<C> Takes<C> {
                 }
             }
             Takes::Text(set) => set(config, Shape::Text.text(value, at)?),
-            Takes::Path(set) => match value {
-                Value::Bytes(path) if path.is_empty() => {
-                    return Err(at.bad_value(value, "it must not be empty"));
+            Takes::Path(set) => set(config, path(value, at)?),
+            Takes::Paths(names, set) => {
+                let Value::Map(members) = value else {
+                    return Err(at.wrong_type_text(&self.words(), value));
+                };
+                if let Some((name, _)) =
+                    members.iter().find(|(name, _)| !names.contains(&name.as_str()))
+                {
+                    return Err(at.bad_value(value, &unknown("member", name, names)));
                 }
-                Value::Bytes(path) => set(config, OsString::from_vec(path.clone()).into()),
-                _ => return Err(at.wrong_type_text(&self.words(), value)),
-            },
+                let member =
+                    |name: &str| path(value.get(name).unwrap_or(&Value::Null), &at.member(name));
+                let [first, second, third] = *names;
+                set(config, [member(first)?, member(second)?, member(third)?]);
+            }
             Takes::OneOf(names, set) => {
                 let given = Shape::OneOf(names).text(value, at)?;
                 if let Some(name) = names.iter().find(|name| **name == given) {
                     set(config, name);
                 }
             }
-            Takes::Token(set) => {
-                let token =
-                    secret(value).ok_or_else(|| at.secret("a string of printable characters"))?;
-                HeaderValue::from_str(&token)
-                    .map_err(|_| at.secret("a string of printable characters"))?;
-                set(config, token);
+            Takes::Token(set) => set(config, printable(value, at)?),
+            Takes::Secrets(set) => {
+                let one = std::slice::from_ref(value);
+                let given = if let Value::List(list) = value { list.as_slice() } else { one };
+                if given.is_empty() {
+                    return Err(at.secret("a string or a list of at least one string"));
+                }
+                set(config, given.iter().map(|it| printable(it, at)).collect::<Result<_, _>>()?);
             }
             Takes::Credentials(set) => {
                 let given = secret(value).filter(|text| text.contains(':'));
@@ -463,13 +496,19 @@ impl<C> Takes<C> {
                     _ => return Err(at.wrong_type_text(&self.words(), value)),
                 };
                 if urls.is_empty() {
-                    return Err(at.bad_value(value, "at least one endpoint is needed"));
+                    return Err(at.bad_value(value, "at least one endpoint is required"));
                 }
                 set(config, urls.iter().map(|url| endpoint(url, at)).collect::<Result<_, _>>()?);
             }
             Takes::Simulate(set) => match value {
                 Value::Bytes(_) => {
-                    set(config, Simulate::Named(Shape::Text.text(value, at)?));
+                    let name = Shape::Text.text(value, at)?;
+                    if FLAGS.iter().any(|it| name.eq_ignore_ascii_case(it)) {
+                        let why = "it would be the name of a simulated agent; without quotes, \
+                                   true or false decides whether there is one";
+                        return Err(at.bad_value(value, why));
+                    }
+                    set(config, Simulate::Named(name));
                 }
                 Value::Bool(true) => set(config, Simulate::ForEndpoints),
                 Value::Bool(false) => set(config, Simulate::No),
@@ -480,6 +519,37 @@ impl<C> Takes<C> {
     }
 }
 
+/// An address to which others can connect.
+fn address(value: &Value, at: &ValuePath) -> Result<String, Error> {
+    let text = Shape::Text.text(value, at)?;
+    let is_host = |host: &str| {
+        let is_ipv6 = host.starts_with('[') && host.ends_with(']');
+        let refused =
+            |c: char| c == '/' || c.is_whitespace() || c.is_control() || c == ':' && !is_ipv6;
+        !host.is_empty() && !host.contains(refused)
+    };
+    match text.rsplit_once(':') {
+        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok_and(|it| it > 0) => {
+            Ok(text)
+        }
+        _ => Err(at.bad_value(value, "it must be `host:port` with a port from 1 to 65535")),
+    }
+}
+
+fn path(value: &Value, at: &ValuePath) -> Result<PathBuf, Error> {
+    match value {
+        Value::Bytes(path) if path.is_empty() => Err(at.bad_value(value, "it must not be empty")),
+        Value::Bytes(path) => Ok(OsString::from_vec(path.clone()).into()),
+        _ => Err(at.wrong_type_text("a path", value)),
+    }
+}
+
+/// A secret that a header can hold.
+fn printable(value: &Value, at: &ValuePath) -> Result<String, Error> {
+    let text = secret(value).filter(|text| HeaderValue::from_str(text).is_ok());
+    text.ok_or_else(|| at.secret("a string of printable characters"))
+}
+
 fn secret(value: &Value) -> Option<String> {
     match value {
         Value::Bytes(bytes) => String::from_utf8(bytes.clone()).ok(),
@@ -487,39 +557,41 @@ fn secret(value: &Value) -> Option<String> {
     }
 }
 
-/// The URL of an endpoint, with a scheme and no trailing slash.
-fn endpoint(text: &str, at: &At) -> Result<String, Error> {
+/// The URL of an endpoint with a scheme and without a trailing slash.
+fn endpoint(text: &str, at: &ValuePath) -> Result<String, Error> {
     let refuse = |why: &str| Err(at.bad_value(&text.into(), why));
     if let Some(path) = text.strip_prefix("unix://") {
         return match path {
-            _ if !path.starts_with('/') => refuse("a socket's path begins with `/`: unix:///path"),
-            _ if path.len() > LONGEST_SOCKET_PATH => {
-                refuse("a socket's path has at most 107 bytes")
+            _ if !path.starts_with('/') => {
+                refuse("the path of a socket must begin with `/`: unix:///path")
             }
-            _ if path.contains('\0') => refuse("a path has no zero bytes"),
+            _ if path.len() > LONGEST_SOCKET_PATH => {
+                refuse("the path of a socket may have up to 107 bytes")
+            }
+            _ if path.contains('\0') => refuse("a path must not have zero bytes"),
             _ => Ok(text.to_owned()),
         };
     }
     let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-    // A password must not get into the message of one of the other mistakes.
+    // Other messages would show the password.
     if url.contains('@') {
-        return Err(at.secret("a URL without credentials; the option http_auth takes them"));
+        return Err(at.secret("a URL without credentials, which the option http_auth takes"));
     }
-    let Ok(uri) = url.parse::<http::Uri>() else { return refuse("it is no URL") };
+    let Ok(uri) = url.parse::<http::Uri>() else { return refuse("it is not a URL") };
     let scheme = match uri.scheme_str() {
         Some(scheme @ ("http" | "https")) => scheme,
         _ => return refuse("the scheme must be http, https or unix"),
     };
     let authority = match uri.authority() {
         Some(authority) if !authority.host().is_empty() => authority,
-        _ => return refuse("it names no host"),
+        _ => return refuse("it has no host"),
     };
     let names_port = authority.as_str().len() > authority.host().len();
     if names_port && authority.port_u16().is_none_or(|port| port == 0) {
         return refuse("the port must be from 1 to 65535");
     }
     if uri.query().is_some() {
-        return refuse("an endpoint has no query");
+        return refuse("it must not have a query");
     }
     Ok(format!("{scheme}://{authority}{}", uri.path().trim_end_matches('/')))
 }

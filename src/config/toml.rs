@@ -1,4 +1,4 @@
-//! TOML as values, with the line that says each of them.
+//! TOML as values, with the line of each.
 
 use crate::error::{Error, Kind};
 use crate::wire::value::Value;
@@ -20,7 +20,7 @@ pub fn decode(text: &str) -> Result<(Value, Vec<(String, usize)>), Error> {
     Ok((values, lines))
 }
 
-/// Line and column, from 1, of a place in a text.
+/// Line and column of an offset, from 1.
 fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |end| end + 1);
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_toml_is_named_by_line_and_column() {
+    fn invalid_toml_is_reported_by_line_and_column() {
         for (text, place) in [
             ("a = 1\nb = \n", "line 2, column 5: "),
             ("a = 1\na = 2\n", "line 2, column 1: "),

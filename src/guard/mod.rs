@@ -1,29 +1,33 @@
-//! The crash guard: a process of its own that makes calls for this one when it is gone, however it
-//! came to its end, so that the locks that it held are free at once.
+//! The guard process, `consul-guard`: holds requests of another process and sends them when that
+//! process has died, for whatever reason, so that the locks that it held are free at once.
 //!
-//! This process is at one end of a pair of sockets, the guard at the other. The kernel closes this
-//! end when the process ends; a forked child closes its copy, and a program that the process becomes
-//! or starts has none. So the guard reads the end of the socket when there is nobody left who
-//! believes in the locks. All it knows it has from there; its command line is the id of the process
-//! that it looks after, and its environment has nothing but where the system's authorities are.
+//! A process has one guard process, for all its clients. The two are connected by a pair of sockets. The kernel closes the end of the guarded
+//! process when that process dies; a forked child closes its copy, and a program that the process
+//! starts or becomes by `exec` does not inherit it. So the guard process reads the end of the
+//! stream when no process relies on the locks any more. It learns everything from that socket: its
+//! command line is the id of the guarded process, and its environment only names the system's
+//! certificate authorities.
 
-mod keeper;
-mod order;
+mod message;
+mod process;
 #[cfg(feature = "guard")]
 mod send;
 #[cfg(feature = "guard")]
 mod watch;
 
-pub use keeper::Keeper;
-pub use order::Connection;
+pub use message::Connection;
+pub use process::GuardProcess;
 #[cfg(feature = "guard")]
 pub use watch::watch;
 
 /// The program's name.
 pub const PROGRAM: &str = "consul-guard";
 
-/// The first word that a guard says, with the version of what it understands.
-const GREETING: &str = "consul-guard/1 ";
+/// The start of each answer of the guard process, with the version of the messages.
+const GREETING: &str = "consul-guard/3 ";
 
-/// What follows when it is ready; else it says why it is not.
+/// The rest of the answer when it can reach Consul for the client; otherwise the rest is the error.
 const READY: &str = "ready";
+
+/// The answer to [`message::Message::Ping`].
+const PONG: &str = "pong\n";

@@ -1,32 +1,44 @@
-//! What `require("consul_ffi")` returns. The only layer that knows Lua.
+//! The result of `require("consul_ffi")`. The only layer that uses Lua.
 
-mod background;
-mod batch;
 mod client;
 mod cluster;
-mod data_plane;
-mod handle;
-mod held;
-mod hooks;
-mod inbox;
-mod lock;
-mod native;
-mod node;
-mod open;
+mod coordination;
+mod decode;
+mod file;
+mod node_table;
+mod older;
 mod ring;
-mod routing;
-mod serving;
+mod runtime;
 mod simulator;
-mod stack;
-mod standing;
-mod text;
-mod value;
-mod view;
-mod watch;
 
+use client::consul_client::ConsulClient;
+use client::service_view::ServiceView;
+use client::watch::Watch;
+use cluster::{ClusterNode, DeferredRequest, ReplicatedStore};
+use coordination::lock::Lock;
+use file::LogFile;
 use mlua::{Function, Lua, Table};
+use ring::ConsistentHashRing;
+use runtime::handle::Handle;
+use runtime::native::Registration;
+use simulator::Simulator;
 
-/// The engine that this build is for, by the name a user knows.
+/// Every class.
+const CLASSES: &[Registration] = &[
+    Registration::of::<ConsulClient>("client"),
+    Registration::of::<Handle>("handle"),
+    Registration::of::<Watch>("watch"),
+    Registration::of::<ServiceView>("view"),
+    Registration::of::<Lock>("lock"),
+    Registration::of::<ClusterNode>("cluster"),
+    Registration::of::<ReplicatedStore>("store"),
+    Registration::of::<DeferredRequest>("request"),
+    Registration::of::<ConsistentHashRing>("ring"),
+    Registration::of::<Simulator>("simulator"),
+    Registration::of::<LogFile>("file"),
+];
+
+/// The name of the engine that this build is for.
 const ENGINE: &str = if cfg!(feature = "luajit") {
     "LuaJIT"
 } else if cfg!(feature = "lua51") {
@@ -35,10 +47,10 @@ const ENGINE: &str = if cfg!(feature = "luajit") {
     "Lua 5.4"
 };
 
-/// Why this build cannot run in the engine that loads it, with the command that mends it.
+/// The error of a build that is for another engine, with the command that builds the right one.
 ///
-/// LuaJIT and Lua 5.1 load each other's modules without a word, and luarocks keeps both in the
-/// tree 5.1.
+/// LuaJIT and Lua 5.1 load each other's modules without an error, and luarocks has both in the tree
+/// 5.1.
 fn wrong_engine(lua: &Lua) -> mlua::Result<Option<String>> {
     let globals = lua.globals();
     let version: String = globals.get("_VERSION")?;
@@ -59,27 +71,23 @@ fn wrong_engine(lua: &Lua) -> mlua::Result<Option<String>> {
     )))
 }
 
-/// The module's table: one for each Lua state, however often it is loaded.
+/// The table of the module. Each Lua state has one, however often it loads the module.
 fn module(lua: &Lua) -> mlua::Result<Table> {
     const KEY: &str = "consul_ffi";
     if let Ok(module) = lua.named_registry_value(KEY) {
         return Ok(module);
     }
-    value::register(lua)?;
-    stack::register(lua)?;
-    serving::register(lua)?;
-    let native = client::register(lua)?;
+    runtime::value::register(lua)?;
+    runtime::stack::register(lua)?;
+    let native = lua.create_table()?;
     native.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
-    native.set("batch", native::function(lua, "batch", batch::batch)?)?;
-    native.set("handle", handle::register(lua)?)?;
-    native.set("watch", watch::register(lua)?)?;
-    native.set("view", view::register(lua)?)?;
-    native.set("lock", lock::register(lua)?)?;
-    native.set("set_node_metatable", node::register(lua)?)?;
-    native.set("cluster", cluster::register(lua)?)?;
-    native.set("ring", ring::register(lua)?)?;
-    native.set("simulator", simulator::register(lua)?)?;
-    native.set("text", text::register(lua)?)?;
+    native.set("kinds", runtime::native::kinds(lua)?)?;
+    for class in CLASSES {
+        native.set(class.part, (class.register)(lua)?)?;
+    }
+    native.set("set_node_metatable", node_table::register(lua)?)?;
+    native.set("decode", decode::register(lua)?)?;
+    native.set("older", older::register(lua)?)?;
     let build: Function =
         lua.load(include_str!("module.lua")).set_name("=consul_ffi").into_function()?;
     let module: Table = build.call(native)?;

@@ -1,122 +1,122 @@
--- Builds the module's table from the native functions: classes, the names of older programs, and
--- errors for misuse, which are raised as plain strings at the caller's line.
+-- Builds the table of the module from the native functions: classes, and the names of older programs.
+-- Errors for misuse are raised as strings at the line of the caller.
 local native = ...
 
-local ConsulClient = {}
+-- The kinds of what native functions return; see Returned in runtime/native.rs.
+local kinds = native.kinds
+local SUCCESS, FAILURE = kinds.success, kinds.failure
+local FINISHED_SUCCESS, FINISHED_FAILURE = kinds.finished_success, kinds.finished_failure
+local VALUE, PAIR, MISUSE = kinds.value, kinds.pair, kinds.misuse
 
--- Raises what a native function could not do: `position` is the caller's level for misuse.
---
--- It gave nil, a message and perhaps a level of its own; nothing at all when there was no memory for
--- a message; or mlua raised a userdata, which neither concatenates nor is printed by interpreters.
-local function raise(position, ran, success, message, level)
-  if ran then
-    error(message or "not enough memory", message and (level or position) or 0)
-  elseif type(success) == "userdata" then
-    local text = tostring(success)
-    error(text:match("not enough memory") or text:match("^(.-)\nstack traceback:") or text, 0)
+-- The text of the engines.
+local NO_MEMORY = "not enough memory"
+
+-- The error of a function that raised one itself. mlua raises a userdata, which neither concatenates
+-- nor is printed by interpreters.
+local function text_of(raised)
+  if type(raised) ~= "userdata" then
+    return raised
   end
-  error(success, 0)
+  local is_text, text = pcall(tostring, raised)
+  if not is_text or text:match("not enough memory") then
+    return NO_MEMORY
+  end
+  return text:match("^(.-)\nstack traceback:") or text
 end
 
--- This is no tail call, so that the error's position is the caller's.
-local function method(call)
+-- Returns a function with the results of a native function: its values, or an error that is raised.
+local function wrap(call)
   return function(...)
-    local ran, success, response, extra = pcall(call, ...)
-    if not ran or success == nil then
-      raise(3, ran, success, response, extra)
+    local ran, kind, first, second = pcall(call, ...)
+    if kind == SUCCESS then
+      return true, first, second
+    elseif kind == VALUE then
+      return first
+    elseif kind == PAIR then
+      return first, second
+    elseif kind == FAILURE then
+      return false, first, second
+    elseif kind == FINISHED_SUCCESS then
+      return true, true, first, second
+    elseif kind == FINISHED_FAILURE then
+      return true, false, first, second
+    elseif kind == MISUSE then
+      error(first, 2)
     end
-    return success, response, extra
+    -- Without memory for a message there is none.
+    error(ran and (first or NO_MEMORY) or text_of(kind), 0)
   end
 end
 
-for name, call in pairs(native.methods) do
-  ConsulClient[name] = method(call)
-end
-
-ConsulClient.batch = method(native.batch)
-
--- As method, for what gives one value when it succeeds.
-local function getter(call)
-  return function(...)
-    local ran, value, message, extra = pcall(call, ...)
-    if not ran or value == nil then
-      raise(3, ran, value, message, extra)
-    elseif extra == nil then
-      return value
-    end
-    return value, message, extra
+-- Returns a class with the methods of its native part, and gives its objects their metamethods, and the functions
+-- in `mistaken` as fields that are not methods.
+local function class_of(part, mistaken)
+  local class = {}
+  local metamethods = { __index = class }
+  for name, call in pairs(part.methods) do
+    (name:find("^__") and metamethods or class)[name] = wrap(call)
   end
-end
-
--- As getter, for what may be nil: a native function gives true before it.
-local function getter_or_nil(call)
-  return function(...)
-    local ran, success, value, detail = pcall(call, ...)
-    if not ran or not success then
-      raise(3, ran, success, value, success == nil and detail or nil)
+  metamethods.__close = class.close
+  local field = part.field and wrap(part.field)
+  if field then
+    metamethods.__index = function(object, name)
+      local member = class[name] or mistaken and mistaken[name]
+      if member == nil then
+        return field(object, name)
+      end
+      return member
     end
-    return value, detail
   end
+  part.set_metamethods(metamethods)
+  return class
 end
 
 local module = {
   _VERSION = native._VERSION,
 }
 
--- A class whose objects `create` makes: a colon, a dot and a call are all in use.
+-- Lets programs create objects of a class with a colon, a dot or a call: all are in use.
 local function constructed(class, create)
-  local function make(argument)
-    local ran, object, message, level = pcall(create, argument)
-    if not ran or not object then
-      raise(4, ran, object, message, level)
-    end
-    return object
-  end
-  function class.new(this, argument)
+  class.new = wrap(function(this, argument)
     if rawequal(this, class) or rawequal(this, module) then
-      return (make(argument))
+      return create(argument)
     end
-    return (make(this))
-  end
+    return create(this)
+  end)
   setmetatable(class, {
-    __call = function(_, argument)
-      return (make(argument))
-    end,
+    __call = wrap(function(_, argument)
+      return create(argument)
+    end),
   })
 end
 
--- A call in the background, and the handle on it.
-local Handle = {}
-
-ConsulClient.start = getter(native.handle.start)
-
-for name, call in pairs(native.handle.methods) do
-  Handle[name] = getter(call)
-end
-
-for _, name in ipairs({ "poll", "wait" }) do
-  local call = native.handle.methods[name]
-  Handle[name] = function(...)
-    local ran, success, response, extra = pcall(call, ...)
-    if not ran or success == nil then
-      raise(3, ran, success, response, extra)
-    elseif extra == nil then
-      return success
-    end
-    return true, success, response, extra
+-- Usual wrong names of a client's methods: they raise with the right one. Any other unknown field is nil.
+local mistaken = {}
+for wrong, right in pairs({
+  get = "kv_get",
+  put = "kv_put",
+  set = "kv_put",
+  delete = "kv_delete",
+  kv_set = "kv_put",
+  kv_del = "kv_delete",
+  register = "agent_service_register",
+  lookup = "health_service",
+}) do
+  mistaken[wrong] = function()
+    error(("%s: a client has no such method; did you mean client:%s?"):format(wrong, right), 2)
   end
 end
 
-native.handle.set_index(Handle)
+local ConsulClient = class_of(native.client, mistaken)
+ConsulClient.destroy = ConsulClient.close
+constructed(ConsulClient, native.client.new)
 
--- What becomes of what an endpoint reads, change by change.
-local Watch = {}
+class_of(native.handle)
 
-ConsulClient.watch = getter(native.watch.open)
-Watch.fd, Watch.close = getter(native.watch.methods.fd), getter(native.watch.methods.close)
-Watch.next, Watch.poll = method(native.watch.methods.next), method(native.watch.methods.poll)
+local Watch = class_of(native.watch)
 
--- The changes until the watch is closed. What begins an outage is passed over.
+-- The changes until the watch is closed: for change, meta in watch:changes() do. Errors, which begin an
+-- outage, are skipped.
 function Watch.changes(watch)
   return function()
     while true do
@@ -130,60 +130,23 @@ function Watch.changes(watch)
   end
 end
 
-native.watch.set_index(Watch)
+class_of(native.view)
 
--- A service's instances, without a request for each answer.
-local ServiceView = { pick = getter(native.view.pick) }
-
-ConsulClient.service_view = getter(native.view.open)
-
-for name, call in pairs(native.view.methods) do
-  ServiceView[name] = getter(call)
-end
-
-native.view.set_index(ServiceView)
-
--- A lock or a semaphore.
-local Lock = {}
-
-ConsulClient.lock = getter(native.lock.lock)
-ConsulClient.semaphore = getter(native.lock.semaphore)
-
-for name, call in pairs(native.lock.methods) do
-  Lock[name] = method(call)
-end
-
-for name, call in pairs(native.lock.getters) do
-  Lock[name] = getter_or_nil(call)
-end
-
--- The events as they happen, until no more come: for event, detail in lock:events() do
-function Lock.events(lock)
-  return function()
-    return Lock.next_event(lock)
+-- The events until there are no more: for event, detail in lock:events() do
+local function events_of(class)
+  return function(object)
+    return function()
+      return class.next_event(object)
+    end
   end
 end
 
-native.lock.set_index(Lock)
-
-local FIELDS = { initialized = true, consul_url = true, timeout = true, simulate = true }
-
-native.set_index(function(client, name)
-  local member = ConsulClient[name]
-  if member == nil and FIELDS[name] then
-    return native.field(client, name)
-  end
-  return member
-end)
-
-constructed(ConsulClient, native.new)
-
-ConsulClient.close = method(native.close)
-ConsulClient.destroy = ConsulClient.close
+local Lock = class_of(native.lock)
+Lock.events = events_of(Lock)
 
 -- The names of older programs.
 
--- No metamethod of the caller's runs.
+-- A copy without the metamethods of the caller.
 local function copy(options)
   local copied = {}
   for name, value in next, options do
@@ -192,46 +155,160 @@ local function copy(options)
   return copied
 end
 
-local get, delete = native.methods.kv_get, native.methods.kv_delete
-local list, delete_tree = native.methods.kv_list, native.methods.kv_delete_tree
+local methods = native.client.methods
 
--- kv_get(key, true) and kv_get(key, { recurse = true }) are kv_list(key).
-local function or_tree(one, tree)
-  return method(function(client, key, options, ...)
-    if options == true then
-      return tree(client, key, ...)
+-- A metatable for tables that older programs use as text. They print, concatenate and have the methods of a
+-- string; Lua does not let them be used in table.concat or as the key of a string.
+local function of_text(text)
+  return {
+    __tostring = text,
+    __concat = function(left, right)
+      return tostring(left) .. tostring(right)
+    end,
+    __index = function(_, name)
+      local of_string = string[name]
+      return of_string and function(this, ...)
+        return of_string(tostring(this), ...)
+      end
+    end,
+  }
+end
+
+-- The same for tables that are not lists. They also compare as text, with each other and, where Lua calls
+-- these for different types, with strings; Lua 5.4 takes their length.
+local function of_id(text)
+  local metatable = of_text(text)
+  function metatable.__eq(left, right)
+    return tostring(left) == tostring(right)
+  end
+  function metatable.__lt(left, right)
+    return tostring(left) < tostring(right)
+  end
+  function metatable.__le(left, right)
+    return tostring(left) <= tostring(right)
+  end
+  function metatable.__len(this)
+    return #tostring(this)
+  end
+  return metatable
+end
+
+-- The entries from which discover_services made its list, by that list.
+local entries_of = setmetatable({}, { __mode = "k" })
+
+-- The metatable of lists that read as the JSON that Consul answered.
+local List = of_text(function(list)
+  local entries = entries_of[list] or list
+  return #entries == 0 and "[]" or wrap(native.older.json)(entries)
+end)
+
+-- The results of a native function, with the text that Consul answered instead of true.
+local function as_text(kind, first, second)
+  if kind == SUCCESS and first == true then
+    first = "true"
+  end
+  return kind, first, second
+end
+
+local function as_list(kind, first, second)
+  if kind == SUCCESS and type(first) == "table" then
+    setmetatable(first, List)
+  end
+  return kind, first, second
+end
+
+local function as_it_is(...)
+  return ...
+end
+
+-- kv_get(key, true) and kv_get(key, { recurse = true }) are kv_list(key). In the old form, without a table of
+-- options, `old` converts the results of `one`, and `old_tree` those of `tree`.
+local function or_tree(one, old, tree, old_tree)
+  return wrap(function(client, key, options, ...)
+    if options == nil or options == false then
+      return old(one(client, key, nil, ...))
+    elseif options == true then
+      return old_tree(tree(client, key, ...))
     elseif type(options) == "table" and rawget(options, "recurse") ~= nil then
       local rest = copy(options)
       rest.recurse = nil
-      return (rawget(options, "recurse") and tree or one)(client, key, rest, ...)
-    elseif options == false then
-      options = nil
+      if rawget(options, "recurse") then
+        return old_tree(tree(client, key, rest, ...))
+      end
+      return one(client, key, rest, ...)
     end
     return one(client, key, options, ...)
   end)
 end
 
-ConsulClient.kv_get = or_tree(get, list)
-ConsulClient.kv_delete = or_tree(delete, delete_tree)
+ConsulClient.kv_get = or_tree(methods.kv_get, as_it_is, methods.kv_list, as_list)
+ConsulClient.kv_delete = or_tree(methods.kv_delete, as_text, methods.kv_delete_tree, as_text)
 
--- register_service(id, name, address, port, tags), (name, address, port, tags) or one table.
-function ConsulClient.register_service(client, id, name, address, port, tags)
-  local definition = id
-  if type(id) ~= "table" then
-    if type(address) == "number" then
-      id, name, address, port, tags = nil, id, name, address, port
-    end
-    definition = { ID = id, Name = name, Address = address, Port = port, Tags = tags }
+-- The metatable of the id of a session, which as text is the JSON that Consul answered.
+local Session = of_id(function(session)
+  return '{"ID":"' .. session.id .. '"}'
+end)
+
+-- The id of a session or a node, also when it is given as the result of create_session or as the node's table.
+local function id_of(given)
+  return type(given) == "table" and (rawget(given, "id") or rawget(given, "node_id")) or given
+end
+
+local SESSION_OPTIONS = { "acquire", "release" }
+
+ConsulClient.kv_put = wrap(function(client, key, value, options, ...)
+  if options == nil then
+    return as_text(methods.kv_put(client, key, value, nil, ...))
   end
-  return ConsulClient.agent_service_register(client, definition)
+  for _, name in ipairs(type(options) == "table" and SESSION_OPTIONS or {}) do
+    if type(rawget(options, name)) == "table" then
+      options = copy(options)
+      options[name] = id_of(options[name])
+    end
+  end
+  return methods.kv_put(client, key, value, options, ...)
+end)
+
+for _, name in ipairs({ "session_renew", "session_info", "session_destroy" }) do
+  ConsulClient[name] = wrap(function(client, session, ...)
+    return methods[name](client, id_of(session), ...)
+  end)
 end
 
-function ConsulClient.deregister_service(client, id)
-  return ConsulClient.agent_service_deregister(client, id)
+-- The results of a native method under the name that it has in older programs, with which its errors begin.
+local function renamed(name, method, kind, first, second)
+  if (kind == MISUSE or kind == FAILURE) and first and first:sub(1, #method) == method then
+    first = name .. first:sub(#method + 1):gsub("object:" .. method, "object:" .. name)
+    if kind == FAILURE then
+      second.message = first
+    end
+  end
+  return kind, first, second
 end
+
+-- register_service(id, name, address, port, tags), (name, address, port, tags) or one table; then options.
+ConsulClient.register_service = wrap(function(client, id, ...)
+  local method = "agent_service_register"
+  if type(id) == "table" then
+    return as_text(renamed("register_service", method, methods[method](client, id, ...)))
+  end
+  local name, address, port, tags = ...
+  local others = 5
+  if type(address) == "number" then
+    id, name, address, port, tags = nil, id, name, address, port
+    others = 4
+  end
+  local definition = { ID = id, Name = name, Address = address, Port = tonumber(port) or port, Tags = tags }
+  return as_text(renamed("register_service", method, methods[method](client, definition, select(others, ...))))
+end)
+
+ConsulClient.deregister_service = wrap(function(client, ...)
+  local method = "agent_service_deregister"
+  return as_text(renamed("deregister_service", method, methods[method](client, ...)))
+end)
 
 -- The instances that pass their checks, as { id, name, address, port, tags, meta, node }.
-function ConsulClient.discover_services(client, name, options)
+ConsulClient.discover_services = wrap(function(client, name, options, ...)
   if options == nil then
     options = { passing = true }
   elseif type(options) == "table" then
@@ -240,14 +317,16 @@ function ConsulClient.discover_services(client, name, options)
       options.passing = true
     end
   end
-  local success, response, extra = ConsulClient.health_service(client, name, options)
-  if not success then
-    return success, response, extra
+  local method = "health_service"
+  local kind, response, extra = renamed("discover_services", method, methods[method](client, name, options, ...))
+  if kind ~= SUCCESS then
+    return kind, response, extra
   end
+  local instances = setmetatable({}, List)
   for i, entry in ipairs(response) do
     local service, node = entry.Service, entry.Node
     local address = service.Address
-    response[i] = {
+    instances[i] = {
       id = service.ID,
       name = service.Service,
       address = (address and address ~= "") and address or node.Address,
@@ -257,134 +336,150 @@ function ConsulClient.discover_services(client, name, options)
       node = node.Node,
     }
   end
-  return success, response, extra
-end
+  entries_of[instances] = response
+  return kind, instances, extra
+end)
 
--- A session's id that also reads as the JSON text it came in.
-local Session = {}
-
-function Session.__tostring(session)
-  return '{"ID":"' .. session.id .. '"}'
-end
-
-function Session.__concat(left, right)
-  return tostring(left) .. tostring(right)
-end
-
-function Session.__index(_, name)
-  local of_string = string[name]
-  return of_string and function(session, ...)
-    return of_string(tostring(session), ...)
+-- Keeps the session's TTL of 30 s and the end of its keys with it, as the older module did.
+ConsulClient.create_session = wrap(function(client, name, ttl, ...)
+  local definition, method = { Name = name, TTL = ttl or "30s", Behavior = "delete" }, "session_create"
+  local kind, first, second = renamed("create_session", method, methods[method](client, definition, ...))
+  if kind == SUCCESS then
+    first = setmetatable({ id = first, ID = first }, Session)
   end
-end
+  return kind, first, second
+end)
 
-function ConsulClient.create_session(client, name, ttl)
-  local success, response, extra = ConsulClient.session_create(client, { Name = name, TTL = ttl })
-  if success then
-    response = setmetatable({ id = response, ID = response }, Session)
-  end
-  return success, response, extra
-end
+ConsulClient.destroy_session = wrap(function(client, session, ...)
+  local method = "session_destroy"
+  return as_text(renamed("destroy_session", method, methods[method](client, id_of(session), ...)))
+end)
 
-function ConsulClient.destroy_session(client, session)
-  return ConsulClient.session_destroy(client, type(session) == "table" and rawget(session, "id") or session)
-end
-
--- What is known of a node, or of the leader: in text it is the node's id.
-local Node = {}
-
-function Node.__tostring(node)
+-- The metatable of the table of a node, or of the leader: as text it is the id of the node.
+local Node = of_id(function(node)
   return tostring(node.id or node.node_id)
-end
-
-function Node.__concat(left, right)
-  return tostring(left) .. tostring(right)
-end
+end)
 
 native.set_node_metatable(Node)
 
--- Which of some nodes a key belongs to.
-local ConsistentHashRing = {
-  get_node = getter_or_nil(native.ring.methods.get_node),
-  get_nodes = getter_or_nil(native.ring.methods.get_nodes),
-}
-
-for _, name in ipairs({ "add_node", "remove_node", "get_replica_nodes" }) do
-  ConsistentHashRing[name] = getter(native.ring.methods[name])
-end
-
-native.ring.set_index(function(ring, name)
-  local member = ConsistentHashRing[name]
-  if member == nil then
-    return native.ring.field(ring, name)
-  end
-  return member
-end)
-
+local ConsistentHashRing = class_of(native.ring)
 constructed(ConsistentHashRing, native.ring.new)
 
--- A node of a cluster.
-local ConsulHACluster = {}
-
-for name, call in pairs(native.cluster.methods) do
-  ConsulHACluster[name] = getter(call)
-end
-
-for name, call in pairs(native.cluster.getters) do
-  ConsulHACluster[name] = getter_or_nil(call)
-end
-
-for name, call in pairs(native.cluster.replies) do
-  ConsulHACluster[name] = method(call)
-end
-
--- The events as they happen, until the node is stopped: for event, detail in cluster:events() do
-function ConsulHACluster.events(cluster)
-  return function()
-    return ConsulHACluster.next_event(cluster)
-  end
-end
-
-local cluster_field = getter_or_nil(native.cluster.field)
-
-native.cluster.set_index(function(cluster, name)
-  local member = ConsulHACluster[name]
-  if member == nil then
-    return (cluster_field(cluster, name))
-  end
-  return member
-end)
-
+local ConsulHACluster = class_of(native.cluster)
+ConsulHACluster.events = events_of(ConsulHACluster)
 constructed(ConsulHACluster, native.cluster.new)
 
--- A simulated agent for tests; what a method was misused for is raised.
-local Simulator = {}
+local ReplicatedStore = class_of(native.store)
+local page = native.store.methods.page
+ReplicatedStore.page = nil
 
-for name, call in pairs(native.simulator.methods) do
-  Simulator[name] = function(...)
-    local ran, success, value, level = pcall(call, ...)
-    if not ran or success == nil then
-      raise(3, ran, success, value, level)
+-- The records of a range, read in pages: for record, message, err in store:read(key, options) do. The first page is
+-- read at once. After an error, which comes as false, message, err, there are no more.
+ReplicatedStore.read = wrap(function(store, key, options)
+  local kind, records, extra = page(store, key, options)
+  if kind ~= SUCCESS and kind ~= FAILURE then
+    return kind, records
+  end
+  local index, taken = 0, 0
+  return VALUE, wrap(function()
+    while kind == SUCCESS do
+      index = index + 1
+      if records[index] ~= nil then
+        return VALUE, records[index]
+      elseif extra.next == nil then
+        return VALUE, nil
+      end
+      taken, index = taken + #records, 0
+      kind, records, extra = page(store, key, options, extra.next, taken)
     end
-    return value
+    local failed, message, err = kind, records, extra
+    kind, records, extra = SUCCESS, {}, {}
+    return failed, message, err
+  end)
+end)
+
+-- Older programs have the id of a node where a node's table is now.
+ConsulHACluster.call = wrap(function(cluster, node, ...)
+  return native.cluster.methods.call(cluster, id_of(node), ...)
+end)
+
+-- A request of another node, as its handler gets it.
+local Request = {}
+
+-- The deferred requests. One that the program has dropped fails at its caller.
+local deferred = setmetatable({}, { __mode = "k" })
+
+Request.defer = wrap(function(request)
+  local kind, first = native.request.defer(request)
+  if kind ~= VALUE then
+    return kind, first
   end
+  deferred[request] = first
+  return VALUE, request
+end)
+
+for name, answer in pairs(native.request.methods) do
+  Request[name] = wrap(function(request, ...)
+    local open = request ~= nil and deferred[request]
+    if not open then
+      return MISUSE, name .. ": call request:defer() first, in the handler of the request"
+    end
+    return answer(open, ...)
+  end)
 end
 
-native.simulator.set_index(Simulator)
+native.request.set_metamethods({})
+native.request.set_metatable({ __index = Request })
 
-local function simulator(name, options)
-  local ran, agent, message, level = pcall(native.simulator.open, name, options)
-  if not ran or not agent then
-    raise(3, ran, agent, message, level)
-  end
-  return agent
-end
+class_of(native.simulator)
 
-module.simulator = simulator
-module.json_decode = method(native.text.json_decode)
-module.toml_decode = method(native.text.toml_decode)
+class_of(native.file)
+
+module.simulator = wrap(native.simulator.open)
+module.json_decode = wrap(native.decode.json_decode)
+module.toml_decode = wrap(native.decode.toml_decode)
+module.read_file = wrap(native.file.read)
+module.log_file = wrap(native.file.open)
 module.ConsulClient = ConsulClient
 module.ConsistentHashRing = ConsistentHashRing
 module.ConsulHACluster = ConsulHACluster
 module.new = ConsulClient.new
+-- Lua 5.1 counts a tail call as a level of the stack.
+local BEFORE_TAIL_CALL = _VERSION == "Lua 5.1" and not rawget(_G, "jit") and 3 or 2
+
+-- Has the methods of a class of our Lua modules raise an error at the line of the caller, also one that a native
+-- method has raised in `file`, the module's; none of them may call a function of the program. `is_object` recognises
+-- what the methods are for.
+local function raise_at_caller(class, file, is_object)
+  local place = "^[^\n]-" .. file .. "%.lua:%d+: "
+  local function finished(ran, ...)
+    if ran then
+      return ...
+    end
+    local raised = ...
+    local is_text = type(raised) == "string" and raised ~= NO_MEMORY
+    error(is_text and raised:gsub(place, "") or raised, is_text and BEFORE_TAIL_CALL or 0)
+  end
+  for name, method in pairs(class) do
+    class[name] = name:find("^_") and method or function(object, ...)
+      if not is_object(object) then
+        error(("%s: call it with a colon, as in object:%s(…)"):format(name, name), 2)
+      end
+      return finished(pcall(method, object, ...))
+    end
+  end
+end
+
+-- For our modules with the names of older ones, not for programs.
+module._older = {
+  -- Differs when our Lua modules need another native module than before; the same as in consul_native.lua.
+  revision = 1,
+  warn = wrap(native.older.warn),
+  warn_once = wrap(native.older.warn_once),
+  option_like = wrap(native.older.option_like),
+  node_id = wrap(native.older.node_id),
+  of_text = of_text,
+  raise_at_caller = raise_at_caller,
+  options = native.older.options,
+}
 return module

@@ -1,96 +1,90 @@
-//! `ConsistentHashRing`: which of some nodes a key belongs to, and what is known of each node.
+//! `ConsistentHashRing`: the node of a key, by a consistent hash.
 
-use super::held::{done, one};
-use super::native::{self, Failure, Results};
-use super::node::reads_as_id;
-use super::stack;
-use super::value;
+use super::node_table;
+use super::runtime::native::{self, Call, Class, Failure, Method, Returned};
+use super::runtime::{stack, value};
 use crate::error::Error;
 use crate::ring::{POINTS, Ring, points_of};
-use crate::wire::shape::At;
 use crate::wire::value::Value;
-use mlua::{
-    AnyUserData, IntoLua, Lua, LuaString, MetaMethod, MultiValue, Table, UserData, UserDataFields,
-    UserDataMethods, Value as LuaValue,
-};
+use crate::wire::value::shape::ValuePath;
+use mlua::{AnyUserData, IntoLua, Lua, LuaString, MultiValue, Table, Value as LuaValue};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// The most points that a node of weight 1 may have.
-const MOST_VIRTUAL_NODES: u32 = 10_000;
+/// The limit of points for a node of weight 1.
+const MAX_VIRTUAL_NODES: u32 = 10_000;
 
-/// The most points of a ring, which then takes 80 MB.
-const MOST_POINTS: u64 = 1 << 22;
+/// The limit of points on a ring, which takes 80 MB with as many.
+const MAX_POINTS: u64 = 1 << 22;
 
-/// How many nodes `get_replica_nodes` gives when the program does not say.
-const REPLICAS: usize = 2;
+/// The number of nodes that `get_replica_nodes` returns by default.
+const DEFAULT_REPLICAS: usize = 2;
 
-/// A ring as a Lua program holds it.
-///
-/// The nodes' tables are its user values, where the garbage collector sees what they refer to.
-struct ConsistentHashRing {
+/// The userdata of a ring. The tables of its nodes are user values, where the garbage collector sees
+/// what they refer to.
+pub struct ConsistentHashRing {
     virtual_nodes: u32,
-    /// The nodes' weights by their ids.
+    /// The weights of the nodes by id.
     weights: RefCell<BTreeMap<Vec<u8>, f64>>,
-    /// How many points they have together.
+    /// The points of all nodes.
     points: Cell<u64>,
-    /// How often the nodes have changed.
+    /// The number of changes to the nodes.
     changes: Cell<u64>,
-    /// Made when it is first asked for after a change.
+    /// Computed for the first request after a change.
     ring: RefCell<Option<Rc<Ring>>>,
 }
 
-/// The user value with the nodes' tables by id.
+/// The user value with the tables of the nodes by id.
 const BY_ID: usize = 1;
 
-/// The user value with each node's id and table, in the order of the places on the ring. No change is
-/// made to it; another one takes its place.
-const BY_PLACE: usize = 2;
+/// The user value with the id and the table of each node, by the node's index on the ring. It is
+/// replaced, never changed.
+const BY_INDEX: usize = 2;
 
-fn id_at(place: usize) -> usize {
-    2 * place + 1
+fn id_at(index: usize) -> usize {
+    2 * index + 1
 }
 
-fn table_at(place: usize) -> usize {
-    2 * place + 2
+fn table_at(index: usize) -> usize {
+    2 * index + 2
 }
 
 impl ConsistentHashRing {
-    /// The ring and what its places stand for.
+    /// The ring and the nodes by index.
     fn ring(&self, lua: &Lua, this: &AnyUserData) -> mlua::Result<(Rc<Ring>, Table)> {
         loop {
             if let Some(ring) = &*self.ring.borrow() {
-                return Ok((Rc::clone(ring), this.nth_user_value(BY_PLACE)?));
+                return Ok((Rc::clone(ring), this.nth_user_value(BY_INDEX)?));
             }
             let changes = self.changes.get();
             let nodes: Vec<_> =
                 self.weights.borrow().iter().map(|(id, weight)| (id.clone(), *weight)).collect();
             let by_id: Table = this.nth_user_value(BY_ID)?;
-            let by_place = lua.create_table_with_capacity(2 * nodes.len(), 0)?;
-            for (place, (id, _)) in nodes.iter().enumerate() {
+            let by_index = lua.create_table_with_capacity(2 * nodes.len(), 0)?;
+            for (index, (id, _)) in nodes.iter().enumerate() {
                 let id = lua.create_string(id)?;
-                by_place.raw_seti(table_at(place), by_id.raw_get::<LuaValue>(&id)?)?;
-                by_place.raw_seti(id_at(place), id)?;
+                by_index.raw_seti(table_at(index), by_id.raw_get::<LuaValue>(&id)?)?;
+                by_index.raw_seti(id_at(index), id)?;
             }
             let ring = Rc::new(Ring::with_points(&nodes, self.virtual_nodes));
-            // A finalizer, which any allocation in Lua may run, may have changed the nodes meanwhile.
+            // A finalizer, which any allocation in Lua may run, may have changed the nodes.
             if self.changes.get() == changes {
-                this.set_nth_user_value(BY_PLACE, by_place)?;
+                this.set_nth_user_value(BY_INDEX, by_index)?;
                 self.ring.replace(Some(ring));
             }
         }
     }
 
-    /// Puts a node on the ring, or changes its weight.
-    fn put(&self, id: &[u8], weight: f64) -> Result<(), Error> {
+    /// Adds a node, or changes its weight.
+    fn add(&self, id: &[u8], weight: f64) -> Result<(), Error> {
         let points = |weight| u64::from(points_of(weight, self.virtual_nodes));
         let mut weights = self.weights.borrow_mut();
         let others = self.points.get() - weights.get(id).map_or(0, |weight| points(*weight));
         let all = others + points(weight);
-        if all > MOST_POINTS {
+        if all > MAX_POINTS {
             return Err(Error::argument(format!(
-                "with info.weight {weight} the ring would have more than {MOST_POINTS} points"
+                "with info.weight {weight} the ring would have more than {MAX_POINTS} points"
             )));
         }
         weights.insert(id.to_owned(), weight);
@@ -112,125 +106,87 @@ impl ConsistentHashRing {
     }
 }
 
-impl UserData for ConsistentHashRing {
-    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_meta_method(MetaMethod::ToString, |_, this, ()| {
-            let nodes = this.weights.borrow().len();
-            Ok(format!("ConsistentHashRing({nodes} nodes, {} virtual nodes)", this.virtual_nodes))
-        });
-        methods.add_meta_method(MetaMethod::Len, |_, this, ()| Ok(this.weights.borrow().len()));
-    }
-
-    fn add_fields<F: UserDataFields<Self>>(fields: &mut F) {
-        fields.add_meta_field("__name", "ConsistentHashRing");
-        fields.add_meta_field_with("__index", |lua| {
-            lua.named_registry_value::<mlua::Function>(INDEX)
-        });
-    }
-}
-
-/// The registry's name for the Lua function that looks members of a ring up.
-const INDEX: &str = "consul_ffi.ring.index";
-
-type Method = fn(&Lua, &AnyUserData, &ConsistentHashRing, &MultiValue) -> Result<Results, Failure>;
-
-const METHODS: &[(&str, Method)] = &[
-    ("add_node", add_node),
-    ("remove_node", remove_node),
-    ("get_node", get_node),
-    ("get_nodes", get_nodes),
-    ("get_replica_nodes", get_replica_nodes),
+const METHODS: &[Method<ConsistentHashRing>] = &[
+    Method::raising("__tostring", |call| {
+        let (nodes, each) = (call.object.weights.borrow().len(), call.object.virtual_nodes);
+        native::text(call.lua, &format!("ConsistentHashRing({nodes} nodes, {each} virtual nodes)"))
+    }),
+    Method::raising("__len", |call| {
+        let nodes = call.object.weights.borrow().len();
+        Ok(Returned::Value(nodes.into_lua(call.lua)?))
+    }),
+    Method::new("add_node", add_node),
+    Method::new("remove_node", remove_node),
+    Method::raising("get_node", get_node),
+    Method::raising("get_nodes", get_nodes),
+    Method::new("get_replica_nodes", get_replica_nodes),
 ];
 
-/// The native functions that `module.lua` builds the class from.
-pub fn register(lua: &Lua) -> mlua::Result<Table> {
-    let native = native::class(
-        lua,
-        INDEX,
-        METHODS.iter().map(|(name, method)| {
-            (*name, move |lua: &Lua, args: MultiValue| invoke(lua, name, *method, &args))
-        }),
-    )?;
-    native.set(
-        "new",
-        native::function(lua, "ConsistentHashRing", |lua, args| {
-            let virtual_nodes =
-                value::argument(lua, &args, 0).and_then(|given| virtual_nodes(&given)).map_err(
-                    |error| Error::misuse(format!("ConsistentHashRing: {}", error.message())),
-                )?;
-            let ring = lua.create_userdata(ConsistentHashRing {
-                virtual_nodes,
-                weights: RefCell::default(),
-                points: Cell::new(0),
-                changes: Cell::new(0),
-                ring: RefCell::default(),
-            })?;
-            ring.set_nth_user_value(BY_ID, lua.create_table()?)?;
-            Ok(one(LuaValue::UserData(ring)))
-        })?,
-    )?;
-    native.set(
-        "field",
-        lua.create_function(|lua, (this, name): (AnyUserData, LuaString)| {
-            match &*name.as_bytes() {
-                b"nodes" => this.nth_user_value(BY_ID),
-                b"virtual_nodes" => {
-                    this.borrow::<ConsistentHashRing>()?.virtual_nodes.into_lua(lua)
-                }
-                _ => Ok(LuaValue::Nil),
-            }
-        })?,
-    )?;
-    Ok(native)
+impl Class for ConsistentHashRing {
+    const NAME: &'static str = "ConsistentHashRing";
+
+    fn register(lua: &Lua) -> mlua::Result<Table> {
+        let class = native::class(lua, METHODS)?;
+        class.set("new", native::raising(lua, "ConsistentHashRing", new)?)?;
+        class.set("field", native::raising(lua, "ConsistentHashRing", field)?)?;
+        Ok(class)
+    }
 }
 
-fn invoke(lua: &Lua, name: &str, method: Method, args: &MultiValue) -> Result<Results, Failure> {
-    let this = args.front().and_then(LuaValue::as_userdata);
-    let ring = this.and_then(|this| Some((this, this.borrow::<ConsistentHashRing>().ok()?)));
-    let outcome = match ring {
-        Some((this, ring)) => method(lua, this, &ring, args),
-        None => Err(Error::misuse("call it with a colon").into()),
+/// `ConsistentHashRing.new(virtual_nodes)`
+fn new(lua: &Lua, values: MultiValue) -> native::Result {
+    let virtual_nodes = value::argument(lua, &values, 0)
+        .and_then(|given| virtual_nodes(&given))
+        .map_err(|error| error.context("ConsistentHashRing"))?;
+    let ring = ConsistentHashRing {
+        virtual_nodes,
+        weights: RefCell::default(),
+        points: Cell::new(0),
+        changes: Cell::new(0),
+        ring: RefCell::default(),
     };
-    outcome.map_err(|failure| match failure {
-        Failure::Error(error) => Failure::Error(error.context(name)),
-        lua => lua,
-    })
+    let ring = native::object(lua, ring)?;
+    ring.set_nth_user_value(BY_ID, lua.create_table()?)?;
+    Ok(Returned::Value(LuaValue::UserData(ring)))
 }
 
-/// A string that is an argument of a method.
-fn text<'a>(
-    lua: &Lua,
-    args: &'a MultiValue,
-    place: usize,
-    name: &str,
-) -> Result<&'a LuaString, Error> {
-    match args.get(place).unwrap_or(&LuaValue::Nil) {
+/// A field by its name; nil for an unknown name.
+fn field(lua: &Lua, values: MultiValue) -> native::Result {
+    let (userdata, ring) = native::called_on::<ConsistentHashRing>(&values, "ConsistentHashRing")?;
+    let name = values.get(1).and_then(LuaValue::as_string);
+    Ok(Returned::Value(match name.map(|name| name.as_bytes()).as_deref() {
+        Some(b"nodes") => userdata.nth_user_value(BY_ID)?,
+        Some(b"virtual_nodes") => ring.virtual_nodes.into_lua(lua)?,
+        _ => LuaValue::Nil,
+    }))
+}
+
+/// An argument that must be a string.
+fn text<'a, T>(call: &'a Call<T>, place: usize, name: &str) -> Result<&'a LuaString, Error> {
+    match call.lua_arg(place) {
         LuaValue::String(text) => Ok(text),
-        other => Err(At::top(name).wrong_type_text("a string", &value::from_lua(lua, other)?)),
+        _ => Err(ValuePath::top(name).wrong_type_text("a string", &call.arg(place)?)),
     }
 }
 
-/// The first argument of a method, which is a key.
-pub fn key<'a>(lua: &Lua, args: &'a MultiValue) -> Result<&'a LuaString, Error> {
-    text(lua, args, 1, "key")
+/// The first argument, a key.
+pub fn key<'a, T>(call: &'a Call<T>) -> Result<&'a LuaString, Error> {
+    text(call, 1, "key")
 }
 
-/// The first argument of a method, which is a list of keys.
-pub fn keys<'a>(lua: &Lua, args: &'a MultiValue) -> Result<&'a Table, Error> {
-    match args.get(1).unwrap_or(&LuaValue::Nil) {
+/// The first argument, a list of keys.
+pub fn keys<'a, T>(call: &'a Call<T>) -> Result<&'a Table, Error> {
+    match call.lua_arg(1) {
         LuaValue::Table(keys) => Ok(keys),
-        other => {
-            let given = value::from_lua(lua, other)?;
-            Err(At::top("keys").wrong_type_text("a list of strings", &given))
-        }
+        _ => Err(ValuePath::top("keys").wrong_type_text("a list of strings", &call.arg(1)?)),
     }
 }
 
-/// The second argument of a method, which is how many nodes it gives.
-pub fn replica_count(lua: &Lua, args: &MultiValue) -> Result<usize, Error> {
-    let (at, given) = (At::top("n"), value::argument(lua, args, 2)?);
+/// The second argument, the number of nodes to return.
+pub fn replica_count<T>(call: &Call<T>) -> Result<usize, Error> {
+    let (at, given) = (ValuePath::top("n"), call.arg(2)?);
     match given {
-        Value::Null => Ok(REPLICAS),
+        Value::Null => Ok(DEFAULT_REPLICAS),
         Value::Int(number) if number >= 0 => Ok(number as usize),
         Value::Int(_) | Value::Float(_) => {
             Err(at.bad_value(&given, "it must be an integer that is not below 0"))
@@ -239,45 +195,41 @@ pub fn replica_count(lua: &Lua, args: &MultiValue) -> Result<usize, Error> {
     }
 }
 
-/// For each key what a list has at the place, counted from 1, that `place_of` says.
+/// For each key the item of a list at the index, counted from 1, that `index_of` returns.
 pub fn owners(
     lua: &Lua,
     keys: &Table,
     list: &Table,
-    place_of: impl Fn(&[u8]) -> usize,
+    index_of: impl Fn(&[u8]) -> usize,
 ) -> Result<LuaValue, Failure> {
-    match stack::picked(lua, keys, list, place_of)? {
+    match stack::look_up_all(lua, keys, list, index_of)? {
         owners @ LuaValue::Table(_) => Ok(owners),
-        number => {
-            let given = value::from_lua(lua, &keys.raw_get(&number)?)?;
-            let place = format!("keys[{}]", number.to_string()?);
-            Err(At::top(&place).wrong_type_text("a string", &given).into())
+        index => {
+            let given = value::from_lua(lua, &keys.raw_get(&index)?)?;
+            let name = format!("keys[{}]", index.to_string()?);
+            Err(ValuePath::top(&name).wrong_type_text("a string", &given).into())
         }
     }
 }
 
 fn virtual_nodes(given: &Value) -> Result<u32, Error> {
-    let (at, allowed) = (At::top("virtual_nodes"), 1..=i64::from(MOST_VIRTUAL_NODES));
+    let (at, allowed) = (ValuePath::top("virtual_nodes"), 1..=i64::from(MAX_VIRTUAL_NODES));
     match given {
         Value::Null => Ok(POINTS),
         Value::Int(number) if allowed.contains(number) => Ok(*number as u32),
-        _ => Err(at.wrong_type_text(&format!("an integer from 1 to {MOST_VIRTUAL_NODES}"), given)),
+        _ => Err(at.wrong_type_text(&format!("an integer from 1 to {MAX_VIRTUAL_NODES}"), given)),
     }
 }
 
 /// `ring:add_node(id, info)`
-fn add_node(
-    lua: &Lua,
-    this: &AnyUserData,
-    ring: &ConsistentHashRing,
-    args: &MultiValue,
-) -> Result<Results, Failure> {
-    let id = text(lua, args, 1, "id")?;
+fn add_node(call: &Call<ConsistentHashRing>) -> native::Result {
+    let lua = call.lua;
+    let id = text(call, 1, "id")?;
     if id.as_bytes().is_empty() {
         return Err(Error::argument("id is \"\": it must not be empty").into());
     }
     let node = lua.create_table()?;
-    match args.get(2).unwrap_or(&LuaValue::Nil) {
+    match call.lua_arg(2) {
         LuaValue::Nil => {}
         LuaValue::Table(info) => {
             for member in info.pairs::<LuaValue, LuaValue>() {
@@ -285,22 +237,19 @@ fn add_node(
                 node.raw_set(name, value)?;
             }
         }
-        other => {
-            let given = value::from_lua(lua, other)?;
-            return Err(At::top("info").wrong_type_text("a table", &given).into());
-        }
+        _ => return Err(ValuePath::top("info").wrong_type_text("a table", &call.arg(2)?).into()),
     }
     node.raw_set("id", id)?;
     let weight = weight(&value::from_lua(lua, &node.raw_get("weight")?)?)?;
-    reads_as_id(lua, &node)?;
-    ring.put(&id.as_bytes(), weight)?;
-    this.nth_user_value::<Table>(BY_ID)?.raw_set(id, node)?;
-    Ok(done())
+    node_table::set_metatable(lua, &node)?;
+    call.object.add(&id.as_bytes(), weight)?;
+    call.userdata.nth_user_value::<Table>(BY_ID)?.raw_set(id, node)?;
+    Ok(Returned::done())
 }
 
-/// A node weighs 1 when nothing is said.
+/// The weight of a node, 1 by default.
 fn weight(given: &Value) -> Result<f64, Error> {
-    let (info, wanted) = (At::top("info"), "a number that is not below 0");
+    let (info, wanted) = (ValuePath::top("info"), "a number that is not below 0");
     let at = info.member("weight");
     let weight = match given {
         Value::Null => return Ok(1.0),
@@ -315,63 +264,43 @@ fn weight(given: &Value) -> Result<f64, Error> {
 }
 
 /// `ring:remove_node(id)`
-fn remove_node(
-    lua: &Lua,
-    this: &AnyUserData,
-    ring: &ConsistentHashRing,
-    args: &MultiValue,
-) -> Result<Results, Failure> {
-    let id = text(lua, args, 1, "id")?;
-    this.nth_user_value::<Table>(BY_ID)?.raw_set(id, LuaValue::Nil)?;
-    ring.remove(&id.as_bytes());
-    Ok(done())
+fn remove_node(call: &Call<ConsistentHashRing>) -> native::Result {
+    let id = text(call, 1, "id")?;
+    call.userdata.nth_user_value::<Table>(BY_ID)?.raw_set(id, LuaValue::Nil)?;
+    call.object.remove(&id.as_bytes());
+    Ok(Returned::done())
 }
 
-/// `ring:get_node(key)`: true, and the owner's id and table.
-fn get_node(
-    lua: &Lua,
-    this: &AnyUserData,
-    ring: &ConsistentHashRing,
-    args: &MultiValue,
-) -> Result<Results, Failure> {
-    let key = key(lua, args)?;
-    let (ring, by_place) = ring.ring(lua, this)?;
-    let (id, table) = match ring.owner(&key.as_bytes()) {
-        Some(place) => (by_place.raw_get(id_at(place))?, by_place.raw_get(table_at(place))?),
-        None => (LuaValue::Nil, LuaValue::Nil),
+/// `ring:get_node(key)`: the id and the table of the owner.
+fn get_node(call: &Call<ConsistentHashRing>) -> native::Result {
+    let key = key(call)?;
+    let (ring, by_index) = call.object.ring(call.lua, call.userdata)?;
+    let Some(index) = ring.owner(&key.as_bytes()) else {
+        return Ok(Returned::Pair(LuaValue::Nil, LuaValue::Nil));
     };
-    Ok((LuaValue::Boolean(true), id, table))
+    let (id, table) = (by_index.raw_get(id_at(index))?, by_index.raw_get(table_at(index))?);
+    Ok(Returned::Pair(id, table))
 }
 
-/// `ring:get_nodes(keys)`: true, and the owners' ids.
-fn get_nodes(
-    lua: &Lua,
-    this: &AnyUserData,
-    ring: &ConsistentHashRing,
-    args: &MultiValue,
-) -> Result<Results, Failure> {
-    let keys = keys(lua, args)?;
-    let (ring, by_place) = ring.ring(lua, this)?;
-    let ids = match ring.owner(b"") {
-        Some(_) => {
-            let id_of = |key: &[u8]| ring.owner(key).map_or(0, id_at);
-            owners(lua, keys, &by_place, id_of)?
-        }
-        None => LuaValue::Nil,
-    };
-    Ok((LuaValue::Boolean(true), ids, LuaValue::Nil))
+/// `ring:get_nodes(keys)`: the ids of the owners.
+fn get_nodes(call: &Call<ConsistentHashRing>) -> native::Result {
+    let keys = keys(call)?;
+    let (ring, by_index) = call.object.ring(call.lua, call.userdata)?;
+    if ring.owner(b"").is_none() {
+        return Ok(Returned::Value(LuaValue::Nil));
+    }
+    let id_of = |key: &[u8]| ring.owner(key).map_or(0, id_at);
+    Ok(Returned::Value(owners(call.lua, keys, &by_index, id_of)?))
 }
 
-/// `ring:get_replica_nodes(key, n)`: tables of nodes, the owner's first.
-fn get_replica_nodes(
-    lua: &Lua,
-    this: &AnyUserData,
-    ring: &ConsistentHashRing,
-    args: &MultiValue,
-) -> Result<Results, Failure> {
-    let (key, count) = (key(lua, args)?, replica_count(lua, args)?);
-    let (ring, by_place) = ring.ring(lua, this)?;
-    let places = ring.replicas(&key.as_bytes(), count).into_iter();
-    let nodes = places.map(|place| by_place.raw_get::<LuaValue>(table_at(place)));
-    Ok(one(lua.create_sequence_from(nodes.collect::<mlua::Result<Vec<_>>>()?)?.into_lua(lua)?))
+/// `ring:get_replica_nodes(key, n)`: the tables of nodes, the owner's first.
+fn get_replica_nodes(call: &Call<ConsistentHashRing>) -> native::Result {
+    let (key, count) = (key(call)?, replica_count(call)?);
+    let (ring, by_index) = call.object.ring(call.lua, call.userdata)?;
+    let indexes = ring.replicas(&key.as_bytes(), count);
+    let nodes = call.lua.create_table_with_capacity(indexes.len(), 0)?;
+    for index in indexes {
+        nodes.raw_push(by_index.raw_get::<LuaValue>(table_at(index))?)?;
+    }
+    Ok(Returned::Value(LuaValue::Table(nodes)))
 }

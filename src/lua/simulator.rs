@@ -1,174 +1,156 @@
-//! `Simulator`: a simulated agent as a test holds it, with its clock and its faults.
+//! `Simulator`: a simulated agent in a test, with its clock and its faults.
 
-use super::background::in_runtime;
-use super::native::{self, Failure, Results};
-use super::value;
+use super::runtime::executor::in_runtime;
+use super::runtime::native::{self, Call, Class, Method, Returned};
+use super::runtime::value;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::error::Error;
-use crate::simulate::{self, Agent, Fault, Keeps, Options};
-use crate::wire::shape::{At, unknown};
+use crate::simulate::{self, Agent, Fault, Options, Retained};
 use crate::wire::table::{DURATION, Shape};
 use crate::wire::value::Value;
-use mlua::{Lua, MetaMethod, MultiValue, Table, UserData, UserDataFields, UserDataMethods};
+use crate::wire::value::shape::{ValuePath, unknown};
+use mlua::{Lua, MultiValue, Table, Value as LuaValue};
 use std::sync::Arc;
 
-/// A simulated agent by its name.
-struct Simulator {
+/// The userdata of a simulated agent.
+pub struct Simulator {
     name: String,
     agent: Arc<Agent>,
 }
 
-impl UserData for Simulator {
-    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_meta_method(MetaMethod::ToString, |_, this, ()| {
-            Ok(format!("Simulator({})", this.name))
-        });
-    }
-
-    fn add_fields<F: UserDataFields<Self>>(fields: &mut F) {
-        fields.add_meta_field("__name", "Simulator");
-        fields.add_meta_field_with("__index", |lua| lua.named_registry_value::<Table>(INDEX));
-    }
-}
-
-/// The registry's name for the table of the methods.
-const INDEX: &str = "consul_ffi.simulator.index";
-
-/// A method: what it gives, or the message that `module.lua` raises.
-type Method = fn(&Agent, &Value) -> Result<Value, Error>;
-
-const METHODS: &[(&str, Method)] = &[
-    ("advance", advance),
-    ("now", |agent, _| Ok(agent.clock().now().since_origin().as_secs_f64().into())),
-    ("fault", fault),
-    ("clear_faults", |agent, _| {
-        agent.clear_faults();
-        Ok(Value::Null)
+const METHODS: &[Method<Simulator>] = &[
+    Method::raising("__tostring", |call| {
+        native::text(call.lua, &format!("Simulator({})", call.object.name))
     }),
-    ("restart", restart),
-    ("reset", |agent, _| {
-        agent.reset();
-        Ok(Value::Null)
+    Method::raising("advance", advance),
+    Method::raising("now", |call| {
+        let now = call.object.agent.clock().now().since_origin();
+        Ok(Returned::Value(LuaValue::Number(now.as_secs_f64())))
     }),
-    ("stats", stats),
+    Method::raising("fault", fault),
+    Method::raising("clear_faults", |call| {
+        call.object.agent.clear_faults();
+        Ok(Returned::Value(LuaValue::Nil))
+    }),
+    Method::raising("restart", restart),
+    Method::raising("reset", |call| {
+        call.object.agent.reset();
+        Ok(Returned::Value(LuaValue::Nil))
+    }),
+    Method::raising("stats", stats),
 ];
 
-/// The native functions that `module.lua` builds the class from.
-pub fn register(lua: &Lua) -> mlua::Result<Table> {
-    let methods = METHODS.iter().map(|(name, method)| {
-        (*name, move |lua: &Lua, args: MultiValue| invoke(lua, name, *method, &args))
-    });
-    let native = native::class(lua, INDEX, methods)?;
-    native.set(
-        "open",
-        native::function(lua, "simulator", |lua, args| {
-            let arg = |place| value::argument(lua, &args, place);
-            let opened = arg(0).and_then(|name| open(&name, &arg(1)?));
-            let agent = lua.create_userdata(opened.map_err(raised("simulator"))?)?;
-            Ok((mlua::Value::UserData(agent), mlua::Nil, mlua::Nil))
-        })?,
-    )?;
-    Ok(native)
+impl Class for Simulator {
+    const NAME: &'static str = "Simulator";
+
+    fn register(lua: &Lua) -> mlua::Result<Table> {
+        let class = native::class(lua, METHODS)?;
+        class.set("open", native::raising(lua, "simulator", new)?)?;
+        Ok(class)
+    }
 }
 
-/// Runs a method; gives `true, value`.
-fn invoke(lua: &Lua, name: &str, method: Method, args: &MultiValue) -> Result<Results, Failure> {
-    let this = args.front().and_then(mlua::Value::as_userdata);
-    let outcome = match this.and_then(|this| this.borrow::<Simulator>().ok()) {
-        Some(this) => {
-            value::argument(lua, args, 1).and_then(|argument| method(&this.agent, &argument))
-        }
-        None => Err(Error::misuse("call it with a colon")),
-    };
-    let value = value::to_lua(lua, &outcome.map_err(raised(name))?)?;
-    Ok((mlua::Value::Boolean(true), value, mlua::Nil))
+/// `simulator(name, options)`
+fn new(lua: &Lua, values: MultiValue) -> native::Result {
+    let given = |place| values.get(place).unwrap_or(&LuaValue::Nil);
+    let name = value::from_lua(lua, given(0));
+    let opened = name.and_then(|name| open(&name, &value::options(lua, given(1))?));
+    let simulator = opened.map_err(|error| error.context("simulator"))?;
+    Ok(Returned::Value(LuaValue::UserData(native::object(lua, simulator)?)))
 }
 
-/// Every error of a simulated agent's methods is raised.
-fn raised(name: &str) -> impl Fn(Error) -> Error {
-    move |error| Error::misuse(format!("{name}: {}", error.message()))
-}
-
-/// Opens the agent of this name, which the options make when it is not there yet.
+/// Opens the agent of this name, or creates it with these options.
 fn open(name: &Value, options: &Value) -> Result<Simulator, Error> {
-    let name = Shape::Text.text(name, &At::top("name"))?;
+    let name = Shape::Text.text(name, &ValuePath::top("name"))?;
     let mut clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let mut given = Options::default();
-    let mut is_made = false;
-    for (option, value) in Shape::Any.members(options_or_none(options), &At::top("options"))? {
-        let at = At::top(option);
+    let (mut is_new, mut names_clock) = (false, false);
+    for (option, value) in
+        Shape::Any.members(options_or_none(options), &ValuePath::top("options"))?
+    {
+        let at = ValuePath::top(option);
         match option.as_str() {
-            "clock" if Shape::OneOf(&["real", "manual"]).text(value, &at)? == "manual" => {
-                clock = Arc::new(ManualClock::new());
+            "clock" => {
+                names_clock = true;
+                if Shape::OneOf(&["real", "manual"]).text(value, &at)? == "manual" {
+                    clock = Arc::new(ManualClock::new());
+                }
             }
-            "clock" => {}
             "seed" => given.seed = Shape::Uint.uint(value, &at)?,
             _ => return Err(Error::misuse(unknown("option", option, &["clock", "seed"]))),
         }
     }
-    let wants_manual = clock.as_manual().is_some();
+    let is_manual = clock.as_manual().is_some();
     let agent = simulate::shared_or(&name, || {
-        is_made = true;
+        is_new = true;
         Options { clock, ..given }
     });
-    if !is_made && wants_manual && agent.clock().as_manual().is_none() {
+    if !is_new && names_clock && is_manual != agent.clock().as_manual().is_some() {
+        let clock = if is_manual { "real" } else { "manual" };
         return Err(Error::misuse(format!(
-            "the agent {name:?} exists already and goes by real time; \
-             call simulator before the first client uses the name"
+            "the agent {name:?} exists already and its clock is {clock}; \
+             call simulator with this clock before the first client uses the name"
         )));
     }
     Ok(Simulator { name, agent })
 }
 
-/// Options that were left out are none.
+/// Omitted options are an empty table.
 fn options_or_none(options: &Value) -> &Value {
     static NONE: Value = Value::Map(Vec::new());
     if *options == Value::Null { &NONE } else { options }
 }
 
-fn advance(agent: &Agent, seconds: &Value) -> Result<Value, Error> {
-    let at = At::top("seconds");
-    let duration = DURATION.duration(seconds, &at)?;
+fn advance(call: &Call<Simulator>) -> native::Result {
+    let duration = DURATION.duration(&call.arg(1)?, &ValuePath::top("seconds"))?;
+    let agent = &call.object.agent;
     let Some(clock) = agent.clock().as_manual() else {
-        return Err(Error::misuse(
-            "this agent goes by real time; consul_ffi.simulator(name, { clock = \"manual\" }) makes one \
-             whose time is moved",
-        ));
+        let why = "the clock of this agent is real; \
+                   consul_ffi.simulator(name, { clock = \"manual\" }) creates one with a manual clock";
+        return Err(Error::misuse(why).into());
     };
     in_runtime(|_| clock.advance(duration))?;
     agent.tick();
-    Ok(Value::Null)
+    Ok(Returned::Value(LuaValue::Nil))
 }
 
-fn fault(agent: &Agent, options: &Value) -> Result<Value, Error> {
-    let members = Shape::Any.members(options_or_none(options), &At::top("options"))?;
-    agent.add_fault(Fault::from_options(members)?);
-    Ok(Value::Null)
+fn fault(call: &Call<Simulator>) -> native::Result {
+    let options = call.options(1)?;
+    let members = Shape::Any.members(options_or_none(&options), &ValuePath::top("options"))?;
+    call.object.agent.add_fault(Fault::from_options(members)?);
+    Ok(Returned::Value(LuaValue::Nil))
 }
 
-fn restart(agent: &Agent, options: &Value) -> Result<Value, Error> {
-    let mut keeps = Keeps::Disk;
-    for (option, value) in Shape::Any.members(options_or_none(options), &At::top("options"))? {
-        let is_set = Shape::Bool.boolean(value, &At::top(option))?;
-        keeps = match (option.as_str(), is_set) {
-            ("wipe", true) => Keeps::Nothing,
-            ("lose_sessions", true) if keeps == Keeps::Disk => Keeps::DiskWithoutSessions,
-            ("wipe" | "lose_sessions", _) => keeps,
-            _ => return Err(Error::misuse(unknown("option", option, &["lose_sessions", "wipe"]))),
+fn restart(call: &Call<Simulator>) -> native::Result {
+    let options = call.options(1)?;
+    let mut retained = Retained::Disk;
+    for (option, value) in
+        Shape::Any.members(options_or_none(&options), &ValuePath::top("options"))?
+    {
+        let is_set = Shape::Bool.boolean(value, &ValuePath::top(option))?;
+        retained = match (option.as_str(), is_set) {
+            ("wipe", true) => Retained::Nothing,
+            ("lose_sessions", true) if retained == Retained::Disk => Retained::DiskWithoutSessions,
+            ("wipe" | "lose_sessions", _) => retained,
+            _ => {
+                let known = ["lose_sessions", "wipe"];
+                return Err(Error::misuse(unknown("option", option, &known)).into());
+            }
         };
     }
-    agent.restart(keeps);
-    Ok(Value::Null)
+    call.object.agent.restart(retained);
+    Ok(Returned::Value(LuaValue::Nil))
 }
 
-fn stats(agent: &Agent, _: &Value) -> Result<Value, Error> {
-    let stats = agent.stats();
+fn stats(call: &Call<Simulator>) -> native::Result {
+    let stats = call.object.agent.stats();
     let count = |number: usize| Value::from(number as u64);
-    Ok(Value::Map(vec![
+    let members = vec![
         ("requests".to_owned(), stats.requests.into()),
         ("index".to_owned(), stats.index.into()),
         ("keys".to_owned(), count(stats.keys)),
         ("sessions".to_owned(), count(stats.sessions)),
         ("waiting".to_owned(), count(stats.waiting)),
-    ]))
+    ];
+    Ok(Returned::Value(value::to_lua(call.lua, &Value::Map(members))?))
 }

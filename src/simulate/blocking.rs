@@ -1,10 +1,11 @@
-//! Blocking queries: reads that wait until their result is newer than what the caller has.
+//! Blocking queries: reads that wait until their result is newer than the caller's index.
 
-use super::reply::{Refusal, Reply};
-use super::request::{Call, Query};
+use super::Agent;
+use super::go;
+use super::http::reply::{Refusal, Reply};
+use super::http::request::{Call, Query};
 use super::store::State;
 use super::store::watch::Topic;
-use super::{Agent, go};
 use crate::clock::Instant;
 use futures_util::future::{Either, select};
 use http::StatusCode;
@@ -13,16 +14,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// How long a query waits that names no time, and how long one waits at most.
+/// The wait of a query that sets none, and the longest wait.
 ///
 /// Source: "Blocking Queries" in Consul's HTTP reference.
 const DEFAULT_WAIT: Duration = Duration::from_secs(5 * 60);
 const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
 
-/// A wait is up to this part longer, so that many of them do not end together.
+/// A wait is up to a 16th longer, so that many queries do not end together.
 const JITTER_PART: u32 = 16;
 
-/// How fresh a read is to be.
+/// The consistency mode of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Consistency {
     Leader,
@@ -31,7 +32,6 @@ pub(super) enum Consistency {
 }
 
 impl Consistency {
-    /// The mode's name in headers.
     pub fn name(self) -> &'static str {
         match self {
             Consistency::Leader => "leader",
@@ -41,10 +41,10 @@ impl Consistency {
     }
 }
 
-/// The parameters that all reads share.
+/// The parameters that all reads have in common.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadOptions {
-    /// The index that the caller has; 0: answer at once.
+    /// The index that the caller has; 0 if it does not want to wait.
     pub index: u64,
     pub wait: Duration,
     pub consistency: Consistency,
@@ -52,7 +52,7 @@ pub(super) struct ReadOptions {
 }
 
 impl ReadOptions {
-    /// Reads the parameters and refuses those that mean nothing.
+    /// Reads the parameters and refuses invalid ones.
     pub fn parse(call: &Call) -> Result<Self, Refusal> {
         let consistency = consistency(&call.query)?;
         check_cache_control(call.header("cache-control"))?;
@@ -103,56 +103,64 @@ fn check_cache_control(header: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Where a result stands.
+/// The index of a result, against which a blocking query compares the caller's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Position {
-    /// The index that the reply names.
-    pub index: u64,
-    /// Whether what was asked for does not exist. Its index then moves with its table, which is no
-    /// news to somebody who waits for it.
+pub(super) struct ResultIndex {
+    /// `X-Consul-Index` of the reply.
+    pub value: u64,
+    /// Whether the requested entry does not exist. Its index is then that of its table, whose other
+    /// changes do not wake the query.
     pub missing: bool,
 }
 
-impl Position {
-    /// The position of something that exists, or of a list.
-    pub fn at(index: u64) -> Self {
-        Self { index, missing: false }
+impl ResultIndex {
+    /// The index of an entry that exists, or of a list.
+    pub fn new(value: u64) -> Self {
+        Self { value, missing: false }
     }
 }
 
-/// A read that can wait. Its parts are apart, so that looking whether there is news writes no body.
+/// A read that can wait. Its index is computed apart from its answer, so that a check for news does
+/// not build a body.
 pub(super) struct Read {
-    /// Refuses what the agent refuses before it asks a server.
+    /// Refuses a request that the agent refuses before it asks a server.
     pub check: fn(&Call) -> Result<(), Refusal>,
-    /// What a waiting query is to be woken by.
+    /// The topics whose changes wake a waiting query.
     pub topics: fn(&Call) -> Vec<Topic>,
-    pub position: fn(&State, &Call) -> Position,
-    pub answer: fn(&State, &Call) -> Reply,
+    pub index: fn(&State, &Call) -> ResultIndex,
+    pub answer: fn(&State, &Call) -> Result<Reply, Refusal>,
     pub headers: Headers,
 }
 
-/// A read that can wait until its content has another hash than the caller's.
+impl Read {
+    fn reply(&self, state: &State, call: &Call) -> Reply {
+        (self.answer)(state, call).unwrap_or_else(Reply::from)
+    }
+}
+
+/// A read that can wait until the hash of its content differs from the caller's.
 pub(super) struct HashedRead {
-    /// The parameter that has the caller's hash.
+    /// The parameter with the caller's hash.
     pub parameter: &'static str,
     pub topics: fn(&Call) -> Vec<Topic>,
-    /// The present hash; `None` when there is nothing to wait for.
+    /// The current hash; `None` if there is nothing to wait for.
     pub hash: fn(&State, &Call) -> Option<String>,
     pub answer: fn(&State, &Call) -> Result<Reply, Refusal>,
 }
 
-/// Which headers a read has besides the index.
+/// The headers of a read in addition to the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Headers {
-    /// Keys: nothing more.
+    /// Keys: none.
     Plain,
-    /// Sessions: errors carry the index headers too.
+    /// Sessions: errors have the index headers too.
     Deferred,
-    /// What the agent always answers from its cache.
+    /// Reads that the agent always answers from its cache.
     Cached,
-    /// Coordinates of a node: what is missing has no headers at all.
+    /// Coordinates of a node: a missing one has no headers at all.
     OfSuccess,
-    /// Catalog and health: so they do, and the effective consistency is named.
+    /// Catalog and health: errors have the index headers too, and the effective consistency is
+    /// reported.
     Catalog {
         /// Whether the agent's cache can answer.
         cache: bool,
@@ -162,35 +170,35 @@ pub(super) enum Headers {
 }
 
 impl Agent {
-    /// Answers a read, after a wait when it asks for something newer than there is.
+    /// Answers a read, after a wait if the caller already has the current index.
     pub(super) async fn read(&self, read: &Read, call: &Call, options: &ReadOptions) -> Reply {
         let topics = (read.topics)(call);
         let streams = streams(read, call, options);
-        // The streaming backend keeps to the time.
+        // The streaming backend adds no jitter.
         let jitter = if streams { Duration::ZERO } else { options.wait / JITTER_PART };
         let mut seen = options.index;
         let mut was_missing = false;
-        let mut position = Position::at(0);
+        let mut index = ResultIndex::new(0);
         let news = |state: &mut State| {
             if let Some(refusal) = forbidden(read, state, call) {
                 return Some(refusal);
             }
-            position = (read.position)(state, call);
-            if was_missing && position.missing {
-                seen = position.index;
+            index = (read.index)(state, call);
+            if was_missing && index.missing {
+                seen = index.value;
             }
-            was_missing = position.missing;
-            let is_news = options.index == 0 || position.index > seen;
-            is_news.then(|| (read.answer)(state, call))
+            was_missing = index.missing;
+            let is_news = options.index == 0 || index.value > seen;
+            is_news.then(|| read.reply(state, call))
         };
         let reply = match self.wait_for(&topics, options.wait, jitter, news).await {
             Some(reply) => reply,
-            None => self.with(|state| (read.answer)(state, call)),
+            None => self.with(|state| read.reply(state, call)),
         };
         if is_error(&reply) {
             return failed(read.headers, reply);
         }
-        let reply = reply_headers(reply, read.headers, options, position.index, streams);
+        let reply = reply_headers(reply, read.headers, options, index.value, streams);
         if read.headers == Headers::Cached {
             return self.with(|state| cache_headers(reply, state, call, true));
         }
@@ -201,7 +209,7 @@ impl Agent {
         reply
     }
 
-    /// Answers a read of the agent, after a wait when the caller has the present content.
+    /// Answers a read of the agent, after a wait if the caller already has the current content.
     pub(super) async fn read_hashed(
         &self,
         read: &HashedRead,
@@ -221,8 +229,8 @@ impl Agent {
         }
     }
 
-    /// Waits until `news` gives something, which is asked at once and after each change that
-    /// concerns the topics; `None` when the time, and up to `jitter` more, is over first.
+    /// Waits until `news` returns a value; it is called at once and after each change of one of the
+    /// topics. `None` if `wait`, plus up to `jitter`, is over first.
     async fn wait_for<R>(
         &self,
         topics: &[Topic],
@@ -251,14 +259,14 @@ impl Agent {
         None
     }
 
-    /// Waits for a change; false when the time is over first.
+    /// Waits for a change; false if the deadline comes first.
     async fn woken(&self, waiter: &Notify, deadline: Instant) -> bool {
         let change = pin!(waiter.notified());
         matches!(select(change, self.clock.sleep_until(deadline)).await, Either::Left(_))
     }
 }
 
-/// Takes the waiter back when its query ends or is abandoned.
+/// Removes the waiter when its query ends or is abandoned.
 struct Subscription<'a> {
     agent: &'a Agent,
     topics: &'a [Topic],
@@ -271,29 +279,29 @@ impl Drop for Subscription<'_> {
     }
 }
 
-/// Whether the streaming backend answers, which it does for reads of a service's health that wait
-/// or may come from the cache, unless they are sorted by distance.
+/// Whether the streaming backend answers. It does so for reads of a service's health that wait or
+/// may come from the cache, unless they are sorted by distance.
 fn streams(read: &Read, call: &Call, options: &ReadOptions) -> bool {
     matches!(read.headers, Headers::Catalog { streams: true, .. })
         && (options.index > 0 || options.cached)
         && call.query.get("near").is_empty()
 }
 
-/// What a caller gets who may not have the answer, whatever there is to wait for.
+/// The error for a caller without the permission, which is sent without a wait.
 fn forbidden(read: &Read, state: &State, call: &Call) -> Option<Reply> {
     if !state.acl.is_enabled() {
         return None;
     }
-    let reply = (read.answer)(state, call);
+    let reply = read.reply(state, call);
     if is_error(&reply) {
         return Some(reply);
     }
-    // The roots of the mesh are for everybody, whatever token they bring.
+    // The roots of the mesh are public, whatever token the request has.
     let is_open = call.endpoint.path.ends_with("/ca/roots");
     state.authority(call).known().err().filter(|_| !is_open).map(Reply::from)
 }
 
-/// Whether it says why there is no result. That there is none, by itself, is a result.
+/// Whether the reply is an error. An empty result alone is not one.
 fn is_error(reply: &Reply) -> bool {
     !reply.status.is_success() && !reply.body.is_empty()
 }
@@ -307,7 +315,7 @@ fn reply_headers(
 ) -> Reply {
     let mut reply = reply;
     if streams {
-        // The streaming backend leaves out in silence.
+        // The streaming backend does not report filtered entries.
         reply.headers.remove("x-consul-results-filtered-by-acls");
     }
     if headers == Headers::OfSuccess && !reply.status.is_success() {
@@ -323,8 +331,8 @@ fn reply_headers(
     }
 }
 
-/// Says, when it was asked, whether the agent's cache had the answer. The cache keeps its copies
-/// current, so that they have no age.
+/// Adds, if the caller asked for it, whether the agent's cache had the answer. The cache keeps its
+/// copies current, so their age is 0.
 pub(super) fn cache_headers(reply: Reply, state: &mut State, call: &Call, asked: bool) -> Reply {
     let read = format!("{} {} {}", call.endpoint.name, call.rest_text(), call.query.identity());
     match (asked, state.cached.insert(read)) {
@@ -341,12 +349,12 @@ fn index_headers(reply: Reply, index: u64, known_leader: bool) -> Reply {
         .with_text("x-consul-lastcontact", "0")
 }
 
-/// An error that a server answered a read with: most reads set the index headers all the same, but
-/// not those that streaming may answer.
+/// The reply of a read that a server refused: most reads set the index headers all the same, but
+/// not those that the streaming backend may answer.
 pub(super) fn failed(headers: Headers, reply: impl Into<Reply>) -> Reply {
     let reply = reply.into();
     let has_none = matches!(headers, Headers::Plain | Headers::Catalog { streams: true, .. });
-    // What is not there is no error of the server's.
+    // A missing entry is not an error of the server.
     if has_none || reply.status == StatusCode::NOT_FOUND {
         return reply;
     }
@@ -355,14 +363,14 @@ pub(super) fn failed(headers: Headers, reply: impl Into<Reply>) -> Reply {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::World;
+    use super::super::control::testing::World;
     use std::time::Duration;
 
     const MILLISECOND: Duration = Duration::from_millis(1);
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn parameters_that_make_no_sense_are_refused() {
+    fn invalid_parameters_are_refused() {
         let world = World::new();
         for (query, text) in [
             ("wait=abc", "Invalid wait time"),
@@ -483,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_of_zero_is_five_minutes_and_none_is_longer_than_ten() {
+    fn a_wait_of_zero_is_five_minutes_and_the_longest_is_ten() {
         let world = World::new();
         world.put("kv/a", "1");
         let mut zero = world.watch("kv/a?index=1000&wait=0s");

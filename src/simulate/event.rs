@@ -1,14 +1,14 @@
-//! User events: `/v1/event`. They reach the agent by gossip, which is at once here.
+//! User events: `/v1/event`. Gossip delivers them at once here.
 
 use super::acl::{Access, Authority, Resource};
 use super::blocking::HashedRead;
 use super::filter::pattern;
-use super::reply::{Refusal, Reply};
-use super::request::Call;
-use super::route::{Handler, Route};
+use super::http::handler::{Handler, Route};
+use super::http::reply::{Refusal, Reply};
+use super::http::request::Call;
 use super::store::State;
 use super::store::watch::Topic;
-use crate::wire::event as wire;
+use crate::wire::api::event as wire;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
@@ -19,11 +19,11 @@ use std::collections::VecDeque;
 pub(super) static ROUTES: &[Route] =
     &[Route(&wire::FIRE, Handler::Now(fire)), Route(&wire::LIST, Handler::Hashed(&LIST))];
 
-/// How many events an agent remembers. Source: "List Events" in Consul's HTTP reference.
+/// The number of events that an agent keeps. Source: "List Events" in Consul's HTTP reference.
 const REMEMBERED: usize = 256;
 
-/// What an event may take in gossip, and what its own message takes beside its texts: its id, the
-/// names of its fields and their lengths.
+/// The largest event in gossip, in bytes, and the size of its message without its texts: its id,
+/// the names of its fields and their lengths.
 ///
 /// Source: the default of Serf's `UserEventSizeLimit`; the rest is measured.
 const SIZE_LIMIT: usize = 512;
@@ -32,7 +32,7 @@ const OVERHEAD: usize = 96;
 /// The Lamport time of the first event: the clock of a fresh agent stands at 1.
 const FIRST_TIME: u64 = 2;
 
-/// The events that reached the agent, the oldest first.
+/// The events that the agent received, the oldest first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Events {
     recent: VecDeque<Event>,
@@ -63,12 +63,12 @@ fn base64_or_null<S: Serializer>(payload: &[u8], serializer: S) -> Result<S::Ok,
 }
 
 impl Event {
-    /// How many bytes it takes in gossip.
+    /// The size in gossip, in bytes.
     fn size(&self) -> usize {
         let filters = [&self.node_filter, &self.service_filter, &self.tag_filter];
         let filters = filters.into_iter().filter(|filter| !filter.is_empty());
         let filters: usize = filters.map(|filter| filter.len() + 4).sum();
-        // The name stands outside of the message as well.
+        // The name is also sent outside of the message.
         OVERHEAD + self.name.len() * 2 + self.payload.len() + filters
     }
 
@@ -83,7 +83,7 @@ impl Event {
 fn fire(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     permit(state, call)?;
     let event = Event {
-        name: call.named("Missing name")?,
+        name: call.required_rest("Missing name")?,
         id: state.new_id(),
         payload: call.body.to_vec(),
         node_filter: call.query.get("node").to_owned(),
@@ -118,9 +118,9 @@ fn fire(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     Ok(Reply::json(call.style, &event))
 }
 
-/// Refuses a caller who may not fire the event, with fewer words than elsewhere.
+/// Refuses a caller without the permission, with a shorter text than other endpoints.
 fn permit(state: &State, call: &Call) -> Result<(), Refusal> {
-    let name = call.named("Missing name")?;
+    let name = call.required_rest("Missing name")?;
     let authority = state.authority(call);
     authority.known().map_err(|refusal| Refusal::server(refusal.text))?;
     match authority.allows(Resource::Event, &name, Access::Write) {
@@ -144,7 +144,7 @@ fn has_service(state: &State, service: &Regex, tag: Option<&Regex>) -> bool {
     tags.any(|tags| tag.is_none_or(|tag| tags.iter().any(|found| tag.is_match(found))))
 }
 
-/// The events that the caller may see, of the name that the call gives, if it gives one.
+/// The events that the caller may see, filtered by the name in the query.
 fn found<'a>(state: &'a State, call: &Call, authority: &Authority) -> Vec<&'a Event> {
     let name = call.query.get("name");
     let wanted = state.events.recent.iter().filter(|event| name.is_empty() || event.name == name);
@@ -155,7 +155,7 @@ fn index(state: &State, call: &Call) -> String {
     found(state, call, &state.authority(call)).last().map_or(1, |event| event.index()).to_string()
 }
 
-/// The index is a hash: a read waits only for another than the caller's, not for a greater one.
+/// The index is a hash: a read waits for any other than the caller's, not for a greater one.
 static LIST: HashedRead = HashedRead {
     parameter: "index",
     topics: |_| vec![Topic::Events],

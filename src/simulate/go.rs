@@ -1,11 +1,43 @@
-//! What Go's standard library makes of texts, with its words for errors.
+//! Numbers, durations, dates and quoted text as Go's standard library reads and writes them, with
+//! the texts of its errors.
 
-use crate::wire::duration;
+use crate::wire::value::duration;
 use std::time::Duration;
 
-/// Text in double quotes as `%q` writes it.
-pub(super) fn quoted(text: &str) -> String {
-    super::request::quoted(text.as_bytes())
+/// Bytes as text, with one U+FFFD for each byte that is not UTF-8, as Go's JSON encoder writes it.
+pub(super) fn lossy(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+    }
+    text
+}
+
+/// Text in double quotes as `%q` writes it, bytes that are not UTF-8 as escapes.
+pub(super) fn quoted(text: impl AsRef<[u8]>) -> String {
+    let mut quoted = String::from("\"");
+    for chunk in text.as_ref().utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '"' => quoted.push_str("\\\""),
+                '\\' => quoted.push_str("\\\\"),
+                '\u{7}' => quoted.push_str("\\a"),
+                '\u{8}' => quoted.push_str("\\b"),
+                '\u{c}' => quoted.push_str("\\f"),
+                '\n' => quoted.push_str("\\n"),
+                '\r' => quoted.push_str("\\r"),
+                '\t' => quoted.push_str("\\t"),
+                '\u{b}' => quoted.push_str("\\v"),
+                c if c.is_ascii_control() => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
+                c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+                c => quoted.push(c),
+            }
+        }
+        quoted.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// A boolean, as `strconv.ParseBool` reads it.
@@ -76,7 +108,7 @@ pub(super) fn duration_text(value: Duration) -> String {
     }
 }
 
-/// A moment since 1970 as `time.Time` writes itself into JSON: RFC 3339 in UTC.
+/// A time since 1970 as `time.Time` is written into JSON: RFC 3339 in UTC.
 pub(super) fn date_text(since_1970: Duration) -> String {
     let seconds = since_1970.as_secs();
     let (days, time) = (seconds / 86_400, seconds % 86_400);
@@ -111,7 +143,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_that_are_none_are_refused_in_gos_words() {
+    fn text_is_quoted_as_go_quotes_it() {
+        assert_eq!(quoted(b"a\"\\\n\x01\xff\xc3\xa4"), "\"a\\\"\\\\\\n\\x01\\xff\u{e4}\"");
+    }
+
+    #[test]
+    fn every_byte_that_is_not_utf8_becomes_one_replacement_character() {
+        assert_eq!(lossy(b"a\xf0\x9f\x98z"), "a\u{fffd}\u{fffd}\u{fffd}z");
+    }
+
+    #[test]
+    fn invalid_numbers_are_refused_with_gos_errors() {
         assert_eq!(uint("18446744073709551615"), Ok(u64::MAX));
         for (text, why) in [
             ("-1", "invalid syntax"),

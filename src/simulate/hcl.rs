@@ -1,17 +1,17 @@
-//! The part of HCL that policies and agent configurations are written in: assignments, blocks with
-//! names, lists, strings, numbers, booleans and comments. A text that begins with a brace is JSON.
+//! The part of HCL that policies and agent configurations use: assignments, blocks with names,
+//! lists, strings, numbers, booleans and comments. A text that begins with a brace is JSON.
 
 use std::iter::Peekable;
 use std::str::CharIndices;
 
-/// A value. A block with names is an object inside objects, as its JSON form writes it.
+/// A value. A block with names is an object inside of objects, as in its JSON form.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// A string, or a number or boolean by its text.
+    /// A string, or the text of a number or boolean.
     Literal(String),
     /// A list.
     List(Vec<Value>),
-    /// Members in the order of the text; a name may come several times.
+    /// Members in the order of the text; names may repeat.
     Object(Object),
 }
 
@@ -21,7 +21,7 @@ pub type Object = Vec<(String, Value)>;
 /// Reads a text.
 ///
 /// # Errors
-/// What is wrong and where, in the words of HashiCorp's parser.
+/// The line, column and reason, in the words of HashiCorp's parser.
 pub fn parse(text: &str) -> Result<Object, String> {
     if text.trim_start().starts_with('{') {
         let json = serde_json::from_str(text)
@@ -47,7 +47,7 @@ fn from_json(json: &serde_json::Value) -> Value {
     }
 }
 
-/// The value at a path of names; of several members of one name the last that has it.
+/// The value at a path of names; the last one if names repeat.
 pub fn find<'a>(object: &'a Object, path: &[&str]) -> Option<&'a Value> {
     let (name, rest) = path.split_first()?;
     let named = object.iter().rev().filter(|(known, _)| known == name);
@@ -72,7 +72,7 @@ enum Token {
 }
 
 impl Token {
-    /// The token's kind in the words of HashiCorp's parser.
+    /// The token's kind, as HashiCorp's parser names it.
     fn kind(&self) -> &'static str {
         match self {
             Token::Identifier(_) => "IDENT",
@@ -229,7 +229,7 @@ impl Parser<'_> {
         Ok(next)
     }
 
-    /// The members up to the end of the text, or of the object whose brace was just read.
+    /// The members up to the end of the text, or up to the closing brace if `inside`.
     fn members(&mut self, inside: bool) -> Result<Object, String> {
         let mut members = Object::new();
         loop {
@@ -251,7 +251,7 @@ impl Parser<'_> {
         }
     }
 
-    /// What follows a member's first name: more names and a block, or a value.
+    /// The rest of a member after its first name: more names and a block, or a value.
     fn member(&mut self, name: String) -> Result<(String, Value), String> {
         let (token, place) = self.take()?;
         match token {
@@ -355,9 +355,9 @@ mod tests {
         assert_eq!(find(&config, &["acl", "none"]), None);
     }
 
-    /// Consul 1.21 says the same of these.
+    /// Consul 1.21 returns the same errors.
     #[test]
-    fn what_is_wrong_is_said_with_its_place() {
+    fn errors_name_the_place() {
         for (text, error) in [
             ("}", "At 1:1: expected: IDENT | STRING | ASSIGN | LBRACE got: RBRACE"),
             ("@", "At 1:1: illegal char"),
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_makes_it_panic_or_run_for_ever() {
+    fn no_text_makes_it_panic_or_run_forever() {
         let parts = ["key", "\"a\"", "{", "}", "=", "[", "]", ",", "\"", "\\", "/*", "#", "\u{e4}"];
         for seed in 0..2000 {
             let mut rng = fastrand::Rng::with_seed(seed);

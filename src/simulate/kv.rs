@@ -1,15 +1,15 @@
 //! The key-value store.
 
 use super::acl::{Access, Resource};
-use super::blocking::{Headers, Position, Read};
+use super::blocking::{Headers, Read, ResultIndex};
 use super::go;
-use super::reply::{Refusal, Reply};
-use super::request::{Call, lossy};
-use super::route::{Handler, Route};
+use super::http::handler::{Handler, Route};
+use super::http::reply::{Refusal, Reply};
+use super::http::request::Call;
 use super::store::State;
 use super::store::kv::Entry;
 use super::store::watch::Topic;
-use crate::wire::kv as wire;
+use crate::wire::api::kv as wire;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -28,7 +28,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&wire::DELETE_TREE, Handler::Checked(delete)),
 ];
 
-/// The three reads share a path: parameters say which one is meant.
+/// The three reads have the same path; parameters select one.
 static READ: Read = Read {
     check: |call| match mode(call) {
         Mode::Key => check_key(call),
@@ -38,20 +38,17 @@ static READ: Read = Read {
         let key = call.rest.clone().into();
         vec![if mode(call) == Mode::Key { Topic::Key(key) } else { Topic::Prefix(key) }]
     },
-    position: |state, call| match mode(call) {
+    index: |state, call| match mode(call) {
         Mode::Key => match state.kv.get(&call.rest) {
-            Some(entry) => Position::at(entry.modify_index),
-            None => Position { index: state.kv.newest(), missing: true },
+            Some(entry) => ResultIndex::new(entry.modify_index),
+            None => ResultIndex { value: state.kv.newest(), missing: true },
         },
-        Mode::Entries | Mode::Keys => Position::at(state.kv.newest_under(&call.rest)),
+        Mode::Entries | Mode::Keys => ResultIndex::new(state.kv.newest_under(&call.rest)),
     },
-    answer: |state, call| {
-        match mode(call) {
-            Mode::Key => key(state, call),
-            Mode::Entries => entries(state, call),
-            Mode::Keys => keys(state, call),
-        }
-        .unwrap_or_else(Reply::from)
+    answer: |state, call| match mode(call) {
+        Mode::Key => key(state, call),
+        Mode::Entries => entries(state, call),
+        Mode::Keys => keys(state, call),
     },
     headers: Headers::Plain,
 };
@@ -75,7 +72,7 @@ fn check_key(call: &Call) -> Result<(), Refusal> {
     if call.rest.is_empty() { Err(Refusal::bad("Missing key name")) } else { Ok(()) }
 }
 
-/// An entry as JSON shows it.
+/// An entry in replies.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct View {
@@ -90,11 +87,11 @@ pub(super) struct View {
 }
 
 impl View {
-    /// The whole entry; an empty value is null.
+    /// An empty value is null.
     pub fn new(key: &[u8], entry: &Entry) -> Self {
         Self {
             lock_index: entry.lock_index,
-            key: lossy(key),
+            key: go::lossy(key),
             flags: entry.flags,
             value: (!entry.value.is_empty()).then(|| BASE64.encode(&entry.value)),
             session: entry.session.as_deref().map(str::to_owned),
@@ -112,7 +109,7 @@ fn key(state: &State, call: &Call) -> Result<Reply, Refusal> {
     if !call.query.has("raw") {
         return Ok(Reply::json(call.style, &[View::new(&call.rest, entry)]));
     }
-    // Values are bytes of strangers: no browser is to take them for a page.
+    // Values are untrusted: a browser must not render them as a page.
     let raw = Reply { body: Bytes::copy_from_slice(&entry.value), ..Reply::empty(StatusCode::OK) };
     Ok(raw
         .with(CONTENT_TYPE, HeaderValue::from_static("text/plain"))
@@ -135,7 +132,7 @@ fn keys(state: &State, call: &Call) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
     authority.check_list(&call.rest)?;
     let prefix = &call.rest;
-    // The parameter was misspelt once, and both spellings work since.
+    // The parameter was once misspelled, and both spellings work since.
     let names = ["separator", "seperator"];
     let name = names.into_iter().find(|name| call.query.has(name)).unwrap_or("separator");
     let separator = call.query.get(name).as_bytes();
@@ -148,11 +145,11 @@ fn keys(state: &State, call: &Call) -> Result<Reply, Refusal> {
     }
     Ok(authority.mark(match keys.is_empty() && !prefix.is_empty() {
         true => Reply::empty(StatusCode::NOT_FOUND),
-        false => Reply::json(call.style, &keys.into_iter().map(lossy).collect::<Vec<_>>()),
+        false => Reply::json(call.style, &keys.into_iter().map(go::lossy).collect::<Vec<_>>()),
     }))
 }
 
-/// The key up to the first separator behind the prefix, separator included.
+/// The key up to and including the first separator after the prefix.
 fn cut<'a>(key: &'a [u8], prefix: usize, separator: &[u8]) -> &'a [u8] {
     if separator.is_empty() {
         return key;
@@ -161,7 +158,7 @@ fn cut<'a>(key: &'a [u8], prefix: usize, separator: &[u8]) -> &'a [u8] {
     place.map_or(key, |place| &key[..prefix + place + separator.len()])
 }
 
-/// Refuses two parameters that exclude each other.
+/// Refuses parameters that exclude each other.
 fn check_conflict(call: &Call, parameters: &[&str]) -> Result<(), Refusal> {
     if parameters.iter().filter(|name| call.query.has(name)).count() > 1 {
         return Err(Refusal::bad(format!("Conflicting flags: {}\n", call.query.encoded())));
@@ -169,7 +166,7 @@ fn check_conflict(call: &Call, parameters: &[&str]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A parameter that is a number: `None` when it is not there.
+/// A parameter that is a number; `None` if absent.
 fn number(call: &Call, name: &str) -> Result<Option<u64>, Refusal> {
     if !call.query.has(name) {
         return Ok(None);
@@ -177,8 +174,8 @@ fn number(call: &Call, name: &str) -> Result<Option<u64>, Refusal> {
     go::uint(call.query.get(name)).map(Some).map_err(Refusal::server)
 }
 
-/// Refuses a body whose length is over the limit, unless the request did not name its length.
-/// Source: `limits.kv_max_value_size` in Consul's agent configuration reference.
+/// Refuses a body over the limit, unless the request did not declare its length. Source:
+/// `limits.kv_max_value_size` in Consul's agent configuration reference.
 pub(super) fn check_length(call: &Call, option: &str) -> Result<(), Refusal> {
     let (length, most) = (call.body.len(), wire::MAX_VALUE_BYTES);
     if length <= most || call.headers.contains_key(TRANSFER_ENCODING) {
@@ -201,7 +198,7 @@ fn put(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let expected = number(call, "cas")?;
     check_length(call, "kv_max_value_size")?;
     state.authority(call).check(Resource::Key, key, Access::Write)?;
-    // A lock that is refused for a delay never reaches the Raft log.
+    // A lock that is refused because of a lock delay does not reach the Raft log.
     if call.query.has("acquire") && state.lock_is_delayed(key) {
         return Ok(Reply::json(call.style, &false));
     }
@@ -250,7 +247,7 @@ fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::World;
+    use super::super::control::testing::World;
     use std::time::Duration;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -329,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_flags_that_make_no_sense_are_refused() {
+    fn invalid_numbers_and_flags_are_refused() {
         let world = World::new();
         let answer = world.put("kv/a?cas=x", "");
         assert_eq!(answer.status(), 500);

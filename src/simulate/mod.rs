@@ -1,61 +1,71 @@
 //! An in-memory Consul agent.
 //!
-//! It speaks Consul's HTTP semantics, not a client's: statuses, headers, texts, indexes, blocking
-//! queries, sessions and their locks, checks that expire, as Consul 1.21 answers. It starts with
-//! what a fresh server has, its own node and the service `consul`, and nothing else. Time and
-//! randomness come from outside, so that the same requests give the same answers.
+//! It implements Consul's HTTP semantics, not those of a client: statuses, headers, texts, indexes,
+//! blocking queries, sessions and their locks, checks that expire, as Consul 1.21 answers. It
+//! starts as a fresh server does, with its own node and the service `consul`, and nothing else.
+//! Time and randomness come from outside, so that the same requests get the same answers.
+//!
+//! ```
+//! # use std::{sync::Arc, time::Duration};
+//! use consul_ffi::client::{Client, Settings};
+//! use consul_ffi::clock::{Clock, ManualClock};
+//! use consul_ffi::simulate::{Agent, Options, SimTransport};
+//! use consul_ffi::wire::api::session;
+//! use consul_ffi::wire::request::{Args, Defaults};
+//! use consul_ffi::wire::value::Value;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let clock = ManualClock::new();
+//! let agent = Arc::new(Agent::new(Options { clock: Arc::new(clock.clone()), ..Options::default() }));
+//! let timers = Arc::clone(&agent);
+//! clock.spawn(async move { match timers.run_timers().await {} });
+//!
+//! let transport = Arc::new(SimTransport::new(agent, "simulated"));
+//! let settings =
+//!     Settings { timeout: Duration::from_secs(5), retry_count: 3, defaults: Defaults::default() };
+//! let client =
+//!     Client::new(vec![transport], settings, Arc::new(clock.clone()), fastrand::Rng::with_seed(1));
+//! let work = async {
+//!     let definition = Value::Map(vec![("ttl".to_owned(), "10s".into())]);
+//!     let id = client.call(&session::CREATE, &Args::new().arg(definition)).await?.value;
+//!     // It is not renewed, so it ends, at twice its TTL at the latest. No real time passes.
+//!     clock.sleep(Duration::from_secs(20)).await;
+//!     client.call(&session::INFO, &Args::new().arg(id)).await
+//! };
+//! # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+//! let info = runtime.block_on(clock.drive(work))?;
+//! assert_eq!(info.value, Value::Null);
+//! # Ok(()) }
+//! ```
 
 pub mod acl;
-mod agent;
-mod agent_health;
+pub mod agent;
 mod blocking;
 mod catalog;
-pub mod checks;
-mod connect;
 mod control;
-mod coordinate;
-mod decode;
-mod definition;
 mod event;
-mod fault;
 mod filter;
 mod go;
 pub mod hcl;
-mod health;
+pub mod http;
 mod kv;
-mod local;
-mod maintenance;
-mod members;
-mod metrics;
-mod near;
-mod probe;
-mod proxy;
-mod registration;
-mod reply;
-mod request;
-mod route;
-mod self_info;
-#[cfg(feature = "server")]
-pub mod serve;
 mod session;
 mod status;
 mod store;
 mod txn;
-mod txn_catalog;
-mod views;
 
 use crate::clock::{BoxFuture, Clock, SystemClock};
 use crate::error::{Error, Kind};
 use crate::sync::lock;
 use crate::transport::Transport;
+use ::http::{Request, Response};
 use acl::{Acl, DefaultPolicy};
+use agent::checks::Prober;
+use agent::probe::SocketProber;
 use bytes::Bytes;
-use checks::Prober;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
-use http::{Request, Response};
-use probe::SocketProber;
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::fmt;
@@ -68,13 +78,13 @@ use store::State;
 use store::timer::Timer;
 use tokio::sync::Notify;
 
-pub use control::{Backup, Keeps, Stats};
-pub use fault::Fault;
+pub use control::fault::Fault;
+pub use control::{Backup, Retained, Stats};
 
-/// The one datacenter.
+/// The only datacenter.
 const DATACENTER: &str = "dc1";
 
-/// The version that the agent says it is.
+/// The version that the agent reports.
 pub const VERSION: &str = "1.21.0";
 
 /// The address of the agent's node, and of its server for other servers.
@@ -82,31 +92,31 @@ const ADDRESS: &str = "127.0.0.1";
 const SERVER_ADDRESS: &str = "127.0.0.1:8300";
 const SERVER_PORT: i64 = 8300;
 
-/// The check that a node's agent itself is for the others.
+/// The id of the check that shows whether a node's agent is alive.
 const SERF_HEALTH: &str = "serfHealth";
 
-/// What an [`Agent`] is made of.
+/// The configuration of an [`Agent`].
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The name of the agent's node.
     pub node_name: String,
-    /// The id of the agent's node, a UUID; default: a random one.
+    /// The id of the agent's node, a UUID; by default random.
     pub node_id: Option<String>,
-    /// What the agent's node says of itself, besides what every Consul says.
+    /// Metadata of the agent's node, in addition to what every Consul sets.
     pub node_meta: BTreeMap<String, String>,
-    /// The time that sessions, checks and waits go by.
+    /// The clock of sessions, checks and waits.
     pub clock: Arc<dyn Clock>,
-    /// Where ids and the jitter of waits begin.
+    /// The seed of ids and of the jitter of waits.
     pub seed: u64,
-    /// Whether JSON is indented, as by an agent in dev mode.
+    /// Whether JSON is indented, as an agent in dev mode does.
     pub pretty: bool,
-    /// Whether the mesh's certificate authority is on, as it is in dev mode.
+    /// Whether the certificate authority of the mesh is on, as in dev mode.
     pub connect: bool,
-    /// Who may do what.
+    /// Access control.
     pub acl: Acl,
-    /// The moment of the clock's origin, as the time since 1970 that dates are counted from.
+    /// The date of the clock's origin, as the time since 1970.
     pub epoch: Duration,
-    /// What does the I/O of checks; the machine's sockets by default.
+    /// The I/O of checks; by default the machine's sockets.
     pub prober: Arc<dyn Prober>,
 }
 
@@ -128,17 +138,17 @@ impl Default for Options {
     }
 }
 
-/// One Consul in memory: an agent and the server behind it.
+/// A Consul in memory: an agent and the server behind it.
 pub struct Agent {
     clock: Arc<dyn Clock>,
     pretty: bool,
     options: Options,
-    /// What replies say that the default policy is.
+    /// The default policy as replies report it.
     default_policy: &'static str,
     state: Mutex<State>,
-    faults: Mutex<Vec<fault::InForce>>,
+    faults: Mutex<Vec<control::fault::ActiveFault>>,
     requests: AtomicU64,
-    /// Tells the requests that wait that their connection is gone.
+    /// Notifies waiting requests that their connection is closed.
     restarted: Notify,
     timers_changed: Notify,
     /// Held by the one waiting call that drives the timers.
@@ -152,7 +162,7 @@ impl fmt::Debug for Agent {
 }
 
 impl Agent {
-    /// A fresh agent.
+    /// An agent as a fresh server starts.
     pub fn new(options: Options) -> Self {
         let state = State::new(options.clock.now(), &options);
         Self {
@@ -177,19 +187,21 @@ impl Agent {
     pub async fn handle(&self, request: Request<Bytes>) -> Response<Bytes> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let (parts, body) = request.into_parts();
-        route::answer(self, parts, body).await.into()
+        http::route::answer(self, parts, body).await.into()
     }
 
-    /// Does what was to happen until now: sessions and checks expire, each at its own moment.
+    /// Fires the timers that are due: sessions and checks expire, each at its own moment.
     pub fn tick(&self) {
         self.with(|_| ());
     }
 
-    /// Drives the timers, and runs the checks that the agent runs, for ever.
+    /// Drives the timers, and runs the checks that the agent runs, forever.
     pub async fn run_timers(&self) -> Infallible {
         let mut running = FuturesUnordered::new();
         loop {
-            running.extend(self.with(State::take_due).into_iter().map(|due| self.run_check(due)));
+            running.extend(
+                self.with(State::take_due_checks).into_iter().map(|due| self.run_check(due)),
+            );
             let deadline = self.lock().timers.next_deadline();
             let changed = pin!(self.timers_changed.notified());
             let due = self.clock.sleep_until_any(deadline);
@@ -202,8 +214,8 @@ impl Agent {
         }
     }
 
-    /// Waits for something and drives the timers meanwhile, unless another call does. Checks whose
-    /// time has come are run first: nobody else might.
+    /// Waits for `work` and drives the timers meanwhile, unless another call does. Due checks run
+    /// first, since other callers may not.
     async fn driving<R>(&self, work: impl Future<Output = R>) -> R {
         self.run_due_checks().await;
         let drive = async {
@@ -216,12 +228,13 @@ impl Agent {
         }
     }
 
-    /// Where the randomness of another client begins: by the agent's seed, and for each another.
-    pub fn seed_of_a_client(&self) -> u64 {
+    /// A seed for the randomness of one more client: another for each call, the same for the same
+    /// seed of the agent.
+    pub fn client_seed(&self) -> u64 {
         self.lock().rng.u64(..)
     }
 
-    /// The clock that the agent goes by.
+    /// The clock of sessions, checks and waits.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
@@ -230,7 +243,7 @@ impl Agent {
         lock(&self.state)
     }
 
-    /// Lets `act` work on the state as it is now, and tells everybody whom its changes concern.
+    /// Runs `act` on the current state, and wakes the queries that its changes concern.
     fn with<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let now = self.clock.now();
@@ -259,7 +272,7 @@ fn fire(state: &mut State, timer: Timer) {
         Timer::RunCheck(id) => state.check_is_due(&id),
         Timer::SyncCheck(id) => state.sync_check_now(&id),
         Timer::Sync => state.sync_all(),
-        Timer::SweepCritical => state.sweep_critical(),
+        Timer::ReapCritical => state.reap_critical(),
         Timer::LockDelayEnds(key) => state.end_lock_delay(&key),
         Timer::ApplyCoordinates => state.apply_coordinates(),
         Timer::ReapTombstones => state.reap(),
@@ -278,12 +291,12 @@ pub struct SimTransport {
 }
 
 impl SimTransport {
-    /// A transport to `agent`, which messages call `endpoint`.
+    /// A transport to `agent`, which error messages call `endpoint`.
     pub fn new(agent: Arc<Agent>, endpoint: impl Into<String>) -> Self {
         Self { agent, endpoint: endpoint.into(), client: String::new() }
     }
 
-    /// The same transport, for the client of this name: faults can concern it alone.
+    /// The same transport for the client of this name: faults can be limited to it.
     pub fn for_client(self, client: impl Into<String>) -> Self {
         Self { client: client.into(), ..self }
     }
@@ -291,12 +304,12 @@ impl SimTransport {
     async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
         let mut restarted = pin!(self.agent.restarted.notified());
         restarted.as_mut().enable();
-        let answer = self.agent.handle_faulty(&self.client, &self.endpoint, request);
+        let answer = self.agent.handle_with_faults(&self.client, &self.endpoint, request);
         match self.agent.driving(select(pin!(answer), restarted)).await {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => {
                 let message = format!("{}: the agent was restarted", self.endpoint);
-                Err(Error::new(Kind::Connect, message).with_endpoint(&self.endpoint).transient())
+                Err(Error::new(Kind::Connect, message).with_endpoint(&self.endpoint).retryable())
             }
         }
     }
@@ -314,13 +327,13 @@ impl Transport for SimTransport {
 
 static AGENTS: LazyLock<Mutex<HashMap<String, Arc<Agent>>>> = LazyLock::new(Mutex::default);
 
-/// The agent that this process knows by `name`; the first call makes it. It keeps its state as
-/// long as the process lives.
+/// The agent of this name in this process, created by the first call. It keeps its state as long as
+/// the process lives.
 pub fn shared(name: &str) -> Arc<Agent> {
     shared_or(name, Options::default)
 }
 
-/// As [`shared`], but the first call makes the agent of these options.
+/// As [`shared`], but the first call creates the agent with these options.
 pub fn shared_or(name: &str, options: impl FnOnce() -> Options) -> Arc<Agent> {
     let mut agents = lock(&AGENTS);
     let agent = agents.entry(name.to_owned());
@@ -328,15 +341,12 @@ pub fn shared_or(name: &str, options: impl FnOnce() -> Options) -> Arc<Agent> {
 }
 
 #[cfg(test)]
-mod testing;
-
-#[cfg(test)]
 mod tests {
+    use super::control::testing::World;
     use super::*;
-    use testing::World;
 
     fn get(path: &str) -> Request<Bytes> {
-        World::request(http::Method::GET, path, "")
+        World::request(::http::Method::GET, path, "")
     }
 
     #[test]

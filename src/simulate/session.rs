@@ -2,16 +2,16 @@
 
 use super::SERF_HEALTH;
 use super::acl::{Access, Resource};
-use super::blocking::{Headers, Position, Read};
-use super::decode::{GoType, Json, Object, body, undecodable};
+use super::blocking::{Headers, Read, ResultIndex};
 use super::go;
-use super::reply::{Refusal, Reply};
-use super::request::Call;
-use super::route::{Handler, Route};
+use super::http::decode::{GoType, Json, Object, body, decode_error};
+use super::http::handler::{Handler, Route};
+use super::http::reply::{Refusal, Reply};
+use super::http::request::Call;
 use super::store::State;
 use super::store::session::{Behavior, Session};
 use super::store::watch::Topic;
-use crate::wire::session as wire;
+use crate::wire::api::session as wire;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,31 +25,30 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&wire::LIST, Handler::Read(&LIST)),
 ];
 
-/// The lock delay of a session that names none, in nanoseconds. Source: Consul's HTTP reference of
-/// sessions.
+/// The default lock delay, in nanoseconds. Source: Consul's HTTP reference of sessions.
 const DEFAULT_LOCK_DELAY_NS: i64 = 15_000_000_000;
 
-/// Numbers below this are seconds of lock delay, others nanoseconds.
+/// A lock delay below this number is in seconds, else in nanoseconds.
 const SECONDS_BELOW: i64 = 1000;
 
 const SESSION: GoType =
     GoType { value: "struct { LockDelay interface {}; *structs.Alias }", fields: ".Alias." };
 
 static INFO: Read = Read {
-    check: |call| call.named("Missing session").map(|_| ()),
+    check: |call| call.required_rest("Missing session").map(|_| ()),
     topics: |call| vec![Topic::Session(call.rest_text().into())],
-    position: |state, call| Position {
+    index: |state, call| ResultIndex {
         missing: state.sessions.get(&call.rest_text()).is_none(),
-        index: state.sessions.newest(),
+        value: state.sessions.newest(),
     },
     answer: |state, call| views(state, call, state.sessions.get(&call.rest_text()).into_iter()),
     headers: Headers::Deferred,
 };
 
 static NODE: Read = Read {
-    check: |call| call.named("Missing node name").map(|_| ()),
+    check: |call| call.required_rest("Missing node name").map(|_| ()),
     topics: |call| vec![Topic::NodeSessions(call.rest_text().to_lowercase())],
-    position: |state, _| Position::at(state.sessions.newest()),
+    index: |state, _| ResultIndex::new(state.sessions.newest()),
     answer: |state, call| views(state, call, state.sessions.of_node(&call.rest_text())),
     headers: Headers::Deferred,
 };
@@ -57,7 +56,7 @@ static NODE: Read = Read {
 static LIST: Read = Read {
     check: |_| Ok(()),
     topics: |_| vec![Topic::Sessions],
-    position: |state, _| Position::at(state.sessions.newest()),
+    index: |state, _| ResultIndex::new(state.sessions.newest()),
     answer: |state, call| views(state, call, state.sessions.all()),
     headers: Headers::Deferred,
 };
@@ -113,10 +112,14 @@ impl<'a> From<&'a Session> for View<'a> {
     }
 }
 
-fn views<'a>(state: &State, call: &Call, sessions: impl Iterator<Item = &'a Session>) -> Reply {
+fn views<'a>(
+    state: &State,
+    call: &Call,
+    sessions: impl Iterator<Item = &'a Session>,
+) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
     let seen = sessions.filter(|session| authority.sees(Resource::Session, &session.node));
-    authority.mark(Reply::json(call.style, &seen.map(View::from).collect::<Vec<_>>()))
+    Ok(authority.mark(Reply::json(call.style, &seen.map(View::from).collect::<Vec<_>>())))
 }
 
 #[derive(Serialize)]
@@ -128,9 +131,9 @@ struct Created<'a> {
 fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let given = if call.body.is_empty() { Json::Null } else { body(&call.body)? };
     let given = Object::of_body(&given, SESSION)?;
-    let mut session = decode(&given, &state.node_name).map_err(undecodable)?;
-    let behavior = given.text("Behavior").map_err(undecodable)?;
-    // A session on no node is refused whoever asks.
+    let mut session = decode(&given, &state.node_name).map_err(decode_error)?;
+    let behavior = given.text("Behavior").map_err(decode_error)?;
+    // A session without a node is refused below, whatever the token.
     if !session.node.is_empty() {
         state.authority(call).check(Resource::Session, &session.node, Access::Write)?;
     }
@@ -144,7 +147,7 @@ fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     Ok(reply)
 }
 
-/// The session that a body describes; its behavior and TTL are still to be looked at.
+/// The session that a body describes, before its behavior and TTL are validated.
 fn decode(given: &Object<'_>, own_node: &str) -> Result<Session, String> {
     let serf_health = || Some(vec![SERF_HEALTH.to_owned()]);
     let own_text = |name: &str, default: &str| match given.get(name) {
@@ -154,8 +157,7 @@ fn decode(given: &Object<'_>, own_node: &str) -> Result<Session, String> {
     let mut node_checks =
         if given.has("NodeChecks") { given.texts("NodeChecks")? } else { serf_health() };
     let mut checks = if given.has("Checks") { given.texts("Checks")? } else { serf_health() };
-    // The old list still decides when it is given empty, and is not kept when it says no more
-    // than the default.
+    // The old list still decides if it is empty, and is not kept if it is the default.
     if checks.as_ref().is_none_or(Vec::is_empty) {
         node_checks = Some(Vec::new());
         checks = None;
@@ -199,7 +201,7 @@ fn service_checks(given: &Object<'_>) -> Result<Option<Vec<(String, String)>>, S
     };
     let read = |item: &Json| {
         let Json::Object(_) = item else {
-            return Err(item.unfit(".Alias.ServiceChecks", "structs.ServiceCheck"));
+            return Err(item.field_type_error(".Alias.ServiceChecks", "structs.ServiceCheck"));
         };
         let check = Object::new(
             item,
@@ -210,7 +212,7 @@ fn service_checks(given: &Object<'_>) -> Result<Option<Vec<(String, String)>>, S
     items.iter().map(read).collect::<Result<_, _>>().map(Some)
 }
 
-/// Looks at what a server refuses before it writes to its log.
+/// Validates what a server validates before it writes to its log.
 fn check(session: &mut Session, behavior: &str) -> Result<(), Refusal> {
     if session.node.is_empty() {
         return Err(Refusal::server("Must provide Node"));
@@ -237,7 +239,7 @@ fn check(session: &mut Session, behavior: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Looks at the node and the checks that the session is bound to.
+/// Requires that the session's node exists and its checks are not critical.
 fn check_bound(state: &State, session: &Session) -> Result<(), String> {
     if state.catalog.node(&session.node).is_none() {
         return Err("Missing node registration".to_owned());
@@ -266,9 +268,9 @@ fn permit(state: &State, call: &Call, id: &str) -> Result<(), Refusal> {
 }
 
 fn destroy(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let id = call.named("Missing session")?;
+    let id = call.required_rest("Missing session")?;
     permit(state, call, &id)?;
-    // An unknown one is no entry of the Raft log.
+    // An unknown session is not written to the Raft log.
     if state.sessions.get(&id).is_some() {
         let index = state.next_index();
         state.end_session(&id, index);
@@ -276,9 +278,9 @@ fn destroy(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     Ok(Reply::json(call.style, &true))
 }
 
-/// Starts the TTL anew, which only the leader's memory knows: nothing is written.
+/// Restarts the TTL. It is kept in the leader's memory only: nothing is written.
 fn renew(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let id = call.named("Missing session")?;
+    let id = call.required_rest("Missing session")?;
     permit(state, call, &id)?;
     state.start_ttl(&id);
     match state.sessions.get(&id) {
@@ -289,7 +291,7 @@ fn renew(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::World;
+    use super::super::control::testing::World;
     use std::time::Duration;
 
     const MILLISECOND: Duration = Duration::from_millis(1);
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn definitions_that_make_no_sense_are_refused() {
+    fn invalid_definitions_are_refused() {
         let world = World::new();
         for (body, status, text) in [
             (
@@ -416,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_lock_is_not_given_away_before_its_delay_is_over() {
+    fn a_lost_lock_is_free_only_after_its_delay() {
         let world = World::new();
         let (holder, other) = (world.session(r#"{"LockDelay":"1.5s"}"#), world.session(""));
         world.put(&format!("kv/l?acquire={holder}"), "1");
@@ -433,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_delay_is_a_minute_at_most_and_zero_is_none() {
+    fn a_lock_delay_is_up_to_a_minute_and_zero_is_none() {
         let world = World::new();
         let other = world.session("");
         for (delay, seconds) in [("2h", 60), ("0s", 0), ("-5s", 0)] {

@@ -1,11 +1,11 @@
-//! The servers' Raft status: one server, which leads.
+//! Raft status: one server, which is the leader.
 
 use super::SERVER_ADDRESS;
-use super::reply::{Refusal, Reply};
-use super::request::Call;
-use super::route::{Handler, Route};
+use super::http::handler::{Handler, Route};
+use super::http::reply::{Refusal, Reply};
+use super::http::request::Call;
 use super::store::State;
-use crate::wire::status as wire;
+use crate::wire::api::status as wire;
 
 pub(super) static ROUTES: &[Route] =
     &[Route(&wire::LEADER, Handler::Checked(leader)), Route(&wire::PEERS, Handler::Checked(peers))];

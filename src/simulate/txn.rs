@@ -1,17 +1,16 @@
 //! Transactions: all operations or none.
 
 use super::acl::{Access, Authority, Resource};
-use super::decode::{GoType, Json, Object};
+use super::catalog::txn::{self, Found};
 use super::go;
+use super::http::decode::{GoType, Json, Object};
+use super::http::handler::{Handler, Route};
+use super::http::reply::{Refusal, Reply};
+use super::http::request::Call;
 use super::kv::{self, View};
-use super::registration;
-use super::reply::{Refusal, Reply};
-use super::request::{Call, quoted};
-use super::route::{Handler, Route};
 use super::store::State;
 use super::store::kv::Entry;
-use super::txn_catalog::{self, Found};
-use crate::wire::txn as wire;
+use crate::wire::api::txn as wire;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::general_purpose::{GeneralPurpose, PAD};
@@ -22,7 +21,7 @@ pub(super) static ROUTES: &[Route] = &[Route(&wire::TXN, Handler::Checked(txn))]
 
 enum Operation {
     Kv(KvOperation),
-    Catalog(Box<txn_catalog::Operation>),
+    Catalog(Box<txn::Operation>),
 }
 
 impl Operation {
@@ -33,7 +32,7 @@ impl Operation {
         }
     }
 
-    /// What a server refuses before it applies anything.
+    /// Completes the operation, or returns the error of a server before it applies anything.
     fn prepare(&mut self, state: &State, authority: &Authority) -> Result<(), String> {
         match self {
             Operation::Kv(operation) => operation.check(state, authority),
@@ -76,12 +75,12 @@ impl KvOperation {
         }
         self.permit(authority).map_err(|refusal| refusal.text)?;
         if self.verb == "lock" && state.lock_is_delayed(&self.key) {
-            return Err(format!("failed to lock key {} due to lock delay", quoted(&self.key)));
+            return Err(format!("failed to lock key {} due to lock delay", go::quoted(&self.key)));
         }
         Ok(())
     }
 
-    /// Refuses a caller without the right. What is got is left out of the results instead.
+    /// Refuses a caller without the permission. Results of reads are filtered instead.
     fn permit(&self, authority: &Authority) -> Result<(), Refusal> {
         match self.verb.as_str() {
             "get" | "get-or-empty" | "get-tree" => Ok(()),
@@ -121,7 +120,7 @@ struct Results {
     read: Option<ReadTail>,
 }
 
-/// What replies of transactions that only read have besides.
+/// Further fields of the reply to a transaction without writes.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct ReadTail {
@@ -136,7 +135,7 @@ struct ReadTail {
 }
 
 impl ReadTail {
-    /// The tail of a reply that was refused before a server looked at it has no index.
+    /// `reached`: whether a server handled the transaction, without which there is no index.
     fn new(reached: bool, filtered: bool) -> Self {
         Self {
             index: reached.into(),
@@ -191,7 +190,7 @@ fn decode(body: &[u8]) -> Result<Vec<Operation>, String> {
     let items = match &json {
         Json::List(items) => items.as_slice(),
         Json::Null => &[],
-        other => return Err(other.unfit_value("api.TxnOps")),
+        other => return Err(other.value_type_error("api.TxnOps")),
     };
     let mut operations = Vec::new();
     for item in items {
@@ -201,7 +200,7 @@ fn decode(body: &[u8]) -> Result<Vec<Operation>, String> {
             let operation = decode_kv(&Object::of_members(json, "KVTxnOp.KV."))?;
             operations.push(Operation::Kv(operation));
         } else {
-            let operation = txn_catalog::Operation::decode(&item)?;
+            let operation = txn::Operation::decode(&item)?;
             operations.extend(operation.map(Box::new).map(Operation::Catalog));
         }
     }
@@ -233,7 +232,8 @@ fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
     use base64::DecodeError::InvalidByte;
     const LENIENT: GeneralPurpose =
         GeneralPurpose::new(&STANDARD, PAD.with_decode_allow_trailing_bits(true));
-    // Go's decoder skips line ends, and names the byte or else the group of four that is wrong.
+    // Go's decoder skips line ends, and reports the position of the wrong byte, else of its group
+    // of four.
     let text: Vec<u8> = text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
     LENIENT.decode(&text).map_err(|error| {
         let place = match error {
@@ -244,7 +244,7 @@ fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
     })
 }
 
-/// Completes the operations and gives what a server refuses before it applies anything.
+/// Completes the operations and returns the errors of a server before it applies anything.
 fn prepare(state: &State, authority: &Authority, operations: &mut [Operation]) -> Vec<Refused> {
     let refused = operations.iter_mut().enumerate().filter_map(|(place, operation)| {
         let what = operation.prepare(state, authority).err()?;
@@ -253,8 +253,8 @@ fn prepare(state: &State, authority: &Authority, operations: &mut [Operation]) -
     refused.collect()
 }
 
-/// Applies the operations in order, each on what the ones before it left, and takes everything
-/// back when one is refused.
+/// Applies the operations in order, each to the result of the ones before it, and rolls all back if
+/// one is refused.
 fn apply(
     state: &mut State,
     authority: &Authority,
@@ -286,7 +286,7 @@ fn apply(
     }
     if errors.is_empty() {
         state.kv.commit();
-        nodes.iter().for_each(|node| registration::notice(state, node));
+        nodes.iter().for_each(|node| state.catalog_changed(node));
     } else {
         state.kv.roll_back();
         state.forget_touched();
@@ -299,7 +299,7 @@ fn apply(
 
 fn apply_kv(state: &mut State, operation: &KvOperation, index: u64) -> Result<Vec<View>, String> {
     let KvOperation { key, value, flags, session, .. } = operation;
-    let name = || quoted(key);
+    let name = || go::quoted(key);
     match operation.verb.as_str() {
         "set" => state.kv_set(key, value, *flags, index),
         "delete" => {
@@ -339,7 +339,7 @@ fn apply_kv(state: &mut State, operation: &KvOperation, index: u64) -> Result<Ve
 
 fn read_kv(state: &State, operation: &KvOperation) -> Result<Vec<View>, String> {
     let key = &operation.key;
-    let name = quoted(key);
+    let name = go::quoted(key);
     let entry = state.kv.get(key);
     match (operation.verb.as_str(), entry) {
         ("get-tree", _) => {
@@ -380,11 +380,11 @@ fn without_value(key: &[u8], entry: Option<&Entry>) -> Vec<View> {
     entry.map(|entry| View { value: None, ..View::new(key, entry) }).into_iter().collect()
 }
 
-/// The entry of a key that does not exist says what the operation said.
+/// The entry of a missing key has the values of the operation.
 fn empty(operation: &KvOperation) -> View {
     View {
         lock_index: 0,
-        key: super::request::lossy(&operation.key),
+        key: go::lossy(&operation.key),
         flags: operation.flags,
         value: None,
         session: Some(operation.session.clone()).filter(|session| !session.is_empty()),
@@ -395,7 +395,7 @@ fn empty(operation: &KvOperation) -> View {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::World;
+    use super::super::control::testing::World;
 
     #[test]
     fn a_transaction_that_writes_shows_no_values_but_those_it_got() {
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_are_no_operations_are_refused() {
+    fn invalid_bodies_are_refused() {
         let world = World::new();
         for (body, text) in [
             ("", "Failed to parse body: EOF"),

@@ -1,9 +1,10 @@
-//! A real Consul agent: so many requests at a time, answers up to a size, and in words what went
-//! wrong. How the agent is reached is in `plain.rs` and `https.rs`.
+//! The transport to a real Consul agent: a limit of requests in flight, a limit of the size of
+//! answers, and errors with their causes. The connections are in `plain.rs` and `https.rs`.
 
+use super::http1::TooLarge;
 use super::https::Https;
 use super::plain::Plain;
-use super::{Options, Transport, tls};
+use super::{Failure, Options, Transport, tls};
 use crate::clock::BoxFuture;
 use crate::error::{Error, Kind};
 use ::http::header::{AUTHORIZATION, USER_AGENT};
@@ -13,20 +14,14 @@ use std::error::Error as StdError;
 use std::fmt;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// How the client calls itself.
+/// The header `User-Agent`.
 const CLIENT: &str = concat!("consul_ffi/", env!("CARGO_PKG_VERSION"));
-
-/// The largest answer that is taken: above it are only lists that no Lua program could hold, and
-/// endpoints that never stop sending. It is some 365 KV values of the largest size, 512 KiB, which
-/// are 683 KiB each in JSON.
-pub(super) const MAX_REPLY_BYTES: usize = 256 << 20;
 
 /// One endpoint of a real agent, with a pool of kept-alive connections.
 pub struct HttpTransport {
     endpoint: String,
     channel: Channel,
-    /// One permit for each request that may be under way.
-    turns: Semaphore,
+    permits: Semaphore,
     options: Options,
 }
 
@@ -35,33 +30,12 @@ enum Channel {
     Https(Https),
 }
 
-pub(super) type Cause = Box<dyn StdError + Send + Sync>;
-
-/// Why there is no whole answer.
-pub(super) struct Failure {
-    pub(super) cause: Cause,
-    /// Whether the agent can have seen the request.
-    pub(super) sent: bool,
-}
-
-/// An answer above [`MAX_REPLY_BYTES`].
-#[derive(Debug)]
-pub(super) struct TooLarge;
-
-impl fmt::Display for TooLarge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the answer is larger than {} MiB", MAX_REPLY_BYTES >> 20)
-    }
-}
-
-impl StdError for TooLarge {}
-
 impl HttpTransport {
     /// A transport to `endpoint`, `http://…` or `https://…` without a trailing slash, or
     /// `unix:///path`. Nothing is sent yet; the files that the options name are read now.
     ///
     /// # Errors
-    /// [`Kind::Config`] when the URL is not one or a file cannot be used.
+    /// [`Kind::Config`] when the URL is not valid or a file cannot be used.
     pub fn new(endpoint: &str, options: &Options) -> Result<Self, Error> {
         let mut headers = HeaderMap::new();
         headers.insert(USER_AGENT, HeaderValue::from_static(CLIENT));
@@ -72,38 +46,37 @@ impl HttpTransport {
             true => Https::new(endpoint, headers, options).map(Channel::Https)?,
             false => Plain::new(endpoint, headers, options).map(Channel::Plain)?,
         };
-        let turns = Semaphore::new(options.max_connections);
-        Ok(Self { endpoint: endpoint.to_owned(), channel, turns, options: options.clone() })
+        let permits = Semaphore::new(options.max_connections);
+        Ok(Self { endpoint: endpoint.to_owned(), channel, permits, options: options.clone() })
     }
 
-    /// The permit for one request, which holds it until its answer is read.
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, Error> {
-        if let Ok(turn) = self.turns.try_acquire() {
-            return Ok(turn);
+    /// Waits for a permit, which a request holds until its answer is read.
+    async fn permit(&self) -> Result<SemaphorePermit<'_>, Error> {
+        if let Ok(permit) = self.permits.try_acquire() {
+            return Ok(permit);
         }
         let Options { connect_timeout, max_connections, .. } = self.options;
-        match tokio::time::timeout(connect_timeout, self.turns.acquire()).await {
-            Ok(Ok(turn)) => Ok(turn),
+        match tokio::time::timeout(connect_timeout, self.permits.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
             _ => Err(Error::new(
                 Kind::Timeout,
                 format!(
-                    "{}: as many requests as max_connections allows ({max_connections}) are under \
-                     way, and none ended within {} ms",
+                    "{}: max_connections is {max_connections}, and no request in flight ended within {} ms",
                     self.endpoint,
                     connect_timeout.as_millis()
                 ),
             )
-            .transient()
+            .retryable()
             .not_sent()),
         }
     }
 
-    fn failed(&self, Failure { cause, sent }: Failure) -> Error {
+    fn error(&self, Failure { cause, sent }: Failure) -> Error {
         if cause.is::<TooLarge>() {
             return Error::new(Kind::TooLarge, format!("{}: {cause}", self.endpoint));
         }
-        let of_tls = chain(&*cause).find_map(|cause| cause.downcast_ref::<rustls::Error>());
-        let (kind, sent, why) = match of_tls {
+        let tls_error = chain(&*cause).find_map(|cause| cause.downcast_ref::<rustls::Error>());
+        let (kind, sent, why) = match tls_error {
             Some(cause) => {
                 let sent = sent && !tls::refuses_certificate(cause);
                 (Kind::Tls, sent, tls::reason(cause))
@@ -112,22 +85,29 @@ impl HttpTransport {
         };
         let error =
             Error::new(kind, format!("{}: {why}", self.endpoint)).with_endpoint(&self.endpoint);
-        let error = if kind == Kind::Connect { error.transient() } else { error };
+        let error = if kind == Kind::Connect { error.retryable() } else { error };
         if sent { error } else { error.not_sent() }
     }
 }
 
 impl Transport for HttpTransport {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
-        // A block and no function, in which the request would take its room twice.
+        // A block, not an async fn, whose future would hold the request twice.
         Box::pin(async move {
-            let _turn = self.turn().await?;
+            let _permit = self.permit().await?;
             let answer = match &self.channel {
                 Channel::Plain(plain) => plain.send(&request).await,
                 Channel::Https(https) => https.send(request).await,
             };
-            answer.map_err(|failure| self.failed(failure))
+            answer.map_err(|failure| self.error(failure))
         })
+    }
+
+    fn close_idle(&self) {
+        match &self.channel {
+            Channel::Plain(plain) => plain.close_idle(),
+            Channel::Https(https) => https.close_idle(),
+        }
     }
 
     fn endpoint(&self) -> &str {
@@ -145,7 +125,7 @@ fn chain<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
-        // An io::Error hides the error that it was made from, so step into it.
+        // The source of an io::Error is the source of the error that it wraps, not that error.
         match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
             Some(inner) => Some(inner),
             None => error.source(),
@@ -154,9 +134,9 @@ fn chain<'a>(
     std::iter::successors(Some(error), |error| cause(*error))
 }
 
-/// The causes of an error as one line, each once.
+/// The distinct causes of an error, in one line.
 fn reasons(error: &(dyn StdError + 'static)) -> String {
-    // Words of the HTTP clients for where it happened, which the causes say better.
+    // Phrases of the HTTP clients that only say where it happened.
     const PLACES: &[&str] =
         &["client error", "error sending request", "error decoding", "request or response body"];
     let texts: Vec<String> = chain(error).map(ToString::to_string).collect();

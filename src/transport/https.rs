@@ -1,7 +1,9 @@
-//! An agent with TLS, by reqwest.
+//! Connections with TLS, by reqwest.
 
-use super::http::{Failure, MAX_REPLY_BYTES, TooLarge};
-use super::{Options, tls};
+use super::http1::{MAX_REPLY_BYTES, TooLarge};
+use super::tls::{self, TlsConfig};
+use super::{Failure, Options, blocking_read};
+use crate::clock::SystemClock;
 use crate::error::{Error, Kind};
 use ::http::header::HOST;
 use ::http::{HeaderMap, HeaderValue, Request, Response, Uri};
@@ -10,19 +12,20 @@ use http_body_util::BodyExt as _;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::sync::Arc;
 
-/// The connections to one agent.
+/// The pool of connections to one agent. A new one takes its place when a file of the TLS options
+/// changes.
 pub(super) struct Https {
-    client: reqwest::Client,
-    /// What a request's path is put behind.
+    client: TlsConfig<reqwest::Client>,
+    /// The URL before the path of a request.
     base: String,
 }
 
 impl Https {
-    /// Connections to `https://…` without a trailing slash; none is made yet, the files that the
-    /// options name are read now.
+    /// A pool for `https://…` without a trailing slash. Nothing is connected yet; the files that
+    /// the options name are read now.
     ///
     /// # Errors
-    /// [`Kind::Config`] when the URL is not one or a file cannot be used.
+    /// [`Kind::Config`] when the URL is not valid or a file cannot be used.
     pub(super) fn new(
         endpoint: &str,
         mut headers: HeaderMap,
@@ -30,19 +33,10 @@ impl Https {
     ) -> Result<Self, Error> {
         let refuse =
             |why: String| Error::new(Kind::Config, format!("{endpoint}: {why}")).not_sent();
-        let mut base = endpoint.to_owned();
-        let mut builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            // An agent is local or on the same network.
-            .no_proxy()
-            .connect_timeout(options.connect_timeout)
-            .pool_max_idle_per_host(options.max_idle_connections)
-            .pool_idle_timeout(options.idle_timeout)
-            .tcp_nodelay(true)
-            .tls_backend_preconfigured(tls::config(&options.tls)?);
+        let (mut base, mut real) = (endpoint.to_owned(), None);
         if let Some(name) = &options.tls.server_name {
             let url = endpoint.parse::<Uri>().map_err(|error| refuse(error.to_string()))?;
-            let real = RealHost::of(&url);
+            real = Some(Arc::new(RealHost::of(&url)));
             base = renamed(&url, name).ok_or_else(|| {
                 let message = format!("tls_server_name is {name:?}: it must be a host name");
                 Error::new(Kind::Config, message).not_sent()
@@ -51,16 +45,43 @@ impl Https {
                 let host = HeaderValue::from_str(authority.as_str());
                 headers.insert(HOST, host.map_err(|error| refuse(error.to_string()))?);
             }
-            builder = builder.dns_resolver(Arc::new(real));
         }
-        let client = builder.default_headers(headers).build();
-        let client = client.map_err(|error| refuse(error.without_url().to_string()))?;
+        let (endpoint, of_pool) = (endpoint.to_owned(), options.clone());
+        let pool = move |tls| {
+            let mut builder = reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                // An agent is local or on the same network.
+                .no_proxy()
+                .connect_timeout(of_pool.connect_timeout)
+                .pool_max_idle_per_host(of_pool.max_idle_connections)
+                .pool_idle_timeout(of_pool.idle_timeout)
+                .tcp_nodelay(true)
+                .tls_backend_preconfigured(tls)
+                .default_headers(headers.clone());
+            if let Some(real) = &real {
+                builder = builder.dns_resolver(Arc::clone(real));
+            }
+            builder.build().map_err(|error| {
+                let why = format!("{endpoint}: {}", error.without_url());
+                Error::new(Kind::Config, why).not_sent()
+            })
+        };
+        let client = tls::config(&options.tls, Arc::new(SystemClock::new()), pool)?;
         Ok(Https { client, base })
     }
 
-    /// Sends a request and reads its answer.
+    /// Closes the connections that carry no request.
+    pub(super) fn close_idle(&self) {
+        self.client.renew();
+    }
+
+    /// Sends a request and reads the whole answer.
     pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Failure> {
-        // A connection that the server closed meanwhile is noticed only when its task runs.
+        // Only the connection's task, after a turn of the runtime, notices that the server has closed
+        // it or sent something. The first poll may be outside of the runtime, where there is no turn.
+        if blocking_read::take() {
+            tokio::task::yield_now().await;
+        }
         tokio::task::yield_now().await;
         let (parts, body) = request.into_parts();
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
@@ -71,17 +92,17 @@ impl Https {
         if !body.is_empty() {
             *request.body_mut() = Some(body.into());
         }
-        let answer = self.client.execute(request).await.map_err(failure)?;
+        let answer = self.client.current().execute(request).await.map_err(failure)?;
         let (head, body) = Response::<reqwest::Body>::from(answer).into_parts();
         Ok(Response::from_parts(head, read(body).await?))
     }
 }
 
-/// Reads a body up to its end or [`MAX_REPLY_BYTES`].
+/// Reads a whole body of up to [`MAX_REPLY_BYTES`].
 async fn read(mut body: reqwest::Body) -> Result<Bytes, Failure> {
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        // What is no data is a trailer.
+        // Frames without data are trailers.
         let Ok(part) = frame.map_err(failure)?.into_data() else { continue };
         if part.len() > MAX_REPLY_BYTES - whole.len() {
             return Err(Failure { cause: TooLarge.into(), sent: true });
@@ -93,12 +114,12 @@ async fn read(mut body: reqwest::Body) -> Result<Bytes, Failure> {
 
 fn failure(error: reqwest::Error) -> Failure {
     let sent = !error.is_connect() && !error.is_builder();
-    // The query can hold what a program must not find in its logs.
+    // The query of a URL can hold secrets.
     Failure { cause: error.without_url().into(), sent }
 }
 
-/// The endpoint's URL with another host name: TLS takes the name to check from the URL, and what it
-/// resolves to is [`RealHost`]'s. None when it is no host name.
+/// The endpoint's URL with another host name, from which TLS takes the name to check; [`RealHost`]
+/// resolves it. `None` when it is not a host name.
 fn renamed(url: &Uri, name: &str) -> Option<String> {
     rustls::pki_types::DnsName::try_from(name).ok()?;
     let port = url.port().map_or(String::new(), |port| format!(":{port}"));
@@ -119,7 +140,7 @@ impl Resolve for RealHost {
     fn resolve(&self, _: Name) -> Resolving {
         let host = self.0.clone();
         Box::pin(async move {
-            // The port is the URL's.
+            // The port is replaced by that of the URL.
             let found: Vec<_> = tokio::net::lookup_host((host, 0)).await?.collect();
             Ok(Box::new(found.into_iter()) as Addrs)
         })

@@ -1,10 +1,10 @@
-//! The one seam between the client and a Consul: an HTTP-shaped request goes in, an HTTP-shaped
-//! response comes out. A real agent, the simulated agent and every test double implement it.
+//! The interface between the client and a Consul agent: an HTTP request goes in, an HTTP response
+//! comes out. Real agents, the simulated agent and all test doubles implement it.
 
+pub mod blocking_read;
 pub mod http;
-mod http1;
+pub(crate) mod http1;
 mod https;
-pub mod in_place;
 mod plain;
 pub(crate) mod tls;
 pub mod token_file;
@@ -18,48 +18,66 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// One Consul endpoint that answers requests.
+/// The way to one agent or server.
 ///
 /// The request's URI is a path and a query (`/v1/kv/a?raw`), already percent-encoded; scheme, host
-/// and credentials of the connection are the transport's own. The future may be dropped at any
-/// time: that abandons the request.
+/// and credentials of the connection belong to the transport. The future may be dropped at any
+/// time, which abandons the request.
 pub trait Transport: fmt::Debug + Send + Sync {
-    /// Sends one request and reads the whole response. An answer with any status is `Ok`; an `Err`
-    /// says that there was no complete answer, and its [`Error::maybe_applied`] whether the server
-    /// can have seen the request.
+    /// Sends one request and reads the whole response. A response of any status is `Ok`. `Err`
+    /// means that there was no complete response; [`Error::maybe_applied`] reports whether the
+    /// server can have seen the request.
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>>;
+
+    /// Closes the connections that carry no request. The client calls it after an answer that was not
+    /// the answer to its request: more such answers may be on the connection that it came from.
+    fn close_idle(&self) {}
 
     /// The endpoint's name for messages, without credentials: `http://127.0.0.1:8500`.
     fn endpoint(&self) -> &str;
+
+    /// Whether it adds a token to requests without one.
+    fn adds_token(&self) -> bool {
+        false
+    }
 }
 
-/// How a real agent is connected to.
+/// The lack of a complete response.
+struct Failure {
+    cause: Cause,
+    /// Whether the agent can have seen the request.
+    sent: bool,
+}
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Options of the connections to a real agent.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long making one connection may take, the TLS handshake included.
+    /// The time limit for one connection, the TLS handshake included.
     pub connect_timeout: Duration,
-    /// How many requests may be under way at a time, each on a connection of its own.
+    /// How many requests may be in flight, each on a connection of its own.
     pub max_connections: usize,
-    /// How many connections are kept for later requests.
+    /// How many idle connections are kept.
     pub max_idle_connections: usize,
     /// How long an idle connection is kept.
     pub idle_timeout: Duration,
-    /// The header `Authorization` of every request; it is marked as sensitive.
+    /// The header `Authorization` of every request, marked as sensitive.
     pub authorization: Option<HeaderValue>,
-    /// How TLS is done with `https://` endpoints.
+    /// For `https://` endpoints.
     pub tls: TlsOptions,
 }
 
-/// How TLS is done: whom to trust, and how to show who one is oneself.
+/// Options of TLS: the trusted authorities and the client's own certificate.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct TlsOptions {
     /// Whether the server's certificate is checked.
     pub verify: bool,
     /// A PEM file of trusted authorities.
     pub ca_file: Option<PathBuf>,
-    /// A folder of such files. Without either the system's authorities are trusted.
+    /// A folder of such files. Without both, the system's authorities are trusted.
     pub ca_path: Option<PathBuf>,
-    /// A PEM file with the client's certificate and those that signed it.
+    /// A PEM file with the client's certificate and its chain.
     pub cert_file: Option<PathBuf>,
     /// A PEM file with the key of the client's certificate.
     pub key_file: Option<PathBuf>,

@@ -1,11 +1,10 @@
-//! An agent without TLS, on a TCP port or a unix socket: connections that are kept for the next
-//! request, and closed when they were idle for too long. What they say is in `http1.rs`.
+//! Connections without TLS, over TCP or a Unix socket. They are kept for later requests and closed
+//! after an idle time. The bytes on them are made and read by `http1.rs`.
 
-use super::http::{Cause, Failure, MAX_REPLY_BYTES};
-use super::http1::{Common, Incoming, MAX_HEAD_BYTES};
-use super::{Options, in_place};
+use super::http1::{MAX_REPLY_BYTES, ReceiveBuffer, RequestHeads, ResponseParser};
+use super::{Cause, Failure, Options, blocking_read};
 use crate::error::{Error, Kind};
-use crate::os::{self, Patience};
+use crate::os::{self, ReceiveMode};
 use crate::sync::lock;
 use ::http::header::HOST;
 use ::http::{HeaderMap, HeaderValue, Request, Response, Uri};
@@ -24,10 +23,10 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 use tower_service::Service as _;
 
-/// The connections to one agent.
+/// The pool of connections to one agent.
 pub(super) struct Plain {
     target: Target,
-    common: Common,
+    heads: RequestHeads,
     connect_timeout: Duration,
     idle: Arc<Idle>,
 }
@@ -38,10 +37,10 @@ enum Target {
 }
 
 impl Plain {
-    /// Connections to `http://…` without a trailing slash, or `unix:///path`; none is made yet.
+    /// A pool for `http://…` without a trailing slash, or `unix:///path`; nothing is connected yet.
     ///
     /// # Errors
-    /// [`Kind::Config`] when the URL is not one.
+    /// [`Kind::Config`] when the URL is not valid.
     pub(super) fn new(
         endpoint: &str,
         mut headers: HeaderMap,
@@ -50,7 +49,7 @@ impl Plain {
         let refuse = |why: &str| Error::new(Kind::Config, format!("{endpoint}: {why}")).not_sent();
         let (target, prefix) = match endpoint.strip_prefix("unix://") {
             Some(path) => {
-                // The host that the official client names too.
+                // As Consul's Go client does.
                 headers.insert(HOST, HeaderValue::from_static("localhost"));
                 (Target::Unix(path.into()), String::new())
             }
@@ -61,25 +60,25 @@ impl Plain {
                 headers.insert(HOST, host?);
                 let mut connector = HttpConnector::new();
                 connector.set_nodelay(true);
-                // Divided among the addresses of a name.
+                // Divided among the addresses of the host.
                 connector.set_connect_timeout(Some(options.connect_timeout));
                 let prefix = url.path().to_owned();
                 (Target::Tcp(connector, url), prefix)
             }
         };
-        let common = Common::new(&prefix, &headers);
+        let heads = RequestHeads::new(&prefix, &headers);
         let idle = Arc::new(Idle {
             connections: Mutex::new(Vec::new()),
-            most: options.max_idle_connections,
+            max: options.max_idle_connections,
             timeout: options.idle_timeout,
             is_watched: AtomicBool::new(false),
         });
-        Ok(Plain { target, common, connect_timeout: options.connect_timeout, idle })
+        Ok(Plain { target, heads, connect_timeout: options.connect_timeout, idle })
     }
 
-    /// Sends a request and reads its answer.
+    /// Sends a request and reads the whole answer.
     pub(super) async fn send(&self, request: &Request<Bytes>) -> Result<Response<Bytes>, Failure> {
-        let head = self.common.head(request);
+        let head = self.heads.encode(request);
         let request = [head.as_slice(), request.body()];
         loop {
             let kept = self.idle.take();
@@ -87,23 +86,28 @@ impl Plain {
             let mut connection = match kept {
                 Some(connection) => connection,
                 None => {
-                    // In a box of its own, since most requests need no room for it.
+                    // Boxed: most requests do not need it, and it would enlarge the future of each.
                     let connection = Box::pin(self.connect()).await;
                     connection.map_err(|cause| Failure { cause, sent: false })?
                 }
             };
             match connection.exchange(request).await {
-                Ok((answer, is_lasting)) => {
-                    if is_lasting {
+                Ok((answer, can_reuse)) => {
+                    if can_reuse {
                         self.idle.keep(connection);
                     }
                     return Ok(answer);
                 }
-                // The server closed it just now.
+                // The server closed the idle connection.
                 Err(failure) if is_kept && !failure.sent => {}
                 Err(failure) => return Err(failure),
             }
         }
+    }
+
+    /// Closes the connections that carry no request.
+    pub(super) fn close_idle(&self) {
+        lock(&self.idle.connections).clear();
     }
 
     async fn connect(&self) -> Result<Connection, Cause> {
@@ -113,14 +117,14 @@ impl Plain {
                 Target::Unix(path) => {
                     let stream = UnixStream::connect(path).await?.into_std()?;
                     stream.set_nonblocking(false)?;
-                    stream.set_read_timeout(Some(in_place::LONGEST))?;
+                    stream.set_read_timeout(Some(blocking_read::MAX_WAIT))?;
                     stream.into()
                 }
                 Target::Tcp(connector, url) => {
                     let stream = connector.clone().call(url.clone()).await?;
                     let stream = stream.into_inner().into_std()?;
                     stream.set_nonblocking(false)?;
-                    stream.set_read_timeout(Some(in_place::LONGEST))?;
+                    stream.set_read_timeout(Some(blocking_read::MAX_WAIT))?;
                     stream.into()
                 }
             }))
@@ -132,52 +136,46 @@ impl Plain {
     }
 }
 
-/// How many reads in a row leave the runtime no turn: a quarter of a MiB at most.
-const READS_IN_PLACE: usize = 16;
-
-/// A connection that was used so shortly before is used again without a look at it, which is a call of
-/// the system. Servers close those that were idle for long.
-const JUST_NOW: Duration = Duration::from_micros(100);
+/// How many reads in a row a request may make before the runtime gets a turn: up to 256 KiB.
+const MAX_BLOCKING_READS: usize = 16;
 
 type Watched = AsyncFd<Arc<OwnedFd>>;
 
-/// A connection that requests can be sent on, one after the other.
+/// A connection for one request after the other.
 struct Connection {
-    /// The socket as the runtime watches it, which it does from the first time on that a request
-    /// had to wait for longer.
+    /// The socket's registration with the runtime, made when a request has to wait for the first
+    /// time.
     watched: Option<Watched>,
-    /// It blocks, for up to [`in_place::LONGEST`], unless a call says otherwise.
+    /// A read blocks for up to [`blocking_read::MAX_WAIT`], unless the call is non-blocking.
     socket: Arc<OwnedFd>,
-    /// At its begin is what has come and belongs to no answer yet.
-    buffer: Box<[u8]>,
-    filled: usize,
+    buffer: ReceiveBuffer,
 }
 
 impl Connection {
     fn new(socket: OwnedFd) -> Self {
-        let buffer = vec![0; MAX_HEAD_BYTES].into_boxed_slice();
-        Connection { watched: None, socket: Arc::new(socket), buffer, filled: 0 }
+        Connection { watched: None, socket: Arc::new(socket), buffer: ReceiveBuffer::new() }
     }
 
-    /// Sends a request, in two parts, and reads its answer; says too whether the next one can be
-    /// sent.
+    /// Sends a request, as head and body, and reads its answer. Also returns whether the connection
+    /// can be used again.
     async fn exchange(&mut self, request: [&[u8]; 2]) -> Result<(Response<Bytes>, bool), Failure> {
-        let answer = Incoming::new(MAX_REPLY_BYTES);
-        let mut exchange = Exchange { connection: self, request, sent: 0, refusal: None, answer };
+        let answer = ResponseParser::new(MAX_REPLY_BYTES);
+        let mut exchange =
+            Exchange { connection: self, request, sent: 0, send_error: None, answer };
         match exchange.run().await {
             Err(cause) => Err(Failure { cause, sent: exchange.sent > 0 }),
             Ok(()) => {
                 let is_all_sent = exchange.is_all_sent();
-                let (answer, is_lasting) = exchange.answer.finish();
-                // What comes unasked is no answer to the next request.
-                Ok((answer, is_lasting && is_all_sent && self.filled == 0))
+                let (answer, keeps_alive) = exchange.answer.finish();
+                // Further bytes would be taken for the answer to the next request.
+                Ok((answer, keeps_alive && is_all_sent && self.buffer.is_empty()))
             }
         }
     }
 
-    /// Has a runtime watch the socket, unless one does.
+    /// Registers the socket with the runtime of this thread, unless it is registered with one.
     fn watch(&mut self) -> io::Result<Watched> {
-        // A runtime that has ended says so at any time.
+        // Readiness in a runtime that has ended is an error.
         let mut context = Context::from_waker(Waker::noop());
         let is_alive = |watched: &Watched| {
             !matches!(watched.poll_read_ready(&mut context), Poll::Ready(Err(_)))
@@ -188,45 +186,46 @@ impl Connection {
         }
     }
 
-    /// Whether the next request can be sent: the server has not closed it, and said nothing unasked.
-    fn is_ready(&self) -> bool {
-        os::is_silent(&self.socket)
+    /// Whether the next request can be sent: the server has neither closed it nor sent anything, which
+    /// would be taken for the answer.
+    fn is_usable(&self) -> bool {
+        os::is_idle(&self.socket)
     }
 }
 
-/// A request on its way, and its answer.
+/// A request that is being sent, and its answer.
 struct Exchange<'a> {
     connection: &'a mut Connection,
     request: [&'a [u8]; 2],
     sent: usize,
-    /// Why the rest of the request cannot be sent. There may be an answer that says more.
-    refusal: Option<io::Error>,
-    answer: Incoming,
+    /// The error that ended the sending. The server may have sent an answer with the reason.
+    send_error: Option<io::Error>,
+    answer: ResponseParser,
 }
 
-/// What a look at the socket gave.
+/// The outcome of one read.
 enum Received {
     Nothing,
-    /// All that has come.
+    /// The buffer had more room.
     All,
-    /// As much as there was room for.
+    /// The buffer is full; there may be more.
     Part,
 }
 
 impl Exchange<'_> {
     async fn run(&mut self) -> Result<(), Cause> {
         self.send()?;
-        if self.is_all_sent() && in_place::take() {
+        if self.is_all_sent() && blocking_read::take() {
             self.connection.watched = None;
-            let mut patience = Patience::ReadTimeout;
-            for _ in 0..READS_IN_PLACE {
-                if let Received::Nothing = self.receive(patience)? {
+            let mut mode = ReceiveMode::Blocking;
+            for _ in 0..MAX_BLOCKING_READS {
+                if let Received::Nothing = self.receive(mode)? {
                     break;
                 }
-                if self.answer.is_whole() {
+                if self.answer.is_complete() {
                     return Ok(());
                 }
-                patience = Patience::None;
+                mode = ReceiveMode::NonBlocking;
             }
         }
         let watched = self.connection.watch()?;
@@ -235,9 +234,9 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// Sends and reads what can be now, until the whole answer has come.
+    /// Sends and receives as the socket becomes ready, until the answer is complete.
     fn poll(&mut self, watched: &Watched, context: &mut Context<'_>) -> Poll<Result<(), Cause>> {
-        while !self.is_all_sent() && self.refusal.is_none() {
+        while !self.is_all_sent() && self.send_error.is_none() {
             let Poll::Ready(ready) = watched.poll_write_ready(context) else { break };
             let mut ready = ready?;
             self.send()?;
@@ -247,10 +246,10 @@ impl Exchange<'_> {
         }
         loop {
             let mut ready = ready!(watched.poll_read_ready(context))?;
-            if !matches!(self.receive(Patience::None)?, Received::Part) {
+            if !matches!(self.receive(ReceiveMode::NonBlocking)?, Received::Part) {
                 ready.clear_ready();
             }
-            if self.answer.is_whole() {
+            if self.answer.is_complete() {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -260,7 +259,7 @@ impl Exchange<'_> {
         self.sent == self.request[0].len() + self.request[1].len()
     }
 
-    /// Sends what there is room for.
+    /// Sends until the socket's buffer is full.
     fn send(&mut self) -> io::Result<()> {
         while !self.is_all_sent() {
             let [head, body] = self.request;
@@ -268,10 +267,10 @@ impl Exchange<'_> {
             let rest = [&head[of_head..], &body[self.sent - of_head..]];
             match os::send(&self.connection.socket, rest) {
                 Ok(count) => self.sent += count,
-                Err(error) if is_for_later(&error) => break,
+                Err(error) if is_temporary(&error) => break,
                 Err(error) if self.sent == 0 => return Err(error),
                 Err(error) => {
-                    self.refusal = Some(error);
+                    self.send_error = Some(error);
                     break;
                 }
             }
@@ -279,61 +278,58 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// Takes what has come.
-    fn receive(&mut self, patience: Patience) -> Result<Received, Cause> {
-        let Connection { socket, buffer, filled, .. } = &mut *self.connection;
-        let room = &mut buffer[*filled..];
-        let all = room.len();
-        let count = match os::receive(&socket, room, patience) {
-            Err(error) if is_for_later(&error) => return Ok(Received::Nothing),
+    /// Reads once and parses the bytes.
+    fn receive(&mut self, mode: ReceiveMode) -> Result<Received, Cause> {
+        let Connection { socket, buffer, .. } = &mut *self.connection;
+        let room = buffer.room();
+        let size = room.len();
+        let count = match os::receive(&socket, room, mode) {
+            Err(error) if is_temporary(&error) => return Ok(Received::Nothing),
             Ok(count @ 1..) => count,
             end => {
-                let end = end.map_err(Cause::from).and_then(|_| self.answer.end());
-                // It says what was wrong first.
-                return match self.refusal.take() {
-                    Some(refusal) if end.is_err() => Err(refusal.into()),
+                let end = end.map_err(Cause::from).and_then(|_| self.answer.end_of_stream());
+                // The first error is the cause.
+                return match self.send_error.take() {
+                    Some(send_error) if end.is_err() => Err(send_error.into()),
                     _ => end.map(|()| Received::All),
                 };
             }
         };
-        *filled += count;
-        let taken = self.answer.take(&buffer[..*filled])?;
-        buffer.copy_within(taken..*filled, 0);
-        *filled -= taken;
-        Ok(if count < all { Received::All } else { Received::Part })
+        buffer.parse(count, &mut self.answer)?;
+        Ok(if count < size { Received::All } else { Received::Part })
     }
 }
 
-fn is_for_later(error: &io::Error) -> bool {
+fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// The connections that no request uses at present.
+/// The connections without a request.
 struct Idle {
-    /// The one that was used last is the last.
+    /// In the order of their last use.
     connections: Mutex<Vec<(Connection, Instant)>>,
-    most: usize,
+    max: usize,
     timeout: Duration,
-    /// Whether a task will look for those that were idle for too long.
+    /// Whether a task closes those that were idle for too long.
     is_watched: AtomicBool,
 }
 
 impl Idle {
-    /// A connection that is still open.
+    /// The connection that was used last and is still open.
     fn take(&self) -> Option<Connection> {
         let now = Instant::now();
         loop {
-            let (connection, since) = self.fresh(now).pop()?;
-            if now - since < JUST_NOW || connection.is_ready() {
+            let (connection, _) = self.fresh(now).pop()?;
+            if connection.is_usable() {
                 return Some(connection);
             }
         }
     }
 
-    /// Keeps a connection whose answer has been read to its end.
+    /// Keeps a connection for later requests.
     fn keep(self: &Arc<Self>, connection: Connection) {
         let mut connections = lock(&self.connections);
-        if connections.len() < self.most {
+        if connections.len() < self.max {
             connections.push((connection, Instant::now()));
             drop(connections);
             if !self.is_watched.swap(true, Ordering::Relaxed) {
@@ -342,7 +338,7 @@ impl Idle {
         }
     }
 
-    /// The connections, without those that were idle for too long.
+    /// Closes the connections that were idle for too long; returns the others.
     fn fresh(&self, now: Instant) -> MutexGuard<'_, Vec<(Connection, Instant)>> {
         let mut connections = lock(&self.connections);
         let fresh = connections.iter().position(|(_, since)| now - *since < self.timeout);
@@ -352,7 +348,7 @@ impl Idle {
     }
 }
 
-/// Closes connections that were idle for too long, as long as there are any.
+/// Closes connections that were idle for too long, until there are none left.
 async fn watch(idle: Weak<Idle>, timeout: Duration) {
     loop {
         sleep(timeout).await;

@@ -1,143 +1,130 @@
-//! TLS with `https://` endpoints: whom to trust, the client's own certificate, and what went wrong
-//! in words.
+//! TLS with `https://` endpoints: trusted authorities, the client's own certificate, and errors in
+//! words.
 
 use super::TlsOptions;
+use crate::clock::Clock;
 use crate::error::{Error, Kind};
+use crate::files::FromFiles;
+use crate::files::pem::{self, PemFile};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::crypto::{self, CryptoProvider, WebPkiSupportedAlgorithms, ring};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
     SignatureScheme,
 };
-use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The set-up that the options say. Their files are read now, and not again.
+/// The configuration of TLS, made again when the files that the options name change.
+pub(crate) type TlsConfig<V> = FromFiles<TlsFiles, V>;
+
+/// The content of the files that the options name.
+#[derive(PartialEq)]
+pub(crate) struct TlsFiles {
+    authorities: Option<PemFile>,
+    folder: Option<Vec<PemFile>>,
+    certificate: Option<PemFile>,
+    key: Option<PemFile>,
+}
+
+/// Reads the files now, and again when they change. `make` makes a value of the configuration.
 ///
 /// # Errors
-/// [`Kind::Config`] naming the option and the file that cannot be read or used.
-pub(crate) fn config(options: &TlsOptions) -> Result<ClientConfig, Error> {
-    let builder = builder()?;
-    let builder = match options.verify {
-        true => builder.with_root_certificates(trusted(options)?),
-        false => {
-            let provider = Arc::clone(builder.crypto_provider());
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustAnybody(provider)))
+/// [`Kind::Config`], naming the option and the file that cannot be read or used.
+pub(crate) fn config<V: Clone>(
+    options: &TlsOptions,
+    clock: Arc<dyn Clock>,
+    make: impl Fn(ClientConfig) -> Result<V, Error> + Send + Sync + 'static,
+) -> Result<TlsConfig<V>, Error> {
+    let (of_files, of_config) = (options.clone(), options.clone());
+    FromFiles::open(
+        "TLS files",
+        clock,
+        move || TlsFiles::read(&of_files),
+        move |files| make(files.config(&of_config)?),
+    )
+}
+
+impl TlsFiles {
+    fn read(options: &TlsOptions) -> Result<Self, Error> {
+        let read = |option, path: &Option<PathBuf>| {
+            path.as_ref().map(|path| PemFile::read(option, path)).transpose()
+        };
+        // Without verification nothing is asked of the authorities.
+        let (ca_file, ca_path) = match options.verify {
+            true => (&options.ca_file, &options.ca_path),
+            false => (&None, &None),
+        };
+        Ok(TlsFiles {
+            authorities: read("tls_ca_file", ca_file)?,
+            folder: ca_path.as_ref().map(|path| read_folder(path)).transpose()?,
+            certificate: read("tls_cert_file", &options.cert_file)?,
+            key: read("tls_key_file", &options.key_file)?,
+        })
+    }
+
+    fn config(&self, options: &TlsOptions) -> Result<ClientConfig, Error> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::new(Kind::Config, format!("TLS: {error}")).not_sent())?;
+        let builder = match options.verify {
+            true => builder.with_root_certificates(self.trusted(options)?),
+            false => {
+                let verifier = Arc::new(AnyCertificate(provider));
+                builder.dangerous().with_custom_certificate_verifier(verifier)
+            }
+        };
+        let (Some(certificate), Some(key)) = (&self.certificate, &self.key) else {
+            return Ok(builder.with_no_client_auth());
+        };
+        let config =
+            builder.with_client_auth_cert(certificate.some_certificates()?, key.private_key()?);
+        config.map_err(|error| certificate.unusable(key, &error))
+    }
+
+    /// The authorities in the configured files; without any, those of the system.
+    fn trusted(&self, options: &TlsOptions) -> Result<RootCertStore, Error> {
+        let mut roots = RootCertStore::empty();
+        if let Some(file) = &self.authorities {
+            file.add_to(&mut roots, file.some_certificates()?)?;
         }
-    };
-    match (&options.cert_file, &options.key_file) {
-        (Some(cert_file), Some(key_file)) => {
-            let chain = certificates("tls_cert_file", cert_file)?;
-            let key = PrivateKeyDer::from_pem_slice(&read("tls_key_file", key_file)?);
-            let key = key.map_err(|_| {
-                let why = "it holds no private key in PEM (an encrypted one cannot be used)";
-                unusable("tls_key_file", key_file, &why)
-            })?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| match error {
-                rustls::Error::InvalidCertificate(_) => {
-                    unusable("tls_cert_file", cert_file, &error)
-                }
-                _ => {
-                    let why = format!("not the key of {}: {error}", cert_file.display());
-                    unusable("tls_key_file", key_file, &why)
-                }
-            })
+        for file in self.folder.iter().flatten() {
+            file.add_to(&mut roots, file.certificates()?)?;
         }
-        _ => Ok(builder.with_no_client_auth()),
+        if let (true, Some(path)) = (roots.is_empty(), &options.ca_path) {
+            let why = "no file in it has a certificate in PEM";
+            return Err(pem::refusal("tls_ca_path", path, &why));
+        }
+        if self.authorities.is_none() && self.folder.is_none() {
+            // The system's store may have certificates that rustls cannot use; they are left out.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                let message = "this system has no store of certificates; set tls_ca_file";
+                return Err(Error::new(Kind::Config, message).not_sent());
+            }
+        }
+        Ok(roots)
     }
 }
 
-type Builder = rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>;
-
-fn builder() -> Result<Builder, Error> {
-    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::new(Kind::Config, format!("TLS: {error}")).not_sent())
-}
-
-/// The authorities of the named files; without any, those of the system.
-fn trusted(options: &TlsOptions) -> Result<RootCertStore, Error> {
-    let mut roots = RootCertStore::empty();
-    if let Some(file) = &options.ca_file {
-        add(&mut roots, "tls_ca_file", file, certificates("tls_ca_file", file)?)?;
-    }
-    if let Some(folder) = &options.ca_path {
-        for file in files(folder)? {
-            let pem = read("tls_ca_path", &file)?;
-            add(&mut roots, "tls_ca_path", &file, parse("tls_ca_path", &file, &pem)?)?;
-        }
-        if roots.is_empty() {
-            return Err(unusable(
-                "tls_ca_path",
-                folder,
-                &"no file in it holds a certificate in PEM",
-            ));
-        }
-    }
-    if options.ca_file.is_none() && options.ca_path.is_none() {
-        // The system's store may have certificates that rustls cannot use; the others count.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if roots.is_empty() {
-            let message = "this system has no store of certificates; name one by tls_ca_file";
-            return Err(Error::new(Kind::Config, message).not_sent());
-        }
-    }
-    Ok(roots)
-}
-
-/// The files in a folder, in the order of their names.
-fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let unreadable = |error| unusable("tls_ca_path", folder, &error);
-    let mut files = Vec::new();
+/// The files in a folder, sorted by name.
+fn read_folder(folder: &Path) -> Result<Vec<PemFile>, Error> {
+    let unreadable = |error| pem::refusal("tls_ca_path", folder, &error);
+    let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         if path.is_file() {
-            files.push(path);
+            paths.push(path);
         }
     }
-    files.sort();
-    Ok(files)
+    paths.sort();
+    paths.iter().map(|path| PemFile::read("tls_ca_path", path)).collect()
 }
 
-fn add(
-    roots: &mut RootCertStore,
-    option: &str,
-    file: &Path,
-    certificates: Vec<CertificateDer<'static>>,
-) -> Result<(), Error> {
-    certificates.into_iter().try_for_each(|certificate| {
-        roots.add(certificate).map_err(|error| unusable(option, file, &error))
-    })
-}
-
-/// The certificates in a file, one at least.
-fn certificates(option: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let found = parse(option, file, &read(option, file)?)?;
-    if found.is_empty() {
-        return Err(unusable(option, file, &"it holds no certificate in PEM"));
-    }
-    Ok(found)
-}
-
-fn parse(option: &str, file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
-    CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| unusable(option, file, &format!("it is no PEM: {error}")))
-}
-
-fn read(option: &str, file: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(file).map_err(|error| unusable(option, file, &error))
-}
-
-fn unusable(option: &str, file: &Path, why: &dyn Display) -> Error {
-    Error::new(Kind::Config, format!("{option}: {}: {why}", file.display())).not_sent()
-}
-
-/// What went wrong, in words and with the option that may mend it.
+/// An error of TLS in words, with the option that may correct it.
 pub(super) fn reason(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(error) => certificate_reason(error),
@@ -145,7 +132,7 @@ pub(super) fn reason(error: &rustls::Error) -> String {
             format!("the server does not seem to speak TLS on this port: {error}")
         }
         rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
-            "the server demands a certificate of the client (tls_cert_file, tls_key_file)"
+            "the server demands a certificate of the client (set tls_cert_file and tls_key_file)"
                 .to_owned()
         }
         rustls::Error::AlertReceived(_) if refuses_certificate(error) => {
@@ -158,10 +145,10 @@ pub(super) fn reason(error: &rustls::Error) -> String {
 fn certificate_reason(error: &CertificateError) -> String {
     let why = match error {
         CertificateError::UnknownIssuer => {
-            "is signed by no trusted authority (tls_ca_file names those to trust)".to_owned()
+            "is not signed by a trusted authority (set tls_ca_file)".to_owned()
         }
         CertificateError::NotValidForNameContext { expected, presented } => format!(
-            "is for {}, not for {} (tls_server_name says another name)",
+            "is for {}, not for {} (set tls_server_name if the certificate is right)",
             presented.join(", "),
             expected.to_str()
         ),
@@ -176,8 +163,9 @@ fn certificate_reason(error: &CertificateError) -> String {
     format!("the server's certificate {why}")
 }
 
-/// Whether the server ended the handshake over the client's certificate, or over its absence. With
-/// TLS 1.3 a client learns this only after it has sent its request, which the server did not read.
+/// Whether the server ended the handshake because of the client's certificate, or of its absence.
+/// With TLS 1.3 the client learns this only after it has sent its request, which the server did not
+/// read.
 pub(super) fn refuses_certificate(error: &rustls::Error) -> bool {
     use AlertDescription as Alert;
     matches!(
@@ -196,12 +184,21 @@ pub(super) fn refuses_certificate(error: &rustls::Error) -> bool {
     )
 }
 
-/// Accepts every certificate: what `tls_verify = false` asks for. That the server owns the key of
-/// the certificate that it shows is still checked.
+/// Accepts every certificate, for `tls_verify = false`. The server still has to prove that it has
+/// the key of its certificate.
 #[derive(Debug)]
-struct TrustAnybody(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for TrustAnybody {
+impl AnyCertificate {
+    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.0.signature_verification_algorithms
+    }
+}
+
+type Signature = DigitallySignedStruct;
+type Verified = Result<HandshakeSignatureValid, rustls::Error>;
+
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -213,27 +210,15 @@ impl ServerCertVerifier for TrustAnybody {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
+    fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
+        crypto::verify_tls12_signature(m, c, s, self.algorithms())
     }
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
+    fn verify_tls13_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
+        crypto::verify_tls13_signature(m, c, s, self.algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.algorithms().supported_schemes()
     }
 }

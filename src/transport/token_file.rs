@@ -1,124 +1,75 @@
-//! A token that is in a file, where others replace it: each request gets the one that is there.
+//! A token in a file, where another program can replace it. Each request gets the current one.
 
 use super::Transport;
-use crate::clock::{BoxFuture, Clock, Instant};
+use crate::clock::{BoxFuture, Clock};
 use crate::error::{Error, Kind};
-use crate::sync::lock;
+use crate::files::FromFiles;
+use crate::os;
 use ::http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use bytes::Bytes;
-use std::fs::{self, File};
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::Arc;
 
-/// How old what is known of the file may be when a request is made.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The largest file that is read. A token and the white space around it are far shorter.
+const MAX_BYTES: usize = 64 << 10;
 
-/// What is read of the file; a token and the white space around it are far shorter.
-const MOST_BYTES: u64 = 64 << 10;
-
-/// The header that a token travels in.
+/// The header with a request's token.
 pub(crate) const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 
-/// A file that holds a token.
+/// A file with a token, read again at most once a second. The token is marked as sensitive, so that
+/// `Debug` does not show it.
 #[derive(Debug)]
-pub struct TokenFile {
-    path: PathBuf,
-    clock: Arc<dyn Clock>,
-    known: Mutex<Known>,
-}
-
-/// What was read last.
-#[derive(Debug)]
-struct Known {
-    /// It is marked as sensitive, so that no `Debug` text shows it.
-    token: HeaderValue,
-    looked: Instant,
-    is_readable: bool,
-}
+pub struct TokenFile(FromFiles<HeaderValue, HeaderValue>);
 
 impl TokenFile {
     /// Reads the file for the first time.
     ///
     /// # Errors
-    /// [`Kind::Config`] when it cannot be read or holds no token.
+    /// [`Kind::Config`] when it cannot be read or has no valid token.
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Arc<Self>, Error> {
-        let token = read(path).map_err(|why| {
-            let message = format!("token_file: {}: {why}", path.display());
-            Error::new(Kind::Config, message).not_sent()
-        })?;
-        let known = Mutex::new(Known { token, looked: clock.now(), is_readable: true });
-        Ok(Arc::new(Self { path: path.to_owned(), clock, known }))
+        let path = path.to_owned();
+        let read_token = move || {
+            read(&path).map_err(|why| {
+                let message = format!("token_file: {}: {why}", path.display());
+                Error::new(Kind::Config, message).not_sent()
+            })
+        };
+        let file =
+            FromFiles::open("token file", clock, read_token, |token| Ok(HeaderValue::clone(token)));
+        Ok(Arc::new(Self(file?)))
     }
 
-    /// The token, as the file had it a moment ago.
-    fn token(&self) -> HeaderValue {
-        let mut known = self.known();
-        if self.clock.now() - known.looked >= LOOK_EVERY {
-            self.look(&mut known);
-        }
-        known.token.clone()
-    }
-
-    /// The token that the file has now, when it is not the one that was refused.
+    /// Reads the file now; returns its token if it is not the refused one.
     fn other_than(&self, refused: &HeaderValue) -> Option<HeaderValue> {
-        let mut known = self.known();
-        self.look(&mut known);
-        (known.token != *refused).then(|| known.token.clone())
-    }
-
-    fn look(&self, known: &mut Known) {
-        let path = self.path.display();
-        known.looked = self.clock.now();
-        match read(&self.path) {
-            Ok(token) => {
-                if token != known.token {
-                    tracing::info!(%path, "the file of the token holds a new one");
-                }
-                known.token = token;
-                known.is_readable = true;
-            }
-            Err(why) => {
-                if known.is_readable {
-                    tracing::warn!(%path, %why, "the file of the token cannot be used: the last one stays");
-                }
-                known.is_readable = false;
-            }
-        }
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        lock(&self.known)
+        Some(self.0.newest()).filter(|token| token != refused)
     }
 }
 
-/// The token in a file; else why there is none.
+/// Reads the token in a file.
+///
+/// # Errors
+/// The reason why it cannot be used, which never shows the content.
 pub(crate) fn read(path: &Path) -> Result<HeaderValue, String> {
-    // To open a pipe could wait for ever for somebody to write into it.
-    if !fs::metadata(path).map_err(|error| error.to_string())?.is_file() {
-        return Err("it is no regular file".to_owned());
-    }
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    let bytes = os::read_file(path, MAX_BYTES).map_err(|error| error.to_string())?;
     let text = bytes.trim_ascii();
     if text.is_empty() {
-        return Err("it holds no token".to_owned());
+        return Err("it has no token".to_owned());
     }
     let is_token = text.iter().all(u8::is_ascii_graphic);
     let token = HeaderValue::from_bytes(text).ok().filter(|_| is_token);
-    let mut token = token.ok_or_else(|| "what it holds is no token".to_owned())?;
+    let mut token = token.ok_or_else(|| {
+        "its content is not a token: one line of visible ASCII characters".to_owned()
+    })?;
     token.set_sensitive(true);
     Ok(token)
 }
 
-/// A transport whose requests carry the token of a file, unless they have one of their own.
+/// A transport that adds the token of a file to requests without a token.
 #[derive(Debug)]
 pub struct WithTokenFile {
-    /// What carries the requests.
+    /// Sends the requests.
     pub transport: Arc<dyn Transport>,
-    /// Where their token is.
+    /// Has the token.
     pub file: Arc<TokenFile>,
 }
 
@@ -127,11 +78,11 @@ impl WithTokenFile {
         if request.headers().contains_key(TOKEN) {
             return self.transport.send(request).await;
         }
-        let token = self.file.token();
+        let token = self.file.0.current();
         request.headers_mut().insert(TOKEN, token.clone());
         let response = self.transport.send(request.clone()).await?;
-        // The token may have been replaced, and the old one deleted, since the last look. What was
-        // refused for its token was not applied.
+        // The token may have been replaced, and the old one deleted, since the last read. A request
+        // that was refused for its token was not applied.
         match is_refusal(&response).then(|| self.file.other_than(&token)).flatten() {
             Some(new) => {
                 request.headers_mut().insert(TOKEN, new);
@@ -142,15 +93,17 @@ impl WithTokenFile {
     }
 }
 
-/// Whether an answer refuses the token.
 fn is_refusal(response: &Response<Bytes>) -> bool {
-    const UNKNOWN: &[u8] = b"ACL not found";
+    let says = |text: &str| {
+        let text = text.as_bytes();
+        response.body().windows(text.len()).any(|words| words == text)
+    };
     match response.status() {
         StatusCode::FORBIDDEN => true,
-        // Some endpoints of 1.8.7.
-        StatusCode::INTERNAL_SERVER_ERROR => {
-            response.body().windows(UNKNOWN.len()).any(|words| words == UNKNOWN)
-        }
+        // Some endpoints of Consul 1.8.7.
+        StatusCode::INTERNAL_SERVER_ERROR => says("ACL not found"),
+        // An operation of a transaction.
+        StatusCode::CONFLICT => says("Permission denied"),
         _ => false,
     }
 }
@@ -160,8 +113,16 @@ impl Transport for WithTokenFile {
         Box::pin(self.exchange(request))
     }
 
+    fn close_idle(&self) {
+        self.transport.close_idle();
+    }
+
     fn endpoint(&self) -> &str {
         self.transport.endpoint()
+    }
+
+    fn adds_token(&self) -> bool {
+        true
     }
 }
 
@@ -170,9 +131,15 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use futures_util::FutureExt;
+    use std::fs;
+    use std::path::PathBuf;
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
 
-    /// An agent that knows some tokens, and refuses others as it was told to.
+    const MAX_AGE: Duration = Duration::from_secs(1);
+
+    /// An agent that knows some tokens, and refuses others with a given answer.
     #[derive(Debug)]
     struct Agent {
         knows: Mutex<Vec<&'static str>>,
@@ -246,8 +213,9 @@ mod tests {
 
     #[test]
     fn a_token_that_was_replaced_and_deleted_costs_no_failed_call() {
+        let txn = r#"{"Results":null,"Errors":[{"OpIndex":0,"What":"Permission denied"}]}"#;
         for (status, body) in
-            [(403, "ACL not found"), (403, "Permission denied"), (500, "ACL not found")]
+            [(403, "ACL not found"), (403, "Permission denied"), (409, txn), (500, "ACL not found")]
         {
             let world = World::new(&["second"], status, body);
             assert_eq!(world.status(), (status, tokens(&["first"])));
@@ -261,7 +229,7 @@ mod tests {
     fn a_new_token_is_taken_up_a_second_later_also_while_the_old_one_works() {
         let world = World::new(&["first", "second"], 403, "");
         world.holds("  second \n");
-        world.clock.advance(LOOK_EVERY - Duration::from_nanos(1));
+        world.clock.advance(MAX_AGE - Duration::from_nanos(1));
         assert_eq!(world.status(), (200, tokens(&["first"])));
         world.clock.advance(Duration::from_nanos(1));
         assert_eq!(world.status(), (200, tokens(&["second"])));
@@ -269,9 +237,11 @@ mod tests {
 
     #[test]
     fn a_failure_that_is_not_the_tokens_is_not_sent_again() {
-        let world = World::new(&[], 500, "No cluster leader");
-        world.holds("second");
-        assert_eq!(world.status(), (500, tokens(&["first"])));
+        for (status, body) in [(500, "No cluster leader"), (409, r#"{"Errors":[{"What":"x"}]}"#)] {
+            let world = World::new(&[], status, body);
+            world.holds("second");
+            assert_eq!(world.status(), (status, tokens(&["first"])));
+        }
     }
 
     #[test]
@@ -282,11 +252,11 @@ mod tests {
                 Some(content) => world.holds(content),
                 None => fs::remove_file(&world.path).unwrap(),
             }
-            world.clock.advance(LOOK_EVERY);
+            world.clock.advance(MAX_AGE);
             assert_eq!(world.status(), (200, tokens(&["first"])), "{content:?}");
         }
         world.holds("third");
-        world.clock.advance(LOOK_EVERY);
+        world.clock.advance(MAX_AGE);
         assert_eq!(world.status(), (200, tokens(&["third"])));
     }
 
@@ -310,7 +280,7 @@ mod tests {
             assert!(!error.message().contains("s3cret"), "{error}");
         }
         let error = TokenFile::open(Path::new("/dev/null"), Arc::clone(&clock)).unwrap_err();
-        assert!(error.message().contains("/dev/null: it is no regular file"), "{error}");
+        assert!(error.message().contains("/dev/null: it is not a regular file"), "{error}");
         let error = TokenFile::open(Path::new("/no/such/file"), clock).unwrap_err();
         assert!(error.message().contains("/no/such/file: No such file"), "{error}");
     }
@@ -319,7 +289,7 @@ mod tests {
     fn no_debug_text_shows_the_token() {
         let world = World::new(&[], 403, "");
         world.holds("s3cret");
-        world.clock.advance(LOOK_EVERY);
+        world.clock.advance(MAX_AGE);
         world.status();
         assert!(!format!("{:?}", world.transport.file).contains("s3cret"));
     }

@@ -1,50 +1,42 @@
-//! Consul's language, with no I/O: the table of endpoints, how a call becomes a request and how an
-//! answer becomes a value or an error.
+//! Consul's HTTP API without I/O: the endpoints as rows, arguments to requests, answers to values or
+//! errors.
+//!
+//! ```
+//! use consul_ffi::wire::api::kv;
+//! use consul_ffi::wire::request::{Args, Defaults};
+//!
+//! let args = Args::new().arg("a b").opt("consistent", true);
+//! let request = kv::GET.request(&args, &Defaults::default())?;
+//! assert_eq!(request.http.uri(), "/v1/kv/a%20b?consistent");
+//! # Ok::<(), consul_ffi::error::Error>(())
+//! ```
 
-pub mod acl;
-pub mod agent;
-pub mod catalog;
-pub mod config_entry;
-pub mod connect;
-pub mod coordinate;
-pub mod duration;
-pub mod emit;
-pub mod event;
-pub mod health;
-pub mod kv;
-pub mod operator;
-pub mod peering;
-pub mod query;
-pub mod raw;
+pub mod api;
 pub mod request;
 pub mod response;
-pub mod session;
-pub mod shape;
-pub mod status;
 pub mod table;
 pub mod tape;
-pub mod txn;
 pub mod value;
 
 use table::Endpoint;
 
-/// The areas of the API: a title and the rows.
+/// The areas of the API: titles and rows.
 pub const AREAS: &[(&str, &[&Endpoint])] = &[
-    ("Keys and values", kv::ENDPOINTS),
-    ("Transactions", txn::ENDPOINTS),
-    ("Sessions", session::ENDPOINTS),
-    ("The agent", agent::ENDPOINTS),
-    ("The catalog", catalog::ENDPOINTS),
-    ("Health", health::ENDPOINTS),
-    ("Events", event::ENDPOINTS),
-    ("Coordinates", coordinate::ENDPOINTS),
-    ("Raft status", status::ENDPOINTS),
-    ("Access control", acl::ENDPOINTS),
-    ("Prepared queries", query::ENDPOINTS),
-    ("Central configuration", config_entry::ENDPOINTS),
-    ("The mesh", connect::ENDPOINTS),
-    ("Operating the servers", operator::ENDPOINTS),
-    ("Peering, partitions, namespaces", peering::ENDPOINTS),
+    ("Keys and values", api::kv::ENDPOINTS),
+    ("Transactions", api::txn::ENDPOINTS),
+    ("Sessions", api::session::ENDPOINTS),
+    ("The agent", api::agent::ENDPOINTS),
+    ("The catalog", api::catalog::ENDPOINTS),
+    ("Health", api::health::ENDPOINTS),
+    ("Events", api::event::ENDPOINTS),
+    ("Coordinates", api::coordinate::ENDPOINTS),
+    ("Raft status", api::status::ENDPOINTS),
+    ("Access control", api::acl::ENDPOINTS),
+    ("Prepared queries", api::query::ENDPOINTS),
+    ("Central configuration", api::config_entry::ENDPOINTS),
+    ("The mesh", api::connect::ENDPOINTS),
+    ("Operating the servers", api::operator::ENDPOINTS),
+    ("Peering, partitions, namespaces", api::peering::ENDPOINTS),
 ];
 
 /// Every endpoint, area by area.
@@ -52,7 +44,14 @@ pub fn endpoints() -> impl Iterator<Item = &'static Endpoint> {
     AREAS.iter().flat_map(|(_, endpoints)| *endpoints).copied()
 }
 
-/// The endpoint whose method has this name.
+/// Whether an answer from this path can hold a secret: as the rows with this path say, and true if there
+/// is none. The path has no query.
+pub fn is_secret(path: &str) -> bool {
+    let mut there = endpoints().filter(|endpoint| endpoint.is_at(path)).peekable();
+    there.peek().is_none() || there.any(|endpoint| endpoint.secret)
+}
+
+/// The endpoint of the method with this name.
 pub fn endpoint(name: &str) -> Option<&'static Endpoint> {
     endpoints().find(|endpoint| endpoint.name == name)
 }

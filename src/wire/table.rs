@@ -1,7 +1,7 @@
-//! The table of endpoints: what a row says, and the parameters that many rows share.
+//! The rows of endpoints: their fields, and the parameters that many rows share.
 //!
-//! A row is the only place where an endpoint is declared. Methods, argument checks, the simulated
-//! agent's routes and the reference all come from it.
+//! A row is the only declaration of an endpoint. Methods, argument checks, the simulated agent's routes
+//! and the reference are made from it.
 
 use http::Method;
 
@@ -36,39 +36,47 @@ pub struct Endpoint {
     pub name: &'static str,
     /// The HTTP method.
     pub method: Verb,
-    /// The path; a segment `{name}` is the positional parameter of that name. Only `{key}` spans
-    /// several segments.
+    /// The path. A segment `{name}` is the positional parameter of that name; only `{key}` spans several
+    /// segments.
     pub path: &'static str,
-    /// The positional parameters, in their order.
+    /// The positional parameters.
     pub positional: &'static [Param],
-    /// The named parameters, in groups that rows share.
+    /// The options, in groups that rows share.
     pub options: &'static [&'static [Param]],
-    /// What the request always says in its query, besides the parameters.
+    /// The fixed part of the query.
     pub fixed_query: &'static str,
-    /// Whether the request may be sent again when its fate is unknown.
+    /// Whether the request may be sent again if it is unknown whether it was applied.
     pub repeat: Repeat,
-    /// What a successful answer is.
+    /// The form of a success.
     pub reply: Reply,
-    /// What the answer 404 means.
+    /// The meaning of the status 404.
     pub absent: Absent,
-    /// Statuses besides 2xx whose body is the answer.
+    /// Further statuses of a success.
     pub also_success: &'static [u16],
-    /// What the value consists of, for who watches it.
+    /// What the value consists of, by which a watch tells changes apart.
     pub items: Items,
-    /// The first Consul that has it, when that is later than the oldest supported one.
+    /// What the option `filter` selects from; `None`: the endpoint has no such option.
+    pub filter: Option<Entries>,
+    /// Whether a success can hold a secret (a token, a key), so that no message or log line may quote it.
+    pub secret: bool,
+    /// Whether it requires access control: without, an agent answers with 401.
+    pub needs_acl: bool,
+    /// Whether the agent answers by itself, also while its servers have no Raft leader.
+    pub local: bool,
+    /// The first Consul version with it, if later than the oldest supported one.
     pub since: Option<&'static str>,
-    /// What it does, in one sentence.
+    /// One sentence for the reference.
     pub doc: &'static str,
 }
 
-/// Whether a request may be sent again when it is unknown if the server applied it.
+/// Whether a request may be sent again if it is unknown whether the server applied it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
-    /// It changes nothing.
+    /// Yes: it changes nothing.
     Read,
-    /// Applied twice it leaves the same state as applied once.
+    /// Yes: two applications leave the same state as one.
     Idempotent,
-    /// A second application could do something else: never sent twice blindly.
+    /// No: a second application could have another effect.
     Once,
 }
 
@@ -77,36 +85,36 @@ pub enum Repeat {
 pub enum Reply {
     /// The JSON body, with Consul's field names.
     Json,
-    /// The one string in the JSON object's member of this name.
+    /// A JSON object, of which the string in this member is the value.
     Member(&'static str),
-    /// The first item of the JSON list; an empty list is an absent thing.
+    /// A JSON list, of which the first item is the value; an empty list means that it does not exist.
     FirstItem,
-    /// The value of one KV entry as bytes; the rest of the entry goes to the metadata.
+    /// A KV entry, whose `Value` is the value as bytes; the other members are metadata.
     KvValue,
     /// A list of KV entries whose `Value` is bytes.
     KvEntries,
-    /// `true`; `false` is a conflict.
+    /// `true`, or `false` for a conflict.
     Applied,
-    /// Nothing but the success.
+    /// A body that says nothing more than the status.
     Done,
-    /// The JSON body, whose event payloads are bytes.
+    /// JSON with event payloads, which become bytes.
     Events,
     /// The results of a transaction.
     Txn,
-    /// The body's bytes as they are.
+    /// Bytes.
     Body,
 }
 
-/// What an answer 404 means.
+/// The meaning of the status 404.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absent {
     /// An error of kind `not_found`.
     Error,
-    /// Success with nothing.
+    /// A success with null.
     Null,
-    /// Success with an empty list.
+    /// A success with an empty list.
     EmptyList,
-    /// Success: what should go is gone.
+    /// A success: it is deleted.
     Done,
     /// An error of kind `session_invalid`.
     SessionInvalid,
@@ -117,60 +125,86 @@ pub enum Absent {
 pub struct Param {
     /// Its name in Lua.
     pub name: &'static str,
-    /// What it takes.
+    /// The values that it takes.
     pub kind: Shape,
-    /// Where it goes in the request.
-    pub place: Place,
-    /// Whether it can be left out.
+    /// Its location in the request.
+    pub location: Location,
+    /// Whether it may be omitted.
     pub optional: bool,
-    /// Set when its presence makes the request [`Repeat::Once`]: why Consul then answers `false`.
+    /// Set if it is a condition of the write, which makes the request [`Repeat::Once`]: the reason if
+    /// Consul answers `false`.
     pub guards: Option<&'static str>,
-    /// What it is for, in one sentence.
+    /// One sentence for the reference.
     pub doc: &'static str,
 }
 
-/// What the value of a read consists of.
+/// The items of a read's value, by which a watch tells changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Items {
-    /// It is one thing.
+    /// The value is one item.
     One,
-    /// A list of things that these members, or members of members, tell apart.
+    /// The value is a list; these paths of members identify an item.
     By(&'static [&'static [&'static str]]),
-    /// A list of texts.
+    /// The value is a list of strings.
     Texts,
-    /// Things by name.
+    /// The value is a map, by names.
     Named,
 }
 
-/// Where a parameter goes.
+/// The entries of a list or map that `filter` selects from, by the fields that an expression can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Entries {
+    /// An instance as its agent knows it.
+    AgentService,
+    /// A check as its agent knows it.
+    AgentCheck,
+    /// A check in the catalog.
+    Check,
+    /// A central configuration entry.
+    ConfigEntry,
+    /// An instance with its node and checks.
+    Instance,
+    /// An intention of the mesh.
+    Intention,
+    /// A member of the gossip pool.
+    Member,
+    /// A node.
+    Node,
+    /// An instance of a node.
+    NodeService,
+    /// An instance with the fields of its node.
+    ServiceNode,
+}
+
+/// The location of a parameter in the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Location {
     /// The path's segment of the parameter's name.
     Path,
     /// The query, under this name.
     Query(&'static str),
-    /// The query, each member of the table under its own name.
+    /// The query: each member of the table under its own name.
     QueryMembers,
     /// A header of this name.
     Header(&'static str),
     /// The body.
     Body,
-    /// Not sent: it changes how the client makes the call.
+    /// None: it is an option of the client's call.
     Call,
 }
 
-/// What a parameter or a field of a body takes.
+/// The values that a parameter, or a field of a body, takes.
 #[derive(Clone, Copy, Debug)]
 pub enum Shape {
     /// A non-empty UTF-8 string.
     Text,
     /// A UTF-8 string that may be empty.
     TextOrEmpty,
-    /// A key that the server will store under exactly this name.
+    /// A key that the server stores under exactly this name.
     Key,
-    /// As [`Shape::Key`], but may be empty.
+    /// As [`Shape::Key`], or empty.
     KeyPrefix,
-    /// A path as it goes to the server, already encoded.
+    /// A path that is percent-encoded already.
     EncodedPath,
     /// Bytes: a string as it is, a number or boolean as its text, a table as JSON.
     Payload,
@@ -178,17 +212,17 @@ pub enum Shape {
     Base64,
     /// True or false.
     Bool,
-    /// True or false, sent by presence.
+    /// True or false; true is sent as a parameter without a value.
     Flag,
     /// An integer from 0 to 2^64-1: a number, a decimal string, a LuaJIT `ULL`.
     Uint,
-    /// An integer.
-    Int,
+    /// An integer from 0 to 65535, as [`Shape::Uint`] takes it.
+    Port,
     /// A duration: seconds as a number, or a Go string.
     Duration {
-        /// The shortest one taken, in seconds; 0 is always taken.
+        /// The minimum, in seconds; 0 is always allowed.
         min_s: u64,
-        /// The longest one taken, in seconds.
+        /// The maximum, in seconds.
         max_s: u64,
     },
     /// A positive number of milliseconds.
@@ -216,91 +250,100 @@ pub enum Shape {
 pub struct Field {
     /// Consul's name; a program may also write it in snake_case.
     pub name: &'static str,
-    /// What it takes.
+    /// The values that it takes.
     pub kind: Shape,
-    /// What it is for, in a few words.
+    /// A few words for the reference.
     pub doc: &'static str,
 }
 
-/// A field.
+/// Makes a [`Field`].
 pub const fn field(name: &'static str, kind: Shape, doc: &'static str) -> Field {
     Field { name, kind, doc }
 }
 
-/// Any duration that Consul can hold.
+/// Any duration that Consul can represent.
 pub const DURATION: Shape = Shape::Duration { min_s: 0, max_s: u32::MAX as u64 };
 
 impl Param {
-    /// A parameter that must be given.
-    pub const fn new(name: &'static str, kind: Shape, place: Place, doc: &'static str) -> Self {
-        Param { name, kind, place, optional: false, guards: None, doc }
+    /// A required parameter.
+    pub const fn new(
+        name: &'static str,
+        kind: Shape,
+        location: Location,
+        doc: &'static str,
+    ) -> Self {
+        Param { name, kind, location, optional: false, guards: None, doc }
     }
 
-    /// The same parameter, which may be left out.
+    /// The same parameter, which may be omitted.
     pub const fn optional(mut self) -> Self {
         self.optional = true;
         self
     }
 
-    /// The same parameter, whose presence guards the write: when Consul answers `false`, `reason`
-    /// says why, and the request is never sent twice blindly.
+    /// The same parameter as a condition of the write, with the reason if Consul answers `false`.
     pub const fn guards(mut self, reason: &'static str) -> Self {
         self.guards = Some(reason);
         self
     }
 }
 
-/// A parameter that fills the path's segment `{name}`.
+/// A parameter for the path's segment `{name}`.
 pub const fn path(name: &'static str, kind: Shape, doc: &'static str) -> Param {
-    Param::new(name, kind, Place::Path, doc)
+    Param::new(name, kind, Location::Path, doc)
 }
 
-/// A parameter that is the body.
+/// A required parameter for the body.
 pub const fn body(name: &'static str, kind: Shape, doc: &'static str) -> Param {
-    Param::new(name, kind, Place::Body, doc)
+    Param::new(name, kind, Location::Body, doc)
 }
 
-/// An option that goes into the query under `query`.
+/// An option for the query, under the name `query`.
 pub const fn query(
     name: &'static str,
     query: &'static str,
     kind: Shape,
     doc: &'static str,
 ) -> Param {
-    Param::new(name, kind, Place::Query(query), doc).optional()
+    Param::new(name, kind, Location::Query(query), doc).optional()
 }
 
-const fn call(name: &'static str, kind: Shape, doc: &'static str) -> Param {
-    Param::new(name, kind, Place::Call, doc).optional()
+/// An option of the client's call.
+pub const fn call(name: &'static str, kind: Shape, doc: &'static str) -> Param {
+    Param::new(name, kind, Location::Call, doc).optional()
 }
 
 /// Options that every method takes.
 pub const COMMON: &[Param] = &[
-    call("timeout_ms", Shape::Millis, "The longest the call may take, all attempts together."),
+    call(
+        "timeout_ms",
+        Shape::Millis,
+        "The time limit of the call, all attempts and the wait of a blocking query included.",
+    ),
     call(
         "retry",
         Shape::Bool,
-        "False: the request is sent at most once, and its fate is not looked up.",
+        "False: the request is sent again only if the server cannot have seen it, and the outcome is not looked up.",
     ),
     Param::new(
         "token",
         Shape::Text,
-        Place::Header("x-consul-token"),
+        Location::Header("x-consul-token"),
         "The ACL token for this call instead of the client's.",
     )
     .optional(),
 ];
 
-/// Options that name the part of the catalog to speak to.
+/// Options that select a part of the data.
 pub const SCOPE: &[Param] = &[
     query("dc", "dc", Shape::Text, "The datacenter; default: the agent's own."),
     query("namespace", "ns", Shape::Text, "The namespace (Consul Enterprise)."),
     query("partition", "partition", Shape::Text, "The admin partition (Consul Enterprise)."),
 ];
 
-/// Options for how fresh a read must be.
+/// Options for the consistency of a read.
 pub const CONSISTENCY: &[Param] = &[
-    query("stale", "stale", Shape::Flag, "Any server may answer, even one that has no leader."),
+    query("stale", "stale", Shape::Flag, "Any server may answer, also one without a leader."),
     query(
         "consistent",
         "consistent",
@@ -310,13 +353,18 @@ pub const CONSISTENCY: &[Param] = &[
     call(
         "stale_if_error",
         Shape::Bool,
-        "True: when the leader does not answer, any server may; `meta.stale` then says so.",
+        "True: if the leader does not answer, any server may, and `meta.stale` is true.",
     ),
 ];
 
 /// Options that turn a read into a blocking query.
 pub const BLOCKING: &[Param] = &[
-    query("index", "index", Shape::Uint, "Wait until the result is newer than this index."),
+    query(
+        "index",
+        "index",
+        Shape::Uint,
+        "Wait until there is a newer state than that of this index.",
+    ),
     query(
         "wait",
         "wait",
@@ -325,15 +373,15 @@ pub const BLOCKING: &[Param] = &[
     ),
 ];
 
-/// Reads that the agent may answer from its cache.
+/// The option of reads that the agent may answer from its cache.
 pub const CACHED: &[Param] =
     &[query("cached", "cached", Shape::Flag, "The agent may answer from its cache.")];
 
-/// Reads of services that another cluster exports.
+/// The option of reads of services that another cluster exports.
 pub const PEER: &[Param] =
     &[query("peer", "peer", Shape::Text, "The peer to read from (from 1.13).")];
 
-/// Reads of mesh services.
+/// The option of reads of mesh services.
 pub const MESH: &[Param] = &[query(
     "merge_central_config",
     "merge-central-config",
@@ -341,18 +389,18 @@ pub const MESH: &[Param] = &[query(
     "Merge the central proxy configuration into each instance (from 1.13).",
 )];
 
-/// Server-side filtering.
+/// The option of endpoints with [`Endpoint::filter`].
 pub const FILTER: &[Param] =
     &[query("filter", "filter", Shape::Text, "A filter expression that the server evaluates.")];
 
-/// Options of reads that can be sorted and narrowed by node.
+/// Options that sort a list by distance and select by node.
 pub const NODES: &[Param] = &[
     query("near", "near", Shape::Text, "Sort by distance from this node, or from `_agent`."),
-    query("node_meta", "node-meta", Shape::TextMap, "Only nodes that have all this metadata."),
+    query("node_meta", "node-meta", Shape::TextMap, "Only nodes with all of this metadata."),
 ];
 
 impl Endpoint {
-    /// A row with the commonest properties; the rest is set by struct update.
+    /// A GET that returns JSON; a row sets the other fields by struct update.
     pub const fn read(name: &'static str, path: &'static str, doc: &'static str) -> Self {
         Endpoint {
             name,
@@ -366,12 +414,16 @@ impl Endpoint {
             absent: Absent::Error,
             also_success: &[],
             items: Items::One,
+            filter: None,
+            secret: false,
+            needs_acl: false,
+            local: false,
             since: None,
             doc,
         }
     }
 
-    /// A row for an idempotent PUT; the rest is set by struct update.
+    /// An idempotent PUT that returns nothing.
     pub const fn write(name: &'static str, path: &'static str, doc: &'static str) -> Self {
         Endpoint {
             method: Verb::Put,
@@ -381,8 +433,23 @@ impl Endpoint {
         }
     }
 
-    /// Every option that the endpoint takes.
+    /// Every option of the endpoint.
     pub fn all_options(&self) -> impl Iterator<Item = &'static Param> {
-        self.options.iter().copied().flatten().chain(COMMON)
+        let filter = self.filter.map_or(&[][..], |_| FILTER);
+        self.options.iter().copied().flatten().chain(filter).chain(COMMON)
+    }
+
+    /// Whether this path, without its query, is one of this endpoint.
+    pub fn is_at(&self, path: &str) -> bool {
+        let mut segments = path.split('/');
+        for wanted in self.path.split('/') {
+            match segments.next() {
+                Some(_) if wanted == "{key}" => return true,
+                Some(segment) if wanted.starts_with('{') && !segment.is_empty() => {}
+                Some(segment) if segment == wanted => {}
+                _ => return false,
+            }
+        }
+        segments.next().is_none()
     }
 }

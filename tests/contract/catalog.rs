@@ -10,9 +10,9 @@ behaviours![
     a_service_of_an_external_node_is_found,
     an_unknown_service_has_no_instances,
     an_unknown_node_is_absent_and_not_an_error,
-    deregistering_what_is_not_there_succeeds,
+    deregistering_an_unknown_node_succeeds,
     a_deregistered_node_takes_its_services_along,
-    a_node_without_services_has_an_empty_table_of_them_and_no_list,
+    a_node_without_services_has_an_empty_table_but_a_null_list,
     a_tag_narrows_a_service,
     all_tags_must_match,
     node_meta_narrows_the_nodes,
@@ -26,11 +26,11 @@ behaviours![
     fields_of_other_requests_are_accepted,
     a_filter_chooses_among_nodes_services_and_instances,
     proxies_and_natives_stand_for_a_service_in_the_mesh,
-    a_gateway_that_nobody_configured_has_no_services,
+    an_unconfigured_gateway_has_no_services,
     a_service_keeps_the_spelling_of_its_nodes_name,
 ];
 
-/// Registers a node of its own with one instance of a service.
+/// Registers a new node with one instance of a service.
 async fn register(t: &T, node: &str, tags: Value) {
     let service = table! {"Service" = t.name("s"), "Tags" = tags, "Port" = 80};
     let registration = table! {"Node" = t.name(node), "Address" = "10.9.9.9", "Service" = service};
@@ -82,7 +82,7 @@ async fn an_unknown_node_is_absent_and_not_an_error(t: T) {
     assert_eq!(services.get("Node"), Some(&Value::Null));
 }
 
-async fn deregistering_what_is_not_there_succeeds(t: T) {
+async fn deregistering_an_unknown_node_succeeds(t: T) {
     let none = table! {"Node" = t.name("none")};
     assert_eq!(t.value("catalog_deregister", args![none]).await, true.into());
 }
@@ -94,7 +94,7 @@ async fn a_deregistered_node_takes_its_services_along(t: T) {
     assert_eq!(t.value("catalog_node", args![t.name("n")]).await, Value::Null);
 }
 
-async fn a_node_without_services_has_an_empty_table_of_them_and_no_list(t: T) {
+async fn a_node_without_services_has_an_empty_table_but_a_null_list(t: T) {
     t.ok("catalog_register", args![table! {"Node" = t.name("n"), "Address" = "10.9.9.9"}]).await;
     let node = t.value("catalog_node", args![t.name("n")]).await;
     assert_eq!(node.get("Services"), Some(&table! {}));
@@ -237,7 +237,7 @@ async fn proxies_and_natives_stand_for_a_service_in_the_mesh(t: T) {
     }
 }
 
-async fn a_gateway_that_nobody_configured_has_no_services(t: T) {
+async fn an_unconfigured_gateway_has_no_services(t: T) {
     let found = t.value("catalog_gateway_services", args![t.name("none")]).await;
     let is_null = t.is_1_8("no services of a gateway are null, not an empty list");
     assert!(found == list![] || (is_null && found == Value::Null), "{found:?}");
@@ -257,7 +257,7 @@ async fn a_service_keeps_the_spelling_of_its_nodes_name(t: T) {
     deregister(&t, "n").await;
 }
 
-/// The official Go client sends some of them.
+/// The official Go client sends some of these fields.
 async fn fields_of_other_requests_are_accepted(t: T) {
     let node = t.name("n");
     let register = format!(r#"{{"Node":"{node}","Address":"a","Token":"","CreateIndex":1}}"#);

@@ -4,12 +4,12 @@ use crate::target::{T, args, behaviours, list, table, text, texts};
 use consul_ffi::wire::value::Value;
 
 behaviours![
-    the_servers_stand_in_their_datacenter,
+    the_servers_have_coordinates_in_their_datacenter,
     an_unknown_node_has_no_coordinates,
     a_coordinate_is_written_a_little_later,
     a_coordinate_of_other_dimensions_is_refused,
     the_nearest_come_first,
-    an_unknown_node_is_near_to_none,
+    near_an_unknown_node_the_order_is_that_of_names,
 ];
 
 fn at(place: i32) -> Value {
@@ -26,7 +26,7 @@ async fn register(t: &T, node: &str) {
     t.ok("catalog_register", args![registration]).await;
 }
 
-/// Places a node; the server writes coordinates in batches, every 5 s.
+/// Sets the coordinate of a node; the server writes coordinates in batches, every 5 s.
 async fn place(t: &T, node: &str, place: i32) {
     let update = table! {"Node" = t.name(node), "Coord" = at(place)};
     t.ok("coordinate_update", args![update]).await;
@@ -40,7 +40,7 @@ async fn is_placed(t: &T, node: &str) {
     t.until("it is written", || async { !coordinates(t, node).await.items().is_empty() }).await;
 }
 
-async fn the_servers_stand_in_their_datacenter(t: T) {
+async fn the_servers_have_coordinates_in_their_datacenter(t: T) {
     let pools = t.value("coordinate_datacenters", args![]).await;
     assert_eq!(texts(&pools, "Datacenter"), ["dc1"]);
     assert_eq!(texts(&pools, "AreaID"), ["wan"]);
@@ -99,7 +99,7 @@ async fn the_nearest_come_first(t: T) {
     }
 }
 
-async fn an_unknown_node_is_near_to_none(t: T) {
+async fn near_an_unknown_node_the_order_is_that_of_names(t: T) {
     register(&t, "n2").await;
     register(&t, "n1").await;
     let found = t.value("catalog_service", args![t.name("s"); "near" = t.name("none")]).await;

@@ -13,7 +13,7 @@ behaviours![
     an_event_for_other_nodes_does_not_reach_this_one,
     an_event_for_a_service_reaches_the_nodes_that_have_it,
     a_tag_without_a_service_is_refused,
-    a_filter_that_is_no_regular_expression_is_refused,
+    a_filter_that_is_not_a_regular_expression_is_refused,
     an_event_that_is_too_large_is_refused,
     a_list_waits_for_the_next_event,
     any_other_index_answers_at_once,
@@ -100,7 +100,7 @@ async fn a_tag_without_a_service_is_refused(t: T) {
     assert!(error.message().contains("Cannot provide tag filter without service filter"));
 }
 
-async fn a_filter_that_is_no_regular_expression_is_refused(t: T) {
+async fn a_filter_that_is_not_a_regular_expression_is_refused(t: T) {
     let error = t.fails("event_fire", args![t.name("e"), ""; "node" = "["], Kind::Http).await;
     let why = "Invalid node filter: error parsing regexp: missing closing ]: `[`";
     assert!(error.message().contains(why), "{error}");

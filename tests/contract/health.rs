@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 behaviours![
     an_instance_comes_with_its_node_and_checks,
-    passing_leaves_out_what_warns_or_fails,
+    passing_leaves_out_instances_that_warn_or_fail,
     the_last_instance_takes_the_place_of_one_that_does_not_pass,
     an_unknown_service_or_node_is_an_empty_list,
     a_node_check_makes_its_services_unhealthy,
@@ -15,7 +15,7 @@ behaviours![
     an_unknown_state_is_refused_before_any_request,
     the_servers_own_node_is_alive,
     a_blocking_query_wakes_when_a_check_fails,
-    a_cached_read_says_so,
+    a_cached_read_is_marked_in_the_metadata,
     a_filter_chooses_instances_and_checks,
 ];
 
@@ -56,7 +56,7 @@ async fn an_instance_comes_with_its_node_and_checks(t: T) {
     deregister(&t, &["n"]).await;
 }
 
-async fn passing_leaves_out_what_warns_or_fails(t: T) {
+async fn passing_leaves_out_instances_that_warn_or_fail(t: T) {
     register(&t, "n1", "passing").await;
     register(&t, "n2", "warning").await;
     register(&t, "n3", "critical").await;
@@ -127,16 +127,16 @@ async fn a_blocking_query_wakes_when_a_check_fails(t: T) {
         register(&t, "n", "critical").await;
     };
     let (answer, ()) = tokio::join!(query, change);
-    assert!(start.elapsed() < Duration::from_millis(1200));
+    assert!(start.elapsed() < Duration::from_secs(9));
     let checks = answer.value.items()[0].get("Checks").unwrap();
     assert_eq!(texts(checks, "Status"), ["critical"]);
     deregister(&t, &["n"]).await;
 }
 
-async fn a_cached_read_says_so(t: T) {
+async fn a_cached_read_is_marked_in_the_metadata(t: T) {
     register(&t, "n", "passing").await;
     let cached = || args![t.name("s"); "cached" = true];
-    // Whether the first one says MISS or HIT depends on how soon a real agent's stream is there.
+    // The first one is MISS or HIT, depending on how soon the stream of a real agent begins.
     assert!(t.ok("health_service", cached()).await.meta.cache.is_some());
     let answer = t.ok("health_service", cached()).await;
     assert_eq!(answer.meta.cache.as_deref(), Some("HIT"));

@@ -1,4 +1,4 @@
-//! What every answer has in common, asked past the client's own checks.
+//! The common properties of all answers, to requests that bypass the client's own checks.
 
 use crate::target::{T, args, behaviours};
 use consul_ffi::error::Kind;
@@ -49,7 +49,7 @@ async fn a_wrong_method_is_refused_with_the_allowed_ones(t: T) {
 }
 
 async fn an_unknown_path_is_unsupported(t: T) {
-    let endpoint = consul_ffi::wire::raw::endpoint("get").unwrap();
+    let endpoint = consul_ffi::wire::api::raw::endpoint("get").unwrap();
     let request = endpoint.request(&args!["/v1/no/such/thing"], &Default::default()).unwrap();
     let answer = t.raw("GET", "/v1/no/such/thing", "").await;
     let mut response = ::http::Response::new(bytes::Bytes::from(answer.body));

@@ -5,6 +5,10 @@ use consul_ffi::error::Kind;
 use consul_ffi::wire::value::Value;
 use std::time::{Duration, Instant};
 
+/// The wait of a query that a change ends, and a bound that shows this on a busy machine.
+const LONG: &str = "10s";
+const BEFORE_ITS_END: Duration = Duration::from_secs(9);
+
 behaviours![
     a_value_is_kept_byte_for_byte,
     the_empty_value_is_not_an_absent_one,
@@ -19,9 +23,9 @@ behaviours![
     a_plain_delete_leaves_what_only_begins_with_the_key,
     deleting_a_missing_key_succeeds,
     a_tree_is_a_plain_prefix,
-    list_gives_every_entry_under_a_prefix_in_order,
+    list_returns_every_entry_under_a_prefix_in_order,
     list_of_an_unused_prefix_is_empty,
-    keys_gives_names_only,
+    keys_returns_names_only,
     keys_with_a_separator_are_cut_after_it,
     cas_zero_creates_once,
     cas_with_the_present_index_writes,
@@ -31,14 +35,14 @@ behaviours![
     the_same_value_again_moves_no_index,
     another_flag_moves_the_index,
     a_missing_keys_index_is_a_reads_index,
-    the_index_of_a_deleted_key_moves_on,
+    the_index_of_a_deleted_key_keeps_growing,
     a_blocking_query_wakes_on_a_change,
     a_blocking_query_wakes_on_a_delete,
     a_blocking_query_returns_at_its_wait,
     a_blocking_query_ignores_unrelated_keys,
     a_blocking_query_on_a_prefix_wakes_on_a_new_key,
     a_blocking_query_with_an_old_index_answers_at_once,
-    an_index_larger_than_any_waits_and_gives_the_real_one,
+    a_blocking_query_with_a_future_index_waits_and_returns_the_real_one,
     acquire_takes_a_free_key_and_writes_it,
     acquire_by_another_session_is_a_conflict,
     acquire_again_by_the_holder_keeps_the_lock_index,
@@ -49,7 +53,7 @@ behaviours![
     a_delete_frees_a_lock,
     a_value_of_the_largest_size_fits,
     a_larger_value_is_too_large,
-    stale_and_consistent_reads_give_the_value,
+    stale_and_consistent_reads_return_the_value,
 ];
 
 fn bytes(value: &Value) -> &[u8] {
@@ -194,7 +198,7 @@ async fn a_tree_is_a_plain_prefix(t: T) {
     assert_eq!(left, list![t.name("u")]);
 }
 
-async fn list_gives_every_entry_under_a_prefix_in_order(t: T) {
+async fn list_returns_every_entry_under_a_prefix_in_order(t: T) {
     for name in ["b", "a/2", "a/10", "a", "B"] {
         t.ok("kv_put", args![t.name(name), name; "flags" = 3]).await;
     }
@@ -212,7 +216,7 @@ async fn list_of_an_unused_prefix_is_empty(t: T) {
     assert_eq!(t.value("kv_keys", args![t.name("none")]).await, list![]);
 }
 
-async fn keys_gives_names_only(t: T) {
+async fn keys_returns_names_only(t: T) {
     for name in ["a", "b/c"] {
         t.ok("kv_put", args![t.name(name), "v"]).await;
     }
@@ -231,7 +235,7 @@ async fn keys_with_a_separator_are_cut_after_it(t: T) {
 async fn cas_zero_creates_once(t: T) {
     t.ok("kv_put", args![t.name("k"), "1"; "cas" = 0]).await;
     let error = t.fails("kv_put", args![t.name("k"), "2"; "cas" = 0], Kind::Conflict).await;
-    assert!(!error.retryable());
+    assert!(!error.is_retryable());
     assert_eq!(t.value("kv_get", args![t.name("k")]).await, "1".into());
 }
 
@@ -285,7 +289,7 @@ async fn a_missing_keys_index_is_a_reads_index(t: T) {
     assert!(t.index("kv_get", args![t.name("none")]).await >= present);
 }
 
-async fn the_index_of_a_deleted_key_moves_on(t: T) {
+async fn the_index_of_a_deleted_key_keeps_growing(t: T) {
     t.ok("kv_put", args![t.name("k"), "v"]).await;
     let before = t.index("kv_get", args![t.name("k")]).await;
     t.ok("kv_delete", args![t.name("k")]).await;
@@ -293,17 +297,18 @@ async fn the_index_of_a_deleted_key_moves_on(t: T) {
     assert!(t.index("kv_list", args![t.name("k")]).await > before);
 }
 
-/// Starts a blocking query, does something meanwhile, and gives the answer with its time.
+/// Starts a blocking query, does something meanwhile, and returns the answer with its duration.
 async fn while_waiting(
     t: &T,
     method: &str,
     name: &str,
     index: u64,
+    wait: &str,
     something: impl Future<Output = ()>,
 ) -> (consul_ffi::wire::response::Answer, Duration) {
     let start = Instant::now();
     let query = async {
-        let answer = t.ok(method, args![t.name(name); "index" = index, "wait" = "3s"]).await;
+        let answer = t.ok(method, args![t.name(name); "index" = index, "wait" = wait]).await;
         (answer, start.elapsed())
     };
     let meanwhile = async {
@@ -317,19 +322,19 @@ async fn a_blocking_query_wakes_on_a_change(t: T) {
     t.ok("kv_put", args![t.name("k"), "1"]).await;
     let index = t.index("kv_get", args![t.name("k")]).await;
     let change = async { drop(t.ok("kv_put", args![t.name("k"), "2"]).await) };
-    let (answer, time) = while_waiting(&t, "kv_get", "k", index, change).await;
+    let (answer, time) = while_waiting(&t, "kv_get", "k", index, LONG, change).await;
     assert_eq!(answer.value, "2".into());
     assert!(answer.meta.index.unwrap() > index);
-    assert!(time < Duration::from_millis(1200), "woke after {time:?}");
+    assert!(time < BEFORE_ITS_END, "woke after {time:?}");
 }
 
 async fn a_blocking_query_wakes_on_a_delete(t: T) {
     t.ok("kv_put", args![t.name("k"), "1"]).await;
     let index = t.index("kv_get", args![t.name("k")]).await;
     let change = async { drop(t.ok("kv_delete", args![t.name("k")]).await) };
-    let (answer, time) = while_waiting(&t, "kv_get", "k", index, change).await;
+    let (answer, time) = while_waiting(&t, "kv_get", "k", index, LONG, change).await;
     assert_eq!(answer.value, Value::Null);
-    assert!(time < Duration::from_millis(1200), "woke after {time:?}");
+    assert!(time < BEFORE_ITS_END, "woke after {time:?}");
 }
 
 async fn a_blocking_query_returns_at_its_wait(t: T) {
@@ -339,9 +344,9 @@ async fn a_blocking_query_returns_at_its_wait(t: T) {
     let answer = t.ok("kv_get", args![t.name("k"); "index" = index, "wait" = "800ms"]).await;
     let time = start.elapsed();
     assert_eq!((answer.value, answer.meta.index), ("1".into(), Some(index)));
-    // At least the wait, at most a sixteenth more and what a busy machine adds.
+    // At least the wait, and up to a sixteenth more; the rest is for a busy machine.
     assert!(time >= Duration::from_millis(799), "{time:?}");
-    assert!(time < Duration::from_millis(850 + 500), "{time:?}");
+    assert!(time < Duration::from_secs(5), "{time:?}");
 }
 
 async fn a_blocking_query_ignores_unrelated_keys(t: T) {
@@ -353,7 +358,7 @@ async fn a_blocking_query_ignores_unrelated_keys(t: T) {
         }
         t.ok("kv_put", args![t.name("k"), "1"]).await;
     };
-    let (answer, time) = while_waiting(&t, "kv_get", "k", index, change).await;
+    let (answer, time) = while_waiting(&t, "kv_get", "k", index, "3s", change).await;
     assert_eq!((answer.value, answer.meta.index), ("1".into(), Some(index)));
     assert!(time >= Duration::from_millis(2999), "woke after {time:?}");
 }
@@ -366,9 +371,9 @@ async fn a_blocking_query_on_a_prefix_wakes_on_a_new_key(t: T) {
         pause(Duration::from_millis(300)).await;
         t.ok("kv_put", args![t.name("p/2"), "2"]).await;
     };
-    let (answer, time) = while_waiting(&t, "kv_list", "p/", index, change).await;
+    let (answer, time) = while_waiting(&t, "kv_list", "p/", index, LONG, change).await;
     assert_eq!(texts(&answer.value, "Value"), ["1", "2"]);
-    assert!(time >= Duration::from_millis(490) && time < Duration::from_millis(1500), "{time:?}");
+    assert!(time >= Duration::from_millis(490) && time < BEFORE_ITS_END, "{time:?}");
 }
 
 async fn a_blocking_query_with_an_old_index_answers_at_once(t: T) {
@@ -376,12 +381,12 @@ async fn a_blocking_query_with_an_old_index_answers_at_once(t: T) {
     let index = t.index("kv_get", args![t.name("k")]).await;
     t.ok("kv_put", args![t.name("k"), "2"]).await;
     let start = Instant::now();
-    let args = args![t.name("k"); "index" = index, "wait" = "5s"];
+    let args = args![t.name("k"); "index" = index, "wait" = LONG];
     assert_eq!(t.value("kv_get", args).await, "2".into());
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < BEFORE_ITS_END);
 }
 
-async fn an_index_larger_than_any_waits_and_gives_the_real_one(t: T) {
+async fn a_blocking_query_with_a_future_index_waits_and_returns_the_real_one(t: T) {
     t.ok("kv_put", args![t.name("k"), "1"]).await;
     let index = t.index("kv_get", args![t.name("k")]).await;
     let start = Instant::now();
@@ -465,19 +470,19 @@ async fn a_delete_frees_a_lock(t: T) {
 }
 
 async fn a_value_of_the_largest_size_fits(t: T) {
-    let largest = vec![b'x'; consul_ffi::wire::kv::MAX_VALUE_BYTES];
+    let largest = vec![b'x'; consul_ffi::wire::api::kv::MAX_VALUE_BYTES];
     t.ok("kv_put", args![t.name("k"), largest.clone()]).await;
     assert_eq!(bytes(&t.value("kv_get", args![t.name("k")]).await).len(), largest.len());
 }
 
 async fn a_larger_value_is_too_large(t: T) {
-    let larger = vec![b'x'; consul_ffi::wire::kv::MAX_VALUE_BYTES + 1];
+    let larger = vec![b'x'; consul_ffi::wire::api::kv::MAX_VALUE_BYTES + 1];
     let error = t.fails("kv_put", args![t.name("k"), larger], Kind::TooLarge).await;
     assert_eq!(error.status(), Some(413));
     assert_eq!(t.value("kv_get", args![t.name("k")]).await, Value::Null);
 }
 
-async fn stale_and_consistent_reads_give_the_value(t: T) {
+async fn stale_and_consistent_reads_return_the_value(t: T) {
     t.ok("kv_put", args![t.name("k"), "v"]).await;
     for mode in ["stale", "consistent"] {
         let answer = t.ok("kv_get", args![t.name("k")].opt(mode, true)).await;

@@ -1,37 +1,34 @@
 //! The contract: what Consul promises to a client, as a list of behaviours, each run against every
 //! target. A difference between targets is a bug in the simulated agent or in the client.
 //!
-//! `cargo test --no-default-features --test contract -- kv` runs a part of it. A target that cannot
-//! be had is named as SKIPPED and its behaviours count as ignored.
+//! `cargo test --no-default-features --test contract -- kv` runs a part of it. A target that is
+//! not available is reported as SKIPPED and its behaviours count as ignored.
 
 #![allow(clippy::unwrap_used)] // a test that panics has failed
 
 mod acl;
-mod acl_rights;
 mod agent;
-mod agent_health;
 mod catalog;
-mod check;
 mod coordinate;
 mod event;
 mod health;
 mod http;
 mod kv;
-mod member;
+mod observer;
 mod session;
 mod status;
 mod target;
 mod txn;
 mod unsimulated;
 
-#[allow(dead_code)]
-#[path = "../support/consul.rs"]
-mod consul;
+#[path = "../support/mod.rs"]
+mod support;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
+use support::consul;
 use target::{Behaviour, T, Target};
 
 const AREAS: &[(&str, &[Behaviour])] = &[
@@ -39,9 +36,9 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("txn", txn::BEHAVIOURS),
     ("session", session::BEHAVIOURS),
     ("agent", agent::BEHAVIOURS),
-    ("agent", agent_health::BEHAVIOURS),
-    ("agent", member::BEHAVIOURS),
-    ("check", check::BEHAVIOURS),
+    ("agent", agent::health::BEHAVIOURS),
+    ("agent", agent::member::BEHAVIOURS),
+    ("check", agent::check::BEHAVIOURS),
     ("catalog", catalog::BEHAVIOURS),
     ("health", health::BEHAVIOURS),
     ("status", status::BEHAVIOURS),
@@ -50,14 +47,14 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("http", http::BEHAVIOURS),
     ("unsimulated", unsimulated::BEHAVIOURS),
     ("acl", acl::BEHAVIOURS),
-    ("acl_rights", acl_rights::BEHAVIOURS),
+    ("permissions", acl::permissions::BEHAVIOURS),
+    ("observer", observer::BEHAVIOURS),
 ];
 
-/// Behaviours that change, or look at, what all services of an agent share: they run while nothing
-/// else does on their target. A reload drops what was registered over the API; a check of the node
-/// counts for each of its services.
+/// Behaviours that change or check the state of the whole agent: they run alone on their target. A
+/// reload drops registrations over the API; a check of the node counts for each of its services.
 const ALONE: &[&str] = &[
-    "each_method_wants_its_own_permission",
+    "each_method_requires_its_own_permission",
     "the_health_of_an_instance_is_a_status",
     "the_health_of_a_service_is_its_worst_instances",
     "a_service_in_maintenance_is_critical",
@@ -67,7 +64,7 @@ const ALONE: &[&str] = &[
 const THREADS: usize = 16;
 
 thread_local! {
-    /// Where and why the behaviour on this thread failed.
+    /// The place and message of the last panic on this thread.
     static FAILURE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
@@ -88,14 +85,14 @@ fn main() {
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     print_differences();
-    // Not `exit`: the servers end when the targets are dropped, which the trials hold.
+    // Not `exit`: the servers end when the trials, which hold the targets, are dropped.
     if conclusion.has_failed() {
         std::process::exit(101);
     }
 }
 
-/// The table of what a user can see to differ between the oldest and the newest Consul. Everything
-/// else is the same on every target, the simulated agent included.
+/// The table of the differences between the oldest and the newest Consul that a user can see.
+/// Everything else is the same on every target, the simulated agent included.
 #[allow(clippy::print_stdout)]
 fn print_differences() {
     let differences = target::DIFFERENCES.lock().expect("the behaviours have ended");

@@ -9,14 +9,14 @@ behaviours![
     a_session_has_the_documented_defaults,
     a_session_is_what_it_was_created_as,
     lock_delay_zero_is_really_zero,
-    a_lock_delay_holds_a_lost_lock_back,
+    a_lost_lock_cannot_be_acquired_within_the_lock_delay,
     the_lock_delay_is_not_applied_to_puts,
     a_ttl_out_of_range_is_refused_before_any_request,
     a_lock_delay_above_the_cap_is_refused_before_any_request,
     an_unknown_session_is_absent_and_not_an_error,
     destroying_an_unknown_session_succeeds,
     renewing_an_unknown_session_is_session_invalid,
-    renew_gives_the_session,
+    renew_returns_the_session,
     destroy_releases_locks_and_keeps_values,
     behavior_delete_deletes_the_keys,
     sessions_are_listed_by_node,
@@ -26,7 +26,7 @@ behaviours![
     a_session_cannot_begin_with_a_critical_check,
     a_session_cannot_begin_with_an_unknown_check,
     a_session_list_wakes_on_a_new_session,
-    no_node_checks_silence_the_old_list_of_checks,
+    an_empty_node_checks_overrides_the_old_list_of_checks,
 ];
 
 async fn own_node(t: &T) -> String {
@@ -68,7 +68,7 @@ async fn lock_delay_zero_is_really_zero(t: T) {
     t.ok("kv_put", args![t.name("k"), "2"; "acquire" = second]).await;
 }
 
-async fn a_lock_delay_holds_a_lost_lock_back(t: T) {
+async fn a_lost_lock_cannot_be_acquired_within_the_lock_delay(t: T) {
     let first = t.session(table! {"LockDelay" = "1s"}).await;
     let second = t.session(table! {}).await;
     t.ok("kv_put", args![t.name("k"), "1"; "acquire" = first.as_str()]).await;
@@ -80,7 +80,8 @@ async fn a_lock_delay_holds_a_lost_lock_back(t: T) {
         .await;
     let held_back = lost.elapsed();
     assert!(held_back >= Duration::from_millis(950), "{held_back:?}");
-    assert!(held_back < Duration::from_millis(2000), "{held_back:?}");
+    // Without the option it would be 15 s.
+    assert!(held_back < Duration::from_secs(9), "{held_back:?}");
 }
 
 async fn the_lock_delay_is_not_applied_to_puts(t: T) {
@@ -120,7 +121,7 @@ async fn renewing_an_unknown_session_is_session_invalid(t: T) {
     t.fails("session_renew", args!["no-uuid"], Kind::SessionInvalid).await;
 }
 
-async fn renew_gives_the_session(t: T) {
+async fn renew_returns_the_session(t: T) {
     let id = t.session(table! {"TTL" = "10s"}).await;
     let session = t.value("session_renew", args![id.as_str()]).await;
     assert_eq!((text(&session, "ID"), text(&session, "TTL")), (id.as_str(), "10s"));
@@ -156,7 +157,7 @@ async fn sessions_are_listed_by_node(t: T) {
     assert!(texts(&t.value("session_list", args![]).await, "ID").contains(&id.as_str()));
 }
 
-/// A service with a passing TTL check, and a session that lives with it; gives the session's id.
+/// A service with a passing TTL check, and a session bound to it; returns the session's id.
 async fn session_of_a_service(t: &T) -> String {
     let check = table! {"TTL" = "1m", "Status" = "passing"};
     let service = table! {"Name" = t.name("s"), "Check" = check};
@@ -221,7 +222,7 @@ async fn a_session_list_wakes_on_a_new_session(t: T) {
     assert!(start.elapsed() < Duration::from_secs(5));
 }
 
-async fn no_node_checks_silence_the_old_list_of_checks(t: T) {
+async fn an_empty_node_checks_overrides_the_old_list_of_checks(t: T) {
     let checks = table! {"NodeChecks" = list![], "Checks" = list![t.name("unknown")]};
     let id = t.session(checks).await;
     let session = t.value("session_info", args![id.as_str()]).await;

@@ -1,6 +1,6 @@
-//! What a behaviour runs against, and the words in which it is written.
+//! The targets on which behaviours run, and the helpers for writing them.
 
-use crate::consul::RealConsul;
+use crate::support::consul::RealConsul;
 use consul_ffi::client::{Client, Settings};
 use consul_ffi::clock::{Clock, SystemClock};
 use consul_ffi::error::{Error, Kind};
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
-/// One behaviour: a name that says it, and the program that shows it.
+/// One behaviour: a name that states it, and a program that shows it.
 pub struct Behaviour {
     pub name: &'static str,
     pub run: fn(T) -> Pin<Box<dyn Future<Output = ()>>>,
@@ -59,12 +59,12 @@ pub(crate) use list;
 /// A Consul, simulated or real.
 pub struct Target {
     pub name: &'static str,
-    /// Why it cannot be had here, when it cannot.
+    /// The reason why it is not available here, if so.
     pub missing: Option<String>,
     open: Option<Server>,
     /// The same with ACLs, started when a behaviour needs it, by default policy.
-    guarded: [OnceLock<Server>; 2],
-    /// Taken to write by a behaviour that must be alone, to read by all others.
+    with_acls: [OnceLock<Server>; 2],
+    /// Locked for writing by a behaviour that must run alone, for reading by all others.
     pub turns: RwLock<()>,
 }
 
@@ -76,13 +76,13 @@ impl Target {
             Ok(server) => (Some(server), None),
             Err(why) => (None, Some(why)),
         };
-        let guarded = [OnceLock::new(), OnceLock::new()];
-        Target { name, missing, open, guarded, turns: RwLock::new(()) }
+        let with_acls = [OnceLock::new(), OnceLock::new()];
+        Target { name, missing, open, with_acls, turns: RwLock::new(()) }
     }
 
     /// Its server with ACLs and this default policy.
-    fn guarded(&self, policy: DefaultPolicy) -> &Server {
-        self.guarded[policy as usize].get_or_init(|| {
+    fn with_acls(&self, policy: DefaultPolicy) -> &Server {
+        self.with_acls[policy as usize].get_or_init(|| {
             let server = Server::start(self.name, Some(policy));
             server.unwrap_or_else(|why| panic!("{} with ACLs: {why}", self.name))
         })
@@ -115,14 +115,6 @@ impl Server {
                 let options = simulate::Options { acl, ..simulate::Options::default() };
                 return Ok(Server::Simulated(Arc::new(simulate::Agent::new(options))));
             }
-            ("consul-sim", policy) => {
-                let program = option_env!("CARGO_BIN_EXE_consul-sim");
-                let program = program.ok_or("built without the feature server")?;
-                match policy {
-                    Some(policy) => RealConsul::start_program_with_acl(program, policy),
-                    None => RealConsul::start_program(program),
-                }
-            }
             (version, Some(policy)) => RealConsul::start_with_acl(version, policy),
             (version, None) => RealConsul::start(version),
         };
@@ -150,16 +142,16 @@ impl Server {
     }
 }
 
-/// What differs between the versions, by behaviour.
+/// The differences between the versions, by behaviour.
 pub static DIFFERENCES: Mutex<BTreeSet<(&str, &str)>> = Mutex::new(BTreeSet::new());
 
 static RUNS: AtomicU32 = AtomicU32::new(0);
 
-/// One run of a behaviour: a client of the target, and names that no other run uses.
+/// One run of a behaviour: a client of the target, and names that are unique to the run.
 pub struct T {
     target: Arc<Target>,
     transport: Arc<dyn Transport>,
-    client: Client,
+    client: Arc<Client>,
     behaviour: &'static str,
     unique: String,
 }
@@ -173,8 +165,8 @@ impl T {
     }
 
     /// The same on a server of the target that has ACLs, with its management token.
-    pub fn guarded(self, policy: DefaultPolicy) -> T {
-        let server = self.target.guarded(policy);
+    pub fn with_acls(self, policy: DefaultPolicy) -> T {
+        let server = self.target.with_acls(policy);
         let transport = server.transport();
         let token = Some(server.management().to_owned());
         let client = client(&transport, Defaults { token, ..Defaults::default() });
@@ -195,20 +187,25 @@ impl T {
         T { client: client(&self.transport, defaults), ..self.anonymous() }
     }
 
+    /// The client that makes the calls.
+    pub fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.client)
+    }
+
     /// Whether the target is the simulated agent, in process or served.
     pub fn is_simulated(&self) -> bool {
         matches!(self.target.name, "simulated" | "consul-sim")
     }
 
-    /// Whether the target is the oldest supported Consul, which differs in this; the difference
-    /// stands in the table that the suite prints.
+    /// Whether the target is the oldest supported Consul, which has this difference; the suite
+    /// prints a table of them.
     pub fn is_1_8(&self, difference: &'static str) -> bool {
         let row = (self.behaviour, difference);
-        DIFFERENCES.lock().expect("nobody panics while noting").insert(row);
+        DIFFERENCES.lock().expect("no panic elsewhere").insert(row);
         self.target.name == "1.8"
     }
 
-    /// A name that no other run uses: for keys, services, nodes, checks.
+    /// A name that is unique to this run: for keys, services, nodes, checks.
     pub fn name(&self, name: &str) -> String {
         format!("{}-{name}", self.unique)
     }
@@ -248,13 +245,13 @@ impl T {
         }
     }
 
-    /// Creates a session and gives its id.
+    /// Creates a session and returns its id.
     pub async fn session(&self, definition: Value) -> String {
         let id = self.value("session_create", Args::new().arg(definition)).await;
         id.as_str().expect("an id is a string").to_owned()
     }
 
-    /// Sends a request by itself, past the client's checks.
+    /// Sends a request as it is, without the client's checks.
     pub async fn raw(&self, method: &str, target: &str, body: &str) -> Raw {
         let request = ::http::Request::builder()
             .method(method)
@@ -271,23 +268,24 @@ impl T {
         }
     }
 
-    /// Waits until a condition holds, 10 s at most.
+    /// Waits until a condition holds, up to 90 s.
     pub async fn until<F: Future<Output = bool>>(&self, what: &str, condition: impl Fn() -> F) {
-        let end = Instant::now() + Duration::from_secs(10);
+        // The agent runs its checks late on a busy machine.
+        let end = Instant::now() + Duration::from_secs(90);
         while !condition().await {
-            assert!(Instant::now() < end, "not within 10 s: {what}");
+            assert!(Instant::now() < end, "not within 90 s: {what}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 }
 
-fn client(transport: &Arc<dyn Transport>, defaults: Defaults) -> Client {
+fn client(transport: &Arc<dyn Transport>, defaults: Defaults) -> Arc<Client> {
     let settings = Settings { timeout: Duration::from_secs(20), retry_count: 0, defaults };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    Client::new(vec![Arc::clone(transport)], settings, clock, fastrand::Rng::with_seed(1))
+    Arc::new(Client::new(vec![Arc::clone(transport)], settings, clock, fastrand::Rng::with_seed(1)))
 }
 
-/// An answer as it came.
+/// An answer as it was received.
 pub struct Raw {
     pub status: u16,
     pub headers: ::http::HeaderMap,
@@ -308,7 +306,7 @@ pub async fn pause(duration: Duration) {
 /// The text of a member of a table.
 pub fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     match value.get(name) {
-        Some(member) => member.as_str().unwrap_or_else(|| panic!("{name} is no text: {value:?}")),
+        Some(member) => member.as_str().unwrap_or_else(|| panic!("{name} is not text: {value:?}")),
         None => panic!("no {name} in {value:?}"),
     }
 }

@@ -9,21 +9,22 @@ behaviours![
     a_refused_transaction_names_the_operation_and_applied_nothing,
     every_refused_operation_is_named,
     later_operations_see_earlier_ones,
+    only_results_of_reads_have_a_value,
     values_are_bytes_both_ways,
-    a_read_only_transaction_gives_values,
-    deletes_give_no_result,
-    lock_gives_the_index_of_the_acquiring_write,
+    a_read_only_transaction_returns_values,
+    deletes_return_no_result,
+    lock_returns_the_index_of_the_acquiring_write,
     lock_of_a_held_key_is_refused,
     check_session_guards_a_write,
     check_not_exists_guards_a_creation,
     delete_cas_with_an_old_index_is_refused,
     an_unknown_session_is_refused,
-    no_operations_are_no_error,
+    an_empty_transaction_succeeds,
     sixty_four_operations_fit_everywhere,
     too_many_operations_are_too_large,
     wrong_operations_are_misuse,
     a_node_its_service_and_its_check_are_registered_together,
-    what_is_missing_in_the_catalog_cannot_be_read,
+    reading_a_missing_catalog_entry_is_refused,
     the_catalog_has_compare_and_set_and_delete,
     a_refused_transaction_leaves_catalog_sessions_and_locks_alone,
     a_check_set_to_critical_in_a_transaction_ends_its_sessions,
@@ -84,6 +85,25 @@ async fn later_operations_see_earlier_ones(t: T) {
     assert_eq!(text(results.items()[1].get("KV").unwrap(), "Value"), "1");
 }
 
+async fn only_results_of_reads_have_a_value(t: T) {
+    t.ok("kv_put", args![t.name("a/1"), ""]).await;
+    let operations = list![
+        kv("get-tree", t.name("a/"), &[]),
+        kv("set", t.name("a/2"), &[("Value", "v".into())]),
+        kv("get", t.name("a/2"), &[]),
+        kv("get", t.name("a/1"), &[]),
+        kv("delete", t.name("a/2"), &[]),
+        kv("set", t.name("b"), &[]),
+        kv("get-tree", t.name("b"), &[]),
+    ];
+    let results = t.value("txn", args![operations]).await;
+    let value = |result: &Value| result.get("KV").unwrap().get("Value").unwrap().clone();
+    let values: Vec<_> = results.items().iter().map(value).collect();
+    let (none, empty) = (Value::Null, Value::from(""));
+    let wanted = [empty.clone(), none.clone(), "v".into(), empty.clone(), none, empty];
+    assert_eq!(values, wanted);
+}
+
 async fn values_are_bytes_both_ways(t: T) {
     let all: Vec<u8> = (0..=255).collect();
     let set = kv("set", t.name("a"), &[("Value", all.clone().into())]);
@@ -93,7 +113,7 @@ async fn values_are_bytes_both_ways(t: T) {
     assert_eq!(results.items()[0].get("KV").unwrap().get("Value"), Some(&all.into()));
 }
 
-async fn a_read_only_transaction_gives_values(t: T) {
+async fn a_read_only_transaction_returns_values(t: T) {
     for name in ["p/a", "p/b"] {
         t.ok("kv_put", args![t.name(name), name]).await;
     }
@@ -105,14 +125,14 @@ async fn a_read_only_transaction_gives_values(t: T) {
     assert_eq!(texts(&entries, "Value"), ["p/a", "p/b", ""]);
 }
 
-async fn deletes_give_no_result(t: T) {
+async fn deletes_return_no_result(t: T) {
     t.ok("kv_put", args![t.name("a"), "1"]).await;
     let operations = list![kv("delete", t.name("a"), &[]), kv("delete-tree", t.name(""), &[])];
     assert_eq!(t.value("txn", args![operations]).await, list![]);
     assert_eq!(t.value("kv_get", args![t.name("a")]).await, Value::Null);
 }
 
-async fn lock_gives_the_index_of_the_acquiring_write(t: T) {
+async fn lock_returns_the_index_of_the_acquiring_write(t: T) {
     let session = t.session(table! {}).await;
     let lock = |value: &str| {
         kv("lock", t.name("l"), &[("Value", value.into()), ("Session", session.as_str().into())])
@@ -177,7 +197,7 @@ async fn an_unknown_session_is_refused(t: T) {
     assert!(error.message().contains("invalid session"), "{error}");
 }
 
-async fn no_operations_are_no_error(t: T) {
+async fn an_empty_transaction_succeeds(t: T) {
     assert_eq!(t.value("txn", args![list![]]).await, list![]);
 }
 
@@ -194,7 +214,7 @@ async fn too_many_operations_are_too_large(t: T) {
     let most = if t.is_1_8("a transaction holds 64 operations, not 128") {
         64
     } else {
-        consul_ffi::wire::txn::MAX_OPERATIONS
+        consul_ffi::wire::api::txn::MAX_OPERATIONS
     };
     let error = t.fails("txn", args![many(&t, most + 1)], Kind::TooLarge).await;
     assert!(error.message().contains("too many operations"), "{error}");
@@ -274,7 +294,7 @@ fn check_get(t: &T) -> Value {
     table! {"Check" = table! {"Verb" = "get", "Check" = check}}
 }
 
-async fn what_is_missing_in_the_catalog_cannot_be_read(t: T) {
+async fn reading_a_missing_catalog_entry_is_refused(t: T) {
     let reads = list![node_get(&t), service(&t, "get", 0), check_get(&t)];
     let error = t.fails("txn", args![reads], Kind::TxnFailed).await;
     let (n, s, c) = (t.name("n"), t.name("1"), t.name("c"));

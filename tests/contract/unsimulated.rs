@@ -23,7 +23,7 @@ behaviours![
     autopilot_is_configured_with_cas,
     the_servers_are_healthy,
     usage_counts_services,
-    a_snapshot_is_bytes_and_garbage_is_no_snapshot,
+    a_snapshot_is_bytes_and_an_invalid_one_is_refused,
     an_unknown_peering_is_absent,
     enterprise_endpoints_are_unsupported,
     a_role_has_policies,
@@ -32,7 +32,7 @@ behaviours![
     replication_is_off_in_the_first_datacenter,
 ];
 
-/// Whether the target is a simulated agent, which then must say that it does not know the method.
+/// Whether the target is a simulated agent; if so, checks that the method is `unsupported`.
 async fn is_unknown(t: &T, method: &str, args: consul_ffi::wire::request::Args) -> bool {
     let simulated = t.is_simulated();
     if simulated {
@@ -70,6 +70,8 @@ async fn an_unknown_prepared_query_is_absent(t: T) {
     }
     assert_eq!(t.value("query_read", args![UNKNOWN]).await, Value::Null);
     t.fails("query_execute", args![t.name("none")], Kind::NotFound).await;
+    t.fails("query_update", args![UNKNOWN, query(&t)], Kind::NotFound).await;
+    t.ok("query_delete", args![UNKNOWN]).await;
 }
 
 async fn a_prepared_query_of_a_used_name_is_refused(t: T) {
@@ -140,7 +142,7 @@ async fn an_intention_allows_or_denies(t: T) {
     assert_eq!(t.value("connect_intention_check", ends()).await, table! {"Allowed" = true});
     let deny = table! {"Action" = "deny"};
     if t.is_1_8("there are no intentions by their ends (before 1.9)") {
-        // It takes the path's last word for an id.
+        // It takes the last part of the path for an id.
         t.fails("connect_intention_exact", ends(), Kind::Argument).await;
         return;
     }
@@ -167,7 +169,7 @@ async fn an_intention_is_created_and_deleted_by_id(t: T) {
     let id = id.as_str().unwrap();
     let found = t.value("connect_intention_read", args![id]).await;
     assert_eq!(text(&found, "SourceName"), t.name("a"));
-    // An intention that was written by its ends has no id.
+    // An intention that was written by source and destination has no id.
     let all = t.value("connect_intention_list", args![]).await;
     assert!(all.items().iter().any(|found| found.get("ID") == Some(&id.into())));
     t.ok("connect_intention_delete_by_id", args![id]).await;
@@ -244,9 +246,12 @@ async fn the_servers_are_healthy(t: T) {
     if is_unknown(&t, "operator_autopilot_health", args![]).await {
         return;
     }
-    // A server that just started counts as unhealthy for some seconds: 429, which is data here.
-    let health = t.value("operator_autopilot_health", args![]).await;
-    assert_eq!(health.get("Servers").unwrap().items().len(), 1);
+    // A server that just started is unhealthy for some seconds: 429, which is a success here.
+    t.until("autopilot knows the server", || async {
+        let health = t.value("operator_autopilot_health", args![]).await;
+        health.get("Servers").unwrap().items().len() == 1
+    })
+    .await;
     if !t.is_1_8("there is no state of autopilot (before 1.9)") {
         let state = t.value("operator_autopilot_state", args![]).await;
         assert!(state.get("Servers").is_some());
@@ -266,11 +271,11 @@ async fn usage_counts_services(t: T) {
     assert!(own.get("Services").unwrap().as_u64().is_some_and(|count| count >= 1));
 }
 
-async fn a_snapshot_is_bytes_and_garbage_is_no_snapshot(t: T) {
+async fn a_snapshot_is_bytes_and_an_invalid_one_is_refused(t: T) {
     if is_unknown(&t, "snapshot_save", args![]).await {
         return;
     }
-    let t = t.guarded(Deny);
+    let t = t.with_acls(Deny);
     let snapshot = t.value("snapshot_save", args![]).await;
     assert!(matches!(&snapshot, Value::Bytes(bytes) if bytes.starts_with(&[0x1f, 0x8b])));
     t.fails("snapshot_restore", args!["garbage"], Kind::Http).await;
@@ -297,7 +302,7 @@ async fn enterprise_endpoints_are_unsupported(t: T) {
 }
 
 async fn a_role_has_policies(t: T) {
-    let t = t.guarded(Deny);
+    let t = t.with_acls(Deny);
     let role = table! {"Name" = t.name("r"), "Description" = "d"};
     if is_unknown(&t, "acl_role_create", args![role.clone()]).await {
         return;
@@ -315,7 +320,7 @@ async fn a_role_has_policies(t: T) {
 }
 
 async fn there_are_no_auth_methods_at_first(t: T) {
-    let t = t.guarded(Deny);
+    let t = t.with_acls(Deny);
     if is_unknown(&t, "acl_auth_method_list", args![]).await {
         return;
     }
@@ -327,7 +332,7 @@ async fn there_are_no_auth_methods_at_first(t: T) {
 }
 
 async fn templates_of_policies_are_known(t: T) {
-    let t = t.guarded(Deny);
+    let t = t.with_acls(Deny);
     if is_unknown(&t, "acl_templated_policy_list", args![]).await {
         return;
     }
@@ -345,7 +350,7 @@ async fn templates_of_policies_are_known(t: T) {
 }
 
 async fn replication_is_off_in_the_first_datacenter(t: T) {
-    let t = t.guarded(Deny);
+    let t = t.with_acls(Deny);
     if is_unknown(&t, "acl_replication", args![]).await {
         return;
     }

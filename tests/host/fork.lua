@@ -1,5 +1,5 @@
--- fork.lua [URL]: a parent, two children and a grandchild go on with one client, on a real
--- connection or on a simulated agent. Each asks for a key of its own name.
+-- fork.lua [URL]: a parent, two children and a grandchild continue with one client, on a real
+-- connection or on a simulated agent. Each reads the key of its name.
 local url = ...
 local consul_ffi = require("consul_ffi")
 
@@ -12,7 +12,7 @@ local function gets(name, count)
   end
 end
 
--- Runs `work` in a child, which ends as it says: at once, or (nil) by closing its state.
+-- Runs `work` in a child and then returns true there, so that its program ends; false in the parent.
 local children = {}
 local function child(work)
   local id = host.fork()
@@ -35,7 +35,7 @@ end
 gets("parent", 10)
 local is_child = child(function()
   gets("child", 1000)
-  -- A grandchild whose parent never used the client after the fork is among these too.
+  -- One of these is a grandchild whose parent never used the client after the fork.
   child(function()
     gets("grandchild", 100)
     host.exit(0)
@@ -55,7 +55,7 @@ is_child = child(function()
   wait()
 end)
 if is_child then
-  -- This one never used the client: its state's end must leave the parent's connection alone.
+  -- This child never used the client: the end of its state must not touch the parent's connection.
   return
 end
 gets("parent", 1000)

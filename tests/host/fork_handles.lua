@@ -1,5 +1,5 @@
 -- fork_handles.lua [URL]: a parent with handles, a child and a grandchild with their own, on real
--- connections or on a simulated agent. Each asks for a key of its own name.
+-- connections or on a simulated agent. Each reads the key of its name.
 local url = ...
 local consul_ffi = require("consul_ffi")
 
@@ -33,7 +33,7 @@ local closed = client:start("kv_get", "parent", { index = meta.index, wait = "1s
 local dropped = client:start("kv_get", "parent", { index = meta.index, wait = "1s" })
 assert(running:fd() and closed:fd())
 
--- A simulated agent that is at work at the moment of a fork is not handled: it must be at rest.
+-- A fork during the work of a simulated agent is not supported: the agent must be idle.
 local agent = not url and consul_ffi.simulator("forked")
 while agent and agent:stats().waiting < 3 do
   running:wait(1)
@@ -59,7 +59,7 @@ if id == 0 then
 end
 gets("parent", 100)
 wait(id)
--- What the child did with them changed nothing here.
+-- The child's calls with them changed nothing here.
 for _, handle in ipairs({ running, closed, dropped }) do
   local done, success, message = handle:wait(10000)
   assert(done and success, message)

@@ -1,5 +1,5 @@
--- A parent that holds a lock and waits for another, and a child, which has none of
--- them and a lock of its own. Whatever the child does, and its end, changes nothing for the parent.
+-- A parent that holds a lock and waits for another, and a child, which inherits neither and has its own
+-- lock. Neither the child's calls nor its end change anything for the parent.
 local consul_ffi = require("consul_ffi")
 
 local client = consul_ffi.new()
@@ -11,7 +11,7 @@ local function is_the_parents(lock)
   for _, method in ipairs({ "acquire", "start", "release", "fd" }) do
     local success, message, err = lock[method](lock)
     assert(success == false and err.kind == "closed", method)
-    assert(message:find("it belongs to this process's parent", 1, true), message)
+    assert(message:find("it belongs to the parent of this process", 1, true), message)
   end
   local success, _, err = lock:fenced_put("data", "child")
   assert(success == false and err.kind == "closed")
@@ -44,7 +44,7 @@ end
 
 local status = host.wait(id)
 assert(status == 0, "the child ended with " .. status)
--- For longer than its check lives.
+-- Longer than the TTL of its check.
 assert(held:next_event(3000) == nil)
 assert(held:is_held() and held:token() == token)
 assert(dropped:is_held())

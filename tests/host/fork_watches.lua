@@ -1,5 +1,5 @@
--- A parent with watches and service views, and a child, which has none of them and its own. Whatever
--- the child does, and its end, changes nothing for the parent.
+-- A parent with watches and service views, and a child, which inherits none and has its own. Neither the
+-- child's calls nor its end change anything for the parent.
 local consul_ffi = require("consul_ffi")
 
 local client = consul_ffi.new({ simulate = "forked" })
@@ -9,7 +9,7 @@ local function is_the_parents(object, ...)
   for _, method in ipairs({ ... }) do
     local success, message, err = object[method](object)
     assert(success == false and err.kind == "closed", method)
-    assert(message:find("it was started by this process's parent", 1, true), message)
+    assert(message:find("it belongs to the parent of this process", 1, true), message)
   end
 end
 
@@ -33,7 +33,7 @@ local dropped, dropped_view = open("parent")
 assert(watch:fd() and closed:fd())
 assert(view:pick().address == "10.0.0.1" and closed_view:pick("key"))
 
--- A simulated agent that is at work at the moment of a fork is not handled: it must be at rest.
+-- A fork during the work of a simulated agent is not supported: the agent must be idle.
 local agent = consul_ffi.simulator("forked")
 while agent:stats().waiting < 6 do
   watch:next(1)

@@ -1,5 +1,5 @@
--- One life of a Lua state that ends while calls are in flight: handles, watches and views that are kept,
--- asked for their descriptor or dropped, and a client that is not closed.
+-- A Lua state that ends while calls are in flight: handles, watches and views that are kept, dropped, or
+-- have a descriptor, and a client that is not closed.
 local consul_ffi = require("consul_ffi")
 
 local client = consul_ffi.new({ simulate = true })
@@ -34,7 +34,7 @@ for i = 1, 3 do
   assert(client:watch("kv_get", "a/key") and client:service_view("web"))
 end
 
--- A connection that nobody accepts.
+-- A connection that is never accepted.
 local refused = consul_ffi.new({ endpoint = "http://127.0.0.1:1", simulate = false, retry_count = 0 })
 handles.refused = refused:start("kv_get", "k")
 kept = handles -- luacheck: ignore

@@ -1,4 +1,4 @@
--- Leaves name look-ups under way, which cannot be ended and must hold nothing up.
+-- Leaves name look-ups in flight, which cannot be cancelled and must not delay anything.
 local consul_ffi = require("consul_ffi")
 
 for _ = 1, 3 do

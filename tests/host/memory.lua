@@ -1,5 +1,5 @@
--- Gives a function that makes calls with large replies, for an engine that runs out of memory in
--- them at every point in turn.
+-- Returns a function that makes calls with large replies, for an engine that runs out of memory in them at
+-- every point in turn.
 local consul_ffi = require("consul_ffi")
 
 local client = consul_ffi.new({ simulate = true })
@@ -17,7 +17,7 @@ for i = 1, 10 do
   }))
 end
 
--- A failure to remember is a failure that the caller sees: the collector must get what is dropped.
+-- The failure to keep an object is visible to the caller, and the collector must get the dropped object.
 return function()
   local success, entries = client:kv_list("tree/")
   assert(success and #entries == 40)

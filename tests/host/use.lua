@@ -1,5 +1,5 @@
--- One life of a Lua state: it makes clients, uses them, and leaves some open, some unreachable and
--- some closed, for the state's end to see to.
+-- A Lua state that creates clients, uses them, and leaves some open, some unreachable and some closed when
+-- it ends.
 local consul_ffi = require("consul_ffi")
 
 local client = consul_ffi.new({ simulate = true })

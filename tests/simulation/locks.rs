@@ -1,8 +1,8 @@
-//! Contenders for one lock, each of which writes to a register that remembers the highest token; or for
-//! the permits of one semaphore.
+//! Histories of contenders for one lock, which write to a register that checks fencing tokens, or for the
+//! permits of one semaphore.
 
-use crate::broken::Broken;
-use crate::world::{FATE, Harm, Node, Report, World};
+use crate::omitted_rule::OmittedRule;
+use crate::world::{Disruption, ENVIRONMENT, Node, Report, World};
 use consul_ffi::client::coordination::lock::{LOCK_FLAGS, LockOptions, acquire};
 use consul_ffi::client::coordination::semaphore::{self, SemaphoreOptions};
 use consul_ffi::client::coordination::{Event, Lease, Presence, Profile, Rules, Service, Wait};
@@ -15,24 +15,27 @@ use std::time::Duration;
 const KEY: &str = "locks/register";
 const PREFIX: &str = "permits";
 
-/// How long things go wrong, and how long after that somebody must have the lock again: the
-/// session's TTL of 10 s is kept up to twice, then come the lock delay and a waiting query.
-const TROUBLE: Duration = Duration::from_secs(40);
-const HEALED_WITHIN: Duration = Duration::from_secs(35);
+/// How long disruptions go on, and how long after that a contender must have the lock again: up to twice
+/// the session's TTL of 10 s, the lock delay and a blocking query.
+const DISRUPTED_FOR: Duration = Duration::from_secs(40);
+const RECOVERS_WITHIN: Duration = Duration::from_secs(35);
 
-struct Scene {
+struct Scenario {
     world: Rc<World>,
-    /// How many permits there are, when it is about a semaphore.
+    /// The number of permits in a history of a semaphore.
     permits: Option<u64>,
-    profile: Profile,
+    /// The profile of each contender.
+    profiles: Vec<Profile>,
+    is_mixed: bool,
     rules: Rules,
     checks_tokens: bool,
     register: RefCell<Register>,
     leases: RefCell<Vec<Option<Arc<Lease>>>>,
-    /// Too many leases may be valid until then: a third party deleted the key, and no client can know.
+    /// Too many leases may be valid until this time: a third party has deleted the key, which no client
+    /// can know.
     excused_until: Cell<Duration>,
-    /// When somebody was first seen to hold the lock after all was well again.
-    healed: Cell<Option<Duration>>,
+    /// When the lock was first held after the end of all disruptions.
+    recovered: Cell<Option<Duration>>,
 }
 
 #[derive(Default)]
@@ -41,48 +44,63 @@ struct Register {
     granted: u64,
 }
 
+/// The kind of a history.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// Whether it is of a semaphore.
+    pub of_semaphore: bool,
+    /// Whether each contender has a profile of its own.
+    pub is_mixed: bool,
+}
+
 /// Plays the history of one seed.
-pub fn play(seed: u64, of_semaphore: bool, broken: Option<Broken>, traced: bool) -> Report {
+pub fn play(seed: u64, kind: Kind, omitted: Option<OmittedRule>, traced: bool) -> Report {
     let world = World::new(seed, traced);
-    let permits = of_semaphore.then(|| world.number(1..4));
+    let permits = kind.of_semaphore.then(|| world.number(1..4));
     let mut profile = if world.chance(0.5) { Profile::standard() } else { Profile::fast() };
-    if broken == Some(Broken::NoLockDelay) {
+    if omitted == Some(OmittedRule::NoLockDelay) {
         profile.lock_delay = Duration::ZERO;
     }
-    let rules = broken.map_or(Rules::ALL, Broken::rules);
+    let rules = omitted.map_or(Rules::ALL, OmittedRule::rules);
     let contenders = world.number(2..11) as usize;
-    let scene = Rc::new(Scene {
+    let profiles = (0..contenders).map(|_| match kind.is_mixed {
+        true => (Profile::NAMED[world.number(0..3) as usize].profile)(),
+        false => profile.clone(),
+    });
+    let profiles = profiles.collect();
+    let scenario = Rc::new(Scenario {
         world: Rc::clone(&world),
         permits,
-        profile,
+        profiles,
+        is_mixed: kind.is_mixed,
         rules,
-        checks_tokens: broken != Some(Broken::NoTokenCheck),
+        checks_tokens: omitted != Some(OmittedRule::NoTokenCheck),
         register: RefCell::default(),
         leases: RefCell::new(vec![None; contenders]),
         excused_until: Cell::new(Duration::ZERO),
-        healed: Cell::new(None),
+        recovered: Cell::new(None),
     });
     for node in 0..contenders {
-        scene.start(node);
+        scenario.start(node);
     }
-    for trouble in 0..world.number(3..12) {
-        let scene = Rc::clone(&scene);
-        let begins = scene.world.millis(1000..TROUBLE.as_millis() as u64 - 6000);
-        world.spawn(FATE, async move {
-            scene.world.sleep(begins).await;
-            scene.trouble(trouble, contenders).await;
+    for number in 0..world.number(3..12) {
+        let scenario = Rc::clone(&scenario);
+        let begins = scenario.world.millis(1000..DISRUPTED_FOR.as_millis() as u64 - 6000);
+        world.spawn(ENVIRONMENT, async move {
+            scenario.world.sleep(begins).await;
+            scenario.disrupt(number, contenders).await;
         });
     }
-    let looked = Rc::clone(&scene);
-    world.run(TROUBLE + HEALED_WITHIN, move || looked.look());
-    if scene.healed.get().is_none() {
-        world.violation(|| "nobody had the lock again after all was well".to_owned());
+    let observer = Rc::clone(&scenario);
+    world.run(DISRUPTED_FOR + RECOVERS_WITHIN, move || observer.observe());
+    if scenario.recovered.get().is_none() {
+        world.violation(|| "the lock was not held again after the disruptions".to_owned());
     }
     world.end()
 }
 
-impl Scene {
-    /// Starts a process that contends for the lock, again and again.
+impl Scenario {
+    /// Starts a process that acquires and releases the lock repeatedly.
     fn start(self: &Rc<Self>, node: Node) {
         let world = &self.world;
         let (client, seed) = world.client(node);
@@ -91,12 +109,13 @@ impl Scene {
             id: format!("contender-{node}-{seed:x}"),
             members: Vec::new(),
         };
-        let presence = Presence::new(Arc::clone(&client), client, self.profile.clone(), service);
+        let profile = self.profiles[node].clone();
+        let presence = Presence::new(Arc::clone(&client), client, profile, service);
         let presence = presence.with_rules(self.rules);
         let beating = Arc::clone(&presence);
         world.spawn(node, async move { match beating.run().await {} });
-        let scene = Rc::clone(self);
-        world.spawn(node, async move { scene.contend(node, presence).await });
+        let scenario = Rc::clone(self);
+        world.spawn(node, async move { scenario.contend(node, presence).await });
     }
 
     async fn contend(self: Rc<Self>, node: Node, presence: Arc<Presence>) {
@@ -126,29 +145,29 @@ impl Scene {
         let world = &self.world;
         self.granted(node, &lease);
         let keeper = Arc::clone(&lease);
-        let scene = Rc::clone(self);
+        let scenario = Rc::clone(self);
         world.spawn(node, async move {
             let end = keeper.keep().await;
-            scene.world.note(|| format!("node {node}: keeps {} no more: {end:?}", keeper.token()));
+            scenario.world.note(|| format!("node {node}: {} has ended: {end:?}", keeper.token()));
             let mut suspended = false;
             while let Some(event) = keeper.poll_event() {
                 suspended |= event == Event::Suspended;
             }
-            scene.world.count("suspensions", u64::from(suspended));
-            scene.world.count("losses", u64::from(end.is_some()));
+            scenario.world.count("suspensions", u64::from(suspended));
+            scenario.world.count("losses", u64::from(end.is_some()));
         });
         let until = world.now() + world.millis(500..12_000);
         while world.now() < until && lease.remaining() > Duration::ZERO {
-            // What a program does: it looks, and what it does then takes its time to arrive. A node
-            // that is stopped in between arrives with it as late as it likes.
+            // A program checks the lease and then writes, which takes time to arrive. If the node is
+            // paused in between, the write arrives at any later time.
             if lease.is_held() {
                 world.sleep(world.millis(0..20)).await;
-                let scene = Rc::clone(self);
-                let flight = self.profile.in_flight.mul_f64(world.part() * 0.9);
+                let scenario = Rc::clone(self);
+                let flight = self.profiles[node].in_flight.mul_f64(world.fraction() * 0.9);
                 let token = lease.token();
-                world.spawn(FATE, async move {
-                    scene.world.sleep(flight).await;
-                    scene.write(node, token);
+                world.spawn(ENVIRONMENT, async move {
+                    scenario.world.sleep(flight).await;
+                    scenario.write(node, token);
                 });
             }
             world.sleep(world.millis(20..200)).await;
@@ -162,12 +181,12 @@ impl Scene {
         self.world.note(|| format!("node {node}: has the lock with token {}", lease.token()));
         self.world.count("grants", 1);
         self.leases.borrow_mut()[node] = Some(Arc::clone(lease));
-        if self.world.now() >= TROUBLE {
-            self.healed.set(self.healed.get().or(Some(self.world.now())));
+        if self.world.now() >= DISRUPTED_FOR {
+            self.recovered.set(self.recovered.get().or(Some(self.world.now())));
         }
         let mut register = self.register.borrow_mut();
-        // Of a semaphore's grants the news can come in another order, and of a lock's when a third
-        // party's DELETE ended the older one before its holder heard of it.
+        // Contenders can learn of the grants of a semaphore out of order, and of those of a lock if a
+        // third party's DELETE ended the older one before its holder knew of it.
         let is_ordered = self.permits.is_none() && self.world.now() > self.excused_until.get();
         if is_ordered && lease.is_held() && lease.token() <= register.granted {
             let (token, granted) = (lease.token(), register.granted);
@@ -196,53 +215,64 @@ impl Scene {
         leases.iter().enumerate().find_map(|(node, lease)| Some((node, held(lease.as_ref()?)?)))
     }
 
-    /// At every moment at most one lease is valid, or as many as there are permits.
-    fn look(&self) {
+    /// Checks that at most one lease is valid at any time, or one for each permit.
+    fn observe(&self) {
         let leases = self.leases.borrow();
         let holders = || {
             leases.iter().enumerate().filter_map(|(node, lease)| {
                 lease.as_ref().filter(|lease| lease.is_held()).map(|lease| (node, lease.token()))
             })
         };
-        if self.world.now() >= TROUBLE && self.healed.get().is_none() && holders().next().is_some()
+        if self.world.now() >= DISRUPTED_FOR
+            && self.recovered.get().is_none()
+            && holders().next().is_some()
         {
-            self.healed.set(Some(self.world.now()));
+            self.recovered.set(Some(self.world.now()));
         }
         let limit = self.permits.unwrap_or(1) as usize;
         if self.world.now() > self.excused_until.get() && holders().nth(limit).is_some() {
-            let who: Vec<_> = holders().collect();
-            self.world
-                .violation(|| format!("{} leases (node, token) are valid: {who:?}", who.len()));
+            let holders: Vec<_> = holders().collect();
+            self.world.violation(|| {
+                format!("{} leases (node, token) are valid: {holders:?}", holders.len())
+            });
         }
     }
 
-    /// One thing goes wrong for a while, and is well again before [`TROUBLE`] is over.
-    async fn trouble(self: &Rc<Self>, which: u64, contenders: usize) {
+    /// Runs one random disruption, which ends before [`DISRUPTED_FOR`] is over.
+    async fn disrupt(self: &Rc<Self>, number: u64, contenders: usize) {
         let world = &self.world;
-        // The one that matters most, or any.
+        // The holder or a random contender.
         let node = match self.holder() {
             Some((node, _)) if world.chance(0.5) => node,
             _ => world.number(0..contenders as u64) as usize,
         };
         let mut lasts = world.millis(50..6000);
         let kind = world.number(0..12);
-        let harm = match kind {
-            0 if world.chance(0.5) => Some(Harm::Pause),
-            0 => Some(Harm::PauseAtAnAnswer),
-            1 => Some(Harm::ServersPause),
-            2 => Some(Harm::CutOff),
-            4..6 => Some(Harm::BadWeather),
-            6 => Some(Harm::NoLeader),
-            11.. => Some(Harm::IsolatedLeader),
+        let disruption = match kind {
+            0 if world.chance(0.5) => Some(Disruption::Pause),
+            0 => Some(Disruption::PauseAtAnAnswer),
+            1 => Some(Disruption::ServersPause),
+            2 => Some(Disruption::CutOff),
+            4..6 => Some(Disruption::BadNetwork),
+            6 => Some(Disruption::NoLeader),
+            11.. => Some(Disruption::IsolatedLeader),
             _ => None,
         };
-        if harm == Some(Harm::ServersPause) {
+        if disruption == Some(Disruption::ServersPause) {
             lasts = lasts.mul_f64(0.4);
         }
-        if let Some(harm) = harm {
-            world.harm(harm, node);
+        if let Some(disruption) = disruption {
+            world.disrupt(disruption, node);
         }
         let what = match kind {
+            2 if self.is_mixed => {
+                world.sleep(world.millis(0..500)).await;
+                let lease = self.leases.borrow()[node].clone();
+                if let Some(lease) = lease {
+                    self.destroy_the_session_of(&lease).await;
+                }
+                format!("{disruption:?}, and its session is destroyed")
+            }
             3 => {
                 world.kill(node);
                 self.leases.borrow_mut()[node] = None;
@@ -257,13 +287,13 @@ impl Scene {
                 "a check flaps".to_owned()
             }
             9 => {
-                let excused = self.profile.lease.mul_f64(1.02) + Duration::from_millis(1);
-                self.excused_until.set(world.now() + excused);
+                self.excuse();
                 let key = self.permits.map_or(KEY.to_owned(), |_| format!("{PREFIX}/.lock"));
                 world.ask(Method::DELETE, &format!("/v1/kv/{key}"), "").await;
                 "the key is deleted".to_owned()
             }
             10 if self.permits.is_some() => {
+                self.excuse();
                 if let Some((_, lease)) = self.holder() {
                     let path = format!("/v1/kv/{PREFIX}/{}", lease.session());
                     world.ask(Method::DELETE, &path, "").await;
@@ -280,25 +310,35 @@ impl Scene {
                 if world.chance(0.5) {
                     self.destroy_the_holders_session().await;
                 }
-                format!("{harm:?}")
+                format!("{disruption:?}")
             }
-            _ => format!("{harm:?}"),
+            _ => format!("{disruption:?}"),
         };
-        world.note(|| format!("trouble {which}: node {node} for {lasts:?}: {what}"));
+        world.note(|| format!("disruption {number}: node {node} for {lasts:?}: {what}"));
         world.sleep(lasts).await;
-        world.note(|| format!("trouble {which} is over"));
-        match harm {
-            Some(harm) => world.mend(harm, node),
+        world.note(|| format!("disruption {number} is over"));
+        match disruption {
+            Some(disruption) => world.heal(disruption, node),
             None if kind == 3 => self.start(node),
             None => world.agent.clear_faults(),
         }
     }
 
+    /// From now on there may be too many leases for as long as a holder may rely on its last proof.
+    fn excuse(&self) {
+        let longest = self.profiles.iter().map(|profile| profile.lease).max();
+        let excused = longest.unwrap_or_default().mul_f64(1.02) + Duration::from_millis(1);
+        self.excused_until.set(self.world.now() + excused);
+    }
+
     async fn destroy_the_holders_session(&self) {
         if let Some((_, lease)) = self.holder() {
-            let session = lease.session();
-            let path = format!("/v1/session/destroy/{session}");
-            self.world.ask(Method::PUT, &path, "").await;
+            self.destroy_the_session_of(&lease).await;
         }
+    }
+
+    async fn destroy_the_session_of(&self, lease: &Lease) {
+        let path = format!("/v1/session/destroy/{}", lease.session());
+        self.world.ask(Method::PUT, &path, "").await;
     }
 }

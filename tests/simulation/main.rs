@@ -1,54 +1,75 @@
-//! Histories under a virtual clock and a seed: locks and clusters under every fault that we could
-//! think of.
+//! Deterministic simulation: histories of locks and clusters with random faults, on a virtual clock and
+//! reproducible by seed.
 //!
 //!     make dst SEEDS=500
-//!     make dst SEED=17                       one of them, shown
-//!     BROKEN=NoLockDelay make dst SEED=0     the same without one rule
-//!     SEMAPHORE=1 make dst SEED=17           one of a semaphore
-//!     CLUSTER=1 make dst SEED=17             one of a cluster
-//!     NODES=1000 make dst SEEDS=1            with so many nodes in the cluster of many
+//!     make dst SEED=17                       prints the history of one seed
+//!     OMIT=NoLockDelay make dst SEED=0     the same without one rule
+//!     SEMAPHORE=1 make dst SEED=17           a history of a semaphore
+//!     MIXED=1 make dst SEED=17               contenders with different profiles; also of a semaphore
+//!     CLUSTER=1 make dst SEED=17             a history of a cluster
+//!     REPLICATION=1 make dst SEED=17         a history of replicated shards
+//!     REPLICATION=1 WIRED=1 make dst SEED=17 the same on the nodes of a cluster
+//!     REPLICATION=1 RESTARTS=1 make dst SEED=17 the same with a rolling restart alone
+//!     REPLICATION=1 LOST_COPY=1 make dst SEED=17 the same with a disk alone that loses a part of a copy
+//!     NODES=1000 make dst SEEDS=1            1000 nodes in the test of many nodes
 
 #![allow(clippy::print_stdout)]
 
-mod broken;
 mod cluster;
 mod locks;
+mod omitted_rule;
+mod replication;
 mod world;
 
-use broken::Broken;
 use libtest_mimic::{Arguments, Failed, Trial};
+use omitted_rule::OmittedRule;
 use std::time::Instant;
 use world::Report;
 
 const DEFAULT_SEEDS: u64 = 500;
 
-/// What many nodes cost grows with their square.
+/// The cost of the test of many nodes grows with the square of their number.
 const DEFAULT_NODES: u64 = 100;
 
-/// Most of a semaphore is what a lock is.
-const SEEDS_TO_ONE_OF_A_SEMAPHORE: u64 = 4;
+/// Fewer seeds are enough for semaphores and mixed profiles, since most of their code is that of locks.
+const SEEDS_PER_SEMAPHORE: u64 = 4;
+const SEEDS_PER_MIXTURE: u64 = 8;
 
-/// Seeds above those of `make test` that once found something.
-const FOUND: [u64; 3] = [552, 2266, 5301];
-const FOUND_IN_CLUSTERS: [u64; 14] =
+/// A history of replicated shards on a cluster costs as much as many others.
+const SEEDS_PER_WIRED: u64 = 10;
+
+/// Histories of one disruption differ little from each other.
+const SEEDS_PER_DIRECTED: u64 = 10;
+
+/// Seeds beyond those of `make test` that have found a bug.
+const BUG_SEEDS: [u64; 3] = [552, 2266, 5301];
+const CLUSTER_BUG_SEEDS: [u64; 14] =
     [975, 1290, 2085, 2835, 3277, 4477, 6093, 7340, 8052, 10172, 13369, 14782, 16075, 17739];
 
-/// A rule that is left out must show within this many seeds.
-const SEEDS_TO_FIND: u64 = 500;
+/// The omission of a rule must cause a violation within this number of seeds.
+const MAX_SEEDS_TO_FIND: u64 = 500;
 
-/// What a history is about.
+/// The kind of a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
+enum Subject {
     Lock,
     Semaphore,
+    /// The same with a profile of its own for each contender.
+    MixedLock,
+    MixedSemaphore,
     Cluster,
 }
 
-fn play(seed: u64, what: What, broken: Option<Broken>, traced: bool) -> Report {
-    match what {
-        What::Lock => locks::play(seed, false, broken, traced),
-        What::Semaphore => locks::play(seed, true, broken, traced),
-        What::Cluster => cluster::play(seed, broken, traced),
+fn play(seed: u64, subject: Subject, omitted: Option<OmittedRule>, traced: bool) -> Report {
+    match subject {
+        Subject::Cluster => cluster::play(seed, omitted, traced),
+        _ => {
+            let kind = locks::Kind {
+                of_semaphore: matches!(subject, Subject::Semaphore | Subject::MixedSemaphore),
+                is_mixed: matches!(subject, Subject::MixedLock | Subject::MixedSemaphore),
+            };
+            locks::play(seed, kind, omitted, traced)
+        }
     }
 }
 
@@ -56,50 +77,102 @@ fn main() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
     let is_set = |name: &str| std::env::var_os(name).is_some();
     if let Some(seed) = number("SEED") {
-        let broken = std::env::var("BROKEN").ok();
-        let broken = broken.map(|name| Broken::named(&name).expect("a rule's name"));
-        let what = match () {
-            () if is_set("CLUSTER") => What::Cluster,
-            () if is_set("SEMAPHORE") => What::Semaphore,
-            () => What::Lock,
+        if is_set("REPLICATION") {
+            let omitted = std::env::var("OMIT").ok();
+            let omitted = omitted.map(|name| replication::rule(&name).expect("a rule's name"));
+            let kind = match () {
+                () if is_set("WIRED") => replication::Kind::Wired,
+                () if is_set("RESTARTS") => replication::Kind::Restarts,
+                () if is_set("LOST_COPY") => replication::Kind::LostCopy,
+                () => replication::Kind::Register,
+            };
+            return show(&replication::play(seed, kind, omitted, true));
+        }
+        let omitted = std::env::var("OMIT").ok();
+        let omitted = omitted.map(|name| OmittedRule::named(&name).expect("a rule's name"));
+        let subject = match () {
+            () if is_set("CLUSTER") => Subject::Cluster,
+            () if is_set("SEMAPHORE") && is_set("MIXED") => Subject::MixedSemaphore,
+            () if is_set("SEMAPHORE") => Subject::Semaphore,
+            () if is_set("MIXED") => Subject::MixedLock,
+            () => Subject::Lock,
         };
-        return replay(seed, what, broken);
+        return replay(seed, subject, omitted);
     }
     let seeds = number("SEEDS").unwrap_or(DEFAULT_SEEDS);
     let mut arguments = Arguments::from_args();
-    // Each uses all processors.
+    // Each trial uses all processors.
     arguments.test_threads = Some(1);
-    let semaphores = seeds.div_ceil(SEEDS_TO_ONE_OF_A_SEMAPHORE);
+    let semaphores = seeds.div_ceil(SEEDS_PER_SEMAPHORE);
+    let mixtures = seeds.div_ceil(SEEDS_PER_MIXTURE);
     let mut trials = vec![
-        Trial::test("locks_are_safe_and_come_back", move || all_are_safe(0..seeds, What::Lock)),
-        Trial::test("what_seeds_once_found_stays_mended", || all_are_safe(FOUND, What::Lock)),
-        Trial::test("semaphores_are_safe_and_come_back", move || {
-            all_are_safe(0..semaphores, What::Semaphore)
+        Trial::test("locks_are_safe_and_recover", move || all_are_safe(0..seeds, Subject::Lock)),
+        Trial::test("seeds_that_found_bugs_pass", || all_are_safe(BUG_SEEDS, Subject::Lock)),
+        Trial::test("semaphores_are_safe_and_recover", move || {
+            all_are_safe(0..semaphores, Subject::Semaphore)
         }),
-        Trial::test("clusters_are_safe_and_come_back", move || {
-            all_are_safe(0..seeds, What::Cluster)
+        Trial::test("locks_with_mixed_profiles_are_safe_and_recover", move || {
+            all_are_safe(0..mixtures, Subject::MixedLock)
         }),
-        Trial::test("what_seeds_once_found_in_clusters_stays_mended", || {
-            all_are_safe(FOUND_IN_CLUSTERS, What::Cluster)
+        Trial::test("semaphores_with_mixed_profiles_are_safe_and_recover", move || {
+            all_are_safe(0..mixtures, Subject::MixedSemaphore)
+        }),
+        Trial::test("clusters_are_safe_and_recover", move || {
+            all_are_safe(0..seeds, Subject::Cluster)
+        }),
+        Trial::test("seeds_that_found_bugs_in_clusters_pass", || {
+            all_are_safe(CLUSTER_BUG_SEEDS, Subject::Cluster)
+        }),
+        Trial::test("replicated_shards_lose_nothing", move || {
+            all_lose_nothing(0..seeds, replication::Kind::Register)
+        }),
+        Trial::test("replicated_shards_on_real_nodes_lose_nothing", move || {
+            all_lose_nothing(0..seeds.div_ceil(SEEDS_PER_WIRED), replication::Kind::Wired)
+        }),
+        Trial::test("a_rolling_restart_moves_no_replicated_shard_and_fails_no_write", move || {
+            all_lose_nothing(0..seeds.div_ceil(SEEDS_PER_DIRECTED), replication::Kind::Restarts)
+        }),
+        Trial::test("a_disk_that_loses_a_part_of_a_copy_loses_no_write", move || {
+            all_lose_nothing(0..seeds.div_ceil(SEEDS_PER_DIRECTED), replication::Kind::LostCopy)
+        }),
+        Trial::test("the_check_of_replicated_shards_refuses_bad_histories", || {
+            Ok(replication::checker::refuses_bad_histories()?)
         }),
         Trial::test("the_same_seed_gives_the_same_trace", the_same_trace),
         Trial::test("many_nodes_agree_when_one_in_ten_has_died", move || {
             many_agree(number("NODES").unwrap_or(DEFAULT_NODES) as usize)
         }),
     ];
-    trials.extend(Broken::OF_LOCKS.iter().map(|rule| {
-        Trial::test(format!("a_rule_is_needed::{rule:?}"), || is_found(What::Lock, *rule))
+    trials.extend(OmittedRule::OF_LOCKS.iter().map(|rule| {
+        Trial::test(format!("a_rule_is_needed::{rule:?}"), || is_found(Subject::Lock, *rule))
     }));
-    let of_both = Broken::OF_LOCKS.iter().filter(|rule| **rule != Broken::NoLockDelay);
-    trials.extend(of_both.chain(Broken::OF_CLUSTERS).map(|rule| {
+    trials.extend(OmittedRule::OF_SEMAPHORES.iter().map(|rule| {
+        let name = format!("a_rule_is_needed_by_semaphores::{rule:?}");
+        Trial::test(name, || is_found(Subject::MixedSemaphore, *rule))
+    }));
+    let of_both = OmittedRule::OF_LOCKS.iter().filter(|rule| **rule != OmittedRule::NoLockDelay);
+    trials.extend(of_both.chain(OmittedRule::OF_CLUSTERS).map(|rule| {
         let name = format!("a_rule_is_needed_by_clusters::{rule:?}");
-        Trial::test(name, || is_found(What::Cluster, *rule))
+        Trial::test(name, || is_found(Subject::Cluster, *rule))
+    }));
+    trials.extend(replication::RULES.iter().copied().map(|(rule, kind, seed)| {
+        let name = format!("a_rule_is_needed_by_replication::{rule:?}");
+        Trial::test(name, move || {
+            // The seed that is known comes first.
+            let seeds = std::iter::once(seed).chain(0..MAX_SEEDS_TO_FIND);
+            finds(&format!("{rule:?}"), seeds, |seed| {
+                replication::play(seed, kind, Some(rule), false)
+            })
+        })
     }));
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-fn replay(seed: u64, what: What, broken: Option<Broken>) {
-    let report = play(seed, what, broken, true);
+fn replay(seed: u64, subject: Subject, omitted: Option<OmittedRule>) {
+    show(&play(seed, subject, omitted, true));
+}
+
+fn show(report: &Report) {
     for line in &report.trace {
         println!("{line}");
     }
@@ -107,10 +180,24 @@ fn replay(seed: u64, what: What, broken: Option<Broken>) {
     std::process::exit(i32::from(!report.violations.is_empty()));
 }
 
-fn all_are_safe(seeds: impl IntoIterator<Item = u64>, what: What) -> Result<(), Failed> {
+fn all_are_safe(seeds: impl IntoIterator<Item = u64>, subject: Subject) -> Result<(), Failed> {
+    all_pass(seeds, |seed| play(seed, subject, None, false))
+}
+
+fn all_lose_nothing(
+    seeds: impl IntoIterator<Item = u64>,
+    kind: replication::Kind,
+) -> Result<(), Failed> {
+    all_pass(seeds, |seed| replication::play(seed, kind, None, false))
+}
+
+fn all_pass(
+    seeds: impl IntoIterator<Item = u64>,
+    play: impl Fn(u64) -> Report + Sync,
+) -> Result<(), Failed> {
     let begun = Instant::now();
     let seeds: Vec<u64> = seeds.into_iter().collect();
-    let reports = on_all_processors(&seeds, |seed| play(seed, what, None, false));
+    let reports = on_all_processors(&seeds, play);
     let mut total = Report::default();
     let mut bad = Vec::new();
     for (seed, report) in reports {
@@ -137,42 +224,57 @@ fn all_are_safe(seeds: impl IntoIterator<Item = u64>, what: What) -> Result<(), 
 }
 
 fn the_same_trace() -> Result<(), Failed> {
-    for what in [What::Lock, What::Semaphore, What::Cluster] {
-        let [first, second] = [(); 2].map(|()| play(1, what, None, true).trace);
-        if first != second || first.is_empty() {
-            return Err(format!("{what:?}: two traces").into());
-        }
+    let same = |what: &str, play: &dyn Fn() -> Report| {
+        let [first, second] = [(); 2].map(|()| play().trace);
+        let is_same = first == second && !first.is_empty();
+        is_same.then_some(()).ok_or_else(|| format!("{what}: one seed, two different traces"))
+    };
+    for subject in [Subject::Lock, Subject::Semaphore, Subject::Cluster] {
+        same(&format!("{subject:?}"), &|| play(1, subject, None, true))?;
+    }
+    for kind in [replication::Kind::Register, replication::Kind::Wired] {
+        same(&format!("replication: {kind:?}"), &|| replication::play(1, kind, None, true))?;
     }
     Ok(())
 }
 
-/// Many nodes come at once, one in ten dies, and all agree with few maps and the fewest moves.
+/// Many nodes start at once and one in ten dies; all agree in the end, with few maps and the fewest
+/// moves.
 fn many_agree(nodes: usize) -> Result<(), Failed> {
-    const MOST_MAPS: u64 = 8;
-    let reports = on_all_processors(&[1, 1], |seed| cluster::play_many(nodes, seed));
-    let report = &reports[0].1;
+    const MAX_MAPS: u64 = 8;
+    // One after the other: each takes much memory.
+    let [report, again] = [(); 2].map(|()| cluster::play_many(nodes, 1));
     println!("{nodes} nodes: {}", report.summary());
     if let Some(violation) = report.violations.first() {
         return Err(violation.clone().into());
     }
-    if report.trace != reports[1].1.trace {
-        return Err("the same seed has given two traces".into());
+    if report.trace != again.trace {
+        return Err("one seed, two different traces".into());
     }
     match report.counted("maps") {
-        ..=MOST_MAPS => Ok(()),
+        ..=MAX_MAPS => Ok(()),
         maps => Err(format!("{maps} maps").into()),
     }
 }
 
-fn is_found(what: What, rule: Broken) -> Result<(), Failed> {
-    for seed in 0..SEEDS_TO_FIND {
-        let report = play(seed, what, Some(rule), false);
+fn is_found(subject: Subject, rule: OmittedRule) -> Result<(), Failed> {
+    let play = |seed| play(seed, subject, Some(rule), false);
+    finds(&format!("{rule:?}"), 0..MAX_SEEDS_TO_FIND, play)
+}
+
+fn finds(
+    rule: &str,
+    seeds: impl Iterator<Item = u64>,
+    play: impl Fn(u64) -> Report,
+) -> Result<(), Failed> {
+    for seed in seeds {
+        let report = play(seed);
         if let Some(violation) = report.violations.first() {
-            println!("{rule:?}: seed {seed}: {violation}");
+            println!("{rule}: seed {seed}: {violation}");
             return Ok(());
         }
     }
-    Err(format!("{SEEDS_TO_FIND} seeds without a violation").into())
+    Err(format!("{MAX_SEEDS_TO_FIND} seeds without a violation").into())
 }
 
 fn on_all_processors<R: Send>(seeds: &[u64], play: impl Fn(u64) -> R + Sync) -> Vec<(u64, R)> {

@@ -1,4 +1,4 @@
-//! A world of processes that share a Consul, on one thread and one virtual clock: the same seed
+//! A simulated world of processes with one Consul, on one thread and a virtual clock: the same seed
 //! gives the same history.
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use consul_ffi::transport::Transport;
 use consul_ffi::wire::request::Defaults;
 use http::{Method, Request, Response, StatusCode};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,16 +19,16 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// A place where tasks run: a process of ours, or the servers.
+/// The owner of tasks: a client process, the servers or the environment.
 pub type Node = usize;
 
-/// Where the servers run, and where what acts upon all of them does.
+/// The owners of the servers' tasks, and of those that start, stop and disrupt the others.
 pub const SERVERS: Node = usize::MAX;
-pub const FATE: Node = usize::MAX - 1;
+pub const ENVIRONMENT: Node = usize::MAX - 1;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
-/// All that happens.
+/// The state of the simulation.
 pub struct World {
     pub clock: ManualClock,
     pub agent: Arc<Agent>,
@@ -37,17 +37,19 @@ pub struct World {
     tasks: RefCell<BTreeMap<u64, (Node, Task)>>,
     next_task: Cell<u64>,
     ready: Arc<Mutex<Ready>>,
-    /// The nodes that stand still, with their tasks that would run.
+    /// The paused nodes, each with its tasks that are ready to run.
     paused: RefCell<BTreeMap<Node, Vec<u64>>>,
-    /// The nodes that stop at the moment at which their next answer arrives.
-    doomed: RefCell<Vec<Node>>,
-    /// Requests from nodes to the servers, which run there.
+    /// The nodes to pause when their next answer arrives.
+    pausing: RefCell<Vec<Node>>,
+    /// Requests on their way from the nodes to the servers.
     arrivals: Arc<Mutex<Vec<Arrival>>>,
+    /// The last body that was answered to each path: many nodes get the same large lists at once.
+    bodies: RefCell<HashMap<String, Bytes>>,
     trace: Option<RefCell<Vec<String>>>,
     report: RefCell<Report>,
 }
 
-/// What came of a history.
+/// The result of a history.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     counts: BTreeMap<&'static str, u64>,
@@ -66,14 +68,14 @@ impl Report {
         self.counts.get(what).copied().unwrap_or_default()
     }
 
-    /// What was counted, in words.
+    /// The counts, as text.
     pub fn summary(&self) -> String {
         let counts = self.counts.iter().map(|(what, count)| format!("{count} {what}"));
         counts.collect::<Vec<_>>().join(", ")
     }
 }
 
-/// The tasks that can go on, each once.
+/// The queue of tasks that are ready to run, each at most once.
 #[derive(Default)]
 struct Ready {
     queue: VecDeque<u64>,
@@ -94,40 +96,40 @@ impl Ready {
     }
 }
 
-/// What goes wrong for a while, whatever runs on the nodes.
+/// A temporary disruption of a node, the network or the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Harm {
-    /// A node stands still.
+pub enum Disruption {
+    /// A node is paused.
     Pause,
-    /// A node stands still when its next answer has arrived and was not looked at.
+    /// A node is paused when its next answer has arrived and was not processed yet.
     PauseAtAnAnswer,
-    /// The servers stand still.
+    /// The servers are paused.
     ServersPause,
-    /// Nothing from a node arrives, nor anything for it.
+    /// All messages from and to a node are lost.
     CutOff,
-    /// Messages are late, lost, cut or there twice, whoever sends them.
-    BadWeather,
+    /// Messages of all nodes are delayed, lost, cut or duplicated.
+    BadNetwork,
     /// The servers have no leader.
     NoLeader,
-    /// A node speaks to a leader that is cut off from the other servers.
+    /// A node talks to a Raft leader that is cut off from the other servers.
     IsolatedLeader,
 }
 
-/// What the network does to each message. Chances are from 0 to 1.
+/// The faults of the network, as probabilities from 0 to 1 for each message.
 #[derive(Clone, Debug, Default)]
-struct Weather {
+struct MessageFaults {
     longest_delay: Duration,
     request_lost: f64,
     reply_lost: f64,
     reply_cut: f64,
     duplicated: f64,
-    /// A write is applied and answered with an error of the servers.
+    /// A write is applied, but answered with a server error.
     commit_ambiguous: f64,
 }
 
 #[derive(Default)]
 struct Network {
-    weather: Weather,
+    faults: MessageFaults,
     cut_off: Vec<Node>,
 }
 
@@ -155,8 +157,9 @@ impl World {
             next_task: Cell::new(0),
             ready: Arc::default(),
             paused: RefCell::default(),
-            doomed: RefCell::default(),
+            pausing: RefCell::default(),
             arrivals: Arc::default(),
+            bodies: RefCell::default(),
             trace: traced.then(RefCell::default),
             report: RefCell::default(),
         });
@@ -180,10 +183,10 @@ impl World {
         self.clock.sleep(duration).await;
     }
 
-    /// Lets everything happen until `end`; `look` is called after every moment.
-    pub fn run(self: &Rc<Self>, end: Duration, mut look: impl FnMut()) {
+    /// Runs all tasks until `end`; `observe` is called after every step of the clock.
+    pub fn run(self: &Rc<Self>, end: Duration, mut observe: impl FnMut()) {
         let stop = self.clock.clone();
-        self.spawn(FATE, async move {
+        self.spawn(ENVIRONMENT, async move {
             stop.sleep_until(Instant::from_origin(end)).await;
         });
         loop {
@@ -195,7 +198,7 @@ impl World {
                     None => break,
                 }
             }
-            look();
+            observe();
             if self.now() >= end || !self.clock.advance_to_next() {
                 return;
             }
@@ -215,36 +218,36 @@ impl World {
         }
     }
 
-    /// Stops a node as SIGSTOP does; its clock goes on.
+    /// Pauses a node like SIGSTOP; its clock goes on.
     fn pause(&self, node: Node) {
         self.paused.borrow_mut().entry(node).or_default();
     }
 
     fn resume(&self, node: Node) {
-        self.doomed.borrow_mut().retain(|other| *other != node);
+        self.pausing.borrow_mut().retain(|other| *other != node);
         let waiting = self.paused.borrow_mut().remove(&node).unwrap_or_default();
         let mut ready = self.ready.lock().expect("no panic elsewhere");
         waiting.into_iter().for_each(|id| ready.push(id));
     }
 
-    /// Ends a node as SIGKILL does.
+    /// Ends a node like SIGKILL.
     pub fn kill(&self, node: Node) {
-        let doomed: Vec<_> = {
+        let pausing: Vec<_> = {
             let mut tasks = self.tasks.borrow_mut();
             let ids: Vec<_> =
                 tasks.iter().filter(|(_, task)| task.0 == node).map(|(id, _)| *id).collect();
             ids.into_iter().filter_map(|id| tasks.remove(&id)).collect()
         };
-        drop(doomed);
+        drop(pausing);
     }
 
-    /// A number from 0 to 1.
-    pub fn part(&self) -> f64 {
+    /// A random number from 0 to 1.
+    pub fn fraction(&self) -> f64 {
         self.rng.borrow_mut().f64()
     }
 
     pub fn chance(&self, chance: f64) -> bool {
-        self.part() < chance
+        self.fraction() < chance
     }
 
     pub fn number(&self, bounds: std::ops::Range<u64>) -> u64 {
@@ -274,9 +277,9 @@ impl World {
         }
     }
 
-    /// Ends everything, and says what came of it.
+    /// Drops all tasks and returns the report.
     pub fn end(&self) -> Report {
-        // Tasks hold the world that holds them.
+        // The tasks own the world and the world owns the tasks.
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
         drop(tasks);
         let mut report = self.report.take();
@@ -284,9 +287,9 @@ impl World {
         report
     }
 
-    /// A client of a process that starts, on a clock of its own; and what its randomness begins with.
+    /// A client for a process that starts, with its own drifting clock, and the seed of its randomness.
     pub fn client(&self, node: Node) -> (Arc<Client>, u64) {
-        let rate = 0.9901 + 0.0198 * self.part();
+        let rate = 0.9901 + 0.0198 * self.fraction();
         let seed = self.number(0..u64::MAX);
         let clock = Arc::new(DriftingClock { true_clock: self.clock.clone(), rate });
         let settings = Settings {
@@ -299,7 +302,7 @@ impl World {
         (Arc::new(Client::new(vec![Arc::new(transport)], settings, clock, rng)), seed)
     }
 
-    /// What somebody asks of the servers who has nothing to do with the nodes.
+    /// Sends a request to the servers that is not from any node.
     pub async fn ask(&self, method: Method, path: &str, body: &'static str) -> String {
         let request =
             Request::builder().method(method).uri(path).body(Bytes::from_static(body.as_bytes()));
@@ -307,7 +310,7 @@ impl World {
         String::from_utf8_lossy(response.body()).into_owned()
     }
 
-    /// Lets the check of a service fail whose id begins so.
+    /// Sets the check of the service whose id begins with `service` to critical.
     pub async fn flap_check(&self, service: &str) {
         let checks = self.ask(Method::GET, "/v1/agent/checks", "").await;
         let prefix = format!("service:{service}");
@@ -316,15 +319,15 @@ impl World {
         }
     }
 
-    /// Something goes wrong with a node, the network or the servers, until [`World::mend`].
-    pub fn harm(&self, harm: Harm, node: Node) {
-        match harm {
-            Harm::Pause => self.pause(node),
-            Harm::PauseAtAnAnswer => self.doomed.borrow_mut().push(node),
-            Harm::ServersPause => self.pause(SERVERS),
-            Harm::CutOff => self.network.borrow_mut().cut_off.push(node),
-            Harm::BadWeather => {
-                self.network.borrow_mut().weather = Weather {
+    /// Starts a disruption, which lasts until [`World::heal`].
+    pub fn disrupt(&self, disruption: Disruption, node: Node) {
+        match disruption {
+            Disruption::Pause => self.pause(node),
+            Disruption::PauseAtAnAnswer => self.pausing.borrow_mut().push(node),
+            Disruption::ServersPause => self.pause(SERVERS),
+            Disruption::CutOff => self.network.borrow_mut().cut_off.push(node),
+            Disruption::BadNetwork => {
+                self.network.borrow_mut().faults = MessageFaults {
                     longest_delay: self.millis(10..3000),
                     request_lost: 0.1,
                     reply_lost: 0.1,
@@ -333,8 +336,10 @@ impl World {
                     commit_ambiguous: 0.1,
                 };
             }
-            Harm::NoLeader => self.agent.add_fault(Fault { no_leader: true, ..Fault::default() }),
-            Harm::IsolatedLeader => self.agent.add_fault(Fault {
+            Disruption::NoLeader => {
+                self.agent.add_fault(Fault { no_leader: true, ..Fault::default() })
+            }
+            Disruption::IsolatedLeader => self.agent.add_fault(Fault {
                 clients: vec![node.to_string()],
                 isolated_leader: true,
                 ..Fault::default()
@@ -342,54 +347,57 @@ impl World {
         }
     }
 
-    pub fn mend(&self, harm: Harm, node: Node) {
-        match harm {
-            Harm::Pause | Harm::PauseAtAnAnswer => self.resume(node),
-            Harm::ServersPause => self.resume(SERVERS),
-            Harm::CutOff => self.network.borrow_mut().cut_off.retain(|other| *other != node),
-            Harm::BadWeather => self.network.borrow_mut().weather = Weather::default(),
-            Harm::NoLeader | Harm::IsolatedLeader => self.agent.clear_faults(),
+    pub fn heal(&self, disruption: Disruption, node: Node) {
+        match disruption {
+            Disruption::Pause | Disruption::PauseAtAnAnswer => self.resume(node),
+            Disruption::ServersPause => self.resume(SERVERS),
+            Disruption::CutOff => self.network.borrow_mut().cut_off.retain(|other| *other != node),
+            Disruption::BadNetwork => self.network.borrow_mut().faults = MessageFaults::default(),
+            Disruption::NoLeader | Disruption::IsolatedLeader => self.agent.clear_faults(),
         }
     }
 
-    /// Sends what the nodes have asked on its way; whether there was any.
+    /// Delivers the pending requests of the nodes; returns whether there were any.
     fn deliver(self: &Rc<Self>) -> bool {
         let arrivals = std::mem::take(&mut *self.arrivals.lock().expect("no panic elsewhere"));
         let any = !arrivals.is_empty();
         for Arrival { node, request, reply } in arrivals {
             self.count("requests", 1);
-            let weather = self.network.borrow().weather.clone();
-            if self.is_cut_off(node) || self.chance(weather.request_lost) {
-                // Nothing comes back, not even an error: the reply's sender must live.
+            self.note(|| format!("node {node}: {} {}", request.method(), request.uri()));
+            let faults = self.network.borrow().faults.clone();
+            if self.is_cut_off(node) || self.chance(faults.request_lost) {
+                // No answer arrives, not even an error: the sender of the reply must not be dropped.
                 self.spawn(SERVERS, hold(reply));
                 continue;
             }
-            if self.chance(weather.duplicated) {
+            if self.chance(faults.duplicated) {
                 let again = request.clone();
                 let world = Rc::clone(self);
-                let late = self.delay(&weather) * 4;
+                let late = self.delay(&faults) * 4;
                 self.spawn(SERVERS, async move {
                     world.sleep(late).await;
                     world.note(|| format!("node {node}: a copy of {} arrives", again.uri()));
                     let _ = world.servers(node).send(again).await;
                 });
             }
-            let there = self.delay(&weather);
+            let there = self.delay(&faults);
             let world = Rc::clone(self);
             self.spawn(SERVERS, async move {
                 world.sleep(there).await;
                 let is_write = request.method() != Method::GET;
+                let path = request.uri().path().to_owned();
                 let answer = world.servers(node).send(request).await;
-                let weather = world.network.borrow().weather.clone();
-                world.sleep(world.delay(&weather)).await;
-                if world.is_cut_off(node) || world.chance(weather.reply_lost) {
+                let answer = answer.map(|answer| answer.map(|body| world.shared(path, body)));
+                let faults = world.network.borrow().faults.clone();
+                world.sleep(world.delay(&faults)).await;
+                if world.is_cut_off(node) || world.chance(faults.reply_lost) {
                     return hold(reply).await;
                 }
                 let answer = match answer {
-                    Ok(_) if world.chance(weather.reply_cut) => {
-                        Err(Error::new(Kind::Connect, "the connection was cut").transient())
+                    Ok(_) if world.chance(faults.reply_cut) => {
+                        Err(Error::new(Kind::Connect, "the connection was cut").retryable())
                     }
-                    Ok(_) if is_write && world.chance(weather.commit_ambiguous) => {
+                    Ok(_) if is_write && world.chance(faults.commit_ambiguous) => {
                         let text = "leadership lost while committing log";
                         let mut answer = Response::new(Bytes::from_static(text.as_bytes()));
                         *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
@@ -397,13 +405,23 @@ impl World {
                     }
                     answer => answer,
                 };
-                if world.doomed.borrow().contains(&node) {
+                if world.pausing.borrow().contains(&node) {
                     world.pause(node);
                 }
                 let _ = reply.send(answer);
             });
         }
         any
+    }
+
+    /// The same body, in the memory of the last one of this path if that is equal.
+    fn shared(&self, path: String, body: Bytes) -> Bytes {
+        let mut bodies = self.bodies.borrow_mut();
+        let last = bodies.entry(path).or_default();
+        if *last != body {
+            *last = body;
+        }
+        last.clone()
     }
 
     fn servers(&self, node: Node) -> SimTransport {
@@ -414,10 +432,10 @@ impl World {
         self.network.borrow().cut_off.contains(&node)
     }
 
-    /// Mostly short, sometimes long.
-    fn delay(&self, weather: &Weather) -> Duration {
+    /// A random delay, mostly short and sometimes long.
+    fn delay(&self, faults: &MessageFaults) -> Duration {
         const USUAL: Duration = Duration::from_micros(300);
-        USUAL + weather.longest_delay.mul_f64(self.part().powi(4))
+        USUAL + faults.longest_delay.mul_f64(self.fraction().powi(4))
     }
 }
 
@@ -437,7 +455,7 @@ impl Wake for TaskWaker {
     }
 }
 
-/// A node's way to the servers.
+/// The transport from a node to the servers.
 #[derive(Debug)]
 struct NodeTransport {
     node: Node,
@@ -468,11 +486,11 @@ impl Transport for NodeTransport {
     }
 }
 
-/// A node's clock, which goes a little faster or slower than the servers'.
+/// A node's clock, a little faster or slower than that of the servers.
 #[derive(Debug)]
 struct DriftingClock {
     true_clock: ManualClock,
-    /// Seconds of this clock in a true second.
+    /// Seconds of this clock per second of the true clock.
     rate: f64,
 }
 

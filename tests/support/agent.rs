@@ -1,12 +1,12 @@
 //! A simulated agent on a socket.
 
-use consul_ffi::simulate::serve::serve;
+use consul_ffi::simulate::http::serve::serve;
 use consul_ffi::simulate::{Agent, Options};
 use std::sync::Arc;
 use std::thread;
 use tokio::runtime::Builder;
 
-/// Serves an agent of its own until the process ends; its address.
+/// Serves a new agent until the process ends; returns its address.
 pub fn serve_agent() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it is bound").to_string();

@@ -1,5 +1,5 @@
-//! A server on loopback that answers every request alike and tells what it saw: on a port, on a unix
-//! socket, over TLS.
+//! A server on loopback that gives every request the same answer and records what it saw: on a
+//! port, on a unix socket, over TLS.
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// What each request is answered with: the entry of a key whose value is `v`.
+/// The answer to each request: the entry of a key whose value is `v`.
 const ENTRY: &str =
     r#"[{"LockIndex":0,"Key":"k","Flags":0,"Value":"dg==","CreateIndex":1,"ModifyIndex":1}]"#;
 
@@ -37,7 +37,7 @@ impl Server {
         Self::slow(Duration::ZERO)
     }
 
-    /// Without TLS, on a port; it takes its time for each answer.
+    /// Without TLS, on a port, with a delay before each answer.
     pub fn slow(pause: Duration) -> Server {
         let seen = Arc::new(Seen { pause, ..Seen::default() });
         Self::on_a_port(seen, serve)
@@ -49,7 +49,7 @@ impl Server {
         Self::on_a_port(Arc::default(), move |stream, seen| {
             let connection = ServerConnection::new(Arc::clone(&config)).expect("a connection");
             let mut stream = StreamOwned::new(connection, stream);
-            // The handshake, so that the name is known whatever comes of it.
+            // The handshake, so that the name is known even if the request fails.
             while stream.conn.is_handshaking() && stream.conn.complete_io(&mut stream.sock).is_ok()
             {
             }
@@ -89,17 +89,17 @@ impl Server {
         Server { address, seen }
     }
 
-    /// How many connections were made.
+    /// The number of connections that were made.
     pub fn connections(&self) -> usize {
         self.seen.connections.load(Ordering::SeqCst)
     }
 
-    /// How many connections are open.
+    /// The number of open connections.
     pub fn open(&self) -> usize {
         self.seen.open.load(Ordering::SeqCst)
     }
 
-    /// The heads of the requests that came.
+    /// The heads of the requests.
     pub fn heads(&self) -> Vec<String> {
         self.seen.heads.lock().expect("no panic").clone()
     }

@@ -1,4 +1,4 @@
-//! Certificates for tests: authorities, what they sign, and files of them.
+//! Certificate authorities for tests, their certificates, and files with them.
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
@@ -11,7 +11,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// One that signs certificates.
+/// A certificate authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate with its key, both in PEM.
@@ -23,7 +23,7 @@ pub struct Identity {
 }
 
 impl Authority {
-    /// A new one of this name, which signs its own certificate.
+    /// A new one of this name, with a self-signed certificate.
     pub fn new(name: &str) -> Authority {
         let mut params = named(name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -41,7 +41,7 @@ impl Authority {
         self.sign_changed(names, |_| {})
     }
 
-    /// A certificate for these names with something changed.
+    /// A certificate for these names, with changed parameters.
     pub fn sign_changed(
         &self,
         names: &[&str],
@@ -56,14 +56,15 @@ impl Authority {
 }
 
 impl Identity {
-    /// A certificate for these names that nobody else signed.
+    /// A self-signed certificate for these names.
     pub fn self_signed(names: &[&str]) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let certificate = named("itself", names).self_signed(&key).expect("a certificate").pem();
         Identity { certificate, key: key.serialize_pem() }
     }
 
-    /// A server that shows it. With `clients` it demands certificates that this authority signed.
+    /// A server with this certificate. With `clients` it requires client certificates from that
+    /// authority.
     pub fn server(&self, clients: Option<&Authority>) -> ServerConfig {
         self.server_of(clients, rustls::ALL_VERSIONS)
     }
@@ -105,7 +106,7 @@ fn der(pem: &str) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate")
 }
 
-/// A folder of files, which goes away with it.
+/// A folder that is deleted when it is dropped.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -125,7 +126,7 @@ impl Folder {
         self.0.join(name)
     }
 
-    /// Writes a file and gives its path.
+    /// Writes a file and returns its path.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         let path = self.path(name);
         fs::write(&path, content).expect("the file can be written");

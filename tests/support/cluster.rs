@@ -1,6 +1,7 @@
-//! A cluster of real Consul servers on loopback, whose servers a test kills, stops and starts again.
+//! A cluster of real Consul servers on loopback, whose servers a test kills, stops and starts
+//! again.
 
-use crate::consul;
+use super::consul;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,21 +10,21 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the servers may take to elect a leader; a loaded machine needs some of it.
+/// The limit for an election, with time for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a question to one server may take: one that is stopped never answers.
+/// The timeout of a request to one server: a stopped one never answers.
 const ASKING: Duration = Duration::from_millis(500);
 
-/// Some servers of one datacenter, with the fastest timing of Raft (`raft_multiplier = 1`), and
-/// perhaps clients of theirs: agents that are no servers.
+/// Servers of one datacenter, with the fastest timing of Raft (`raft_multiplier = 1`), and client
+/// agents.
 ///
 /// They end when this is dropped, and with the thread that started them.
 pub struct Cluster {
     binary: PathBuf,
     is_old: bool,
     folder: PathBuf,
-    /// How many are servers; the others are clients.
+    /// The number of servers; the others are client agents.
     count: usize,
     servers: Vec<Server>,
 }
@@ -38,12 +39,12 @@ struct Server {
 
 impl Cluster {
     /// Starts `count` servers of this version (`1.21`, `1.8`), and waits until each knows a leader
-    /// and all nodes. `Err` says why this Consul cannot be had here.
+    /// and all nodes. `Err` says why this Consul is not available here.
     pub fn start(count: usize, version: &str) -> Result<Cluster, String> {
         Self::start_with_clients(count, 0, version)
     }
 
-    /// The same with so many clients, which follow the servers in the list of all.
+    /// The same with client agents, which follow the servers in the list of all.
     pub fn start_with_clients(
         servers: usize,
         clients: usize,
@@ -85,8 +86,8 @@ impl Cluster {
         format!("127.0.0.1:{}", self.servers[index].http)
     }
 
-    /// The server that leads, as the running ones agree; none while they do not, or while the one
-    /// that they name does not run.
+    /// The Raft leader on which the running servers agree; `None` while they do not, or while that
+    /// server does not run.
     pub fn leader(&self) -> Option<usize> {
         let mut named = None;
         for index in (0..self.servers.len()).filter(|index| self.runs(*index)) {
@@ -103,12 +104,12 @@ impl Cluster {
         named
     }
 
-    /// Waits until there is a leader, and gives it.
+    /// Waits until there is a Raft leader, and returns it.
     pub fn wait_for_leader(&self) -> usize {
         self.wait_until("has a leader", Cluster::leader)
     }
 
-    /// Waits until the others know that this one is there.
+    /// Waits until the others see this one as alive.
     pub fn wait_until_healthy(&self, index: usize) {
         let path = format!("/v1/health/node/server-{index}");
         self.wait_until("is healthy", |cluster| {
@@ -127,7 +128,7 @@ impl Cluster {
         self.servers[index].is_stopped = false;
     }
 
-    /// Throws the data of a server away that was killed.
+    /// Deletes the data of a killed server.
     pub fn wipe(&self, index: usize) {
         assert!(self.servers[index].process.is_none(), "server {index} runs");
         let data = self.folder.join(format!("data-{index}"));
@@ -140,20 +141,20 @@ impl Cluster {
         self.servers[index].is_stopped = true;
     }
 
-    /// Lets a stopped server go on.
+    /// Continues a stopped server.
     pub fn cont(&mut self, index: usize) {
         self.signal(index, "CONT");
         self.servers[index].is_stopped = false;
     }
 
-    /// Starts a server that was killed, on its ports and with its data.
+    /// Restarts a killed server on its ports and with its data.
     pub fn restart(&mut self, index: usize) {
         assert!(self.servers[index].process.is_none(), "server {index} runs");
         let log = self.folder.join(format!("server-{index}.log"));
         let log = fs::File::options().create(true).append(true).open(log).expect("a log");
         let server = &self.servers[index];
         let flag = |name: &str, value: &dyn std::fmt::Display| format!("-{name}={value}");
-        // It ends with this process, even with a killed one.
+        // It ends with this process, also if this process is killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(&self.binary).arg("agent");
         if index < self.count {
@@ -197,7 +198,7 @@ impl Cluster {
         assert!(status.is_ok_and(|status| status.success()), "no SIG{name} for server {index}");
     }
 
-    /// The body that a server answers with, when it answers 200.
+    /// The body of an answer with status 200.
     fn get(&self, index: usize, path: &str) -> Option<String> {
         let address = SocketAddr::from(([127, 0, 0, 1], self.servers[index].http));
         let mut stream = TcpStream::connect_timeout(&address, ASKING).ok()?;

@@ -1,18 +1,26 @@
-//! Real Consul servers for tests, by `scripts/with-consul.sh`, which knows how to get and run one.
+//! Real Consul servers for tests, started by `scripts/with-consul.sh`.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// The exit status of the script when this Consul cannot be had here.
-const CANNOT_BE_HAD: i32 = 3;
+/// The exit statuses of the script if this Consul is not available here, and without bash.
+const CANNOT_BE_HAD: [i32; 2] = [3, 127];
 
-/// The program of this version (`1.21`, `1.8`), got first if need be. `Err` says why it cannot be had
-/// here.
+/// The simulated agent behind a socket, in place of a version of Consul.
+pub const SIM: &str = "consul-sim";
+
+/// The program of this version (`1.21`, `1.8`, `consul-sim`), which is fetched if it is missing.
+/// `Err` says why it is not available here.
 pub fn binary(version: &str) -> Result<PathBuf, String> {
+    if version == SIM {
+        // Cargo sets the path also if it did not build the program, and an old one may be there.
+        let program = option_env!("CARGO_BIN_EXE_consul-sim").filter(|_| cfg!(feature = "server"));
+        return program.map(PathBuf::from).ok_or_else(|| "it needs the feature server".to_owned());
+    }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/consul.sh");
     let output = Command::new(script).arg(version).output().expect("the script runs");
-    if output.status.code() == Some(CANNOT_BE_HAD) {
+    if output.status.code().is_some_and(|code| CANNOT_BE_HAD.contains(&code)) {
         return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
     }
     let binary = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
@@ -20,15 +28,27 @@ pub fn binary(version: &str) -> Result<PathBuf, String> {
     Ok(binary)
 }
 
-/// Whether the Consul of this version cannot be had here; then says that `what` is skipped.
+/// Whether the Consul of this version is not available here; if so, reports `what` as skipped.
 pub fn is_missing(version: &str, what: &str) -> bool {
     binary(version).inspect_err(|why| say_skipped(what, why)).is_err()
 }
 
-/// Says aloud what is not tested, and why.
-#[allow(clippy::print_stderr)]
+/// Reports a skipped test and the reason on standard error, past the capture of the test runner.
 pub fn say_skipped(what: &str, why: &str) {
-    eprintln!("SKIPPED: {what}: {why}");
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: {why}");
+}
+
+/// The script that runs a command with a fresh Consul of this version, with these options.
+pub fn script(version: &str, options: &[&str]) -> Result<Command, String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/with-consul.sh");
+    let mut script = Command::new(script);
+    script.args(options);
+    if version == SIM {
+        script.env("CONSUL_BIN", binary(SIM)?).arg("1.21");
+    } else {
+        script.arg(version);
+    }
+    Ok(script)
 }
 
 /// A running Consul in dev mode; it ends when this is dropped, and also when this process dies.
@@ -41,44 +61,26 @@ pub struct RealConsul {
 }
 
 impl RealConsul {
-    /// Starts the Consul of this version (`1.21`, `1.8`). `Err` says why it cannot be had.
+    /// Starts the Consul of this version (`1.21`, `1.8`, `consul-sim`). `Err` says why it is
+    /// not available.
     pub fn start(version: &str) -> Result<RealConsul, String> {
-        Self::run(version, &mut Self::script())
+        Self::run(version, &[])
     }
 
     /// Starts the Consul of this version with ACLs and this default policy (`allow`, `deny`).
     pub fn start_with_acl(version: &str, policy: &str) -> Result<RealConsul, String> {
-        Self::run(version, Self::script().args(["--acl", policy]))
+        Self::run(version, &["--acl", policy])
     }
 
-    /// Starts the Consul of this version with the configuration in this file too.
+    /// Starts the Consul of this version, also with the configuration in this file.
     pub fn start_with_config(version: &str, file: &str) -> Result<RealConsul, String> {
-        Self::run(version, Self::script().args(["--config", file]))
+        Self::run(version, &["--config", file])
     }
 
-    /// Starts this program in place of Consul 1.21 with ACLs and this default policy.
-    pub fn start_program_with_acl(program: &str, policy: &str) -> Result<RealConsul, String> {
-        let mut script = Self::script();
-        Self::run("1.21", script.env("CONSUL_BIN", program).args(["--acl", policy]))
-    }
-
-    /// Starts this program in place of Consul 1.21.
-    pub fn start_program(program: &str) -> Result<RealConsul, String> {
-        // Else the script would start another Consul in its place.
-        if !Path::new(program).exists() {
-            return Err(format!("{program} is not built; it needs the feature server"));
-        }
-        Self::run("1.21", Self::script().env("CONSUL_BIN", program))
-    }
-
-    fn script() -> Command {
-        Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/with-consul.sh"))
-    }
-
-    fn run(version: &str, script: &mut Command) -> Result<RealConsul, String> {
-        let mut script = script
+    fn run(version: &str, options: &[&str]) -> Result<RealConsul, String> {
+        let mut script = script(version, options)?
             // The command lives until its input is closed.
-            .args([version, "sh", "-c", "echo \"$CONSUL_HTTP_ADDR $CONSUL_HTTP_TOKEN\"; cat"])
+            .args(["sh", "-c", "echo \"$CONSUL_HTTP_ADDR $CONSUL_HTTP_TOKEN\"; cat"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -97,7 +99,7 @@ impl RealConsul {
         }
         let status = script.wait().expect("the script ends");
         match status.code() {
-            Some(CANNOT_BE_HAD) => Err(said.trim().to_owned()),
+            Some(code) if CANNOT_BE_HAD.contains(&code) => Err(said.trim().to_owned()),
             _ => panic!("Consul {version} did not start: {said}"),
         }
     }

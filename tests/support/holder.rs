@@ -1,5 +1,5 @@
-//! A process that waits for a lock, holds it and writes under it: a program that starts itself again,
-//! so that tests and benchmarks can kill it.
+//! A process that waits for a lock, holds it and writes under it: the test program starts itself
+//! again as one, so that tests and benchmarks can kill it.
 
 use consul_ffi::client::coordination::lock::{self, LockOptions};
 use consul_ffi::client::coordination::semaphore::{self, SemaphoreOptions};
@@ -16,54 +16,54 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
-/// The first argument of a program that is to be one.
+/// The first argument that makes the program a holder.
 const ARGUMENT: &str = "holder";
 
-/// How often a holder writes.
+/// The interval between the writes of a holder.
 const WRITES_EVERY: Duration = Duration::from_millis(20);
 
-/// The process, as those see it that started it. It is killed when this is dropped.
+/// The process, from the side that started it. It is killed when this is dropped.
 pub struct Holder {
     pub process: Child,
     commands: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-/// Something that a holder said, with the time of it in nanoseconds since 1970.
+/// A line that a holder printed, with its time in nanoseconds since 1970.
 #[derive(Debug)]
 pub struct Said {
     pub at_ns: u128,
     pub what: String,
 }
 
-/// What a holder is to do.
+/// The orders of a holder.
 #[derive(Clone, Debug)]
 pub struct Orders<'a> {
     pub url: &'a str,
     pub key: &'a str,
     pub profile: &'a str,
-    /// The guard's program.
+    /// The path of the guard's program.
     pub guard: Option<&'a str>,
     pub token: Option<&'a str>,
-    /// Under which prefix it writes a key with each number, as long as it holds the lock.
+    /// The prefix below which it writes a key for each number while it holds the lock.
     pub writes: Option<&'a str>,
-    /// What it is to hold.
+    /// The lock, permit or leadership to acquire.
     pub what: What,
 }
 
-/// What can be held.
+/// The kinds of things to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     /// The lock on the key.
     Lock,
     /// The only permit of the semaphore under the key.
     Permit,
-    /// The leadership of the cluster whose keys stand under the key.
+    /// The leadership of the cluster whose keys are below the key.
     Leadership,
 }
 
 impl<'a> Orders<'a> {
-    /// To hold this lock with the default profile and without a guard.
+    /// Orders to hold this lock with the default profile and without a guard.
     pub fn new(url: &'a str, key: &'a str) -> Self {
         let (guard, token, writes) = (None, None, None);
         Orders { url, key, profile: "default", guard, token, writes, what: What::Lock }
@@ -71,12 +71,12 @@ impl<'a> Orders<'a> {
 }
 
 impl Holder {
-    /// Starts it. Orders go by a pipe, because a command line can be read by everybody.
+    /// Starts it. The orders go through a pipe, because every user can read a command line.
     pub fn start(orders: &Orders) -> Holder {
         Self::of(&std::env::current_exe().expect("this program has a file"), orders)
     }
 
-    /// Starts this program as one.
+    /// Starts this program as a holder.
     pub fn of(program: &Path, orders: &Orders) -> Holder {
         let mut process = Command::new(program)
             .arg(ARGUMENT)
@@ -94,8 +94,8 @@ impl Holder {
         Holder { process, commands: Some(commands), lines }
     }
 
-    /// Waits for the next line that begins with this word; one that says why the lock was not
-    /// acquired ends the program.
+    /// Waits for the next line that begins with this word; panics at a line that says why the lock
+    /// was not acquired.
     pub fn wait_for(&mut self, word: &str) -> Said {
         loop {
             let line = self.lines.next().expect("it says something").expect("a line");
@@ -107,13 +107,13 @@ impl Holder {
         }
     }
 
-    /// Waits until it ends by itself; what it said last.
+    /// Waits until it ends by itself; returns its last line.
     pub fn wait_for_end(&mut self) {
         self.lines.by_ref().for_each(drop);
         self.process.wait().expect("it ends");
     }
 
-    /// Has it do something.
+    /// Sends it a command.
     pub fn command(&mut self, word: &str) {
         let commands = self.commands.as_mut().expect("it is open");
         writeln!(commands, "{word}").expect("it reads");
@@ -126,7 +126,7 @@ impl Holder {
         assert!(status.is_ok_and(|status| status.success()), "no SIG{name}");
     }
 
-    /// Kills it; the moment before.
+    /// Kills it; returns the time just before.
     pub fn kill(&mut self) -> u128 {
         let now = now_ns();
         self.process.kill().expect("it can be killed");
@@ -147,8 +147,8 @@ pub fn now_ns() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_nanos()
 }
 
-/// Whether this program was started to be a holder; then it is one, until it ends. Commands that
-/// are not a holder's own are `other`'s.
+/// Runs as a holder until the end if the program was started as one, otherwise returns false.
+/// Commands that are not a holder's own are passed to `other`.
 pub fn is_one(other: fn(&str)) -> bool {
     if std::env::args().nth(1).as_deref() != Some(ARGUMENT) {
         return false;
@@ -199,7 +199,7 @@ pub fn is_one(other: fn(&str)) -> bool {
             cluster.leave().await.expect("it leaves");
             return say("released");
         }
-        let service = Service::of_a_process(&client);
+        let service = Service::for_process(&client);
         let presence = Presence::new(client, waiting, profile, service);
         let hold = async {
             let (value, wait) = (b"held".to_vec(), Wait::Forever);
@@ -226,7 +226,7 @@ pub fn is_one(other: fn(&str)) -> bool {
                 never = kept => match never {},
             }
             lease.release().await.expect("it is released");
-            presence.withdraw().await.expect("it is withdrawn");
+            presence.deregister().await.expect("it is withdrawn");
             say("released");
         };
         tokio::select! {
@@ -237,7 +237,7 @@ pub fn is_one(other: fn(&str)) -> bool {
     true
 }
 
-/// Options of a node, named by chance, of the cluster whose keys stand under a key.
+/// Options of a node with a random name, in the cluster whose keys are below a key.
 fn node(key: &str, profile: Profile) -> Options {
     let at = |name: &str| format!("{key}/{name}");
     Options {
@@ -250,7 +250,7 @@ fn node(key: &str, profile: Profile) -> Options {
     }
 }
 
-/// Writes a new key again and again, whenever the lease allows it.
+/// Writes new keys while the lease allows it.
 async fn write(lease: impl Fn() -> Option<Arc<Lease>>, prefix: Option<&str>) -> Infallible {
     let Some(prefix) = prefix else { return std::future::pending().await };
     let mut number = 0;

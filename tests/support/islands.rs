@@ -1,10 +1,10 @@
-//! Three real Consul servers on a network of their own, any of which a test can cut off from the
-//! others, while whoever is on its machine goes on to reach it: by its unix socket.
+//! Three real Consul servers on a separate network, any of which a test can cut off from the others
+//! while programs still reach it through its unix socket.
 //!
-//! Each server is in a network namespace, and all hang on a bridge in one more. Nothing of the
-//! machine's own network is touched, and all of it ends with the processes that hold it.
+//! Each server is in a network namespace, connected to a bridge in another one. The machine's own
+//! network is not changed, and the namespaces end with the processes that hold them.
 
-use crate::consul;
+use super::consul;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,7 +17,7 @@ pub struct Islands {
     servers: Vec<Child>,
 }
 
-/// Why namespaces cannot be had here, if they cannot.
+/// The reason why namespaces are not available here, if so.
 pub fn are_missing() -> Option<String> {
     let output = Command::new("unshare").args(["--net", "ip", "link"]).output();
     match output {
@@ -28,7 +28,7 @@ pub fn are_missing() -> Option<String> {
 }
 
 impl Islands {
-    /// Starts three servers of this version; `Err` says why it cannot be had here.
+    /// Starts three servers of this version; `Err` says why it is not available here.
     pub fn start(version: &str) -> Result<Islands, String> {
         let binary = consul::binary(version)?;
         let name = format!("consul_ffi-islands-{:016x}", fastrand::u64(..));
@@ -65,12 +65,12 @@ impl Islands {
         in_namespace(&self.hub, &format!("ip link set port{place} down"));
     }
 
-    /// Ends that.
+    /// Connects it again.
     pub fn reconnect(&self, place: usize) {
         in_namespace(&self.hub, &format!("ip link set port{place} up"));
     }
 
-    /// Where the server of this address stands, `"10.77.0.2:8300"`.
+    /// The index of the server with this address, `"10.77.0.2:8300"`.
     pub fn place_of(&self, address: &str) -> Option<usize> {
         (0..3).find(|place| address.contains(&format!("{}:", ip(*place))))
     }

@@ -1,9 +1,9 @@
-//! Programs as they run outside of cargo.
+//! The environment of programs outside of cargo.
 
 use std::process::Command;
 
-/// Takes away what `cargo test` says about itself: a cargo inside would take it for a change of what
-/// build scripts depend on, and build half of the dependencies anew.
+/// Removes the variables of `cargo test`: an inner cargo would take them for a change of what build
+/// scripts depend on, and rebuild half of the dependencies.
 pub fn outside_cargo(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars() {
         let is_the_users = ["CARGO_HOME", "CARGO_TARGET_DIR"].contains(&name.as_str());

@@ -1,36 +1,40 @@
-//! Programs that make runs, and what they tell and leave.
+//! Programs that make runs, their output, and the data that they leave.
 
-use crate::outside::outside_cargo;
+use super::outside::outside_cargo;
 use libtest_mimic::Failed;
 use std::process::{Command, Output};
 
-/// `make` with a target, where no Consul is named.
+/// `make` with a target, without a Consul in the environment. It does not build consul-sim again: a build
+/// without the tests' dependencies would replace the library that cargo is testing.
 pub fn make(target: &str) -> Command {
     let mut make = Command::new("make");
     make.args(["--no-print-directory", target]).current_dir(env!("CARGO_MANIFEST_DIR"));
     for name in ["CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN"] {
         make.env_remove(name);
     }
+    if let Some(program) = option_env!("CARGO_BIN_EXE_consul-sim") {
+        make.env("CONSUL_SIM", program);
+    }
     outside_cargo(&mut make);
     make
 }
 
-/// What a program has printed.
+/// The standard output of a program.
 pub fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What it has said on standard error.
+/// Its standard error.
 pub fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A failure that shows both.
+/// A failure with both outputs.
 pub fn failed(why: &str, output: &Output) -> Result<(), Failed> {
     Err(format!("{why}\n{}\n{}", text(output), errors(output)).into())
 }
 
-/// Whether a program comes to its end and tells all parts of its account, in this order.
+/// Whether a program succeeds and prints all these parts, in this order.
 pub fn tells(command: &mut Command, account: &[&str]) -> Result<(), Failed> {
     let output = command.output()?;
     if !output.status.success() {
@@ -47,8 +51,8 @@ pub fn tells(command: &mut Command, account: &[&str]) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Whether a shell's command on a real Consul of this version comes to its end and leaves nothing that
-/// Consul does not have itself: no key that begins with `prefix`, no service, no session.
+/// Whether a shell command succeeds on a real Consul of this version and leaves nothing: no key below
+/// `prefix`, no service except Consul's own, no session.
 pub fn leaves_nothing(version: &str, command: &str, prefix: &str) -> Result<(), Failed> {
     let left = format!(
         "local c = require('consul_ffi').new() \

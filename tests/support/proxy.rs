@@ -1,5 +1,5 @@
-//! A proxy on loopback that makes the network bad: between a client and a server, on a port of its
-//! own, with faults that a test turns on and off.
+//! A proxy on loopback that injects network faults: between a client and a server, on its own port,
+//! with faults that a test turns on and off.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,22 +11,22 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What the network does, to present and to new connections.
+/// The state of the network, for present and new connections.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Network {
-    /// It is good.
+    /// Everything arrives.
     Good,
     /// Connections are refused, and present ones cut.
     Refuse,
-    /// Nothing arrives, in either direction. When this ends, what was under way arrives late, as
+    /// Nothing arrives, in either direction. When this ends, the pending bytes arrive late, as
     /// after a partition.
     BlackHole,
-    /// The connection is cut when the server's answers have so many bytes; with 0 the request
-    /// arrives and nothing of its answer.
+    /// The connection is cut after this number of bytes of the server's answers; with 0 the request
+    /// arrives, but nothing of its answer.
     CutAfter(usize),
-    /// What the server sends arrives so much later.
+    /// The server's bytes arrive with this delay.
     Delay(Duration),
-    /// What the server sends arrives byte by byte, each so much after the one before.
+    /// The server's bytes arrive one by one, with this interval.
     Drip(Duration),
 }
 
@@ -39,7 +39,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy in front of the server at this address, over a good network.
+    /// A proxy in front of the server at this address, without faults.
     pub fn new(server: &str) -> Proxy {
         let server: SocketAddr = server.parse().expect("an address with a port");
         // Below the range that the system takes ports of outgoing connections from, so that the
@@ -64,12 +64,12 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// Makes the network so from now on.
+    /// Sets the state of the network.
     pub fn set(&self, network: Network) {
         self.network.send_replace(network);
     }
 
-    /// How many connections were made through it.
+    /// The number of connections that were made through it.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
@@ -90,7 +90,7 @@ async fn run(
     loop {
         let present = *network.borrow_and_update();
         if present == Network::Refuse {
-            // Only a port that nobody listens on refuses.
+            // Only a port without a listener refuses connections.
             listener = None;
         } else if listener.is_none() {
             listener = Some(TcpListener::bind(address).await.expect("the port is still free"));
@@ -141,7 +141,7 @@ async fn hold(network: &mut Watched) -> io::Result<Network> {
     }
 }
 
-/// Carries bytes in one direction, as the network does.
+/// Forwards bytes in one direction, with the faults of the network.
 async fn pump(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
@@ -159,7 +159,7 @@ async fn pump(
             },
             read = from.read(&mut buffer) => read?,
         };
-        // It can have become bad while this was on its way.
+        // A fault may have begun meanwhile.
         let present = hold(&mut network).await?;
         if count == 0 {
             return Ok(());

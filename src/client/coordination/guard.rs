@@ -1,4 +1,4 @@
-//! What is to be done for this process when it is gone, and who does it.
+//! Requests that a guard process sends for this process after its death.
 
 use crate::clock::BoxFuture;
 use crate::error::Error;
@@ -8,59 +8,64 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
-/// Somebody outside of this process who makes calls for it when it is gone.
+/// A guard process: holds requests of this process, and sends them when this process is dead.
 pub trait Guard: fmt::Debug + Send + Sync {
-    /// Sees to it that somebody is there.
+    /// Starts the guard process, unless it runs.
     ///
     /// # Errors
-    /// [`crate::error::Kind::Config`] when nobody can be had.
+    /// [`crate::error::Kind::Config`] when it cannot be started.
     fn start(&self) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// Sees to it that whoever was there once is replaced when gone; a failure is logged.
-    fn keep(&self) -> BoxFuture<'_, ()>;
+    /// Replaces a guard process that was started and has died; a failure is logged.
+    fn replace_dead(&self) -> BoxFuture<'_, ()>;
 
-    /// Entrusts a request, for the endpoint in this place of the client's list first. Gives the
-    /// number by which it is withdrawn.
-    fn entrust(&self, deed: Deed, home: usize, request: &Request<Bytes>) -> u64;
+    /// Hands over a request, to be sent to the endpoint at this index of the client's list first.
+    /// Returns the number by which it is cancelled.
+    fn defer(&self, step: ReleaseStep, endpoint: usize, request: &Request<Bytes>) -> u64;
 
-    /// The request of this number is not to be made any more.
-    fn withdraw(&self, number: u64);
+    /// Takes back the request of this number.
+    fn cancel(&self, number: u64);
 }
 
-/// What a request does, in the order in which they are to be made.
+/// The purpose of a deferred request, in the order in which they are sent.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub enum Deed {
-    /// It frees what a session holds, for others to have at once.
-    Release,
-    /// It ends a session; what that holds still is kept from others for the lock delay.
+pub enum ReleaseStep {
+    /// Frees the key of a session, so that others can acquire it at once.
+    Unlock,
+    /// Ends a session; keys that it still holds are kept from others for the lock delay.
     EndSession,
-    /// It takes the process out of the catalog.
+    /// Removes the service of the process from the catalog.
     Deregister,
 }
 
-impl Deed {
-    /// Whether it is right only when nobody can act upon a lease any more.
-    pub fn needs_the_end(self) -> bool {
-        self == Deed::Release
+impl ReleaseStep {
+    /// Whether the step is safe only when the process cannot act under its lease any more.
+    pub fn requires_exit(self) -> bool {
+        self == ReleaseStep::Unlock
     }
 }
 
-/// A request that was entrusted, until this is dropped.
+/// A deferred request; dropping this cancels it.
 #[derive(Debug)]
-pub(super) struct Entrusted {
+pub(super) struct Deferred {
     guard: Arc<dyn Guard>,
     number: u64,
 }
 
-impl Entrusted {
-    pub fn new(guard: &Arc<dyn Guard>, deed: Deed, home: usize, request: &Request<Bytes>) -> Self {
-        let number = guard.entrust(deed, home, request);
+impl Deferred {
+    pub fn new(
+        guard: &Arc<dyn Guard>,
+        step: ReleaseStep,
+        endpoint: usize,
+        request: &Request<Bytes>,
+    ) -> Self {
+        let number = guard.defer(step, endpoint, request);
         Self { guard: Arc::clone(guard), number }
     }
 }
 
-impl Drop for Entrusted {
+impl Drop for Deferred {
     fn drop(&mut self) {
-        self.guard.withdraw(self.number);
+        self.guard.cancel(self.number);
     }
 }

@@ -1,8 +1,8 @@
-//! Leases: for how long a holder may believe that it holds, and how it learns that it does not.
+//! Leases: for how long a holder may act, and how it learns of a loss.
 
-use super::guard::Entrusted;
-use super::presence::{Entered, Presence, Registration, Session};
-use super::{Grant, Operation, modify_index, semaphore, transact};
+use super::guard::Deferred;
+use super::presence::{InUse, Presence, Registration, Session};
+use super::{Grant, Operation, modify_index, semaphore, set, transact};
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
 use crate::sync::lock;
@@ -14,31 +14,32 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// What is held.
+/// The kind of a lease.
 #[derive(Debug)]
 pub(super) enum Claim {
-    /// The lock on a key, whose value is this.
+    /// A lock, with the value of its key.
     Lock(Vec<u8>),
-    /// One of a semaphore's permits.
+    /// A permit of a semaphore.
     Permit,
 }
 
-/// What happens to a lease.
+/// A change of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The time of the last proof is over: nothing may be done under it any more, unless
-    /// [`Event::Resumed`] follows.
+    /// The last proof has expired: the holder must not act any more, unless [`Event::Resumed`]
+    /// follows.
     Suspended,
-    /// There is a proof again, of the same grant: it was held all the while.
+    /// There is a new proof of the same grant: it was held all the time.
     Resumed,
-    /// It is gone, for this reason. Nothing follows.
+    /// It is lost, for this reason. No event follows.
     Lost(String),
 }
 
-/// A lock, or a permit of a semaphore, that was granted. It lasts as long as [`Lease::keep`] runs and Consul agrees.
+/// A granted lock, or a granted permit of a semaphore. It lasts as long as [`Lease::keep`] runs and
+/// the session lives.
 ///
-/// Dropping it gives it up; others wait for the lock delay then. [`Lease::release`] lets them
-/// have it at once.
+/// Dropping it ends its session, and others wait for the lock delay. After [`Lease::release`] they
+/// can acquire it at once.
 #[derive(Debug)]
 pub struct Lease {
     presence: Arc<Presence>,
@@ -46,20 +47,19 @@ pub struct Lease {
     claim: Claim,
     key: String,
     session_id: String,
-    /// The session, and that the guard gives back what it holds.
-    session: Mutex<Option<(Session, Option<Entrusted>)>>,
+    /// The session, and its release by the guard process.
+    session: Mutex<Option<(Session, Option<Deferred>)>>,
     token: u64,
-    /// The moment up to which the last proof counts, in nanoseconds since the clock's origin.
+    /// The end of the last proof, in nanoseconds since the clock's origin.
     until: AtomicU64,
-    /// When the grant was asked for.
+    /// When the grant was requested.
     begun: Instant,
     extended: Notify,
     ended: OnceLock<Ended>,
     finished: Notify,
     events: Mutex<VecDeque<Event>>,
     event: Notify,
-    /// That this process holds the key.
-    entered: Mutex<Option<Entered>>,
+    in_use: Mutex<Option<InUse>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Lease {
         key: &str,
         (registration, session): (Registration, Session),
         grant: Grant,
-        entered: Entered,
+        in_use: InUse,
     ) -> Arc<Self> {
         let lease = Self {
             presence: Arc::clone(presence),
@@ -82,7 +82,7 @@ impl Lease {
             claim: grant.claim,
             key: key.to_owned(),
             session_id: session.id().to_owned(),
-            session: Mutex::new(Some((session, grant.entrusted))),
+            session: Mutex::new(Some((session, grant.deferred))),
             token: grant.token,
             until: AtomicU64::new(0),
             begun: grant.begun,
@@ -91,7 +91,7 @@ impl Lease {
             finished: Notify::new(),
             events: Mutex::default(),
             event: Notify::new(),
-            entered: Mutex::new(Some(entered)),
+            in_use: Mutex::new(Some(in_use)),
         };
         lease.extend(grant.begun);
         Arc::new(lease)
@@ -107,26 +107,26 @@ impl Lease {
         &self.session_id
     }
 
-    /// The fencing token: grows with every grant, whoever gets it. A resource that
-    /// remembers the highest token and refuses lower ones is safe from holders of the past.
+    /// The fencing token, which grows with every grant of this key to any process. A resource that
+    /// remembers the highest token and refuses lower ones is safe from former holders.
     ///
     /// Source: M. Kleppmann, "How to do distributed locking", 2016.
     pub fn token(&self) -> u64 {
         self.token
     }
 
-    /// Whether it may be acted upon now. This asks nobody: it is true up to a moment that was fixed
-    /// by the last proof.
+    /// Whether the holder may act now. This makes no request: it is true until a moment that the
+    /// last proof has fixed.
     pub fn is_held(&self) -> bool {
         !self.remaining().is_zero()
     }
 
-    /// Whether it was lost or released.
+    /// Whether it was lost or released, which is final.
     pub fn has_ended(&self) -> bool {
         self.ended.get().is_some()
     }
 
-    /// How long it may be acted upon without a further proof.
+    /// How long the holder may act without a further proof.
     pub fn remaining(&self) -> Duration {
         if self.ended.get().is_some() {
             return Duration::ZERO;
@@ -134,7 +134,7 @@ impl Lease {
         self.until() - self.now()
     }
 
-    /// The next thing that happens to it, in order; none after [`Event::Lost`] or a release.
+    /// Waits for the next event; `None` after [`Event::Lost`] or a release.
     pub async fn next_event(&self) -> Option<Event> {
         loop {
             let happened = self.event.notified();
@@ -148,33 +148,34 @@ impl Lease {
         }
     }
 
-    /// The next thing that has happened to it.
+    /// The next event, if there is one already.
     pub fn poll_event(&self) -> Option<Event> {
         lock(&self.events).pop_front()
     }
 
-    /// Keeps it by proving it again and again, until it is lost or released; says which.
+    /// Renews its session and proves it, until it is lost or released. Returns the loss, or `None`
+    /// after a release.
     ///
-    /// The end of the lease is announced at its moment, whether Consul answers or not.
+    /// [`Event::Suspended`] comes on time whether Consul answers or not.
     pub async fn keep(&self) -> Option<Event> {
         let why = tokio::select! {
             biased;
             () = self.finished.notified() => return None,
             why = self.prove_repeatedly() => why,
             why = self.renew_repeatedly() => why,
-            never = self.announce_deadlines() => match never {},
-            () = self.presence.left(self.registration) => {
+            never = self.watch_deadline() => match never {},
+            () = self.presence.moved_from(self.registration) => {
                 "this process had to register with another agent".to_owned()
             }
         };
         self.lose(why)
     }
 
-    /// Gives it up, so that the next one has it at once.
+    /// Releases it, so that a waiter can have it at once.
     ///
     /// # Errors
-    /// [`Kind::Conflict`] when it is not held any more; then nothing was changed. Else what Consul
-    /// refused; it is given up all the same, but others wait for the lock delay.
+    /// [`Kind::Conflict`] when it is not held any more, and nothing was changed; otherwise Consul's
+    /// error. After that error it is not held either, but others wait for the lock delay.
     pub async fn release(&self) -> Result<(), Error> {
         if self.ended.set(Ended::Released).is_err() {
             return Err(self.not_held());
@@ -187,10 +188,10 @@ impl Lease {
             Claim::Permit => semaphore::release(&self.presence, &self.key, &self.session_id).await,
         };
         let session = lock(&self.session).take();
-        if let Some((session, _entrusted)) = session {
+        if let Some((session, _deferred)) = session {
             let _ = session.end().await;
         }
-        drop(lock(&self.entered).take());
+        drop(lock(&self.in_use).take());
         match released {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == Kind::TxnFailed => {
@@ -201,30 +202,29 @@ impl Lease {
         }
     }
 
-    /// Writes another key on condition that this is held, which Consul itself checks. Gives the
-    /// modify index of the write.
+    /// Writes another key in one transaction with the check that this is held. Returns the modify
+    /// index of the write.
     ///
     /// # Errors
-    /// [`Kind::Conflict`] when it is not held, and nothing was written; else what Consul
-    /// refused. The write is sent once, and its time is the profile's bound for one in flight.
+    /// [`Kind::Conflict`] when it is not held, and nothing was written; otherwise Consul's error.
+    /// The write is sent once, with the time limit `in_flight` of the profile.
     pub async fn fenced_put(&self, key: &str, value: Vec<u8>) -> Result<u64, Error> {
         if key == self.held_key() {
             return Err(Error::argument(format!(
-                "fenced_put: {key:?} is what {} consists of; to write it ends it",
+                "fenced_put: {key:?} is the key of {} itself; a write would end it",
                 self.name()
             )));
         }
-        let set = vec![("Verb", "set".into()), ("Key", key.into()), ("Value", value.into())];
-        let results = self.fenced([set]).await?;
+        let results = self.fenced([set(key, value)]).await?;
         Ok(modify_index(&results).unwrap_or_default())
     }
 
-    /// Applies operations on keys, together or not at all, on condition that this is held, which
-    /// Consul itself checks. Gives the results.
+    /// Applies operations on keys in one transaction with the check that this is held. Returns
+    /// their results.
     ///
     /// # Errors
-    /// As [`Lease::fenced_put`]; [`Kind::TxnFailed`] when it is held and one of the operations was
-    /// refused.
+    /// As [`Lease::fenced_put`]; [`Kind::TxnFailed`] when it is held and Consul refused one of the
+    /// operations.
     pub async fn fenced(
         &self,
         operations: impl IntoIterator<Item = Operation>,
@@ -241,8 +241,11 @@ impl Lease {
         let operations = std::iter::once(holds).chain(operations);
         match transact(self.presence.client(), operations, Some(in_flight)).await {
             Ok(results) => Ok(results),
-            Err(error) if error.refused().iter().any(|refused| refused.index == 0) => {
-                let why = "Consul says that it is not held any more";
+            Err(error)
+                if error.kind() == Kind::TxnFailed
+                    && error.refused().iter().any(|refused| refused.index == 0) =>
+            {
+                let why = "it is not held any more";
                 Err(self.conflict(why).with_maybe_applied(false))
             }
             Err(error) => Err(error),
@@ -262,17 +265,22 @@ impl Lease {
         loop {
             self.sleep_until(begun + self.presence.profile().proof_interval()).await;
             begun = self.now();
-            let refutation = match self.claim {
+            let outcome = match self.claim {
                 Claim::Lock(_) => {
-                    super::lock::refutation(&self.presence, &self.key, &self.session_id, self.token)
-                        .await
+                    super::lock::loss_reason(
+                        &self.presence,
+                        &self.key,
+                        &self.session_id,
+                        self.token,
+                    )
+                    .await
                 }
                 Claim::Permit => {
-                    semaphore::refutation(&self.presence, &self.key, &self.session_id).await
+                    semaphore::loss_reason(&self.presence, &self.key, &self.session_id).await
                 }
             };
-            match refutation {
-                Ok(None) => self.extend(self.presence.rules().counts_from(begun, self.now())),
+            match outcome {
+                Ok(None) => self.extend(self.presence.rules().lease_start(begun, self.now())),
                 Ok(Some(why)) => return why.to_owned(),
                 Err(error) => tracing::info!(key = self.key, %error, "no proof"),
             }
@@ -280,39 +288,49 @@ impl Lease {
     }
 
     async fn renew_repeatedly(&self) -> String {
+        let usual = self.presence.profile().renew_interval();
+        let mut interval = usual;
         loop {
-            self.sleep_until(self.now() + self.presence.profile().renew_interval()).await;
+            self.sleep_until(self.now() + interval).await;
             let begun = self.now();
-            match self.presence.renew(&self.session_id).await {
-                Ok(()) if self.presence.rules().renewal_is_no_proof => {}
-                Ok(()) => self.extend(begun),
-                Err(error) if error.kind() == Kind::SessionInvalid => {
-                    return "its session is over".to_owned();
+            interval = match self.presence.renew(&self.session_id).await {
+                Ok(next) => {
+                    if !self.presence.rules().renewal_is_no_proof {
+                        self.extend(begun);
+                    }
+                    next
                 }
-                Err(error) => tracing::info!(key = self.key, %error, "session not renewed"),
+                Err(error) if error.kind() == Kind::SessionInvalid => {
+                    return "its session ended".to_owned();
+                }
+                Err(error) => {
+                    tracing::info!(key = self.key, %error, "session not renewed");
+                    usual
+                }
             }
         }
     }
 
-    async fn announce_deadlines(&self) -> Infallible {
+    async fn watch_deadline(&self) -> Infallible {
         loop {
             let extended = self.extended.notified();
             let until = self.until();
             let now = self.now();
             if now < until {
-                // A timer stands still while the machine is suspended, so it is looked again.
+                // A timer stops while the machine is suspended, so the clock is read again at short
+                // intervals.
                 self.sleep_until(until.min(now + self.presence.profile().proof_interval())).await;
                 continue;
             }
-            self.announce(Event::Suspended);
-            tracing::warn!(key = self.key, "suspended: Consul gives no proof");
+            self.push_event(Event::Suspended);
+            tracing::warn!(key = self.key, "suspended: no proof within the lease");
             extended.await;
-            self.announce(Event::Resumed);
-            tracing::warn!(key = self.key, "proved again");
+            self.push_event(Event::Resumed);
+            tracing::warn!(key = self.key, "resumed: there is a proof again");
         }
     }
 
-    /// Takes a proof that was asked for at `begun`.
+    /// Extends the lease by a proof that was requested at `begun`.
     fn extend(&self, begun: Instant) {
         let until = begun + self.presence.profile().lease;
         let until_ns = u64::try_from(until.since_origin().as_nanos()).unwrap_or(u64::MAX);
@@ -328,9 +346,9 @@ impl Lease {
         }
         tracing::warn!(key = self.key, why, "lost");
         drop(lock(&self.session).take());
-        drop(lock(&self.entered).take());
+        drop(lock(&self.in_use).take());
         let event = Event::Lost(why);
-        self.announce(event.clone());
+        self.push_event(event.clone());
         self.finish();
         Some(event)
     }
@@ -340,7 +358,7 @@ impl Lease {
         self.event.notify_waiters();
     }
 
-    fn announce(&self, event: Event) {
+    fn push_event(&self, event: Event) {
         lock(&self.events).push_back(event);
         self.event.notify_waiters();
     }
@@ -349,7 +367,7 @@ impl Lease {
         match self.ended.get() {
             Some(Ended::Released) => self.conflict("it was released").not_sent(),
             Some(Ended::Lost(why)) => self.conflict(&format!("it was lost: {why}")).not_sent(),
-            None => self.conflict("it is suspended: Consul gives no proof of it").not_sent(),
+            None => self.conflict("it is suspended: no proof within the lease").not_sent(),
         }
     }
 

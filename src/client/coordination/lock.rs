@@ -1,32 +1,26 @@
-//! Locks: a key that a session holds, as for every other Consul client.
+//! Locks: a key held by a session, in the layout of Consul's Go client.
 
-use super::contend::Contender;
-use super::guard::Deed;
+use super::acquire::Contender;
+use super::guard::ReleaseStep;
 use super::presence::Behavior;
-use super::{Claim, Grant, Lease, Operation, Presence, Wait, transact, transaction};
+use super::{Claim, Grant, Lease, Operation, Presence, Wait, transact, transaction, unchanged};
 use crate::error::{Error, Kind};
-use crate::wire::kv;
+use crate::wire::api::{kv, txn};
 use crate::wire::request::Args;
 use crate::wire::response::{Answer, EntryMeta};
-use crate::wire::txn;
 use crate::wire::value::Value;
-use std::ops::Range;
 use std::sync::Arc;
 
-/// The flags of a key that is a lock, by which clients know each other's.
+/// The flags of a key that is a lock, by which all clients recognise it.
 ///
 /// Source: `LockFlagValue` in the package `api` of Consul's Go client.
 pub const LOCK_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
 
-/// Within these bounds, by chance, it is asked again during a lock delay; such an attempt costs no
-/// Raft write.
-const DELAY_POLL_MS: Range<f64> = 20.0..50.0;
-
-/// How a lock is taken.
+/// The options of [`acquire`].
 #[derive(Clone, Debug)]
 pub struct LockOptions {
-    /// The value of the key while it is held, for people and programs to read; none: the key keeps
-    /// the value it has.
+    /// The value of the key while it is held; `None` keeps the value that it has. Locks do not use
+    /// it.
     pub value: Option<Vec<u8>>,
     /// How long to wait.
     pub wait: Wait,
@@ -35,26 +29,26 @@ pub struct LockOptions {
 /// Acquires the lock on `key`.
 ///
 /// # Errors
-/// [`Kind::Conflict`] when it is held by another and was not to be waited for, when this process
-/// holds it or waits for it already, and when the key is no lock; [`Kind::Timeout`] when the wait is
-/// over; else what Consul refused. Whatever the error, no session is left behind, as far as Consul
-/// can be reached.
+/// [`Kind::Conflict`] when another session holds it and [`Wait::Once`] is set, when this process
+/// holds it or waits for it already, and when the key exists and is not a lock; [`Kind::Timeout`]
+/// at the end of the wait; otherwise Consul's error. After an error no session is left behind,
+/// unless Consul cannot be reached.
 pub async fn acquire(
     presence: &Arc<Presence>,
     key: &str,
     options: &LockOptions,
 ) -> Result<Arc<Lease>, Error> {
     let mut contender = Contender::new(presence, ("lock", Behavior::Release), key, options.wait)?;
-    let limit = contender.limit();
+    let timeout = contender.timeout();
     let outcome = tokio::select! {
         biased;
-        outcome = compete(&mut contender, options.value.as_deref()) => Some(outcome),
-        () = limit => None,
+        outcome = attempt_repeatedly(&mut contender, options.value.as_deref()) => Some(outcome),
+        () = timeout => None,
     };
-    contender.conclude(outcome).await
+    contender.finish(outcome).await
 }
 
-/// Gives the lock up in favour of whoever waits.
+/// Unlocks the key, so that a waiter can have it at once.
 pub(super) async fn release(
     presence: &Presence,
     key: &str,
@@ -74,33 +68,33 @@ fn unlock(key: &str, session: &str, value: &[u8]) -> Operation {
     ]
 }
 
-/// Why a linearizable read shows that a grant is over, if it does.
-pub(super) async fn refutation(
+/// Proves the lock by a linearizable read. Returns the reason if it is lost, `None` if it is held.
+pub(super) async fn loss_reason(
     presence: &Presence,
     key: &str,
     session: &str,
     token: u64,
 ) -> Result<Option<&'static str>, Error> {
-    let seen = prove(presence, key).await?;
+    let seen = read_consistent(presence, key).await?;
     let Some(entry) = &seen.entry else { return Ok(Some("its key was deleted")) };
     Ok(match entry.session.as_deref() {
-        None => Some("Consul took it away: its session is over"),
+        None => Some("its session ended"),
         Some(holder) if holder != session => Some("another session holds it"),
         Some(_) if presence.rules().token_of(entry) != token => {
-            Some("its key was written by somebody else")
+            Some("another client wrote its key")
         }
         Some(_) => None,
     })
 }
 
-/// What a read shows of a lock's key.
-struct Seen {
+/// The key of a lock, as a read shows it.
+struct LockKey {
     entry: Option<EntryMeta>,
     value: Vec<u8>,
 }
 
-impl Seen {
-    fn of(answer: Answer) -> Self {
+impl LockKey {
+    fn from_answer(answer: Answer) -> Self {
         let value = match answer.value {
             Value::Bytes(bytes) => bytes,
             _ => Vec::new(),
@@ -113,44 +107,47 @@ impl Seen {
     }
 }
 
-async fn compete(contender: &mut Contender<'_>, value: Option<&[u8]>) -> Result<Grant, Error> {
+async fn attempt_repeatedly(
+    contender: &mut Contender<'_>,
+    value: Option<&[u8]>,
+) -> Result<Grant, Error> {
     let mut index = None;
     loop {
+        let (begun, waited) = (contender.now(), index.is_some());
         match attempt(contender, value, &mut index).await {
             Ok(Some(grant)) => return Ok(grant),
-            Ok(None) => {}
-            Err(error) => contender.bear(error).await?,
+            Ok(None) => contender.pause_after(begun, !waited && index.is_some()).await,
+            Err(error) => contender.tolerate(error).await?,
         }
     }
 }
 
-/// Looks once, waiting for a change when there was nothing to be had, and takes the key when it is
-/// free.
+/// Reads the key, after a change if there is an `index`, and locks it when it is free.
 async fn attempt(
     contender: &mut Contender<'_>,
     value: Option<&[u8]>,
     index: &mut Option<u64>,
 ) -> Result<Option<Grant>, Error> {
     let last = index.take();
-    let answer = contender.look(&kv::GET, Args::new().arg(contender.key), last).await?;
+    let answer = contender.read(&kv::GET, Args::new().arg(contender.key), last).await?;
     let next = answer.meta.next_index(last);
-    let seen = Seen::of(answer);
+    let seen = LockKey::from_answer(answer);
     if let Some(entry) = &seen.entry
         && entry.flags != LOCK_FLAGS
     {
-        return Err(contender.conflict("the key exists and is no lock"));
+        return Err(contender.conflict("the key exists and is not a lock"));
     }
     if let Some(holder) = seen.holder() {
-        if contender.is_mine(holder) {
-            // An attempt that seemed to fail arrived after all.
-            return settle(contender, holder, value).await;
+        if contender.owns_session(holder) {
+            // An earlier attempt that seemed to fail has succeeded.
+            return confirm(contender, holder, value).await;
         }
         contender.obstacle = format!("session {holder} holds it");
         if contender.tries_once() {
             return Err(contender.conflict(&contender.obstacle));
         }
         *index = next;
-        contender.renew().await;
+        contender.renew_session().await;
         return Ok(None);
     }
     contender.obstacle.clear();
@@ -158,14 +155,7 @@ async fn attempt(
     let (presence, key) = (contender.presence, contender.key);
     let wanted = value;
     let value = wanted.unwrap_or(&seen.value).to_vec();
-    let unchanged = match &seen.entry {
-        Some(entry) => vec![
-            ("Verb", "check-index".into()),
-            ("Key", key.into()),
-            ("Index", entry.modify_index.into()),
-        ],
-        None => vec![("Verb", "check-not-exists".into()), ("Key", key.into())],
-    };
+    let unchanged = unchanged(key, seen.entry.as_ref().map_or(0, |entry| entry.modify_index));
     let lock = vec![
         ("Verb", "lock".into()),
         ("Key", key.into()),
@@ -173,9 +163,9 @@ async fn attempt(
         ("Flags", LOCK_FLAGS.into()),
         ("Session", session.as_str().into()),
     ];
-    // Before it is held, so that there is no moment at which the guard does not know.
+    // Before the lock is held, so that the guard process knows of it at any moment.
     let unlock = transaction([unlock(key, &session, &value)]);
-    let entrusted = presence.entrust(Deed::Release, &txn::TXN, &unlock)?;
+    let deferred = presence.defer(ReleaseStep::Unlock, &txn::TXN, &unlock)?;
     let begun = presence.client().clock().now();
     let error = match transact(presence.client(), [unchanged, lock], None).await {
         Ok(results) => {
@@ -183,9 +173,9 @@ async fn attempt(
             let token = locked.and_then(|entry| entry.get(presence.rules().token_member()));
             return match token.and_then(Value::as_u64) {
                 Some(token) => {
-                    Ok(Some(Grant { token, claim: Claim::Lock(value), begun, entrusted }))
+                    Ok(Some(Grant { token, claim: Claim::Lock(value), begun, deferred }))
                 }
-                None => settle(contender, &session, wanted).await,
+                None => confirm(contender, &session, wanted).await,
             };
         }
         Err(error) => error,
@@ -194,9 +184,10 @@ async fn attempt(
     match error.kind() {
         Kind::TxnFailed if says("due to lock delay") => {
             if contender.tries_once() {
-                return Err(contender.conflict("it was lost and its lock delay is not over"));
+                return Err(
+                    contender.conflict("its last holder lost it and the lock delay is not over")
+                );
             }
-            contender.pause(DELAY_POLL_MS).await;
             Ok(None)
         }
         Kind::TxnFailed | Kind::SessionInvalid
@@ -205,40 +196,41 @@ async fn attempt(
             contender.forget_session();
             Ok(None)
         }
-        // The key is not what it was when it was looked at.
+        // The key has changed since it was read.
         Kind::TxnFailed => Ok(None),
-        _ if error.maybe_applied() => settle(contender, &session, wanted).await,
+        _ if error.maybe_applied() => confirm(contender, &session, wanted).await,
         _ => Err(error),
     }
 }
 
-/// Finds out whether an attempt whose answer was lost succeeded.
-async fn settle(
+/// Reads whether an attempt without a clear answer has succeeded.
+async fn confirm(
     contender: &Contender<'_>,
     session: &str,
     wanted: Option<&[u8]>,
 ) -> Result<Option<Grant>, Error> {
     let (presence, key) = (contender.presence, contender.key);
     let begun = presence.client().clock().now();
-    let Seen { entry, value } = prove(presence, key).await?;
+    let LockKey { entry, value } = read_consistent(presence, key).await?;
     let Some(entry) = entry.filter(|entry| entry.session.as_deref() == Some(session)) else {
         return Ok(None);
     };
     if wanted.is_some_and(|wanted| *wanted != value) {
-        // Somebody else has written the key since: it is taken anew, so that it says what it should.
+        // Another client has written the key since. Acquired again, it has the wanted value.
         release(presence, key, session, &value).await?;
         return Ok(None);
     }
     let unlock = transaction([unlock(key, session, &value)]);
-    let entrusted = presence.entrust(Deed::Release, &txn::TXN, &unlock)?;
+    let deferred = presence.defer(ReleaseStep::Unlock, &txn::TXN, &unlock)?;
     let token = presence.rules().token_of(&entry);
-    Ok(Some(Grant { token, claim: Claim::Lock(value), begun, entrusted }))
+    Ok(Some(Grant { token, claim: Claim::Lock(value), begun, deferred }))
 }
 
-/// Reads a lock's key so that the answer is true at some moment since now.
+/// A linearizable read: the answer is true at a moment between request and answer.
 ///
-/// A default read is not: a leader that is cut off from the others answers it for a while.
-async fn prove(presence: &Presence, key: &str) -> Result<Seen, Error> {
+/// A default read is not linearizable: a leader that is cut off from the other servers answers it
+/// for a while.
+async fn read_consistent(presence: &Presence, key: &str) -> Result<LockKey, Error> {
     let args = presence.proof(Args::new().arg(key));
-    presence.client().call(&kv::GET, &args).await.map(Seen::of)
+    presence.client().call(&kv::GET, &args).await.map(LockKey::from_answer)
 }

@@ -1,39 +1,40 @@
-//! A process in Consul's eyes: a service with a TTL check that it keeps passing, and the sessions
-//! that die with that check.
+//! A process as Consul sees it: a service with a TTL check that the process keeps passing, and the
+//! sessions that end with that check.
 //!
-//! A beat is answered by the local agent alone and costs no Raft write. It says that this process
-//! lives; it is never evidence that a lock is held.
+//! A beat is answered by the local agent alone and costs no Raft write. It shows that this process
+//! lives; it does not prove that a lock is held.
 
-use super::contend::may_pass;
-use super::guard::{Deed, Entrusted};
+use super::guard::{Deferred, ReleaseStep};
 use super::map;
 use super::profile::Profile;
 use crate::client::Client;
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
 use crate::sync::lock;
-use crate::wire::duration;
+use crate::wire::api::{agent as agent_api, session};
 use crate::wire::request::Args;
 use crate::wire::response::EntryMeta;
 use crate::wire::table::Endpoint;
-use crate::wire::value::Value;
-use crate::wire::{agent, session};
+use crate::wire::value::{Value, duration};
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
-/// How long Consul keeps the service of a process that is gone; it takes no less.
-const FORGOTTEN_AFTER: &str = "1m";
+/// How long Consul keeps the service of a dead process. One minute is the shortest time that Consul
+/// accepts.
+///
+/// Source: `DeregisterCriticalServiceAfter` in "Register Check" of Consul's HTTP API reference.
+const DEREGISTER_AFTER: &str = "1m";
 
-/// How long a session waits for its check to arrive in the catalog, which the agent does by itself
-/// a moment after the registration, and how often it asks.
+/// A session can be created only when its check is in the catalog, where the agent puts it a moment
+/// after the registration: how long to try, and the first pause, which doubles.
 const CATALOG_LAG: Duration = Duration::from_secs(2);
-const CATALOG_POLL: Duration = Duration::from_millis(20);
+const FIRST_CATALOG_PAUSE: Duration = Duration::from_millis(20);
 
-/// The service that stands for a process.
+/// The service that represents a process.
 #[derive(Clone, Debug)]
 pub struct Service {
     /// The service's name.
@@ -44,12 +45,12 @@ pub struct Service {
     pub members: Vec<(String, Value)>,
 }
 
-/// What becomes of the keys that a session holds when it is over.
+/// What Consul does with the keys of a session that ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behavior {
-    /// They stay, and are free.
+    /// It keeps them, unlocked.
     Release,
-    /// They are deleted.
+    /// It deletes them.
     Delete,
 }
 
@@ -63,72 +64,73 @@ impl Behavior {
 }
 
 impl Service {
-    /// The service of a process that has none of its own: `consul_ffi` with a random id.
-    pub fn of_a_process(client: &Client) -> Self {
-        let id = format!("consul_ffi-{:016x}", client.random());
+    /// A service for a process that registers none itself: `consul_ffi` with a random id.
+    pub fn for_process(client: &Client) -> Self {
+        let id = format!("consul_ffi-{:016x}", client.random_u64());
         Service { name: "consul_ffi".to_owned(), id, members: Vec::new() }
     }
 }
 
-/// Where a process is registered.
+/// One registration of a process with one agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registration {
-    /// Grows whenever the process was registered anew with another agent; sessions of an earlier
-    /// one are given up.
+    /// Grows with every move to another agent. Sessions of an earlier generation are not used any
+    /// more.
     pub generation: u64,
-    home: usize,
+    /// The index of the agent's endpoint.
+    agent: usize,
 }
 
-/// The presence of this process, which is kept up as long as [`Presence::run`] runs.
+/// The presence of this process, which lasts as long as [`Presence::run`] runs.
 #[derive(Debug)]
 pub struct Presence {
     client: Arc<Client>,
-    /// The client for queries that wait.
-    waiting: Arc<Client>,
-    /// The same client for each single endpoint: service, beats and sessions stay with one agent.
-    homes: Vec<Client>,
+    blocking_client: Arc<Client>,
+    /// A client for each endpoint: service, beats and new sessions stay with one agent.
+    agents: Vec<Client>,
     profile: Profile,
     service: Service,
     registration: watch::Sender<Option<Registration>>,
-    /// That the guard takes the service away.
-    deregistration: Mutex<Option<Entrusted>>,
-    /// Why the last attempt to register failed, if it did.
-    refusal: watch::Sender<Option<Error>>,
-    /// Sessions that nobody wants any more.
-    orphans: Mutex<Vec<(String, Option<Entrusted>)>>,
-    orphaned: Notify,
-    /// What the check warns of.
+    deregistration: Mutex<Option<Deferred>>,
+    /// The error of the last attempt to register, if it failed.
+    registration_error: watch::Sender<Option<Error>>,
+    /// The ids of sessions that were dropped and have to be ended.
+    dropped_sessions: Mutex<Vec<(String, Option<Deferred>)>>,
+    session_dropped: Notify,
+    /// The output of the check, which then has the status `warning`.
     warning: Mutex<Option<String>>,
-    /// Whether the agent may have another service under this one's id.
-    is_doubted: AtomicBool,
-    /// What this process holds or waits for.
-    entered: Mutex<HashSet<String>>,
+    /// How often the catalog lacked the service although the agent has it.
+    times_lost: AtomicU64,
+    lost: Notify,
+    /// The locks and semaphores that this process holds or waits for.
+    in_use: Mutex<HashSet<String>>,
     rules: Rules,
 }
 
 impl Presence {
-    /// A presence that begins when [`Presence::run`] does. Queries that wait go through `waiting`,
-    /// which has connections of its own, so that they keep no beat from having one.
+    /// A presence that begins when [`Presence::run`] does. `blocking_client` makes the blocking
+    /// queries; it has connections of its own, so that a beat never waits for one.
     pub fn new(
         client: Arc<Client>,
-        waiting: Arc<Client>,
+        blocking_client: Arc<Client>,
         profile: Profile,
         service: Service,
     ) -> Arc<Self> {
         Arc::new(Self {
-            homes: client.each_endpoint(),
+            agents: client.each_endpoint(),
             client,
-            waiting,
+            blocking_client,
             profile,
             service,
             registration: watch::Sender::new(None),
             deregistration: Mutex::default(),
-            refusal: watch::Sender::new(None),
-            orphans: Mutex::default(),
-            orphaned: Notify::new(),
+            registration_error: watch::Sender::new(None),
+            dropped_sessions: Mutex::default(),
+            session_dropped: Notify::new(),
             warning: Mutex::default(),
-            is_doubted: AtomicBool::new(false),
-            entered: Mutex::default(),
+            times_lost: AtomicU64::new(0),
+            lost: Notify::new(),
+            in_use: Mutex::default(),
             rules: Rules::ALL,
         })
     }
@@ -145,63 +147,72 @@ impl Presence {
         &self.rules
     }
 
-    /// Says that this process holds or waits for something; it can do so once.
-    pub(super) fn enter(self: &Arc<Self>, kind: &str, key: &str) -> Result<Entered, Error> {
+    /// Marks a lock or semaphore as one that this process holds or waits for.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`] when it is marked already.
+    pub(super) fn mark_in_use(self: &Arc<Self>, kind: &str, key: &str) -> Result<InUse, Error> {
         let name = format!("{kind} {key:?}");
-        if !lock(&self.entered).insert(name.clone()) {
+        if !lock(&self.in_use).insert(name.clone()) {
             let message = format!("{name}: this client holds it or waits for it already");
             return Err(Error::new(Kind::Conflict, message).not_sent());
         }
-        Ok(Entered { presence: Arc::clone(self), name })
+        Ok(InUse { presence: Arc::clone(self), name })
     }
 
-    /// Makes a read one whose answer is true at some moment since it was asked.
+    /// Makes a read linearizable, with the time limit of a proof.
     pub(super) fn proof(&self, args: Args) -> Args {
         let timeout_ms = self.profile.proof_timeout().as_millis() as u64;
         args.opt("consistent", true).opt("timeout_ms", timeout_ms)
     }
 
-    pub(super) async fn renew(&self, session: &str) -> Result<(), Error> {
+    /// Renews a session. Returns the time until the next renewal, by the TTL of the reply: a server
+    /// under load can ask for fewer renewals by a longer one.
+    ///
+    /// Source: "Renew Session" in Consul's HTTP API reference.
+    pub(super) async fn renew(&self, session: &str) -> Result<Duration, Error> {
         let timeout_ms = self.profile.renew_interval().as_millis() as u64;
         let args = Args::new().arg(session).opt("timeout_ms", timeout_ms);
-        self.client.call(&session::RENEW, &args).await.map(|_| ())
+        let renewed = self.client.call(&session::RENEW, &args).await?.value;
+        let ttl = renewed.get("TTL").and_then(Value::as_str).and_then(duration::parse);
+        Ok(self.profile.renew_interval_after(ttl))
     }
 
-    /// The client that it speaks through.
+    /// The client that it was made with.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// The client for queries that wait.
-    pub(super) fn waiting(&self) -> &Client {
-        &self.waiting
+    pub(super) fn blocking_client(&self) -> &Client {
+        &self.blocking_client
     }
 
-    /// The times that it goes by.
+    /// The times of its beats, sessions and leases.
     pub fn profile(&self) -> &Profile {
         &self.profile
     }
 
-    /// Registers the service and keeps its check passing, for ever. When its agent does not answer
-    /// for so long that the check has expired, the next endpoint's agent takes its place.
+    /// Registers the service and keeps its check passing, forever. When its agent has not answered
+    /// for as long as the TTL of the check, the process registers with the agent of the next
+    /// endpoint.
     pub async fn run(&self) -> Infallible {
         tokio::select! {
             biased;
-            never = self.stay() => never,
-            never = self.sweep() => never,
-            never = self.keep_guard() => never,
+            never = self.stay_registered() => never,
+            never = self.end_dropped_sessions() => never,
+            never = self.replace_dead_guard() => never,
         }
     }
 
-    /// The present registration, once there is one.
+    /// Waits for a registration.
     ///
     /// # Errors
-    /// Why there will be none, as when a permission is missing.
+    /// One that is not transient, such as a missing permission.
     pub async fn registered(&self) -> Result<Registration, Error> {
         let mut registration = self.registration.subscribe();
-        let mut refusal = self.refusal.subscribe();
+        let mut error = self.registration_error.subscribe();
         let is_final =
-            |refusal: &Option<Error>| refusal.as_ref().is_some_and(|refusal| !may_pass(refusal));
+            |error: &Option<Error>| error.as_ref().is_some_and(|error| !error.is_transient());
         // The senders live as long as `self`.
         let registered = async {
             match registration.wait_for(Option::is_some).await.map(|found| *found) {
@@ -209,21 +220,26 @@ impl Presence {
                 _ => std::future::pending().await,
             }
         };
-        let refused = async {
-            match refusal.wait_for(is_final).await.map(|found| found.clone()) {
-                Ok(Some(refusal)) => Err(refusal),
+        let failed = async {
+            match error.wait_for(is_final).await.map(|found| found.clone()) {
+                Ok(Some(error)) => Err(error),
                 _ => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
             registered = registered => registered,
-            refused = refused => refused,
+            failed = failed => failed,
         }
     }
 
-    /// Completes when the process is registered elsewhere than in `registration`.
-    pub async fn left(&self, registration: Registration) {
+    /// The error of the last attempt to register, if it failed.
+    pub fn registration_error(&self) -> Option<Error> {
+        self.registration_error.borrow().clone()
+    }
+
+    /// Completes when the process has registered again since `registration`.
+    pub async fn moved_from(&self, registration: Registration) {
         let mut watch = self.registration.subscribe();
         let moved = |now: &Option<Registration>| {
             now.is_some_and(|now| now.generation != registration.generation)
@@ -233,42 +249,42 @@ impl Presence {
         }
     }
 
-    /// Removes the service; for a process that ends in order, when [`Presence::run`] runs no more.
+    /// Deregisters the service, for a graceful stop, when [`Presence::run`] does not run any more.
     ///
     /// # Errors
     /// Those of the call.
-    pub async fn withdraw(&self) -> Result<(), Error> {
+    pub async fn deregister(&self) -> Result<(), Error> {
         let registration = *self.registration.borrow();
-        let Some(Registration { home, .. }) = registration else { return Ok(()) };
+        let Some(Registration { agent, .. }) = registration else { return Ok(()) };
         self.registration.send_replace(None);
         let args = self.deregister_args();
-        let withdrawn = self.homes[home].call(&agent::SERVICE_DEREGISTER, &args).await;
+        let outcome = self.agents[agent].call(&agent_api::SERVICE_DEREGISTER, &args).await;
         lock(&self.deregistration).take();
-        withdrawn.map(|_| ())
+        outcome.map(|_| ())
     }
 
     fn deregister_args(&self) -> Args {
         Args::new().arg(self.service.id.as_str())
     }
 
-    /// Entrusts a call to the guard, if there is one, until what this gives is dropped.
-    pub(super) fn entrust(
+    /// Defers a call to the guard process, if there is one, until the result is dropped.
+    pub(super) fn defer(
         &self,
-        deed: Deed,
+        step: ReleaseStep,
         endpoint: &'static Endpoint,
         args: &Args,
-    ) -> Result<Option<Entrusted>, Error> {
+    ) -> Result<Option<Deferred>, Error> {
         let Some(guard) = self.client.guard() else { return Ok(None) };
         let request = self.client.request(endpoint, args)?;
-        let home = self.registration.borrow().map_or(0, |registration| registration.home);
-        Ok(Some(Entrusted::new(guard, deed, home, &request.http)))
+        let agent = self.registration.borrow().map_or(0, |registration| registration.agent);
+        Ok(Some(Deferred::new(guard, step, agent, &request.http)))
     }
 
-    /// A session that dies with this process's check, with its agent and, if all of that fails to,
-    /// with its TTL.
+    /// Creates a session that ends with the check of this process, with its agent or, at the
+    /// latest, with its own TTL.
     ///
     /// # Errors
-    /// Those of the call; [`Kind::Config`] when the guard that is to be cannot be started.
+    /// Those of the call; [`Kind::Config`] when the guard process cannot be started.
     pub async fn session(
         self: &Arc<Self>,
         registration: Registration,
@@ -287,146 +303,163 @@ impl Presence {
             guard.start().await?;
         }
         let give_up = self.now() + CATALOG_LAG;
+        let mut pause = FIRST_CATALOG_PAUSE;
         loop {
             let args = Args::new().arg(definition.clone());
-            match self.homes[registration.home].call(&session::CREATE, &args).await {
+            match self.agents[registration.agent].call(&session::CREATE, &args).await {
                 Ok(answer) => {
                     let id = answer.value.as_str().unwrap_or_default().to_owned();
-                    let entrusted =
-                        self.entrust(Deed::EndSession, &session::DESTROY, &destroy_args(&id))?;
+                    let deferred =
+                        self.defer(ReleaseStep::EndSession, &session::DESTROY, &destroy_args(&id))?;
                     let presence = Arc::clone(self);
-                    return Ok(Session { id, presence, entrusted, is_wanted: true });
+                    return Ok(Session { id, presence, deferred, is_alive: true });
                 }
-                Err(error) if is_unknown_check(&error) && self.now() < give_up => {
-                    self.client.clock().sleep(CATALOG_POLL).await;
+                Err(error) if is_unknown_check(&error) => {
+                    if self.now() >= give_up {
+                        self.register_again();
+                        return Err(error);
+                    }
+                    self.client.clock().sleep(pause).await;
+                    pause *= 2;
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    async fn stay(&self) -> Infallible {
-        let mut home = 0;
+    async fn stay_registered(&self) -> Infallible {
+        let mut agent = 0;
         let mut generation = 0;
         loop {
-            match self.register(home).await {
+            match self.register(agent).await {
                 Ok(()) => {
                     generation += 1;
-                    self.refusal.send_replace(None);
-                    let registration = Registration { generation, home };
+                    self.registration_error.send_replace(None);
+                    let registration = Registration { generation, agent };
                     self.registration.send_replace(Some(registration));
-                    self.entrust_deregistration();
-                    self.beat_while_it_answers(home).await;
+                    self.defer_deregistration();
+                    self.beat_while_answered(agent).await;
                     tracing::warn!(
                         service = self.service.id,
                         "the agent does not answer; registering with the next one"
                     );
                 }
                 Err(error) => {
-                    let is_known = self.refusal.borrow().as_ref().is_some_and(|refusal| {
-                        (refusal.kind(), refusal.endpoint()) == (error.kind(), error.endpoint())
+                    let is_known = self.registration_error.borrow().as_ref().is_some_and(|known| {
+                        (known.kind(), known.endpoint()) == (error.kind(), error.endpoint())
                     });
                     if !is_known {
                         tracing::warn!(service = self.service.id, %error, "not registered");
                     }
-                    self.refusal.send_replace(Some(error));
+                    self.registration_error.send_replace(Some(error));
                     self.client.clock().sleep(self.profile.beat).await;
                 }
             }
-            home = (home + 1) % self.homes.len();
+            agent = (agent + 1) % self.agents.len();
         }
     }
 
-    fn entrust_deregistration(&self) {
+    fn defer_deregistration(&self) {
         let args = self.deregister_args();
-        let entrusted = self.entrust(Deed::Deregister, &agent::SERVICE_DEREGISTER, &args);
-        *lock(&self.deregistration) = entrusted.ok().flatten();
+        let deferred = self.defer(ReleaseStep::Deregister, &agent_api::SERVICE_DEREGISTER, &args);
+        *lock(&self.deregistration) = deferred.ok().flatten();
     }
 
-    async fn register(&self, home: usize) -> Result<(), Error> {
-        let check = map(vec![
+    async fn register(&self, agent: usize) -> Result<(), Error> {
+        let mut check = vec![
             ("CheckID", self.check_id().into()),
             ("TTL", duration::format(self.profile.check_ttl).into()),
             ("Status", "passing".into()),
-            ("DeregisterCriticalServiceAfter", FORGOTTEN_AFTER.into()),
-        ]);
+            ("DeregisterCriticalServiceAfter", DEREGISTER_AFTER.into()),
+        ];
+        let times_lost = self.times_lost.load(Ordering::Relaxed);
+        if times_lost > 0 {
+            // An agent writes only what differs from its own registration to the catalog.
+            check.push(("Notes", format!("lost by the catalog, the time {times_lost}").into()));
+        }
         let mut definition = vec![
             ("Name".to_owned(), self.service.name.as_str().into()),
             ("ID".to_owned(), self.service.id.as_str().into()),
-            ("Check".to_owned(), check),
+            ("Check".to_owned(), map(check)),
         ];
         definition.extend(self.service.members.iter().cloned());
         let args = Args::new()
             .arg(Value::Map(definition))
             .opt("timeout_ms", self.profile.check_ttl.as_millis() as u64);
-        self.homes[home].call(&agent::SERVICE_REGISTER, &args).await.map(|_| ())
+        self.agents[agent].call(&agent_api::SERVICE_REGISTER, &args).await.map(|_| ())
     }
 
-    /// Beats until the agent has not answered for as long as the check lives, if there is another
-    /// agent to go to.
-    async fn beat_while_it_answers(&self, home: usize) {
+    /// Beats until the agent has not answered for the TTL of the check, or forever when it is the
+    /// only agent.
+    async fn beat_while_answered(&self, agent: usize) {
         let mut answered = self.now();
+        let mut is_forgotten = false;
         loop {
             let begun = self.now();
-            let mut is_forgotten = self.is_doubted.swap(false, Ordering::Relaxed);
-            match self.beat(home).await {
+            match self.beat(agent).await {
                 Ok(()) => answered = begun,
-                // The agent forgot the service, or gave it up after a long silence.
+                // The agent forgot the service, or deregistered it because it was critical for too
+                // long.
                 Err(error) if error.kind() == Kind::NotFound => is_forgotten = true,
                 Err(error) => tracing::info!(service = self.service.id, %error, "a beat failed"),
             }
-            if is_forgotten && let Err(error) = self.register(home).await {
+            if is_forgotten && let Err(error) = self.register(agent).await {
                 tracing::warn!(service = self.service.id, %error, "not registered again");
             }
-            if self.homes.len() > 1 && self.now() - answered >= self.profile.check_ttl {
+            if self.agents.len() > 1 && self.now() - answered >= self.profile.check_ttl {
                 return;
             }
-            self.client.clock().sleep_until(begun + self.profile.beat).await;
+            is_forgotten = tokio::select! {
+                biased;
+                () = self.lost.notified() => true,
+                () = self.client.clock().sleep_until(begun + self.profile.beat) => false,
+            };
         }
     }
 
-    async fn beat(&self, home: usize) -> Result<(), Error> {
+    async fn beat(&self, agent: usize) -> Result<(), Error> {
         let args = Args::new()
             .arg(self.check_id())
             .opt("timeout_ms", self.profile.beat.as_millis() as u64)
             .opt("retry", false);
         let warning = lock(&self.warning).clone();
         let (endpoint, args) = match warning {
-            Some(why) => (&agent::CHECK_WARN, args.opt("note", why)),
-            None => (&agent::CHECK_PASS, args),
+            Some(why) => (&agent_api::CHECK_WARN, args.opt("note", why)),
+            None => (&agent_api::CHECK_PASS, args),
         };
-        self.homes[home].call(endpoint, &args).await.map(|_| ())
+        self.agents[agent].call(endpoint, &args).await.map(|_| ())
     }
 
-    /// Has the check warn of something from the next beat on, or of nothing any more. The process
-    /// lives either way.
-    pub fn warn(&self, why: Option<String>) {
+    /// Makes the check warn from the next beat on, or pass again with `None`. The process lives
+    /// either way.
+    pub fn set_warning(&self, why: Option<String>) {
         *lock(&self.warning) = why;
     }
 
-    /// Has the service registered again with the next beat: beats are answered, but what others see
-    /// is not this service.
-    pub fn doubt(&self) {
-        self.is_doubted.store(true, Ordering::Relaxed);
+    /// Registers the service again at once, in a way that makes the agent write it to the catalog, for a
+    /// process that sees that its entry there is missing or wrong although its beats are answered: the
+    /// servers were restored from a snapshot. By itself the agent compares its services with the
+    /// catalog every one to two minutes.
+    pub fn register_again(&self) {
+        self.times_lost.fetch_add(1, Ordering::Relaxed);
+        self.lost.notify_one();
     }
 
-    /// Replaces a guard that is gone.
-    async fn keep_guard(&self) -> Infallible {
+    async fn replace_dead_guard(&self) -> Infallible {
         let Some(guard) = self.client.guard() else { return std::future::pending().await };
         loop {
             self.client.clock().sleep(self.profile.beat).await;
-            guard.keep().await;
+            guard.replace_dead().await;
         }
     }
 
-    /// Ends the sessions that were dropped.
-    async fn sweep(&self) -> Infallible {
+    async fn end_dropped_sessions(&self) -> Infallible {
         loop {
-            self.orphaned.notified().await;
+            self.session_dropped.notified().await;
             loop {
-                let Some((id, _entrusted)) = lock(&self.orphans).pop() else { break };
+                let Some((id, _deferred)) = lock(&self.dropped_sessions).pop() else { break };
                 if let Err(error) = self.destroy(&id).await {
-                    tracing::info!(%error, "a session is left to its TTL");
+                    tracing::info!(%error, "a session could not be ended; its TTL will end it");
                 }
             }
         }
@@ -445,14 +478,13 @@ impl Presence {
     }
 }
 
-/// A session of this process. Dropping it lets [`Presence::run`] end it.
+/// A session of this process. [`Presence::run`] ends it after it was dropped.
 #[derive(Debug)]
 pub struct Session {
     id: String,
     presence: Arc<Presence>,
-    /// That the guard ends it.
-    entrusted: Option<Entrusted>,
-    is_wanted: bool,
+    deferred: Option<Deferred>,
+    is_alive: bool,
 }
 
 impl Session {
@@ -461,51 +493,56 @@ impl Session {
         &self.id
     }
 
-    /// Ends it, and waits for that.
+    /// Ends it and waits for the answer.
     ///
     /// # Errors
-    /// Those of the call; then it is tried again in the background, and ends with its TTL at last.
+    /// Those of the call. It is made again in the background; at the latest the session ends with
+    /// its TTL.
     pub async fn end(mut self) -> Result<(), Error> {
         let ended = self.presence.destroy(&self.id).await;
-        self.is_wanted = ended.is_err();
+        self.is_alive = ended.is_err();
         ended
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.is_wanted {
-            let orphan = (std::mem::take(&mut self.id), self.entrusted.take());
-            lock(&self.presence.orphans).push(orphan);
-            self.presence.orphaned.notify_one();
+        if self.is_alive {
+            let dropped = (std::mem::take(&mut self.id), self.deferred.take());
+            lock(&self.presence.dropped_sessions).push(dropped);
+            self.presence.session_dropped.notify_one();
         }
     }
 }
 
-/// That this process holds something, or waits for it.
+/// The mark of a lock or semaphore that this process holds or waits for, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Entered {
+pub(super) struct InUse {
     presence: Arc<Presence>,
     name: String,
 }
 
-impl Drop for Entered {
+impl Drop for InUse {
     fn drop(&mut self) {
-        lock(&self.presence.entered).remove(&self.name);
+        lock(&self.presence.in_use).remove(&self.name);
     }
 }
 
-/// The rules that make locks and clusters safe. All are in force, but for simulations that show what happens
-/// without one.
+/// The rules that make locks and clusters safe. All are in force, except in simulations that show
+/// what goes wrong without one.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// A proof counts from the moment it was asked for, not from that of its answer.
+    /// A lease starts when its proof is requested, not when the answer arrives.
     pub lease_from_start: bool,
-    /// That a session could be renewed proves nothing.
+    /// A renewed session does not prove that its lock is held.
     pub renewal_is_no_proof: bool,
-    /// The token is the acquiring write's modify index, not the lock index.
+    /// The fencing token is the modify index of the write that acquired the lock, not its lock
+    /// index.
     pub token_is_modify_index: bool,
-    /// A node of a cluster takes no map of an older epoch than it has.
+    /// The permit of a holder whose session has ended is given away only if Consul grants a lock of that
+    /// holder's key.
+    pub removal_needs_lock: bool,
+    /// A node of a cluster never replaces its shard map by one of a lower epoch.
     pub epoch_only_grows: bool,
 }
 
@@ -515,10 +552,11 @@ impl Rules {
         lease_from_start: true,
         renewal_is_no_proof: true,
         token_is_modify_index: true,
+        removal_needs_lock: true,
         epoch_only_grows: true,
     };
 
-    pub(super) fn counts_from(&self, begun: Instant, answered: Instant) -> Instant {
+    pub(super) fn lease_start(&self, begun: Instant, answered: Instant) -> Instant {
         if self.lease_from_start { begun } else { answered }
     }
 

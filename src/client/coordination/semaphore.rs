@@ -1,23 +1,22 @@
-//! Semaphores: at most so many holders at a time, in the layout of Consul's Go client.
+//! Semaphores: up to `limit` holders at a time, in the layout of Consul's Go client.
 //!
-//! Under a prefix each contender has a key that its session holds, and the key `.lock` says who the
-//! holders are. A holder whose session is over is struck off by the next contender; ours wait for
-//! the lock delay before they do so, because the holder may believe until then, unless a guard gave
-//! its permit back.
+//! Under a prefix each contender has a key that its session holds, and the key `.lock` lists the
+//! holders. The next contender removes a holder whose session has ended. Ours lock the holder's key
+//! in the same transaction, and delete it: Consul refuses that within the lock delay of the session
+//! that held the key, while the holder may still rely on its lease, but not after a guard process
+//! has unlocked it.
 
-use super::contend::Contender;
-use super::guard::Deed;
+use super::acquire::{Contender, RETRY_PAUSE_MS};
+use super::guard::ReleaseStep;
 use super::presence::Behavior;
 use super::{Claim, Grant, Lease, Operation, Presence, Wait, modify_index, transact, transaction};
-use crate::clock::Instant;
 use crate::error::{Error, Kind};
-use crate::wire::kv;
+use crate::wire::api::{kv, txn};
 use crate::wire::request::Args;
 use crate::wire::response::Answer;
-use crate::wire::txn;
 use crate::wire::value::Value;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The flags of a semaphore's keys.
@@ -25,50 +24,51 @@ use std::sync::Arc;
 /// Source: `SemaphoreFlagValue` in the package `api` of Consul's Go client.
 pub const SEMAPHORE_FLAGS: u64 = 0xe0f6_9a2b_aa41_4de0;
 
-/// The value of a contender's key that a guard gave back, for whoever takes a permit next to delete.
-const GIVEN_BACK: &[u8] = b"given back";
+/// The value of a contender's key whose permit a guard process has released. The next contender
+/// that gets a permit deletes the key.
+const RELEASED_BY_GUARD: &[u8] = b"given back";
 
-/// How many of these are deleted at a time; a transaction has room for twice as many operations.
-const MOST_DELETED: usize = 30;
+/// How many ended contenders are removed at a time: a transaction has room for two operations for each.
+const MAX_REMOVED: usize = 30;
 
-/// How often a permit is looked for while one of a holder that is gone is not yet free.
+/// The random pause between two attempts while the permit of an ended session is not free yet.
 const DELAY_POLL_MS: std::ops::Range<f64> = 50.0..150.0;
 
-/// How a permit is taken.
+/// The options of [`acquire`].
 #[derive(Clone, Debug)]
 pub struct SemaphoreOptions {
-    /// How many holders there may be; all contenders must say the same.
+    /// How many holders there may be; it must be the same for all contenders.
     pub limit: u64,
-    /// The value of the contender's key, for people and programs to read.
+    /// The value of the contender's key. Semaphores do not use it.
     pub value: Vec<u8>,
     /// How long to wait.
     pub wait: Wait,
 }
 
 /// The value of `.lock`.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Document {
     limit: u64,
     holders: BTreeMap<String, bool>,
 }
 
-/// What a read shows of a semaphore.
-struct Seen {
+/// The keys of a semaphore, as a read shows them.
+struct SemaphoreKeys {
     document: Option<(Document, u64)>,
-    /// The sessions of the contenders that live.
-    living: BTreeSet<String>,
-    /// The sessions whose permit a guard gave back, because their process is dead.
-    given_back: BTreeSet<String>,
+    /// The contenders' sessions that have not ended.
+    live: BTreeSet<String>,
+    /// The sessions whose permit a guard process has released, because their process is dead.
+    released_by_guard: BTreeSet<String>,
 }
 
 /// Acquires a permit of the semaphore under `prefix`.
 ///
 /// # Errors
-/// [`Kind::Conflict`] when none is free and none was to be waited for, when this process holds one or
-/// waits for one already, when others say another limit, and when `.lock` is no semaphore's;
-/// [`Kind::Timeout`] when the wait is over; else what Consul refused. Whatever the error, no session
-/// is left behind, as far as Consul can be reached.
+/// [`Kind::Conflict`] when no permit is free and [`Wait::Once`] is set, when this process holds one
+/// or waits for one already, when the semaphore has another limit, and when `.lock` is not a
+/// semaphore's; [`Kind::Timeout`] at the end of the wait; otherwise Consul's error. After an error
+/// no session is left behind, unless Consul cannot be reached.
 pub async fn acquire(
     presence: &Arc<Presence>,
     prefix: &str,
@@ -80,16 +80,15 @@ pub async fn acquire(
     let prefix = prefix.trim_end_matches('/');
     let mut contender =
         Contender::new(presence, ("semaphore", Behavior::Delete), prefix, options.wait)?;
-    let limit = contender.limit();
+    let timeout = contender.timeout();
     let outcome = tokio::select! {
         biased;
-        outcome = compete(&mut contender, options) => Some(outcome),
-        () = limit => None,
+        outcome = attempt_repeatedly(&mut contender, options) => Some(outcome),
+        () = timeout => None,
     };
-    contender.conclude(outcome).await
+    contender.finish(outcome).await
 }
 
-/// The key of a contender.
 pub(super) fn contender_key(prefix: &str, session: &str) -> String {
     format!("{prefix}/{session}")
 }
@@ -98,20 +97,22 @@ fn lock_key(prefix: &str) -> String {
     format!("{prefix}/.lock")
 }
 
-/// Gives the permit up in favour of whoever waits.
+/// Removes the session from the holders, so that a waiter can have the permit at once.
 pub(super) async fn release(presence: &Presence, prefix: &str, session: &str) -> Result<(), Error> {
     loop {
-        let Some((mut document, index)) = prove(presence, prefix).await?.document else {
-            return Err(gone(prefix));
+        let Some((mut document, index)) = read_consistent(presence, prefix).await?.document else {
+            return Err(permit_lost(prefix));
         };
         if document.holders.remove(session).is_none() {
-            return Err(gone(prefix));
+            return Err(permit_lost(prefix));
         }
         let operations = [write(prefix, &document, index)?, delete(prefix, session)];
         match transact(presence.client(), operations, None).await {
             Ok(_) => return Ok(()),
-            // Somebody else wrote at the same time.
-            Err(error) if error.kind() == Kind::TxnFailed => {}
+            // Another client wrote at the same time.
+            Err(error) if error.kind() == Kind::TxnFailed => {
+                presence.client().pause(RETRY_PAUSE_MS).await;
+            }
             Err(error) => return Err(error),
         }
     }
@@ -122,141 +123,178 @@ fn delete(prefix: &str, session: &str) -> Operation {
     vec![("Verb", "delete".into()), ("Key", contender_key(prefix, session).into())]
 }
 
-fn gone(prefix: &str) -> Error {
-    Error::new(Kind::TxnFailed, format!("semaphore {prefix:?}: the permit is gone"))
+fn permit_lost(prefix: &str) -> Error {
+    Error::new(Kind::TxnFailed, format!("semaphore {prefix:?}: the permit is lost"))
 }
 
-/// Why a linearizable read shows that a permit is over, if it does.
-pub(super) async fn refutation(
+/// Proves the permit by a linearizable read. Returns the reason if it is lost, `None` if it is
+/// held.
+pub(super) async fn loss_reason(
     presence: &Presence,
     prefix: &str,
     session: &str,
 ) -> Result<Option<&'static str>, Error> {
-    let seen = prove(presence, prefix).await?;
+    let seen = read_consistent(presence, prefix).await?;
     let is_holder =
         seen.document.is_some_and(|(document, _)| document.holders.contains_key(session));
-    Ok(match (is_holder, seen.living.contains(session)) {
-        (false, _) => Some("it was struck off the holders"),
-        (true, false) => Some("Consul took it away: its session is over"),
+    Ok(match (is_holder, seen.live.contains(session)) {
+        (false, _) => Some("it was removed from the holders"),
+        (true, false) => Some("its session ended"),
         (true, true) => None,
     })
 }
 
-/// What a contender knows from one look to the next.
+/// What a contender remembers from one attempt to the next.
 #[derive(Default)]
-struct Knowledge {
-    /// What to wait for a change from.
+struct Memory {
+    /// The index that the next read waits for a change of.
     index: Option<u64>,
-    /// The session whose key it made.
-    entered_as: String,
-    /// When a holder was first seen to be gone.
-    gone: HashMap<String, Instant>,
+    /// The session that the contender's key was created with.
+    key_session: String,
 }
 
-async fn compete(
+async fn attempt_repeatedly(
     contender: &mut Contender<'_>,
     options: &SemaphoreOptions,
 ) -> Result<Grant, Error> {
-    let mut knowledge = Knowledge::default();
+    let mut memory = Memory::default();
     loop {
-        match attempt(contender, options, &mut knowledge).await {
+        let (begun, waited) = (contender.now(), memory.index.is_some());
+        match attempt(contender, options, &mut memory).await {
             Ok(Some(grant)) => return Ok(grant),
-            Ok(None) => {}
-            Err(error) if error.kind() == Kind::SessionInvalid => contender.forget_session(),
-            Err(error) => contender.bear(error).await?,
+            Ok(None) => contender.pause_after(begun, !waited && memory.index.is_some()).await,
+            Err(error) if error.kind() == Kind::SessionInvalid => {
+                contender.forget_session();
+                contender.pause_after(begun, false).await;
+            }
+            Err(error) => contender.tolerate(error).await?,
         }
     }
 }
 
-/// Looks once, waiting for a change when there was nothing to be had, and takes what is free.
+/// Reads the semaphore, after a change if the last attempt found no free permit, and takes a permit
+/// when one is free.
 async fn attempt(
     contender: &mut Contender<'_>,
     options: &SemaphoreOptions,
-    knowledge: &mut Knowledge,
+    memory: &mut Memory,
 ) -> Result<Option<Grant>, Error> {
     let session = contender.session().await?;
-    if knowledge.entered_as != session {
-        enter(contender, &session, &options.value).await?;
-        knowledge.entered_as.clone_from(&session);
+    if memory.key_session != session {
+        create_contender_key(contender, &session, &options.value).await?;
+        memory.key_session.clone_from(&session);
     }
-    let last = knowledge.index.take();
-    let answer = contender.look(&kv::LIST, tree(contender.key), last).await?;
+    let last = memory.index.take();
+    let answer = contender.read(&kv::LIST, tree(contender.key), last).await?;
     let next = answer.meta.next_index(last);
     let seen = read(answer, contender.key)?;
-    if !seen.living.contains(&session) {
-        // Our session is over, or a third party deleted our key.
+    if !seen.live.contains(&session) {
+        // Our session ended, or a third party deleted our key.
         contender.forget_session();
         return Ok(None);
     }
-    let (mut document, document_index) = seen
+    let (document, document_index) = seen
         .document
         .unwrap_or_else(|| (Document { limit: options.limit, holders: BTreeMap::new() }, 0));
     if document.limit != options.limit {
-        return Err(contender.conflict(&format!(
-            "others say that its limit is {}, here it is {}",
-            document.limit, options.limit
-        )));
+        return Err(
+            contender.conflict(&format!("its limit is {}, not {}", document.limit, options.limit))
+        );
     }
-    let now = contender.presence.client().clock().now();
-    let lock_delay = contender.presence.profile().lock_delay;
-    knowledge
-        .gone
-        .retain(|holder, _| document.holders.contains_key(holder) && !seen.living.contains(holder));
-    document.holders.retain(|holder, _| {
-        seen.living.contains(holder)
-            || !seen.given_back.contains(holder)
-                && now - *knowledge.gone.entry(holder.clone()).or_insert(now) < lock_delay
-    });
-    let has_it = document.holders.contains_key(&session);
-    if !has_it && document.holders.len() as u64 >= options.limit {
-        let others: Vec<_> = document.holders.keys().map(String::as_str).collect();
-        contender.obstacle = format!("sessions {} hold it", others.join(", "));
-        if contender.tries_once() {
-            return Err(contender.conflict(&contender.obstacle));
+    let others: BTreeSet<_> = document.holders.keys().chain(&seen.released_by_guard).collect();
+    let ended = others.into_iter().filter(|other| !seen.live.contains(*other));
+    let mut ended: Vec<_> = ended.take(MAX_REMOVED).collect();
+    loop {
+        let mut next_document = document.clone();
+        next_document.holders.retain(|holder, _| !ended.contains(&holder));
+        next_document.holders.insert(session.clone(), true);
+        if next_document.holders.len() as u64 > options.limit {
+            break;
         }
-        if others.iter().any(|holder| !seen.living.contains(*holder)) {
-            contender.pause(DELAY_POLL_MS).await;
-        } else {
-            knowledge.index = next;
-            contender.renew().await;
+        match take_permit(contender, &session, &ended, (&next_document, document_index)).await {
+            Ok(grant) => return Ok(Some(grant)),
+            Err(error) if error.kind() == Kind::TxnFailed => {
+                let removable = removable(&ended, &error);
+                if removable.len() == ended.len() {
+                    // Another client wrote at the same time, or our session ended.
+                    return Ok(None);
+                }
+                ended = removable;
+            }
+            Err(error) => return Err(error),
         }
-        return Ok(None);
     }
-    document.holders.insert(session.clone(), true);
-    let own_key = contender_key(contender.key, &session);
-    let give_back = vec![
-        ("Verb", "unlock".into()),
-        ("Key", own_key.as_str().into()),
-        ("Value", GIVEN_BACK.to_vec().into()),
-        ("Flags", SEMAPHORE_FLAGS.into()),
-        ("Session", session.as_str().into()),
-    ];
-    // Before it is held, so that there is no moment at which the guard does not know.
-    let entrusted =
-        contender.presence.entrust(Deed::Release, &txn::TXN, &transaction([give_back]))?;
-    let begun = contender.presence.client().clock().now();
-    let holds = vec![
-        ("Verb", "check-session".into()),
-        ("Key", own_key.into()),
-        ("Session", session.as_str().into()),
-    ];
-    let mut operations = vec![holds];
-    let given_back = seen.given_back.iter().take(MOST_DELETED);
-    operations.extend(given_back.map(|other| delete(contender.key, other)));
-    operations.push(write(contender.key, &document, document_index)?);
-    match transact(contender.presence.client(), operations, None).await {
-        Ok(results) => {
-            let token = modify_index(&results).unwrap_or(document_index);
-            Ok(Some(Grant { token, claim: Claim::Permit, begun, entrusted }))
-        }
-        // Somebody else wrote at the same time, or our session is over: look again.
-        Err(error) if error.kind() == Kind::TxnFailed => Ok(None),
-        Err(error) => Err(error),
+    let holders: Vec<_> = document.holders.keys().map(String::as_str).collect();
+    contender.obstacle = format!("sessions {} hold it", holders.join(", "));
+    if contender.tries_once() {
+        return Err(contender.conflict(&contender.obstacle));
     }
+    if holders.iter().any(|holder| !seen.live.contains(*holder)) {
+        contender.pause(DELAY_POLL_MS).await;
+    } else {
+        memory.index = next;
+        contender.renew_session().await;
+    }
+    Ok(None)
 }
 
-/// Makes the contender's key.
-async fn enter(contender: &Contender<'_>, session: &str, value: &[u8]) -> Result<(), Error> {
+/// Writes the document that has the session as a holder, and removes ended contenders, unless one of
+/// them may still act.
+async fn take_permit(
+    contender: &Contender<'_>,
+    session: &str,
+    ended: &[&String],
+    (document, index): (&Document, u64),
+) -> Result<Grant, Error> {
+    let own_key = contender_key(contender.key, session);
+    let unlock = vec![
+        ("Verb", "unlock".into()),
+        ("Key", own_key.as_str().into()),
+        ("Value", RELEASED_BY_GUARD.to_vec().into()),
+        ("Flags", SEMAPHORE_FLAGS.into()),
+        ("Session", session.into()),
+    ];
+    // Before the permit is held, so that the guard process knows of it at any moment.
+    let deferred =
+        contender.presence.defer(ReleaseStep::Unlock, &txn::TXN, &transaction([unlock]))?;
+    let begun = contender.now();
+    let mut operations = Vec::new();
+    if contender.presence.rules().removal_needs_lock {
+        for other in ended {
+            let lock = vec![
+                ("Verb", "lock".into()),
+                ("Key", contender_key(contender.key, other).into()),
+                ("Session", session.into()),
+            ];
+            operations.extend([lock, delete(contender.key, other)]);
+        }
+    }
+    operations.push(vec![
+        ("Verb", "check-session".into()),
+        ("Key", own_key.into()),
+        ("Session", session.into()),
+    ]);
+    operations.push(write(contender.key, document, index)?);
+    let results = transact(contender.presence.client(), operations, None).await?;
+    let token = modify_index(&results).unwrap_or(index);
+    Ok(Grant { token, claim: Claim::Permit, begun, deferred })
+}
+
+/// Those of the ended contenders whose removal was not refused because of their lock delay.
+fn removable<'a>(ended: &[&'a String], error: &Error) -> Vec<&'a String> {
+    let delayed = error.refused().iter().filter(|it| it.what.contains("due to lock delay"));
+    // Each removal has two operations.
+    let delayed: BTreeSet<_> = delayed.map(|it| it.index / 2).collect();
+    let ended = ended.iter().enumerate();
+    ended.filter(|(place, _)| !delayed.contains(place)).map(|(_, other)| *other).collect()
+}
+
+/// Creates the contender's key, held by its session.
+async fn create_contender_key(
+    contender: &Contender<'_>,
+    session: &str,
+    value: &[u8],
+) -> Result<(), Error> {
     let args = Args::new()
         .arg(contender_key(contender.key, session))
         .arg(value.to_vec())
@@ -269,14 +307,15 @@ fn tree(prefix: &str) -> Args {
     Args::new().arg(format!("{prefix}/"))
 }
 
-/// Reads a semaphore's keys so that the answer is true at some moment since now.
-async fn prove(presence: &Presence, prefix: &str) -> Result<Seen, Error> {
+/// A linearizable read of a semaphore's keys.
+async fn read_consistent(presence: &Presence, prefix: &str) -> Result<SemaphoreKeys, Error> {
     let answer = presence.client().call(&kv::LIST, &presence.proof(tree(prefix))).await?;
     read(answer, prefix)
 }
 
-fn read(answer: Answer, prefix: &str) -> Result<Seen, Error> {
-    let mut seen = Seen { document: None, living: BTreeSet::new(), given_back: BTreeSet::new() };
+fn read(answer: Answer, prefix: &str) -> Result<SemaphoreKeys, Error> {
+    let mut seen =
+        SemaphoreKeys { document: None, live: BTreeSet::new(), released_by_guard: BTreeSet::new() };
     for entry in answer.value.items() {
         let number = |name| entry.get(name).and_then(Value::as_u64).unwrap_or_default();
         let key = entry.get("Key").and_then(Value::as_str).unwrap_or_default();
@@ -286,7 +325,7 @@ fn read(answer: Answer, prefix: &str) -> Result<Seen, Error> {
                 Error::new(Kind::Conflict, message).not_sent()
             };
             if number("Flags") != SEMAPHORE_FLAGS {
-                return Err(why("the key exists and is no semaphore's".to_owned()));
+                return Err(why("the key exists and is not a semaphore's".to_owned()));
             }
             let document = match entry.get("Value") {
                 Some(Value::Bytes(bytes)) => serde_json::from_slice(bytes),
@@ -295,17 +334,17 @@ fn read(answer: Answer, prefix: &str) -> Result<Seen, Error> {
             let document = document.map_err(|error| why(error.to_string()))?;
             seen.document = Some((document, number("ModifyIndex")));
         } else if let Some(session) = entry.get("Session").and_then(Value::as_str) {
-            seen.living.insert(session.to_owned());
-        } else if matches!(entry.get("Value"), Some(Value::Bytes(value)) if value == GIVEN_BACK)
+            seen.live.insert(session.to_owned());
+        } else if matches!(entry.get("Value"), Some(Value::Bytes(value)) if value == RELEASED_BY_GUARD)
             && let Some((_, session)) = key.rsplit_once('/')
         {
-            seen.given_back.insert(session.to_owned());
+            seen.released_by_guard.insert(session.to_owned());
         }
     }
     Ok(seen)
 }
 
-/// The operation that writes the document on condition that it is the one of `index`.
+/// The operation that writes the document if its modify index is `index`.
 fn write(prefix: &str, document: &Document, index: u64) -> Result<Operation, Error> {
     let text = serde_json::to_vec(document)
         .map_err(|error| Error::argument(format!("semaphore {prefix:?}: {error}")))?;

@@ -1,7 +1,8 @@
-//! The proof that both ends of a connection have the cluster's key.
+//! Signatures which prove that both ends of a connection have the cluster's key.
 //!
-//! The receiver makes a nonce for each connection, and the sender counts its requests there. What is
-//! signed has both, so what was heard on a connection is of no use on it or on any other.
+//! The receiver makes a nonce for each connection, and the caller numbers its requests on it and adds a
+//! nonce to each. A request's signature covers all three, and a reply's signature covers that of its
+//! request, so a recorded message is of no use on this or any other connection.
 
 use crate::error::{Error, Kind};
 use base64::Engine as _;
@@ -10,13 +11,16 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::{digest, hmac};
 use std::fmt;
 
-/// The shortest secret in bytes: shorter ones can be guessed from one signed request.
-pub const SHORTEST_SECRET: usize = 16;
+/// The least length of a secret; a shorter one can be guessed from one signed request.
+pub const MIN_SECRET_BYTES: usize = 16;
 
-/// A cluster's key, which shows nothing of itself.
+/// The most secrets that sign a request, and the most signatures that are verified.
+const MAX_SIGNATURES: usize = 8;
+
+/// A cluster's key: one secret, or several while it is rotated. Its `Debug` output does not show a secret.
 #[derive(Clone)]
 pub struct ClusterKey {
-    key: hmac::Key,
+    secrets: Vec<hmac::Key>,
     is_too_short: bool,
 }
 
@@ -27,37 +31,58 @@ impl fmt::Debug for ClusterKey {
 }
 
 impl ClusterKey {
-    /// The key that a secret stands for.
+    /// Derives the key from a secret.
     pub fn new(secret: &str) -> Self {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-        ClusterKey { key, is_too_short: secret.len() < SHORTEST_SECRET }
+        let secrets = vec![hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())];
+        ClusterKey { secrets, is_too_short: secret.len() < MIN_SECRET_BYTES }
     }
 
-    /// Whether the secret has fewer than [`SHORTEST_SECRET`] bytes.
+    /// The same key with one more secret: that of nodes which have not rotated their key yet, or have
+    /// already.
+    #[must_use]
+    pub fn with(mut self, secret: &str) -> Self {
+        let other = ClusterKey::new(secret);
+        self.secrets.extend(other.secrets);
+        self.is_too_short |= other.is_too_short;
+        self
+    }
+
+    /// Whether a secret has fewer than [`MIN_SECRET_BYTES`] bytes.
     pub fn is_too_short(&self) -> bool {
         self.is_too_short
     }
 
+    /// A signature with each secret, since the receiver may have any one of them.
     pub(super) fn sign(&self, text: &str) -> String {
-        BASE64.encode(hmac::sign(&self.key, text.as_bytes()))
+        let signatures = self.secrets.iter().take(MAX_SIGNATURES);
+        let signatures = signatures.map(|it| BASE64.encode(hmac::sign(it, text.as_bytes())));
+        signatures.collect::<Vec<_>>().join(",")
     }
 
-    pub(super) fn has_signed(&self, text: &str, signature: &str) -> bool {
-        let signature = BASE64.decode(signature);
-        signature.is_ok_and(|it| hmac::verify(&self.key, text.as_bytes(), &it).is_ok())
+    /// The key with only the secret that has made one of the signatures.
+    pub(super) fn signer(&self, text: &str, signatures: &str) -> Option<ClusterKey> {
+        let signatures = signatures.split(',').take(MAX_SIGNATURES);
+        let signatures: Vec<_> = signatures.filter_map(|it| BASE64.decode(it).ok()).collect();
+        let has_signed = |secret: &&hmac::Key| {
+            signatures.iter().any(|it| hmac::verify(secret, text.as_bytes(), it).is_ok())
+        };
+        let secret = self.secrets.iter().find(has_signed)?.clone();
+        Some(ClusterKey { secrets: vec![secret], is_too_short: self.is_too_short })
     }
 }
 
-/// What nobody can guess and nobody had before.
+/// 16 random bytes in Base64.
 pub(super) fn nonce() -> Result<String, Error> {
     let mut bytes = [0; 16];
     let filled = SystemRandom::new().fill(&mut bytes);
-    filled.map_err(|_| Error::new(Kind::Config, "the system has no random numbers").not_sent())?;
+    filled.map_err(|_| {
+        Error::new(Kind::Config, "the system's random number generator failed").not_sent()
+    })?;
     Ok(BASE64.encode(bytes))
 }
 
-/// What stands for a body in the text that is signed, so that a signature can be checked before the
-/// body is read.
+/// The digest that is signed in place of the body, so that a signature can be checked before the body
+/// is read.
 pub(super) fn digest(body: &[u8]) -> String {
     BASE64.encode(digest::digest(&digest::SHA256, body))
 }

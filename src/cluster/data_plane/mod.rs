@@ -1,24 +1,27 @@
 //! Requests and replies between the nodes of a cluster.
 //!
-//! Each node listens at an address that its key in Consul says. A call is one POST on a connection of
-//! its own; connections are kept for the next calls. Nothing here waits for the program but the
-//! requests that it answers.
+//! Each node listens at the `data_address` in its key. A call is one POST; each call in flight has its
+//! own connection, and idle connections are reused. Only the requests themselves wait for the program.
 
-mod auth;
+pub(super) mod auth;
+mod circuit;
 mod incoming;
 mod peer;
 mod server;
+mod strangers;
+pub(super) mod tls;
 mod wire;
 
-pub use auth::{ClusterKey, SHORTEST_SECRET};
-pub use incoming::Request;
+pub use auth::{ClusterKey, MIN_SECRET_BYTES};
+pub use incoming::{Request, Service};
+pub use tls::DataTls;
 pub use wire::Body;
 
-use super::{Cluster, Options, membership::Node};
+use super::{Cluster, Node, Options};
 use crate::clock::Instant as ClockInstant;
 use crate::error::{Error, Kind};
 use crate::sync::lock;
-use incoming::{Outcome, Place};
+use incoming::{Awaited, Outcome, QueueSlot};
 use peer::Peer;
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
@@ -28,56 +31,69 @@ use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tls::Tls;
 use tokio::time::{sleep, timeout_at};
 use wire::Head;
 
-/// The longest that a call may take, whatever its caller says.
-const LONGEST_CALL: Duration = Duration::from_secs(3600);
+/// The upper limit of a call's timeout.
+const MAX_CALL_TIME: Duration = Duration::from_secs(3600);
 
-/// How many times a call is made again after a failure of which the handler knows nothing.
-const MOST_RETRIES: u32 = 3;
+/// The most retries of a call; it is retried only if its handler has not seen it.
+pub const MAX_RETRIES: u32 = 3;
 
-/// The longest pause before the first of them; each further one may be twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
+/// The longest random pause before the first retry; it doubles with each further one.
+const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(25);
 
-/// How many retries each call gives room for, and how many may be saved up: an outage must not
-/// multiply requests.
-const RETRIES_OF_A_CALL: f64 = 0.1;
-const MOST_SAVED_RETRIES: f64 = 10.0;
+/// The retries that each call adds to the retry budget of the node, and the most that the budget holds,
+/// so that an outage does not multiply requests.
+const RETRY_BUDGET_PER_CALL: f64 = 0.1;
+const MAX_RETRY_BUDGET: f64 = 10.0;
 
-/// How a call is made.
+/// The options of a call.
 #[derive(Clone, Debug)]
 pub struct CallOptions {
-    /// The whole time that it may take, an hour at most.
+    /// The time limit of the whole call with its retries; up to an hour.
     pub timeout: Duration,
-    /// The shard that it is about: a node that has a newer shard map refuses it.
+    /// The shard that the call is about: a node with a newer shard map refuses the call.
     pub shard: Option<u64>,
-    /// Tells the handler which calls are the same one; made up when there is none.
+    /// The same for all calls that the handler must treat as one; by default a random key.
     pub idempotency_key: Option<String>,
+    /// How often the call is retried if no handler can have seen it; up to [`MAX_RETRIES`], and while
+    /// the node's retry budget lasts.
+    pub retries: u32,
 }
 
 impl Default for CallOptions {
     fn default() -> Self {
-        CallOptions { timeout: Duration::from_secs(5), shard: None, idempotency_key: None }
+        CallOptions {
+            timeout: Duration::from_secs(5),
+            shard: None,
+            idempotency_key: None,
+            retries: MAX_RETRIES,
+        }
     }
 }
 
-/// Takes requests for the program.
+/// The function that passes a request to the program.
 type Deliver = Box<dyn Fn(Request) + Send + Sync>;
 
-/// What a node has to speak with the others.
+/// The calls between this node and the other nodes.
 pub struct DataPlane {
     cluster: Arc<Cluster>,
     listener: Mutex<Option<TcpListener>>,
     deliver: Deliver,
-    /// What the program has handlers for.
+    /// The names of the program's handlers.
     handlers: Mutex<BTreeSet<String>>,
-    /// When the program last looked for requests.
+    /// When the program last polled for requests.
     polled: Mutex<ClockInstant>,
     waiting: Arc<AtomicUsize>,
+    /// The requests that are served in the background, by name.
+    services: Mutex<HashMap<String, Service>>,
+    /// The number of those that run.
+    served: Arc<AtomicUsize>,
     peers: Mutex<HashMap<String, Arc<Peer>>>,
-    saved_retries: Mutex<f64>,
+    retry_budget: Mutex<f64>,
+    tls: Option<Tls>,
 }
 
 impl fmt::Debug for DataPlane {
@@ -87,43 +103,53 @@ impl fmt::Debug for DataPlane {
 }
 
 impl DataPlane {
-    /// Listens at the node's `data_address`, and has the node's key say where. Requests go to
-    /// `deliver`, which must not block.
+    /// Listens at the node's `data_address` and publishes the bound address in the node's key. Requests
+    /// are passed to `deliver`, which must not block. An observer only calls.
     ///
     /// # Errors
-    /// [`Kind::Config`] when the address cannot be had, or is not this machine's alone and there is no
-    /// key.
+    /// [`Kind::Config`] if it cannot listen at the address, if other machines can reach the address and
+    /// there is neither `cluster_key` nor `data_tls`, or if a file of `data_tls` cannot be used.
     pub fn new(
         cluster: Arc<Cluster>,
         deliver: impl Fn(Request) + Send + Sync + 'static,
     ) -> Result<Arc<Self>, Error> {
-        let listener = listen(cluster.options())?;
-        let bound = listener.local_addr().map_err(|error| unbound(cluster.options(), &error))?;
-        cluster.advertise(advertised(cluster.options(), bound));
+        let tls = cluster.options().data_tls.as_ref().map(Tls::new).transpose()?;
+        let listener = if cluster.options().observer {
+            None
+        } else {
+            let listener = listen(cluster.options())?;
+            let bound =
+                listener.local_addr().map_err(|error| unbound(cluster.options(), &error))?;
+            cluster.advertise(advertised(cluster.options(), bound));
+            Some(listener)
+        };
         let polled = Mutex::new(cluster.now());
         Ok(Arc::new(DataPlane {
             cluster,
-            listener: Mutex::new(Some(listener)),
+            listener: Mutex::new(listener),
             deliver: Box::new(deliver),
             handlers: Mutex::default(),
             polled,
             waiting: Arc::default(),
+            services: Mutex::default(),
+            served: Arc::default(),
             peers: Mutex::default(),
-            saved_retries: Mutex::new(MOST_SAVED_RETRIES),
+            retry_budget: Mutex::new(MAX_RETRY_BUDGET),
+            tls,
         }))
     }
 
-    fn options(&self) -> &Options {
+    pub(in crate::cluster) fn options(&self) -> &Options {
         self.cluster.options()
     }
 
-    /// Takes requests until it is dropped. It needs a tokio runtime.
+    /// Accepts requests until this future is dropped. Requires a tokio runtime.
     ///
     /// # Errors
-    /// When the runtime cannot watch the listener, or when this is called again.
+    /// If the runtime cannot use the listener, on a second call, and for an observer.
     pub async fn serve(self: Arc<Self>) -> io::Result<Infallible> {
         let listener = lock(&self.listener).take();
-        let listener = listener.ok_or_else(|| io::Error::other("it serves already"))?;
+        let listener = listener.ok_or_else(|| io::Error::other("there is no listener to serve"))?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let serving = Arc::clone(&self);
         tokio::select! {
@@ -132,15 +158,15 @@ impl DataPlane {
         }
     }
 
-    /// Says in the node's check whether the program answers.
+    /// Sets the node's check to warning while the program does not poll.
     async fn report(&self) -> Infallible {
         loop {
-            self.cluster.warn(self.refusal().map(|error| error.message().to_owned()));
+            self.cluster.set_warning(self.refusal().map(|error| error.message().to_owned()));
             sleep(self.options().profile.beat).await;
         }
     }
 
-    /// Says that the program has a handler of this name, or none any more.
+    /// Registers or removes the name of a handler.
     pub fn set_handler(&self, name: &str, is_there: bool) {
         let mut handlers = lock(&self.handlers);
         if handlers.is_empty() {
@@ -153,17 +179,28 @@ impl DataPlane {
         }
     }
 
-    /// Says that the program looks for requests at this moment.
+    /// Registers or removes the service of a name. Its requests do not reach the program, and need not wait
+    /// until it polls. A request that was begun runs to its end, also after its caller has gone; up to
+    /// `max_waiting_requests` of all services run at a time.
+    pub fn set_service(&self, name: &str, service: Option<Service>) {
+        let mut services = lock(&self.services);
+        match service {
+            Some(service) => services.insert(name.to_owned(), service),
+            None => services.remove(name),
+        };
+    }
+
+    /// Records that the program polls for requests now.
     pub fn poll(&self) {
         *lock(&self.polled) = self.cluster.now();
     }
 
-    /// Whether the program answers requests: it has no handlers, or looked for requests lately.
+    /// Whether the program answers requests: it has no handlers, or has polled recently.
     pub fn is_ready(&self) -> bool {
         self.refusal().is_none()
     }
 
-    /// Why requests are not given to the program.
+    /// The error for requests while the program does not poll.
     fn refusal(&self) -> Option<Error> {
         if lock(&self.handlers).is_empty() {
             return None;
@@ -172,18 +209,19 @@ impl DataPlane {
             (self.cluster.now() - *lock(&self.polled), self.options().profile.check_ttl * 2);
         (silent > limit).then(|| {
             let why = format!(
-                "its program has not polled for {} ms, and {} ms are allowed",
+                "its program has not polled for {} ms, up to {} ms are allowed",
                 silent.as_millis(),
                 limit.as_millis()
             );
-            Error::new(Kind::NotReady, why).transient().with_status(503).not_sent()
+            Error::new(Kind::NotReady, why).retryable().with_status(503).not_sent()
         })
     }
 
     /// Calls a handler of a node, which may be this one, and waits for the reply.
     ///
     /// # Errors
-    /// What the node answers, or why it does not; the message names the node.
+    /// The error that the node answers with, or the reason why there is no answer; the message names the
+    /// node and the handler.
     pub async fn call(
         &self,
         node_id: &str,
@@ -191,12 +229,12 @@ impl DataPlane {
         body: &Body,
         options: &CallOptions,
     ) -> Result<Body, Error> {
-        let timeout = options.timeout.min(LONGEST_CALL);
+        let timeout = options.timeout.min(MAX_CALL_TIME);
         let deadline = Instant::now() + timeout;
         let call = self.attempts(node_id, name, body, options, deadline);
         let outcome = timeout_at(deadline.into(), call).await.unwrap_or_else(|_| {
             let why = format!("no reply within {} ms", timeout.as_millis());
-            Err(Error::new(Kind::Timeout, why).transient())
+            Err(Error::new(Kind::Timeout, why).retryable())
         });
         outcome.map_err(|error| error.context(&format!("node {node_id:?}: call {name:?}")))
     }
@@ -223,31 +261,33 @@ impl DataPlane {
             epoch: 0,
             shard: options.shard,
             idempotency_key: key
-                .unwrap_or_else(|| format!("{:016x}", self.cluster.client().random())),
+                .unwrap_or_else(|| format!("{:016x}", self.cluster.client().random_u64())),
             deadline: Duration::ZERO,
         };
         head.check()?;
-        self.save_retry();
+        self.earn_retry();
         for attempt in 1.. {
-            head.epoch = self.epoch();
+            head.epoch = self.cluster.epoch();
             head.deadline = deadline.saturating_duration_since(Instant::now());
-            let error = match self.attempt(&head, body, deadline).await? {
+            let made = self.attempt(&head, body, deadline).await;
+            let error = match made.map_err(|error| error.with_attempts(attempt - 1))? {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error.with_attempts(attempt),
             };
-            let may_repeat = error.retryable() && !error.maybe_applied();
-            if !may_repeat || attempt > MOST_RETRIES || !self.take_retry() {
-                return Err(error);
+            let may_repeat = error.is_retryable() && !error.maybe_applied();
+            if !may_repeat || attempt > options.retries.min(MAX_RETRIES) || !self.spend_retry() {
+                let said = format!("tried {attempt} times");
+                return Err(if attempt > 1 { error.with_note(&said) } else { error });
             }
-            let longest = FIRST_PAUSE * (1 << (attempt - 1));
-            sleep(longest.mul_f64(self.cluster.client().chance())).await;
+            let longest = FIRST_RETRY_PAUSE * (1 << (attempt - 1));
+            sleep(longest.mul_f64(self.cluster.client().random_fraction())).await;
         }
         unreachable!("the last attempt returns")
     }
 
-    /// Makes a call once. What the node has no part in is the outer error, and final.
+    /// Makes one attempt. The outer error is of this node alone, and final.
     async fn attempt(&self, head: &Head, body: &Body, deadline: Instant) -> Result<Outcome, Error> {
-        if head.to == self.options().node_id {
+        if head.to == self.options().node_id && !self.options().observer {
             return Ok(match self.admit(head.clone(), body.clone(), deadline) {
                 Ok(outcome) => outcome
                     .await
@@ -260,7 +300,10 @@ impl DataPlane {
         }
         let peer = self.peer(&head.to)?;
         let _in_flight = peer.enter(self.options().max_in_flight)?;
-        let outcome = peer.exchange(self.options(), head, body).await;
+        let tls = self.tls.as_ref().map(Tls::current);
+        let pass = peer.circuit.enter(self.cluster.now());
+        let pass = pass.map_err(|error| error.with_endpoint(&peer.address))?;
+        let outcome = peer.call(&self.cluster, tls, head, body, pass).await;
         Ok(outcome.map_err(|error| error.with_endpoint(&peer.address)))
     }
 
@@ -271,38 +314,47 @@ impl DataPlane {
             Error::new(Kind::NotFound, "there is no such node in the cluster").not_sent()
         })?;
         if !node.is_live {
-            return Err(Error::new(Kind::Connect, "it is down").transient().not_sent());
+            return Err(Error::new(Kind::Connect, "it is down").retryable().not_sent());
         }
         let address = &node.record.data_address;
         if address.is_empty() {
-            let why = "it takes no requests: its key says no data_address";
+            let why = "it accepts no requests: its key has no data_address";
             return Err(Error::new(Kind::Unsupported, why).not_sent());
         }
         let mut peers = lock(&self.peers);
-        if let Some(peer) = peers.get(node_id).filter(|peer| peer.address == *address) {
+        let incarnation = &node.record.incarnation;
+        let is_current = |it: &&Arc<Peer>| it.address == *address && it.incarnation == *incarnation;
+        if let Some(peer) = peers.get(node_id).filter(is_current) {
             return Ok(Arc::clone(peer));
         }
         peers.retain(|id, _| snapshot.nodes.contains_key(id));
-        let peer = Arc::new(Peer::new(address)?);
+        let peer = Arc::new(Peer::new(address, incarnation)?);
         peers.insert(node_id.to_owned(), Arc::clone(&peer));
         Ok(peer)
     }
 
-    /// Gives a request to the program, unless something speaks against it.
-    fn admit(
-        &self,
-        head: Head,
-        body: Body,
-        deadline: Instant,
-    ) -> Result<oneshot::Receiver<Outcome>, Error> {
+    /// Checks a request and passes it to its service or to the program.
+    fn admit(&self, head: Head, body: Body, deadline: Instant) -> Result<Awaited, Error> {
         let Options { nodes_prefix, node_id, max_waiting_requests, .. } = self.options();
         let refuse = |status, kind, why| Err(Error::new(kind, why).with_status(status).not_sent());
         if head.cluster != *nodes_prefix {
-            let why = format!("it is of the cluster {nodes_prefix:?}, not {:?}", head.cluster);
+            let why = format!("it belongs to the cluster {nodes_prefix:?}, not {:?}", head.cluster);
             return refuse(421, Kind::Conflict, why);
         }
         if head.to != *node_id {
-            return refuse(421, Kind::Conflict, format!("at its address is the node {node_id:?}"));
+            let why = format!("the node at that address is {node_id:?}");
+            return refuse(421, Kind::Conflict, why);
+        }
+        let full = |what: &str| {
+            let why = format!("its {what} full: max_waiting_requests is {max_waiting_requests}");
+            refuse(429, Kind::RateLimited, why).map_err(Error::retryable)
+        };
+        let service = lock(&self.services).get(&head.name).cloned();
+        if let Some(service) = service {
+            return match QueueSlot::take(&self.served, *max_waiting_requests) {
+                Some(slot) => Ok(Awaited::of_service(service(body), slot)),
+                None => full("places for requests in the background are"),
+            };
         }
         if !lock(&self.handlers).contains(&head.name) {
             return refuse(404, Kind::NotFound, "it has no handler of this name".to_owned());
@@ -310,26 +362,23 @@ impl DataPlane {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
         }
-        let epoch = self.epoch();
+        let epoch = self.cluster.epoch();
         if head.shard.is_some() && head.epoch < epoch {
             let why = format!(
-                "stale_epoch: the caller's shard map has epoch {}, its own {epoch}",
+                "stale_epoch: the caller's shard map has epoch {}, the node's has {epoch}",
                 head.epoch
             );
-            return refuse(409, Kind::Conflict, why).map_err(Error::transient);
+            return refuse(409, Kind::Conflict, why).map_err(Error::retryable);
         }
-        let Some(place) = Place::take(&self.waiting, *max_waiting_requests) else {
-            let why = format!(
-                "{max_waiting_requests} requests wait there, and max_waiting_requests is {max_waiting_requests}"
-            );
-            return refuse(429, Kind::RateLimited, why).map_err(Error::transient);
+        let Some(slot) = QueueSlot::take(&self.waiting, *max_waiting_requests) else {
+            return full("queue is");
         };
-        let (request, outcome) = Request::new(head, body, deadline, place);
+        let (request, outcome) = Request::new(head, body, deadline, slot);
         (self.deliver)(request);
         Ok(outcome)
     }
 
-    /// A reply that is not too large.
+    /// The reply, or an error if it is larger than `max_reply_bytes`.
     fn bounded(&self, reply: Body) -> Outcome {
         let (length, most) = (reply.bytes.len(), self.options().max_reply_bytes);
         if length > most {
@@ -339,37 +388,53 @@ impl DataPlane {
         Ok(reply)
     }
 
-    /// The epoch of this node's shard map; 0: it has none.
-    fn epoch(&self) -> u64 {
-        self.cluster.snapshot().map.as_ref().map_or(0, |map| map.epoch())
+    fn earn_retry(&self) {
+        let mut saved = lock(&self.retry_budget);
+        *saved = (*saved + RETRY_BUDGET_PER_CALL).min(MAX_RETRY_BUDGET);
     }
 
-    fn save_retry(&self) {
-        let mut saved = lock(&self.saved_retries);
-        *saved = (*saved + RETRIES_OF_A_CALL).min(MOST_SAVED_RETRIES);
-    }
-
-    fn take_retry(&self) -> bool {
-        let mut saved = lock(&self.saved_retries);
+    fn spend_retry(&self) -> bool {
+        let mut saved = lock(&self.retry_budget);
         let is_there = *saved >= 1.0;
         *saved -= f64::from(u8::from(is_there));
         is_there
     }
 }
 
+/// The error for a request that no handler has seen.
+fn refusal(status: u16, kind: Kind, why: impl Into<String>) -> Error {
+    Error::new(kind, why).with_status(status).not_sent()
+}
+
 fn unbound(options: &Options, error: &io::Error) -> Error {
-    let why = format!("data_address {:?} cannot be listened at: {error}", options.data_address);
+    let address = &options.data_address;
+    let why = if error.kind() == io::ErrorKind::AddrInUse {
+        format!(
+            "data_address {address:?} is in use by another node or program: choose another port, or port 0 for any free one"
+        )
+    } else {
+        format!("cannot listen at data_address {address:?}: {error}")
+    };
     Error::new(Kind::Config, why).not_sent()
 }
 
-/// A listener at the node's address.
+/// Binds the node's `data_address`.
 fn listen(options: &Options) -> Result<TcpListener, Error> {
     let text = &options.data_address;
     let failed = |error| unbound(options, &error);
     let addresses: Vec<SocketAddr> = text.to_socket_addrs().map_err(failed)?.collect();
-    if options.cluster_key.is_none() && !addresses.iter().all(|it| it.ip().is_loopback()) {
+    let has_proof = options.cluster_key.is_some() || options.data_tls.is_some();
+    if !has_proof && !addresses.iter().all(|it| it.ip().is_loopback()) {
         let why = format!(
-            "data_address is {text:?}, which other machines can reach: that takes a cluster_key"
+            "data_address is {text:?}, which other machines can reach: a cluster_key or data_tls is required"
+        );
+        return Err(Error::new(Kind::Config, why).not_sent());
+    }
+    let is_everywhere = |it: &SocketAddr| it.ip().is_unspecified();
+    if options.node_address.is_empty() && addresses.iter().any(is_everywhere) {
+        let why = format!(
+            "data_address is {text:?}, all addresses of the machine, of which the host of node_address \
+             is published: node_address must be `host:port`"
         );
         return Err(Error::new(Kind::Config, why).not_sent());
     }
@@ -378,7 +443,8 @@ fn listen(options: &Options) -> Result<TcpListener, Error> {
     Ok(listener)
 }
 
-/// Where others find a listener: what listens everywhere is found at the host of the node's address.
+/// The address at which other nodes reach a listener: one on all addresses of the machine is published
+/// with the host of `node_address`.
 fn advertised(options: &Options, bound: SocketAddr) -> String {
     let host = options.node_address.rsplit_once(':').map_or("", |(host, _)| host);
     match bound.ip() {

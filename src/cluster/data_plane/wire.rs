@@ -1,5 +1,5 @@
-//! What nodes say to each other over HTTP, without I/O: the headers of a request, what of it is
-//! signed, and a reply or an error as a response.
+//! The HTTP messages between nodes, without I/O: the headers of a request, the signed text, and the
+//! response for a reply or an error.
 
 use super::auth::{self, ClusterKey};
 use crate::error::{Error, Kind};
@@ -11,17 +11,20 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_enco
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Where requests go.
+/// The path of a call.
 pub(super) const CALL_PATH: &str = "/v1/call";
 
-/// Where a connection's nonce is asked for.
+/// The path that returns the nonce of the connection.
 pub(super) const NONCE_PATH: &str = "/v1/nonce";
 
-/// How long the head of a request or a response may be.
+/// The version of this protocol. Nodes of different versions do not call each other.
+const VERSION: &str = "2";
+
+/// The largest head of a request or a response.
 pub(super) const MAX_HEAD_BYTES: usize = 16 << 10;
 
-/// How long a handler's name and an idempotency key may be, so that heads are short enough.
-const LONGEST_NAME: usize = 256;
+/// The longest name of a handler and idempotency key, which keeps heads below [`MAX_HEAD_BYTES`].
+const MAX_NAME_BYTES: usize = 256;
 
 const CLUSTER: HeaderName = HeaderName::from_static("node-cluster");
 const FROM: HeaderName = HeaderName::from_static("node-from");
@@ -31,34 +34,36 @@ const EPOCH: HeaderName = HeaderName::from_static("node-epoch");
 const SHARD: HeaderName = HeaderName::from_static("node-shard");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const DEADLINE_MS: HeaderName = HeaderName::from_static("node-deadline-ms");
-pub(super) const NONCE: HeaderName = HeaderName::from_static("node-nonce");
+const PROTOCOL: HeaderName = HeaderName::from_static("node-protocol");
+/// In a request, the nonce of the caller; otherwise that of the receiver.
+const NONCE: HeaderName = HeaderName::from_static("node-nonce");
 const COUNTER: HeaderName = HeaderName::from_static("node-counter");
 const DIGEST: HeaderName = HeaderName::from_static("node-digest");
 const SIGNATURE: HeaderName = HeaderName::from_static("node-signature");
-/// An error's kind.
+/// The kind of an error.
 const ERROR: HeaderName = HeaderName::from_static("node-error");
 /// Whether the handler can have seen the request.
 const MAYBE_APPLIED: HeaderName = HeaderName::from_static("node-maybe-applied");
 
-/// What a header's value cannot hold, and what escapes it.
+/// The characters that are escaped in header values.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'"');
 
-/// What a request or a reply carries.
+/// The payload of a request or a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Body {
-    /// The JSON text, or the bytes as they are.
+    /// A JSON text or any bytes.
     pub bytes: Bytes,
-    /// Which of the two it is.
+    /// Whether it is a JSON text.
     pub is_json: bool,
 }
 
 impl Body {
-    /// Bytes as they are.
+    /// A payload of any bytes.
     pub fn bytes(bytes: impl Into<Bytes>) -> Self {
         Body { bytes: bytes.into(), is_json: false }
     }
 
-    /// A JSON text.
+    /// A payload of JSON text.
     pub fn json(text: impl Into<Bytes>) -> Self {
         Body { bytes: text.into(), is_json: true }
     }
@@ -67,17 +72,17 @@ impl Body {
         if self.is_json { "application/json" } else { "application/octet-stream" }
     }
 
-    /// The body of a message with these headers.
+    /// A received payload; its type is in the headers.
     pub(super) fn of(bytes: Bytes, headers: &HeaderMap) -> Self {
         let is_json = headers.get(CONTENT_TYPE).is_some_and(|it| it == "application/json");
         Body { bytes, is_json }
     }
 }
 
-/// What the headers of a request say.
+/// The content of a request's headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// The prefix of the cluster's nodes, which tells clusters apart.
+    /// The `nodes_prefix`, which identifies the cluster.
     pub cluster: String,
     pub from: String,
     pub to: String,
@@ -85,29 +90,42 @@ pub(super) struct Head {
     pub epoch: u64,
     pub shard: Option<u64>,
     pub idempotency_key: String,
-    /// How long the caller still waits.
+    /// The remaining time of the call.
     pub deadline: Duration,
 }
 
-/// What a head and a body are signed with, on one connection.
+/// What a signature covers besides the message itself, so that it is valid nowhere else.
+#[derive(Clone, Copy)]
+pub(super) enum Bound<'a> {
+    /// Of a request: the nonce that its receiver made for the connection.
+    ToConnection(&'a str),
+    /// Of a reply: the signature of its request.
+    ToRequest(&'a str),
+}
+
+/// How a request is signed.
 pub(super) struct Signing<'a> {
     pub key: &'a ClusterKey,
+    /// The receiver's nonce for the connection.
+    pub connection: &'a str,
+    /// The caller's nonce for this request.
     pub nonce: &'a str,
+    /// Greater than that of any earlier request on the connection.
     pub counter: u64,
 }
 
 impl Head {
-    /// Whether it can be said in headers.
+    /// Checks the lengths of the name and the idempotency key.
     ///
     /// # Errors
-    /// [`Kind::Argument`], naming what is too long.
+    /// [`Kind::Argument`], naming the one that is empty or too long.
     pub fn check(&self) -> Result<(), Error> {
         for (what, text) in
             [("the name", &self.name), ("the idempotency key", &self.idempotency_key)]
         {
-            if text.is_empty() || text.len() > LONGEST_NAME {
+            if text.is_empty() || text.len() > MAX_NAME_BYTES {
                 let length = text.len();
-                let why = format!("{what} has {length} bytes: it must have 1 to {LONGEST_NAME}");
+                let why = format!("{what} has {length} bytes: it must have 1 to {MAX_NAME_BYTES}");
                 return Err(Error::argument(why));
             }
         }
@@ -129,10 +147,10 @@ impl Head {
         fields
     }
 
-    /// The head that headers say.
+    /// Reads the headers of a request.
     ///
     /// # Errors
-    /// [`Kind::Decode`], naming the header.
+    /// [`Kind::Decode`], naming the missing or invalid header.
     pub fn parse(headers: &HeaderMap) -> Result<Self, Error> {
         let text = |name: &HeaderName| {
             let decoded = percent_decode_str(header(headers, name)?).decode_utf8();
@@ -151,7 +169,7 @@ impl Head {
         })
     }
 
-    /// The request that says this and carries `body`.
+    /// The HTTP request with these headers and `body`, signed if there is a key.
     pub fn request(
         &self,
         host: &HeaderValue,
@@ -163,12 +181,15 @@ impl Head {
         *request.uri_mut() = Uri::from_static(CALL_PATH);
         let headers = request.headers_mut();
         headers.insert(HOST, host.clone());
+        headers.insert(PROTOCOL, HeaderValue::from_static(VERSION));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(body.content_type()));
         for (name, value) in self.fields() {
             headers.insert(&name, value_of(&name, &value)?);
         }
         if let Some(signing) = signing {
-            sign(headers, "request", &body.bytes, signing)?;
+            headers.insert(NONCE, value_of(&NONCE, signing.nonce)?);
+            headers.insert(COUNTER, HeaderValue::from(signing.counter));
+            sign(headers, &body.bytes, signing.key, Bound::ToConnection(signing.connection))?;
         }
         Ok(request)
     }
@@ -177,38 +198,78 @@ impl Head {
 /// Signs a message's headers and body.
 pub(super) fn sign(
     headers: &mut HeaderMap,
-    what: &str,
     body: &[u8],
-    signing: &Signing,
+    key: &ClusterKey,
+    bound: Bound,
 ) -> Result<(), Error> {
-    headers.insert(COUNTER, HeaderValue::from(signing.counter));
     headers.insert(DIGEST, value_of(&DIGEST, &auth::digest(body))?);
-    let signature = signing.key.sign(&signed_text(headers, what, signing.nonce));
+    let signature = key.sign(&signed_text(headers, bound));
     headers.insert(SIGNATURE, value_of(&SIGNATURE, &signature)?);
     Ok(())
 }
 
-/// Whether a message's headers were signed on the connection of this nonce; the counter then. The
-/// body is to be compared with their digest.
-pub(super) fn is_signed(
-    headers: &HeaderMap,
-    what: &str,
-    key: &ClusterKey,
-    nonce: &str,
-) -> Option<u64> {
-    let signature = header(headers, &SIGNATURE).ok()?;
-    let counter = number(headers, &COUNTER).ok()?;
-    key.has_signed(&signed_text(headers, what, nonce), signature).then_some(counter)
+/// The secret with which a message's headers are signed. The body is compared with [`has_signed_body`].
+pub(super) fn signer(headers: &HeaderMap, key: &ClusterKey, bound: Bound) -> Option<ClusterKey> {
+    key.signer(&signed_text(headers, bound), signature(headers)?)
 }
 
-/// Whether a body is the one that was signed.
-pub(super) fn is_signed_body(headers: &HeaderMap, body: &[u8]) -> bool {
+/// The signature of a message, not verified.
+pub(super) fn signature(headers: &HeaderMap) -> Option<&str> {
+    header(headers, &SIGNATURE).ok()
+}
+
+/// The number of a request on its connection.
+pub(super) fn counter(headers: &HeaderMap) -> Result<u64, Error> {
+    number(headers, &COUNTER)
+}
+
+/// The nonce in the response for [`NONCE_PATH`].
+pub(super) fn nonce(headers: &HeaderMap) -> Option<&str> {
+    header(headers, &NONCE).ok().filter(|nonce| !nonce.is_empty())
+}
+
+/// Whether a response refuses a connection without TLS.
+pub(super) fn demands_tls(headers: &HeaderMap) -> bool {
+    headers.get(ERROR).is_some_and(|kind| kind == Kind::Tls.name())
+}
+
+/// The response for [`NONCE_PATH`].
+pub(super) fn nonce_response(nonce: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::default();
+    let headers = response.headers_mut();
+    headers.insert(PROTOCOL, HeaderValue::from_static(VERSION));
+    HeaderValue::from_str(nonce).into_iter().for_each(|nonce| _ = headers.insert(NONCE, nonce));
+    response
+}
+
+/// Refuses a message of another version of the protocol.
+///
+/// # Errors
+/// [`Kind::Unsupported`] for another version; [`Kind::Decode`] for none.
+pub(super) fn check_version(headers: &HeaderMap) -> Result<(), Error> {
+    let (kind, why) = match header(headers, &PROTOCOL) {
+        Ok(VERSION) => return Ok(()),
+        Ok(other) => (Kind::Unsupported, format!("version {other:?}")),
+        Err(_) => (
+            Kind::Decode,
+            "no version: the sender is not a node, or has an older release".to_owned(),
+        ),
+    };
+    let why = format!("nodes speak version {VERSION} of their protocol, the message has {why}");
+    Err(Error::new(kind, why).with_status(StatusCode::BAD_REQUEST.as_u16()))
+}
+
+/// Whether a body matches the signed digest.
+pub(super) fn has_signed_body(headers: &HeaderMap, body: &[u8]) -> bool {
     headers.get(DIGEST).is_some_and(|digest| *digest == auth::digest(body))
 }
 
-/// Every header that means anything, in one order; what is not there is an empty line.
-fn signed_text(headers: &HeaderMap, what: &str, nonce: &str) -> String {
-    const SIGNED: [HeaderName; 13] = [
+/// The text that is signed: the value of every header with a meaning, one per line in a fixed order; an
+/// absent header is an empty line.
+fn signed_text(headers: &HeaderMap, bound: Bound) -> String {
+    const SIGNED: [HeaderName; 15] = [
+        PROTOCOL,
+        NONCE,
         CONTENT_TYPE,
         CLUSTER,
         FROM,
@@ -223,16 +284,19 @@ fn signed_text(headers: &HeaderMap, what: &str, nonce: &str) -> String {
         ERROR,
         MAYBE_APPLIED,
     ];
-    let mut text = format!("{what}\n{nonce}\n");
+    let mut text = match bound {
+        Bound::ToConnection(nonce) => format!("request\n{nonce}\n"),
+        Bound::ToRequest(signature) => format!("reply\n{signature}\n"),
+    };
     for name in &SIGNED {
-        // No value has a line's end in it.
+        // A header value contains no line break.
         text.push_str(header(headers, name).unwrap_or_default());
         text.push('\n');
     }
     text
 }
 
-/// The response for what became of a request.
+/// The HTTP response for the outcome of a request.
 pub(super) fn response(outcome: Result<Body, Error>) -> Response<Full<Bytes>> {
     let (status, body, error) = match outcome {
         Ok(body) => (StatusCode::OK, body, None),
@@ -245,6 +309,7 @@ pub(super) fn response(outcome: Result<Body, Error>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.bytes.clone()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
+    headers.insert(PROTOCOL, HeaderValue::from_static(VERSION));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(body.content_type()));
     if let Some(error) = error {
         headers.insert(ERROR, HeaderValue::from_static(error.kind().name()));
@@ -254,10 +319,10 @@ pub(super) fn response(outcome: Result<Body, Error>) -> Response<Full<Bytes>> {
     response
 }
 
-/// What a response says.
+/// The outcome in an HTTP response.
 ///
 /// # Errors
-/// The error that the node answers with; [`Kind::Decode`] when it is no node's answer.
+/// The error that the node answers with; [`Kind::Decode`] if the response is not from a node.
 pub(super) fn outcome(response: Response<Bytes>) -> Result<Body, Error> {
     let (parts, bytes) = response.into_parts();
     // The status is not signed.
@@ -267,16 +332,17 @@ pub(super) fn outcome(response: Response<Bytes>) -> Result<Body, Error> {
     }
     let kind = error.and_then(|name| Kind::ALL.iter().find(|kind| kind.name() == name));
     let Some(kind) = kind else {
-        let why = format!("it answers {}, which is no node's answer", parts.status);
+        let why = format!("it answers {}, which is not a reply of a node", parts.status);
         return Err(Error::new(Kind::Decode, why));
     };
     let maybe_applied = parts.headers.get(MAYBE_APPLIED).is_none_or(|it| it != "false");
     let error = Error::new(*kind, String::from_utf8_lossy(&bytes).into_owned())
         .with_status(parts.status.as_u16())
         .with_maybe_applied(maybe_applied);
-    let may_pass = [StatusCode::CONFLICT, StatusCode::TOO_MANY_REQUESTS].contains(&parts.status)
+    let is_retryable = [StatusCode::CONFLICT, StatusCode::TOO_MANY_REQUESTS]
+        .contains(&parts.status)
         || *kind == Kind::NotReady;
-    Err(if may_pass { error.transient() } else { error })
+    Err(if is_retryable { error.retryable() } else { error })
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a str, Error> {
@@ -293,7 +359,7 @@ fn value_of(name: &HeaderName, text: &str) -> Result<HeaderValue, Error> {
 }
 
 fn unreadable(name: &HeaderName) -> Error {
-    Error::new(Kind::Decode, format!("the header {name} is missing or not as it must be"))
+    Error::new(Kind::Decode, format!("the header {name} is missing or invalid"))
         .with_status(StatusCode::BAD_REQUEST.as_u16())
         .not_sent()
 }
@@ -318,7 +384,7 @@ mod tests {
     }
 
     fn request(head: &Head, body: &[u8]) -> Request<Full<Bytes>> {
-        let signing = Signing { key: &key(), nonce: "nonce", counter: 7 };
+        let signing = Signing { key: &key(), connection: "connection", nonce: "nonce", counter: 7 };
         let host = HeaderValue::from_static("a");
         let body = Body::bytes(body.to_vec());
         head.request(&host, &body, Some(&signing)).expect("a request")
@@ -326,13 +392,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_a_head_says_arrives(head in any_head()) {
+        fn a_head_is_read_as_it_was_written(head in any_head()) {
             let request = request(&head, b"");
             prop_assert_eq!(Head::parse(request.headers()).expect("a head"), head);
         }
 
         #[test]
-        fn any_headers_are_a_head_or_name_one(values in prop::collection::vec("[ -~]{0,20}", 8)) {
+        fn any_headers_are_a_head_or_an_error(values in prop::collection::vec("[ -~]{0,20}", 8)) {
             let names = [CLUSTER, FROM, TO, NAME, EPOCH, SHARD, IDEMPOTENCY_KEY, DEADLINE_MS];
             let values = values.iter().map(|it| HeaderValue::from_str(it).expect("a value"));
             let headers: HeaderMap = names.into_iter().zip(values).collect();
@@ -358,20 +424,23 @@ mod tests {
         }
 
         #[test]
-        fn a_signature_is_for_all_that_is_said(head in any_head(), other in any_head()) {
+        fn a_signature_covers_every_header(head in any_head(), other in any_head()) {
             let signed = request(&head, b"body");
-            let is_signed = |headers: &HeaderMap, nonce| is_signed(headers, "request", &key(), nonce);
-            prop_assert_eq!(is_signed(signed.headers(), "nonce"), Some(7));
-            prop_assert_eq!(is_signed(signed.headers(), "another"), None);
-            prop_assert!(is_signed_body(signed.headers(), b"body"));
-            prop_assert!(!is_signed_body(signed.headers(), b"another"));
+            let verified =
+                |headers: &HeaderMap, bound| signer(headers, &key(), bound).is_some();
+            let here = Bound::ToConnection("connection");
+            prop_assert!(verified(signed.headers(), here));
+            prop_assert!(!verified(signed.headers(), Bound::ToConnection("another")));
+            prop_assert!(!verified(signed.headers(), Bound::ToRequest("connection")));
+            prop_assert!(has_signed_body(signed.headers(), b"body"));
+            prop_assert!(!has_signed_body(signed.headers(), b"another"));
             for (name, value) in request(&other, b"").headers() {
                 let mut headers = signed.headers().clone();
                 let is_other = headers.insert(name, value.clone()).as_ref() != Some(value);
-                let means_nothing = *name == HOST;
+                let is_unsigned = *name == HOST;
                 prop_assert_eq!(
-                    is_signed(&headers, "nonce").is_none(),
-                    is_other && !means_nothing,
+                    !verified(&headers, here),
+                    is_other && !is_unsigned,
                     "{}", name
                 );
             }
@@ -379,7 +448,42 @@ mod tests {
     }
 
     #[test]
-    fn an_error_arrives_as_it_is() {
+    fn another_version_is_refused_and_cannot_be_written_over() {
+        let text = || "a".to_owned();
+        let head = Head {
+            cluster: text(),
+            from: text(),
+            to: text(),
+            name: text(),
+            epoch: 0,
+            shard: None,
+            idempotency_key: text(),
+            deadline: Duration::ZERO,
+        };
+        let mut headers = request(&head, b"").headers().clone();
+        check_version(&headers).expect("the same version");
+        headers.insert(PROTOCOL, HeaderValue::from_static("1"));
+        let error = check_version(&headers).expect_err("an older version");
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.message().contains("version \"1\""), "{error}");
+        assert!(signer(&headers, &key(), Bound::ToConnection("connection")).is_none());
+        headers.remove(PROTOCOL);
+        assert_eq!(check_version(&headers).expect_err("no version").kind(), Kind::Decode);
+        assert!(signer(&headers, &key(), Bound::ToConnection("connection")).is_none());
+    }
+
+    #[test]
+    fn a_signed_error_cannot_be_declared_harmless() {
+        let (mut headers, bound) = (HeaderMap::new(), Bound::ToRequest("signature"));
+        headers.insert(MAYBE_APPLIED, HeaderValue::from_static("true"));
+        sign(&mut headers, b"", &key(), bound).expect("a signature");
+        assert!(signer(&headers, &key(), bound).is_some());
+        headers.insert(MAYBE_APPLIED, HeaderValue::from_static("false"));
+        assert!(signer(&headers, &key(), bound).is_none());
+    }
+
+    #[test]
+    fn an_error_is_read_as_it_was_written() {
         for (kind, status, is_transient) in [
             (Kind::NotReady, 503, true),
             (Kind::Closed, 503, false),
@@ -392,7 +496,7 @@ mod tests {
             let error = outcome(Response::from_parts(parts, "why".into())).expect_err("an error");
             assert_eq!((error.kind(), error.message()), (kind, "why"));
             assert_eq!(error.status(), Some(status));
-            assert_eq!((error.retryable(), error.maybe_applied()), (is_transient, is_transient));
+            assert_eq!((error.is_retryable(), error.maybe_applied()), (is_transient, is_transient));
         }
     }
 }

@@ -1,25 +1,26 @@
-//! Who asks, and what they may do: the one place that every handler asks.
+//! Authentication and authorization of callers: the one place that every handler uses.
 
 use super::{ANONYMOUS, ANONYMOUS_SECRET, Access, DefaultPolicy, Level, Resource, Rules, Secret};
-use crate::simulate::reply::{Refusal, Reply};
-use crate::simulate::request::{Call, quoted};
+use crate::simulate::go;
+use crate::simulate::http::reply::{Refusal, Reply};
+use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
 use crate::simulate::store::catalog::Check;
 use http::StatusCode;
 use std::cell::Cell;
 
-/// What the caller may do.
-pub(in crate::simulate) struct Authority {
+/// The permissions of a caller.
+pub(crate) struct Authority {
     caller: Caller,
     key_lists: bool,
-    /// Whether something was left out for want of a right.
+    /// Whether entries were filtered for lack of permission.
     filtered: Cell<bool>,
 }
 
 enum Caller {
-    /// Nobody is asked for a right.
+    /// ACLs are off: everything is allowed.
     Unchecked,
-    /// Has a token that does not exist.
+    /// The token does not exist.
     Unknown,
     Known {
         accessor: String,
@@ -29,7 +30,7 @@ enum Caller {
 }
 
 impl State {
-    /// What the caller may do at this moment.
+    /// The permissions of the caller at this moment.
     pub fn authority(&self, call: &Call) -> Authority {
         let acl = &self.acl;
         let caller = if !acl.is_enabled() {
@@ -51,7 +52,7 @@ impl State {
         }
     }
 
-    /// The secret of the token that a request has.
+    /// The secret of the request's token.
     pub(super) fn secret(&self, call: &Call) -> Secret {
         // Source: "Authentication" in Consul's HTTP reference.
         let bearer = call.header("authorization").split_once(' ');
@@ -82,8 +83,8 @@ impl Authority {
         }
     }
 
-    /// Whether the caller has this access to the resource of this name; resources that there is
-    /// only one of have the name "".
+    /// Whether the caller has this access to the resource of this name; the name of a resource
+    /// without names is "".
     pub fn allows(&self, resource: Resource, name: impl AsRef<[u8]>, access: Access) -> bool {
         self.holds(access, resource, |rules| rules.level(resource, name.as_ref()))
     }
@@ -99,7 +100,7 @@ impl Authority {
             Caller::Unknown => false,
             Caller::Known { rules, default, .. } => match level(rules) {
                 Some(level) => level.allows(access),
-                // Tokens and policies are never open to all.
+                // The default policy does not apply to tokens and policies.
                 None => *default == DefaultPolicy::Allow && resource != Resource::Acl,
             },
         }
@@ -119,7 +120,7 @@ impl Authority {
         }
     }
 
-    /// Refuses a caller who may not write all keys that begin with a prefix.
+    /// Refuses a caller without the permission to write all keys with a prefix.
     pub fn check_tree(&self, prefix: &[u8]) -> Result<(), Refusal> {
         let level = |rules: &Rules| rules.tree_level(Resource::Key, prefix);
         match self.holds(Access::Write, Resource::Key, level) {
@@ -128,7 +129,7 @@ impl Authority {
         }
     }
 
-    /// Refuses a caller who may not list the keys under a prefix, where that is a right of its own.
+    /// Refuses a caller without the permission to list keys, if the configuration requires one.
     pub fn check_list(&self, prefix: &[u8]) -> Result<(), Refusal> {
         match self.key_lists {
             true => self.check(Resource::Key, prefix, Access::List),
@@ -144,7 +145,7 @@ impl Authority {
             }
             _ => "anonymous token".to_owned(),
         };
-        let on = if name.is_empty() { String::new() } else { format!(" on {}", quoted(name)) };
+        let on = if name.is_empty() { String::new() } else { format!(" on {}", go::quoted(name)) };
         let hint = match self.is_anonymous() {
             true => {
                 ". The anonymous token is used implicitly when a request does not specify a token."
@@ -161,7 +162,7 @@ impl Authority {
         matches!(&self.caller, Caller::Known { accessor, .. } if accessor == ANONYMOUS)
     }
 
-    /// Whether the caller may read it; what lists leave out is remembered.
+    /// Whether the caller may read the resource; a filtered entry is recorded.
     pub fn sees(&self, resource: Resource, name: impl AsRef<[u8]>) -> bool {
         let may = self.allows(resource, name, Access::Read);
         self.filtered.set(self.filtered.get() || !may);
@@ -179,12 +180,12 @@ impl Authority {
             && (check.service_id.is_empty() || self.sees(Resource::Service, &check.service_name))
     }
 
-    /// Whether something was left out.
+    /// Whether entries were filtered. Callers without a token do not learn it.
     pub fn has_filtered(&self) -> bool {
         self.filtered.get() && !self.is_anonymous()
     }
 
-    /// Says in the reply when something was left out. Callers without a token are not told.
+    /// Adds the header that reports filtered entries.
     pub fn mark(&self, reply: Reply) -> Reply {
         match self.has_filtered() {
             true => reply.with_text("x-consul-results-filtered-by-acls", "true"),

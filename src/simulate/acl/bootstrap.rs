@@ -1,17 +1,17 @@
-//! The first tokens, and those that the agent itself has.
+//! The first tokens, and the tokens of the agent itself.
 
 use super::token_view::View;
 use super::{
     ANONYMOUS, ANONYMOUS_SECRET, Access, GLOBAL_MANAGEMENT, RESERVED, Resource, Secret, Token,
     is_uuid,
 };
-use crate::simulate::decode::{GoType, Json, Object, body, undecodable};
 use crate::simulate::go;
-use crate::simulate::reply::{Refusal, Reply};
-use crate::simulate::request::Call;
-use crate::simulate::route::{Handler, Route};
+use crate::simulate::http::decode::{GoType, Json, Object, body, decode_error};
+use crate::simulate::http::handler::{Handler, Route};
+use crate::simulate::http::reply::{Refusal, Reply};
+use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
-use crate::wire::{acl as wire, agent};
+use crate::wire::api::{acl as wire, agent};
 use http::StatusCode;
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ pub(super) static ROUTES: &[Route] = &[
 const BOOTSTRAP: GoType = GoType { value: "api.BootstrapRequest", fields: "BootstrapRequest." };
 const AGENT_TOKEN: GoType = GoType { value: "api.AgentToken", fields: "AgentToken." };
 
-/// What an agent needs tokens for. Source: "Update ACL tokens" in Consul's HTTP reference of
-/// agents, with the older names.
+/// The tokens of an agent, with their older names. Source: "Update ACL tokens" in Consul's HTTP
+/// reference of agents.
 const AGENT_TOKENS: &[&str] = &[
     "default",
     "acl_token",
@@ -61,7 +61,7 @@ fn bootstrap(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         secret => secret,
     };
     let secret = Secret::new(secret);
-    put_management(state, secret.clone(), "Bootstrap Token (Global Management)");
+    add_management(state, secret.clone(), "Bootstrap Token (Global Management)");
     let token = state.acl.tokens.get(&secret);
     let token = token.ok_or_else(super::tokens::not_found)?;
     Ok(Reply::json(call.style, &View::new(state, token).with_id()))
@@ -77,27 +77,27 @@ fn bootstrap_secret(call: &Call) -> Result<String, String> {
     given.text("BootstrapSecret")
 }
 
-/// Puts in the first token that may do everything.
-pub(super) fn put_management(state: &mut State, secret: Secret, description: &str) {
+/// Adds the first management token.
+pub(super) fn add_management(state: &mut State, secret: Secret, description: &str) {
     let index = state.next_index();
     state.acl.bootstrapped = Some(index);
     let token = Token {
         accessor: state.new_id(),
         policies: vec![GLOBAL_MANAGEMENT.to_owned()],
-        ..plain(state, secret, description, index)
+        ..new_token(state, secret, description, index)
     };
     state.put_token(token);
 }
 
-/// Puts in the token that requests without one have.
-pub(super) fn put_anonymous(state: &mut State) {
+/// Adds the token of requests without one.
+pub(super) fn add_anonymous(state: &mut State) {
     let index = state.next_index();
-    let token = plain(state, Secret::new(ANONYMOUS_SECRET), "Anonymous Token", index);
+    let token = new_token(state, Secret::new(ANONYMOUS_SECRET), "Anonymous Token", index);
     state.put_token(Token { accessor: ANONYMOUS.to_owned(), ..token });
 }
 
-/// A token with no rights, still without an accessor id.
-fn plain(state: &State, secret: Secret, description: &str, index: u64) -> Token {
+/// A token without permissions, and without an accessor id yet.
+fn new_token(state: &State, secret: Secret, description: &str, index: u64) -> Token {
     Token {
         accessor: String::new(),
         secret,
@@ -107,7 +107,7 @@ fn plain(state: &State, secret: Secret, description: &str, index: u64) -> Token 
         nodes: Vec::new(),
         local: false,
         created: state.date(Duration::ZERO),
-        ends: None,
+        expires: None,
         create_index: index,
         modify_index: index,
     }
@@ -116,12 +116,12 @@ fn plain(state: &State, secret: Secret, description: &str, index: u64) -> Token 
 fn set_agent_token(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Agent, &state.node_name, Access::Write)?;
     let json = body(&call.body)?;
-    let secret = Object::of_body(&json, AGENT_TOKEN)?.text("Token").map_err(undecodable)?;
+    let secret = Object::of_body(&json, AGENT_TOKEN)?.text("Token").map_err(decode_error)?;
     let kind = call.rest_text();
     if !AGENT_TOKENS.contains(&kind.as_str()) {
         return Err(Refusal::unknown(format!("Token {} is unknown", go::quoted(&kind))));
     }
-    // The other ones are for what a simulated agent does without asking anybody.
+    // The others are for requests that a simulated agent does not make.
     if kind == "default" || kind == "acl_token" {
         state.acl.config.default_token = (!secret.is_empty()).then(|| Secret::new(secret));
     }

@@ -1,7 +1,8 @@
-//! Access control: tokens, their policies, and who may do what.
+//! Access control: tokens, policies, permissions.
 
 mod authorize;
 mod bootstrap;
+mod own_access;
 mod policies;
 mod policy;
 mod token_body;
@@ -12,9 +13,9 @@ pub(super) use authorize::Authority;
 pub(super) use policy::{Access, Resource};
 
 use super::DATACENTER;
-use super::reply::Refusal;
-use super::request::Call;
-use super::route::Route;
+use super::http::handler::Route;
+use super::http::reply::Refusal;
+use super::http::request::Call;
 use super::store::State;
 use super::store::watch::Topic;
 use base64::Engine as _;
@@ -26,10 +27,10 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
-    policies::ROUTES.iter().chain(tokens::ROUTES).chain(bootstrap::ROUTES)
+    policies::ROUTES.iter().chain(tokens::ROUTES).chain(bootstrap::ROUTES).chain(own_access::ROUTES)
 }
 
-/// Access control as an agent is configured.
+/// The ACL configuration of an agent.
 ///
 /// Source: `acl` in Consul's agent configuration reference.
 #[derive(Clone, Debug, Default)]
@@ -38,30 +39,30 @@ pub struct Acl {
     pub enabled: bool,
     /// What a token may do that no rule of its policies speaks of.
     pub default_policy: DefaultPolicy,
-    /// Whether reading keys by prefix wants the access `list` to the prefix.
+    /// Whether reading keys by prefix requires the access `list` to the prefix.
     pub enable_key_list_policy: bool,
-    /// The secret of a management token that is there from the start, a UUID.
+    /// The secret of a management token that exists from the start, a UUID.
     pub initial_management: Option<Secret>,
-    /// The secret of the token that requests without one have; default: the anonymous token.
+    /// The secret of the token of requests without one; by default the anonymous token.
     pub default_token: Option<Secret>,
 }
 
 /// What a token may do that no rule of its policies speaks of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DefaultPolicy {
-    /// Everything but to see and change tokens and policies.
+    /// Everything except reading and writing tokens and policies.
     #[default]
     Allow,
     /// Nothing.
     Deny,
 }
 
-/// A token's secret, which is never shown by accident.
+/// A token's secret, which `Debug` hides.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The secret of this text.
+    /// A secret of this text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -73,15 +74,15 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The ids of what is there from the start.
+/// The ids of the built-in policies and token.
 const GLOBAL_MANAGEMENT: &str = "00000000-0000-0000-0000-000000000001";
 const GLOBAL_READ_ONLY: &str = "00000000-0000-0000-0000-000000000002";
 const ANONYMOUS: &str = "00000000-0000-0000-0000-000000000002";
 
-/// The anonymous token's secret, the only one that is no UUID.
+/// The anonymous token's secret, the only one that is not a UUID.
 const ANONYMOUS_SECRET: &str = "anonymous";
 
-/// What ids of users' own things must not begin with.
+/// The prefix of ids that users must not choose.
 const RESERVED: &str = "00000000-0000-0000-0000-0000000000";
 
 /// One policy.
@@ -90,10 +91,10 @@ struct Policy {
     id: String,
     name: String,
     description: String,
-    /// As they were given.
+    /// The rules as given.
     text: String,
     rules: Rules,
-    /// Where it holds; none: everywhere.
+    /// Where the policy applies; `None`: everywhere.
     datacenters: Option<Vec<String>>,
     create_index: u64,
     modify_index: u64,
@@ -110,9 +111,9 @@ struct Token {
     services: Vec<ServiceIdentity>,
     nodes: Vec<NodeIdentity>,
     local: bool,
-    /// When it came to be and when it ends, RFC 3339.
+    /// In RFC 3339.
     created: String,
-    ends: Option<String>,
+    expires: Option<String>,
     create_index: u64,
     modify_index: u64,
 }
@@ -135,18 +136,18 @@ struct NodeIdentity {
 #[derive(Clone, Debug)]
 pub(super) struct AclTable {
     config: Acl,
-    /// By secret, the order in which they are listed.
+    /// By secret, the order of lists.
     tokens: BTreeMap<Secret, Token>,
     tokens_newest: u64,
     /// By id.
     policies: BTreeMap<String, Policy>,
     policies_newest: u64,
-    /// The index of the first management token, after which there is no other first one.
+    /// The index of the first management token, after which bootstrapping is refused.
     bootstrapped: Option<u64>,
 }
 
 impl AclTable {
-    /// Nothing but how it is configured.
+    /// An empty table.
     pub fn new(config: Acl) -> Self {
         Self {
             config,
@@ -163,7 +164,7 @@ impl AclTable {
         self.config.enabled
     }
 
-    /// What is allowed where no rule says anything.
+    /// The default policy; allow if ACLs are off.
     pub fn default_policy(&self) -> DefaultPolicy {
         if self.config.enabled { self.config.default_policy } else { DefaultPolicy::Allow }
     }
@@ -176,7 +177,7 @@ impl AclTable {
         self.policies.values().find(|policy| policy.name == name)
     }
 
-    /// Everything that the token's policies and identities say.
+    /// The rules of the token's policies and identities.
     fn rules_of(&self, token: &Token) -> Rules {
         let mut rules = Rules::default();
         let is_here = |datacenters: &Option<Vec<String>>| {
@@ -204,16 +205,16 @@ impl AclTable {
 }
 
 impl State {
-    /// Puts in what a server with access control has from the start.
+    /// Adds the built-in policies and tokens, if ACLs are on.
     pub fn start_acl(&mut self) {
         if !self.acl.is_enabled() {
             return;
         }
-        policies::put_builtin(self);
+        policies::add_builtin(self);
         if let Some(secret) = self.acl.config.initial_management.clone() {
-            bootstrap::put_management(self, secret, "Initial Management Token");
+            bootstrap::add_management(self, secret, "Initial Management Token");
         }
-        bootstrap::put_anonymous(self);
+        bootstrap::add_anonymous(self);
     }
 
     fn put_policy(&mut self, policy: Policy) {
@@ -228,7 +229,7 @@ impl State {
         self.touch(Topic::Tokens);
     }
 
-    /// Takes a token out; false when there is none.
+    /// Deletes a token; false if it does not exist.
     pub fn delete_token(&mut self, accessor: &str) -> bool {
         let Some(secret) = self.acl.token_of(accessor).map(|token| token.secret.clone()) else {
             return false;
@@ -240,16 +241,15 @@ impl State {
     }
 }
 
-/// Refuses what is about access control where there is none.
+/// Refuses ACL endpoints if ACLs are off.
 pub(super) fn check_enabled(enabled: bool, call: &Call) -> Result<(), Refusal> {
-    let path = call.endpoint.path;
-    if enabled || !(path.starts_with("/v1/acl/") || path.starts_with("/v1/agent/token/")) {
+    if enabled || !call.endpoint.needs_acl {
         return Ok(());
     }
     Err(Refusal::new(StatusCode::UNAUTHORIZED, "ACL support disabled"))
 }
 
-/// A hash of what a token or a policy says. Only whether it changes means anything.
+/// A hash of a token or policy, whose only meaning is whether it changes.
 fn content_hash(content: &impl Hash) -> String {
     let part = |part: u8| {
         let mut hasher = DefaultHasher::new();
@@ -259,13 +259,12 @@ fn content_hash(content: &impl Hash) -> String {
     BASE64.encode([part(0), part(1), part(2), part(3)].concat())
 }
 
-/// Whether it has the form of a UUID.
 fn is_uuid(text: &str) -> bool {
     let lengths: Vec<_> = text.split('-').map(str::len).collect();
     lengths == [8, 4, 4, 4, 12] && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
 }
 
-/// Refuses an id that cannot be looked up.
+/// Refuses an id without the length of a UUID.
 fn check_lookup(table: &str, id: &str) -> Result<(), Refusal> {
     if id.len() == 36 {
         return Ok(());

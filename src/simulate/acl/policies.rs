@@ -4,14 +4,14 @@ use super::{
     Access, GLOBAL_MANAGEMENT, GLOBAL_READ_ONLY, Policy, Resource, Rules, check_lookup,
     content_hash,
 };
-use crate::simulate::blocking::{Headers, Position, Read};
-use crate::simulate::decode::{GoType, Json, Object};
-use crate::simulate::reply::{Refusal, Reply};
-use crate::simulate::request::Call;
-use crate::simulate::route::{Handler, Route};
+use crate::simulate::blocking::{Headers, Read, ResultIndex};
+use crate::simulate::http::decode::{GoType, Json, Object};
+use crate::simulate::http::handler::{Handler, Route};
+use crate::simulate::http::reply::{Refusal, Reply};
+use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
 use crate::simulate::store::watch::Topic;
-use crate::wire::acl as wire;
+use crate::wire::api::acl as wire;
 use http::StatusCode;
 use serde::Serialize;
 
@@ -27,7 +27,7 @@ pub(super) static ROUTES: &[Route] = &[
 const POLICY: GoType =
     GoType { value: "struct { Hash string; *structs.Alias }", fields: ".Alias." };
 
-/// A policy as it is shown.
+/// A policy in replies.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct View<'a> {
@@ -43,7 +43,7 @@ pub(super) struct View<'a> {
     modify_index: u64,
 }
 
-/// As lists show it.
+/// A policy in lists.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Stub<'a> {
@@ -92,15 +92,11 @@ impl<'a> From<&'a Policy> for View<'a> {
     }
 }
 
-fn position(state: &State, _: &Call) -> Position {
-    Position::at(state.acl.policies_newest)
-}
-
 static LIST: Read = Read {
     check: |_| Ok(()),
     topics: |_| vec![Topic::Policies],
-    position,
-    answer: |state, call| list(state, call).unwrap_or_else(Reply::from),
+    index: |state, _| ResultIndex::new(state.acl.policies_newest),
+    answer: list,
     headers: Headers::Deferred,
 };
 
@@ -112,19 +108,15 @@ fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
 }
 
 static BY_ID: Read = Read {
-    check: |call| call.named("Missing policy ID").map(|_| ()),
-    topics: |_| vec![Topic::Policies],
-    position,
-    answer: |state, call| read(state, call, true).unwrap_or_else(Reply::from),
-    headers: Headers::Deferred,
+    check: |call| call.required_rest("Missing policy ID").map(|_| ()),
+    answer: |state, call| read(state, call, true),
+    ..LIST
 };
 
 static BY_NAME: Read = Read {
-    check: |call| call.named("Missing policy Name").map(|_| ()),
-    topics: |_| vec![Topic::Policies],
-    position,
-    answer: |state, call| read(state, call, false).unwrap_or_else(Reply::from),
-    headers: Headers::Deferred,
+    check: |call| call.required_rest("Missing policy Name").map(|_| ()),
+    answer: |state, call| read(state, call, false),
+    ..LIST
 };
 
 fn read(state: &State, call: &Call, by_id: bool) -> Result<Reply, Refusal> {
@@ -142,7 +134,7 @@ fn read(state: &State, call: &Call, by_id: bool) -> Result<Reply, Refusal> {
     }
 }
 
-/// A policy as a body gives it.
+/// A policy of a request body.
 struct Given {
     id: String,
     name: String,
@@ -187,7 +179,7 @@ fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 }
 
 fn update(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let id = call.named("Missing policy ID")?;
+    let id = call.required_rest("Missing policy ID")?;
     let given = decode(call)?;
     if !given.id.is_empty() && given.id != id {
         return Err(Refusal::bad("Policy ID in URL and payload do not match"));
@@ -256,7 +248,7 @@ fn check_name(state: &State, given: &Given) -> Result<(), Refusal> {
 }
 
 fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let id = call.named("Missing policy ID")?;
+    let id = call.required_rest("Missing policy ID")?;
     state.authority(call).check(Resource::Acl, "", Access::Write)?;
     check_lookup("policy", &id)?;
     let Some(policy) = state.acl.policies.get(&id) else {
@@ -270,7 +262,7 @@ fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     }
     state.acl.policies_newest = state.next_index();
     state.acl.policies.remove(&id);
-    // A token whose policy is gone has lost it.
+    // Tokens lose the policy.
     for token in state.acl.tokens.values_mut() {
         token.policies.retain(|linked| *linked != id);
     }
@@ -278,8 +270,8 @@ fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     Ok(Reply::json(call.style, &true))
 }
 
-/// Puts in the policies that every server has.
-pub(super) fn put_builtin(state: &mut State) {
+/// Adds the built-in policies.
+pub(super) fn add_builtin(state: &mut State) {
     let builtin = [
         (GLOBAL_MANAGEMENT, "global-management", "read and write", "write"),
         (GLOBAL_READ_ONLY, "builtin/global-read-only", "read-only", "read"),
@@ -293,7 +285,7 @@ pub(super) fn put_builtin(state: &mut State) {
             description: format!(
                 "A built-in policy that grants {kind} access to all Consul features"
             ),
-            // They are our own, and read without an error.
+            // They are constants, and parse without an error.
             rules: Rules::parse(&text).unwrap_or_default(),
             text,
             datacenters: None,
@@ -303,7 +295,7 @@ pub(super) fn put_builtin(state: &mut State) {
     }
 }
 
-/// Rules that give one access to everything, laid out as Consul shows them.
+/// Rules for one access to everything, in Consul's layout.
 fn builtin_rules(level: &str) -> String {
     let single = |name: &str| format!("\n{name} = \"{level}\"");
     let prefix = |name: &str| format!("\n{name}_prefix \"\" {{\n\tpolicy = \"{level}\"\n}}");

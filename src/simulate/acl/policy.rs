@@ -1,13 +1,13 @@
-//! The rules of policies: which access to which resources they give.
+//! The rules of policies: the access to resources.
 //!
 //! Source: "ACL rules" in Consul's documentation.
 
 use crate::simulate::hcl::{self, Value};
 use std::collections::BTreeMap;
 
-/// What a rule can be about.
+/// The resource of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::simulate) enum Resource {
+pub(crate) enum Resource {
     Acl,
     Agent,
     Event,
@@ -23,7 +23,17 @@ pub(in crate::simulate) enum Resource {
 }
 
 impl Resource {
-    /// The name in rules and messages.
+    /// The resource that rules call `name`.
+    pub fn of_name(name: &str) -> Option<Self> {
+        NAMED.iter().chain(SINGLE).find(|resource| resource.name() == name).copied()
+    }
+
+    /// Whether a rule is for the resources of a name, not for the only one.
+    pub fn has_names(self) -> bool {
+        NAMED.contains(&self)
+    }
+
+    /// The name in rules and error messages.
     pub fn name(self) -> &'static str {
         match self {
             Resource::Acl => "acl",
@@ -41,7 +51,7 @@ impl Resource {
         }
     }
 
-    /// Consul's name for a rule about it, which its error shows.
+    /// Consul's Go type and field for a rule, which its error shows.
     fn go_rule(self) -> (&'static str, &'static str) {
         match self {
             Resource::Agent => ("AgentRule", "Node"),
@@ -55,7 +65,7 @@ impl Resource {
     }
 }
 
-/// Resources of which there are many, each with a name.
+/// Resources with names.
 const NAMED: &[Resource] = &[
     Resource::Agent,
     Resource::Event,
@@ -66,21 +76,21 @@ const NAMED: &[Resource] = &[
     Resource::Session,
 ];
 
-/// Resources of which there is one.
+/// Resources without names.
 const SINGLE: &[Resource] =
     &[Resource::Acl, Resource::Keyring, Resource::Mesh, Resource::Operator, Resource::Peering];
 
-/// What a request wants.
+/// The access that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::simulate) enum Access {
+pub(crate) enum Access {
     Read,
-    /// Reading keys by prefix, where the agent's configuration makes that a right of its own.
+    /// Reading keys by prefix, if the configuration requires a permission for it.
     List,
     Write,
 }
 
 impl Access {
-    /// The name in messages.
+    /// The name in error messages.
     pub fn name(self) -> &'static str {
         match self {
             Access::Read => "read",
@@ -90,10 +100,10 @@ impl Access {
     }
 }
 
-/// What a rule gives, in the order of strength among rules about the same name, but for `Deny`,
-/// which beats all.
+/// The access that a rule grants, in the order of precedence among rules with the same name: `Deny`
+/// is the strongest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::simulate) enum Level {
+pub(crate) enum Level {
     Read,
     List,
     Write,
@@ -111,7 +121,6 @@ impl Level {
         }
     }
 
-    /// Whether it includes this access.
     pub fn allows(self, access: Access) -> bool {
         match access {
             Access::Read => self != Level::Deny,
@@ -121,7 +130,7 @@ impl Level {
     }
 }
 
-/// The rules about one resource. One that there is only one of has the name "".
+/// The rules of one resource. The name of a resource without names is "".
 #[derive(Clone, Debug, Default)]
 struct Names {
     exact: BTreeMap<Vec<u8>, Level>,
@@ -130,7 +139,7 @@ struct Names {
 
 /// The rules of a policy, or of several together.
 #[derive(Clone, Debug, Default)]
-pub(in crate::simulate) struct Rules(BTreeMap<Resource, Names>);
+pub(crate) struct Rules(BTreeMap<Resource, Names>);
 
 impl Rules {
     /// Reads a policy's rules; the error is Consul's.
@@ -187,7 +196,7 @@ impl Rules {
                     .to_owned());
             }
         };
-        // A block without a name is a rule about the empty one.
+        // A block without a name is a rule with the empty name.
         if members.iter().any(|(name, value)| name == "policy" && is_literal(value)) {
             return self.add_rule(resource, is_prefix, "", value);
         }
@@ -219,7 +228,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Adds a rule. When there is one about the same name, the stronger stays.
+    /// Adds a rule. Of two with the same name, the stronger one stays.
     pub fn add(&mut self, resource: Resource, is_prefix: bool, name: &str, level: Level) {
         let names = self.0.entry(resource).or_default();
         let levels = if is_prefix { &mut names.prefixes } else { &mut names.exact };
@@ -241,15 +250,14 @@ impl Rules {
         }
     }
 
-    /// What the rules say of a name: the rule about exactly this one, or else about the longest
-    /// prefix of it.
+    /// The level of a name: of the rule with exactly this name, else of the longest prefix.
     pub fn level(&self, resource: Resource, name: &[u8]) -> Option<Level> {
         let names = self.0.get(&resource)?;
         names.exact.get(name).copied().or_else(|| longest_prefix(names, name))
     }
 
-    /// What the rules say of writing everything that begins with a prefix, as deleting a tree does:
-    /// the longest prefix of it must give that, and nothing below may take it back.
+    /// The level for writing everything under a prefix, as deleting a tree does: the longest prefix
+    /// must grant it, and no rule below may deny it.
     pub fn tree_level(&self, resource: Resource, prefix: &[u8]) -> Option<Level> {
         let names = self.0.get(&resource)?;
         let below = |levels: &BTreeMap<Vec<u8>, Level>| {
@@ -272,7 +280,7 @@ fn is_literal(value: &Value) -> bool {
     matches!(value, Value::Literal(_))
 }
 
-/// The text of a member; the last one of several, empty when there is none.
+/// The text of a member, the last one of several; empty if absent.
 fn text_of<'a>(rule: &'a Value, member: &str) -> &'a str {
     let members = match rule {
         Value::Object(members) => members.as_slice(),
@@ -286,7 +294,7 @@ fn text_of<'a>(rule: &'a Value, member: &str) -> &'a str {
     }
 }
 
-/// A rule as Consul's errors show it: printed by Go with the names of its types.
+/// A rule as Consul's errors show it: as Go prints a struct.
 fn shown(resource: Resource, name: &str, policy: &str, intentions: &str) -> String {
     use crate::simulate::go::quoted;
     let (rule, field) = resource.go_rule();
@@ -365,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn hcl_json_and_blocks_without_names_are_rules_and_unknown_names_are_none() {
+    fn hcl_json_and_blocks_without_names_are_rules_and_unknown_names_are_ignored() {
         for text in [
             r#"key "a" { policy = "read" more = "x" } unknown "a" { policy = "x" } policy = "x""#,
             r#"{"key": {"a": {"policy": "read"}}}"#,
@@ -381,7 +389,7 @@ mod tests {
 
     /// Consul 1.21 says the same of these.
     #[test]
-    fn rules_that_make_no_sense_are_refused() {
+    fn invalid_rules_are_refused() {
         for (text, error) in [
             ("acl = \"foo\"", "Invalid acl policy: \"foo\""),
             ("operator = \"list\"", "Invalid operator policy: \"list\""),

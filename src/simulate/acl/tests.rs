@@ -1,8 +1,8 @@
 //! Access control as a whole.
 
+use super::super::control::testing::{MANAGEMENT, World};
 use super::*;
 use crate::simulate::Options;
-use crate::simulate::testing::{MANAGEMENT, World};
 use http::{Method, Request};
 use serde_json::{Value, json};
 use std::time::Duration;

@@ -1,16 +1,16 @@
-//! Tokens as request bodies give them.
+//! Reads tokens from request bodies.
 
 use super::{NodeIdentity, ServiceIdentity};
-use crate::simulate::decode::{GoType, Json, Object};
 use crate::simulate::go;
-use crate::simulate::reply::Refusal;
-use crate::simulate::request::Call;
+use crate::simulate::http::decode::{GoType, Json, Object};
+use crate::simulate::http::reply::Refusal;
+use crate::simulate::http::request::Call;
 use std::time::Duration;
 
 const TOKEN: GoType = GoType { value: "struct { *structs.Alias }", fields: ".Alias." };
 const LINK: GoType = GoType { value: "structs.ACLTokenPolicyLink", fields: ".Alias.Policies." };
 
-/// A token as a body gives it.
+/// A token of a request body.
 pub(super) struct Given {
     pub accessor: String,
     pub secret: String,
@@ -22,7 +22,7 @@ pub(super) struct Given {
     pub nodes: Vec<NodeIdentity>,
     pub has_templates: bool,
     pub local: bool,
-    pub ends: String,
+    pub expires: String,
     pub ttl: Duration,
 }
 
@@ -60,7 +60,7 @@ pub(super) fn decode(call: &Call) -> Result<Given, Refusal> {
                 .list("TemplatedPolicies", "structs.ACLTemplatedPolicies")?
                 .is_some_and(|templates| !templates.is_empty()),
             local: given.flag("Local")?,
-            ends: given.text("ExpirationTime")?,
+            expires: given.text("ExpirationTime")?,
             ttl: ttl(&given)?,
         })
     };

@@ -1,4 +1,4 @@
-//! How tokens read in replies.
+//! Tokens in replies.
 
 use super::{
     Access, Authority, DefaultPolicy, NodeIdentity, Resource, ServiceIdentity, Token, content_hash,
@@ -10,7 +10,7 @@ use serde::Serialize;
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct View<'a> {
-    /// The secret once more, under the name that the first token's reply has it.
+    /// The secret again, under its name in the reply to a bootstrap.
     #[serde(rename = "ID", skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
     #[serde(rename = "AccessorID")]
@@ -79,7 +79,7 @@ impl<'a> View<'a> {
             service_identities: token.services.iter().map(service).collect(),
             node_identities: token.nodes.iter().map(node).collect(),
             local: token.local,
-            expiration_time: token.ends.as_deref(),
+            expiration_time: token.expires.as_deref(),
             create_time: &token.created,
             hash: content_hash(&(
                 &token.description,
@@ -93,13 +93,13 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The token as it is shown when it is the first one.
+    /// The token in the reply to a bootstrap.
     pub fn with_id(mut self) -> Self {
         self.id = Some(self.secret);
         self
     }
 
-    /// The token as somebody sees it who may not write tokens, and so must not have their secrets.
+    /// The token without its secret, unless the caller may write tokens.
     pub fn for_reader(mut self, authority: &Authority) -> Self {
         if !authority.allows(Resource::Acl, "", Access::Write) {
             self.secret = "<hidden>";
@@ -108,7 +108,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// A token with what is behind it.
+/// A token with its policies.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Expanded<'a> {

@@ -3,15 +3,15 @@
 use super::token_body::{Given, decode};
 use super::token_view::{Expanded, View};
 use super::{ANONYMOUS, Access, RESERVED, Resource, Secret, Token, check_lookup, is_uuid};
-use crate::simulate::blocking::{Headers, Position, Read};
+use crate::simulate::blocking::{Headers, Read, ResultIndex};
 use crate::simulate::go;
-use crate::simulate::reply::{Refusal, Reply};
-use crate::simulate::request::Call;
-use crate::simulate::route::{Handler, Route};
+use crate::simulate::http::handler::{Handler, Route};
+use crate::simulate::http::reply::{Refusal, Reply};
+use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
 use crate::simulate::store::timer::Timer;
 use crate::simulate::store::watch::Topic;
-use crate::wire::acl as wire;
+use crate::wire::api::acl as wire;
 use http::StatusCode;
 use std::time::Duration;
 
@@ -24,12 +24,8 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&wire::TOKEN_DELETE, Handler::Now(delete)),
 ];
 
-/// The shortest life of a token that ends. Source: `ExpirationTTL` in Consul's HTTP reference.
+/// The shortest TTL of a token. Source: `ExpirationTTL` in Consul's HTTP reference.
 const MIN_TTL: Duration = Duration::from_secs(60);
-
-fn position(state: &State, _: &Call) -> Position {
-    Position::at(state.acl.tokens_newest)
-}
 
 pub(super) fn not_found() -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, "token does not exist: ACL not found")
@@ -38,8 +34,8 @@ pub(super) fn not_found() -> Refusal {
 static LIST: Read = Read {
     check: |_| Ok(()),
     topics: |_| vec![Topic::Tokens],
-    position,
-    answer: |state, call| list(state, call).unwrap_or_else(Reply::from),
+    index: |state, _| ResultIndex::new(state.acl.tokens_newest),
+    answer: list,
     headers: Headers::Deferred,
 };
 
@@ -55,7 +51,7 @@ fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
         let has_policy = policy.is_empty() || token.policies.iter().any(|id| id == policy);
         let has_service =
             service.is_empty() || token.services.iter().any(|identity| identity.name == service);
-        // No token has a role, or comes from an auth method.
+        // No token has a role or an auth method.
         let filters = [call.query.get("role"), call.query.get("authmethod")];
         has_policy && has_service && filters.iter().all(|filter| filter.is_empty())
     };
@@ -65,28 +61,20 @@ fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
     Ok(Reply::json(call.style, &views))
 }
 
-static OWN: Read = Read {
-    check: |_| Ok(()),
-    topics: |_| vec![Topic::Tokens],
-    position,
-    answer: |state, call| own(state, call).unwrap_or_else(Reply::from),
-    headers: Headers::Deferred,
-};
+static OWN: Read = Read { answer: own, ..LIST };
 
 fn own(state: &State, call: &Call) -> Result<Reply, Refusal> {
     let secret = state.secret(call);
-    // Nobody is asked for a right, but a caller without any token has none to look at.
+    // No permission is required, but the anonymous token is not readable.
     let token = state.acl.tokens.get(&secret).filter(|token| token.accessor != ANONYMOUS);
     let token = token.ok_or_else(not_found)?;
     Ok(Reply::json(call.style, &View::new(state, token)))
 }
 
 static BY_ACCESSOR: Read = Read {
-    check: |call| call.named("Missing token AccessorID").map(|_| ()),
-    topics: |_| vec![Topic::Tokens],
-    position,
-    answer: |state, call| read(state, call).unwrap_or_else(Reply::from),
-    headers: Headers::Deferred,
+    check: |call| call.required_rest("Missing token AccessorID").map(|_| ()),
+    answer: read,
+    ..LIST
 };
 
 fn read(state: &State, call: &Call) -> Result<Reply, Refusal> {
@@ -109,8 +97,10 @@ fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     check_new_id("AccessorID", &given.accessor, state.acl.token_of(&given.accessor).is_some())?;
     let secret = Secret::new(given.secret.as_str());
     check_new_id("SecretID", &given.secret, state.acl.tokens.contains_key(&secret))?;
-    if !given.ends.is_empty() {
-        return Err(Refusal::server("ExpirationTime is not simulated, ExpirationTTL is"));
+    if !given.expires.is_empty() {
+        return Err(Refusal::server(
+            "ExpirationTime is not supported by the simulated agent; use ExpirationTTL",
+        ));
     }
     if !given.ttl.is_zero() && given.ttl < MIN_TTL {
         let (least, ttl) = (go::duration_text(MIN_TTL), go::duration_text(given.ttl));
@@ -121,7 +111,7 @@ fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     write(state, call, given, None)
 }
 
-/// Looks at an id that a user chose.
+/// Validates an id that the user chose.
 fn check_new_id(field: &str, id: &str, is_taken: bool) -> Result<(), Refusal> {
     let why = if id.is_empty() {
         return Ok(());
@@ -137,9 +127,9 @@ fn check_new_id(field: &str, id: &str, is_taken: bool) -> Result<(), Refusal> {
     Err(Refusal::server(format!("Invalid Token: {why}")))
 }
 
-/// The two share path and method; the end of the path says which one is meant.
+/// Both have the same path and method; the end of the path decides.
 fn update_or_clone(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let path = call.named("Missing token AccessorID")?;
+    let path = call.required_rest("Missing token AccessorID")?;
     match path.strip_suffix("/clone") {
         Some(accessor) => clone(state, call, accessor),
         None => update(state, call, path),
@@ -162,7 +152,7 @@ fn update(state: &mut State, call: &Call, accessor: String) -> Result<Reply, Ref
     if given.local != present.local {
         return Err(Refusal::server(format!("Cannot toggle local mode of {accessor}")));
     }
-    if !given.ends.is_empty() && present.ends.as_ref() != Some(&given.ends) {
+    if !given.expires.is_empty() && present.expires.as_ref() != Some(&given.expires) {
         return Err(Refusal::server(format!("Cannot change expiration time of {accessor}")));
     }
     write(state, call, given, Some(&present))
@@ -182,7 +172,7 @@ fn clone(state: &mut State, call: &Call, accessor: &str) -> Result<Reply, Refusa
         secret: Secret::new(state.new_id()),
         description,
         created: state.date(Duration::ZERO),
-        ends: None,
+        expires: None,
         create_index: index,
         modify_index: index,
         ..source
@@ -190,7 +180,7 @@ fn clone(state: &mut State, call: &Call, accessor: &str) -> Result<Reply, Refusa
     Ok(put(state, call, token))
 }
 
-/// Writes a token that was looked at; `present` is the one that it replaces.
+/// Writes a validated token; `present` is the one that it replaces.
 fn write(
     state: &mut State,
     call: &Call,
@@ -221,7 +211,7 @@ fn write(
             nodes: given.nodes,
             local: given.local,
             created: state.date(Duration::ZERO),
-            ends: (!given.ttl.is_zero()).then(|| state.date(given.ttl)),
+            expires: (!given.ttl.is_zero()).then(|| state.date(given.ttl)),
             create_index: index,
             modify_index: index,
         },
@@ -233,7 +223,7 @@ fn write(
     Ok(put(state, call, token))
 }
 
-/// The ids of the policies that a token is to have.
+/// The ids of the token's policies; refuses unknown ones, roles and templates.
 fn resolve(state: &State, given: &Given) -> Result<Vec<String>, Refusal> {
     let named = |kind: &str, (id, name): &(String, String)| {
         let (field, text) = if id.is_empty() { ("name", name) } else { ("ID", id) };
@@ -255,7 +245,7 @@ fn resolve(state: &State, given: &Given) -> Result<Vec<String>, Refusal> {
         return Err(named("role", role));
     }
     if given.has_templates {
-        return Err(Refusal::server("templated policies are not simulated"));
+        return Err(Refusal::server("templated policies are not supported by the simulated agent"));
     }
     if given.services.iter().any(|service| service.name.is_empty()) {
         let why = "Service identity is missing the service name field on this token";
@@ -275,7 +265,7 @@ fn put(state: &mut State, call: &Call, token: Token) -> Reply {
 }
 
 fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let accessor = call.named("Missing token AccessorID")?;
+    let accessor = call.required_rest("Missing token AccessorID")?;
     state.authority(call).check(Resource::Acl, "", Access::Write)?;
     if !is_uuid(&accessor) {
         return Err(Refusal::server("Accessor ID is missing or an invalid UUID"));

@@ -1,7 +1,7 @@
-//! What a match means for an entry: its selector and operator checked against the schema, its value
-//! read as the selected type.
+//! Applies a match to an entry: checks its selector and operator against the schema, and compares
+//! values of the selected type.
 
-use super::expression::{Match, Operator, Question};
+use super::expression::{Match, Operator, Relation};
 use super::schema::{Field, Type};
 use super::{literal, pattern};
 use crate::simulate::go;
@@ -9,7 +9,7 @@ use regex_lite::Regex;
 use serde_json::Value;
 use std::net::IpAddr;
 
-/// A match that is known to make sense.
+/// A match that is valid for its schema.
 #[derive(Debug)]
 pub(super) struct Comparison {
     selector: Vec<String>,
@@ -29,22 +29,22 @@ enum Test {
 }
 
 impl Comparison {
-    /// Checks a match; the error is Consul's.
+    /// Validates a match; the error is Consul's.
     pub fn new(found: Match, fields: &'static [Field]) -> Result<Self, String> {
         let Match { selector, operator, value } = found;
         let selected = resolve(&selector, fields)?;
-        let name = go::quoted(&selector.join("."));
-        if !selected.answers(operator.question) {
+        let name = go::quoted(selector.join("."));
+        if !selected.supports(operator.relation) {
             let operator = go::quoted(operator.name());
             return Err(format!("Invalid match operator {operator} for selector {name}"));
         }
-        let test = match operator.question {
-            Question::IsEmpty => Test::IsEmpty,
-            Question::Matches => Test::Matches(pattern::compile(&value).map_err(|why| {
+        let test = match operator.relation {
+            Relation::IsEmpty => Test::IsEmpty,
+            Relation::Matches => Test::Matches(pattern::compile(&value).map_err(|why| {
                 let value = go::quoted(&value);
                 format!("Failed to compile regular expression {value}: {why}")
             })?),
-            Question::Equal | Question::In => selected.read(&value).map_err(|why| {
+            Relation::Equal | Relation::In => selected.read(&value).map_err(|why| {
                 let value = go::quoted(&value);
                 format!("Failed to coerce value {value} for selector {name}: {why}")
             })?,
@@ -52,21 +52,21 @@ impl Comparison {
         Ok(Self { selector, fields, test, operator })
     }
 
-    /// Whether the entry fits.
+    /// Whether the entry matches.
     pub fn holds(&self, entry: &Value) -> bool {
         self.follow(&self.selector, Type::Struct(self.fields), Some(entry))
     }
 
-    /// Follows the rest of the selector from a value, where the JSON has one.
+    /// Follows the rest of the selector from a value, if the JSON has one.
     fn follow(&self, selector: &[String], of: Type, value: Option<&Value>) -> bool {
         let Some((name, rest)) = selector.split_first() else {
-            return self.asks(of, value) != self.operator.negated;
+            return self.relates(of, value) != self.operator.negated;
         };
         let value = value.filter(|value| !value.is_null());
         let inner = value.and_then(|value| value.get(name));
         match of {
-            // A real agent panics here and closes the connection. This one answers: what is not
-            // there fits no comparison, not even `!=`.
+            // A real agent panics here and closes the connection. This one answers: a missing value
+            // matches no comparison, not even `!=`.
             Type::Optional(_) if value.is_none() => false,
             Type::Struct(fields) | Type::Optional(fields) => {
                 field(fields, name).is_some_and(|of| self.follow(rest, of, inner))
@@ -80,20 +80,20 @@ impl Comparison {
         }
     }
 
-    /// What holds of a key that a map does not have, `matches` included.
+    /// The result for a key that the map does not have, `matches` included.
     fn holds_of_missing_key(&self) -> bool {
-        match self.operator.question {
-            Question::Equal | Question::In => self.operator.negated,
-            Question::IsEmpty => !self.operator.negated,
-            Question::Matches => true,
+        match self.operator.relation {
+            Relation::Equal | Relation::In => self.operator.negated,
+            Relation::IsEmpty => !self.operator.negated,
+            Relation::Matches => true,
         }
     }
 
-    /// The answer to the operator's question about a value, before negation.
-    fn asks(&self, of: Type, value: Option<&Value>) -> bool {
+    /// The result for a value, before negation.
+    fn relates(&self, of: Type, value: Option<&Value>) -> bool {
         let text = || value.and_then(Value::as_str).unwrap_or("");
         match (&self.test, of) {
-            (Test::Text(wanted), Type::Text) if self.operator.question == Question::In => {
+            (Test::Text(wanted), Type::Text) if self.operator.relation == Relation::In => {
                 text().contains(wanted.as_str())
             }
             (Test::Text(wanted), Type::Text) => text() == wanted,
@@ -115,7 +115,7 @@ impl Comparison {
     }
 }
 
-/// The type of what is selected.
+/// The type of the selected value.
 fn resolve(selector: &[String], fields: &'static [Field]) -> Result<Type, String> {
     let mut selected = Type::Struct(fields);
     for (place, name) in selector.iter().enumerate() {
@@ -127,27 +127,27 @@ fn resolve(selector: &[String], fields: &'static [Field]) -> Result<Type, String
             _ => None,
         };
         selected = inner.ok_or_else(|| {
-            format!("Selector {} is not valid", go::quoted(&selector[..=place].join(".")))
+            format!("Selector {} is not valid", go::quoted(selector[..=place].join(".")))
         })?;
     }
     Ok(selected)
 }
 
 impl Type {
-    /// Whether a question can be asked of values of this type.
-    fn answers(self, question: Question) -> bool {
+    /// Whether values of this type can be compared by a relation.
+    fn supports(self, relation: Relation) -> bool {
         match self {
-            Type::Text => question != Question::IsEmpty,
-            Type::Bool | Type::Int | Type::Uint(_) => question == Question::Equal,
+            Type::Text => relation != Relation::IsEmpty,
+            Type::Bool | Type::Int | Type::Uint(_) => relation == Relation::Equal,
             Type::Texts | Type::Bytes | Type::Map(_) => {
-                matches!(question, Question::In | Question::IsEmpty)
+                matches!(relation, Relation::In | Relation::IsEmpty)
             }
-            Type::Structs(_) => question == Question::IsEmpty,
+            Type::Structs(_) => relation == Relation::IsEmpty,
             Type::Struct(_) | Type::Optional(_) => false,
         }
     }
 
-    /// The value to compare with, or the error of a text that is none.
+    /// The value to compare with, or the error of an invalid text.
     fn read(self, text: &str) -> Result<Test, String> {
         match self {
             Type::Bool => literal::boolean(text).map(Test::Bool),

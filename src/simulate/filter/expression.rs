@@ -1,4 +1,4 @@
-//! The shape of a filter: matches under `and`, `or` and `not`.
+//! The syntax tree of a filter: matches under `and`, `or` and `not`.
 
 /// A boolean expression over matches of type `M`.
 #[derive(Debug, PartialEq)]
@@ -10,7 +10,7 @@ pub(super) enum Expression<M> {
 }
 
 impl<M> Expression<M> {
-    /// The same expression over other matches, or the error of the leftmost that has one.
+    /// The expression with each match converted, or the error of the leftmost match that has one.
     pub fn try_map<N, E>(
         self,
         change: &mut impl FnMut(M) -> Result<N, E>,
@@ -26,7 +26,7 @@ impl<M> Expression<M> {
         })
     }
 
-    /// What the expression says, given what its matches do.
+    /// The value of the expression, given those of its matches.
     pub fn holds(&self, test: &impl Fn(&M) -> bool) -> bool {
         match self {
             Self::Any(parts) => parts.iter().any(|part| part.holds(test)),
@@ -42,39 +42,39 @@ impl<M> Expression<M> {
 pub(super) struct Match {
     pub selector: Vec<String>,
     pub operator: Operator,
-    /// Empty for an operator that takes none.
+    /// Empty for an operator without a value.
     pub value: String,
 }
 
-/// What a match asks, and whether it wants a no.
+/// The operator of a match.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Operator {
-    pub question: Question,
+    pub relation: Relation,
     pub negated: bool,
 }
 
-/// What can be asked of a selected value.
+/// A relation between the selected value and the one in the filter.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Question {
+pub(super) enum Relation {
     Equal,
-    /// `in` and `contains`, which are the same but for their sides.
+    /// `in` and `contains`, whose sides are swapped.
     In,
     IsEmpty,
     Matches,
 }
 
 impl Operator {
-    /// The operator as errors call it.
+    /// The operator's name in errors.
     pub fn name(self) -> &'static str {
-        match (self.question, self.negated) {
-            (Question::Equal, false) => "Equal",
-            (Question::Equal, true) => "Not Equal",
-            (Question::In, false) => "In",
-            (Question::In, true) => "Not In",
-            (Question::IsEmpty, false) => "Is Empty",
-            (Question::IsEmpty, true) => "Is Not Empty",
-            (Question::Matches, false) => "Matches",
-            (Question::Matches, true) => "Not Matches",
+        match (self.relation, self.negated) {
+            (Relation::Equal, false) => "Equal",
+            (Relation::Equal, true) => "Not Equal",
+            (Relation::In, false) => "In",
+            (Relation::In, true) => "Not In",
+            (Relation::IsEmpty, false) => "Is Empty",
+            (Relation::IsEmpty, true) => "Is Not Empty",
+            (Relation::Matches, false) => "Matches",
+            (Relation::Matches, true) => "Not Matches",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::simulate::go;
 
-/// What a string literal in its quotes stands for, as `strconv.Unquote` reads it.
+/// The value of a string literal in its quotes, as `strconv.Unquote` reads it.
 pub(super) fn unquote(literal: &str) -> Option<String> {
     let inner = &literal[1..literal.len() - 1];
     if literal.starts_with('`') {
@@ -18,16 +18,16 @@ pub(super) fn unquote(literal: &str) -> Option<String> {
             c => bytes.extend(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
-    // Escapes such as `\xff` make what is no text, and nothing in an answer equals it either way.
+    // Escapes such as `\xff` can make invalid UTF-8, and no text in an answer equals it either way.
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Reads what follows a backslash and answers what comes after that.
+/// Reads the escape after a backslash and returns the rest of the text.
 fn unescape<'a>(text: &'a str, bytes: &mut Vec<u8>) -> Option<&'a str> {
     let kind = text.chars().next()?;
     let number = |from: usize, digits: usize, radix| {
         let digits = text.get(from..from + digits)?;
-        // `from_str_radix` would take a sign too.
+        // `from_str_radix` would accept a sign.
         let is_number = digits.chars().all(|c| c.is_digit(radix));
         is_number.then(|| u32::from_str_radix(digits, radix).ok()).flatten()
     };
@@ -61,7 +61,7 @@ fn unescape<'a>(text: &'a str, bytes: &mut Vec<u8>) -> Option<&'a str> {
     Some(&text[1..])
 }
 
-/// A signed integer of 64 bits, as `strconv.ParseInt` reads it when its base may be written.
+/// A signed integer of 64 bits, as `strconv.ParseInt` reads it with base 0.
 pub(super) fn int(text: &str) -> Result<i64, String> {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     let limit = i64::MIN.unsigned_abs();
@@ -75,7 +75,7 @@ pub(super) fn int(text: &str) -> Result<i64, String> {
     read.map_err(|why| error("ParseInt", text, why))
 }
 
-/// An unsigned integer up to `max`, as `strconv.ParseUint` reads it when its base may be written.
+/// An unsigned integer up to `max`, as `strconv.ParseUint` reads it with base 0.
 pub(super) fn uint(text: &str, max: u64) -> Result<u64, String> {
     magnitude(text, max).map_err(|why| error("ParseUint", text, why))
 }

@@ -1,7 +1,7 @@
 //! `filter=`: boolean expressions over the entries of an answer.
 //!
-//! Consul 1.21 reads them with go-bexpr 0.1.2. The grammar is in [`parse`], what can be selected
-//! in [`schema`], what a comparison means in [`compare`], and RE2's syntax in [`pattern`].
+//! Consul 1.21 evaluates them with go-bexpr 0.1.2. [`parse`] has the grammar, [`schema`] the
+//! selectable fields, [`compare`] the comparisons, and [`pattern`] RE2's syntax.
 
 mod compare;
 mod expression;
@@ -16,15 +16,15 @@ use expression::Expression;
 use schema::Schema;
 use serde_json::Value;
 
-/// A filter, ready for the entries that its schema describes.
+/// A filter for the entries of one schema.
 #[derive(Debug)]
 pub(super) struct Filter {
     checked: Result<Expression<Comparison>, String>,
 }
 
 impl Filter {
-    /// Reads an expression; the error is Consul's whole text. An empty expression is no filter,
-    /// which is for the caller to see.
+    /// Compiles an expression; the error is Consul's whole text. The caller handles an empty
+    /// expression, which means no filter.
     pub fn compile(expression: &str, schema: &Schema) -> Result<Self, String> {
         let refuse = |why| format!("Failed to create boolean expression evaluator: {why}");
         let parsed = parse::parse(expression).map_err(refuse)?;
@@ -35,8 +35,8 @@ impl Filter {
         }
     }
 
-    /// Whether the entry is to be kept. Fails only for a schema that is checked late, then for
-    /// every entry, and with Consul's whole text.
+    /// Whether to keep the entry. Fails only for a schema that is checked late, then for every
+    /// entry, with Consul's whole text.
     pub fn matches(&self, entry: &Value) -> Result<bool, String> {
         let expression = self.checked.as_ref().map_err(String::clone)?;
         Ok(expression.holds(&|comparison| comparison.holds(entry)))

@@ -1,4 +1,4 @@
-//! The grammar of filters. The order of its alternatives decides what errors say.
+//! The parser of filters. The order of alternatives in the grammar decides the errors.
 //!
 //! ```text
 //! input    = ( "(" or ")" / or ) EOF
@@ -13,15 +13,15 @@
 //! value    = selector / number / string
 //! ```
 
-use super::expression::{Expression, Match, Operator, Question};
+use super::expression::{Expression, Match, Operator, Relation};
 use super::literal::unquote;
 use super::scan::{ANY, Class, DIGIT, LEADING_DIGIT, LETTER, Scanner, WORD};
 
-/// How deep parentheses may nest. A real server has no limit, but takes four times as long for each
+/// The limit of nested parentheses. A real server has none, but takes four times as long for each
 /// level, and 17 s for ten.
 const MAX_DEPTH: usize = 64;
 
-/// Reads a filter. The error is the text of all errors, one a line.
+/// Parses a filter. The error is the text of all errors, one per line.
 pub(super) fn parse(text: &str) -> Result<Expression<Match>, String> {
     let mut scanner = Scanner::new(text);
     let found = scanner.input();
@@ -68,7 +68,7 @@ impl Scanner<'_> {
         })
     }
 
-    /// One part or more, with `word` between them.
+    /// One or more parts, with `word` between them.
     fn chain(
         &mut self,
         word: &str,
@@ -90,7 +90,7 @@ impl Scanner<'_> {
         while self.attempt(|p| p.literal("not").and_then(|()| p.space())).is_some() {
             starts.push(self.at);
         }
-        // From the innermost outwards: what is not a negation may be a selector called `not`.
+        // From the innermost outwards: if it is not a negation, it may be a selector called `not`.
         while let Some(start) = starts.pop() {
             self.at = start;
             if let Some(inner) = self.group() {
@@ -137,10 +137,10 @@ impl Scanner<'_> {
         self.attempt(|p| {
             let selector = p.selector()?;
             let operator = p
-                .symbol("==", Question::Equal, false)
-                .or_else(|| p.symbol("!=", Question::Equal, true))
-                .or_else(|| p.word("contains", Question::In))
-                .or_else(|| p.word("matches", Question::Matches))?;
+                .symbol("==", Relation::Equal, false)
+                .or_else(|| p.symbol("!=", Relation::Equal, true))
+                .or_else(|| p.word("contains", Relation::In))
+                .or_else(|| p.word("matches", Relation::Matches))?;
             Some(Match { selector, operator, value: p.value()? })
         })
     }
@@ -152,7 +152,7 @@ impl Scanner<'_> {
                 Some(()) => false,
                 None => p.words(&["is", "not", "empty"]).map(|()| true)?,
             };
-            let operator = Operator { question: Question::IsEmpty, negated };
+            let operator = Operator { relation: Relation::IsEmpty, negated };
             Some(Match { selector, operator, value: String::new() })
         })
     }
@@ -160,7 +160,7 @@ impl Scanner<'_> {
     fn value_operator_selector(&mut self) -> Option<Match> {
         self.attempt(|p| {
             let value = p.value()?;
-            let operator = p.word("in", Question::In)?;
+            let operator = p.word("in", Relation::In)?;
             let selector = p.selector();
             if selector.is_none() {
                 p.error(p.at, "match", "Invalid selector");
@@ -169,22 +169,22 @@ impl Scanner<'_> {
         })
     }
 
-    fn symbol(&mut self, symbol: &str, question: Question, negated: bool) -> Option<Operator> {
+    fn symbol(&mut self, symbol: &str, relation: Relation, negated: bool) -> Option<Operator> {
         self.attempt(|p| {
             p.space();
             p.literal(symbol)?;
             p.space();
-            Some(Operator { question, negated })
+            Some(Operator { relation, negated })
         })
     }
 
     /// An operator that is a word, or `not` and that word.
-    fn word(&mut self, word: &str, question: Question) -> Option<Operator> {
+    fn word(&mut self, word: &str, relation: Relation) -> Option<Operator> {
         let mut operator = |words: &[&str], negated| {
             self.attempt(|p| {
                 p.words(words)?;
                 p.space()?;
-                Some(Operator { question, negated })
+                Some(Operator { relation, negated })
             })
         };
         operator(&[word], false).or_else(|| operator(&["not", word], true))
@@ -235,7 +235,7 @@ impl Scanner<'_> {
         })
     }
 
-    /// A selector is also how a bare word is written.
+    /// A bare word has the syntax of a selector.
     fn value(&mut self) -> Option<String> {
         let bare = self.selector().map(|selector| selector.join("."));
         bare.or_else(|| self.number()).or_else(|| self.string())
@@ -273,7 +273,7 @@ impl Scanner<'_> {
         })?;
         let text = unquote(&quoted);
         if text.is_none() {
-            // The rule has matched all the same, so that reading goes on.
+            // The rule matched all the same, so parsing goes on.
             self.error(start, "string", "invalid syntax");
         }
         Some(text.unwrap_or_default())

@@ -1,14 +1,14 @@
-//! Regular expressions in RE2's syntax, as Go's `regexp` reads it, with its words for errors.
+//! Regular expressions in RE2's syntax, as Go's `regexp` reads it, with the texts of its errors.
 //!
-//! A pattern is rewritten for the `regex_lite` crate, whose syntax differs in the details. Not to
-//! be had are Unicode classes (`\pL`), which are refused as Go refuses those it does not know,
-//! `(?i)` for letters beyond ASCII, and more than 50 groups in one another.
+//! A pattern is rewritten for the `regex_lite` crate, whose syntax differs in details. Not
+//! supported are Unicode classes (`\pL`), which get Go's error for an unknown class, `(?i)` for
+//! letters beyond ASCII, and more than 50 nested groups.
 
 use regex_lite::Regex;
 use std::fmt::Write;
 
 /// Compiles a pattern; the error is Go's.
-pub(in crate::simulate) fn compile(pattern: &str) -> Result<Regex, String> {
+pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
     let mut rewriter =
         Rewriter { pattern, at: 0, open: 0, can_repeat: false, repeat: None, out: String::new() };
     let whole = match rewriter.rewrite() {
@@ -18,17 +18,17 @@ pub(in crate::simulate) fn compile(pattern: &str) -> Result<Regex, String> {
     whole.map_err(|(why, part)| format!("error parsing regexp: {why}: `{part}`"))
 }
 
-/// What is wrong, and the part of the pattern that it is wrong with.
+/// The error, and the part of the pattern that it is about.
 type Fault<'a> = (&'static str, &'a str);
 
 struct Rewriter<'a> {
     pattern: &'a str,
     at: usize,
-    /// How many groups are open.
+    /// The number of open groups.
     open: usize,
-    /// Whether something stands before that a repetition can apply to.
+    /// Whether a repetition can follow.
     can_repeat: bool,
-    /// Where a repetition begins that ends right here.
+    /// The start of the repetition that ends here.
     repeat: Option<usize>,
     out: String,
 }
@@ -104,7 +104,7 @@ impl<'a> Rewriter<'a> {
         self.can_repeat = true;
     }
 
-    /// A character that stands for itself, in a class too.
+    /// A literal character, also in a class.
     fn character(&mut self, c: char) {
         match c {
             c if c.is_ascii_alphanumeric() || !c.is_ascii() => self.out.push(c),
@@ -124,7 +124,7 @@ impl<'a> Rewriter<'a> {
         self.can_repeat = false;
     }
 
-    /// What begins with `(?`: a named group, a group with flags, or flags for what follows.
+    /// The rest of `(?`: a named group, a group with flags, or flags for the rest.
     fn group_with_flags(&mut self, start: usize) -> Result<(), Fault<'a>> {
         if (self.rest().starts_with("P<") && self.rest().len() > 2) || self.rest().starts_with('<')
         {
@@ -145,7 +145,7 @@ impl<'a> Rewriter<'a> {
         let mut is_off = false;
         while let Some(c) = self.next() {
             match c {
-                // Each once, and a flag that is both on and off is what it was last.
+                // Each once; the last one of on and off counts.
                 'i' | 'm' | 's' | 'U' => {
                     flags.iter_mut().for_each(|flags| flags.retain(|flag| flag != c));
                     flags[usize::from(is_off)].push(c);
@@ -167,7 +167,7 @@ impl<'a> Rewriter<'a> {
         Err(("invalid or unsupported Perl syntax", self.since(start)))
     }
 
-    /// A repetition that has just been read, from `start` on, and perhaps a `?` behind it.
+    /// Adds a repetition that was read from `start` on, and a `?` behind it.
     fn repetition(&mut self, start: usize, last: Option<usize>) -> Result<(), Fault<'a>> {
         self.skip("?");
         if let Some(last) = last {
@@ -181,7 +181,7 @@ impl<'a> Rewriter<'a> {
         Ok(())
     }
 
-    /// Reads `2}`, `2,}` or `2,3}`; anything else is no count, and its brace a character.
+    /// Reads `2}`, `2,}` or `2,3}`; in anything else, the brace is a literal.
     fn count(&mut self, start: usize) -> Result<bool, Fault<'a>> {
         let Some((inner, _)) = self.rest().split_once('}') else { return Ok(false) };
         let (low, high) = inner.split_once(',').unwrap_or((inner, inner));
@@ -201,7 +201,7 @@ impl<'a> Rewriter<'a> {
         Ok(true)
     }
 
-    /// What a backslash outside a class begins.
+    /// Reads an escape outside of a class, after the backslash.
     fn escaped(&mut self, start: usize) -> Result<(), Fault<'a>> {
         let rest = self.rest();
         match rest.chars().next() {
@@ -233,7 +233,7 @@ impl<'a> Rewriter<'a> {
         Err((INVALID_RANGE, self.since(start)))
     }
 
-    /// The one character that a backslash begins; the backslash has been read.
+    /// Reads an escaped character, after the backslash.
     fn escape(&mut self, start: usize) -> Result<char, Fault<'a>> {
         let Some(c) = self.next() else {
             return Err(("trailing backslash at end of expression", ""));
@@ -247,7 +247,7 @@ impl<'a> Rewriter<'a> {
             'v' => Some(0x0b),
             'x' => self.hexadecimal(),
             '0' => Some(self.octal(start)),
-            // One digit alone would be a reference to a group.
+            // One digit alone would be a backreference.
             '1'..='7' if self.rest().starts_with(|c: char| c.is_digit(8)) => {
                 Some(self.octal(start))
             }
@@ -266,7 +266,7 @@ impl<'a> Rewriter<'a> {
 
     fn hexadecimal(&mut self) -> Option<u32> {
         if !self.skip("{") {
-            // Both are read before either is judged.
+            // Both are read before either is checked.
             let (high, low) = (self.next()?.to_digit(16), self.next()?.to_digit(16));
             return Some(high? * 16 + low?);
         }
@@ -322,7 +322,7 @@ impl<'a> Rewriter<'a> {
         Ok(())
     }
 
-    /// Reads `[:alpha:]` and the like; what does not end so is none.
+    /// Reads `[:alpha:]` and the like; false if it does not end as one.
     fn named_class(&mut self) -> Result<bool, Fault<'a>> {
         let start = self.at;
         let Some(length) = self.rest()[2..].find(":]") else { return Ok(false) };
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_is_refused_in_gos_words() {
+    fn invalid_patterns_are_refused_with_gos_errors() {
         for (pattern, error) in [
             ("[", "missing closing ]: `[`"),
             ("x[^a", "missing closing ]: `[^a`"),

@@ -1,21 +1,21 @@
-//! Matching text piece by piece, with the errors of the PEG parser that Consul uses.
+//! Matches text piece by piece, with the errors of the PEG parser that Consul uses.
 //!
-//! Its errors have two sources. Some rules say themselves what is wrong; such an error stands even
-//! when another alternative then fits. If there is none, the error is what would have been accepted
-//! at the farthest place that was looked at. So every attempt to match is recorded here.
+//! The errors have two sources. Some rules report one themselves; it stands even if another
+//! alternative then matches. If there is none, the error lists what would have been accepted at the
+//! farthest position. So every attempt to match is recorded here.
 
 use crate::simulate::go;
 use std::collections::BTreeSet;
 
-/// A text and how far it has been read.
+/// A text and the position in it.
 pub(super) struct Scanner<'a> {
     text: &'a str,
     pub at: usize,
-    /// How many parentheses are open.
+    /// The number of open parentheses.
     pub depth: usize,
-    /// Inside a negative look-ahead, where what matches is what was not expected.
+    /// Inside a negative look-ahead, where a match was not expected.
     inverted: bool,
-    /// The farthest place that anything was looked for at, and what was looked for there.
+    /// The farthest position of an attempt, and what was expected there.
     farthest: usize,
     expected: BTreeSet<String>,
     errors: Vec<String>,
@@ -44,7 +44,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// What came of reading the text to its end. The error is the text of all errors, one a line.
+    /// The result of parsing the whole text. The error is the text of all errors, one per line.
     pub fn finish<T>(self, found: Option<T>) -> Result<T, String> {
         match found {
             _ if !self.errors.is_empty() => Err(self.errors.join("\n")),
@@ -54,7 +54,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// Matching: each method advances, or answers `None` and stays where it was.
+/// Matching: each method advances, or returns `None` and stays.
 impl Scanner<'_> {
     fn record(&mut self, matched: bool, at: usize, what: &str) {
         if matched != self.inverted || at < self.farthest {
@@ -122,7 +122,7 @@ impl Scanner<'_> {
 
 /// Errors.
 impl Scanner<'_> {
-    /// A place as `line:column (offset)`. A line break counts as column 0 of the line it begins.
+    /// A position as `line:column (offset)`. A line break is column 0 of the line that it begins.
     fn place(&self, at: usize) -> String {
         let (before, after) = self.text.split_at(at);
         let (line, column) = match after.starts_with('\n') {
@@ -135,10 +135,10 @@ impl Scanner<'_> {
         format!("{line}:{column} ({at})")
     }
 
-    /// Notes what a rule says is wrong.
+    /// Records the error of a rule.
     pub fn error(&mut self, at: usize, rule: &str, why: &str) {
         let error = format!("{}: rule \"{rule}\": {why}", self.place(at));
-        // The same text comes again from every alternative that gets as far.
+        // Every alternative that gets this far reports it again.
         if !self.errors.contains(&error) {
             self.errors.push(error);
         }

@@ -1,84 +1,85 @@
-//! What can be selected in the entries of each answer, and of what type it is.
+//! The fields that can be selected in the entries of each answer, and their types.
 //!
-//! Consul takes this from its Go structs. So a field that the JSON leaves out because it is empty
-//! can be selected all the same, and one that stands in the JSON may not be selectable, such as
-//! CreateIndex, a check's Definition or a proxy's Config.
+//! Consul derives them from its Go structs. So a field that the JSON omits because it is empty can
+//! be selected, and some in the JSON cannot, such as CreateIndex, a check's Definition or a proxy's
+//! Config.
 
-/// The entries of an answer.
+use crate::wire::table::Entries;
+
+/// The schema of an answer's entries.
 #[derive(Debug)]
-pub(in crate::simulate) struct Schema {
+pub(crate) struct Schema {
     pub(super) fields: &'static [Field],
-    /// Whether an expression is only checked against the schema when there is an entry to filter.
+    /// Whether an expression is validated only when there is an entry to filter.
     pub(super) is_checked_late: bool,
 }
 
-/// What can be filtered in the answer of an endpoint; `None` where `filter` means nothing.
-pub(in crate::simulate) fn of(endpoint: &str) -> Option<&'static Schema> {
-    Some(match endpoint {
-        "agent_services" => &AGENT_SERVICES,
-        "agent_checks" => &AGENT_CHECKS,
-        "agent_members" => &MEMBERS,
-        "catalog_nodes" => &NODES,
-        "catalog_services" | "catalog_service" | "catalog_connect" => &CATALOG_SERVICES,
-        "catalog_node" | "catalog_node_services" => &NODE_SERVICES,
-        "health_node" | "health_checks" | "health_state" => &CHECKS,
-        "health_service" | "health_connect" | "health_ingress" => &INSTANCES,
-        _ => return None,
+/// The schema of these entries; `None` if the agent has none of them.
+pub(crate) fn of(entries: Entries) -> Option<&'static Schema> {
+    Some(match entries {
+        Entries::AgentService => &AGENT_SERVICES,
+        Entries::AgentCheck => &AGENT_CHECKS,
+        Entries::Member => &MEMBERS,
+        Entries::Node => &NODES,
+        Entries::ServiceNode => &CATALOG_SERVICES,
+        Entries::NodeService => &NODE_SERVICES,
+        Entries::Check => &CHECKS,
+        Entries::Instance => &INSTANCES,
+        Entries::ConfigEntry | Entries::Intention => return None,
     })
 }
 
 /// A field's name and type.
 pub(super) type Field = (&'static str, Type);
 
-/// What a selected value can be.
+/// The type of a selected value.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Type {
     Text,
     Bool,
     Int,
-    /// An unsigned integer up to a greatest one.
+    /// An unsigned integer up to a maximum.
     Uint(u64),
     Texts,
     /// An IP address, which is a list of bytes.
     Bytes,
-    /// Values by names that anybody chooses.
+    /// Values by names that users choose.
     Map(&'static Type),
-    /// Fields, whose values are zero where the JSON has none.
+    /// Fields, whose values are zero if the JSON has none.
     Struct(&'static [Field]),
-    /// Fields of something that may not be there at all.
+    /// Fields of a value that may be absent.
     Optional(&'static [Field]),
-    /// A list of things with fields.
+    /// A list of values with fields.
     Structs(&'static [Field]),
 }
 
 use Type::{Bool, Bytes, Int, Map, Optional, Struct, Structs, Text, Texts, Uint};
 
 /// `agent/services`.
-pub(in crate::simulate) static AGENT_SERVICES: Schema = checked_early(&AGENT_SERVICE);
+pub(super) static AGENT_SERVICES: Schema = checked_early(&AGENT_SERVICE);
 
-/// `agent/checks`. Consul names no type when it reads the filter, so that nothing is checked
-/// before the first check is looked at.
-pub(in crate::simulate) static AGENT_CHECKS: Schema =
-    Schema { fields: &CHECK, is_checked_late: true };
+/// `agent/checks`. Consul passes no type when it parses the filter, so nothing is validated before
+/// the first check is filtered.
+pub(super) static AGENT_CHECKS: Schema = Schema { fields: &CHECK, is_checked_late: true };
 
 /// `agent/members`.
-pub(in crate::simulate) static MEMBERS: Schema = checked_early(&MEMBER);
+pub(crate) static MEMBERS: Schema = checked_early(&MEMBER);
 
 /// `catalog/nodes`.
-pub(in crate::simulate) static NODES: Schema = checked_early(&NODE);
+pub(crate) static NODES: Schema = checked_early(&NODE);
 
-/// `catalog/service` and `catalog/connect`, and `catalog/services`, which filters the same entries
-/// before it makes a list of names of them.
-pub(in crate::simulate) static CATALOG_SERVICES: Schema = checked_early(&SERVICE_NODE);
+/// `catalog/service`, `catalog/connect`, and `catalog/services`, which filters the same entries
+/// before it lists their names.
+pub(super) static CATALOG_SERVICES: Schema = checked_early(&SERVICE_NODE);
 
 /// `catalog/node` and `catalog/node-services`: the services.
-pub(in crate::simulate) static NODE_SERVICES: Schema = checked_early(&SERVICE);
+pub(crate) static NODE_SERVICES: Schema = checked_early(&SERVICE);
 
 /// `health/node`, `health/checks` and `health/state`.
-pub(in crate::simulate) static CHECKS: Schema = checked_early(&CHECK);
+pub(crate) static CHECKS: Schema = checked_early(&CHECK);
 
 /// `health/service`, `health/connect` and `health/ingress`.
-pub(in crate::simulate) static INSTANCES: Schema = checked_early(&INSTANCE);
+pub(crate) static INSTANCES: Schema = checked_early(&INSTANCE);
 
 const fn checked_early(fields: &'static [Field]) -> Schema {
     Schema { fields, is_checked_late: false }

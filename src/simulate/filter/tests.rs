@@ -1,5 +1,5 @@
-//! What Consul 1.21.0 makes of these expressions about these entries: asked of a server, or of the
-//! library and the types that it is built from.
+//! The results of Consul 1.21.0 for these expressions and entries, from a server, or from its
+//! library and types.
 
 use super::schema;
 use super::*;
@@ -8,7 +8,7 @@ use serde_json::json;
 
 const PREFIX: &str = "Failed to create boolean expression evaluator: ";
 
-/// The answers of `agent/services` and so on, shortened to what is selected here.
+/// The answers of `agent/services` and so on, reduced to the selected fields.
 fn entries(of: &str) -> (&'static Schema, Value) {
     match of {
         "agent/services" => (
@@ -81,7 +81,7 @@ fn entries(of: &str) -> (&'static Schema, Value) {
     }
 }
 
-/// The places of the entries that are kept, or the error.
+/// The positions of the kept entries, or the error.
 fn kept(of: &str, expression: &str) -> Result<Vec<usize>, String> {
     let (schema, entries) = entries(of);
     let filter = Filter::compile(expression, schema)?;
@@ -272,7 +272,7 @@ fn values_are_bare_words_numbers_or_quoted_as_in_go() {
 }
 
 #[test]
-fn a_text_that_is_no_expression_is_refused_at_the_farthest_place() {
+fn an_invalid_expression_is_refused_at_the_farthest_position() {
     let operators = "no match found, expected: \"!=\", \"==\", \"contains\", \"in\", \"is\", \
                      \"matches\", \"not\" or [ \\t\\r\\n]";
     let values =
@@ -324,7 +324,7 @@ fn some_rules_say_what_is_wrong() {
 }
 
 #[test]
-fn parentheses_nest_as_deep_as_anybody_wants() {
+fn parentheses_may_nest_deeply() {
     let nested = |depth| format!("{}ID == web1{}", "(".repeat(depth), ")".repeat(depth));
     assert_eq!(kept("agent/services", &nested(60)), Ok(vec![0]));
     let error = kept("agent/services", &nested(100_000)).expect_err("too deep");
@@ -369,7 +369,7 @@ fn selectors_are_those_of_the_go_structs() {
 }
 
 #[test]
-fn what_the_json_leaves_out_is_zero() {
+fn missing_fields_are_zero() {
     assert_kept("agent/services", &[("Kind == \"\" and SocketPath == \"\"", &[0, 1, 2])]);
     assert_kept(
         "catalog/service",
@@ -414,7 +414,7 @@ fn a_list_fits_when_one_of_its_items_does() {
     );
 }
 
-/// Where a real agent closes the connection.
+/// A real agent closes the connection here.
 #[test]
 fn what_is_below_nothing_fits_no_comparison() {
     assert_kept(

@@ -3,18 +3,17 @@
 //! Names and ids are looked up in lower case, and listed in the order of their lower-case forms.
 
 use super::watch::Topic;
-use crate::simulate::proxy;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A map of strings in the order of its keys.
-pub(in crate::simulate) type TextMap = BTreeMap<String, String>;
+pub(crate) type TextMap = BTreeMap<String, String>;
 
 /// One node.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::simulate) struct Node {
+pub(crate) struct Node {
     #[serde(rename = "ID")]
     pub id: String,
     pub node: String,
@@ -26,7 +25,7 @@ pub(in crate::simulate) struct Node {
     pub modify_index: u64,
 }
 
-// What a registration changes: not the spelling of the node's name, and not all fields.
+// A registration does not change the spelling of the node's name, nor all fields.
 //
 // Source: the `IsSame` methods of the server's structs.
 
@@ -62,26 +61,32 @@ impl Check {
     }
 }
 
-/// A further address of a service.
+/// A tagged address of a service.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::simulate) struct Address {
+pub(crate) struct Address {
     pub address: String,
     pub port: i64,
 }
 
-/// How much of the traffic an instance takes.
+/// The share of the traffic of an instance, by its status.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::simulate) struct Weights {
+pub(crate) struct Weights {
     pub passing: i64,
     pub warning: i64,
 }
 
+impl Default for Weights {
+    fn default() -> Self {
+        Self { passing: 1, warning: 1 }
+    }
+}
+
 /// One instance of a service.
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::simulate) struct Service {
-    /// Its node's name as the registration spelled it; empty for a service of the agent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Service {
+    /// Its node's name as registered; empty for a service of the agent.
     pub node: String,
     pub kind: String,
     pub id: String,
@@ -101,10 +106,29 @@ pub(in crate::simulate) struct Service {
     pub modify_index: u64,
 }
 
+/// The kind of a service's sidecar or other proxy in the mesh.
+pub(crate) const CONNECT_PROXY: &str = "connect-proxy";
+
+impl Service {
+    /// The service that a mesh proxy speaks for; `None` if this is not a proxy.
+    pub fn proxy_destination(&self) -> Option<&str> {
+        if self.kind != CONNECT_PROXY {
+            return None;
+        }
+        self.proxy.as_ref()?.get("DestinationServiceName")?.as_str()
+    }
+
+    /// Whether the service is in the mesh without a proxy.
+    pub fn is_connect_native(&self) -> bool {
+        let native = self.connect.as_ref().and_then(|connect| connect.get("Native"));
+        native == Some(&Value::Bool(true))
+    }
+}
+
 /// One check of a node or of an instance.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::simulate) struct Check {
+pub(crate) struct Check {
     pub node: String,
     #[serde(rename = "CheckID")]
     pub check_id: String,
@@ -126,9 +150,9 @@ pub(in crate::simulate) struct Check {
     pub modify_index: u64,
 }
 
-/// How a check is made, as external monitors register it; the agent's own checks show nothing.
+/// The definition of a check that an external monitor registers; empty for the agent's own checks.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(in crate::simulate) struct Definition(pub Vec<(&'static str, Value)>);
+pub(crate) struct Definition(pub Vec<(&'static str, Value)>);
 
 impl Serialize for Definition {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -136,9 +160,9 @@ impl Serialize for Definition {
     }
 }
 
-/// A node and what runs on it.
+/// A node with its services and checks.
 #[derive(Clone, Debug)]
-pub(in crate::simulate) struct Record {
+pub(crate) struct Record {
     pub node: Node,
     pub services: BTreeMap<String, Service>,
     pub checks: BTreeMap<String, Check>,
@@ -146,7 +170,7 @@ pub(in crate::simulate) struct Record {
     pub newest: u64,
 }
 
-/// A service's instances.
+/// The instances of a service.
 #[derive(Clone, Debug, Default)]
 struct Group {
     /// By node and id.
@@ -155,21 +179,21 @@ struct Group {
     newest: u64,
 }
 
-/// The whole catalog.
+/// All nodes, and the indexes of their reads.
 #[derive(Clone, Debug, Default)]
-pub(in crate::simulate) struct CatalogTable {
+pub(crate) struct CatalogTable {
     nodes: BTreeMap<String, Record>,
     groups: BTreeMap<String, Group>,
-    /// The index of the newest change that counts for the list of nodes.
+    /// The index of the list of nodes.
     pub nodes_newest: u64,
-    /// The same for the list of services.
+    /// The index of the list of services.
     pub services_newest: u64,
-    /// The same for checks.
+    /// The index of the lists of checks.
     pub checks_newest: u64,
-    /// The index at which a service last lost its last instance; 0: never.
-    extinction: u64,
-    /// The index at which a node last vanished; 0: never.
-    pub node_extinction: u64,
+    /// The index at which a service last lost its last instance; 0 if never.
+    service_removed_index: u64,
+    /// The index at which a node was last removed; 0 if never.
+    pub node_removed_index: u64,
 }
 
 impl CatalogTable {
@@ -205,21 +229,21 @@ impl CatalogTable {
         })
     }
 
-    /// The instances that stand for a service in the mesh: its proxies, and those of its own that
-    /// need none.
+    /// The instances of a service in the mesh: its proxies, and its own instances that need no
+    /// proxy.
     pub fn connect_instances(&self, name: &str) -> impl Iterator<Item = (&Record, &Service)> {
         let name = name.to_lowercase();
         let all = self
             .nodes()
             .flat_map(|record| record.services.values().map(move |service| (record, service)));
-        all.filter(move |(_, service)| match proxy::destination(service) {
+        all.filter(move |(_, service)| match service.proxy_destination() {
             Some(destination) => destination.to_lowercase() == name,
-            None => proxy::is_native(service) && service.name.to_lowercase() == name,
+            None => service.is_connect_native() && service.name.to_lowercase() == name,
         })
     }
 
-    /// The index of reads of a service's instances. An unknown service has the index at which a
-    /// service last vanished, so that its watchers sleep while others come.
+    /// The index of reads of a service's instances. That of an unknown service does not grow with
+    /// other services, so that its watchers sleep.
     pub fn service_newest(&self, name: &str) -> u64 {
         match self.groups.contains_key(&name.to_lowercase()) {
             true => self.known_service_newest(name),
@@ -227,21 +251,21 @@ impl CatalogTable {
         }
     }
 
-    /// The index of reads of a service that find nothing.
+    /// The index of a read without a result.
     pub fn missing_newest(&self, name: &str) -> u64 {
-        match self.extinction {
+        match self.service_removed_index {
             0 => self.known_service_newest(name),
-            extinction => extinction,
+            removed => removed,
         }
     }
 
-    /// The same without regard to services that vanished.
+    /// The index of reads, without regard to removed services.
     pub fn known_service_newest(&self, name: &str) -> u64 {
         let tables = self.nodes_newest.max(self.services_newest).max(self.checks_newest);
         self.groups.get(&name.to_lowercase()).map_or(tables, |group| group.newest)
     }
 
-    /// Puts a node in; whether it is the same as before is the caller's business.
+    /// Adds a node. The caller checks whether it changed.
     pub fn put_node(&mut self, mut node: Node, index: u64, touched: &mut Vec<Topic>) {
         let key = node.node.to_lowercase();
         node.modify_index = index;
@@ -252,7 +276,7 @@ impl CatalogTable {
                 record.newest = index;
             }
             None => {
-                // A renamed node brings its own.
+                // A renamed node keeps its own.
                 if node.create_index == 0 {
                     node.create_index = index;
                 }
@@ -267,7 +291,7 @@ impl CatalogTable {
         }
     }
 
-    /// Puts an instance in; its node must exist.
+    /// Adds an instance to a node that exists.
     pub fn put_service(
         &mut self,
         node: &str,
@@ -296,7 +320,7 @@ impl CatalogTable {
         touched.extend([Topic::Services, Topic::Node(node)]);
     }
 
-    /// Takes an instance out, whose checks are out already.
+    /// Removes an instance without checks.
     pub fn remove_service(&mut self, node: &str, id: &str, index: u64, touched: &mut Vec<Topic>) {
         let (node, id) = (node.to_lowercase(), id.to_lowercase());
         let Some(record) = self.nodes.get_mut(&node) else { return };
@@ -307,13 +331,13 @@ impl CatalogTable {
         self.checks_newest = index;
         let name = service.name.to_lowercase();
         if self.leave(&name, &(node.clone(), id)) {
-            self.extinction = index;
+            self.service_removed_index = index;
         }
         self.touch_instances(&name, index, touched);
         touched.extend([Topic::Services, Topic::Node(node)]);
     }
 
-    /// Puts a check in; its node and, when it names one, its service must exist.
+    /// Adds a check to a node, and to a service if it names one, that exist.
     pub fn put_check(&mut self, mut check: Check, index: u64, touched: &mut Vec<Topic>) {
         let (node, id) = (check.node.to_lowercase(), check.check_id.to_lowercase());
         let Some(record) = self.nodes.get_mut(&node) else { return };
@@ -328,7 +352,6 @@ impl CatalogTable {
         self.touch_health(&node, &service, index, touched);
     }
 
-    /// Takes a check out.
     pub fn remove_check(&mut self, node: &str, id: &str, index: u64, touched: &mut Vec<Topic>) {
         let node = node.to_lowercase();
         let Some(record) = self.nodes.get_mut(&node) else { return };
@@ -341,12 +364,12 @@ impl CatalogTable {
         self.touch_health(&node, &check.service_name.to_lowercase(), index, touched);
     }
 
-    /// Takes a node out, which has no services and checks any more.
+    /// Removes a node without services and checks.
     pub fn remove_node(&mut self, name: &str, index: u64, touched: &mut Vec<Topic>) {
         let key = name.to_lowercase();
         if self.nodes.remove(&key).is_some() {
             self.nodes_newest = index;
-            self.node_extinction = index;
+            self.node_removed_index = index;
             touched.extend([Topic::Nodes, Topic::Node(key)]);
         }
     }
@@ -357,7 +380,7 @@ impl CatalogTable {
         services.map(|service| service.name.to_lowercase()).collect()
     }
 
-    /// A check of a node concerns all its services; a check of an instance only that service.
+    /// A check of a node affects all its services; a check of an instance only that service.
     fn touch_health(&mut self, node: &str, service: &str, index: u64, touched: &mut Vec<Topic>) {
         let names = match service {
             "" => self.names_on(node),
@@ -378,7 +401,7 @@ impl CatalogTable {
         touched.extend([Topic::Instances(name.to_owned()), Topic::Health(name.to_owned())]);
     }
 
-    /// Takes an instance out of its group and says whether it was the last one.
+    /// Removes an instance from its service; returns whether it was the last one.
     fn leave(&mut self, name: &str, place: &(String, String)) -> bool {
         let Some(group) = self.groups.get_mut(name) else { return false };
         group.instances.remove(place);

@@ -1,15 +1,15 @@
-//! Network coordinates: where each node stands, so that the time between two can be guessed.
+//! Network coordinates of the nodes, from which round-trip times are estimated.
 
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 
-/// How many dimensions a coordinate has. Source: Consul's HTTP reference of coordinates.
-pub(in crate::simulate) const DIMENSIONS: usize = 8;
+/// The number of dimensions of a coordinate. Source: Consul's HTTP reference of coordinates.
+pub(crate) const DIMENSIONS: usize = 8;
 
-/// A place in the model of the network; times are in seconds.
+/// A position in the model of the network; times are in seconds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::simulate) struct Coordinate {
+pub(crate) struct Coordinate {
     #[serde(serialize_with = "as_go_numbers")]
     pub vec: Vec<f64>,
     #[serde(serialize_with = "as_go_number")]
@@ -20,7 +20,7 @@ pub(in crate::simulate) struct Coordinate {
     pub height: f64,
 }
 
-/// Go writes whole numbers without a fraction.
+/// Go writes an integral float without a fraction.
 fn as_go_number<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     const EXACT: f64 = (1u64 << 53) as f64;
     if number.fract() == 0.0 && number.abs() < EXACT {
@@ -41,14 +41,14 @@ fn as_go_numbers<S: Serializer>(numbers: &[f64], serializer: S) -> Result<S::Ok,
 }
 
 impl Default for Coordinate {
-    /// Where a node is before it knows others.
+    /// The coordinate of a node that has not measured any other.
     fn default() -> Self {
         Self { vec: vec![0.0; DIMENSIONS], error: 1.5, adjustment: 0.0, height: 0.000_01 }
     }
 }
 
 impl Coordinate {
-    /// The time of a round trip between the two, in seconds.
+    /// The estimated round-trip time between the two, in seconds.
     ///
     /// Source: "Working with Coordinates" in Consul's documentation.
     pub fn distance(&self, other: &Coordinate) -> f64 {
@@ -61,9 +61,9 @@ impl Coordinate {
 
 /// The coordinates of the nodes, in the order of their names.
 #[derive(Clone, Debug, Default)]
-pub(in crate::simulate) struct CoordinateTable {
+pub(crate) struct CoordinateTable {
     nodes: BTreeMap<String, (String, Coordinate)>,
-    /// Updates that are applied together a little later.
+    /// Updates that are applied together later.
     pending: BTreeMap<String, Coordinate>,
     newest: u64,
 }
@@ -73,7 +73,7 @@ impl CoordinateTable {
         self.nodes.get(&node.to_lowercase()).map(|(_, coordinate)| coordinate)
     }
 
-    /// All nodes that have one.
+    /// All nodes that have a coordinate.
     pub fn all(&self) -> impl Iterator<Item = (&str, &Coordinate)> {
         self.nodes.values().map(|(node, coordinate)| (node.as_str(), coordinate))
     }
@@ -94,15 +94,14 @@ impl CoordinateTable {
         }
     }
 
-    /// Keeps an update for later; true when it is the first one.
-    pub fn hold(&mut self, node: String, coordinate: Coordinate) -> bool {
+    /// Queues an update; returns whether it is the first one.
+    pub fn queue(&mut self, node: String, coordinate: Coordinate) -> bool {
         let first = self.pending.is_empty();
         self.pending.insert(node, coordinate);
         first
     }
 
-    /// Takes out the updates that were kept.
-    pub fn take_held(&mut self) -> BTreeMap<String, Coordinate> {
+    pub fn take_pending(&mut self) -> BTreeMap<String, Coordinate> {
         std::mem::take(&mut self.pending)
     }
 }

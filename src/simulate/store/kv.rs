@@ -4,9 +4,9 @@ use super::session::SessionId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Included, Unbounded};
 
-/// One entry, without its key.
+/// An entry without its key.
 #[derive(Clone, Debug)]
-pub(in crate::simulate) struct Entry {
+pub(crate) struct Entry {
     pub value: Box<[u8]>,
     pub flags: u64,
     /// The session that holds the lock.
@@ -28,13 +28,13 @@ impl Entry {
 
 /// All entries.
 #[derive(Clone, Debug, Default)]
-pub(in crate::simulate) struct KvTable {
+pub(crate) struct KvTable {
     entries: BTreeMap<Box<[u8]>, Entry>,
     tombstones: BTreeMap<Box<[u8]>, u64>,
     /// The index of the newest change, deletions included.
     newest: u64,
     locked: BTreeMap<SessionId, BTreeSet<Box<[u8]>>>,
-    /// What undoes the changes of the running transaction, when there is one.
+    /// How to undo the changes of the current transaction, if there is one.
     undo: Option<Undo>,
 }
 
@@ -46,7 +46,6 @@ struct Undo {
 }
 
 impl KvTable {
-    /// How many keys there are.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -65,7 +64,7 @@ impl KvTable {
         self.newest
     }
 
-    /// The index of the newest change under `prefix` that is still known, and else of the table.
+    /// The index of the newest known change under `prefix`, else of the table.
     pub fn newest_under(&self, prefix: &[u8]) -> u64 {
         if prefix.is_empty() {
             return self.newest;
@@ -75,7 +74,7 @@ impl KvTable {
         entries.chain(tombstones).max().unwrap_or(self.newest)
     }
 
-    /// Writes an entry, whose indexes are set here; false when it is the same as the present one.
+    /// Writes an entry and sets its indexes; false if it is the same as the present one.
     pub fn put(&mut self, key: &[u8], mut entry: Entry, index: u64) -> bool {
         entry.create_index = index;
         entry.modify_index = index;
@@ -90,18 +89,18 @@ impl KvTable {
         true
     }
 
-    /// Deletes a key and leaves a tombstone; false when there is no such key.
+    /// Deletes a key and leaves a tombstone; false if the key does not exist.
     pub fn delete(&mut self, key: &[u8], index: u64) -> bool {
         if !self.entries.contains_key(key) {
             return false;
         }
         self.replace(key, None);
-        self.bury(key, index);
+        self.add_tombstone(key, index);
         true
     }
 
-    /// Deletes all keys under a prefix and gives them. One tombstone stands for all of them; the
-    /// empty prefix needs none, because its index is the table's.
+    /// Deletes all keys under a prefix and returns them. One tombstone covers them all; the empty
+    /// prefix needs none, because its index is the table's.
     pub fn delete_under(&mut self, prefix: &[u8], index: u64) -> Vec<Box<[u8]>> {
         let keys: Vec<Box<[u8]>> = self.under(prefix).map(|(key, _)| key.into()).collect();
         for key in &keys {
@@ -110,13 +109,13 @@ impl KvTable {
         if !keys.is_empty() {
             self.newest = index;
             if !prefix.is_empty() {
-                self.bury(prefix, index);
+                self.add_tombstone(prefix, index);
             }
         }
         keys
     }
 
-    /// Forgets the tombstones that are not newer than `index`.
+    /// Reaps the tombstones up to `index`.
     pub fn reap(&mut self, index: u64) {
         self.tombstones.retain(|_, buried| *buried > index);
     }
@@ -126,7 +125,7 @@ impl KvTable {
         self.locked.get(session).into_iter().flatten().cloned().collect()
     }
 
-    /// Begins to remember what undoes the changes from here on.
+    /// Starts to record how to undo the changes from here on.
     pub fn begin(&mut self) {
         let undo = Undo { newest: self.newest, entries: Vec::new(), tombstones: Vec::new() };
         self.undo = Some(undo);
@@ -152,7 +151,7 @@ impl KvTable {
         }
     }
 
-    fn bury(&mut self, key: &[u8], index: u64) {
+    fn add_tombstone(&mut self, key: &[u8], index: u64) {
         self.newest = index;
         let before = self.tombstones.insert(key.into(), index);
         if let Some(undo) = &mut self.undo {
@@ -160,7 +159,7 @@ impl KvTable {
         }
     }
 
-    /// Sets or removes an entry as it is; every change goes through here.
+    /// Sets or removes an entry as it is; the only place that changes entries.
     fn replace(&mut self, key: &[u8], entry: Option<Entry>) {
         let holder = entry.as_ref().and_then(|entry| entry.session.clone());
         let before = match entry {

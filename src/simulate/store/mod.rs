@@ -1,4 +1,4 @@
-//! The state of the agent and the servers behind it, and what a change of one table does to others.
+//! The state of the agent and its server, and the effects of a change of one table on the others.
 
 pub(super) mod catalog;
 pub(super) mod coordinate;
@@ -8,11 +8,12 @@ mod snapshot;
 pub(super) mod timer;
 pub(super) mod watch;
 
+use super::Options;
 use super::acl::AclTable;
-use super::checks::Due;
+use super::agent::checks::DueCheck;
+use super::agent::local_state::Local;
 use super::event::Events;
-use super::local::Local;
-use super::{Options, go};
+use super::go;
 use crate::clock::Instant;
 use catalog::{CatalogTable, Check, Node, Service};
 use coordinate::{Coordinate, CoordinateTable};
@@ -24,22 +25,22 @@ use std::time::Duration;
 use timer::{Timer, Timers};
 use watch::{Topic, Watches};
 
-/// How long a tombstone lives, and how closely that is kept.
+/// The time for which a tombstone is kept, and the granularity of that.
 ///
 /// Source: the server's fixed tombstone TTL of 15 minutes with a granularity of 30 seconds.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(15 * 60);
 const TOMBSTONE_GRANULARITY: Duration = Duration::from_secs(30);
 
-/// The longest lock delay that is applied, however long the session's own is.
-const MAX_LOCK_DELAY: Duration = Duration::from_secs(crate::wire::session::MAX_LOCK_DELAY_S);
+/// The limit of a session's lock delay.
+const MAX_LOCK_DELAY: Duration = Duration::from_secs(crate::wire::api::session::MAX_LOCK_DELAY_S);
 
-/// The newest index of a server that just started: its own bookkeeping takes the first ones.
+/// The newest index of a fresh server, which has used the first ones.
 const FIRST_INDEX: u64 = 10;
 
-/// Everything that changes.
+/// All mutable state of an agent.
 #[derive(Clone, Debug)]
 pub(super) struct State {
-    /// The moment at which the running request or timer happens.
+    /// The time of the current request or timer.
     pub now: Instant,
     /// The name of the agent's node.
     pub node_name: String,
@@ -50,29 +51,29 @@ pub(super) struct State {
     pub acl: AclTable,
     pub coordinates: CoordinateTable,
     pub events: Events,
-    /// Whether the mesh's certificate authority is on.
+    /// Whether the certificate authority of the mesh is on.
     pub connect: bool,
     pub local: Local,
-    /// The runs of checks whose time has come.
-    pub due: Vec<Due>,
-    /// How many checks were scheduled.
-    pub turns: u64,
+    /// The due runs of checks.
+    pub due_checks: Vec<DueCheck>,
+    /// The number of checks that were scheduled so far.
+    pub last_generation: u64,
     pub timers: Timers,
     pub watches: Watches,
-    /// The reads that the agent's cache holds.
+    /// The reads in the agent's cache.
     pub cached: HashSet<String>,
-    /// The moment of the clock's origin since 1970.
+    /// The date of the clock's origin, as the time since 1970.
     epoch: Duration,
     /// The newest index of the Raft log.
     index: u64,
     touched: Vec<Topic>,
     lock_delays: HashMap<Box<[u8]>, Instant>,
-    /// The tombstones of each half minute: when they go, and their newest index.
-    graves: VecDeque<(Instant, u64)>,
+    /// The tombstones of each 30 seconds: when they are reaped, and their newest index.
+    tombstone_batches: VecDeque<(Instant, u64)>,
 }
 
 impl State {
-    /// What a fresh server has: its own node with the service `consul`.
+    /// The state of a fresh server: its own node with the service `consul`.
     pub fn new(now: Instant, options: &Options) -> Self {
         let mut state = Self {
             now,
@@ -86,8 +87,8 @@ impl State {
             events: Events::default(),
             connect: options.connect,
             local: Local::default(),
-            due: Vec::new(),
-            turns: 0,
+            due_checks: Vec::new(),
+            last_generation: 0,
             timers: Timers::default(),
             watches: Watches::default(),
             cached: HashSet::new(),
@@ -95,17 +96,16 @@ impl State {
             index: FIRST_INDEX,
             touched: Vec::new(),
             lock_delays: HashMap::new(),
-            graves: VecDeque::new(),
+            tombstone_batches: VecDeque::new(),
         };
         state.start_acl();
         let node_id = options.node_id.clone().unwrap_or_else(|| state.new_id());
-        super::catalog::register_server(&mut state, node_id, &options.node_meta);
+        super::catalog::server::register(&mut state, node_id, &options.node_meta);
         state.coordinates.put(&options.node_name, Coordinate::default(), state.index);
         state
     }
 
-    /// What a restart does to an agent that keeps its disk: what it had in memory is gone, and what
-    /// lives by being renewed is given its whole time again.
+    /// Restarts with the state on disk: state in memory is lost, and all TTLs restart.
     pub fn restart(&mut self) {
         self.lock_delays.clear();
         self.cached.clear();
@@ -120,7 +120,7 @@ impl State {
         }
     }
 
-    /// The index of the next entry of the Raft log: every write has one, whether it changes
+    /// Adds an entry to the Raft log and returns its index. Every write has one, whether it changes
     /// anything or not.
     pub fn next_index(&mut self) -> u64 {
         self.index += 1;
@@ -132,24 +132,24 @@ impl State {
         self.index
     }
 
-    /// Says that queries on this topic have something new.
+    /// Marks a topic as changed.
     pub fn touch(&mut self, topic: Topic) {
         self.touched.push(topic);
     }
 
-    /// Wakes everybody whom the changes since the last time concern.
+    /// Wakes the queries that wait for the changed topics.
     pub fn publish(&mut self) {
         for topic in self.touched.drain(..) {
             self.watches.publish(&topic);
         }
     }
 
-    /// Forgets what changed: the transaction is rolled back.
+    /// Drops the changed topics, after a rollback.
     pub fn forget_touched(&mut self) {
         self.touched.clear();
     }
 
-    /// The date in this time from now, RFC 3339.
+    /// The date after this time from now, in RFC 3339.
     pub fn date(&self, from_now: Duration) -> String {
         go::date_text(self.epoch + self.now.since_origin() + from_now)
     }
@@ -161,13 +161,13 @@ impl State {
         [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
     }
 
-    /// Writes a key as a plain put does: an existing lock stays, but its index becomes 0.
+    /// Writes a key as a plain put does: an existing lock stays, but its lock index becomes 0.
     pub fn kv_set(&mut self, key: &[u8], value: &[u8], flags: u64, index: u64) {
         let session = self.kv.get(key).and_then(|entry| entry.session.clone());
         self.kv_put(key, value, flags, session, 0, index);
     }
 
-    /// Writes a key when its modify index is `expected`; 0 stands for a key that is missing.
+    /// Writes a key if its modify index is `expected`; 0 means that the key must not exist.
     pub fn kv_cas(
         &mut self,
         key: &[u8],
@@ -184,7 +184,7 @@ impl State {
         matches
     }
 
-    /// Writes a key and locks it; `Ok(false)` when another session holds it.
+    /// Writes a key and locks it; `Ok(false)` if another session holds it.
     pub fn kv_lock(
         &mut self,
         key: &[u8],
@@ -198,7 +198,7 @@ impl State {
         }
         let Some(session) = self.sessions.get(session).map(|session| Arc::clone(&session.id))
         else {
-            return Err(format!("invalid session {}", super::go::quoted(session)));
+            return Err(format!("invalid session {}", go::quoted(session)));
         };
         let lock_index = match self.kv.get(key).map(|entry| (&entry.session, entry.lock_index)) {
             Some((Some(holder), lock_index)) if *holder == session => lock_index,
@@ -210,7 +210,7 @@ impl State {
         Ok(true)
     }
 
-    /// Writes a key and unlocks it; `Ok(false)` when this session does not hold it.
+    /// Writes a key and unlocks it; `Ok(false)` if this session does not hold it.
     pub fn kv_unlock(
         &mut self,
         key: &[u8],
@@ -253,7 +253,6 @@ impl State {
         }
     }
 
-    /// Deletes a key.
     pub fn kv_delete(&mut self, key: &[u8], index: u64) {
         if self.kv.delete(key, index) {
             self.touch(Topic::Key(key.into()));
@@ -261,7 +260,7 @@ impl State {
         }
     }
 
-    /// Deletes a key when its modify index is `expected`; a missing key is a success.
+    /// Deletes a key if its modify index is `expected`; a missing key is a success.
     pub fn kv_delete_cas(&mut self, key: &[u8], expected: u64, index: u64) -> bool {
         match self.kv.get(key) {
             Some(entry) if entry.modify_index != expected => return false,
@@ -271,7 +270,6 @@ impl State {
         true
     }
 
-    /// Deletes all keys under a prefix.
     pub fn kv_delete_tree(&mut self, prefix: &[u8], index: u64) {
         let keys = self.kv.delete_under(prefix, index);
         if !keys.is_empty() {
@@ -282,37 +280,37 @@ impl State {
 
     fn reap_later(&mut self, index: u64) {
         let end = self.now + TOMBSTONE_TTL;
-        match self.graves.back_mut() {
+        match self.tombstone_batches.back_mut() {
             Some((at, newest)) if end <= *at => *newest = index,
             _ => {
                 let at = end + TOMBSTONE_GRANULARITY;
-                self.graves.push_back((at, index));
+                self.tombstone_batches.push_back((at, index));
                 self.timers.set(at, Timer::ReapTombstones);
             }
         }
     }
 
-    /// Forgets the tombstones whose time is over.
+    /// Reaps the oldest batch of tombstones.
     pub fn reap(&mut self) {
-        if let Some((_, newest)) = self.graves.pop_front() {
+        if let Some((_, newest)) = self.tombstone_batches.pop_front() {
             self.next_index();
             self.kv.reap(newest);
         }
     }
 
-    /// Whether a lock of this key that was lost must not be taken yet.
+    /// Whether the lock delay of a key is not over.
     pub fn lock_is_delayed(&self, key: &[u8]) -> bool {
         self.lock_delays.get(key).is_some_and(|end| *end > self.now)
     }
 
-    /// A lock delay's timer has come; a later delay of the same key has one of its own.
+    /// The timer of a lock delay fired. A later delay of the same key has its own timer.
     pub fn end_lock_delay(&mut self, key: &[u8]) {
         if !self.lock_is_delayed(key) {
             self.lock_delays.remove(key);
         }
     }
 
-    /// Starts a session's TTL anew: it ends after twice that.
+    /// Restarts a session's TTL: the session expires after twice that.
     ///
     /// Source: "double the TTL" in the chapter on sessions of Consul's documentation.
     pub fn start_ttl(&mut self, id: &str) {
@@ -327,7 +325,7 @@ impl State {
         }
     }
 
-    /// Adds a session, whose node and checks were looked at.
+    /// Adds a validated session.
     pub fn insert_session(&mut self, session: Session, index: u64) {
         let id = Arc::clone(&session.id);
         self.touch_session(&session);
@@ -335,8 +333,7 @@ impl State {
         self.start_ttl(&id);
     }
 
-    /// Ends a session: its locks are released or deleted, and cannot be taken before its lock
-    /// delay is over.
+    /// Ends a session: its locks are released or its keys deleted, and its lock delay starts.
     pub fn end_session(&mut self, id: &str, index: u64) {
         let Some(session) = self.sessions.remove(id, index) else { return };
         if let Some(key) = session.expires {
@@ -373,19 +370,19 @@ impl State {
         ]);
     }
 
-    /// Whether the catalog has the node with just these properties.
+    /// Whether the catalog has the same node.
     pub fn has_node(&self, node: &Node) -> bool {
         self.catalog.node(&node.node).is_some_and(|record| node.same_as(&record.node))
     }
 
-    /// Puts a node in when it is not the same already.
+    /// Adds a node, unless the catalog has the same.
     pub fn ensure_node(&mut self, node: Node, index: u64) {
         if !self.has_node(&node) {
             self.catalog.put_node(node, index, &mut self.touched);
         }
     }
 
-    /// Puts an instance in when it is not the same already.
+    /// Adds an instance, unless the catalog has the same.
     pub fn ensure_service(
         &mut self,
         node: &str,
@@ -404,7 +401,7 @@ impl State {
         Ok(())
     }
 
-    /// Puts a check in when it is not the same already. A critical one ends its sessions.
+    /// Adds a check, unless the catalog has the same. A critical one ends its sessions.
     pub fn ensure_check(&mut self, mut check: Check, index: u64) -> Result<(), String> {
         if self.catalog.node(&check.node).is_none() {
             return Err("Missing node registration".to_owned());
@@ -430,7 +427,7 @@ impl State {
         Ok(())
     }
 
-    /// Takes a check out and ends its sessions.
+    /// Deletes a check and ends its sessions.
     pub fn delete_check(&mut self, node: &str, id: &str, index: u64) {
         if self.catalog.check(node, id).is_some() {
             self.catalog.remove_check(node, id, index, &mut self.touched);
@@ -438,7 +435,7 @@ impl State {
         }
     }
 
-    /// Takes an instance out with its checks.
+    /// Deletes an instance and its checks.
     pub fn delete_service(&mut self, node: &str, id: &str, index: u64) {
         let Some(record) = self.catalog.node(node) else { return };
         let own = record.checks.values().filter(|check| check.service_id.eq_ignore_ascii_case(id));
@@ -451,7 +448,7 @@ impl State {
         }
     }
 
-    /// Takes a node out with everything on it, its sessions included.
+    /// Deletes a node and everything on it, its sessions included.
     pub fn delete_node(&mut self, name: &str, index: u64) {
         let Some(record) = self.catalog.node(name) else { return };
         let services: Vec<_> = record.services.values().map(|service| service.id.clone()).collect();

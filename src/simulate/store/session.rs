@@ -6,27 +6,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A session's id.
-pub(in crate::simulate) type SessionId = Arc<str>;
+pub(crate) type SessionId = Arc<str>;
 
-/// What becomes of a session's locks when it ends.
+/// The effect of a session's end on the keys that it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::simulate) enum Behavior {
+pub(crate) enum Behavior {
     Release,
     Delete,
 }
 
 /// One session.
 #[derive(Clone, Debug)]
-pub(in crate::simulate) struct Session {
+pub(crate) struct Session {
     pub id: SessionId,
     pub name: String,
     pub node: String,
-    /// In nanoseconds, as it was given; it may be negative.
+    /// In nanoseconds, as given; may be negative.
     pub lock_delay_ns: i64,
     pub behavior: Behavior,
-    /// As it was given.
+    /// As given.
     pub ttl_text: String,
-    /// Zero: it does not expire.
+    /// Zero if the session does not expire.
     pub ttl: Duration,
     pub node_checks: Option<Vec<String>>,
     pub service_checks: Option<Vec<(String, String)>>,
@@ -37,7 +37,7 @@ pub(in crate::simulate) struct Session {
 }
 
 impl Session {
-    /// The ids of all checks that it dies with.
+    /// The ids of all checks that the session is bound to.
     pub fn check_ids(&self) -> BTreeSet<String> {
         let node = self.node_checks.iter().flatten().cloned();
         let service = self.service_checks.iter().flatten().map(|(id, _)| id.clone());
@@ -51,7 +51,7 @@ type CheckPlace = (String, String);
 
 /// All sessions.
 #[derive(Clone, Debug, Default)]
-pub(in crate::simulate) struct SessionTable {
+pub(crate) struct SessionTable {
     sessions: BTreeMap<SessionId, Session>,
     by_check: BTreeMap<CheckPlace, BTreeSet<SessionId>>,
     newest: u64,
@@ -71,7 +71,7 @@ impl SessionTable {
         self.sessions.values()
     }
 
-    /// How many sessions have a TTL.
+    /// The number of sessions with a TTL.
     pub fn with_ttl(&self) -> usize {
         self.all().filter(|session| !session.ttl.is_zero()).count()
     }
@@ -105,7 +105,7 @@ impl SessionTable {
         Some(session)
     }
 
-    /// The sessions that die with a check.
+    /// The sessions that are bound to a check.
     pub fn bound_to(&self, node: &str, check: &str) -> Vec<SessionId> {
         self.by_check.get(&place(node, check)).into_iter().flatten().cloned().collect()
     }

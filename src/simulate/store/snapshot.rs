@@ -1,5 +1,5 @@
-//! What a transaction that changes the catalog goes back to when it is refused: all that such a
-//! change can reach, through the sessions that it ends. Keys are undone by themselves.
+//! The rollback of transactions that change the catalog: all tables that such a change can affect,
+//! also through the sessions that it ends. The key-value table has its own undo.
 
 use super::State;
 use super::catalog::CatalogTable;
@@ -9,18 +9,17 @@ use super::timer::Timers;
 use crate::clock::Instant;
 use std::collections::{HashMap, VecDeque};
 
-/// A copy of what a change of the catalog can change.
-pub(in crate::simulate) struct Snapshot {
+/// A copy of the tables that a change of the catalog can affect.
+pub(crate) struct Snapshot {
     catalog: CatalogTable,
     coordinates: CoordinateTable,
     sessions: SessionTable,
     timers: Timers,
     lock_delays: HashMap<Box<[u8]>, Instant>,
-    graves: VecDeque<(Instant, u64)>,
+    tombstone_batches: VecDeque<(Instant, u64)>,
 }
 
 impl State {
-    /// A copy to go back to.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             catalog: self.catalog.clone(),
@@ -28,18 +27,18 @@ impl State {
             sessions: self.sessions.clone(),
             timers: self.timers.clone(),
             lock_delays: self.lock_delays.clone(),
-            graves: self.graves.clone(),
+            tombstone_batches: self.tombstone_batches.clone(),
         }
     }
 
-    /// Goes back to a copy.
     pub fn restore(&mut self, before: Snapshot) {
-        let Snapshot { catalog, coordinates, sessions, timers, lock_delays, graves } = before;
+        let Snapshot { catalog, coordinates, sessions, timers, lock_delays, tombstone_batches } =
+            before;
         self.catalog = catalog;
         self.coordinates = coordinates;
         self.sessions = sessions;
         self.timers = timers;
         self.lock_delays = lock_delays;
-        self.graves = graves;
+        self.tombstone_batches = tombstone_batches;
     }
 }

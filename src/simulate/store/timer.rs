@@ -1,40 +1,48 @@
-//! Timers: what happens by itself when its moment has come.
+//! Timers: events at a set time.
 
 use super::session::SessionId;
 use crate::clock::Instant;
 use std::collections::BTreeMap;
 
-/// What a timer does.
+/// The event of a timer.
 #[derive(Clone, Debug)]
-pub(in crate::simulate) enum Timer {
+pub(crate) enum Timer {
     /// A session was not renewed for twice its TTL.
     SessionExpires(SessionId),
-    /// A TTL check got no update for its TTL.
+    /// A TTL check had no update for its TTL.
     CheckExpires(String),
-    /// A check that the agent runs is to be run again.
+    /// A check that the agent runs is due.
     RunCheck(String),
-    /// A change of a check's output alone is to be written to the catalog.
+    /// A changed output of a check is written to the catalog.
     SyncCheck(String),
-    /// The agent compares the catalog with what it knows.
+    /// The agent compares the catalog with its local state.
     Sync,
-    /// The agent looks for services that were critical for too long.
-    SweepCritical,
+    /// The agent deregisters services that were critical for too long.
+    ReapCritical,
     /// A lock delay is over.
     LockDelayEnds(Box<[u8]>),
-    /// The collected updates of coordinates are to be written.
+    /// The collected updates of coordinates are written.
     ApplyCoordinates,
-    /// The oldest tombstones have served their time.
+    /// The oldest tombstones are reaped.
     ReapTombstones,
-    /// A token of this accessor id ends.
+    /// The token with this accessor id expires.
     TokenExpires(String),
 }
 
-/// Names a timer that was set.
-pub(in crate::simulate) type TimerKey = (Instant, u64);
+impl Timer {
+    /// Whether it is a timer of the agent's services and checks, not of the servers.
+    fn is_of_agent(&self) -> bool {
+        use Timer::*;
+        matches!(self, CheckExpires(_) | RunCheck(_) | SyncCheck(_) | Sync | ReapCritical)
+    }
+}
 
-/// The timers that are set, by their moment.
+/// Identifies a timer, to cancel it.
+pub(crate) type TimerKey = (Instant, u64);
+
+/// The pending timers, by their time.
 #[derive(Clone, Debug, Default)]
-pub(in crate::simulate) struct Timers {
+pub(crate) struct Timers {
     queue: BTreeMap<TimerKey, Timer>,
     next_id: u64,
     earlier: bool,
@@ -53,18 +61,26 @@ impl Timers {
         self.queue.remove(&key);
     }
 
+    /// Replaces the timers of the agent by those of `others`; the servers' timers stay.
+    pub fn take_agents_timers(&mut self, others: Timers) {
+        self.queue.retain(|_, timer| !timer.is_of_agent());
+        self.queue.extend(others.queue.into_iter().filter(|(_, timer)| timer.is_of_agent()));
+        self.next_id = self.next_id.max(others.next_id);
+        self.earlier = true;
+    }
+
     pub fn next_deadline(&self) -> Option<Instant> {
         self.queue.keys().next().map(|(at, _)| *at)
     }
 
-    /// Takes out the first timer whose moment is not after `now`.
+    /// Removes and returns the first timer that is due at `now`.
     pub fn take_due(&mut self, now: Instant) -> Option<(Instant, Timer)> {
         let first = self.queue.first_entry().filter(|entry| entry.key().0 <= now)?;
         let ((at, _), timer) = first.remove_entry();
         Some((at, timer))
     }
 
-    /// Whether a timer was set before all others since this was last asked.
+    /// Whether a timer was set before all others since the last call.
     pub fn take_earlier(&mut self) -> bool {
         std::mem::take(&mut self.earlier)
     }

@@ -1,16 +1,16 @@
-//! Who waits for what: a change wakes only the queries that it concerns.
+//! Waiting queries by topic, so that a change wakes only the queries that it affects.
 
 use super::session::SessionId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// Something that changes and that queries wait for. Names are in lower case.
+/// What a query can wait for. Names are in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(in crate::simulate) enum Topic {
-    /// One key of the store.
+pub(crate) enum Topic {
+    /// One key.
     Key(Box<[u8]>),
-    /// The keys that begin with this; only waited for, never published.
+    /// The keys that begin with this; queries wait for it, changes publish keys.
     Prefix(Box<[u8]>),
     /// The list of sessions.
     Sessions,
@@ -34,7 +34,7 @@ pub(in crate::simulate) enum Topic {
     NodeChecks(String),
     /// The checks of a service's instances.
     ServiceChecks(String),
-    /// The checks in a state.
+    /// The checks with a status.
     ChecksInState(String),
     /// A service of the agent.
     LocalService(String),
@@ -44,25 +44,25 @@ pub(in crate::simulate) enum Topic {
     Policies,
     /// The coordinates of nodes.
     Coordinates,
-    /// The events that reached the agent.
+    /// The events that the agent received.
     Events,
 }
 
 type Waiters = BTreeMap<u64, Arc<Notify>>;
 
-/// The waiting queries, by what they wait for.
+/// The waiting queries by topic.
 #[derive(Clone, Debug, Default)]
-pub(in crate::simulate) struct Watches {
+pub(crate) struct Watches {
     next_id: u64,
     keys: HashMap<Box<[u8]>, Waiters>,
     prefixes: HashMap<Box<[u8]>, Waiters>,
-    /// How many of the prefixes have a length: a written key is looked up under these only.
+    /// The number of prefixes of each length: a written key is looked up at these lengths only.
     prefix_lengths: BTreeMap<usize, usize>,
     others: HashMap<Topic, Waiters>,
 }
 
 impl Watches {
-    /// Has `waiter` woken by a change of any of the topics; gives the id to take it back with.
+    /// Notifies `waiter` at changes of any of the topics; returns the id for [`Watches::remove`].
     pub fn add(&mut self, topics: &[Topic], waiter: &Arc<Notify>) -> u64 {
         self.next_id += 1;
         let id = self.next_id;
@@ -83,7 +83,6 @@ impl Watches {
         id
     }
 
-    /// Takes a waiter back.
     pub fn remove(&mut self, topics: &[Topic], id: u64) {
         for topic in topics {
             match topic {
@@ -111,7 +110,7 @@ impl Watches {
         }
     }
 
-    /// Wakes whoever waits for this topic.
+    /// Notifies the waiters of a topic.
     pub fn publish(&self, topic: &Topic) {
         match topic {
             Topic::Key(key) => {
@@ -124,13 +123,13 @@ impl Watches {
         }
     }
 
-    /// How many waiters there are.
+    /// The number of waiters.
     pub fn waiters(&self) -> usize {
         let ids = self.keys.values().chain(self.prefixes.values()).chain(self.others.values());
         ids.flat_map(BTreeMap::keys).collect::<BTreeSet<_>>().len()
     }
 
-    /// How many topics are waited for.
+    /// The number of topics with waiters.
     #[cfg(test)]
     pub fn topics(&self) -> usize {
         self.keys.len() + self.prefixes.len() + self.others.len() + self.prefix_lengths.len()
@@ -141,7 +140,7 @@ fn wake(waiters: Option<&Waiters>) {
     waiters.into_iter().flat_map(BTreeMap::values).for_each(|waiter| waiter.notify_one());
 }
 
-/// Takes the waiter out and says whether it was the last one of its topic.
+/// Removes a waiter; returns whether it was the last one of its topic.
 fn forget<K: std::hash::Hash + Eq + std::borrow::Borrow<Q>, Q: std::hash::Hash + Eq + ?Sized>(
     topics: &mut HashMap<K, Waiters>,
     topic: &Q,
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_of_a_waiter_that_was_taken_back() {
+    fn nothing_is_left_of_a_removed_waiter() {
         let mut watches = Watches::default();
         let topics = [Topic::Prefix(b"a".as_slice().into()), Topic::Nodes];
         let one = watches.add(&topics, &Arc::new(Notify::new()));

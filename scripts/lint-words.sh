@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Refuses phrases that are not the plain English of engineers (see "Words" in CONTRIBUTING.md).
+#
+#   scripts/lint-words.sh [PATH…]
+#
+# Searches the tracked text files below each PATH, or all of them, line by line and ignoring case.
+# Prints file:line, the phrase and a replacement; exits with status 1 if there is one.
+# scripts/lint-words.allow has the exceptions.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# phrase (extended regular expression, matched as whole words) = what to write
+phrases='
+(is|are|was|were) no = is not a, invalid; there is no
+(be|been|being) no = not be a
+(somebody|someone|anybody) who = a noun: the caller, a waiter
+who(so)?ever = a noun: the caller, the holder; any node that
+at most so (many|much|long) = up to n
+so many = up to n, n
+for ever = forever
+anew = again
+by chance = random, at random
+in vain = without success, failed
+((must|has to|needs to) be|it is|(is|are|was|were) not) said = required; omitted, not set
+(what|when nothing) is said = configured, set; by default
+(told|tells?) of = reports, is notified of
+(hears?|heard) of = learns of, sees
+(has|have|had) it that = says that
+for want of = without
+'
+
+phrases=$(sed '/^$/d' <<<"$phrases")
+any=$(awk -F ' = ' '{ print $1 }' <<<"$phrases" | paste -sd '|')
+
+# -w: whole words. A search without a match is not an error.
+found=$(git grep -nIwiE -e "$any" -- "${@:-.}" || [ $? = 1 ])
+[ -n "$found" ] || exit 0
+
+awk -v allow=scripts/lint-words.allow -v list="$phrases" '
+    BEGIN {
+        n = split(list, phrases, "\n")
+        while ((getline line < allow) > 0) {
+            if (line ~ /^(#|$)/) continue
+            if (split(line, field, " *:: *") != 3) {
+                print allow ": not \"path :: phrase :: reason\": " line
+                failed = 1
+            }
+            path[++exceptions] = field[1]
+            except[exceptions] = field[2]
+        }
+    }
+    {
+        split($0, part, ":")
+        text = tolower(substr($0, length(part[1] part[2]) + 3))
+        for (i = 1; i <= exceptions; i++)
+            if (part[1] ~ "^(" path[i] ")$") gsub(except[i], "", text)
+        for (i = 1; i <= n; i++) {
+            split(phrases[i], phrase, " = ")
+            if (match(text, "(^|[^a-z0-9_])(" phrase[1] ")([^a-z0-9_]|$)")) {
+                odd = substr(text, RSTART, RLENGTH)
+                text = substr(text, 1, RSTART) "|" substr(text, RSTART + RLENGTH - 1)
+                gsub(/^[^a-z]+|[^a-z]+$/, "", odd)
+                print part[1] ":" part[2] ": \"" odd "\"; write: " phrase[2]
+                failed = 1
+            }
+        }
+    }
+    END { exit failed }
+' <<<"$found"

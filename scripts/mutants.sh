@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Tests the tests: cargo-mutants makes small changes to the code, one at a time, and runs the fast tests.
+#
+#   scripts/mutants.sh
+#
+# Environment:
+#
+#   SHARD=K/N   only the part K (from 0) of N
+#   SAMPLE=300  only this many, chosen at random by SEED (0)
+#   OUTPUT      the folder for the results, by default target/mutants
+#
+# The tree is copied first, so it may be edited meanwhile. It prints each mutant that no test noticed, and the
+# numbers at the end. Exit status: that of cargo-mutants: 0 if all were caught, 2 if not, 3 after a timeout.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The code, and the tests that notice changes of it within seconds.
+code=(
+    'src/wire/**' 'src/transport/**' 'src/client/**' 'src/cluster/data_plane/**' 'src/cluster/shard_map/**'
+)
+tests=(client cluster coordination)
+
+command -v cargo-mutants >/dev/null || cargo install cargo-mutants --locked
+
+options=(--package consul_ffi --no-default-features --features 'server,guard')
+for files in "${code[@]}"; do
+    options+=(--file "$files")
+done
+[ -z "${SHARD:-}" ] || options+=(--shard "$SHARD")
+if [ -n "${SAMPLE:-}" ]; then
+    # A mutant is chosen by a regular expression of its name.
+    mapfile -t chosen < <(cargo mutants "${options[@]}" --list |
+        shuf --random-source=<(yes "${SEED:-0}") -n "$SAMPLE" |
+        sed 's/[][\\.*^$+?(){}|]/\\&/g; s/.*/^&$/')
+    for name in "${chosen[@]}"; do
+        options+=(--re "$name")
+    done
+fi
+
+test_options=(--lib)
+for test in "${tests[@]}"; do
+    test_options+=(--test "$test")
+done
+cargo mutants "${options[@]}" --output "${OUTPUT:-target/mutants}" --jobs 1 --minimum-test-timeout 120 \
+    --colors never -- "${test_options[@]}"

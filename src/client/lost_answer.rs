@@ -1,0 +1,58 @@
+//! The outcome of an acquire or release whose answer was lost: a linearizable read of the key shows
+//! which session holds the lock.
+
+use super::Client;
+use crate::clock::Instant;
+use crate::error::{Error, Kind};
+use crate::wire::request::{LockStep, Request};
+use crate::wire::response::Success;
+use bytes::Bytes;
+use http::Response;
+
+impl Client {
+    /// Looks up whether the write that failed with `error` took effect.
+    ///
+    /// A session that holds the lock has acquired it, by this write or before; a session that does
+    /// not hold it has released it. In any other case the outcome stays unknown: the request can
+    /// still be on its way from the agent to the leader.
+    pub(super) async fn look_up_outcome(
+        &self,
+        request: &Request,
+        step: &LockStep,
+        deadline: Instant,
+        error: Error,
+    ) -> Result<Success, Error> {
+        if self.clock.now() >= deadline {
+            return Err(error);
+        }
+        // An answer is often lost because the leader is; an election can outlast some retries.
+        let lookup = self.attempt_until(deadline, &request.lock_lookup(), u32::MAX).await;
+        let (holder, endpoint) = match lookup.and_then(Success::answer) {
+            Ok(answer) => (answer.meta.entry.and_then(|entry| entry.session), answer.meta.endpoint),
+            Err(lookup) => {
+                return Err(error.with_note(&format!("the outcome is unknown: {lookup}")));
+            }
+        };
+        tracing::debug!(call = request.label, %error, ?holder, "outcome looked up");
+        let is_done = match step {
+            LockStep::Acquire(session) => holder.as_ref() == Some(session),
+            LockStep::Release(session) => holder.as_ref() != Some(session),
+        };
+        if is_done {
+            let mut success = request.check(Response::new(Bytes::from_static(b"true")))?;
+            success.meta.endpoint = endpoint;
+            success.meta.attempts = error.attempts();
+            return Ok(success);
+        }
+        Err(match (step, holder) {
+            (LockStep::Acquire(_), Some(_)) => Error::new(
+                Kind::Conflict,
+                format!("{}: another session holds the lock; before, {error}", request.label),
+            )
+            .with_endpoint(&endpoint)
+            .with_attempts(error.attempts()),
+            (LockStep::Acquire(_), None) => error.with_note("afterwards the lock was free"),
+            (LockStep::Release(_), _) => error.with_note("afterwards the session held the lock"),
+        })
+    }
+}

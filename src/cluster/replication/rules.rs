@@ -1,0 +1,71 @@
+//! The rules of the protocol. Tests leave one out to show that it is needed.
+
+/// A rule of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// A holder executes a request only in the epoch that it knows.
+    RefuseOtherEpochs,
+    /// A source refuses requests before its target copies it for the last time.
+    Seal,
+    /// A seal outlives the process.
+    SealIsStored,
+    /// A seal or a fence waits for the requests that run.
+    WaitForRunning,
+    /// A failover's target fences as many replicas as leave no quorum in older epochs, not one.
+    FenceEnough,
+    /// A failover copies as many replicas as have each acknowledged write together, not one.
+    CopyUnion,
+    /// A target counts when the map says so, not when it has copied.
+    TargetCountsLate,
+    /// A target begins without what it has of the shard.
+    TargetBeginsEmpty,
+    /// A replica counts only if a mark on its disk says that it is whole.
+    Mark,
+    /// The map names the disk of each replica.
+    NameTheDisk,
+    /// A node drops a shard only if the newest map does not name it.
+    CheckBeforeDrop,
+    /// Acknowledgements and answers are counted within one epoch.
+    CountWithinOneEpoch,
+    /// All tries of a write have one version.
+    OneVersion,
+    /// A write that a newer version has overtaken is repeated above it.
+    RepeatAboveNewer,
+    /// Records below the horizon are refused.
+    Horizon,
+    /// A deleted record is purged only after all N replicas were compared.
+    PurgeAfterRepair,
+    /// A node that stops keeps its shards.
+    StopIsNotLeave,
+    /// After Consul went back, the holders are asked before an entry changes.
+    AskAfterSetBack,
+    /// A read without a quorum says that it is incomplete.
+    SayIncomplete,
+}
+
+/// The rules in force.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules {
+    #[cfg(feature = "sabotage")]
+    omitted: Option<Rule>,
+}
+
+impl Rules {
+    /// All rules but one, for tests.
+    #[cfg(feature = "sabotage")]
+    pub fn without(rule: Rule) -> Self {
+        Rules { omitted: Some(rule) }
+    }
+
+    /// Whether a rule is in force.
+    #[cfg(feature = "sabotage")]
+    pub fn has(self, rule: Rule) -> bool {
+        self.omitted != Some(rule)
+    }
+
+    /// Whether a rule is in force: always.
+    #[cfg(not(feature = "sabotage"))]
+    pub fn has(self, _: Rule) -> bool {
+        true
+    }
+}

@@ -1,0 +1,77 @@
+//! What a node keeps of each shard on the disk of its records, and what it tells the leader.
+
+use super::map::{Entry, NodeId};
+use super::record::Version;
+use serde::{Deserialize, Serialize};
+
+/// The version of the format. What a later release has written is not read.
+const FORMAT: u32 = 1;
+
+/// What a node knows and has promised of one shard. It is kept on the disk of the records.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The version of this format.
+    format: u32,
+    /// The newest entry.
+    pub entry: Option<Entry>,
+    /// Whether this disk has all that an entry means by it.
+    pub is_whole: bool,
+    /// The epoch that planned the move for which it refuses requests, since its target copies it for the
+    /// last time.
+    pub sealed_for: Option<u64>,
+    /// It executes nothing in epochs below.
+    pub fence: u64,
+    /// The change that it is the target for.
+    pub work: Option<Work>,
+    /// Writes below are refused.
+    pub floor: Version,
+    /// Deleted records below are purged, and nothing below is accepted any more.
+    pub horizon: Version,
+}
+
+/// The progress of a copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// The epoch that planned the change.
+    pub since: u64,
+    /// Whether everything is copied.
+    pub is_done: bool,
+    /// The nodes that were fenced.
+    pub fenced: Vec<NodeId>,
+    /// The nodes that were copied to their ends.
+    pub copied: Vec<NodeId>,
+    /// The node that is being copied, and the last id that is stored.
+    pub position: Option<(NodeId, Vec<u8>)>,
+}
+
+/// What a node tells the leader about its shards.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The changes that it is the target for and has finished: the shard and the epoch that planned it.
+    pub finished: Vec<(u32, u64)>,
+    /// The shards of which it should have a replica and has none.
+    pub missing: Vec<u32>,
+    /// The failovers that are not needed, since it is back with its replica: the shard and the epoch that
+    /// planned it.
+    pub returned: Vec<(u32, u64)>,
+    /// The shards of which it executes nothing before their entries have an epoch that is higher than
+    /// this one.
+    pub fenced: Vec<(u32, u64)>,
+}
+
+impl State {
+    /// Reads what was kept; the error says why it cannot be read.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let state: State = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        match state.format {
+            FORMAT => Ok(state),
+            other => Err(format!("its format is {other}, this release supports {FORMAT}")),
+        }
+    }
+
+    /// The text to keep.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        // Numbers and strings can always be encoded.
+        serde_json::to_vec(&State { format: FORMAT, ..self.clone() }).unwrap_or_default()
+    }
+}

@@ -1,0 +1,569 @@
+//! The leader's work for all replicated stores of the cluster: it alone changes their maps.
+
+use super::document::{MemberRecord, StoreMap};
+use super::{Shared, map_key, members_prefix, read_map};
+use crate::client::coordination::{Lease, Operation, delete_unchanged, set, unchanged};
+use crate::client::watch::State;
+use crate::clock::{BoxFuture, Instant};
+use crate::cluster::node::unix_ms;
+use crate::cluster::replication::map::{Disk, Entry, NodeId, Slot};
+use crate::cluster::replication::peers::Peers;
+use crate::cluster::replication::plan::{Map, Member, Planner, Presence};
+use crate::cluster::replication::recover;
+use crate::cluster::{Cluster, Mode, Snapshot, WAIT};
+use crate::error::{Error, Kind};
+use crate::sync::lock;
+use crate::wire::api::kv;
+use crate::wire::value::Value;
+use futures_util::stream::{self, StreamExt as _};
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How often the leader looks at a store that nobody reports about.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// The shortest time between two looks, so that reports of the same moment make one map.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// The shortest time between two maps that plan changes. Commits and cancels do not wait for it.
+const PLAN_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the leader waits for the word of a live node before it counts it as down.
+const ANSWER_TIME: Duration = Duration::from_secs(15);
+
+/// The pause before the leader asks again after Consul went back.
+const RECOVER_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long the leader trusts what it knows of a map's key.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The shards whose holders are asked at the same time.
+const CONCURRENT_ASKS: usize = 32;
+
+/// The way to the nodes of a store of this name.
+pub type Reach = Arc<dyn Fn(&str) -> Arc<dyn Peers> + Send + Sync>;
+
+/// What the nodes and the operators say about one store.
+#[derive(Debug, Default)]
+struct Said {
+    members: BTreeMap<NodeId, (MemberRecord, u64)>,
+    accepted: BTreeSet<u32>,
+}
+
+impl Said {
+    fn records(&self) -> impl Iterator<Item = &MemberRecord> + Clone {
+        self.members.values().map(|(record, _)| record)
+    }
+
+    /// Those of some nodes that have the options which all nodes must agree on.
+    fn agreeing(&self, nodes: &BTreeSet<NodeId>, shared: Shared) -> BTreeSet<NodeId> {
+        let record = |node: &NodeId| self.members.get(node).map(|(record, _)| record);
+        let agrees = |node: &&NodeId| record(node).is_some_and(|it| it.shared == shared);
+        nodes.iter().filter(agrees).cloned().collect()
+    }
+}
+
+/// The same for each store.
+type AllSaid = BTreeMap<String, Arc<Said>>;
+
+/// Does the leader's work while this node is the leader; never completes.
+pub async fn run(cluster: &Cluster, reach: &Reach) -> Infallible {
+    let mut changes = cluster.changes();
+    loop {
+        if let Some(lease) = cluster.lease().filter(|lease| lease.is_held()) {
+            lead(cluster, &lease, reach).await;
+        }
+        tokio::select! {
+            biased;
+            _ = changes.changed() => {}
+            () = cluster.client().clock().sleep(INTERVAL) => {}
+        }
+    }
+}
+
+/// Leads until the lease has ended.
+async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach) {
+    let (said, news) = (Mutex::new(None), Notify::new());
+    let prefix = members_prefix(cluster.options());
+    let watched = cluster.observe(&kv::LIST, &prefix, WAIT, |state| {
+        if let Some(state) = state {
+            *lock(&said) = Some(parse(&prefix, &state));
+            news.notify_one();
+        }
+        async {}
+    });
+    let mut duty = Duty {
+        cluster,
+        lease,
+        reach,
+        begun: cluster.now(),
+        heard: BTreeMap::new(),
+        stores: BTreeMap::new(),
+    };
+    let work = async {
+        loop {
+            let known = lock(&said).clone();
+            for (store, said) in known.iter().flatten() {
+                if let Err(error) = duty.reconcile(store, said).await {
+                    duty.stores.remove(store);
+                    tracing::warn!(store, %error, "the leader's work for a store is tried again");
+                }
+            }
+            cluster.client().clock().sleep(PAUSE).await;
+            tokio::select! {
+                biased;
+                () = news.notified() => {}
+                () = cluster.client().clock().sleep(INTERVAL) => {}
+            }
+            if cluster.lease().is_none_or(|it| !Arc::ptr_eq(&it, lease)) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = watched => {}
+        () = work => {}
+    }
+}
+
+fn parse(prefix: &str, state: &State) -> AllSaid {
+    let mut all: BTreeMap<String, Said> = BTreeMap::new();
+    for entry in state.answer.value.items() {
+        let Some(key) = entry.get("Key").and_then(Value::as_str) else { continue };
+        let Some(Value::Bytes(bytes)) = entry.get("Value") else { continue };
+        let index = entry.get("ModifyIndex").and_then(Value::as_u64).unwrap_or_default();
+        let mut parts = key.strip_prefix(prefix).unwrap_or_default().splitn(3, '/');
+        let (Some(store), Some(what), Some(name)) = (parts.next(), parts.next(), parts.next())
+        else {
+            continue;
+        };
+        let said = all.entry(store.to_owned()).or_default();
+        match what {
+            "nodes" => match MemberRecord::decode(bytes) {
+                Ok(record) => _ = said.members.insert(name.into(), (record, index)),
+                Err(error) => tracing::warn!(key, %error, "not a record of a node"),
+            },
+            "accepted" => said.accepted.extend(name.parse::<u32>()),
+            _ => {}
+        }
+    }
+    all.into_iter().map(|(store, said)| (store, Arc::new(said))).collect()
+}
+
+/// The state of the leader's work during one leadership.
+struct Duty<'a> {
+    cluster: &'a Cluster,
+    lease: &'a Lease,
+    reach: &'a Reach,
+    begun: Instant,
+    /// Since when each live node has not given its word to this leader.
+    heard: BTreeMap<(String, NodeId), Instant>,
+    stores: BTreeMap<String, Known>,
+}
+
+/// What the leader knows of one store.
+struct Known {
+    stored: Option<StoreMap>,
+    /// The nodes that it names.
+    named: BTreeSet<NodeId>,
+    /// The modify index of the map's key; 0: it does not exist.
+    index: u64,
+    /// When; `None`: it has to be read again.
+    read_at: Option<Instant>,
+    /// The newest map that this leader has seen.
+    newest: Option<StoreMap>,
+    /// Whether it has written a map yet: others may know newer ones that Consul has lost.
+    has_written: bool,
+    planned_at: Instant,
+    asked_at: Option<Instant>,
+    /// What led to no change, when nothing was planned.
+    idle_with: Option<(Arc<Said>, Arc<Snapshot>)>,
+    /// When each change was first seen, or its target last made progress.
+    progress: BTreeMap<(u32, u64), (u64, Instant)>,
+}
+
+impl Duty<'_> {
+    async fn reconcile(&mut self, store: &str, said: &Arc<Said>) -> Result<(), Error> {
+        let now = self.cluster.now();
+        if now < self.cluster.hold_off_until() {
+            // Consul may have lost data that another node is about to restore.
+            return Ok(());
+        }
+        let snapshot = self.cluster.snapshot();
+        let Some(live) = self.live(store, said, &snapshot, now) else { return Ok(()) };
+        self.read(store, now).await?;
+        let Some(known) = self.stores.get_mut(store) else { return Ok(()) };
+        let version = known.stored.as_ref().map_or(0, |it| it.map.version);
+        let newest = known.newest.as_ref().map_or(0, |it| it.map.version);
+        if newest > version {
+            // Consul went back: what this leader knows is put back, and then the nodes are asked.
+            let put_back = known.newest.as_ref().map(StoreMap::put_back);
+            return match put_back {
+                Some(map) => self.publish(store, map).await,
+                None => Ok(()),
+            };
+        }
+        let words = said.members.iter().filter(|(node, _)| live.contains(*node));
+        let seen = match known.stored {
+            // A node that is down may know a map too.
+            None => said.members.values().map(|(record, _)| record.seen).max(),
+            Some(_) => words.map(|(_, (record, _))| record.seen).max(),
+        };
+        if seen.unwrap_or(0) > version {
+            // A node with a newer map is about to put it back.
+            return Ok(());
+        }
+        let Some(stored) = known.stored.clone() else {
+            return self.begin(store, said, &live, &snapshot).await;
+        };
+        let is_same = |(old, before): &(Arc<Said>, Arc<Snapshot>)| {
+            Arc::ptr_eq(old, said) && Arc::ptr_eq(before, &snapshot)
+        };
+        if stored.is_quiet() && known.idle_with.as_ref().is_some_and(is_same) {
+            return Ok(());
+        }
+        known.idle_with = None;
+        match self.next(store, &stored, said, &live, &snapshot, now).await {
+            Some(next) => self.publish(store, next).await?,
+            None => self.note_idle(store, said, &snapshot),
+        }
+        self.tidy(store, said, &live, &snapshot).await
+    }
+
+    /// Notes that what is known now leads to no change; soon after a plan, another one may be due.
+    fn note_idle(&mut self, store: &str, said: &Arc<Said>, snapshot: &Arc<Snapshot>) {
+        let now = self.cluster.now();
+        if let Some(known) = self.stores.get_mut(store)
+            && now >= known.planned_at + PLAN_PAUSE
+        {
+            known.idle_with = Some((Arc::clone(said), Arc::clone(snapshot)));
+        }
+    }
+
+    /// The live nodes that have given their word to this leader; `None` while one has yet to do so.
+    fn live(
+        &mut self,
+        store: &str,
+        said: &Said,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) -> Option<BTreeSet<NodeId>> {
+        let mut live = BTreeSet::new();
+        let mut waits = false;
+        let named = self.stores.get(store).map(|known| &known.named);
+        let nodes: BTreeSet<&NodeId> =
+            named.into_iter().flatten().chain(said.members.keys()).collect();
+        for node in nodes {
+            let key = (store.to_owned(), node.clone());
+            let Some(member) = snapshot.nodes.get(&**node).filter(|it| it.is_live) else {
+                self.heard.remove(&key);
+                continue;
+            };
+            let has_said = said.members.get(node).is_some_and(|(record, _)| {
+                record.incarnation == member.record.incarnation
+                    && record.leader == self.lease.session()
+            });
+            if has_said {
+                self.heard.remove(&key);
+                live.insert(node.clone());
+            } else {
+                let since = *self.heard.entry(key).or_insert(now);
+                waits |= now < since + ANSWER_TIME;
+            }
+        }
+        (!waits).then_some(live)
+    }
+
+    /// Reads the map of a store, unless it is known.
+    async fn read(&mut self, store: &str, now: Instant) -> Result<(), Error> {
+        let is_fresh = |known: &Known| known.read_at.is_some_and(|at| now < at + AUDIT_INTERVAL);
+        if self.stores.get(store).is_some_and(is_fresh) {
+            return Ok(());
+        }
+        let (stored, index) = read_map(self.cluster, store).await?;
+        let known = self.stores.entry(store.to_owned()).or_insert_with(|| Known {
+            stored: None,
+            named: BTreeSet::new(),
+            index: 0,
+            read_at: None,
+            newest: None,
+            has_written: false,
+            planned_at: Instant::default(),
+            asked_at: None,
+            idle_with: None,
+            progress: BTreeMap::new(),
+        });
+        let version = |map: &Option<StoreMap>| map.as_ref().map_or(0, |map| map.map.version);
+        if version(&stored) > version(&known.newest) {
+            known.newest.clone_from(&stored);
+        }
+        let named = stored.iter().flat_map(|it| &it.map.shards).flat_map(Entry::members);
+        known.named = named.cloned().collect();
+        (known.stored, known.index, known.read_at) = (stored, index, Some(now));
+        Ok(())
+    }
+
+    /// Makes the first map when enough nodes are there.
+    async fn begin(
+        &mut self,
+        store: &str,
+        said: &Said,
+        live: &BTreeSet<NodeId>,
+        snapshot: &Snapshot,
+    ) -> Result<(), Error> {
+        let first = live.iter().find_map(|node| said.members.get(node));
+        let Some(shared) = first.map(|(record, _)| record.shared) else { return Ok(()) };
+        let needed = shared.write_quorum.max(shared.read_quorum);
+        let needed = needed.max(self.cluster.options().min_nodes);
+        // The others may be about to start.
+        let is_early = self.cluster.now() < self.begun + ANSWER_TIME;
+        if live.len() < needed || (live.len() < shared.replicas && is_early) {
+            return Ok(());
+        }
+        let (down, unrecovered, openings) = Default::default();
+        let live = said.agreeing(live, shared);
+        let members = self.members(said, &live, snapshot, shared, &down, &BTreeSet::new());
+        let (stuck, accepted) = Default::default();
+        let planner = planner(&members, shared, true, &stuck, &accepted);
+        // Above the versions of an earlier store of this name, which observers may still know.
+        let version = self.unix_ms();
+        let map = Map::first(shared.shards as usize, version, &planner);
+        let mut map = StoreMap { shared, map, down, unrecovered, openings };
+        map.note_openings(said.records());
+        self.publish(store, map).await
+    }
+
+    fn unix_ms(&self) -> u64 {
+        unix_ms(self.cluster.options().epoch, self.cluster.now())
+    }
+
+    /// The nodes for a plan: without those that are down and have no shards.
+    fn members(
+        &self,
+        said: &Said,
+        live: &BTreeSet<NodeId>,
+        snapshot: &Snapshot,
+        shared: Shared,
+        down: &BTreeMap<NodeId, u64>,
+        named: &BTreeSet<NodeId>,
+    ) -> Vec<Member> {
+        let replace_after_ms = self.cluster.options().replace_after.as_millis() as u64;
+        let now_ms = self.unix_ms();
+        // Without a second replica that must answer, each failover needs a person.
+        let may_replace = shared.write_quorum.min(shared.read_quorum) > 1;
+        let presence = |node: &NodeId| match (live.contains(node), down.get(node)) {
+            (true, _) => Presence::Live,
+            (false, Some(since)) if may_replace && now_ms >= since + replace_after_ms => {
+                Presence::Gone
+            }
+            _ => Presence::Down,
+        };
+        let member = |id: &NodeId| {
+            let record = said.members.get(id).map(|(record, _)| record);
+            let weight = match snapshot.nodes.get(&**id) {
+                Some(node) if node.record.mode == Mode::Draining => 0.0,
+                Some(node) => node.record.weight,
+                None => record.map_or(1.0, |record| record.weight),
+            };
+            Member {
+                id: id.clone(),
+                zone: record.map(|record| record.zone.clone()).unwrap_or_default(),
+                weight,
+                disk: record.map_or(Disk(0), |record| record.disk),
+                presence: presence(id),
+                report: record.map(|record| record.report.clone()).unwrap_or_default(),
+            }
+        };
+        live.union(named).map(member).collect()
+    }
+
+    /// The next map; `None` if nothing changes.
+    async fn next(
+        &mut self,
+        store: &str,
+        stored: &StoreMap,
+        said: &Said,
+        live: &BTreeSet<NodeId>,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) -> Option<StoreMap> {
+        let mut next = stored.clone();
+        let now_ms = self.unix_ms();
+        let shared = stored.shared;
+        let live = said.agreeing(live, shared);
+        let named = self.stores.get(store)?.named.clone();
+        let down = named.iter().chain(said.members.keys()).filter(|node| !live.contains(*node));
+        // The leader that has seen one go down first may have had a clock that was ahead.
+        let since = |node: &NodeId| stored.down.get(node).map_or(now_ms, |at| now_ms.min(*at));
+        next.down = down.map(|node| (node.clone(), since(node))).collect();
+        next.note_openings(said.records());
+        self.recover(store, &mut next, &said.accepted).await;
+        let members = self.members(said, &live, snapshot, shared, &next.down, &named);
+        let min_nodes = self.cluster.options().min_nodes;
+        let known = self.stores.get_mut(store)?;
+        let may_plan = snapshot.frozen.is_empty()
+            && snapshot.live().count() >= min_nodes
+            && now >= known.planned_at + PLAN_PAUSE;
+        let stuck = known.stuck(&next.map, said, now);
+        let planner = planner(&members, shared, may_plan, &stuck, &said.accepted);
+        if let Some(mut map) = next.map.next(&planner) {
+            // Nothing changes before the holders have said what they know.
+            for shard in &next.unrecovered {
+                map.shards[*shard as usize] = next.map.shards[*shard as usize].clone();
+            }
+            if map.shards != next.map.shards {
+                next.map = map;
+            }
+            if may_plan {
+                known.planned_at = now;
+            }
+        }
+        if next == *stored {
+            return None;
+        }
+        next.map.version = next.map.version.max(stored.map.version + 1);
+        if !known.has_written {
+            next.map.version = self.cluster.beyond(next.map.version);
+        }
+        Some(next)
+    }
+
+    /// Asks the holders of the shards whose entries may be old, and puts back the newest ones.
+    async fn recover(&mut self, store: &str, next: &mut StoreMap, accepted: &BTreeSet<u32>) {
+        let now = self.cluster.now();
+        let Some(known) = self.stores.get_mut(store) else { return };
+        let is_early = known.asked_at.is_some_and(|at| now < at + RECOVER_PAUSE);
+        if next.unrecovered.is_empty() || is_early {
+            return;
+        }
+        known.asked_at = Some(now);
+        let version = self.cluster.beyond(next.map.version);
+        let peers = (self.reach)(store);
+        let mut asks: Vec<BoxFuture<'_, (u32, Result<Entry, Error>)>> = Vec::new();
+        for shard in next.unrecovered.iter().copied() {
+            let (entry, peers) = (next.map.shards[shard as usize].clone(), Arc::clone(&peers));
+            let skips_silent = accepted.contains(&shard);
+            asks.push(Box::pin(async move {
+                (shard, recover::newest(&*peers, shard, &entry, version, skips_silent).await)
+            }));
+        }
+        let answers: Vec<_> = stream::iter(asks).buffer_unordered(CONCURRENT_ASKS).collect().await;
+        for (shard, answer) in answers {
+            match answer {
+                Ok(entry) => {
+                    next.map.version = next.map.version.max(entry.epoch);
+                    next.map.shards[shard as usize] = entry;
+                    next.unrecovered.remove(&shard);
+                }
+                Err(error) => {
+                    tracing::warn!(store, shard, %error, "its entry may be old and stays as it is");
+                }
+            }
+        }
+    }
+
+    async fn publish(&mut self, store: &str, map: StoreMap) -> Result<(), Error> {
+        let Some(known) = self.stores.get_mut(store) else { return Ok(()) };
+        let key = map_key(self.cluster.options(), store);
+        let operations = [unchanged(&key, known.index), set(&key, map.encode())];
+        known.has_written = true;
+        // Read again whatever the outcome is.
+        known.read_at = None;
+        let written = self.lease.fenced(operations).await;
+        tracing::debug!(store, version = map.map.version, ok = written.is_ok(), "a store's map");
+        match written {
+            Ok(_) => {
+                known.newest = Some(map);
+                Ok(())
+            }
+            Err(error) if error.kind() == Kind::TxnFailed => Ok(()),
+            Err(error) => Err(error.context(&key)),
+        }
+    }
+
+    /// Removes what is over: words of operators, and records of nodes that have left.
+    async fn tidy(
+        &self,
+        store: &str,
+        said: &Said,
+        live: &BTreeSet<NodeId>,
+        snapshot: &Snapshot,
+    ) -> Result<(), Error> {
+        let Some(known) = self.stores.get(store) else { return Ok(()) };
+        let Some(map) = known.stored.as_ref().filter(|map| map.unrecovered.is_empty()) else {
+            return Ok(());
+        };
+        let prefix = format!("{}{store}/", members_prefix(self.cluster.options()));
+        let mut removed: Vec<Operation> = Vec::new();
+        for shard in &said.accepted {
+            let entry = map.map.shards.get(*shard as usize);
+            let is_whole = |slot: &Slot| {
+                slot.change.is_none()
+                    && slot.holder.as_ref().is_none_or(|it| live.contains(&it.node))
+            };
+            if entry.is_none_or(|entry| entry.slots.iter().all(is_whole)) {
+                let key = format!("{prefix}accepted/{shard}");
+                removed.push(vec![("Verb", "delete".into()), ("Key", key.into())]);
+            }
+        }
+        let forget_ms = self.cluster.options().forget_after.as_millis() as u64;
+        for (node, (_, index)) in &said.members {
+            let is_named = known.named.contains(node);
+            let is_old = map.down.get(node).is_some_and(|at| self.unix_ms() >= at + forget_ms);
+            if !is_named && is_old && !snapshot.nodes.contains_key(&**node) {
+                let key = format!("{prefix}nodes/{node}");
+                removed.push(delete_unchanged(&key, *index));
+            }
+        }
+        // A transaction has up to 64 operations.
+        removed.truncate(32);
+        if removed.is_empty() {
+            return Ok(());
+        }
+        match self.lease.fenced(removed).await {
+            Err(error) if error.kind() != Kind::TxnFailed => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Known {
+    /// The changes whose targets have made no progress for the time that they may take.
+    fn stuck(&mut self, map: &Map, said: &Said, now: Instant) -> BTreeSet<(u32, u64)> {
+        let mut changes: BTreeMap<(u32, u64), NodeId> = BTreeMap::new();
+        for (shard, entry) in map.shards.iter().enumerate() {
+            for change in entry.slots.iter().filter_map(|slot| slot.change.as_ref()) {
+                changes.insert((shard as u32, change.since), change.to.clone());
+            }
+        }
+        self.progress.retain(|change, _| changes.contains_key(change));
+        let mut stuck = BTreeSet::new();
+        for (change, to) in changes {
+            let record = said.members.get(&to).map(|(record, _)| record);
+            let made = record.map_or(0, |it| it.copied + it.report.finished.len() as u64);
+            let limit = record.map_or(ANSWER_TIME, |it| Duration::from_secs(it.move_timeout_s));
+            let seen = self.progress.entry(change).or_insert((made, now));
+            if seen.0 != made {
+                *seen = (made, now);
+            }
+            if now >= seen.1 + limit {
+                stuck.insert(change);
+            }
+        }
+        stuck
+    }
+}
+
+fn planner<'a>(
+    members: &'a [Member],
+    shared: Shared,
+    may_plan: bool,
+    stuck: &'a BTreeSet<(u32, u64)>,
+    accepted: &'a BTreeSet<u32>,
+) -> Planner<'a> {
+    Planner { members, replicas: shared.replicas, may_plan, stuck, accepted }
+}

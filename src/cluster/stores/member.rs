@@ -1,0 +1,458 @@
+//! What a node does for a store that it keeps records of: it learns the map, copies, repairs and drops
+//! replicas, and reports.
+
+use super::document::{DiskMark, FORMAT, MemberRecord, Opening, StoreMap};
+use super::{Store, Survives, member_key};
+use crate::clock::Instant;
+use crate::cluster::PAUSE;
+use crate::cluster::keys;
+use crate::cluster::node::unix_ms;
+use crate::cluster::replication::holder::Holder;
+use crate::cluster::replication::map::{Disk, Entry};
+use crate::cluster::replication::record::{HybridTime, Version};
+use crate::cluster::replication::rules::Rules;
+use crate::cluster::replication::state::Report;
+use crate::cluster::replication::storage::Storage;
+use crate::cluster::replication::transfer::Transfer;
+use crate::error::{Error, Kind};
+use crate::os;
+use crate::wire::api::kv;
+use crate::wire::request::Args;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// The name under which a disk keeps its own id.
+const DISK: &str = "disk";
+
+/// The name under which a disk keeps the newest map.
+const MAP: &str = "map";
+
+/// How often a node looks for work that nothing has announced.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The shortest time between two reports.
+const REPORT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The shortest time between two times that the map is kept.
+const KEEP_PAUSE: Duration = Duration::from_secs(5);
+
+/// The pause before a node that could not get what it has missed tries again.
+const CATCH_UP_PAUSE: Duration = Duration::from_secs(5);
+
+/// The most copies into a node at the same time.
+const MAX_COPIES: usize = 2;
+
+/// The records of a page of a copy.
+const PAGE: usize = 1000;
+
+/// Deleted records are purged when they are older, so that few writes on their way are refused.
+const PURGE_AGE: Duration = Duration::from_secs(60);
+
+/// How a process has a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// The leader has not seen this opening yet.
+    Open,
+    /// This opening is the last one.
+    Ours,
+    /// Another opening is the last one: this disk is an old copy, or another process has it.
+    Lost,
+}
+
+pub(super) struct Member {
+    pub transfer: Transfer,
+    mark: DiskMark,
+    is_confirmed: AtomicBool,
+    /// Signals that there is something to report.
+    news: Notify,
+}
+
+impl Member {
+    /// Opens the storage of a store: finds out whether it is the disk that the node had before. `lost` is
+    /// the mark of this process's last opening, if that was an old copy.
+    pub async fn open(
+        store: &Store,
+        storage: Arc<dyn Storage>,
+        lost: Option<&DiskMark>,
+    ) -> Result<Arc<Self>, Error> {
+        let (options, cluster) = (&store.options, &store.cluster);
+        let boot = os::boot_id().filter(|_| options.survives == Survives::Process);
+        let kept = match options.survives {
+            Survives::Nothing => None,
+            // Nothing tells whether the machine was started since.
+            Survives::Process if boot.is_none() => None,
+            _ => storage.kept(DISK).await?,
+        };
+        let mark = kept.as_deref().map(DiskMark::decode).transpose()?;
+        let (name, node) = (&options.name, &cluster.options().node_id);
+        let conflict = |why| Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
+        if let Some(other) = mark.as_ref().filter(|it| it.store != *name || it.node != *node) {
+            return conflict(format!(
+                "the storage has the records of store {:?} of node {:?}: each store of each node needs one of \
+                 its own",
+                other.store, other.node
+            ));
+        }
+        if lost.is_some() && lost != mark.as_ref() {
+            return conflict("another process has opened the storage".to_owned());
+        }
+        let current = mark.as_ref().filter(|mark| mark.boot == boot && lost.is_none());
+        let (disk, starts) = match current {
+            Some(mark) => (mark.disk, mark.opening.starts + 1),
+            None => (Disk(cluster.client().random_u64()), 1),
+        };
+        let opening = Opening { starts, id: cluster.client().random_u64() };
+        let (store_name, node_name) = (name.clone(), node.clone());
+        let next =
+            DiskMark { format: FORMAT, store: store_name, node: node_name, disk, opening, boot };
+        let node = node.as_str().into();
+        let clock = Arc::clone(&store.clock);
+        let holder = Holder::new(node, disk, Arc::clone(&storage), clock, Rules::default());
+        for shard in (0..options.shards).filter(|_| mark.is_some()) {
+            match current {
+                Some(_) => holder.load(shard).await?,
+                None => holder.forget(shard).await?,
+            }
+        }
+        if let (Some(mark), None) = (&mark, &current) {
+            let disk = mark.disk;
+            tracing::warn!(store = name, %disk, "the storage is an old copy, or did not survive; it counts as lost");
+        }
+        storage.keep(DISK, next.encode().into()).await?;
+        if let Some(map) = storage.kept(MAP).await? {
+            store.adopt(StoreMap::decode(&map)?)?;
+        }
+        let transfer = Transfer {
+            holder: Arc::new(holder),
+            peers: Arc::clone(&store.peers),
+            quorums: options.quorums,
+            page: PAGE,
+        };
+        // Nobody has another copy of a new disk.
+        let is_confirmed = AtomicBool::new(current.is_none());
+        Ok(Arc::new(Member { transfer, mark: next, is_confirmed, news: Notify::new() }))
+    }
+
+    /// Whether the replicas of the disk may be used.
+    pub fn is_confirmed(&self) -> bool {
+        self.is_confirmed.load(Ordering::Acquire)
+    }
+
+    fn claim(&self, map: Option<&StoreMap>) -> Claim {
+        let own = self.mark.opening;
+        match map.and_then(|map| map.openings.get(&self.mark.disk)) {
+            Some(last) if *last == own => Claim::Ours,
+            Some(last) if last.starts >= own.starts => Claim::Lost,
+            _ => Claim::Open,
+        }
+    }
+
+    /// Completes when the map says this about the disk.
+    async fn claimed(&self, store: &Store, claim: Claim) {
+        let mut maps = store.map.subscribe();
+        // The sender lives as long as the store.
+        _ = maps.wait_for(|map| self.claim(map.as_deref()) == claim).await;
+    }
+
+    /// Does the node's work, until another opening of the disk is known to be the last one; returns the mark
+    /// of this one.
+    pub async fn run(&self, store: &Store) -> DiskMark {
+        let work = async {
+            if !self.is_confirmed() {
+                self.claimed(store, Claim::Ours).await;
+                self.is_confirmed.store(true, Ordering::Release);
+                self.news.notify_one();
+            }
+            tokio::select! {
+                biased;
+                never = self.learn(store) => match never {},
+                never = self.copy(store) => match never {},
+                never = self.repair(store) => match never {},
+                never = self.drop_unnamed(store) => match never {},
+                never = self.keep_map(store) => match never {},
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.claimed(store, Claim::Lost) => {}
+            never = self.report(store) => match never {},
+            never = work => match never {},
+        }
+        self.is_confirmed.store(false, Ordering::Release);
+        self.mark.clone()
+    }
+
+    fn holder(&self) -> &Holder {
+        &self.transfer.holder
+    }
+
+    /// Learns the entries that concern this node.
+    async fn learn(&self, store: &Store) -> Infallible {
+        let mut changes = store.map.subscribe();
+        let mut learned: Option<Arc<StoreMap>> = None;
+        loop {
+            let map = changes.borrow_and_update().clone();
+            let mut has_failed = false;
+            let known = self.holder().shards();
+            for (shard, entry) in map.iter().flat_map(|map| map.entries()) {
+                let before = learned.as_ref().and_then(|map| map.map.shards.get(shard as usize));
+                let concerns = entry.names(self.holder().node()) || known.contains(&shard);
+                if before == Some(entry) || !concerns {
+                    continue;
+                }
+                if let Err(error) = self.holder().learn(shard, entry).await {
+                    tracing::warn!(store = store.options.name, shard, %error, "an entry was not kept");
+                    has_failed = true;
+                }
+            }
+            self.news.notify_one();
+            if has_failed {
+                store.sleep(PAUSE).await;
+                continue;
+            }
+            learned = map;
+            _ = changes.changed().await;
+        }
+    }
+
+    /// Writes the node's record whenever it changes, and again when Consul has lost it.
+    async fn report(&self, store: &Store) -> Infallible {
+        let cluster = &store.cluster;
+        let client = cluster.client();
+        let key = member_key(cluster.options(), &store.options.name, &cluster.options().node_id);
+        let mut leaders = cluster.changes();
+        let mut maps = store.map.subscribe();
+        let mut written: Option<(MemberRecord, Instant)> = None;
+        loop {
+            leaders.mark_unchanged();
+            maps.mark_unchanged();
+            let record = self.record(store, written.as_ref()).await;
+            let now = client.clock().now();
+            let is_same = written.as_ref().is_some_and(|(last, _)| *last == record);
+            let outcome = match &written {
+                Some((_, at)) if is_same && now < *at + cluster.options().heartbeat_interval => {
+                    None
+                }
+                _ => Some(self.write(store, &key, &record, is_same).await),
+            };
+            match outcome {
+                Some(Ok(())) => written = Some((record, now)),
+                Some(Err(error)) => {
+                    tracing::warn!(store = store.options.name, %error, "the report was not written");
+                }
+                None => {}
+            }
+            store.sleep(REPORT_PAUSE).await;
+            tokio::select! {
+                biased;
+                () = self.news.notified() => {}
+                _ = leaders.changed() => {}
+                _ = maps.changed() => {}
+                () = store.sleep(INTERVAL) => {}
+            }
+        }
+    }
+
+    /// Writes the record; one that was written before only if Consul does not have it.
+    async fn write(
+        &self,
+        store: &Store,
+        key: &str,
+        record: &MemberRecord,
+        was_written: bool,
+    ) -> Result<(), Error> {
+        let client = store.cluster.client();
+        let bytes = record.encode();
+        if was_written {
+            let stored = keys::read(client, key).await?;
+            if stored.is_some_and(|(stored, _)| stored == bytes) {
+                return Ok(());
+            }
+        }
+        let args = Args::new().arg(key).arg(bytes);
+        client.call(&kv::PUT, &args).await.map(|_| ())
+    }
+
+    /// What there is to report. The count of copied records alone is reported only after a page, and so
+    /// often that a slow copy does not look like one that makes no progress.
+    async fn record(&self, store: &Store, last: Option<&(MemberRecord, Instant)>) -> MemberRecord {
+        let cluster = &store.cluster;
+        let holder = self.holder();
+        let copied = holder.taken();
+        let leader = cluster.snapshot().leader.as_ref().map(|it| it.session_id.clone());
+        let seen = store.map.borrow().as_ref().map_or(0, |map| map.map.version);
+        let record = MemberRecord {
+            format: FORMAT,
+            shared: store.options.shared(),
+            incarnation: cluster.incarnation.clone(),
+            leader: leader.unwrap_or_default(),
+            seen,
+            disk: self.mark.disk,
+            opening: self.mark.opening,
+            zone: cluster.options().zone.clone(),
+            weight: cluster.options().weight,
+            move_timeout_s: store.options.move_timeout.as_secs(),
+            copied,
+            report: match self.is_confirmed() {
+                true => holder.report().await,
+                false => Report::default(),
+            },
+        };
+        match last {
+            Some((last, at))
+                if copied < last.copied + PAGE as u64
+                    && store.cluster.now() < *at + store.options.move_timeout / 4 =>
+            {
+                MemberRecord { copied: last.copied, ..record }
+            }
+            _ => record,
+        }
+    }
+
+    /// Copies the replicas of which this node is the target.
+    async fn copy(&self, store: &Store) -> Infallible {
+        let own = self.holder().node().clone();
+        let mut maps = store.map.subscribe();
+        let mut running = FuturesUnordered::new();
+        let mut shards: BTreeMap<u32, Instant> = BTreeMap::new();
+        loop {
+            let map = maps.borrow_and_update().clone();
+            let now = store.cluster.now();
+            let targets = map.iter().flat_map(|map| map.entries());
+            let targets = targets.filter(|(_, entry)| entry.change_to(&own).is_some());
+            let mut waits = false;
+            for (shard, _) in targets {
+                if running.len() >= MAX_COPIES {
+                    break;
+                }
+                waits = true;
+                if shards.get(&shard).is_some_and(|until| *until > now) {
+                    continue;
+                }
+                let work = self.holder().state(shard).await.work;
+                if work.is_some_and(|work| !work.is_done) {
+                    // Not again while it runs.
+                    shards.insert(shard, Instant::from_origin(Duration::MAX));
+                    running.push(async move { (shard, self.transfer.pursue(shard).await) });
+                }
+            }
+            tokio::select! {
+                biased;
+                Some((shard, outcome)) = running.next() => {
+                    let pause = match outcome {
+                        Ok(_) => Duration::ZERO,
+                        Err(error) => {
+                            tracing::debug!(store = store.options.name, shard, %error, "a copy waits");
+                            PAUSE
+                        }
+                    };
+                    shards.insert(shard, store.cluster.now() + pause);
+                    self.news.notify_one();
+                }
+                _ = maps.changed() => {}
+                () = store.sleep(PAUSE / 5), if waits => {}
+            }
+        }
+    }
+
+    /// Compares the replicas of the shards of which this node is the first holder; after its start those
+    /// of all its shards, since it may have missed writes.
+    async fn repair(&self, store: &Store) -> Infallible {
+        let own = self.holder().node().clone();
+        let mut due: BTreeMap<u32, Instant> = BTreeMap::new();
+        let start = store.cluster.now();
+        let mut catches_up: Vec<Option<Instant>> = vec![Some(start); store.options.shards as usize];
+        loop {
+            store.sleep(INTERVAL / 4).await;
+            let every = store.options.repair_every;
+            let map = store.map.borrow().clone();
+            for (shard, entry) in map.iter().flat_map(|map| map.entries()) {
+                if entry.counting_at(&own).is_none() {
+                    continue;
+                }
+                let now = store.cluster.now();
+                let at = *due.entry(shard).or_insert_with(|| {
+                    let fraction = store.cluster.client().random_fraction();
+                    now + every.mul_f64(0.5 + fraction / 2.0)
+                });
+                let is_first = entry.counting().next().is_some_and(|(_, it)| it.node == own);
+                let catches_up = &mut catches_up[shard as usize];
+                let outcome = if catches_up.is_some_and(|at| now >= at) {
+                    let outcome = self.catch_up(shard, entry).await;
+                    *catches_up = outcome.is_err().then(|| now + CATCH_UP_PAUSE);
+                    outcome
+                } else if is_first && now >= at {
+                    due.insert(shard, now + every);
+                    let unix_ms = unix_ms(store.cluster.options().epoch, now);
+                    let below = unix_ms.saturating_sub(PURGE_AGE.as_millis() as u64);
+                    let below = Version::first_of(HybridTime::from_ms(below));
+                    self.transfer.repair(shard, below).await.map(|_| ())
+                } else {
+                    continue;
+                };
+                if let Err(error) = outcome {
+                    tracing::debug!(store = store.options.name, shard, %error, "a repair waits");
+                }
+            }
+        }
+    }
+
+    /// Gets from another replica what this one has missed.
+    async fn catch_up(&self, shard: u32, entry: &Entry) -> Result<(), Error> {
+        let own = self.holder().node();
+        let Some((_, other)) = entry.counting().find(|(_, place)| place.node != *own) else {
+            return Ok(());
+        };
+        self.transfer.reconcile(shard, entry, &other.node).await.map(|_| ())
+    }
+
+    /// Drops what the map does not give to the node any more.
+    async fn drop_unnamed(&self, store: &Store) -> Infallible {
+        let own = self.holder().node().clone();
+        let mut since: BTreeMap<u32, Instant> = BTreeMap::new();
+        loop {
+            store.sleep(INTERVAL).await;
+            let known = self.holder().shards();
+            let map = store.map.borrow().clone();
+            for (shard, entry) in map.iter().flat_map(|map| map.entries()) {
+                if entry.names(&own) || !known.contains(&shard) {
+                    since.remove(&shard);
+                    continue;
+                }
+                let now = store.cluster.now();
+                if now < *since.entry(shard).or_insert(now) + store.options.drop_after {
+                    continue;
+                }
+                match self.transfer.drop_unnamed(shard, entry).await {
+                    Ok(true) => _ = since.insert(shard, Instant::from_origin(Duration::MAX)),
+                    Ok(false) => _ = since.remove(&shard),
+                    Err(error) => {
+                        tracing::debug!(store = store.options.name, shard, %error, "a drop waits");
+                        since.insert(shard, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps the newest map on the disk, for a Consul that loses it.
+    async fn keep_map(&self, store: &Store) -> Infallible {
+        let mut changes = store.map.subscribe();
+        loop {
+            let map = changes.borrow_and_update().clone();
+            if let Some(map) = map {
+                let kept = self.holder().storage().keep(MAP, map.encode().into()).await;
+                if let Err(error) = kept {
+                    tracing::warn!(store = store.options.name, %error, "the map was not kept");
+                }
+                store.sleep(KEEP_PAUSE).await;
+            }
+            _ = changes.changed().await;
+        }
+    }
+}

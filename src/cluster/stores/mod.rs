@@ -1,0 +1,584 @@
+//! Replicated stores: the records of a program on the nodes of a cluster (see
+//! [`crate::cluster::replication`] for the protocol).
+//!
+//! A store has a map in Consul, which only the leader changes ([`leader`]). Each node that keeps records
+//! of the store writes a record of its own, from which the leader learns which copies are done.
+
+mod document;
+pub mod leader;
+mod member;
+pub mod remote;
+
+use super::node::unix_ms;
+use super::options::check_name;
+use super::replication::clock::VersionClock;
+use super::replication::holder::Holder;
+use super::replication::map::{ChangeKind, Entry, NodeId, Quorums};
+use super::replication::peers::{Entries, Peers, Runtime};
+use super::replication::quorum::{Page, Router};
+use super::replication::record::{Range, Version};
+use super::replication::rules::Rules;
+use super::replication::storage::Storage;
+use super::shard_map::shard_of;
+use super::{Cluster, Options, PAUSE, Snapshot, WAIT, keys};
+use crate::clock::Instant;
+use crate::error::{Error, Kind};
+use crate::sync::lock;
+use crate::wire::api::kv;
+use crate::wire::request::Args;
+use crate::wire::value::Value;
+use bytes::Bytes;
+use document::StoreMap;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use member::Member;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// The most shards of a store: its map must fit into a transaction of Consul, which has up to 512 KiB.
+pub const MAX_SHARDS: u32 = 8192;
+
+/// The most replicas of a store's shards together, for the same reason.
+const MAX_REPLICAS: usize = 3 * MAX_SHARDS as usize;
+
+/// The shards that one call writes at the same time.
+const CONCURRENT_WRITES: usize = 32;
+
+/// How durable the records of a storage are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Survives {
+    /// What was applied is there after a crash of the machine.
+    #[default]
+    Machine,
+    /// What was applied is there after a crash of the process, and not after one of the machine.
+    Process,
+    /// It ends with the process.
+    Nothing,
+}
+
+/// The options of a replicated store.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Its name, the same on all nodes.
+    pub name: String,
+    /// The number of shards, 1 to [`MAX_SHARDS`]; the same on all nodes.
+    pub shards: u32,
+    /// N, W and R; the same on all nodes.
+    pub quorums: Quorums,
+    /// How durable the records are.
+    pub survives: Survives,
+    /// How often the replicas of a shard are compared.
+    pub repair_every: Duration,
+    /// How long a node keeps the records of a shard that was moved away from it.
+    pub drop_after: Duration,
+    /// The leader cancels a change that makes no progress for so long; whole seconds.
+    pub move_timeout: Duration,
+    /// Versions further ahead of this machine's clock are refused.
+    pub max_skew: Duration,
+    /// The time limit of one request between nodes.
+    pub timeout: Duration,
+}
+
+/// What all nodes must agree on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Shared {
+    shards: u32,
+    replicas: usize,
+    write_quorum: usize,
+    read_quorum: usize,
+}
+
+impl StoreOptions {
+    /// The defaults for a store of this name: shards and replicas as in the cluster, and majorities.
+    pub fn new(name: impl Into<String>, cluster: &Options) -> Self {
+        StoreOptions {
+            name: name.into(),
+            shards: (cluster.shards as u32).min(MAX_SHARDS),
+            quorums: Quorums::majorities(cluster.replicas),
+            survives: Survives::default(),
+            repair_every: Duration::from_secs(600),
+            drop_after: Duration::from_secs(30),
+            move_timeout: Duration::from_secs(60),
+            max_skew: Duration::from_secs(60),
+            timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// Checks the value of each option, and that the options fit together.
+    ///
+    /// # Errors
+    /// [`Kind::Config`], naming the option, its value and what is allowed.
+    pub fn check(&self) -> Result<(), Error> {
+        let refuse = |why: String| Err(Error::new(Kind::Config, why).not_sent());
+        check_name("name", &self.name)?;
+        if !(1..=MAX_SHARDS).contains(&self.shards) {
+            return refuse(format!("shards is {}: it must be from 1 to {MAX_SHARDS}", self.shards));
+        }
+        let Quorums { replicas, write, read } = self.quorums;
+        if !(1..=16).contains(&replicas) {
+            return refuse(format!("replicas is {replicas}: it must be from 1 to 16"));
+        }
+        let product = self.shards as usize * replicas;
+        if product > MAX_REPLICAS {
+            return refuse(format!(
+                "shards is {} and replicas is {replicas}, {product} together: up to {MAX_REPLICAS} fit into the \
+                 map",
+                self.shards
+            ));
+        }
+        for (name, value) in [("write_quorum", write), ("read_quorum", read)] {
+            if !(1..=replicas).contains(&value) {
+                return refuse(format!(
+                    "{name} is {value}: it must be from 1 to replicas, which is {replicas}"
+                ));
+            }
+        }
+        if write + read <= replicas {
+            return refuse(format!(
+                "write_quorum is {write} and read_quorum is {read}: together they must be more than replicas, \
+                 which is {replicas}, so that each read meets each write"
+            ));
+        }
+        Ok(())
+    }
+
+    fn shared(&self) -> Shared {
+        let Quorums { replicas, write, read } = self.quorums;
+        Shared { shards: self.shards, replicas, write_quorum: write, read_quorum: read }
+    }
+}
+
+/// The key of a store's map.
+fn map_key(cluster: &Options, store: &str) -> String {
+    format!("{}maps/{store}", cluster.shards_prefix)
+}
+
+/// The map of a store as Consul has it, and the modify index of its key; 0: it does not exist.
+async fn read_map(cluster: &Cluster, store: &str) -> Result<(Option<StoreMap>, u64), Error> {
+    let key = map_key(cluster.options(), store);
+    let Some((bytes, index)) = keys::read(cluster.client(), &key).await? else {
+        return Ok((None, 0));
+    };
+    let map = StoreMap::decode(&bytes).map_err(|error| error.context(&key))?;
+    Ok((Some(map), index))
+}
+
+/// The prefix of what nodes and operators say about stores.
+fn members_prefix(cluster: &Options) -> String {
+    format!("{}members/", cluster.shards_prefix)
+}
+
+/// The key of what a node says about a store.
+fn member_key(cluster: &Options, store: &str, node: &str) -> String {
+    format!("{}{store}/nodes/{node}", members_prefix(cluster))
+}
+
+/// The key by which an operator accepts the loss of what cannot be reached of a shard.
+fn accepted_key(cluster: &Options, store: &str, shard: u32) -> String {
+    format!("{}{store}/accepted/{shard}", members_prefix(cluster))
+}
+
+/// A replicated store in one process: reads and writes, and the node's replicas if it keeps any.
+pub struct Store {
+    cluster: Arc<Cluster>,
+    options: StoreOptions,
+    peers: Arc<dyn Peers>,
+    storage: Option<Arc<dyn Storage>>,
+    clock: Arc<VersionClock>,
+    router: Router,
+    /// The newest map that this process knows.
+    map: watch::Sender<Option<Arc<StoreMap>>>,
+    /// What it does as a node with records; `None` before the storage is open, and without one.
+    member: Mutex<Option<Arc<Member>>>,
+    /// Why it cannot be used.
+    failure: Mutex<Option<Error>>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("name", &self.options.name).finish_non_exhaustive()
+    }
+}
+
+/// The id of a record, and its bytes; without bytes it is deleted.
+pub type Write = (Bytes, Option<Bytes>);
+
+/// A shard as this process knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardStatus {
+    /// Its number.
+    pub shard: u32,
+    /// The epoch of its entry.
+    pub epoch: u64,
+    /// The nodes whose replicas count.
+    pub holders: Vec<NodeId>,
+    /// The nodes that get a replica, each with whether it replaces one that is lost.
+    pub targets: Vec<(NodeId, ChangeKind)>,
+    /// Whether so few nodes with replicas that count are live that no failover can copy all acknowledged
+    /// writes before one comes back.
+    pub is_at_risk: bool,
+}
+
+impl Store {
+    /// A store; [`Store::run`] does its work in the background. Without a storage this process keeps no
+    /// records: it only reads and writes.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] if the options contradict each other, or the process is an observer with a storage.
+    pub fn new(
+        cluster: Arc<Cluster>,
+        peers: Arc<dyn Peers>,
+        runtime: Arc<dyn Runtime>,
+        storage: Option<Arc<dyn Storage>>,
+        options: StoreOptions,
+    ) -> Result<Arc<Self>, Error> {
+        options.check()?;
+        if storage.is_some() && cluster.options().observer {
+            let why = "an observer keeps no records: leave the storage out";
+            return Err(Error::new(Kind::Config, why).not_sent());
+        }
+        let (epoch, time) = (cluster.options().epoch, Arc::clone(cluster.client().clock()));
+        let writer = cluster.client().random_u64();
+        let clock = VersionClock::new(move || unix_ms(epoch, time.now()), options.max_skew, writer);
+        let clock = Arc::new(clock);
+        let router = Router {
+            entries: Arc::new(Entries::default()),
+            peers: Arc::clone(&peers),
+            runtime,
+            clock: Arc::clone(&clock),
+            quorums: options.quorums,
+            times: Arc::default(),
+            rules: Rules::default(),
+        };
+        Ok(Arc::new(Store {
+            cluster,
+            options,
+            peers,
+            storage,
+            clock,
+            router,
+            map: watch::Sender::default(),
+            member: Mutex::default(),
+            failure: Mutex::default(),
+        }))
+    }
+
+    /// The options given to [`Store::new`].
+    pub fn options(&self) -> &StoreOptions {
+        &self.options
+    }
+
+    /// This node's replicas; `None` before the storage is open and the leader has confirmed that it is not
+    /// an old copy, and without one.
+    pub fn holder(&self) -> Option<Arc<Holder>> {
+        let member = lock(&self.member).clone().filter(|member| member.is_confirmed())?;
+        Some(Arc::clone(&member.transfer.holder))
+    }
+
+    /// Runs the store until a permanent error, which is returned; all calls fail with it from then on.
+    pub async fn run(&self) -> Error {
+        let why = self.participate().await.context(&format!("store {:?}", self.options.name));
+        tracing::error!(%why, "a store cannot be used");
+        *lock(&self.failure) = Some(why.clone());
+        // Wakes those that wait for a map.
+        self.map.send_modify(|_| ());
+        why
+    }
+
+    async fn participate(&self) -> Error {
+        let key = map_key(self.cluster.options(), &self.options.name);
+        let (failed, mut failure) = watch::channel(None);
+        let failed = &failed;
+        let map = self.cluster.observe(&kv::GET, &key, WAIT, |state| async move {
+            let found = match state.map(|state| state.answer.value) {
+                Some(Value::Bytes(bytes)) => StoreMap::decode(&bytes).map(Some),
+                Some(_) => Ok(None),
+                // An outage: what is known stays.
+                None => return,
+            };
+            let applied = match found {
+                Ok(found) => self.apply(found).await,
+                Err(why) => Err(why),
+            };
+            if let Err(why) = applied {
+                failed.send_replace(Some(why));
+            }
+        });
+        let work = async {
+            match &self.storage {
+                Some(storage) => self.keep_records(storage).await,
+                None => pending().await,
+            }
+        };
+        let why = async {
+            let why = failure.wait_for(Option::is_some).await;
+            why.ok().and_then(|why| why.clone()).unwrap_or_else(|| Error::misuse("no reason"))
+        };
+        tokio::select! {
+            biased;
+            why = why => why,
+            why = map => why,
+            why = work => why,
+        }
+    }
+
+    /// Does the work of a node with records, until a permanent error.
+    async fn keep_records(&self, storage: &Arc<dyn Storage>) -> Error {
+        // Another process may have the node's name, and its disk.
+        let id = &self.cluster.options().node_id;
+        let has_joined = |snapshot: &Arc<Snapshot>| {
+            snapshot.nodes.get(id).is_some_and(|node| self.cluster.is_me(&node.record))
+        };
+        // The sender lives as long as the cluster.
+        _ = self.cluster.changes().wait_for(has_joined).await;
+        let mut lost = None;
+        loop {
+            match Member::open(self, Arc::clone(storage), lost.as_ref()).await {
+                Ok(member) => {
+                    *lock(&self.member) = Some(Arc::clone(&member));
+                    lost = Some(member.run(self).await);
+                }
+                Err(why) if [Kind::Conflict, Kind::Decode].contains(&why.kind()) => return why,
+                Err(error) => {
+                    let store = &self.options.name;
+                    tracing::warn!(store, %error, "the storage was not opened; it is tried again");
+                    self.sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Applies what the map's key has.
+    async fn apply(&self, mut found: Option<StoreMap>) -> Result<(), Error> {
+        loop {
+            let known = self.map.borrow().clone();
+            let known_version = known.as_ref().map_or(0, |known| known.map.version);
+            if let Some(found) = found.filter(|found| found.map.version >= known_version) {
+                return self.adopt(found);
+            }
+            // Nodes with records put it back.
+            let Some(known) = known.filter(|_| self.storage.is_some()) else { return Ok(()) };
+            found = match self.put_back(&known).await {
+                Ok(now) => Some(now),
+                Err(error) => {
+                    let store = &self.options.name;
+                    tracing::info!(store, %error, "the map was not put back; it is tried again");
+                    self.sleep(PAUSE).await;
+                    None
+                }
+            };
+        }
+    }
+
+    /// Makes a map the current one unless it is.
+    fn adopt(&self, map: StoreMap) -> Result<(), Error> {
+        let (ours, theirs) = (self.options.shared(), map.shared);
+        if ours != theirs {
+            let why = format!(
+                "the store has shards = {}, replicas = {}, write_quorum = {} and read_quorum = {}; this process \
+                 has {}, {}, {} and {}: set the same, or another name for another store",
+                theirs.shards,
+                theirs.replicas,
+                theirs.write_quorum,
+                theirs.read_quorum,
+                ours.shards,
+                ours.replicas,
+                ours.write_quorum,
+                ours.read_quorum
+            );
+            return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
+        }
+        for (shard, entry) in map.entries() {
+            self.router.entries.learn(shard, entry);
+        }
+        self.map.send_if_modified(|known| {
+            let is_new = known.as_deref() != Some(&map);
+            if is_new {
+                *known = Some(Arc::new(map));
+            }
+            is_new
+        });
+        Ok(())
+    }
+
+    /// Learns the map that Consul has, if it has one.
+    ///
+    /// # Errors
+    /// The reason why the store cannot be used; otherwise those of the call.
+    pub async fn refresh(&self) -> Result<(), Error> {
+        self.checked()?;
+        let store = format!("store {:?}", self.options.name);
+        self.learn_stored().await.map_err(|error| error.context(&store))
+    }
+
+    async fn learn_stored(&self) -> Result<(), Error> {
+        let key = map_key(self.cluster.options(), &self.options.name);
+        let Some((bytes, _)) = keys::read(self.cluster.client(), &key).await? else {
+            return Ok(());
+        };
+        let stored = StoreMap::decode(&bytes)?;
+        let known = self.map.borrow().as_ref().map_or(0, |known| known.map.version);
+        if stored.map.version < known { Ok(()) } else { self.adopt(stored) }
+    }
+
+    /// Writes the known map again, which Consul has lost; returns what is stored then.
+    async fn put_back(&self, known: &StoreMap) -> Result<StoreMap, Error> {
+        let client = self.cluster.client();
+        // Not all nodes at once.
+        self.sleep(PAUSE.mul_f64(client.random_fraction())).await;
+        let (store, version) = (&self.options.name, known.map.version);
+        let (stored, index) = read_map(&self.cluster, store).await?;
+        if let Some(stored) = stored.filter(|stored| stored.map.version >= version) {
+            return Ok(stored);
+        }
+        tracing::warn!(store, version, "Consul has lost the map of a store; it is put back");
+        let put_back = known.put_back();
+        let key = map_key(self.cluster.options(), store);
+        keys::write(client, &key, put_back.encode(), index).await?;
+        Ok(put_back)
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.cluster.client().clock().sleep(duration).await;
+    }
+
+    fn checked(&self) -> Result<(), Error> {
+        lock(&self.failure).clone().map_or(Ok(()), Err)
+    }
+
+    /// Reads and writes by the number of a shard.
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// Completes when this process knows where the shards are.
+    ///
+    /// # Errors
+    /// The reason why the store cannot be used.
+    pub async fn ready(&self) -> Result<(), Error> {
+        let mut changes = self.map.subscribe();
+        loop {
+            self.checked()?;
+            if changes.borrow_and_update().is_some() {
+                return Ok(());
+            }
+            // The sender lives as long as `self`.
+            _ = changes.changed().await;
+        }
+    }
+
+    /// The shard of a key.
+    pub fn shard_of(&self, key: &[u8]) -> u32 {
+        shard_of(key, self.options.shards as usize) as u32
+    }
+
+    /// Writes records into the shard of a key; without bytes a record is deleted, and of two records with
+    /// one id the last one counts. Completes when W replicas have them.
+    ///
+    /// # Errors
+    /// As [`Router::write`], and the reason why the store cannot be used.
+    pub async fn write(
+        &self,
+        key: &[u8],
+        records: Vec<Write>,
+        deadline: Instant,
+    ) -> Result<Version, Error> {
+        self.checked()?;
+        self.write_shard(self.shard_of(key), records, deadline).await
+    }
+
+    async fn write_shard(
+        &self,
+        shard: u32,
+        records: Vec<Write>,
+        deadline: Instant,
+    ) -> Result<Version, Error> {
+        let records: BTreeMap<Bytes, Option<Bytes>> = records.into_iter().collect();
+        self.router.write(shard, records.into_iter().collect(), deadline).await
+    }
+
+    /// Writes records of several keys, those of each shard at once.
+    ///
+    /// # Errors
+    /// As [`Store::write`], for the first shard that fails; the records of others may be stored.
+    pub async fn write_many(
+        &self,
+        writes: Vec<(Bytes, Vec<Write>)>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        self.checked()?;
+        let mut by_shard: BTreeMap<u32, Vec<Write>> = BTreeMap::new();
+        for (key, records) in writes {
+            by_shard.entry(self.shard_of(&key)).or_default().extend(records);
+        }
+        let writes =
+            by_shard.into_iter().map(|(shard, records)| self.write_shard(shard, records, deadline));
+        stream::iter(writes)
+            .buffer_unordered(CONCURRENT_WRITES)
+            .try_for_each(async |_| Ok(()))
+            .await
+    }
+
+    /// Reads a page of the records in the shard of a key.
+    ///
+    /// # Errors
+    /// As [`Router::read`], and the reason why the store cannot be used.
+    pub async fn read(
+        &self,
+        key: &[u8],
+        range: &Range,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<Page, Error> {
+        self.checked()?;
+        self.router.read(self.shard_of(key), range, limit, deadline).await
+    }
+
+    /// The shards as this process knows them; empty without a map. Makes no request.
+    pub fn status(&self) -> Vec<ShardStatus> {
+        let map = self.map.borrow().clone();
+        let shards = map.iter().flat_map(|map| map.entries());
+        let snapshot = self.cluster.snapshot();
+        shards.map(|(shard, entry)| self.shard_status(shard, entry, &snapshot)).collect()
+    }
+
+    fn shard_status(&self, shard: u32, entry: &Entry, snapshot: &Snapshot) -> ShardStatus {
+        let holders: Vec<NodeId> = entry.counting().map(|(_, it)| it.node.clone()).collect();
+        let is_live = |node: &&NodeId| snapshot.nodes.get(&***node).is_some_and(|it| it.is_live);
+        let live = holders.iter().filter(is_live).count();
+        let vacant = entry.slots.iter().filter(|slot| slot.is_vacant()).count();
+        let changes = entry.slots.iter().filter_map(|slot| slot.change.as_ref());
+        ShardStatus {
+            shard,
+            epoch: entry.epoch,
+            is_at_risk: live + vacant < self.options.quorums.fenced(),
+            holders,
+            targets: changes.map(|change| (change.to.clone(), change.kind)).collect(),
+        }
+    }
+
+    /// Lets a failover of a shard copy what can be reached, although acknowledged writes may be lost.
+    ///
+    /// # Errors
+    /// [`Kind::Argument`] for a shard that does not exist; those of the call.
+    pub async fn accept_loss(&self, shard: u32) -> Result<(), Error> {
+        if shard >= self.options.shards {
+            let most = self.options.shards - 1;
+            return Err(Error::argument(format!("shard is {shard}: it must be from 0 to {most}")));
+        }
+        let key = accepted_key(self.cluster.options(), &self.options.name, shard);
+        let args = Args::new().arg(key).arg(b"accepted".to_vec());
+        self.cluster.client().call(&kv::PUT, &args).await.map(|_| ())
+    }
+
+    /// Whether no shard's entry names this node, so that it can leave.
+    pub fn holds_none(&self) -> bool {
+        let own = self.cluster.options().node_id.as_str();
+        let map = self.map.borrow();
+        map.as_ref().is_none_or(|map| map.map.shards.iter().all(|entry| !entry.names(own)))
+    }
+}

@@ -1,0 +1,141 @@
+//! `ConsulClient`: a method for each endpoint, and the objects that a client creates.
+
+pub(super) mod arguments;
+pub(super) mod background;
+mod batch;
+pub(super) mod consul_client;
+mod foreground;
+mod registered;
+pub(super) mod service_view;
+pub(super) mod watch;
+
+use super::coordination::lock;
+use super::runtime::handle::Handle;
+use super::runtime::native::{self, Call, Class, Method, Returned};
+use super::runtime::value;
+use crate::config::{Config, OPTIONS};
+use crate::error::Error;
+use crate::wire;
+use crate::wire::table::Endpoint;
+use crate::wire::value::Value;
+use arguments::HTTP_REQUEST;
+use consul_client::ConsulClient;
+use mlua::{Lua, MultiValue, Table, Value as LuaValue};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+const METHODS: &[Method<ConsulClient>] = &[
+    Method::raising("__tostring", |call| native::text(call.lua, &call.object.shown())),
+    Method::new("close", |call| {
+        call.object.close();
+        Ok(Returned::done())
+    }),
+    Method::raising("registered", |call| {
+        Ok(Returned::Value(value::to_lua(call.lua, &call.object.registered())?))
+    }),
+    Method::new("batch", batch::batch),
+    Method::new("start", start),
+    Method::new("watch", watch::open),
+    Method::new("service_view", service_view::open),
+    Method::new("lock", lock::new_lock),
+    Method::new("semaphore", lock::new_semaphore),
+];
+
+impl Class for ConsulClient {
+    const NAME: &'static str = "ConsulClient";
+
+    fn register(lua: &Lua) -> mlua::Result<Table> {
+        let class = native::class(lua, METHODS)?;
+        let methods: Table = class.get("methods")?;
+        let rows = wire::endpoints().map(|endpoint| (endpoint.name, Some(endpoint)));
+        for (name, row) in rows.chain([(HTTP_REQUEST, None)]) {
+            let method = move |lua: &Lua, values: MultiValue| call(lua, name, row, &values);
+            methods.set(name, native::function(lua, name, method)?)?;
+        }
+        class.set("new", native::raising(lua, "ConsulClient", new)?)?;
+        class.set("field", native::raising(lua, "ConsulClient", field)?)?;
+        Ok(class)
+    }
+}
+
+/// Makes a call of an endpoint, or of `http_request`, on the calling thread.
+fn call(
+    lua: &Lua,
+    method: &str,
+    row: Option<&'static Endpoint>,
+    values: &MultiValue,
+) -> native::Result {
+    let (_, client) = native::called_on::<ConsulClient>(values, method)?;
+    let (endpoint, args) = arguments::call(lua, method, row, values.iter().skip(1))?;
+    let success = client.call(lua, endpoint, &args)?;
+    Ok(Returned::Outcome(value::success(lua, success)?))
+}
+
+/// `client:start(method, …)`
+fn start(call: &Call<ConsulClient>) -> native::Result {
+    let client = &*call.object;
+    let (endpoint, args) = arguments::named_call(call.lua, call.args())?;
+    let (label, job) = match client.request(endpoint, &args) {
+        Ok(request) => {
+            let label = request.label.clone();
+            let job = client.background(&label).and_then(|background| background.call(request));
+            (label, job)
+        }
+        Err(error) => (endpoint.name.to_owned(), Err(error)),
+    };
+    Handle::of(call.lua, label, job)
+}
+
+/// A field for older programs, by its name.
+fn field(lua: &Lua, values: MultiValue) -> native::Result {
+    let (_, client) = native::called_on::<ConsulClient>(&values, "ConsulClient")?;
+    let name = values.get(1).and_then(LuaValue::as_string).map(|name| name.to_string_lossy());
+    Ok(Returned::Value(client.field(lua, &name.unwrap_or_default())?))
+}
+
+/// `ConsulClient.new(config)`
+fn new(lua: &Lua, values: MultiValue) -> native::Result {
+    let client = value::options(lua, values.front().unwrap_or(&LuaValue::Nil))
+        .and_then(open)
+        .map_err(|error| error.context("ConsulClient"))?;
+    Ok(Returned::Value(LuaValue::UserData(native::object(lua, client)?)))
+}
+
+fn open(given: Value) -> Result<ConsulClient, Error> {
+    let mut given = match given {
+        Value::Null => Vec::new(),
+        Value::Map(members) => members,
+        other => {
+            return Err(Error::misuse(format!(
+                "the configuration must be a table, got {}",
+                other.type_name()
+            )));
+        }
+    };
+    let ignored = names_of_older_program(&mut given);
+    let config = Config::new(&given, |name| std::env::var_os(name).map(OsString::into_vec))?;
+    let client = ConsulClient::new(config)?;
+    if !ignored.is_empty() {
+        let names = ignored.join(", ");
+        tracing::warn!(
+            "for an older program: ConsulClient ignores names that are not options: {names}"
+        );
+    }
+    Ok(client)
+}
+
+/// Removes the names that are not options from a configuration with `consul_url`, and returns them: only older
+/// programs write it, and the older module ignored such names.
+fn names_of_older_program(given: &mut Vec<(String, Value)>) -> Vec<String> {
+    let mut ignored = Vec::new();
+    if given.iter().any(|(name, _)| name == "consul_url") {
+        given.retain(|(name, _)| {
+            let is_known = OPTIONS.iter().any(|option| option.is_called(name));
+            if !is_known {
+                ignored.push(name.clone());
+            }
+            is_known
+        });
+    }
+    ignored
+}

@@ -1,0 +1,146 @@
+//! The calls of one node to others, and its queue of requests from them.
+
+use super::inbox::{Inbox, NodeNumber, next_number};
+use super::lua_storage::LuaStorage;
+use super::serving::{self, Serving, handlers, serve};
+use crate::cluster::data_plane::DataPlane;
+use crate::cluster::{Cluster, Event};
+use crate::error::{Error, Kind};
+use crate::lua::runtime::closable_job::closed;
+use crate::lua::runtime::executor::Executor;
+use crate::lua::runtime::handle::CallResult;
+use crate::lua::runtime::job::Job;
+use crate::lua::runtime::native::Failure;
+use futures_util::StreamExt;
+use futures_util::stream;
+use mlua::{AnyUserData, Lua, LuaString, Value as LuaValue};
+use std::future::Future;
+use std::sync::Arc;
+use std::task::Poll;
+use tokio::sync::watch;
+
+/// The data plane of a node from start to stop.
+pub struct NodeDataPlane {
+    /// The requests and replies themselves.
+    pub plane: Arc<DataPlane>,
+    /// The background thread.
+    pub executor: Executor,
+    number: NodeNumber,
+    inbox: Arc<Inbox>,
+    /// Dropped with the node, which ends the handles of its calls.
+    open: watch::Sender<()>,
+    /// None: requests are not taken yet.
+    server: Option<Job<Error>>,
+}
+
+impl NodeDataPlane {
+    /// Listens, and adds the address to the key of the node.
+    ///
+    /// # Errors
+    /// As [`DataPlane::new`] and [`Executor::thread`].
+    pub fn new(lua: &Lua, cluster: Arc<Cluster>) -> Result<Self, Error> {
+        // Sockets need the background thread, also for a cluster on a manual clock.
+        let executor = Executor::thread()?;
+        let (inbox, number) = (Serving::of(lua).inbox, next_number());
+        let requests = Arc::clone(&inbox);
+        let plane = DataPlane::new(cluster, move |request| requests.push(number, request))?;
+        let open = watch::Sender::default();
+        Ok(NodeDataPlane { plane, executor, number, inbox, open, server: None })
+    }
+
+    /// Takes requests for the handlers of a member, and notifies its descriptor of them.
+    ///
+    /// # Errors
+    /// As [`Job::start`].
+    pub fn serve(
+        &mut self,
+        lua: &Lua,
+        node: &AnyUserData,
+        events: &Job<Event>,
+    ) -> Result<(), Failure> {
+        for handler in handlers(node)?.pairs::<LuaString, LuaValue>() {
+            self.set_handler(&handler?.0.to_string_lossy(), true);
+        }
+        serving::add_node(lua, self.number, node)?;
+        self.inbox.add(self.number, Arc::clone(&self.plane), events.notifier());
+        let server = Arc::clone(&self.plane).serve();
+        let server = stream::once(async {
+            let Err(error) = server.await;
+            tracing::error!(%error, "the node stopped taking requests of other nodes");
+            Error::new(Kind::Config, error.to_string())
+        });
+        self.server = Some(Job::start(&self.executor, server)?);
+        Ok(())
+    }
+
+    /// The storage of a store, whose functions the Lua state of the node calls.
+    pub fn storage(&self, store: &str) -> LuaStorage {
+        LuaStorage::new(store, Arc::clone(&self.inbox), self.number)
+    }
+
+    /// Adds or removes the name of a handler.
+    pub fn set_handler(&self, name: &str, exists: bool) {
+        self.plane.set_handler(name, exists);
+    }
+
+    /// Whether the program polls often enough for its handlers.
+    pub fn is_ready(&self) -> bool {
+        self.plane.is_ready()
+    }
+
+    /// Starts calls in the background, which end with the node; `label` names them in errors.
+    ///
+    /// # Errors
+    /// As [`Job::start`].
+    pub fn start<F: Future<Output = CallResult> + Send + 'static>(
+        &self,
+        label: &str,
+        calls: impl FnOnce(Arc<DataPlane>) -> F,
+    ) -> Result<Job<CallResult>, Error> {
+        let (calls, mut open) = (calls(Arc::clone(&self.plane)), self.open.subscribe());
+        let stopped = closed(label, "the node was stopped");
+        let result = async move {
+            tokio::select! {
+                result = calls => result,
+                _ = open.changed() => Err(stopped),
+            }
+        };
+        Job::start(&self.executor, stream::once(result))
+    }
+
+    /// Runs calls in the background, and serves requests until they are complete; returns None in a
+    /// child that was forked meanwhile.
+    ///
+    /// # Errors
+    /// As [`serve`] and [`Job::start`].
+    pub fn run<R: Send + 'static, F: Future<Output = R> + Send + 'static>(
+        &self,
+        lua: &Lua,
+        calls: impl FnOnce(Arc<DataPlane>) -> F,
+    ) -> Result<Option<R>, Failure> {
+        let inbox = Arc::clone(&self.inbox);
+        let wake = stream::poll_fn(move |_| {
+            inbox.wake();
+            Poll::Ready(None)
+        });
+        let result = stream::once(calls(Arc::clone(&self.plane)));
+        let job = Job::start(&self.executor, result.chain(wake))?;
+        serve(lua, None, usize::MAX, || job.belongs_to_parent() || job.is_ready())?;
+        if job.belongs_to_parent() {
+            return Ok(None);
+        }
+        Ok(match job.next()? {
+            Poll::Ready(result) => result,
+            Poll::Pending => None,
+        })
+    }
+}
+
+impl Drop for NodeDataPlane {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.cancel();
+        }
+        self.inbox.remove(self.number);
+    }
+}

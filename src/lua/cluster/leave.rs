@@ -1,0 +1,161 @@
+//! `cluster:leave`: hands the replicas of a node over to others, then stops it.
+
+use super::methods::stop;
+use super::node::ClusterNode;
+use crate::client::Client;
+use crate::clock::Instant;
+use crate::cluster::stores::{ShardStatus, Store};
+use crate::cluster::{Cluster, Mode, Record, Snapshot};
+use crate::error::{Error, Kind};
+use crate::lua::runtime::native::{self, Call};
+use crate::wire::table::{DURATION, Shape};
+use crate::wire::value::Value;
+use crate::wire::value::shape::{ValuePath, unknown};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the replicas may take by default.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The pause between two looks at what is left.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How often a leave is tried when others that leave too may be refused, and the longest pause between.
+const ATTEMPTS: u32 = 5;
+const ATTEMPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// `cluster:leave(options)`
+pub fn leave(call: &Call<ClusterNode>) -> native::Result {
+    let node = &*call.object;
+    let limit = limit(&call.options(1)?)?;
+    node.check_member()?;
+    let running = node.started()?;
+    let stores: Vec<Arc<Store>> =
+        running.stores.borrow().values().map(|it| Arc::clone(&it.store)).collect();
+    let (cluster, client) = (Arc::clone(&running.cluster), Arc::clone(&running.client));
+    let moved = |_| async move { hand_over(&cluster, &client, &stores, limit).await };
+    let left = running.data_plane.run(call.lua, moved)?;
+    let left = left.ok_or_else(|| node.background_ended())?;
+    let left = left.map_err(|error| error.context(&node.name()))?;
+    let stopped = stop(call)?;
+    if left > 0 {
+        let limit = limit.as_secs_f64();
+        let why = format!(
+            "stopped, but {left} of its shards have not moved within {limit} s and stay its own until \
+             replace_after_s is over"
+        );
+        return Err(node.error(Kind::Timeout, &why).into());
+    }
+    Ok(stopped)
+}
+
+/// Drains the node until the stores do not name it; returns how many shards do after the time limit.
+async fn hand_over(
+    cluster: &Cluster,
+    client: &Client,
+    stores: &[Arc<Store>],
+    limit: Duration,
+) -> Result<usize, Error> {
+    let (id, clock) = (cluster.options().node_id.as_str(), client.clock());
+    let end = clock.now() + limit;
+    let mut attempt = 1;
+    while let Err(why) = drain(cluster, client, stores, end).await {
+        let snapshot = cluster.snapshot();
+        let others_leave = snapshot.live().any(|node| drains(&node.record) && node.record.id != id);
+        if !others_leave || attempt == ATTEMPTS {
+            return Err(why);
+        }
+        attempt += 1;
+        clock.sleep(ATTEMPT_PAUSE.mul_f64(client.random_fraction())).await;
+    }
+    while clock.now() < end && !stores.iter().all(|store| store.holds_none()) {
+        clock.sleep(PAUSE).await;
+    }
+    Ok(stores.iter().map(|store| held(store, id)).sum())
+}
+
+/// Drains the node if others can take its shards; else nothing has changed.
+async fn drain(
+    cluster: &Cluster,
+    client: &Client,
+    stores: &[Arc<Store>],
+    end: Instant,
+) -> Result<(), Error> {
+    check_targets(cluster, stores).await?;
+    let (id, before) = (cluster.options().node_id.as_str(), cluster.mode());
+    cluster.set_mode(id, Mode::Draining).await?;
+    // Of nodes that leave at once, the one whose change is the last for Consul sees those of all others.
+    let is_seen = || cluster.snapshot().nodes.get(id).is_some_and(|node| drains(&node.record));
+    while client.clock().now() < end && !is_seen() {
+        client.clock().sleep(PAUSE).await;
+    }
+    if let Err(why) = check_targets(cluster, stores).await {
+        let undone = cluster.set_mode(id, before).await;
+        undone.map_err(|error| error.context("it cannot hand its shards over, and drains"))?;
+        return Err(why);
+    }
+    Ok(())
+}
+
+/// Whether other nodes can take the shards of this one, also when all nodes that drain are gone.
+async fn check_targets(cluster: &Cluster, stores: &[Arc<Store>]) -> Result<(), Error> {
+    let id = cluster.options().node_id.as_str();
+    // First the nodes: one that is not among them any more has changed the maps before.
+    let snapshot = cluster.snapshot();
+    for store in stores {
+        let learned = store.refresh().await;
+        learned.map_err(|error| error.context("it cannot hand its shards over"))?;
+        if let Some(shard) = without_target(store, id, &snapshot) {
+            let name = &store.options().name;
+            let why = format!("no_target: no other node can take shard {shard} of store {name:?}");
+            return Err(Error::new(Kind::Conflict, why).not_sent());
+        }
+    }
+    Ok(())
+}
+
+fn drains(record: &Record) -> bool {
+    record.mode == Mode::Draining
+}
+
+/// How many shards of a store name the node.
+fn held(store: &Store, id: &str) -> usize {
+    let names = |shard: &&ShardStatus| {
+        let targets = shard.targets.iter().map(|(node, _)| node);
+        shard.holders.iter().chain(targets).any(|node| **node == *id)
+    };
+    store.status().iter().filter(names).count()
+}
+
+/// A shard of this node whose leaving holders are more than the nodes that can take one of its replicas.
+fn without_target(store: &Store, id: &str, snapshot: &Snapshot) -> Option<u32> {
+    let leaves = |node: &str| {
+        node == id || snapshot.nodes.get(node).is_some_and(|node| drains(&node.record))
+    };
+    let is_target =
+        |record: &&Record| record.id != id && record.mode == Mode::Active && record.weight > 0.0;
+    let targets: Vec<&Record> =
+        snapshot.live().map(|node| &*node.record).filter(is_target).collect();
+    let is_held = |shard: &ShardStatus, id: &str| shard.holders.iter().any(|node| **node == *id);
+    let shards = store.status();
+    let mut held = shards.iter().filter(|shard| is_held(shard, id));
+    let shard = held.find(|shard| {
+        let leaving = shard.holders.iter().filter(|node| leaves(node)).count();
+        targets.iter().filter(|record| !is_held(shard, &record.id)).count() < leaving
+    });
+    shard.map(|shard| shard.shard)
+}
+
+/// The option of a leave.
+fn limit(options: &Value) -> Result<Duration, Error> {
+    let mut limit = TIMEOUT;
+    if *options != Value::Null {
+        for (name, value) in Shape::Any.members(options, &ValuePath::top("options"))? {
+            if name != "timeout_s" {
+                return Err(Error::misuse(unknown("option", name, &["timeout_s"])));
+            }
+            limit = DURATION.duration(value, &ValuePath::top(name))?;
+        }
+    }
+    Ok(limit)
+}

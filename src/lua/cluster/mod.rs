@@ -1,0 +1,52 @@
+//! `ConsulHACluster`: a node of a cluster. It takes part in the background, independent of what the
+//! program does.
+
+mod calls;
+mod data_plane;
+mod deferred;
+mod inbox;
+mod leave;
+mod lua_storage;
+mod methods;
+mod node;
+mod routing;
+mod running_node;
+mod running_store;
+mod serving;
+mod store;
+
+use super::runtime::native::{self, Class, Returned};
+use super::runtime::value;
+use crate::wire::value::Value;
+use crate::wire::value::shape::ValuePath;
+pub(super) use deferred::DeferredRequest;
+use mlua::{Lua, MultiValue, Table, Value as LuaValue};
+pub(super) use node::ClusterNode;
+pub(super) use store::ReplicatedStore;
+
+impl Class for ClusterNode {
+    const NAME: &'static str = "ConsulHACluster";
+
+    fn register(lua: &Lua) -> mlua::Result<Table> {
+        serving::register(lua)?;
+        let methods = methods::METHODS.iter().chain(routing::METHODS).chain(calls::METHODS);
+        let methods = methods.chain(store::METHODS_OF_NODE);
+        let class = native::class(lua, methods)?;
+        class.set("new", native::raising(lua, "ConsulHACluster", new)?)?;
+        class.set("field", native::raising(lua, "ConsulHACluster", methods::field)?)?;
+        Ok(class)
+    }
+}
+
+/// `ConsulHACluster.new(options)`
+fn new(lua: &Lua, values: MultiValue) -> native::Result {
+    let given = value::options(lua, values.front().unwrap_or(&LuaValue::Nil));
+    let node = given.and_then(|given| match given {
+        Value::Map(given) => ClusterNode::new(given),
+        Value::Null => ClusterNode::new(Vec::new()),
+        other => Err(ValuePath::top("the configuration").wrong_type_text("a table", &other)),
+    });
+    let node = native::object(lua, node.map_err(|error| error.context("ConsulHACluster"))?)?;
+    serving::create_handlers(lua, &node)?;
+    Ok(Returned::Value(LuaValue::UserData(node)))
+}

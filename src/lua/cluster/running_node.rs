@@ -1,0 +1,187 @@
+//! A node from start to stop, in the background.
+
+use super::data_plane::NodeDataPlane;
+use super::running_store::{Declared, RunningStore, lead};
+use crate::client::Client;
+use crate::clock::Clock;
+use crate::cluster::{Cluster, Event, Options, Snapshot};
+use crate::config::Config;
+use crate::connect::connect;
+use crate::error::Error;
+use crate::lua::runtime::executor::Executor;
+use crate::lua::runtime::job::Job;
+use crate::lua::runtime::native::Failure;
+use crate::lua::runtime::wait;
+use futures_util::FutureExt;
+use futures_util::stream;
+use mlua::{AnyUserData, Lua};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What a node has from start to stop.
+pub struct RunningNode {
+    /// The node itself.
+    pub cluster: Arc<Cluster>,
+    /// What runs its background work.
+    pub executor: Executor,
+    /// Its events for the program.
+    pub events: Job<Event>,
+    /// Its calls to and from other nodes.
+    pub data_plane: NodeDataPlane,
+    /// Its stores of replicated shards by name.
+    pub stores: RefCell<BTreeMap<String, RunningStore>>,
+    /// Its client.
+    pub client: Arc<Client>,
+    /// None: no stores can be here.
+    leader: Option<Job<Infallible>>,
+    start: Job<Progress>,
+    end: Job<Error>,
+}
+
+/// What the program learns of a start.
+pub enum Progress {
+    /// The node takes part.
+    Started,
+    /// The start took too long, for this reason.
+    TimedOut(String),
+    /// The node ended by itself, or cannot start.
+    Ended(Error),
+}
+
+impl RunningNode {
+    /// Starts a node whose handlers belong to this userdata.
+    ///
+    /// # Errors
+    /// As [`connect`], [`Cluster::new`], [`NodeDataPlane::new`] and [`Job::start`].
+    pub fn new(
+        lua: &Lua,
+        userdata: &AnyUserData,
+        config: &Config,
+        options: &Options,
+    ) -> Result<Self, Failure> {
+        // Blocking queries have connections of their own, so that they cannot delay a beat.
+        let (client, waiting) = (Arc::new(connect(config)?), Arc::new(connect(config)?));
+        let executor = match client.clock().as_manual() {
+            Some(clock) => Executor::Clock(clock.clone()),
+            None => Executor::thread()?,
+        };
+        let options = Options { epoch: unix_epoch(&client), ..options.clone() };
+        let limit = options.start_timeout;
+        let cluster = Cluster::new(Arc::clone(&client), waiting, options)?;
+        let mut data_plane = NodeDataPlane::new(lua, Arc::clone(&cluster))?;
+        let (starting, running) = (Arc::clone(&cluster), Arc::clone(&cluster));
+        let run = async move { running.run().await }.boxed().shared();
+        let end = Job::start(&executor, stream::once(run.clone()))?;
+        let of_start = Arc::clone(&client);
+        let start = stream::once(async move {
+            tokio::select! {
+                biased;
+                why = run => Progress::Ended(why),
+                started = starting.started() => match started {
+                    Ok(()) => Progress::Started,
+                    Err(why) => Progress::Ended(why),
+                },
+                () = of_start.clock().sleep(limit) => Progress::TimedOut(starting.missing().await),
+            }
+        });
+        let start = Job::start(&executor, start)?;
+        let events = stream::unfold(Some(Arc::clone(&cluster)), |cluster| async move {
+            let cluster = cluster?;
+            let event = cluster.next_event().await;
+            let is_last = matches!(event, Event::Stopped(_));
+            Some((event, (!is_last).then_some(cluster)))
+        });
+        let events = Job::start_bounded(&executor, events)?;
+        if !cluster.options().observer {
+            data_plane.serve(lua, userdata, &events)?;
+        }
+        let is_member = !cluster.options().observer;
+        let leader = if is_member { lead(&cluster, &client, &data_plane)? } else { None };
+        let stores = RefCell::default();
+        Ok(RunningNode {
+            cluster,
+            executor,
+            events,
+            data_plane,
+            stores,
+            client,
+            leader,
+            start,
+            end,
+        })
+    }
+
+    /// Starts a store.
+    ///
+    /// # Errors
+    /// As [`RunningStore::new`].
+    pub fn start_store(&self, declared: &Declared) -> Result<(), Error> {
+        let store = RunningStore::new(&self.cluster, &self.client, &self.data_plane, declared)?;
+        self.stores.borrow_mut().insert(declared.options.name.clone(), store);
+        Ok(())
+    }
+
+    /// The clock of the node.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(self.client.clock())
+    }
+
+    /// Waits for the end of the start; None if the background has ended.
+    ///
+    /// # Errors
+    /// As [`wait::for_job`].
+    pub fn wait_for_start(&self, lua: &Lua) -> Result<Option<Progress>, Failure> {
+        wait::for_job(lua, &self.start, None)?;
+        Ok(match self.start.next()? {
+            Poll::Ready(progress) => progress,
+            Poll::Pending => None,
+        })
+    }
+
+    /// On a manual clock, runs the work of the node as far as it gets at this moment.
+    ///
+    /// # Errors
+    /// As [`Job::run_pending`].
+    pub fn run_pending(&self) -> Result<(), Error> {
+        self.end.run_pending()
+    }
+
+    /// Whether the node ended by itself.
+    pub fn has_ended(&self) -> bool {
+        self.end.is_ready()
+    }
+
+    /// What the node knows of its cluster.
+    ///
+    /// # Errors
+    /// As [`Job::run_pending`].
+    pub fn snapshot(&self) -> Result<Arc<Snapshot>, Error> {
+        self.run_pending()?;
+        Ok(self.cluster.snapshot())
+    }
+
+    /// Ends the background work; the returned future leaves the cluster gracefully.
+    pub fn end(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        self.stores.take();
+        self.leader.iter().for_each(Job::cancel);
+        self.start.cancel();
+        self.end.cancel();
+        self.events.cancel();
+        let cluster = Arc::clone(&self.cluster);
+        async move { cluster.leave().await }
+    }
+}
+
+/// The Unix time at the origin of a client's clock; 0 for a manual clock.
+fn unix_epoch(client: &Client) -> Duration {
+    if client.clock().as_manual().is_some() {
+        return Duration::ZERO;
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(client.clock().now().since_origin())
+}

@@ -1,0 +1,4 @@
+//! Locks and semaphores.
+
+pub(super) mod lock;
+pub(super) mod worker;

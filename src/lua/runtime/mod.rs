@@ -1,0 +1,10 @@
+//! What the objects of the module share: background jobs, waits, values, and native functions.
+
+pub(super) mod closable_job;
+pub(super) mod executor;
+pub(super) mod handle;
+pub(super) mod job;
+pub(super) mod native;
+pub(super) mod stack;
+pub(super) mod value;
+pub(super) mod wait;

@@ -1,0 +1,95 @@
+---Makes a lock on a key. Nothing is sent before `acquire` or `start`.
+---@param key string the key
+---@param options? consul_ffi.lock.options
+---@return consul_ffi.Lock lock
+function ConsulClient:lock(key, options) end
+
+---Makes a contender for one of the permits of a semaphore. Nothing is sent before `acquire` or `start`.
+---@param prefix string the prefix of the semaphore's keys
+---@param limit integer the number of permits, the same for all contenders
+---@param options? consul_ffi.lock.options
+---@return consul_ffi.Lock semaphore an object with the methods of a lock
+function ConsulClient:semaphore(prefix, limit, options) end
+
+---@class consul_ffi.lock.options
+---@field value? string|number|boolean|table the value of the key (of a semaphore: of the contender's key) while it is held; default: the value that the key has
+---@field profile? consul_ffi.ProfileName|consul_ffi.profile how soon a crash is noticed against how long a stall is tolerated; a table changes single values of `default`
+
+---A lock, or a permit of a semaphore.
+---@class consul_ffi.Lock
+local Lock = {}
+
+---Waits until it is held. Fails with `conflict` if others hold it and `try` is set, if this object holds it or waits for it
+---already, and if the key is not a lock's; with `timeout` at the end of `wait_s`; otherwise as `txn`.
+---@param options? consul_ffi.acquire.options
+---@return boolean success
+---@return number|string token the fencing token
+---@return consul_ffi.Error? err
+function Lock:acquire(options) end
+
+---Waits in the background; the event `acquired` or `failed` reports the result.
+---@param options? consul_ffi.acquire.options
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function Lock:start(options) end
+
+---@class consul_ffi.acquire.options
+---@field wait_s? number the longest wait, in seconds; default: forever
+---@field try? boolean true: one attempt, without a wait
+
+---Whether the holder may act now. Sends no request: the last proof determines until when it is true.
+---@return boolean held
+function Lock:is_held() end
+
+---The time for which the holder may act without a further proof.
+---@return number remaining_ms in milliseconds; 0 if it is not held
+function Lock:remaining_ms() end
+
+---The fencing token, which grows with every grant, to any holder. It stays the same during a suspension.
+---@return number|string|nil token a number if this Lua represents it exactly, otherwise a decimal string; nil if it is not held
+function Lock:token() end
+
+---Writes another key in one transaction with Consul's check that this is still held. Fails with `conflict` if it is not.
+---@param key string the key to write
+---@param value string|number|boolean|table its value
+---@return boolean success
+---@return number|string modify_index the modify index of the write
+---@return consul_ffi.Error? err
+function Lock:fenced_put(key, value) end
+
+---Releases it, so that the next waiter has it at once, or ends the wait for it. Fails with `conflict` if it is not held.
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function Lock:release() end
+
+---The next event, without waiting.
+---@return "acquired"|"failed"|"suspended"|"resumed"|"lost"|nil event nil if there is none
+---@return any detail see the table of events
+function Lock:poll() end
+
+---Waits for the next event.
+---@param timeout_ms? number the longest wait, in milliseconds; default: until there is an event, or nothing is held or waited for
+---@return "acquired"|"failed"|"suspended"|"resumed"|"lost"|nil event nil if there was none
+---@return any detail see the table of events
+function Lock:next_event(timeout_ms) end
+
+---For a loop over the events until nothing is held or waited for: `for event, detail in lock:events() do`.
+---@return fun(): string?, any iterator
+function Lock:events() end
+
+---A descriptor for poll(2), readable while `poll` has an event to return. Do not read or close it.
+---@return integer|false fd
+---@return string? message
+---@return consul_ffi.Error? err
+function Lock:fd() end
+
+---All times of its profile, chosen and derived ([coordination.md](coordination.md#profiles) has them).
+---@return table<string, string|number> profile
+function Lock:profile() end
+
+---Releases it, for up to a second. The garbage collector, the end of the Lua state, `client:close()` and, in Lua 5.4, the
+---end of a `<close>` variable's scope do the same.
+---@return true
+function Lock:close() end

@@ -1,0 +1,70 @@
+---@class consul_ffi
+---@field _VERSION string
+---@field ConsulClient consul_ffi.ConsulClient
+---@field ConsistentHashRing consul_ffi.ConsistentHashRing
+---@field ConsulHACluster consul_ffi.ConsulHACluster
+local consul_ffi = {}
+
+---Makes a client. It sends no request, and raises an error for an invalid configuration.
+---@param config? consul_ffi.ConsulConfig the [options](configuration.md)
+---@return consul_ffi.ConsulClient client
+function consul_ffi.new(config) end
+
+---Opens the simulated agent that clients with `simulate = name` use, or creates it. Misuse raises an error.
+---@param name string
+---@param options? consul_ffi.simulator.options
+---@return consul_ffi.Simulator sim
+function consul_ffi.simulator(name, options) end
+
+---@class consul_ffi.simulator.options
+---@field clock? "real"|"manual" manual: its time stands still until `advance`; set it before the first client uses the name. Default real
+---@field seed? integer|string the seed of ids, jitter and random faults; default: a random one
+
+---Decodes JSON. Null is nil, so it is missing from tables. Fails with `decode`.
+---@param text string
+---@return boolean success
+---@return any value
+---@return consul_ffi.Error? err
+function consul_ffi.json_decode(text) end
+
+---Decodes TOML; dates and times become strings. Fails with `decode`; the message begins with line and column.
+---@param text string
+---@return boolean success
+---@return table value
+---@return table<string, integer> lines the number of the line of each value, by its path: `lines["cluster.min_nodes"]`
+function consul_ffi.toml_decode(text) end
+
+---Reads a regular file of up to 1 MiB, such as a configuration. It never waits: pipes and devices are refused.
+---@param path string
+---@return string? text nil for a file that cannot be read
+---@return string? message the reason, with the path
+function consul_ffi.read_file(path) end
+
+---Opens a log file to append to: a regular file, a character device or a pipe. Neither this nor a write waits.
+---A regular file is rotated to `path.1`, and so on. Only one process may write a file.
+---@param path string
+---@param limits? consul_ffi.log_file.limits
+---@return consul_ffi.LogFile? file nil for a file that cannot be opened, and for a directory, a block device or a socket
+---@return string? message the reason, with the path
+function consul_ffi.log_file(path, limits) end
+
+---@class consul_ffi.log_file.limits
+---@field max_bytes? integer the size at which the file is rotated; by default it is not
+---@field max_backups? integer how many rotated files are kept; default 0
+---@field max_age_s? number the age in seconds at which rotated files are removed; by default they are not
+
+---@class consul_ffi.LogFile
+local LogFile = {}
+
+---Writes a line, which must end with a line break. A pipe that is full, or that no process reads, does not take
+---it; then it is counted, and the next line that the pipe takes ends with `left_out=` and the count.
+---@param line string of up to 4,000 bytes, which a pipe takes as a whole or not at all
+---@return boolean? success nil when the line cannot be written for another reason
+---@return string? message the reason
+function LogFile:write(line) end
+
+---Closes the file.
+---@return boolean success
+function LogFile:close() end
+
+return consul_ffi

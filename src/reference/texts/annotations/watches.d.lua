@@ -1,0 +1,109 @@
+---Watches a method that supports blocking queries. The last argument is a table with options of the method and of the
+---watch; `index`, `hash`, `timeout_ms` and `retry` are set by the watch itself. Misuse raises an error. Fails with
+---`argument`, `closed`, and with `config` if the client has as many watches and views as connections.
+---@param method string the method's name
+---@param ... any|consul_ffi.watch.options the method's arguments; the last one may be a table of options
+---@return consul_ffi.Watch watch
+function ConsulClient:watch(method, ...) end
+
+---@class consul_ffi.watch.options
+---@field rate_per_s? number the most states read in a second; default 20
+---@field wait? number|string the longest wait of one query on the server: seconds or a string such as `"1m30s"`, up to 10 minutes; default 1 minute
+
+---A blocking query that is repeated in the background.
+---@class consul_ffi.Watch
+local Watch = {}
+
+---Waits for the next change. Fails once when an outage begins, after which the watch continues, and with `closed` after
+---its end.
+---@param timeout_ms? number the longest wait, in milliseconds; default: until there is a change
+---@return boolean success
+---@return consul_ffi.Change? change nil if there was none in time
+---@return consul_ffi.Meta? meta
+function Watch:next(timeout_ms) end
+
+---The next change, without waiting; the same as `next(0)`.
+---@return boolean success
+---@return consul_ffi.Change? change nil if there is none
+---@return consul_ffi.Meta? meta
+function Watch:poll() end
+
+---For a loop over the changes until the watch ends; outages are skipped: `for change, meta in watch:changes() do`.
+---@return fun(): consul_ffi.Change?, consul_ffi.Meta? iterator
+function Watch:changes() end
+
+---A descriptor for poll(2), readable while `poll` has something to return. Do not read or close it.
+---@return integer|false fd
+---@return string? message
+---@return consul_ffi.Error? err
+function Watch:fd() end
+
+---Ends the watch. `client:close()`, the garbage collector and, in Lua 5.4, the end of a `<close>` variable's scope do the
+---same.
+---@return true
+function Watch:close() end
+
+---A change of what a watch reads.
+---@class consul_ffi.Change
+---@field type "initial"|"put"|"delete"|"resynchronised"
+---@field id? string the item that changed; nil if the value is one item, and for `initial` and `resynchronised`
+---@field value any the item's new value, or its last one for `delete`; the whole value for `initial` and `resynchronised`
+
+---Keeps the instances of a service in memory, up to date in the background. Fails as `watch`.
+---@param service string the service's name
+---@param options? consul_ffi.service_view.options
+---@return consul_ffi.ServiceView view
+function ConsulClient:service_view(service, options) end
+
+---The options of `health_service`, except those of a blocking query, and:
+---@class consul_ffi.service_view.options: consul_ffi.health_service.options
+---@field empty_hold_s? number|string how long after an outage an empty answer must stay empty to be accepted, in seconds; default 30
+
+---The instances of a service. Only `ready` waits, and no method sends a request. Before the first answer they fail with
+---the reason (`timeout` while it is on its way), and after the end with `closed`.
+---@class consul_ffi.ServiceView
+local ServiceView = {}
+
+---Waits for Consul's first answer.
+---@param timeout_ms? number the longest wait, in milliseconds; default: until there is an answer
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceView:ready(timeout_ms) end
+
+---Picks the next instance, round robin by weight, or the instance that a key belongs to on a consistent hash ring. Fails
+---with `not_found` if there is no instance; the message says so if ACLs hide some.
+---@param key? string
+---@return consul_ffi.Instance|false instance
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceView:pick(key) end
+
+---The instances that pass or warn, in Consul's order.
+---@return consul_ffi.Instance[]|false instances
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceView:all() end
+
+---The time since Consul last confirmed the list.
+---@return number|false age_s in seconds
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceView:age_s() end
+
+---Ends the view. `client:close()`, the garbage collector and, in Lua 5.4, the end of a `<close>` variable's scope do the
+---same.
+---@return true
+function ServiceView:close() end
+
+---An instance of a service; read-only.
+---@class consul_ffi.Instance
+---@field id string
+---@field name string the service's name
+---@field address string its own address, or that of its node
+---@field port integer 0 if it registered none
+---@field tags string[]
+---@field meta table<string, string>
+---@field node string the node's name
+---@field status "passing"|"warning" the worst state of its checks
+---@field weight integer the weight that it registered for that state

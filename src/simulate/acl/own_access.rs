@@ -1,0 +1,89 @@
+//! What the caller's own token allows: `/v1/internal/acl/authorize`.
+
+use super::{Access, Resource};
+use crate::simulate::go;
+use crate::simulate::http::decode::{GoType, Json, Object};
+use crate::simulate::http::handler::{Handler, Route};
+use crate::simulate::http::reply::{Refusal, Reply};
+use crate::simulate::http::request::Call;
+use crate::simulate::store::State;
+use crate::wire::api::acl as wire;
+use serde::Serialize;
+
+pub(super) static ROUTES: &[Route] = &[Route(&wire::AUTHORIZE, Handler::Now(authorize))];
+
+const REQUESTS: &str = "[]structs.ACLAuthorizationRequest";
+const REQUEST: GoType =
+    GoType { value: "structs.ACLAuthorizationRequest", fields: "ACLAuthorizationRequest." };
+const MAX_REQUESTS: usize = 64;
+
+/// One access that the caller asks for, and the answer.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Authorization {
+    resource: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    segment: String,
+    access: String,
+    allow: bool,
+}
+
+fn authorize(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    let mut requests = decode(call)
+        .map_err(|why| Refusal::bad(format!("Failed to decode request body: {why}")))?;
+    if requests.len() > MAX_REQUESTS {
+        let why = format!("Refusing to process more than {MAX_REQUESTS} authorizations at once");
+        return Err(Refusal::bad(why));
+    }
+    let authority = state.authority(call);
+    authority.known()?;
+    for request in &mut requests {
+        let (resource, access) = request.parse()?;
+        let name = if resource.has_names() { request.segment.as_str() } else { "" };
+        request.allow = authority.allows(resource, name, access);
+    }
+    Ok(Reply::json(call.style, &requests))
+}
+
+fn decode(call: &Call) -> Result<Vec<Authorization>, String> {
+    let json = Json::read(&call.body)?;
+    let items = match &json {
+        Json::Null => &[],
+        Json::List(items) => items.as_slice(),
+        other => return Err(other.value_type_error(REQUESTS)),
+    };
+    let read = |item: &Json| {
+        let item = Object::new(item, REQUEST)?;
+        item.check_known(&["Resource", "Segment", "Access"])?;
+        Ok(Authorization {
+            resource: item.text("Resource")?,
+            segment: item.text("Segment")?,
+            access: item.text("Access")?,
+            allow: false,
+        })
+    };
+    items.iter().map(read).collect()
+}
+
+impl Authorization {
+    fn parse(&self) -> Result<(Resource, Access), Refusal> {
+        let name = self.resource.as_str();
+        if name == "intention" {
+            let why = "rights on intentions are not supported by the simulated agent";
+            return Err(Refusal::server(why));
+        }
+        let resource = Resource::of_name(name).ok_or_else(|| {
+            Refusal::bad(format!("Invalid ACL resource requested: {}", go::quoted(name)))
+        })?;
+        let access = match self.access.as_str() {
+            "read" => Access::Read,
+            "write" => Access::Write,
+            "list" if resource == Resource::Key => Access::List,
+            other => {
+                let why = format!("Invalid access level for {name} resource: {other}");
+                return Err(Refusal::bad(why));
+            }
+        };
+        Ok((resource, access))
+    }
+}

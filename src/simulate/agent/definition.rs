@@ -1,0 +1,457 @@
+//! Reads and validates the definitions of services and checks that are registered with the agent.
+
+use super::checks::{Probe, Schedule};
+use super::local_state::{Alias, LocalCheck};
+use crate::simulate::catalog::body::{addresses, check_meta, weights};
+use crate::simulate::catalog::proxy;
+use crate::simulate::go;
+use crate::simulate::http::decode::{GoType, Json, Object, decode_error};
+use crate::simulate::http::reply::Refusal;
+use crate::simulate::store::catalog::{Address, Check, Service, Weights};
+use crate::wire::api::agent::STATUSES;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+const SERVICE: GoType = GoType { value: "structs.ServiceDefinition", fields: ".Alias." };
+const EMBEDDED: GoType = GoType { value: "structs.CheckType", fields: ".Alias.Check.Alias." };
+const OWN: GoType = GoType { value: "structs.CheckDefinition", fields: ".Alias." };
+const WEIGHTS: GoType = GoType { value: "structs.Weights", fields: ".Alias.Weights." };
+
+/// Fields of several words also have a form with underscores.
+const SERVICE_FIELDS: &[&str] = &[
+    "Kind",
+    "ID",
+    "Name",
+    "Tags",
+    "Address",
+    "TaggedAddresses",
+    "tagged_addresses",
+    "Meta",
+    "Port",
+    "SocketPath",
+    "Check",
+    "Checks",
+    "Weights",
+    "Token",
+    "EnableTagOverride",
+    "enable_tag_override",
+    "Proxy",
+    "Connect",
+    "Locality",
+];
+
+const CHECK_FIELDS: &[&str] = &[
+    "Name",
+    "Notes",
+    "Status",
+    "TTL",
+    "Interval",
+    "Timeout",
+    "HTTP",
+    "Method",
+    "Header",
+    "Body",
+    "DisableRedirects",
+    "TCP",
+    "TCPUseTLS",
+    "tcp_use_tls",
+    "UDP",
+    "GRPC",
+    "GRPCUseTLS",
+    "grpc_use_tls",
+    "H2PING",
+    "H2PingUseTLS",
+    "h2ping_use_tls",
+    "OSService",
+    "Args",
+    "ScriptArgs",
+    "script_args",
+    "DockerContainerID",
+    "docker_container_id",
+    "Shell",
+    "AliasNode",
+    "AliasService",
+    "TLSServerName",
+    "tls_server_name",
+    "TLSSkipVerify",
+    "tls_skip_verify",
+    "OutputMaxSize",
+    "SuccessBeforePassing",
+    "FailuresBeforeWarning",
+    "FailuresBeforeCritical",
+    "DeregisterCriticalServiceAfter",
+    "deregister_critical_service_after",
+    "ServiceID",
+    "service_id",
+    "ProxyHTTP",
+    "ProxyGRPC",
+];
+
+/// The default limit of a check's output, in bytes. Source: `OutputMaxSize` in Consul's HTTP
+/// reference of checks.
+const OUTPUT_MAX_SIZE: i64 = 4096;
+
+/// The shortest interval and the default timeout of a check. Source: `Interval` and `Timeout`
+/// there; the first is fixed in the agent.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The shortest time after which a critical service is deregistered. Source:
+/// `DeregisterCriticalServiceAfter` there.
+const MIN_DEREGISTER_AFTER: Duration = Duration::from_secs(60);
+
+/// The service of a body, with its checks.
+pub(crate) fn service(json: &Json, node: &str) -> Result<(Service, Vec<LocalCheck>), Refusal> {
+    let given = Object::of_body(json, SERVICE)?;
+    let (service, checks) = read_service(&given).map_err(decode_error)?;
+    if service.name.is_empty() {
+        return Err(Refusal::bad("Missing service name"));
+    }
+    if service.address.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()) {
+        return Err(Refusal::bad("Invalid service address"));
+    }
+    check_meta(service.meta.as_ref())
+        .map_err(|why| Refusal::bad(format!("Invalid Service Meta: {why}")))?;
+    proxy::check(&service).map_err(|why| Refusal::bad(format!("Validation failed: {why}")))?;
+    check_weights(service.weights)
+        .map_err(|why| Refusal::bad(format!("Invalid Weights: {why}")))?;
+    for check in &checks {
+        check.validate()?;
+    }
+    if checks.iter().any(|check| !check.status.is_empty() && !is_status(&check.status)) {
+        return Err(Refusal::bad("Status for checks must 'passing', 'warning', 'critical'"));
+    }
+    for check in &checks {
+        check.refuse_what_cannot_run()?;
+    }
+    let count = checks.len();
+    let named = checks.into_iter().enumerate().map(|(place, mut check)| {
+        if check.id.is_empty() {
+            check.id = format!("service:{}", service.id);
+            if count > 1 {
+                check.id += &format!(":{}", place + 1);
+            }
+        }
+        if check.name.is_empty() {
+            check.name = format!("Service '{}' check", service.name);
+        }
+        check.finish(node, Some(&service))
+    });
+    let checks = named.collect();
+    Ok((service, checks))
+}
+
+/// The check of a body; `service` finds a service by its id.
+pub(crate) fn check<'a>(
+    json: &Json,
+    node: &str,
+    service: impl Fn(&str) -> Option<&'a Service>,
+) -> Result<LocalCheck, Refusal> {
+    let given = Object::of_body(json, OWN)?;
+    let mut check = read_check(&given, "ID", &["Token"]).map_err(decode_error)?;
+    if check.name.is_empty() {
+        return Err(Refusal::bad("Missing check name"));
+    }
+    if !check.status.is_empty() && !is_status(&check.status) {
+        return Err(Refusal::bad("Bad check status"));
+    }
+    check.validate()?;
+    check.refuse_what_cannot_run()?;
+    let service = match check.service_id.as_str() {
+        "" => None,
+        id => Some(service(id).ok_or_else(|| {
+            Refusal::unknown(format!("ServiceID {} does not exist", go::quoted(id)))
+        })?),
+    };
+    if check.id.is_empty() {
+        check.id.clone_from(&check.name);
+    }
+    check.interval_text = go::duration_text(Duration::from_nanos(check.interval));
+    check.timeout_text = go::duration_text(Duration::from_nanos(check.timeout));
+    Ok(check.finish(node, service))
+}
+
+/// Whether the text is passing, warning or critical.
+pub(super) fn is_status(text: &str) -> bool {
+    STATUSES.contains(&text)
+}
+
+fn read_service(given: &Object<'_>) -> Result<(Service, Vec<GivenCheck>), String> {
+    given.check_known(SERVICE_FIELDS)?;
+    let name = given.text("Name")?;
+    let id = given.text("ID")?;
+    let address = given.text("Address")?;
+    let port = given.int("Port")?;
+    let mut tagged_addresses = addresses(given, "TaggedAddresses")?;
+    tagged_addresses.append(&mut addresses(given, "tagged_addresses")?);
+    add_own_addresses(&mut tagged_addresses, &address, port);
+    let service = Service {
+        kind: given.text("Kind")?,
+        id: if id.is_empty() { name.clone() } else { id },
+        name,
+        tags: Some(given.texts("Tags")?.unwrap_or_default()),
+        address,
+        tagged_addresses,
+        meta: given.text_map("Meta")?,
+        port,
+        socket_path: given.text("SocketPath")?,
+        weights: weights(given, WEIGHTS)?,
+        enable_tag_override: given.flag("EnableTagOverride")?
+            || given.flag("enable_tag_override")?,
+        proxy: given.get("Proxy").map(Value::from),
+        connect: given.get("Connect").map(Value::from),
+        locality: given.get("Locality").map(Value::from),
+        ..Service::default()
+    };
+    let mut checks = Vec::new();
+    let several = given.list("Checks", "structs.CheckTypes")?.unwrap_or_default();
+    for json in given.get("Check").into_iter().chain(several) {
+        let check = Object::new(json, EMBEDDED)?;
+        let definition = read_check(&check, "CheckID", &[])?;
+        if !check.is_empty() {
+            checks.push(definition);
+        }
+    }
+    Ok((service, checks))
+}
+
+/// An IP address is also a tagged address, by its version.
+fn add_own_addresses(tagged: &mut BTreeMap<String, Address>, address: &str, port: i64) {
+    let Ok(ip) = address.parse::<IpAddr>() else { return };
+    let version = if ip.is_ipv4() { "ipv4" } else { "ipv6" };
+    for side in ["lan", "wan"] {
+        let own = Address { address: address.to_owned(), port };
+        tagged.entry(format!("{side}_{version}")).or_insert(own);
+    }
+}
+
+fn check_weights(weights: Weights) -> Result<(), &'static str> {
+    const MAX: i64 = 65535;
+    match weights {
+        Weights { passing, .. } if passing < 1 => Err("Passing must be greater than 0"),
+        Weights { warning, .. } if warning < 0 => Err("Warning must be greater or equal than 0"),
+        Weights { passing, warning } if passing > MAX || warning > MAX => {
+            Err("DNS Weight must be between 0 and 65535")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A check as its definition describes it.
+struct GivenCheck {
+    id: String,
+    name: String,
+    notes: String,
+    status: String,
+    /// Durations are in nanoseconds, and 0 if negative.
+    ttl: u64,
+    interval: u64,
+    timeout: u64,
+    interval_text: String,
+    timeout_text: String,
+    kind: &'static str,
+    service_id: String,
+    output_max_size: i64,
+    success_before_passing: i64,
+    failures_before_warning: i64,
+    failures_before_critical: i64,
+    deregister_after: u64,
+    probe: Option<Probe>,
+    alias_node: String,
+    alias_service: String,
+}
+
+/// `id` is the name of the field with the check's id, `more` are fields that have no effect.
+fn read_check(given: &Object<'_>, id: &str, more: &[&str]) -> Result<GivenCheck, String> {
+    given.check_known(&[CHECK_FIELDS, &[id], more].concat())?;
+    for name in more {
+        given.text(name)?;
+    }
+    let either = |name: &str, other: &str| match given.text(name)? {
+        text if text.is_empty() => given.text(other),
+        text => Ok(text),
+    };
+    let after = match duration(given, "DeregisterCriticalServiceAfter")? {
+        0 => duration(given, "deregister_critical_service_after")?,
+        nanos => nanos,
+    };
+    Ok(GivenCheck {
+        id: given.text(id)?,
+        name: given.text("Name")?,
+        notes: given.text("Notes")?,
+        status: given.text("Status")?,
+        ttl: duration(given, "TTL")?,
+        interval: duration(given, "Interval")?,
+        timeout: duration(given, "Timeout")?,
+        interval_text: String::new(),
+        timeout_text: String::new(),
+        kind: kind(given)?,
+        service_id: either("ServiceID", "service_id")?,
+        output_max_size: given.int("OutputMaxSize")?,
+        success_before_passing: given.int("SuccessBeforePassing")?,
+        failures_before_warning: given.int("FailuresBeforeWarning")?,
+        failures_before_critical: given.int("FailuresBeforeCritical")?,
+        deregister_after: after,
+        probe: probe(given)?,
+        alias_node: given.text("AliasNode")?,
+        alias_service: given.text("AliasService")?,
+    })
+}
+
+/// The target of the check; `None` for kinds that are not run here, such as TLS.
+fn probe(given: &Object<'_>) -> Result<Option<Probe>, String> {
+    let headers = headers(given)?;
+    let (url, method) = (given.text("HTTP")?, given.text("Method")?);
+    let body = given.text("Body")?;
+    let tcp = given.text("TCP")?;
+    let has_tls = given.flag("TCPUseTLS")? || given.flag("tcp_use_tls")?;
+    Ok(match kind(given)? {
+        "http" if url.starts_with("http://") => {
+            let method = if method.is_empty() { "GET".to_owned() } else { method };
+            Some(Probe::Http { url, method, headers, body })
+        }
+        "tcp" if !has_tls => Some(Probe::Tcp(tcp)),
+        _ => None,
+    })
+}
+
+fn headers(given: &Object<'_>) -> Result<Vec<(String, String)>, String> {
+    let members = given.object("Header", "map[string][]string")?.unwrap_or_default();
+    let mut headers = Vec::new();
+    for (name, values) in members {
+        for value in values.list(".Alias.Header", "[]string")? {
+            if let Json::Text(value) = value {
+                headers.push((name.clone(), value.clone()));
+            }
+        }
+    }
+    Ok(headers)
+}
+
+/// A duration in nanoseconds: a Go string, or a number of nanoseconds.
+fn duration(given: &Object<'_>, name: &str) -> Result<u64, String> {
+    let nanos = match given.get(name) {
+        Some(Json::Text(text)) => go::duration(text)?,
+        Some(Json::Number(number)) => {
+            number.as_i64().or(number.as_f64().map(|nanos| nanos as i64)).unwrap_or(0)
+        }
+        _ => 0,
+    };
+    Ok(u64::try_from(nanos).unwrap_or(0))
+}
+
+const TTL: &str = "ttl";
+const ALIAS: &str = "alias";
+const SCRIPT: &str = "script";
+const OS_SERVICE: &str = "os_service";
+
+fn kind(given: &Object<'_>) -> Result<&'static str, String> {
+    let has_args = ["Args", "ScriptArgs", "script_args"]
+        .into_iter()
+        .any(|name| matches!(given.get(name), Some(Json::List(args)) if !args.is_empty()));
+    if has_args {
+        return Ok(SCRIPT);
+    }
+    for (field, kind) in [
+        ("HTTP", "http"),
+        ("TCP", "tcp"),
+        ("UDP", "udp"),
+        ("GRPC", "grpc"),
+        ("H2PING", "h2ping"),
+        ("OSService", OS_SERVICE),
+        ("AliasNode", ALIAS),
+        ("AliasService", ALIAS),
+    ] {
+        if !given.text(field)?.is_empty() {
+            return Ok(kind);
+        }
+    }
+    Ok(TTL)
+}
+
+impl GivenCheck {
+    fn validate(&self) -> Result<(), Refusal> {
+        let runs = !matches!(self.kind, TTL | ALIAS);
+        let why = if self.interval > 0 && self.ttl > 0 {
+            "Interval and TTL cannot both be specified"
+        } else if runs && self.interval == 0 {
+            "Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks"
+        } else if self.kind == ALIAS && self.ttl > 0 {
+            "TTL must be not be set for Alias checks"
+        } else if self.kind == TTL && self.ttl == 0 {
+            "TTL must be > 0 for TTL checks"
+        } else if self.output_max_size < 0 {
+            "MaxOutputMaxSize must be positive"
+        } else if self.failures_before_warning > self.failures_before_critical {
+            "FailuresBeforeWarning can't be higher than FailuresBeforeCritical"
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::bad(format!("Invalid check: {why}")))
+    }
+
+    fn refuse_what_cannot_run(&self) -> Result<(), Refusal> {
+        match self.kind {
+            SCRIPT => Err(Refusal::server(
+                "Scripts are disabled on this agent from remote calls; to enable, configure \
+                 'enable_script_checks' to true",
+            )),
+            OS_SERVICE => Err(Refusal::server("not implemented")),
+            _ => Ok(()),
+        }
+    }
+
+    fn finish(self, node: &str, service: Option<&Service>) -> LocalCheck {
+        let most = if self.output_max_size == 0 { OUTPUT_MAX_SIZE } else { self.output_max_size };
+        let after = Duration::from_nanos(self.deregister_after).max(MIN_DEREGISTER_AFTER);
+        LocalCheck {
+            check: Check {
+                node: node.to_owned(),
+                check_id: self.id,
+                name: self.name,
+                status: if self.status.is_empty() { "critical".to_owned() } else { self.status },
+                notes: self.notes,
+                service_id: service.map(|service| service.id.clone()).unwrap_or_default(),
+                service_name: service.map(|service| service.name.clone()).unwrap_or_default(),
+                service_tags: Some(
+                    service.and_then(|service| service.tags.clone()).unwrap_or_default(),
+                ),
+                kind: self.kind.to_owned(),
+                interval: self.interval_text,
+                timeout: self.timeout_text,
+                ..Check::default()
+            },
+            schedule: self.probe.map(|probe| Schedule {
+                probe: Arc::new(probe),
+                interval: Duration::from_nanos(self.interval).max(MIN_INTERVAL),
+                timeout: match self.timeout {
+                    0 => DEFAULT_TIMEOUT,
+                    nanos => Duration::from_nanos(nanos),
+                },
+                success_before_passing: self.success_before_passing,
+                // The default is the threshold of critical.
+                failures_before_warning: match self.failures_before_warning {
+                    0 => self.failures_before_critical,
+                    count => count,
+                },
+                failures_before_critical: self.failures_before_critical,
+                // The first result counts immediately.
+                successes: self.success_before_passing,
+                failures: self.failures_before_critical,
+                generation: 0,
+                next: None,
+            }),
+            alias: (self.kind == ALIAS)
+                .then_some(Alias { node: self.alias_node, service: self.alias_service }),
+            ttl: (self.kind == TTL).then(|| Duration::from_nanos(self.ttl)),
+            output_max_size: usize::try_from(most).unwrap_or(usize::MAX),
+            deregister_after: (self.deregister_after > 0).then_some(after),
+            critical_since: None,
+            expires: None,
+            deferred: None,
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The agent's host, version and metrics: numbers of the right form, and correct ones where they
+//! are cheap.
+
+use crate::simulate::VERSION;
+use crate::simulate::acl::{Access, Resource};
+use crate::simulate::http::handler::{Handler, Route};
+use crate::simulate::http::reply::{JSON, Refusal, Reply};
+use crate::simulate::http::request::Call;
+use crate::simulate::store::State;
+use crate::wire::api::agent as wire;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use serde_json::{Value, json};
+
+pub(super) static ROUTES: &[Route] = &[
+    Route(&wire::VERSION, Handler::Now(version)),
+    Route(&wire::HOST, Handler::Now(host)),
+    Route(&wire::METRICS, Handler::Now(metrics)),
+];
+
+fn version(_: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    let version = json!({
+        "SHA": "", "BuildDate": "1970-01-01T00:00:01Z", "HumanVersion": VERSION, "FIPS": "",
+    });
+    Ok(Reply::json(call.style, &version))
+}
+
+/// An invented host with enough of everything.
+fn host(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    state.authority(call).check(Resource::Operator, "", Access::Read)?;
+    const GIB: u64 = 1 << 30;
+    let nanos = u64::try_from(state.now.since_origin().as_nanos()).unwrap_or(u64::MAX);
+    let host = json!({
+        "Memory": {
+            "total": 8 * GIB, "available": 6 * GIB, "used": 2 * GIB, "usedPercent": 25.0,
+            "free": 6 * GIB,
+        },
+        "CPU": [{
+            "cpu": 0, "vendorId": "", "family": "", "model": "", "stepping": 0, "physicalId": "0",
+            "coreId": "0", "cores": 1, "modelName": "simulated", "mhz": 1000.0, "cacheSize": 0,
+            "flags": [],
+        }],
+        "Host": {
+            "hostname": state.node_name, "uptime": nanos / 1_000_000_000, "bootTime": 0,
+            "procs": 1, "os": std::env::consts::OS, "platform": "simulated", "platformFamily": "",
+            "platformVersion": "", "kernelVersion": "", "kernelArch": std::env::consts::ARCH,
+            "virtualizationSystem": "", "virtualizationRole": "", "hostId": "",
+        },
+        "Disk": {
+            "path": "/", "fstype": "", "total": 64 * GIB, "free": 48 * GIB, "used": 16 * GIB,
+            "usedPercent": 25.0,
+        },
+        "CollectionTime": nanos,
+        "Errors": null,
+    });
+    Ok(Reply::json(call.style, &host))
+}
+
+fn metrics(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    state.authority(call).check(Resource::Agent, &state.node_name, Access::Read)?;
+    if call.query.get("format") == "prometheus" {
+        let reply = Reply::empty(StatusCode::OK).with(CONTENT_TYPE, JSON);
+        let why = "Prometheus is not enabled since its retention time is not positive";
+        return Ok(reply.with_text("x-consul-reason", why));
+    }
+    let prefix = format!("consul.{}", state.node_name);
+    let gauge = |name: &str, value: u64| json!({"Name": name, "Value": value, "Labels": {}});
+    let own = |name: &str, value: u64| gauge(&format!("{prefix}.{name}"), value);
+    let nodes = state.catalog.nodes().count() as u64;
+    let instances = state.catalog.nodes().map(|record| record.services.len() as u64).sum();
+    let gauges: Vec<Value> = vec![
+        own("autopilot.failure_tolerance", 0),
+        own("autopilot.healthy", 1),
+        own("members.servers", 1),
+        own("raft.applied_index", state.index()),
+        own("raft.last_index", state.index()),
+        own("server.isLeader", 1),
+        own("session_ttl.active", state.sessions.with_ttl() as u64),
+        own("state.kv_entries", state.kv.under(b"").count() as u64),
+        own("state.nodes", nodes),
+        own("state.service_instances", instances),
+    ];
+    let metrics = json!({
+        "Timestamp": TIMESTAMP, "Gauges": gauges, "Points": [], "Counters": [], "Samples": [],
+    });
+    Ok(Reply::json(call.style, &metrics))
+}
+
+/// The interval of the numbers; a simulated agent has no date.
+const TIMESTAMP: &str = "1970-01-01 00:00:00 +0000 UTC";

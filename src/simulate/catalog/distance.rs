@@ -1,0 +1,32 @@
+//! `near=`: sorts the entries of an answer by their distance from a node.
+
+use crate::simulate::http::reply::Reply;
+use crate::simulate::http::request::Call;
+use crate::simulate::store::State;
+use serde::Serialize;
+
+/// A reply with the entries, the nearest first if the query asks for it. Nodes without a coordinate
+/// come last. If the node of `near` has none, the order stays.
+pub(crate) fn sorted<T: Serialize>(
+    state: &State,
+    call: &Call,
+    entries: Vec<T>,
+    node: impl Fn(&T) -> &str,
+) -> Reply {
+    let from = match call.query.get("near") {
+        "_agent" => state.node_name.as_str(),
+        name => name,
+    };
+    let Some(from) = state.coordinates.get(from) else {
+        return Reply::json(call.style, &entries);
+    };
+    let distance = |entry: &T| match state.coordinates.get(node(entry)) {
+        Some(coordinate) => coordinate.distance(from),
+        None => f64::INFINITY,
+    };
+    // The code that sorts is large, and this is in the module once for all entries.
+    let mut order: Vec<(f64, usize)> = entries.iter().map(distance).zip(0..).collect();
+    order.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+    let sorted: Vec<&T> = order.iter().map(|(_, index)| &entries[*index]).collect();
+    Reply::json(call.style, &sorted)
+}

@@ -1,0 +1,9 @@
+//! HTTP as Consul speaks it: from the bytes of a request to a handler, and back.
+
+pub(super) mod decode;
+pub(super) mod handler;
+pub(super) mod reply;
+pub(super) mod request;
+pub(super) mod route;
+#[cfg(feature = "server")]
+pub mod serve;

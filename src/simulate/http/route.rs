@@ -1,0 +1,391 @@
+//! Finds the handler of a request, and does what all endpoints have in common.
+
+use super::handler::{Handler, Route};
+use super::reply::{Refusal, Reply, Style};
+use super::request::{Call, Query, unescape};
+use crate::simulate::blocking::{self, ReadOptions};
+use crate::simulate::filter::{self, Filter};
+use crate::simulate::{Agent, DATACENTER, acl, agent, catalog, event, kv, session, status, txn};
+use crate::wire::table::{Endpoint, Location, Verb};
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, LOCATION, VARY};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+/// Every route, area by area.
+fn routes() -> impl Iterator<Item = &'static Route> {
+    [kv::ROUTES, txn::ROUTES, session::ROUTES, status::ROUTES, event::ROUTES]
+        .into_iter()
+        .flatten()
+        .chain(agent::routes())
+        .chain(catalog::routes())
+        .chain(acl::routes())
+}
+
+/// The routes by path. A path that ends in a slash matches all paths below it, as in Go's
+/// `http.ServeMux`.
+struct Mux(BTreeMap<&'static str, BTreeMap<Verb, &'static Route>>);
+
+static MUX: LazyLock<Mux> = LazyLock::new(|| {
+    let mut paths: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+    for route in routes() {
+        let path = route.0.path;
+        let fixed = path.find('{').map_or(path, |parameter| &path[..parameter]);
+        paths.entry(fixed).or_default().entry(route.0.method).or_insert(route);
+    }
+    Mux(paths)
+});
+
+impl Mux {
+    /// The routes of a path, and the rest of the path after their fixed part.
+    fn find<'a>(&self, path: &'a str) -> Option<(&BTreeMap<Verb, &'static Route>, &'a str)> {
+        if let Some(exact) = self.0.get(path) {
+            return Some((exact, ""));
+        }
+        let slashes = path.match_indices('/').map(|(place, _)| place + 1);
+        let split = slashes.rev().find(|end| self.0.contains_key(&path[..*end]))?;
+        Some((self.0.get(&path[..split])?, &path[split..]))
+    }
+}
+
+/// The endpoint of a request; `None` if no path and method match.
+pub(crate) fn endpoint(request: &Request<Bytes>) -> Option<&'static Endpoint> {
+    let (verbs, _) = MUX.find(request.uri().path())?;
+    let route = verbs.iter().find(|(verb, _)| Method::from(**verb) == *request.method());
+    route.map(|(_, route)| route.0)
+}
+
+/// Answers a request: checks the path, finds the route, and adds the headers of all replies.
+pub(crate) async fn answer(agent: &Agent, parts: Parts, body: Bytes) -> Reply {
+    let path = parts.uri.path();
+    let Some(decoded) = unescape(path.as_bytes()) else {
+        return Reply::text(StatusCode::BAD_REQUEST, "400 Bad Request");
+    };
+    if !String::from_utf8_lossy(&decoded).chars().all(is_printable) {
+        return Reply::empty(StatusCode::BAD_REQUEST);
+    }
+    if let Some(target) = redirect(path) {
+        return redirected(&parts.method, &parts.uri, &target);
+    }
+    match MUX.find(path) {
+        Some((verbs, rest)) => {
+            let rest = unescape(rest.as_bytes()).unwrap_or_default();
+            let reply = routed(agent, verbs, rest, parts, body).await;
+            reply
+                .with(VARY, HeaderValue::from_static("Accept-Encoding"))
+                .with_text("x-consul-default-acl-policy", agent.default_policy)
+        }
+        None => unknown(path),
+    }
+}
+
+async fn routed(
+    agent: &Agent,
+    verbs: &BTreeMap<Verb, &'static Route>,
+    rest: Vec<u8>,
+    parts: Parts,
+    body: Bytes,
+) -> Reply {
+    let Some(query) = Query::parse(parts.uri.query().unwrap_or("")) else {
+        return Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "");
+    };
+    if parts.method == Method::OPTIONS {
+        return Reply::done().with(ALLOW, allowed(verbs));
+    }
+    let route = verbs.iter().find(|(verb, _)| Method::from(**verb) == parts.method);
+    let Some((_, route)) = route else {
+        let text = format!("method {} not allowed", parts.method);
+        return Reply::text(StatusCode::METHOD_NOT_ALLOWED, text).with(ALLOW, allowed(verbs));
+    };
+    let style = match (query.has("pretty"), agent.pretty) {
+        (true, _) => Style::IndentedLine,
+        (false, true) => Style::Indented,
+        (false, false) => Style::Compact,
+    };
+    let headers = parts.headers;
+    let mut call = Call { endpoint: route.0, rest, query, headers, body, style, filter: None };
+    dispatch(agent, &route.1, &mut call).await.unwrap_or_else(Reply::from)
+}
+
+async fn dispatch(agent: &Agent, handler: &Handler, call: &mut Call) -> Result<Reply, Refusal> {
+    acl::check_enabled(agent.options.acl.enabled, call)?;
+    match handler {
+        Handler::Now(act) => {
+            check_enterprise(call)?;
+            check_scope(call)?;
+            agent.with(|state| act(state, call))
+        }
+        Handler::Checked(act) => {
+            ReadOptions::parse(call)?;
+            check_enterprise(call)?;
+            check_scope(call)?;
+            agent.with(|state| act(state, call))
+        }
+        Handler::Read(read) => {
+            let options = ReadOptions::parse(call)?;
+            check_enterprise(call)?;
+            (read.check)(call)?;
+            match check_scope(call) {
+                Ok(()) => Ok(agent.read(read, call, &options).await),
+                Err(refusal) => Ok(blocking::failed(read.headers, refusal)),
+            }
+        }
+        Handler::Hashed(read) => {
+            let options = ReadOptions::parse(call)?;
+            check_enterprise(call)?;
+            agent.read_hashed(read, call, &options).await
+        }
+    }
+}
+
+fn takes(endpoint: &Endpoint, parameter: &'static str) -> bool {
+    endpoint.all_options().any(|option| option.location == Location::Query(parameter))
+}
+
+/// Refuses the parameters of Consul Enterprise.
+fn check_enterprise(call: &Call) -> Result<(), Refusal> {
+    // Nodes have no namespace, so the agent does not check for one in the list of nodes.
+    let namespace = takes(call.endpoint, "ns") && call.endpoint.name != "catalog_nodes";
+    let namespace = namespace.then_some(("ns", "X-Consul-Namespace", "Namespaces"));
+    let partition = takes(call.endpoint, "partition");
+    let partition = partition.then_some(("partition", "X-Consul-Partition", "Partitions"));
+    for (parameter, header, noun) in namespace.into_iter().chain(partition) {
+        let place = if !call.query.get(parameter).is_empty() {
+            format!("query parameter: \"{parameter}\"")
+        } else if !call.header(header).is_empty() {
+            format!("header: \"{header}\"")
+        } else {
+            continue;
+        };
+        return Err(Refusal::bad(format!(
+            "Invalid {place} - {noun} are a Consul Enterprise feature"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses other datacenters, and reads the filter.
+fn check_scope(call: &mut Call) -> Result<(), Refusal> {
+    let asked = [call.query.get("datacenter"), call.query.get("dc")];
+    let dc = asked.into_iter().find(|name| !name.is_empty()).unwrap_or(DATACENTER);
+    if takes(call.endpoint, "dc") && dc != DATACENTER {
+        return Err(Refusal::server("No path to datacenter"));
+    }
+    let expression = call.query.get("filter");
+    if let Some(schema) = call.endpoint.filter.and_then(filter::schema::of)
+        && !expression.is_empty()
+    {
+        call.filter = Some(Filter::compile(expression, schema).map_err(Refusal::server)?);
+    }
+    Ok(())
+}
+
+fn allowed(verbs: &BTreeMap<Verb, &'static Route>) -> HeaderValue {
+    let names = verbs.keys().map(|verb| Method::from(*verb).to_string());
+    let list = std::iter::once("OPTIONS".to_owned()).chain(names).collect::<Vec<_>>().join(",");
+    HeaderValue::from_str(&list).unwrap_or(HeaderValue::from_static("OPTIONS"))
+}
+
+fn unknown(path: &str) -> Reply {
+    let text = if path == "/" {
+        return Reply::text(
+            StatusCode::OK,
+            "Consul Agent: UI disabled. To enable, set ui_config.enabled=true in the agent \
+             configuration and restart.",
+        );
+    } else if path.contains("/v1/") {
+        "Invalid URL path: not a recognized HTTP API endpoint\n"
+    } else {
+        "Invalid URL path: if attempting to use the HTTP API, ensure the path starts with '/v1/'\n"
+    };
+    Reply::text(StatusCode::NOT_FOUND, text)
+}
+
+/// Whether the agent accepts a path with this character, as Go's `unicode.IsPrint` decides.
+fn is_printable(c: char) -> bool {
+    let invisible = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    c == ' ' || !(c.is_control() || c.is_whitespace() || invisible)
+}
+
+/// The target of a redirect, for a path that is not clean or lacks the slash at its end.
+fn redirect(path: &str) -> Option<String> {
+    let clean = cleaned(path);
+    if clean != path {
+        return Some(clean);
+    }
+    let below = format!("{path}/");
+    (MUX.find(path).is_none_or(|(_, rest)| !rest.is_empty()) && MUX.0.contains_key(below.as_str()))
+        .then_some(below)
+}
+
+/// The path without empty segments, `.` and `..`.
+fn cleaned(path: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => {
+                segments.pop();
+            }
+            segment => segments.push(segment),
+        }
+    }
+    let mut clean = format!("/{}", segments.join("/"));
+    if path.ends_with('/') && clean != "/" {
+        clean.push('/');
+    }
+    clean
+}
+
+fn redirected(method: &Method, uri: &Uri, target: &str) -> Reply {
+    let location = match uri.query() {
+        Some(query) => format!("{target}?{query}"),
+        None => target.to_owned(),
+    };
+    let mut reply = Reply::empty(StatusCode::TEMPORARY_REDIRECT);
+    if *method == Method::GET {
+        let escaped = location.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        let escaped = escaped.replace('"', "&#34;").replace('\'', "&#39;");
+        reply.body = format!("<a href=\"{escaped}\">Temporary Redirect</a>.\n\n").into();
+        reply = reply.with(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    }
+    match HeaderValue::from_str(&location) {
+        Ok(location) => reply.with(LOCATION, location),
+        Err(_) => reply,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::simulate::control::testing::World;
+    use bytes::Bytes;
+    use http::{Method, Request};
+
+    #[test]
+    fn unknown_paths_are_404_with_consuls_text() {
+        let world = World::new();
+        for path in ["nope", "session/list/", "namespace/x"] {
+            let answer = world.get(path);
+            assert_eq!(answer.status(), 404);
+            assert_eq!(answer.text(), "Invalid URL path: not a recognized HTTP API endpoint\n");
+            assert_eq!(answer.header("vary"), "");
+        }
+        let request = Request::builder().uri("/foo").body(Bytes::new()).expect("a request");
+        assert!(world.send(request).text().contains("ensure the path starts with '/v1/'"));
+    }
+
+    #[test]
+    fn a_wrong_method_is_405_with_the_methods_that_are_right() {
+        let world = World::new();
+        let answer = world.send(World::request(Method::POST, "kv/a", ""));
+        assert_eq!((answer.status(), answer.text()), (405, "method POST not allowed"));
+        assert_eq!(answer.header("allow"), "OPTIONS,GET,PUT,DELETE");
+        let answer = world.send(World::request(Method::OPTIONS, "session/create", ""));
+        assert_eq!((answer.status(), answer.text()), (200, ""));
+        assert_eq!(answer.header("allow"), "OPTIONS,PUT");
+    }
+
+    #[test]
+    fn unclean_paths_are_redirected_with_their_query() {
+        let world = World::new();
+        for (path, location) in [
+            ("kv", "/v1/kv/"),
+            ("session/info", "/v1/session/info/"),
+            ("kv//x?a=1", "/v1/kv/x?a=1"),
+            ("kv/a/../b", "/v1/kv/b"),
+            ("kv/a/./b", "/v1/kv/a/b"),
+            ("kv/a//", "/v1/kv/a/"),
+        ] {
+            let answer = world.put(path, "");
+            assert_eq!((answer.status(), answer.header("location")), (307, location));
+            assert_eq!(answer.text(), "");
+        }
+        let text = "<a href=\"/v1/kv/\">Temporary Redirect</a>.\n\n";
+        assert_eq!(world.get("kv").text(), text);
+    }
+
+    #[test]
+    fn unprintable_characters_are_refused_in_a_path() {
+        let world = World::new();
+        for path in ["kv/%00", "kv/a%0A", "kv/%7F"] {
+            let answer = world.get(path);
+            assert_eq!((answer.status(), answer.text()), (400, ""));
+        }
+    }
+
+    #[test]
+    fn queries_that_go_cannot_read_are_500() {
+        let world = World::new();
+        for path in ["kv/a?x=%zz", "kv/a?a;b"] {
+            let answer = world.get(path);
+            assert_eq!((answer.status(), answer.text()), (500, ""));
+        }
+    }
+
+    #[test]
+    fn another_datacenter_and_enterprise_features_are_refused() {
+        let world = World::new();
+        for path in ["kv/a?dc=nope", "kv/a?dc=dc1&datacenter=nope", "status/leader?dc=nope"] {
+            let answer = world.get(path);
+            assert_eq!((answer.status(), answer.text()), (500, "No path to datacenter"));
+        }
+        assert_eq!(world.get("session/list?dc=nope").header("x-consul-index"), "1");
+        assert_eq!(
+            world.get("kv/a?ns=default").text(),
+            "Invalid query parameter: \"ns\" - Namespaces are a Consul Enterprise feature"
+        );
+        assert_eq!(
+            world.get("kv/a?partition=default").text(),
+            "Invalid query parameter: \"partition\" - Partitions are a Consul Enterprise feature"
+        );
+        assert_eq!(world.get("kv/a?ns=&dc=&ap=x").status(), 404);
+    }
+
+    #[test]
+    fn every_reply_of_an_endpoint_names_the_acl_policy() {
+        let world = World::new();
+        for path in ["kv/none", "status/leader", "session/info/"] {
+            let answer = world.get(path);
+            assert_eq!(answer.header("x-consul-default-acl-policy"), "allow");
+            assert_eq!(answer.header("vary"), "Accept-Encoding");
+        }
+    }
+
+    #[test]
+    fn no_request_makes_it_panic() {
+        let world = World::new();
+        let texts = [
+            "",
+            "%",
+            "%FF",
+            "%2e%2e",
+            "{}",
+            "[",
+            "null",
+            "[null]",
+            "\"x\"",
+            "-1",
+            "99999999999999999999",
+        ];
+        let paths: Vec<_> = super::routes().map(|route| route.0.path).collect();
+        for path in paths {
+            let fixed = path.trim_start_matches("/v1/");
+            let fixed = fixed.find('{').map_or(fixed, |end| &fixed[..end]);
+            for text in texts {
+                for method in [Method::GET, Method::PUT, Method::DELETE] {
+                    let query = text.replace(['{', '}', '[', '"'], "");
+                    let uri = format!(
+                        "/v1/{fixed}{query}?cas={query}&keys&separator={query}&hash={query}"
+                    );
+                    let request = Request::builder().method(method).uri(uri);
+                    if let Ok(request) = request.body(Bytes::copy_from_slice(text.as_bytes())) {
+                        world.start(request);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The client: calls, watches and views, against servers within the tests.
+
+mod connections;
+mod failover;
+mod hostile;
+mod http_transport;
+mod methods;
+mod secrets;
+#[path = "../support/mod.rs"]
+mod support;
+mod tls;
+mod view;
+mod watch;

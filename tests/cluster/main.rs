@@ -1,0 +1,15 @@
+//! A cluster's nodes on a simulated agent whose clock the tests move.
+
+mod data_plane;
+mod election;
+mod keys;
+mod log_lines;
+mod losses;
+mod nodes;
+mod observer;
+mod replication;
+mod start;
+mod storage;
+mod stores;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,99 @@
+//! The leader's plans.
+
+use consul_ffi::cluster::replication::map::{Change, ChangeKind, Disk, NodeId};
+use consul_ffi::cluster::replication::plan::{MAX_CHANGES, Map, Member, Planner, Presence};
+use consul_ffi::cluster::replication::state::Report;
+use std::collections::BTreeSet;
+
+fn members(count: u64) -> Vec<Member> {
+    let member = |number: u64| Member {
+        id: format!("n{number}").into(),
+        zone: String::new(),
+        weight: 1.0,
+        disk: Disk(number),
+        presence: Presence::Live,
+        report: Report::default(),
+    };
+    (1..=count).map(member).collect()
+}
+
+fn next(map: &Map, members: &[Member], stuck: &[(u32, u64)], accepted: &[u32]) -> Map {
+    let stuck: BTreeSet<_> = stuck.iter().copied().collect();
+    let accepted: BTreeSet<_> = accepted.iter().copied().collect();
+    let planner =
+        Planner { members, replicas: 3, may_plan: true, stuck: &stuck, accepted: &accepted };
+    map.next(&planner).unwrap_or_else(|| map.clone())
+}
+
+fn first(shards: usize, members: &[Member]) -> Map {
+    let (stuck, accepted) = Default::default();
+    let planner =
+        Planner { members, replicas: 3, may_plan: true, stuck: &stuck, accepted: &accepted };
+    Map::first(shards, 1, &planner)
+}
+
+fn changes(map: &Map) -> Vec<Change> {
+    let slots = map.shards.iter().flat_map(|entry| &entry.slots);
+    slots.filter_map(|slot| slot.change.clone()).collect()
+}
+
+#[test]
+fn a_limited_number_of_changes_is_in_progress() {
+    let map = first(8192, &members(3));
+    let joined = next(&map, &members(4), &[], &[]);
+    assert_eq!(changes(&joined).len(), MAX_CHANGES);
+    assert_eq!(changes(&next(&joined, &members(4), &[], &[])).len(), MAX_CHANGES);
+    // A lost disk is one change for each of its shards.
+    let mut lost = members(3);
+    lost[0].disk = Disk(99);
+    assert_eq!(changes(&next(&map, &lost, &[], &[])).len(), MAX_CHANGES);
+}
+
+/// A map of one shard on n1 to n3 with a failover of n1 to n4.
+fn failing_over() -> (Map, Vec<Member>) {
+    let mut map = first(1, &members(3));
+    let slots = &mut map.shards[0].slots;
+    let slot = slots.iter_mut().find(|it| it.holder.as_ref().is_some_and(|it| *it.node == *"n1"));
+    slot.expect("n1").change = Some(Change::new(ChangeKind::Failover, "n4".into(), 1));
+    let mut members = members(5);
+    members[0].presence = Presence::Gone;
+    (map, members)
+}
+
+#[test]
+fn a_failover_whose_target_fails_gets_another_one_unless_its_sources_are_away() {
+    let (map, mut members) = failing_over();
+    let target = |map: &Map| changes(map)[0].to.clone();
+    assert_eq!(target(&next(&map, &members, &[], &[])), NodeId::from("n4"));
+    assert_eq!(target(&next(&map, &members, &[(0, 1)], &[])), NodeId::from("n5"));
+    members[1].presence = Presence::Down;
+    assert_eq!(target(&next(&map, &members, &[(0, 1)], &[])), NodeId::from("n4"));
+}
+
+#[test]
+fn an_accepted_loss_is_that_of_the_nodes_that_are_away() {
+    let (map, mut members) = failing_over();
+    members[1].presence = Presence::Down;
+    let of_n4 =
+        |map: &Map| changes(map).into_iter().find(|it| *it.to == *"n4").expect("a failover");
+    let nodes = |ids: &[&str]| ids.iter().map(|id| NodeId::from(*id)).collect::<BTreeSet<_>>();
+    let lost = |map: &Map| of_n4(map).lost.into_iter().collect::<BTreeSet<_>>();
+    assert!(lost(&next(&map, &members, &[], &[])).is_empty());
+    let accepted = next(&map, &members, &[], &[0]);
+    assert_eq!(lost(&accepted), nodes(&["n1", "n2"]));
+    assert_eq!(of_n4(&accepted).since, 1, "what was copied stays");
+    assert_eq!(changes(&accepted).len(), 2, "n2 is replaced too");
+    // It is back with its replica, and is copied too.
+    members[1].presence = Presence::Live;
+    assert_eq!(lost(&next(&accepted, &members, &[], &[0])), nodes(&["n1"]));
+}
+
+#[test]
+fn the_loss_of_all_disks_can_be_accepted() {
+    let map = first(1, &members(3));
+    let mut members = members(3);
+    members.iter_mut().for_each(|member| member.disk = Disk(member.disk.0 + 100));
+    let accepted = next(&map, &members, &[], &[0]);
+    assert_eq!(changes(&accepted).len(), 3);
+    assert!(changes(&accepted).iter().all(|change| change.lost.len() == 3));
+}

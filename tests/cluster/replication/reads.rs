@@ -1,0 +1,222 @@
+//! Which replicas a read asks, when it asks another one, and what it says without a quorum, on a clock that
+//! the tests advance.
+
+use consul_ffi::clock::{BoxFuture, Clock, Instant, ManualClock};
+use consul_ffi::cluster::replication::clock::VersionClock;
+use consul_ffi::cluster::replication::map::{
+    Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Slot,
+};
+use consul_ffi::cluster::replication::message::{NotReady, Outcome, Reply, Request};
+use consul_ffi::cluster::replication::peers::{Entries, Peers, Runtime};
+use consul_ffi::cluster::replication::quorum::Router;
+use consul_ffi::cluster::replication::record::{HybridTime, Range, Version};
+use consul_ffi::cluster::replication::rules::Rules;
+use consul_ffi::error::Error;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Nodes whose answers take these times; without one, a node refuses at once, with this outcome if it is
+/// not that it is sealed.
+#[derive(Clone, Default)]
+struct Nodes {
+    clock: ManualClock,
+    times_ms: Arc<Mutex<BTreeMap<NodeId, u64>>>,
+    refusals: Arc<Mutex<BTreeMap<NodeId, Outcome>>>,
+    asked: Arc<Mutex<Vec<NodeId>>>,
+}
+
+impl Peers for Nodes {
+    fn ask(&self, node: &NodeId, _: Request) -> BoxFuture<'static, Result<Reply, Error>> {
+        self.asked.lock().expect("no panic").push(node.clone());
+        let ms = self.times_ms.lock().expect("no panic").get(node).copied();
+        let answer = self.clock.sleep(Duration::from_millis(ms.unwrap_or(0)));
+        let horizon = Version::default();
+        let refusal = self.refusals.lock().expect("no panic").get(node).cloned();
+        let outcome = match ms {
+            Some(_) => Outcome::Page { records: Vec::new(), is_last: true, horizon },
+            None => refusal.unwrap_or(Outcome::NotReady(NotReady::Sealed)),
+        };
+        Box::pin(async move {
+            answer.await;
+            Ok(Reply { time: HybridTime::default(), outcome })
+        })
+    }
+}
+
+impl Runtime for Nodes {
+    fn clock(&self) -> &dyn Clock {
+        &self.clock
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.clock.spawn(task);
+    }
+
+    fn fraction(&self) -> f64 {
+        0.5
+    }
+}
+
+impl Nodes {
+    fn take(&self, node: &str, ms: Option<u64>) {
+        let mut times = self.times_ms.lock().expect("no panic");
+        times.remove(node);
+        times.extend(ms.map(|ms| (NodeId::from(node), ms)));
+    }
+
+    /// Three replicas that take 10 ms, and a process that reads two of them.
+    fn new() -> (Self, Router) {
+        let nodes = Nodes::default();
+        let slot = |node: &str| {
+            nodes.take(node, Some(10));
+            Slot::of(Place { node: node.into(), disk: Disk(1), is_first: true })
+        };
+        let entries = Arc::new(Entries::default());
+        entries.learn(0, &Entry { epoch: 1, slots: ["n1", "n2", "n3"].map(slot).into() });
+        let router = Router {
+            entries,
+            peers: Arc::new(nodes.clone()),
+            runtime: Arc::new(nodes.clone()),
+            clock: Arc::new(VersionClock::new(|| 0, Duration::from_secs(1), 1)),
+            quorums: Quorums { replicas: 3, write: 2, read: 2 },
+            times: Arc::default(),
+            rules: Rules::default(),
+        };
+        (nodes, router)
+    }
+
+    /// Runs a call, which has a time limit in milliseconds, to its end.
+    fn run<T: Send + 'static>(
+        &self,
+        limit_ms: u64,
+        call: impl FnOnce(Instant) -> BoxFuture<'static, T>,
+    ) -> T {
+        let done = Arc::new(Mutex::new(None));
+        let result = Arc::clone(&done);
+        let call = call(self.clock.now() + Duration::from_millis(limit_ms));
+        self.clock.spawn(async move {
+            *result.lock().expect("no panic") = Some(call.await);
+        });
+        self.clock.run_until_stalled();
+        loop {
+            if let Some(result) = done.lock().expect("no panic").take() {
+                return result;
+            }
+            self.clock.advance(Duration::from_millis(1));
+        }
+    }
+
+    /// How many replicas a read has asked, and how long it took.
+    fn read(&self, router: &Router) -> (usize, u64) {
+        self.asked.lock().expect("no panic").clear();
+        let (begun, router) = (self.clock.now(), router.clone());
+        let page = self.run(60_000, |deadline| {
+            Box::pin(async move { router.read(0, &Range::all(), 10, deadline).await })
+        });
+        page.expect("a quorum");
+        let took = (self.clock.now() - begun).as_millis() as u64;
+        (self.asked.lock().expect("no panic").len(), took)
+    }
+}
+
+#[test]
+fn a_read_asks_as_many_replicas_as_it_needs() {
+    let (nodes, router) = Nodes::new();
+    for _ in 0..100 {
+        assert_eq!(nodes.read(&router), (2, 10));
+    }
+}
+
+#[test]
+fn a_replica_that_refuses_is_replaced_at_once_and_asked_last_from_then_on() {
+    let (nodes, router) = Nodes::new();
+    nodes.take("n1", None);
+    assert_eq!(nodes.read(&router), (3, 10));
+    for _ in 0..20 {
+        assert_eq!(nodes.read(&router), (2, 10));
+    }
+}
+
+#[test]
+fn a_replica_that_has_become_slow_costs_one_read_some_time() {
+    let (nodes, router) = Nodes::new();
+    (0..100).for_each(|_| _ = nodes.read(&router));
+    for slow in ["n1", "n2", "n3"] {
+        nodes.take(slow, Some(5000));
+        let reads: Vec<_> = (0..200).map(|_| nodes.read(&router)).collect();
+        nodes.take(slow, Some(10));
+        // After the time of the other answers another replica is asked.
+        assert!(reads.iter().all(|(_, took)| *took <= 20), "{reads:?}");
+        let asked_more = reads.iter().filter(|(asked, _)| *asked == 3).count();
+        assert!(asked_more <= 20, "{asked_more} of 200 reads asked another replica");
+    }
+}
+
+#[test]
+fn at_most_one_in_ten_reads_asks_another_replica_until_it_is_late() {
+    let (nodes, router) = Nodes::new();
+    (0..100).for_each(|_| _ = nodes.read(&router));
+    // Now the fast ones are slow, the slow ones fast: no order is right for long.
+    let mut asked_more = 0;
+    for number in 0..500 {
+        for (index, node) in ["n1", "n2", "n3"].iter().enumerate() {
+            nodes.take(node, Some(if number % 3 == index { 60 } else { 10 }));
+        }
+        let (asked, took) = nodes.read(&router);
+        asked_more += asked - 2;
+        assert!(took <= 60, "{took}");
+    }
+    assert!(asked_more <= 60, "{asked_more} of 500 reads asked another replica");
+    // All three stall; the third is asked when the read is late.
+    ["n1", "n2", "n3"].iter().for_each(|node| nodes.take(node, Some(5000)));
+    assert_eq!(nodes.read(&router), (3, 5000));
+}
+
+#[test]
+fn a_request_without_a_quorum_names_each_replica_that_does_not_count_and_why() {
+    let (nodes, mut router) = Nodes::new();
+    router.quorums = Quorums { replicas: 5, write: 3, read: 3 };
+    let slot = |node: &str| Slot::of(Place { node: node.into(), disk: Disk(1), is_first: true });
+    let mut slots: Vec<Slot> = ["n1", "n2", "n3", "n4"].map(slot).into();
+    let (kind, to) = (ChangeKind::Failover, "n6".into());
+    slots[3].change = Some(Change::new(kind, to, 2));
+    slots.push(Slot::default());
+    router.entries.learn(0, &Entry { epoch: 2, slots });
+    nodes.take("n1", None);
+    let long = Outcome::Failed("no room ".repeat(1000));
+    nodes.refusals.lock().expect("no panic").insert("n3".into(), long);
+    nodes.take("n2", Some(5000));
+    nodes.take("n3", None);
+    let reader = router.clone();
+    let read = nodes.run(1000, |deadline| {
+        Box::pin(async move { reader.read(0, &Range::all(), 10, deadline).await })
+    });
+    let write = nodes.run(1000, |deadline| {
+        Box::pin(async move { router.write(0, vec![("id".into(), None)], deadline).await })
+    });
+    let no_room = "no room ".repeat(1000);
+    for (what, why) in [("read", read.map(drop)), ("write", write.map(drop))] {
+        let expected = format!(
+            "the {what} of shard 0 has no quorum: 0 of 3 replicas; n1: its replica is sealed for a \
+             move; n3: {}; n2: no answer within 1000 ms; n4: it is being replaced by n6; a replica has \
+             no node yet",
+            &no_room[..196]
+        );
+        assert_eq!(why.expect_err("no quorum").message(), expected);
+    }
+}
+
+#[test]
+fn a_read_says_which_replicas_it_had_no_time_to_ask() {
+    let (nodes, router) = Nodes::new();
+    ["n1", "n2", "n3"].iter().for_each(|node| nodes.take(node, Some(5000)));
+    let read = nodes.run(50, |deadline| {
+        Box::pin(async move { router.read(0, &Range::all(), 10, deadline).await })
+    });
+    assert_eq!(
+        read.expect_err("no quorum").message(),
+        "the read of shard 0 has no quorum: 0 of 2 replicas; n1: no answer within 50 ms; n2: no answer \
+         within 50 ms; n3: not asked"
+    );
+}

@@ -1,0 +1,511 @@
+//! What the leader does, and when it waits.
+
+use super::*;
+use crate::support::lines::logged;
+use consul_ffi::cluster::Mode;
+use consul_ffi::cluster::stores::ShardStatus;
+use consul_ffi::simulate::Fault;
+use std::sync::atomic::Ordering;
+use tracing::Level;
+
+/// Where nodes and operators say something about the store.
+const MEMBERS: &str = "/v1/kv/tsdb/cluster/shards/members/points/";
+
+impl Cases {
+    /// What a node or an operator has said.
+    fn said(&self, what: &str) -> Option<String> {
+        self.world.value(&format!("{MEMBERS}{what}"))
+    }
+
+    fn map(&self) -> String {
+        self.world.value("/v1/kv/tsdb/cluster/shards/maps/points").expect("a map")
+    }
+
+    fn version(&self) -> u64 {
+        let map = self.map();
+        let (_, version) = map.split_once("\"version\":").expect("a version");
+        let digits = version.split(|it: char| !it.is_ascii_digit()).next();
+        digits.and_then(|it| it.parse().ok()).expect("a number")
+    }
+}
+
+#[test]
+fn a_node_that_stays_away_is_replaced() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(5);
+    cases.fill(&nodes[0], "before");
+    cases.stop(&nodes[4]);
+    cases.wait_until(120, || nodes[0].holders() == set(&["n1", "n2", "n3", "n4"]));
+    cases.wait_until(60, || nodes[0].is_settled(3));
+    cases.has(&nodes[0], "before");
+}
+
+#[test]
+fn a_wiped_consul_gets_the_map_back_in_new_epochs() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(3);
+    cases.fill(&nodes[0], "before");
+    let before: Vec<u64> = nodes[0].store.status().iter().map(|it| it.epoch).collect();
+    cases.world.agent.restart(Retained::Nothing);
+    cases.wait_until(90, || {
+        nodes.iter().all(|node| {
+            let after = node.store.status();
+            after.iter().zip(&before).all(|(after, before)| after.epoch > *before)
+        })
+    });
+    cases.has(&nodes[2], "before");
+    cases.fill(&nodes[1], "after");
+}
+
+#[test]
+fn all_nodes_start_again_on_a_wiped_consul() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(3);
+    cases.fill(&nodes[0], "before");
+    cases.world.wait(Duration::from_secs(10));
+    nodes.iter().for_each(|node| cases.kill(node));
+    cases.world.agent.restart(Retained::Nothing);
+    let back: Vec<Process> =
+        (1..=3).map(|n| cases.start(&format!("n{n}"), &nodes[n - 1].disk)).collect();
+    cases.world.wait(Duration::from_secs(60));
+    cases.has(&back[1], "before");
+}
+
+#[test]
+fn a_node_with_other_quorums_is_refused() {
+    let cases = Cases::new();
+    let _nodes = cases.nodes(3);
+    let options = Cases::options("n4");
+    let quorums = Quorums { replicas: 3, write: 3, read: 1 };
+    let store = StoreOptions { quorums, ..StoreOptions::new("points", &options) };
+    let other = cases.start_with(options, store, &Disk::new());
+    let why = cases.world.run(other.store.ready()).expect_err("another configuration");
+    assert_eq!(why.kind(), Kind::Conflict);
+    assert!(why.message().contains("write_quorum = 2"), "{why}");
+}
+
+#[test]
+fn without_enough_replicas_a_read_says_so_until_an_operator_accepts_the_loss() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(4);
+    cases.fill(&nodes[0], "before");
+    let gone = ["n3", "n4"];
+    nodes[2..].iter().for_each(|node| cases.kill(node));
+    // Longer than `replace_after`: nothing is planned while the map is frozen.
+    cases.world.wait(Duration::from_secs(90));
+    assert!(nodes[0].store.status().iter().all(|it| it.targets.is_empty()));
+    cases.world.run(nodes[0].cluster.thaw()).expect("the right to write");
+    cases.world.wait(Duration::from_secs(10));
+    let status = nodes[0].store.status();
+    let risky: Vec<u32> = status.iter().filter(|it| it.is_at_risk).map(|it| it.shard).collect();
+    assert!(!risky.is_empty(), "{status:?}");
+    let range = Range::all();
+    let deadline = cases.deadline(2);
+    let key = (0..).map(|it: u32| it.to_string());
+    let key = key.into_iter().find(|key| nodes[0].store.shard_of(key.as_bytes()) == risky[0]);
+    let key = key.expect("a key of each shard");
+    let read = nodes[0].store.read(key.as_bytes(), &range, 1, deadline);
+    let why = cases.world.run(read).expect_err("one of three replicas");
+    assert_eq!(why.kind(), Kind::NotReady);
+    for shard in &risky {
+        cases.world.run(nodes[0].store.accept_loss(*shard)).expect("the right to write");
+    }
+    cases.wait_until(120, || {
+        let status = nodes[0].store.status();
+        risky.iter().all(|shard| !status[*shard as usize].is_at_risk)
+    });
+    let read = nodes[0].store.read(key.as_bytes(), &range, 1, cases.deadline(5));
+    cases.world.run(read).expect("two replicas again");
+    let word = format!("accepted/{}", risky[0]);
+    assert!(cases.said(&word).is_some(), "two nodes are still away");
+    let _back = gone.map(|id| cases.start(id, &Disk::new()));
+    cases.wait_until(200, || cases.said(&word).is_none());
+}
+
+#[test]
+fn an_operator_who_accepts_a_loss_does_not_wait_for_the_time_of_a_replacement() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(4);
+    cases.fill(&nodes[0], "before");
+    cases.kill(&nodes[3]);
+    let status = nodes[0].store.status();
+    let holds = |it: &&ShardStatus| it.holders.iter().any(|node| **node == *"n4");
+    let shard = status.iter().find(holds).expect("a shard of n4").shard;
+    cases.world.run(nodes[0].store.accept_loss(shard)).expect("the right to write");
+    cases.wait_until(65, || {
+        let after = &nodes[0].store.status()[shard as usize];
+        after.targets.is_empty() && !holds(&after)
+    });
+    cases.has(&nodes[0], "before");
+}
+
+/// A leader's clock may be a day ahead.
+#[test]
+fn a_node_that_went_down_in_the_future_is_replaced_as_others_are() {
+    let cases = Cases::new();
+    let start = |id: &str, ahead_s: u64, rank_s: u64| {
+        let epoch = Duration::from_secs(1_700_000_000 + ahead_s);
+        let options = Options { epoch, ..Cases::options(id) };
+        let process =
+            cases.start_with(options.clone(), StoreOptions::new("points", &options), &Disk::new());
+        cases.world.wait(Duration::from_secs(rank_s));
+        process
+    };
+    let nodes = [
+        start("n1", 86_400, 20),
+        start("n2", 0, 0),
+        start("n3", 0, 0),
+        start("n4", 0, 0),
+        start("n5", 0, 0),
+    ];
+    cases.world.run(nodes[1].store.ready()).expect("a map");
+    cases.wait_until(60, || nodes[1].is_settled(3) && nodes[1].holders().len() == 5);
+    assert!(nodes[0].cluster.is_leader());
+    cases.kill(&nodes[4]);
+    cases.world.wait(Duration::from_secs(30));
+    assert!(cases.map().contains("\"n5\":"), "it is down: {}", cases.map());
+    nodes[0].cluster.hand_over();
+    cases.wait_until(120, || !nodes[1].holders().contains("n5"));
+}
+
+#[test]
+fn a_leader_changes_nothing_before_each_live_node_has_given_its_word() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(4);
+    cases.fill(&nodes[0], "before");
+    cases.world.wait(Duration::from_secs(20));
+    // It is back, and its program has not opened the store yet.
+    cases.kill(&nodes[2]);
+    let client = cases.world.client();
+    let silent = Cluster::new(Arc::clone(&client), client, Cases::options("n3")).expect("options");
+    let running = Arc::clone(&silent);
+    cases.world.clock.spawn(async move { _ = running.run().await });
+    cases.world.run(silent.started()).expect("it joins");
+    let drain = nodes[0].cluster.set_mode("n4", Mode::Draining);
+    cases.world.run(drain).expect("the right to do so");
+    for _ in 0..80 {
+        cases.world.wait(Duration::from_millis(100));
+        assert!(nodes[0].is_settled(3), "n3 has not given its word");
+    }
+    cases.wait_until(20, || !nodes[0].is_settled(3));
+}
+
+#[test]
+fn the_first_map_waits_for_as_many_nodes_as_a_shard_has_replicas() {
+    let cases = Cases::new();
+    let early = ["n1", "n2"].map(|id| cases.start(id, &Disk::new()));
+    cases.world.wait(Duration::from_secs(10));
+    let late = cases.start("n3", &Disk::new());
+    cases.world.run(late.store.ready()).expect("a map");
+    assert!(early[0].is_settled(3), "{:?}", early[0].store.status());
+}
+
+#[test]
+fn a_first_map_of_fewer_nodes_is_filled_when_others_come() {
+    let cases = Cases::new();
+    let early = ["n1", "n2"].map(|id| cases.start(id, &Disk::new()));
+    cases.world.run(early[0].store.ready()).expect("a map");
+    cases.fill(&early[0], "before");
+    let late = cases.start("n3", &Disk::new());
+    cases.is_filled_again(&late);
+    cases.kill(&early[0]);
+    cases.has(&late, "before");
+}
+
+#[test]
+fn a_new_leader_leaves_a_gap_for_versions_that_consul_may_have_lost() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(4);
+    cases.world.wait(Duration::from_secs(20));
+    let before = cases.version();
+    let leader = nodes.iter().find(|node| node.cluster.is_leader()).expect("a leader");
+    leader.cluster.hand_over();
+    cases.wait_until(60, || {
+        !leader.cluster.is_leader() && nodes.iter().any(|it| it.cluster.is_leader())
+    });
+    let drain = nodes[0].cluster.set_mode("n4", Mode::Draining);
+    cases.world.run(drain).expect("the right to do so");
+    cases.wait_until(60, || cases.version() > before);
+    assert!(cases.version() > before + 999, "{before}, then {}", cases.version());
+}
+
+/// Its own copy of the map is old, and so is nothing that Consul has.
+#[test]
+fn a_leader_with_an_old_map_waits_for_the_nodes_that_know_a_newer_one() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(4);
+    cases.fill(&nodes[0], "before");
+    cases.world.wait(Duration::from_secs(20));
+    let old = cases.world.run(nodes[0].disk.kept("map")).expect("memory").expect("a map");
+    let drain = nodes[0].cluster.set_mode("n4", Mode::Draining);
+    cases.world.run(drain).expect("the right to do so");
+    cases.wait_until(60, || nodes[3].store.holds_none());
+    cases.world.wait(Duration::from_secs(20));
+    nodes.iter().for_each(|node| cases.kill(node));
+    cases.world.agent.restart(Retained::Nothing);
+    cases.world.run(nodes[0].disk.keep("map", old)).expect("memory");
+    let first = cases.start("n1", &nodes[0].disk);
+    let _others = [1, 2].map(|it| cases.start(&format!("n{}", it + 1), &nodes[it].disk));
+    cases.wait_until(90, || first.holders() == set(&["n1", "n2", "n3"]));
+    cases.has(&first, "before");
+}
+
+#[test]
+fn a_move_without_progress_is_cancelled_and_a_failover_gets_another_target() {
+    let cases = Cases::new();
+    let start = |n: usize| {
+        let options = Cases::options(&format!("n{n}"));
+        let move_timeout = Duration::from_secs(10);
+        let store = StoreOptions { move_timeout, ..StoreOptions::new("points", &options) };
+        cases.start_with(options, store, &Disk::new())
+    };
+    let nodes = [1, 2, 3, 4].map(start);
+    cases.world.run(nodes[0].store.ready()).expect("a map");
+    cases.fill(&nodes[0], "before");
+    let full = start(5);
+    cases.wait_until(20, || full.store.holder().is_some());
+    full.disk.is_full.store(true, Ordering::Relaxed);
+    let to_full = |it: &ShardStatus| it.targets.iter().any(|(node, _)| **node == *"n5");
+    cases.wait_until(60, || nodes[0].store.status().iter().any(to_full));
+    let planned = nodes[0].store.status().into_iter().find(to_full).expect("a move");
+    cases.wait_until(30, || nodes[0].store.status()[planned.shard as usize].epoch > planned.epoch);
+    cases.kill(&nodes[3]);
+    let holds =
+        |id: &'static str| move |it: &ShardStatus| it.holders.iter().any(|node| **node == *id);
+    cases.wait_until(200, || !nodes[0].store.status().iter().any(holds("n4")));
+    assert!(!nodes[0].store.status().iter().any(holds("n5")), "it stores nothing");
+    cases.has(&nodes[0], "before");
+}
+
+#[test]
+fn lines_about_records_that_cannot_be_read_are_limited() {
+    let cases = Cases::new();
+    let _nodes = cases.nodes(3);
+    let key = "/v1/kv/tsdb/cluster/shards/members/points/nodes/other";
+    logged(Level::INFO, Arc::new(cases.world.clock.clone()), |lines| {
+        for turn in 0..40 {
+            cases.world.send("PUT", key, &format!("not a record {turn}"));
+            cases.world.wait(Duration::from_millis(200));
+        }
+        cases.world.wait(Duration::from_secs(12));
+        cases.world.send("PUT", key, "again");
+        cases.world.wait(Duration::from_secs(1));
+        let text = lines.text();
+        let of_kind = text.lines().filter(|line| line.contains("not a record of a node")).count();
+        assert!((1..=21).contains(&of_kind), "{of_kind} lines");
+        assert!(text.contains(" left_out="), "{text}");
+    });
+}
+
+/// A node that is away keeps its shards for `replace_after`, also if Consul has lost what it had reported.
+#[test]
+fn a_node_whose_report_is_lost_is_not_gone_at_once() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(4);
+    cases.fill(&nodes[0], "before");
+    cases.world.wait(Duration::from_secs(20));
+    let before: Vec<_> = nodes[0].store.status();
+    cases.world.send("DELETE", "/v1/kv/tsdb/cluster/shards/members/points/nodes/n4", "");
+    for _ in 0..50 {
+        cases.world.wait(Duration::from_millis(100));
+        let changing = nodes[0].store.status().into_iter().find(|it| !it.targets.is_empty());
+        assert!(changing.is_none(), "n4 is live, and is replaced: {changing:?}, was {before:?}");
+    }
+    assert!(cases.said("nodes/n4").is_some(), "it has written its record again");
+}
+
+/// A permission that is missing for some seconds does not end a node's store forever.
+#[test]
+fn a_refusal_of_consul_that_passes_does_not_end_a_store() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(3);
+    cases.fill(&nodes[1], "before");
+    cases.world.wait(Duration::from_secs(20));
+    let status = Some(http::StatusCode::FORBIDDEN);
+    let clients = vec!["1".to_owned()];
+    cases.world.agent.add_fault(Fault { clients, status, status_chance: 1.0, ..Fault::default() });
+    cases.world.wait(Duration::from_secs(8));
+    cases.world.agent.clear_faults();
+    cases.world.wait(Duration::from_secs(60));
+    cases.write(&nodes[1], "after", "after").expect("the permission is back");
+}
+
+/// What an observer knows of a store that has ended must not make the new one unusable.
+#[test]
+fn an_observer_of_an_earlier_store_does_not_disturb_a_new_one() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(3);
+    let observer = cases.observe("gateway");
+    cases.fill(&nodes[0], "before");
+    // Something that gives the shards new epochs.
+    let before = observer.status();
+    cases.world.agent.restart(Retained::Nothing);
+    cases.wait_until(90, || {
+        observer.status().iter().zip(&before).all(|(after, before)| after.epoch > before.epoch)
+    });
+    cases.has(&nodes[0], "before");
+    cases.world.wait(Duration::from_secs(20));
+    // The cluster is made again, with empty disks; the observer goes on.
+    nodes.iter().for_each(|node| cases.kill(node));
+    cases.world.agent.restart(Retained::Nothing);
+    let nodes = cases.nodes(3);
+    cases.fill(&nodes[0], "new");
+    let range = Range::all();
+    let read = observer.read(b"new-1", &range, 1, cases.deadline(2));
+    let read = cases.world.run(read);
+    for turn in 0..24 {
+        let written = cases.write(&nodes[0], "new-1", "again");
+        if written.is_ok() && turn > 0 {
+            assert_eq!(cases.read(&nodes[0], "new-2").as_deref(), Some("new"));
+            return;
+        }
+        cases.world.wait(Duration::from_secs(5));
+    }
+    let written = cases.write(&nodes[0], "new-1", "again");
+    let status = nodes[0].store.status();
+    panic!("after 2 minutes: {written:?}; the observer's read: {read:?}; {status:?}");
+}
+
+/// A change of many shards at once fits into what Consul takes.
+#[test]
+fn the_largest_store_has_shards_moved_to_a_node_that_joins() {
+    let cases = Cases::new();
+    let start = |id: &str| {
+        let options = Options { shards: 8192, ..Cases::options(id) };
+        let store = StoreOptions::new("points", &options);
+        cases.start_with(options, store, &Disk::new())
+    };
+    let nodes = ["n1", "n2", "n3"].map(start);
+    cases.world.run(nodes[0].store.ready()).expect("a map");
+    let joined = start("n4");
+    cases.world.run(joined.store.ready()).expect("a map");
+    cases.wait_until(40, || joined.store.status().iter().any(|it| !it.targets.is_empty()));
+}
+
+/// After Consul lost its data an entry does not change before each of its holders has said what it knows.
+#[test]
+fn a_node_that_is_away_when_consul_is_wiped_keeps_its_shards_until_it_can_be_asked() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(5);
+    cases.fill(&nodes[0], "before");
+    cases.world.wait(Duration::from_secs(10));
+    cases.kill(&nodes[4]);
+    cases.world.agent.restart(Retained::Nothing);
+    let held = |id: &str| {
+        let holds = |it: &ShardStatus| it.holders.iter().any(|node| **node == *id);
+        nodes[0].store.status().into_iter().filter(holds).count()
+    };
+    let before = held("n5");
+    assert!(before > 0);
+    // Longer than `replace_after`, and some time for a leader.
+    cases.world.wait(Duration::from_secs(150));
+    assert_eq!(held("n5"), before);
+    // The leader does not write the same map again and again.
+    let version = cases.version();
+    cases.world.wait(Duration::from_secs(20));
+    assert_eq!(cases.version(), version);
+    let back = cases.start("n5", &nodes[4].disk);
+    cases.wait_until(60, || back.is_settled(3));
+    cases.has(&back, "before");
+}
+
+/// Two of three replicas answer also while the third cannot be asked after a wipe.
+#[test]
+fn a_wiped_consul_while_one_node_is_away_does_not_stop_the_others() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(5);
+    cases.fill(&nodes[0], "before");
+    cases.world.wait(Duration::from_secs(10));
+    cases.kill(&nodes[4]);
+    cases.world.agent.restart(Retained::Nothing);
+    cases.world.wait(Duration::from_secs(60));
+    cases.fill(&nodes[0], "meanwhile");
+}
+
+/// The time since which a node is away does not begin again with a new leader.
+#[test]
+fn a_new_leader_replaces_a_node_as_soon_as_the_last_one_would_have() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(6);
+    cases.world.wait(Duration::from_secs(5));
+    let leader = nodes.iter().position(|node| node.cluster.is_leader()).expect("a leader");
+    let lost = (leader + 1) % 6;
+    let seen = (leader + 2) % 6;
+    let lost_id = nodes[lost].cluster.options().node_id.clone();
+    cases.kill(&nodes[lost]);
+    let died = cases.world.clock.now();
+    cases.world.wait(Duration::from_secs(45));
+    nodes[leader].cluster.hand_over();
+    cases.wait_until(120, || {
+        let status = nodes[seen].store.status();
+        !status.iter().any(|it| it.holders.iter().any(|node| **node == *lost_id))
+    });
+    let took = cases.world.clock.now() - died;
+    assert!(took < Duration::from_secs(100), "replaced after {took:?}");
+}
+
+/// A clock that is wrong refuses its own node's writes, and nobody else's.
+#[test]
+fn a_node_whose_clock_is_a_day_ahead_does_not_stop_the_writes_of_others() {
+    let cases = Cases::new();
+    let start = |id: &str, ahead_s: u64| {
+        let epoch = Duration::from_secs(1_700_000_000 + ahead_s);
+        let options = Options { epoch, ..Cases::options(id) };
+        let repair_every = Duration::from_secs(30);
+        let store = StoreOptions { repair_every, ..StoreOptions::new("points", &options) };
+        cases.start_with(options, store, &Disk::new())
+    };
+    let nodes = [start("n1", 86_400), start("n2", 0), start("n3", 0)];
+    cases.world.run(nodes[1].store.ready()).expect("a map");
+    cases.fill(&nodes[1], "before");
+    cases.world.wait(Duration::from_secs(90));
+    let write = |number: u32| cases.write(&nodes[1], &format!("after-{number}"), "after").err();
+    let refused: Vec<String> =
+        (0..40).filter_map(write).map(|error| error.message().to_owned()).collect();
+    assert!(refused.is_empty(), "{} of 40 writes, such as: {}", refused.len(), refused[0]);
+}
+
+#[test]
+fn the_first_map_can_be_changed_at_once() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(3);
+    let first = nodes[0].store.status();
+    cases.kill(&nodes[1]);
+    let _back = cases.start("n2", &Disk::new());
+    cases.wait_until(3, || {
+        nodes[0].store.status().iter().zip(&first).all(|(now, first)| now.epoch > first.epoch)
+    });
+}
+
+#[test]
+fn the_loss_of_the_disks_of_two_nodes_that_are_back_can_be_accepted() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(3);
+    cases.fill(&nodes[0], "before");
+    nodes[1..].iter().for_each(|node| cases.kill(node));
+    let back = ["n2", "n3"].map(|node| cases.start(node, &Disk::new()));
+    let is_stuck = |it: &ShardStatus| it.is_at_risk && it.targets.len() == 2;
+    cases.wait_until(60, || nodes[0].store.status().iter().all(is_stuck));
+    cases.world.wait(Duration::from_secs(20));
+    assert!(nodes[0].store.status().iter().all(is_stuck));
+    for shard in 0..nodes[0].store.options().shards {
+        cases.world.run(nodes[0].store.accept_loss(shard)).expect("the right to write");
+    }
+    cases.wait_until(60, || nodes[0].is_settled(3));
+    cases.has(&back[1], "before");
+}
+
+#[test]
+fn a_target_whose_disk_was_full_learns_its_shards_when_there_is_room() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(3);
+    cases.fill(&nodes[0], "before");
+    let full = cases.start("n4", &Disk::new());
+    cases.wait_until(20, || full.store.holder().is_some());
+    full.disk.is_full.store(true, Ordering::Relaxed);
+    cases.wait_until(20, || !nodes[0].is_settled(3));
+    cases.world.wait(Duration::from_secs(10));
+    assert!(!nodes[0].holders().contains("n4"));
+    full.disk.is_full.store(false, Ordering::Relaxed);
+    cases.wait_until(30, || nodes[0].holders().contains("n4"));
+}

@@ -1,0 +1,137 @@
+//! Checks that the agent runs itself.
+
+use crate::target::{T, args, behaviours, list, table, text};
+use consul_ffi::wire::value::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+behaviours![
+    a_tcp_check_passes_while_the_port_is_open,
+    the_status_of_an_http_answer_is_the_state,
+    an_http_check_sends_its_method_headers_and_body,
+    the_first_result_counts_at_once,
+    an_alias_fails_with_its_service,
+    an_alias_of_an_unknown_service_is_critical,
+];
+
+/// Registers a check of a new service: a failing check of the node would make the services of
+/// concurrent behaviours fail.
+async fn register(t: &T, name: &str, kind: Value) {
+    t.ok("agent_service_register", args![table! {"Name" = t.name("of-checks")}]).await;
+    let service = ("ServiceID".to_owned(), t.name("of-checks").into());
+    let mut check = vec![("Name".to_owned(), t.name(name).into()), service];
+    let Value::Map(members) = kind else { panic!("a table") };
+    check.extend(members);
+    t.ok("agent_check_register", args![Value::Map(check)]).await;
+}
+
+async fn deregister(t: &T, name: &str) {
+    t.ok("agent_check_deregister", args![t.name(name)]).await;
+    t.ok("agent_service_deregister", args![t.name("of-checks")]).await;
+}
+
+async fn state(t: &T, name: &str) -> (String, String) {
+    let checks = t.value("agent_checks", args![]).await;
+    let check = checks.get(&t.name(name)).expect("the check is registered");
+    (text(check, "Status").to_owned(), text(check, "Output").to_owned())
+}
+
+async fn becomes(t: &T, name: &str, status: &str, output: &str) {
+    t.until(&format!("{status}: {output}"), || async {
+        let (found, says) = state(t, name).await;
+        found == status && says.contains(output)
+    })
+    .await;
+}
+
+/// A server that answers with the status and, as the body, the request; returns its address.
+async fn serve(status: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 4096];
+            let length = stream.read(&mut request).await.unwrap_or(0);
+            let asked = String::from_utf8_lossy(&request[..length]).replace("\r\n", "|");
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{asked}",
+                asked.len()
+            );
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    address
+}
+
+async fn a_tcp_check_passes_while_the_port_is_open(t: T) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    register(&t, "c", table! {"TCP" = address.as_str(), "Interval" = "1s"}).await;
+    becomes(&t, "c", "passing", &format!("TCP connect {address}: Success")).await;
+    drop(listener);
+    let why = format!("dial tcp {address}: connect: connection refused");
+    becomes(&t, "c", "critical", &why).await;
+    deregister(&t, "c").await;
+}
+
+async fn the_status_of_an_http_answer_is_the_state(t: T) {
+    for (status, state) in [
+        ("200 OK", "passing"),
+        ("429 Too Many Requests", "warning"),
+        ("500 Internal Server Error", "critical"),
+    ] {
+        let url = format!("http://{}/health", serve(status).await);
+        register(&t, state, table! {"HTTP" = url.as_str(), "Interval" = "1s"}).await;
+        let output = format!("HTTP GET {url}: {status} Output: GET /health HTTP/1.");
+        becomes(&t, state, state, &output).await;
+        deregister(&t, state).await;
+    }
+}
+
+async fn an_http_check_sends_its_method_headers_and_body(t: T) {
+    let url = format!("http://{}/", serve("200 OK").await);
+    let check = table! {
+        "HTTP" = url.as_str(), "Interval" = "1s", "Method" = "POST",
+        "Header" = table! {"X-Test" = list!["yes"]},
+    };
+    register(&t, "c", check).await;
+    becomes(&t, "c", "passing", "Output: POST / HTTP/1.").await;
+    let (_, output) = state(&t, "c").await;
+    assert!(output.contains("|X-Test: yes|"), "{output}");
+    assert!(output.contains("|User-Agent: Consul Health Check|"), "{output}");
+    deregister(&t, "c").await;
+}
+
+async fn the_first_result_counts_at_once(t: T) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let check = table! {
+        "TCP" = address, "Interval" = "1s", "Status" = "passing", "FailuresBeforeCritical" = 100,
+    };
+    register(&t, "c", check).await;
+    becomes(&t, "c", "critical", "connection refused").await;
+    deregister(&t, "c").await;
+}
+
+// The checks of the node count for an alias too, so only the failure can be tested while other
+// behaviours have checks on the node.
+async fn an_alias_fails_with_its_service(t: T) {
+    let check = table! {"CheckID" = t.name("ttl"), "Name" = "own", "TTL" = "1m"};
+    let service = table! {"Name" = t.name("s"), "Check" = check};
+    t.ok("agent_service_register", args![service]).await;
+    register(&t, "c", table! {"AliasService" = t.name("s")}).await;
+    becomes(&t, "c", "critical", "Aliased check").await;
+    deregister(&t, "c").await;
+    t.ok("agent_service_deregister", args![t.name("s")]).await;
+}
+
+async fn an_alias_of_an_unknown_service_is_critical(t: T) {
+    if t.is_1_8("an alias of a service that does not exist passes") {
+        return;
+    }
+    register(&t, "c", table! {"AliasService" = t.name("none")}).await;
+    let why = format!("Service {} could not be found", t.name("none"));
+    becomes(&t, "c", "critical", &why).await;
+    deregister(&t, "c").await;
+}

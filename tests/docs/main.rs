@@ -1,0 +1,10 @@
+//! The documentation is true: the layers, the references, and claims about code and tests.
+
+mod architecture;
+mod coordination;
+mod failures;
+mod links;
+mod readme;
+mod reference;
+#[path = "../support/mod.rs"]
+mod support;

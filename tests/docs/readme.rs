@@ -1,0 +1,107 @@
+//! The two READMEs have the same content, and the guides show the files that run.
+
+use crate::support::pages::{blocks, read};
+use consul_ffi::error::Kind;
+use std::fs;
+
+/// The structure of a document without its prose: depth of headings, rows of tables.
+fn skeleton(text: &str) -> Vec<String> {
+    let part = |line: &str| match line.split_once(' ') {
+        Some((marks, _)) if !marks.is_empty() && marks.chars().all(|c| c == '#') => {
+            Some(marks.to_owned())
+        }
+        // A first cell that is code is the same in each language.
+        _ if line.starts_with('|') => {
+            let cell = line.split('|').nth(1).unwrap_or_default().trim();
+            Some(format!("| {}", if cell.starts_with('`') { cell } else { "" }))
+        }
+        _ => None,
+    };
+    let mut in_code = false;
+    text.lines()
+        .filter(|line| {
+            in_code ^= line.starts_with("```");
+            !in_code
+        })
+        .filter_map(part)
+        .collect()
+}
+
+#[test]
+fn both_languages_have_the_same_code_sections_and_tables() {
+    let (english, chinese) = (read("README.md"), read("README.zh.md"));
+    assert_eq!(blocks(&english), blocks(&chinese));
+    assert_eq!(skeleton(&english), skeleton(&chinese));
+}
+
+/// The files that a document links to, in their order.
+fn links(text: &str) -> Vec<&str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    let is_a_file = |target: &&str| !target.is_empty() && !target.contains("://");
+    targets.filter(is_a_file).filter(|target| !target.starts_with("README")).collect()
+}
+
+#[test]
+fn both_languages_link_to_the_same_files_and_they_exist() {
+    let (english, chinese) = (read("README.md"), read("README.zh.md"));
+    assert_eq!(links(&english), links(&chinese));
+    for link in links(&english) {
+        assert!(fs::exists(link).is_ok_and(|exists| exists), "there is no {link}");
+    }
+}
+
+#[test]
+fn every_command_of_make_that_is_named_exists() {
+    let (readme, makefile) = (read("README.md"), read("Makefile"));
+    let commands = readme.split(['`', '\n']).filter_map(|code| code.strip_prefix("make "));
+    for command in commands {
+        let target = command.split(' ').next().unwrap_or_default();
+        assert!(makefile.contains(&format!("\n## {target}")), "make {target}");
+    }
+}
+
+#[test]
+fn the_first_page_has_program_commands_and_contents() {
+    let readme = read("README.md");
+    let first: Vec<_> = readme.lines().take(60).collect();
+    let first = first.join("\n");
+    for wanted in ["```lua", "make demo", "make test", "luarocks", "Contents:"] {
+        assert!(first.contains(wanted), "not within the first 60 lines: {wanted}");
+    }
+}
+
+#[test]
+fn every_kind_of_error_has_its_cause_and_its_cure() {
+    let table = |head: &str, row: fn(&Kind) -> String| {
+        head.to_owned() + &Kind::ALL.iter().map(row).collect::<String>()
+    };
+    let causes =
+        table("| kind | cause |\n|---|---|\n", |kind| format!("| `{kind}` | {} |\n", kind.cause()));
+    assert!(read("README.md").contains(&causes), "the table should be:\n{causes}");
+    let cures = table("| kind | cause | cure |\n|---|---|---|\n", |kind| {
+        format!("| `{kind}` | {} | {} |\n", kind.cause(), kind.cure())
+    });
+    assert!(read("docs/operations.md").contains(&cures), "the table should be:\n{cures}");
+}
+
+#[test]
+fn the_guide_to_testing_shows_the_files_that_run() {
+    let guide = read("docs/testing-your-program.md");
+    let blocks = blocks(&guide);
+    for file in ["examples/worker.lua", "spec/examples/worker_spec.lua"] {
+        let text = read(file);
+        assert!(
+            blocks.iter().any(|(_, block)| block == text.trim_end()),
+            "docs/testing-your-program.md does not show {file} as it is"
+        );
+    }
+}
+
+#[test]
+fn the_guide_to_concurrency_shows_the_example_for_openresty() {
+    let guide = read("docs/concurrency.md");
+    let example = read("examples/openresty/consul.lua");
+    let blocks = blocks(&guide);
+    let (_, shown) = blocks.iter().find(|(_, block)| block.contains("ngx.sleep")).expect("a block");
+    assert!(example.contains(shown), "examples/openresty/consul.lua has not:\n{shown}");
+}

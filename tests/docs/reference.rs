@@ -1,0 +1,99 @@
+//! The generated reference in the repository is current.
+//!
+//! `make docs` writes it: it runs this with `UPDATE_REFERENCE` set.
+
+use consul_ffi::reference;
+use consul_ffi::wire::endpoints;
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn the_reference_is_current() {
+    for (name, wanted) in reference::files() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        if std::env::var_os("UPDATE_REFERENCE").is_some() {
+            fs::create_dir_all(path.parent().expect("a folder")).expect("the folder can be made");
+            fs::write(&path, &wanted).expect("the file can be written");
+        }
+        let found = fs::read_to_string(&path).unwrap_or_default();
+        assert!(found == wanted, "{name} is out of date; `make docs` generates it");
+    }
+}
+
+/// The entries of methods in a page: their headings, each with the text below it.
+fn methods(page: &str) -> Vec<(&str, &str)> {
+    let entries = page.split("\n### ").skip(1).filter_map(|entry| entry.split_once('\n'));
+    entries.filter(|(heading, _)| heading.contains('(')).collect()
+}
+
+#[test]
+fn each_method_says_in_one_line_what_it_returns() {
+    for (name, text) in reference::files().iter().filter(|(name, _)| name.contains("docs/api")) {
+        let methods = methods(text);
+        assert!(methods.len() > 60, "{name} has {} methods", methods.len());
+        for (heading, entry) in methods {
+            let entry = entry.split("\n## ").next().unwrap_or(entry);
+            let lines = entry.lines().filter(|line| line.starts_with("Returns "));
+            let lines: Vec<_> = lines.collect();
+            let [line] = lines[..] else { panic!("{name}: {heading}: {lines:?}") };
+            let is_known = line == "Returns nothing." || line.starts_with("Returns `");
+            assert!(is_known && line.ends_with('.'), "{name}: {heading}: {line}");
+        }
+    }
+}
+
+/// The classes of objects that have methods.
+const OBJECTS: &[&str] = &["Handle", "Watch", "ServiceView", "Lock", "ReplicatedStore"];
+
+#[test]
+fn a_method_that_creates_an_object_returns_it_alone_for_the_language_server() {
+    let files = reference::files();
+    let (_, annotations) =
+        files.iter().find(|(name, _)| name.ends_with(".d.lua")).expect("annotations");
+    let mut returns = Vec::new();
+    let mut found = Vec::new();
+    for line in annotations.lines() {
+        if let Some(value) = line.strip_prefix("---@return ") {
+            returns.push(value);
+        } else if let Some(function) = line.strip_prefix("function ") {
+            let is_object = |value: &&&str| {
+                OBJECTS.iter().any(|class| value.starts_with(&format!("consul_ffi.{class}")))
+            };
+            if returns.iter().any(|value| is_object(&value)) {
+                assert_eq!(returns.len(), 1, "{function}: {returns:?}");
+                assert!(!returns[0].contains("|false"), "{function}: {returns:?}");
+                found.push(function.split('(').next().unwrap_or_default());
+            }
+            returns.clear();
+        }
+    }
+    let of_client = ["start", "watch", "service_view", "lock", "semaphore"];
+    let mut wanted = of_client.map(|name| format!("ConsulClient:{name}")).to_vec();
+    wanted.extend(["ConsulHACluster:replicate", "ReplicatedStore:start"].map(str::to_owned));
+    assert_eq!(found, wanted);
+}
+
+#[test]
+fn the_table_of_results_is_in_the_reference_and_in_the_questions() {
+    for page in ["docs/api.md", "docs/faq.md"] {
+        let files = reference::files();
+        let (_, text) = files.iter().find(|(name, _)| *name == page).expect(page);
+        for form in ["`local lock = assert(client:lock(k))`", "`local ok, lock = client:lock(k)`"] {
+            assert!(text.contains(form), "{page}: {form}");
+        }
+    }
+}
+
+#[test]
+fn names_and_routes_of_endpoints_are_distinct() {
+    let mut names: Vec<_> = endpoints().map(|endpoint| endpoint.name).collect();
+    let mut routes: Vec<_> = endpoints()
+        .map(|endpoint| (endpoint.path, endpoint.method, endpoint.fixed_query))
+        .collect();
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    routes.sort_unstable();
+    routes.dedup();
+    assert_eq!((names.len(), routes.len()), (count, count));
+}

@@ -1,0 +1,37 @@
+//! The module in whole programs: the demos, the examples, nginx, the README's programs, the rock.
+
+#![deny(dead_code)] // a test that is not listed
+
+mod answers;
+mod demo;
+mod demo_cluster;
+mod demo_tsdb;
+mod encrypted;
+mod examples;
+mod logs;
+mod nginx;
+mod packaging;
+mod production;
+mod readme;
+mod replicated;
+#[path = "../support/mod.rs"]
+mod support;
+
+fn main() {
+    // The longest come first; they wait most of the time.
+    let modules = [
+        production::trials,
+        replicated::trials,
+        demo_cluster::trials,
+        demo_tsdb::trials,
+        packaging::trials,
+        examples::trials,
+        demo::trials,
+        readme::trials,
+        nginx::trials,
+        answers::trials,
+        encrypted::trials,
+        logs::trials,
+    ];
+    support::trials::run(4, &modules);
+}

@@ -1,0 +1,286 @@
+//! The example for OpenResty, in Debian's nginx with its Lua module (scripts/nginx.sh), on
+//! consul-sim.
+
+use crate::support::consul;
+use crate::support::trials::Trials;
+use libtest_mimic::Failed;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The limit for each step, with time for a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The limit for the answer to a request that does not wait, on a busy machine. A worker that is
+/// blocked by the queries here would take a minute.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+type Outcome = Result<(), Failed>;
+type Named = (&'static str, fn(&Path) -> Outcome);
+
+pub fn trials() -> Trials {
+    let unpacked = unpacked();
+    let all: [Named; 5] = [
+        ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
+        ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
+        ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
+        ("a_reload_continues_with_new_workers", a_reload_goes_on),
+        ("it_ends_promptly_while_queries_wait", it_ends_promptly),
+    ];
+    let mut trials = Trials::of(module_path!());
+    for (name, run) in all {
+        let folder = unpacked.clone();
+        trials
+            .add_unless(unpacked.is_none(), name, move || run(&folder.ok_or("there is no nginx")?));
+    }
+    trials
+}
+
+/// The folder of the nginx, or `None`, which is reported as a skip.
+fn unpacked() -> Option<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/nginx.sh");
+    let output = Command::new(script).output().expect("the script runs");
+    let (printed, why) = (output.stdout.trim_ascii(), output.stderr.trim_ascii());
+    if !output.status.success() {
+        consul::say_skipped("the example in nginx", &String::from_utf8_lossy(why));
+        return None;
+    }
+    Some(PathBuf::from(String::from_utf8_lossy(printed).into_owned()))
+}
+
+fn serves_others_while_queries_wait(unpacked: &Path) -> Outcome {
+    let nginx = Nginx::start(unpacked, 1)?;
+    nginx.put("color", "blue")?;
+    let first = get(nginx.address, "/kv/color")?;
+    let index = first.header("x-consul-index").ok_or("no index")?;
+    let path = format!("/kv/color?index={index}&wait=1m");
+    let queries: Vec<_> = (0..20)
+        .map(|_| {
+            let (address, path) = (nginx.address, path.clone());
+            thread::spawn(move || get(address, &path))
+        })
+        .collect();
+    wait_until(|| Ok(nginx.waiting()? >= 20))?;
+    for path in ["/worker", "/kv/color"] {
+        let begun = Instant::now();
+        check(get(nginx.address, path)?.status == 200, path)?;
+        check(begun.elapsed() < AT_ONCE, &format!("{path} took {:?}", begun.elapsed()))?;
+    }
+    check(queries.iter().all(|query| !query.is_finished()), "a query did not wait")?;
+    let begun = Instant::now();
+    nginx.put("color", "red")?;
+    for query in queries {
+        let answer = query.join().map_err(|_| "a thread panicked")??;
+        check(answer.body == "red", &answer.body)?;
+    }
+    check(begun.elapsed() < AT_ONCE, &format!("the answers took {:?}", begun.elapsed()))
+}
+
+fn each_worker_uses_the_client(unpacked: &Path) -> Outcome {
+    both_workers_make_calls(&Nginx::start(unpacked, 2)?)
+}
+
+/// The master has connections and a background thread, which its workers do not inherit.
+fn a_master_that_makes_calls(unpacked: &Path) -> Outcome {
+    let init = "local client = require(\"consul\").client \
+        for _ = 1, 3 do assert(client:kv_put(\"master\", \"1\")) end \
+        kept = client:start(\"kv_get\", \"master\", { index = 1e9, wait = \"1m\" }) \
+        assert(select(2, client:start(\"kv_get\", \"master\"):wait()))";
+    let nginx = Nginx::start_with(unpacked, 2, |text| {
+        text.replacen("require(\"consul\")\n", &format!("{init}\n"), 1)
+    })?;
+    let written = send(nginx.consul_address, "GET", "/v1/kv/master?raw", "")?;
+    check(written.body == "1", "the master made no call")?;
+    both_workers_make_calls(&nginx)?;
+    nginx.signal("HUP")?;
+    both_workers_make_calls(&nginx)
+}
+
+fn both_workers_make_calls(nginx: &Nginx) -> Outcome {
+    nginx.put("color", "blue")?;
+    let mut workers = BTreeSet::new();
+    wait_until(|| {
+        workers.insert(nginx.worker()?);
+        check(get(nginx.address, "/kv/color")?.body == "blue", "another value")?;
+        Ok(workers.len() == 2)
+    })
+}
+
+fn a_reload_goes_on(unpacked: &Path) -> Outcome {
+    let nginx = Nginx::start(unpacked, 1)?;
+    nginx.put("color", "blue")?;
+    for _ in 0..3 {
+        check(get(nginx.address, "/kv/color")?.body == "blue", "another value")?;
+        let before = nginx.worker()?;
+        nginx.signal("HUP")?;
+        wait_until(|| Ok(nginx.worker()? != before))?;
+        wait_until(|| Ok(!Path::new(&format!("/proc/{before}")).exists()))?;
+    }
+    check(get(nginx.address, "/kv/color")?.body == "blue", "another value")
+}
+
+fn it_ends_promptly(unpacked: &Path) -> Outcome {
+    let mut nginx = Nginx::start(unpacked, 1)?;
+    let address = nginx.address;
+    thread::spawn(move || get(address, "/kv/none?index=1000000&wait=1m").is_ok());
+    wait_until(|| Ok(nginx.waiting()? >= 1))?;
+    nginx.signal("TERM")?;
+    wait_until(|| Ok(nginx.child.try_wait()?.is_some()))
+}
+
+/// An nginx with the example's configuration, and its own consul-sim.
+struct Nginx {
+    child: Child,
+    address: SocketAddr,
+    consul: Child,
+    consul_address: SocketAddr,
+    folder: PathBuf,
+}
+
+impl Nginx {
+    fn start(unpacked: &Path, workers: u32) -> Result<Nginx, Failed> {
+        Self::start_with(unpacked, workers, |configuration| configuration)
+    }
+
+    /// With the configuration changed by `change`.
+    fn start_with(
+        unpacked: &Path,
+        workers: u32,
+        change: impl FnOnce(String) -> String,
+    ) -> Result<Nginx, Failed> {
+        let (consul, consul_address) = start_consul()?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let folder = std::env::temp_dir().join(format!("consul_ffi-nginx.{}", consul.id()));
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        fs::create_dir_all(&folder)?;
+        fs::copy(root.join("examples/openresty/consul.lua"), folder.join("consul.lua"))?;
+        let configuration = fs::read_to_string(root.join("examples/openresty/nginx.conf"))?
+            .replace("127.0.0.1:8080", &address.to_string())
+            .replace("worker_processes 2;", &format!("worker_processes {workers};"));
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("    {kind}_temp_path {kind};\n"))
+            .concat();
+        let configuration = configuration.replace("http {\n", &format!("http {{\n{temporary}"));
+        fs::write(folder.join("nginx.conf"), change(configuration))?;
+        let modules = unpacked.join("usr/lib/nginx/modules");
+        let load = ["ndk_http_module", "ngx_http_lua_module"]
+            .map(|name| format!("load_module {}/{name}.so; ", modules.display()))
+            .concat();
+        let child = Command::new(unpacked.join("usr/sbin/nginx"))
+            .arg("-p")
+            .arg(&folder)
+            .args(["-c", "nginx.conf", "-g", &format!("daemon off; user root; {load}")])
+            .env("LD_LIBRARY_PATH", unpacked.join("libraries"))
+            .env("LUA_PATH", unpacked.join("usr/share/lua/5.1/?.lua"))
+            .env("LUA_CPATH", root.join("target/lua/luajit/?.so"))
+            .env("CONSUL_HTTP_ADDR", consul_address.to_string())
+            .stderr(fs::File::create(folder.join("log"))?)
+            .spawn()?;
+        let mut nginx = Nginx { child, address, consul, consul_address, folder };
+        wait_until(|| match nginx.child.try_wait()? {
+            Some(status) => {
+                let log = fs::read_to_string(nginx.folder.join("log"))?;
+                Err(format!("nginx ended, {status}: {log}").into())
+            }
+            None => Ok(nginx.worker().is_ok()),
+        })?;
+        Ok(nginx)
+    }
+
+    /// The id of the worker that answers.
+    fn worker(&self) -> Result<String, Failed> {
+        Ok(get(self.address, "/worker")?.body.trim().to_owned())
+    }
+
+    /// The number of calls to Consul in flight: each has a connection.
+    fn waiting(&self) -> Result<usize, Failed> {
+        let established = format!(":{:04X} 01 ", self.consul_address.port());
+        let table = fs::read_to_string("/proc/net/tcp")?;
+        Ok(table.lines().filter(|line| line.contains(&established)).count())
+    }
+
+    fn signal(&self, name: &str) -> Outcome {
+        let status =
+            Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status()?;
+        check(status.success(), "the signal was not sent")
+    }
+
+    fn put(&self, key: &str, value: &str) -> Outcome {
+        let answer = send(self.consul_address, "PUT", &format!("/v1/kv/{key}"), value)?;
+        check(answer.body == "true", &answer.body)
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // A master that is killed by SIGKILL would leave its workers.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.signal("TERM");
+            let _ = wait_until(|| Ok(self.child.try_wait()?.is_some()));
+        }
+        let _ = self.child.kill();
+        let _ = self.consul.kill();
+        let _ = (self.child.wait(), self.consul.wait());
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn start_consul() -> Result<(Child, SocketAddr), Failed> {
+    let mut child = Command::new(consul::binary(consul::SIM)?)
+        .args(["agent", "-dev", "-http-port=0"])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().ok_or("no output")?).read_line(&mut line)?;
+    let address = line.trim().rsplit("http://").next().ok_or("no address")?.parse()?;
+    Ok((child, address))
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (header, value) = line.split_once(": ")?;
+            header.eq_ignore_ascii_case(name).then_some(value)
+        })
+    }
+}
+
+fn get(address: SocketAddr, path: &str) -> Result<Answer, Failed> {
+    send(address, "GET", path, "")
+}
+
+fn send(address: SocketAddr, method: &str, path: &str, body: &str) -> Result<Answer, Failed> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let length = body.len();
+    write!(stream, "{method} {path} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or("no whole answer")?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok(Answer { status: status.ok_or("no status")?, head: head.to_owned(), body: body.to_owned() })
+}
+
+fn check(holds: bool, what: &str) -> Outcome {
+    if holds { Ok(()) } else { Err(what.to_owned().into()) }
+}
+
+fn wait_until(mut condition: impl FnMut() -> Result<bool, Failed>) -> Outcome {
+    let begun = Instant::now();
+    while !condition()? {
+        check(begun.elapsed() < PATIENCE, "it did not happen in time")?;
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! The simulated agent survives every request, and gives the same answers as a real Consul.
+
+#![deny(dead_code)] // a test that is not listed
+
+mod fuzz;
+mod interop;
+mod random;
+mod served;
+#[path = "../support/mod.rs"]
+mod support;
+
+fn main() {
+    // Most tests wait most of the time.
+    support::trials::run(4, &[interop::trials, random::trials, fuzz::trials, served::trials]);
+}

@@ -1,0 +1,84 @@
+//! A storage of replicated shards in memory that counts its scans, and that can be made to fail.
+
+use bytes::Bytes;
+use consul_ffi::clock::BoxFuture;
+use consul_ffi::cluster::replication::record::{Range, Record, Version};
+use consul_ffi::cluster::replication::storage::{Memory, Storage};
+use consul_ffi::error::{Error, Kind};
+use futures_util::FutureExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+#[derive(Default)]
+pub struct Disk {
+    memory: Memory,
+    /// The number of scans, and of the bytes of the records that they found.
+    pub scans: AtomicUsize,
+    pub scanned: AtomicUsize,
+    /// Whether it stores nothing.
+    pub is_full: AtomicBool,
+}
+
+impl Disk {
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    fn fails(&self) -> Option<Error> {
+        let is_full = self.is_full.load(Relaxed);
+        is_full.then(|| Error::new(Kind::NotReady, "the disk is full"))
+    }
+
+    /// All records of the first shards, also deleted ones.
+    pub fn records(&self, shards: u32) -> Vec<Record> {
+        let scan = |shard| self.memory.scan(shard, Range::all(), usize::MAX).now_or_never();
+        let records = (0..shards).map(|shard| scan(shard).expect("no wait").expect("memory"));
+        records.flatten().collect()
+    }
+}
+
+impl Storage for Disk {
+    fn apply(
+        &self,
+        shard: u32,
+        records: Vec<Record>,
+    ) -> BoxFuture<'_, Result<Vec<(usize, Version)>, Error>> {
+        match self.fails() {
+            Some(why) => Box::pin(async { Err(why) }),
+            None => self.memory.apply(shard, records),
+        }
+    }
+
+    fn scan(
+        &self,
+        shard: u32,
+        range: Range,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
+        Box::pin(async move {
+            let found = self.memory.scan(shard, range, limit).await?;
+            self.scans.fetch_add(1, Relaxed);
+            self.scanned.fetch_add(found.iter().map(Record::size).sum(), Relaxed);
+            Ok(found)
+        })
+    }
+
+    fn purge(&self, shard: u32, below: Version) -> BoxFuture<'_, Result<(), Error>> {
+        self.memory.purge(shard, below)
+    }
+
+    fn drop_shard(&self, shard: u32) -> BoxFuture<'_, Result<(), Error>> {
+        self.memory.drop_shard(shard)
+    }
+
+    fn keep(&self, name: &str, value: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+        match self.fails() {
+            Some(why) => Box::pin(async { Err(why) }),
+            None => self.memory.keep(name, value),
+        }
+    }
+
+    fn kept(&self, name: &str) -> BoxFuture<'_, Result<Option<Bytes>, Error>> {
+        self.memory.kept(name)
+    }
+}
