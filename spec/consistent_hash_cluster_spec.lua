@@ -1,4 +1,4 @@
--- The TSDB's older module: nodes that route requests to each other. docs/tsdb.md says how it is used.
+-- The TSDB's older module: nodes that route requests to each other. docs/data.md describes it.
 local consistent_hash_cluster = require("consistent_hash_cluster")
 local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
@@ -8,7 +8,7 @@ local HighAvailabilityCluster = consistent_hash_cluster.HighAvailabilityCluster
 -- Nodes on the Consul under test, and the name of their cluster.
 local opened, cluster_name
 
--- A node that is not started, with what the engine of old passed.
+-- A node that is not started, with the options that the old engine passed.
 local function node(id, config)
   local made = HighAvailabilityCluster:new(support.merged({
     node_id = id,
@@ -27,7 +27,7 @@ local function node(id, config)
   return made
 end
 
--- Nodes n1 to n`count` that have started, and know the same map.
+-- Starts the nodes n1 to n`count`, and waits until they have the same map.
 local function started(count, config)
   local nodes = {}
   for i = 1, count do
@@ -47,7 +47,7 @@ local function started(count, config)
   return nodes
 end
 
--- A key that belongs to a node.
+-- A key that a node owns.
 local function key_of(one, id)
   for i = 1, 1000 do
     if one:get_target_node("key " .. i) == id then
@@ -65,26 +65,34 @@ describe("consistent_hash_cluster", function()
     support.clean_up(opened, "tsdb/" .. cluster_name)
   end)
 
+  it("does not ignore the options that protect the calls between nodes", function()
+    for _, config in ipairs({ { cluster_key = "short" }, { data_tls = {} }, { encrypt_traffic = true } }) do
+      assert.has_error(function()
+        node("n1", config)
+      end)
+    end
+  end)
+
   it("exports the ring and the cluster #smoke", function()
     assert.equal(consul_ffi.ConsistentHashRing, consistent_hash_cluster.ConsistentHashRing)
     assert.is_function(HighAvailabilityCluster.new)
   end)
 
-  it("starts one node, which has everything #smoke", function()
+  it("starts one node, which owns all shards #smoke", function()
     local one = node("n1", { capacity = 500, virtual_nodes_per_physical = 100, replication_factor = 1 })
-    assert.same({ false, "stopped" }, { one.is_running, one.local_node.status })
+    assert.same({ false, "starting" }, { one.is_running, one.local_node.status })
     assert.is_true(one:initialize())
     assert.is_false(one.is_running)
     assert.is_true(one:start())
     assert.is_true(one.is_running)
     assert.is_true(one.is_leader)
     local me = one.local_node
-    assert.same({ "n1", "127.0.0.1", 6000, 7000, "up", "leader", 1024, 1024, 500 }, {
+    assert.same({ "n1", "127.0.0.1", 6000, 7000, "running", "leader", 1024, 1024, 500 }, {
       me.id, me.host, me.port, me.cluster_port, me.status, me.role, #me.shards, me.load, me.capacity,
     })
-    local about = one.metadata
-    assert.same({ 1024, 1 }, { about.total_shards, about.nodes_count })
-    assert.is_true(about.version >= 1)
+    local metadata = one.metadata
+    assert.same({ 1024, 1 }, { metadata.total_shards, metadata.nodes_count })
+    assert.is_true(metadata.version >= 1)
     local ring = one.hash_ring
     assert.equal(100, ring.virtual_nodes)
     assert.equal("n1", (ring:get_node("key")))
@@ -96,27 +104,59 @@ describe("consistent_hash_cluster", function()
     assert.is_false(one.is_running)
   end)
 
-  it("is made with a colon and with a dot", function()
+  it("is created with a colon and with a dot", function()
     local config = { node_id = "n1" }
     assert.equal("n1", HighAvailabilityCluster:new(config).node_id)
     assert.equal("n1", HighAvailabilityCluster.new(config).node_id)
-    assert.error_matches(function()
-      HighAvailabilityCluster:new()
-    end, "node_id is missing")
+    assert.matches("^node_%d+_%x+$", HighAvailabilityCluster:new().node_id)
+    for given, wanted in pairs({
+      [{ node_id = "n1", cluster_key = "short" }] = "cluster_key is too short",
+      [{ receive_shard = print }] = "node_id is required with receive_shard",
+    }) do
+      local message = support.raises("HighAvailabilityCluster: " .. wanted, function()
+        HighAvailabilityCluster:new(given)
+      end)
+      assert.matches("consistent_hash_cluster_spec.lua:%d+: ", message)
+    end
   end)
 
-  it("has the role that it was given", function()
+  it("knows the name of each option that it reads, for its warnings", function()
+    local advice = io.open("lua/consistent_hash_cluster/advice.lua"):read("*a")
+    local own = advice:match("local OWN = (%b{})")
+    for name in io.open("lua/consistent_hash_cluster.lua"):read("*a"):gmatch("config%.([%w_]+)") do
+      assert.is_truthy(own:find('"' .. name .. '"', 1, true), name)
+    end
+  end)
+
+  it("has no address without a port", function()
+    assert.equal("", HighAvailabilityCluster:new({ node_id = "n1" }).node.node_address)
+    assert.equal("127.0.0.1:6000", HighAvailabilityCluster:new({ node_id = "n1", port = 6000 }).node.node_address)
+  end)
+
+  it("refuses a handler that is left out", function()
+    local one = node("n1")
+    support.raises('handle: "x" has no handler: a function is required', one.handle, one, "x")
+    support.raises("the handler must be a function or nil", one.node.handle, one.node, "x", "y")
+    assert.is_true(one:handle("x", print))
+    assert.is_true(one:handle("x", nil))
+  end)
+
+  it("has the configured role unless it contradicts the fact", function()
     assert.equal("storage", node("n1", { role = "storage" }).local_node.role)
+    local one = node("n2", { role = "follower" })
+    assert.equal("follower", node("n3", { role = "leader" }).local_node.role)
+    assert(one:start())
+    assert.same({ true, "leader" }, { one.is_leader, one.local_node.role })
   end)
 
-  it("says where keys belong, the same on each node #smoke", function()
+  it("places keys alike on each node #smoke", function()
     local nodes = started(3)
     for _, key in ipairs({ "cpu.load", "600519", "", "\0\255" }) do
       local shard, owner = nodes[1]:get_shard_for_key(key)
       assert.is_true(shard >= 0 and shard <= 1023)
       for _, one in ipairs(nodes) do
         assert.equal(owner, one:get_target_node(key))
-        -- The time does not change the owner.
+        -- Without time_partition_s the owner does not depend on the time.
         assert.equal(owner, one:get_target_node(key, 1700000000))
       end
     end
@@ -128,7 +168,7 @@ describe("consistent_hash_cluster", function()
     assert.equal("127.0.0.1:6000", active[1].address)
   end)
 
-  it("divides keys by time when it is told to", function()
+  it("places keys by time too with time_partition_s", function()
     local nodes = started(3, { time_partition_s = 30 })
     local owners = {}
     for block = 0, 50 do
@@ -139,7 +179,7 @@ describe("consistent_hash_cluster", function()
     assert.is_true(owners.n1 and owners.n2 and owners.n3)
   end)
 
-  it("gives its node's part of the shards in proportion to its capacity", function()
+  it("assigns shards to nodes in proportion to their capacity", function()
     node("n1", { capacity = 3000, replication_factor = 1 })
     node("n2", { capacity = 1000, replication_factor = 1 })
     for _, one in ipairs(opened) do
@@ -151,7 +191,7 @@ describe("consistent_hash_cluster", function()
     end)
   end)
 
-  it("routes a request to the node of its key #smoke", function()
+  it("routes a request to the node that owns its key #smoke", function()
     local nodes = started(2)
     for i, one in ipairs(nodes) do
       one:handle("append", function(data, request)
@@ -166,7 +206,7 @@ describe("consistent_hash_cluster", function()
     end
   end)
 
-  it("says why a request was not done", function()
+  it("returns the error of a failed request", function()
     local nodes = started(2)
     nodes[2]:handle("refuse", function()
       return nil, "not today"
@@ -184,9 +224,9 @@ describe("consistent_hash_cluster", function()
     end
   end)
 
-  it("has no node for a request before it has started", function()
+  it("cannot route a request before it has started", function()
     local answer = node("n1"):route_request("key", "get", {})
-    assert.same({ success = false, error = 'no node is there for the key "key"' }, answer)
+    assert.same({ success = false, error = "the node has not joined its cluster: it was not started" }, answer)
   end)
 
   it("carries messages and queries between nodes #smoke", function()
@@ -218,7 +258,7 @@ describe("consistent_hash_cluster", function()
       assert.is_true(success)
       assert.same(messages, rows)
     end
-    -- To itself too.
+    -- Also to itself.
     nodes[1]:handle("metric_query", function()
       return { "mine" }
     end)
@@ -232,7 +272,7 @@ describe("consistent_hash_cluster", function()
     assert.equal(4, nodes[2]:get_stats().served)
   end)
 
-  it("says false and why for a node that is not there", function()
+  it("returns false and a message for an unknown node", function()
     local nodes = started(1)
     local success, message = nodes[1]:forward_data("n9", { type = "metric_data" })
     assert.is_false(success)
@@ -243,7 +283,7 @@ describe("consistent_hash_cluster", function()
     assert.equal(2, nodes[1]:get_stats().failed)
   end)
 
-  it("raises for a message without a type, naming what it wants", function()
+  it("raises for a message without a type", function()
     local one = node("n1")
     for _, message in ipairs({ {}, "text", 1 }) do
       assert.error_matches(function()
@@ -252,13 +292,13 @@ describe("consistent_hash_cluster", function()
     end
   end)
 
-  it("says why other machines cannot be served without a key", function()
+  it("refuses to serve other hosts without a cluster_key", function()
     local started_it, message = node("n1", { host = "192.0.2.1", data_port = 7100, simulate = false }):start()
     assert.is_false(started_it)
     assert.matches("cluster_key", message, 1, true)
   end)
 
-  it("has no data to move when its program keeps none", function()
+  it("has available shards at once without receive_shard", function()
     local nodes = started(2)
     assert.same({ true, { received = 0 } }, { nodes[2]:rebalance_shards() })
     for _, replicas in pairs(nodes[1].data_shards) do
@@ -266,7 +306,7 @@ describe("consistent_hash_cluster", function()
     end
   end)
 
-  it("lets a new node get its shards' data before they are available there", function()
+  it("makes a shard available on a new node once its data are there", function()
     local copied, ready = {}, false
     local function receive_shard(shard, source)
       copied[shard] = source
@@ -286,7 +326,7 @@ describe("consistent_hash_cluster", function()
     local success, message = nodes[2]:rebalance_shards()
     assert.is_false(success)
     assert.matches("1024 shards wait for their data: shard 0 from n1: the disk is full", message, 1, true)
-    -- Who did not give one is not asked for the others.
+    -- After the first failure n1 is not asked for the other shards.
     assert.same({ [0] = "n1" }, copied)
     assert.same({ "n1 available", "n2 initializing" }, { states() })
     ready = true

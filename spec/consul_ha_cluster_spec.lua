@@ -1,26 +1,21 @@
--- The older module's names, and clusters as programs use them. docs/cluster.md says how they work.
+-- Clusters, also by the older module's API. docs/cluster.md describes them.
 local consul_ffi = require("consul_ffi")
 local consul_ha_cluster = require("consul_ha_cluster")
 local support = require("spec.support")
 
-local ConsulHACluster = consul_ha_cluster.ConsulHACluster
+local ConsulHACluster = consul_ffi.ConsulHACluster
 
--- Nodes on the Consul under test, and what ends them.
+-- The nodes of a test, which are closed after it, and the prefix of their keys.
 local opened, prefix
 
--- A node of this spec's cluster, not started.
+-- Returns a node of this test's cluster, not started.
 local function node(id, config)
-  local made = ConsulHACluster:new(support.merged({
-    node_id = id,
-    node_address = "127.0.0.1:9" .. ("%03d"):format(#opened),
-    nodes_prefix = prefix .. "/nodes/",
-    simulate = support.simulated,
-  }, config))
-  opened[#opened + 1] = made
-  return made
+  local address = "127.0.0.1:9" .. ("%03d"):format(#opened)
+  opened[#opened + 1] = support.node(prefix, id, support.merged({ node_address = address }, config))
+  return opened[#opened]
 end
 
--- Nodes n1 to n`count` that have started.
+-- Starts the nodes n1 to n`count`.
 local function started(count, config)
   local nodes = {}
   for i = 1, count do
@@ -30,8 +25,8 @@ local function started(count, config)
   return nodes
 end
 
--- Waits until every node sees so many live ones, each with the same leader and the same map.
-local function settled(nodes)
+-- Waits until each node sees all of them live, the same leader, and the same shard map with shards for all.
+local function settle(nodes)
   support.eventually(function()
     support.sleep_ms(10)
     local leader, epoch
@@ -49,7 +44,7 @@ local function settled(nodes)
   end)
 end
 
--- Waits until events of all these names have come; what there is to say of each, or true.
+-- Waits for events of all these names; returns the detail of each by name, true without one.
 local function events(of, ...)
   local limit, seen, missing = support.clock() + 10, {}, select("#", ...)
   local wanted = {}
@@ -84,17 +79,20 @@ describe("consul_ha_cluster", function()
     support.clean_up(opened, prefix)
   end)
 
-  it("exports the classes under the old names #smoke", function()
-    assert.equal(consul_ffi.ConsulHACluster, consul_ha_cluster.ConsulHACluster)
+  it("exports the classes by the old names #smoke", function()
+    assert.is_function(consul_ha_cluster.ConsulHACluster.new)
     assert.equal(consul_ffi.ConsistentHashRing, consul_ha_cluster.ConsistentHashRing)
   end)
 
-  it("makes a node with a colon, with a dot, by a call and by its own new", function()
+  it("creates a node with a colon, with a dot, by a call and by the module's new", function()
     local config = { node_id = "n1", node_address = "127.0.0.1:9000" }
     for _, made in ipairs({
       ConsulHACluster:new(config),
       ConsulHACluster.new(config),
       ConsulHACluster(config),
+      consul_ha_cluster.ConsulHACluster:new(config),
+      consul_ha_cluster.ConsulHACluster.new(config),
+      consul_ha_cluster.ConsulHACluster(config),
       consul_ha_cluster.new(config),
     }) do
       assert.equal('ConsulHACluster("n1", stopped)', tostring(made))
@@ -103,8 +101,8 @@ describe("consul_ha_cluster", function()
     end
   end)
 
-  it("runs the example of the user's document as it is #smoke", function()
-    local example = ConsulHACluster:new({
+  it("runs the example of the old documentation unchanged #smoke", function()
+    local example = consul_ha_cluster.ConsulHACluster:new({
       consul_url = os.getenv("CONSUL_HTTP_ADDR") or "http://127.0.0.1:8500",
       node_id = prefix,
       node_address = "127.0.0.1:9000",
@@ -121,7 +119,7 @@ describe("consul_ha_cluster", function()
     client:close()
   end)
 
-  it("takes the old names for keys and timings, with leading slashes #smoke", function()
+  it("takes the old options for keys and times, with leading slashes #smoke", function()
     local old = node("old", {
       leader_key = "/" .. prefix .. "/leader",
       nodes_prefix = "/" .. prefix .. "/nodes/",
@@ -141,7 +139,7 @@ describe("consul_ha_cluster", function()
     client:close()
   end)
 
-  it("of one node sees itself and leads #smoke", function()
+  it("with one node has this node as its leader #smoke", function()
     local one = started(1)[1]
     assert.is_true(one:is_leader_node())
     assert.is_true(one.is_leader)
@@ -157,9 +155,9 @@ describe("consul_ha_cluster", function()
     assert.equal("n1", tostring(info))
   end)
 
-  it("of three nodes sees three and one leader #smoke", function()
+  it("with three nodes has three live nodes and one leader on each #smoke", function()
     local nodes = started(3)
-    settled(nodes)
+    settle(nodes)
     local leaders = 0
     for _, one in ipairs(nodes) do
       assert.equal(3, one:get_node_count())
@@ -173,7 +171,7 @@ describe("consul_ha_cluster", function()
     assert.equal("follower", nodes[2]:status().state)
   end)
 
-  it("has its nodes by id, as they are at each read", function()
+  it("has its current nodes by id in cluster_nodes", function()
     local nodes = started(1, { zone = "a", weight = 2, meta = { rack = "7" } })
     local first = nodes[1].cluster_nodes
     local n1 = first.n1
@@ -195,9 +193,9 @@ describe("consul_ha_cluster", function()
     end)
   end)
 
-  it("says where keys belong, the same on each node #smoke", function()
+  it("places keys alike on each node #smoke", function()
     local nodes = started(3)
-    settled(nodes)
+    settle(nodes)
     local keys = { "AAPL", "GOOGL", "MSFT", "000001.SZ", "", "\0\255" }
     local owners = nodes[2]:get_nodes_for_keys(keys)
     for i, key in ipairs(keys) do
@@ -219,9 +217,9 @@ describe("consul_ha_cluster", function()
     end
   end)
 
-  it("spreads shards evenly and says which a node has", function()
+  it("spreads shards evenly, and lists those of a node", function()
     local nodes = started(3, { shards = 90, replicas = 1 })
-    settled(nodes)
+    settle(nodes)
     local seen, count = {}, 0
     for i = 1, 3 do
       local shards = nodes[1]:get_shards("n" .. i)
@@ -236,9 +234,9 @@ describe("consul_ha_cluster", function()
     assert.same({}, nodes[1]:get_shards("unknown"))
   end)
 
-  it("says who has a shard, and takes word of its data", function()
+  it("lists the replicas of a shard, and a node makes its replica available with shards_ready", function()
     local one = started(1)[1]
-    settled({ one })
+    settle({ one })
     local replicas = one:get_shard_replicas(0)
     assert.same({ 1, "n1", "available" }, { #replicas, replicas[1].id, replicas[1].state })
     assert.equal("n1!", replicas[1] .. "!")
@@ -256,7 +254,8 @@ describe("consul_ha_cluster", function()
     assert.same({ "n2", "initializing", "n1" }, { new.id, new.state, new.source })
     assert.is_true(second:shards_ready({ 0, 1 }))
     support.eventually(function()
-      return one:get_shard_replicas(0)[2].state == "available"
+      local replica = one:get_shard_replicas(0)[2]
+      return replica and replica.state == "available"
     end)
     assert.equal("initializing", one:get_shard_replicas(2)[2].state)
     for _, wrong in ipairs({ "0", { "x" }, { -1 } }) do
@@ -264,9 +263,9 @@ describe("consul_ha_cluster", function()
     end
   end)
 
-  it("hands the leadership over when its leader stops, or when it is told to #smoke", function()
+  it("hands the leadership over when the leader stops or calls hand_over #smoke", function()
     local nodes = started(3, { profile = "fast" })
-    settled(nodes)
+    settle(nodes)
     assert.is_true(nodes[1]:stop())
     assert.is_false(nodes[1]:is_leader_node())
     support.eventually(function()
@@ -290,7 +289,7 @@ describe("consul_ha_cluster", function()
     end)
   end)
 
-  it("tells what happens #smoke", function()
+  it("reports membership, leadership and shard changes as events #smoke", function()
     local first = node("n1")
     assert.is_nil(first:poll_event())
     assert(first:start())
@@ -319,7 +318,7 @@ describe("consul_ha_cluster", function()
     assert.equal("closed", support.kind(first:fd()))
   end)
 
-  it("waits for events no longer than told", function()
+  it("waits for events up to the timeout", function()
     local one = started(1)[1]
     support.eventually(function()
       return one:status().map_epoch
@@ -331,12 +330,12 @@ describe("consul_ha_cluster", function()
     local begun = support.clock()
     assert.is_nil(one:next_event(200))
     local waited = support.clock() - begun
-    assert.is_true(waited >= 0.2 and waited < 2, waited)
+    assert.is_true(waited >= 0.2 and waited < 10, waited)
   end)
 
-  it("drains a node and takes it back, whichever node is asked", function()
+  it("drains a node and takes it back, on the request of any node", function()
     local nodes = started(3)
-    settled(nodes)
+    settle(nodes)
     assert.is_true(nodes[1]:drain(true, "n3"))
     support.eventually(function()
       return #nodes[2]:get_shards("n3") == 0 and nodes[2].cluster_nodes.n3.status == "draining"
@@ -350,7 +349,7 @@ describe("consul_ha_cluster", function()
 
   it("routes around a node in maintenance, which keeps its shards", function()
     local nodes = started(3)
-    settled(nodes)
+    settle(nodes)
     local before = #nodes[1]:get_shards("n2")
     assert.is_true(nodes[2]:maintenance(true))
     support.eventually(function()
@@ -370,20 +369,31 @@ describe("consul_ha_cluster", function()
     end)
   end)
 
-  it("lets the leader alone write with Consul's consent", function()
+  it("lets only the leader write with fenced_put", function()
     local nodes = started(2)
     local key = prefix .. "/work"
-    local index = nodes[1]:fenced_put(key, "by the leader")
+    local written, index = nodes[1]:fenced_put(key, "by the leader")
+    assert.is_true(written)
     assert.is_truthy(index)
     local client = support.client()
     assert.equal("by the leader", (select(2, client:kv_get(key))))
     client:close()
     local success, message, err = nodes[2]:fenced_put(key, "by another")
     assert.equal("conflict", support.kind(success, message, err))
-    assert.matches('cluster node "n2": it does not lead', message, 1, true)
+    assert.matches('cluster node "n2": it is not the leader', message, 1, true)
   end)
 
-  it("can be stopped and started again, and again", function()
+  it("takes part without an address, if that is said", function()
+    local one = node("n1", { node_address = false })
+    assert(one:start())
+    assert.same({ "", "", "" }, { one.node_address, one.cluster_nodes.n1.address, one:get_leader_info().address })
+    local everywhere = node("n2", { node_address = false, data_address = "0.0.0.0:0", cluster_key = ("k"):rep(16) })
+    local success, message, err = everywhere:start()
+    assert.equal("config", support.kind(success, message, err))
+    assert.matches("node_address must be `host:port`", message, 1, true)
+  end)
+
+  it("can be stopped and started repeatedly", function()
     local one = node("n1")
     assert.is_true(one:stop())
     for _ = 1, 2 do
@@ -396,9 +406,9 @@ describe("consul_ha_cluster", function()
     assert.is_true(one:close())
   end)
 
-  it("that is stopped knows nothing", function()
+  it("returns nothing from a stopped node", function()
     local one = node("n1")
-    local function knows_nothing()
+    local function returns_nothing()
       assert.same({ false, false, 0 }, { one:is_leader_node(), one.is_leader, one:get_node_count() })
       assert.is_nil(one:get_leader_info())
       assert.is_nil(one:get_node_for_key("key"))
@@ -409,20 +419,21 @@ describe("consul_ha_cluster", function()
       assert.same({}, one:get_replica_nodes("key", 2))
       assert.same({}, one:get_shards())
       assert.same({}, one.cluster_nodes)
-      assert.same({ state = "stopped", in_touch = false, frozen = {} }, one:status())
-      for _, name in ipairs({ "hand_over", "drain", "maintenance", "resume", "fd" }) do
+      local service_id = prefix:gsub("/", "-") .. "-nodes-n1"
+      assert.same({ state = "stopped", in_touch = false, frozen = {}, service_id = service_id }, one:status())
+      for _, name in ipairs({ "hand_over", "drain", "leave", "maintenance", "thaw", "resume", "fd" }) do
         local success, message, err = one[name](one)
         assert.equal("closed", support.kind(success, message, err))
         assert.matches('cluster node "n1": it is not started', message, 1, true)
       end
     end
-    knows_nothing()
+    returns_nothing()
     assert(one:start())
     assert(one:stop())
-    knows_nothing()
+    returns_nothing()
   end)
 
-  it("leaves nothing behind when it stops #smoke", function()
+  it("leaves neither node keys nor services behind when its nodes stop #smoke", function()
     local nodes = started(2)
     assert.is_true(nodes[2]:stop())
     assert.is_true(nodes[1]:stop())
@@ -431,12 +442,14 @@ describe("consul_ha_cluster", function()
       assert.is_nil(key:match("/nodes/"), key)
     end
     assert.is_nil((select(3, assert(client:kv_get(prefix .. "/leader")))).session)
-    local _, instances = assert(client:health_service(prefix .. "-nodes"))
-    assert.equal(0, #instances)
+    -- An agent tells the catalog in the background.
+    support.eventually(function()
+      return #select(2, assert(client:health_service(prefix .. "-nodes"))) == 0
+    end)
     client:close()
   end)
 
-  it("leaves in order when it is collected unstopped", function()
+  it("is left gracefully by a node that is garbage-collected without a stop", function()
     local staying = started(1)[1]
     local config = { node_id = "lost", node_address = "x:1", nodes_prefix = prefix .. "/nodes/" }
     config.simulate = support.simulated
@@ -454,18 +467,18 @@ describe("consul_ha_cluster", function()
     end)
   end)
 
-  it("is refused a name that a live node has, and told who has it", function()
+  it("refuses a node with the name of a live node, and names that node's address", function()
     local first = node("twin", { profile = "fast" })
     assert(first:start())
     local second = node("twin", { profile = "fast" })
     local success, message, err = second:start()
     assert.equal("conflict", support.kind(success, message, err))
-    assert.matches('node_id "twin" is taken: a node at 127.0.0.1:9000 has it', message, 1, true)
+    assert.matches('node_id "twin" is taken: the node at 127.0.0.1:9000 has it', message, 1, true)
     assert.is_true(first:is_leader_node())
     assert.equal('ConsulHACluster("twin", stopped)', tostring(second))
   end)
 
-  it("is refused a cluster of another shape, and another program's data", function()
+  it("refuses a node with another number of shards, and one whose key has another program's data", function()
     local first = node("n1")
     assert(first:start())
     local success, message, err = node("n2", { shards = 64 }):start()
@@ -481,7 +494,7 @@ describe("consul_ha_cluster", function()
     assert.is_true(first:is_leader_node())
   end)
 
-  it("says that nobody leads when a foreign session holds the leader's key, and leads when it is free", function()
+  it("has no leader while another program's session holds the leader's key, and has one afterwards", function()
     local client = support.client()
     local _, session = assert(client:session_create({ LockDelay = 0 }))
     assert(client:kv_put(prefix .. "/leader", "not ours", { acquire = session }))
@@ -497,7 +510,7 @@ describe("consul_ha_cluster", function()
     client:close()
   end)
 
-  it("says that its end was not heard of when Consul is away, and can start again", function()
+  it("returns an error from a stop during an outage, and can start again", function()
     local agent = support.name("away")
     local one = started(1, { timeout = 300, simulate = agent })[1]
     local simulator = consul_ffi.simulator(agent)
@@ -512,7 +525,7 @@ describe("consul_ha_cluster", function()
     assert(one:start())
   end)
 
-  it("is not started twice at a time", function()
+  it("refuses to start a started node", function()
     local one = started(1)[1]
     local success, message, err = one:start()
     assert.equal("conflict", support.kind(success, message, err))
@@ -520,7 +533,7 @@ describe("consul_ha_cluster", function()
     assert.is_true(one:is_leader_node())
   end)
 
-  it("says within its time that Consul is away, and stops without it", function()
+  it("fails to start within start_timeout_ms while Consul is unreachable, and stops without it", function()
     local away = node("n1", { simulate = false, consul_url = "127.0.0.1:1", start_timeout_ms = 300, timeout = 500 })
     local begun = support.clock()
     local success, message, err = away:start()
@@ -531,21 +544,21 @@ describe("consul_ha_cluster", function()
     assert.is_true(support.clock() - begun < 5)
   end)
 
-  it("gives up its start when it is stopped meanwhile", function()
+  it("ends the start of a node that is stopped during it", function()
     local away = node("n1", { simulate = false, consul_url = "127.0.0.1:1" })
     local ran, success, message, err = support.with_hook(function()
       away:close()
     end, away.start, away)
     assert.is_true(ran)
     assert.equal("closed", support.kind(success, message, err))
-    assert.matches("it was stopped while it started", message, 1, true)
+    assert.matches("it was stopped during its start", message, 1, true)
   end)
 
   it("raises for misuse, naming what is allowed", function()
     for _, case in ipairs({
       { "n1", "the configuration must be a table, got a string" },
-      { {}, "node_id is missing" },
-      { { node_id = "n1" }, "node_address is missing" },
+      { {}, "node_id is required" },
+      { { node_id = "n1" }, "node_address is required" },
       { { node_idd = "n1" }, 'unknown option "node_idd"; did you mean "node_id"?' },
       { { consul_ur = "x" }, 'unknown option "consul_ur"; did you mean "consul_url"?' },
       { { node_id = "a/b", node_address = "x:1" }, 'node_id is "a/b": it must be a name' },
@@ -553,31 +566,30 @@ describe("consul_ha_cluster", function()
       { { node_id = "n1", node_address = "x:1", weight = 0 / 0 }, "weight is NaN: it must be" },
       { { node_id = "n1", node_address = "x:1", profile = { beat_ms = 5000 } }, "a third of check_ttl_ms" },
       { { node_id = "n1", node_address = "x:1", endpoint = "ftp://x" }, "endpoint" },
+      { { node_id = "n1", node_address = "your-ip:port" }, "must be `host:port` with a port from 1 to 65535" },
+      { { node_id = "n1", node_address = 9000 }, "node_address must be a non-empty string, got a number 9000" },
+      { { replica_count = 2 }, 'unknown option "replica_count"; did you mean "replicas"?' },
+      { { node_id = "n1", node_address = "x:1", simulate = "false" }, 'simulate is "false": it would be the name' },
     }) do
-      local raised, message = pcall(ConsulHACluster.new, ConsulHACluster, case[1])
-      assert.is_false(raised)
+      local message = support.raises(case[2], ConsulHACluster.new, ConsulHACluster, case[1])
       assert.matches("ConsulHACluster: ", message, 1, true)
-      assert.matches(case[2], message, 1, true)
     end
     local one = node("n1")
-    for _, case in ipairs({
-      { one.get_node_for_key, one, nil, "get_node_for_key: key must be a string, got nil" },
-      { one.get_node_for_key, one, 600519, "get_node_for_key: key must be a string, got a number 600519" },
-      { one.get_nodes_for_keys, one, "key", "get_nodes_for_keys: keys must be a list of strings" },
-      { one.maintenance, one, "yes", 'maintenance: on must be true or false, got a string "yes"' },
-      { one.next_event, one, "soon", "next_event: timeout_ms must be a number of milliseconds" },
-      { one.start, nil, nil, "start: call it with a colon" },
-      { one.start, {}, nil, "start: call it with a colon" },
-    }) do
-      local raised, message = pcall(case[1], case[2], case[3])
-      assert.is_false(raised)
-      assert.matches(case[4], message, 1, true)
-    end
+    local raises = support.raises
+    raises("get_node_for_key: key must be a string, got nil", one.get_node_for_key, one, nil)
+    raises("get_node_for_key: key must be a string, got a number 600519", one.get_node_for_key, one, 600519)
+    raises("get_nodes_for_keys: keys must be a list of strings", one.get_nodes_for_keys, one, "key")
+    raises('maintenance: on must be true or false, got a string "yes"', one.maintenance, one, "yes")
+    raises("next_event: timeout_ms must be a number of milliseconds", one.next_event, one, "soon")
+    raises('handle: "x" has no handler: a function is required', one.handle, one, "x")
+    raises("handle: the handler must be a function or nil, got a string", one.handle, one, "x", "y")
+    raises("start: call it with a colon", one.start, nil)
+    raises("start: call it with a colon", one.start, {})
     assert.equal("argument", support.kind(one:get_replica_nodes("key", -1)))
   end)
 end)
 
--- What takes long, on a clock that the spec moves.
+-- What takes long, on a manual clock.
 describe("consul_ha_cluster on a manual clock", function()
   local sim, agent
 
@@ -592,7 +604,7 @@ describe("consul_ha_cluster on a manual clock", function()
     end
   end)
 
-  -- Nodes whose connections have their names.
+  -- Starts nodes whose clients have their names, so that faults can select them.
   local function connected(count)
     local nodes = {}
     for i = 1, count do
@@ -603,7 +615,7 @@ describe("consul_ha_cluster on a manual clock", function()
     return nodes
   end
 
-  it("elects another leader within the time that the profile says", function()
+  it("elects a new leader within the profile's takeover time", function()
     local nodes = connected(3)
     assert.is_true(nodes[1].is_leader)
     local token = nodes[1]:token()
@@ -623,7 +635,7 @@ describe("consul_ha_cluster on a manual clock", function()
     assert.same({ 3, "n2 n3" }, { nodes[2]:get_node_count(), ids(nodes[2]:get_live_nodes()) })
   end)
 
-  it("routes around a dead node at once, and moves no shard for a restart", function()
+  it("routes around a dead node immediately, and moves no shard for a restart", function()
     local nodes = connected(3)
     local before = nodes[1]:status().map_epoch
     sim:fault({ clients = { "n3" }, partition = true })
@@ -638,11 +650,11 @@ describe("consul_ha_cluster on a manual clock", function()
     assert.equal(before, nodes[1]:status().map_epoch)
   end)
 
-  it("routes by the last map with Consul away, and says that nobody leads", function()
+  it("routes by the last shard map without a leader while Consul is unreachable", function()
     local nodes = connected(3)
     local owner = nodes[2]:get_node_for_key("key")
     sim:fault({ partition = true })
-    -- Ends the queries that wait.
+    -- Ends the blocking queries.
     sim:restart()
     sim:advance(30)
     assert.equal(owner, (nodes[2]:get_node_for_key("key")))
@@ -655,20 +667,23 @@ describe("consul_ha_cluster on a manual clock", function()
     assert.equal(owner, (nodes[2]:get_node_for_key("key")))
   end)
 
-  it("freezes the map when too many vanish at once, until it is told to go on", function()
-    local nodes = connected(6)
-    sim:fault({ clients = { "n4", "n5", "n6" }, partition = true })
-    sim:advance(20)
-    local frozen = nodes[1]:status().frozen
-    table.sort(frozen)
-    assert.equal("n4 n5 n6", table.concat(frozen, " "))
-    local seen
-    for name, detail in nodes[2].poll_event, nodes[2] do
-      seen = name == "frozen" and detail or seen
-    end
-    assert.equal(3, #seen)
-    assert.is_true(nodes[2]:resume())
-    sim:advance(5)
-    assert.same({}, nodes[1]:status().frozen)
-  end)
+  -- `resume` is the name of `thaw` in older releases.
+  for _, thaw in ipairs({ "thaw", "resume" }) do
+    it(("freezes the shard map when too many nodes fail at once, until %s is called"):format(thaw), function()
+      local nodes = connected(6)
+      sim:fault({ clients = { "n4", "n5", "n6" }, partition = true })
+      sim:advance(20)
+      local frozen = nodes[1]:status().frozen
+      table.sort(frozen)
+      assert.equal("n4 n5 n6", table.concat(frozen, " "))
+      local seen
+      for name, detail in nodes[2].poll_event, nodes[2] do
+        seen = name == "frozen" and detail or seen
+      end
+      assert.equal(3, #seen)
+      assert.is_true(nodes[2][thaw](nodes[2]))
+      sim:advance(5)
+      assert.same({}, nodes[1]:status().frozen)
+    end)
+  end
 end)

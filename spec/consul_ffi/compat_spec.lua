@@ -1,4 +1,4 @@
--- The names and shapes that older programs depend on.
+-- Names and result shapes that older programs depend on.
 local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 
@@ -40,7 +40,7 @@ describe("an older program's", function()
     assert.same({}, select(2, client:kv_get(name, true)))
   end)
 
-  it("value may be printed with tostring, whatever it is", function()
+  it("values can be printed with tostring, nil included", function()
     client:kv_put(name, 42)
     assert.equal("42", tostring(select(2, client:kv_get(name))))
     assert.equal("nil", tostring(select(2, client:kv_get(name .. "/none"))))
@@ -55,7 +55,7 @@ describe("an older program's", function()
     return found[1]
   end
 
-  it("register_service(id, name, address, port, tags) attaches no check", function()
+  it("register_service(id, name, address, port, tags) registers no check", function()
     assert.is_true((client:register_service(name .. "-1", name, "10.0.0.1", 8080, { "a", "b" })))
     local instance = first_instance()
     assert.equal(name .. "-1", instance.id)
@@ -74,7 +74,7 @@ describe("an older program's", function()
     client:deregister_service(name)
   end)
 
-  it("register_service takes a table, and a check when asked", function()
+  it("register_service takes a table, optionally with a check", function()
     assert.is_true((client:register_service({
       id = name .. "-1",
       name = name,
@@ -87,7 +87,7 @@ describe("an older program's", function()
     client:deregister_service(name .. "-1")
   end)
 
-  it("create_session gives what reads as JSON and has an id", function()
+  it("create_session returns an object that reads as JSON and has an id", function()
     local success, response = client:create_session(name, "30s")
     assert.is_true(success)
     local id = response:match('"ID":"([^"]+)"')
@@ -103,11 +103,11 @@ describe("an older program's", function()
     assert.is_true((client:destroy_session(id)))
   end)
 
-  it("create_session gives its error as any method does", function()
+  it("create_session returns errors like all methods", function()
     assert.equal("argument", support.kind(client:create_session(name, "1s")))
   end)
 
-  it("http_request asks for any path", function()
+  it("http_request requests any path", function()
     client:kv_put(name, "v")
     local success, body = client:http_request("GET", "/v1/kv/" .. name, nil, { raw = true })
     assert.is_true(success)
@@ -122,7 +122,7 @@ describe("an older program's", function()
     end)
   end)
 
-  it("whole life runs unmodified", function()
+  it("calls, from new to destroy, run unmodified", function()
     assert(client.initialized)
     local quote = { symbol = "AAPL", price = 150.25, volume = 1000, timestamp = os.time() }
     local ok = client:kv_put(name .. "/stocks/AAPL/20241012", quote)

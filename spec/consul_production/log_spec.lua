@@ -1,8 +1,8 @@
--- The manager's log file, put aside by size, count and age; and its audit log.
+-- The manager's log file, which is rotated by size, count and age, and its audit log.
 local log = require("consul_production.log")
 local managers = require("spec.consul_production.support")
+local support = require("spec.support")
 
-local DAY_S = 24 * 60 * 60
 -- 2026-11-20T22:30:00Z
 local NOW = 1795213800
 
@@ -31,21 +31,21 @@ describe("a log file", function()
     end
   end)
 
-  it("has lines with time and level, from its level on, each on one line", function()
+  it("writes one line with time and level for each message at its level or above", function()
     local to = open()
-    to:write("DEBUG", "not this")
+    to:write("DEBUG", "below the level")
     to:write("WARN", "two\nlines")
     assert.equal("2026-11-20T22:30:00Z WARN  two lines\n", managers.read(path))
   end)
 
-  it("goes on where it ended", function()
+  it("appends to an existing file", function()
     open():write("INFO", "first")
     opened:close()
     open():write("INFO", "second")
     assert.matches("first\n.*second\n$", managers.read(path))
   end)
 
-  it("is put aside by size, and so many are kept", function()
+  it("is rotated by size, and keeps max_backups rotated files", function()
     local to = open()
     for i = 1, 9 do
       to:write("INFO", ("line %d %s"):format(i, ("x"):rep(20)))
@@ -57,7 +57,7 @@ describe("a log file", function()
     assert.is_nil(managers.read(path .. ".3"))
   end)
 
-  it("keeps none aside when none are asked for", function()
+  it("keeps no rotated files when max_backups is 0", function()
     local to = open({ max_backups = 0 })
     for i = 1, 5 do
       to:write("INFO", ("line %d %s"):format(i, ("x"):rep(40)))
@@ -66,20 +66,35 @@ describe("a log file", function()
     assert.is_nil(managers.read(path .. ".1"))
   end)
 
-  it("is removed by age, when it is opened and when another is put aside", function()
-    managers.write(path .. ".1", "2026-11-14T00:00:00Z INFO  young\n")
-    managers.write(path .. ".2", "2026-11-10T00:00:00Z INFO  old\n")
+  it("removes rotated files by age when it is opened and when it is rotated", function()
+    managers.write(path .. ".1", "young\n")
+    managers.write(path .. ".2", "old\n")
+    assert(os.execute("touch -d '8 days ago' " .. path .. ".2"))
     local to = open({ max_backups = 3 })
     assert.is_string(managers.read(path .. ".1"))
     assert.is_nil(managers.read(path .. ".2"))
-    now = NOW + 3 * DAY_S
+    assert(os.execute("touch -d '8 days ago' " .. path .. ".1"))
     to:write("INFO", ("x"):rep(60))
     to:write("INFO", ("y"):rep(60))
     assert.matches("xxx", managers.read(path .. ".1"), 1, true)
     assert.is_nil(managers.read(path .. ".2"))
   end)
 
-  it("that cannot be opened says why", function()
+  it("may be a pipe, which delays nothing and loses no line without a count", function()
+    os.remove(path)
+    assert(os.execute("mkfifo " .. path))
+    local to = open()
+    to:write("INFO", "nobody reads it")
+    assert(os.execute(("head -n 1 < %s > %s.1 &"):format(path, path)))
+    support.eventually(function()
+      to:write("INFO", "heard")
+      return (managers.read(path .. ".1") or ""):find("INFO  heard left_out=%d+\n$")
+    end)
+    -- No process reads it any more.
+    to:write("INFO", "after")
+  end)
+
+  it("names the reason when the file cannot be opened", function()
     local made, why = log.open({ path = "/nonexistent/log" })
     assert.is_nil(made)
     assert.matches("/nonexistent/log: No such file", why, 1, true)
@@ -87,10 +102,27 @@ describe("a log file", function()
   end)
 end)
 
+describe("a log that is not a file, a character device or a pipe", function()
+  after_each(managers.close)
+
+  it("is refused by the name of its option and its path", function()
+    for option, given in pairs({
+      ["monitoring.log_file"] = { monitoring = { log_file = "/tmp" } },
+      ["security.audit_log_file"] = { security = { audit_enabled = true, audit_log_file = "/tmp" } },
+    }) do
+      local success, raised = pcall(managers.started, given)
+      assert.is_false(success)
+      local why = "/tmp: it is a directory, not a regular file, a character device or a pipe"
+      assert.equal(("consul_production_config: init: %s: %s"):format(option, why), raised)
+    end
+    managers.started({ monitoring = { log_file = "/dev/null" } })
+  end)
+end)
+
 describe("the audit log", function()
   after_each(managers.close)
 
-  it("says who did what with which key, when, and how it ended; no value and no token", function()
+  it("records time, node, operation, key and result of each call, but no values and no tokens", function()
     local path = os.tmpname()
     local manager = managers.started({
       cluster = { node_id = "auditor" },

@@ -1,4 +1,4 @@
--- Every option is documented, and has an effect or says that it has none.
+-- Every option is documented, and has an effect or declares that it has none.
 local connection = require("consul_production.connection")
 local managers = require("spec.consul_production.support")
 local options = require("consul_production.options")
@@ -15,9 +15,9 @@ local function shown(value)
   return tostring(value):gsub("%.0$", "")
 end
 
--- The table of options as the page should have it.
+-- The table of options that the page should have.
 local function documented()
-  local lines = { "| option | takes | default | environment | |", "|---|---|---|---|---|" }
+  local lines = { "| option | type | default | environment | |", "|---|---|---|---|---|" }
   for _, option in ipairs(options.list) do
     local variables = {}
     for i, name in ipairs(option.env or {}) do
@@ -33,15 +33,15 @@ end
 describe("the manager's options", function()
   after_each(managers.close)
 
-  it("are those of the documentation", function()
+  it("are documented in docs/production.md", function()
     local text, wanted = managers.read(PAGE), documented()
-    local first, last = text:find("\n| option | takes .-\n\n")
+    local first, last = text:find("\n| option | .-\n\n")
     if os.getenv("UPDATE_REFERENCE") then
       text = text:sub(1, first) .. wanted .. text:sub(last)
       managers.write(PAGE, text)
-      first, last = text:find("\n| option | takes .-\n\n")
+      first, last = text:find("\n| option | .-\n\n")
     end
-    assert.equal(wanted, text:sub(first + 1, last - 1), "`make docs` writes it anew")
+    assert.equal(wanted, text:sub(first + 1, last - 1), "`make docs` regenerates it")
   end)
 
   -- A value that is not the default.
@@ -57,8 +57,8 @@ describe("the manager's options", function()
     return option[2] == "urls" and { "http://a:1" } or "another"
   end
 
-  it("make another client or node, are idle, or are what a spec here is about", function()
-    -- Those that the manager itself goes by, each with the spec that shows it.
+  it("change the client or the node, are not in force, or are the subject of another spec", function()
+    -- The manager's own options; each has another spec.
     local own = {}
     for _, name in ipairs({
       "consul.health_check_interval", "consul.health_check_timeout", "cluster.read_timeout", "cluster.write_timeout",
@@ -67,7 +67,8 @@ describe("the manager's options", function()
       "monitoring.alert_enabled", "monitoring.alert_threshold.node_down_count",
       "monitoring.alert_threshold.response_time_ms", "monitoring.alert_threshold.error_rate_percent",
       "security.enable_acl", "security.audit_enabled", "security.audit_log_file", "sources.file", "sources.kv_prefix",
-      "cluster.replication_factor", "cluster.write_quorum", "cluster.read_quorum",
+      "cluster.replication_factor", "cluster.write_quorum", "cluster.read_quorum", "consul.encryption_key",
+      "monitoring.all_checks",
     }) do
       own[name] = true
     end
@@ -79,7 +80,7 @@ describe("the manager's options", function()
     end
   end)
 
-  it("have the types that they say", function()
+  it("accept values of their declared types only", function()
     for _, option in ipairs(options.list) do
       assert.is_nil(options.refusal(option, another(option)), option.path)
       assert.is_string(options.refusal(option, print), option.path)
@@ -89,7 +90,7 @@ describe("the manager's options", function()
     end
   end)
 
-  it("of a log are megabytes, files and days", function()
+  it("of logs are in megabytes, files and days", function()
     local path = os.tmpname()
     local manager = managers.started({ monitoring = {
       log_file = path, log_level = "INFO", log_max_size = 0.0005, log_max_backups = 1,
@@ -101,13 +102,13 @@ describe("the manager's options", function()
     assert.is_true(#managers.read(path) <= 524)
     assert.is_true(#managers.read(path .. ".1") <= 524)
     assert.is_nil(managers.read(path .. ".2"))
-    managers.write(path .. ".1", "2020-01-01T00:00:00Z INFO  old\n")
+    assert(os.execute("touch -d '31 days ago' " .. path .. ".1"))
     manager:reload_config({ monitoring = { log_max_age = 30 } })
     assert.is_nil(managers.read(path .. ".1"))
     os.remove(path)
   end)
 
-  it("of TLS are in force when a server is spoken to over TLS, and not looked at when none is", function()
+  it("of TLS are in force when a server uses TLS, and their files are not read otherwise", function()
     local files = { tls_ca_file = "/nonexistent/ca.pem" }
     assert.is_true(managers.manager({ consul = files }):init())
     for _, with in ipairs({ { tls_enabled = true }, { servers = { "https://127.0.0.1:1" } } }) do
@@ -121,4 +122,43 @@ describe("the manager's options", function()
       assert.matches("/nonexistent/ca.pem", message, 1, true)
     end
   end)
+end)
+
+-- The defaults of the older module, which was used as a file that one edits.
+local OLDER = {
+  ["consul.servers"] = "three names", ["consul.timeout"] = 10, ["consul.retry_attempts"] = 3,
+  ["consul.retry_interval"] = 1, ["consul.health_check_interval"] = 30, ["consul.health_check_timeout"] = 5,
+  ["consul.tls_enabled"] = true, ["consul.tls_verify"] = true, ["consul.tls_cert_file"] = "/etc/consul/client.crt",
+  ["consul.tls_key_file"] = "/etc/consul/client.key", ["consul.tls_ca_file"] = "/etc/consul/ca.crt",
+  ["consul.simulate"] = false, ["cluster.node_id"] = "node-<time>", ["cluster.datacenter"] = "dc1",
+  ["cluster.min_nodes"] = 3, ["cluster.max_nodes"] = 9, ["cluster.heartbeat_interval"] = 5,
+  ["cluster.heartbeat_timeout"] = 15, ["cluster.election_timeout"] = 10, ["cluster.leader_lease_duration"] = 60,
+  ["cluster.consistency_mode"] = "consistent", ["cluster.read_timeout"] = 30, ["cluster.write_timeout"] = 60,
+  ["cluster.failover_timeout"] = 30, ["cluster.recovery_interval"] = 60, ["cluster.replication_factor"] = 3,
+  ["cluster.write_quorum"] = 2, ["cluster.read_quorum"] = 2, ["storage.kv_prefix"] = "stock-tsdb/",
+  ["storage.kv_consistency"] = "consistent", ["storage.metadata_prefix"] = "metadata/",
+  ["storage.lock_prefix"] = "locks/", ["storage.session_prefix"] = "sessions/", ["monitoring.metrics_enabled"] = true,
+  ["monitoring.metrics_interval"] = 60, ["monitoring.log_level"] = "INFO",
+  ["monitoring.log_file"] = "/var/log/stock-tsdb/consul.log", ["monitoring.log_max_size"] = 100,
+  ["monitoring.log_max_backups"] = 10, ["monitoring.log_max_age"] = 30, ["monitoring.alert_enabled"] = true,
+  ["monitoring.alert_threshold.node_down_count"] = 2, ["monitoring.alert_threshold.response_time_ms"] = 5000,
+  ["monitoring.alert_threshold.error_rate_percent"] = 5, ["security.enable_acl"] = true,
+  ["security.acl_policy_file"] = "/etc/consul/acl-policy.hcl", ["security.encrypt_traffic"] = true,
+  ["security.audit_enabled"] = true, ["security.audit_log_file"] = "/var/log/stock-tsdb/audit.log",
+}
+
+it("F18 the defaults are the older ones, or the page about them has a row with both and a reason", function()
+  local page, rows = managers.read("docs/migrating.md"), {}
+  for path, before, now, why in page:gmatch("\n| `([%w_.]+)` | ([^|]+) | ([^|]+) | ([^|]+) |%f[\n]") do
+    rows[path] = { before, now, why }
+  end
+  for path, before in pairs(OLDER) do
+    local option = options.by_path[path]
+    if shown(option.default) ~= shown(before) then
+      assert.is_table(rows[path], path)
+      assert.same({ shown(before), option.shown or shown(option.default) }, { rows[path][1], rows[path][2] }, path)
+      rows[path] = nil
+    end
+  end
+  assert.same({}, rows)
 end)

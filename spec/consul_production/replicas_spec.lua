@@ -1,29 +1,37 @@
--- Copies of values on the nodes: managers that are three nodes of a cluster in one process.
+-- Replicas of values on the nodes of a cluster, whose managers are in one process. None of them polls.
 local consul_ffi = require("consul_ffi")
 local managers = require("spec.consul_production.support")
-local replicas = require("consul_production.replicas")
 local support = require("spec.support")
 
--- Managers of one cluster with these options, when each of them knows that all live.
+-- The options of manager i: three replicas, of which two must answer.
+local function options_of(i, options)
+  return support.merged({
+    cluster = support.merged({
+      node_id = "n" .. i, replication_factor = 3, write_quorum = 2, read_quorum = 2, read_timeout = 2,
+    }, options and options.cluster),
+    consul = options and options.consul,
+  })
+end
+
+local function is_healthy(made)
+  support.sleep_ms(20)
+  for _, manager in ipairs(made) do
+    local health = manager:monitor_health()
+    if health.reasons.replicas or health.node_count ~= #made then
+      return false
+    end
+  end
+  return true
+end
+
+-- Managers of one cluster with these options, once replicas have their places.
 local function cluster(count, options)
   local made, prefix = {}, nil
   for i = 1, count do
-    local all = { cluster = { node_id = "n" .. i, replication_factor = 3, write_timeout = 2, read_timeout = 2 } }
-    for section, values in pairs(options or {}) do
-      all[section] = all[section] or {}
-      for name, value in pairs(values) do
-        all[section][name] = value
-      end
-    end
-    made[i], prefix = managers.started(all, prefix)
+    made[i], prefix = managers.started(options_of(i, options), prefix)
   end
   support.eventually(function()
-    for _, manager in ipairs(made) do
-      if #manager:get_node():get_live_nodes() ~= count then
-        return false
-      end
-    end
-    return true
+    return is_healthy(made)
   end)
   return made, prefix
 end
@@ -36,107 +44,135 @@ end
 describe("replicas", function()
   after_each(managers.close)
 
-  it("stand on the nodes of their key, and Consul says on which", function()
-    local made, prefix = cluster(3, { cluster = { write_quorum = 3 } })
-    local success, outcome = made[1]:store_data("key", { price = 1 })
-    assert.is_true(success, outcome)
-    assert.same({ "n1 n2 n3", "" }, { sorted(outcome.acknowledged), sorted(outcome.missing) })
-    local _, notes = made[1]:get_healthy_client():kv_keys(prefix .. "/data/key/replicas/")
+  it("F4 need no poll, are on the nodes of their key, and Consul lists these nodes", function()
+    local made, prefix = cluster(3)
+    for i = 1, 9 do
+      local success, outcome = made[i % 3 + 1]:store_data("key" .. i, { price = i })
+      assert.is_true(success, outcome)
+      assert.equal("n1 n2 n3", sorted(outcome.nodes))
+    end
+    local _, listed = made[1]:get_healthy_client():kv_keys(prefix .. "/data/key1/replicas/")
     local expected = {}
     for i = 1, 3 do
-      expected[i] = prefix .. "/data/key/replicas/n" .. i
+      expected[i] = prefix .. "/data/key1/replicas/n" .. i
     end
-    assert.equal(sorted(expected), sorted(notes))
-    assert.same({ price = 1 }, (made[2]:read_data("key")))
+    assert.equal(sorted(expected), sorted(listed))
+    assert.same({ price = 1 }, (made[2]:read_data("key1")))
+    local health = made[1]:monitor_health()
+    assert.is_true(health.is_healthy, table.concat(health.issues, "; "))
   end)
 
-  it("are as many as a call says", function()
-    local made, prefix = cluster(3)
+  it("are as many as the configuration says, or none, whatever a call says", function()
+    local made = cluster(3)
     local success, outcome = made[1]:store_data("key", 1, { replication_factor = 2 })
     assert.is_true(success, outcome)
-    assert.equal(2, #outcome.acknowledged)
-    assert.equal(2, #select(2, made[1]:get_healthy_client():kv_keys(prefix .. "/data/key/replicas/")))
+    assert.equal(3, #outcome.nodes)
+    assert.equal("cluster.replication_factor is 3, and each value has as many replicas", outcome.not_in_force)
+    assert.is_nil(select(2, assert(made[1]:store_data("key", 1, { replication_factor = 3 }))).not_in_force)
+    assert.same({ nodes = {} }, select(2, assert(made[1]:store_data("other", 1, { replication_factor = 1 }))))
   end)
 
-  it("are none with replication_factor 1, which is said and not pretended", function()
+  it("do not exist with replication_factor 1, and store_data reports that", function()
     local manager, prefix = managers.started()
     local _, outcome = assert(manager:store_data("key", 1, { replication_factor = 3 }))
-    assert.same({ acknowledged = {}, missing = {},
-      not_in_force = "cluster.replication_factor is 1, so Consul alone has the values" }, outcome)
+    assert.same({ nodes = {},
+      not_in_force = "cluster.replication_factor is 1, so values are stored in Consul only" }, outcome)
     assert.same({}, (select(2, manager:get_healthy_client():kv_keys(prefix .. "/data/key/replicas/"))))
   end)
 
-  it("come and go with the configuration", function()
-    local agent = support.name("coming")
-    local sim = consul_ffi.simulator(agent, { clock = "manual" })
-    local manager = managers.started({ consul = { simulate = agent } })
-    for factor, copies in ipairs({ 0, 1 }) do
-      assert(manager:reload_config({ cluster = { replication_factor = factor } }))
-      assert.equal(copies, #select(2, assert(manager:store_data("key", 1))).acknowledged)
+  it("have quorums that meet: others are raised to a majority, which init says", function()
+    local manager = managers.manager({ cluster = { replication_factor = 5, write_quorum = 2 } })
+    local _, outcome = manager:init()
+    assert.same({ ["cluster.write_quorum"] = "it is 3, so that each read meets each write" }, outcome.not_in_force)
+    for _, quorums in ipairs({ { 5, 1 }, { 1, 5 }, { 3, 3 } }) do
+      local new = { cluster = { replication_factor = 5, write_quorum = quorums[1], read_quorum = quorums[2] } }
+      assert.same({}, select(2, assert(manager:reload_config(new))).not_in_force)
     end
-    assert(manager:reload_config({ cluster = { replication_factor = 1 } }))
-    assert.same({}, select(2, assert(manager:store_data("key", 1))).acknowledged)
-    -- Nobody asks it, so it need not poll.
-    sim:advance(10)
-    assert.is_nil(manager:monitor_health().reasons.host_not_polling)
   end)
 
-  describe("with a node that has no copies", function()
-    local made, prefix
+  it("are at most 16", function()
+    local manager = managers.manager({ cluster = { replication_factor = 17 } })
+    local initialised, message = pcall(manager.init, manager)
+    assert.is_false(initialised)
+    assert.matches("cluster.replication_factor is 17: at most 16", message, 1, true)
+  end)
 
-    -- The third node is another program's, which answers no manager.
-    local function with(options)
-      made, prefix = cluster(2, options)
-      local third = consul_ffi.ConsulHACluster:new({
-        node_id = "n3",
-        node_address = "a:1",
-        simulate = support.simulated,
-        nodes_prefix = prefix .. "/cluster/nodes/",
-        leader_key = prefix .. "/cluster/leader",
-      })
-      assert(third:start())
-      managers.keep(third)
-      support.eventually(function()
-        return #made[1]:get_node():get_live_nodes() == 3
-      end)
+  it("start and end with a change of the configuration", function()
+    local made = cluster(2, { cluster = { replication_factor = 1, write_quorum = 1, read_quorum = 1 } })
+    for _, manager in ipairs(made) do
+      assert(manager:reload_config({ cluster = { replication_factor = 2 } }))
     end
-
-    it("are enough when write_quorum nodes have acknowledged", function()
-      with({ cluster = { write_quorum = 2 } })
-      local success, outcome = made[1]:store_data("key", 1)
-      assert.is_true(success, outcome)
-      assert.same({ "n1 n2", "n3" }, { sorted(outcome.acknowledged), sorted(outcome.missing) })
-      assert.equal(2, #select(2, made[1]:get_healthy_client():kv_keys(prefix .. "/data/key/replicas/")))
+    support.eventually(function()
+      return is_healthy(made)
     end)
+    assert.equal(2, #select(2, assert(made[1]:store_data("key", 1))).nodes)
+    assert(made[1]:reload_config({ cluster = { replication_factor = 1 } }))
+    assert.same({}, select(2, assert(made[1]:store_data("key", 1))).nodes)
+    assert.is_nil(made[1]:monitor_health().reasons.replicas)
+  end)
 
-    it("are not enough when fewer have, and the message names who did not answer", function()
-      with({ cluster = { write_quorum = 3 } })
-      local success, message, err = made[1]:store_data("key", 1)
-      assert.equal("timeout", support.kind(success, message, err))
-      assert.is_true(err.maybe_applied)
-      assert.matches("stored in Consul, but not on enough nodes: ", message, 1, true)
-      assert.matches("2 of 3 nodes answered, and the quorum is 3; no answer from n3 (", message, 1, true)
-      assert.equal(1, (made[1]:read_data("key")))
+  it("F4 are not written with fewer nodes than write_quorum, and the health says so", function()
+    local manager = managers.started(options_of(1, { cluster = { write_timeout = 0.3 } }))
+    assert.matches("^no node has replicas yet: ", manager:monitor_health().reasons.replicas)
+    local success, message, err = manager:store_data("key", 1)
+    assert.equal("not_ready", support.kind(success, message, err))
+    assert.is_true(err.maybe_applied)
+    assert.matches("stored in Consul, but not on enough nodes: ", message, 1, true)
+    assert.equal(1, (manager:read_data("key")))
+  end)
+
+  it("survive a node, and those of a whole cluster that was started again are written", function()
+    local made, prefix = cluster(3)
+    assert(made[1]:store_data("key", "first"))
+    made[3]:get_node():close()
+    assert(made[1]:store_data("key", "second"))
+    for i = 1, 3 do
+      made[i]:cleanup()
+    end
+    for i = 1, 3 do
+      made[i] = managers.started(options_of(i), prefix)
+    end
+    support.eventually(function()
+      return made[2]:store_data("key", "third")
+    end)
+    assert.equal("third", (made[1]:read_data("key")))
+  end)
+
+  it("are written again after more nodes than tolerated were started again, one right after the other", function()
+    local made, prefix = cluster(3)
+    assert(made[1]:store_data("key", "first"))
+    for i = 2, 3 do
+      made[i]:cleanup()
+      made[i] = managers.started(options_of(i), prefix)
+    end
+    support.eventually(function()
+      return made[2]:store_data("key", "second")
+    end)
+    support.eventually(function()
+      return is_healthy(made)
     end)
   end)
 
-  it("are read while Consul is away, and say whether all nodes answered", function()
+  it("are read from each node while Consul is unreachable", function()
     local agent = support.name("away")
     local sim = consul_ffi.simulator(agent)
-    local made = cluster(3, {
-      cluster = { write_quorum = 2, read_quorum = 2, read_timeout = 0.2 }, consul = { simulate = agent },
-    })
+    local made = cluster(3, { cluster = { read_timeout = 0.5 }, consul = { simulate = agent } })
     local values = { text = "text", bytes = "\0\255\r\n", number = 2.5, table = { price = 1 }, flag = false }
     for name, value in pairs(values) do
       assert(made[1]:store_data(name, "older"))
       assert(made[2]:store_data(name, value))
     end
     sim:fault({ partition = true })
+    local reader = 0
     for name, value in pairs(values) do
-      local read, outcome = made[3]:read_data(name)
+      reader = reader % 3 + 1
+      local read, outcome
+      support.eventually(function()
+        read, outcome = made[reader]:read_data(name)
+        return type(outcome) == "table"
+      end)
       assert.same(value, read)
-      assert.is_true(outcome.complete)
-      assert.equal("n1 n2 n3", sorted(outcome.answered))
+      assert.equal("n1 n2 n3", sorted(outcome.nodes))
     end
     local value, message, err = made[3]:read_data("missing")
     assert.is_nil(value)
@@ -145,43 +181,49 @@ describe("replicas", function()
     sim:clear_faults()
   end)
 
-  it("make a node poll, whose health says so when it does not", function()
-    local agent = support.name("polling")
-    local sim = consul_ffi.simulator(agent, { clock = "manual" })
-    local manager = managers.started({ consul = { simulate = agent }, cluster = { replication_factor = 2 } })
-    assert.is_true(manager:monitor_health().is_healthy)
-    sim:advance(10)
-    assert.is_string(manager:monitor_health().reasons.host_not_polling)
-    assert.equal("host_not_polling", manager:next_alert().reason)
-    manager:poll()
-    assert.is_nil(manager:monitor_health().reasons.host_not_polling)
-    assert.equal("cleared", manager:next_alert().state)
-  end)
-
-  it("of a wiped Consul are newer than those before, whose index was higher", function()
-    local epoch, handlers = 1, {}
+  it("written after a data loss are newer than those before it, whose index was higher", function()
+    local epoch, records = 1, {}
     local node = {
-      handle = function(_, name, handler)
-        handlers[name] = handler
+      get_live_nodes = function()
+        return { "n1", "n2" }
       end,
       status = function()
         return { map_epoch = epoch }
       end,
-      get_replica_nodes = function()
-        return { { id = "n1" } }
-      end,
-      broadcast = function(_, name, body)
-        return true, { n1 = { success = true, data = handlers[name](body) } }
+      replicate = function()
+        return {
+          status = function()
+            return true, {}
+          end,
+          write = function(_, _, written)
+            records[written[1].id] = written[1].data
+            return true
+          end,
+          read = function()
+            local id
+            return function()
+              local data
+              id, data = next(records, id)
+              return data and { data = data }
+            end
+          end,
+        }
       end,
     }
-    replicas.new():serve(node)
-    local function store(bytes, index)
-      assert(replicas.write(node, { key = "key", bytes = bytes, flags = 0, index = index }, 1, {}))
-      return replicas.read(node, "key", 1, {}).bytes
+    local values = { ["cluster.replication_factor"] = 3, ["cluster.write_quorum"] = 2, ["cluster.read_quorum"] = 2 }
+    local opened = assert(require("consul_production.replicas").open(nil, node, values))
+    local function store(writer, bytes, index)
+      node.node_id = writer
+      assert(opened:write({ key = "key", bytes = bytes, flags = 0, index = index }, 1000))
+      return opened:read("key").bytes
     end
-    assert.equal("second", store("second", 20))
-    assert.equal("second", store("first, late", 10))
+    assert.equal("second", store("n2", "second", 20))
+    assert.equal("second", store("n1", "first, delivered late", 10))
+    epoch = 2
+    assert.equal("third", store("n2", "third", 30))
+    epoch = 1
+    assert.equal("fourth, by an older map", store("n1", "fourth, by an older map", 40))
     epoch = 1002
-    assert.equal("after the wipe", store("after the wipe", 3))
+    assert.equal("after the data loss", store("n2", "after the data loss", 3))
   end)
 end)

@@ -1,11 +1,11 @@
--- Managers for the specs: each with names of its own on the Consul under test, and what ends them.
+-- Managers for the specs, each with unique names on the Consul under test; `managers.close` closes them.
 local production = require("consul_production_config")
 local support = require("spec.support")
 
 local managers = { opened = {}, kept = {} }
 
--- A manager of its own that is not initialised; `options` are its sections. `prefix` (default a new name)
--- is what its keys begin with, so that managers of one prefix are one cluster.
+-- Returns a manager that is not initialised, with these sections of options, and the prefix of its keys
+-- (default a new name). Managers with the same prefix are one cluster.
 function managers.manager(options, prefix)
   prefix = prefix or support.name("production")
   local manager = production.new()
@@ -14,37 +14,37 @@ function managers.manager(options, prefix)
     cluster = { node_id = support.name("node") },
     storage = { kv_prefix = prefix .. "/data/", metadata_prefix = prefix .. "/cluster/",
       lock_prefix = prefix .. "/cluster/" },
-    -- What a node says by itself is not read by the specs.
+    -- Keeps the managers' log lines out of the specs' output.
     monitoring = { log_file = os.tmpname() },
   }
-  local function say(section, values)
+  local function assign(section, values)
     for name, value in pairs(values) do
       if type(value) == "table" and type(section[name]) == "table" and not value[1] then
-        say(section[name], value)
+        assign(section[name], value)
       else
         section[name] = value
       end
     end
   end
-  say(manager.config, all)
-  say(manager.config, options or {})
+  assign(manager.config, all)
+  assign(manager.config, options or {})
   table.insert(managers.opened, { manager, prefix, all.monitoring.log_file })
   return manager, prefix
 end
 
--- The same, initialised.
+-- The same, but initialised.
 function managers.started(options, prefix)
   local manager, used = managers.manager(options, prefix)
   manager:init()
   return manager, used
 end
 
--- Has `close` end this too.
+-- Registers an object that managers.close closes too.
 function managers.keep(opened)
   table.insert(managers.kept, opened)
 end
 
--- Ends all managers, and removes what they wrote.
+-- Closes all managers and deletes their keys.
 function managers.close()
   for _, each in ipairs(managers.opened) do
     each[1]:cleanup()
@@ -61,7 +61,7 @@ function managers.close()
   managers.opened, managers.kept = {}, {}
 end
 
--- The text of a file; nil when there is none.
+-- Returns the text of a file; nil when there is no such file.
 function managers.read(path)
   local file = io.open(path, "rb")
   local text = file and file:read("*a")
@@ -71,7 +71,6 @@ function managers.read(path)
   return text
 end
 
--- Writes a file.
 function managers.write(path, text)
   local file = assert(io.open(path, "wb"))
   assert(file:write(text))

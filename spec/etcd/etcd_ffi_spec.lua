@@ -1,11 +1,11 @@
--- Old programs' calls of etcd_ffi, with the shapes of their results.
+-- etcd_ffi: old programs' calls, with the shapes of their results.
 local consul_ffi = require("consul_ffi")
 local etcd = require("etcd_ffi")
 local support = require("spec.support")
 
 local CONSUL = os.getenv("CONSUL_HTTP_ADDR")
 
--- A client as old programs make it. On the simulated agent it says so, and nothing else.
+-- Returns a client as old programs create it; on the simulated agent it has the option `simulate`.
 local function old_client(config)
   config = config or { endpoints = { "http://127.0.0.1:2379" }, timeout = 5000 }
   if config.simulate == nil then
@@ -29,10 +29,23 @@ describe("etcd_ffi", function()
     client:close()
   end)
 
-  -- Everything that a call gives, nils too.
+  -- All results of a call, trailing nils included.
   local function all(...)
     return { n = select("#", ...), ... }
   end
+
+  it("raises an error for a method that is called with a dot, and for options that are not a table", function()
+    for _, method in ipairs({
+      "get", "set", "delete", "list", "register_service", "deregister_service", "discover_services", "close",
+    }) do
+      local raised = support.raises(method .. ": call it with a colon, as in object:" .. method .. "(", function()
+        local result = client[method]("key", "value")
+        return result
+      end)
+      assert.matches("etcd_ffi_spec.lua:%d+: ", raised)
+    end
+    support.raises("etcd_ffi.new: options must be a table, got a string", etcd.new, "127.0.0.1:8500")
+  end)
 
   it("sets, gets and deletes a key with a leading slash #smoke", function()
     assert.same({ n = 1, true }, all(client:set(key, "data")))
@@ -47,14 +60,24 @@ describe("etcd_ffi", function()
     assert.same({ n = 1, true }, all(client:delete(key)))
   end)
 
-  it("keeps bytes, the empty value, and the text of numbers and booleans", function()
+  it("never deletes more than one key", function()
+    assert(client:set(key, "data"))
+    for _, empty in ipairs({ "", "/" }) do
+      local deleted, _, err = client:delete(empty)
+      assert.is_nil(deleted)
+      assert.equal("argument", err.kind)
+    end
+    assert.equal("data", (client:get(key)))
+  end)
+
+  it("stores all bytes, the empty value, and numbers and booleans as text", function()
     for value, text in pairs({ ["\0\255\n"] = "\0\255\n", [""] = "", [42] = "42", [false] = "false" }) do
       assert.is_true((client:set(key, value)))
       assert.equal(text, (client:get(key)))
     end
   end)
 
-  it("lists the keys under a prefix as the prefix is written", function()
+  it("lists the keys below a prefix, with a leading slash when the prefix has one", function()
     client:set(key .. "/b", "2")
     client:set(key .. "/a", "")
     client:set("/" .. name .. "/other", "3")
@@ -65,7 +88,7 @@ describe("etcd_ffi", function()
     assert.is_true(#client:list("/") >= 3)
   end)
 
-  it("gives nil, the message and the error of what Consul cannot have", function()
+  it("returns nil, a message and an error for keys and values that Consul cannot store", function()
     for _, wrong in ipairs({ "", "/", "//a", "a//b", "a/../b", "a\nb", "a\255" }) do
       for _, method in ipairs({ "get", "delete" }) do
         local result, message, err = client[method](client, wrong)
@@ -81,7 +104,7 @@ describe("etcd_ffi", function()
     assert.equal("argument", select(3, client:set(key, "v", { ttl = 86401 })).kind)
   end)
 
-  it("gives nil and an error when Consul does not answer, within the timeout", function()
+  it("returns nil and an error within the timeout when Consul does not answer", function()
     local away = old_client({ consul_endpoint = "http://127.0.0.1:1", timeout = 300, simulate = false })
     local begun = support.clock()
     for _, result in ipairs({
@@ -101,7 +124,7 @@ describe("etcd_ffi", function()
     assert.is_true(support.clock() - begun < 8 * 1)
   end)
 
-  it("reads linearizably, as etcd does, unless told otherwise", function()
+  it("reads linearizably by default, like etcd", function()
     local new = spy.on(consul_ffi, "new")
     for _, consistency in ipairs({ "consistent", "default" }) do
       old_client({ consul_endpoint = CONSUL, consistency = consistency ~= "consistent" and consistency or nil }):close()
@@ -110,19 +133,19 @@ describe("etcd_ffi", function()
     new:revert()
   end)
 
-  it("gives nil and an error when it is closed", function()
+  it("returns nil and an error when it is closed", function()
     client:close()
     client:close()
     assert.equal("closed", select(3, client:get(key)).kind)
     assert.equal("closed", select(3, client:set(key, "v")).kind)
   end)
 
-  it("raises, in the caller's line, for a wrong type", function()
+  it("raises at the caller's line for a wrong type or option", function()
     for call, text in pairs({
       [function() client:get(nil) end] = "get: key must be a string, got a nil",
       [function() client:set(key, {}) end] = "set: value must be a string or number or boolean, got a table",
       [function() client:set(key, "v", 10) end] = "set: options must be a table, got a number",
-      [function() client:set(key, "v", { tll = 1 }) end] = 'set: unknown option "tll"; known is ttl',
+      [function() client:set(key, "v", { tll = 1 }) end] = 'set: unknown option "tll"; the only option is ttl',
       [function() client:set(key, "v", { ttl = 0 }) end] = "set: ttl must be a positive number of seconds, got 0",
       [function() client:set(key, "v", { ttl = "9" }) end] = "set: ttl must be a positive number of seconds, got 9",
       [function() client:register_service("id") end] = "register_service: info must be a table, got a nil",
@@ -134,13 +157,13 @@ describe("etcd_ffi", function()
   end)
 
   describe("set with a TTL", function()
-    -- What Consul has of the key's session.
+    -- The key's session.
     local function session()
       local _, _, meta = consul:kv_get(name .. "/config")
       return meta.session
     end
 
-    it("is absent when the TTL is over, in no less and at most a second more #smoke", function()
+    it("expires the key after the TTL, up to a second later #smoke", function()
       local begun = support.clock()
       assert.same({ n = 1, true }, all(client:set(key, "v", { ttl = 1 })))
       while client:get(key) do
@@ -149,11 +172,11 @@ describe("etcd_ffi", function()
       end
       local after = support.clock() - begun
       assert.is_true(after >= 1, "after " .. after)
-      assert.is_true(after < 5, "after " .. after) -- 2 s, and what a busy machine takes; Consul itself: 10 s
+      assert.is_true(after < 5, "after " .. after) -- 2 s, and 3 more on a busy machine; Consul alone takes 10 s
       assert.same({}, client:list(key))
     end)
 
-    it("is a session that deletes the key, without a lock delay, that no node's check ends", function()
+    it("creates a session that deletes the key, without a lock delay and without checks", function()
       client:set(key, "v", { ttl = 3 })
       local _, info = consul:session_info(session())
       assert.same({ "10s", "delete", 0 }, { info.TTL, info.Behavior, info.LockDelay })
@@ -162,7 +185,7 @@ describe("etcd_ffi", function()
       assert.equal("30s", select(2, consul:session_info(session())).TTL)
     end)
 
-    it("is over with a later set without one, and its session with it", function()
+    it("is cancelled by a later set without a TTL, which destroys the session", function()
       client:set(key, "v", { ttl = 1 })
       local before = session()
       assert.is_true((client:set(key, "w")))
@@ -172,7 +195,7 @@ describe("etcd_ffi", function()
       assert.equal("w", (client:get(key)))
     end)
 
-    it("leaves one session however often it is set again, and none when it is deleted", function()
+    it("keeps one session over repeated sets, and none after the key is deleted", function()
       local function sessions()
         local count = 0
         for _, one in ipairs(select(2, consul:session_list())) do
@@ -188,7 +211,7 @@ describe("etcd_ffi", function()
       assert.equal(0, sessions())
     end)
 
-    it("leaves a lock that another program has on the key alone", function()
+    it("does not release another program's lock of the key", function()
       local _, holder = consul:session_create()
       consul:kv_put(name .. "/config", "theirs", { acquire = holder })
       for _, result in ipairs({
@@ -204,8 +227,8 @@ describe("etcd_ffi", function()
       consul:session_destroy(holder)
     end)
 
-    -- On a simulated agent whose time the spec moves, with the engine's time beside it.
-    describe("on a clock", function()
+    -- On a simulated agent with a manual clock, and with a stub of os.time.
+    describe("on a manual clock", function()
       local now, agent, sim, timed, plain, time
 
       before_each(function()
@@ -222,7 +245,7 @@ describe("etcd_ffi", function()
         plain:close()
       end)
 
-      it("is there for the whole TTL, for each client that reads it, and then absent", function()
+      it("keeps the key for the whole TTL, then hides it from all clients", function()
         local other = etcd.new({ simulate = agent })
         timed:set("/k", "v", { ttl = 5 })
         now = now + 5
@@ -235,7 +258,7 @@ describe("etcd_ffi", function()
         other:close()
       end)
 
-      it("is gone from Consul itself between the session's TTL and twice of it", function()
+      it("has Consul delete the key between one and two times the session's TTL", function()
         timed:set("/k", "v", { ttl = 5 })
         sim:advance(9)
         assert.equal("v", select(2, plain:kv_get("k")))
@@ -243,7 +266,7 @@ describe("etcd_ffi", function()
         assert.is_nil(select(2, plain:kv_get("k")))
       end)
 
-      it("lives on when it is set again in time, also in Consul", function()
+      it("is extended by another set before its end", function()
         for _ = 1, 10 do
           assert.is_true((timed:set("/k", "v", { ttl = 10 })))
           now = now + 8
@@ -252,7 +275,7 @@ describe("etcd_ffi", function()
         end
       end)
 
-      it("is nothing to a key that another program gave flags", function()
+      it("does not apply to keys with other programs' flags", function()
         for _, flags in ipairs({ 1, 1800000000, "3304740253564472344" }) do
           plain:kv_put("k", "v", { flags = flags })
           assert.equal("v", (timed:get("/k")))
@@ -262,7 +285,7 @@ describe("etcd_ffi", function()
   end)
 
   describe("services", function()
-    it("are registered, discovered and deregistered #smoke", function()
+    it("can be registered, discovered and deregistered #smoke", function()
       local info = { name = name, address = "10.0.0.1", port = 8080, tags = { "a", "b" } }
       assert.same({ n = 1, true }, all(client:register_service(name .. "-1", info)))
       assert.is_nil(info.id)
@@ -281,7 +304,7 @@ describe("etcd_ffi", function()
       assert.same({ n = 2, {}, nil }, all(client:discover_services(name)))
     end)
 
-    it("need a name", function()
+    it("require a name", function()
       local result, message, err = client:register_service(name, { port = 1 })
       assert.is_nil(result)
       assert.equal(message, err.message)
@@ -290,8 +313,8 @@ describe("etcd_ffi", function()
   end)
 end)
 
-describe("where etcd_ffi finds Consul", function()
-  -- The options for Consul, with CONSUL_HTTP_ADDR as given.
+describe("the address of Consul in etcd_ffi", function()
+  -- Returns the options for Consul, with this value of CONSUL_HTTP_ADDR.
   local function options(environment, config)
     local real = os.getenv
     local getenv = stub(os, "getenv", function(variable)
@@ -307,7 +330,7 @@ describe("where etcd_ffi finds Consul", function()
 
   local ETCD = { "http://127.0.0.1:2379", "http://10.0.0.2:2379" }
 
-  it("is its table, by one name or the other, and never etcd's endpoints", function()
+  it("comes from one of its own options, never from etcd's endpoints", function()
     for _, own in ipairs({ "endpoints", "endpoint", "etcd_endpoints", "etcd_endpoint" }) do
       assert.same({ endpoint = "c:8500" }, (options(nil, { [own] = ETCD, consul_endpoint = "c:8500" })))
       local list = { "c:8500", "d:8500" }
@@ -319,7 +342,7 @@ describe("where etcd_ffi finds Consul", function()
     assert.same({}, (options("c:8500", nil)))
   end)
 
-  it("is a table from etcd's endpoints to Consul's", function()
+  it("can be a table that maps etcd's endpoints to Consul's", function()
     local map = { [ETCD[1]] = "http://127.0.0.1:8500", [ETCD[2]] = "http://10.0.0.2:8500" }
     local found = options(nil, { endpoints = ETCD, consul_endpoints = map })
     assert.same({ consul_endpoints = { "http://127.0.0.1:8500", "http://10.0.0.2:8500" } }, found)
@@ -328,7 +351,7 @@ describe("where etcd_ffi finds Consul", function()
     assert.equal('consul_endpoints has nothing for "http://10.0.0.2:2379"', why)
   end)
 
-  it("must be said", function()
+  it("is required", function()
     for _, environment in ipairs({ "", false }) do
       for _, config in ipairs({ {}, { endpoints = ETCD } }) do
         local found, why = options(environment or nil, config)
@@ -338,7 +361,7 @@ describe("where etcd_ffi finds Consul", function()
     end
   end)
 
-  it("is not etcd's port, whoever says so", function()
+  it("cannot have etcd's port", function()
     for _, config in ipairs({
       { consul_endpoint = "http://127.0.0.1:2379" },
       { consul_endpoints = { "127.0.0.1:8500", "127.0.0.1:2379" } },
@@ -350,7 +373,7 @@ describe("where etcd_ffi finds Consul", function()
     assert.matches("has etcd's port", select(2, options("127.0.0.1:2379", {})), 1, true)
   end)
 
-  it("is told in the caller's line, as is what consul_ffi does not know", function()
+  it("is checked at the caller's line, like unknown options", function()
     for text, config in pairs({
       ["has etcd's port"] = { consul_endpoint = "127.0.0.1:2379" },
       ['unknown option "username"'] = { consul_endpoint = "127.0.0.1:8500", username = "root" },
@@ -364,7 +387,7 @@ describe("where etcd_ffi finds Consul", function()
   end)
 
   if CONSUL then
-    it("is CONSUL_HTTP_ADDR, with which old programs run as they are #smoke", function()
+    it("can be CONSUL_HTTP_ADDR, with which old programs run unchanged #smoke", function()
       local client = etcd.new({ endpoints = { "http://127.0.0.1:2379" }, timeout = 5000 })
       assert.is_nil((client:get("/" .. support.name("none"))))
       assert.matches(CONSUL, tostring(client.consul), 1, true)

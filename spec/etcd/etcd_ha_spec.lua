@@ -1,4 +1,4 @@
--- Old programs' clusters, by etcd_ha.
+-- etcd_ha: clusters of old programs.
 local etcd_ha = require("etcd_ha")
 local support = require("spec.support")
 
@@ -13,7 +13,7 @@ describe("etcd_ha", function()
     support.clean_up(opened, prefix)
   end)
 
-  -- A node as old programs make it, in this spec's own place.
+  -- Returns a node as old programs create it, with a prefix of this test.
   local function node(id)
     local made = etcd_ha.new({
       node_id = id,
@@ -26,15 +26,19 @@ describe("etcd_ha", function()
     return made
   end
 
-  it("makes nodes of consul_ha_cluster, which find each other #smoke", function()
+  it("creates nodes of consul_ha_cluster, which find each other #smoke", function()
     local one, two = node("n1"), node("n2")
     assert.is_true(one:start())
     assert.is_true(two:start())
     support.eventually(function()
       support.sleep_ms(20)
-      return #one:get_live_nodes() == 2 and one:get_leader_info() and two:get_leader_info()
+      for _, each in ipairs({ one, two }) do
+        if each:get_node_count() ~= 2 or #each:get_live_nodes() ~= 2 or not each:get_leader_info() then
+          return false
+        end
+      end
+      return true
     end)
-    assert.equal(2, two:get_node_count())
     assert.equal("n1", one:get_leader_info().node_id)
     assert.is_true(one:is_leader_node())
     assert.is_false(two:is_leader_node())
@@ -42,7 +46,7 @@ describe("etcd_ha", function()
     assert.is_true(one:stop())
   end)
 
-  it("is told in the caller's line what is wrong", function()
+  it("raises at the caller's line for invalid options", function()
     for text, config in pairs({
       ["etcd_ha.new: \"127.0.0.1:2379\" has etcd's port"] = { consul_endpoint = "127.0.0.1:2379" },
       ["node_id"] = { consul_endpoint = "127.0.0.1:8500" },

@@ -1,10 +1,10 @@
--- What docs/migrating-from-etcd.md shows works.
+-- The programs in docs/migrating-from-etcd.md work.
 local support = require("spec.support")
 
 local engine = rawget(_G, "jit") and "luajit" or _VERSION == "Lua 5.1" and "lua5.1" or "lua5.4"
 local compile = rawget(_G, "loadstring") or load
 
--- The guide's blocks of one language, in their order.
+-- Returns the guide's code blocks in one language, in order.
 local function blocks(language)
   local file = assert(io.open("docs/migrating-from-etcd.md"))
   local text, found = file:read("*a"), {}
@@ -15,8 +15,8 @@ local function blocks(language)
   return found
 end
 
--- Runs a program of the guide and gives the lines that it printed. On the simulated agent `simulate` is
--- added to what it makes, and nothing else.
+-- Runs a program of the guide and returns the lines that it printed. On the simulated agent it adds the
+-- option `simulate`.
 local function run(program, entries)
   local printed = {}
   local function print_line(...)
@@ -38,13 +38,13 @@ local function run(program, entries)
   return printed
 end
 
--- Runs a shell's program and gives what it printed; raises when it fails.
+-- Runs shell commands and returns what they printed; raises when one fails.
 local function shell(program)
   local pipe = assert(io.popen("(set -e; " .. program .. "\n) 2>&1; echo $?"))
-  local said = pipe:read("*a")
+  local printed = pipe:read("*a")
   pipe:close()
-  local output, status = said:match("^(.-)\n?(%d+)\n$")
-  assert(status == "0", said)
+  local output, status = printed:match("^(.-)\n?(%d+)\n$")
+  assert(status == "0", printed)
   return output
 end
 
@@ -63,12 +63,12 @@ describe("the guide from etcd", function()
     consul:close()
   end)
 
-  it("says where Consul is in two ways that work", function()
+  it("configures Consul's address in two ways", function()
     run(programs[1])
     run(programs[2])
   end)
 
-  it("moves entries and checks them #smoke", function()
+  it("copies entries and verifies them #smoke", function()
     local entries = { { key = "/spec-guide/a", value = "1" }, { key = "spec-guide/b", value = "\0\255" } }
     assert.has_error(function() run(programs[4], entries) end, "/spec-guide/a: it differs")
     run(programs[3], entries)
@@ -94,14 +94,14 @@ describe("the guide from etcd", function()
     assert.same({ "nodes: 1 leader: node-1" }, printed)
   end)
 
-  it("installs the rock, and shows that it is what runs", function()
+  it("installs the rock, which then is the module in use", function()
     if shell("command -v luarocks || echo none") == "none" then
-      pending("SKIPPED: there is no luarocks")
+      pending("SKIPPED: luarocks is missing")
     end
     local home = os.tmpname()
     os.remove(home)
     shell(("mkdir %s && cp -r etcd %s"):format(home, home))
-    -- consul_ffi itself is what the spec runs with; luarocks shall not look for it elsewhere.
+    -- The dependency consul_ffi is the one that the spec runs with, so luarocks must not install it.
     shell(("echo 'deps_mode = \"none\"' >%s/config.lua"):format(home))
     shell(("export HOME=%s LUAROCKS_CONFIG=%s/config.lua; cd %s"):format(home, home, home) .. "; " .. commands[1])
     local installed = ("export LUA=%s CONSUL_HTTP_ADDR=127.0.0.1:8501 LUA_PATH='%s/.luarocks/share/lua/5.1/?.lua'")

@@ -1,9 +1,10 @@
+-- examples/scheduler.lua: coroutines whose calls wait concurrently.
 local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 local run = dofile("examples/scheduler.lua")
 
 describe("the scheduler of coroutines", function()
-  it("runs 100 calls at once #smoke", function()
+  it("runs 100 coroutines at once #smoke", function()
     local client = support.client()
     local prefix = support.name("scheduler") .. "/"
     local works, read = {}, {}
@@ -20,7 +21,7 @@ describe("the scheduler of coroutines", function()
     end
   end)
 
-  it("lets all of them wait together", function()
+  it("lets all coroutines wait concurrently", function()
     local name = support.name("slow")
     local sim = consul_ffi.simulator(name)
     sim:fault({ latency_ms = 200 })
@@ -35,28 +36,28 @@ describe("the scheduler of coroutines", function()
     run(consul_ffi.new({ simulate = name }), works)
     local took = sim:now() - started
     assert.equal(100, done)
-    -- 64 are in flight at once, so they take twice the time of one; in turn they would take 20 s.
+    -- 64 calls are in flight at once, so 100 take twice as long as one; sequentially they would take 20 s.
     assert.is_true(took >= 0.4 and took < 5, ("it took %.3f s"):format(took))
   end)
 
-  it("goes on with one while another one waits for long #smoke", function()
+  it("runs one coroutine while another one waits #smoke", function()
     local client = support.client()
     local key = support.name("scheduler")
     assert(client:kv_put(key, "1"))
     local _, _, meta = assert(client:kv_get(key))
-    local told = {}
+    local steps = {}
     run(client, {
       function(call)
         local _, value = assert(call("kv_get", key, { index = meta.index, wait = "5m" }))
-        told[#told + 1] = "woken by " .. value
+        steps[#steps + 1] = "woken by " .. value
       end,
       function(call)
         assert(call("kv_get", key))
-        told[#told + 1] = "writing"
+        steps[#steps + 1] = "writing"
         assert(call("kv_put", key, "2"))
       end,
     })
     client:kv_delete(key)
-    assert.same({ "writing", "woken by 2" }, told)
+    assert.same({ "writing", "woken by 2" }, steps)
   end)
 end)

@@ -14,7 +14,7 @@ describe("two workers", function()
   it("take turns when one of them dies", function()
     assert.equal("leading", first:turn())
     assert.equal("waiting", second:turn())
-    -- The first one stops: its session lives for twice its TTL, then its lock delay runs.
+    -- The first worker stops: its session lives for twice its TTL, then the lock delay runs.
     for _ = 1, 4 do
       sim:advance(5)
       assert.equal("waiting", second:turn())

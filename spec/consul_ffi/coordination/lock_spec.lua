@@ -1,4 +1,4 @@
--- Locks: who holds, for how long it may believe so, and how it learns that it does not.
+-- Locks: acquiring and releasing, leases, and the events that report a loss.
 local support = require("spec.support")
 
 describe("a lock", function()
@@ -14,8 +14,10 @@ describe("a lock", function()
     support.clean_up(opened, key)
   end)
 
+  -- Returns an acquired lock and its token. The reference in `opened` keeps it from being collected.
   local function held(options)
     local lock = assert(client:lock(key, options))
+    opened[#opened + 1] = lock
     local success, token = assert(lock:acquire({ wait_s = 10 }))
     assert.is_true(success)
     return lock, token
@@ -26,7 +28,7 @@ describe("a lock", function()
     return select(3, assert(client:kv_get(key, { consistent = true }))).session
   end
 
-  it("is held from when it is acquired until it is released #smoke", function()
+  it("is held from acquire to release #smoke", function()
     local lock = assert(client:lock(key))
     assert.is_false(lock:is_held())
     assert.is_nil(lock:token())
@@ -43,7 +45,7 @@ describe("a lock", function()
     assert.is_nil(holder())
   end)
 
-  it("goes to one at a time, with a token that grows #smoke", function()
+  it("has one holder at a time, and a higher token for each grant #smoke", function()
     local first, token = held()
     local second = assert(other:lock(key))
     local success, message, err = second:acquire({ try = true })
@@ -56,7 +58,7 @@ describe("a lock", function()
     assert.equal("conflict", support.kind(first:acquire({ try = true })))
   end)
 
-  it("is waited for no longer than wait_s", function()
+  it("is waited for up to wait_s", function()
     held()
     local second = assert(other:lock(key))
     local success, message, err = second:acquire({ wait_s = 0.3 })
@@ -65,7 +67,7 @@ describe("a lock", function()
     assert.is_true(err.retryable)
   end)
 
-  it("is handed over to the one that waits #smoke", function()
+  it("is handed over to a waiter #smoke", function()
     local first, token = held()
     local second = assert(other:lock(key))
     assert.is_true((second:start()))
@@ -78,7 +80,7 @@ describe("a lock", function()
     assert.is_true(second:is_held())
   end)
 
-  it("is not waited for any more when the wait is released", function()
+  it("is no longer waited for after the waiter's release", function()
     held()
     local second = assert(other:lock(key))
     assert.is_true((second:start()))
@@ -89,7 +91,7 @@ describe("a lock", function()
     assert.is_nil(second:next_event())
   end)
 
-  it("is refused to whom already holds it or waits for it", function()
+  it("cannot be acquired by a client that holds it or waits for it already", function()
     local lock, token = held()
     for _, again in ipairs({ lock, assert(client:lock(key)) }) do
       local success, message, err = again:acquire({ wait_s = 1 })
@@ -100,7 +102,7 @@ describe("a lock", function()
     assert.is_true(lock:is_held())
   end)
 
-  it("can be acquired again at once after a release", function()
+  it("can be acquired again immediately after a release", function()
     local lock, token = held()
     for _ = 1, 20 do
       assert(lock:release())
@@ -110,7 +112,7 @@ describe("a lock", function()
     end
   end)
 
-  it("is released by its holder alone", function()
+  it("can be released by its holder only", function()
     local lock = held()
     local stranger = assert(other:lock(key))
     local success, message, err = stranger:release()
@@ -123,7 +125,7 @@ describe("a lock", function()
     assert.matches("it was released", message, 1, true)
   end)
 
-  it("leaves no session behind when it is tried once in vain", function()
+  it("leaves no session behind when a single attempt fails", function()
     held()
     local function sessions()
       local names = {}
@@ -139,7 +141,7 @@ describe("a lock", function()
     assert.same({ ("lock %s"):format(key) }, sessions())
   end)
 
-  it("keeps the key's value, or gives it one", function()
+  it("keeps the key's value, or sets a configured one", function()
     client:kv_put(key, "before", { flags = "3304740253564472344" })
     local lock = held()
     assert.equal("before", (select(2, client:kv_get(key))))
@@ -152,22 +154,23 @@ describe("a lock", function()
     assert.equal('{"node":"one"}', (select(2, client:kv_get(key))))
   end)
 
-  it("bears the flags of the Go client's locks", function()
+  it("sets the flags of the Go client's locks on its key", function()
     held()
     assert.equal("3304740253564472344", tostring(select(3, client:kv_get(key)).flags))
   end)
 
-  it("leaves a key alone that is no lock", function()
+  it("does not touch a key that is not a lock", function()
     assert(client:kv_put(key, "mine", { flags = 7 }))
     local success, message, err = client:lock(key):acquire({ wait_s = 5 })
     assert.equal("conflict", support.kind(success, message, err))
-    assert.equal(("lock %q: the key exists and is no lock"):format(key), message)
+    assert.equal(("lock %q: the key exists and is not a lock"):format(key), message)
     local _, value, meta = client:kv_get(key)
     assert.same({ "mine", 7 }, { value, meta.flags })
   end)
 
-  -- What ends the lock from outside, and the word for it.
-  local function lost_by(act, why)
+  -- Asserts that `act`, called with the holder's session, makes the holder lose the lock, and that the
+  -- event names the reason.
+  local function assert_lost_by(act, why)
     local lock = held()
     act(holder())
     local event, reason = lock:next_event(5000)
@@ -184,36 +187,36 @@ describe("a lock", function()
   end
 
   it("is lost when its session is destroyed, and can be acquired again", function()
-    local lock = lost_by(function(session)
+    local lock = assert_lost_by(function(session)
       assert(other:session_destroy(session))
-    end, "its session is over")
+    end, "its session ended")
     assert.is_true((lock:acquire({ wait_s = 10 })))
   end)
 
   it("is lost when its key is deleted", function()
-    lost_by(function()
+    assert_lost_by(function()
       assert(other:kv_delete(key))
     end, "its key was deleted")
   end)
 
-  it("is lost when its key is written by others", function()
-    lost_by(function()
+  it("is lost when another client writes its key", function()
+    assert_lost_by(function()
       assert(other:kv_put(key, "other"))
-    end, "its key was written by somebody else")
+    end, "another client wrote its key")
   end)
 
-  it("tells its loss once, and then nothing", function()
+  it("reports its loss once, and no events after it", function()
     local lock = held()
     assert(other:session_destroy(holder()))
-    local told = {}
+    local seen = {}
     for event in lock:events() do
-      told[#told + 1] = event
+      seen[#seen + 1] = event
     end
-    assert.equal("lost", told[#told])
+    assert.equal("lost", seen[#seen])
     assert.is_nil(lock:poll())
   end)
 
-  it("keeps an idle program's lock for longer than any of its times", function()
+  it("stays held in an idle program for longer than all times of its profile", function()
     local lock, token = held({ profile = "fast" })
     assert.is_nil(lock:next_event(lock:profile().check_ttl_ms + 1000))
     assert.is_true(lock:is_held())
@@ -232,7 +235,7 @@ describe("a lock", function()
     assert.equal("conflict", support.kind(lock:fenced_put(key .. "-data", "3")))
   end)
 
-  it("does not write its own key", function()
+  it("cannot write its own key", function()
     local lock = held()
     local success, message, err = lock:fenced_put(key, "x")
     assert.equal("argument", support.kind(success, message, err))
@@ -250,10 +253,11 @@ describe("a lock", function()
     assert.is_true((other:lock(key):acquire({ try = true })))
   end)
 
-  it("is released when it is collected, and its session with it", function()
+  it("is released with its session when it is garbage-collected", function()
     local session
     do
-      local lock = held() -- luacheck: ignore
+      local lock = assert(client:lock(key))
+      assert(lock:acquire())
       session = holder()
     end
     support.eventually(function()
@@ -263,7 +267,7 @@ describe("a lock", function()
     assert.is_true((other:lock(key):acquire({ try = true })))
   end)
 
-  it("is released when its client is closed, which takes its service away", function()
+  it("is released when its client is closed, which also deregisters its service", function()
     local lock = held()
     local session = holder()
     local checks = select(2, other:session_info(session)).ServiceChecks
@@ -278,7 +282,7 @@ describe("a lock", function()
     client = other
   end)
 
-  it("waits no more when its client is closed", function()
+  it("is no longer waited for when the waiter's client is closed", function()
     held()
     local second = assert(other:lock(key))
     second:start()
@@ -287,7 +291,7 @@ describe("a lock", function()
     assert.same({ "failed", "closed" }, { event, err.kind })
   end)
 
-  it("goes on when its client is collected", function()
+  it("stays held when its client is garbage-collected", function()
     local lock
     do
       local one = support.client()
@@ -301,7 +305,7 @@ describe("a lock", function()
     lock:close()
   end)
 
-  it("shares its process's service with the other locks of its client", function()
+  it("shares one service with the other locks of its client", function()
     held()
     local second = assert(client:lock(key .. "-second"))
     assert(second:acquire())
@@ -314,20 +318,17 @@ describe("a lock", function()
 
   if _VERSION >= "Lua 5.4" then
     it("is closed at the end of its scope", function()
-      local lock
-      local in_scope = load([[
-        local client, key = ...
-        local scoped <close> = assert(client:lock(key))
-        assert(scoped:acquire())
-        return scoped
-      ]])
-      lock = in_scope(client, key)
+      local lock = support.scoped(function()
+        local made = assert(client:lock(key))
+        assert(made:acquire())
+        return made
+      end)
       assert.equal(('Lock(%q, closed)'):format(key), tostring(lock))
       assert.is_nil(holder())
     end)
   end
 
-  it("tells its key and its state", function()
+  it("shows its key and its state as a string", function()
     local lock = assert(client:lock(key))
     assert.equal(('Lock(%q, not held)'):format(key), tostring(lock))
     assert(lock:acquire())
@@ -336,7 +337,7 @@ describe("a lock", function()
     assert.equal(('Lock(%q, closed)'):format(key), tostring(lock))
   end)
 
-  it("has a descriptor as long as it is not closed", function()
+  it("has a file descriptor until it is closed", function()
     local lock = held()
     local fd = lock:fd()
     assert.is_true(fd > 2)
@@ -347,7 +348,7 @@ describe("a lock", function()
     assert.equal("closed", support.kind(lock:fd()))
   end)
 
-  it("shows all times of its profile", function()
+  it("returns all times of its profile", function()
     local profile = client:lock(key, { profile = "fast" }):profile()
     assert.same({ "fast", 2000, 400, 1000, 1270 }, {
       profile.name,
@@ -365,7 +366,7 @@ describe("a lock", function()
     })
   end)
 
-  it("refuses what cannot be, before any request", function()
+  it("returns an argument error for invalid values, before any request", function()
     for _, case in ipairs({
       { "a//b", nil, "lock: key is" },
       { "/a", nil, "lock: key is" },
@@ -384,28 +385,23 @@ describe("a lock", function()
 
   it("raises for misuse, naming what is allowed", function()
     local lock = assert(client:lock(key))
-    for _, case in ipairs({
-      { client.lock, client, nil, nil, "lock: key must be a non-empty string, got nil" },
-      { client.lock, client, "k", { valu = 1 }, 'lock: unknown option "valu"; did you mean "value"?' },
-      { client.lock, client, "k", { profile = 1 }, "profile must be the name of a profile or a table of times" },
-      { client.lock, client, "k", { profile = { lease = 1 } }, 'did you mean "lease_ms"?' },
-      { client.lock, nil, "k", nil, "lock: call it with a colon" },
-      { lock.acquire, lock, { wait = 1 }, nil, 'acquire: unknown option "wait"; did you mean "wait_s"?' },
-      { lock.acquire, lock, { try = true, wait_s = 1 }, nil, "try and wait_s contradict each other" },
-      { lock.start, lock, 5, nil, "start: options must be a table" },
-      { lock.is_held, nil, nil, nil, "is_held: call it with a colon" },
-      { lock.next_event, lock, "soon", nil, "next_event: timeout_ms must be a number of milliseconds" },
-      { lock.fenced_put, lock, "k", nil, "fenced_put: value must be a string, number, boolean or table" },
-    }) do
-      local raised, message = pcall(case[1], case[2], case[3], case[4])
-      assert.is_false(raised)
-      assert.matches(case[5], message, 1, true)
-    end
+    local raises = support.raises
+    raises("lock: key must be a non-empty string, got nil", client.lock, client, nil)
+    raises('lock: unknown option "valu"; did you mean "value"?', client.lock, client, "k", { valu = 1 })
+    raises("profile must be the name of a profile or a table of times", client.lock, client, "k", { profile = 1 })
+    raises('did you mean "lease_ms"?', client.lock, client, "k", { profile = { lease = 1 } })
+    raises("lock: call it with a colon", client.lock, nil, "k")
+    raises('acquire: unknown option "wait"; did you mean "wait_s"?', lock.acquire, lock, { wait = 1 })
+    raises("try and wait_s contradict each other", lock.acquire, lock, { try = true, wait_s = 1 })
+    raises("start: options must be a table", lock.start, lock, 5)
+    raises("is_held: call it with a colon", lock.is_held, nil)
+    raises("next_event: timeout_ms must be a number of milliseconds", lock.next_event, lock, "soon")
+    raises("fenced_put: value must be a string, number, boolean or table", lock.fenced_put, lock, "k", nil)
   end)
 end)
 
--- On a manual clock there is no thread: beats, proofs and renewals have their moments while the
--- program's calls, waits and `advance` move the time.
+-- On a manual clock there is no background thread: beats, proofs and renewals run while the program's
+-- calls, waits and `advance` move the time.
 describe("a lock on a manual clock", function()
   local sim, client, connect, lock, token
 
@@ -425,14 +421,14 @@ describe("a lock on a manual clock", function()
     return assert(connect({ client_name = "two" }):lock("k"))
   end
 
-  it("is kept as long as the agent answers", function()
+  it("stays held while the agent answers", function()
     sim:advance(3600)
     assert.is_true(lock:is_held())
     assert.equal(token, lock:token())
     assert.is_nil(lock:poll())
   end)
 
-  it("is held until its last proof is two seconds old, and not a moment longer", function()
+  it("is held until its last proof is two seconds old, and no longer", function()
     sim:fault({ clients = { "one" }, partition = true })
     local remaining_s = lock:remaining_ms() / 1000
     assert.is_true(remaining_s > 1.74 and remaining_s <= 2)
@@ -459,7 +455,7 @@ describe("a lock on a manual clock", function()
     assert.equal(token, lock:token())
   end)
 
-  it("is not lost by a stall of the agent of two seconds", function()
+  it("survives stalls of the agent of two seconds", function()
     local waiting = other()
     waiting:start()
     for _ = 1, 5 do
@@ -473,7 +469,7 @@ describe("a lock on a manual clock", function()
     end
   end)
 
-  it("is lost for good when the agent is away for longer than its check lives", function()
+  it("is lost when the agent is unreachable for longer than the check's TTL", function()
     local waiting = other()
     waiting:start()
     sim:fault({ clients = { "one" }, partition = true })
@@ -494,7 +490,7 @@ describe("a lock on a manual clock", function()
     assert.is_nil(lock:poll())
   end)
 
-  it("bears errors of the agent for as long as its last proof counts, and is suspended after", function()
+  it("tolerates errors of the agent until its last proof expires, then is suspended", function()
     sim:fault({ clients = { "one" }, status = 500 })
     sim:advance(1.5)
     assert.is_true(lock:is_held())
@@ -510,7 +506,7 @@ describe("a lock on a manual clock", function()
     assert.equal(token, lock:token())
   end)
 
-  it("is not tried through errors when it is tried once, and is waited for through them", function()
+  it("fails a single attempt when the agent returns errors, but keeps waiters waiting", function()
     assert(lock:release())
     sim:fault({ status = 500 })
     local success, message, err = other():acquire({ try = true })
@@ -524,7 +520,7 @@ describe("a lock on a manual clock", function()
     assert.equal("acquired", (waiting:next_event(2000)))
   end)
 
-  it("is kept through a restart of the agent, and lost with the agent's state", function()
+  it("survives a restart of the agent, and is lost with the agent's state", function()
     sim:restart()
     sim:advance(2)
     assert.is_true(lock:is_held())
@@ -539,7 +535,7 @@ describe("a lock on a manual clock", function()
     assert.equal("lost", (lock:next_event(3000)))
   end)
 
-  it("gives the same trace for the same seed", function()
+  it("has the same trace for the same seed", function()
     local function trace()
       sim:reset()
       sim:fault({ drop_before = 0.2, drop_after = 0.2, jitter_ms = 100 })

@@ -1,16 +1,11 @@
+-- Transactions: all operations apply, or none.
 local support = require("spec.support")
 
 describe("a transaction", function()
   local client, key
 
-  before_each(function()
-    client = support.client()
-    key = support.name("k")
-  end)
-
-  after_each(function()
-    client:kv_delete_tree(key)
-    client:close()
+  support.each_test(function(...)
+    client, key = ...
   end)
 
   it("applies all its operations", function()
@@ -25,7 +20,7 @@ describe("a transaction", function()
     assert.equal("\0\255", select(2, client:kv_get(key .. "/a")))
   end)
 
-  it("that is refused names the operation and applied nothing", function()
+  it("that is refused names the failed operation and applies none", function()
     local success, message, err = client:txn({
       { KV = { Verb = "set", Key = key, Value = "1" } },
       { KV = { Verb = "cas", Key = key .. "/none", Index = 7, Value = "2" } },
@@ -38,7 +33,7 @@ describe("a transaction", function()
     assert.is_nil(select(2, client:kv_get(key)))
   end)
 
-  it("locks a key and says at which index", function()
+  it("locks a key and returns its modify index", function()
     local _, session = client:session_create()
     local _, results = client:txn({ { KV = { Verb = "lock", Key = key, Session = session } } })
     local _, _, meta = client:kv_get(key)

@@ -1,3 +1,4 @@
+-- Sessions, and the keys that they lock.
 local support = require("spec.support")
 
 local UNKNOWN = "5d2c1b1e-0000-4000-8000-000000000000"
@@ -5,17 +6,11 @@ local UNKNOWN = "5d2c1b1e-0000-4000-8000-000000000000"
 describe("sessions", function()
   local client, key
 
-  before_each(function()
-    client = support.client()
-    key = support.name("k")
+  support.each_test(function(...)
+    client, key = ...
   end)
 
-  after_each(function()
-    client:kv_delete_tree(key)
-    client:close()
-  end)
-
-  it("are created, read, renewed and destroyed", function()
+  it("can be created, read, renewed and destroyed", function()
     local _, id = client:session_create({ name = "worker", ttl = "30s", lock_delay = 0 })
     assert.equal("string", type(id))
     local _, session = client:session_info(id)
@@ -34,7 +29,7 @@ describe("sessions", function()
     client:session_destroy(id)
   end)
 
-  it("that are unknown are absent, and cannot be renewed", function()
+  it("that do not exist read as nil and cannot be renewed", function()
     local success, session = client:session_info(UNKNOWN)
     assert.is_true(success)
     assert.is_nil(session)
@@ -42,7 +37,7 @@ describe("sessions", function()
     assert.is_true((client:session_destroy(UNKNOWN)))
   end)
 
-  it("are found in lists", function()
+  it("are in session_list", function()
     local _, id = client:session_create()
     local found = false
     for _, session in ipairs(select(2, client:session_list())) do
@@ -52,7 +47,7 @@ describe("sessions", function()
     client:session_destroy(id)
   end)
 
-  it("lock a key for one of them", function()
+  it("lock a key exclusively", function()
     local _, mine = client:session_create()
     local _, theirs = client:session_create()
     assert.is_true((client:kv_put(key, "mine", { acquire = mine })))
@@ -64,13 +59,13 @@ describe("sessions", function()
     client:session_destroy(theirs)
   end)
 
-  it("lock nothing any more when they are dead", function()
+  it("cannot lock a key after they were destroyed", function()
     local _, id = client:session_create()
     client:session_destroy(id)
     assert.equal("session_invalid", support.kind(client:kv_put(key, "v", { acquire = id })))
   end)
 
-  it("with a lock delay of 0 free a lock at once", function()
+  it("with a lock delay of 0 release a lock immediately", function()
     local _, first = client:session_create({ lock_delay = 0 })
     local _, second = client:session_create({ lock_delay = 0 })
     client:kv_put(key, "1", { acquire = first })
@@ -79,7 +74,7 @@ describe("sessions", function()
     client:session_destroy(second)
   end)
 
-  it("refuse a TTL or a lock delay out of range", function()
+  it("cannot have a TTL or lock delay that is out of range", function()
     for _, definition in ipairs({ { ttl = 5 }, { ttl = "25h" }, { ttl = "x" }, { lock_delay = 61 } }) do
       assert.equal("argument", support.kind(client:session_create(definition)))
     end

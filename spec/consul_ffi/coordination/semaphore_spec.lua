@@ -1,23 +1,26 @@
--- Semaphores: at most so many holders at a time.
+-- Semaphores: a limited number of holders at a time.
 local support = require("spec.support")
 
 describe("a semaphore", function()
-  local clients, prefix
+  local clients, opened, prefix
 
   before_each(function()
     clients = { support.client(), support.client(), support.client() }
+    opened = { support.unpack(clients) }
     prefix = support.name("semaphore")
   end)
 
   after_each(function()
-    support.clean_up(clients, prefix)
+    support.clean_up(opened, prefix)
   end)
 
+  -- Returns a client's semaphore. The reference in `opened` keeps it from being collected.
   local function permit(i, limit)
-    return assert(clients[i]:semaphore(prefix, limit or 2))
+    opened[#opened + 1] = assert(clients[i]:semaphore(prefix, limit or 2))
+    return opened[#opened]
   end
 
-  -- The sessions that the semaphore's document names, by the Go client's layout.
+  -- The limit and the holders' sessions in the semaphore's document, whose layout is the Go client's.
   local function document()
     local _, text = assert(clients[3]:kv_get(prefix .. "/.lock", { consistent = true }))
     local holders = {}
@@ -27,7 +30,7 @@ describe("a semaphore", function()
     return tonumber(text:match('"Limit":(%d+)')), holders
   end
 
-  it("has as many holders as it has permits, and hands one over #smoke", function()
+  it("has as many holders as permits, and hands a permit over to a waiter #smoke", function()
     local one, two, three = permit(1), permit(2), permit(3)
     assert(one:acquire({ wait_s = 10 }))
     assert(two:acquire({ wait_s = 10 }))
@@ -46,32 +49,32 @@ describe("a semaphore", function()
     assert.same({ false, true, true }, { one:is_held(), two:is_held(), three:is_held() })
   end)
 
-  it("bears the flags of the Go client's semaphores", function()
+  it("sets the flags of the Go client's semaphores on its key", function()
     assert(permit(1):acquire())
     assert.equal("16210313421097356768", select(3, clients[1]:kv_get(prefix .. "/.lock")).flags)
   end)
 
-  it("is refused to whom already holds a permit", function()
+  it("cannot be acquired by a client that holds a permit already", function()
     assert(permit(1):acquire())
     assert.equal("conflict", support.kind(permit(1):acquire({ wait_s = 1 })))
   end)
 
-  it("is refused to whom says another limit", function()
+  it("cannot be acquired with another limit than the holders'", function()
     assert(permit(1):acquire())
     local success, message, err = permit(2, 3):acquire({ wait_s = 5 })
     assert.equal("conflict", support.kind(success, message, err))
-    assert.equal(("semaphore %q: others say that its limit is 2, here it is 3"):format(prefix), message)
+    assert.equal(("semaphore %q: its limit is 2, not 3"):format(prefix), message)
   end)
 
-  it("leaves a key alone that is no semaphore's", function()
+  it("does not touch a key that is not a semaphore's", function()
     assert(clients[1]:kv_put(prefix .. "/.lock", "mine", { flags = 7 }))
     local success, message, err = permit(1):acquire({ wait_s = 5 })
     assert.equal("conflict", support.kind(success, message, err))
-    assert.matches("the key exists and is no semaphore's", message, 1, true)
+    assert.matches("the key exists and is not a semaphore's", message, 1, true)
     assert.equal("mine", (select(2, clients[1]:kv_get(prefix .. "/.lock"))))
   end)
 
-  it("leaves neither session nor key behind when it is tried once in vain", function()
+  it("leaves neither session nor key behind when a single attempt fails", function()
     assert(permit(1):acquire())
     assert(permit(2):acquire())
     assert.equal("conflict", support.kind(permit(3):acquire({ try = true })))
@@ -108,7 +111,7 @@ describe("a semaphore", function()
     clients[1]:kv_delete(prefix .. "-data")
   end)
 
-  it("is released when it is closed, and takes its key away", function()
+  it("is released when it is closed, and deletes its holder's key", function()
     local one = permit(1)
     assert(one:acquire())
     one:close()
@@ -117,30 +120,25 @@ describe("a semaphore", function()
     assert.same({ prefix .. "/.lock" }, (select(2, clients[1]:kv_keys(prefix .. "/", { consistent = true }))))
   end)
 
-  it("tells its prefix and its state", function()
+  it("shows its prefix and its state as a string", function()
     local one = assert(clients[1]:semaphore(prefix .. "/", 2))
     assert(one:acquire())
     assert.equal(('Semaphore(%q, held)'):format(prefix), tostring(one))
   end)
 
-  it("refuses what cannot be, and raises for misuse", function()
+  it("returns an argument error for an invalid limit, and raises for misuse", function()
     local success, message, err = clients[1]:semaphore(prefix, 0)
     assert.equal("argument", support.kind(success, message, err))
     assert.matches("semaphore: limit is 0: it must be at least 1", message, 1, true)
-    for _, case in ipairs({
-      { prefix, nil, nil, "semaphore: limit must be an integer" },
-      { nil, 1, nil, "semaphore: prefix must be a non-empty string" },
-      { prefix, 1, { limit = 1 }, 'semaphore: unknown option "limit"' },
-    }) do
-      local raised, text = pcall(clients[1].semaphore, clients[1], case[1], case[2], case[3])
-      assert.is_false(raised)
-      assert.matches(case[4], text, 1, true)
-    end
+    local client = clients[1]
+    support.raises("semaphore: limit must be an integer", client.semaphore, client, prefix, nil)
+    support.raises("semaphore: prefix must be a non-empty string", client.semaphore, client, nil, 1)
+    support.raises('semaphore: unknown option "limit"', client.semaphore, client, prefix, 1, { limit = 1 })
   end)
 end)
 
 describe("a semaphore on a manual clock", function()
-  it("gives a dead holder's permit away after the holder has stopped to believe", function()
+  it("grants an unreachable holder's permit to a waiter only after the holder's lease has ended", function()
     local sim, connect = support.manual_agent()
     local function permit(i)
       return assert(connect({ client_name = "c" .. i }):semaphore("p", 1))

@@ -1,0 +1,66 @@
+-- cluster:leave(), of nodes that cannot leave. spec/replicated_shards_spec.lua has those that can.
+local consul_ffi = require("consul_ffi")
+local support = require("spec.support")
+
+describe("a node leaves", function()
+  local cluster = support.each_cluster("leave")
+
+  -- Starts nodes that each take part in a store in memory; returns its ends and the nodes.
+  local function started(count, options, config)
+    local stores, nodes = {}, {}
+    for i = 1, count do
+      local own = { client_name = "n" .. i, shards = 8, profile = "wan", timeout = 20000 }
+      nodes[i] = cluster.new_node("n" .. i, support.merged(own, config))
+      stores[i] = nodes[i]:replicate("points", nil, options)
+      assert(nodes[i]:start())
+    end
+    assert(stores[1]:write("k", { { id = "a", data = "1" } }, { timeout_ms = 20000 }))
+    return stores, nodes
+  end
+
+  it("not if one of its stores cannot be used", function()
+    started(1, { replicas = 1 })
+    local other = cluster.new_node("n2", { shards = 8, profile = "wan" })
+    other:replicate("points", nil, { replicas = 1, shards = 4 })
+    assert(other:start())
+    local success, message, err = other:leave()
+    assert.equal("conflict", support.kind(success, message, err))
+    assert.matches('it cannot hand its shards over: store "points": the store has shards = 8', message, 1, true)
+    assert.equal("follower", other:status().state)
+    assert.is_true(other:stop())
+  end)
+
+  it("not if its shards have no target because another node leaves at the same moment", function()
+    if not support.simulated then
+      return
+    end
+    local name = support.name("agent")
+    local sim = consul_ffi.simulator(name)
+    local stores, nodes = started(4, { replicas = 3, write_quorum = 2, read_quorum = 2 }, { simulate = name })
+    support.eventually(function()
+      local named = {}
+      for _, shard in ipairs(select(2, stores[1]:status())) do
+        for _, holder in ipairs(next(shard.targets) and {} or shard.holders) do
+          named[holder] = true
+        end
+      end
+      support.sleep_ms(50)
+      return named.n1 and named.n2 and named.n3 and named.n4
+    end)
+    -- Neither sees the other's change before its own.
+    sim:fault({ clients = { "n2", "n3" }, latency_ms = 200 })
+    local second
+    local _, left, why = support.with_hook(function()
+      second = { nodes[3]:leave({ timeout_s = 60 }) }
+    end, nodes[2].leave, nodes[2], { timeout_s = 60 })
+    sim:clear_faults()
+    local refused = left and { support.unpack(second) } or { left, why, { kind = "conflict", message = why } }
+    assert.are_not.equal(left, second[1])
+    assert.matches("no_target", refused[2], 1, true)
+    local found
+    for record, message in stores[1]:read("k", { timeout_ms = 20000 }) do
+      found = assert(record, message).data
+    end
+    assert.equal("1", found)
+  end)
+end)
