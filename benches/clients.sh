@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Speed beside other clients: a raw socket, libcurl by LuaJIT's FFI, LuaSocket, the official Go client.
+# Compares the speed with other clients: a raw socket, libcurl by LuaJIT's FFI, LuaSocket, the official
+# Go client.
 #
 #   benches/clients.sh [stub|consul]
 #
-# On a stub that answers at once, and on a Consul 1.21; both when none is named. benches/clients/ has
-# the clients and says how they are compared. Fails when a bound does not hold. What cannot be had
-# (Go, Consul) is skipped, aloud.
+# Runs on a stub with prepared responses, on a Consul 1.21, or by default on both.
+# benches/clients/main.rs describes the comparison. Fails when a bound does not hold. Without Go or
+# Consul it skips what needs them, and prints why.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/lib.sh
+source scripts/lib.sh
 
 targets=("$@")
 [ $# -gt 0 ] || targets=(stub consul)
-limit=20m # a client that hangs must not hang the run
+limit=20m # for a client that hangs
 folder=${CARGO_TARGET_DIR:-target}/clients
 sources=benches/clients
 mkdir -p "$folder"
@@ -21,12 +24,7 @@ rockspec/build.sh luajit "$folder/consul_ffi.so"
 flags=(-O2 -Wall -Wextra -Werror -D_GNU_SOURCE)
 cc "${flags[@]}" -o "$folder/stub" "$sources/stub.c"
 cc "${flags[@]}" -shared -fPIC -I/usr/include/lua5.1 -o "$folder/raw.so" "$sources/raw.c"
-rm -f "$folder/go-client"
-if ! command -v go >/dev/null; then
-    echo "SKIPPED: the official Go client: there is no Go"
-elif ! (cd "$sources/go" && GOFLAGS='' go build -o "$folder/go-client" .); then
-    echo "SKIPPED: the official Go client: it cannot be built"
-fi
+build_go_client "$sources/go" "$folder/go-client"
 cargo bench --quiet --no-run --no-default-features --features server --bench clients
 
 echo

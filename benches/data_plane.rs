@@ -1,7 +1,9 @@
-//! What a call between nodes costs, beside hyper alone: the same number of callers, each with a
-//! connection, on the same runtime. Run by `make bench`; it fails when a call costs too much.
+//! Calls between nodes, compared with hyper alone: the same number of callers, each with its own
+//! connection, on the same runtime. `make bench` runs it; it fails when a bound does not hold.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used)] // printing is what it is for
+#![allow(clippy::print_stdout, clippy::unwrap_used)] // prints its results
+
+mod figures;
 
 use bytes::Bytes;
 use consul_ffi::client::{Client, Settings};
@@ -10,6 +12,7 @@ use consul_ffi::cluster::data_plane::{Body, CallOptions, ClusterKey, DataPlane, 
 use consul_ffi::cluster::{Cluster, Options};
 use consul_ffi::simulate::{self, Agent, SimTransport};
 use consul_ffi::wire::request::Defaults;
+use figures::mark;
 use futures_util::future::join_all;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::SendRequest;
@@ -21,21 +24,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 
-/// How many callers there are; connections are kept for as many.
+/// The number of concurrent callers and of their connections.
 const CALLERS: usize = 4;
-const CALLS_OF_EACH: usize = 2_000;
-/// They take turns, so that what else the machine does falls on all alike.
+const CALLS_PER_CALLER: usize = 2_000;
+/// All ways are measured in each round, so that other load on the machine affects them alike.
 const ROUNDS: usize = 5;
 const BODY: [u8; 200] = [b'x'; 200];
 
-/// What a caller does again and again.
 trait Caller {
     async fn call(&mut self);
 }
 
-struct Plain(SendRequest<Full<Bytes>>);
+struct HyperCaller(SendRequest<Full<Bytes>>);
 
-impl Caller for Plain {
+impl Caller for HyperCaller {
     async fn call(&mut self) {
         let request = http::Request::post("/v1/call").header("host", "a");
         let request = request.body(Full::from(&BODY[..])).unwrap();
@@ -45,9 +47,9 @@ impl Caller for Plain {
     }
 }
 
-struct Between(Arc<DataPlane>);
+struct NodeCaller(Arc<DataPlane>);
 
-impl Caller for Between {
+impl Caller for NodeCaller {
     async fn call(&mut self) {
         let body = Body::bytes(&BODY[..]);
         let reply = self.0.call("n2", "echo", &body, &CallOptions::default()).await.unwrap();
@@ -55,12 +57,12 @@ impl Caller for Between {
     }
 }
 
-/// The times of all calls.
+/// The time of all calls together, and the times of the single calls.
 async fn measure<C: Caller>(callers: &mut [C]) -> (Duration, Vec<Duration>) {
     let begun = Instant::now();
     let times = callers.iter_mut().map(async |caller| {
-        let mut times = Vec::with_capacity(CALLS_OF_EACH);
-        for _ in 0..CALLS_OF_EACH {
+        let mut times = Vec::with_capacity(CALLS_PER_CALLER);
+        for _ in 0..CALLS_PER_CALLER {
             let begun = Instant::now();
             caller.call().await;
             times.push(begun.elapsed());
@@ -71,10 +73,11 @@ async fn measure<C: Caller>(callers: &mut [C]) -> (Duration, Vec<Duration>) {
     (begun.elapsed(), times)
 }
 
-/// Calls a second, and the time in which 99 of 100 are over.
 #[derive(Clone, Copy)]
 struct Speed {
+    /// Calls per second.
     rate: f64,
+    /// The 99th percentile of the calls' times.
     p99: Duration,
 }
 
@@ -83,15 +86,15 @@ fn speed((all, mut times): (Duration, Vec<Duration>)) -> Speed {
     Speed { rate: times.len() as f64 / all.as_secs_f64(), p99: times[times.len() * 99 / 100] }
 }
 
-/// The middle one of some rounds, for each of the two.
-fn middle(mut speeds: Vec<Speed>) -> Speed {
+/// The medians of the rounds' rates and percentiles.
+fn median_speed(mut speeds: Vec<Speed>) -> Speed {
     speeds.sort_by(|one, other| one.rate.total_cmp(&other.rate));
     let rate = speeds[speeds.len() / 2].rate;
     speeds.sort_by_key(|speed| speed.p99);
     Speed { rate, p99: speeds[speeds.len() / 2].p99 }
 }
 
-async fn plain_server() -> SocketAddr {
+async fn hyper_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -109,20 +112,20 @@ async fn plain_server() -> SocketAddr {
     address
 }
 
-async fn plain_callers() -> Vec<Plain> {
-    let address = plain_server().await;
+async fn hyper_callers() -> Vec<HyperCaller> {
+    let address = hyper_server().await;
     let callers = (0..CALLERS).map(async |_| {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let io = TokioIo::new(stream);
         let (requests, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
         tokio::spawn(connection);
-        Plain(requests)
+        HyperCaller(requests)
     });
     join_all(callers).await
 }
 
-/// A node whose handler echoes.
+/// A started node with the handler `echo`.
 async fn node(agent: &Arc<Agent>, id: &str, key: Option<&str>) -> (Arc<Cluster>, Arc<DataPlane>) {
     let transport = Arc::new(SimTransport::new(Arc::clone(agent), "simulated"));
     let settings =
@@ -142,7 +145,7 @@ async fn node(agent: &Arc<Agent>, id: &str, key: Option<&str>) -> (Arc<Cluster>,
     tokio::spawn(Arc::clone(&plane).serve());
     let running = Arc::clone(&cluster);
     tokio::spawn(async move { running.run().await });
-    cluster.started().await;
+    cluster.started().await.expect("nothing is refused");
     let polls = Arc::clone(&plane);
     tokio::spawn(async move {
         loop {
@@ -153,7 +156,7 @@ async fn node(agent: &Arc<Agent>, id: &str, key: Option<&str>) -> (Arc<Cluster>,
     (cluster, plane)
 }
 
-async fn callers_between(key: Option<&str>) -> Vec<Between> {
+async fn node_callers(key: Option<&str>) -> Vec<NodeCaller> {
     let agent = Arc::new(Agent::new(simulate::Options::default()));
     let timers = Arc::clone(&agent);
     tokio::spawn(async move { timers.run_timers().await });
@@ -162,43 +165,44 @@ async fn callers_between(key: Option<&str>) -> Vec<Between> {
     while cluster.snapshot().live().count() < 2 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // It goes on for as long as the runtime.
+    // The node must run as long as the runtime.
     std::mem::forget(other);
-    (0..CALLERS).map(|_| Between(Arc::clone(&plane))).collect()
+    (0..CALLERS).map(|_| NodeCaller(Arc::clone(&plane))).collect()
 }
 
 fn main() {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(2).enable_all().build().unwrap();
-    let fits = runtime.block_on(async {
-        let mut plain = plain_callers().await;
-        let mut open = callers_between(None).await;
-        let mut keyed = callers_between(Some("a secret of the cluster")).await;
-        let (mut alone, mut without, mut with) = (Vec::new(), Vec::new(), Vec::new());
+    let all_hold = runtime.block_on(async {
+        let mut hyper = hyper_callers().await;
+        let mut unsigned = node_callers(None).await;
+        let mut signed = node_callers(Some("a secret of the cluster")).await;
+        let (mut alone, mut without_key, mut with_key) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            alone.push(speed(measure(&mut plain).await));
-            without.push(speed(measure(&mut open).await));
-            with.push(speed(measure(&mut keyed).await));
+            alone.push(speed(measure(&mut hyper).await));
+            without_key.push(speed(measure(&mut unsigned).await));
+            with_key.push(speed(measure(&mut signed).await));
         }
-        let alone = middle(alone);
-        println!("{CALLERS} callers, {} bytes there and back", BODY.len());
-        let fits = [("hyper alone", alone), ("calls", middle(without)), ("signed calls", middle(with))]
+        let alone = median_speed(alone);
+        println!("{CALLERS} callers, requests and replies of {} bytes", BODY.len());
+        let (without_key, with_key) = (median_speed(without_key), median_speed(with_key));
+        let holds = [("hyper alone", alone), ("calls", without_key), ("signed calls", with_key)]
             .map(|(what, speed)| {
                 let rate = speed.rate / alone.rate;
                 let p99 = speed.p99.as_secs_f64() / alone.p99.as_secs_f64();
-                let fits = rate >= 0.5 && p99 <= 3.0;
+                let holds = rate >= 0.5 && p99 <= 3.0;
                 println!(
                     "{what:<13} {:>7.0}/s ({rate:.2}, at least 0.50)  p99 {:>5} µs ({p99:.2}, at most 3.00){}",
                     speed.rate,
                     speed.p99.as_micros(),
-                    if fits { "" } else { "  TOO MUCH" }
+                    mark(holds)
                 );
-                fits
+                holds
             });
-        !fits.contains(&false)
+        !holds.contains(&false)
     });
     runtime.shutdown_background();
-    if !fits {
+    if !all_hold {
         std::process::exit(1);
     }
 }

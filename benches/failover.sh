@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# How long nobody holds a lock when its holder goes, on real Consuls, beside the official Go client.
+# Measures how long a lock has no holder after its holder is gone, on real Consuls, also with the
+# official Go client.
 #
 #   benches/failover.sh [ROUNDS [GO_ROUNDS]]
 #
-# 10 rounds, and 3 of the Go client, which take 45 s each, when none are named. What is measured, and
-# how: benches/failover/main.rs. Fails when a bound does not hold. With 10 rounds or more the table
-# goes into docs/benchmarks.md. What cannot be had (Go, a Consul) is skipped, aloud.
+# By default 10 rounds, and 3 of the Go client, which take 45 s each. benches/failover/main.rs describes
+# the measurement. Fails when a bound does not hold. With 10 rounds or more the table is written into
+# docs/benchmarks.md. Without Go or a Consul it skips what needs them, and prints why.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/lib.sh
+source scripts/lib.sh
 
 rounds=${1:-10}
 go_rounds=${2:-3}
@@ -15,17 +18,12 @@ go_rounds=${2:-3}
     echo "usage: benches/failover.sh [ROUNDS [GO_ROUNDS]]" >&2
     exit 2
 }
-limit=30m # what hangs must not hang the run
+limit=30m # for a case that hangs
 folder=${CARGO_TARGET_DIR:-target}/failover
 mkdir -p "$folder"
 folder=$(realpath "$folder")
 
-rm -f "$folder/go-holder"
-if ! command -v go >/dev/null; then
-    echo "SKIPPED: the official Go client: there is no Go"
-elif ! (cd benches/failover/go && GOFLAGS='' GOWORK=off go build -o "$folder/go-holder" .); then
-    echo "SKIPPED: the official Go client: it cannot be built"
-fi
+build_go_client benches/failover/go "$folder/go-holder"
 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/guard cargo build --profile guard --locked \
     --no-default-features --features guard --bin consul-guard
 guard=$(realpath "${CARGO_TARGET_DIR:-target}/guard/guard/consul-guard")
@@ -43,7 +41,7 @@ timeout "$limit" "${bench[@]}" -- "$guard" "$folder/go-holder" "$rounds" "$go_ro
     | tee -a "$folder/table.md" || status=$?
 
 if [ "$rounds" -ge 10 ]; then
-    # Between the two marks.
+    # Replaces the text between the two marks.
     sed -i -e '/^<!-- failover -->$/,/^<!-- end -->$/ {
         /^<!-- failover -->$/ r '"$folder/table.md"'
         /^<!--/ !d

@@ -1,23 +1,24 @@
 #!/usr/bin/env bash
-# Reads per second of consul-sim and of `consul agent -dev` under the same load in the same run.
+# Compares the reads per second of consul-sim and of `consul agent -dev` under the same load.
 #
 #   benches/reads.sh [SECONDS]
 #
-# In turns, three each; the medians and their ratio are printed. Fails when consul-sim is slower.
+# Measures each three times, alternately, and prints the medians and their ratio. Fails when consul-sim
+# is slower.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 seconds=${1:-5}
 rounds=3
 if ! command -v wrk >/dev/null; then
-    echo "SKIPPED: reads per second: there is no wrk (Debian package wrk)"
+    echo "SKIPPED: reads per second: wrk is missing (Debian package wrk)"
     exit 0
 fi
 cargo build --quiet --release --no-default-features --features server --bin consul-sim
 sim=${CARGO_TARGET_DIR:-target}/release/consul-sim
 
-# rate: puts a key on the Consul of CONSUL_HTTP_ADDR, reads it with 64 connections, prints the rate.
-# shellcheck disable=SC2016 # the inner shell's variables
+# rate: writes a key to the Consul at CONSUL_HTTP_ADDR, reads it with 64 connections and prints the rate.
+# shellcheck disable=SC2016 # the inner shell expands these variables
 rate='exec 3<>"/dev/tcp/${CONSUL_HTTP_ADDR%:*}/${CONSUL_HTTP_ADDR##*:}"
 printf "PUT /v1/kv/bench HTTP/1.0\r\nContent-Length: 5\r\n\r\nvalue" >&3
 cat <&3 >/dev/null

@@ -1,5 +1,5 @@
--- How long a lookup takes from LuaJIT: one call for each key, one call for all keys, and a ring in
--- plain Lua as programs write it (FNV-1a, a sorted list, binary search). benches/ring.sh runs it.
+-- Lookups in the hash ring from LuaJIT: one call per key, one call for all keys, and a typical ring in plain
+-- Lua (FNV-1a, a sorted list, binary search). benches/ring.sh runs it.
 local bit = require("bit")
 local consul_ffi = require("consul_ffi")
 
@@ -9,7 +9,7 @@ local function fnv1a(text)
   local hash = 2166136261
   for i = 1, #text do
     hash = bit.bxor(hash, text:byte(i))
-    -- Times 16777619 modulo 2^32 by shifts: a double does not hold the product.
+    -- Multiplies by 16777619 modulo 2^32 with shifts, because a double cannot represent the product.
     local low = hash + bit.lshift(hash, 1) + bit.lshift(hash, 4) + bit.lshift(hash, 7)
     hash = bit.tobit(low + bit.lshift(hash, 8) + bit.lshift(hash, 24))
   end
@@ -51,7 +51,7 @@ for i = 1, KEYS do
   keys[i] = ("stock-%08d"):format(math.random(0, 99999999))
 end
 
--- Nanoseconds of the processor for each key.
+-- Returns the CPU time per key in nanoseconds.
 local function time(look_up)
   local begun = os.clock()
   look_up()

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# How long the hash ring takes to say who owns a key.
+# Measures lookups in the hash ring.
 #
 #   benches/ring.sh
 #
-# In Rust beside a binary search and the crate hashring, from LuaJIT beside a ring in plain Lua. Fails
-# when the ring takes more than half of the binary search's time.
+# In Rust it is compared with a binary search and the crate hashring, from LuaJIT with a ring in plain
+# Lua. Fails when the ring takes more than half of the binary search's time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,10 +1,13 @@
-//! What the simulated agent carries: waiting queries, keys. Run by `make bench`; every figure that
-//! it prints was measured in the run, and it fails when a bound does not hold.
+//! The simulated agent with many waiting queries and with many keys. `make bench` runs it; it fails when
+//! a bound does not hold.
 
-#![allow(clippy::print_stdout)] // printing is what it is for
+#![allow(clippy::print_stdout)] // prints its results
+
+mod figures;
 
 use bytes::Bytes;
 use consul_ffi::simulate::{Agent, Options};
+use figures::{figure, median};
 use futures_util::future::join_all;
 use http::{Method, Request, Response};
 use std::sync::Arc;
@@ -13,18 +16,10 @@ use std::time::{Duration, Instant};
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let fits = [runtime.block_on(watchers()), runtime.block_on(keys())];
-    if fits.contains(&false) {
+    let results = [runtime.block_on(watchers()), runtime.block_on(keys())];
+    if results.contains(&false) {
         std::process::exit(1);
     }
-}
-
-/// Prints a figure beside its bound, and says whether it holds.
-fn figure(what: &str, measured: f64, bound: f64, unit: &str) -> bool {
-    let holds = measured <= bound;
-    let verdict = if holds { "" } else { "  TOO MUCH" };
-    println!("{what:<58} {measured:>10.3} {unit:<3} (at most {bound}){verdict}");
-    holds
 }
 
 async fn send(agent: &Agent, method: Method, path: &str, body: &str) -> Response<Bytes> {
@@ -38,7 +33,7 @@ fn index(response: &Response<Bytes>) -> u64 {
     header.and_then(|text| text.parse().ok()).expect("an index")
 }
 
-/// 10,000 blocking queries wait, each on a key of its own; a write wakes the one it concerns.
+/// 10,000 blocking queries, each on its own key; a write wakes the query on its key.
 async fn watchers() -> bool {
     const WATCHERS: usize = 10_000;
     const WRITES: usize = 200;
@@ -69,22 +64,17 @@ async fn watchers() -> bool {
         let woken = (&mut tasks[key]).await.expect("the watcher lives");
         times.push(woken.duration_since(begun).as_secs_f64() * 1e3);
     }
-    times.sort_by(f64::total_cmp);
-    let still = agent.stats().waiting;
-    println!("{WATCHERS} blocking queries wait, {WRITES} writes:");
-    let holds =
-        figure("  from the write to the watcher's answer, median", times[WRITES / 2], 50.0, "ms");
-    let only = figure(
-        "  watchers woken that the writes did not concern",
-        (WATCHERS - WRITES - still) as f64,
-        0.0,
-        "",
-    );
+    let waiting = agent.stats().waiting;
+    println!("{WATCHERS} waiting blocking queries, {WRITES} writes:");
+    let is_fast =
+        figure("from the write to the watcher's answer, median", median(times), 50.0, "ms");
+    let too_many = (WATCHERS - WRITES - waiting) as f64;
+    let is_exact = figure("watchers woken without a write of their key", too_many, 0.0, "");
     tasks.iter().for_each(|task| task.abort());
-    holds && only
+    is_fast && is_exact
 }
 
-/// A million keys of 100 bytes, and a prefix of 100 among them.
+/// A million keys with 100 bytes each, and lists of 100 of them.
 async fn keys() -> bool {
     const KEYS: usize = 1_000_000;
     const LISTS: usize = 1_000;
@@ -100,7 +90,7 @@ async fn keys() -> bool {
         join_all(writes).await;
     }
     println!("{KEYS} keys with 100 bytes each:");
-    let fits = figure("  memory", memory_mib() - before, 1000.0, "MiB");
+    let is_small = figure("memory", memory_mib() - before, 1000.0, "MiB");
     let mut times: Vec<f64> = Vec::new();
     for list in 0..LISTS {
         let path = format!("kv/app/{:05}/?recurse", list * 7);
@@ -109,11 +99,10 @@ async fn keys() -> bool {
         times.push(begun.elapsed().as_secs_f64() * 1e3);
         assert_eq!(answer.body().windows(5).filter(|text| text == b"\"Key\"").count(), 100);
     }
-    times.sort_by(f64::total_cmp);
-    figure("  a prefix of 100 keys listed, median", times[LISTS / 2], 1.0, "ms") && fits
+    figure("list of a prefix with 100 keys, median", median(times), 1.0, "ms") && is_small
 }
 
-/// The process's resident memory.
+/// The resident memory of this process.
 fn memory_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

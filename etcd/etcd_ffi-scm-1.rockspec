@@ -6,7 +6,7 @@ source = {
   dir = "consul_ffi/etcd",
 }
 description = {
-  summary = "The API of old etcd callers, on Consul",
+  summary = "The API of an etcd client, on Consul",
   homepage = "https://github.com/consul-ffi/consul_ffi",
   license = "MIT OR Apache-2.0",
 }

@@ -1,5 +1,5 @@
--- Three nodes of a cluster in one process, with no server. In a program of yours each process has one
--- node, and an endpoint in place of `simulate`.
+-- Three nodes of a cluster in one process, without a server. In your own program each process has one
+-- node, and `endpoint` instead of `simulate`.
 local ConsulHACluster = require("consul_ffi").ConsulHACluster
 
 local nodes = {}
@@ -9,7 +9,7 @@ for number = 1, 3 do
   assert(nodes[number]:start())
 end
 
--- Whoever leads lays the shards anew when nodes have come; every node hears of it.
+-- The leader assigns the shards when nodes join; every node is notified.
 while #nodes[3]:get_shards() == 0 do
   nodes[3]:next_event(5000)
 end

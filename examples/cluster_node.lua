@@ -1,5 +1,5 @@
--- A node of a cluster as a process of its own. It says its process id when it has started, and then
--- what each line of its input means: an expression about `cluster`.
+-- A node of a cluster as a process. It prints its process id when it has started, then the value of each
+-- line of its input, which is an expression with `cluster`.
 --
 --   luajit examples/cluster_node.lua node-1 127.0.0.1:9001 demo/
 

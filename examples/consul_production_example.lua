@@ -1,7 +1,11 @@
--- The old production example: a manager of the cluster, its health, and quotes that are stored on three
--- nodes and read back. The two other nodes are managers in this process.
+-- The old production example: a manager, the cluster's health, and quotes that are stored on three nodes
+-- and read back. The two other nodes are also managers in this process.
 --
 --   make consul-production-example [CONSUL=1.21]
+
+-- From any folder, with the modules of this checkout unless others are installed.
+local own_folder = arg[0]:match("^.*/") or "./"
+package.path = own_folder .. "../?.lua;" .. package.path .. ";" .. own_folder .. "../lua/?.lua"
 
 local production = require("consul_production_config")
 local support = require("examples.support")
@@ -18,7 +22,7 @@ local QUOTES = {
 }
 local SYMBOLS = { "AAPL", "AMZN", "GOOGL", "MSFT", "TSLA" }
 
--- A manager is configured before init().
+-- Configures a manager, before init().
 local function configure(config, number)
   config.consul.servers = { support.url }
   config.consul.simulate = support.simulate
@@ -38,12 +42,12 @@ local function show_cluster()
   local info = ConsulManager:get_cluster_info()
   say(info.node_count .. " nodes, the leader is " .. info.leader_node .. ", this is " .. info.current_node)
   assert(info.node_count == 3 and #info.nodes == 3, "there are not three nodes")
-  assert(tostring(info.leader_node):match("^production%-[123]$"), "nobody leads")
+  assert(tostring(info.leader_node):match("^production%-[123]$"), "the cluster has no leader")
 
   local health = ConsulManager:monitor_health()
   local issues = table.concat(health.issues, "; ")
   say("healthy at %s: %s", os.date("%H:%M:%S", health.timestamp), tostring(health.is_healthy))
-  assert(health.is_healthy and issues == "", "something is wrong: " .. issues)
+  assert(health.is_healthy and issues == "", "the cluster is not healthy: " .. issues)
 end
 
 local function show_quotes()
@@ -57,14 +61,14 @@ local function show_quotes()
     })
     assert(stored, outcome)
     local node = ConsulManager:get_consistent_node(symbol)
-    say(symbol .. " belongs to " .. node.id .. " at " .. node.address .. "; acknowledged by " .. #outcome.acknowledged)
-    assert(#outcome.acknowledged >= 2, "the quote is not on a quorum of nodes")
+    say(symbol .. " is on " .. node.id .. " at " .. node.address .. "; nodes with a copy: " .. #outcome.nodes)
+    assert(#outcome.nodes >= 2, "the quote is not on a quorum of nodes")
   end
   for _, symbol in ipairs(SYMBOLS) do
     local key = ("stocks/%s/%d"):format(symbol, time)
     local quote = assert(ConsulManager:read_data(key, { consistency = "consistent" }))
     for name, value in pairs(QUOTES[symbol]) do
-      assert(quote[name] == value, ("the %s of %s is another one"):format(name, symbol))
+      assert(quote[name] == value, ("the %s of %s differs"):format(name, symbol))
     end
     say("%s: price %s, volume %d", symbol, quote.price, quote.volume)
   end

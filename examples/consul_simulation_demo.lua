@@ -2,6 +2,10 @@
 --
 --   make consul-simulation-demo [CONSUL=1.21]
 
+-- From any folder, with the modules of this checkout unless others are installed.
+local own_folder = arg[0]:match("^.*/") or "./"
+package.path = own_folder .. "../?.lua;" .. package.path .. ";" .. own_folder .. "../lua/?.lua"
+
 local consul_ffi = require("consul_ffi")
 local consul_ha_cluster = require("consul_ha_cluster")
 local support = require("examples.support")
@@ -15,14 +19,14 @@ local function keys(client)
   assert(client:kv_put(key, quote))
   local _, stored = assert(client:kv_get(key))
   say("%s is %s", key, stored)
-  assert(stored:match('"symbol":"(%w+)"') == quote.symbol, "another symbol was stored")
+  assert(stored:match('"symbol":"(%w+)"') == quote.symbol, "the stored symbol differs")
   for _, name in ipairs({ "price", "volume", "timestamp" }) do
-    assert(tonumber(stored:match(('"%s":([%%d.]+)'):format(name))) == quote[name], "another " .. name .. " was stored")
+    assert(tonumber(stored:match(('"%s":([%%d.]+)'):format(name))) == quote[name], "the stored " .. name .. " differs")
   end
   assert(client:kv_delete(key))
   local _, deleted = assert(client:kv_get(key))
-  say("after its deletion it is %s", tostring(deleted))
-  assert(deleted == nil, "the key is still there")
+  say("after the deletion it is %s", tostring(deleted))
+  assert(deleted == nil, "the key still exists")
 end
 
 local function services(client)
@@ -41,7 +45,7 @@ local function services(client)
   local tags = table.concat(found[1].tags, ", ")
   say("discovered %s at %s:%d, tagged %s", found[1].id, found[1].address, found[1].port, tags)
   assert(found[1].id == id and found[1].address == "127.0.0.1" and found[1].port == 8080, "another service was found")
-  assert(tags == "tsdb, stock, v1", "the service has other tags")
+  assert(tags == "tsdb, stock, v1", "the tags differ")
   assert(client:deregister_service(id))
   wait_for_instances(0)
   say("deregistered")
@@ -53,10 +57,10 @@ local function session(client)
   say("created: %s", tostring(response))
   local id = response:match('"ID":"([^"]+)"')
   local _, info = assert(client:session_info(id))
-  assert(info and info.TTL == "30s", "the session is not there")
+  assert(info and info.TTL == "30s", "the session does not exist")
   assert(client:destroy_session(id))
   local _, after = assert(client:session_info(id))
-  assert(after == nil, "the session is still there")
+  assert(after == nil, "the session still exists")
   say("destroyed")
 end
 
@@ -77,25 +81,25 @@ local function cluster()
     node:next_event(20)
   end)
   local leader = node:get_leader_info()
-  say("%d node, which leads: %s", node:get_node_count(), tostring(node:is_leader_node()))
+  say("%d node, is leader: %s", node:get_node_count(), tostring(node:is_leader_node()))
   say("the leader is " .. leader .. " at " .. leader.address)
-  assert(node:get_node_count() == 1 and leader.node_id == node.node_id, "the node is not alone, or does not lead")
+  assert(node:get_node_count() == 1 and leader.node_id == node.node_id, "the node is not alone or not the leader")
   for _, symbol in ipairs({ "AAPL", "GOOGL", "MSFT", "TSLA", "AMZN" }) do
     local owner = node:get_node_for_key(symbol)
     local replicas = node:get_replica_nodes(symbol, 2)
-    say(symbol .. " is on " .. owner .. "; copies wanted: 2, nodes for them: " .. #replicas .. ", " .. replicas[1])
-    assert(owner == node.node_id and #replicas == 1, "a key is on a node that does not exist")
+    say(symbol .. " is on " .. owner .. "; 2 replicas requested, nodes for them: " .. #replicas .. ", " .. replicas[1])
+    assert(owner == node.node_id and #replicas == 1, "a key is on an unknown node")
   end
   assert(node:stop())
 end
 
 support.run(function()
   local client = consul_ffi.new({ consul_url = support.url, timeout = 5000, simulate = support.simulate })
-  assert(client.initialized, "the client is not ready")
+  assert(client.initialized, "the client is not initialised")
   keys(client)
   services(client)
   session(client)
   cluster()
   client:destroy()
-  assert(not client.initialized, "the client is not destroyed")
+  assert(not client.initialized, "the client is not closed")
 end)

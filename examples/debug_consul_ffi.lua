@@ -1,10 +1,14 @@
--- Every call of the client once, with its result. What a call makes, another one takes away again, whatever
--- happens between them; what would change the servers themselves is asked of an agent in memory.
+-- Calls every method of the client once and prints the result. What it creates, it deletes in the end, also
+-- after a failure; calls that would change the servers go to a simulated agent.
 --
 --   make debug-consul-ffi [CONSUL=1.21]
 --
--- A call must succeed. Where it says so it may be `unsupported`: by an older Consul, a Consul without access
--- control, one that is not Consul Enterprise, or the simulated agent.
+-- `must` is for calls that must succeed, `may` for those that can be `unsupported`: by an older Consul, a
+-- Consul without ACLs, a Consul that is not Consul Enterprise, or the simulated agent.
+
+-- From any folder, with the modules of this checkout unless others are installed.
+local own_folder = arg[0]:match("^.*/") or "./"
+package.path = own_folder .. "../?.lua;" .. package.path .. ";" .. own_folder .. "../lua/?.lua"
 
 local consul_ffi = require("consul_ffi")
 local support = require("examples.support")
@@ -21,8 +25,8 @@ for method in pairs(consul_ffi.ConsulClient) do
   missing[method] = true
 end
 
--- A result in a few words. Of a table it says the fields and not what is in them, which may be secret.
-local function words(value)
+-- Summarizes a result: of a table the names of its fields, because the values may be secret.
+local function summary(value)
   if type(value) == "string" then
     return value:find("[^\32-\126]") and #value .. " bytes" or value:sub(1, 100)
   elseif type(value) ~= "table" or (getmetatable(value) or {}).__tostring then
@@ -30,21 +34,21 @@ local function words(value)
   elseif value[1] and type(value[1]) ~= "table" then
     return #value .. " such as " .. tostring(value[1])
   elseif value[1] then
-    return #value .. " with " .. words(value[1])
+    return #value .. " with " .. summary(value[1])
   end
   local fields = {}
   for field in pairs(value) do
     fields[#fields + 1] = tostring(field)
   end
   table.sort(fields)
-  return #fields > 0 and "{ " .. table.concat(fields, ", "):sub(1, 80) .. " }" or "nothing"
+  return #fields > 0 and "{ " .. table.concat(fields, ", "):sub(1, 80) .. " }" or "{}"
 end
 
--- Calls a method and prints what it gave; the failure must be of one of these kinds.
+-- Calls a method and prints the result; a failure must be of one of these kinds.
 local function call(on, kinds, method, ...)
   missing[method] = nil
   local success, value, err = on[method](on, ...)
-  print(("  %-40s %s"):format(method, success and words(value) or err.kind .. ": " .. value:match(": (.*) %(from ")))
+  print(("  %-40s %s"):format(method, success and summary(value) or err.kind .. ": " .. value:match(": (.*) %(from ")))
   assert(success or kinds[err.kind], ("%s failed: %s"):format(method, tostring(value)))
   if success then
     return value
@@ -59,29 +63,29 @@ local function may(...)
   return call(client, { unsupported = true }, ...)
 end
 
--- Of what takes more than any Consul has.
+-- For calls that also need what a test Consul does not have.
 local function may_fail(kinds, ...)
   kinds.unsupported = true
   return call(client, kinds, ...)
 end
 
--- Of what does not exist.
+-- For calls about something that does not exist.
 local function cannot(kind, method, ...)
   assert(may_fail({ [kind] = true }, method, ...) == nil, method .. " succeeded")
 end
 
-local function elsewhere(method, ...)
+local function simulated(method, ...)
   return call(in_memory, { unsupported = true, http = true }, method, ...)
 end
 
--- What is to be called in the end, the last one first.
-local undoing = {}
+-- The calls that delete what was created, the last one first.
+local undo_calls = {}
 
 local function undo_by(...)
-  table.insert(undoing, 1, { ... })
+  table.insert(undo_calls, 1, { ... })
 end
 
--- Creates something that is deleted by its id in the end. Gives the id, or one that nothing has.
+-- Creates something that is deleted by its id in the end. Returns the id, or an unused one.
 local function create(method, delete, definition, field)
   local created = may(method, definition)
   local id = type(created) == "table" and created[field or "ID"] or created or unknown_id
@@ -92,20 +96,20 @@ end
 local function keys()
   chapter("Keys, transactions, anything")
   must("kv_put", prefix .. "a", "value")
-  assert(must("kv_get", prefix .. "a") == "value", "another value came back")
-  assert(#must("kv_list", prefix) == 1 and #must("kv_keys", prefix) == 1, "there are other keys")
+  assert(must("kv_get", prefix .. "a") == "value", "the value differs")
+  assert(#must("kv_list", prefix) == 1 and #must("kv_keys", prefix) == 1, "there are unexpected keys")
   must("txn", { { KV = { Verb = "set", Key = prefix .. "b", Value = "1" } } })
   must("kv_delete", prefix .. "b")
   must("http_request", "GET", "/v1/kv/" .. prefix .. "a", nil, { raw = true })
   must("kv_delete_tree", prefix .. "a")
-  assert(client:kv_get(prefix .. "a") and select(2, client:kv_get(prefix .. "a")) == nil, "the key is still there")
+  assert(client:kv_get(prefix .. "a") and select(2, client:kv_get(prefix .. "a")) == nil, "the key still exists")
 end
 
 local function sessions()
   chapter("Sessions, locks")
   local session = must("session_create", { name = name, ttl = "30s", behavior = "delete" })
   undo_by("session_destroy", session)
-  assert(must("session_info", session).ID == session, "another session")
+  assert(must("session_info", session).ID == session, "the session differs")
   must("session_renew", session)
   must("session_list")
   must("session_node", must("agent_self").Config.NodeName)
@@ -163,7 +167,7 @@ local function catalog(service)
   must("catalog_datacenters")
   must("catalog_nodes")
   must("catalog_services")
-  assert(#must("catalog_service", node) == 1, "the service is not there")
+  assert(#must("catalog_service", node) == 1, "the service does not exist")
   must("catalog_node", node)
   may("catalog_node_services", node)
   must("catalog_connect", service)
@@ -172,7 +176,7 @@ local function catalog(service)
     return #select(2, assert(client:health_service(service))) == 2
   end)
   assert(#must("health_service", service) == 2, "an instance is missing")
-  assert(#must("discover_services", service, { passing = true }) == 2, "an instance does not pass")
+  assert(#must("discover_services", service, { passing = true }) == 2, "an instance is not passing")
   must("health_connect", service)
   may("health_ingress", service)
   must("health_node", node)
@@ -192,10 +196,10 @@ local function catalog(service)
 end
 
 local function background(service)
-  chapter("Many calls, calls that go on")
+  chapter("Batches, handles, watches, views")
   local function shown(method, value)
     missing[method] = nil
-    print(("  %-40s %s"):format(method, words(value)))
+    print(("  %-40s %s"):format(method, summary(value)))
   end
   local outcomes = must("batch", { { "status_leader" }, { "status_peers" } })
   assert(outcomes[1].ok and outcomes[2].ok, "a call of the batch failed")
@@ -206,12 +210,12 @@ local function background(service)
   handle:close()
   local watch = client:watch("kv_list", prefix)
   local seen, change = watch:next(5000)
-  assert(seen and change.type == "initial", "the watch says nothing")
+  assert(seen and change.type == "initial", "the watch has no initial change")
   shown("watch", change)
   watch:close()
   local view = client:service_view(service)
   assert(view:ready(5000))
-  assert(view:pick().name == service, "the view has another service")
+  assert(view:pick().name == service, "the view has a wrong service")
   shown("service_view", view)
   view:close()
 end
@@ -249,6 +253,7 @@ local function access()
   may("acl_templated_policy_list")
   may("acl_templated_policy_read", "builtin/service")
   may("acl_templated_policy_preview", "builtin/service", { Name = "api" })
+  may("acl_authorize", { { Resource = "key", Segment = "x", Access = "read" } })
   may("acl_replication")
 end
 
@@ -269,7 +274,7 @@ local function mesh(service)
   may("connect_intention_list")
   may("connect_intention_check", service, service)
   may("connect_intention_match", "source", { service })
-  -- Consul 1.8 knows them by their ids only, and takes the last word of the path for one.
+  -- Consul 1.8 has them by id only, and takes the last part of the path as one.
   local no_id = { http = true, argument = true, permission_denied = true }
   may_fail(no_id, "connect_intention_upsert", service, service .. "-2", { Action = "allow" })
   may_fail(no_id, "connect_intention_exact", service, service .. "-2")
@@ -301,32 +306,32 @@ local function servers()
     may(kind .. "_update", "debug-consul-ffi", { Description = "changed" })
   end
 
-  chapter("What would change the servers, on an agent in memory")
-  elsewhere("acl_bootstrap")
-  elsewhere("acl_login", { AuthMethod = "none", BearerToken = "x" })
-  elsewhere("acl_logout")
-  elsewhere("agent_token", "default", { Token = "" })
-  elsewhere("agent_maintenance", true)
-  elsewhere("agent_reload")
-  elsewhere("agent_join", "127.0.0.1")
-  elsewhere("agent_force_leave", "none")
-  elsewhere("connect_ca_configuration_update", { Provider = "consul", Config = {} })
-  elsewhere("operator_raft_peer_delete", { id = unknown_id })
-  elsewhere("operator_raft_transfer_leader")
+  chapter("Calls that would change the servers, on a simulated agent")
+  simulated("acl_bootstrap")
+  simulated("acl_login", { AuthMethod = "none", BearerToken = "x" })
+  simulated("acl_logout")
+  simulated("agent_token", "default", { Token = "" })
+  simulated("agent_maintenance", true)
+  simulated("agent_reload")
+  simulated("agent_join", "127.0.0.1")
+  simulated("agent_force_leave", "none")
+  simulated("connect_ca_configuration_update", { Provider = "consul", Config = {} })
+  simulated("operator_raft_peer_delete", { id = unknown_id })
+  simulated("operator_raft_transfer_leader")
   for _, what in ipairs({ "list", "install", "use", "remove" }) do
-    elsewhere("operator_keyring_" .. what, what ~= "list" and { Key = "AAAAAAAAAAAAAAAAAAAAAA==" } or nil)
+    simulated("operator_keyring_" .. what, what ~= "list" and { Key = "AAAAAAAAAAAAAAAAAAAAAA==" } or nil)
   end
-  elsewhere("snapshot_restore", "no snapshot")
-  elsewhere("peering_token", { PeerName = "none" })
-  elsewhere("peering_establish", { PeerName = "none", PeeringToken = "x" })
-  elsewhere("peering_delete", "none")
-  elsewhere("agent_leave")
+  simulated("snapshot_restore", "no snapshot")
+  simulated("peering_token", { PeerName = "none" })
+  simulated("peering_establish", { PeerName = "none", PeeringToken = "x" })
+  simulated("peering_delete", "none")
+  simulated("agent_leave")
 end
 
 local function undo()
-  chapter("What was made is taken away")
+  chapter("Deleting what was created")
   local failure
-  for _, step in ipairs(undoing) do
+  for _, step in ipairs(undo_calls) do
     local finished, why = pcall(may, (rawget(_G, "unpack") or table.unpack)(step))
     failure = failure or not finished and why
   end
@@ -355,6 +360,8 @@ local function close()
     print(("  %-40s %s"):format(method, tostring(other)))
     missing[method] = nil
   end
+  assert(#client:registered().services == 0, "a service is registered still")
+  missing.registered = nil
   local names = {}
   for method in pairs(missing) do
     names[#names + 1] = method

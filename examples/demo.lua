@@ -1,6 +1,6 @@
--- A tour of consul_ffi: keys, a service with a health check, discovery, a lock, a transaction and
--- a blocking query. With no server it runs on the simulated agent; with CONSUL_HTTP_ADDR set it
--- does the same on that Consul. It leaves nothing behind.
+-- A tour of consul_ffi: keys, a service with a health check, discovery, a lock, a transaction and a
+-- blocking query. It runs on the simulated agent, or with CONSUL_HTTP_ADDR set on that Consul. It leaves
+-- nothing behind.
 --
 --   make demo                              (simulated)
 --   CONSUL_HTTP_ADDR=127.0.0.1:8500 make demo
@@ -23,11 +23,11 @@ local function say(...)
   print("  " .. string.format(...))
 end
 
--- On failure every method returns false, a message and an error table.
+-- Every method returns false, a message and an error table on failure.
 local function tour()
   chapter("Keys and values")
   assert(client:kv_put(prefix .. "greeting", "hello"))
-  say("put greeting, and got back: %s", select(2, assert(client:kv_get(prefix .. "greeting"))))
+  say("stored greeting and read back: %s", select(2, assert(client:kv_get(prefix .. "greeting"))))
 
   local every_byte = {}
   for byte = 0, 255 do
@@ -36,20 +36,20 @@ local function tour()
   every_byte = table.concat(every_byte)
   assert(client:kv_put(prefix .. "binary", every_byte))
   local _, binary = assert(client:kv_get(prefix .. "binary"))
-  say("all 256 byte values came back unchanged: %s", tostring(binary == every_byte))
+  say("all 256 byte values read back unchanged: %s", tostring(binary == every_byte))
 
   local _, nothing = assert(client:kv_get(prefix .. "missing"))
-  say("a missing key is no error, its value is %s", tostring(nothing))
+  say("a missing key is not an error; its value is %s", tostring(nothing))
 
   chapter("Compare and set")
   assert(client:kv_put(prefix .. "counter", "1", { cas = 0 }))
-  say("created counter, because it did not exist")
+  say("created counter, which did not exist")
   local created, _, refusal = client:kv_put(prefix .. "counter", "1", { cas = 0 })
   say("creating it again: success %s, the error's kind is %s", tostring(created), refusal.kind)
   local _, count, meta = assert(client:kv_get(prefix .. "counter"))
   assert(client:kv_put(prefix .. "counter", count + 1, { cas = meta.modify_index }))
   local _, counted = assert(client:kv_get(prefix .. "counter"))
-  say("counted from %s to %s, provided that nobody else had", count, counted)
+  say("incremented it from %s to %s, with no other change in between", count, counted)
 
   chapter("A service with a health check")
   assert(client:agent_service_register({
@@ -59,10 +59,10 @@ local function tour()
     tags = { "demo" },
     check = { ttl = "1s", status = "passing" },
   }))
-  say("registered; it must say that it is alive every second")
+  say("registered; its check must be updated every second")
   local index
-  -- Waits until that many instances are healthy: each turn is one blocking query, which Consul
-  -- answers as soon as there is something newer than the index.
+  -- Returns the healthy instances, once there are `wanted` of them. Each iteration is one blocking query,
+  -- which Consul answers as soon as there is something newer than the index.
   local function healthy(wanted)
     local instances
     repeat
@@ -75,10 +75,10 @@ local function tour()
   say("discovered 1 healthy instance at %s:%d", found.Address, found.Port)
 
   chapter("A blocking query")
-  say("waiting for a change of the service's health, which comes when its check expires ...")
+  say("waiting for a change of the service's health: the expiry of its check ...")
   say("woken by the change: %d healthy instances", #healthy(0))
   assert(client:agent_check_pass(check, { note = "back again" }))
-  say("it says that it is alive: %d healthy instance", #healthy(1))
+  say("its check passes again: %d healthy instance", #healthy(1))
   assert(client:agent_service_deregister(service))
   say("deregistered")
 
@@ -102,21 +102,21 @@ local function tour()
     { KV = { Verb = "set", Key = stock .. "/apples", Value = "3" } },
     { KV = { Verb = "set", Key = stock .. "/pears", Value = "5" } },
   }))
-  say("two keys written at once")
+  say("wrote two keys at once")
   local applied, _, failure = client:txn({
     { KV = { Verb = "set", Key = stock .. "/apples", Value = "0" } },
     { KV = { Verb = "check-not-exists", Key = stock .. "/pears" } },
   })
-  local culprit = failure.operations[1].index
-  say("a second one: success %s, %s because of operation %d", tostring(applied), failure.kind, culprit)
-  say("so there are still %s apples", select(2, client:kv_get(stock .. "/apples")))
+  local failed = failure.operations[1].index
+  say("a second one: success %s, %s because of operation %d", tostring(applied), failure.kind, failed)
+  say("so stock/apples is still %s", select(2, client:kv_get(stock .. "/apples")))
 end
 
 local where = simulate and "the simulated agent" or client.consul_url
 print("consul_ffi " .. consul_ffi._VERSION .. " on " .. where)
 local finished, message = pcall(tour)
 
--- Tidy up, whatever happened.
+-- Cleans up, also after a failure.
 client:agent_service_deregister(service)
 client:kv_delete_tree(prefix)
 client:destroy()
@@ -126,7 +126,7 @@ if not finished then
 end
 
 if simulate then
-  print("\nThere was no server at all. Now the same on a real Consul: make demo CONSUL=1.21")
+  print("\nThis needed no server. To run the same on a real Consul: make demo CONSUL=1.21")
 else
-  print("\nThe same ran on a real Consul. Now the tests: make test")
+  print("\nThis ran on a real Consul. To run the tests: make test")
 end

@@ -1,10 +1,14 @@
--- Three nodes of a cluster: first in this process and with no server, then as processes on the Consul
--- of CONSUL_HTTP_ADDR, where the leader is killed and comes back. Every figure was measured in the
--- run. It leaves nothing behind.
+-- Three nodes of a cluster: first in this process without a server, then as processes on the Consul at
+-- CONSUL_HTTP_ADDR, where the leader is killed and restarted. All figures are measured in the run. It
+-- leaves nothing behind.
 --
 --   make demo-cluster                            (the second half on consul-sim)
 --   make demo-cluster CONSUL=1.21
 --   CONSUL_HTTP_ADDR=127.0.0.1:8500 make demo-cluster
+
+-- From any folder, with the modules of this checkout unless others are installed.
+local own_folder = arg[0]:match("^.*/") or "./"
+package.path = own_folder .. "../?.lua;" .. package.path .. ";" .. own_folder .. "../lua/?.lua"
 
 local consul_ffi = require("consul_ffi")
 local support = require("examples.support")
@@ -17,7 +21,7 @@ local function address(number)
   return "127.0.0.1:" .. 9000 + number
 end
 
--- The members as `node` knows them: one that has its shards but does not live is down.
+-- Prints the members as `node` sees them; a dead one is down.
 local function show(node)
   local leader = node.leader()
   say("%-8s %-7s %6s   %-8s shard map %d", "node", "status", "shards", "leader", node.epoch())
@@ -26,8 +30,8 @@ local function show(node)
   end
 end
 
--- What is asked of a cluster in this process. Nothing asks Consul.
-local function here(cluster)
+-- Returns the functions of a node process for a node in this process. None of them makes a request.
+local function in_process(cluster)
   return {
     leader = function()
       return tostring((cluster:get_leader_info() or {}).node_id)
@@ -61,7 +65,7 @@ local function is_even(node, count)
 end
 
 local function in_one_process()
-  print("Three nodes in one process, with no server")
+  print("Three nodes in one process, without a server")
   local begun = now()
   local clusters = {}
   for number, name in ipairs(names) do
@@ -72,22 +76,22 @@ local function in_one_process()
     })
     assert(clusters[number]:start())
   end
-  say("all three have started after %.2f s", now() - begun)
+  say("all three have joined after %.2f s", now() - begun)
   local last = clusters[3]
   wait_for("shards on three nodes", function()
-    return is_even(here(last), 3)
+    return is_even(in_process(last), 3)
   end, function()
     last:next_event(100)
   end)
   say("all have shards after %.2f s", now() - begun)
-  show(here(last))
+  show(in_process(last))
 
   local leaders = {}
   for number, cluster in ipairs(clusters) do
-    assert(cluster:get_node_count() == 3, "a node does not know all three")
-    leaders[number] = here(cluster).leader()
+    assert(cluster:get_node_count() == 3, "a node does not see all three")
+    leaders[number] = in_process(cluster).leader()
   end
-  say("who leads, as each node knows: %s", table.concat(leaders, ", "))
+  say("the leader, as each node sees it: %s", table.concat(leaders, ", "))
   local shard, owner = last:get_shard_for_key("stocks/AAPL")
   say("the key stocks/AAPL is in shard %d, on %s", shard, owner)
   for _, cluster in ipairs(clusters) do
@@ -107,32 +111,32 @@ local function in_three_processes(nodes, start_node)
   wait_for("shards on three nodes", function()
     return is_even(one, 3)
   end, one.pause)
-  say("started, with their shards, after %.2f s", now() - begun)
+  say("all have joined and have shards after %.2f s", now() - begun)
   show(one)
 
   local old = one.leader()
   local witness = nodes[old == "node-1" and "node-2" or "node-1"]
   local token = nodes[old].token()
-  chapter(("%s leads and is killed (kill -9)"):format(old))
+  chapter(("The leader %s is killed (kill -9)"):format(old))
   nodes[old].kill()
   local without = wait_for("a new leader", function()
     local leader = witness.leader()
     return leader ~= "nil" and leader ~= old and nodes[leader].token() ~= "nil"
   end, witness.pause)
   local new = witness.leader()
-  say("%s leads after %.2f s, with fencing token %s after %s", new, without, nodes[new].token(), token)
+  say("%s leads after %.2f s; the fencing token grew from %s to %s", new, without, token, nodes[new].token())
   show(witness)
   local moved = wait_for("shards on two nodes", function()
     return witness.shards(old) == 0
   end, witness.pause)
-  say("%.2f s later the others have its shards", moved)
+  say("the others have its shards %.2f s later", moved)
   show(witness)
 
-  chapter(("%s comes back"):format(old))
-  nodes[old].end_it()
+  chapter(("%s is restarted"):format(old))
+  nodes[old].close()
   local back = now()
   start(tonumber(old:match("%d")))
-  say("it has started after %.2f s", now() - back)
+  say("it has joined after %.2f s", now() - back)
   wait_for("shards on three nodes", function()
     return is_even(witness, 3)
   end, witness.pause)

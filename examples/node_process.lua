@@ -1,18 +1,20 @@
--- A node of a cluster as a process of its own (cluster_node.lua): what is asked of it goes to its input,
--- and its answer comes by a fifo.
+-- Runs cluster nodes as processes (cluster_node.lua). Expressions go to a process's standard input, and
+-- their values come back through a fifo.
 local support = require("examples.support")
 
--- Starts the node; its fifo is put into `folder`.
+local own_folder = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
+
+-- Starts a node, whose fifo is in `folder`.
 local function start(folder, name, address)
   local fifo = folder .. "/" .. name
   support.sh(("rm -f %s; mkfifo %s"):format(fifo, fifo))
-  local command = "exec %s examples/cluster_node.lua %s %s %s >%s"
-  local input = assert(io.popen(command:format(arg[-1], name, address, support.prefix, fifo), "w"))
+  local command = "exec %s %scluster_node.lua %s %s %s >%s"
+  local input = assert(io.popen(command:format(arg[-1], own_folder, name, address, support.prefix, fifo), "w"))
   local output = assert(io.open(fifo))
   local node = { pid = output:read("*l") }
   assert(node.pid and node.pid:match("^%d+$"), node.pid or "a node has not started")
 
-  -- What an expression about `cluster` is there, as text.
+  -- Returns the value of an expression with `cluster` in the process, as text.
   function node.ask(expression, ...)
     input:write(expression:format(...), "\n")
     input:flush()
@@ -44,15 +46,18 @@ local function start(folder, name, address)
   function node.kill()
     support.sh("kill -9 " .. node.pid)
   end
-  function node.end_it()
+  function node.close()
     input:close()
     output:close()
   end
   return node
 end
 
--- Runs `program` with a function that starts nodes by name and address, and ends all of them.
+-- Calls `program(nodes, start)`, where start(name, address) starts a node and adds it to `nodes`; then ends
+-- all nodes.
 return function(program)
+  -- Processes cannot share a simulated agent: these use the one on the default port, or at CONSUL_HTTP_ADDR.
+  support.simulate = false
   local folder = os.tmpname()
   os.remove(folder)
   support.sh("mkdir " .. folder)
@@ -62,7 +67,7 @@ return function(program)
     return nodes[name]
   end)
   for _, node in pairs(nodes) do
-    pcall(node.end_it)
+    pcall(node.close)
   end
   support.sh("rm -r " .. folder)
   assert(finished, why)

@@ -1,9 +1,9 @@
--- Runs functions as coroutines: each makes its calls as if they blocked, and all wait at once.
+-- Runs functions as coroutines, whose calls look like blocking calls and wait concurrently.
 --
 --   run(client, { function(call) print(call("kv_get", "a")) end, function(call) … end })
 
--- Sleeps until a call is done. Plain Lua has no poll(2): there the first call's wait gives the
--- others their turn every 10 ms.
+-- Sleeps until a call may be done. Plain Lua has no poll(2), so there it waits up to 10 ms for the first
+-- call.
 local function sleep(waiting)
   waiting[1].handle:wait(10)
 end
@@ -20,26 +20,26 @@ if rawget(_G, "jit") then
   end
 end
 
--- Returns when all of them have ended.
+-- Returns when all functions have ended.
 local function run(client, works)
   local waiting = {}
-  -- Lets a coroutine run up to its next call.
-  local function go_on(thread, ...)
+  -- Resumes a coroutine until its next call.
+  local function resume(thread, ...)
     local alive, handle = coroutine.resume(thread, ...)
     assert(alive, handle)
     if handle then
       table.insert(waiting, { thread = thread, handle = handle })
     end
   end
-  local function pass_on(call, done, ...)
+  local function continue(call, done, ...)
     if done then
       call.handle:close()
-      return go_on(call.thread, ...)
+      return resume(call.thread, ...)
     end
     table.insert(waiting, call)
   end
   for _, work in ipairs(works) do
-    go_on(coroutine.create(work), function(...)
+    resume(coroutine.create(work), function(...)
       return coroutine.yield(client:start(...))
     end)
   end
@@ -48,7 +48,7 @@ local function run(client, works)
     local calls = waiting
     waiting = {}
     for _, call in ipairs(calls) do
-      pass_on(call, call.handle:poll())
+      continue(call, call.handle:poll())
     end
   end
 end

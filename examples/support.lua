@@ -1,15 +1,15 @@
--- What the programs share: they tell what they do, wait, and leave nothing behind. They run on the
--- simulated agent, or on the Consul of CONSUL_HTTP_ADDR.
+-- What the programs share: output, waiting, cleaning up. They run on the simulated agent, or on the Consul
+-- at CONSUL_HTTP_ADDR.
 local consul_ffi = require("consul_ffi")
 
 local support = {
   simulate = not os.getenv("CONSUL_HTTP_ADDR"),
   url = os.getenv("CONSUL_HTTP_ADDR") or "http://127.0.0.1:8500",
-  -- What every key of a run begins with.
+  -- The prefix of all keys of a run.
   prefix = "consul_ffi-demo-" .. os.time() .. "-" .. tostring({}):match("0x(%x+)") .. "/",
 }
 
--- Consul names no service and no session with a slash.
+-- The same for names of services and sessions, which cannot have a slash.
 support.name = support.prefix:gsub("/", "-")
 
 function support.chapter(title)
@@ -20,13 +20,18 @@ function support.say(...)
   print(("  " .. string.format(...)):match("^.*%S"))
 end
 
--- Runs a command of the shell.
+-- Whether the standard output is a terminal. Plain Lua cannot ask, a shell can.
+function support.is_terminal()
+  local status = os.execute("test -t 1")
+  return status == true or status == 0
+end
+
 function support.sh(command)
   local status = os.execute(command)
   assert(status == true or status == 0, command .. " failed")
 end
 
--- Seconds since the machine's start, in steps of 0.01.
+-- Returns the seconds since the machine's start, to 0.01 s.
 function support.now()
   local file = assert(io.open("/proc/uptime"))
   local seconds = tonumber(file:read("*l"):match("^[%d.]+"))
@@ -34,7 +39,8 @@ function support.now()
   return seconds
 end
 
--- Waits until `holds` gives true, and gives how long that took. `pause` is what to do between two looks.
+-- Waits until `holds` returns true, for up to a minute, and returns the seconds that it took. Calls `pause`
+-- between two checks.
 function support.wait_for(what, holds, pause)
   local begun = support.now()
   while not holds() do
@@ -46,16 +52,16 @@ function support.wait_for(what, holds, pause)
   return support.now() - begun
 end
 
--- Takes away what the nodes of a cluster share, which none of them may take from the others, and what a
--- killed one has left. Gives what is there nevertheless.
-local function tidy_up()
+-- Deletes the keys that a cluster's nodes share, and what killed nodes have left. Returns a list of what
+-- remains, or "nothing".
+local function clean_up()
   local client = consul_ffi.new({ consul_url = support.url, simulate = support.simulate })
   local function is_ours(name)
     return name:sub(1, #support.name) == support.name
   end
   local _, services = assert(client:agent_services())
-  for id, about in pairs(services) do
-    if is_ours(about.Service) then
+  for id, instance in pairs(services) do
+    if is_ours(instance.Service) then
       assert(client:agent_service_deregister(id))
     end
   end
@@ -71,11 +77,11 @@ local function tidy_up()
   return #left == 0 and "nothing" or table.concat(left, ", ")
 end
 
--- Runs a program and tidies up, whatever happened. What was wrong, or is left, is its exit status 1.
+-- Runs a program, then cleans up. Exits with status 1 when the program fails or something remains.
 function support.run(program)
   local finished, why = pcall(program)
-  local tidied, left = pcall(tidy_up)
-  if finished and tidied and left == "nothing" then
+  local cleaned, left = pcall(clean_up)
+  if finished and cleaned and left == "nothing" then
     support.chapter("Left behind: nothing")
     return
   end

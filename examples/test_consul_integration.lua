@@ -1,7 +1,11 @@
--- The old integration test: a key, and three nodes in one process that see each other, one leader and
--- the same places for keys.
+-- The old integration test: a key, and three nodes in one process, which see each other and the same leader
+-- and place keys alike.
 --
 --   make test-consul-integration [CONSUL=1.21]
+
+-- From any folder, with the modules of this checkout unless others are installed.
+local own_folder = arg[0]:match("^.*/") or "./"
+package.path = own_folder .. "../?.lua;" .. package.path .. ";" .. own_folder .. "../lua/?.lua"
 
 local consul_ffi = require("consul_ffi")
 local consul_ha_cluster = require("consul_ha_cluster")
@@ -20,8 +24,8 @@ local function key_and_value()
   local key = support.prefix .. "test/key"
   assert(client:kv_put(key, "test_value"))
   local _, value = assert(client:kv_get(key))
-  say("put and got: %s", value)
-  assert(value == "test_value", "another value came back")
+  say("stored and read back: %s", value)
+  assert(value == "test_value", "the value differs")
   client:destroy()
 end
 
@@ -42,7 +46,7 @@ local function start_nodes()
   return nodes
 end
 
--- Waits until all have the newest shard map, which has shards for each of them.
+-- Waits until all have the same shard map, with shards for each of them.
 local function wait_for_map(nodes)
   local function epoch(node)
     return node:status().map_epoch
@@ -69,13 +73,13 @@ local function show_members(nodes)
     local count, live = node:get_node_count(), #node:get_live_nodes()
     say(node.node_id .. ": leader " .. leader .. ", " .. count .. " nodes, " .. live .. " live")
     assert(count == 3 and live == 3, node.node_id .. " does not see three nodes")
-    assert(leader.node_id == nodes[1]:get_leader_info().node_id, "the nodes name different leaders")
+    assert(leader.node_id == nodes[1]:get_leader_info().node_id, "the nodes disagree about the leader")
     leading = leading + (node:is_leader_node() and 1 or 0)
   end
   assert(leading == 1, leading .. " nodes lead")
 end
 
--- The ids and addresses of a key's nodes, as one node says.
+-- Returns the ids and addresses of a key's replicas as text, as one node places them.
 local function replicas(node, key)
   local places = {}
   for i, replica in ipairs(node:get_replica_nodes(key, 2)) do
@@ -85,15 +89,15 @@ local function replicas(node, key)
   return table.concat(places, " and ")
 end
 
-local function show_places(nodes)
-  chapter("Where keys are")
+local function show_owners(nodes)
+  chapter("The owners of keys")
   for _, key in ipairs({ "stock:AAPL", "stock:GOOGL", "stock:MSFT", "metric:cpu", "metric:memory", "metric:disk" }) do
     local id, owner = nodes[1]:get_node_for_key(key)
     local places = replicas(nodes[1], key)
     say("%s is on %s", key, places)
-    assert(places:find(id .. " at " .. owner.address, 1, true) == 1, key .. " has another first node")
+    assert(places:find(id .. " at " .. owner.address, 1, true) == 1, key .. ": its first replica is not its owner")
     for _, node in ipairs(nodes) do
-      assert(node:get_node_for_key(key) == id and replicas(node, key) == places, "the nodes differ on " .. key)
+      assert(node:get_node_for_key(key) == id and replicas(node, key) == places, "the nodes disagree about " .. key)
     end
   end
 end
@@ -103,7 +107,7 @@ support.run(function()
   local nodes = start_nodes()
   wait_for_map(nodes)
   show_members(nodes)
-  show_places(nodes)
+  show_owners(nodes)
   for _, node in ipairs(nodes) do
     assert(node:stop())
   end

@@ -1,7 +1,11 @@
--- The old test of the time series database's cluster: a hash ring, and then three nodes of the database in
--- this process, whose points are read through each of them, also when one has stopped.
+-- The old test of the time series database's cluster: a hash ring, then three nodes of the database in this
+-- process. Points are read through each node, also after one has stopped.
 --
 --   make test-tsdb-cluster [CONSUL=1.21]
+
+-- From any folder, with the modules of this checkout unless others are installed.
+local own_folder = arg[0]:match("^.*/") or "./"
+package.path = own_folder .. "../?.lua;" .. package.path .. ";" .. own_folder .. "../lua/?.lua"
 
 local ConsistentHashRing = require("consistent_hash_cluster").ConsistentHashRing
 local Engine = require("examples.tsdb.engine")
@@ -10,7 +14,7 @@ local support = require("examples.support")
 local chapter, say = support.chapter, support.say
 local names = { "node1", "node2", "node3" }
 
--- A fixed time, so that each run has the same points: a metric and a quote each second of four blocks.
+-- A fixed time, so that each run has the same points: a metric and a quote per second in four blocks.
 local BEGIN_S, COUNT = 1700000010, 120
 
 local function owners(ring, keys)
@@ -38,12 +42,12 @@ local function show_ring()
     assert(replicas[1] .. "" == before[key] and replicas[2] .. "" ~= before[key], key .. " has wrong replicas")
   end
   say("of 3000 keys node1 has %d, node2 %d, node3 %d", count.node1, count.node2, count.node3)
-  assert(math.min(count.node1, count.node2, count.node3) > 500, "the keys are spread badly")
+  assert(math.min(count.node1, count.node2, count.node3) > 500, "the keys are spread unevenly")
 
   assert(ring:remove_node("node2"))
   local after, moved = owners(ring, keys), 0
   for _, key in ipairs(keys) do
-    assert(after[key] ~= "node2", key .. " is on a node that was removed")
+    assert(after[key] ~= "node2", key .. " is on a removed node")
     moved = moved + (after[key] ~= before[key] and 1 or 0)
   end
   say("node2 is removed: %d keys have moved", moved)
@@ -58,27 +62,18 @@ local function new_engine(number, folder)
     consul_endpoints = { support.url },
     simulate = support.simulate,
     replication_factor = 3,
-    write_quorum = 2,
-    read_quorum = 2,
+    points = { write_quorum = 2, read_quorum = 2 },
     path = folder .. "/" .. names[number] .. ".sqlite",
     cluster_options = { nodes_prefix = support.prefix .. "nodes/" },
   })
 end
 
--- Serves until all shards and their data are on all nodes.
+-- Serves requests until all nodes have all shards with their data.
 local function settle(engines)
   support.wait_for("all shards on three nodes", function()
     for _, engine in ipairs(engines) do
-      for shard = 0, engine.cluster.metadata.total_shards - 1 do
-        local replicas = engine.cluster.data_shards[shard] or {}
-        for _, replica in ipairs(replicas) do
-          if replica.state ~= "available" then
-            return false
-          end
-        end
-        if #replicas < #names then
-          return false
-        end
+      if not engine:is_replicated(#names) then
+        return false
       end
     end
     return true
@@ -95,19 +90,19 @@ local function write(engines)
     assert(engine:put_metric_data("cpu.usage", BEGIN_S + i, i * 0.5, { host = "server1" }))
     assert(engine:put_stock_data("000001", BEGIN_S + i, { price = i * 0.25, volume = i }, "SZ"))
   end
-  say("%d points written, each node has written a third of them", 2 * COUNT)
+  say("%d points written, a third through each node", 2 * COUNT)
 end
 
--- Reads everything through one node and compares it with what was written.
+-- Reads all points through one node and compares them with those written.
 local function read(name, engine)
   local _, metrics = assert(engine:get_metric_data("cpu.usage", BEGIN_S + 1, BEGIN_S + COUNT, { host = "server1" }))
   local _, quotes = assert(engine:get_stock_data("000001", BEGIN_S + 1, BEGIN_S + COUNT, "SZ"))
   say("read through %s: %d of a metric, %d of a stock", name, #metrics, #quotes)
-  assert(#metrics == COUNT and #quotes == COUNT, "points are lost or doubled")
+  assert(#metrics == COUNT and #quotes == COUNT, "points are lost or duplicate")
   for i = 1, COUNT do
     local metric, quote = metrics[i], quotes[i]
-    assert(metric.timestamp == BEGIN_S + i and metric.value == i * 0.5, "a metric is another one")
-    assert(quote.timestamp == BEGIN_S + i and quote.data.price == i * 0.25, "a quote is another one")
+    assert(metric.timestamp == BEGIN_S + i and metric.value == i * 0.5, "a metric differs")
+    assert(quote.timestamp == BEGIN_S + i and quote.data.price == i * 0.25, "a quote differs")
   end
 end
 

@@ -1,4 +1,4 @@
--- A worker that runs its job only while it holds a lock, and says that it is alive.
+-- A worker that runs its job only while it holds a lock, and keeps its TTL check passing.
 local Worker = {}
 Worker.__index = Worker
 
@@ -8,7 +8,7 @@ function Worker.new(client, name)
   return worker
 end
 
--- One turn of its loop; gives what it did: "leading", "waiting" or the kind of the error.
+-- One iteration of its loop; returns "leading", "waiting" or the kind of the error.
 function Worker:turn()
   local client = self.client
   local alive, _, trouble = client:agent_check_pass("service:" .. self.name)

@@ -1,16 +1,20 @@
-//! consul_ffi beside other clients, in turns within one run: `benches/clients.sh` builds what this
-//! needs and runs it, on the stub and on a Consul.
+//! consul_ffi compared with other clients in one run. `benches/clients.sh` builds the clients and runs
+//! this on the stub and on a Consul.
 //!
 //!     clients FOLDER [stub|consul]
 //!
-//! FOLDER has what benches/clients.sh built. Each client is a process that takes commands
-//! (benches/clients/worker.lua says which). A round gives every client the same command, one after
-//! the other; the ratio of two clients is the median of the ratios of their times within a round,
-//! so that what slows the machine down for a while slows both. Speed is asserted as such a ratio
-//! alone. Exit status 1: a bound does not hold.
+//! FOLDER has the programs that benches/clients.sh built. Each client is a process that takes commands
+//! (benches/clients/worker.lua lists them). In a round every client gets the same command, one after the
+//! other. The ratio of two clients is the median of the ratios of their times within a round, so that
+//! other load on the machine affects both; all bounds are such ratios. Exit status 1: a bound does not
+//! hold.
 
-#![allow(clippy::print_stdout)] // printing is what it is for
+#![allow(clippy::print_stdout)] // prints its results
 
+#[path = "../figures/mod.rs"]
+mod figures;
+
+use figures::{mark, median};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -23,20 +27,20 @@ const CURL: &str = "libcurl by FFI";
 const SOCKET: &str = "LuaSocket";
 const GO: &str = "Go api";
 
-/// What must hold, and what is aimed at.
+/// A limit of the ratio of two clients' times, and the ratio that is the goal.
 struct Bound {
     client: &'static str,
-    beside: &'static str,
+    baseline: &'static str,
     at_most: f64,
     aim: f64,
 }
 
-const fn bound(client: &'static str, beside: &'static str, at_most: f64, aim: f64) -> Bound {
-    Bound { client, beside, at_most, aim }
+const fn bound(client: &'static str, baseline: &'static str, at_most: f64, aim: f64) -> Bound {
+    Bound { client, baseline, at_most, aim }
 }
 
 fn main() {
-    // cargo adds an argument of its own.
+    // cargo adds `--bench`.
     let arguments: Vec<String> = env::args().skip(1).filter(|word| word != "--bench").collect();
     let [folder, target] = arguments.as_slice() else {
         panic!("usage: clients FOLDER stub|consul");
@@ -87,14 +91,14 @@ fn on_stub(folder: &Path) -> bool {
     holds && decodes
 }
 
-/// Sequential calls, batches and a fixed rate.
+/// Measures sequential calls, batches and a fixed rate; returns whether the bounds hold.
 fn on(folder: &Path, what: &str, address: &str, of_reads: &[Bound], of_batches: &[Bound]) -> bool {
     let mut clients = Worker::all(folder, address);
     for client in &mut clients {
         client.ask("put 100");
         client.ask("get 500");
     }
-    // Long enough that a client's own caches are warm for most of its turn.
+    // Long enough for warm CPU caches during most of a client's turn.
     let reads = rounds(&mut clients, 41, |_| Some("get 2000".to_owned()));
     let mut holds = table(&format!("kv_get on {what}"), &reads, 2000.0, of_reads);
     let writes = rounds(&mut clients, 21, |_| Some("put 1000".to_owned()));
@@ -107,7 +111,7 @@ fn on(folder: &Path, what: &str, address: &str, of_reads: &[Bound], of_batches: 
         let title = format!("10,000 reads, {limit} at a time, on {what}");
         holds &= table(&title, &batches, 10_000.0, bounds);
     }
-    println!("\n10,000 reads a second for 30 s on {what}, from when each was due, in ms");
+    println!("\n10,000 reads a second for 30 s on {what}, delay after each read's due time in ms");
     println!("  {:<16}{:>9}{:>9}{:>9}{:>9}", "", "p50", "p99", "p99.9", "longest");
     for client in clients.iter_mut().filter(|client| [OURS, GO].contains(&client.name)) {
         print!("  {:<16}", client.name);
@@ -118,10 +122,10 @@ fn on(folder: &Path, what: &str, address: &str, of_reads: &[Bound], of_batches: 
     holds
 }
 
-/// The time that Lua values take beyond fetching the same body as text, beside lua-cjson, which
-/// leaves the values of keys in base64.
+/// Measures the additional time for Lua values over fetching the same body as text, compared with
+/// lua-cjson, which leaves the values of keys in base64.
 fn decoding(folder: &Path, address: &str) -> bool {
-    let mut client = Worker::start(OURS, folder, address).expect("the module is built");
+    let mut client = Worker::start(OURS, folder, address).expect("the module was built");
     let mut holds = true;
     for (what, path) in [
         ("a listing of 5,000 keys", "/v1/kv/list?recurse"),
@@ -145,7 +149,7 @@ type Times = BTreeMap<&'static str, Vec<f64>>;
 fn rounds(clients: &mut [Worker], count: usize, command: impl Fn(&str) -> Option<String>) -> Times {
     let mut times = Times::new();
     for round in 0..count {
-        // Each begins as often as the others.
+        // Each client is the first one equally often.
         let mut turns: Vec<usize> = (0..clients.len()).collect();
         turns.rotate_left(round % clients.len());
         for turn in turns {
@@ -159,48 +163,43 @@ fn rounds(clients: &mut [Worker], count: usize, command: impl Fn(&str) -> Option
     times
 }
 
-/// Prints the median time of one operation and the ratio to the first bound's yardstick; says
-/// whether the bounds hold.
+/// Prints the median time of an operation and the ratio to the baseline; returns whether the bounds
+/// hold.
 fn table(title: &str, times: &Times, operations: f64, bounds: &[Bound]) -> bool {
     println!("\n{title}, median of {} rounds", times.values().map(Vec::len).max().unwrap_or(0));
     for (name, seconds) in times {
         print!("  {name:<16}{:>12.2} µs", median(seconds.clone()) / operations * 1e6);
-        if let Some(yardstick) = times.get(RAW).or_else(|| times.get(GO)) {
-            print!("{:>9.2}", ratio(seconds, yardstick));
+        if let Some(baseline) = times.get(RAW).or_else(|| times.get(GO)) {
+            print!("{:>9.2}", ratio(seconds, baseline));
         }
         println!();
     }
     let mut all_hold = true;
     for bound in bounds {
-        let (Some(client), Some(beside)) = (times.get(bound.client), times.get(bound.beside))
+        let (Some(client), Some(baseline)) = (times.get(bound.client), times.get(bound.baseline))
         else {
             continue;
         };
-        let ratio = ratio(client, beside);
+        let ratio = ratio(client, baseline);
         let holds = ratio <= bound.at_most;
         all_hold &= holds;
         println!(
             "  {} / {}: {ratio:.2} (at most {:.2}, aim {:.2}){}",
             bound.client,
-            bound.beside,
+            bound.baseline,
             bound.at_most,
             bound.aim,
-            if holds { "" } else { "  TOO MUCH" }
+            mark(holds)
         );
     }
     all_hold
 }
 
-fn ratio(times: &[f64], beside: &[f64]) -> f64 {
-    median(times.iter().zip(beside).map(|(time, other)| time / other).collect())
+fn ratio(times: &[f64], baseline: &[f64]) -> f64 {
+    median(times.iter().zip(baseline).map(|(time, other)| time / other).collect())
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// A client in a process of its own.
+/// A client's process.
 struct Worker {
     name: &'static str,
     process: Child,
@@ -214,7 +213,7 @@ impl Worker {
         [RAW, OURS, CURL, SOCKET, GO].into_iter().filter_map(start).collect()
     }
 
-    /// `None` when it was not built, which benches/clients.sh has said.
+    /// `None` when it was not built; benches/clients.sh has printed why.
     fn start(name: &'static str, folder: &Path, address: &str) -> Option<Worker> {
         let lua = |client| {
             let mut command = Command::new("luajit");
@@ -261,7 +260,7 @@ impl Drop for Worker {
     }
 }
 
-/// The bodies that the stub serves, as Consul 1.21 writes them.
+/// Writes the bodies that the stub serves, in the form of Consul 1.21's.
 fn write_bodies(folder: &Path) -> std::io::Result<()> {
     fs::create_dir_all(folder)?;
     let entry = |key: &str| {

@@ -1,6 +1,6 @@
-/* The yardstick: a Lua module that does over a raw socket what a KV read or write needs and
- * nothing else. It gives what consul_ffi gives of the answer, by the C API; but it has no timeout,
- * no retry and no check of what it reads: it trusts its server.
+/* The baseline: a Lua module that makes KV reads and writes over a raw socket with the least work. It
+ * returns the same values and metadata as consul_ffi, through the C API, but without timeouts, retries
+ * and checks of the response.
  *
  *   local client = require("raw").connect(host, port)
  *   client:get(key)  ->  true, value, { index, known_leader, last_contact_ms, flags, lock_index,
@@ -43,14 +43,14 @@ static int connect_to(lua_State *L) {
     return 1;
 }
 
-/* Sends what is in the buffer and reads an answer into it; its body. */
+/* Sends the content of the buffer, reads the response into it and returns the body. */
 static char *exchange(lua_State *L, struct client *client, size_t length) {
     if (send(client->socket, client->buffer, length, MSG_NOSIGNAL) != (ssize_t)length)
-        luaL_error(L, "the server is gone");
+        luaL_error(L, "the connection is closed");
     size_t have = 0;
     for (;;) {
         ssize_t got = recv(client->socket, client->buffer + have, BUFFER - 1 - have, 0);
-        if (got <= 0) luaL_error(L, "the server is gone");
+        if (got <= 0) luaL_error(L, "the connection is closed");
         have += (size_t)got;
         client->buffer[have] = 0;
         char *body = strstr(client->buffer, "\r\n\r\n");
@@ -79,7 +79,7 @@ static size_t decode_base64(char *to, const char *from) {
     return (size_t)(at - to);
 }
 
-/* Sets a field of the table on top to the number that follows a text. */
+/* Sets a field of the table on top of the stack to the number after a text. */
 static void number(lua_State *L, const char *field, const char *in, const char *after) {
     const char *found = strstr(in, after);
     if (found == NULL) luaL_error(L, "no %s in %s", after, in);
@@ -93,7 +93,7 @@ static int get(lua_State *L) {
     int length = snprintf(client->buffer, BUFFER, "GET /v1/kv/%s HTTP/1.1\r\nHost: %s\r\n\r\n", key,
                           client->address);
     char *body = exchange(L, client, (size_t)length);
-    /* A server in dev mode puts spaces between. */
+    /* A server in dev mode formats its JSON with spaces. */
     char *value = strstr(body, "\"Value\":");
     value = value == NULL ? NULL : strchr(value + 8, '"');
     if (strncmp(client->buffer + 9, "200", 3) != 0 || value == NULL)

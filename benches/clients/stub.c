@@ -1,8 +1,9 @@
-/* A fast HTTP server to measure clients against: every answer is ready before it is asked for.
+/* A fast HTTP server to measure clients against, with prepared responses.
  *
- *   stub FOLDER      serves FOLDER/kv, FOLDER/kv_list and FOLDER/health, prints its port, ends with its standard input
+ *   stub FOLDER      serves FOLDER/kv, FOLDER/kv_list and FOLDER/health, prints its port, and ends at the
+ *                    end of its standard input
  *
- * Requests are told apart by their beginning; a key's own path is never looked at. */
+ * The beginning of a request selects the response; the key is ignored. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -32,7 +33,7 @@ static void fail(const char *what) {
     exit(1);
 }
 
-/* The headers are those that Consul 1.21 sends. */
+/* With the headers of Consul 1.21. */
 static struct answer answer_of(const char *body, size_t length) {
     static const char head[] =
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nVary: Accept-Encoding\r\n"
@@ -68,7 +69,7 @@ static int begins(const char *text, const char *with) {
     return strncmp(text, with, strlen(with)) == 0;
 }
 
-/* Answers every whole request that the connection has, and keeps the rest. False: it is over. */
+/* Answers all complete requests in the connection's buffer. Returns 0 when the connection has ended. */
 static int serve(int socket, struct connection *c, const struct answer *kv,
                  const struct answer *kv_list, const struct answer *health,
                  const struct answer *put) {

@@ -1,13 +1,13 @@
--- One of the clients to compare, as a process that takes commands and answers with seconds:
+-- One of the compared clients, as a process that takes commands and prints seconds:
 --
 --   luajit worker.lua NAME ADDRESS       NAME is one of the clients below, ADDRESS is host:port
 --
---   get N | put N       N reads or writes of one key, one after the other
---   batch N LIMIT       N reads, at most LIMIT of them under way at a time
---   decode PATH         fetching PATH as text, the same as Lua values, and decoding the text with
---                       lua-cjson: three figures
---   paced RATE SECONDS  reads that are due at a fixed rate, whether or not the one before has come
---                       back; p50, p99, p99.9 and the longest, counted from when each was due
+--   get N | put N       N sequential reads or writes of one key
+--   batch N LIMIT       N reads, up to LIMIT of them in flight
+--   decode PATH         three figures: fetching PATH as text, fetching it as Lua values, and decoding the
+--                       text with lua-cjson
+--   paced RATE SECONDS  reads that are due at a fixed rate, also before the previous one has ended; p50,
+--                       p99, p99.9 and the longest time from a read's due time to its end
 local ffi = require("ffi")
 
 ffi.cdef [[
@@ -56,8 +56,8 @@ function clients.consul_ffi()
   }
 end
 
--- libcurl as the FFI's users call it: one handle, which keeps the connection; libc collects the
--- body, because a callback into Lua costs more. lua-cjson and LuaSocket's mime read the answer.
+-- libcurl as users of the FFI call it: one handle, which keeps the connection. libc's memory stream collects
+-- the body, because a callback into Lua is slower. lua-cjson and LuaSocket's mime decode the response.
 function clients.libcurl()
   ffi.cdef [[
     typedef void CURL;
@@ -120,7 +120,7 @@ function clients.libcurl()
   }
 end
 
--- LuaSocket's http as it comes: it makes a connection for every request.
+-- LuaSocket's http with its defaults: a connection per request.
 function clients.luasocket()
   local http, ltn12 = require("socket.http"), require("ltn12")
   local cjson, mime = require("cjson"), require("mime")
@@ -228,7 +228,7 @@ function commands.paced(rate, seconds)
     elseif due == done + 1 then
       worker.get(KEY)
     else
-      -- What has become due meanwhile goes together.
+      -- All reads that are due by now go into one batch.
       batch(due - done, 64)
     end
     local ended = now()

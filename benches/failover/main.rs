@@ -1,15 +1,15 @@
-//! How long nobody holds a lock, or leads a cluster, when its holder goes: `benches/failover.sh` builds what this needs
-//! and runs it.
+//! The time without a holder of a lock, or without a leader of a cluster, after the holder is gone.
+//! `benches/failover.sh` builds the programs that this needs, and runs it.
 //!
 //!     failover GUARD GO ROUNDS GO_ROUNDS
 //!
-//! GUARD is the program consul-guard, GO the program in benches/failover/go. In each round each case
-//! is played once, on each version of Consul: a process holds a lock and writes under it, another
-//! waits for the lock, something happens to the first, and the time from then to the other's first
-//! write is taken. Each write is of a new key, so that Consul itself can be asked afterwards whether
-//! a write of the first came after one of the second. Exit status 1: a bound does not hold.
+//! GUARD is the program consul-guard, GO the program in benches/failover/go. Each round runs each case
+//! once, on each version of Consul: a process holds a lock and writes under it, another waits for the
+//! lock, the holder stops or fails, and the time from then to the first write of the next holder is
+//! measured. Each write is of a new key, so that Consul's indexes show afterwards whether a write of the
+//! old holder came after one of the new. Exit status 1: a bound does not hold.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)] // printing is what it is for
+#![allow(clippy::print_stdout, clippy::print_stderr)] // prints its results
 
 #[allow(dead_code)]
 #[path = "../../tests/support/cluster.rs"]
@@ -37,34 +37,33 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-/// How long a process waits for the lock before something happens to its holder: by chance, because
-/// the holder beats every 400 or 500 ms.
-fn wait_a_while() {
+/// Lets a process wait for the lock; random, because the holder beats every 400 or 500 ms.
+fn wait_random_time() {
     thread::sleep(Duration::from_millis(fastrand::u64(400..1400)));
 }
 
-/// How long the old holder has for what it had begun, once it can go on.
-const COMES_BACK: Duration = Duration::from_millis(700);
+/// The time for writes that the old holder had begun, once it runs again.
+const LATE_WRITES: Duration = Duration::from_millis(700);
 
-/// What happens to the holder.
+/// What ends the holder's hold.
 #[derive(Clone, Copy, PartialEq)]
-enum Fate {
+enum Cause {
     /// It releases the lock.
     Release,
-    /// It gets SIGKILL.
+    /// SIGKILL.
     Kill,
-    /// It gets SIGSTOP, and SIGCONT when the other has written.
+    /// SIGSTOP, then SIGCONT when the next holder has written.
     Stop,
-    /// Nothing that it sends or is sent arrives, until the other has written.
+    /// All its packets are dropped, until the next holder has written.
     Drop,
 }
 
 /// A row of the table.
 struct Case {
     name: &'static str,
-    fate: Fate,
+    cause: Cause,
     profile: &'static str,
-    /// Whether there is a guard.
+    /// Whether the holder has a guard process.
     guard: bool,
     what: What,
     bound: Duration,
@@ -72,54 +71,54 @@ struct Case {
 
 const fn case(
     name: &'static str,
-    fate: Fate,
+    cause: Cause,
     (profile, guard): (&'static str, bool),
     bound_ms: u64,
 ) -> Case {
-    Case { name, fate, profile, guard, what: What::Lock, bound: Duration::from_millis(bound_ms) }
+    Case { name, cause, profile, guard, what: What::Lock, bound: Duration::from_millis(bound_ms) }
 }
 
-/// The same of a cluster's leadership.
-const fn leader(name: &'static str, fate: Fate, guard: bool, bound_ms: u64) -> Case {
-    Case { what: What::Leadership, ..case(name, fate, ("default", guard), bound_ms) }
+/// The same for the leadership of a cluster.
+const fn leader(name: &'static str, cause: Cause, guard: bool, bound_ms: u64) -> Case {
+    Case { what: What::Leadership, ..case(name, cause, ("default", guard), bound_ms) }
 }
 
-/// One after the other, because they take milliseconds.
+/// Cases of milliseconds, which run one after the other.
 const SHORT: &[Case] = &[
-    case("hand-over", Fate::Release, ("default", false), 50),
-    case("SIGKILL, with the guard", Fate::Kill, ("default", true), 100),
-    leader("leader: stop", Fate::Release, false, 50),
-    leader("leader: SIGKILL, with the guard", Fate::Kill, true, 100),
+    case("hand-over", Cause::Release, ("default", false), 50),
+    case("SIGKILL, with the guard", Cause::Kill, ("default", true), 100),
+    leader("leader: stop", Cause::Release, false, 50),
+    leader("leader: SIGKILL, with the guard", Cause::Kill, true, 100),
 ];
 
-/// All at once, because they wait for timers.
+/// Cases that wait for timers, which run concurrently.
 const LONG: &[Case] = &[
-    case("SIGKILL", Fate::Kill, ("default", false), 5500),
-    case("SIGSTOP", Fate::Stop, ("default", false), 5500),
-    case("dropped packets", Fate::Drop, ("default", false), 5500),
-    case("SIGKILL, fast", Fate::Kill, ("fast", false), 3500),
-    case("SIGSTOP, fast", Fate::Stop, ("fast", false), 3500),
-    case("dropped packets, fast", Fate::Drop, ("fast", false), 3500),
-    leader("leader: SIGKILL", Fate::Kill, false, 5500),
-    leader("leader: SIGSTOP", Fate::Stop, false, 5500),
-    leader("leader: dropped packets", Fate::Drop, false, 5500),
+    case("SIGKILL", Cause::Kill, ("default", false), 5500),
+    case("SIGSTOP", Cause::Stop, ("default", false), 5500),
+    case("dropped packets", Cause::Drop, ("default", false), 5500),
+    case("SIGKILL, fast", Cause::Kill, ("fast", false), 3500),
+    case("SIGSTOP, fast", Cause::Stop, ("fast", false), 3500),
+    case("dropped packets, fast", Cause::Drop, ("fast", false), 3500),
+    leader("leader: SIGKILL", Cause::Kill, false, 5500),
+    leader("leader: SIGSTOP", Cause::Stop, false, 5500),
+    leader("leader: dropped packets", Cause::Drop, false, 5500),
 ];
 
 const AGENT_KILLED: &str = "agent killed";
 const AGENT_BOUND: Duration = Duration::from_secs(10);
 
-/// What is measured of the Go client, which needs no bound.
-const GO_SHORT: &[(&str, Fate, &str)] = &[("Go, hand-over", Fate::Release, "defaults")];
-const GO_LONG: &[(&str, Fate, &str)] = &[
-    ("Go, SIGKILL", Fate::Kill, "defaults"),
-    ("Go, SIGKILL, TTL 10 s, no lock-delay", Fate::Kill, "short"),
+/// The cases of the Go client, without bounds.
+const GO_SHORT: &[(&str, Cause, &str)] = &[("Go, hand-over", Cause::Release, "defaults")];
+const GO_LONG: &[(&str, Cause, &str)] = &[
+    ("Go, SIGKILL", Cause::Kill, "defaults"),
+    ("Go, SIGKILL, TTL 10 s, no lock-delay", Cause::Kill, "short"),
 ];
 
 fn main() -> ExitCode {
-    if holder::is_one(|word| panic!("{word} is no command")) {
+    if holder::is_one(|word| panic!("unknown command {word}")) {
         return ExitCode::SUCCESS;
     }
-    // cargo adds an argument of its own.
+    // cargo adds `--bench`.
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let [guard, go, rounds, go_rounds] = arguments.as_slice() else {
@@ -140,7 +139,7 @@ fn main() -> ExitCode {
     if table(&columns) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What is run, and how often.
+/// The programs, and how often each case runs.
 struct Programs<'a> {
     guard: &'a str,
     go: Option<&'a Path>,
@@ -148,21 +147,21 @@ struct Programs<'a> {
     go_rounds: usize,
 }
 
-/// What was measured on one version.
+/// The results on one version of Consul.
 #[derive(Default)]
 struct Column {
     times: Mutex<BTreeMap<&'static str, Vec<Duration>>>,
-    /// How many writes of an old holder came after one of the new.
-    strays: Mutex<usize>,
+    /// The number of writes of old holders after one of the next.
+    late_writes: Mutex<usize>,
 }
 
 impl Column {
-    fn add(&self, name: &'static str, (time, strays): (Duration, usize)) {
+    fn add(&self, name: &'static str, (time, late): (Duration, usize)) {
         self.times.lock().expect("no panic").entry(name).or_default().push(time);
-        *self.strays.lock().expect("no panic") += strays;
+        *self.late_writes.lock().expect("no panic") += late;
     }
 
-    /// The median and the longest of a row, and of how many.
+    /// The median and the longest time of a row, and the number of times.
     fn of(&self, name: &str) -> Option<(Duration, Duration, usize)> {
         let mut times = self.times.lock().expect("no panic").get(name)?.clone();
         times.sort();
@@ -177,29 +176,32 @@ fn measure(version: &str, programs: &Programs) -> Column {
     let address = &consul.address;
     let add = |name, outcome| column.add(name, outcome);
     thread::scope(|scope| {
-        for (name, fate, profile) in GO_LONG {
+        for (name, cause, profile) in GO_LONG {
             scope.spawn(move || {
                 for round in 0..programs.go_rounds {
                     let Some(go) = programs.go else { return };
                     let key = format!("go/{profile}/{round}");
-                    add(name, of_go(go, address, &key, (*fate, profile)));
+                    add(name, of_go(go, address, &key, (*cause, profile)));
                 }
             });
         }
         for round in 0..programs.rounds {
             for case in SHORT {
-                add(case.name, play(case, address, programs.guard, round));
+                add(case.name, run(case, address, programs.guard, round));
             }
-            for (name, fate, profile) in GO_SHORT {
+            for (name, cause, profile) in GO_SHORT {
                 if let Some(go) = programs.go {
-                    add(name, of_go(go, address, &format!("go/release/{round}"), (*fate, profile)));
+                    add(
+                        name,
+                        of_go(go, address, &format!("go/release/{round}"), (*cause, profile)),
+                    );
                 }
             }
             thread::scope(|scope| {
                 for case in LONG {
-                    scope.spawn(move || add(case.name, play(case, address, programs.guard, round)));
+                    scope.spawn(move || add(case.name, run(case, address, programs.guard, round)));
                 }
-                // On this thread, with which the agent ends that is started here.
+                // On this thread, because a restarted agent ends with the thread that started it.
                 add(AGENT_KILLED, agent_killed(&mut cluster, round));
             });
             eprintln!("Consul {version}: round {} of {}", round + 1, programs.rounds);
@@ -208,49 +210,49 @@ fn measure(version: &str, programs: &Programs) -> Column {
     column
 }
 
-/// Plays a case; the time without a holder, and how many writes of the old one came too late.
-fn play(case: &Case, address: &str, guard: &str, round: usize) -> (Duration, usize) {
+/// Runs a case; returns the time without a holder, and the number of late writes of the old one.
+fn run(case: &Case, address: &str, guard: &str, round: usize) -> (Duration, usize) {
     let name = case.name.replace([' ', ',', ':'], "-");
     let [key, old, new] = ["lock", "old", "new"].map(|what| format!("{name}/{round}/{what}"));
     let proxy = Proxy::new(address);
     let url = format!("http://{address}");
-    let of_first = if case.fate == Fate::Drop { proxy.url() } else { url.clone() };
+    let of_first = if case.cause == Cause::Drop { proxy.url() } else { url.clone() };
     let orders = Orders { profile: case.profile, what: case.what, ..Orders::new(&of_first, &key) };
     let guard = case.guard.then_some(guard);
     let mut first = Holder::start(&Orders { guard, writes: Some(&old), ..orders.clone() });
     first.wait_for("writes");
     let mut next = Holder::start(&Orders { url: &url, writes: Some(&new), ..orders });
-    wait_a_while();
-    let since = match case.fate {
-        Fate::Release => {
+    wait_random_time();
+    let since = match case.cause {
+        Cause::Release => {
             first.command("release");
             first.wait_for("releases").at_ns
         }
-        Fate::Kill => first.kill(),
-        Fate::Stop => {
+        Cause::Kill => first.kill(),
+        Cause::Stop => {
             let now = now_ns();
             first.signal("STOP");
             now
         }
-        Fate::Drop => {
+        Cause::Drop => {
             let now = now_ns();
             proxy.set(Network::BlackHole);
             now
         }
     };
     let time = until_it_writes(&mut next, since);
-    match case.fate {
-        Fate::Stop => first.signal("CONT"),
-        Fate::Drop => proxy.set(Network::Good),
-        Fate::Release | Fate::Kill => {}
+    match case.cause {
+        Cause::Stop => first.signal("CONT"),
+        Cause::Drop => proxy.set(Network::Good),
+        Cause::Release | Cause::Kill => {}
     }
-    if matches!(case.fate, Fate::Stop | Fate::Drop) {
-        thread::sleep(COMES_BACK);
+    if matches!(case.cause, Cause::Stop | Cause::Drop) {
+        thread::sleep(LATE_WRITES);
     }
-    (time, strays(address, &old, &new))
+    (time, late_writes(address, &old, &new))
 }
 
-/// The agent of the holder is killed, beside three servers; the holder itself lives.
+/// Kills the agent of the holder, but neither the holder nor one of the three servers.
 fn agent_killed(cluster: &mut Cluster, round: usize) -> (Duration, usize) {
     const AGENT: usize = 3;
     let server = cluster.address(0);
@@ -260,25 +262,30 @@ fn agent_killed(cluster: &mut Cluster, round: usize) -> (Duration, usize) {
     let mut first = Holder::start(&Orders { writes: Some(&old), ..Orders::new(&of_agent, &key) });
     first.wait_for("writes");
     let mut next = Holder::start(&Orders { writes: Some(&new), ..Orders::new(&of_server, &key) });
-    wait_a_while();
+    wait_random_time();
     let since = now_ns();
     cluster.kill(AGENT);
     let time = until_it_writes(&mut next, since);
     cluster.restart(AGENT);
     cluster.wait_until_healthy(AGENT);
-    thread::sleep(COMES_BACK);
-    (time, strays(&server, &old, &new))
+    thread::sleep(LATE_WRITES);
+    (time, late_writes(&server, &old, &new))
 }
 
-/// The same of a program with the Go client, which has no fenced writes.
-fn of_go(go: &Path, address: &str, key: &str, (fate, profile): (Fate, &str)) -> (Duration, usize) {
+/// The same for a program with the Go client, which has no fenced writes.
+fn of_go(
+    go: &Path,
+    address: &str,
+    key: &str,
+    (cause, profile): (Cause, &str),
+) -> (Duration, usize) {
     let url = format!("http://{address}");
     let orders = Orders { profile, writes: Some(key), ..Orders::new(&url, key) };
     let mut first = Holder::of(go, &orders);
     first.wait_for("writes");
     let mut next = Holder::of(go, &orders);
-    wait_a_while();
-    let since = if fate == Fate::Kill {
+    wait_random_time();
+    let since = if cause == Cause::Kill {
         first.kill()
     } else {
         first.command("release");
@@ -292,15 +299,15 @@ fn until_it_writes(next: &mut Holder, since_ns: u128) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).expect("a short time"))
 }
 
-/// How many writes of the old holder Consul took after the first of the new one.
-fn strays(address: &str, old: &str, new: &str) -> usize {
+/// The number of writes of the old holder that Consul applied after the first write of the next one.
+fn late_writes(address: &str, old: &str, new: &str) -> usize {
     let first = indexes(address, new).into_iter().min().expect("it wrote");
     let old = indexes(address, old);
     assert!(!old.is_empty(), "the old holder wrote nothing, so this shows nothing");
     old.into_iter().filter(|index| *index > first).count()
 }
 
-/// The indexes of the writes under a prefix, each of a key of its own.
+/// The modify indexes of the keys with a prefix, one per write.
 fn indexes(address: &str, prefix: &str) -> Vec<u64> {
     let mut stream = TcpStream::connect(address).expect("it listens");
     write!(stream, "GET /v1/kv/{prefix}/?recurse&consistent HTTP/1.0\r\n\r\n").expect("it reads");
@@ -311,7 +318,7 @@ fn indexes(address: &str, prefix: &str) -> Vec<u64> {
     entries.iter().filter_map(|entry| entry["ModifyIndex"].as_u64()).collect()
 }
 
-/// Prints the table, as it stands in docs/benchmarks.md; whether every bound holds.
+/// Prints the table for docs/benchmarks.md; returns whether all bounds hold.
 fn table(columns: &[(&str, Column)]) -> bool {
     let mut holds = true;
     let cells = |texts: Vec<String>| println!("| {} |", texts.join(" | "));
@@ -340,9 +347,9 @@ fn table(columns: &[(&str, Column)]) -> bool {
     }
     let mut row = vec!["late writes of the old holder".to_owned(), "0".to_owned()];
     for (_, column) in columns {
-        let strays = *column.strays.lock().expect("no panic");
-        holds &= strays == 0;
-        row.push(strays.to_string());
+        let late = *column.late_writes.lock().expect("no panic");
+        holds &= late == 0;
+        row.push(late.to_string());
     }
     cells(row);
     println!();

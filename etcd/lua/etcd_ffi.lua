@@ -1,22 +1,22 @@
--- The client of programs that were written for etcd, on Consul. docs/migrating-from-etcd.md says what
--- it does otherwise than etcd.
+-- The client of programs that were written for etcd, on Consul. docs/migrating-from-etcd.md has the
+-- differences from etcd.
 local consul_ffi = require("consul_ffi")
 
 local etcd_ffi = {}
 
--- The options that name etcd's own servers.
+-- The options with the endpoints of etcd's servers.
 local ETCD_ENDPOINTS = { "endpoints", "endpoint", "etcd_endpoints", "etcd_endpoint" }
 local ETCD_PORT = "2379"
 
--- A key with a TTL has its end in its flags: this mark, and Unix time in seconds in the lower 33 bits.
--- The sum is below 2^53, which every engine holds exactly.
-local TIMES = 8589934592
-local MARK = 0xE7CD * TIMES
+-- A key with a TTL has its expiry in its flags: this mark plus the Unix time in seconds, which has 33 bits.
+-- The sum is below 2^53, so every engine represents it exactly.
+local TIME_LIMIT = 8589934592 -- 2^33, an integer in Lua 5.4 too
+local MARK = 0xE7CD * TIME_LIMIT
 
--- Consul's shortest TTL of a session, in seconds.
-local SHORTEST_TTL = 10
+-- Consul's minimum session TTL, in seconds.
+local MIN_SESSION_TTL = 10
 
--- Consul's endpoints for etcd's, by a table from the one to the other; nil and why when one is missing.
+-- Maps etcd's endpoints to Consul's; nil and a message when the map has no entry for one.
 local function mapped(by_etcd, etcd)
   local found = {}
   for i, endpoint in ipairs(type(etcd) == "table" and etcd or { etcd }) do
@@ -28,8 +28,8 @@ local function mapped(by_etcd, etcd)
   return found
 end
 
--- The options of consul_ffi for those of an old program; nil and why when they do not say where Consul
--- is. Nothing is ever sent to the endpoints that are etcd's.
+-- Converts an old program's options to those of consul_ffi; nil and a message without an address of Consul.
+-- Never uses etcd's endpoints.
 function etcd_ffi.consul_options(options)
   local etcd, consul = nil, {}
   for name, value in pairs(options or {}) do
@@ -52,36 +52,46 @@ function etcd_ffi.consul_options(options)
   if given == nil and not consul.simulate then
     given = os.getenv("CONSUL_HTTP_ADDR")
     if not given or given == "" then
-      return nil, "nothing says where Consul is: give consul_endpoint or consul_endpoints, or set CONSUL_HTTP_ADDR"
+      return nil, "no address of Consul: give consul_endpoint or consul_endpoints, or set CONSUL_HTTP_ADDR"
     end
   end
   for _, endpoint in ipairs(type(given) == "table" and given or { given }) do
     if (tostring(endpoint) .. "/"):find(":" .. ETCD_PORT .. "/", 1, true) then
-      return nil, ('"%s" has etcd\'s port, and Consul is asked (its own port is 8500)'):format(endpoint)
+      return nil, ('"%s" has etcd\'s port; give the address of a Consul agent (default port 8500)'):format(endpoint)
     end
   end
   return consul
 end
 
--- The key that an etcd key is in Consul, where none begins with `/`.
+-- Converts a key to Consul's form, without a leading slash.
 local function stripped(key)
   return (key:gsub("^/", ""))
 end
 
--- When a key with such flags ends, in Unix time; nil when it has no TTL.
-local function end_of(flags)
-  if type(flags) == "number" and flags >= MARK and flags < MARK + TIMES then
+-- Returns the expiry in a key's flags, in Unix time; nil when the key has no TTL.
+local function expiry(flags)
+  if type(flags) == "number" and flags >= MARK and flags < MARK + TIME_LIMIT then
     return flags - MARK
   end
 end
 
--- Whether a key with such flags had a TTL that is over. Consul itself deletes the key later.
-local function is_over(flags)
-  local ends = end_of(flags)
-  return ends ~= nil and os.time() >= ends
+-- Whether a key with these flags has expired. Consul itself deletes the key later.
+local function has_expired(flags)
+  local at = expiry(flags)
+  return at ~= nil and os.time() >= at
 end
 
--- Raises, at the caller of the method, when a value has not one of the types.
+local Client = {}
+Client.__index = Client
+
+-- Raises at the caller of the method unless it is called on a client.
+local function check_self(method, self)
+  if getmetatable(self) ~= Client then
+    error(("%s: call it with a colon, as in object:%s(…)"):format(method, method), 3)
+  end
+end
+
+-- Raises at the caller of the method unless a value has one of the types.
 local function check(method, name, value, ...)
   for _, allowed in ipairs({ ... }) do
     if type(value) == allowed then
@@ -91,11 +101,11 @@ local function check(method, name, value, ...)
   error(("%s: %s must be a %s, got a %s"):format(method, name, table.concat({ ... }, " or "), type(value)), 3)
 end
 
--- The TTL of `set`'s options in seconds; nil when they have none.
+-- Returns the TTL in the options of `set`, rounded up to seconds; nil without one.
 local function ttl_of(options)
   for name in pairs(options or {}) do
     if name ~= "ttl" then
-      error(('set: unknown option "%s"; known is ttl'):format(tostring(name)), 3)
+      error(('set: unknown option "%s"; the only option is ttl'):format(tostring(name)), 3)
     end
   end
   local ttl = options and options.ttl
@@ -105,45 +115,52 @@ local function ttl_of(options)
   return ttl and math.ceil(ttl)
 end
 
--- true and the session of a key's TTL, which is nil when it has none; false, message, err when the key
--- cannot be read or is locked, because to replace it would free the lock.
+-- Returns true and the session of a key's TTL, nil without one; false, message, err when the read fails or
+-- when another session has locked the key, because replacing the key would release that lock.
 local function session_of(consul, key)
   local success, message, meta = consul:kv_get(key)
   if not success then
     return false, message, meta
   end
-  if meta.session and not end_of(meta.flags) then
-    message = ('"%s" is locked by the session %s, which is of no TTL'):format(key, meta.session)
+  if meta.session and not expiry(meta.flags) then
+    message = ('"%s" is locked by the session %s of another program'):format(key, meta.session)
     return false, message, { kind = "conflict", message = message, retryable = true, maybe_applied = false }
   end
   return true, meta.session
 end
 
--- Ends a session that holds nothing any more. If that fails it ends by itself.
-local function forget(consul, session)
+-- Destroys the session of a replaced TTL, if any. After a failure Consul expires it later.
+local function destroy(consul, session)
   if session then
     consul:session_destroy(session)
   end
 end
 
-local Client = {}
-Client.__index = Client
+-- Converts the results of a call of consul_ffi whose success has no value: true; nil, message, err.
+local function done(success, message, err)
+  if success then
+    return true
+  end
+  return nil, message, err
+end
 
--- value, nil; nil, nil when there is no such key; nil, message, err.
+-- Returns value, nil; nil, nil when there is no such key; nil, message, err.
 function Client:get(key)
+  check_self("get", self)
   check("get", "key", key, "string")
   local success, value, meta = self.consul:kv_get(stripped(key))
   if not success then
     return nil, value, meta
-  elseif is_over(meta.flags) then
+  elseif has_expired(meta.flags) then
     return nil, nil
   end
   return value, nil
 end
 
--- true; nil, message, err. With options.ttl in seconds the key is gone when they are over, or a second
--- later, unless it was set again. Without it a TTL that the key had is over.
+-- Returns true; nil, message, err. With options.ttl in seconds the key expires after them, or a second
+-- later, unless it is set again. Without it a previous TTL of the key is cancelled.
 function Client:set(key, value, options)
+  check_self("set", self)
   check("set", "key", key, "string")
   check("set", "value", value, "string", "number", "boolean")
   if options ~= nil then
@@ -160,7 +177,7 @@ function Client:set(key, value, options)
   if ttl then
     success, session, err = self.consul:session_create({
       name = "etcd_ffi " .. key,
-      ttl = math.max(ttl, SHORTEST_TTL),
+      ttl = math.max(ttl, MIN_SESSION_TTL),
       behavior = "delete",
       lock_delay = 0,
       node_checks = {},
@@ -171,21 +188,22 @@ function Client:set(key, value, options)
     write.Verb, write.Session, write.Flags = "lock", session, MARK + os.time() + ttl + 1
   end
 
-  -- A write alone would leave the key with the session that it had.
+  -- Without the delete the key would keep its previous session.
   local message
   success, message, err = self.consul:txn({ { KV = { Verb = "delete", Key = key } }, { KV = write } })
   if not success then
     if err.maybe_applied == false then
-      forget(self.consul, session)
+      destroy(self.consul, session)
     end
     return nil, message, err
   end
-  forget(self.consul, before)
+  destroy(self.consul, before)
   return true
 end
 
--- true, also when there was no such key; nil, message, err.
+-- Returns true, also when there was no such key; nil, message, err.
 function Client:delete(key)
+  check_self("delete", self)
   check("delete", "key", key, "string")
   key = stripped(key)
   local success, before, err = session_of(self.consul, key)
@@ -197,13 +215,14 @@ function Client:delete(key)
   if not success then
     return nil, message, err
   end
-  forget(self.consul, before)
+  destroy(self.consul, before)
   return true
 end
 
--- A list of { key, value } of the keys that begin with a prefix, in the order of their bytes; nil,
--- message, err. The keys begin with `/` when the prefix does.
+-- Returns a list of { key, value } of the keys with a prefix, in byte order, and nil; nil, message, err.
+-- The keys have a leading slash when the prefix has one.
 function Client:list(prefix)
+  check_self("list", self)
   check("list", "prefix", prefix, "string")
   local success, entries, err = self.consul:kv_list(stripped(prefix))
   if not success then
@@ -211,16 +230,17 @@ function Client:list(prefix)
   end
   local slash, found = prefix:match("^/?"), {}
   for _, entry in ipairs(entries) do
-    if not is_over(entry.Flags) then
+    if not has_expired(entry.Flags) then
       found[#found + 1] = { key = slash .. entry.Key, value = entry.Value }
     end
   end
   return found, nil
 end
 
--- true; nil, message, err. `info` has name, address, port, tags, and what else consul_ffi's
--- register_service takes.
+-- Returns true; nil, message, err. `info` has name, address, port, tags and the other fields of
+-- consul_ffi's register_service.
 function Client:register_service(id, info)
+  check_self("register_service", self)
   check("register_service", "id", id, "string")
   check("register_service", "info", info, "table")
   local definition = {}
@@ -228,26 +248,21 @@ function Client:register_service(id, info)
     definition[name] = value
   end
   definition.id = id
-  local success, message, err = self.consul:register_service(definition)
-  if not success then
-    return nil, message, err
-  end
-  return true
+  return done(self.consul:register_service(definition))
 end
 
--- true, also when there is no such instance; nil, message, err.
+-- Returns true, also when there is no such instance; nil, message, err.
 function Client:deregister_service(id)
+  check_self("deregister_service", self)
   check("deregister_service", "id", id, "string")
   local success, message, err = self.consul:deregister_service(id)
-  if not success and err.kind ~= "not_found" then
-    return nil, message, err
-  end
-  return true
+  return done(success or err.kind == "not_found", message, err)
 end
 
--- A list of { id, name, address, port, tags, meta, node } of the passing instances, nil; nil, message,
--- err.
+-- Returns a list of { id, name, address, port, tags, meta, node } of the passing instances, and nil; nil,
+-- message, err.
 function Client:discover_services(name)
+  check_self("discover_services", self)
   check("discover_services", "name", name, "string")
   local success, instances, err = self.consul:discover_services(name)
   if not success then
@@ -257,12 +272,16 @@ function Client:discover_services(name)
 end
 
 function Client:close()
+  check_self("close", self)
   self.consul:close()
 end
 
--- A client; its field `consul` is the client of consul_ffi that it speaks through. Raises when the
--- options are not acceptable. Reads are linearizable, as etcd's are, unless `consistency` says else.
+-- Creates a client; its field `consul` is the client of consul_ffi that it uses. Raises when an option is
+-- invalid. Reads are linearizable by default, like etcd's; `consistency` changes that.
 function etcd_ffi.new(options)
+  if options ~= nil and type(options) ~= "table" then
+    error("etcd_ffi.new: options must be a table, got a " .. type(options), 2)
+  end
   local config, why = etcd_ffi.consul_options(options)
   if not config then
     error("etcd_ffi.new: " .. why, 2)

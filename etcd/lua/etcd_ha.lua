@@ -1,11 +1,11 @@
--- Clusters of programs that were written for etcd: those of consul_ha_cluster.
+-- Clusters for programs that were written for etcd, by consul_ha_cluster.
 local consul_ffi = require("consul_ffi")
 local etcd_ffi = require("etcd_ffi")
 
 local etcd_ha = {}
 
--- A node, as consul_ha_cluster makes it, with Consul's endpoints found as etcd_ffi.new finds them.
--- Raises when the options are not acceptable.
+-- Creates a node of consul_ha_cluster; finds Consul's address like etcd_ffi.new. Raises when an option is
+-- invalid.
 function etcd_ha.new(options)
   local config, why = etcd_ffi.consul_options(options)
   if not config then

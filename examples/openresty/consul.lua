@@ -1,10 +1,10 @@
--- Calls to Consul in OpenResty: the request waits for its call, and the worker serves the others.
+-- Calls to Consul in OpenResty that block only their request, not the worker.
 local consul_ffi = require("consul_ffi")
 
 local client = consul_ffi.new()
 local consul = { client = client }
 
--- A call as it would be on a client, but only this request waits for it.
+-- Calls a method of the client; only this request waits for it.
 function consul.call(method, ...)
   local handle = client:start(method, ...)
   local done, success, response, extra = handle:poll()
@@ -15,7 +15,7 @@ function consul.call(method, ...)
   return success, response, extra
 end
 
--- Answers with a key's value, after a change when there is an index to wait from.
+-- Answers with a key's value, with an index after a change from it.
 function consul.serve_key(key, index, wait)
   local success, value, extra = consul.call("kv_get", key, { index = index, wait = wait })
   if not success then

@@ -1,14 +1,14 @@
--- What was read beside what was written. `found` is a list of { timestamp, value } as it was read;
--- `written` has { value, acknowledged } by timestamp. What was not acknowledged may be there, or not.
+-- Compares the rows read, a list of { timestamp, value }, with the points written: { value, acknowledged }
+-- by timestamp. Returns counts of errors. A point that was not acknowledged may be present or missing.
 return function(found, written)
-  local wrong = { lost = 0, doubled = 0, disordered = 0, altered = 0 }
+  local wrong = { lost = 0, duplicate = 0, disordered = 0, altered = 0 }
   local seen, last = {}, -math.huge
-  local function add(what, is_so)
-    wrong[what] = wrong[what] + (is_so and 1 or 0)
+  local function add(what, is_wrong)
+    wrong[what] = wrong[what] + (is_wrong and 1 or 0)
   end
   for _, row in ipairs(found) do
     local point = written[row.timestamp]
-    add("doubled", seen[row.timestamp])
+    add("duplicate", seen[row.timestamp])
     add("disordered", row.timestamp < last)
     add("altered", not point or point.value ~= row.value)
     seen[row.timestamp], last = true, row.timestamp

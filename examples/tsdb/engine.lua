@@ -1,86 +1,74 @@
--- A time series database on the nodes of a cluster: each point is on all nodes of its series' block of
--- 30 s, written when a quorum of them has it, and read from as many that none can be missed.
+-- A time series database on replicated shards. A series is divided into blocks of time; a block is a key,
+-- whose shard has its points as records, in the order of time. The library writes to a quorum, reads from
+-- one, and moves and repairs the shards; this file says what a point is.
 local fields = require("examples.tsdb.fields")
-local merge = require("examples.tsdb.merge")
-local Store = require("examples.tsdb.store")
+local Storage = require("examples.tsdb.storage")
 local HighAvailabilityCluster = require("consistent_hash_cluster").HighAvailabilityCluster
-local quorum = require("consul_quorum")
 
-local BLOCK_S = 30
+local BLOCK_S = 600
 
--- How many points a page of a stream has.
-local PAGE = 1000
+-- The most blocks of a query, and the number of points that expire() looks at together.
+local MAX_BLOCKS, PAGE = 10000, 1000
+
+-- The times of points, in seconds: their ids have them with microseconds and as many digits.
+local MAX_TIME_S, TIME = 99999999999, "%018.6f"
 
 local Engine = {}
 Engine.__index = Engine
 
--- How the points of each kind are asked for and shown: their messages, and what of a message is the
--- name, the tags and the fields.
+-- The kinds of points: how a point of the kind has its name, tags and fields, and how it becomes a row.
 local KINDS = {
   metric = {
     name = "metric_name",
-    tags = function(message)
-      return message.tags
+    tags = function(point)
+      return point.tags
     end,
-    fields = function(message)
-      return { value = message.value }
+    fields = function(point)
+      return { value = point.value }
     end,
-    show = function(point)
-      local value, tags = fields.decode(point.fields).value, fields.decode(point.tags)
-      return { timestamp = point.timestamp, value = value, tags = tags }
+    row = function(timestamp, tags, values)
+      return { timestamp = timestamp, value = values.value, tags = tags }
     end,
   },
   stock = {
     name = "stock_code",
-    tags = function(message)
-      return message.market and { market = message.market }
+    tags = function(point)
+      return point.market and { market = point.market }
     end,
-    fields = function(message)
-      return message.data
+    fields = function(point)
+      return point.data
     end,
-    show = function(point)
-      return {
-        timestamp = point.timestamp,
-        data = fields.decode(point.fields),
-        market = fields.decode(point.tags).market,
-      }
+    row = function(timestamp, tags, values)
+      return { timestamp = timestamp, data = values, market = tags.market }
     end,
   },
 }
 
--- `config` is the cluster node's, with `path` (the SQLite file), `write_quorum` and `read_quorum`; the
--- two are together more than `replication_factor`, or reads could miss what was written.
+-- `config` has the options of HighAvailabilityCluster, `path` (the SQLite file; without it the process keeps
+-- no data), `points`, the options of the replicated shards (`write_quorum`, `read_quorum`, …) and `timeout_ms`
+-- of a write.
 function Engine.new(config)
   local engine = setmetatable({
-    replicas = config.replication_factor or 2,
-    write_quorum = config.write_quorum or 1,
-    read_quorum = config.read_quorum or 1,
-    version = 0,
+    storage = config.path and Storage.open(config.path, config.survives),
+    timeout_ms = config.timeout_ms,
   }, Engine)
-  engine.store = Store.open(config.path)
-  local of_cluster = { time_partition_s = BLOCK_S }
-  for name, value in pairs(config) do
-    of_cluster[name] = value
-  end
-  function of_cluster.receive_shard(shard, source)
-    return engine:copy_shard(shard, source)
-  end
-  local cluster = HighAvailabilityCluster:new(of_cluster)
+  local cluster = HighAvailabilityCluster:new(config)
   engine.cluster = cluster
-  for name, kind in pairs(KINDS) do
-    cluster:handle(name .. "_data", function(message)
-      return engine:keep(name, kind, message)
+  engine.points = cluster:replicate("points", engine.storage, config.points)
+  if not config.path then
+    return engine
+  end
+  -- The messages of older programs: a point, and a query.
+  for kind_name in pairs(KINDS) do
+    cluster:handle(kind_name .. "_data", function(message)
+      local written, why = engine:put_many({ message }, kind_name)
+      return written or nil, why
     end)
-    cluster:handle(name .. "_query", function(query)
-      return engine:own_page(name, kind, query)
+    cluster:handle(kind_name .. "_query", function(query)
+      local read, rows = engine:get(kind_name, query)
+      return read and rows or nil, rows
     end)
   end
-  cluster:handle("shard_query", function(query)
-    if cluster.metadata.version < query.map then
-      return nil, "its shard map is older"
-    end
-    return engine.store:shard(query)
-  end)
   return engine
 end
 
@@ -88,189 +76,212 @@ function Engine:start()
   return self.cluster:start()
 end
 
--- Serves the other nodes, and copies what the shard map has newly given to this one.
+-- Serves requests of other nodes for up to `timeout_ms`.
 function Engine:poll(timeout_ms)
-  local served = self.cluster:poll(timeout_ms)
-  local version = self.cluster.metadata.version
-  if version ~= self.balanced then
-    local done = self.cluster:rebalance_shards()
-    self.balanced = done and version or nil
-  end
-  return served
+  return self.cluster:poll(timeout_ms)
 end
 
-function Engine:stop()
-  local stopped, message = self.cluster:stop()
-  self.store:close()
+-- Stops the node, which keeps its shards; `leave` hands them to the others first.
+function Engine:stop(leave)
+  local stopped, message = self.cluster[leave and "leave" or "stop"](self.cluster)
+  if self.storage then
+    self.storage:close()
+  end
   return stopped, message
 end
 
--- Who has the block of a point: the replicas, their ids, and both as text, by the map of this version.
-function Engine:placement(name, timestamp)
-  local replicas, ids, parts = self.cluster:get_replicas(name, timestamp), {}, {}
-  for i, replica in ipairs(replicas) do
-    ids[i], parts[i] = replica.id, replica.id .. " " .. replica.state
-  end
-  table.sort(parts)
-  return replicas, ids, table.concat(parts, ", "), self.cluster.metadata.version
+-- The prefix of the ids of a series, and of the keys of its blocks.
+local function series_of(kind_name, name)
+  return kind_name .. "/" .. fields.escape(name) .. "/"
 end
 
--- Keeps a point here. A writer that does not know yet that the shard moves is refused: who gets the
--- shard's data may have them already, and would not have this point.
-function Engine:keep(kind_name, kind, message)
-  local _, _, placement, map = self:placement(message[kind.name], message.timestamp)
-  if message.map and message.map < map and message.placement ~= placement then
-    return nil, "the writer's shard map is too old"
-  end
-  local tags, why = fields.encode(kind.tags(message))
-  local values = tags and fields.encode(kind.fields(message))
-  if not values then
-    return nil, why or select(2, fields.encode(kind.fields(message)))
-  end
-  local name = message[kind.name]
-  local shard = self.cluster:get_shard_for_key(self.cluster:partition(name, message.timestamp))
-  local point = {
-    shard = shard or 0,
-    series = kind_name .. "/" .. name,
-    timestamp = message.timestamp,
-    tags = tags,
-    fields = values,
-    version = message.version or self:next_version(),
-  }
-  local written, trouble = self.store:write({ point })
-  if not written then
-    return nil, trouble
-  end
-  return true
+local function key_of(series, timestamp)
+  return ("%s%.0f"):format(series, math.floor(timestamp / BLOCK_S))
 end
 
--- The points that this node has of a query.
-function Engine:own_page(kind_name, kind, query)
-  local tags = kind.tags(query)
-  return self.store:range({
-    series = kind_name .. "/" .. query[kind.name],
-    start_time = query.start_time,
-    end_time = query.end_time,
-    tags = tags and fields.encode(tags),
-    after = query.after,
-    limit = query.limit or PAGE,
-  })
+-- Returns the key and the record of a point; nil and a message if it cannot be stored.
+local function record_of(kind_name, point)
+  local kind = KINDS[kind_name]
+  local timestamp, series = point.timestamp, series_of(kind_name, point[kind.name])
+  if type(timestamp) ~= "number" or not (timestamp >= 0 and timestamp <= MAX_TIME_S) then
+    return nil, ("the timestamp is %s: it must be from 0 to %.0f"):format(tostring(timestamp), MAX_TIME_S)
+  end
+  local tags, why = fields.encode(kind.tags(point))
+  local values, why_not = fields.encode(kind.fields(point))
+  if not (tags and values) then
+    return nil, why or why_not
+  end
+  return key_of(series, timestamp), { id = series .. TIME:format(timestamp) .. "/" .. tags, data = values }
 end
 
--- Newer than all versions that this process has given, and than those of others as far as clocks agree.
-function Engine:next_version()
-  self.version = math.max(self.version + 1, os.time() * 1000000)
-  return self.version
-end
-
-local function count(ids, replicas, without)
-  local states, counted = {}, 0
-  for _, replica in ipairs(replicas) do
-    states[replica.id] = replica.state
-  end
-  for _, id in ipairs(ids) do
-    counted = counted + (states[id] ~= without and 1 or 0)
-  end
-  return counted
-end
-
--- Writes to all nodes of a block. While it moves, both those that had it and those that will have it
--- must be a quorum.
-function Engine:put(kind_name, message)
-  local replicas, ids
-  replicas, ids, message.placement, message.map = self:placement(message[KINDS[kind_name].name], message.timestamp)
-  message.type, message.version = kind_name .. "_data", self:next_version()
-  local written, outcome = quorum.write(self.cluster, ids, message.type, message, { quorum = self.write_quorum })
-  if not written then
-    return false, outcome
-  end
-  local had = count(outcome.acknowledged, replicas, "initializing")
-  local will_have = count(outcome.acknowledged, replicas, "leaving")
-  if math.min(had, will_have) < self.write_quorum then
-    return false, ("%s: its shard moves, and no answer came from %s"):format(message.type,
-      table.concat(outcome.missing, ", "))
-  end
-  return true
-end
-
--- What a node has of a query, page by page; `failed` is told when it does not answer.
-function Engine:stream(node_id, query, failed)
-  local page, place = {}, 0
-  local ended = false
-  return function()
-    place = place + 1
-    if place > #page and not ended then
-      query.after = page[#page]
-      local answered, points = self.cluster:fetch_data(node_id, query)
-      if answered then
-        page, place, ended = points, 1, #points < query.limit
-      else
-        page, place, ended = {}, 1, true
-        failed(points)
-      end
+-- Writes points, each to a quorum of its block. `kind_name` is the kind of all, else each point has its
+-- `kind`. Returns true, or false and a message; then some of them may be stored.
+function Engine:put_many(points, kind_name)
+  local writes, of_key = {}, {}
+  for _, point in ipairs(points) do
+    local key, record = record_of(kind_name or point.kind, point)
+    if not key then
+      return false, record
     end
-    return page[place]
+    local write = of_key[key]
+    if not write then
+      write = { key, {} }
+      of_key[key], writes[#writes + 1] = write, write
+    end
+    table.insert(write[2], record)
   end
+  local written, message = self.points:write_many(writes, { timeout_ms = self.timeout_ms })
+  return written, message
 end
 
--- The nodes that have a block of the range.
-function Engine:holders(name, start_time, end_time)
-  local ids, seen, all = {}, {}, self.cluster.metadata.nodes_count
-  for block = math.floor(start_time / BLOCK_S), math.floor(end_time / BLOCK_S) do
-    for _, replica in ipairs(self.cluster:get_replicas(name, block * BLOCK_S)) do
-      if not seen[replica.id] then
-        seen[replica.id], ids[#ids + 1] = true, replica.id
-      end
-    end
-    if #ids >= all then
-      break
-    end
+-- Calls fn(key, from, to) for each block of a range of time, both ends included, until it returns false; the
+-- ids are from `from` to before `to`, since other blocks can be in the same shard. Returns true, or false and
+-- its message.
+local function each_block(series, start_time, end_time, fn)
+  local first, last = math.floor(start_time / BLOCK_S), math.floor(end_time / BLOCK_S)
+  if last - first >= MAX_BLOCKS then
+    return false, ("the range has %.0f blocks of %d s, more than %d"):format(last - first + 1, BLOCK_S, MAX_BLOCKS)
   end
-  return ids
-end
-
--- Merges what the nodes of the query's blocks have.
-function Engine:get(kind_name, query)
-  local kind, streams, missing = KINDS[kind_name], {}, {}
-  query.type, query.limit = kind_name .. "_query", PAGE
-  for i, id in ipairs(self:holders(query[kind.name], query.start_time, query.end_time)) do
-    local of_node = {}
-    for name, value in pairs(query) do
-      of_node[name] = value
-    end
-    streams[i] = self:stream(id, of_node, function(why)
-      missing[#missing + 1] = ("%s (%s)"):format(id, tostring(why))
-    end)
-  end
-  local rows = {}
-  for point in merge(streams) do
-    rows[#rows + 1] = kind.show(point)
-  end
-  if #missing > self.replicas - self.read_quorum then
-    return false, ("%s: no answer from %s"):format(query.type, table.concat(missing, ", "))
-  end
-  return true, rows
-end
-
--- Copies a shard from the node that has it.
-function Engine:copy_shard(shard, source)
-  local query = { type = "shard_query", shard = shard, map = self.cluster.metadata.version, limit = PAGE }
-  repeat
-    local answered, points = self.cluster:fetch_data(source, query)
-    if not answered then
-      return false, points
-    end
-    local written, message = self.store:write(points)
-    if not written then
+  for block = first, last do
+    local from = TIME:format(math.max(start_time, block * BLOCK_S))
+    -- "0" comes after "/", which is behind the time.
+    local to = block == last and TIME:format(end_time) .. "0" or TIME:format((block + 1) * BLOCK_S)
+    local done, message = fn(key_of(series, block * BLOCK_S), series .. from, series .. to)
+    if not done then
       return false, message
     end
-    query.after = points[#points]
-  until #points < PAGE
+  end
   return true
+end
+
+-- Calls fn(record, key) for each record of a range of time, in order.
+function Engine:each(series, start_time, end_time, fn)
+  return each_block(series, math.max(start_time, 0), math.min(end_time, MAX_TIME_S), function(key, from, to)
+    for record, message in self.points:read(key, { from = from, to = to }) do
+      if not record then
+        return false, message
+      end
+      fn(record, key)
+    end
+    return true
+  end)
+end
+
+-- Reads the points of a range of time, both ends included, in order. With tags only those with equal tags.
+-- Returns true and the rows, or false and a message: what is read is complete.
+function Engine:get(kind_name, query)
+  local kind, rows = KINDS[kind_name], {}
+  local wanted = kind.tags(query)
+  wanted = wanted and fields.encode(wanted)
+  local read, message = self:each(series_of(kind_name, query[kind.name]), query.start_time, query.end_time,
+    function(record)
+      local timestamp, tags = record.id:match("/([%d.]+)/([^/]*)$")
+      if not wanted or tags == wanted then
+        rows[#rows + 1] = kind.row(tonumber(timestamp), fields.decode(tags), fields.decode(record.data))
+      end
+    end)
+  return read, read and rows or message
+end
+
+-- Deletes records by the keys of their blocks: { [key] = ids }.
+function Engine:delete_ids(ids_of_key)
+  local count = 0
+  for key, ids in pairs(ids_of_key) do
+    local deleted, message = self.points:delete(key, ids)
+    if not deleted then
+      return false, message
+    end
+    count = count + #ids
+  end
+  return true, count
+end
+
+-- Deletes the points of a range of time. Returns true and their number, or false and a message.
+function Engine:delete(kind_name, name, start_time, end_time)
+  local ids_of_key = {}
+  local read, message = self:each(series_of(kind_name, name), start_time, end_time, function(record, key)
+    ids_of_key[key] = ids_of_key[key] or {}
+    table.insert(ids_of_key[key], record.id)
+  end)
+  if not read then
+    return false, message
+  end
+  return self:delete_ids(ids_of_key)
+end
+
+-- Deletes the points of one series in a shard before a time, a page at a time.
+function Engine:expire_series(shard, series, before)
+  local count, after = 0, nil
+  repeat
+    local ids_of_key = {}
+    local page = self.storage:scan(shard, series, series .. TIME:format(before), after, PAGE)
+    for _, record in ipairs(page) do
+      after = record.id
+      if record.data then
+        local key = key_of(series, tonumber(record.id:match("/([%d.]+)/[^/]*$")))
+        ids_of_key[key] = ids_of_key[key] or {}
+        table.insert(ids_of_key[key], record.id)
+      end
+    end
+    local deleted, number = self:delete_ids(ids_of_key)
+    if not deleted then
+      return false, number
+    end
+    count = count + number
+  until #page < PAGE
+  return true, count
+end
+
+-- Retention: deletes the points before a time of which this node has a replica. Each node is to call it from
+-- time to time; what another one has deleted is skipped. Returns true and their number, or false and a message.
+function Engine:expire(before)
+  local count = 0
+  for shard = 0, self.cluster.total_shards - 1 do
+    -- From series to series, past the points of each.
+    local first = self.storage:scan(shard, "", nil, nil, 1)[1]
+    while first do
+      local series = first.id:match("^[^/]*/[^/]*/")
+      local expired, number = self:expire_series(shard, series, before)
+      if not expired then
+        return false, number
+      end
+      count = count + number
+      first = self.storage:scan(shard, series:sub(1, -2) .. "0", nil, nil, 1)[1]
+    end
+  end
+  return true, count
+end
+
+-- Returns the status of all shards; an empty list while this process has none.
+function Engine:shards()
+  local known, shards = self.points:status()
+  return known and shards or {}
+end
+
+-- Whether all shards have this number of replicas, and none is being moved.
+function Engine:is_replicated(count)
+  local shards = self:shards()
+  for _, shard in ipairs(shards) do
+    if #shard.holders ~= count or next(shard.targets) then
+      return false
+    end
+  end
+  return #shards > 0
+end
+
+-- The number of shards that a node has a replica of.
+function Engine:holds(node_id)
+  local count = 0
+  for _, shard in ipairs(self:shards()) do
+    for _, holder in ipairs(shard.holders) do
+      count = count + (holder == node_id and 1 or 0)
+    end
+  end
+  return count
 end
 
 function Engine:put_metric_data(name, timestamp, value, tags)
-  return self:put("metric", { metric_name = name, timestamp = timestamp, value = value, tags = tags })
+  return self:put_many({ { metric_name = name, timestamp = timestamp, value = value, tags = tags } }, "metric")
 end
 
 function Engine:get_metric_data(name, start_time, end_time, tags)
@@ -278,7 +289,7 @@ function Engine:get_metric_data(name, start_time, end_time, tags)
 end
 
 function Engine:put_stock_data(code, timestamp, data, market)
-  return self:put("stock", { stock_code = code, timestamp = timestamp, data = data, market = market })
+  return self:put_many({ { stock_code = code, timestamp = timestamp, data = data, market = market } }, "stock")
 end
 
 function Engine:get_stock_data(code, start_time, end_time, market)

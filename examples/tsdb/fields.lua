@@ -1,7 +1,8 @@
--- Flat tables of strings, numbers and booleans as text, the same text for the same table.
+-- Encodes flat tables of strings, numbers and booleans as text; equal tables have equal text.
 local fields = {}
 
-local function escaped(text)
+-- Returns the text without "/", "&", "=" and bytes that are not printable, so that these can separate texts.
+function fields.escape(text)
   return (text:gsub("[^%w._-]", function(byte)
     return ("%%%02x"):format(byte:byte())
   end))
@@ -17,13 +18,13 @@ local function is_finite(number)
   return number == number and math.abs(number) < math.huge
 end
 
--- Gives nil and what is wrong with a table that is not like that.
+-- Returns the text; nil and a message for a table that cannot be encoded.
 function fields.encode(values)
   local parts = {}
   for name, value in pairs(values or {}) do
     local kind = type(value)
     if type(name) ~= "string" then
-      return nil, ("the name %s is no string"):format(tostring(name))
+      return nil, ("the name %s is not a string"):format(tostring(name))
     elseif kind == "number" and is_finite(value) then
       value = ("%.17g"):format(value)
     elseif kind == "boolean" then
@@ -31,7 +32,7 @@ function fields.encode(values)
     elseif kind ~= "string" then
       return nil, ("%s is %s: it must be a string, a finite number or a boolean"):format(name, tostring(value))
     end
-    parts[#parts + 1] = escaped(name) .. "=" .. kind:sub(1, 1) .. escaped(value)
+    parts[#parts + 1] = fields.escape(name) .. "=" .. kind:sub(1, 1) .. fields.escape(value)
   end
   table.sort(parts)
   return table.concat(parts, "&")

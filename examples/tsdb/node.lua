@@ -1,43 +1,41 @@
--- A node of the database as a process of its own. It says its process id when it has started, and ends
--- when its parent does.
+-- A node of the database as a process. It ends when it is asked to, or with the process `parent`.
 --
---   luajit examples/tsdb/node.lua n2 9002 demo/ FOLDER
+--   luajit examples/tsdb/node.lua n2 9002 demo/ 1024 FOLDER PARENT
+
+-- From any folder, with the modules of this checkout unless others are installed.
+local own_folder = arg[0]:match("^.*/") or "./"
+package.path = own_folder .. "../../?.lua;" .. package.path .. ";" .. own_folder .. "../../lua/?.lua"
 
 local Engine = require("examples.tsdb.engine")
 local config_of = require("examples.tsdb.config")
+local processes = require("examples.tsdb.processes")
 
-local id, port, prefix, folder = arg[1], tonumber(arg[2]), arg[3], arg[4]
+local id, port, prefix, shards, folder, parent = arg[1], tonumber(arg[2]), arg[3], tonumber(arg[4]), arg[5], arg[6]
 
--- The process id and that of the parent.
-local function pids()
-  local file = assert(io.open("/proc/self/stat"))
-  local pid, parent = file:read("*l"):match("^(%d+) %(.*%) %S (%d+)")
-  file:close()
-  return pid, parent
-end
+local engine = Engine.new(config_of(id, port, prefix, shards, folder))
 
-local engine = Engine.new(config_of(id, port, prefix, folder))
-
--- What another process wants to read by way of this one.
+-- Reads through this node on behalf of another process.
 engine.cluster:handle("read_through", function(query)
-  local read, rows = engine[query.method](engine, query.name, query.start_time, query.end_time)
+  local read, rows = engine:get_metric_data(query.name, query.start_time, query.end_time)
   if not read then
     return nil, rows
   end
   return rows
 end)
 
-local stopping = false
-engine.cluster:handle("stop", function()
-  stopping = true
+engine.cluster:handle("is_ready", function()
+  return #engine:shards() > 0
+end)
+
+-- How the node is to end: "stop" or "leave".
+local ending
+engine.cluster:handle("finish", function(how)
+  ending = how
   return true
 end)
 
-local started, why = engine:start()
-local pid, parent = pids()
-io.write(started and pid or "failed: " .. why, "\n")
-io.flush()
-while started and not stopping and select(2, pids()) == parent do
-  engine:poll(500)
+assert(engine:start())
+while not ending and processes.is_alive(parent) do
+  engine:poll(200)
 end
-engine:stop()
+assert(engine:stop(ending == "leave"))

@@ -1,4 +1,4 @@
-// The official Go client as one of the clients to compare; the commands are those of worker.lua.
+// The official Go client as one of the compared clients. The commands are those of worker.lua.
 //
 //	go-client ADDRESS
 package main
@@ -23,8 +23,8 @@ var value = []byte(strings.Repeat("v", 100))
 func main() {
 	config := api.DefaultConfig()
 	config.Address = os.Args[1]
-	// As it comes it keeps one idle connection more than there are processors, and makes a new one
-	// for most of the reads that are under way together.
+	// By default it keeps one idle connection more than there are processors, and opens a new one for
+	// most concurrent reads.
 	config.Transport.MaxIdleConnsPerHost = 64
 	client, err := api.NewClient(config)
 	check(err)

@@ -1,7 +1,7 @@
-// Command failover holds a lock as a program with HashiCorp's own Go client does, and tells when.
+// Command failover holds a lock with HashiCorp's Go client, and prints the time of each step.
 //
-// The first line of its input is that of tests/support/holder.rs, with `defaults` or `short` in
-// place of a profile; so are the lines that it prints.
+// Its input and output are those of tests/support/holder.rs, with `defaults` or `short` instead of a
+// profile.
 package main
 
 import (
@@ -28,7 +28,7 @@ func main() {
 	options := &api.LockOptions{Key: orders[1]}
 	if orders[2] == "short" {
 		options.SessionTTL = "10s"
-		// The least: none would be taken for the default of 15 seconds.
+		// The minimum: 0 would mean the default of 15 seconds.
 		options.LockDelay = time.Millisecond
 	}
 	lock, err := client.LockOpts(options)

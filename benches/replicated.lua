@@ -1,0 +1,207 @@
+-- Writes to replicated shards: N 3, W 2, on three processes. benches/replicated.sh runs it.
+--
+--   luajit benches/replicated.lua                             the benchmark, which is the node n1
+--   luajit benches/replicated.lua NODE PREFIX FOLDER PARENT   another node, until the process PARENT ends
+local consul_ffi = require("consul_ffi")
+local Storage = require("examples.tsdb.storage")
+local ffi = require("ffi")
+local support = require("examples.support")
+
+local BATCH, ROUNDS, SINGLES = 1000, 15, 2000
+
+-- The writes whose times give a p99, and how much longer each takes on a slow replica, in seconds.
+local MANY, SLOWNESS = 200, 0.05
+
+-- The bounds.
+local MOST_OF_DIRECT, LEAST_OF_CALLS, MOST_WITH_A_SLOW_ONE = 2.5, 0.5, 1.3
+
+ffi.cdef("struct timespec { long s, ns; }; int clock_gettime(int, struct timespec *); int getpid(void);")
+
+local function now()
+  local time = ffi.new("struct timespec")
+  ffi.C.clock_gettime(1, time)
+  return tonumber(time.s) + tonumber(time.ns) / 1e9
+end
+
+local own, prefix, folder, parent = arg[1], arg[2] or support.prefix, arg[3], arg[4]
+local is_benchmark = not own
+if is_benchmark then
+  own, folder = "n1", os.tmpname()
+  os.remove(folder)
+  support.sh("mkdir " .. folder)
+end
+
+local cluster = consul_ffi.ConsulHACluster:new({
+  consul_url = support.url,
+  leader_key = prefix .. "leader",
+  nodes_prefix = prefix .. "nodes/",
+  shards_prefix = prefix .. "shards/",
+  config_key = prefix .. "config",
+  node_id = own,
+  node_address = "127.0.0.1:900" .. own:sub(2),
+  shards = 8,
+  replicas = 3,
+})
+assert(cluster:handle("nothing", function(body)
+  return body
+end))
+local slowness = 0
+assert(cluster:handle("be_slow", function(seconds)
+  slowness = seconds
+  return true
+end))
+local disk = Storage.open(folder .. "/" .. own)
+local apply = disk.apply
+function disk:apply(shard, records)
+  local done = now() + slowness
+  local result = apply(self, shard, records)
+  while now() < done do
+    support.sh("sleep 0.01")
+  end
+  return result
+end
+local points = cluster:replicate("points", disk)
+local cache = cluster:replicate("cache", "memory")
+assert(cluster:start())
+
+if not is_benchmark then
+  local function is_alive()
+    local file = io.open("/proc/" .. parent .. "/stat")
+    return file and file:close()
+  end
+  while is_alive() do
+    cluster:poll(100)
+  end
+  assert(cluster:stop())
+  return
+end
+
+-- Returns the time of each round of several ways, which take turns: lists of seconds.
+local function rounds(ways)
+  local times = {}
+  for round = 0, ROUNDS do
+    for name, way in pairs(ways) do
+      local begun = now()
+      way(round)
+      times[name] = times[name] or {}
+      -- The first round warms up.
+      if round > 0 then
+        table.insert(times[name], now() - begun)
+      end
+    end
+  end
+  return times
+end
+
+local function median(times)
+  table.sort(times)
+  return times[math.ceil(#times / 2)]
+end
+
+local failed = false
+
+local function say(what, ratio, bound, holds)
+  print(("  %s: %.2f (%s)"):format(what, ratio, bound))
+  failed = failed or not holds
+end
+
+for _, name in ipairs({ "n2", "n3" }) do
+  support.sh(("luajit benches/replicated.lua %s %s %s %d >%s/%s.log 2>&1 &"):format(
+    name, prefix, folder, ffi.C.getpid(), folder, name))
+end
+support.wait_for("three nodes with all shards", function()
+  return points:write("any", { { id = "any", data = "" } }) and cache:write("any", { { id = "any", data = "" } })
+end, function()
+  cluster:poll(100)
+end)
+
+local direct = {}
+for i = 1, 3 do
+  direct[i] = Storage.open(folder .. "/direct" .. i)
+end
+
+local function batch(round)
+  local records = {}
+  for i = 1, BATCH do
+    records[i] = { id = ("cpu/%06d"):format(round * BATCH + i), data = "0.123456789" }
+  end
+  return records
+end
+
+local times = rounds({
+  direct = function(round)
+    local records = batch(round)
+    for _, record in ipairs(records) do
+      record.version = ("%032x"):format(round + 1)
+    end
+    for _, storage in ipairs(direct) do
+      assert(storage:apply(0, records))
+    end
+  end,
+  replicated = function(round)
+    assert(points:write("cpu", batch(round)))
+  end,
+})
+print(("a write of %d records, median of %d rounds"):format(BATCH, ROUNDS))
+print(("  three storages directly    %8.2f ms"):format(median(times.direct) * 1e3))
+print(("  replicated, N 3 and W 2    %8.2f ms"):format(median(times.replicated) * 1e3))
+local ratio = median(times.replicated) / median(times.direct)
+say("replicated / direct", ratio, ("at most %.2f, aim 1.50"):format(MOST_OF_DIRECT), ratio <= MOST_OF_DIRECT)
+
+times = rounds({
+  call = function()
+    for _ = 1, SINGLES / ROUNDS do
+      assert(cluster:call("n2", "nothing", "x"))
+    end
+  end,
+  write = function()
+    for i = 1, SINGLES / ROUNDS do
+      assert(cache:write("key" .. i, { { id = "key" .. i, data = "x" } }))
+    end
+  end,
+})
+local per_call, per_write = median(times.call) * ROUNDS / SINGLES, median(times.write) * ROUNDS / SINGLES
+print(("single writes on the memory storage, median of %d rounds"):format(ROUNDS))
+print(("  a call of another node     %8.1f us"):format(per_call * 1e6))
+print(("  a write, N 3 and W 2       %8.1f us"):format(per_write * 1e6))
+ratio = per_call / per_write
+say("rate of writes / rate of calls", ratio, ("at least %.2f"):format(LEAST_OF_CALLS), ratio >= LEAST_OF_CALLS)
+
+-- The longest but one of a hundred.
+local function p99()
+  local taken = {}
+  for i = 1, MANY do
+    local begun = now()
+    assert(points:write("p99", { { id = "p99/" .. i, data = "x" } }))
+    taken[i] = now() - begun
+  end
+  table.sort(taken)
+  return taken[math.ceil(0.99 * #taken)]
+end
+
+-- Sets how slow the third replica is, when it has done what was sent to it.
+local function slow_down(seconds)
+  support.wait_for("a node that answers", function()
+    return cluster:call("n3", "be_slow", seconds, { timeout_ms = 20000 })
+  end, function()
+    cluster:poll(100)
+  end)
+end
+
+local without, with = {}, {}
+for _ = 1, 5 do
+  slow_down(0)
+  without[#without + 1] = p99()
+  slow_down(SLOWNESS)
+  with[#with + 1] = p99()
+end
+slow_down(0)
+print(("single writes on SQLite, p99 of %d, median of 5 rounds"):format(MANY))
+print(("  three replicas alike       %8.2f ms"):format(median(without) * 1e3))
+print(("  one slower by %3d ms       %8.2f ms"):format(SLOWNESS * 1e3, median(with) * 1e3))
+ratio = median(with) / median(without)
+say("slow / alike", ratio, ("at most %.2f"):format(MOST_WITH_A_SLOW_ONE), ratio <= MOST_WITH_A_SLOW_ONE)
+
+assert(cluster:stop())
+support.sh("rm -r " .. folder)
+os.exit(failed and 1 or 0)
