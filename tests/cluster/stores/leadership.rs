@@ -472,7 +472,8 @@ fn the_first_map_can_be_changed_at_once() {
     let first = nodes[0].store.status();
     cases.kill(&nodes[1]);
     let _back = cases.start("n2", &Disk::new());
-    cases.wait_until(3, || {
+    // Less than the 15 s for which a leader waits for a node's word.
+    cases.wait_until(10, || {
         nodes[0].store.status().iter().zip(&first).all(|(now, first)| now.epoch > first.epoch)
     });
 }
