@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::sync::lock;
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Mutex;
 
 /// What a node needs of an engine to keep the records of its shards.
@@ -139,10 +140,18 @@ impl Content {
 
     fn scan(&self, shard: u32, range: &Range, limit: usize) -> Vec<Record> {
         let Some(shard) = self.shards.get(&shard) else { return Vec::new() };
-        let start = range.after.as_ref().filter(|after| **after >= range.from);
-        let start = start.unwrap_or(&range.from).clone();
-        let of_range = shard.range(start..).skip_while(|(id, _)| !range.contains(id));
-        let of_range = of_range.take_while(|(id, _)| range.contains(id)).take(limit);
+        let start = match &range.after {
+            Some(after) if *after >= range.from => Bound::Excluded(after),
+            _ => Bound::Included(&range.from),
+        };
+        let end = range.to.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        if let (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end)) =
+            (start, end)
+            && start >= end
+        {
+            return Vec::new();
+        }
+        let of_range = shard.range::<Bytes, _>((start, end)).take(limit);
         let record = |(id, (version, data)): (&Bytes, &(Version, Option<Bytes>))| Record {
             id: id.clone(),
             version: *version,

@@ -10,6 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl Scenario {
+    /// How many disks may be lost when all shards are whole.
+    fn most_losses(&self) -> usize {
+        self.quorums.write.min(self.quorums.read) - 1
+    }
+
+    /// Lets disks be lost again when all shards are whole.
+    pub fn note_whole(&self, is_whole: impl FnOnce() -> bool) {
+        if self.losses_left.get() < self.most_losses() && is_whole() {
+            self.losses_left.set(self.most_losses());
+        }
+    }
+
     /// A node comes back without what it had, if the promise allows it.
     pub async fn lose_disk(self: &Rc<Self>, node: Node, lasts: Duration) {
         if self.losses_left.get() == 0 || self.calm.get() {
@@ -92,7 +104,7 @@ impl Scenario {
 
     /// Whether the mark on a node's disk says that it has all of a shard.
     pub fn is_marked(&self, node: &str, shard: u32) -> bool {
-        self.processes.borrow()[number(node)].storage.shard(shard).state().is_whole
+        self.processes.borrow()[number(node)].storage.is_marked(shard)
     }
 
     /// A copy that a node makes now: node, shard, disk, and what is on it.
@@ -101,9 +113,8 @@ impl Scenario {
         let disks = processes.iter().map(|process| &process.storage).enumerate();
         disks.flat_map(|disk| (0..self.shards).map(move |shard| (disk, shard))).find_map(
             |((node, disk), shard)| {
-                let copy = disk.shard(shard);
-                let is_unfinished = copy.state().work.is_some_and(|work| !work.is_done);
-                is_unfinished.then(|| (node, shard, Arc::clone(disk), copy))
+                let is_unfinished = disk.is_being_copied_to(shard);
+                is_unfinished.then(|| (node, shard, Arc::clone(disk), disk.shard(shard)))
             },
         )
     }

@@ -11,6 +11,7 @@ use consul_ffi::cluster::replication::state::State;
 use consul_ffi::cluster::replication::storage::{Memory, Storage};
 use consul_ffi::error::{Error, Kind};
 use futures_util::FutureExt as _;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -27,20 +28,14 @@ pub struct Disk {
     pub slowness_ms: Mutex<u64>,
     /// The usual one.
     pub usual_ms: u64,
+    /// The states of shards that were looked at, beside what they were decoded from.
+    states: Mutex<BTreeMap<u32, (Option<Bytes>, State)>>,
 }
 
 /// What a disk has of a shard.
 pub struct OnDisk {
     pub records: Vec<Record>,
     kept: Option<Bytes>,
-}
-
-impl OnDisk {
-    /// What its node knows and has promised of it.
-    pub fn state(&self) -> State {
-        let kept = self.kept.as_deref().map(serde_json::from_slice);
-        kept.map_or_else(State::default, |state| state.expect("what was kept"))
-    }
 }
 
 /// The result of a call of a memory.
@@ -56,6 +51,7 @@ impl Disk {
             rng: Mutex::new(fastrand::Rng::with_seed(seed)),
             slowness_ms: Mutex::new(usual_ms),
             usual_ms,
+            states: Mutex::default(),
         })
     }
 
@@ -67,8 +63,34 @@ impl Disk {
     /// What it has of a shard.
     pub fn shard(&self, shard: u32) -> OnDisk {
         let records = self.memory.scan(shard, Range::all(), usize::MAX);
-        let kept = self.memory.kept(&format!("shard/{shard}"));
-        OnDisk { records: at_once(records), kept: at_once(kept) }
+        OnDisk { records: at_once(records), kept: self.kept_of(shard) }
+    }
+
+    fn kept_of(&self, shard: u32) -> Option<Bytes> {
+        at_once(self.memory.kept(&format!("shard/{shard}")))
+    }
+
+    /// What its node knows and has promised of a shard. It is looked at far more often than it changes.
+    fn with_state<R>(&self, shard: u32, look: impl FnOnce(&State) -> R) -> R {
+        let kept = self.kept_of(shard);
+        let mut states = self.states.lock().expect("no panic elsewhere");
+        let (known, state) = states.entry(shard).or_default();
+        if *known != kept {
+            let decoded = kept.as_deref().map(serde_json::from_slice);
+            *state = decoded.map_or_else(State::default, |state| state.expect("what was kept"));
+            *known = kept;
+        }
+        look(state)
+    }
+
+    /// Whether its mark says that it has all of a shard.
+    pub fn is_marked(&self, shard: u32) -> bool {
+        self.with_state(shard, |state| state.is_whole)
+    }
+
+    /// Whether a copy of a shard to it is in progress.
+    pub fn is_being_copied_to(&self, shard: u32) -> bool {
+        self.with_state(shard, |state| state.work.as_ref().is_some_and(|work| !work.is_done))
     }
 
     /// Gives a shard back what it was.

@@ -196,7 +196,7 @@ impl Scenario {
                     Ok(compared) => {
                         world.count("repairs", 1);
                         world.count("repaired records", (compared.fetched + compared.sent) as u64);
-                        self.note_whole();
+                        self.note_whole(|| self.is_whole());
                     }
                     Err(why) => world.note(|| format!("repair of shard {shard}: {why}")),
                 }
@@ -332,12 +332,12 @@ impl Scenario {
         stuck
     }
 
-    /// Notes when all shards are whole, so that disks may be lost again.
-    fn note_whole(&self) {
+    /// Whether the shards have N equal replicas and no change in progress.
+    fn is_whole(&self) -> bool {
         let register = self.register.borrow();
-        let Some(map) = register.map() else { return };
+        let Some(map) = register.map() else { return false };
         let processes = self.processes.borrow();
-        let is_whole = map.shards.iter().enumerate().all(|(shard, entry)| {
+        map.shards.iter().enumerate().all(|(shard, entry)| {
             let copies: Vec<_> = entry
                 .counting()
                 .filter(|(_, place)| processes[number(&place.node)].disk == place.disk)
@@ -347,10 +347,7 @@ impl Scenario {
                 && entry.slots.iter().all(|slot| slot.change.is_none())
                 && copies.windows(2).all(|pair| pair[0] == pair[1])
                 && entry.counting().all(|(_, it)| self.is_marked(&it.node, shard as u32))
-        });
-        if is_whole {
-            self.losses_left.set(self.quorums.write.min(self.quorums.read) - 1);
-        }
+        })
     }
 
     /// Sometimes a node that takes part in a change of the map.

@@ -91,7 +91,7 @@ impl Scenario {
         self.world.spawn(node, async move {
             loop {
                 scenario.world.sleep(Duration::from_millis(200)).await;
-                scenario.note_whole_wired();
+                scenario.note_whole(|| scenario.is_whole_and_marked());
                 scenario.count_changes();
             }
         });
@@ -136,7 +136,7 @@ impl Scenario {
     }
 
     /// Whether the shards have N equal replicas and no change in progress; or why not.
-    fn is_whole(&self) -> Result<(), String> {
+    fn is_whole_wired(&self) -> Result<(), String> {
         let status = self.status();
         if status.is_empty() {
             return Err("there is no map".to_owned());
@@ -158,19 +158,18 @@ impl Scenario {
         Ok(())
     }
 
-    fn note_whole_wired(&self) {
+    /// The same, and all nodes run and have marked their replicas as whole.
+    fn is_whole_and_marked(&self) -> bool {
         let all_run = self.processes.borrow().iter().all(|it| it.wired.is_some());
         let all_marked = self
             .status()
             .iter()
             .all(|shard| shard.holders.iter().all(|node| self.is_marked(node, shard.shard)));
-        if all_run && all_marked && self.is_whole().is_ok() {
-            self.losses_left.set(self.quorums.write.min(self.quorums.read) - 1);
-        }
+        all_run && all_marked && self.is_whole_wired().is_ok()
     }
 
     pub fn check_wired_end(&self) {
-        if let Err(why) = self.is_whole() {
+        if let Err(why) = self.is_whole_wired() {
             self.world.violation(|| why);
         }
     }
