@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if ! command -v emmylua_check >/dev/null; then
-    echo "SKIPPED: there is no emmylua_check (cargo install emmylua_check --locked)"
+    echo "SKIPPED: emmylua_check is missing (cargo install emmylua_check --locked)"
     exit 0
 fi
 folder=$(mktemp -d)

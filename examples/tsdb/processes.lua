@@ -22,7 +22,7 @@ function processes.is_alive(pid)
 end
 
 -- The id of this process.
-local function own_pid()
+function processes.own_pid()
   local file = assert(io.open("/proc/self/stat"))
   local pid = file:read("*l"):match("^%d+")
   file:close()
@@ -44,7 +44,7 @@ function processes.new(folder, prefix, shards, around)
     local file = folder .. "/" .. name
     local command = around and around(name) .. " " .. arg[-1] or arg[-1]
     support.sh(("%s %snode.lua %s %d %s %d %s %s >>%s.log 2>&1 & echo $! >%s.pid"):format(
-      command, own_folder, name, ports[name], prefix, shards, folder, own_pid(), file, file))
+      command, own_folder, name, ports[name], prefix, shards, folder, processes.own_pid(), file, file))
     local pid = assert(io.open(file .. ".pid"))
     pids[name] = pid:read("*l")
     pid:close()

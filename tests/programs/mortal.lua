@@ -1,13 +1,7 @@
 -- Runs at the start of each process (LUA_INIT): a storage whose process kills itself in a call that a test chooses.
 -- The file DISK.die has the number of calls until then, and which function's; DISK.died gets what happened.
+local processes = require("examples.tsdb.processes")
 local Storage = require("examples.tsdb.storage")
-
-local function own_pid()
-  local file = assert(io.open("/proc/self/stat"))
-  local pid = file:read("*l"):match("^%d+")
-  file:close()
-  return pid
-end
 
 -- Counts a call of a storage, and ends the process if it is the one.
 local function count(storage, name, when)
@@ -27,7 +21,7 @@ local function count(storage, name, when)
     died:write(when, name)
     died:close()
     os.remove(storage.path .. ".die")
-    os.execute("kill -9 " .. own_pid())
+    os.execute("kill -9 " .. processes.own_pid())
   end
 end
 

@@ -416,11 +416,8 @@ impl Store {
     }
 
     async fn learn_stored(&self) -> Result<(), Error> {
-        let key = map_key(self.cluster.options(), &self.options.name);
-        let Some((bytes, _)) = keys::read(self.cluster.client(), &key).await? else {
-            return Ok(());
-        };
-        let stored = StoreMap::decode(&bytes)?;
+        let (stored, _) = read_map(&self.cluster, &self.options.name).await?;
+        let Some(stored) = stored else { return Ok(()) };
         let known = self.map.borrow().as_ref().map_or(0, |known| known.map.version);
         if stored.map.version < known { Ok(()) } else { self.adopt(stored) }
     }

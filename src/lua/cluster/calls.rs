@@ -141,7 +141,7 @@ impl Calls {
         let (id, name) = (text(call, first, "node_id")?, text(call, first + 1, "name")?);
         let body = body(call, first + 2)?;
         let mut options = CallOptions::default();
-        for (option, value) in given_options(call, first + 3)? {
+        for (option, value) in call.named_options(first + 3)? {
             let at = ValuePath::top(&option);
             match option.as_str() {
                 "timeout_ms" => options.timeout = Shape::Millis.duration(&value, &at)?,
@@ -162,7 +162,7 @@ impl Calls {
         let name = text(call, first, "name")?;
         let body = body(call, first + 1)?;
         let (mut options, mut ids) = (CallOptions::default(), None);
-        for (option, value) in given_options(call, first + 2)? {
+        for (option, value) in call.named_options(first + 2)? {
             let at = ValuePath::top(&option);
             match option.as_str() {
                 "timeout_ms" => options.timeout = Shape::Millis.duration(&value, &at)?,
@@ -231,14 +231,6 @@ fn text(call: &Call<ClusterNode>, place: usize, name: &str) -> Result<String, Er
 
 fn body(call: &Call<ClusterNode>, place: usize) -> Result<Body, Error> {
     from_lua(call.lua, call.lua_arg(place)).map_err(|error| error.context("body"))
-}
-
-fn given_options(call: &Call<ClusterNode>, place: usize) -> Result<Vec<(String, Value)>, Error> {
-    match call.options(place)? {
-        Value::Null => Ok(Vec::new()),
-        Value::Map(options) => Ok(options),
-        other => Err(ValuePath::top("options").wrong_type_text("a table", &other)),
-    }
 }
 
 fn retries(value: &Value, at: &ValuePath) -> Result<u32, Error> {

@@ -70,7 +70,7 @@ impl Class for ReplicatedStore {
 fn replicate(call: &Call<ClusterNode>) -> native::Result {
     let (lua, node) = (call.lua, &*call.object);
     let name = Shape::Text.text(&call.arg(1)?, &ValuePath::top("name"))?;
-    let mut options = of_store(&name, &node.options, &given_options(call, 3)?)?;
+    let mut options = of_store(&name, &node.options, &call.named_options(3)?)?;
     let (place, table) = match call.lua_arg(2) {
         LuaValue::Nil if node.options.observer => (Place::Nowhere, None),
         _ if node.options.observer => {
@@ -266,7 +266,7 @@ fn read(call: &Call<ReplicatedStore>, first: usize) -> Result<Work, Error> {
     let key = bytes(call.arg(first)?, &ValuePath::top("key"))?;
     let mut range = Range::all();
     let (mut limit, mut size, mut timeout) = (u64::MAX, PAGE, TIMEOUT);
-    for (name, value) in given_options(call, first + 1)? {
+    for (name, value) in call.named_options(first + 1)? {
         let at = ValuePath::top(&name);
         match name.as_str() {
             "from" => range.from = bytes(value, &at)?,
@@ -417,18 +417,10 @@ fn records(given: Value, at: &ValuePath) -> Result<Vec<Write>, Error> {
     given.into_iter().enumerate().map(record).collect()
 }
 
-fn given_options<T>(call: &Call<T>, place: usize) -> Result<Vec<(String, Value)>, Error> {
-    match call.options(place)? {
-        Value::Null => Ok(Vec::new()),
-        Value::Map(options) => Ok(options),
-        other => Err(ValuePath::top("options").wrong_type_text("a table", &other)),
-    }
-}
-
 /// The options of a write, of which there is one.
 fn timeout(call: &Call<ReplicatedStore>, place: usize) -> Result<Duration, Error> {
     let mut timeout = TIMEOUT;
-    for (name, value) in given_options(call, place)? {
+    for (name, value) in call.named_options(place)? {
         if name != "timeout_ms" {
             return Err(Error::misuse(unknown("option", &name, &["timeout_ms"])));
         }

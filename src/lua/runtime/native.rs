@@ -5,6 +5,7 @@
 use super::value::{self, Outcome};
 use crate::error::{Error, Kind, caught};
 use crate::wire::value as wire;
+use crate::wire::value::shape::ValuePath;
 use mlua::{
     AnyUserData, Function, IntoLua, Lua, MultiValue, Table, UserData, UserDataFields, UserDataRef,
     Value,
@@ -230,6 +231,21 @@ impl<T> Call<'_, T> {
     /// As [`value::options`].
     pub fn options(&self, place: usize) -> std::result::Result<wire::Value, Error> {
         value::options(self.lua, self.lua_arg(place))
+    }
+
+    /// The options of such a table by name, none if it was omitted.
+    ///
+    /// # Errors
+    /// As [`value::options`], and `argument` if it is a list.
+    pub fn named_options(
+        &self,
+        place: usize,
+    ) -> std::result::Result<Vec<(String, wire::Value)>, Error> {
+        match self.options(place)? {
+            wire::Value::Null => Ok(Vec::new()),
+            wire::Value::Map(options) => Ok(options),
+            other => Err(ValuePath::top("options").wrong_type_text("a table", &other)),
+        }
     }
 }
 
