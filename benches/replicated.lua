@@ -2,6 +2,7 @@
 --
 --   luajit benches/replicated.lua                             the benchmark, which is the node n1
 --   luajit benches/replicated.lua NODE PREFIX FOLDER PARENT   another node, until the process PARENT ends
+--   luajit benches/replicated.lua reader PREFIX               an observer that reads the long range
 local consul_ffi = require("consul_ffi")
 local Storage = require("examples.tsdb.storage")
 local ffi = require("ffi")
@@ -12,8 +13,11 @@ local BATCH, ROUNDS, SINGLES = 1000, 15, 2000
 -- The writes whose times give a p99, and how much longer each takes on a slow replica, in seconds.
 local MANY, SLOWNESS = 200, 0.05
 
--- The bounds.
-local MOST_OF_DIRECT, LEAST_OF_CALLS, MOST_WITH_A_SLOW_ONE = 2.5, 0.5, 1.3
+-- The records of a long range, each of a hundred bytes.
+local LONG = 1000000
+
+-- The bounds; memory in MB.
+local MOST_OF_DIRECT, LEAST_OF_CALLS, MOST_WITH_A_SLOW_ONE, MOST_MEMORY = 2.5, 0.5, 1.3, 32
 
 ffi.cdef("struct timespec { long s, ns; }; int clock_gettime(int, struct timespec *); int getpid(void);")
 
@@ -24,7 +28,7 @@ local function now()
 end
 
 local own, prefix, folder, parent = arg[1], arg[2] or support.prefix, arg[3], arg[4]
-local is_benchmark = not own
+local is_benchmark, is_reader = not own, own == "reader"
 if is_benchmark then
   own, folder = "n1", os.tmpname()
   os.remove(folder)
@@ -41,7 +45,33 @@ local cluster = consul_ffi.ConsulHACluster:new({
   node_address = "127.0.0.1:900" .. own:sub(2),
   shards = 8,
   replicas = 3,
+  observer = is_reader,
 })
+
+if is_reader then
+  -- The most memory that this process has had, in MB.
+  local function peak()
+    local file = assert(io.open("/proc/self/status"))
+    local kilobytes = file:read("*a"):match("VmHWM:%s*(%d+) kB")
+    file:close()
+    return kilobytes / 1024
+  end
+  local points = cluster:replicate("points")
+  assert(cluster:start())
+  -- The first pages need the library's buffers.
+  local before, begun, count, bytes = nil, now(), 0, 0
+  for record, message in points:read("long", { from = "long/", to = "long0", timeout_ms = 20000 }) do
+    assert(record, message)
+    count, bytes = count + 1, bytes + #record.id + #record.data
+    if count == LONG / 100 then
+      before = peak()
+    end
+  end
+  assert(count == LONG, count .. " records")
+  print(("%.1f %.1f %.1f %.1f"):format(bytes / 2 ^ 20, now() - begun, before, peak()))
+  os.exit(0)
+end
+
 assert(cluster:handle("nothing", function(body)
   return body
 end))
@@ -201,6 +231,28 @@ print(("  three replicas alike       %8.2f ms"):format(median(without) * 1e3))
 print(("  one slower by %3d ms       %8.2f ms"):format(SLOWNESS * 1e3, median(with) * 1e3))
 ratio = median(with) / median(without)
 say("slow / alike", ratio, ("at most %.2f"):format(MOST_WITH_A_SLOW_ONE), ratio <= MOST_WITH_A_SLOW_ONE)
+
+for first = 1, LONG, BATCH do
+  local records = {}
+  for i = first, first + BATCH - 1 do
+    records[#records + 1] = { id = ("long/%07d"):format(i), data = ("x"):rep(88) }
+  end
+  assert(points:write("long", records, { timeout_ms = 20000 }))
+end
+local report = folder .. "/reader.txt"
+support.sh(("luajit benches/replicated.lua reader %s >%s 2>&1 &"):format(prefix, report))
+local read
+repeat
+  cluster:poll(100)
+  local file = assert(io.open(report))
+  read = file:read("*l")
+  file:close()
+until read
+local megabytes, seconds, before, after = read:match("^([%d.]+) ([%d.]+) ([%d.]+) ([%d.]+)$")
+assert(megabytes, read)
+print(("a range of %d records, %s MB, read in pages in %s s"):format(LONG, megabytes, seconds))
+print(("  memory of the reader: %s MB after the first hundredth, %s MB at most"):format(before, after))
+say("growth in MB", after - before, ("at most %d"):format(MOST_MEMORY), after - before <= MOST_MEMORY)
 
 assert(cluster:stop())
 support.sh("rm -r " .. folder)

@@ -61,6 +61,9 @@ pub struct CallOptions {
     /// How often the call is retried if no handler can have seen it; up to [`MAX_RETRIES`], and while
     /// the node's retry budget lasts.
     pub retries: u32,
+    /// Whether it is a request to a service ([`DataPlane::set_service`]): these count apart, so that a service
+    /// that is slow on one node does not use up the `max_in_flight` calls to it.
+    pub of_service: bool,
 }
 
 impl Default for CallOptions {
@@ -70,6 +73,7 @@ impl Default for CallOptions {
             shard: None,
             idempotency_key: None,
             retries: MAX_RETRIES,
+            of_service: false,
         }
     }
 }
@@ -269,7 +273,7 @@ impl DataPlane {
         for attempt in 1.. {
             head.epoch = self.cluster.epoch();
             head.deadline = deadline.saturating_duration_since(Instant::now());
-            let made = self.attempt(&head, body, deadline).await;
+            let made = self.attempt(&head, body, options.of_service, deadline).await;
             let error = match made.map_err(|error| error.with_attempts(attempt - 1))? {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error.with_attempts(attempt),
@@ -286,7 +290,13 @@ impl DataPlane {
     }
 
     /// Makes one attempt. The outer error is of this node alone, and final.
-    async fn attempt(&self, head: &Head, body: &Body, deadline: Instant) -> Result<Outcome, Error> {
+    async fn attempt(
+        &self,
+        head: &Head,
+        body: &Body,
+        of_service: bool,
+        deadline: Instant,
+    ) -> Result<Outcome, Error> {
         if head.to == self.options().node_id && !self.options().observer {
             return Ok(match self.admit(head.clone(), body.clone(), deadline) {
                 Ok(outcome) => outcome
@@ -299,7 +309,7 @@ impl DataPlane {
             });
         }
         let peer = self.peer(&head.to)?;
-        let _in_flight = peer.enter(self.options().max_in_flight)?;
+        let _in_flight = peer.enter(of_service, self.options().max_in_flight)?;
         let tls = self.tls.as_ref().map(Tls::current);
         let pass = peer.circuit.enter(self.cluster.now());
         let pass = pass.map_err(|error| error.with_endpoint(&peer.address))?;

@@ -56,7 +56,8 @@ pub(super) struct Peer {
     is_asked: AtomicBool,
     host: HeaderValue,
     idle: Mutex<Vec<Connection>>,
-    in_flight: Arc<AtomicUsize>,
+    calls_in_flight: Arc<AtomicUsize>,
+    service_calls_in_flight: Arc<AtomicUsize>,
 }
 
 /// A call in flight, counted until it is dropped.
@@ -116,17 +117,20 @@ impl Peer {
             is_asked: AtomicBool::new(false),
             host,
             idle: Mutex::default(),
-            in_flight: Arc::default(),
+            calls_in_flight: Arc::default(),
+            service_calls_in_flight: Arc::default(),
         })
     }
 
-    /// Counts a call in flight.
+    /// Counts a call in flight, apart from the others if it is a request to a service.
     ///
     /// # Errors
     /// [`Kind::RateLimited`] if `limit` calls are in flight.
-    pub fn enter(&self, limit: usize) -> Result<InFlight, Error> {
-        let call = InFlight(Arc::clone(&self.in_flight));
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= limit {
+    pub fn enter(&self, of_service: bool, limit: usize) -> Result<InFlight, Error> {
+        let counter =
+            if of_service { &self.service_calls_in_flight } else { &self.calls_in_flight };
+        let call = InFlight(Arc::clone(counter));
+        if counter.fetch_add(1, Ordering::Relaxed) >= limit {
             let why = format!("too many calls to it are in flight: max_in_flight is {limit}");
             return Err(Error::new(Kind::RateLimited, why).retryable().not_sent());
         }

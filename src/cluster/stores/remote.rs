@@ -64,7 +64,12 @@ impl Remote {
 impl Peers for Remote {
     fn ask(&self, node: &NodeId, request: Request) -> BoxFuture<'static, Result<Reply, Error>> {
         let (plane, name, node) = (Arc::clone(&self.plane), Arc::clone(&self.name), node.clone());
-        let options = CallOptions { timeout: self.timeout, retries: 0, ..CallOptions::default() };
+        let options = CallOptions {
+            timeout: self.timeout,
+            retries: 0,
+            of_service: true,
+            ..CallOptions::default()
+        };
         Box::pin(async move {
             let bytes = request.encode();
             let most = plane.options().max_request_bytes - RESERVED_BYTES;

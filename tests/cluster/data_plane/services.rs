@@ -122,6 +122,29 @@ fn a_service_runs_to_its_end_although_its_caller_is_gone() {
 }
 
 #[test]
+fn requests_to_a_slow_service_do_not_use_up_the_calls_to_its_node() {
+    let world = World::new();
+    let one = world.echo(Options { max_in_flight: 2, ..options("n1") });
+    let two = world.node(options("n2"), &["echo"], echo);
+    let gate = Gate::new();
+    two.plane.set_service("copy", Some(gate.service()));
+    world.settle();
+    let of_service =
+        CallOptions { timeout: AMPLE, retries: 0, of_service: true, ..CallOptions::default() };
+    for _ in 0..2 {
+        let (plane, of_service) = (Arc::clone(&one.plane), of_service.clone());
+        let call = async move { plane.call("n2", "copy", &Body::bytes(""), &of_service).await };
+        world.runtime.spawn(call);
+    }
+    Gate::wait_until(&gate.begun, 2);
+    let empty = Body::bytes("");
+    let another = world.runtime.block_on(one.plane.call("n2", "copy", &empty, &of_service));
+    refused(another, Kind::RateLimited, "max_in_flight is 2");
+    assert!(world.call(&one, "n2", "echo", "", AMPLE).0.is_ok());
+    gate.open.add_permits(2);
+}
+
+#[test]
 fn services_that_run_are_counted_apart_from_requests_that_wait_for_the_program() {
     let world = World::new();
     let two = Options { max_waiting_requests: 1, ..options("n2") };
