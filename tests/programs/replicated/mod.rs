@@ -11,7 +11,7 @@ use crate::support::trials::Trials;
 use libtest_mimic::Failed;
 use std::process::{Command, Output};
 
-/// The scenarios of replicated.lua, and what each shows.
+/// The scenarios of `scenarios.lua`, and what each shows.
 const SCENARIOS: &[(&str, &str)] = &[
     ("churn", "nodes_stop_and_die_at_random_and_nothing_is_lost"),
     ("lost_disk", "a_node_comes_back_without_its_disk_and_nothing_is_lost"),
@@ -69,7 +69,8 @@ fn run(target: &str, arguments: &[&str], at_start: &str) -> Result<Output, Faile
 
 /// The same in a network namespace, with a Consul on all of its addresses.
 fn run_on_islands(target: &str, arguments: &[&str]) -> Result<Output, Failed> {
-    let script = consul::script(target, &["--config", "tests/programs/all_addresses.hcl"])?;
+    let script =
+        consul::script(target, &["--config", "tests/programs/replicated/all_addresses.hcl"])?;
     let mut command = Command::new("unshare");
     command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]);
     command.arg(script.get_program()).args(script.get_args()).arg("luajit").args(arguments);
@@ -87,10 +88,10 @@ fn in_checkout(command: &mut Command) -> &mut Command {
 }
 
 fn nothing_is_lost(target: &str, scenario: &str, factor: &str) -> Result<(), Failed> {
-    let arguments = ["tests/programs/replicated.lua", scenario, factor];
+    let arguments = ["tests/programs/replicated/scenarios.lua", scenario, factor];
     let output = match scenario {
         _ if ON_ISLANDS.contains(&scenario) => run_on_islands(target, &arguments)?,
-        "kills_in_moves" => run(target, &arguments, "@tests/programs/mortal.lua")?,
+        "kills_in_moves" => run(target, &arguments, "@tests/programs/replicated/mortal.lua")?,
         _ => run(target, &arguments, "")?,
     };
     if output.status.success() { Ok(()) } else { program::failed(scenario, &output) }
@@ -99,7 +100,8 @@ fn nothing_is_lost(target: &str, scenario: &str, factor: &str) -> Result<(), Fai
 fn writes_that_a_storage_forgets_are_noticed() -> Result<(), Failed> {
     let forgetful = "local storage = require('examples.tsdb.storage') local apply = storage.apply \
         function storage.apply(...) return math.random() < 0.3 or apply(...) end";
-    let output = run(consul::SIM, &["tests/programs/replicated.lua", "returns", "1"], forgetful)?;
+    let output =
+        run(consul::SIM, &["tests/programs/replicated/scenarios.lua", "returns", "1"], forgetful)?;
     if !output.status.success() && program::errors(&output).contains("acknowledged points are lost")
     {
         return Ok(());
@@ -118,6 +120,7 @@ fn the_storage_of_the_page_survives_kills_on_three_processes() -> Result<(), Fai
     };
     let storage = find("function change.apply")?;
     let node = find("require(\"storage\")")?;
-    let output = run(consul::SIM, &["tests/programs/page_storage.lua", storage, node], "")?;
+    let output =
+        run(consul::SIM, &["tests/programs/replicated/page_storage.lua", storage, node], "")?;
     if output.status.success() { Ok(()) } else { program::failed("the page's programs", &output) }
 }

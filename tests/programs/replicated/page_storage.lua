@@ -1,7 +1,7 @@
 -- Runs the two programs of docs/data.md, a storage and a node with it, on three processes: writes through
 -- them, kills each once, and reads everything through each.
 --
---   CONSUL_HTTP_ADDR=… luajit tests/programs/page_storage.lua STORAGE NODE
+--   CONSUL_HTTP_ADDR=… luajit tests/programs/replicated/page_storage.lua STORAGE NODE
 
 local own_folder = arg[0]:match("^.*/")
 package.path = own_folder .. "../../?.lua;" .. package.path

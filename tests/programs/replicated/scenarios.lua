@@ -2,7 +2,7 @@
 -- writes. Then every acknowledged point is looked for through each node and on the disks. Ends with status 0 if none
 -- is missing or older.
 --
---   CONSUL_HTTP_ADDR=… luajit tests/programs/replicated.lua SCENARIO FACTOR
+--   CONSUL_HTTP_ADDR=… luajit tests/programs/replicated/scenarios.lua SCENARIO FACTOR
 --
 -- FACTOR makes it longer: more nodes, more rounds. A cut needs a network namespace of its own (islands.lua).
 
@@ -15,7 +15,7 @@ local config_of = require("examples.tsdb.config")
 local fields = require("examples.tsdb.fields")
 local processes = require("examples.tsdb.processes")
 local support = require("examples.support")
-local islands = require("tests.programs.islands")
+local islands = require("tests.programs.replicated.islands")
 
 support.simulate = false
 local now = support.now
