@@ -13,12 +13,15 @@ use crate::error::{Error, Kind};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The pause before a call is made again.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// The pause before a replica that has refused is asked again, while others are silent.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// The most records that a read sends to replicas that lack them.
 const MAX_READ_REPAIR: usize = 100;
@@ -158,7 +161,8 @@ impl Router {
             places: places.into_iter(),
             answers: FuturesUnordered::new(),
             silent: BTreeMap::new(),
-            refusals: Vec::new(),
+            again: VecDeque::new(),
+            refusals: BTreeMap::new(),
             is_stale: false,
             is_too_large: false,
         }
@@ -341,8 +345,10 @@ struct Asking<'a> {
     answers: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// The nodes that have not answered, and when they were asked.
     silent: BTreeMap<NodeId, Instant>,
+    /// The replicas that have refused for a reason that may pass, and when they are asked again.
+    again: VecDeque<(Instant, (usize, NodeId))>,
     /// The nodes that did not do what they were asked for, and why.
-    refusals: Vec<String>,
+    refusals: BTreeMap<NodeId, String>,
     /// Whether a newer entry was learned.
     is_stale: bool,
     is_too_large: bool,
@@ -360,26 +366,44 @@ struct Answered {
 impl Asking<'_> {
     /// Asks up to this many of the replicas that were not asked yet.
     fn ask(&mut self, count: usize) {
-        let now = self.router.runtime.clock().now();
-        for (slot, node) in self.places.by_ref().take(count) {
-            let entry = Entry::clone(&self.entry);
-            let request = Request { shard: self.shard, entry, action: self.action.clone() };
-            let answer = self.router.peers.ask(&node, request);
-            self.silent.insert(node.clone(), now);
-            self.answers.push(Box::pin(async move { (slot, node, answer.await) }));
+        for _ in 0..count {
+            let Some(place) = self.places.next() else { return };
+            self.send(place);
         }
     }
 
-    /// The next answer; `None` when all have come or this time has.
+    fn send(&mut self, (slot, node): (usize, NodeId)) {
+        let entry = Entry::clone(&self.entry);
+        let request = Request { shard: self.shard, entry, action: self.action.clone() };
+        let answer = self.router.peers.ask(&node, request);
+        self.silent.insert(node.clone(), self.router.runtime.clock().now());
+        self.answers.push(Box::pin(async move { (slot, node, answer.await) }));
+    }
+
+    /// The next answer; `None` when all have come or this time has. While it waits, replicas that have refused
+    /// are asked again: one may have just started, and the silent ones may stay so.
     async fn next(&mut self, until: Instant) -> Option<Answered> {
         let clock = self.router.runtime.clock();
-        let timeout = clock.sleep_until(until);
-        let (slot, node, answer) = match select(self.answers.next(), timeout).await {
-            Either::Left((answer, _)) => answer?,
-            Either::Right(_) => return None,
+        let (slot, node, answer) = loop {
+            let again_at = self.again.front().map_or(until, |(at, _)| until.min(*at));
+            match select(self.answers.next(), clock.sleep_until(again_at)).await {
+                Either::Left((answer, _)) => break answer?,
+                Either::Right(_) if again_at >= until => return None,
+                Either::Right(_) => {
+                    let refused = self.again.pop_front();
+                    refused.into_iter().for_each(|(_, place)| self.send(place));
+                }
+            }
         };
         let now = clock.now();
         let took = now - self.silent.remove(&node).unwrap_or(now);
+        let may_pass = match &answer {
+            Ok(reply) => matches!(reply.outcome, Outcome::NotReady(_)),
+            Err(error) => error.kind() != Kind::TooLarge,
+        };
+        if may_pass {
+            self.again.push_back((now + ASK_AGAIN, (slot, node.clone())));
+        }
         let outcome = self.executed(&node, answer);
         Some(Answered { slot, node, took, outcome })
     }
@@ -401,7 +425,10 @@ impl Asking<'_> {
                     }
                     Outcome::NotReady(why) => why.to_string(),
                     Outcome::Failed(why) => why,
-                    outcome => return Some(outcome),
+                    outcome => {
+                        self.refusals.remove(node);
+                        return Some(outcome);
+                    }
                 }
             }
         };
@@ -410,7 +437,7 @@ impl Asking<'_> {
     }
 
     fn refused(&mut self, node: &NodeId, why: &str) {
-        self.refusals.push(format!("{node}: {why}"));
+        self.refusals.insert(node.clone(), why.to_owned());
     }
 
     /// The attempt without a quorum: each replica that is not among the `count`, and why.
@@ -428,7 +455,9 @@ impl Asking<'_> {
             (_, Some(to)) => format!("{to}: {}", NotReady::NotWhole),
             (_, None) => "a replica has no node yet".to_owned(),
         });
-        let reasons = self.refusals.iter().cloned().chain(silent).chain(left).chain(uncounted);
+        let refusals = self.refusals.iter().filter(|(node, _)| !self.silent.contains_key(*node));
+        let refusals = refusals.map(|(node, why)| format!("{node}: {why}"));
+        let reasons = refusals.chain(silent).chain(left).chain(uncounted);
         let shard = self.shard;
         let mut why =
             format!("the {what} of shard {shard} has no quorum: {count} of {quorum} replicas");

@@ -128,6 +128,22 @@ fn a_read_asks_as_many_replicas_as_it_needs() {
     }
 }
 
+/// One node has died while another one was starting.
+#[test]
+fn a_replica_that_has_refused_is_asked_again_while_another_one_is_silent() {
+    let (nodes, router) = Nodes::new();
+    nodes.take("n3", Some(50_000));
+    nodes.take("n1", None);
+    let starting = nodes.clone();
+    nodes.clock.spawn(async move {
+        starting.clock.sleep(Duration::from_millis(100)).await;
+        starting.take("n1", Some(10));
+    });
+    let (asked, took) = nodes.read(&router);
+    assert_eq!(asked, 4);
+    assert!((250..=400).contains(&took), "{took} ms");
+}
+
 #[test]
 fn a_replica_that_refuses_is_replaced_at_once_and_asked_last_from_then_on() {
     let (nodes, router) = Nodes::new();
