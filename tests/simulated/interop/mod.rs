@@ -12,6 +12,7 @@ use consul_ffi::client::coordination::semaphore::{self, SemaphoreOptions};
 use consul_ffi::client::coordination::{Lease, Presence, Profile, Service, Wait};
 use consul_ffi::client::{Client, Settings};
 use consul_ffi::clock::SystemClock;
+use consul_ffi::error::Kind;
 use consul_ffi::transport::http::HttpTransport;
 use consul_ffi::transport::{Options, Transport};
 use consul_ffi::wire::request::Defaults;
@@ -188,7 +189,11 @@ async fn contend(url: String, folder: PathBuf, number: usize) -> Result<(), Stri
             _ => (folder.join("semaphore"), PERMITS),
         };
         inside(&folder, limit, number, &lease).await?;
-        lease.release().await.map_err(|error| error.to_string())?;
+        match lease.release().await {
+            Err(error) if error.kind() == Kind::Conflict => return Err(error.to_string()),
+            // After any other error, such as a busy server's, it is not held either, and others wait.
+            _ => {}
+        }
     }
     up.abort();
     Ok(())
