@@ -3,8 +3,8 @@
 #
 #   scripts/test.sh [STEP…]
 #
-# Without a STEP all of them run, each to its end, also after a failure; the Lua specs run two at a
-# time:
+# Without a STEP all of them run, each to its end, also after a failure; after the build six at a time,
+# since most of them mostly wait for timers and servers:
 #
 #   build               the module for each of the three Lua engines
 #   lint                each of the checks of `make lint`
@@ -43,6 +43,9 @@ done
 prepare_runs 30m # a command that hangs must not use up the time of a whole run
 table=$folder/table
 total_passed=0 total_failed=0 total_skipped=0
+
+# Before commands that compute all the time; the tests that run beside them have real time limits.
+yielding=(nice -n 10)
 
 # run_make TARGET…: runs make without its messages about directories.
 run_make() {
@@ -88,14 +91,20 @@ step_build() {
 step_lint() {
     local target
     for target in $(make --no-print-directory lint-list); do
-        add_command run_make "$target"
+        add_command run "${yielding[@]}" make --no-print-directory "$target"
     done
 }
 
-# run_cargo_test ARG…: cargo test, counted.
+rust_tests=(cargo test --no-default-features --features "server,guard" --no-fail-fast)
+# Without the dependencies of the tests it would be another build, which replaces the one that they run.
+consul_sim=(cargo test --no-default-features --features "server,guard" --test docs --no-run)
+simulation_tests=(cargo test --no-default-features --features sabotage --profile simulation
+    --test simulation --test model)
+
+# run_cargo_test COMMAND…: a cargo test, counted.
 run_cargo_test() {
     local status=0 counts
-    run cargo test --no-default-features "$@" || status=$?
+    run "$@" || status=$?
     counts=$(sed -n -E 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored.*/\1 \2 \3/p' \
         "$log" | awk '{ p += $1; f += $2; i += $3 } END { print p + 0, f + 0, i + 0 }')
     # shellcheck disable=SC2086 # three numbers
@@ -103,11 +112,25 @@ run_cargo_test() {
 }
 
 step_rust() {
-    run_cargo_test --features server,guard --no-fail-fast
+    run_cargo_test "${rust_tests[@]}"
 }
 
 step_simulation() {
-    run_cargo_test --features sabotage --profile simulation --test simulation --test model
+    run_cargo_test "${yielding[@]}" "${simulation_tests[@]}"
+}
+
+# compile STEP…: builds the tests of these steps, which report what cannot be built.
+compile() {
+    local step
+    echo
+    echo "== compile"
+    for step; do
+        case $step in
+            rust) run "${rust_tests[@]}" --no-run || true ;;
+            simulation) run "${simulation_tests[@]}" --no-run || true ;;
+            *-consul-sim) run "${consul_sim[@]}" || true ;;
+        esac
+    done
 }
 
 # step_busted ENGINE TARGET: TARGET is sim, consul-sim or a version of Consul.
@@ -117,7 +140,7 @@ step_busted() {
     if [ "$consul" = sim ]; then
         consul=
     elif [ "$consul" = consul-sim ]; then
-        run cargo build --no-default-features --features server,guard --bin consul-sim || status=$?
+        run "${consul_sim[@]}" || status=$?
         local -x CONSUL_BIN
         CONSUL_BIN=$(realpath "${CARGO_TARGET_DIR:-target}/debug/consul-sim")
         consul=1.21
@@ -159,15 +182,17 @@ add_to_totals() {
     total_skipped=$((total_skipped + $4))
 }
 
-# run_in_pairs STEP…: runs steps that mostly wait two at a time. Each is a run of this script, whose
-# output is printed when all have ended.
-run_in_pairs() {
+# run_together STEP…: runs steps six at a time, once their tests are built. Each is a run of this
+# script, whose counts are printed when it has ended, and its output when all have.
+run_together() {
     local step row
+    compile "$@"
     echo
-    echo "== two at a time: $*"
+    echo "== six at a time: $*"
     # shellcheck disable=SC2016 # the variables are the inner shell's own
-    printf '%s\n' "$@" | setpriv --pdeathsig TERM xargs -P 2 -I STEP setpriv --pdeathsig TERM \
-        sh -c 'exec scripts/test.sh "$1" >"$2/$1" 2>&1' run STEP "$folder" &
+    printf '%s\n' "$@" | setpriv --pdeathsig TERM xargs -P 6 -I STEP setpriv --pdeathsig TERM \
+        sh -c 'setpriv --pdeathsig TERM scripts/test.sh "$1" >"$2/$1" 2>&1; grep -E "^$1( +[0-9]+){4}\$" "$2/$1"' \
+        run STEP "$folder" &
     running=$!
     wait "$running" || true
     running=
@@ -185,22 +210,28 @@ run_in_pairs() {
     done
 }
 
+# run_alone STEP: runs a step that is not the build.
+run_alone() {
+    local rest=${1#busted-}
+    case $1 in
+        busted-*) run_step "$1" step_busted "${rest%%-*}" "${rest#*-}" ;;
+        *) run_step "$1" "step_$1" ;;
+    esac
+}
+
 exec 2>&1
 run_step programs step_programs
-specs=()
+together=()
 for step in "${steps[@]}"; do
     case $step in
-        busted-*) specs+=("$step") ;;
-        *) run_step "$step" "step_$step" ;;
+        build) run_step build step_build ;;
+        *) together+=("$step") ;;
     esac
 done
-case ${#specs[@]} in
+case ${#together[@]} in
     0) ;;
-    1)
-        rest=${specs[0]#busted-}
-        run_step "${specs[0]}" step_busted "${rest%%-*}" "${rest#*-}"
-        ;;
-    *) run_in_pairs "${specs[@]}" ;;
+    1) run_alone "${together[0]}" ;;
+    *) run_together "${together[@]}" ;;
 esac
 
 echo
