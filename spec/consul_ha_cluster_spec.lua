@@ -512,7 +512,7 @@ describe("consul_ha_cluster", function()
 
   it("returns an error from a stop during an outage, and can start again", function()
     local agent = support.name("away")
-    local one = started(1, { timeout = 300, simulate = agent })[1]
+    local one = started(1, { timeout = 300, simulate = agent, profile = "fast" })[1]
     local simulator = consul_ffi.simulator(agent)
     simulator:fault({ partition = true })
     local begun = support.clock()

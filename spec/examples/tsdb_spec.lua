@@ -195,6 +195,7 @@ describe("examples/tsdb", function()
       local success, rows = all[1]:get_metric_data("cpu", 0, 200)
       assert.same({ true, 2 }, { success, #rows })
       assert.is_true(table.remove(all):stop())
+      all[1].timeout_ms = 1000
       local message
       success, message = all[1]:put_metric_data("cpu", 102, 3)
       assert.is_false(success)
