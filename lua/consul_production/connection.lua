@@ -120,8 +120,10 @@ function connection.client(values)
   local success, message, err = client:status_leader({ timeout_ms = values["consul.timeout"] * 1000 })
   if not success then
     client:close()
-    local timeout = values["consul.timeout"]
-    local what = err.status and "no server can be used" or ("no server answered within %g s"):format(timeout)
+    local what = err.status and "no server can be used" or "no server answered"
+    if err.kind == "timeout" then
+      what = what .. (" within %g s"):format(values["consul.timeout"])
+    end
     return nil, ("%s (%s): %s"):format(what, table.concat(values["consul.servers"], ", "), message)
   end
   return client

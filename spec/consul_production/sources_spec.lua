@@ -233,7 +233,7 @@ describe("the manager's options", function()
         ["reload_config: cluster.min_nodes must be"] = { consul = { timeout = 3 }, cluster = { min_nodes = 0 } },
         ["reload_config: nonsense is unknown"] = { nonsense = 1 },
         ["cluster.read_quorum is 3"] = { cluster = { read_quorum = 3 } },
-        ["no server answered within 0.3 s"] = {
+        ["no server answered"] = {
           consul = { servers = "http://127.0.0.1:1", timeout = 0.3, simulate = false },
         },
         ["monitoring.log_file: /nonexistent/log"] = { monitoring = { log_file = "/nonexistent/log" } },
