@@ -930,7 +930,7 @@ function ConsulClient:destroy_session(session, options) end
 ---| "acl_not_found" # The server does not know the token.
 ---| "rate_limited" # Too many requests, or more than 200 connections from one address.
 ---| "no_leader" # The servers have no Raft leader at the moment.
----| "not_ready" # The program of a cluster node has handlers and has not polled for twice its check's TTL.
+---| "not_ready" # A cluster node cannot serve yet: it has not joined, too few replicas answered, or its program has handlers and has not polled for twice its check's TTL.
 ---| "conflict" # Consul answered `false`: a compare-and-set failed, or the lock is held by another session or within its lock delay.
 ---| "txn_failed" # A transaction was refused, and none of its operations was applied.
 ---| "session_invalid" # The session does not exist, or no longer: it expired, or one of its checks failed.

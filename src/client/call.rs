@@ -237,7 +237,7 @@ impl<'a> Run<'a> {
 
     fn no_answer(&self, endpoint: &str, limit: Duration) -> Error {
         let label = &self.request.label;
-        let ms = (limit.as_secs_f64() * 1e3).round();
+        let ms = (limit.as_secs_f64() * 1e3).round().max(1.0);
         let message = format!("{label}: no answer from {endpoint} within {ms} ms");
         Error::new(Kind::Timeout, message).retryable()
     }
