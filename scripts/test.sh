@@ -3,10 +3,14 @@
 #
 #   scripts/test.sh [STEP…]
 #
-# Without a STEP all of them run, each to its end, also after a failure; after the build six at a time,
-# since most of them mostly wait for timers and servers:
+# Without a STEP all of them run, each to its end, also after a failure: two builds at a time, of which
+# each uses one processor most of the time, then six steps at a time, since most of them mostly wait for
+# timers and servers:
 #
-#   build               the module for each of the three Lua engines
+#   build-luajit        the module for LuaJIT
+#   build-5.1           the module for Lua 5.1
+#   build-5.4           the module for Lua 5.4
+#   compile             the tests of rust and simulation, and consul-sim
 #   lint                each of the checks of `make lint`
 #   rust                cargo test, without Lua
 #   simulation          500 histories of locks and clusters under faults (SEEDS), also with a rule broken,
@@ -29,7 +33,8 @@ cd "$(dirname "$0")/.."
 source scripts/lib.sh
 
 all_steps=(
-    build lint rust simulation
+    build-luajit build-5.1 build-5.4 compile
+    lint rust simulation
     busted-luajit-sim busted-luajit-consul-sim busted-luajit-1.21 busted-luajit-1.8
     busted-5.1-sim busted-5.4-sim busted-5.1-1.21 busted-5.4-1.21
 )
@@ -81,11 +86,9 @@ step_programs() {
     run scripts/install-deps.sh test || add 0 1 0
 }
 
+# step_build FLAVOUR
 step_build() {
-    local flavour
-    for flavour in luajit 5.1 5.4; do
-        add_command run_make "build-$flavour"
-    done
+    add_command run_make "build-$1"
 }
 
 step_lint() {
@@ -119,18 +122,9 @@ step_simulation() {
     run_cargo_test "${yielding[@]}" "${simulation_tests[@]}"
 }
 
-# compile STEP…: builds the tests of these steps, which report what cannot be built.
-compile() {
-    local step
-    echo
-    echo "== compile"
-    for step; do
-        case $step in
-            rust) run "${rust_tests[@]}" --no-run || true ;;
-            simulation) run "${simulation_tests[@]}" --no-run || true ;;
-            *-consul-sim) run "${consul_sim[@]}" || true ;;
-        esac
-    done
+step_compile() {
+    add_command run "${rust_tests[@]}" --no-run
+    add_command run "${simulation_tests[@]}" --no-run
 }
 
 # step_busted ENGINE TARGET: TARGET is sim, consul-sim or a version of Consul.
@@ -182,15 +176,29 @@ add_to_totals() {
     total_skipped=$((total_skipped + $4))
 }
 
-# run_together STEP…: runs steps six at a time, once their tests are built. Each is a run of this
-# script, whose counts are printed when it has ended, and its output when all have.
+# run_one STEP: runs it in this run of the script.
+run_one() {
+    local rest=${1#*-}
+    case $1 in
+        build-*) run_step "$1" step_build "$rest" ;;
+        busted-*) run_step "$1" step_busted "${rest%%-*}" "${rest#*-}" ;;
+        *) run_step "$1" "step_$1" ;;
+    esac
+}
+
+# run_together LIMIT STEP…: runs steps, LIMIT at a time. Each is a run of this script, whose counts are
+# printed when it has ended, and its output when all have.
 run_together() {
-    local step row
-    compile "$@"
+    local limit=$1 step row
+    shift
+    if [ $# -lt 2 ]; then
+        for step; do run_one "$step"; done
+        return
+    fi
     echo
-    echo "== six at a time: $*"
+    echo "== $limit at a time: $*"
     # shellcheck disable=SC2016 # the variables are the inner shell's own
-    printf '%s\n' "$@" | setpriv --pdeathsig TERM xargs -P 6 -I STEP setpriv --pdeathsig TERM \
+    printf '%s\n' "$@" | setpriv --pdeathsig TERM xargs -P "$limit" -I STEP setpriv --pdeathsig TERM \
         sh -c 'setpriv --pdeathsig TERM scripts/test.sh "$1" >"$2/$1" 2>&1; grep -E "^$1( +[0-9]+){4}\$" "$2/$1"' \
         run STEP "$folder" &
     running=$!
@@ -210,29 +218,19 @@ run_together() {
     done
 }
 
-# run_alone STEP: runs a step that is not the build.
-run_alone() {
-    local rest=${1#busted-}
-    case $1 in
-        busted-*) run_step "$1" step_busted "${rest%%-*}" "${rest#*-}" ;;
-        *) run_step "$1" "step_$1" ;;
-    esac
-}
-
 exec 2>&1
 run_step programs step_programs
-together=()
+builds=() rest=()
 for step in "${steps[@]}"; do
     case $step in
-        build) run_step build step_build ;;
-        *) together+=("$step") ;;
+        # The builds for other engines start with a copy of its dependencies.
+        build-luajit) run_one "$step" ;;
+        build-* | compile) builds+=("$step") ;;
+        *) rest+=("$step") ;;
     esac
 done
-case ${#together[@]} in
-    0) ;;
-    1) run_alone "${together[0]}" ;;
-    *) run_together "${together[@]}" ;;
-esac
+run_together 2 "${builds[@]}"
+run_together 6 "${rest[@]}"
 
 echo
 printf '%-24s %7s %7s %8s %8s\n' step passed failed skipped seconds
