@@ -125,7 +125,7 @@ failed_tests() {
             next
         }
         # A failure of busted: its file and line, its name, then its reason.
-        /^(Failure|Error) → / { finish(); name = $0; sub(/^[^→]*→ /, "", name); next }
+        /^(Failure|Error) (→|->) / { finish(); name = $0; sub(/^[^ ]* [^ ]* /, "", name); next }
         /^[0-9]+ success/ { finish(); next }
         name != "" && lines < 3 && NF > 0 && !/^note: run with/ {
             reason = reason (lines++ ? " | " : "") $0
