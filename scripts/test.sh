@@ -4,7 +4,7 @@
 #   scripts/test.sh [STEP…]
 #
 # Without a STEP all of them run, each to its end, also after a failure: two builds at a time, of which
-# each uses one processor most of the time, then six steps at a time, since most of them mostly wait for
+# each uses one processor most of the time, then five steps at a time, since most of them mostly wait for
 # timers and servers:
 #
 #   build-luajit        the module for LuaJIT
@@ -230,7 +230,7 @@ for step in "${steps[@]}"; do
     esac
 done
 run_together 2 "${builds[@]}"
-run_together 6 "${rest[@]}"
+run_together 5 "${rest[@]}"
 
 echo
 printf '%-24s %7s %7s %8s %8s\n' step passed failed skipped seconds
