@@ -97,7 +97,8 @@ impl Transport for HttpTransport {
             let _permit = self.permit().await?;
             let answer = match &self.channel {
                 Channel::Plain(plain) => plain.send(&request).await,
-                Channel::Https(https) => https.send(request).await,
+                // Boxed: otherwise a request over plain HTTP would have a future of the same size.
+                Channel::Https(https) => Box::pin(https.send(request)).await,
             };
             answer.map_err(|failure| self.error(failure))
         })
