@@ -275,7 +275,8 @@ impl ResponseParser {
         self.status = status;
         self.reason =
             head.reason.filter(|text| Some(*text) != status.canonical_reason()).map(Box::from);
-        let framing = self.parse_headers(head.headers, head.version == Some(1))?;
+        let framing =
+            self.parse_headers(&bytes[..length], head.headers, head.version == Some(1))?;
         self.keeps_alive = framing.keeps_alive;
         self.state = match framing {
             _ if status == StatusCode::SWITCHING_PROTOCOLS => {
@@ -304,18 +305,24 @@ impl ResponseParser {
         Ok(Some(length))
     }
 
-    /// Keeps the headers in [`HEADERS`], and reads those about the body and the connection.
+    /// Keeps the headers in [`HEADERS`], which share one copy of the head, and reads those about the body
+    /// and the connection.
     fn parse_headers(
         &mut self,
+        head: &[u8],
         headers: &[httparse::Header],
         is_http_11: bool,
     ) -> Result<Framing, ParseError> {
         let mut framing = Framing { is_chunked: false, length: None, keeps_alive: is_http_11 };
         let (mut is_encoded, mut closes) = (false, false);
+        let copy = Bytes::copy_from_slice(head);
+        self.headers.reserve(headers.len());
         for header in headers {
             let named = |name: &HeaderName| header.name.eq_ignore_ascii_case(name.as_str());
             if let Some(name) = HEADERS.iter().find(|name| named(name)) {
-                self.headers.push((name, HeaderValue::from_bytes(header.value)?));
+                let at = header.value.as_ptr() as usize - head.as_ptr() as usize;
+                let value = copy.slice(at..at + header.value.len());
+                self.headers.push((name, HeaderValue::from_maybe_shared(value)?));
             } else if named(&CONTENT_LENGTH) {
                 let length = str::from_utf8(header.value).ok().and_then(parse_length);
                 let length = length.ok_or("the Content-Length of the answer is not a number")?;

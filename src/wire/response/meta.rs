@@ -56,24 +56,24 @@ pub struct EntryMeta {
     pub modify_index: u64,
 }
 
-/// The headers that the client reads. A transport may drop all others.
+/// The headers that the client reads, first those that most answers have. A transport may drop all others.
 pub static HEADERS: [HeaderName; 16] = [
     HeaderName::from_static("x-consul-index"),
     HeaderName::from_static("x-consul-knownleader"),
     HeaderName::from_static("x-consul-lastcontact"),
+    HeaderName::from_static("x-consul-default-acl-policy"),
+    header::CONTENT_TYPE,
+    header::VARY,
     HeaderName::from_static("x-consul-contenthash"),
     HeaderName::from_static("x-consul-query-backend"),
-    HeaderName::from_static("x-consul-default-acl-policy"),
     HeaderName::from_static("x-consul-results-filtered-by-acls"),
     HeaderName::from_static("x-consul-reason"),
     HeaderName::from_static("x-cache"),
     header::AGE,
     header::ALLOW,
     header::CONTENT_ENCODING,
-    header::CONTENT_TYPE,
     header::LOCATION,
     header::RETRY_AFTER,
-    header::VARY,
 ];
 
 impl Meta {
