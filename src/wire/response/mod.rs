@@ -238,7 +238,8 @@ impl Success {
 
     /// The key or prefix that the request names.
     fn key(&self) -> Cow<'_, [u8]> {
-        let before = self.endpoint.path.trim_end_matches("{key}");
+        let path = self.endpoint.path;
+        let before = path.strip_suffix("{key}").unwrap_or(path);
         percent_decode_str(self.target.path().strip_prefix(before).unwrap_or_default()).into()
     }
 

@@ -116,7 +116,7 @@ impl Shape {
         if matches!(self, Shape::EncodedPath) && !text.starts_with('/') {
             return Err(at.bad_value(value, "it must begin with `/`"));
         }
-        if text.split('/').any(is_dots) {
+        if has_dots(text.as_bytes()) {
             return Err(at.bad_value(value, CLEANED));
         }
         if text.contains(|c: char| c.is_control()) {
@@ -342,8 +342,8 @@ fn same_name(field: &str, given: &str) -> bool {
 const CLEANED: &str =
     "the server would remove the segment `.` or `..`, which results in another path";
 
-fn is_dots(segment: &str) -> bool {
-    segment == "." || segment == ".."
+fn has_dots(path: &[u8]) -> bool {
+    path.split(|byte| *byte == b'/').any(|segment| matches!(segment, b"." | b".."))
 }
 
 /// Refuses a key that the server would not store under exactly this name.
@@ -353,9 +353,9 @@ fn is_dots(segment: &str) -> bool {
 fn check_key(key: &str) -> Result<(), &'static str> {
     if key.starts_with('/') {
         Err("Consul's keys have no leading `/` (the option strip_leading_slash removes it)")
-    } else if key.contains("//") {
+    } else if key.as_bytes().windows(2).any(|pair| pair == b"//") {
         Err("the server would replace `//` by `/`, which is another key")
-    } else if key.split('/').any(is_dots) {
+    } else if has_dots(key.as_bytes()) {
         Err(CLEANED)
     } else {
         Ok(())
