@@ -94,7 +94,7 @@ impl Defaults {
             "namespace" => text(&self.namespace),
             "partition" => text(&self.partition),
             "token" => text(&self.token),
-            "stale_if_error" => Some(Value::Bool(self.stale_if_error)),
+            "stale_if_error" => self.stale_if_error.then_some(Value::Bool(true)),
             name if Some(name) == self.consistency => {
                 let is_set =
                     ["stale", "consistent", "cached"].iter().any(|name| args.is_true(name));

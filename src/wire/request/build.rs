@@ -75,6 +75,9 @@ impl Endpoint {
                 args.positional.len()
             )));
         }
+        if args.options.is_empty() {
+            return Ok(());
+        }
         for (name, _) in &args.options {
             if !self.all_options().any(|param| param.name == name) {
                 let known: Vec<_> = self.all_options().map(|param| param.name).collect();
@@ -110,6 +113,13 @@ fn counted(number: usize, noun: &str) -> String {
         1 => format!("one {noun}"),
         _ => format!("{number} {noun}s"),
     }
+}
+
+/// A copy with room for an argument of usual length.
+fn with_room(text: &str) -> String {
+    let mut copy = String::with_capacity(text.len() + 64);
+    copy.push_str(text);
+    copy
 }
 
 /// Adds a text in quotes. Most texts are plain and need no escaping.
@@ -152,8 +162,8 @@ impl Builder {
         let fixed = endpoint.fixed_query;
         Builder {
             endpoint,
-            label: endpoint.name.to_owned(),
-            path: endpoint.path.to_owned(),
+            label: with_room(endpoint.name),
+            path: with_room(endpoint.path),
             query: if fixed.is_empty() { Vec::new() } else { vec![fixed.to_owned()] },
             headers: Vec::new(),
             body: Bytes::new(),
