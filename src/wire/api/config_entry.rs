@@ -48,7 +48,6 @@ pub static DELETE: Endpoint = Endpoint {
     method: Verb::Delete,
     positional: &[KIND, NAME],
     options: &[SCOPE],
-    reply: Reply::Done,
     ..Endpoint::write(
         "config_delete",
         "/v1/config/{kind}/{name}",

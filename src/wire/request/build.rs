@@ -104,7 +104,7 @@ fn contradiction(one: &str, other: &str) -> Error {
 }
 
 fn is_optional_object(param: &Param) -> bool {
-    param.optional && param.location == Location::Body && matches!(param.kind, Shape::Object(_))
+    param.optional && matches!(param.kind, Shape::Object(_))
 }
 
 fn counted(number: usize, noun: &str) -> String {

@@ -245,7 +245,6 @@ fn is_transient(status: u16, text: &str) -> bool {
 /// Whether a request can have been applied although it failed like this.
 fn maybe_applied(status: u16, text: &str) -> bool {
     match status {
-        500 if text.contains("leadership lost") => true,
         500 => {
             let nothing_done = [NO_SERVERS, NOT_FORWARDED, "invalid session", "missing session"];
             !contains_any(text, NO_LEADER) && !contains_any(text, &nothing_done)
