@@ -146,6 +146,7 @@ mod tests {
         status: u16,
         body: &'static str,
         sent: Mutex<Vec<String>>,
+        closings: AtomicU32,
     }
 
     impl Transport for Agent {
@@ -156,6 +157,10 @@ mod tests {
             let (status, body) = if is_known { (200, "true") } else { (self.status, self.body) };
             let response = Response::builder().status(status).body(Bytes::from(body)).unwrap();
             Box::pin(async { Ok(response) })
+        }
+
+        fn close_idle(&self) {
+            self.closings.fetch_add(1, Ordering::Relaxed);
         }
 
         fn endpoint(&self) -> &str {
@@ -184,6 +189,7 @@ mod tests {
                 status,
                 body,
                 sent: Mutex::default(),
+                closings: AtomicU32::new(0),
             });
             let transport = Arc::clone(&agent) as Arc<dyn Transport>;
             World { path, clock, agent, transport: WithTokenFile { transport, file } }
@@ -258,6 +264,14 @@ mod tests {
         world.holds("third");
         world.clock.advance(MAX_AGE);
         assert_eq!(world.status(), (200, tokens(&["third"])));
+    }
+
+    #[test]
+    fn the_endpoint_and_its_connections_are_those_of_the_transport() {
+        let world = World::new(&["first"], 403, "");
+        assert_eq!(world.transport.endpoint(), "scripted");
+        world.transport.close_idle();
+        assert_eq!(world.agent.closings.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -1,18 +1,25 @@
 //! Watches on the simulated agent, on a clock that the tests advance.
 
 use crate::support::world::World;
+use bytes::Bytes;
 use consul_ffi::client::watch::{Change, WatchOptions, watch};
-use consul_ffi::clock::Clock;
+use consul_ffi::client::{Client, Settings};
+use consul_ffi::clock::{BoxFuture, Clock, Instant, ManualClock};
 use consul_ffi::error::Error;
 use consul_ffi::simulate::{Fault, Retained};
+use consul_ffi::transport::Transport;
 use consul_ffi::wire::api::event;
 use consul_ffi::wire::endpoint;
-use consul_ffi::wire::request::Args;
+use consul_ffi::wire::request::{Args, Defaults};
 use consul_ffi::wire::response::Meta;
 use consul_ffi::wire::value::Value;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use http::{Request, Response};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 type Changes = BoxStream<'static, Result<(Change, Meta), Error>>;
 
@@ -115,6 +122,50 @@ fn after_an_outage_it_says_so_once_and_tells_the_whole_again() {
         let Change::Resynchronised(all) = change else { panic!("{change:?}") };
         assert_eq!(all.items().len(), 2);
     });
+}
+
+/// An agent that refuses every request, and the times of the requests.
+#[derive(Debug)]
+struct Refuses {
+    clock: ManualClock,
+    times: Mutex<Vec<Instant>>,
+}
+
+impl Transport for Refuses {
+    fn send(&self, _: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        self.times.lock().expect("no panic").push(self.clock.now());
+        let response = Response::builder().status(403).body(Bytes::from("Permission denied"));
+        Box::pin(async { Ok(response.expect("a response")) })
+    }
+
+    fn endpoint(&self) -> &str {
+        "refuses"
+    }
+}
+
+#[test]
+fn after_each_failure_it_waits_twice_as_long_up_to_5_s() {
+    let world = World::new();
+    let agent = Arc::new(Refuses { clock: world.clock.clone(), times: Mutex::default() });
+    let transport = Arc::clone(&agent) as Arc<dyn Transport>;
+    let (clock, rng) = (Arc::new(world.clock.clone()), fastrand::Rng::with_seed(1));
+    let settings = Settings { timeout: MINUTE, retry_count: 0, defaults: Defaults::default() };
+    let client = Arc::new(Client::new(vec![transport], settings, clock, rng));
+    let options = WatchOptions { rate_per_s: 1000.0, ..WatchOptions::default() };
+    let get = endpoint("kv_get").expect("a method");
+    let changes = watch(client, get, Args::new().arg("a"), options).expect("a watch");
+    world.run(async {
+        let failures = changes.for_each(|change| async move { assert!(change.is_err()) });
+        futures_util::future::select(Box::pin(failures), world.clock.sleep(MINUTE)).await;
+    });
+    let times = agent.times.lock().expect("no panic");
+    assert!(times.len() > 15, "{times:?}");
+    for (number, pair) in times.windows(2).enumerate() {
+        // The pause of the rate comes in addition.
+        let (pause_ms, longest_ms) =
+            ((pair[1] - pair[0]).as_millis(), (100 << number.min(6)).min(5000));
+        assert!((longest_ms / 2..=longest_ms + 2).contains(&pause_ms), "{number}: {pause_ms}");
+    }
 }
 
 #[test]

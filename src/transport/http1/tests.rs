@@ -130,6 +130,7 @@ fn an_invalid_answer_is_refused_with_the_reason() {
     let chunked = |chunks: &str| headers("Transfer-Encoding: chunked\r\n") + chunks;
     refused(&chunked("2\r\na"), "before the answer's end");
     refused(&chunked("65\r\n"), too_large);
+    refused(&chunked(&format!("63\r\n{}\r\n2\r\n", "a".repeat(99))), too_large);
     refused(&chunked("fffffffffffffffff\r\n"), too_large);
     refused(&chunked(&format!("1;{}", "x".repeat(MAX_HEAD_BYTES + 1))), "too long");
     refused(&chunked(&format!("0\r\n{}", "a: b\r\n".repeat(MAX_HEAD_BYTES))), "too long");

@@ -203,6 +203,42 @@ fn a_body_is_checked_field_by_field() {
 }
 
 #[test]
+fn a_body_of_any_json_is_sent_as_it_is() {
+    let inner = Value::Map(vec![("list".into(), Value::List(vec![1.5.into(), true.into()]))]);
+    let entry = Value::Map(vec![("Kind".into(), "x".into()), ("Config".into(), inner)]);
+    let request = build("config_write", Args::new().arg(entry)).unwrap();
+    let body: serde_json::Value = serde_json::from_slice(request.http.body()).unwrap();
+    assert_eq!(body, serde_json::json!({"Kind": "x", "Config": {"list": [1.5, true]}}));
+}
+
+#[test]
+fn an_empty_table_is_an_object_or_a_list_as_the_body_demands() {
+    let body = |method, value| build(method, Args::new().arg(value)).unwrap().http.into_body();
+    assert_eq!(body("session_create", Value::List(Vec::new())), "{}");
+    assert_eq!(body("txn", Value::Map(Vec::new())), "[]");
+}
+
+#[test]
+fn a_missing_object_is_sent_empty_where_it_is_optional() {
+    let body = |method, args| build(method, args).unwrap().http.into_body();
+    assert_eq!(body("session_create", Args::new()), "{}");
+    assert_eq!(body("event_fire", Args::new().arg("deploy")), "");
+    let error = build("catalog_deregister", Args::new()).unwrap_err();
+    assert!(error.message().contains("is missing"), "{error}");
+}
+
+#[test]
+fn one_leading_slash_is_removed_from_a_key_if_the_client_says_so() {
+    let defaults = Defaults { strip_leading_slash: true, ..Defaults::default() };
+    let path = |key: &str| {
+        let request = endpoint("kv_get").unwrap().request(&Args::new().arg(key), &defaults);
+        request.unwrap().http.uri().to_string()
+    };
+    assert_eq!(path("/a/b"), "/v1/kv/a/b");
+    assert_eq!(path("a/b"), "/v1/kv/a/b");
+}
+
+#[test]
 fn a_field_in_two_spellings_is_misuse() {
     let twice = Value::Map(vec![("Name".into(), "a".into()), ("name".into(), "b".into())]);
     assert!(build("session_create", Args::new().arg(twice)).unwrap_err().is_misuse());

@@ -62,6 +62,24 @@ fn an_error_has_its_kind_on_both_versions() {
 }
 
 #[test]
+fn an_unsupported_request_names_the_version_that_it_requires_or_the_servers_reason() {
+    let unknown = "Invalid URL path: not a recognized HTTP API endpoint";
+    let error = respond("peering_read", 404, unknown).unwrap_err();
+    assert!(error.message().contains("requires Consul 1.13"), "{error}");
+    let error = respond("peering_read", 401, "ACL support disabled").unwrap_err();
+    assert!(error.message().contains("ACL support disabled"), "{error}");
+}
+
+#[test]
+fn a_write_that_was_answered_with_false_was_not_applied() {
+    for method in ["catalog_deregister", "kv_put"] {
+        assert!(respond(method, 200, "true").is_ok());
+        let error = respond(method, 200, "false").unwrap_err();
+        assert_eq!((error.kind(), error.maybe_applied()), (Kind::Conflict, false), "{method}");
+    }
+}
+
+#[test]
 fn a_missing_policy_is_distinguished_from_a_missing_token_on_1_8() {
     for (known_leader, kind) in [("true", Kind::NotFound), ("false", Kind::AclNotFound)] {
         let response = Response::builder()
@@ -239,6 +257,10 @@ fn agent_health_is_data_whatever_its_status() {
         assert_eq!(answer.value.get("AggregatedStatus"), Some(&"warning".into()));
     }
     assert_eq!(respond("agent_health_service_id", 404, "{}").unwrap().value, Value::Null);
+    for status in [200, 404, 429, 503] {
+        let answer = respond("agent_health_service_name", status, "[]").unwrap();
+        assert_eq!(answer.value, Value::List(Vec::new()));
+    }
 }
 
 #[test]

@@ -254,6 +254,19 @@ fn acquire(session: &str) -> Args {
 }
 
 #[test]
+fn the_origin_of_the_address_is_named_where_there_is_no_connection_and_nowhere_else() {
+    let error = |origin: &str, does: Does| {
+        let mut world = World::new(vec![vec![does]]);
+        world.client = world.client.with_endpoints_from(origin.to_owned());
+        world.get().expect_err("no answer").message().to_owned()
+    };
+    assert!(error("by default", Refuse).ends_with("; by default"));
+    let answered = error("by default", Say(500, "No known Consul servers", None));
+    assert!(!answered.contains("by default"), "{answered}");
+    assert!(!error("", Refuse).ends_with("; "));
+}
+
+#[test]
 fn of_three_endpoints_one_refuses_one_never_answers_and_one_works() {
     for (method, args) in [("kv_get", Args::new().arg("k")), ("kv_put", put())] {
         let world = World::new(vec![vec![Refuse], vec![Nothing], vec![Work]]);

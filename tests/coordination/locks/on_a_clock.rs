@@ -35,10 +35,14 @@ const TESTS: &[(&str, Test)] = &[
     ("of_several_dead_holders_the_first_to_be_free_makes_room", several_dead_holders),
     ("a_permit_that_a_guard_gave_back_is_free_at_once", given_back),
     ("a_lock_has_the_wanted_value_although_the_answer_was_lost", lost_answer),
+    ("an_attempt_that_was_lost_while_another_session_took_the_lock_has_failed", lost_request),
+    ("a_session_that_is_refused_ends_the_wait_at_once", refused_session),
     ("a_put_by_another_client_ends_the_lock", foreign_put),
     ("a_key_that_is_not_a_lock_is_left_alone", other_flags),
     ("a_proof_counts_from_its_start", slow_proofs),
     ("a_waiting_program_sends_little", waiting_sends_little),
+    ("a_waiter_pauses_although_its_queries_do_not_block", unblocked_waiter),
+    ("a_lock_is_not_kept_any_more_once_it_is_released", keeping_ends),
     ("renewals_follow_the_ttl_of_the_reply", renewals),
     ("between_two_lost_races_there_is_a_pause", lost_races),
     ("sessions_that_end_at_once_are_made_ever_less_often", useless_sessions),
@@ -483,6 +487,69 @@ impl Transport for LosesAnswer {
     }
 }
 
+/// A network that loses the first transaction, while another session takes the lock.
+#[derive(Debug)]
+struct LosesRequest {
+    transport: SimTransport,
+    is_lost: AtomicBool,
+}
+
+impl Transport for LosesRequest {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        Box::pin(async move {
+            let is_txn = request.uri().path() == "/v1/txn";
+            if !is_txn || self.is_lost.swap(true, Ordering::Relaxed) {
+                return self.transport.send(request).await;
+            }
+            let put = |target: &str| Request::put(target).body(Bytes::new()).expect("a request");
+            let created = self.transport.send(put("/v1/session/create")).await?;
+            let created: serde_json::Value = serde_json::from_slice(created.body()).expect("JSON");
+            let session = created["ID"].as_str().expect("an id");
+            let acquire = format!("/v1/kv/{KEY}?flags={LOCK_FLAGS}&acquire={session}");
+            assert_eq!(self.transport.send(put(&acquire)).await?.body(), "true");
+            Err(Error::new(Kind::Connect, "the connection was cut").retryable())
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+fn lost_request(world: &Simulated) {
+    let process = world.process_behind(|transport| {
+        Arc::new(LosesRequest { transport, is_lost: AtomicBool::new(false) })
+    });
+    let error = world.run(acquire(&process, Wait::Once)).expect_err("another session holds it");
+    assert_eq!(error.kind(), Kind::Conflict, "{error}");
+    assert!(error.message().starts_with(&format!("lock {KEY:?}: session ")), "{error}");
+}
+
+/// An agent that refuses to create sessions.
+#[derive(Debug)]
+struct RefusesSessions(SimTransport);
+
+impl Transport for RefusesSessions {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        if request.uri().path() != "/v1/session/create" {
+            return self.0.send(request);
+        }
+        let refused = Response::builder().status(403).body(Bytes::from("Permission denied"));
+        Box::pin(async { Ok(refused.expect("a response")) })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.0.endpoint()
+    }
+}
+
+fn refused_session(world: &Simulated) {
+    let process = world.process_behind(|transport| Arc::new(RefusesSessions(transport)));
+    let error = world.run(acquire(&process, Wait::Forever)).expect_err("no session");
+    assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
+    assert!(world.clock.now().since_origin() < Duration::from_secs(1));
+}
+
 fn lost_answer(world: &Simulated) {
     let process = world.process_behind(|transport| {
         Arc::new(LosesAnswer { transport, is_lost: AtomicBool::new(false) })
@@ -644,6 +711,61 @@ fn useless_sessions(world: &Simulated) {
         |agent| &agent.requests,
     );
     assert!(counts.iter().all(|count| (10..=20).contains(count)), "{counts:?}");
+}
+
+/// An agent, or a proxy before it, that answers blocking queries at once.
+#[derive(Debug)]
+struct NeverBlocks {
+    transport: SimTransport,
+    requests: AtomicU64,
+}
+
+impl Transport for NeverBlocks {
+    fn send(&self, mut request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        assert!(number < 10_000, "a loop without a pause");
+        let target = request.uri().to_string();
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let query: Vec<_> = query.split('&').filter(|part| !part.starts_with("index=")).collect();
+        *request.uri_mut() = format!("{path}?{}", query.join("&")).parse().expect("a target");
+        self.transport.send(request)
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+fn unblocked_waiter(world: &Simulated) {
+    let holder = world.process();
+    let lease = world.run(acquire(&holder, Wait::Forever)).expect("it is free");
+    world.keep(&lease);
+    let mut made = None;
+    let waiter = world.process_behind(|transport| {
+        let agent = Arc::new(NeverBlocks { transport, requests: AtomicU64::new(0) });
+        made = Some(Arc::clone(&agent));
+        agent
+    });
+    let wait = Wait::For(Duration::from_secs(3));
+    world.run(acquire(&waiter, wait)).expect_err("another process holds it");
+    let requests = made.expect("it was made").requests.load(Ordering::Relaxed);
+    assert!((20..=200).contains(&requests), "{requests}");
+}
+
+fn keeping_ends(world: &Simulated) {
+    let process = world.process();
+    let lease = world.run(acquire(&process, Wait::Forever)).expect("it is free");
+    let kept = async {
+        assert_eq!(lease.keep().await, None);
+        world.clock.now()
+    };
+    let released = async {
+        world.clock.sleep(Duration::from_millis(100)).await;
+        lease.release().await.expect("it is held");
+        world.clock.now()
+    };
+    let (kept, released) = world.run(futures_util::future::join(kept, released));
+    assert!(kept <= released + Duration::from_millis(10), "{:?} later", kept - released);
 }
 
 fn waiting_sends_little(world: &Simulated) {

@@ -212,6 +212,14 @@ fn next(map: &ShardMap, members: &[Member]) -> (ShardMap, usize) {
 }
 
 #[test]
+fn a_map_that_is_put_back_has_the_epoch_and_the_token_of_the_leader_that_does_it() {
+    let map = ShardMap::first(4, 2, &super::members(3), 17);
+    let again = map.clone().with_epoch(9).with_token(18);
+    assert_eq!((again.epoch(), again.token()), (9, 18));
+    assert_eq!((&again.nodes, &again.shards), (&map.nodes, &map.shards));
+}
+
+#[test]
 fn a_single_change_makes_as_few_moves_as_any_map_could() {
     let mut rng = fastrand::Rng::with_seed(1);
     for count in [3, 4, 5, 7, 10, 20, 50, 200] {
