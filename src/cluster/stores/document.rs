@@ -35,6 +35,19 @@ pub(super) struct Opening {
     pub id: u64,
 }
 
+impl Opening {
+    /// Whether this opening, before which the disk was opened with the ids `before`, came after that one. Of
+    /// openings before those it is assumed.
+    pub fn follows(self, before: &[u64], other: Opening) -> bool {
+        let ago = self.starts.saturating_sub(other.starts) as usize;
+        match before.len().checked_sub(ago) {
+            _ if ago == 0 => false,
+            Some(place) => before[place] == other.id,
+            None => true,
+        }
+    }
+}
+
 /// A shard: the map's version less its epoch, the index of the place of each slot, and the changes.
 type ShardDocument = (u64, Vec<Option<usize>>, Vec<ChangeDocument>);
 
@@ -106,7 +119,7 @@ impl StoreMap {
     /// Reads the document.
     ///
     /// # Errors
-    /// [`Kind::Decode`] if it is not one, or of a later format.
+    /// [`Kind::Decode`] if it is not one, [`Kind::Unsupported`] if it is one of another release.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let document: Document = read(bytes)?;
         let shards = document.shards.iter().map(|shard| document.entry(shard));
@@ -115,7 +128,8 @@ impl StoreMap {
         let fits = |shards: &Vec<Entry>| {
             shards.len() == count as usize && shards.iter().all(|it| it.slots.len() == replicas)
         };
-        let Some(shards) = shards.filter(fits) else {
+        let is_known = document.unrecovered.iter().all(|shard| *shard < count);
+        let Some(shards) = shards.filter(fits).filter(|_| is_known) else {
             return Err(undecodable("its shards are not those that it says"));
         };
         Ok(StoreMap {
@@ -142,7 +156,7 @@ impl StoreMap {
     pub fn note_openings<'a>(&mut self, records: impl Iterator<Item = &'a MemberRecord> + Clone) {
         for record in records.clone() {
             let known = self.openings.entry(record.disk).or_insert(record.opening);
-            if known.starts < record.opening.starts {
+            if record.opening.follows(&record.before, *known) {
                 *known = record.opening;
             }
         }
@@ -195,6 +209,9 @@ pub(super) struct MemberRecord {
     pub disk: Disk,
     /// By which opening it has that disk: it serves requests when the map names it.
     pub opening: Opening,
+    /// The ids of the openings before that, the last one at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<u64>,
     /// The node's zone.
     pub zone: String,
     /// Its share of the shards.
@@ -216,7 +233,7 @@ impl MemberRecord {
     /// Reads the document.
     ///
     /// # Errors
-    /// [`Kind::Decode`] if it is not one, or of a later format.
+    /// [`Kind::Decode`] if it is not one, [`Kind::Unsupported`] if it is one of another release.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         read(bytes)
     }
@@ -233,6 +250,9 @@ pub(super) struct DiskMark {
     pub disk: Disk,
     /// Its last opening.
     pub opening: Opening,
+    /// The ids of the openings before that, the last one at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<u64>,
     /// The start of the machine, if the records do not survive its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
@@ -247,7 +267,7 @@ impl DiskMark {
     /// Reads what was kept.
     ///
     /// # Errors
-    /// [`Kind::Decode`] if it is not a mark, or of a later format.
+    /// [`Kind::Decode`] if it is not a mark, [`Kind::Unsupported`] if it is one of another release.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         read(bytes)
     }
@@ -263,7 +283,7 @@ fn read<D: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<D, Error> {
         serde_json::from_slice(bytes).map_err(|it| undecodable(&it.to_string()))?;
     if format.format != FORMAT {
         let why = format!("its format is {}, this release supports {FORMAT}", format.format);
-        return Err(undecodable(&why));
+        return Err(Error::new(Kind::Unsupported, format!("the document cannot be read: {why}")));
     }
     serde_json::from_slice(bytes).map_err(|error| undecodable(&error.to_string()))
 }
@@ -277,7 +297,7 @@ mod tests {
     use super::*;
     use crate::cluster::replication::map::Quorums;
     use crate::cluster::replication::plan::{MAX_CHANGES, Member, Planner, Presence};
-    use crate::cluster::stores::{MAX_REPLICAS, MAX_SHARDS, StoreOptions};
+    use crate::cluster::stores::options::{MAX_REPLICAS, MAX_SHARDS, StoreOptions};
 
     /// What base64 leaves of the 512 KiB of a transaction, less what stands around it.
     const MOST: usize = 512 * 1024 / 4 * 3 - 1024;

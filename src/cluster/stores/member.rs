@@ -53,6 +53,9 @@ const PAGE: usize = 1000;
 /// Deleted records are purged when they are older, so that few writes on their way are refused.
 const PURGE_AGE: Duration = Duration::from_secs(60);
 
+/// The most openings of a disk that it knows.
+const MAX_BEFORE: usize = 16;
+
 /// How a process has a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Claim {
@@ -81,7 +84,8 @@ impl Member {
         lost: Option<&DiskMark>,
     ) -> Result<Arc<Self>, Error> {
         let (options, cluster) = (&store.options, &store.cluster);
-        let boot = os::boot_id().filter(|_| options.survives == Survives::Process);
+        let this_boot = os::boot_id();
+        let boot = this_boot.clone().filter(|_| options.survives == Survives::Process);
         let kept = match options.survives {
             Survives::Nothing => None,
             // Nothing tells whether the machine was started since.
@@ -101,15 +105,27 @@ impl Member {
         if lost.is_some() && lost != mark.as_ref() {
             return conflict("another process has opened the storage".to_owned());
         }
-        let current = mark.as_ref().filter(|mark| mark.boot == boot && lost.is_none());
-        let (disk, starts) = match current {
-            Some(mark) => (mark.disk, mark.opening.starts + 1),
-            None => (Disk(cluster.client().random_u64()), 1),
+        let is_whole = |mark: &&DiskMark| mark.boot.is_none() || mark.boot == this_boot;
+        let current = mark.as_ref().filter(|_| lost.is_none()).filter(is_whole);
+        let (disk, starts, before) = match current {
+            Some(mark) => {
+                let all = mark.before.iter().chain([&mark.opening.id]);
+                let skipped = (mark.before.len() + 1).saturating_sub(MAX_BEFORE);
+                (mark.disk, mark.opening.starts + 1, all.skip(skipped).copied().collect())
+            }
+            None => (Disk(cluster.client().random_u64()), 1, Vec::new()),
         };
         let opening = Opening { starts, id: cluster.client().random_u64() };
         let (store_name, node_name) = (name.clone(), node.clone());
-        let next =
-            DiskMark { format: FORMAT, store: store_name, node: node_name, disk, opening, boot };
+        let next = DiskMark {
+            format: FORMAT,
+            store: store_name,
+            node: node_name,
+            disk,
+            opening,
+            before,
+            boot,
+        };
         let node = node.as_str().into();
         let clock = Arc::clone(&store.clock);
         let holder = Holder::new(node, disk, Arc::clone(&storage), clock, Rules::default());
@@ -147,7 +163,7 @@ impl Member {
         let own = self.mark.opening;
         match map.and_then(|map| map.openings.get(&self.mark.disk)) {
             Some(last) if *last == own => Claim::Ours,
-            Some(last) if last.starts >= own.starts => Claim::Lost,
+            Some(last) if !own.follows(&self.mark.before, *last) => Claim::Lost,
             _ => Claim::Open,
         }
     }
@@ -294,6 +310,7 @@ impl Member {
             seen,
             disk: self.mark.disk,
             opening: self.mark.opening,
+            before: self.mark.before.clone(),
             zone: cluster.options().zone.clone(),
             weight: cluster.options().weight,
             move_timeout_s: store.options.move_timeout.as_secs(),

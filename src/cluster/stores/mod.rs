@@ -7,13 +7,13 @@
 mod document;
 pub mod leader;
 mod member;
+mod options;
 pub mod remote;
 
 use super::node::unix_ms;
-use super::options::check_name;
 use super::replication::clock::VersionClock;
 use super::replication::holder::Holder;
-use super::replication::map::{ChangeKind, Entry, NodeId, Quorums};
+use super::replication::map::{ChangeKind, Entry, NodeId};
 use super::replication::peers::{Entries, Peers, Runtime};
 use super::replication::quorum::{Page, Router};
 use super::replication::record::{Range, Version};
@@ -31,7 +31,7 @@ use bytes::Bytes;
 use document::StoreMap;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use member::Member;
-use serde::{Deserialize, Serialize};
+use options::Shared;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::pending;
@@ -39,118 +39,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// The most shards of a store: its map must fit into a transaction of Consul, which has up to 512 KiB.
-pub const MAX_SHARDS: u32 = 8192;
-
-/// The most replicas of a store's shards together, for the same reason.
-const MAX_REPLICAS: usize = 3 * MAX_SHARDS as usize;
+pub use options::{MAX_SHARDS, StoreOptions, Survives};
 
 /// The shards that one call writes at the same time.
 const CONCURRENT_WRITES: usize = 32;
 
-/// How durable the records of a storage are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Survives {
-    /// What was applied is there after a crash of the machine.
-    #[default]
-    Machine,
-    /// What was applied is there after a crash of the process, and not after one of the machine.
-    Process,
-    /// It ends with the process.
-    Nothing,
-}
-
-/// The options of a replicated store.
-#[derive(Clone, Debug)]
-pub struct StoreOptions {
-    /// Its name, the same on all nodes.
-    pub name: String,
-    /// The number of shards, 1 to [`MAX_SHARDS`]; the same on all nodes.
-    pub shards: u32,
-    /// N, W and R; the same on all nodes.
-    pub quorums: Quorums,
-    /// How durable the records are.
-    pub survives: Survives,
-    /// How often the replicas of a shard are compared.
-    pub repair_every: Duration,
-    /// How long a node keeps the records of a shard that was moved away from it.
-    pub drop_after: Duration,
-    /// The leader cancels a change that makes no progress for so long; whole seconds.
-    pub move_timeout: Duration,
-    /// Versions further ahead of this machine's clock are refused.
-    pub max_skew: Duration,
-    /// The time limit of one request between nodes.
-    pub timeout: Duration,
-}
-
-/// What all nodes must agree on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Shared {
-    shards: u32,
-    replicas: usize,
-    write_quorum: usize,
-    read_quorum: usize,
-}
-
-impl StoreOptions {
-    /// The defaults for a store of this name: shards and replicas as in the cluster, and majorities.
-    pub fn new(name: impl Into<String>, cluster: &Options) -> Self {
-        StoreOptions {
-            name: name.into(),
-            shards: (cluster.shards as u32).min(MAX_SHARDS),
-            quorums: Quorums::majorities(cluster.replicas),
-            survives: Survives::default(),
-            repair_every: Duration::from_secs(600),
-            drop_after: Duration::from_secs(30),
-            move_timeout: Duration::from_secs(60),
-            max_skew: Duration::from_secs(60),
-            timeout: Duration::from_secs(5),
-        }
-    }
-
-    /// Checks the value of each option, and that the options fit together.
-    ///
-    /// # Errors
-    /// [`Kind::Config`], naming the option, its value and what is allowed.
-    pub fn check(&self) -> Result<(), Error> {
-        let refuse = |why: String| Err(Error::new(Kind::Config, why).not_sent());
-        check_name("name", &self.name)?;
-        if !(1..=MAX_SHARDS).contains(&self.shards) {
-            return refuse(format!("shards is {}: it must be from 1 to {MAX_SHARDS}", self.shards));
-        }
-        let Quorums { replicas, write, read } = self.quorums;
-        if !(1..=16).contains(&replicas) {
-            return refuse(format!("replicas is {replicas}: it must be from 1 to 16"));
-        }
-        let product = self.shards as usize * replicas;
-        if product > MAX_REPLICAS {
-            return refuse(format!(
-                "shards is {} and replicas is {replicas}, {product} together: up to {MAX_REPLICAS} fit into the \
-                 map",
-                self.shards
-            ));
-        }
-        for (name, value) in [("write_quorum", write), ("read_quorum", read)] {
-            if !(1..=replicas).contains(&value) {
-                return refuse(format!(
-                    "{name} is {value}: it must be from 1 to replicas, which is {replicas}"
-                ));
-            }
-        }
-        if write + read <= replicas {
-            return refuse(format!(
-                "write_quorum is {write} and read_quorum is {read}: together they must be more than replicas, \
-                 which is {replicas}, so that each read meets each write"
-            ));
-        }
-        Ok(())
-    }
-
-    fn shared(&self) -> Shared {
-        let Quorums { replicas, write, read } = self.quorums;
-        Shared { shards: self.shards, replicas, write_quorum: write, read_quorum: read }
-    }
-}
+/// The kinds of errors after which a storage is not opened again.
+const LASTING: [Kind; 3] = [Kind::Conflict, Kind::Decode, Kind::Unsupported];
 
 /// The key of a store's map.
 fn map_key(cluster: &Options, store: &str) -> String {
@@ -295,7 +190,13 @@ impl Store {
         let failed = &failed;
         let map = self.cluster.observe(&kv::GET, &key, WAIT, |state| async move {
             let found = match state.map(|state| state.answer.value) {
-                Some(Value::Bytes(bytes)) => StoreMap::decode(&bytes).map(Some),
+                Some(Value::Bytes(bytes)) => match StoreMap::decode(&bytes) {
+                    Err(error) if error.kind() == Kind::Decode => {
+                        let store = &self.options.name;
+                        return tracing::warn!(store, %error, "the map in Consul is ignored");
+                    }
+                    decoded => decoded.map(Some),
+                },
                 Some(_) => Ok(None),
                 // An outage: what is known stays.
                 None => return,
@@ -342,7 +243,7 @@ impl Store {
                     *lock(&self.member) = Some(Arc::clone(&member));
                     lost = Some(member.run(self).await);
                 }
-                Err(why) if [Kind::Conflict, Kind::Decode].contains(&why.kind()) => return why,
+                Err(why) if LASTING.contains(&why.kind()) => return why,
                 Err(error) => {
                     let store = &self.options.name;
                     tracing::warn!(store, %error, "the storage was not opened; it is tried again");
@@ -443,7 +344,11 @@ impl Store {
         self.cluster.client().clock().sleep(duration).await;
     }
 
-    fn checked(&self) -> Result<(), Error> {
+    /// Whether the store can be used.
+    ///
+    /// # Errors
+    /// The reason why it cannot.
+    pub fn checked(&self) -> Result<(), Error> {
         lock(&self.failure).clone().map_or(Ok(()), Err)
     }
 
@@ -545,7 +450,12 @@ impl Store {
 
     fn shard_status(&self, shard: u32, entry: &Entry, snapshot: &Snapshot) -> ShardStatus {
         let holders: Vec<NodeId> = entry.counting().map(|(_, it)| it.node.clone()).collect();
-        let is_live = |node: &&NodeId| snapshot.nodes.get(&***node).is_some_and(|it| it.is_live);
+        let own = self.cluster.options().node_id.as_str();
+        let is_shut = self.storage.is_some() && self.holder().is_none();
+        let is_live = |node: &&NodeId| {
+            let is_live = snapshot.nodes.get(&***node).is_some_and(|it| it.is_live);
+            is_live && !(is_shut && ***node == *own)
+        };
         let live = holders.iter().filter(is_live).count();
         let vacant = entry.slots.iter().filter(|slot| slot.is_vacant()).count();
         let changes = entry.slots.iter().filter_map(|slot| slot.change.as_ref());

@@ -23,12 +23,21 @@ pub fn service_name(store: &str) -> String {
     format!("replication/{store}")
 }
 
-/// What serves the requests of a store by the node's replicas, for [`DataPlane::set_service`].
-pub fn service(holder: Arc<Holder>) -> Service {
+/// What serves the requests of a store of so many shards and replicas by the node's replicas, for
+/// [`DataPlane::set_service`].
+pub fn service(holder: Arc<Holder>, shards: u32, replicas: usize) -> Service {
     Arc::new(move |body| {
         let holder = Arc::clone(&holder);
         Box::pin(async move {
             let request = Request::decode(&body.bytes)?;
+            let (shard, slots) = (request.shard, request.entry.slots.len());
+            if shard >= shards || slots > replicas {
+                let why = format!(
+                    "the request is about shard {shard} with {slots} replicas: the store has {shards} shards with \
+                     {replicas} replicas"
+                );
+                return Err(Error::new(Kind::Decode, why).not_sent());
+            }
             Ok(Body::bytes(holder.serve(request).await.encode()))
         })
     })

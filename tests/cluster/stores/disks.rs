@@ -33,6 +33,60 @@ fn an_old_copy_of_a_disk_counts_as_lost() {
     cases.has(&old, "after");
 }
 
+/// Its number of openings is then higher than that of the disk that it is a copy of.
+#[test]
+fn an_old_copy_of_a_disk_counts_as_lost_also_when_it_is_opened_again_and_again() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(3);
+    cases.fill(&nodes[0], "before");
+    let copy = cases.copy_of(&nodes[1].disk);
+    cases.kill(&nodes[1]);
+    let again = cases.start("n2", &nodes[1].disk);
+    cases.world.wait(Duration::from_secs(20));
+    cases.fill(&nodes[0], "after");
+    cases.kill(&again);
+    let mark = || cases.world.run(copy.kept("disk")).expect("memory");
+    for _ in 0..3 {
+        let before = mark();
+        let opened = cases.start("n2", &copy);
+        while mark() == before {
+            cases.world.wait(Duration::from_millis(1));
+        }
+        cases.kill(&opened);
+    }
+    let old = cases.start("n2", &copy);
+    cases.is_filled_again(&old);
+    cases.kill(&nodes[0]);
+    cases.has(&old, "before");
+    cases.has(&old, "after");
+}
+
+/// A process that dies as soon as it has opened its disk, and whose opening the leader may have seen.
+#[test]
+fn a_disk_that_is_opened_again_and_again_is_not_lost() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(3);
+    cases.fill(&nodes[0], "before");
+    let disk = &nodes[1].disk;
+    cases.kill(&nodes[1]);
+    let mark = || cases.world.run(disk.kept("disk")).expect("memory");
+    for lives_ms in [0, 50, 150, 400, 1000, 3000] {
+        let before = mark();
+        let opened = cases.start("n2", disk);
+        while mark() == before {
+            cases.world.wait(Duration::from_millis(1));
+        }
+        cases.world.wait(Duration::from_millis(lives_ms));
+        cases.kill(&opened);
+    }
+    let back = cases.start("n2", disk);
+    cases.wait_until(20, || back.store.holder().is_some());
+    assert!(nodes[0].is_settled(3), "{:?}", nodes[0].store.status());
+    cases.world.wait(Duration::from_secs(20));
+    cases.kill(&nodes[0]);
+    cases.has(&back, "before");
+}
+
 #[test]
 fn an_old_copy_of_a_disk_counts_as_lost_although_the_node_had_another_disk_since() {
     let cases = Cases::new();
@@ -172,6 +226,31 @@ fn a_disk_that_does_not_survive_the_machine_counts_as_lost_after_its_restart() {
     cases.wait_until(60, || back.is_settled(3));
     cases.kill(&nodes[0]);
     cases.has(&back, "before");
+}
+
+/// Operators may set another durability, for all nodes at once.
+#[test]
+fn disks_whose_storages_survive_more_or_less_from_now_on_are_not_lost() {
+    let cases = Cases::new();
+    let disks = [(); 3].map(|()| Disk::new());
+    let start = |number: usize, survives: Survives| {
+        let options = Cases::options(&format!("n{}", number + 1));
+        let store = StoreOptions { survives, ..StoreOptions::new("points", &options) };
+        cases.start_with(options, store, &disks[number])
+    };
+    let mut filled = false;
+    for survives in [Survives::Machine, Survives::Process, Survives::Machine] {
+        let nodes = [0, 1, 2].map(|number| start(number, survives));
+        cases.world.run(nodes[0].store.ready()).expect("a map");
+        if !filled {
+            cases.fill(&nodes[0], "before");
+            filled = true;
+        }
+        cases.world.wait(Duration::from_secs(20));
+        assert!(nodes[2].is_settled(3), "{:?}", nodes[2].store.status());
+        cases.has(&nodes[1], "before");
+        nodes.iter().for_each(|node| cases.kill(node));
+    }
 }
 
 #[test]
