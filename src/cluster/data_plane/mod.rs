@@ -16,6 +16,7 @@ pub use auth::{ClusterKey, MIN_SECRET_BYTES};
 pub use incoming::{Request, Service};
 pub use tls::DataTls;
 pub use wire::Body;
+pub(crate) use wire::MAX_NAME_BYTES;
 
 use super::{Cluster, Node, Options};
 use crate::clock::Instant as ClockInstant;
@@ -78,6 +79,9 @@ impl Default for CallOptions {
     }
 }
 
+/// A service, and the number of its requests that run.
+type Served = (Service, Arc<AtomicUsize>);
+
 /// The function that passes a request to the program.
 type Deliver = Box<dyn Fn(Request) + Send + Sync>;
 
@@ -92,9 +96,7 @@ pub struct DataPlane {
     polled: Mutex<ClockInstant>,
     waiting: Arc<AtomicUsize>,
     /// The requests that are served in the background, by name.
-    services: Mutex<HashMap<String, Service>>,
-    /// The number of those that run.
-    served: Arc<AtomicUsize>,
+    services: Mutex<HashMap<String, Served>>,
     peers: Mutex<HashMap<String, Arc<Peer>>>,
     retry_budget: Mutex<f64>,
     tls: Option<Tls>,
@@ -136,7 +138,6 @@ impl DataPlane {
             polled,
             waiting: Arc::default(),
             services: Mutex::default(),
-            served: Arc::default(),
             peers: Mutex::default(),
             retry_budget: Mutex::new(MAX_RETRY_BUDGET),
             tls,
@@ -185,11 +186,12 @@ impl DataPlane {
 
     /// Registers or removes the service of a name. Its requests do not reach the program, and need not wait
     /// until it polls. A request that was begun runs to its end, also after its caller has gone; up to
-    /// `max_waiting_requests` of all services run at a time.
+    /// `max_waiting_requests` of a service run at a time, so that one that waits for a program which does not
+    /// poll does not stop the others.
     pub fn set_service(&self, name: &str, service: Option<Service>) {
         let mut services = lock(&self.services);
         match service {
-            Some(service) => services.insert(name.to_owned(), service),
+            Some(service) => services.insert(name.to_owned(), (service, Arc::default())),
             None => services.remove(name),
         };
     }
@@ -360,8 +362,8 @@ impl DataPlane {
             refuse(429, Kind::RateLimited, why).map_err(Error::retryable)
         };
         let service = lock(&self.services).get(&head.name).cloned();
-        if let Some(service) = service {
-            return match QueueSlot::take(&self.served, *max_waiting_requests) {
+        if let Some((service, running)) = service {
+            return match QueueSlot::take(&running, *max_waiting_requests) {
                 Some(slot) => Ok(Awaited::of_service(service(body), slot)),
                 None => full("places for requests in the background are"),
             };

@@ -24,7 +24,7 @@ const VERSION: &str = "2";
 pub(super) const MAX_HEAD_BYTES: usize = 16 << 10;
 
 /// The longest name of a handler and idempotency key, which keeps heads below [`MAX_HEAD_BYTES`].
-const MAX_NAME_BYTES: usize = 256;
+pub(crate) const MAX_NAME_BYTES: usize = 256;
 
 const CLUSTER: HeaderName = HeaderName::from_static("node-cluster");
 const FROM: HeaderName = HeaderName::from_static("node-from");

@@ -164,12 +164,22 @@ impl Drop for RunningStore {
 
 /// The service of a store's requests, which are refused until its storage is open.
 fn served(store: Weak<Store>) -> Service {
-    Arc::new(move |body| match store.upgrade().and_then(|store| store.holder()) {
-        Some(holder) => service(holder)(body),
-        None => Box::pin(async {
-            let why =
-                "its storage is not open yet: a storage of functions is when its program polls";
-            Err(Error::new(Kind::NotReady, why).retryable().with_status(503).not_sent())
-        }),
+    Arc::new(move |body| match store.upgrade().and_then(|it| Some((it.holder()?, it))) {
+        Some((holder, store)) => {
+            let options = store.options();
+            service(holder, options.shards, options.quorums.replicas)(body)
+        }
+        None => {
+            let checked = store.upgrade().map_or(Ok(()), |store| store.checked());
+            let why = match checked {
+                Err(error) => format!("its store cannot be used: {error}"),
+                Ok(()) => {
+                    "its storage is not open yet: a storage of functions is when its program polls"
+                        .to_owned()
+                }
+            };
+            let error = Error::new(Kind::NotReady, why).retryable().with_status(503).not_sent();
+            Box::pin(async { Err(error) })
+        }
     })
 }

@@ -256,18 +256,26 @@ fn answer(
     Ok(())
 }
 
-/// An error's text without the files and lines of the program, which are not for other nodes.
+/// The most bytes of a program's message that others get.
+const MAX_MESSAGE_BYTES: usize = 8 << 10;
+
+/// The beginning of an error's text without the files and lines of the program, which are not for other nodes.
 /// `own_name` is the file of the handler as messages show it.
 pub fn without_positions(text: &str, own_name: Option<&str>) -> String {
     static IN_TEXT: LazyLock<Regex> = LazyLock::new(|| {
         let name = r#"\[string "[^\n]*?"\]|[/.][^\n:]*?\.lua|[^\s:'"(]+\.lua"#;
-        Regex::new(&format!(r#"(?m)(^|[\s'"(])(?:{name}):\d+:? ?"#)).expect("a valid pattern")
+        // Positions in a row share the space between them.
+        Regex::new(&format!(r#"(?m)(^|[\s'"(])(?:(?:{name}):\d+:? ?)+"#)).expect("a valid pattern")
     });
     static AT_START: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"^[^\s:]*/[^\s:]*:\d+: ").expect("a valid pattern"));
     static LINE: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"^:\d+: ").expect("a valid pattern"));
-    let mut left = text;
+    let mut end = text.len().min(MAX_MESSAGE_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut left = &text[..end];
     loop {
         let own = own_name
             .and_then(|name| LINE.find(left.strip_prefix(name)?).map(|it| name.len() + it.end()));
@@ -276,13 +284,7 @@ pub fn without_positions(text: &str, own_name: Option<&str>) -> String {
             None => break,
         }
     }
-    let (mut text, mut before) = (left.to_owned(), 0);
-    // Positions in a row share the space between them.
-    while text.len() != before {
-        before = text.len();
-        text = IN_TEXT.replace_all(&text, "$1").into_owned();
-    }
-    text
+    IN_TEXT.replace_all(left, "$1").into_owned()
 }
 
 /// The second argument of a handler.

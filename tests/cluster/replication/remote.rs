@@ -60,7 +60,7 @@ impl Member {
         let storage = Arc::clone(&memory);
         let holder = Holder::new(id.into(), Disk(disk), storage, clock(), Rules::default());
         let holder = Arc::new(holder);
-        node.plane.set_service(&service_name(STORE), Some(service(Arc::clone(&holder))));
+        node.plane.set_service(&service_name(STORE), Some(service(Arc::clone(&holder), 1, 3)));
         let peers = remote(&node);
         let transfer =
             Transfer { holder: Arc::clone(&holder), peers, quorums: QUORUMS, page: 1000 };
