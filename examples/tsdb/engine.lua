@@ -13,6 +13,11 @@ local MAX_BLOCKS, PAGE = 10000, 1000
 -- The times of points, in seconds: their ids have them with microseconds and as many digits.
 local MAX_TIME_S, TIME = 99999999999, "%018.6f"
 
+-- A time as ids have it, and without the sign of -0.
+local function rounded(timestamp)
+  return tonumber(TIME:format(timestamp)) + 0
+end
+
 local Engine = {}
 Engine.__index = Engine
 
@@ -106,6 +111,7 @@ local function record_of(kind_name, point)
   if type(timestamp) ~= "number" or not (timestamp >= 0 and timestamp <= MAX_TIME_S) then
     return nil, ("the timestamp is %s: it must be from 0 to %.0f"):format(tostring(timestamp), MAX_TIME_S)
   end
+  timestamp = rounded(timestamp)
   local tags, why = fields.encode(kind.tags(point))
   local values, why_not = fields.encode(kind.fields(point))
   if not (tags and values) then

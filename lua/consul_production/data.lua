@@ -44,6 +44,10 @@ end
 -- Returns true and { nodes }, the ids of the nodes with replicas, with `not_in_force` when another number of them was
 -- requested; else false, a message and an error table.
 function data.store(session, key, value, given)
+  if key:find("/replicas/", 1, true) then
+    local message = ('store_data: the key %q has "/replicas/": such keys name the nodes with replicas of a value'):format(key)
+    return false, message, { kind = "argument", message = message, retryable = false, maybe_applied = false }
+  end
   local full = session.values["storage.kv_prefix"] .. key
   local timeout_ms = session.values["cluster.write_timeout"] * 1000
   local factor = given.replication_factor or session.values["cluster.replication_factor"]

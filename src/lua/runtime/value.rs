@@ -122,7 +122,11 @@ fn from_table(lua: &Lua, table: &Table, depth: usize) -> Result<Value, Error> {
         let (key, member) = pair.map_err(unreadable)?;
         match key {
             LuaValue::String(name) => {
-                let name = name.to_string_lossy();
+                let name = name.to_str().map_err(|_| {
+                    let name = name.to_string_lossy();
+                    Error::misuse(format!("a table has the key {name:?}, which is not UTF-8"))
+                })?;
+                let name = name.to_owned();
                 let member = from_lua_at(lua, &member, depth + 1)?;
                 members.push((name, member));
             }
