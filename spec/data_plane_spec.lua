@@ -138,6 +138,25 @@ describe("calls between nodes", function()
     end
   end)
 
+  it("do not keep the program busy with a handler's long message", function()
+    local one, other = two()
+    other:handle("returns", function(text)
+      return nil, text
+    end)
+    local begun = os.clock()
+    local _, message = one:call("n2", "returns", " " .. ("b.lua:1:"):rep(100000), { timeout_ms = 20000 })
+    -- A quarter of that took 9 s.
+    assert.is_true(os.clock() - begun < 5)
+    assert.is_true(#message < 9000)
+  end)
+
+  it("refuse a table with a key that is not UTF-8, of which another one could be the same", function()
+    local one = two()
+    local called, message = pcall(one.call, one, "n2", "echo", { ["k\255"] = 1, ["k\254"] = 2 })
+    assert.is_false(called)
+    assert.matches("which is not UTF-8", tostring(message), 1, true)
+  end)
+
   it("take up to 3 retries", function()
     local one, other = two()
     other:handle("echo", echo)

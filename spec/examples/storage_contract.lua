@@ -124,6 +124,16 @@ return function(open, new_path)
     assert.equal("a=one", scanned(1))
   end)
 
+  it("has more records of one write than Lua has constants of a function, after it was reopened", function()
+    local many = {}
+    for i = 1, 70000 do
+      many[i] = record(("%05d"):format(i), 1, tostring(i))
+    end
+    assert.is_true(storage:apply(7, many))
+    reopen()
+    assert.equal(70000, #storage:scan(7, "", nil, nil, 80000))
+  end)
+
   it("stores more records at once than a statement or a page has", function()
     local many = {}
     for i = 1, 1234 do

@@ -217,6 +217,16 @@ describe("examples/tsdb", function()
       assert.same({ true, {} }, { cluster:fetch_data("n2", query) })
     end)
 
+    it("has a point where its time is rounded to, also at the end of a block and at -0", function()
+      local all = engines(1, { replication_factor = 1, points = {} })
+      for i, timestamp in ipairs({ 1700000399.9999998, 1e8 - 100 - 1e-7, 599.9999999, -0.0 }) do
+        local name, near = "cpu" .. i, math.floor(timestamp + 0.5)
+        assert.is_true(all[1]:put_metric_data(name, timestamp, i))
+        local _, rows = all[1]:get_metric_data(name, near - 300, near + 300)
+        assert.same({ near }, { rows[1] and rows[1].timestamp })
+      end
+    end)
+
     it("refuses values that it could not read back", function()
       local all = engines(1, { replication_factor = 1, points = {} })
       local success, message = all[1]:put_metric_data("cpu", 100, {})
