@@ -45,7 +45,8 @@ end
 -- requested; else false, a message and an error table.
 function data.store(session, key, value, given)
   if key:find("/replicas/", 1, true) then
-    local message = ('store_data: the key %q has "/replicas/": such keys name the nodes with replicas of a value'):format(key)
+    local message = 'store_data: the key %q has "/replicas/": such keys name the nodes with replicas of a value'
+    message = message:format(key)
     return false, message, { kind = "argument", message = message, retryable = false, maybe_applied = false }
   end
   local full = session.values["storage.kv_prefix"] .. key
