@@ -477,6 +477,12 @@ describe("replicated shards", function()
     end)
   end)
 
+  it("need a storage of their own", function()
+    local node, storage = new_node("n1"), table_storage()
+    node:replicate("points", storage)
+    support.raises('store "points" has this storage', node.replicate, node, "others", storage)
+  end)
+
   it("need a storage with all of its functions", function()
     local node = new_node("n1")
     for _, name in ipairs({ "apply", "scan", "drop", "purge", "keep", "kept" }) do

@@ -92,7 +92,15 @@ fn replicate(call: &Call<ClusterNode>) -> native::Result {
     if node.stores.borrow().contains_key(&name) {
         return Err(node.error(Kind::Conflict, &format!("it has a store {name:?} already")).into());
     }
-    storages(call.userdata)?.raw_set(name.as_str(), table)?;
+    let storages = storages(call.userdata)?;
+    for pair in storages.pairs::<String, Table>() {
+        let (other, storage) = pair?;
+        if table == Some(&storage) {
+            let why = format!("store {other:?} has this storage: each store needs one of its own");
+            return Err(node.error(Kind::Conflict, &why).into());
+        }
+    }
+    storages.raw_set(name.as_str(), table)?;
     let declared = Declared { options, place };
     if let Some(running) = node.running().filter(|running| !running.has_ended()) {
         running.start_store(&declared)?;
