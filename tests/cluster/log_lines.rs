@@ -63,6 +63,8 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("the map was not put back; it is tried again", "twice a second at most"),
     ("Consul has lost the map of a store; it is put back", "once for each loss"),
     ("its entry may be old and stays as it is", "of each shard once in two seconds at most"),
+    ("accept_loss had no effect: no replica is known to be missing", "an operator"),
+    ("an operator accepts the loss of replicas", "an operator"),
     ("the last report was not read; it is tried again", "twice a second at most"),
     ("the storage was not opened; it is tried again", "a storage of this process"),
     ("a store cannot be used", "once, at the end of a store"),

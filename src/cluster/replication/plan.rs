@@ -41,6 +41,13 @@ impl Member {
     fn place(&self, is_first: bool) -> Place {
         Place { node: self.id.clone(), disk: self.disk, is_first }
     }
+
+    /// Whether it is there with this replica.
+    fn has(&self, shard: u32, place: &Place) -> bool {
+        self.presence == Presence::Live
+            && self.disk == place.disk
+            && !self.report.missing.contains(&shard)
+    }
 }
 
 /// Whether a node is there.
@@ -65,9 +72,12 @@ pub struct Planner<'a> {
     pub may_plan: bool,
     /// The changes that make no progress: the shard and the epoch that planned it.
     pub stuck: &'a BTreeSet<(u32, u64)>,
-    /// The shards whose loss an operator has accepted.
-    pub accepted: &'a BTreeSet<u32>,
+    /// The replicas of each shard whose loss an operator has accepted.
+    pub accepted: &'a Accepted,
 }
+
+/// The replicas of each shard whose loss an operator has accepted: those that were missing then.
+pub type Accepted = BTreeMap<u32, BTreeSet<Place>>;
 
 impl Map {
     /// The first map, of this version: its shards are empty.
@@ -112,6 +122,16 @@ impl Map {
         });
         let next = Map { version, shards: shards.collect() };
         (next.shards != self.shards).then_some(next)
+    }
+
+    /// The replicas of a shard that are missing: their nodes are away, or have lost them.
+    pub fn missing(&self, shard: u32, members: &[Member]) -> BTreeSet<Place> {
+        let member = |id: &NodeId| members.iter().find(|member| member.id == *id);
+        let slots = self.shards.get(shard as usize).into_iter().flat_map(|entry| &entry.slots);
+        let holders = slots.filter_map(|slot| slot.holder.as_ref());
+        let is_missing =
+            |place: &&Place| !member(&place.node).is_some_and(|it| it.has(shard, place));
+        holders.filter(is_missing).cloned().collect()
     }
 
     /// The same map with new epochs for all entries, after Consul went back.
@@ -179,11 +199,7 @@ impl<'a> Plan<'a> {
     /// Whether a holder is there with the disk that its slot names.
     fn is_whole(&self, shard: u32, slot: &Slot) -> bool {
         let Some(holder) = &slot.holder else { return false };
-        self.member(&holder.node).is_some_and(|member| {
-            member.presence == Presence::Live
-                && member.disk == holder.disk
-                && !member.report.missing.contains(&shard)
-        })
+        self.member(&holder.node).is_some_and(|member| member.has(shard, holder))
     }
 
     /// Whether the holder that a failover replaces is back with its replica.
@@ -271,10 +287,10 @@ impl<'a> Plan<'a> {
     /// for a node that is down, by the word of an operator.
     fn replace(&self, slots: &mut [Vec<Slot>], version: u64) {
         for shard in 0..slots.len() {
-            let is_accepted = self.planner.accepted.contains(&(shard as u32));
             let is_due = |slot: &Slot| match (&slot.holder, &slot.change) {
                 (Some(holder), None) => {
-                    is_accepted && self.presence(&holder.node) == Presence::Down
+                    self.is_accepted(shard as u32, holder)
+                        && self.presence(&holder.node) == Presence::Down
                 }
                 (_, Some(change)) => self.has_failed(shard as u32, change, &slots[shard]),
                 (None, None) => false,
@@ -304,16 +320,23 @@ impl<'a> Plan<'a> {
         spare.map(|member| member.id.clone())
     }
 
+    /// Whether an operator has accepted the loss of a replica.
+    fn is_accepted(&self, shard: u32, place: &Place) -> bool {
+        self.planner.accepted.get(&shard).is_some_and(|lost| lost.contains(place))
+    }
+
     /// Notes in the failovers of a shard which nodes they do not wait for: the ones that are down or have
-    /// lost their replicas, if an operator has accepted that.
+    /// lost their replicas, as far as an operator has accepted that.
     fn note_losses(&self, shard: u32, slots: &mut [Slot]) {
-        let is_accepted = self.planner.accepted.contains(&shard);
-        let lost = slots.iter().filter(|slot| is_accepted && !self.is_whole(shard, slot));
+        let lost = slots.iter().filter(|slot| !self.is_whole(shard, slot));
         let lost = lost.filter_map(|slot| slot.holder.as_ref());
+        let lost = lost.filter(|place| self.is_accepted(shard, place));
         let lost: Vec<NodeId> = lost.map(|place| place.node.clone()).collect();
-        let changes = slots.iter_mut().filter_map(|slot| slot.change.as_mut());
-        for change in changes.filter(|change| change.kind == ChangeKind::Failover) {
-            change.lost.clone_from(&lost);
+        for Slot { holder, change } in slots {
+            let change = change.as_mut().filter(|change| change.kind == ChangeKind::Failover);
+            let Some(change) = change else { continue };
+            let is_accepted = holder.as_ref().is_none_or(|it| self.is_accepted(shard, it));
+            change.lost = if is_accepted { lost.clone() } else { Vec::new() };
         }
     }
 

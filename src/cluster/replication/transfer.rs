@@ -2,7 +2,7 @@
 
 use super::digest;
 use super::holder::Holder;
-use super::map::{Change, ChangeKind, Entry, NodeId, Quorums, Slot};
+use super::map::{Change, ChangeKind, Entry, NodeId, Place, Quorums, Slot};
 use super::message::{Action, Outcome, Request};
 use super::peers::Peers;
 use super::record::{OVERHEAD, Record, Version};
@@ -155,7 +155,14 @@ impl Transfer {
         let is_enough = |work: &Work| {
             let has_quorum = current(&work.fenced) + vacant >= to_fence
                 && current(&work.copied) + vacant >= to_copy;
-            let has_all = || reachable.iter().all(|node| work.copied.contains(node));
+            // What was lost after the operator's word is not among what it accepts.
+            let has_all = || {
+                let holders = entry.slots.iter().filter(is_other);
+                holders.filter_map(|slot| slot.holder.as_ref()).all(|Place { node, .. }| {
+                    let is_copied = others.contains(node) && work.copied.contains(node);
+                    is_copied || change.lost.contains(node)
+                })
+            };
             has_quorum || (!change.lost.is_empty() && has_all())
         };
         let mut why = None;

@@ -146,6 +146,19 @@ impl StoreMap {
         self.map.shards.iter().enumerate().map(|(shard, entry)| (shard as u32, entry))
     }
 
+    /// The replicas of a shard that are known to be missing; `None`: it is not known who has them.
+    pub fn missing(&self, shard: u32, is_live: impl Fn(&str) -> bool) -> Option<BTreeSet<Place>> {
+        let is_known = !self.unrecovered.contains(&shard);
+        let entry = self.map.shards.get(shard as usize).filter(|_| is_known)?;
+        let is_missing = |slot: &&Slot| {
+            let node = slot.holder.as_ref().map(|place| &place.node);
+            slot.counting().is_none()
+                || node.is_some_and(|node| self.down.contains_key(node) || !is_live(node))
+        };
+        let missing = entry.slots.iter().filter(is_missing);
+        Some(missing.filter_map(|slot| slot.holder.clone()).collect())
+    }
+
     /// Whether nothing is planned, and no node is down.
     pub fn is_quiet(&self) -> bool {
         let mut slots = self.map.shards.iter().flat_map(|entry| &entry.slots);

@@ -1,20 +1,19 @@
 //! The leader's work for all replicated stores of the cluster: it alone changes their maps.
 
-use super::document::{MemberRecord, StoreMap};
-use super::{Shared, map_key, members_prefix, read_map};
+use super::document::StoreMap;
+use super::said::{Said, Word, parse};
+use super::{Shared, accepted_key, map_key, members_prefix, read_map, said};
 use crate::client::coordination::{Lease, Operation, delete_unchanged, set, unchanged};
-use crate::client::watch::State;
 use crate::clock::{BoxFuture, Instant};
 use crate::cluster::node::unix_ms;
-use crate::cluster::replication::map::{Disk, Entry, NodeId, Slot};
+use crate::cluster::replication::map::{Disk, Entry, NodeId};
 use crate::cluster::replication::peers::Peers;
-use crate::cluster::replication::plan::{Map, Member, Planner, Presence};
+use crate::cluster::replication::plan::{Accepted, Map, Member, Planner, Presence};
 use crate::cluster::replication::recover;
 use crate::cluster::{Cluster, Mode, Snapshot, WAIT};
 use crate::error::{Error, Kind};
 use crate::sync::lock;
 use crate::wire::api::kv;
-use crate::wire::value::Value;
 use futures_util::stream::{self, StreamExt as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -43,31 +42,11 @@ const AUDIT_INTERVAL: Duration = Duration::from_secs(5);
 /// The shards whose holders are asked at the same time.
 const CONCURRENT_ASKS: usize = 32;
 
+/// How many words change in a transaction, each with up to two of its 64 operations.
+const WORDS_AT_ONCE: usize = 16;
+
 /// The way to the nodes of a store of this name.
 pub type Reach = Arc<dyn Fn(&str) -> Arc<dyn Peers> + Send + Sync>;
-
-/// What the nodes and the operators say about one store.
-#[derive(Debug, Default)]
-struct Said {
-    members: BTreeMap<NodeId, (MemberRecord, u64)>,
-    accepted: BTreeSet<u32>,
-}
-
-impl Said {
-    fn records(&self) -> impl Iterator<Item = &MemberRecord> + Clone {
-        self.members.values().map(|(record, _)| record)
-    }
-
-    /// Those of some nodes that have the options which all nodes must agree on.
-    fn agreeing(&self, nodes: &BTreeSet<NodeId>, shared: Shared) -> BTreeSet<NodeId> {
-        let record = |node: &NodeId| self.members.get(node).map(|(record, _)| record);
-        let agrees = |node: &&NodeId| record(node).is_some_and(|it| it.shared == shared);
-        nodes.iter().filter(agrees).cloned().collect()
-    }
-}
-
-/// The same for each store.
-type AllSaid = BTreeMap<String, Arc<Said>>;
 
 /// Does the leader's work while this node is the leader; never completes.
 pub async fn run(cluster: &Cluster, reach: &Reach) -> Infallible {
@@ -128,30 +107,6 @@ async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach) {
         _ = watched => {}
         () = work => {}
     }
-}
-
-fn parse(prefix: &str, state: &State) -> AllSaid {
-    let mut all: BTreeMap<String, Said> = BTreeMap::new();
-    for entry in state.answer.value.items() {
-        let Some(key) = entry.get("Key").and_then(Value::as_str) else { continue };
-        let Some(Value::Bytes(bytes)) = entry.get("Value") else { continue };
-        let index = entry.get("ModifyIndex").and_then(Value::as_u64).unwrap_or_default();
-        let mut parts = key.strip_prefix(prefix).unwrap_or_default().splitn(3, '/');
-        let (Some(store), Some(what), Some(name)) = (parts.next(), parts.next(), parts.next())
-        else {
-            continue;
-        };
-        let said = all.entry(store.to_owned()).or_default();
-        match what {
-            "nodes" => match MemberRecord::decode(bytes) {
-                Ok(record) => _ = said.members.insert(name.into(), (record, index)),
-                Err(error) => tracing::warn!(key, %error, "not a record of a node"),
-            },
-            "accepted" => said.accepted.extend(name.parse::<u32>()),
-            _ => {}
-        }
-    }
-    all.into_iter().map(|(store, said)| (store, Arc::new(said))).collect()
 }
 
 /// The state of the leader's work during one leadership.
@@ -223,15 +178,19 @@ impl Duty<'_> {
         let is_same = |(old, before): &(Arc<Said>, Arc<Snapshot>)| {
             Arc::ptr_eq(old, said) && Arc::ptr_eq(before, &snapshot)
         };
-        if stored.is_quiet() && known.idle_with.as_ref().is_some_and(is_same) {
+        let is_quiet = stored.is_quiet() && said.words.is_empty();
+        if is_quiet && known.idle_with.as_ref().is_some_and(is_same) {
             return Ok(());
         }
         known.idle_with = None;
+        if self.heed(store, said, &live, &snapshot).await? {
+            return Ok(());
+        }
         match self.next(store, &stored, said, &live, &snapshot, now).await {
             Some(next) => self.publish(store, next).await?,
             None => self.note_idle(store, said, &snapshot),
         }
-        self.tidy(store, said, &live, &snapshot).await
+        self.tidy(store, said, &snapshot).await
     }
 
     /// Notes that what is known now leads to no change; soon after a plan, another one may be due.
@@ -401,7 +360,7 @@ impl Duty<'_> {
         let since = |node: &NodeId| stored.down.get(node).map_or(now_ms, |at| now_ms.min(*at));
         next.down = down.map(|node| (node.clone(), since(node))).collect();
         next.note_openings(said.records());
-        self.recover(store, &mut next, &said.accepted).await;
+        self.recover(store, &mut next, &said.words).await;
         let members = self.members(said, &live, snapshot, shared, &next.down, &named);
         let min_nodes = self.cluster.options().min_nodes;
         let known = self.stores.get_mut(store)?;
@@ -409,7 +368,8 @@ impl Duty<'_> {
             && snapshot.live().count() >= min_nodes
             && now >= known.planned_at + PLAN_PAUSE;
         let stuck = known.stuck(&next.map, said, now);
-        let planner = planner(&members, shared, may_plan, &stuck, &said.accepted);
+        let accepted = said.accepted();
+        let planner = planner(&members, shared, may_plan, &stuck, &accepted);
         if let Some(mut map) = next.map.next(&planner) {
             // Nothing changes before the holders have said what they know.
             for shard in &next.unrecovered {
@@ -433,7 +393,7 @@ impl Duty<'_> {
     }
 
     /// Asks the holders of the shards whose entries may be old, and puts back the newest ones.
-    async fn recover(&mut self, store: &str, next: &mut StoreMap, accepted: &BTreeSet<u32>) {
+    async fn recover(&mut self, store: &str, next: &mut StoreMap, words: &BTreeMap<u32, Word>) {
         let now = self.cluster.now();
         let Some(known) = self.stores.get_mut(store) else { return };
         let is_early = known.asked_at.is_some_and(|at| now < at + RECOVER_PAUSE);
@@ -446,7 +406,7 @@ impl Duty<'_> {
         let mut asks: Vec<BoxFuture<'_, (u32, Result<Entry, Error>)>> = Vec::new();
         for shard in next.unrecovered.iter().copied() {
             let (entry, peers) = (next.map.shards[shard as usize].clone(), Arc::clone(&peers));
-            let skips_silent = accepted.contains(&shard);
+            let skips_silent = words.get(&shard).is_some_and(|word| word.lost.is_none());
             asks.push(Box::pin(async move {
                 (shard, recover::newest(&*peers, shard, &entry, version, skips_silent).await)
             }));
@@ -485,31 +445,46 @@ impl Duty<'_> {
         }
     }
 
-    /// Removes what is over: words of operators, and records of nodes that have left.
-    async fn tidy(
+    /// Makes the words of operators be about what is missing, and removes those that are over. Returns
+    /// whether one was changed, and with it what is to be planned.
+    async fn heed(
         &self,
         store: &str,
         said: &Said,
         live: &BTreeSet<NodeId>,
         snapshot: &Snapshot,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
+        let Some(known) = self.stores.get(store) else { return Ok(false) };
+        // Before the holders have said what they know, the entries may name others.
+        let Some(map) = known.stored.as_ref().filter(|map| map.unrecovered.is_empty()) else {
+            return Ok(false);
+        };
+        let live = said.agreeing(live, map.shared);
+        let members = self.members(said, &live, snapshot, map.shared, &map.down, &known.named);
+        let mut operations: Vec<Vec<Operation>> = Vec::new();
+        for (&shard, word) in &said.words {
+            if let Some(lost) = word.narrowed(&map.map.missing(shard, &members)) {
+                if word.lost.is_none() {
+                    said::log_word(store, shard, &lost);
+                }
+                let key = accepted_key(self.cluster.options(), store, shard);
+                operations.push(word.write(&key, &lost));
+            }
+        }
+        for operations in operations.chunks(WORDS_AT_ONCE) {
+            self.change(operations.concat()).await?;
+        }
+        Ok(!operations.is_empty())
+    }
+
+    /// Removes the records of nodes that have left.
+    async fn tidy(&self, store: &str, said: &Said, snapshot: &Snapshot) -> Result<(), Error> {
         let Some(known) = self.stores.get(store) else { return Ok(()) };
         let Some(map) = known.stored.as_ref().filter(|map| map.unrecovered.is_empty()) else {
             return Ok(());
         };
         let prefix = format!("{}{store}/", members_prefix(self.cluster.options()));
         let mut removed: Vec<Operation> = Vec::new();
-        for shard in &said.accepted {
-            let entry = map.map.shards.get(*shard as usize);
-            let is_whole = |slot: &Slot| {
-                slot.change.is_none()
-                    && slot.holder.as_ref().is_none_or(|it| live.contains(&it.node))
-            };
-            if entry.is_none_or(|entry| entry.slots.iter().all(is_whole)) {
-                let key = format!("{prefix}accepted/{shard}");
-                removed.push(vec![("Verb", "delete".into()), ("Key", key.into())]);
-            }
-        }
         let forget_ms = self.cluster.options().forget_after.as_millis() as u64;
         for (node, (_, index)) in &said.members {
             let is_named = known.named.contains(node);
@@ -524,7 +499,12 @@ impl Duty<'_> {
         if removed.is_empty() {
             return Ok(());
         }
-        match self.lease.fenced(removed).await {
+        self.change(removed).await
+    }
+
+    /// Changes keys, unless somebody else has changed one of them.
+    async fn change(&self, operations: Vec<Operation>) -> Result<(), Error> {
+        match self.lease.fenced(operations).await {
             Err(error) if error.kind() != Kind::TxnFailed => Err(error),
             _ => Ok(()),
         }
@@ -563,7 +543,7 @@ fn planner<'a>(
     shared: Shared,
     may_plan: bool,
     stuck: &'a BTreeSet<(u32, u64)>,
-    accepted: &'a BTreeSet<u32>,
+    accepted: &'a Accepted,
 ) -> Planner<'a> {
     Planner { members, replicas: shared.replicas, may_plan, stuck, accepted }
 }

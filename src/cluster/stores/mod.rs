@@ -9,6 +9,7 @@ pub mod leader;
 mod member;
 mod options;
 pub mod remote;
+mod said;
 
 use super::node::unix_ms;
 use super::replication::clock::VersionClock;
@@ -468,7 +469,8 @@ impl Store {
         }
     }
 
-    /// Lets a failover of a shard copy what can be reached, although acknowledged writes may be lost.
+    /// Lets the failovers of a shard do without the replicas that are known to be missing now, although
+    /// acknowledged writes may be lost.
     ///
     /// # Errors
     /// [`Kind::Argument`] for a shard that does not exist; those of the call.
@@ -477,8 +479,18 @@ impl Store {
             let most = self.options.shards - 1;
             return Err(Error::argument(format!("shard is {shard}: it must be from 0 to {most}")));
         }
+        let map = self.map.borrow().clone();
+        let snapshot = self.cluster.snapshot();
+        let is_live = |node: &str| snapshot.nodes.get(node).is_some_and(|it| it.is_live);
+        let lost = map.and_then(|map| map.missing(shard, is_live));
+        if let Some(lost) = &lost {
+            said::log_word(&self.options.name, shard, lost);
+            if lost.is_empty() {
+                return Ok(());
+            }
+        }
         let key = accepted_key(self.cluster.options(), &self.options.name, shard);
-        let args = Args::new().arg(key).arg(b"accepted".to_vec());
+        let args = Args::new().arg(key).arg(said::encode(lost.as_ref()));
         self.cluster.client().call(&kv::PUT, &args).await.map(|_| ())
     }
 

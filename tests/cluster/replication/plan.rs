@@ -1,7 +1,9 @@
 //! The leader's plans.
 
 use consul_ffi::cluster::replication::map::{Change, ChangeKind, Disk, NodeId};
-use consul_ffi::cluster::replication::plan::{MAX_CHANGES, Map, Member, Planner, Presence};
+use consul_ffi::cluster::replication::plan::{
+    Accepted, MAX_CHANGES, Map, Member, Planner, Presence,
+};
 use consul_ffi::cluster::replication::state::Report;
 use std::collections::BTreeSet;
 
@@ -19,7 +21,8 @@ fn members(count: u64) -> Vec<Member> {
 
 fn next(map: &Map, members: &[Member], stuck: &[(u32, u64)], accepted: &[u32]) -> Map {
     let stuck: BTreeSet<_> = stuck.iter().copied().collect();
-    let accepted: BTreeSet<_> = accepted.iter().copied().collect();
+    let missing = |shard: &u32| (*shard, map.missing(*shard, members));
+    let accepted: Accepted = accepted.iter().map(missing).collect();
     let planner =
         Planner { members, replicas: 3, may_plan: true, stuck: &stuck, accepted: &accepted };
     map.next(&planner).unwrap_or_else(|| map.clone())

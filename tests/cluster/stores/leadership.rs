@@ -131,12 +131,85 @@ fn an_operator_who_accepts_a_loss_does_not_wait_for_the_time_of_a_replacement() 
     let status = nodes[0].store.status();
     let holds = |it: &&ShardStatus| it.holders.iter().any(|node| **node == *"n4");
     let shard = status.iter().find(holds).expect("a shard of n4").shard;
+    cases.wait_until(30, || cases.map().contains("\"down\":{\"n4\""));
     cases.world.run(nodes[0].store.accept_loss(shard)).expect("the right to write");
-    cases.wait_until(65, || {
+    // Less than `replace_after`.
+    cases.wait_until(20, || {
         let after = &nodes[0].store.status()[shard as usize];
         after.targets.is_empty() && !holds(&after)
     });
     cases.has(&nodes[0], "before");
+}
+
+/// What is acknowledged by n2 and n3 only is not read as older when the loss of n3 was accepted, and then
+/// n2 loses its disk.
+fn accept_the_loss_of_n3_and_lose_n2(is_n3_known: bool, change_word: impl Fn(&Cases, u32)) {
+    let cases = Cases::new();
+    let mut nodes = cases.nodes(3);
+    cases.fill(&nodes[0], "x");
+    let n1 = cases.network.stores.lock().expect("no panic").remove("n1");
+    for number in 0..40 {
+        cases.write(&nodes[1], &format!("x-{number}"), "new").expect("n2 and n3");
+    }
+    cases.kill(&nodes[2]);
+    cases.network.stores.lock().expect("no panic").extend(n1.map(|it| ("n1".into(), it)));
+    if is_n3_known {
+        cases.wait_until(30, || cases.map().contains("\"down\":{\"n3\""));
+    }
+    for shard in 0..nodes[0].store.options().shards {
+        cases.world.run(nodes[0].store.accept_loss(shard)).expect("the right to write");
+        change_word(&cases, shard);
+    }
+    cases.world.wait(Duration::from_millis(if is_n3_known { 1000 } else { 100 }));
+    assert_eq!(cases.said("accepted/0").is_some(), is_n3_known);
+    cases.kill(&nodes[1]);
+    nodes[1] = cases.start("n2", &Disk::new());
+    cases.world.wait(Duration::from_secs(50));
+    let is_read = |number: &u32| {
+        let key = format!("x-{number}");
+        let range = Range::all();
+        let read = nodes[0].store.read(key.as_bytes(), &range, 100, cases.deadline(1));
+        cases.world.run(read).is_ok()
+    };
+    assert_eq!((0..40).filter(is_read).count(), 0, "read as complete without what n3 has");
+    nodes[2] = cases.start("n3", &nodes[2].disk);
+    cases.wait_until(60, || nodes[0].is_settled(3));
+    for number in 0..40 {
+        assert_eq!(cases.read(&nodes[0], &format!("x-{number}")).as_deref(), Some("new"));
+    }
+    cases.wait_until(10, || cases.said("accepted/0").is_none());
+}
+
+#[test]
+fn an_accepted_loss_is_not_that_of_a_disk_that_is_lost_later() {
+    accept_the_loss_of_n3_and_lose_n2(true, |_, _| {});
+}
+
+#[test]
+fn an_accepted_loss_of_nothing_that_is_known_does_not_act_later() {
+    accept_the_loss_of_n3_and_lose_n2(false, |_, _| {});
+}
+
+/// Earlier versions do not say what is missing.
+#[test]
+fn a_word_of_an_earlier_version_is_about_what_is_missing_when_the_leader_sees_it() {
+    accept_the_loss_of_n3_and_lose_n2(true, |cases, shard| {
+        cases.world.send("PUT", &format!("{MEMBERS}accepted/{shard}"), "accepted");
+    });
+}
+
+#[test]
+fn an_accepted_loss_of_nothing_is_told() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(3);
+    logged(Level::WARN, Arc::new(cases.world.clock.clone()), |lines| {
+        cases.world.run(nodes[0].store.accept_loss(3)).expect("nothing to write");
+        cases.world.send("PUT", &format!("{MEMBERS}accepted/4"), "accepted");
+        cases.wait_until(5, || cases.said("accepted/4").is_none());
+        let text = lines.text();
+        let told = text.lines().filter(|line| line.contains("accept_loss had no effect")).count();
+        assert_eq!(told, 2, "{text}");
+    });
 }
 
 /// A leader's clock may be a day ahead.

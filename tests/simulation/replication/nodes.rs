@@ -8,7 +8,7 @@ use consul_ffi::cluster::Cluster;
 use consul_ffi::cluster::replication::holder::Holder;
 use consul_ffi::cluster::replication::map::{Disk, NodeId};
 use consul_ffi::cluster::replication::peers::Entries;
-use consul_ffi::cluster::replication::plan::{Map, Member, Planner, Presence};
+use consul_ffi::cluster::replication::plan::{Accepted, Map, Member, Planner, Presence};
 use consul_ffi::cluster::replication::record::{HybridTime, Record, Version};
 use consul_ffi::cluster::replication::recover;
 use consul_ffi::cluster::replication::rules::Rule;
@@ -298,7 +298,7 @@ impl Scenario {
             replicas: self.quorums.replicas,
             may_plan: true,
             stuck: &stuck,
-            accepted: &BTreeSet::new(),
+            accepted: &Accepted::new(),
         };
         match map {
             Some(map) => map.next(&planner),

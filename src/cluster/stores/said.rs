@@ -1,0 +1,130 @@
+//! What nodes and operators say about replicated stores in Consul.
+//!
+//! The word of an operator, `accept_loss`, is about the replicas that are known to be missing then. It ends
+//! with the last of them that is back or replaced, so it has no effect on what is lost later.
+
+use super::Shared;
+use super::document::MemberRecord;
+use crate::client::coordination::{Operation, delete_unchanged, set, unchanged};
+use crate::client::watch::State;
+use crate::cluster::replication::map::{NodeId, Place};
+use crate::cluster::replication::plan::Accepted;
+use crate::wire::value::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The value of a word that is given while it is not known who has the replicas, and of all words of earlier
+/// versions: about what is missing as soon as the leader knows that.
+const UNBOUND: &[u8] = b"accepted";
+
+/// The word of an operator that accepts the loss of what is missing of a shard: the value of one key.
+#[derive(Debug)]
+pub(super) struct Word {
+    /// The modify index of the key.
+    pub index: u64,
+    /// The replicas whose loss is accepted; `None`: those that are missing when the leader sees it,
+    /// and whatever does not answer when Consul went back.
+    pub lost: Option<BTreeSet<Place>>,
+}
+
+impl Word {
+    /// Reads a value; any that names no replicas is unbound.
+    pub fn decode(bytes: &[u8], index: u64) -> Self {
+        Word { index, lost: serde_json::from_slice(bytes).ok() }
+    }
+
+    /// What it is about if that changes: what is missing, and of a bound word only what is still missing.
+    pub fn narrowed(&self, missing: &BTreeSet<Place>) -> Option<BTreeSet<Place>> {
+        let Some(lost) = &self.lost else { return Some(missing.clone()) };
+        let narrowed: BTreeSet<Place> = lost.intersection(missing).cloned().collect();
+        (narrowed != *lost).then_some(narrowed)
+    }
+
+    /// The operations that make a word be about these replicas, or remove it if there are none.
+    pub fn write(&self, key: &str, lost: &BTreeSet<Place>) -> Vec<Operation> {
+        if lost.is_empty() {
+            return vec![delete_unchanged(key, self.index)];
+        }
+        vec![unchanged(key, self.index), set(key, encode(Some(lost)))]
+    }
+}
+
+/// The value of a word about these replicas; `None`: unbound.
+pub(super) fn encode(lost: Option<&BTreeSet<Place>>) -> Vec<u8> {
+    // Numbers and strings can always be encoded.
+    lost.map_or(UNBOUND.to_vec(), |lost| serde_json::to_vec(lost).unwrap_or_default())
+}
+
+/// Tells what a word is about.
+pub(super) fn log_word(store: &str, shard: u32, lost: &BTreeSet<Place>) {
+    if lost.is_empty() {
+        tracing::warn!(
+            store,
+            shard,
+            "accept_loss had no effect: no replica is known to be missing"
+        );
+        return;
+    }
+    let nodes: Vec<&NodeId> = lost.iter().map(|place| &place.node).collect();
+    tracing::warn!(store, shard, ?nodes, "an operator accepts the loss of replicas");
+}
+
+/// What the nodes and the operators say about one store.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// The records of the nodes, with the modify indexes of their keys.
+    pub members: BTreeMap<NodeId, (MemberRecord, u64)>,
+    /// The words of operators about shards.
+    pub words: BTreeMap<u32, Word>,
+}
+
+impl Said {
+    /// The replicas whose loss operators have accepted.
+    pub fn accepted(&self) -> Accepted {
+        let words = self.words.iter();
+        words.filter_map(|(shard, word)| Some((*shard, word.lost.clone()?))).collect()
+    }
+
+    /// Those of the nodes.
+    pub fn records(&self) -> impl Iterator<Item = &MemberRecord> + Clone {
+        self.members.values().map(|(record, _)| record)
+    }
+
+    /// Those of some nodes that have the options which all nodes must agree on.
+    pub fn agreeing(&self, nodes: &BTreeSet<NodeId>, shared: Shared) -> BTreeSet<NodeId> {
+        let record = |node: &NodeId| self.members.get(node).map(|(record, _)| record);
+        let agrees = |node: &&NodeId| record(node).is_some_and(|it| it.shared == shared);
+        nodes.iter().filter(agrees).cloned().collect()
+    }
+}
+
+/// The same for each store.
+pub(super) type AllSaid = BTreeMap<String, Arc<Said>>;
+
+/// Reads the keys below a prefix.
+pub(super) fn parse(prefix: &str, state: &State) -> AllSaid {
+    let mut all: BTreeMap<String, Said> = BTreeMap::new();
+    for entry in state.answer.value.items() {
+        let Some(key) = entry.get("Key").and_then(Value::as_str) else { continue };
+        let Some(Value::Bytes(bytes)) = entry.get("Value") else { continue };
+        let index = entry.get("ModifyIndex").and_then(Value::as_u64).unwrap_or_default();
+        let mut parts = key.strip_prefix(prefix).unwrap_or_default().splitn(3, '/');
+        let (Some(store), Some(what), Some(name)) = (parts.next(), parts.next(), parts.next())
+        else {
+            continue;
+        };
+        let said = all.entry(store.to_owned()).or_default();
+        match what {
+            "nodes" => match MemberRecord::decode(bytes) {
+                Ok(record) => _ = said.members.insert(name.into(), (record, index)),
+                Err(error) => tracing::warn!(key, %error, "not a record of a node"),
+            },
+            "accepted" => {
+                let word = |shard| (shard, Word::decode(bytes, index));
+                said.words.extend(name.parse::<u32>().map(word));
+            }
+            _ => {}
+        }
+    }
+    all.into_iter().map(|(store, said)| (store, Arc::new(said))).collect()
+}
