@@ -776,7 +776,8 @@ function ReplicatedStore:read(key, options) end
 function ReplicatedStore:status(key) end
 
 ---Lets a shard that has lost too many replicas go on with what can be reached: acknowledged writes may be lost, older ones may
----come back. For operators, when the nodes will not return.
+---come back. For operators, when the nodes will not return. It is about the replicas that this node knows to be missing now, and
+---logs a warning if there are none; for what is missing later, call it again.
 ---@param shard integer counted from 0
 ---@param options? consul_ffi.StoreCallOptions
 ---@return boolean success

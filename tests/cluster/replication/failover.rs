@@ -220,6 +220,30 @@ fn after_an_accepted_loss_a_survivor_that_fails_to_answer_once_is_copied() {
     assert_eq!(found, ["acknowledged"], "{first:?}, then {second:?}");
 }
 
+/// The word for one replica is not for another one that is lost later.
+#[test]
+fn after_an_accepted_loss_a_failover_waits_for_what_is_lost_later() {
+    let quorums = Quorums { replicas: 3, write: 2, read: 2 };
+    let net = Net::default();
+    let names = [("a", 1), ("b", 2), ("c", 3)];
+    let _nodes = names.map(|(node, disk)| net.start(node, disk, quorums));
+    let slots = names.map(|(node, disk)| Slot::of(place(node, disk)));
+    let mut entry = Entry { epoch: 1, slots: slots.to_vec() };
+    let target = net.start("x", 7, quorums);
+    entry.epoch = 2;
+    let lost = |node: &str| {
+        change(ChangeKind::Failover, "x", 2).map(|it| Change { lost: vec![node.into()], ..it })
+    };
+    entry.slots[0].change = lost("a");
+    entry.slots[1].change = change(ChangeKind::Failover, "b", 2);
+    now(target.holder.learn(0, &entry)).expect("memory");
+    assert!(now(target.pursue(0)).is_err(), "c alone may not have what b had");
+    entry.epoch = 3;
+    entry.slots[1].change = None;
+    now(target.holder.learn(0, &entry)).expect("memory");
+    assert!(now(target.pursue(0)).is_ok(), "b is back");
+}
+
 /// What the source acknowledges until it is sealed, its target has.
 #[test]
 fn a_move_has_what_was_written_until_the_seal() {
