@@ -231,10 +231,8 @@ fn after_an_accepted_loss_a_failover_waits_for_what_is_lost_later() {
     let mut entry = Entry { epoch: 1, slots: slots.to_vec() };
     let target = net.start("x", 7, quorums);
     entry.epoch = 2;
-    let lost = |node: &str| {
-        change(ChangeKind::Failover, "x", 2).map(|it| Change { lost: vec![node.into()], ..it })
-    };
-    entry.slots[0].change = lost("a");
+    entry.slots[0].change =
+        change(ChangeKind::Failover, "x", 2).map(|it| Change { lost: vec!["a".into()], ..it });
     entry.slots[1].change = change(ChangeKind::Failover, "b", 2);
     now(target.holder.learn(0, &entry)).expect("memory");
     assert!(now(target.pursue(0)).is_err(), "c alone may not have what b had");
