@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A future that is owned and can move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -46,6 +46,39 @@ impl Sub for Instant {
     /// The time from `rhs` to `self`; zero if `rhs` is later.
     fn sub(self, rhs: Instant) -> Duration {
         self.0.saturating_sub(rhs.0)
+    }
+}
+
+/// The time of day, which may be wrong and may be set while the process runs. No duration is measured
+/// with it.
+#[derive(Clone)]
+pub struct WallClock(Arc<dyn Fn(Instant) -> Duration + Send + Sync>);
+
+impl WallClock {
+    /// A clock that gets the Unix time of a moment from `unix`.
+    pub fn new(unix: impl Fn(Instant) -> Duration + Send + Sync + 'static) -> Self {
+        WallClock(Arc::new(unix))
+    }
+
+    /// The machine's clock, which is read each time.
+    pub fn machine() -> Self {
+        Self::new(|_| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+    }
+
+    /// A clock that goes with a [`Clock`], and shows `unix` at its origin.
+    pub fn from_origin(unix: Duration) -> Self {
+        Self::new(move |now| unix + now.since_origin())
+    }
+
+    /// The Unix milliseconds at this moment, which is the current one.
+    pub fn unix_ms(&self, now: Instant) -> u64 {
+        u64::try_from((self.0)(now).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl fmt::Debug for WallClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WallClock").finish_non_exhaustive()
     }
 }
 
@@ -387,6 +420,16 @@ mod tests {
         assert!(clock.now() >= deadline && late < Duration::from_secs(1), "{late:?} late");
         clock.sleep_until(deadline).await;
         assert!(clock.sleep(Duration::MAX).now_or_never().is_none());
+    }
+
+    #[test]
+    fn the_machines_wall_clock_is_read_each_time() {
+        let unix = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+        let before = unix();
+        let clock = WallClock::machine();
+        let far = Instant::from_origin(Duration::from_secs(1 << 40));
+        let read = [clock.unix_ms(Instant::default()), clock.unix_ms(far)].map(u128::from);
+        assert!(before <= read[0] && read[0] <= read[1] && read[1] <= unix(), "{read:?}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Leader election: the holder of the lock on the leader's key is the leader.
 
-use super::node::{self, Mode};
+use super::node::Mode;
 use super::snapshot::{Leader, Snapshot};
 use super::{Cluster, Event, PAUSE, REFUSED_PAUSE, leader};
 use crate::client::coordination::lock::{LOCK_FLAGS, LockOptions, acquire};
@@ -73,7 +73,7 @@ impl Cluster {
             let claim = LeaderRecord {
                 node_id: self.options.node_id.clone(),
                 address: self.options.node_address.clone(),
-                elected_at_ms: node::unix_ms(self.options.epoch, self.now()),
+                elected_at_ms: self.unix_ms(),
             };
             let value = serde_json::to_vec(&claim).unwrap_or_default();
             let wait = Wait::For(self.options.profile.takeover());

@@ -4,7 +4,7 @@
 //! node's service, which costs no Raft write.
 
 use super::keys::{self, Update};
-use super::node::{Mode, Node, Record, unix_ms};
+use super::node::{Mode, Node, Record};
 use super::options::Options;
 use super::snapshot::Snapshot;
 use super::{Cluster, Event, PAUSE};
@@ -168,8 +168,8 @@ pub(super) async fn claim_name(
 
 /// The error for a name that another live node has.
 fn name_taken(client: &Client, options: &Options, other: &Record) -> Error {
-    let age_s =
-        unix_ms(options.epoch, client.clock().now()).saturating_sub(other.started_ms) / 1000;
+    let now_ms = options.wall_clock.unix_ms(client.clock().now());
+    let age_s = now_ms.saturating_sub(other.started_ms) / 1000;
     let address = if other.address.is_empty() { "an unknown address" } else { &other.address };
     let why = format!(
         "node_id {:?} is taken: the node at {address} has it, started {age_s} s ago; \

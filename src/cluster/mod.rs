@@ -525,6 +525,10 @@ impl Cluster {
         self.client.clock().now()
     }
 
+    fn unix_ms(&self) -> u64 {
+        self.options.wall_clock.unix_ms(self.now())
+    }
+
     async fn sleep_until(&self, deadline: Instant) {
         self.client.clock().sleep_until(deadline).await;
     }

@@ -5,7 +5,6 @@ use crate::clock::Instant;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The document of a node's key, which only that node writes, apart from its mode.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -114,7 +113,7 @@ impl Record {
             meta: options.meta.clone(),
             mode: Mode::Active,
             unknown_mode: None,
-            started_ms: unix_ms(options.epoch, now),
+            started_ms: options.wall_clock.unix_ms(now),
             incarnation: incarnation.to_owned(),
             map_epoch: 0,
             ready: options.hand_off.then(Vec::new),
@@ -140,9 +139,4 @@ impl Record {
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
-}
-
-/// A time of the client's clock in Unix milliseconds; `epoch` is the Unix time at the clock's origin.
-pub(super) fn unix_ms(epoch: Duration, now: Instant) -> u64 {
-    u64::try_from((epoch + now.since_origin()).as_millis()).unwrap_or(u64::MAX)
 }

@@ -4,6 +4,7 @@ use super::data_plane::auth::{ClusterKey, MIN_SECRET_BYTES};
 use super::data_plane::tls::DataTls;
 use super::shard_map::MAX_SHARDS;
 use crate::client::coordination::Profile;
+use crate::clock::WallClock;
 use crate::error::{Error, Kind};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -67,8 +68,8 @@ pub struct Options {
     pub max_in_flight: usize,
     /// The most requests of other nodes that may wait for the program.
     pub max_waiting_requests: usize,
-    /// The Unix time at the origin of the client's clock.
-    pub epoch: Duration,
+    /// The time of day.
+    pub wall_clock: WallClock,
 }
 
 impl Options {
@@ -102,7 +103,7 @@ impl Options {
             max_reply_bytes: 16 << 20,
             max_in_flight: 64,
             max_waiting_requests: 256,
-            epoch: Duration::ZERO,
+            wall_clock: WallClock::from_origin(Duration::ZERO),
         }
     }
 

@@ -5,7 +5,6 @@ use super::said::{Said, Word, parse};
 use super::{Shared, accepted_key, map_key, members_prefix, read_map, said};
 use crate::client::coordination::{Lease, Operation, delete_unchanged, set, unchanged};
 use crate::clock::{BoxFuture, Instant};
-use crate::cluster::node::unix_ms;
 use crate::cluster::replication::map::{Disk, Entry, NodeId};
 use crate::cluster::replication::peers::Peers;
 use crate::cluster::replication::plan::{Accepted, Map, Member, Planner, Presence};
@@ -79,6 +78,7 @@ async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach) {
         lease,
         reach,
         begun: cluster.now(),
+        begun_ms: cluster.unix_ms(),
         heard: BTreeMap::new(),
         stores: BTreeMap::new(),
     };
@@ -115,6 +115,8 @@ struct Duty<'a> {
     lease: &'a Lease,
     reach: &'a Reach,
     begun: Instant,
+    /// The Unix milliseconds at that moment.
+    begun_ms: u64,
     /// Since when each live node has not given its word to this leader.
     heard: BTreeMap<(String, NodeId), Instant>,
     stores: BTreeMap<String, Known>,
@@ -289,15 +291,18 @@ impl Duty<'_> {
         let (stuck, accepted) = Default::default();
         let planner = planner(&members, shared, true, &stuck, &accepted);
         // Above the versions of an earlier store of this name, which observers may still know.
-        let version = self.unix_ms();
+        let version = self.cluster.unix_ms();
         let map = Map::first(shared.shards as usize, version, &planner);
         let mut map = StoreMap { shared, map, down, unrecovered, openings };
         map.note_openings(said.records());
         self.publish(store, map).await
     }
 
+    /// The Unix milliseconds by the clock with which this leadership began: a clock that is set while a node
+    /// is down does not change how long it has been down.
     fn unix_ms(&self) -> u64 {
-        unix_ms(self.cluster.options().epoch, self.cluster.now())
+        let led = self.cluster.now() - self.begun;
+        self.begun_ms.saturating_add(led.as_millis() as u64)
     }
 
     /// The nodes for a plan: without those that are down and have no shards.

@@ -6,7 +6,6 @@ use super::{Store, Survives, member_key};
 use crate::clock::Instant;
 use crate::cluster::PAUSE;
 use crate::cluster::keys;
-use crate::cluster::node::unix_ms;
 use crate::cluster::replication::holder::Holder;
 use crate::cluster::replication::map::{Disk, Entry};
 use crate::cluster::replication::record::{HybridTime, Version};
@@ -405,8 +404,8 @@ impl Member {
                     outcome
                 } else if is_first && now >= at {
                     due.insert(shard, now + every);
-                    let unix_ms = unix_ms(store.cluster.options().epoch, now);
-                    let below = unix_ms.saturating_sub(PURGE_AGE.as_millis() as u64);
+                    let age_ms = PURGE_AGE.as_millis() as u64;
+                    let below = store.cluster.unix_ms().saturating_sub(age_ms);
                     let below = Version::first_of(HybridTime::from_ms(below));
                     self.transfer.repair(shard, below).await.map(|_| ())
                 } else {

@@ -11,7 +11,6 @@ mod options;
 pub mod remote;
 mod said;
 
-use super::node::unix_ms;
 use super::replication::clock::VersionClock;
 use super::replication::holder::Holder;
 use super::replication::map::{ChangeKind, Entry, NodeId};
@@ -137,10 +136,11 @@ impl Store {
             let why = "an observer keeps no records: leave the storage out";
             return Err(Error::new(Kind::Config, why).not_sent());
         }
-        let (epoch, time) = (cluster.options().epoch, Arc::clone(cluster.client().clock()));
+        let time = Arc::clone(cluster.client().clock());
+        let wall_clock = cluster.options().wall_clock.clone();
+        let unix_ms = move || wall_clock.unix_ms(time.now());
         let writer = cluster.client().random_u64();
-        let clock = VersionClock::new(move || unix_ms(epoch, time.now()), options.max_skew, writer);
-        let clock = Arc::new(clock);
+        let clock = Arc::new(VersionClock::new(unix_ms, options.max_skew, writer));
         let router = Router {
             entries: Arc::new(Entries::default()),
             peers: Arc::clone(&peers),

@@ -3,7 +3,7 @@
 use super::data_plane::NodeDataPlane;
 use super::running_store::{Declared, RunningStore, lead};
 use crate::client::Client;
-use crate::clock::Clock;
+use crate::clock::{Clock, WallClock};
 use crate::cluster::{Cluster, Event, Options, Snapshot};
 use crate::config::Config;
 use crate::connect::connect;
@@ -21,7 +21,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// What a node has from start to stop.
 pub struct RunningNode {
@@ -66,11 +66,11 @@ impl RunningNode {
     ) -> Result<Self, Failure> {
         // Blocking queries have connections of their own, so that they cannot delay a beat.
         let (client, waiting) = (Arc::new(connect(config)?), Arc::new(connect(config)?));
-        let executor = match client.clock().as_manual() {
-            Some(clock) => Executor::Clock(clock.clone()),
-            None => Executor::thread()?,
+        let (executor, wall_clock) = match client.clock().as_manual() {
+            Some(clock) => (Executor::Clock(clock.clone()), WallClock::from_origin(Duration::ZERO)),
+            None => (Executor::thread()?, WallClock::machine()),
         };
-        let options = Options { epoch: unix_epoch(&client), ..options.clone() };
+        let options = Options { wall_clock, ..options.clone() };
         let limit = options.start_timeout;
         let cluster = Cluster::new(Arc::clone(&client), waiting, options)?;
         let mut data_plane = NodeDataPlane::new(lua, Arc::clone(&cluster))?;
@@ -175,13 +175,4 @@ impl RunningNode {
         let cluster = Arc::clone(&self.cluster);
         async move { cluster.leave().await }
     }
-}
-
-/// The Unix time at the origin of a client's clock; 0 for a manual clock.
-fn unix_epoch(client: &Client) -> Duration {
-    if client.clock().as_manual().is_some() {
-        return Duration::ZERO;
-    }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(client.clock().now().since_origin())
 }

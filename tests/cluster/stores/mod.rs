@@ -1,5 +1,6 @@
 //! Replicated stores on a cluster's nodes, which call each other in memory.
 
+mod clocks;
 mod disks;
 mod leadership;
 mod repairs;
@@ -8,7 +9,7 @@ use crate::nodes::node;
 use crate::support::disk::Disk;
 use crate::support::world::World;
 use bytes::Bytes;
-use consul_ffi::clock::{BoxFuture, Clock, Instant, ManualClock, TaskId};
+use consul_ffi::clock::{BoxFuture, Clock, Instant, ManualClock, TaskId, WallClock};
 use consul_ffi::cluster::replication::holder::Holder;
 use consul_ffi::cluster::replication::map::{NodeId, Quorums};
 use consul_ffi::cluster::replication::message::{Reply, Request};

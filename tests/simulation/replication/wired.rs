@@ -3,6 +3,7 @@
 use super::nodes::{name, number};
 use super::{CLIENTS, START_MS, Scenario};
 use crate::world::{Disruption, ENVIRONMENT, Node};
+use consul_ffi::clock::WallClock;
 use consul_ffi::cluster::replication::map::ChangeKind;
 use consul_ffi::cluster::replication::peers::Peers;
 use consul_ffi::cluster::replication::quorum::Router;
@@ -25,12 +26,13 @@ const STORE: &str = "points";
 
 impl Scenario {
     fn options(&self, id: &str, skew_ms: i64) -> Options {
+        let unix = Duration::from_millis(START_MS.saturating_add_signed(skew_ms));
         Options {
             shards: self.shards as usize,
             replicas: self.quorums.replicas,
             replace_after: self.replace_after.min(Duration::from_secs(1 << 30)),
             forget_after: Duration::from_secs(1 << 30),
-            epoch: Duration::from_millis(START_MS.saturating_add_signed(skew_ms)),
+            wall_clock: WallClock::from_origin(unix),
             ..Options::new(id, "127.0.0.1:9000")
         }
     }
