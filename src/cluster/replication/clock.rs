@@ -11,7 +11,7 @@ use std::time::Duration;
 ///
 /// If the machine's clock was set back so far that other nodes would refuse such versions, it goes on from
 /// the machine's clock under another writer number, as a new process would. A write that meets a newer
-/// version is not acknowledged below it, whoever wrote that.
+/// version is not acknowledged below it.
 pub struct VersionClock {
     unix_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
     max_skew: Duration,
