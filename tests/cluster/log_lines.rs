@@ -58,6 +58,7 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("a node that was avoided answers again", "once after the line above"),
     ("too many connections from other nodes", "strangers::tests"),
     ("not a record of a node", "stores"),
+    ("the map in Consul is ignored", "stores"),
     ("the leader's work for a store is tried again", "four times a second at most"),
     ("the report was not written", "once a second at most"),
     ("the map was not put back; it is tried again", "twice a second at most"),

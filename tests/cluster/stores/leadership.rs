@@ -355,19 +355,41 @@ fn lines_about_records_that_cannot_be_read_are_limited() {
     let cases = Cases::new();
     let _nodes = cases.nodes(3);
     let key = "/v1/kv/tsdb/cluster/shards/members/points/nodes/other";
+    let map = "/v1/kv/tsdb/cluster/shards/maps/points";
     logged(Level::INFO, Arc::new(cases.world.clock.clone()), |lines| {
         for turn in 0..40 {
             cases.world.send("PUT", key, &format!("not a record {turn}"));
+            cases.world.send("PUT", map, &format!("not a map {turn}"));
             cases.world.wait(Duration::from_millis(200));
         }
         cases.world.wait(Duration::from_secs(12));
         cases.world.send("PUT", key, "again");
         cases.world.wait(Duration::from_secs(1));
         let text = lines.text();
-        let of_kind = text.lines().filter(|line| line.contains("not a record of a node")).count();
-        assert!((1..=21).contains(&of_kind), "{of_kind} lines");
+        for words in ["not a record of a node", "the map in Consul is ignored"] {
+            let of_kind = text.lines().filter(|line| line.contains(words)).count();
+            assert!((1..=21).contains(&of_kind), "{words}: {of_kind} lines");
+        }
         assert!(text.contains(" left_out="), "{text}");
     });
+}
+
+/// What somebody writes by mistake stops nothing, and the map is there again when it is removed.
+#[test]
+fn a_map_in_consul_that_cannot_be_read_is_ignored_until_it_is_removed() {
+    let cases = Cases::new();
+    let nodes = cases.nodes(3);
+    cases.fill(&nodes[0], "before");
+    cases.world.wait(Duration::from_secs(20));
+    let map = "/v1/kv/tsdb/cluster/shards/maps/points";
+    cases.world.send("PUT", map, "not a map");
+    cases.world.wait(Duration::from_secs(20));
+    cases.fill(&nodes[1], "meanwhile");
+    cases.world.send("DELETE", map, "");
+    cases.world.wait(Duration::from_secs(20));
+    assert!(cases.map().contains("\"version\":"), "{}", cases.map());
+    cases.fill(&nodes[2], "after");
+    cases.has(&nodes[0], "meanwhile");
 }
 
 /// A node that is away keeps its shards for `replace_after`, also if Consul has lost what it had reported.
