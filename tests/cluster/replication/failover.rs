@@ -19,6 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub const OF_THREE: Quorums = Quorums { replicas: 3, write: 2, read: 2 };
+
 /// Nodes in memory, of which some do not answer.
 #[derive(Clone, Default)]
 pub struct Net {
@@ -73,6 +75,21 @@ pub fn record(id: &'static str) -> Record {
 }
 
 impl Net {
+    /// Three nodes, a, b and c, whose replicas have a record.
+    pub fn of_three(id: &'static str) -> (Self, Entry) {
+        let net = Net::default();
+        let names = [("a", 1), ("b", 2), ("c", 3)];
+        let slot = |(node, disk): (&str, u64)| {
+            _ = net.start(node, disk, OF_THREE);
+            Slot::of(place(node, disk))
+        };
+        let entry = Entry { epoch: 1, slots: names.map(slot).to_vec() };
+        for (node, _) in names {
+            assert!(net.stores(node, &entry, &[record(id)]));
+        }
+        (net, entry)
+    }
+
     /// A node, or the same one with a new and empty disk.
     pub fn start(&self, node: &str, disk: u64, quorums: Quorums) -> Transfer {
         let ms = || 1_700_000_000_000;
@@ -116,7 +133,7 @@ impl Net {
 /// A slot that changes hands counts once for a failover, for any node that has it.
 #[test]
 fn a_failover_during_which_a_move_ends_copies_enough_slots() {
-    let quorums = Quorums { replicas: 3, write: 2, read: 2 };
+    let quorums = OF_THREE;
     let net = Net::default();
     let [_a, _b, _c, e] =
         [("a", 1), ("b", 2), ("c", 3), ("e", 5)].map(|(node, disk)| net.start(node, disk, quorums));
@@ -193,20 +210,12 @@ fn a_failover_does_not_wait_for_ever_for_a_replica_that_it_has_fenced() {
 /// An operator's word is about nodes that cannot be reached, not about one request that failed.
 #[test]
 fn after_an_accepted_loss_a_survivor_that_fails_to_answer_once_is_copied() {
-    let quorums = Quorums { replicas: 3, write: 2, read: 2 };
-    let net = Net::default();
-    let names = [("a", 1), ("b", 2), ("c", 3)];
-    let _nodes = names.map(|(node, disk)| net.start(node, disk, quorums));
-    let slots = names.map(|(node, disk)| Slot::of(place(node, disk)));
-    let mut entry = Entry { epoch: 1, slots: slots.to_vec() };
-    for node in ["a", "b", "c"] {
-        assert!(net.stores(node, &entry, &[record("acknowledged")]));
-    }
+    let (net, mut entry) = Net::of_three("acknowledged");
     // a and b are gone; c has everything, and one request to it fails.
     for node in ["a", "b", "c"] {
         net.set_silent(node, true);
     }
-    let target = net.start("x", 7, quorums);
+    let target = net.start("x", 7, OF_THREE);
     entry.epoch = 2;
     entry.slots[0].change =
         change(ChangeKind::Failover, "x", 2).map(|it| Change { lost: vec!["b".into()], ..it });
@@ -223,13 +232,8 @@ fn after_an_accepted_loss_a_survivor_that_fails_to_answer_once_is_copied() {
 /// The word for one replica is not for another one that is lost later.
 #[test]
 fn after_an_accepted_loss_a_failover_waits_for_what_is_lost_later() {
-    let quorums = Quorums { replicas: 3, write: 2, read: 2 };
-    let net = Net::default();
-    let names = [("a", 1), ("b", 2), ("c", 3)];
-    let _nodes = names.map(|(node, disk)| net.start(node, disk, quorums));
-    let slots = names.map(|(node, disk)| Slot::of(place(node, disk)));
-    let mut entry = Entry { epoch: 1, slots: slots.to_vec() };
-    let target = net.start("x", 7, quorums);
+    let (net, mut entry) = Net::of_three("acknowledged");
+    let target = net.start("x", 7, OF_THREE);
     entry.epoch = 2;
     entry.slots[0].change =
         change(ChangeKind::Failover, "x", 2).map(|it| Change { lost: vec!["a".into()], ..it });
@@ -245,16 +249,8 @@ fn after_an_accepted_loss_a_failover_waits_for_what_is_lost_later() {
 /// What the source acknowledges until it is sealed, its target has.
 #[test]
 fn a_move_has_what_was_written_until_the_seal() {
-    let quorums = Quorums { replicas: 3, write: 2, read: 2 };
-    let net = Net::default();
-    let names = [("a", 1), ("b", 2), ("c", 3)];
-    let _nodes = names.map(|(node, disk)| net.start(node, disk, quorums));
-    let slots = names.map(|(node, disk)| Slot::of(place(node, disk)));
-    let mut entry = Entry { epoch: 1, slots: slots.to_vec() };
-    for node in ["a", "b", "c"] {
-        assert!(net.stores(node, &entry, &[record("before")]));
-    }
-    let target = net.start("e", 5, quorums);
+    let (net, mut entry) = Net::of_three("before");
+    let target = net.start("e", 5, OF_THREE);
     entry.epoch = 2;
     entry.slots[1].change = change(ChangeKind::Move, "e", 2);
     now(target.holder.learn(0, &entry)).expect("memory");

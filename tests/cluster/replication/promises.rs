@@ -1,27 +1,14 @@
 //! What a replica promises and refuses, and what the leader believes after Consul went back.
 
-use super::failover::{Net, change, now, place, record};
-use consul_ffi::cluster::replication::map::{ChangeKind, Entry, Place, Quorums, Slot};
+use super::failover::{Net, OF_THREE, change, now, place, record};
+use consul_ffi::cluster::replication::map::{ChangeKind, Entry, Place, Slot};
 use consul_ffi::cluster::replication::message::{Action, NotReady, Outcome};
 use consul_ffi::cluster::replication::record::{HybridTime, Version};
 use consul_ffi::cluster::replication::recover;
 
-const QUORUMS: Quorums = Quorums { replicas: 3, write: 2, read: 2 };
-
-fn of_three(net: &Net) -> Entry {
-    let names = [("a", 1), ("b", 2), ("c", 3)];
-    names.iter().for_each(|(node, disk)| _ = net.start(node, *disk, QUORUMS));
-    let entry = Entry { epoch: 1, slots: names.map(|it| Slot::of(place(it.0, it.1))).to_vec() };
-    for (node, _) in names {
-        assert!(net.stores(node, &entry, &[record("acknowledged")]));
-    }
-    entry
-}
-
 #[test]
 fn a_node_learns_no_entry_below_its_promise() {
-    let net = Net::default();
-    let mut entry = of_three(&net);
+    let (net, mut entry) = Net::of_three("acknowledged");
     let known =
         |net: &Net| match net.ask_now("a", &Entry { epoch: 0, slots: Vec::new() }, Action::Recover)
         {
@@ -39,9 +26,8 @@ fn a_node_learns_no_entry_below_its_promise() {
 
 #[test]
 fn a_replica_that_is_not_whole_is_not_copied() {
-    let net = Net::default();
-    let mut entry = of_three(&net);
-    _ = net.start("d", 4, QUORUMS);
+    let (net, mut entry) = Net::of_three("acknowledged");
+    _ = net.start("d", 4, OF_THREE);
     entry.epoch = 2;
     entry.slots[2] = Slot::of(Place { is_first: false, ..place("d", 4) });
     let copy = net.ask_now("d", &entry, Action::Copy { after: None, limit: 10 });
@@ -50,8 +36,7 @@ fn a_replica_that_is_not_whole_is_not_copied() {
 
 #[test]
 fn a_repair_does_not_bring_back_what_was_purged() {
-    let net = Net::default();
-    let entry = of_three(&net);
+    let (net, entry) = Net::of_three("acknowledged");
     let below = Version::first_of(HybridTime::from_ms(1000));
     assert_eq!(
         net.ask_now("a", &entry, Action::Purge { below }).expect("an answer"),
@@ -64,8 +49,7 @@ fn a_repair_does_not_bring_back_what_was_purged() {
 
 #[test]
 fn a_floor_in_the_future_is_refused() {
-    let net = Net::default();
-    let entry = of_three(&net);
+    let (net, entry) = Net::of_three("acknowledged");
     let below = Version::first_of(HybridTime::from_ms(1_700_000_000_001));
     for action in [Action::Floor { below }, Action::Purge { below }] {
         match net.ask_now("a", &entry, action).expect("an answer") {
@@ -77,9 +61,8 @@ fn a_floor_in_the_future_is_refused() {
 
 #[test]
 fn a_move_does_not_seal_its_source_while_the_others_do_not_answer() {
-    let net = Net::default();
-    let mut entry = of_three(&net);
-    let target = net.start("d", 4, QUORUMS);
+    let (net, mut entry) = Net::of_three("acknowledged");
+    let target = net.start("d", 4, OF_THREE);
     entry.epoch = 2;
     entry.slots[0].change = change(ChangeKind::Move, "d", 2);
     now(target.holder.learn(0, &entry)).expect("memory");
@@ -93,12 +76,11 @@ fn a_move_does_not_seal_its_source_while_the_others_do_not_answer() {
 
 #[test]
 fn after_consul_went_back_the_newest_entry_counts() {
-    let net = Net::default();
-    let first = of_three(&net);
+    let (net, first) = Net::of_three("acknowledged");
     // One that a node knows and Consul has lost, and one that only Consul knows.
     let mut newer = Entry { epoch: 5, ..first.clone() };
     newer.slots[2].change = change(ChangeKind::Move, "d", 5);
-    _ = net.start("d", 4, QUORUMS);
+    _ = net.start("d", 4, OF_THREE);
     _ = net.ask_now("b", &newer, Action::Ping);
     let found = now(recover::newest(&net, 0, &first, 100, false)).expect("all answer");
     assert_eq!(found, Entry { epoch: 100, ..newer });
@@ -110,8 +92,7 @@ fn after_consul_went_back_the_newest_entry_counts() {
 
 #[test]
 fn nobody_promises_anything_while_one_does_not_answer() {
-    let net = Net::default();
-    let entry = of_three(&net);
+    let (net, entry) = Net::of_three("acknowledged");
     net.set_silent("c", true);
     now(recover::newest(&net, 0, &entry, 100, false)).expect_err("c does not answer");
     for node in ["a", "b"] {

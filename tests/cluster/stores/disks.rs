@@ -3,11 +3,43 @@
 use super::*;
 use consul_ffi::cluster::stores::Survives;
 
+impl Cases {
+    /// A process of n2 that dies this time after it has opened its disk.
+    fn open_briefly(&self, disk: &Arc<Disk>, lives: Duration) {
+        let mark = || self.world.run(disk.kept("disk")).expect("memory");
+        let before = mark();
+        let opened = self.start("n2", disk);
+        while mark() == before {
+            self.world.wait(Duration::from_millis(1));
+        }
+        self.world.wait(lives);
+        self.kill(&opened);
+    }
+
+    /// Waits until a node that counts as empty has its replicas again, and then has all without another node.
+    fn is_whole_without(&self, other: &Process, node: &Process) {
+        self.is_filled_again(node);
+        self.kill(other);
+        self.has(node, "before");
+        self.has(node, "after");
+    }
+}
+
+/// Three nodes, the process of n2 that has opened its disk again, and a copy of that disk from before, which
+/// lacks what was written since.
+fn with_an_old_copy() -> (Cases, Vec<Process>, Process, Arc<Disk>) {
+    let (cases, nodes) = Cases::filled(3);
+    let copy = cases.copy_of(&nodes[1].disk);
+    cases.kill(&nodes[1]);
+    let again = cases.start("n2", &nodes[1].disk);
+    cases.world.wait(Duration::from_secs(20));
+    cases.fill(&nodes[0], "after");
+    (cases, nodes, again, copy)
+}
+
 #[test]
 fn a_disk_that_is_lost_is_replaced_from_the_others() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(3);
     cases.kill(&nodes[1]);
     let back = cases.start("n2", &Disk::new());
     cases.is_filled_again(&back);
@@ -17,67 +49,32 @@ fn a_disk_that_is_lost_is_replaced_from_the_others() {
 
 #[test]
 fn an_old_copy_of_a_disk_counts_as_lost() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
-    let copy = cases.copy_of(&nodes[1].disk);
-    cases.kill(&nodes[1]);
-    let again = cases.start("n2", &nodes[1].disk);
-    cases.world.wait(Duration::from_secs(20));
-    cases.fill(&nodes[0], "after");
+    let (cases, nodes, again, copy) = with_an_old_copy();
     cases.kill(&again);
     let old = cases.start("n2", &copy);
-    cases.is_filled_again(&old);
-    cases.kill(&nodes[0]);
-    cases.has(&old, "before");
-    cases.has(&old, "after");
+    cases.is_whole_without(&nodes[0], &old);
 }
 
 /// Its number of openings is then higher than that of the disk that it is a copy of.
 #[test]
 fn an_old_copy_of_a_disk_counts_as_lost_also_when_it_is_opened_again_and_again() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
-    let copy = cases.copy_of(&nodes[1].disk);
-    cases.kill(&nodes[1]);
-    let again = cases.start("n2", &nodes[1].disk);
-    cases.world.wait(Duration::from_secs(20));
-    cases.fill(&nodes[0], "after");
+    let (cases, nodes, again, copy) = with_an_old_copy();
     cases.kill(&again);
-    let mark = || cases.world.run(copy.kept("disk")).expect("memory");
     for _ in 0..3 {
-        let before = mark();
-        let opened = cases.start("n2", &copy);
-        while mark() == before {
-            cases.world.wait(Duration::from_millis(1));
-        }
-        cases.kill(&opened);
+        cases.open_briefly(&copy, Duration::ZERO);
     }
     let old = cases.start("n2", &copy);
-    cases.is_filled_again(&old);
-    cases.kill(&nodes[0]);
-    cases.has(&old, "before");
-    cases.has(&old, "after");
+    cases.is_whole_without(&nodes[0], &old);
 }
 
 /// A process that dies as soon as it has opened its disk, and whose opening the leader may have seen.
 #[test]
 fn a_disk_that_is_opened_again_and_again_is_not_lost() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(3);
     let disk = &nodes[1].disk;
     cases.kill(&nodes[1]);
-    let mark = || cases.world.run(disk.kept("disk")).expect("memory");
     for lives_ms in [0, 50, 150, 400, 1000, 3000] {
-        let before = mark();
-        let opened = cases.start("n2", disk);
-        while mark() == before {
-            cases.world.wait(Duration::from_millis(1));
-        }
-        cases.world.wait(Duration::from_millis(lives_ms));
-        cases.kill(&opened);
+        cases.open_briefly(disk, Duration::from_millis(lives_ms));
     }
     let back = cases.start("n2", disk);
     cases.wait_until(20, || back.store.holder().is_some());
@@ -89,36 +86,19 @@ fn a_disk_that_is_opened_again_and_again_is_not_lost() {
 
 #[test]
 fn an_old_copy_of_a_disk_counts_as_lost_although_the_node_had_another_disk_since() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
-    let copy = cases.copy_of(&nodes[1].disk);
-    cases.kill(&nodes[1]);
-    let again = cases.start("n2", &nodes[1].disk);
-    cases.world.wait(Duration::from_secs(20));
-    cases.fill(&nodes[0], "after");
+    let (cases, nodes, again, copy) = with_an_old_copy();
     cases.kill(&again);
     // So short that no slot gets another disk.
     let other = cases.start("n2", &Disk::new());
     cases.world.wait(Duration::from_millis(300));
     cases.kill(&other);
     let old = cases.start("n2", &copy);
-    cases.is_filled_again(&old);
-    cases.kill(&nodes[0]);
-    cases.has(&old, "before");
-    cases.has(&old, "after");
+    cases.is_whole_without(&nodes[0], &old);
 }
 
 #[test]
 fn an_old_copy_of_a_disk_counts_as_lost_although_consul_was_wiped() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
-    let copy = cases.copy_of(&nodes[1].disk);
-    cases.kill(&nodes[1]);
-    let again = cases.start("n2", &nodes[1].disk);
-    cases.world.wait(Duration::from_secs(20));
-    cases.fill(&nodes[0], "after");
+    let (cases, nodes, again, copy) = with_an_old_copy();
     nodes.iter().chain([&again]).for_each(|node| cases.kill(node));
     cases.world.agent.restart(Retained::Nothing);
     let old = cases.start("n2", &copy);
@@ -126,22 +106,12 @@ fn an_old_copy_of_a_disk_counts_as_lost_although_consul_was_wiped() {
         let disk = if id == "n1" { &nodes[0].disk } else { &nodes[2].disk };
         cases.start(id, disk)
     });
-    cases.is_filled_again(&old);
-    cases.kill(&others[0]);
-    cases.has(&old, "before");
-    cases.has(&old, "after");
+    cases.is_whole_without(&others[0], &old);
 }
 
 #[test]
 fn a_replica_does_not_count_before_its_disk_is_known_to_be_the_newest() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
-    let copy = cases.copy_of(&nodes[1].disk);
-    cases.kill(&nodes[1]);
-    let again = cases.start("n2", &nodes[1].disk);
-    cases.world.wait(Duration::from_secs(20));
-    cases.fill(&nodes[0], "after");
+    let (cases, nodes, again, copy) = with_an_old_copy();
     nodes[1..].iter().chain([&again]).for_each(|node| cases.kill(node));
     // The old copy and n1 are two of three replicas, and n3 and n2 have each acknowledged write.
     let _old = cases.start("n2", &copy);
@@ -168,9 +138,7 @@ fn a_storage_belongs_to_one_store_of_one_node() {
 
 #[test]
 fn a_process_without_the_name_of_its_node_does_not_touch_the_store() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(3);
     let disk = Disk::new();
     let options = Cases::options("n1");
     let store = StoreOptions::new("points", &options);
@@ -255,9 +223,7 @@ fn disks_whose_storages_survive_more_or_less_from_now_on_are_not_lost() {
 
 #[test]
 fn two_copies_of_a_disk_that_were_opened_equally_often_are_distinguished() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(3);
     cases.kill(&nodes[1]);
     let copy = cases.copy_of(&nodes[1].disk);
     let again = cases.start("n2", &nodes[1].disk);
@@ -272,9 +238,7 @@ fn two_copies_of_a_disk_that_were_opened_equally_often_are_distinguished() {
 
 #[test]
 fn what_ends_with_the_process_counts_as_lost_after_its_restart() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(3);
     cases.kill(&nodes[1]);
     let options = Cases::options("n2");
     let survives = Survives::Nothing;

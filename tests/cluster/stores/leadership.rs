@@ -31,9 +31,7 @@ impl Cases {
 
 #[test]
 fn a_node_that_stays_away_is_replaced() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(5);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(5);
     cases.stop(&nodes[4]);
     cases.wait_until(120, || nodes[0].holders() == set(&["n1", "n2", "n3", "n4"]));
     cases.wait_until(60, || nodes[0].is_settled(3));
@@ -42,9 +40,7 @@ fn a_node_that_stays_away_is_replaced() {
 
 #[test]
 fn a_wiped_consul_gets_the_map_back_in_new_epochs() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(3);
     let before: Vec<u64> = nodes[0].store.status().iter().map(|it| it.epoch).collect();
     cases.world.agent.restart(Retained::Nothing);
     cases.wait_until(90, || {
@@ -59,9 +55,7 @@ fn a_wiped_consul_gets_the_map_back_in_new_epochs() {
 
 #[test]
 fn all_nodes_start_again_on_a_wiped_consul() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(3);
     cases.world.wait(Duration::from_secs(10));
     nodes.iter().for_each(|node| cases.kill(node));
     cases.world.agent.restart(Retained::Nothing);
@@ -86,9 +80,7 @@ fn a_node_with_other_quorums_is_refused() {
 
 #[test]
 fn without_enough_replicas_a_read_says_so_until_an_operator_accepts_the_loss() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(4);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(4);
     let gone = ["n3", "n4"];
     nodes[2..].iter().for_each(|node| cases.kill(node));
     // Longer than `replace_after`: nothing is planned while the map is frozen.
@@ -124,9 +116,7 @@ fn without_enough_replicas_a_read_says_so_until_an_operator_accepts_the_loss() {
 
 #[test]
 fn an_operator_who_accepts_a_loss_does_not_wait_for_the_time_of_a_replacement() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(4);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(4);
     cases.kill(&nodes[3]);
     let status = nodes[0].store.status();
     let holds = |it: &&ShardStatus| it.holders.iter().any(|node| **node == *"n4");
@@ -243,9 +233,7 @@ fn a_node_that_went_down_in_the_future_is_replaced_as_others_are() {
 
 #[test]
 fn a_leader_changes_nothing_before_each_live_node_has_given_its_word() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(4);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(4);
     cases.world.wait(Duration::from_secs(20));
     // It is back, and its program has not opened the store yet.
     cases.kill(&nodes[2]);
@@ -305,9 +293,7 @@ fn a_new_leader_leaves_a_gap_for_versions_that_consul_may_have_lost() {
 /// Its own copy of the map is old, and so is nothing that Consul has.
 #[test]
 fn a_leader_with_an_old_map_waits_for_the_nodes_that_know_a_newer_one() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(4);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(4);
     cases.world.wait(Duration::from_secs(20));
     let old = cases.world.run(nodes[0].disk.kept("map")).expect("memory").expect("a map");
     let drain = nodes[0].cluster.set_mode("n4", Mode::Draining);
@@ -377,9 +363,7 @@ fn lines_about_records_that_cannot_be_read_are_limited() {
 /// What somebody writes by mistake stops nothing, and the map is there again when it is removed.
 #[test]
 fn a_map_in_consul_that_cannot_be_read_is_ignored_until_it_is_removed() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(3);
     cases.world.wait(Duration::from_secs(20));
     let map = "/v1/kv/tsdb/cluster/shards/maps/points";
     cases.world.send("PUT", map, "not a map");
@@ -395,9 +379,7 @@ fn a_map_in_consul_that_cannot_be_read_is_ignored_until_it_is_removed() {
 /// A node that is away keeps its shards for `replace_after`, also if Consul has lost what it had reported.
 #[test]
 fn a_node_whose_report_is_lost_is_not_gone_at_once() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(4);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(4);
     cases.world.wait(Duration::from_secs(20));
     let before: Vec<_> = nodes[0].store.status();
     cases.world.send("DELETE", "/v1/kv/tsdb/cluster/shards/members/points/nodes/n4", "");
@@ -480,9 +462,7 @@ fn the_largest_store_has_shards_moved_to_a_node_that_joins() {
 /// After Consul lost its data an entry does not change before each of its holders has said what it knows.
 #[test]
 fn a_node_that_is_away_when_consul_is_wiped_keeps_its_shards_until_it_can_be_asked() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(5);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(5);
     cases.world.wait(Duration::from_secs(10));
     cases.kill(&nodes[4]);
     cases.world.agent.restart(Retained::Nothing);
@@ -507,9 +487,7 @@ fn a_node_that_is_away_when_consul_is_wiped_keeps_its_shards_until_it_can_be_ask
 /// Two of three replicas answer also while the third cannot be asked after a wipe.
 #[test]
 fn a_wiped_consul_while_one_node_is_away_does_not_stop_the_others() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(5);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(5);
     cases.world.wait(Duration::from_secs(10));
     cases.kill(&nodes[4]);
     cases.world.agent.restart(Retained::Nothing);
@@ -554,9 +532,7 @@ fn the_first_map_can_be_changed_at_once() {
 
 #[test]
 fn the_loss_of_the_disks_of_two_nodes_that_are_back_can_be_accepted() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(3);
     nodes[1..].iter().for_each(|node| cases.kill(node));
     let back = ["n2", "n3"].map(|node| cases.start(node, &Disk::new()));
     let is_stuck = |it: &ShardStatus| it.is_at_risk && it.targets.len() == 2;
@@ -572,9 +548,7 @@ fn the_loss_of_the_disks_of_two_nodes_that_are_back_can_be_accepted() {
 
 #[test]
 fn a_target_whose_disk_was_full_learns_its_shards_when_there_is_room() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(3);
     let full = cases.start("n4", &Disk::new());
     cases.wait_until(20, || full.store.holder().is_some());
     full.disk.is_full.store(true, Ordering::Relaxed);

@@ -157,6 +157,14 @@ impl Cases {
         nodes
     }
 
+    /// The same, with records that one of them has written.
+    fn filled(count: usize) -> (Self, Vec<Process>) {
+        let cases = Cases::new();
+        let nodes = cases.nodes(count);
+        cases.fill(&nodes[0], "before");
+        (cases, nodes)
+    }
+
     fn kill(&self, process: &Process) {
         self.world.clock.cancel(process.task);
         let name: NodeId = process.cluster.options().node_id.as_str().into();
@@ -263,9 +271,7 @@ fn every_node_reads_what_one_has_written() {
 
 #[test]
 fn a_node_that_is_away_delays_nothing_and_catches_up() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(3);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(3);
     cases.kill(&nodes[2]);
     cases.fill(&nodes[0], "meanwhile");
     let back = cases.start("n3", &nodes[2].disk);
@@ -293,9 +299,7 @@ fn stopping_is_not_leaving() {
 
 #[test]
 fn a_drained_node_hands_over_its_shards_under_load() {
-    let cases = Cases::new();
-    let nodes = cases.nodes(4);
-    cases.fill(&nodes[0], "before");
+    let (cases, nodes) = Cases::filled(4);
     let drain = nodes[0].cluster.set_mode("n4", consul_ffi::cluster::Mode::Draining);
     cases.world.run(drain).expect("the right to do so");
     for turn in 0..300 {
