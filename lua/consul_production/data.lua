@@ -31,6 +31,12 @@ local function replicate(session, full, timeout_ms)
   return true, nodes
 end
 
+-- Returns false, the message and an error table for an argument that is not allowed.
+local function refused(message, ...)
+  message = ("store_data: " .. message):format(...)
+  return false, message, { kind = "argument", message = message, retryable = false, maybe_applied = false }
+end
+
 -- Returns why the replication_factor of a call has no effect, or nil.
 local function not_in_force(session, given)
   local factor = session.values["cluster.replication_factor"]
@@ -45,18 +51,15 @@ end
 -- requested; else false, a message and an error table.
 function data.store(session, key, value, given)
   if key:find("/replicas/", 1, true) then
-    local message = 'store_data: the key %q has "/replicas/": such keys name the nodes with replicas of a value'
-    message = message:format(key)
-    return false, message, { kind = "argument", message = message, retryable = false, maybe_applied = false }
+    return refused('the key %q has "/replicas/": such keys name the nodes with replicas of a value', key)
   end
   local full = session.values["storage.kv_prefix"] .. key
   local timeout_ms = session.values["cluster.write_timeout"] * 1000
   local factor = given.replication_factor or session.values["cluster.replication_factor"]
   local has_copies, quorum = session.replicas and factor > 1, session.values["cluster.write_quorum"]
   if has_copies and quorum > factor then
-    local message = ("store_data: replication_factor is %d, less than cluster.write_quorum, which is %d; "
-      .. "1 stores the value in Consul only"):format(factor, quorum)
-    return false, message, { kind = "argument", message = message, retryable = false, maybe_applied = false }
+    return refused("replication_factor is %d, less than cluster.write_quorum, which is %d; "
+      .. "1 stores the value in Consul only", factor, quorum)
   end
   local success, outcome, err = session:call("kv_put", full, value, {
     flags = values.flags(value),

@@ -77,6 +77,10 @@ fn accepted_key(cluster: &Options, store: &str, shard: u32) -> String {
     format!("{}{store}/accepted/{shard}", members_prefix(cluster))
 }
 
+fn is_live(snapshot: &Snapshot, node: &str) -> bool {
+    snapshot.nodes.get(node).is_some_and(|it| it.is_live)
+}
+
 /// A replicated store in one process: reads and writes, and the node's replicas if it keeps any.
 pub struct Store {
     cluster: Arc<Cluster>,
@@ -446,18 +450,20 @@ impl Store {
         let map = self.map.borrow().clone();
         let shards = map.iter().flat_map(|map| map.entries());
         let snapshot = self.cluster.snapshot();
-        shards.map(|(shard, entry)| self.shard_status(shard, entry, &snapshot)).collect()
-    }
-
-    fn shard_status(&self, shard: u32, entry: &Entry, snapshot: &Snapshot) -> ShardStatus {
-        let holders: Vec<NodeId> = entry.counting().map(|(_, it)| it.node.clone()).collect();
         let own = self.cluster.options().node_id.as_str();
         let is_shut = self.storage.is_some() && self.holder().is_none();
-        let is_live = |node: &&NodeId| {
-            let is_live = snapshot.nodes.get(&***node).is_some_and(|it| it.is_live);
-            is_live && !(is_shut && ***node == *own)
-        };
-        let live = holders.iter().filter(is_live).count();
+        let is_there = |node: &str| is_live(&snapshot, node) && !(is_shut && node == own);
+        shards.map(|(shard, entry)| self.shard_status(shard, entry, &is_there)).collect()
+    }
+
+    fn shard_status(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        is_there: &impl Fn(&str) -> bool,
+    ) -> ShardStatus {
+        let holders: Vec<NodeId> = entry.counting().map(|(_, it)| it.node.clone()).collect();
+        let live = holders.iter().filter(|node| is_there(node)).count();
         let vacant = entry.slots.iter().filter(|slot| slot.is_vacant()).count();
         let changes = entry.slots.iter().filter_map(|slot| slot.change.as_ref());
         ShardStatus {
@@ -481,8 +487,7 @@ impl Store {
         }
         let map = self.map.borrow().clone();
         let snapshot = self.cluster.snapshot();
-        let is_live = |node: &str| snapshot.nodes.get(node).is_some_and(|it| it.is_live);
-        let lost = map.and_then(|map| map.missing(shard, is_live));
+        let lost = map.and_then(|map| map.missing(shard, |node| is_live(&snapshot, node)));
         if let Some(lost) = &lost {
             said::log_word(&self.options.name, shard, lost);
             if lost.is_empty() {

@@ -23,7 +23,7 @@ pub fn service_name(store: &str) -> String {
     format!("replication/{store}")
 }
 
-/// What serves the requests of a store by the node's replicas; it has these numbers of shards and replicas. For
+/// What serves the requests of a store with these numbers of shards and replicas by the node's replicas, for
 /// [`DataPlane::set_service`].
 pub fn service(holder: Arc<Holder>, shards: u32, replicas: usize) -> Service {
     Arc::new(move |body| {

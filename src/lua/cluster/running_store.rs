@@ -164,22 +164,18 @@ impl Drop for RunningStore {
 
 /// The service of a store's requests, which are refused until its storage is open.
 fn served(store: Weak<Store>) -> Service {
-    Arc::new(move |body| match store.upgrade().and_then(|it| Some((it.holder()?, it))) {
-        Some((holder, store)) => {
+    Arc::new(move |body| {
+        let store = store.upgrade();
+        if let Some((store, holder)) = store.as_ref().and_then(|it| Some((it, it.holder()?))) {
             let options = store.options();
-            service(holder, options.shards, options.quorums.replicas)(body)
+            return service(holder, options.shards, options.quorums.replicas)(body);
         }
-        None => {
-            let checked = store.upgrade().map_or(Ok(()), |store| store.checked());
-            let why = match checked {
-                Err(error) => format!("its store cannot be used: {error}"),
-                Ok(()) => {
-                    "its storage is not open yet: a storage of functions is when its program polls"
-                        .to_owned()
-                }
-            };
-            let error = Error::new(Kind::NotReady, why).retryable().with_status(503).not_sent();
-            Box::pin(async { Err(error) })
-        }
+        let why = match store.map(|store| store.checked()) {
+            Some(Err(error)) => format!("its store cannot be used: {error}"),
+            _ => "its storage is not open yet: a storage of functions is when its program polls"
+                .to_owned(),
+        };
+        let error = Error::new(Kind::NotReady, why).retryable().with_status(503).not_sent();
+        Box::pin(async { Err(error) })
     })
 }
