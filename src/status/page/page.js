@@ -19,8 +19,14 @@ const COLOURS = [
 ];
 const TIERS = [0, 0.12, -0.12];
 // What makes a shard stand out, the worst first.
-const MARKS = ["lost", "risk", "stale", "move"];
-const MARK_NAMES = { lost: "without a live replica", risk: "at risk", stale: "stale", move: "moving" };
+const MARKS = {
+  lost: "without a live replica",
+  risk: "at risk",
+  down: "with the primary down",
+  short: "with a replica down",
+  stale: "stale, in repair",
+  move: "moving",
+};
 const PLACE = { a: "available", i: "initializing", l: "leaving" };
 const SHAPES = { live: "●", ok: "●", unavailable: "▲", benched: "▲", down: "✕" };
 
@@ -135,7 +141,7 @@ function slotOf(id) {
 function swatch(id) {
   const made = element("i", "swatch");
   made.setAttribute("aria-hidden", "true");
-  made.style.backgroundColor = `var(--n${slotOf(id)})`;
+  made.style.color = `var(--n${slotOf(id)})`;
   return made;
 }
 
@@ -166,15 +172,14 @@ function viewOf(told) {
 }
 
 function markOf(seen, shard) {
-  let live = 0, isMoving = seen.reported.moving.has(shard), isStale = seen.reported.repairing.has(shard);
-  for (const [node, state] of seen.placement[shard]) {
-    if (seen.down.has(seen.names[node])) isStale = true;
-    else if (state !== "i") live += 1;
-    if (state !== "a") isMoving = true;
-  }
-  if (!live) return "lost";
+  const replicas = seen.placement[shard];
+  const isDown = ([node]) => seen.down.has(seen.names[node]);
+  if (replicas.every((replica) => isDown(replica) || replica[1] === "i")) return "lost";
   if (seen.reported.at_risk.has(shard)) return "risk";
-  return isStale ? "stale" : isMoving ? "move" : "";
+  if (isDown(replicas[0])) return "down";
+  if (replicas.some(isDown)) return "short";
+  if (seen.reported.repairing.has(shard)) return "stale";
+  return seen.reported.moving.has(shard) || replicas.some(([, state]) => state !== "a") ? "move" : "";
 }
 
 // ---- the shard map
@@ -205,7 +210,7 @@ function buildGrid(shards) {
   for (let first = 0; first < shards; first += columns) {
     const row = element("div", "row");
     row.setAttribute("role", "row");
-    const label = element("span", "first", (first / columns) % labelled ? "" : count(first));
+    const label = element("span", "first", (first / columns) % labelled ? "" : first);
     label.setAttribute("aria-hidden", "true");
     row.append(label);
     for (let shard = first; shard < Math.min(first + columns, shards); shard += 1) {
@@ -242,15 +247,15 @@ function drawCells() {
     cell.dataset.p = primary === undefined ? "" : places[primary];
     cell.dataset.n = holders;
     cell.dataset.mark = marks[shard];
-    cell.style.backgroundColor = primary === undefined ? "" : `var(--n${places[primary]})`;
-    cell.setAttribute("aria-label", `Shard ${shard}, ${name}${marks[shard] ? `, ${MARK_NAMES[marks[shard]]}` : ""}`);
+    cell.style.color = primary === undefined ? "" : `var(--n${places[primary]})`;
+    cell.setAttribute("aria-label", `Shard ${shard}, ${name}${marks[shard] ? `, ${MARKS[marks[shard]]}` : ""}`);
   }
 }
 
 function drawMarks() {
-  const numbers = new Map(MARKS.map((mark) => [mark, 0]));
+  const numbers = new Map(Object.keys(MARKS).map((mark) => [mark, 0]));
   for (const mark of marks) if (mark) numbers.set(mark, numbers.get(mark) + 1);
-  const present = MARKS.filter((mark) => numbers.get(mark));
+  const present = Object.keys(MARKS).filter((mark) => numbers.get(mark));
   children($("marks"), present.length ? present : ["none"], (mark) => mark, makeMark, (node, mark) => {
     if (mark === "none") return say(node, `All ${count(marks.length)} shards are in place.`);
     say(node.querySelector("b"), count(numbers.get(mark)));
@@ -261,7 +266,7 @@ function makeMark(mark) {
   if (mark === "none") return element("li", "calm");
   const glyph = element("i", "cell");
   glyph.dataset.mark = mark;
-  const button = element("button", "", glyph, element("b"), ` ${MARK_NAMES[mark]}`);
+  const button = element("button", "", glyph, element("b"), ` ${MARKS[mark]}`);
   button.type = "button";
   button.title = "Go to the next of them";
   button.addEventListener("click", () => goToNext((found) => found === mark));
@@ -300,7 +305,7 @@ function highlight(name) {
   const slot = name === null ? undefined : slots.get(name);
   highlightRules.replaceSync(slot === undefined ? "" : `
     #grid .cell:not([data-n~="${slot}"]) { opacity: 0.12; }
-    #grid .cell[data-n~="${slot}"]:not([data-p="${slot}"]) { opacity: 0.5; }`);
+    #grid .cell[data-n~="${slot}"]:not([data-p="${slot}"]) { opacity: 0.42; }`);
 }
 
 // Goes to the next shard with such a mark, after the one that has the focus.
@@ -405,7 +410,7 @@ function drawDetails() {
   if (details.signature === signature) return;
   details.signature = signature;
   const title = element("h3", "", `Shard ${shard}`);
-  if (mark) title.append(element("span", `tag ${mark}`, MARK_NAMES[mark]));
+  if (mark) title.append(element("span", `tag ${mark}`, MARKS[mark]));
   const holders = element("ol", "", ...replicas.map(({ name, words }) =>
     element("li", "", swatch(name), bdi(name, "name"), element("span", "", ` ${words}`))));
   if (!replicas.length) holders.append(element("li", "", "no replica"));
@@ -458,10 +463,12 @@ function drawProblems() {
   const section = $("problems");
   shown(section, true);
   attribute(section, "data-some", problems.length ? "yes" : null);
-  const calm = cluster.in_touch === false ? "No problem is known." : "No problems.";
+  const isSure = cluster.in_touch !== false;
+  attribute(section, "data-sure", isSure ? "yes" : null);
+  const calm = isSure ? "No problems." : "No problem is known.";
   say($("problems-title"), problems.length ? plural(problems.length, "problem", "problems") : calm);
   const make = () => element("li", "", element("p", "what"), element("p", "cure"));
-  children($("problem-list"), problems, (one) => `${text(one.problem)} ${text(one.text)}`, make, (node, one) => {
+  children($("problem-list"), problems, (one) => text(one.problem), make, (node, one) => {
     withCode(node.children[0], text(one.text) || text(one.problem));
     withCode(node.children[1], text(one.cure));
     shown(node.children[1], Boolean(one.cure));
@@ -481,9 +488,8 @@ function factsOf() {
   facts.push(map
     ? { name: "Map epoch", value: count(map.epoch), more: `${count(map.shards)} shards × ${plural(map.replicas, "replica", "replicas")}` }
     : { name: "Map epoch", value: "none", more: "no shard map is known" });
-  facts.push(cluster.in_touch === false
-    ? { name: "Consul", value: "no answer", more: "what is shown may be old", bad: true }
-    : { name: "Consul", value: "answers", more: endpointsMore() });
+  const consul = new Map([[true, "answers"], [false, "no answer"]]).get(cluster.in_touch) || "unknown";
+  facts.push({ name: "Consul", value: consul, more: endpointsMore(), bad: cluster.in_touch === false });
   return facts;
 }
 
@@ -602,7 +608,7 @@ function makeMember(node) {
   const state = element("td", "", element("span", "state"), element("small"), element("small", "output"));
   const bar = element("i", "share");
   bar.setAttribute("aria-hidden", "true");
-  bar.style.setProperty("--colour", `var(--n${slotOf(id)})`);
+  bar.style.color = `var(--n${slotOf(id)})`;
   const numbers = ["map lag", "primaries", "replicas"].map((label) => {
     const cell = element("td", "number", element("span"), element("small"));
     cell.dataset.label = label;
@@ -726,6 +732,7 @@ function drawEvents() {
   children($("events"), events, (one) => `${text(one.node_id)} ${text(one.seq)} ${text(one.at_ms)}`, make, (node, one) => {
     const [time, what, by] = node.children;
     say(time, timeOf(one.at_ms));
+    attribute(time, "datetime", isNumber(one.at_ms) ? new Date(one.at_ms).toISOString() : null);
     const words = text(one.event).replaceAll("_", " ");
     say(what, one.detail === null || one.detail === undefined || one.detail === "" ? words : `${words}: ${text(one.detail)}`);
     say(by, text(one.node_id));
@@ -749,6 +756,7 @@ function draw() {
 // ---- the connection
 
 const notes = new Map();
+let restUntil = 0;
 let source = null, state = "connecting", confirmedAt = now(), attempts = 0, pending = null, timer = 0, hiddenTimer = 0, isAsking = false;
 
 function drawNotes() {
@@ -796,7 +804,7 @@ function receive(data) {
   confirmed();
   const isScheduled = pending !== null;
   pending = data;
-  if (!isScheduled) requestAnimationFrame(take);
+  if (!isScheduled) setTimeout(() => requestAnimationFrame(take), Math.max(0, restUntil - now()));
 }
 
 function take() {
@@ -814,6 +822,8 @@ function take() {
   }
   receivedAt = now();
   draw();
+  // A large map on a slow machine: drawing leaves time for the reader. The timer comes after the painting.
+  setTimeout(() => (restUntil = now() + Math.min(1000, 2 * (now() - receivedAt))));
 }
 
 function open() {
