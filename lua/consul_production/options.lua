@@ -162,6 +162,8 @@ options.list = {
   { "cluster.datacenter", "text", nil, env = { "DATACENTER" }, client = "datacenter", doc = "The datacenter." },
   { "cluster.min_nodes", "nodes", 1, cluster = "min_nodes",
     doc = "With fewer live nodes the shard map does not change, and the health reports `too_few_nodes`." },
+  { "cluster.notify", "flag", false, cluster = "notify",
+    doc = "Whether the node tells systemd that it takes part, and that its program polls (docs/cluster.md)." },
   { "cluster.max_nodes", "nodes", 9, idle = "a cluster has no upper limit" },
   { "cluster.heartbeat_interval", "seconds", 5, cluster = "heartbeat_interval",
     doc = "How often the node verifies its own key. Its liveness check is updated more often." },

@@ -1020,6 +1020,7 @@ function ConsulClient:destroy_session(session, options) end
 ---@field max_reply_bytes? integer The largest reply that the node sends or accepts, in bytes. Default: 16777216.
 ---@field max_in_flight? integer The most calls in flight to one other node; a further one fails at once. Default: 64.
 ---@field max_waiting_requests? integer The most requests of other nodes that wait for the program; further ones are refused. Default: 256.
+---@field notify? boolean Whether the node tells systemd that it takes part in the cluster (`Type=notify`), and with `WatchdogSec` that its program is alive: it has no handlers, or polls for their requests. Without effect outside of a unit (no `NOTIFY_SOCKET`). Default: false.
 ---@field leader_key? string The key whose lock is the leadership. By default it is next to `nodes_prefix`, as are the next two. Default: tsdb/cluster/leader.
 ---@field nodes_prefix? string The prefix of the nodes' keys. The name of the nodes' service is derived from it. Default: tsdb/cluster/nodes/.
 ---@field shards_prefix? string The prefix of the shard map's keys. Default: tsdb/cluster/shards/.

@@ -44,6 +44,7 @@ pub mod shard_map;
 pub mod snapshot;
 mod start;
 pub mod stores;
+pub mod systemd;
 
 pub use event::Event;
 pub use node::{Mode, Node, Record};

@@ -68,6 +68,8 @@ pub struct Options {
     pub max_in_flight: usize,
     /// The most requests of other nodes that may wait for the program.
     pub max_waiting_requests: usize,
+    /// Whether systemd is told that the node takes part and that its program is alive.
+    pub notify: bool,
     /// The time of day.
     pub wall_clock: WallClock,
 }
@@ -103,6 +105,7 @@ impl Options {
             max_reply_bytes: 16 << 20,
             max_in_flight: 64,
             max_waiting_requests: 256,
+            notify: false,
             wall_clock: WallClock::from_origin(Duration::ZERO),
         }
     }

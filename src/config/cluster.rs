@@ -178,6 +178,12 @@ pub const CLUSTER_OPTIONS: &[Setting<Options>] = &[
         "The most requests of other nodes that wait for the program; further ones are refused.",
     ),
     Setting::new(
+        "notify",
+        Takes::Flag(|options, flag| options.notify = flag),
+        "false",
+        "Whether the node tells systemd that it takes part in the cluster (`Type=notify`), and with `WatchdogSec` that its program is alive: it has no handlers, or polls for their requests. Without effect outside of a unit (no `NOTIFY_SOCKET`).",
+    ),
+    Setting::new(
         "leader_key",
         Takes::Key(|options, key| options.leader_key = key),
         "tsdb/cluster/leader",

@@ -74,6 +74,7 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("the map was not kept", "a storage of this process"),
     ("a storage raised an error", "a program of this machine"),
     ("the machine's clock was set back", "the clock of this machine"),
+    ("systemd was not told", "twice in the time of the watchdog at most"),
 ];
 
 /// The messages of all log lines of the library above the level DEBUG, without what is inserted. A line without

@@ -16,6 +16,7 @@ mod readme;
 mod replicated;
 #[path = "../support/mod.rs"]
 mod support;
+mod systemd;
 
 fn main() {
     // The longest come first; they wait most of the time.
@@ -32,6 +33,7 @@ fn main() {
         answers::trials,
         encrypted::trials,
         logs::trials,
+        systemd::trials,
     ];
     support::trials::run(4, &modules);
 }

@@ -4,6 +4,7 @@ use super::data_plane::NodeDataPlane;
 use super::running_store::{Declared, RunningStore, lead};
 use crate::client::Client;
 use crate::clock::{Clock, WallClock};
+use crate::cluster::systemd::Systemd;
 use crate::cluster::{Cluster, Event, Options, Snapshot};
 use crate::config::Config;
 use crate::connect::connect;
@@ -39,6 +40,8 @@ pub struct RunningNode {
     pub client: Arc<Client>,
     /// None: no stores can be here.
     leader: Option<Job<Infallible>>,
+    /// None: systemd is not notified of this node.
+    to_systemd: Option<Job<Infallible>>,
     start: Job<Progress>,
     end: Job<Error>,
 }
@@ -69,6 +72,10 @@ impl RunningNode {
         let (executor, wall_clock) = match client.clock().as_manual() {
             Some(clock) => (Executor::Clock(clock.clone()), WallClock::from_origin(Duration::ZERO)),
             None => (Executor::thread()?, WallClock::machine()),
+        };
+        let systemd = match options.notify {
+            true => Systemd::of_environment(|name| std::env::var_os(name))?,
+            false => None,
         };
         let options = Options { wall_clock, ..options.clone() };
         let limit = options.start_timeout;
@@ -102,6 +109,12 @@ impl RunningNode {
         }
         let is_member = !cluster.options().observer;
         let leader = if is_member { lead(&cluster, &client, &data_plane)? } else { None };
+        let to_systemd = systemd.map(|systemd| {
+            let (cluster, plane) = (Arc::clone(&cluster), Arc::clone(&data_plane.plane));
+            let report = async move { systemd.report(&cluster, &plane).await };
+            Job::start(&executor, stream::once(report))
+        });
+        let to_systemd = to_systemd.transpose()?;
         let stores = RefCell::default();
         Ok(RunningNode {
             cluster,
@@ -111,6 +124,7 @@ impl RunningNode {
             stores,
             client,
             leader,
+            to_systemd,
             start,
             end,
         })
@@ -169,6 +183,7 @@ impl RunningNode {
     pub fn end(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         self.stores.take();
         self.leader.iter().for_each(Job::cancel);
+        self.to_systemd.iter().for_each(Job::cancel);
         self.start.cancel();
         self.end.cancel();
         self.events.cancel();

@@ -1,0 +1,92 @@
+//! A node as a service of systemd, which this test stands in for: it starts the program with a socket for
+//! notifications and a watchdog.
+
+use crate::support::authority::Folder;
+use crate::support::trials::{Trials, add};
+use libtest_mimic::Failed;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A node with a handler, whose program polls for as many seconds as each line of its input says. The check's TTL
+/// of its profile is 2 s.
+const PROGRAM: &str = r#"
+local node = require("consul_ffi").ConsulHACluster:new({
+  node_id = "n1", node_address = false, simulate = true, notify = true, profile = "fast",
+})
+assert(node:handle("ping", function() return "pong" end))
+print("starts") io.stdout:flush()
+io.read()
+assert(node:start())
+for line in io.lines() do
+  local polls_until = os.time() + tonumber(line)
+  while os.time() < polls_until do node:poll(50) end
+  print("idle") io.stdout:flush()
+end
+"#;
+
+pub fn trials() -> Trials {
+    let mut trials = Trials::of(module_path!());
+    add!(trials, systemd_learns_when_a_node_takes_part_and_that_its_program_polls);
+    trials
+}
+
+/// The messages that come within a time, each once.
+fn told(systemd: &UnixDatagram, within: Duration) -> Result<Vec<String>, Failed> {
+    let (mut all, end) = (Vec::new(), Instant::now() + within);
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|it| !it.is_zero()) {
+        systemd.set_read_timeout(Some(left))?;
+        let mut text = [0; 64];
+        match systemd.recv(&mut text) {
+            Ok(length) => {
+                let text = String::from_utf8_lossy(&text[..length]).into_owned();
+                if !all.contains(&text) {
+                    all.push(text);
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(all)
+}
+
+fn systemd_learns_when_a_node_takes_part_and_that_its_program_polls() -> Result<(), Failed> {
+    let folder = Folder::new();
+    let socket = folder.path("notify");
+    let systemd = UnixDatagram::bind(&socket)?;
+    let mut program = Command::new("luajit")
+        .args(["-e", PROGRAM])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("LUA_CPATH", "./target/lua/luajit/?.so;;")
+        .env_remove("CONSUL_HTTP_ADDR")
+        .env("NOTIFY_SOCKET", &socket)
+        .env("WATCHDOG_USEC", "400000")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let (stdin, stdout) = (program.stdin.take(), program.stdout.take());
+    let (mut stdin, stdout) = (stdin.ok_or("a pipe")?, stdout.ok_or("a pipe")?);
+    let mut lines = BufReader::new(stdout).lines();
+    let (alive, ready) = ("WATCHDOG=1".to_owned(), "READY=1".to_owned());
+    let observed = || -> Result<(), Failed> {
+        assert_eq!(lines.next().transpose()?.as_deref(), Some("starts"));
+        assert_eq!(told(&systemd, Duration::from_millis(300))?, [""; 0], "it has not joined yet");
+        writeln!(stdin, "\n8")?;
+        let mut first = told(&systemd, Duration::from_secs(6))?;
+        first.sort();
+        assert_eq!(first, [ready, alive.clone()]);
+        assert_eq!(lines.next().transpose()?.as_deref(), Some("idle"));
+        // Four seconds without a poll are allowed.
+        told(&systemd, Duration::from_secs(5))?;
+        assert_eq!(told(&systemd, Duration::from_secs(2))?, [""; 0], "its program does not poll");
+        writeln!(stdin, "3")?;
+        assert_eq!(told(&systemd, Duration::from_secs(2))?, [alive], "its program polls again");
+        Ok(())
+    };
+    let observed = observed();
+    program.kill()?;
+    program.wait()?;
+    observed
+}
