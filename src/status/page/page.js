@@ -4,7 +4,7 @@
 // what differs. Text from the document reaches the page as text alone: node names may be hostile.
 
 const VERSION = 1;
-// Silence after which the server is asked whether it is there, and the time that it has to answer.
+// Silence after which the server is asked, and the time that it has to answer.
 const SILENCE_MS = 5000, ANSWER_MS = 4000;
 // Pauses before the connection is opened again.
 const PAUSES_MS = [500, 1000, 2000, 4000];
@@ -23,7 +23,7 @@ const MARKS = {
   lost: "without a live replica",
   risk: "at risk",
   down: "with the primary down",
-  short: "with a replica down",
+  short: "with a replica missing",
   stale: "stale, in repair",
   move: "moving",
 };
@@ -154,6 +154,9 @@ let view = null; // what is drawn of its shard map
 const sinceReceived = () => now() - receivedAt;
 const isLive = (node) => Boolean(node) && node.state !== "down";
 
+// Whether the replicas that are left can make new ones.
+const isEnough = ({ left, needed }) => isNumber(needed) && left >= needed;
+
 // The shard map with what the stores report of its shards.
 function viewOf(told) {
   const map = told.map;
@@ -163,9 +166,11 @@ function viewOf(told) {
   const nodes = new Map(list(told.nodes).map((node) => [text(node.id), node]));
   const placement = list(map.placement);
   const stores = list(told.stores).filter((store) => store.shards === placement.length);
-  const reported = { at_risk: new Set(), repairing: new Set(), moving: new Set() };
+  const reported = { risk: new Set(), short: new Set(), stale: new Set(), move: new Set() };
   for (const store of stores) {
-    for (const [kind, shards] of Object.entries(reported)) for (const entry of list(store[kind])) shards.add(entry.shard);
+    for (const one of list(store.at_risk)) (isEnough(one) ? reported.short : reported.risk).add(one.shard);
+    for (const one of list(store.repairing)) reported.stale.add(one.shard);
+    for (const one of list(store.moving)) reported.move.add(one.shard);
   }
   const down = new Set(names.filter((name) => !isLive(nodes.get(name))));
   return { map, names, nodes, placement, stores, reported, down, slots: names.map(slotOf) };
@@ -175,11 +180,11 @@ function markOf(seen, shard) {
   const replicas = seen.placement[shard];
   const isDown = ([node]) => seen.down.has(seen.names[node]);
   if (replicas.every((replica) => isDown(replica) || replica[1] === "i")) return "lost";
-  if (seen.reported.at_risk.has(shard)) return "risk";
+  if (seen.reported.risk.has(shard)) return "risk";
   if (isDown(replicas[0])) return "down";
-  if (replicas.some(isDown)) return "short";
-  if (seen.reported.repairing.has(shard)) return "stale";
-  return seen.reported.moving.has(shard) || replicas.some(([, state]) => state !== "a") ? "move" : "";
+  if (seen.reported.short.has(shard) || replicas.some(isDown)) return "short";
+  if (seen.reported.stale.has(shard)) return "stale";
+  return seen.reported.move.has(shard) || replicas.some(([, state]) => state !== "a") ? "move" : "";
 }
 
 // ---- the shard map
@@ -434,13 +439,17 @@ function replicaLine([place, state, from], i) {
 function storeLines(store, shard) {
   const lines = [];
   const entries = (kind) => list(store[kind]).filter((entry) => entry.shard === shard);
-  for (const { missing, left } of entries("at_risk")) {
-    lines.push(`${text(store.name)}: at risk, ${plural(left, "replica", "replicas")} left${
-      list(missing).length ? `, missing ${list(missing).map(text).join(", ")}` : ""}`);
-  }
+  for (const one of entries("at_risk")) lines.push(`${text(store.name)}: ${riskOf(one)}`);
   for (const { on } of entries("repairing")) lines.push(`${text(store.name)}: being repaired on ${text(on)}`);
   for (const { to } of entries("moving")) lines.push(`${text(store.name)}: being copied to ${text(to)}`);
   return lines;
+}
+
+function riskOf(one) {
+  const missing = list(one.missing).map(text).join(", ");
+  const without = missing ? `, ${missing} missing` : "";
+  if (isEnough(one)) return `${plural(one.left, "replica", "replicas")} left${without}`;
+  return `at risk: ${count(one.left)}${isNumber(one.needed) ? ` of ${count(one.needed)} needed` : ""} left${without}`;
 }
 
 // ---- the parts of the page
@@ -449,7 +458,7 @@ function drawTop() {
   const prefix = text(cluster.prefix);
   say($("prefix"), prefix);
   withCode($("by"), cluster.told_by ? `as \`${text(cluster.told_by).replaceAll("`", "'")}\` knows it` : "as an observer knows it");
-  const problems = list(cluster.problems).length;
+  const problems = list(cluster.problems).filter((one) => levelOf(one) !== "note").length;
   const title = `${problems ? `(${problems}) ` : ""}${cluster.leader ? "" : "No leader · "}${prefix || "Cluster"}`;
   if (document.title !== title) document.title = title;
   const colour = problems ? "%23c0392b" : "%232e8b57";
@@ -458,17 +467,23 @@ function drawTop() {
 <path fill='${colour}' d='${shape}'/></svg>`);
 }
 
+// The levels of problems, the worst first; one without a level is an error.
+const LEVELS = { error: ["problem", "problems"], warning: ["warning", "warnings"], note: ["note", "notes"] };
+const levelOf = (problem) => (problem.level in LEVELS ? problem.level : "error");
+
 function drawProblems() {
   const problems = list(cluster.problems);
+  const numbers = Object.keys(LEVELS).map((level) => [level, problems.filter((one) => levelOf(one) === level).length]);
+  const present = numbers.filter(([, number]) => number);
+  const worst = present.length ? present[0][0] : cluster.in_touch === false ? "unsure" : "none";
   const section = $("problems");
   shown(section, true);
-  attribute(section, "data-some", problems.length ? "yes" : null);
-  const isSure = cluster.in_touch !== false;
-  attribute(section, "data-sure", isSure ? "yes" : null);
-  const calm = isSure ? "No problems." : "No problem is known.";
-  say($("problems-title"), problems.length ? plural(problems.length, "problem", "problems") : calm);
+  attribute(section, "data-level", worst);
+  const calm = { none: "No problems.", unsure: "No problem is known.", note: "No problems; " }[worst] || "";
+  say($("problems-title"), calm + present.map(([level, number]) => plural(number, ...LEVELS[level])).join(", "));
   const make = () => element("li", "", element("p", "what"), element("p", "cure"));
-  children($("problem-list"), problems, (one) => text(one.problem), make, (node, one) => {
+  children($("problem-list"), problems, (one) => `${text(one.problem)} ${text(one.of)}`, make, (node, one) => {
+    attribute(node, "data-level", levelOf(one));
     withCode(node.children[0], text(one.text) || text(one.problem));
     withCode(node.children[1], text(one.cure));
     shown(node.children[1], Boolean(one.cure));
@@ -573,7 +588,7 @@ function drawMembers() {
   shown($("no-members"), nodes.length === 0);
   say($("no-members"), "No member is known.");
   say($("member-facts"), nodes.length ? `${plural(nodes.length, "node", "nodes")} in ${plural(zones.size, "zone", "zones")}` : "");
-  const most = Math.max(1, ...nodes.map((node) => (isNumber(node.replicas) ? node.replicas : 0)));
+  const most = Math.max(1, ...nodes.map(shardsOf));
   const sorted = [...zones].sort(([a], [b]) => byName(a, b));
   drawZones(table, sorted, most);
 }
@@ -600,6 +615,9 @@ function drawZones(table, zones, most) {
       (row, node) => node && drawMember(row, node, most));
   });
 }
+
+const number = (value) => (isNumber(value) ? value : 0);
+const shardsOf = (node) => number(node.primaries) + number(node.replicas);
 
 function makeMember(node) {
   const id = text(node.id);
@@ -630,9 +648,11 @@ function drawMember(row, node, most) {
   say(name.children[1], addresses.filter(Boolean).join(" · "));
   drawState(state.children[0], text(node.state));
   const more = node.mode && node.mode !== "active" ? [text(node.mode)] : [];
+  if (node.unknown_mode) more.push(`unknown mode ${text(node.unknown_mode)}`);
   if (isNumber(node.down_for_ms)) more.push(`for ${duration(node.down_for_ms + sinceReceived())}`);
   say(state.children[1], more.join(" · "));
-  say(state.children[2], node.state === "live" ? "" : text(node.check_output));
+  const silence = node.silent ? `does not answer: ${text(node.silent)}` : "";
+  say(state.children[2], [node.state === "live" ? "" : text(node.check_output), silence].filter(Boolean).join("; "));
   row.classList.toggle("away", !isLive(node));
   say(lag.firstChild, isNumber(node.map_lag) ? (node.map_lag ? plural(node.map_lag, "epoch", "epochs") : "0") : "unknown");
   lag.classList.toggle("bad", node.map_lag > 0);
@@ -640,9 +660,9 @@ function drawMember(row, node, most) {
   say(replicas.children[0], count(node.replicas));
   const moves = [node.moving_in ? `${count(node.moving_in)} in` : "", node.moving_out ? `${count(node.moving_out)} out` : ""];
   say(replicas.children[1], moves.filter(Boolean).join(", "));
-  const share = isNumber(node.replicas) ? node.replicas / most : 0;
-  replicas.children[2].style.setProperty("--part", share.toFixed(3));
-  replicas.children[2].style.setProperty("--primaries", isNumber(node.primaries) && node.replicas ? (node.primaries / node.replicas).toFixed(3) : "0");
+  const bar = replicas.children[2];
+  bar.style.setProperty("--part", (shardsOf(node) / most).toFixed(3));
+  bar.style.setProperty("--primaries", (number(node.primaries) / Math.max(1, shardsOf(node))).toFixed(3));
 }
 
 function drawState(node, state) {
@@ -667,13 +687,16 @@ function drawStore(node, store) {
     text(store.write_quorum)} for writes, ${text(store.read_quorum)} for reads · map version ${count(store.map_version)}`);
   const risks = list(store.at_risk), repairs = list(store.repairing), moves = list(store.moving);
   const parts = [];
-  if (risks.length) parts.push(`${plural(risks.length, "shard", "shards")} at risk`);
+  const few = risks.filter((one) => !isEnough(one)).length;
+  if (few) parts.push(`${plural(few, "shard", "shards")} at risk`);
+  if (risks.length > few) parts.push(`${plural(risks.length - few, "shard", "shards")} with a replica missing`);
+  if (number(store.unrecovered)) parts.push(`${plural(store.unrecovered, "shard", "shards")} unrecovered`);
   if (repairs.length) parts.push(plural(repairs.length, "repair", "repairs"));
   if (moves.length) parts.push(plural(moves.length, "move", "moves"));
   say(sum, parts.length ? parts.join(", ") : "Nothing moves, nothing is repaired.");
-  sum.classList.toggle("bad", risks.length > 0);
+  sum.classList.toggle("bad", few > 0 || number(store.unrecovered) > 0);
   const rows = [
-    ...risks.map((one) => ({ kind: "risk", shard: one.shard, words: `at risk, ${text(one.left)} left` })),
+    ...risks.map((one) => ({ kind: "risk", shard: one.shard, words: riskOf(one) })),
     ...repairs.map((one) => ({ kind: "repair", shard: one.shard, words: "repair on", on: text(one.on), done: one.done })),
     ...moves.map((one) => ({ kind: "move", shard: one.shard, words: "to", on: text(one.to), done: one.done })),
   ];
@@ -685,7 +708,7 @@ function drawStore(node, store) {
 function further(rows) {
   const numbers = new Map();
   for (const row of rows) {
-    const what = row.kind === "risk" ? "at risk" : `${row.words} ${row.on}`;
+    const what = row.kind === "risk" ? "with a replica missing" : `${row.words} ${row.on}`;
     numbers.set(what, (numbers.get(what) || 0) + 1);
   }
   return [...numbers].map(([what, number]) => `${count(number)} more ${what}`).join(", ");
@@ -695,16 +718,17 @@ function makeTask(task) {
   const button = element("button", "", `Shard ${text(task.shard)}`);
   button.type = "button";
   button.addEventListener("click", () => goTo(Number(task.shard)));
-  return element("li", "", button, element("span", "", ` ${task.words} `, task.on ? bdi(task.on) : ""), element("progress"), element("small", "number"));
+  return element("li", task.kind, button, element("span", "", ` ${task.words} `, task.on ? bdi(task.on) : ""), element("progress"), element("small", "number"));
 }
 
 function drawTask(node, task) {
-  const [, , bar, number] = node.children;
+  const [, words, bar, share] = node.children;
+  if (task.kind === "risk") say(words, task.words);
   const isKnown = isNumber(task.done);
   shown(bar, isKnown);
   if (isKnown && bar.value !== task.done) bar.value = task.done;
   attribute(bar, "aria-label", `Shard ${text(task.shard)} ${task.words} ${text(task.on)}`);
-  say(number, isKnown ? percent(task.done) : task.kind === "risk" ? "" : "progress unknown");
+  say(share, isKnown ? percent(task.done) : task.kind === "risk" ? "" : "progress unknown");
 }
 
 function drawEndpoints() {
@@ -847,14 +871,15 @@ function lost() {
   attempts += 1;
 }
 
-// Comments of the stream are not seen here, so silence needs a question.
+// Comments of the stream are not seen here, and events leave out changes of latency and lease: silence needs a question.
 async function ask() {
   if (state !== "live" || isAsking || now() - confirmedAt < SILENCE_MS) return;
   isAsking = true;
   const asked = source;
   try {
-    await fetch("live", { cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) });
-    if (asked === source) confirmed();
+    const answer = await fetch("cluster", { cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) });
+    const data = await answer.text();
+    if (asked === source) answer.ok ? receive(data) : confirmed();
   } catch {
     if (asked === source && source) lost();
   }
