@@ -845,6 +845,7 @@ function take() {
     return drawNotes();
   }
   receivedAt = now();
+  shown($("parts"), true);
   draw();
   // A large map on a slow machine: drawing leaves time for the reader. The timer comes after the painting.
   setTimeout(() => (restUntil = now() + Math.min(1000, 2 * (now() - receivedAt))));
