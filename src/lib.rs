@@ -37,6 +37,7 @@ mod log_file;
 pub mod logs;
 #[cfg(feature = "binding")]
 mod lua;
+pub mod metrics;
 pub mod os;
 pub mod ring;
 pub mod simulate;

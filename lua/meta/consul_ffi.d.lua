@@ -2849,6 +2849,16 @@ function consul_ffi.json_decode(text) end
 ---@return table<string, integer> lines the number of the line of each value, by its path: `lines["cluster.min_nodes"]`
 function consul_ffi.toml_decode(text) end
 
+---The numbers of this process as text for Prometheus, as [monitoring](monitoring.md) describes them: of all clients and
+---nodes of all Lua states. Sends nothing and waits for nothing.
+---@param options? consul_ffi.metrics.options
+---@return string text
+---@return string content_type the header `Content-Type` with which an HTTP server returns the text
+function consul_ffi.metrics(options) end
+
+---@class consul_ffi.metrics.options
+---@field format? "prometheus"|"openmetrics" default prometheus
+
 ---Reads a regular file of up to 1 MiB, such as a configuration. It never waits: pipes and devices are refused.
 ---@param path string
 ---@return string? text nil for a file that cannot be read

@@ -3,7 +3,7 @@
 //! [`Client::call`] builds a request from arguments, [`Client::execute`] runs a request that is
 //! built already. A run makes attempts; an attempt sends the request through one transport.
 
-use super::Client;
+use super::{Client, counted};
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
 use crate::transport::token_file::TOKEN;
@@ -36,6 +36,19 @@ impl Client {
     /// Those of the transport or the server, after the retries that the endpoint allows.
     pub async fn execute(&self, request: &Request) -> Result<Success, Error> {
         let start = self.clock.now();
+        let outcome = self.outcome(request, start).await;
+        let numbers = counted::of(request.endpoint);
+        numbers.requests.add(&outcome);
+        if request.server_wait.is_zero() {
+            numbers.durations.add(match &outcome {
+                Ok(success) => Duration::from_nanos((success.meta.request_ms * 1e6) as u64),
+                Err(_) => self.clock.now() - start,
+            });
+        }
+        outcome
+    }
+
+    async fn outcome(&self, request: &Request, start: Instant) -> Result<Success, Error> {
         let deadline = start + self.budget(request);
         let error = match self.attempt_until(deadline, request, self.settings.retry_count).await {
             Ok(success) => return Ok(success),
@@ -168,6 +181,7 @@ impl<'a> Run<'a> {
         let index = client.endpoints().pick(begun, &self.asked, may_probe);
         self.stage_attempts += 1;
         self.attempts += 1;
+        counted::of(self.request.endpoint).attempts.add_one();
         let transport = &*client.transports[index];
         let answer = transport.send(self.request.to_send(elapsed, self.is_stale));
         // Lazily, so that an answer that is there at once costs no timer.

@@ -32,6 +32,7 @@
 pub mod batch;
 mod call;
 pub mod coordination;
+mod counted;
 mod endpoints;
 mod lost_answer;
 pub mod view;

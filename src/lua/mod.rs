@@ -5,6 +5,7 @@ mod cluster;
 mod coordination;
 mod decode;
 mod file;
+mod metrics;
 mod node_table;
 mod older;
 mod ring;
@@ -87,6 +88,7 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     }
     native.set("set_node_metatable", node_table::register(lua)?)?;
     native.set("decode", decode::register(lua)?)?;
+    native.set("metrics", metrics::register(lua)?)?;
     native.set("older", older::register(lua)?)?;
     let build: Function =
         lua.load(include_str!("module.lua")).set_name("=consul_ffi").into_function()?;

@@ -438,6 +438,7 @@ class_of(native.file)
 module.simulator = wrap(native.simulator.open)
 module.json_decode = wrap(native.decode.json_decode)
 module.toml_decode = wrap(native.decode.toml_decode)
+module.metrics = wrap(native.metrics)
 module.read_file = wrap(native.file.read)
 module.log_file = wrap(native.file.open)
 module.ConsulClient = ConsulClient

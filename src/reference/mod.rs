@@ -4,16 +4,18 @@
 mod annotations;
 mod endpoints;
 mod lua_meta;
+mod monitoring;
 mod objects;
 mod options;
 mod page;
 
 /// Every generated file: its path in the repository, and its text.
-pub fn files() -> [(&'static str, String); 5] {
+pub fn files() -> [(&'static str, String); 6] {
     [
         ("docs/api.md", objects::markdown()),
         ("docs/api-endpoints.md", endpoints::markdown()),
         ("docs/faq.md", objects::faq()),
+        ("docs/monitoring.md", monitoring::markdown()),
         ("docs/configuration.md", options::markdown()),
         ("lua/meta/consul_ffi.d.lua", lua_meta::text()),
     ]

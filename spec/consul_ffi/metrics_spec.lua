@@ -1,0 +1,60 @@
+local consul_ffi = require("consul_ffi")
+
+-- The samples of a text, by name and labels.
+local function samples(text)
+  local found = {}
+  for line in text:gmatch("[^\n]+") do
+    if line:sub(1, 1) ~= "#" then
+      local name, number = line:match("^(%S+) (%S+)$")
+      assert.is_nil(found[name], line)
+      found[name] = assert(tonumber(number), line)
+    end
+  end
+  return found
+end
+
+describe("metrics", function()
+  local function requests(outcome)
+    local name = ('consul_ffi_client_requests_total{endpoint="kv_get",outcome="%s"}'):format(outcome)
+    return samples(consul_ffi.metrics())[name] or 0
+  end
+
+  it("counts calls by method and outcome", function()
+    local client = consul_ffi.new({ simulate = "metrics" })
+    client:kv_put("secret-key", "secret-value")
+    local before = requests("ok")
+    for _ = 1, 3 do
+      client:kv_get("secret-key")
+    end
+    assert.equal(before + 3, requests("ok"))
+    assert.is_nil(consul_ffi.metrics():find("secret", 1, true))
+  end)
+
+  it("counts failures by their kind", function()
+    local client = consul_ffi.new({ endpoints = { "http://127.0.0.1:1" }, timeout_ms = 500, retry_count = 0 })
+    local before = requests("connect")
+    assert.is_false((client:kv_get("a")))
+    assert.equal(before + 1, requests("connect"))
+  end)
+
+  it("is in the format that is asked for, with its content type", function()
+    local text, content_type = consul_ffi.metrics()
+    assert.is_nil(text:find("# EOF", 1, true))
+    assert.equal("text/plain; version=0.0.4; charset=utf-8", content_type)
+    text, content_type = consul_ffi.metrics({ format = "openmetrics" })
+    assert.truthy(text:find("\n# EOF\n$"))
+    assert.equal("application/openmetrics-text; version=1.0.0; charset=utf-8", content_type)
+  end)
+
+  it("raises an error for an option that it does not have", function()
+    assert.has_error(function()
+      consul_ffi.metrics({ formt = "openmetrics" })
+    end, 'metrics: unknown option "formt"; did you mean "format"?')
+    assert.has_error(function()
+      consul_ffi.metrics({ format = "json" })
+    end)
+    assert.has_error(function()
+      consul_ffi.metrics("json")
+    end)
+  end)
+end)

@@ -1,0 +1,77 @@
+//! The numbers of this process, in the text formats of Prometheus.
+//!
+//! Counters, gauges and histograms are atomics, which never block: a call adds to them on whichever thread
+//! it runs. What belongs to an object that exists now, such as the epoch of a node's map, is asked of the
+//! object when the text is made ([`Source`]), so it ends with the object.
+
+mod number;
+mod numbers;
+mod page;
+mod source;
+mod table;
+
+pub use number::{Counter, Gauge, Held, Histogram, Outcomes};
+pub use numbers::{EndpointNumbers, Numbers};
+pub use page::Page;
+pub use source::{Registered, Source, register};
+pub use table::{AREAS, Metric, Type, all};
+
+use crate::os;
+use std::sync::OnceLock;
+
+/// The text formats that Prometheus reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus' own, version 0.0.4.
+    Prometheus,
+    /// OpenMetrics, version 1.0.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// The header `Content-Type` of an answer with such a text.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Format::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// Every number of this process.
+pub fn text(format: Format) -> String {
+    let mut page = Page::default();
+    let numbers = numbers();
+    numbers.write(&mut page);
+    source::write(numbers, &mut page);
+    page.text(format)
+}
+
+/// The numbers of a process. A forked child begins with zeros, and leaves those of its parent untouched in
+/// the chain: its objects are not the child's, and another thread of the parent may have held a lock.
+#[derive(Default)]
+struct Link {
+    generation: u32,
+    numbers: Numbers,
+    of_child: OnceLock<Box<Link>>,
+}
+
+static NUMBERS: OnceLock<Box<Link>> = OnceLock::new();
+
+/// The numbers of this process, which all clients and Lua states share.
+pub fn numbers() -> &'static Numbers {
+    let generation = os::fork_generation();
+    let mut link = &NUMBERS;
+    loop {
+        match link.get() {
+            Some(found) if found.generation == generation => return &found.numbers,
+            Some(found) => link = &found.of_child,
+            None => {
+                let _ = link.set(Box::new(Link { generation, ..Link::default() }));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
