@@ -804,6 +804,7 @@ function drawLink() {
     connecting: "Connecting",
     live: "Live",
     paused: "Paused while hidden",
+    asking: "Asks every few seconds",
     lost: "Lost, reconnecting",
   };
   attribute($("link"), "data-state", state);
@@ -826,6 +827,10 @@ function confirmed() {
 
 function receive(data) {
   confirmed();
+  schedule(data);
+}
+
+function schedule(data) {
   const isScheduled = pending !== null;
   pending = data;
   if (!isScheduled) setTimeout(() => requestAnimationFrame(take), Math.max(0, restUntil - now()));
@@ -853,9 +858,12 @@ function take() {
 
 function open() {
   close();
-  source = new EventSource("events");
+  source = new EventSource("events" + location.search);
   source.addEventListener("cluster", (event) => receive(event.data));
-  source.addEventListener("open", confirmed);
+  source.addEventListener("open", () => {
+    notes.delete("refused");
+    confirmed();
+  });
   source.addEventListener("error", lost);
 }
 
@@ -866,10 +874,31 @@ function close() {
 }
 
 function lost() {
+  const isRefused = source?.readyState === EventSource.CLOSED;
   close();
-  if (state !== "lost") become("lost");
+  if (isRefused) askInstead();
+  else become("lost");
   timer = setTimeout(open, PAUSES_MS[Math.min(attempts, PAUSES_MS.length - 1)]);
   attempts += 1;
+}
+
+const getCluster = () =>
+  fetch("cluster" + location.search, { cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) });
+
+// The server is there and does not send events: it has no place for one more page, or no node.
+async function askInstead() {
+  try {
+    const answer = await getCluster();
+    const data = await answer.text();
+    const why = answer.ok ? "The server has no place for one more page that follows it." : `The server says: ${data.slice(0, 200)}`;
+    notes.set("refused", why);
+    if (!answer.ok) return become("lost");
+    confirmedAt = now();
+    schedule(data);
+    become("asking");
+  } catch {
+    become("lost");
+  }
 }
 
 // Comments of the stream are not seen here, and events leave out changes of latency and lease: silence needs a question.
@@ -878,7 +907,7 @@ async function ask() {
   isAsking = true;
   const asked = source;
   try {
-    const answer = await fetch("cluster", { cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) });
+    const answer = await getCluster();
     const data = await answer.text();
     if (asked === source) answer.ok ? receive(data) : confirmed();
   } catch {
