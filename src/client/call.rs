@@ -198,6 +198,9 @@ impl<'a> Run<'a> {
         match outcome {
             Ok(mut success) => {
                 self.record_success(index);
+                if self.request.server_wait.is_zero() {
+                    client.endpoints().record_latency(index, client.clock.now() - begun);
+                }
                 let elapsed = client.clock.now() - self.start;
                 success.meta.request_ms = elapsed.as_secs_f64() * 1e3;
                 success.meta.endpoint = transport.endpoint().to_owned();

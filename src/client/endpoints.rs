@@ -8,6 +8,22 @@ use std::time::Duration;
 const FIRST_BENCH: Duration = Duration::from_secs(1);
 const MAX_BENCH: Duration = Duration::from_secs(60);
 
+/// The weight of one answer's time in an endpoint's latency.
+///
+/// Source: the smoothed round-trip time of TCP, RFC 6298, section 2.
+const LATENCY_GAIN: f64 = 0.125;
+
+/// An endpoint of a client, as its calls found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointHealth {
+    /// Its URL, or the name of a simulated agent.
+    pub address: String,
+    /// Whether calls skip it, because it failed.
+    pub is_benched: bool,
+    /// The mean time of its recent answers, without those of blocking queries; `None`: no answer yet.
+    pub latency: Option<Duration>,
+}
+
 /// The endpoints of a client, by their index in its list.
 ///
 /// A call asks the first endpoint in the list that is not benched, so a client stays with an
@@ -17,6 +33,7 @@ const MAX_BENCH: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Endpoints {
     benches: Vec<Option<Bench>>,
+    latencies: Vec<Option<Duration>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +46,7 @@ struct Bench {
 impl Endpoints {
     /// `count` endpoints, none of them benched.
     pub fn new(count: usize) -> Self {
-        Endpoints { benches: vec![None; count] }
+        Endpoints { benches: vec![None; count], latencies: vec![None; count] }
     }
 
     /// The endpoint to ask now, of those that are not in `asked`; of all, when all are.
@@ -58,6 +75,25 @@ impl Endpoints {
     /// Ends the bench of an endpoint that answered; returns whether there was one.
     pub fn record_success(&mut self, index: usize) -> bool {
         self.benches[index].take().is_some()
+    }
+
+    /// Notes how long an endpoint took for an answer.
+    pub fn record_latency(&mut self, index: usize, took: Duration) {
+        let latency = &mut self.latencies[index];
+        *latency = Some(match *latency {
+            Some(mean) => mean.mul_f64(1.0 - LATENCY_GAIN) + took.mul_f64(LATENCY_GAIN),
+            None => took,
+        });
+    }
+
+    /// The mean time of an endpoint's recent answers.
+    pub fn latency(&self, index: usize) -> Option<Duration> {
+        self.latencies[index]
+    }
+
+    /// Whether calls skip an endpoint at this moment.
+    pub fn is_benched(&self, index: usize, now: Instant) -> bool {
+        self.benches[index].is_some_and(|bench| bench.until > now)
     }
 
     /// Benches an endpoint that failed an attempt begun at `begun`: for the time that its failures
@@ -140,6 +176,16 @@ mod tests {
         }
         assert_eq!(endpoints.pick(at(1.5), &[], true), 1);
         assert_eq!(endpoints.pick(at(1.5), &[1], true), 2);
+    }
+
+    #[test]
+    fn the_latency_of_an_endpoint_follows_its_answers_slowly() {
+        let mut endpoints = Endpoints::new(2);
+        let ms = Duration::from_millis;
+        assert_eq!(endpoints.latency(1), None);
+        endpoints.record_latency(1, ms(8));
+        endpoints.record_latency(1, ms(16));
+        assert_eq!((endpoints.latency(0), endpoints.latency(1)), (None, Some(ms(9))));
     }
 
     #[test]

@@ -46,6 +46,7 @@ use crate::wire::request::{Args, Defaults, Request};
 use crate::wire::response::Answer;
 use crate::wire::table::Endpoint;
 use coordination::Guard;
+pub use endpoints::EndpointHealth;
 use endpoints::Endpoints;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -107,6 +108,17 @@ impl Client {
             Client::new(vec![Arc::clone(transport)], settings, clock, rng)
         };
         self.transports.iter().map(only).collect()
+    }
+
+    /// Its endpoints in the order of its options, as its calls found them. Makes no request.
+    pub fn endpoint_health(&self) -> Vec<EndpointHealth> {
+        let (endpoints, now) = (self.endpoints(), self.clock.now());
+        let health = |(index, transport): (usize, &Arc<dyn Transport>)| EndpointHealth {
+            address: transport.endpoint().to_owned(),
+            is_benched: endpoints.is_benched(index, now),
+            latency: endpoints.latency(index),
+        };
+        self.transports.iter().enumerate().map(health).collect()
     }
 
     /// The settings that it was made with.

@@ -38,13 +38,17 @@ impl Cluster {
                 node_id: claim.node_id,
                 address: claim.address,
                 session_id,
+                token,
                 elected_at_ms: claim.elected_at_ms,
             }
         });
         let before = self.snapshot();
-        if before.leader != leader {
+        // A session that acquires its own lock again, since an answer was lost, has another token.
+        let leadership =
+            |leader: &Option<Leader>| leader.clone().map(|leader| Leader { token: 0, ..leader });
+        if leadership(&before.leader) != leadership(&leader) {
             let name = leader.as_ref().map(|leader| leader.node_id.clone());
-            self.events.emit(Event::LeaderChanged(name));
+            self.emit(Event::LeaderChanged(name));
         }
         let is_connected = state.is_some();
         if before.leader != leader || before.is_connected != is_connected {
@@ -52,6 +56,7 @@ impl Cluster {
                 snapshot.leader = leader;
                 snapshot.is_connected = is_connected;
             });
+            self.note_first_look();
         }
     }
 
@@ -136,8 +141,8 @@ impl Cluster {
     async fn relay_events(&self, lease: &Lease) -> Infallible {
         loop {
             match lease.next_event().await {
-                Some(coordination::Event::Suspended) => self.events.emit(Event::Suspended),
-                Some(coordination::Event::Resumed) => self.events.emit(Event::Resumed),
+                Some(coordination::Event::Suspended) => self.emit(Event::Suspended),
+                Some(coordination::Event::Resumed) => self.emit(Event::Resumed),
                 Some(coordination::Event::Lost(_)) | None => std::future::pending().await,
             }
         }

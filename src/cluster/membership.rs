@@ -4,7 +4,7 @@
 //! node's service, which costs no Raft write.
 
 use super::keys::{self, Update};
-use super::node::{Mode, Node, Record};
+use super::node::{Complaint, Mode, Node, Record};
 use super::options::Options;
 use super::snapshot::Snapshot;
 use super::{Cluster, Event, PAUSE};
@@ -47,8 +47,37 @@ type Records = BTreeMap<String, (Arc<Record>, u64)>;
 #[derive(Debug, Default)]
 pub(super) struct Reported {
     records: Records,
-    /// Whether each registered incarnation is live; `None` before the first answer.
-    instances: Option<BTreeMap<String, bool>>,
+    /// Each registered incarnation; `None` before the first answer.
+    instances: Option<Instances>,
+}
+
+/// What Consul lists of a registered incarnation.
+#[derive(Debug, Default)]
+struct Instance {
+    /// Whether it has no critical check.
+    is_live: bool,
+    complaint: Complaint,
+}
+
+type Instances = BTreeMap<String, Instance>;
+
+impl Instance {
+    fn of(entry: &Value) -> Self {
+        let text = |check: &Value, name| check.get(name).and_then(Value::as_str).map(str::to_owned);
+        let checks = entry.get("Checks").map(Value::items).unwrap_or_default();
+        let output_of = |status: &str| {
+            let found = checks.iter().find(|it| text(it, "Status").as_deref() == Some(status))?;
+            Some(text(found, "Output").unwrap_or_default())
+        };
+        let (critical, warning) = (output_of("critical"), output_of("warning"));
+        let (is_live, is_warning) = (critical.is_none(), critical.is_none() && warning.is_some());
+        let output = critical.or(warning).unwrap_or_default();
+        Instance { is_live, complaint: Complaint { is_warning, output } }
+    }
+}
+
+fn is_live(instances: &Instances, incarnation: &str) -> bool {
+    instances.get(incarnation).is_some_and(|instance| instance.is_live)
 }
 
 /// The records under the nodes' prefix. Keys of other programs are ignored.
@@ -80,21 +109,18 @@ fn records(options: &Options, entries: &Value) -> Records {
     records
 }
 
-/// The incarnations of the instances, each with whether it is live: it has no critical check.
-fn instances(entries: &Value) -> BTreeMap<String, bool> {
-    let is_critical =
-        |check: &Value| check.get("Status").and_then(Value::as_str) == Some("critical");
-    let is_live = |entry: &Value| {
-        let checks = entry.get("Checks").map(Value::items).unwrap_or_default();
-        !checks.iter().any(is_critical)
-    };
+/// The instances by incarnation. Of one that is registered twice, after it went to another agent, the live
+/// one counts.
+fn instances(entries: &Value) -> Instances {
     let incarnation = |entry: &Value| {
         Some(entry.get("Service")?.get("Meta")?.get("incarnation")?.as_str()?.to_owned())
     };
-    let mut instances = BTreeMap::new();
+    let mut instances = Instances::new();
     for entry in entries.items() {
-        if let Some(incarnation) = incarnation(entry) {
-            *instances.entry(incarnation).or_default() |= is_live(entry);
+        if let Some(incarnation) = incarnation(entry)
+            && !is_live(&instances, &incarnation)
+        {
+            instances.insert(incarnation, Instance::of(entry));
         }
     }
     instances
@@ -149,7 +175,7 @@ pub(super) async fn claim_name(
         {
             let args = Args::new().arg(options.service());
             let instances = instances(&client.call(&health::SERVICE, &args).await?.value);
-            if instances.get(&other.incarnation) == Some(&true) {
+            if is_live(&instances, &other.incarnation) {
                 if clock.now() >= deadline {
                     return Err(name_taken(client, options, &other));
                 }
@@ -259,8 +285,8 @@ impl Cluster {
     fn check_service(&self) {
         let is_connected = self.snapshot().is_connected;
         let reported = lock(&self.reported);
-        let is_live = |instances: &BTreeMap<_, _>| instances.get(&self.incarnation) == Some(&true);
-        if is_connected && reported.instances.as_ref().is_some_and(|it| !is_live(it)) {
+        let is_lost = |instances: &Instances| !is_live(instances, &self.incarnation);
+        if is_connected && reported.instances.as_ref().is_some_and(is_lost) {
             self.presence.register_again();
         }
     }
@@ -346,7 +372,7 @@ impl Cluster {
         }
         self.keep_nodes_after_loss(state);
         let instances = instances(&state.answer.value);
-        let is_listed = |instances: &BTreeMap<_, _>| instances.contains_key(&self.incarnation);
+        let is_listed = |instances: &Instances| instances.contains_key(&self.incarnation);
         let is_lost = !is_listed(&instances);
         let before = lock(&self.reported).instances.replace(instances);
         if is_lost && before.is_some_and(|before| is_listed(&before)) {
@@ -385,8 +411,9 @@ impl Cluster {
         // Until Consul has reported the live nodes, none counts as live.
         let Some(instances) = &reported.instances else {
             let unknown = |(id, (record, modify_index))| {
-                let down_since = Some(now);
-                (id, Node { record, modify_index, is_live: false, down_since, vanished_at: None })
+                let (down_since, complaint) = (Some(now), Complaint::default());
+                let (is_live, vanished_at) = (false, None);
+                (id, Node { record, modify_index, is_live, down_since, vanished_at, complaint })
             };
             let nodes = records.into_iter().map(unknown).collect();
             return self.update(|snapshot| snapshot.nodes = nodes);
@@ -403,11 +430,13 @@ impl Cluster {
             }
         }
         let as_seen = |(id, (record, modify_index)): (String, (Arc<Record>, u64))| {
-            let is_live = match instances.get(&record.incarnation) {
-                Some(is_live) => *is_live,
+            let (is_live, complaint) = match instances.get(&record.incarnation) {
+                Some(instance) => (instance.is_live, instance.complaint.clone()),
                 None => {
                     let kept = kept.get(&id);
-                    kept.is_some_and(|node| node.record.incarnation == record.incarnation)
+                    let is_kept =
+                        kept.is_some_and(|node| node.record.incarnation == record.incarnation);
+                    (is_kept, Complaint::default())
                 }
             };
             let old = before.nodes.get(&id);
@@ -422,7 +451,7 @@ impl Cluster {
                 None if was_live => Some(now),
                 since => since,
             };
-            (id, Node { record, modify_index, is_live, down_since, vanished_at })
+            (id, Node { record, modify_index, is_live, down_since, vanished_at, complaint })
         };
         let nodes: BTreeMap<String, Node> = records.into_iter().map(as_seen).collect();
         drop(reported);
@@ -438,7 +467,8 @@ impl Cluster {
         let left = left.filter(|id| live_in(&before.nodes, id) && !live_in(&nodes, id));
         let left: Vec<String> = left.cloned().collect();
         self.update(|snapshot| snapshot.nodes = nodes);
-        joined.into_iter().for_each(|id| self.events.emit(Event::NodeJoined(id)));
-        left.into_iter().for_each(|id| self.events.emit(Event::NodeLeft(id)));
+        joined.into_iter().for_each(|id| self.emit(Event::NodeJoined(id)));
+        left.into_iter().for_each(|id| self.emit(Event::NodeLeft(id)));
+        self.note_first_look();
     }
 }

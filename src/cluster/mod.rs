@@ -38,16 +38,18 @@ mod leader;
 mod membership;
 mod node;
 pub mod options;
+pub mod overview;
 pub mod placement;
 pub mod replication;
+pub mod report;
 pub mod shard_map;
 pub mod snapshot;
 mod start;
 pub mod stores;
 pub mod systemd;
 
-pub use event::Event;
-pub use node::{Mode, Node, Record};
+pub use event::{Event, PastEvent};
+pub use node::{Complaint, Mode, Node, Record};
 pub use options::Options;
 pub use snapshot::{Leader, Snapshot};
 
@@ -68,6 +70,7 @@ use keys::Update;
 use membership::Reported;
 use serde::{Deserialize, Serialize};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -123,6 +126,8 @@ pub struct Cluster {
     hold_off_until: Mutex<Instant>,
     /// The number of requested hand-overs of the leadership.
     hand_overs: watch::Sender<u64>,
+    /// Whether the process has once seen the state of the cluster.
+    has_looked: AtomicBool,
     /// The last refusal.
     refusal: watch::Sender<Option<Error>>,
     events: Events,
@@ -171,6 +176,7 @@ impl Cluster {
             newest_leadership: Mutex::default(),
             hold_off_until: Mutex::default(),
             hand_overs: watch::Sender::default(),
+            has_looked: AtomicBool::default(),
             refusal: watch::Sender::default(),
             events: Events::default(),
         }))
@@ -247,6 +253,36 @@ impl Cluster {
         self.events.poll()
     }
 
+    /// Emits an event. What a process sees when it looks for the first time did not happen then, so
+    /// operators do not get it as an event.
+    fn emit(&self, event: Event) {
+        let is_own = match &event {
+            Event::NodeJoined(id) | Event::LeaderChanged(Some(id)) => *id == self.options.node_id,
+            Event::Suspended | Event::Resumed | Event::Stopped(_) => true,
+            _ => false,
+        };
+        let is_new = is_own || self.has_looked();
+        self.events.emit(event, is_new.then(|| self.unix_ms()));
+    }
+
+    fn has_looked(&self) -> bool {
+        self.has_looked.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the process has seen the cluster's state: a member when it is live, an observer when
+    /// it can route.
+    fn note_first_look(&self) {
+        if self.is_ready(&self.snapshot()) {
+            self.has_looked.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The last events with higher numbers than this one, whether or not the program has taken them; up to
+    /// 256, the newest at the end.
+    pub fn events_after(&self, seq: u64) -> Vec<PastEvent> {
+        self.events.after(seq)
+    }
+
     /// Completes when this node is a live member and the cluster has a leader. An observer needs a live
     /// node, a leader and a shard map.
     ///
@@ -255,15 +291,7 @@ impl Cluster {
     /// its attempt to become the leader of a cluster that has none.
     pub async fn started(&self) -> Result<(), Error> {
         let mut changes = self.changes();
-        let is_ready = |snapshot: &Arc<Snapshot>| {
-            if self.options.observer {
-                let knows_nodes = snapshot.live().next().is_some();
-                return knows_nodes && snapshot.leader.is_some() && snapshot.map.is_some();
-            }
-            let me = snapshot.nodes.get(&self.options.node_id);
-            let is_live = me.is_some_and(|me| me.is_live && self.is_me(&me.record));
-            is_live && snapshot.leader.is_some()
-        };
+        let is_ready = |snapshot: &Arc<Snapshot>| self.is_ready(snapshot);
         let mut refusals = self.refusal.subscribe();
         let registration_fails = async {
             match self.presence.registered().await {
@@ -281,6 +309,16 @@ impl Cluster {
             },
             error = registration_fails => Err(error),
         }
+    }
+
+    fn is_ready(&self, snapshot: &Snapshot) -> bool {
+        if self.options.observer {
+            let knows_nodes = snapshot.live().next().is_some();
+            return knows_nodes && snapshot.leader.is_some() && snapshot.map.is_some();
+        }
+        let me = snapshot.nodes.get(&self.options.node_id);
+        let is_live = me.is_some_and(|me| me.is_live && self.is_me(&me.record));
+        is_live && snapshot.leader.is_some()
     }
 
     /// Notes an error if it is a refusal, which waiting does not end; returns whether it is one.
@@ -304,7 +342,7 @@ impl Cluster {
             Err(why) => why,
         };
         *lock(&self.lease) = None;
-        self.events.emit(Event::Stopped(why.message().to_owned()));
+        self.emit(Event::Stopped(why.message().to_owned()));
         why
     }
 

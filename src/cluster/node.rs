@@ -83,6 +83,17 @@ pub struct Node {
     pub down_since: Option<Instant>,
     /// When it was seen to go from live to down, unless an operator has accepted the loss since.
     pub vanished_at: Option<Instant>,
+    /// What is wrong with it by its checks.
+    pub complaint: Complaint,
+}
+
+/// What the checks of a node say that do not pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Complaint {
+    /// Whether a check warns and none is critical: the node is live, and does not answer requests.
+    pub is_warning: bool,
+    /// The output of the worst check; empty if all pass.
+    pub output: String,
 }
 
 impl Node {

@@ -15,6 +15,8 @@ pub struct Leader {
     pub address: String,
     /// The session that holds the leader's key.
     pub session_id: String,
+    /// The fencing token of its leadership.
+    pub token: u64,
     /// When it tried to become the leader, in Unix milliseconds by its own clock.
     pub elected_at_ms: u64,
 }

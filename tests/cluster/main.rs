@@ -7,6 +7,7 @@ mod log_lines;
 mod losses;
 mod nodes;
 mod observer;
+mod overview;
 mod replication;
 mod start;
 mod storage;

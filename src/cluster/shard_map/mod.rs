@@ -49,7 +49,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    fn is_available(&self) -> bool {
+    pub(super) fn is_available(&self) -> bool {
         self.state == ReplicaState::Available
     }
 }
@@ -143,6 +143,16 @@ impl ShardMap {
     pub fn nodes_of(&self, shard: usize) -> impl Iterator<Item = (&str, ReplicaState)> {
         let replicas = self.shards.get(shard).into_iter().flatten();
         replicas.map(|replica| (self.nodes[replica.node].as_str(), replica.state))
+    }
+
+    /// The ids of the nodes that hold a replica, sorted.
+    pub fn node_ids(&self) -> &[String] {
+        &self.nodes
+    }
+
+    /// The replicas of each shard, by the indexes of their nodes.
+    pub fn shards(&self) -> &[Vec<Replica>] {
+        &self.shards
     }
 
     /// The id of the node with this index, for example of a replica's source.

@@ -225,7 +225,8 @@ impl Cluster {
             is_new
         });
         if is_new {
-            self.events.emit(Event::ShardsChanged(epoch));
+            self.emit(Event::ShardsChanged(epoch));
+            self.note_first_look();
         }
     }
 
@@ -235,7 +236,7 @@ impl Cluster {
         if before.frozen == frozen {
             return;
         }
-        self.events.emit(Event::Frozen(frozen.clone()));
+        self.emit(Event::Frozen(frozen.clone()));
         self.update(|snapshot| {
             if frozen.is_empty() {
                 snapshot.nodes.values_mut().for_each(|node| node.vanished_at = None);

@@ -8,6 +8,7 @@ mod document;
 pub mod leader;
 mod member;
 mod options;
+mod overview;
 pub mod remote;
 mod said;
 
@@ -40,6 +41,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub use options::{MAX_SHARDS, StoreOptions, Survives};
+pub(super) use overview::StoreMaps;
+pub use overview::{CopyReport, ShardAtRisk, ShardMoving, ShardRepairing, StoreOverview};
 
 /// The shards that one call writes at the same time.
 const CONCURRENT_WRITES: usize = 32;

@@ -287,16 +287,15 @@ fn next_event(call: &Call<ClusterNode>, limit: Option<Duration>) -> native::Resu
     let Poll::Ready(Some(event)) = running.events.next()? else {
         return Ok(Returned::Value(LuaValue::Nil));
     };
-    let (name, detail) = match event {
-        Event::LeaderChanged(id) => ("leader_changed", id.into_lua(lua)?),
-        Event::NodeJoined(id) => ("node_joined", id.into_lua(lua)?),
-        Event::NodeLeft(id) => ("node_left", id.into_lua(lua)?),
-        Event::ShardsChanged(epoch) => ("shards_changed", value::to_lua(lua, &epoch.into())?),
-        Event::Suspended => ("suspended", LuaValue::Nil),
-        Event::Resumed => ("resumed", LuaValue::Nil),
-        Event::Frozen(ids) if ids.is_empty() => ("thawed", LuaValue::Nil),
-        Event::Frozen(ids) => ("frozen", lua.create_sequence_from(ids)?.into_lua(lua)?),
-        Event::Stopped(why) => ("stopped", why.into_lua(lua)?),
+    let name = event.name().into_lua(lua)?;
+    let detail = match event {
+        Event::LeaderChanged(id) => id.into_lua(lua)?,
+        Event::NodeJoined(id) | Event::NodeLeft(id) => id.into_lua(lua)?,
+        Event::ShardsChanged(epoch) => value::to_lua(lua, &epoch.into())?,
+        Event::Suspended | Event::Resumed => LuaValue::Nil,
+        Event::Frozen(ids) if ids.is_empty() => LuaValue::Nil,
+        Event::Frozen(ids) => lua.create_sequence_from(ids)?.into_lua(lua)?,
+        Event::Stopped(why) => why.into_lua(lua)?,
     };
-    Ok(Returned::Pair(name.into_lua(lua)?, detail))
+    Ok(Returned::Pair(name, detail))
 }

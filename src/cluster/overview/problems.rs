@@ -1,0 +1,241 @@
+//! All that is not well in a cluster, with its cure.
+
+use super::{EndpointOverview, EndpointState, NodeOverview, NodeState, Overview, Placed};
+use crate::cluster::node::Mode;
+use crate::cluster::stores::{ShardAtRisk, StoreOverview};
+use serde::Serialize;
+use std::collections::BTreeSet;
+
+/// How many shards or nodes a text names.
+const NAMED: usize = 5;
+
+/// The epochs that a live node may be behind for a moment.
+const USUAL_LAG: u64 = 1;
+
+/// Something that is not well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Its name, such as `node_down`.
+    pub problem: &'static str,
+    /// How bad it is.
+    pub level: Level,
+    /// What it is about: a node, a store, an endpoint; empty: the cluster.
+    pub of: String,
+    /// What is wrong.
+    pub text: String,
+    /// What an operator can do.
+    pub cure: String,
+}
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Something does not work, or data may be lost.
+    Error,
+    /// It works, with less in reserve.
+    Warning,
+    /// An operator wanted it so.
+    Note,
+}
+
+/// All that is not well, the worst first.
+pub fn problems(overview: &Overview) -> Vec<Problem> {
+    let mut found = of_cluster(overview);
+    found.extend(overview.nodes.iter().flat_map(of_node));
+    found.extend(of_map(overview));
+    found.extend(overview.stores.iter().flat_map(of_store));
+    found.extend(of_endpoints(overview));
+    found.sort_by_key(|problem| problem.level);
+    found
+}
+
+fn error(problem: &'static str, of: &str, text: String, cure: String) -> Problem {
+    Problem { problem, level: Level::Error, of: of.to_owned(), text, cure }
+}
+
+fn warning(problem: &'static str, of: &str, text: String, cure: String) -> Problem {
+    Problem { level: Level::Warning, ..error(problem, of, text, cure) }
+}
+
+fn note(problem: &'static str, of: &str, text: String, cure: String) -> Problem {
+    Problem { level: Level::Note, ..error(problem, of, text, cure) }
+}
+
+/// Up to [`NAMED`] of a list, and the number of the rest.
+fn listed<T: ToString>(items: impl ExactSizeIterator<Item = T>) -> String {
+    let rest = items.len().saturating_sub(NAMED);
+    let named: Vec<String> = items.take(NAMED).map(|item| item.to_string()).collect();
+    let named = named.join(", ");
+    if rest == 0 { named } else { format!("{named} and {rest} more") }
+}
+
+fn of_cluster(overview: &Overview) -> Vec<Problem> {
+    let mut found = Vec::new();
+    if !overview.in_touch {
+        let text = "this process gets no answers from Consul: what is shown is what was known last";
+        let cure = "check the Consul agent of this process, and whether Consul's servers have a leader \
+                    (`consul operator raft list-peers`)";
+        found.push(error("not_in_touch", "", text.to_owned(), cure.to_owned()));
+    } else if overview.leader.is_none() {
+        let text = "the cluster has no leader: no shards are assigned".to_owned();
+        let cure = if overview.nodes.iter().any(may_lead) {
+            "wait for an election; if there is none, `consul-ha doctor` checks the nodes' rights"
+        } else {
+            "start a node, or make one active: no live node may lead"
+        };
+        found.push(error("no_leader", "", text, cure.to_owned()));
+    }
+    if !overview.hidden.is_empty() {
+        let text = format!("ACLs hide {} from this process", overview.hidden.join(" and "));
+        let cure = "give its token key:read, service:read and node:read".to_owned();
+        found.push(error("hidden_by_acl", "", text, cure));
+    }
+    if !overview.frozen.is_empty() {
+        let frozen = listed(overview.frozen.iter());
+        let text = format!("the shard map is frozen: {frozen} vanished at once");
+        let cure = "start them; if they are lost, `consul-ha thaw` gives their shards to others";
+        found.push(error("frozen", "", text, cure.to_owned()));
+    }
+    if overview.restored {
+        let text = "Consul had lost the shard map; a node has put it back".to_owned();
+        let cure = "nothing: the next leader's map ends this".to_owned();
+        found.push(warning("map_restored", "", text, cure));
+    }
+    found
+}
+
+fn may_lead(node: &NodeOverview) -> bool {
+    node.state != NodeState::Down && node.mode == Mode::Active
+}
+
+fn of_node(node: &NodeOverview) -> Vec<Problem> {
+    let id = node.id.as_str();
+    let mut found = Vec::new();
+    match node.state {
+        NodeState::Down => {
+            let seconds = node.down_for_ms.unwrap_or_default() / 1000;
+            let text = format!("{id} has been down for {seconds} s");
+            let cure = format!("start it, or `consul-ha forget {id}`");
+            found.push(error("node_down", id, text, cure));
+        }
+        NodeState::Unavailable => {
+            let text = format!("{id} lives, and its check warns: {}", node.check_output);
+            let cure = "find out why its program does not poll: it is busy, or stopped".to_owned();
+            found.push(error("node_unavailable", id, text, cure));
+        }
+        NodeState::Live => {}
+    }
+    if let Some(why) = &node.silent {
+        let text = format!("{id} does not answer at its data address: {why}");
+        let cure = format!(
+            "check that other machines reach {}, and that cluster_key and data_tls are the same",
+            node.data_address
+        );
+        found.push(error("node_silent", id, text, cure));
+    }
+    if let Some(lag) = node.map_lag.filter(|lag| *lag > USUAL_LAG) {
+        let text = format!("the shard map of {id} is {lag} epochs behind");
+        let cure = "check its connection to Consul".to_owned();
+        found.push(warning("map_lag", id, text, cure));
+    }
+    if let Some(mode) = &node.unknown_mode {
+        let text = format!("the mode in the key of {id} is {mode}, which counts as active");
+        let cure = "set it to active, draining or maintenance".to_owned();
+        found.push(warning("unknown_mode", id, text, cure));
+    }
+    match node.mode {
+        Mode::Active => {}
+        Mode::Maintenance => {
+            let text = format!("{id} is in maintenance: no requests are routed to it");
+            let cure = "make it active when the work is done".to_owned();
+            found.push(note("node_maintenance", id, text, cure));
+        }
+        Mode::Draining => {
+            let left = node.primaries + node.replicas;
+            let text = match left {
+                0 => format!("{id} is drained: it has no shards"),
+                left => format!("{id} is draining: {left} shards are left"),
+            };
+            let cure = "stop it when it has no shards, or make it active".to_owned();
+            found.push(note("node_draining", id, text, cure));
+        }
+    }
+    found
+}
+
+fn of_map(overview: &Overview) -> Vec<Problem> {
+    let Some(map) = &overview.map else {
+        if !overview.in_touch || overview.leader.is_none() {
+            return Vec::new();
+        }
+        let text = "there is no shard map yet".to_owned();
+        let cure = "wait for the leader's first map; it needs min_nodes live nodes".to_owned();
+        return vec![error("no_map", "", text, cure)];
+    };
+    let is_live = |id: &String| {
+        let mut nodes = overview.nodes.iter();
+        nodes.any(|node| node.id == *id && node.state != NodeState::Down)
+    };
+    let live: Vec<bool> = map.nodes.iter().map(is_live).collect();
+    let has_live = |places: &[Placed]| places.iter().any(|placed| live[placed.node()]);
+    let shards = map.placement.iter().enumerate();
+    let without: Vec<usize> =
+        shards.filter(|(_, places)| !has_live(places)).map(|(shard, _)| shard).collect();
+    if without.is_empty() {
+        return Vec::new();
+    }
+    let text = format!("no live node has the shards {}", listed(without.iter()));
+    let cure = "start the nodes that are down; after replace_after_s others get their shards";
+    vec![error("shards_without_node", "", text, cure.to_owned())]
+}
+
+fn of_store(store: &StoreOverview) -> Vec<Problem> {
+    let name = store.name.as_str();
+    let (lost, fewer): (Vec<_>, Vec<_>) =
+        store.at_risk.iter().partition(|shard| shard.left < shard.needed);
+    let nodes = |shards: &[&ShardAtRisk]| {
+        let missing = shards.iter().flat_map(|shard| &shard.missing);
+        let missing: BTreeSet<&String> = missing.collect();
+        listed(missing.into_iter())
+    };
+    let mut found = Vec::new();
+    if !lost.is_empty() {
+        let shards = listed(lost.iter().map(|shard| shard.shard));
+        let text = format!(
+            "store {name}: too few replicas of the shards {shards} are left to make new ones without the loss \
+             of acknowledged writes"
+        );
+        let cure = format!(
+            "start {}; if they are lost for good, `consul-ha accept-loss SHARD` for each",
+            nodes(&lost)
+        );
+        found.push(error("shard_at_risk", name, text, cure));
+    }
+    if !fewer.is_empty() {
+        let shards = listed(fewer.iter().map(|shard| shard.shard));
+        let text = format!("store {name}: the shards {shards} have fewer than N replicas");
+        let cure =
+            format!("start {}; after replace_after_s others get new replicas", nodes(&fewer));
+        found.push(warning("replicas_missing", name, text, cure));
+    }
+    if store.unrecovered > 0 {
+        let count = store.unrecovered;
+        let text = format!(
+            "store {name}: Consul went back; the leader has yet to ask who has {count} of its shards"
+        );
+        let cure = "start the nodes that are down: all of them are asked".to_owned();
+        found.push(error("store_unrecovered", name, text, cure));
+    }
+    found
+}
+
+fn of_endpoints(overview: &Overview) -> Vec<Problem> {
+    let benched = overview.endpoints.iter().filter(|it| it.state == EndpointState::Benched);
+    let problem = |it: &EndpointOverview| {
+        let text = format!("{} does not answer {}", it.address, it.told_by);
+        let cure = "check the Consul agent at that address".to_owned();
+        warning("endpoint_benched", &it.told_by, text, cure)
+    };
+    benched.map(problem).collect()
+}
