@@ -126,14 +126,14 @@ lint-fmt:
 	cargo fmt --check
 
 lint-clippy:
-	cargo clippy --all-targets --no-default-features --features server,guard,sabotage -- -D warnings
+	cargo clippy --all-targets --no-default-features --features server,guard,tools,sabotage -- -D warnings
 
 # With a Lua feature only the library links.
 $(FLAVOURS:%=lint-clippy-%): lint-clippy-%:
 	cargo clippy --lib --no-default-features --features $(feature-$*) -- -D warnings
 
 lint-rustdoc:
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features server,guard
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features server,guard,tools
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features luajit
 
 lint-luacheck:

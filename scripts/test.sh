@@ -98,9 +98,9 @@ step_lint() {
     done
 }
 
-rust_tests=(cargo test --no-default-features --features "server,guard" --no-fail-fast)
+rust_tests=(cargo test --no-default-features --features "server,guard,tools" --no-fail-fast)
 # Without the dependencies of the tests it would be another build, which replaces the one that they run.
-consul_sim=(cargo test --no-default-features --features "server,guard" --test docs --no-run)
+consul_sim=(cargo test --no-default-features --features "server,guard,tools" --test docs --no-run)
 simulation_tests=(cargo test --no-default-features --features sabotage --profile simulation
     --test simulation --test model)
 

@@ -5,6 +5,7 @@
 
 use super::keys::{self, Update};
 use super::node::{Complaint, Mode, Node, Record};
+use super::operate::{Unchanged, no_such_node};
 use super::options::Options;
 use super::snapshot::Snapshot;
 use super::{Cluster, Event, PAUSE};
@@ -126,6 +127,11 @@ fn instances(entries: &Value) -> Instances {
     instances
 }
 
+/// Whether this list of instances has this incarnation as live.
+pub(super) fn is_listed_live(entries: &Value, incarnation: &str) -> bool {
+    is_live(&instances(entries), incarnation)
+}
+
 /// Reads a node's key and its modify index, with a linearizable read.
 async fn read(
     client: &Client,
@@ -138,7 +144,7 @@ async fn read(
     Ok(Some((parse(options, id, &bytes)?, index)))
 }
 
-fn parse(options: &Options, id: &str, bytes: &[u8]) -> Result<Record, Error> {
+pub(super) fn parse(options: &Options, id: &str, bytes: &[u8]) -> Result<Record, Error> {
     Record::parse(id, bytes).ok_or_else(|| {
         let key = options.node_key(id);
         let why = format!("the key {key} holds another program's data, not a node's record");
@@ -211,12 +217,21 @@ impl Cluster {
     /// # Errors
     /// [`Kind::NotFound`] if there is no such node; otherwise those of the calls.
     pub async fn set_mode(&self, node_id: &str, mode: Mode) -> Result<(), Error> {
-        keys::update(&self.client, &self.options.node_key(node_id), |found| {
-            let Some(bytes) = found else {
-                return Err(Error::new(Kind::NotFound, format!("there is no node {node_id:?}")));
-            };
-            let record = parse(&self.options, node_id, bytes)?;
-            Ok(Update::Put(Record { mode, ..record }.to_bytes()))
+        self.set_mode_while(None, node_id, mode).await
+    }
+
+    /// Changes a node's key as an operator does, while another key is unchanged.
+    pub(super) async fn change_record(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+        change: impl Fn(&mut Record),
+    ) -> Result<(), Error> {
+        self.update_while(condition, &self.options.node_key(node_id), |found| {
+            let Some(bytes) = found else { return Err(no_such_node(node_id)) };
+            let mut record = parse(&self.options, node_id, bytes)?;
+            change(&mut record);
+            Ok(Update::Put(record.to_bytes()))
         })
         .await
     }

@@ -37,6 +37,7 @@ mod keys;
 mod leader;
 mod membership;
 mod node;
+mod operate;
 pub mod options;
 pub mod overview;
 pub mod placement;
@@ -50,6 +51,7 @@ pub mod systemd;
 
 pub use event::{Event, PastEvent};
 pub use node::{Complaint, Mode, Node, Record};
+pub use operate::{Forgotten, Unchanged};
 pub use options::Options;
 pub use snapshot::{Leader, Snapshot};
 

@@ -6,6 +6,7 @@ use crate::client::Client;
 use crate::client::coordination::{Operation, set, transact, unchanged};
 use crate::client::watch::State;
 use crate::cluster::keys::{self, Update};
+use crate::cluster::operate::Unchanged;
 use crate::cluster::options::Options;
 use crate::cluster::{Cluster, Event, PAUSE};
 use crate::error::Error;
@@ -39,7 +40,7 @@ impl Announcement {
     }
 
     /// Reads the value of the key; `None` if it is not an announcement.
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
 
@@ -116,7 +117,15 @@ impl Cluster {
     /// # Errors
     /// Those of the calls.
     pub async fn thaw(&self) -> Result<(), Error> {
-        keys::update(&self.client, &self.options.epoch_key(), |found| {
+        self.thaw_while(None).await
+    }
+
+    /// As [`Cluster::thaw`], while another key is unchanged.
+    ///
+    /// # Errors
+    /// Those of the calls; [`crate::error::Kind::Conflict`] if the other key has changed.
+    pub async fn thaw_while(&self, condition: Option<&Unchanged>) -> Result<(), Error> {
+        self.update_while(condition, &self.options.epoch_key(), |found| {
             let announcement = found.and_then(Announcement::parse);
             Ok(match announcement.filter(|announcement| !announcement.frozen.is_empty()) {
                 Some(announcement) => {

@@ -8,6 +8,7 @@ mod document;
 pub mod leader;
 mod member;
 mod options;
+pub mod outside;
 mod overview;
 pub mod remote;
 mod said;
@@ -26,7 +27,6 @@ use crate::clock::Instant;
 use crate::error::{Error, Kind};
 use crate::sync::lock;
 use crate::wire::api::kv;
-use crate::wire::request::Args;
 use crate::wire::value::Value;
 use bytes::Bytes;
 use document::StoreMap;
@@ -489,17 +489,8 @@ impl Store {
             return Err(Error::argument(format!("shard is {shard}: it must be from 0 to {most}")));
         }
         let map = self.map.borrow().clone();
-        let snapshot = self.cluster.snapshot();
-        let lost = map.and_then(|map| map.missing(shard, |node| is_live(&snapshot, node)));
-        if let Some(lost) = &lost {
-            said::log_word(&self.options.name, shard, lost);
-            if lost.is_empty() {
-                return Ok(());
-            }
-        }
-        let key = accepted_key(self.cluster.options(), &self.options.name, shard);
-        let args = Args::new().arg(key).arg(said::encode(lost.as_ref()));
-        self.cluster.client().call(&kv::PUT, &args).await.map(|_| ())
+        let shard = (map.as_deref(), shard);
+        outside::accept(&self.cluster, &self.options.name, shard, None).await.map(|_| ())
     }
 
     /// Whether no shard's entry names this node, so that it can leave.

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Builds the program consul-ha, for its rock.
+#
+#   rockspec/build-tools.sh FILE
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "consul_ffi-tools: $*" >&2
+    exit 1
+}
+
+[ $# -eq 1 ] || fail "usage: rockspec/build-tools.sh FILE"
+command -v cargo >/dev/null || fail "cargo is missing, which builds the program: install Rust from https://rustup.rs"
+
+# luarocks sets CC to its default, which cargo would treat as a change and rebuild ring.
+[ "${CC:-}" != gcc ] || unset CC
+
+folder=${CARGO_TARGET_DIR:-target}/tools
+CARGO_TARGET_DIR=$folder cargo build --release --locked --bin consul-ha \
+    --no-default-features --features tools
+install -D -m 755 "$folder/release/consul-ha" "$1"

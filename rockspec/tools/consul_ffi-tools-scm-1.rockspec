@@ -1,0 +1,20 @@
+rockspec_format = "3.0"
+package = "consul_ffi-tools"
+version = "scm-1"
+source = {
+  url = "git+https://github.com/consul-ffi/consul_ffi.git",
+}
+description = {
+  summary = "consul-ha, with which operators look at a cluster of consul_ffi and change it",
+  detailed = [[
+A program; building it requires Rust's cargo. It needs neither the module nor a Lua engine.]],
+  homepage = "https://github.com/consul-ffi/consul_ffi",
+  license = "MIT OR Apache-2.0",
+}
+supported_platforms = { "unix" }
+dependencies = { "lua >= 5.1, < 5.5" }
+build = {
+  type = "command",
+  build_command = "bash rockspec/build-tools.sh target/rock/consul-ha",
+  install = { bin = { "target/rock/consul-ha" } },
+}

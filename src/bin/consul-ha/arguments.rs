@@ -1,0 +1,204 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+const STATUSES: &str = "\
+Exit statuses:
+  0  done, or all is well
+  1  refused, or something is not well: the output says what
+  2  the command line or the configuration is wrong
+  3  Consul does not answer
+  4  a wait has reached its time limit
+  5  the token lacks a right: the output names it";
+
+/// Shows a cluster of consul_ffi and changes it, from outside: it is no member, and has no key, check or
+/// session in Consul.
+#[derive(Parser)]
+#[command(name = "consul-ha", version, after_help = STATUSES, max_term_width = 100)]
+pub struct CommandLine {
+    #[command(flatten)]
+    pub consul: Consul,
+    #[command(flatten)]
+    pub keys: Keys,
+    /// Print JSON for programs.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// How Consul is reached. Consul's own environment variables apply, such as CONSUL_HTTP_TOKEN.
+#[derive(Args)]
+#[command(next_help_heading = "Consul")]
+pub struct Consul {
+    /// An agent's address, `host:port` or a URL; may be repeated [env: CONSUL_HTTP_ADDR].
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub http_addr: Vec<String>,
+    /// The file with the token [env: CONSUL_HTTP_TOKEN_FILE].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<String>,
+    /// The authorities of the agent's certificate [env: CONSUL_CACERT].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca_file: Option<String>,
+    /// The client certificate [env: CONSUL_CLIENT_CERT].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub client_cert: Option<String>,
+    /// Its key [env: CONSUL_CLIENT_KEY].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub client_key: Option<String>,
+    /// The name in the agent's certificate [env: CONSUL_TLS_SERVER_NAME].
+    #[arg(long, global = true, value_name = "NAME")]
+    pub tls_server_name: Option<String>,
+    /// The datacenter; by default the agent's.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub datacenter: Option<String>,
+    /// The time limit of each call to Consul, in milliseconds.
+    #[arg(long, global = true, value_name = "MS", default_value_t = 5000)]
+    pub timeout_ms: u32,
+}
+
+/// The keys of the cluster, as the options of its nodes name them.
+#[derive(Args)]
+#[command(next_help_heading = "Cluster")]
+pub struct Keys {
+    /// The common beginning of the cluster's keys: `ha/` for ha/leader, ha/nodes/, ha/shards/ and ha/config.
+    #[arg(long, global = true, env = "CONSUL_HA_PREFIX", value_name = "PREFIX")]
+    pub prefix: Option<String>,
+    /// The key of the leader's lock.
+    #[arg(long, global = true, value_name = "KEY")]
+    pub leader_key: Option<String>,
+    /// The prefix of the nodes' keys; by default the others are next to it.
+    #[arg(long, global = true, value_name = "PREFIX", conflicts_with = "prefix")]
+    pub nodes_prefix: Option<String>,
+    /// The prefix of the shard maps' keys.
+    #[arg(long, global = true, value_name = "PREFIX")]
+    pub shards_prefix: Option<String>,
+    /// The key of the shared configuration.
+    #[arg(long, global = true, value_name = "KEY")]
+    pub config_key: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub enum Verb {
+    /// List the nodes.
+    Nodes(Watched),
+    /// List the shards of the map and of the stores, or show the shard of a key.
+    Shards(Shards),
+    /// Show the leader; status 1 if there is none.
+    Leader(Watched),
+    /// List the locks and semaphores below a prefix.
+    Locks(Locks),
+    /// Move the shards of a node to others; it does not lead meanwhile.
+    Drain(Drain),
+    /// Route no requests to a node, which keeps its shards and does not lead meanwhile.
+    Maintenance(Maintenance),
+    /// Let a frozen shard map change again: its lost members count as lost.
+    #[command(visible_alias = "resume")]
+    Thaw(Change),
+    /// Remove a node that is down from the members, now instead of after forget_after_s.
+    Forget(OfNode),
+    /// Let a shard of a store do without the replicas that are missing now. Acknowledged writes may be lost.
+    AcceptLoss(AcceptLoss),
+    /// Print the completion for a shell.
+    Completion {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+#[derive(Args)]
+pub struct Watched {
+    /// Show it again every so many seconds.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub watch: Option<u32>,
+}
+
+#[derive(Args)]
+pub struct Shards {
+    /// A key of the program: the shard that it is in.
+    pub key: Option<String>,
+    /// Only the shards of this node.
+    #[arg(long, value_name = "NODE", conflicts_with = "key")]
+    pub node: Option<String>,
+    /// Which shards to list.
+    #[arg(long, value_enum, default_value_t = Which::All, conflicts_with = "key")]
+    pub only: Which,
+    #[command(flatten)]
+    pub watched: Watched,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Which {
+    /// All.
+    All,
+    /// Those with a replica that comes or goes.
+    Moving,
+}
+
+#[derive(Args)]
+pub struct Locks {
+    /// The prefix of their keys; by default all keys are read.
+    #[arg(default_value = "")]
+    pub prefix: String,
+    #[command(flatten)]
+    pub watched: Watched,
+}
+
+/// How a change is made.
+#[derive(Args)]
+pub struct Change {
+    /// Say what would change, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Refuse unless the shard map still has this epoch, which `shards` prints.
+    #[arg(long, value_name = "N")]
+    pub expect_epoch: Option<u64>,
+}
+
+#[derive(Args)]
+pub struct OfNode {
+    /// The node's id.
+    pub node: String,
+    #[command(flatten)]
+    pub change: Change,
+}
+
+#[derive(Args)]
+pub struct Drain {
+    #[command(flatten)]
+    pub of: OfNode,
+    /// Wait until the node has no shard.
+    #[arg(long)]
+    pub wait: bool,
+    /// The time limit of the wait, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "wait")]
+    pub limit: u64,
+    /// End the drain: the node gets shards again.
+    #[arg(long, conflicts_with = "wait")]
+    pub off: bool,
+}
+
+#[derive(Args)]
+pub struct Maintenance {
+    #[command(flatten)]
+    pub of: OfNode,
+    /// End the maintenance.
+    #[arg(long)]
+    pub off: bool,
+}
+
+#[derive(Args)]
+pub struct AcceptLoss {
+    /// The store's name.
+    pub store: String,
+    /// The number of the shard.
+    pub shard: u32,
+    /// Say what would be accepted, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Refuse unless the store's map still has this version, which `shards` prints.
+    #[arg(long, value_name = "N")]
+    pub expect_epoch: Option<u64>,
+}

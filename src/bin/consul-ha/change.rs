@@ -1,0 +1,204 @@
+//! The verbs that change something. Each looks first, so that a refusal says how the cluster is.
+
+use super::arguments::{AcceptLoss, Change, Drain, Maintenance, OfNode};
+use super::connection::{Session, check_node};
+use super::failure::Failure;
+use super::output::{Output, counted, say};
+use super::progress::Progress;
+use consul_ffi::cluster::{Cluster, Forgotten, Mode, Snapshot, Unchanged, stores};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The pause between two looks of a wait.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The cluster as it is now, and the condition that the operator has set.
+async fn looked(
+    session: &Session,
+    change: &Change,
+) -> Result<(Arc<Cluster>, Option<Unchanged>), Failure> {
+    let cluster = session.look().await?;
+    let condition = match change.expect_epoch {
+        Some(epoch) => Some(cluster.at_epoch(epoch).await?),
+        None => None,
+    };
+    Ok((cluster, condition))
+}
+
+/// `drain`
+pub async fn drain(session: &Session, drain: &Drain, output: Output) -> Result<(), Failure> {
+    let (node, mode) = (&drain.of.node, if drain.off { Mode::Active } else { Mode::Draining });
+    let (cluster, condition) = looked(session, &drain.of.change).await?;
+    let snapshot = cluster.snapshot();
+    check_node(&snapshot, node)?;
+    if !drain.off {
+        warn_of_obstacles(&snapshot, node, drain.wait)?;
+    }
+    set_mode(&cluster, condition.as_ref(), &drain.of, mode).await?;
+    let is_dry = drain.of.change.dry_run;
+    if drain.wait && !is_dry {
+        wait_until_empty(session, node, drain.limit, output).await?;
+    }
+    let text = match (drain.off, drain.wait && !is_dry) {
+        (true, _) => format!("{node} gets shards again"),
+        (false, true) => format!("{node} has no shard"),
+        (false, false) => format!("{node} drains"),
+    };
+    output.done(&text, json!({ "node": node, "mode": mode.name() }), is_dry);
+    Ok(())
+}
+
+/// Says why a drain may not end, and refuses to wait for one that cannot.
+fn warn_of_obstacles(snapshot: &Snapshot, node: &str, waits: bool) -> Result<(), Failure> {
+    let mut others = snapshot.live().map(|node| &node.record);
+    let takes = others.any(|it| it.id != node && it.mode == Mode::Active && it.weight > 0.0);
+    let mut obstacles = Vec::new();
+    if !takes {
+        obstacles.push(format!("no other node is live and active: {node} keeps its shards"));
+    }
+    if !snapshot.frozen.is_empty() {
+        let lost = snapshot.frozen.join(", ");
+        obstacles.push(format!("the shard map is frozen since {lost} vanished: see `thaw`"));
+    }
+    if snapshot.leader.is_none() {
+        obstacles.push("there is no leader, which would move shards".to_owned());
+    }
+    match obstacles.first() {
+        Some(first) if waits => Err(Failure::Refused(first.clone())),
+        _ => {
+            obstacles.iter().for_each(|it| say(&format!("consul-ha: {it}")));
+            Ok(())
+        }
+    }
+}
+
+async fn set_mode(
+    cluster: &Cluster,
+    condition: Option<&Unchanged>,
+    of: &OfNode,
+    mode: Mode,
+) -> Result<(), Failure> {
+    if !of.change.dry_run {
+        cluster.set_mode_while(condition, &of.node, mode).await?;
+    }
+    Ok(())
+}
+
+/// Waits until neither the shard map nor a store names a node.
+async fn wait_until_empty(
+    session: &Session,
+    node: &str,
+    limit: u64,
+    output: Output,
+) -> Result<(), Failure> {
+    let end = Instant::now() + Duration::from_secs(limit);
+    let mut progress = Progress::new(&format!("shards of {node}"), output.json);
+    loop {
+        let left = match left(session, node).await {
+            Ok(0) => return Ok(()),
+            Ok(left) => {
+                progress.tell(left);
+                counted(left, "shard")
+            }
+            Err(Failure::Call(error)) if error.is_transient() => {
+                say(&format!("consul-ha: {error}"));
+                "shards".to_owned()
+            }
+            Err(failure) => return Err(failure),
+        };
+        if Instant::now() >= end {
+            let why = format!("{node} still has {left} after {limit} s, and drains");
+            return Err(Failure::Limit(why));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// How many shards of the map and of the stores name a node that drains.
+async fn left(session: &Session, node: &str) -> Result<usize, Failure> {
+    let cluster = session.look().await?;
+    let snapshot = cluster.snapshot();
+    if snapshot.nodes.get(node).is_some_and(|it| it.record.mode == Mode::Active) {
+        return Err(Failure::Refused(format!("{node} is active again")));
+    }
+    let of_map = snapshot.map.as_ref().map_or(0, |map| map.shards_of(node).len());
+    let of_stores = stores::outside::held(&cluster, node).await?;
+    Ok(of_map + of_stores.values().sum::<usize>())
+}
+
+/// `maintenance`
+pub async fn maintenance(
+    session: &Session,
+    maintenance: &Maintenance,
+    output: Output,
+) -> Result<(), Failure> {
+    let Maintenance { of, off } = maintenance;
+    let mode = if *off { Mode::Active } else { Mode::Maintenance };
+    let (cluster, condition) = looked(session, &of.change).await?;
+    check_node(&cluster.snapshot(), &of.node)?;
+    set_mode(&cluster, condition.as_ref(), of, mode).await?;
+    let state = if *off { "gets requests again" } else { "is in maintenance" };
+    let json = json!({ "node": of.node, "mode": mode.name() });
+    output.done(&format!("{} {state}", of.node), json, of.change.dry_run);
+    Ok(())
+}
+
+/// `thaw`
+pub async fn thaw(session: &Session, change: &Change, output: Output) -> Result<(), Failure> {
+    let (cluster, condition) = looked(session, change).await?;
+    let frozen = &cluster.snapshot().frozen;
+    if !frozen.is_empty() && !change.dry_run {
+        cluster.thaw_while(condition.as_ref()).await?;
+    }
+    let text = match frozen.is_empty() {
+        true => "the shard map was not frozen".to_owned(),
+        false => format!("the shard map is thawed; lost: {}", frozen.join(", ")),
+    };
+    output.done(&text, json!({ "was_frozen_by": frozen }), change.dry_run);
+    Ok(())
+}
+
+/// `forget`
+pub async fn forget(session: &Session, of: &OfNode, output: Output) -> Result<(), Failure> {
+    let node = &of.node;
+    let (cluster, condition) = looked(session, &of.change).await?;
+    let snapshot = cluster.snapshot();
+    check_node(&snapshot, node)?;
+    let live = || Failure::Refused(format!("{node} is live: stop it, or `consul-ha leave {node}`"));
+    if snapshot.nodes.get(node).is_some_and(|node| node.is_live) {
+        return Err(live());
+    }
+    let is_dry = of.change.dry_run;
+    if !is_dry && cluster.forget(condition.as_ref(), node).await? == Forgotten::Live {
+        return Err(live());
+    }
+    output.done(&format!("{node} is no member any more"), json!({ "node": node }), is_dry);
+    Ok(())
+}
+
+/// `accept-loss`
+pub async fn accept_loss(
+    session: &Session,
+    given: &AcceptLoss,
+    output: Output,
+) -> Result<(), Failure> {
+    let AcceptLoss { store, shard, dry_run, expect_epoch } = given;
+    let cluster = session.look().await?;
+    let lost = if *dry_run {
+        stores::outside::missing(&cluster, store, *shard, *expect_epoch).await?
+    } else {
+        stores::outside::accept_loss(&cluster, store, *shard, *expect_epoch).await?
+    };
+    let lost: Option<Vec<&str>> = lost.as_ref().map(|it| it.iter().map(|node| &**node).collect());
+    let text = match &lost {
+        None => format!("the loss of what is missing of shard {shard} when the leader knows it"),
+        Some(lost) if lost.is_empty() => {
+            return Err(Failure::Refused(format!("no replica of shard {shard} is missing")));
+        }
+        Some(lost) => format!("the loss of the replicas of shard {shard} on {}", lost.join(", ")),
+    };
+    let text = format!("accepted: {text}");
+    output.done(&text, json!({ "store": store, "shard": shard, "lost": lost }), *dry_run);
+    Ok(())
+}

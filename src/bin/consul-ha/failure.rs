@@ -1,0 +1,62 @@
+//! Why the program ends without success, and its exit status.
+
+use consul_ffi::error::{Error, Kind};
+use std::fmt;
+use std::process::ExitCode;
+
+pub enum Failure {
+    /// The command line or the configuration is wrong.
+    Usage(String),
+    /// The cluster is not as the operator expects it.
+    Refused(String),
+    /// What was to be shown shows that something is not well; it is printed already.
+    NotWell,
+    /// A wait has reached its time limit.
+    Limit(String),
+    /// A call has failed.
+    Call(Error),
+}
+
+impl Failure {
+    pub fn status(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Failure::Refused(_) | Failure::NotWell => 1,
+            Failure::Usage(_) => 2,
+            Failure::Limit(_) => 4,
+            Failure::Call(error) => match error.kind() {
+                Kind::Argument | Kind::Config => 2,
+                Kind::Connect | Kind::Timeout | Kind::Tls => 3,
+                Kind::NoLeader | Kind::RateLimited | Kind::Decode => 3,
+                Kind::PermissionDenied | Kind::AclNotFound => 5,
+                _ => 1,
+            },
+        })
+    }
+
+    /// The name of its kind, for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Failure::Usage(_) => "usage",
+            Failure::Refused(_) => "refused",
+            Failure::NotWell => "not_well",
+            Failure::Limit(_) => "limit",
+            Failure::Call(error) => error.kind().name(),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Call(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Usage(why) | Failure::Refused(why) | Failure::Limit(why) => f.write_str(why),
+            Failure::NotWell => Ok(()),
+            Failure::Call(error) => f.write_str(error.message()),
+        }
+    }
+}

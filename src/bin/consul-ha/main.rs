@@ -1,0 +1,67 @@
+//! `consul-ha`: shows a cluster and changes it, from outside.
+//!
+//! ```text
+//! consul-ha --prefix ha/ nodes
+//! consul-ha --prefix ha/ drain n2 --wait
+//! consul-ha --prefix ha/ shards --json
+//! ```
+//!
+//! It is no member: it reads Consul as an observer does, and leaves no key, check or session.
+
+mod arguments;
+mod change;
+mod connection;
+mod failure;
+mod look;
+mod output;
+mod progress;
+
+use arguments::{CommandLine, Verb};
+use clap::{CommandFactory, Parser};
+use connection::Session;
+use failure::Failure;
+use output::Output;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    let output = Output { json: line.json };
+    if let Verb::Completion { shell } = line.verb {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut CommandLine::command(), "consul-ha", &mut script);
+        output::print(String::from_utf8_lossy(&script).trim_end());
+        return ExitCode::SUCCESS;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(run(&line, output)),
+        Err(error) => Err(Failure::Usage(format!("no runtime: {error}"))),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            failure.status()
+        }
+    }
+}
+
+async fn run(line: &CommandLine, output: Output) -> Result<(), Failure> {
+    let session = Session::new(line)?;
+    match &line.verb {
+        Verb::Nodes(watched) => output.repeated(watched, || look::nodes(&session)).await,
+        Verb::Shards(shards) => {
+            output.repeated(&shards.watched, || look::shards(&session, shards)).await
+        }
+        Verb::Leader(watched) => output.repeated(watched, || look::leader(&session)).await,
+        Verb::Locks(locks) => {
+            output.repeated(&locks.watched, || look::locks(&session, &locks.prefix)).await
+        }
+        Verb::Drain(drain) => change::drain(&session, drain, output).await,
+        Verb::Maintenance(it) => change::maintenance(&session, it, output).await,
+        Verb::Thaw(change) => change::thaw(&session, change, output).await,
+        Verb::Forget(of) => change::forget(&session, of, output).await,
+        Verb::AcceptLoss(it) => change::accept_loss(&session, it, output).await,
+        Verb::Completion { .. } => Ok(()),
+    }
+}

@@ -1,0 +1,172 @@
+//! What an operator reads and changes from outside, by an observer that does not run.
+
+use super::keys::{self, Update};
+use super::node::Mode;
+use super::shard_map::publication::{self, Announcement, Content};
+use super::{Cluster, membership};
+use crate::client::coordination::{Operation, delete_unchanged, set, transact, unchanged};
+use crate::client::watch::State;
+use crate::error::{Error, Kind};
+use crate::wire::api::{health, kv};
+use crate::wire::request::Args;
+use crate::wire::table::Endpoint;
+
+/// The rights without which instances are hidden.
+const SERVICE_RIGHTS: &str = "service:read or node:read";
+
+/// A key of Consul that must not have changed since an operator looked at it.
+#[derive(Clone, Debug)]
+pub struct Unchanged {
+    pub(super) key: String,
+    pub(super) index: u64,
+}
+
+/// What removing a node from the members found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgotten {
+    /// The node's key is deleted.
+    Removed,
+    /// The node is live: it would write its key again.
+    Live,
+}
+
+impl Cluster {
+    /// Reads the state of the cluster once, with linearizable reads of its keys. For observers that do not run.
+    ///
+    /// # Errors
+    /// Those of the calls; [`Kind::Decode`] if the shard map's key holds something else.
+    pub async fn look(&self) -> Result<(), Error> {
+        let (prefix, service) = (&self.options.nodes_prefix, self.options.service());
+        self.apply_records(&self.whole(&kv::LIST, prefix, "key:read").await?);
+        self.apply_health(&self.whole(&health::SERVICE, &service, SERVICE_RIGHTS).await?);
+        let (announced, _) = self.announcement().await?;
+        match publication::read(&self.client, &self.options).await?.map {
+            Content::Map(map) => self.adopt(map),
+            Content::Absent => {}
+            Content::Corrupt(_, error) => return Err(error.context(&self.options.map_key())),
+        }
+        let announced = announced.unwrap_or_default();
+        self.apply_restored(announced.restored);
+        self.apply_frozen(announced.frozen);
+        self.apply_leader(Some(&self.state_of(&kv::GET, &self.options.leader_key).await?));
+        Ok(())
+    }
+
+    async fn state_of(&self, endpoint: &'static Endpoint, name: &str) -> Result<State, Error> {
+        let args = Args::new().arg(name).opt("consistent", true);
+        let answer = self.client.call(endpoint, &args).await?;
+        Ok(State { answer, is_resynchronised: false })
+    }
+
+    /// A list of which ACLs hide nothing.
+    async fn whole(
+        &self,
+        endpoint: &'static Endpoint,
+        name: &str,
+        rights: &str,
+    ) -> Result<State, Error> {
+        let state = self.state_of(endpoint, name).await?;
+        if state.answer.meta.filtered_by_acl != Some(true) {
+            return Ok(state);
+        }
+        let why =
+            format!("{} {name:?}: ACLs hide entries: the token lacks {rights}", endpoint.name);
+        Err(Error::new(Kind::PermissionDenied, why).with_maybe_applied(false))
+    }
+
+    async fn announcement(&self) -> Result<(Option<Announcement>, u64), Error> {
+        let found = keys::read(&self.client, &self.options.epoch_key()).await?;
+        Ok(found.map_or((None, 0), |(bytes, index)| (Announcement::parse(&bytes), index)))
+    }
+
+    /// The condition that the shard map still has this epoch.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`] if it has another one; those of the call.
+    pub async fn at_epoch(&self, epoch: u64) -> Result<Unchanged, Error> {
+        let (announced, index) = self.announcement().await?;
+        let found = announced.map_or(0, |announced| announced.epoch);
+        if found == epoch {
+            return Ok(Unchanged { key: self.options.epoch_key(), index });
+        }
+        let why = format!("the shard map has epoch {found}, not {epoch}");
+        Err(Error::new(Kind::Conflict, why).with_maybe_applied(false))
+    }
+
+    /// As [`keys::update`], while another key is unchanged.
+    pub(super) async fn update_while(
+        &self,
+        condition: Option<&Unchanged>,
+        key: &str,
+        mut decide: impl FnMut(Option<&[u8]>) -> Result<Update, Error>,
+    ) -> Result<(), Error> {
+        let Some(condition) = condition else {
+            return keys::update(&self.client, key, decide).await;
+        };
+        loop {
+            let found = keys::read(&self.client, key).await?;
+            let (value, index) = found.map_or((None, 0), |(value, index)| (Some(value), index));
+            let change = match decide(value.as_deref())? {
+                Update::Keep => return Ok(()),
+                Update::Put(value) => vec![unchanged(key, index), set(key, value)],
+                Update::Delete => vec![delete_unchanged(key, index)],
+            };
+            let holds: Operation = unchanged(&condition.key, condition.index);
+            match transact(&self.client, std::iter::once(holds).chain(change), None).await {
+                Err(error) if error.kind() == Kind::TxnFailed => {
+                    if error.refused().iter().any(|refused| refused.index == 0) {
+                        let why = format!("{} has changed meanwhile", condition.key);
+                        return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
+                    }
+                    self.client.pause(keys::CONFLICT_PAUSE_MS).await;
+                }
+                changed => return changed.map(|_| ()),
+            }
+        }
+    }
+
+    /// Sets the mode of a node, this one or another, while another key is unchanged.
+    ///
+    /// # Errors
+    /// As [`Cluster::set_mode`]; [`Kind::Conflict`] if the other key has changed.
+    pub async fn set_mode_while(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+        mode: Mode,
+    ) -> Result<(), Error> {
+        self.change_record(condition, node_id, |record| record.mode = mode).await
+    }
+
+    /// Removes a node that is down from the members at once, instead of after `forget_after`.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such node; [`Kind::Conflict`] if the other key has changed; those
+    /// of the calls.
+    pub async fn forget(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+    ) -> Result<Forgotten, Error> {
+        let service = self.options.service();
+        let health = self.whole(&health::SERVICE, &service, SERVICE_RIGHTS).await?;
+        let mut forgotten = Forgotten::Removed;
+        self.update_while(condition, &self.options.node_key(node_id), |found| {
+            let Some(bytes) = found else { return Err(no_such_node(node_id)) };
+            let record = membership::parse(&self.options, node_id, bytes)?;
+            if membership::is_listed_live(&health.answer.value, &record.incarnation) {
+                forgotten = Forgotten::Live;
+                return Ok(Update::Keep);
+            }
+            Ok(Update::Delete)
+        })
+        .await?;
+        Ok(forgotten)
+    }
+}
+
+/// The error for a name that no node has.
+pub(super) fn no_such_node(node_id: &str) -> Error {
+    let why = format!("there is no node {node_id:?}");
+    Error::new(Kind::NotFound, why).with_maybe_applied(false)
+}

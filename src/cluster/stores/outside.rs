@@ -1,0 +1,131 @@
+//! Stores as their maps in Consul show them, for operators whose process has none of them open.
+
+use super::document::StoreMap;
+use super::{accepted_key, is_live, map_key, read_map, said};
+use crate::cluster::keys::Update;
+use crate::cluster::replication::map::{NodeId, Place};
+use crate::cluster::{Cluster, Unchanged};
+use crate::error::{Error, Kind};
+use crate::wire::api::kv;
+use crate::wire::request::Args;
+use crate::wire::value::Value;
+use crate::wire::value::shape::unknown;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The maps of all stores by name. A map of another release is an error.
+pub(super) async fn maps(cluster: &Cluster) -> Result<BTreeMap<String, StoreMap>, Error> {
+    let prefix = map_key(cluster.options(), "");
+    let args = Args::new().arg(prefix.as_str()).opt("consistent", true);
+    let listed = cluster.client().call(&kv::LIST, &args).await?;
+    let mut maps = BTreeMap::new();
+    for entry in listed.value.items() {
+        let key = entry.get("Key").and_then(Value::as_str);
+        let Some((key, store)) = key.and_then(|key| Some((key, key.strip_prefix(&prefix)?))) else {
+            continue;
+        };
+        if let Some(Value::Bytes(bytes)) = entry.get("Value") {
+            let map = StoreMap::decode(bytes).map_err(|error| error.context(key))?;
+            maps.insert(store.to_owned(), map);
+        }
+    }
+    Ok(maps)
+}
+
+/// How many shards of each store name a node, as a holder or as the target of a change.
+///
+/// # Errors
+/// Those of the call; [`Kind::Unsupported`] for a map of another release.
+pub async fn held(cluster: &Cluster, node: &str) -> Result<BTreeMap<String, usize>, Error> {
+    let count = |map: &StoreMap| map.map.shards.iter().filter(|entry| entry.names(node)).count();
+    Ok(maps(cluster).await?.iter().map(|(store, map)| (store.clone(), count(map))).collect())
+}
+
+/// The nodes with the replicas that are missing of a shard, if the store's map has the version `at`; `None`: it
+/// is not known which are missing.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is no such store; [`Kind::Argument`] for a shard that does not exist;
+/// [`Kind::Conflict`] if its map has another version; those of the calls.
+pub async fn missing(
+    cluster: &Cluster,
+    store: &str,
+    shard: u32,
+    at: Option<u64>,
+) -> Result<Option<Vec<NodeId>>, Error> {
+    let (map, _) = read_at(cluster, store, shard, at).await?;
+    Ok(missing_of(cluster, Some(&map), shard).as_ref().map(nodes))
+}
+
+/// Lets the failovers of a shard do without the replicas that are missing now, although acknowledged writes
+/// may be lost. Returns what [`missing`] does; if that is `None`, it applies to those that are missing when
+/// the leader knows.
+///
+/// # Errors
+/// As [`missing`].
+pub async fn accept_loss(
+    cluster: &Cluster,
+    store: &str,
+    shard: u32,
+    at: Option<u64>,
+) -> Result<Option<Vec<NodeId>>, Error> {
+    let (map, index) = read_at(cluster, store, shard, at).await?;
+    let condition = at.map(|_| Unchanged { key: map_key(cluster.options(), store), index });
+    accept(cluster, store, (Some(&map), shard), condition.as_ref()).await
+}
+
+/// Says that the loss of what is missing of a shard is accepted, if something is.
+pub(super) async fn accept(
+    cluster: &Cluster,
+    store: &str,
+    (map, shard): (Option<&StoreMap>, u32),
+    condition: Option<&Unchanged>,
+) -> Result<Option<Vec<NodeId>>, Error> {
+    let lost = missing_of(cluster, map, shard);
+    if let Some(lost) = &lost {
+        said::log_word(store, shard, lost);
+        if lost.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+    }
+    let key = accepted_key(cluster.options(), store, shard);
+    let word = || Ok(Update::Put(said::encode(lost.as_ref())));
+    cluster.update_while(condition, &key, |_| word()).await?;
+    Ok(lost.as_ref().map(nodes))
+}
+
+fn missing_of(cluster: &Cluster, map: Option<&StoreMap>, shard: u32) -> Option<BTreeSet<Place>> {
+    let snapshot = cluster.snapshot();
+    map?.missing(shard, |node| is_live(&snapshot, node))
+}
+
+fn nodes(places: &BTreeSet<Place>) -> Vec<NodeId> {
+    places.iter().map(|place| NodeId::clone(&place.node)).collect()
+}
+
+/// A store's map that has the shard and this version, and the modify index of its key.
+async fn read_at(
+    cluster: &Cluster,
+    store: &str,
+    shard: u32,
+    at: Option<u64>,
+) -> Result<(StoreMap, u64), Error> {
+    let refused = |kind, why: String| Error::new(kind, why).with_maybe_applied(false);
+    let (map, index) = read_map(cluster, store).await?;
+    let Some(map) = map else {
+        let stores = maps(cluster).await?;
+        let known: Vec<&str> = stores.keys().map(String::as_str).collect();
+        return Err(refused(Kind::NotFound, unknown("store", store, &known)));
+    };
+    let most = map.shared.shards - 1;
+    if shard > most {
+        return Err(Error::argument(format!("shard is {shard}: it must be from 0 to {most}")));
+    }
+    let version = map.map.version;
+    match at.filter(|at| *at != version) {
+        Some(at) => {
+            let why = format!("the map of store {store:?} has version {version}, not {at}");
+            Err(refused(Kind::Conflict, why))
+        }
+        None => Ok((map, index)),
+    }
+}

@@ -1,0 +1,74 @@
+//! The verbs that change something, and their effect on the cluster.
+
+use crate::system::System;
+
+pub fn run(system: &System) {
+    refusals(system);
+    drain(system);
+    maintenance(system);
+    frozen_and_forgotten(system);
+}
+
+fn epoch(system: &System) -> u64 {
+    system.run(&["shards", "--json"]).json()["epoch"].as_u64().unwrap()
+}
+
+fn refusals(system: &System) {
+    for verb in ["drain", "maintenance", "forget"] {
+        system.run(&[verb, "n11"]).refused(1, &["unknown node \"n11\"", "did you mean \"n1\"?"]);
+        let epoch = (epoch(system) + 1).to_string();
+        let refused = system.run(&[verb, "n1", "--expect-epoch", &epoch]);
+        refused.refused(1, &["the shard map has epoch", &epoch]);
+    }
+    assert_eq!(system.node("n1")["mode"], "active");
+    system.run(&["forget", "n1"]).refused(1, &["n1 is live"]);
+    system.run(&["accept-loss", "point", "0"]).refused(1, &["did you mean \"points\"?"]);
+    system.run(&["accept-loss", "points", "8"]).refused(2, &["from 0 to 7"]);
+    system.run(&["accept-loss", "points", "0"]).refused(1, &["no replica of shard 0 is missing"]);
+    system.run(&["accept-loss", "points", "0", "--expect-epoch", "1"]).refused(1, &["has version"]);
+    assert_eq!(system.run(&["thaw"]).ok(), "the shard map was not frozen\n");
+}
+
+fn drain(system: &System) {
+    let dry = system.run(&["drain", "n3", "--wait", "--dry-run"]).ok();
+    assert_eq!(dry, "would be done: n3 drains\n");
+    assert_eq!(system.node("n3")["mode"], "active");
+    let epoch = epoch(system).to_string();
+    let run = system.run(&["drain", "n3", "--wait", "--limit", "60", "--expect-epoch", &epoch]);
+    assert!(run.err.contains("shards of n3: "), "progress: {run:?}");
+    assert_eq!(run.ok(), "n3 has no shard\n");
+    let node = system.node("n3");
+    assert_eq!((&node["mode"], &node["replicas"]), (&"draining".into(), &0.into()));
+    let ended = system.run(&["drain", "n3", "--off", "--json"]).json();
+    assert_eq!((&ended["node"], &ended["mode"]), (&"n3".into(), &"active".into()));
+    system.wait_for("n3 has shards", || system.node("n3")["replicas"].as_u64() > Some(0));
+}
+
+fn maintenance(system: &System) {
+    system.run(&["maintenance", "n2"]).ok();
+    assert_eq!(system.node("n2")["mode"], "maintenance");
+    system.run(&["maintenance", "n2", "--off"]).ok();
+    assert_eq!(system.node("n2")["mode"], "active");
+}
+
+/// A map that two lost members have frozen, on a node that its program has stopped.
+fn frozen_and_forgotten(system: &System) {
+    system.stop_node("n2");
+    system.stop_node("n3");
+    system.wait_for("the map is frozen", || {
+        let frozen = &system.run(&["nodes", "--json"]).json()["frozen"];
+        frozen.as_array().is_some_and(|it| it.len() == 2)
+    });
+    assert!(system.run(&["nodes"]).ok().contains("frozen: n2, n3 vanished"));
+    system.run(&["drain", "n1", "--wait"]).refused(1, &["no other node is live and active"]);
+    let lost = system.run(&["accept-loss", "points", "0", "--dry-run"]).ok();
+    assert!(lost.starts_with("would be done: accepted: the loss of the replicas of shard 0"));
+    let lost = system.run(&["accept-loss", "points", "0", "--json"]).json();
+    assert!(!lost["lost"].as_array().unwrap().is_empty());
+    let dry = system.run(&["resume", "--dry-run"]).ok();
+    assert_eq!(dry, "would be done: the shard map is thawed; lost: n2, n3\n");
+    system.run(&["thaw"]).ok();
+    assert_eq!(system.run(&["nodes", "--json"]).json()["frozen"].as_array().unwrap().len(), 0);
+    assert_eq!(system.run(&["forget", "n3"]).ok(), "n3 is no member any more\n");
+    assert!(system.node("n3").is_null());
+}
