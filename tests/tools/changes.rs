@@ -69,6 +69,6 @@ fn frozen_and_forgotten(system: &System) {
     assert_eq!(dry, "would be done: the shard map is thawed; lost: n2, n3\n");
     system.run(&["thaw"]).ok();
     assert_eq!(system.run(&["nodes", "--json"]).json()["frozen"].as_array().unwrap().len(), 0);
-    assert_eq!(system.run(&["forget", "n3"]).ok(), "n3 is no member any more\n");
+    assert_eq!(system.run(&["forget", "n3"]).ok(), "n3 is not a member any more\n");
     assert!(system.node("n3").is_null());
 }

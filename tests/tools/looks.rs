@@ -11,7 +11,7 @@ pub fn run(system: &System) {
     locks(system);
     completion();
     unreachable();
-    assert_eq!(system.traces(), before, "the program is no member");
+    assert_eq!(system.traces(), before, "the program is not a member");
 }
 
 fn nodes(system: &System) {

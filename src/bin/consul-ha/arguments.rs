@@ -12,7 +12,7 @@ Exit statuses:
   4  a wait has reached its time limit
   5  the token lacks a right: the output names it";
 
-/// Shows a cluster of consul_ffi and changes it, from outside: it is no member, and has no key, check or
+/// Shows a cluster of consul_ffi and changes it, from outside: it is not a member, and has no key, check or
 /// session in Consul.
 #[derive(Parser)]
 #[command(name = "consul-ha", version, after_help = STATUSES, max_term_width = 100)]

@@ -173,7 +173,7 @@ pub async fn forget(session: &Session, of: &OfNode, output: Output) -> Result<()
     if !is_dry && cluster.forget(condition.as_ref(), node).await? == Forgotten::Live {
         return Err(live());
     }
-    output.done(&format!("{node} is no member any more"), json!({ "node": node }), is_dry);
+    output.done(&format!("{node} is not a member any more"), json!({ "node": node }), is_dry);
     Ok(())
 }
 

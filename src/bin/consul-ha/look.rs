@@ -225,7 +225,7 @@ pub async fn locks(session: &Session, prefix: &str) -> Result<Shown, Failure> {
     };
     let (mut rows, mut list) = (Vec::new(), Vec::new());
     for held in entries.items().iter().filter_map(Held::of) {
-        // The document of a semaphore is no contender.
+        // The document of a semaphore is not a contender.
         if held.kind == "semaphore" && held.key.ends_with("/.lock") {
             continue;
         }

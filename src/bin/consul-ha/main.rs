@@ -6,7 +6,7 @@
 //! consul-ha --prefix ha/ shards --json
 //! ```
 //!
-//! It is no member: it reads Consul as an observer does, and leaves no key, check or session.
+//! It is not a member: it reads Consul as an observer does, and leaves no key, check or session.
 
 mod arguments;
 mod change;
