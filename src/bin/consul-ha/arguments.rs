@@ -109,7 +109,7 @@ pub enum Verb {
 
 #[derive(Args)]
 pub struct Watched {
-    /// Show it again every so many seconds.
+    /// Show it again after this time, 2 s by default.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
         value_parser = clap::value_parser!(u32).range(1..))]
     pub watch: Option<u32>,
