@@ -28,7 +28,7 @@ pub fn connect(config: &Config) -> Result<Client, Error> {
         Simulate::No => real(config)?,
         Simulate::ForEndpoints => {
             let mut endpoints = config.endpoints.clone();
-            endpoints.sort();
+            endpoints.sort_unstable();
             simulated(config, &endpoints.join(","))
         }
         Simulate::Named(name) => simulated(config, name),

@@ -38,6 +38,7 @@ pub mod logs;
 #[cfg(feature = "binding")]
 mod lua;
 pub mod metrics;
+mod ordered;
 pub mod os;
 pub mod ring;
 pub mod simulate;

@@ -138,7 +138,7 @@ mod tests {
                 points.push((point, id.clone(), k, index));
             }
         }
-        points.sort();
+        points.sort_unstable();
         points.into_iter().map(|(point, .., index)| (point, index)).collect()
     }
 

@@ -9,6 +9,7 @@ use super::Client;
 use super::watch::{State, WatchOptions, states};
 use crate::clock::{Clock, Instant};
 use crate::error::{Error, Kind};
+use crate::ordered;
 use crate::ring::Ring;
 use crate::sync::lock;
 use crate::wire::api::health;
@@ -17,7 +18,7 @@ use crate::wire::response::{Answer, Meta};
 use crate::wire::value::Value;
 use futures_util::future::{Either, select};
 use futures_util::stream::{BoxStream, Stream, StreamExt, unfold};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -255,8 +256,7 @@ impl RoundRobin {
     /// Continues with another list: an instance in both keeps its credit.
     fn after(&self, before: &List, list: &List) -> Self {
         let ids = before.instances.iter().map(identity);
-        let credits: BTreeMap<_, _> =
-            ids.zip(self.entries.iter().map(|(_, credit)| *credit)).collect();
+        let credits = ordered::map(ids.zip(self.entries.iter().map(|(_, credit)| *credit)));
         let entries = list.instances.iter().zip(list.weights()).map(|(instance, weight)| {
             (weight.into(), credits.get(&identity(instance)).copied().unwrap_or(0))
         });

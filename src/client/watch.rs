@@ -3,6 +3,7 @@
 use super::Client;
 use crate::clock::Instant;
 use crate::error::Error;
+use crate::ordered;
 use crate::wire::request::Args;
 use crate::wire::response::{Answer, EntryMeta, Meta};
 use crate::wire::table::{Endpoint, Items, Reply};
@@ -305,9 +306,9 @@ fn parts(items: Items, value: &Value) -> BTreeMap<String, Value> {
     match (items, value) {
         (_, Value::Null) => BTreeMap::new(),
         (Items::By(_) | Items::Texts, Value::List(items)) => {
-            items.iter().map(|item| (id(item), item.clone())).collect()
+            ordered::map(items.iter().map(|item| (id(item), item.clone())))
         }
-        (Items::Named, Value::Map(members)) => members.iter().cloned().collect(),
+        (Items::Named, Value::Map(members)) => ordered::map(members.iter().cloned()),
         (_, whole) => BTreeMap::from([(String::new(), whole.clone())]),
     }
 }

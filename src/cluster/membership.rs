@@ -13,6 +13,7 @@ use crate::client::Client;
 use crate::client::coordination::Service;
 use crate::client::watch::State;
 use crate::error::{Error, Kind};
+use crate::ordered;
 use crate::sync::lock;
 use crate::wire::api::health;
 use crate::wire::request::Args;
@@ -430,7 +431,7 @@ impl Cluster {
                 let (is_live, vanished_at) = (false, None);
                 (id, Node { record, modify_index, is_live, down_since, vanished_at, complaint })
             };
-            let nodes = records.into_iter().map(unknown).collect();
+            let nodes = ordered::map(records.into_iter().map(unknown));
             return self.update(|snapshot| snapshot.nodes = nodes);
         };
         let mut kept = BTreeMap::new();
@@ -468,7 +469,7 @@ impl Cluster {
             };
             (id, Node { record, modify_index, is_live, down_since, vanished_at, complaint })
         };
-        let nodes: BTreeMap<String, Node> = records.into_iter().map(as_seen).collect();
+        let nodes = ordered::map(records.into_iter().map(as_seen));
         drop(reported);
         if nodes == before.nodes {
             return;

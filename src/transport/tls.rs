@@ -120,7 +120,7 @@ fn read_folder(folder: &Path) -> Result<Vec<PemFile>, Error> {
             paths.push(path);
         }
     }
-    paths.sort();
+    paths.sort_unstable();
     paths.iter().map(|path| PemFile::read("tls_ca_path", path)).collect()
 }
 

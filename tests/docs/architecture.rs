@@ -15,17 +15,24 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("log_file", &["log_file", "os"]),
     ("logs", &["logs", "clock", "sync"]),
     ("metrics", &["metrics", "error", "os", "sync"]),
+    ("ordered", &["ordered"]),
     ("os", &["os", "sync"]),
     ("ring", &["ring"]),
     ("wire", &["wire", "error"]),
     ("transport", &["transport", "wire", "error", "files", "clock", "metrics", "os", "sync"]),
-    ("client", &["client", "transport", "wire", "error", "clock", "metrics", "ring", "sync"]),
+    (
+        "client",
+        &["client", "transport", "wire", "error", "clock", "metrics", "ordered", "ring", "sync"],
+    ),
     (
         "cluster",
-        &["cluster", "client", "wire", "error", "files", "clock", "metrics", "os", "ring", "sync"],
+        &[
+            "cluster", "client", "wire", "error", "files", "clock", "metrics", "ordered", "os",
+            "ring", "sync",
+        ],
     ),
-    ("simulate", &["simulate", "transport", "wire", "error", "clock", "sync"]),
-    ("config", &["config", "cluster", "client", "transport", "wire", "error"]),
+    ("simulate", &["simulate", "transport", "wire", "error", "clock", "ordered", "sync"]),
+    ("config", &["config", "cluster", "client", "transport", "wire", "error", "ordered"]),
     ("reference", &["reference", "config", "client", "metrics", "wire", "error"]),
     ("guard", &["guard", "client", "transport", "error", "clock", "os", "sync"]),
     (

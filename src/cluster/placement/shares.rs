@@ -2,6 +2,7 @@
 //! replicas of one shard can be kept apart, and in whole numbers.
 
 use super::Candidate;
+use crate::ordered;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
@@ -23,7 +24,7 @@ impl Shares {
             let mut names: Vec<&str> = candidates.iter().map(|c| c.zone.as_str()).collect();
             names.sort_unstable();
             names.dedup();
-            names.into_iter().enumerate().map(|(place, name)| (name, place)).collect()
+            ordered::map(names.into_iter().enumerate().map(|(place, name)| (name, place)))
         };
         let zone: Vec<usize> = candidates.iter().map(|c| names[c.zone.as_str()]).collect();
         let mut members = vec![Vec::new(); names.len()];
@@ -147,7 +148,7 @@ fn whole(total: usize, wanted: &[Target]) -> Vec<usize> {
     let mut numbers: Vec<usize> = wanted.iter().map(Target::clamped).collect();
     let mut by_fraction: Vec<usize> = (0..wanted.len()).collect();
     let fraction = |place: &usize| wanted[*place].fraction();
-    by_fraction.sort_by(|a, b| fraction(b).total_cmp(&fraction(a)).then(a.cmp(b)));
+    by_fraction.sort_unstable_by(|a, b| fraction(b).total_cmp(&fraction(a)).then(a.cmp(b)));
     let mut sum: usize = numbers.iter().sum();
     for place in &by_fraction {
         if sum < total && numbers[*place] < *wanted[*place].range.end() {

@@ -4,8 +4,9 @@
 use super::record::{OVERHEAD, Range, Record, Version};
 use super::storage::{self, Message, Storage};
 use crate::error::Error;
+use crate::ordered;
 use bytes::Bytes;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use twox_hash::XxHash3_64;
 
 /// The records of a page.
@@ -103,7 +104,7 @@ pub async fn versions(
     buckets: &[u32],
     after: Option<Bytes>,
 ) -> Result<(Vec<(Bytes, Version)>, bool), Error> {
-    let buckets: BTreeSet<u32> = buckets.iter().copied().collect();
+    let buckets = ordered::set(buckets.iter().copied());
     let mut found = Vec::new();
     let mut message = Message::default();
     let is_last = for_each(storage, shard, horizon, after, |record| {

@@ -7,6 +7,7 @@ use super::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Slot};
 use super::state::Report;
 use crate::cluster::placement::Candidate;
 use crate::cluster::placement::rebalancer::{self, Assignment};
+use crate::ordered;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -131,7 +132,7 @@ impl Map {
         let holders = slots.filter_map(|slot| slot.holder.as_ref());
         let is_missing =
             |place: &&Place| !member(&place.node).is_some_and(|it| it.has(shard, place));
-        holders.filter(is_missing).cloned().collect()
+        ordered::set(holders.filter(is_missing).cloned())
     }
 
     /// The same map with new epochs for all entries, after Consul went back.
@@ -154,7 +155,7 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn of(planner: &'a Planner<'a>) -> Self {
-        let members = planner.members.iter().map(|member| (&*member.id, member)).collect();
+        let members = ordered::map(planner.members.iter().map(|member| (&*member.id, member)));
         Plan { planner, members, budget: Cell::new(MAX_CHANGES) }
     }
 
@@ -343,8 +344,8 @@ impl<'a> Plan<'a> {
     /// Plans the changes that make the loads even, fill slots, and empty the nodes without weight.
     fn place(&self, slots: &mut [Vec<Slot>], version: u64) {
         let (candidates, members) = self.candidates();
-        let index: BTreeMap<&str, usize> =
-            members.iter().enumerate().map(|(place, it)| (&*it.id, place)).collect();
+        let places = members.iter().enumerate().map(|(place, it)| (&*it.id, place));
+        let index: BTreeMap<&str, usize> = ordered::map(places);
         let after_change = |slot: &Slot| -> Option<NodeId> {
             slot.target().cloned().or_else(|| slot.holder.as_ref().map(|it| it.node.clone()))
         };

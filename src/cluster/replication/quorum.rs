@@ -10,6 +10,7 @@ use super::rules::{Rule, Rules};
 use super::storage::Message;
 use crate::clock::{BoxFuture, Instant};
 use crate::error::{Error, Kind};
+use crate::ordered;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -311,7 +312,7 @@ impl Router {
             }
         }
         for (node, records, _) in &pages {
-            let has: BTreeMap<&Bytes, &Record> = records.iter().map(|it| (&it.id, it)).collect();
+            let has = ordered::map(records.iter().map(|it| (&it.id, it)));
             let lacks =
                 |record: &&Record| has.get(&record.id).is_none_or(|own| record.replaces(own));
             let mut message = Message::default();

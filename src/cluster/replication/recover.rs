@@ -9,6 +9,7 @@ use super::map::{Entry, NodeId};
 use super::message::{Action, Outcome, Request};
 use super::peers::Peers;
 use crate::error::{Error, Kind};
+use crate::ordered;
 use std::collections::BTreeSet;
 
 /// Finds the newest entry of a shard, of which Consul has `stored`, and returns it with a new epoch of at
@@ -45,7 +46,7 @@ impl Asked<'_> {
         let mut found_at = stored.epoch;
         let mut newest = Entry { epoch, ..stored };
         let mut asked: BTreeSet<NodeId> = BTreeSet::new();
-        let mut members: BTreeSet<NodeId> = newest.members().cloned().collect();
+        let mut members = ordered::set(newest.members().cloned());
         while let Some(node) = members.difference(&asked).next().cloned() {
             let request = Request { shard, entry: newest.clone(), action: Action::Recover };
             let reply = match self.peers.ask(&node, request).await {

@@ -11,6 +11,7 @@ use crate::cluster::replication::plan::{Accepted, Map, Member, Planner, Presence
 use crate::cluster::replication::recover;
 use crate::cluster::{Cluster, Mode, Snapshot, WAIT};
 use crate::error::{Error, Kind};
+use crate::ordered;
 use crate::sync::lock;
 use crate::wire::api::kv;
 use futures_util::stream::{self, StreamExt as _};
@@ -216,8 +217,7 @@ impl Duty<'_> {
         let mut live = BTreeSet::new();
         let mut waits = false;
         let named = self.stores.get(store).map(|known| &known.named);
-        let nodes: BTreeSet<&NodeId> =
-            named.into_iter().flatten().chain(said.members.keys()).collect();
+        let nodes = ordered::set(named.into_iter().flatten().chain(said.members.keys()));
         for node in nodes {
             let key = (store.to_owned(), node.clone());
             let Some(member) = snapshot.nodes.get(&**node).filter(|it| it.is_live) else {
@@ -263,7 +263,7 @@ impl Duty<'_> {
             known.newest.clone_from(&stored);
         }
         let named = stored.iter().flat_map(|it| &it.map.shards).flat_map(Entry::members);
-        known.named = named.cloned().collect();
+        known.named = ordered::set(named.cloned());
         (known.stored, known.index, known.read_at) = (stored, index, Some(now));
         Ok(())
     }
@@ -363,7 +363,7 @@ impl Duty<'_> {
         let down = named.iter().chain(said.members.keys()).filter(|node| !live.contains(*node));
         // The leader that has seen one go down first may have had a clock that was ahead.
         let since = |node: &NodeId| stored.down.get(node).map_or(now_ms, |at| now_ms.min(*at));
-        next.down = down.map(|node| (node.clone(), since(node))).collect();
+        next.down = ordered::map(down.map(|node| (node.clone(), since(node))));
         next.note_openings(said.records());
         self.recover(store, &mut next, &said.words).await;
         let members = self.members(said, &live, snapshot, shared, &next.down, &named);

@@ -25,6 +25,7 @@ use super::shard_map::shard_of;
 use super::{Cluster, Options, PAUSE, Snapshot, WAIT, keys};
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
+use crate::ordered;
 use crate::sync::lock;
 use crate::wire::api::kv;
 use crate::wire::value::Value;
@@ -407,7 +408,7 @@ impl Store {
         records: Vec<Write>,
         deadline: Instant,
     ) -> Result<Version, Error> {
-        let records: BTreeMap<Bytes, Option<Bytes>> = records.into_iter().collect();
+        let records = ordered::map(records);
         self.router.write(shard, records.into_iter().collect(), deadline).await
     }
 

@@ -9,6 +9,7 @@ use crate::client::coordination::{Operation, delete_unchanged, set, unchanged};
 use crate::client::watch::State;
 use crate::cluster::replication::map::{NodeId, Place};
 use crate::cluster::replication::plan::Accepted;
+use crate::ordered;
 use crate::wire::value::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,7 +37,7 @@ impl Word {
     /// What it is about if that changes: what is missing, and of a bound word only what is still missing.
     pub fn narrowed(&self, missing: &BTreeSet<Place>) -> Option<BTreeSet<Place>> {
         let Some(lost) = &self.lost else { return Some(missing.clone()) };
-        let narrowed: BTreeSet<Place> = lost.intersection(missing).cloned().collect();
+        let narrowed = ordered::set(lost.intersection(missing).cloned());
         (narrowed != *lost).then_some(narrowed)
     }
 
@@ -82,7 +83,7 @@ impl Said {
     /// The replicas whose loss operators have accepted.
     pub fn accepted(&self) -> Accepted {
         let words = self.words.iter();
-        words.filter_map(|(shard, word)| Some((*shard, word.lost.clone()?))).collect()
+        ordered::map(words.filter_map(|(shard, word)| Some((*shard, word.lost.clone()?))))
     }
 
     /// Those of the nodes.
@@ -94,7 +95,7 @@ impl Said {
     pub fn agreeing(&self, nodes: &BTreeSet<NodeId>, shared: Shared) -> BTreeSet<NodeId> {
         let record = |node: &NodeId| self.members.get(node).map(|(record, _)| record);
         let agrees = |node: &&NodeId| record(node).is_some_and(|it| it.shared == shared);
-        nodes.iter().filter(agrees).cloned().collect()
+        ordered::set(nodes.iter().filter(agrees).cloned())
     }
 }
 
@@ -126,5 +127,5 @@ pub(super) fn parse(prefix: &str, state: &State) -> AllSaid {
             _ => {}
         }
     }
-    all.into_iter().map(|(store, said)| (store, Arc::new(said))).collect()
+    ordered::map(all.into_iter().map(|(store, said)| (store, Arc::new(said))))
 }

@@ -103,7 +103,7 @@ static LIST: Read = Read {
 fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Acl, "", Access::Read)?;
     let mut policies: Vec<_> = state.acl.policies.values().collect();
-    policies.sort_by(|one, other| one.name.cmp(&other.name));
+    policies.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     Ok(Reply::json(call.style, &policies.into_iter().map(Stub::from).collect::<Vec<_>>()))
 }
 

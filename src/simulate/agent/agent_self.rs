@@ -1,5 +1,6 @@
 //! `/v1/agent/self`: the agent's configuration, member and figures.
 
+use crate::ordered;
 use crate::simulate::store::State;
 use crate::simulate::store::catalog::TextMap;
 use crate::simulate::{ADDRESS, DATACENTER, SERVER_ADDRESS, SERVER_PORT, VERSION};
@@ -171,5 +172,5 @@ fn stats(state: &State) -> BTreeMap<&'static str, BTreeMap<&'static str, String>
 }
 
 fn texts(pairs: &[(&'static str, &str)]) -> BTreeMap<&'static str, String> {
-    pairs.iter().map(|(name, text)| (*name, (*text).to_owned())).collect()
+    ordered::map(pairs.iter().map(|(name, text)| (*name, (*text).to_owned())))
 }

@@ -22,9 +22,9 @@ use super::http::request::Call;
 use super::store::State;
 use super::store::catalog::{Check, Service};
 use super::store::watch::Topic;
+use crate::ordered;
 use crate::wire::api::agent as wire;
 use definition::is_status;
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
@@ -59,8 +59,7 @@ fn services(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let seen = state.local.services.values();
     let seen = seen.filter(|service| authority.sees(Resource::Service, &service.name));
     let services = call.select(seen.map(AgentService::from))?;
-    let services: BTreeMap<_, _> =
-        services.into_iter().map(|service| (service.id(), service)).collect();
+    let services = ordered::map(services.into_iter().map(|service| (service.id(), service)));
     Ok(authority.mark(Reply::json(call.style, &services)))
 }
 
@@ -73,7 +72,7 @@ fn checks(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     };
     let checks = state.local.checks.values().map(|local| &local.check);
     let checks: Vec<&Check> = call.select(checks.filter(seen))?;
-    let checks: BTreeMap<_, _> = checks.into_iter().map(|check| (&check.check_id, check)).collect();
+    let checks = ordered::map(checks.into_iter().map(|check| (&check.check_id, check)));
     Ok(authority.mark(Reply::json(call.style, &checks)))
 }
 

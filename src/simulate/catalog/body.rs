@@ -1,5 +1,6 @@
 //! Reads nodes, services and checks from request bodies, for registrations and transactions.
 
+use crate::ordered;
 use crate::simulate::DATACENTER;
 use crate::simulate::go;
 use crate::simulate::http::decode::{GoType, Json, Object};
@@ -179,7 +180,7 @@ pub(crate) fn addresses(
         let given = Object::new(json, ADDRESS)?;
         Ok((name.clone(), Address { address: given.text("Address")?, port: given.int("Port")? }))
     };
-    members.iter().map(read).collect()
+    ordered::try_map(members.iter().map(read))
 }
 
 /// The weights of a service, by default 1 and 1.

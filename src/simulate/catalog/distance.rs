@@ -24,9 +24,15 @@ pub(crate) fn sorted<T: Serialize>(
         Some(coordinate) => coordinate.distance(from),
         None => f64::INFINITY,
     };
-    // The code that sorts is large, and this is in the module once for all entries.
-    let mut order: Vec<(f64, usize)> = entries.iter().map(distance).zip(0..).collect();
-    order.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-    let sorted: Vec<&T> = order.iter().map(|(_, index)| &entries[*index]).collect();
+    let order = nearest_first(entries.iter().map(distance).collect());
+    let sorted: Vec<&T> = order.into_iter().map(|index| &entries[index]).collect();
     Reply::json(call.style, &sorted)
+}
+
+/// The indexes of the distances in their order. The code that sorts is large: here it is in the module once for all
+/// types of entries.
+fn nearest_first(distances: Vec<f64>) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..distances.len()).collect();
+    order.sort_by(|one, other| distances[*one].total_cmp(&distances[*other]));
+    order
 }

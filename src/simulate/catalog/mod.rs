@@ -19,6 +19,7 @@ use super::http::request::Call;
 use super::store::State;
 use super::store::catalog::{Node, Record, Service};
 use super::store::watch::Topic;
+use crate::ordered;
 use crate::wire::api::catalog as wire;
 use serde::Serialize;
 use service_json::{NodeService, ServiceNode};
@@ -227,7 +228,7 @@ static NODE: Read = Read {
         };
         let seen = visible_services(record, &authority);
         let services = call.select(seen.map(NodeService::from))?.into_iter();
-        let services: BTreeMap<_, _> = services.map(|service| (service.id(), service)).collect();
+        let services = ordered::map(services.map(|service| (service.id(), service)));
         let view = NodeView { node: Some(&record.node), services: Some(services) };
         Ok(authority.mark(Reply::json(call.style, &view)))
     },

@@ -1,5 +1,6 @@
 //! The node, service and check that a server registers of itself.
 
+use crate::ordered;
 use crate::simulate::store::State;
 use crate::simulate::store::catalog::{Check, Node, Service, TextMap};
 use crate::simulate::{ADDRESS, DATACENTER, SERF_HEALTH, SERVER_PORT, VERSION};
@@ -32,7 +33,7 @@ pub(crate) fn restore(state: &mut State, index: u64) {
 }
 
 fn text_map(pairs: &[(&str, &str)]) -> TextMap {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    ordered::map(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
 }
 
 fn own_node(id: String, name: &str) -> Node {

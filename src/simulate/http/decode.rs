@@ -2,6 +2,7 @@
 //! texts of its errors.
 
 use super::reply::Refusal;
+use crate::ordered;
 use crate::simulate::go;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
@@ -299,7 +300,7 @@ impl<'a> Object<'a> {
         let path = self.path(name);
         let read =
             |(name, value): &(String, Json)| Ok((name.clone(), value.text(&path, "string")?));
-        members.iter().map(read).collect::<Result<_, _>>().map(Some)
+        ordered::try_map(members.iter().map(read)).map(Some)
     }
 }
 

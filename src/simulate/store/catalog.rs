@@ -3,6 +3,7 @@
 //! Names and ids are looked up in lower case, and listed in the order of their lower-case forms.
 
 use super::watch::Topic;
+use crate::ordered;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -377,7 +378,7 @@ impl CatalogTable {
     /// The names of the services on a node.
     fn names_on(&self, node: &str) -> BTreeSet<String> {
         let services = self.nodes.get(node).into_iter().flat_map(|record| record.services.values());
-        services.map(|service| service.name.to_lowercase()).collect()
+        ordered::set(services.map(|service| service.name.to_lowercase()))
     }
 
     /// A check of a node affects all its services; a check of an instance only that service.

@@ -1,5 +1,6 @@
 //! The session table.
 
+use crate::ordered;
 use crate::simulate::store::timer::TimerKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,7 +43,7 @@ impl Session {
         let node = self.node_checks.iter().flatten().cloned();
         let service = self.service_checks.iter().flatten().map(|(id, _)| id.clone());
         let old = self.checks.iter().flatten().cloned();
-        node.chain(service).chain(old).collect()
+        ordered::set(node.chain(service).chain(old))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 /// A map of one shard with two replicas, on the nodes `a`, `b` and `c`.
 fn map_of(shard: &str) -> ShardMap {

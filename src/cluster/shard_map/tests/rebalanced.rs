@@ -1,7 +1,7 @@
 //! Maps after changes of members: the rules that they keep, and the fewest moves.
 
 use super::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 fn member(number: usize, zone: usize, weight: f64) -> Member {
