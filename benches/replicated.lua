@@ -130,6 +130,9 @@ end
 
 local failed = false
 
+-- Each part is shown when it ends, also in a file.
+io.stdout:setvbuf("line")
+
 local function say(what, ratio, bound, holds)
   print(("  %s: %.2f (%s)"):format(what, ratio, bound))
   failed = failed or not holds
@@ -232,6 +235,7 @@ print(("  one slower by %3d ms       %8.2f ms"):format(SLOWNESS * 1e3, median(wi
 ratio = median(with) / median(without)
 say("slow / alike", ratio, ("at most %.2f"):format(MOST_WITH_A_SLOW_ONE), ratio <= MOST_WITH_A_SLOW_ONE)
 
+local begun = now()
 for first = 1, LONG, BATCH do
   local records = {}
   for i = first, first + BATCH - 1 do
@@ -239,6 +243,8 @@ for first = 1, LONG, BATCH do
   end
   assert(points:write("long", records, { timeout_ms = 20000 }))
 end
+local written = now() - begun
+print(("a range of %d records, written in %.0f s, %.0f a second"):format(LONG, written, LONG / written))
 local report = folder .. "/reader.txt"
 support.sh(("luajit benches/replicated.lua reader %s >%s 2>&1 &"):format(prefix, report))
 local read
@@ -250,7 +256,7 @@ repeat
 until read
 local megabytes, seconds, before, after = read:match("^([%d.]+) ([%d.]+) ([%d.]+) ([%d.]+)$")
 assert(megabytes, read)
-print(("a range of %d records, %s MB, read in pages in %s s"):format(LONG, megabytes, seconds))
+print(("  %s MB, read in pages in %s s"):format(megabytes, seconds))
 print(("  memory of the reader: %s MB after the first hundredth, %s MB at most"):format(before, after))
 say("growth in MB", after - before, ("at most %d"):format(MOST_MEMORY), after - before <= MOST_MEMORY)
 

@@ -122,12 +122,11 @@ end
 -- Returns up to `limit` records in the order of ids, deleted ones too: those with from <= id < to that come
 -- after the id `after`.
 function Storage:scan(shard, from, to, after, limit)
-  local conditions = { ("shard = %d AND id >= %s"):format(shard, blob(from or "")) }
+  -- One lower bound: of two, SQLite may begin at the first one, and a page pass over all pages before it.
+  local lowest = after and after >= from and "id > " .. blob(after) or "id >= " .. blob(from)
+  local conditions = { ("shard = %d AND %s"):format(shard, lowest) }
   if to then
     conditions[#conditions + 1] = "id < " .. blob(to)
-  end
-  if after then
-    conditions[#conditions + 1] = "id > " .. blob(after)
   end
   return self:run(("SELECT id, version, data FROM records WHERE %s ORDER BY id LIMIT %d"):format(
     table.concat(conditions, " AND "), limit))

@@ -85,6 +85,31 @@ describe("the SQLite storage of examples/tsdb", function()
     end
   end)
 
+  it("returns a late page of many records as fast as the first one", function()
+    local storage = Storage.open(new_path())
+    local count = 100000
+    for first = 1, count, 1000 do
+      local records = {}
+      for i = first, first + 999 do
+        records[#records + 1] = { id = ("id/%06d"):format(i), version = ("%032x"):format(1), data = "x" }
+      end
+      assert.is_true(storage:apply(7, records))
+    end
+    -- The least processor time of a page after this record.
+    local function least(after)
+      local taken = math.huge
+      for _ = 1, 10 do
+        local begun = os.clock()
+        assert.equal(50, #storage:scan(7, "id/", "id0", ("id/%06d"):format(after), 50))
+        taken = math.min(taken, os.clock() - begun)
+      end
+      return taken
+    end
+    local early, late = least(1), least(count - 100)
+    assert.is_true(late < 10 * early, ("%.6f s and %.6f s"):format(early, late))
+    storage:close()
+  end)
+
   it("stores all records of a call or none", function()
     local storage = Storage.open(new_path())
     -- Invalid SQL, after a whole statement of valid records.
