@@ -2,6 +2,7 @@
 //! reproducible by seed.
 //!
 //!     make dst SEEDS=500
+//!     FIRST=20000 make dst SEEDS=500         the seeds from 20000 on
 //!     make dst SEED=17                       prints the history of one seed
 //!     OMIT=NoLockDelay make dst SEED=0     the same without one rule
 //!     SEMAPHORE=1 make dst SEED=17           a history of a semaphore
@@ -100,40 +101,50 @@ fn main() {
         return replay(seed, subject, omitted);
     }
     let seeds = number("SEEDS").unwrap_or(DEFAULT_SEEDS);
+    let first = number("FIRST").unwrap_or(0);
+    let from_first = move |count: u64| first..first + count;
     let mut arguments = Arguments::from_args();
     // Each trial uses all processors.
     arguments.test_threads = Some(1);
     let semaphores = seeds.div_ceil(SEEDS_PER_SEMAPHORE);
     let mixtures = seeds.div_ceil(SEEDS_PER_MIXTURE);
     let mut trials = vec![
-        Trial::test("locks_are_safe_and_recover", move || all_are_safe(0..seeds, Subject::Lock)),
+        Trial::test("locks_are_safe_and_recover", move || {
+            all_are_safe(from_first(seeds), Subject::Lock)
+        }),
         Trial::test("seeds_that_found_bugs_pass", || all_are_safe(BUG_SEEDS, Subject::Lock)),
         Trial::test("semaphores_are_safe_and_recover", move || {
-            all_are_safe(0..semaphores, Subject::Semaphore)
+            all_are_safe(from_first(semaphores), Subject::Semaphore)
         }),
         Trial::test("locks_with_mixed_profiles_are_safe_and_recover", move || {
-            all_are_safe(0..mixtures, Subject::MixedLock)
+            all_are_safe(from_first(mixtures), Subject::MixedLock)
         }),
         Trial::test("semaphores_with_mixed_profiles_are_safe_and_recover", move || {
-            all_are_safe(0..mixtures, Subject::MixedSemaphore)
+            all_are_safe(from_first(mixtures), Subject::MixedSemaphore)
         }),
         Trial::test("clusters_are_safe_and_recover", move || {
-            all_are_safe(0..seeds, Subject::Cluster)
+            all_are_safe(from_first(seeds), Subject::Cluster)
         }),
         Trial::test("seeds_that_found_bugs_in_clusters_pass", || {
             all_are_safe(CLUSTER_BUG_SEEDS, Subject::Cluster)
         }),
         Trial::test("replicated_shards_lose_nothing", move || {
-            all_lose_nothing(0..seeds, replication::Kind::Register)
+            all_lose_nothing(from_first(seeds), replication::Kind::Register)
         }),
         Trial::test("replicated_shards_on_real_nodes_lose_nothing", move || {
-            all_lose_nothing(0..seeds.div_ceil(SEEDS_PER_WIRED), replication::Kind::Wired)
+            all_lose_nothing(from_first(seeds.div_ceil(SEEDS_PER_WIRED)), replication::Kind::Wired)
         }),
         Trial::test("a_rolling_restart_moves_no_replicated_shard_and_fails_no_write", move || {
-            all_lose_nothing(0..seeds.div_ceil(SEEDS_PER_DIRECTED), replication::Kind::Restarts)
+            all_lose_nothing(
+                from_first(seeds.div_ceil(SEEDS_PER_DIRECTED)),
+                replication::Kind::Restarts,
+            )
         }),
         Trial::test("a_disk_that_loses_a_part_of_a_copy_loses_no_write", move || {
-            all_lose_nothing(0..seeds.div_ceil(SEEDS_PER_DIRECTED), replication::Kind::LostCopy)
+            all_lose_nothing(
+                from_first(seeds.div_ceil(SEEDS_PER_DIRECTED)),
+                replication::Kind::LostCopy,
+            )
         }),
         Trial::test("the_check_of_replicated_shards_refuses_bad_histories", || {
             Ok(replication::checker::refuses_bad_histories()?)
