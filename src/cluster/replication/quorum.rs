@@ -24,6 +24,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The pause before a replica that has refused is asked again, while others are silent.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
+/// The records per replica of a page that follows one of deleted records alone, at most, unless more were
+/// asked for.
+const LONGEST_SEARCH: usize = 1000;
+
 /// The most records that a read sends to replicas that lack them.
 const MAX_READ_REPAIR: usize = 100;
 
@@ -86,7 +90,10 @@ impl Router {
         let mut records: Vec<Record> = records.into_iter().map(record).collect();
         let mut highest = version;
         loop {
-            let overtaken = self.write_once(shard, &mut records, deadline).await?;
+            let written = self.write_once(shard, &mut records, deadline).await;
+            let overtaken = written.map_err(|why| {
+                if version < highest { why.with_maybe_applied(true) } else { why }
+            })?;
             let Some(above) = overtaken.values().max().copied() else { return Ok(highest) };
             if !self.rules.has(Rule::RepeatAboveNewer) {
                 return Ok(highest);
@@ -111,6 +118,7 @@ impl Router {
         deadline: Instant,
     ) -> Result<BTreeMap<usize, Version>, Error> {
         let mut across_epochs = BTreeSet::new();
+        let mut maybe_applied = false;
         loop {
             if !self.rules.has(Rule::OneVersion) {
                 let version = self.clock.next();
@@ -118,7 +126,11 @@ impl Router {
             }
             match self.try_write(shard, records, deadline, &mut across_epochs).await {
                 Ok(overtaken) => return Ok(overtaken),
-                Err(attempt) => self.pause(attempt, deadline).await?,
+                Err(attempt) => {
+                    maybe_applied |= attempt.error.maybe_applied();
+                    let paused = self.pause(attempt, deadline).await;
+                    paused.map_err(|error| error.with_maybe_applied(maybe_applied))?;
+                }
             }
         }
     }
@@ -166,13 +178,15 @@ impl Router {
             refusals: BTreeMap::new(),
             is_stale: false,
             is_too_large: false,
+            maybe_executed: false,
         }
     }
 
     fn entry(&self, shard: u32) -> Result<Arc<Entry>, Attempt> {
         self.entries.get(shard).ok_or_else(|| {
             let why = format!("shard {shard}: this process has no map yet");
-            Attempt { error: Error::new(Kind::NotReady, why).retryable(), is_stale: false }
+            let error = Error::new(Kind::NotReady, why).retryable().with_maybe_applied(false);
+            Attempt { error, is_stale: false }
         })
     }
 
@@ -218,7 +232,9 @@ impl Router {
         Err(failed)
     }
 
-    /// Reads a page of up to `limit` records per replica.
+    /// Reads a page of up to `limit` records per replica. Pages of deleted records alone are passed over,
+    /// with more and more records per replica; if the deadline comes meanwhile, an empty page says where the
+    /// next one begins.
     ///
     /// # Errors
     /// [`Kind::NotReady`] if fewer than R replicas answer until the deadline: the read is incomplete.
@@ -230,10 +246,23 @@ impl Router {
         limit: usize,
         deadline: Instant,
     ) -> Result<Page, Error> {
+        let (mut range, mut limit) = (range.clone(), limit);
+        let mut passed = None;
         loop {
-            match self.try_read(shard, range, limit, deadline).await {
-                Ok(page) => return Ok(page),
-                Err(attempt) => self.pause(attempt, deadline).await?,
+            match self.try_read(shard, &range, limit, deadline).await {
+                Ok(page) => match &page.next {
+                    Some(next) if page.records.is_empty() => {
+                        range.after = Some(next.clone());
+                        limit = limit.max(LONGEST_SEARCH.min(2 * limit));
+                        passed = Some(page);
+                    }
+                    _ => return Ok(page),
+                },
+                Err(attempt) => {
+                    if let Err(error) = self.pause(attempt, deadline).await {
+                        return passed.ok_or_else(|| error.with_maybe_applied(false));
+                    }
+                }
             }
         }
     }
@@ -353,6 +382,8 @@ struct Asking<'a> {
     /// Whether a newer entry was learned.
     is_stale: bool,
     is_too_large: bool,
+    /// Whether a node may have executed it, although it did not say so.
+    maybe_executed: bool,
 }
 
 /// What a replica has answered.
@@ -414,6 +445,7 @@ impl Asking<'_> {
         let why = match answer {
             Err(error) => {
                 self.is_too_large |= error.kind() == Kind::TooLarge;
+                self.maybe_executed |= error.maybe_applied();
                 error.message().to_owned()
             }
             Ok(Reply { time, outcome }) => {
@@ -425,7 +457,10 @@ impl Asking<'_> {
                         "it knows a newer map".to_owned()
                     }
                     Outcome::NotReady(why) => why.to_string(),
-                    Outcome::Failed(why) => why,
+                    Outcome::Failed(why) => {
+                        self.maybe_executed = true;
+                        why
+                    }
                     outcome => {
                         self.refusals.remove(node);
                         return Some(outcome);
@@ -470,6 +505,7 @@ impl Asking<'_> {
             true => Error::new(Kind::TooLarge, why),
             false => Error::new(Kind::NotReady, why).retryable(),
         };
-        Attempt { error, is_stale: self.is_stale }
+        let maybe_applied = count > 0 || self.maybe_executed || !self.silent.is_empty();
+        Attempt { error: error.with_maybe_applied(maybe_applied), is_stale: self.is_stale }
     }
 }

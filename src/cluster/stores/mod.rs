@@ -426,12 +426,14 @@ impl Store {
         for (key, records) in writes {
             by_shard.entry(self.shard_of(&key)).or_default().extend(records);
         }
+        let is_one = by_shard.len() == 1;
         let writes =
             by_shard.into_iter().map(|(shard, records)| self.write_shard(shard, records, deadline));
-        stream::iter(writes)
+        let written = stream::iter(writes)
             .buffer_unordered(CONCURRENT_WRITES)
             .try_for_each(async |_| Ok(()))
-            .await
+            .await;
+        written.map_err(|error| if is_one { error } else { error.with_maybe_applied(true) })
     }
 
     /// Reads a page of the records in the shard of a key.

@@ -1,18 +1,23 @@
 //! Which replicas a read asks, when it asks another one, and what it says without a quorum, on a clock that
 //! the tests advance.
 
+use bytes::Bytes;
 use consul_ffi::clock::{BoxFuture, Clock, Instant, ManualClock};
 use consul_ffi::cluster::replication::clock::VersionClock;
+use consul_ffi::cluster::replication::holder::Holder;
 use consul_ffi::cluster::replication::map::{
     Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Slot,
 };
 use consul_ffi::cluster::replication::message::{NotReady, Outcome, Reply, Request};
 use consul_ffi::cluster::replication::peers::{Entries, Peers, Runtime};
 use consul_ffi::cluster::replication::quorum::Router;
-use consul_ffi::cluster::replication::record::{HybridTime, Range, Version};
+use consul_ffi::cluster::replication::record::{HybridTime, Range, Record, Version};
 use consul_ffi::cluster::replication::rules::Rules;
-use consul_ffi::error::Error;
+use consul_ffi::cluster::replication::storage::{Memory, Storage as _};
+use consul_ffi::error::{Error, Kind};
+use futures_util::FutureExt as _;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -235,4 +240,104 @@ fn a_read_says_which_replicas_it_had_no_time_to_ask() {
         "the read of shard 0 has no quorum: 0 of 2 replicas; n1: no answer within 50 ms; n2: no answer \
          within 50 ms; n3: not asked"
     );
+}
+
+/// Three nodes with the same records, which answer this many requests.
+struct Copies {
+    holders: BTreeMap<NodeId, Arc<Holder>>,
+    asked: AtomicUsize,
+    most: usize,
+}
+
+impl Peers for Copies {
+    fn ask(&self, node: &NodeId, request: Request) -> BoxFuture<'static, Result<Reply, Error>> {
+        let is_silent = self.asked.fetch_add(1, Ordering::Relaxed) >= self.most;
+        let holder = Arc::clone(&self.holders[node]);
+        Box::pin(async move {
+            if is_silent {
+                std::future::pending::<()>().await;
+            }
+            Ok(holder.serve(request).await)
+        })
+    }
+}
+
+/// The records that the nodes have, all but the last one deleted.
+const DELETED: usize = 20_000;
+
+/// A process that reads from nodes which answer this many requests.
+fn with_deleted_records(most: usize) -> (Nodes, Router, Arc<Copies>) {
+    let (nodes, router) = Nodes::new();
+    let version = Version::first_of(HybridTime::from_ms(1));
+    let record = |number: usize| Record {
+        id: format!("{number:08}").into(),
+        version,
+        data: (number == DELETED).then(|| Bytes::from_static(b"data")),
+    };
+    let holder = |node: &str| {
+        let memory = Memory::new();
+        let stored = memory.apply(0, (0..=DELETED).map(record).collect());
+        stored.now_or_never().expect("memory does not wait").expect("room");
+        let clock = Arc::new(VersionClock::new(|| 0, Duration::from_secs(1), 1));
+        let rules = Rules::default();
+        let holder = Holder::new(node.into(), Disk(1), Arc::new(memory), clock, rules);
+        (NodeId::from(node), Arc::new(holder))
+    };
+    let holders = ["n1", "n2", "n3"].map(holder).into();
+    let copies = Arc::new(Copies { holders, asked: AtomicUsize::new(0), most });
+    let peers: Arc<dyn Peers> = Arc::clone(&copies) as Arc<dyn Peers>;
+    (nodes, Router { peers, ..router }, copies)
+}
+
+#[test]
+fn a_read_of_one_record_passes_over_deleted_ones_with_few_requests() {
+    let (nodes, router, copies) = with_deleted_records(usize::MAX);
+    let page = nodes.run(60_000, |deadline| {
+        Box::pin(async move { router.read(0, &Range::all(), 1, deadline).await })
+    });
+    let page = page.expect("a quorum");
+    assert_eq!(page.records.len(), 1);
+    let asked = copies.asked.load(Ordering::Relaxed);
+    assert!(asked < 100, "{asked} requests");
+}
+
+#[test]
+fn a_read_that_finds_only_deleted_records_until_its_deadline_says_how_far_it_is() {
+    let (nodes, router, _) = with_deleted_records(20);
+    let read = |range: Range| {
+        let router = router.clone();
+        nodes.run(1000, |deadline| {
+            Box::pin(async move { router.read(0, &range, 1, deadline).await })
+        })
+    };
+    let page = read(Range::all()).expect("a part of the range");
+    assert!(page.records.is_empty());
+    let next = page.next.expect("the range goes on");
+    let error = read(Range::all().after(next)).expect_err("all are silent");
+    assert_eq!((error.kind(), error.maybe_applied()), (Kind::NotReady, false));
+}
+
+/// Whether a write that fails may have been applied, when two replicas answer with this and one is silent or
+/// answers too.
+fn write_may_be_applied(outcome: Outcome, one_is_silent: bool) -> bool {
+    let (nodes, router) = Nodes::new();
+    for node in ["n1", "n2", "n3"] {
+        nodes.take(node, None);
+        nodes.refusals.lock().expect("no panic").insert(node.into(), outcome.clone());
+    }
+    if one_is_silent {
+        nodes.take("n3", Some(60_000));
+    }
+    let records = vec![(Bytes::from_static(b"id"), Some(Bytes::from_static(b"data")))];
+    let written = nodes
+        .run(1000, |deadline| Box::pin(async move { router.write(0, records, deadline).await }));
+    written.expect_err("no quorum").maybe_applied()
+}
+
+#[test]
+fn a_write_that_no_replica_can_have_executed_says_so() {
+    let sealed = Outcome::NotReady(NotReady::Sealed);
+    assert!(!write_may_be_applied(sealed.clone(), false));
+    assert!(write_may_be_applied(sealed, true));
+    assert!(write_may_be_applied(Outcome::Failed("the disk is full".into()), false));
 }

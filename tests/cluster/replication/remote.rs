@@ -188,6 +188,7 @@ fn a_write_that_does_not_fit_into_a_request_fails_at_once() {
     // A record that fits may be sent again, with more about the shard, when it is repaired.
     let error = write(LIMIT - 4096).expect_err("a record that is too large");
     assert_eq!((error.kind(), error.is_retryable()), (Kind::TooLarge, false));
+    assert!(!error.maybe_applied());
     let told = format!("up to {} fit into a request (max_request_bytes)", LIMIT - 8192);
     assert!(error.message().contains(&told), "{error}");
     assert!(begun.elapsed() < AMPLE / 2);
