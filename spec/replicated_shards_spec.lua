@@ -461,6 +461,30 @@ describe("replicated shards", function()
       return storage
     end, { shards = 1024 })
     local function opened()
+  it("name the function of a storage whose metatable raises an error", function()
+    local storage = table_storage()
+    local store = one(function()
+      return storage
+    end)
+    write(store, "k", "a", "1")
+    storage.apply = nil
+    setmetatable(storage, { __index = function() error("a defect", 2) end })
+    local message
+    support.eventually(function()
+      local success, why, err = store:write("k", { { id = "b", data = "1" } }, { timeout_ms = 200 })
+      message = why
+      assert.equal("not_ready", support.kind(success, why, err))
+      return message:find("a defect", 1, true)
+    end)
+    local told = 'store "points": the storage\'s function "apply": reading it raised an error: a defect'
+    assert.matches(told, message, 1, true)
+    assert.is_nil(message:find("traceback", 1, true), message)
+    local node = new_node("n2")
+    local raised = support.raises("storage.apply: ", node.replicate, node, "points",
+      setmetatable({}, { __index = function() error("a defect", 0) end }))
+    assert.matches("storage%.apply: a defect$", raised)
+  end)
+
       return storage.calls.kept or 0
     end
     support.eventually(function()
@@ -524,7 +548,11 @@ describe("replicated shards", function()
     raises("writes[1] must be { key, records }", "write_many", { { "k" } })
     raises('unknown option "timeout"', "write", "k", {}, { timeout = 5 })
     raises('unknown option "form"', "read", "k", { form = "a" })
-    raises("key must be a string", "read")
+    raises("read: key must be a string, got nil", "read")
+    local large = { { id = "a", data = ("x"):rep(5000000) } }
+    assert(node:start())
+    assert.equal("too_large", support.kind(store:write("k", large, { timeout_ms = 20000 })))
+    assert.is_false(select(3, store:write("k", large)).maybe_applied)
     assert.equal("argument", support.kind(store:delete("k", {}, { timeout_ms = 0 })))
     assert.equal("argument", support.kind(select(2, store:start("read", "k", { page = 0 }):wait())))
   end)

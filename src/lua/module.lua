@@ -370,8 +370,7 @@ ConsulHACluster.events = events_of(ConsulHACluster)
 constructed(ConsulHACluster, native.cluster.new)
 
 local ReplicatedStore = class_of(native.store)
-local page = native.store.methods.page
-ReplicatedStore.page = nil
+local page = native.store.methods.read
 
 -- The records of a range, read in pages: for record, message, err in store:read(key, options) do. The first page is
 -- read at once. After an error, which comes as false, message, err, there are no more.

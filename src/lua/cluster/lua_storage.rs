@@ -103,6 +103,14 @@ impl LuaStorage {
     }
 }
 
+/// A member of a storage; the error is what its metatable has raised.
+pub fn member(storage: &Table, name: &str) -> Result<LuaValue, String> {
+    storage.get(name).map_err(|error| match Failure::from(error) {
+        Failure::Lua(text) => text,
+        Failure::Error(error) => error.message().to_owned(),
+    })
+}
+
 /// Calls a function of the storage of a store. The inner error is a sentence about it.
 fn called<A: IntoLuaMulti, R>(
     lua: &Lua,
@@ -112,9 +120,14 @@ fn called<A: IntoLuaMulti, R>(
     args: impl FnOnce(&Lua) -> mlua::Result<A>,
     read: impl FnOnce(&Lua, &LuaValue) -> Result<R, String>,
 ) -> Result<Result<R, String>, Failure> {
-    let function: LuaValue = storage.get(name)?;
-    let LuaValue::Function(function) = function else {
-        return Ok(Err(format!("it is {}, not a function", shown(&function))));
+    let function = match member(storage, name) {
+        Ok(LuaValue::Function(function)) => function,
+        Ok(other) => return Ok(Err(format!("it is {}, not a function", shown(&other)))),
+        Err(error) => {
+            tracing::warn!(store, function = name, error, "a storage raised an error");
+            let error = without_positions(&error, None);
+            return Ok(Err(format!("reading it raised an error: {error}")));
+        }
     };
     let own_name = function.info().short_src;
     let mut given = args(lua)?.into_lua_multi(lua)?;

@@ -1,7 +1,7 @@
 //! A store of replicated shards: how a program declares it, and what it is while its node runs.
 
 use super::data_plane::NodeDataPlane;
-use super::lua_storage::FUNCTIONS;
+use super::lua_storage::{FUNCTIONS, member};
 use crate::client::Client;
 use crate::clock::BoxFuture;
 use crate::cluster::Cluster;
@@ -20,7 +20,7 @@ use crate::lua::runtime::value;
 use crate::wire::table::Shape;
 use crate::wire::value::shape::ValuePath;
 use futures_util::stream;
-use mlua::{Lua, Table, Value as LuaValue};
+use mlua::{Lua, Table};
 use std::convert::Infallible;
 use std::sync::{Arc, Weak};
 
@@ -48,8 +48,7 @@ pub enum Place {
 /// [`Error::misuse`], naming the function or field that is missing.
 pub fn survives(lua: &Lua, storage: &Table) -> Result<Survives, Error> {
     let member = |name: &str| {
-        let why = |error: mlua::Error| Error::misuse(format!("storage.{name}: {error}"));
-        storage.get::<LuaValue>(name).map_err(why)
+        member(storage, name).map_err(|why| Error::misuse(format!("storage.{name}: {why}")))
     };
     for name in FUNCTIONS {
         let function = member(name)?;

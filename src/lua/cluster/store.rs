@@ -51,8 +51,8 @@ const METHODS: &[Method<ReplicatedStore>] = &[
     Method::new("write", |call| run(call, "write")),
     Method::new("write_many", |call| run(call, "write_many")),
     Method::new("delete", |call| run(call, "delete")),
-    // The page of an iterator; `read` is in `module.lua`.
-    Method::new("page", |call| run(call, "read")),
+    // A page of the iterator that `module.lua` returns.
+    Method::new("read", |call| run(call, "read")),
     Method::new("accept_loss", |call| run(call, "accept_loss")),
     Method::new("start", start),
     Method::new("status", status),
@@ -269,7 +269,8 @@ fn write_many(call: &Call<ReplicatedStore>, first: usize) -> Result<Work, Error>
     }))
 }
 
-/// `store:page(key, options, after, taken)`, for `store:read`, and `store:start("read", key, options)`
+/// A page of `store:read(key, options)`: its other arguments are the last id of the page before and the number
+/// of records until then. Also `store:start("read", key, options)`.
 fn read(call: &Call<ReplicatedStore>, first: usize) -> Result<Work, Error> {
     let key = bytes(call.arg(first)?, &ValuePath::top("key"))?;
     let mut range = Range::all();
