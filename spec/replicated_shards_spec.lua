@@ -327,11 +327,11 @@ describe("replicated shards", function()
     support.raises('did you mean "timeout_s"', nodes[1].leave, nodes[1], { timeout = 1 })
   end)
 
-  it("stay a node's own if they have not moved within the time limit of its leave", function()
+  -- Two nodes with all shards, and a third one that can take none, since its storage does not open.
+  local function without_a_target()
     local stores, nodes = started(2, { replicas = 2 })
     write(stores[1], "k", "a", "1")
     local third = new_node("n3")
-    -- It can take no shard, since its storage does not open.
     local storage = table_storage()
     storage.kept = function()
       return nil, "no such disk"
@@ -342,11 +342,33 @@ describe("replicated shards", function()
       third:poll(10)
       return #nodes[2]:get_live_nodes() == 3
     end)
+    return nodes
+  end
+
+  it("stay a node's own if they have not moved within the time limit of its leave", function()
+    local nodes = without_a_target()
     local success, message, err = nodes[2]:leave({ timeout_s = 0.2 })
     assert.equal("timeout", support.kind(success, message, err))
     assert.matches("8 of its shards have not moved within 0.2 s", message, 1, true)
     assert.equal("stopped", nodes[2]:status().state)
   end)
+
+  for _, method in ipairs({ "close", "stop" }) do
+    it(("stay a node's own if its %s comes before they have moved"):format(method), function()
+      local nodes = without_a_target()
+      local begun, ended = support.clock(), nil
+      assert(nodes[2]:handle("end", function()
+        ended = ended or { nodes[2][method](nodes[2]) }
+        return true
+      end))
+      nodes[1]:start("call", "n2", "end")
+      local success, message, err = nodes[2]:leave({ timeout_s = 60 })
+      assert.is_truthy(ended)
+      assert.equal("closed", support.kind(success, message, err))
+      assert.matches("it was stopped before its shards had moved", message, 1, true)
+      assert.is_true(support.clock() - begun < 30)
+    end)
+  end
 
   it("are read and written by an observer, which keeps none", function()
     local store = one()
@@ -439,28 +461,6 @@ describe("replicated shards", function()
     end
   end)
 
-  it("tell that a record was overtaken, so that the library writes above it", function()
-    local storage = table_storage()
-    local store = one(function()
-      return storage
-    end)
-    write(store, "k", "a", "1")
-    local ahead = ("%012x"):format((os.time() + 30) * 1000) .. ("0"):rep(20)
-    for _, shard in pairs(storage.content.shards) do
-      if shard.a then
-        shard.a = { id = "a", version = ahead, data = "ahead" }
-      end
-    end
-    assert.is_true(write(store, "k", "a", "2") > ahead)
-    assert.equal("a=2", read(store, "k"))
-  end)
-
-  it("are opened quickly while the program waits for something else", function()
-    local storage = table_storage()
-    local _, node = one(function()
-      return storage
-    end, { shards = 1024 })
-    local function opened()
   it("name the function of a storage whose metatable raises an error", function()
     local storage = table_storage()
     local store = one(function()
@@ -485,6 +485,28 @@ describe("replicated shards", function()
     assert.matches("storage%.apply: a defect$", raised)
   end)
 
+  it("tell that a record was overtaken, so that the library writes above it", function()
+    local storage = table_storage()
+    local store = one(function()
+      return storage
+    end)
+    write(store, "k", "a", "1")
+    local ahead = ("%012x"):format((os.time() + 30) * 1000) .. ("0"):rep(20)
+    for _, shard in pairs(storage.content.shards) do
+      if shard.a then
+        shard.a = { id = "a", version = ahead, data = "ahead" }
+      end
+    end
+    assert.is_true(write(store, "k", "a", "2") > ahead)
+    assert.equal("a=2", read(store, "k"))
+  end)
+
+  it("are opened quickly while the program waits for something else", function()
+    local storage = table_storage()
+    local _, node = one(function()
+      return storage
+    end, { shards = 1024 })
+    local function opened()
       return storage.calls.kept or 0
     end
     support.eventually(function()

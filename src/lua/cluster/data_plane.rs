@@ -27,8 +27,8 @@ pub struct NodeDataPlane {
     pub executor: Executor,
     number: NodeNumber,
     inbox: Arc<Inbox>,
-    /// Dropped with the node, which ends the handles of its calls.
-    open: watch::Sender<()>,
+    /// True when the node is closed, which ends the handles of its calls.
+    is_closed: watch::Sender<bool>,
     /// None: requests are not taken yet.
     server: Option<Job<Error>>,
 }
@@ -44,8 +44,8 @@ impl NodeDataPlane {
         let (inbox, number) = (Serving::of(lua).inbox, next_number());
         let requests = Arc::clone(&inbox);
         let plane = DataPlane::new(cluster, move |request| requests.push(number, request))?;
-        let open = watch::Sender::default();
-        Ok(NodeDataPlane { plane, executor, number, inbox, open, server: None })
+        let is_closed = watch::Sender::default();
+        Ok(NodeDataPlane { plane, executor, number, inbox, is_closed, server: None })
     }
 
     /// Takes requests for the handlers of a member, and notifies its descriptor of them.
@@ -97,15 +97,29 @@ impl NodeDataPlane {
         label: &str,
         calls: impl FnOnce(Arc<DataPlane>) -> F,
     ) -> Result<Job<CallResult>, Error> {
-        let (calls, mut open) = (calls(Arc::clone(&self.plane)), self.open.subscribe());
-        let stopped = closed(label, "the node was stopped");
+        let (calls, stopped) = (calls(Arc::clone(&self.plane)), self.closed());
+        let error = closed(label, "the node was stopped");
         let result = async move {
             tokio::select! {
                 result = calls => result,
-                _ = open.changed() => Err(stopped),
+                () = stopped => Err(error),
             }
         };
         Job::start(&self.executor, stream::once(result))
+    }
+
+    /// Ends the handles of its calls, and what waits for [`NodeDataPlane::closed`].
+    pub fn close(&self) {
+        self.is_closed.send_replace(true);
+    }
+
+    /// Completes when the node is closed.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut is_closed = self.is_closed.subscribe();
+        async move {
+            // An error: it is gone.
+            _ = is_closed.wait_for(|is_closed| *is_closed).await;
+        }
     }
 
     /// Runs calls in the background, and serves requests until they are complete; returns None in a

@@ -33,7 +33,17 @@ pub fn leave(call: &Call<ClusterNode>) -> native::Result {
     let stores: Vec<Arc<Store>> =
         running.stores.borrow().values().map(|it| Arc::clone(&it.store)).collect();
     let (cluster, client) = (Arc::clone(&running.cluster), Arc::clone(&running.client));
-    let moved = |_| async move { hand_over(&cluster, &client, &stores, limit).await };
+    let closed = running.data_plane.closed();
+    let moved = |_| async move {
+        tokio::select! {
+            moved = hand_over(&cluster, &client, &stores, limit) => moved,
+            () = closed => {
+                let why = "it was stopped before its shards had moved: they stay its own until \
+                           replace_after_s is over";
+                Err(Error::new(Kind::Closed, why))
+            }
+        }
+    };
     let left = running.data_plane.run(call.lua, moved)?;
     let left = left.ok_or_else(|| node.background_ended())?;
     let left = left.map_err(|error| error.context(&node.name()))?;

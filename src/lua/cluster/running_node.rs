@@ -181,6 +181,7 @@ impl RunningNode {
 
     /// Ends the background work; the returned future leaves the cluster gracefully.
     pub fn end(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        self.data_plane.close();
         self.stores.take();
         self.leader.iter().for_each(Job::cancel);
         self.to_systemd.iter().for_each(Job::cancel);
