@@ -237,6 +237,45 @@ describe("a request that is answered after its handler", function()
     assert.equal("closed", support.kind(held:reply("late")))
   end)
 
+  it("does not keep its body while it waits for its reply", function()
+    local status = io.open("/proc/self/status")
+    if not status then
+      return pending("SKIPPED: there is no /proc")
+    end
+    status:close()
+    -- In bytes.
+    local function memory()
+      collectgarbage()
+      collectgarbage()
+      local file = assert(io.open("/proc/self/status"))
+      local kilobytes = file:read("*a"):match("VmRSS:%s*(%d+) kB")
+      file:close()
+      return kilobytes * 1024
+    end
+    local one, other = two()
+    local held, handles, size, count = {}, {}, 3000000, 20
+    other:handle("later", function(_, request)
+      held[#held + 1] = request:defer()
+    end)
+    local before = memory()
+    for i = 1, count do
+      handles[i] = one:start("call", "n2", "later", ("x"):rep(size), { timeout_ms = 60000 })
+    end
+    support.eventually(function()
+      other:poll(10)
+      return #held == count
+    end)
+    -- The callers have theirs, for another try.
+    local bodies = (memory() - before) / size / count
+    assert.is_true(bodies < 2.1, ("%.2f times the bodies"):format(bodies))
+    for i, request in ipairs(held) do
+      assert(request:reply(i))
+    end
+    for _, handle in ipairs(handles) do
+      assert.is_true((select(2, handle:wait(20000))))
+    end
+  end)
+
   it("is deferred in words, by its handler alone", function()
     local one, other = two()
     local kept

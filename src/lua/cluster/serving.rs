@@ -13,6 +13,7 @@ use crate::wire::value::Value;
 use mlua::{AnyUserData, Function, Lua, Table, Value as LuaValue};
 use regex_lite::Regex;
 use std::cell::{Cell, RefCell};
+use std::mem;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -203,7 +204,7 @@ fn answer(
     lua: &Lua,
     serving: &Serving,
     number: NodeNumber,
-    request: Request,
+    mut request: Request,
 ) -> Result<(), Failure> {
     let handler = match node(lua, number)? {
         Some(node) => handlers(&node)?.raw_get::<LuaValue>(request.name.as_str())?,
@@ -214,7 +215,9 @@ fn answer(
         request.refuse(error.with_status(404));
         return Ok(());
     };
-    let body = match to_lua(lua, &request.body) {
+    // A deferred request stays for as long as its caller waits, its bytes need not.
+    let body = mem::replace(&mut request.body, Body::bytes(Vec::new()));
+    let body = match to_lua(lua, &body) {
         Ok(body) => body,
         Err(Failure::Error(error)) => {
             request.refuse(error.with_status(400));
