@@ -21,7 +21,9 @@ pub(crate) use wire::MAX_NAME_BYTES;
 use super::{Cluster, Node, Options};
 use crate::clock::Instant as ClockInstant;
 use crate::error::{Error, Kind};
+use crate::ordered;
 use crate::sync::lock;
+use futures_util::future::join_all;
 use incoming::{Awaited, Outcome, QueueSlot};
 use peer::Peer;
 use std::collections::{BTreeSet, HashMap};
@@ -242,7 +244,33 @@ impl DataPlane {
             let why = format!("no reply within {} ms", timeout.as_millis());
             Err(Error::new(Kind::Timeout, why).retryable())
         });
-        outcome.map_err(|error| error.context(&format!("node {node_id:?}: call {name:?}")))
+        outcome.map_err(|error| error.context(&label(node_id, name)))
+    }
+
+    /// Calls a handler of each of these nodes once, all at the same time.
+    pub async fn broadcast(
+        &self,
+        node_ids: Vec<String>,
+        name: &str,
+        body: &Body,
+        options: &CallOptions,
+    ) -> Vec<(String, Result<Body, Error>)> {
+        let node_ids = ordered::set(node_ids);
+        let snapshot = self.cluster.snapshot();
+        let own = (!self.options().observer).then_some(self.options().node_id.as_str());
+        let is_known = |id: &String| snapshot.nodes.contains_key(id) || own == Some(id.as_str());
+        // There may be any number of others.
+        let (known, others): (Vec<String>, Vec<String>) = node_ids.into_iter().partition(is_known);
+        let calls = known.into_iter().map(async |id| {
+            let outcome = self.call(&id, name, body, options).await;
+            (id, outcome)
+        });
+        let mut outcomes = join_all(calls).await;
+        outcomes.extend(others.into_iter().map(|id| {
+            let error = no_such_node().context(&label(&id, name));
+            (id, Err(error))
+        }));
+        outcomes
     }
 
     async fn attempts(
@@ -322,9 +350,7 @@ impl DataPlane {
     /// The connections to a node.
     fn peer(&self, node_id: &str) -> Result<Arc<Peer>, Error> {
         let snapshot = self.cluster.snapshot();
-        let node: &Node = snapshot.nodes.get(node_id).ok_or_else(|| {
-            Error::new(Kind::NotFound, "there is no such node in the cluster").not_sent()
-        })?;
+        let node: &Node = snapshot.nodes.get(node_id).ok_or_else(no_such_node)?;
         if !node.is_live {
             return Err(Error::new(Kind::Connect, "it is down").retryable().not_sent());
         }
@@ -411,6 +437,15 @@ impl DataPlane {
         *saved -= f64::from(u8::from(is_there));
         is_there
     }
+}
+
+/// What errors call a call.
+fn label(node_id: &str, name: &str) -> String {
+    format!("node {node_id:?}: call {name:?}")
+}
+
+fn no_such_node() -> Error {
+    Error::new(Kind::NotFound, "there is no such node in the cluster").not_sent()
 }
 
 /// The error for a request that no handler has seen.

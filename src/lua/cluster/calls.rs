@@ -11,7 +11,6 @@ use crate::lua::runtime::wait;
 use crate::wire::table::Shape;
 use crate::wire::value::Value;
 use crate::wire::value::shape::{ValuePath, unknown};
-use futures_util::future::join_all;
 use mlua::{IntoLua, Value as LuaValue};
 use std::rc::Rc;
 use std::time::Duration;
@@ -201,14 +200,7 @@ impl Calls {
             }
             To::Nodes(ids) => ids,
         };
-        let calls = ids.into_iter().map(|id| {
-            let (name, body, options) = (&name, &body, &options);
-            async move {
-                let outcome = plane.call(&id, name, body, options).await;
-                (id, outcome)
-            }
-        });
-        let outcomes = join_all(calls).await;
+        let outcomes = plane.broadcast(ids, &name, &body, &options).await;
         Ok(Box::new(move |lua| {
             let results = lua.create_table()?;
             for (id, outcome) in outcomes {

@@ -371,3 +371,22 @@ fn address(world: &World, node: &Node) -> String {
     let snapshot = node.cluster.snapshot();
     snapshot.nodes[&node.cluster.options().node_id].record.data_address.clone()
 }
+
+/// Many calls at once would hold up the background, and with it the node's beats.
+#[test]
+fn a_broadcast_calls_each_node_once_however_many_names_it_is_given() {
+    let world = World::new();
+    let one = world.node(options("n1"), &["echo"], echo);
+    world.settle();
+    let mut ids: Vec<String> = (0..100_000).map(|id| format!("unknown-{id}")).collect();
+    ids.extend(vec!["n1".to_owned(); 1000]);
+    let (body, as_usual) = (Body::bytes("x"), CallOptions::default());
+    let outcomes = world.runtime.block_on(one.plane.broadcast(ids, "echo", &body, &as_usual));
+    assert_eq!((outcomes.len(), one.seen.lock().expect("no panic").len()), (100_001, 1));
+    for (id, outcome) in outcomes {
+        match id.as_str() {
+            "n1" => assert_eq!(outcome.expect("a reply"), body),
+            _ => _ = refused(outcome, Kind::NotFound, "there is no such node in the cluster"),
+        }
+    }
+}
