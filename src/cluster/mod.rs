@@ -340,7 +340,11 @@ impl Cluster {
     pub async fn run(&self) -> Error {
         let joined = if self.options.observer { Ok(()) } else { self.join().await };
         let why = match joined {
-            Ok(()) => self.participate().await,
+            Ok(()) => {
+                let error = self.participate().await;
+                tracing::error!(node = self.options.node_id, %error, "the node has ended");
+                error
+            }
             Err(why) => why,
         };
         *lock(&self.lease) = None;

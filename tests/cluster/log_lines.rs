@@ -33,6 +33,7 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("the lock was not released and stays until", "once, at the end of a client"),
     ("the node did not leave and stays", "once, at the end of a node"),
     ("the node stopped taking requests", "once, at the end of a node"),
+    ("the node has ended", "once, at the end of a node"),
     ("a handler raised an error", "programs::logs"),
     ("changed", "a file of this machine"),
     ("for an older program", "a program of this machine"),

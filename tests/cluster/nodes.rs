@@ -273,6 +273,15 @@ fn a_second_node_of_the_same_name_is_refused() {
 #[test]
 fn a_node_whose_name_was_taken_ends_and_takes_nothing_from_the_new_one() {
     let world = World::new();
+    logged(Level::ERROR, Arc::new(world.clock.clone()), |lines| {
+        name_taken(&world);
+        let said = lines.text();
+        assert!(said.contains("the node has ended") && said.contains("is taken"), "{said}");
+        assert_eq!(lines.count("the node has ended"), 1);
+    });
+}
+
+fn name_taken(world: &World) {
     let first = world.nodes(1);
     // Cut off for longer than the TTL of its check, it is down for all others.
     let clients = vec!["0".to_owned()];
