@@ -15,7 +15,7 @@ mod said;
 
 use super::replication::clock::VersionClock;
 use super::replication::holder::Holder;
-use super::replication::map::{ChangeKind, Entry, NodeId};
+use super::replication::map::{ChangeKind, Entry, NodeId, Place};
 use super::replication::peers::{Entries, Peers, Runtime};
 use super::replication::quorum::{Page, Router};
 use super::replication::record::{Range, Version};
@@ -457,9 +457,12 @@ impl Store {
         let shards = map.iter().flat_map(|map| map.entries());
         let snapshot = self.cluster.snapshot();
         let own = self.cluster.options().node_id.as_str();
-        let is_shut = self.storage.is_some() && self.holder().is_none();
+        let disk = self.holder().map(|holder| holder.disk());
+        let is_shut = self.storage.is_some() && disk.is_none();
         let is_there = |node: &str| is_live(&snapshot, node) && !(is_shut && node == own);
-        shards.map(|(shard, entry)| self.shard_status(shard, entry, &is_there)).collect()
+        // Of its own disk it knows that the map names another one before the leader does.
+        let counts = |place: &Place| *place.node != *own || disk.is_none_or(|it| it == place.disk);
+        shards.map(|(shard, entry)| self.shard_status(shard, entry, &is_there, &counts)).collect()
     }
 
     fn shard_status(
@@ -467,8 +470,10 @@ impl Store {
         shard: u32,
         entry: &Entry,
         is_there: &impl Fn(&str) -> bool,
+        counts: &impl Fn(&Place) -> bool,
     ) -> ShardStatus {
-        let holders: Vec<NodeId> = entry.counting().map(|(_, it)| it.node.clone()).collect();
+        let holders = entry.counting().filter(|(_, place)| counts(place));
+        let holders: Vec<NodeId> = holders.map(|(_, place)| place.node.clone()).collect();
         let live = holders.iter().filter(|node| is_there(node)).count();
         let vacant = entry.slots.iter().filter(|slot| slot.is_vacant()).count();
         let changes = entry.slots.iter().filter_map(|slot| slot.change.as_ref());

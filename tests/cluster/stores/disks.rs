@@ -48,6 +48,19 @@ fn a_disk_that_is_lost_is_replaced_from_the_others() {
 }
 
 #[test]
+fn a_node_whose_disk_is_lost_says_so_before_the_leader_does() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.kill(&nodes[1]);
+    let back = cases.start("n2", &Disk::new());
+    cases.world.run(back.store.ready()).expect("a map");
+    while back.store.holder().is_none() {
+        cases.world.wait(Duration::from_millis(1));
+    }
+    assert!(nodes[0].is_settled(3), "the leader knows it: {:?}", nodes[0].store.status());
+    assert_eq!(back.holders(), set(&["n1", "n3"]));
+}
+
+#[test]
 fn an_old_copy_of_a_disk_counts_as_lost() {
     let (cases, nodes, again, copy) = with_an_old_copy();
     cases.kill(&again);
