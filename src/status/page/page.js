@@ -10,8 +10,8 @@ const SILENCE_MS = 5000, ANSWER_MS = 4000;
 const PAUSES_MS = [500, 1000, 2000, 4000];
 // A hidden page leaves its connection to others after this time.
 const HIDDEN_MS = 30000;
-// Rows for each store; further moves and repairs are counted.
-const ROWS = 12;
+// Rows of each kind for a store; what is beyond them is counted.
+const ROWS = { risk: 4, repair: 5, move: 8 };
 // Colours of nodes: lightness, chroma and hue of neighbours differ, also for eyes that see fewer hues.
 const COLOURS = [
   [0.55, 0.14, 256], [0.74, 0.13, 72], [0.66, 0.11, 172], [0.52, 0.15, 328], [0.77, 0.09, 222], [0.68, 0.13, 122],
@@ -248,7 +248,7 @@ function drawCells() {
     drawn[shard] = key;
     const cell = cells[shard];
     const primary = placement[shard][0]?.[0];
-    const name = primary === undefined ? "no primary" : names[primary];
+    const name = primary === undefined ? "no primary" : (names[primary] ?? "unknown node");
     cell.dataset.p = primary === undefined ? "" : places[primary];
     cell.dataset.n = holders;
     cell.dataset.mark = marks[shard];
@@ -496,7 +496,7 @@ function factsOf() {
   const live = nodes.filter(isLive).length;
   const facts = [leader
     ? { name: "Leader", value: text(leader.node_id), more: [text(leader.address), leads(leader)].filter(Boolean).join(" · ") }
-    : { name: "Leader", value: "none", more: "nobody assigns shards until a node is elected", bad: true }];
+    : { name: "Leader", value: "none", more: "no shards are assigned until a node is elected", bad: true }];
   facts.push({ name: "Lease", ...leaseOf(leader) });
   facts.push({ name: "Nodes", value: nodes.length ? `${live} of ${nodes.length}` : "none", more: nodesMore(nodes, live),
     bad: live < nodes.length });
@@ -666,7 +666,7 @@ function drawMember(row, node, most) {
 }
 
 function drawState(node, state) {
-  say(node, `${SHAPES[state] || "○"} ${state || "unknown"}`);
+  say(node, `${SHAPES[state] || "○"}\u00a0${state || "unknown"}`);
   attribute(node, "data-state", state);
 }
 
@@ -700,8 +700,12 @@ function drawStore(node, store) {
     ...repairs.map((one) => ({ kind: "repair", shard: one.shard, words: "repair on", on: text(one.on), done: one.done })),
     ...moves.map((one) => ({ kind: "move", shard: one.shard, words: "to", on: text(one.to), done: one.done })),
   ];
-  children(tasks, rows.slice(0, ROWS), (row) => `${row.kind} ${row.shard} ${row.on}`, makeTask, drawTask);
-  say(rest, rows.length > ROWS ? `and ${further(rows.slice(ROWS))}` : "");
+  const numbers = { risk: 0, repair: 0, move: 0 };
+  const isShown = ({ kind }) => (numbers[kind] += 1) <= ROWS[kind];
+  const [listed, others] = [[], []];
+  for (const row of rows) (isShown(row) ? listed : others).push(row);
+  children(tasks, listed, (row) => `${row.kind} ${row.shard} ${row.on}`, makeTask, drawTask);
+  say(rest, others.length ? `and ${further(others)}` : "");
 }
 
 // Counts the rows that are not shown, by kind and node.
