@@ -2,6 +2,7 @@
 //! each kind of line is limited in rate: they must not fill a disk.
 
 use crate::clock::{Clock, Instant, SystemClock};
+use crate::metrics::numbers;
 use crate::sync::lock;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -120,6 +121,7 @@ impl Limited {
         kind.lines += 1;
         if kind.lines > MAX_LINES {
             kind.left_out += 1;
+            numbers().lines_left_out.add_one();
             return None;
         }
         Some(std::mem::take(&mut kind.left_out))

@@ -46,6 +46,57 @@ describe("metrics", function()
     assert.equal("application/openmetrics-text; version=1.0.0; charset=utf-8", content_type)
   end)
 
+  it("measures durations by the clock of the client", function()
+    local sim = consul_ffi.simulator("metrics-clock", { clock = "manual" })
+    local client = consul_ffi.new({ simulate = "metrics-clock" })
+    sim:fault({ latency_ms = 300 })
+    assert.is_true((client:status_peers()))
+    local found = samples(consul_ffi.metrics())
+    local name = "consul_ffi_client_request_duration_seconds"
+    assert.equal(0.3, found[name .. '_sum{endpoint="status_peers"}'])
+    assert.equal(0, found[name .. '_bucket{le="0.25",endpoint="status_peers"}'])
+    assert.equal(1, found[name .. '_bucket{le="0.5",endpoint="status_peers"}'])
+  end)
+
+  it("counts the locks that are held now", function()
+    local client = consul_ffi.new({ simulate = "metrics" })
+    local function locks()
+      local found = samples(consul_ffi.metrics())
+      local function of(metric)
+        return found["consul_ffi_locks_" .. metric .. '{kind="lock"}']
+      end
+      return of("held"), of("acquired_total"), of("released_total")
+    end
+    local held, acquired, released = locks()
+    local lock = client:lock("metrics/lock")
+    assert.is_true((lock:acquire()))
+    assert.same({ held + 1, acquired + 1, released }, { locks() })
+    assert.is_true((lock:release()))
+    assert.same({ held, acquired + 1, released + 1 }, { locks() })
+  end)
+
+  it("takes no memory, however often it is called", function()
+    local function rss()
+      local file = assert(io.open("/proc/self/statm"))
+      local pages = tonumber(file:read("*a"):match("^%d+ (%d+)"))
+      file:close()
+      return pages * 4096
+    end
+    local client = consul_ffi.new({ simulate = "metrics" })
+    client:kv_put("a", "b")
+    local function render(count)
+      for _ = 1, count do
+        consul_ffi.metrics()
+      end
+      collectgarbage()
+      collectgarbage()
+    end
+    render(1000)
+    local before = rss()
+    render(1000)
+    assert.is_true(rss() - before < 1e6, rss() - before .. " bytes more")
+  end)
+
   it("raises an error for an option that it does not have", function()
     assert.has_error(function()
       consul_ffi.metrics({ formt = "openmetrics" })

@@ -1,6 +1,7 @@
 //! The health of a client's endpoints, and which of them a call asks next. No I/O and no clock.
 
 use crate::clock::Instant;
+use crate::metrics::{Held, numbers};
 use std::time::Duration;
 
 /// The longest time for which an endpoint is benched after its first failure; it doubles with every
@@ -34,6 +35,8 @@ pub struct EndpointHealth {
 pub struct Endpoints {
     benches: Vec<Option<Bench>>,
     latencies: Vec<Option<Duration>>,
+    /// Count the benched ones.
+    held: Vec<Option<Held>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +49,8 @@ struct Bench {
 impl Endpoints {
     /// `count` endpoints, none of them benched.
     pub fn new(count: usize) -> Self {
-        Endpoints { benches: vec![None; count], latencies: vec![None; count] }
+        let held = (0..count).map(|_| None).collect();
+        Endpoints { benches: vec![None; count], latencies: vec![None; count], held }
     }
 
     /// The endpoint to ask now, of those that are not in `asked`; of all, when all are.
@@ -74,6 +78,7 @@ impl Endpoints {
 
     /// Ends the bench of an endpoint that answered; returns whether there was one.
     pub fn record_success(&mut self, index: usize) -> bool {
+        self.held[index] = None;
         self.benches[index].take().is_some()
     }
 
@@ -117,6 +122,8 @@ impl Endpoints {
         let jittered = max_bench(failures).mul_f64(0.5 + fraction / 2.0);
         let length = jittered.max(at_least.min(MAX_BENCH));
         self.benches[index] = Some(Bench { failures, since: now, until: now + length });
+        numbers().endpoint_failures.add_one();
+        self.held[index].get_or_insert_with(|| numbers().benched.hold());
         known.is_none()
     }
 }

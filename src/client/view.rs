@@ -9,6 +9,7 @@ use super::Client;
 use super::watch::{State, WatchOptions, states};
 use crate::clock::{Clock, Instant};
 use crate::error::{Error, Kind};
+use crate::metrics::{self, Page, Registered, Source, table};
 use crate::ordered;
 use crate::ring::Ring;
 use crate::sync::lock;
@@ -205,6 +206,15 @@ impl View {
     }
 }
 
+impl Source for View {
+    fn write(&self, page: &mut Page) {
+        page.level(&table::VIEWS, &[], 1.0);
+        if let Ok(age) = self.age() {
+            page.at_least(&table::VIEW_AGE, &[], age.as_secs_f64());
+        }
+    }
+}
+
 impl ViewState {
     fn list(&self, label: &str) -> Result<&Arc<List>, Error> {
         match (&self.list, &self.last_error) {
@@ -301,8 +311,10 @@ pub fn view(
         clock: Arc::clone(client.clock()),
         state: Mutex::new(ViewState::default()),
     });
+    let registered = metrics::register(Arc::downgrade(&view) as _);
     let updater = Updater {
         view: Arc::clone(&view),
+        _registered: registered,
         client,
         args,
         states,
@@ -320,6 +332,7 @@ pub fn view(
 /// Keeps a view up to date.
 struct Updater {
     view: Arc<View>,
+    _registered: Registered,
     client: Arc<Client>,
     args: Args,
     states: BoxStream<'static, Result<State, Error>>,

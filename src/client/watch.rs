@@ -1,8 +1,9 @@
 //! Watches: a repeated blocking query whose answers are reported as changes.
 
-use super::Client;
+use super::{Client, counted};
 use crate::clock::Instant;
 use crate::error::Error;
+use crate::metrics::{EndpointNumbers, Held};
 use crate::ordered;
 use crate::wire::request::Args;
 use crate::wire::response::{Answer, EntryMeta, Meta};
@@ -126,8 +127,12 @@ pub fn states(
         return Err(Error::argument("wait is 0: it must be above 0"));
     }
     client.request(endpoint, &args.clone().opt("wait", duration::format(options.wait)))?;
+    let numbers = counted::of(endpoint);
     let watcher = Watcher {
         client,
+        numbers,
+        _runs: numbers.watches.hold(),
+        fails: None,
         endpoint,
         args,
         wait: options.wait,
@@ -147,6 +152,11 @@ pub fn states(
 
 struct Watcher {
     client: Arc<Client>,
+    numbers: &'static EndpointNumbers,
+    /// Counts it.
+    _runs: Held,
+    /// Counts it while it gets no answer.
+    fails: Option<Held>,
     endpoint: &'static Endpoint,
     args: Args,
     wait: Duration,
@@ -177,23 +187,31 @@ impl Watcher {
         loop {
             self.pause().await;
             self.last_query = Some(self.client.clock().now());
-            match self.client.call(self.endpoint, &self.query()).await {
-                Ok(answer) => return Ok(self.take(answer)),
-                Err(error) if self.blocks() => {
-                    // The next query does not block: it may reach an agent whose index has started
-                    // again, where it would wait for a change that has happened already.
-                    tracing::debug!(call = self.endpoint.name, %error, "a watch starts again");
-                    self.has_failed_blocking = true;
+            let error = match self.client.call(self.endpoint, &self.query()).await {
+                Ok(answer) => {
+                    self.numbers.watch_updates.add_one();
+                    self.fails = None;
+                    return Ok(self.take(answer));
                 }
                 Err(error) => {
-                    self.failures = self.failures.saturating_add(1);
-                    if self.failures == 1 {
-                        tracing::warn!(call = self.endpoint.name, %error, "a watch fails and goes on trying");
-                        return Err(error);
-                    }
-                    tracing::debug!(call = self.endpoint.name, %error, "a watch still fails");
+                    self.numbers.watch_failures.add_one();
+                    self.fails.get_or_insert_with(|| self.numbers.watches_failing.hold());
+                    error
                 }
+            };
+            if self.blocks() {
+                // The next query does not block: it may reach an agent whose index has started
+                // again, where it would wait for a change that has happened already.
+                tracing::debug!(call = self.endpoint.name, %error, "a watch starts again");
+                self.has_failed_blocking = true;
+                continue;
             }
+            self.failures = self.failures.saturating_add(1);
+            if self.failures == 1 {
+                tracing::warn!(call = self.endpoint.name, %error, "a watch fails and goes on trying");
+                return Err(error);
+            }
+            tracing::debug!(call = self.endpoint.name, %error, "a watch still fails");
         }
     }
 

@@ -7,6 +7,7 @@ use crate::client::coordination::lock::{LOCK_FLAGS, LockOptions, acquire};
 use crate::client::coordination::{self, Lease, Wait};
 use crate::client::watch::State;
 use crate::error::Kind;
+use crate::metrics::numbers;
 use crate::sync::lock;
 use crate::wire::value::Value;
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,7 @@ impl Cluster {
             |leader: &Option<Leader>| leader.clone().map(|leader| Leader { token: 0, ..leader });
         if leadership(&before.leader) != leadership(&leader) {
             let name = leader.as_ref().map(|leader| leader.node_id.clone());
+            numbers().leader_changes.add_one();
             self.emit(Event::LeaderChanged(name));
         }
         let is_connected = state.is_some();
@@ -106,6 +108,7 @@ impl Cluster {
     /// Acts as the leader until the leadership is lost or handed over.
     async fn lead(&self, lease: &Arc<Lease>) {
         *lock(&self.lease) = Some(Arc::clone(lease));
+        numbers().elections_won.add_one();
         tracing::info!(node = self.options.node_id, token = lease.token(), "became the leader");
         let mut hand_overs = self.hand_overs.subscribe();
         let mut changes = self.changes();
@@ -141,7 +144,10 @@ impl Cluster {
     async fn relay_events(&self, lease: &Lease) -> Infallible {
         loop {
             match lease.next_event().await {
-                Some(coordination::Event::Suspended) => self.emit(Event::Suspended),
+                Some(coordination::Event::Suspended) => {
+                    numbers().suspensions.add_one();
+                    self.emit(Event::Suspended);
+                }
                 Some(coordination::Event::Resumed) => self.emit(Event::Resumed),
                 Some(coordination::Event::Lost(_)) | None => std::future::pending().await,
             }

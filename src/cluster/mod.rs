@@ -37,6 +37,7 @@ mod keys;
 mod leader;
 mod membership;
 mod node;
+mod numbers;
 mod operate;
 pub mod options;
 pub mod overview;
@@ -62,6 +63,7 @@ use crate::client::coordination::{Lease, Presence};
 use crate::client::watch::{State, WatchOptions, states};
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
+use crate::metrics;
 use crate::sync::lock;
 use crate::wire::api::{health, kv};
 use crate::wire::request::Args;
@@ -73,7 +75,7 @@ use membership::Reported;
 use serde::{Deserialize, Serialize};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
@@ -107,6 +109,7 @@ const LIST_PAUSE: Duration = Duration::from_micros(500);
 /// This process's node in a cluster.
 #[derive(Debug)]
 pub struct Cluster {
+    this: Weak<Cluster>,
     options: Options,
     client: Arc<Client>,
     waiting: Arc<Client>,
@@ -163,7 +166,8 @@ impl Cluster {
             options.profile.clone(),
             service,
         );
-        Ok(Arc::new(Cluster {
+        Ok(Arc::new_cyclic(|this| Cluster {
+            this: this.clone(),
             options,
             client,
             waiting,
@@ -189,7 +193,7 @@ impl Cluster {
     pub fn with_rules(self: Arc<Self>, rules: Rules) -> Arc<Self> {
         let mut cluster = Arc::into_inner(self).expect("a node that does not run");
         cluster.presence = cluster.presence.with_rules(rules);
-        Arc::new(cluster)
+        Arc::new_cyclic(|this| Cluster { this: this.clone(), ..cluster })
     }
 
     /// The options given to [`Cluster::new`].
@@ -338,6 +342,7 @@ impl Cluster {
     /// If this future is dropped, the other nodes see this one go down. For a graceful stop, call
     /// [`Cluster::leave`] after that.
     pub async fn run(&self) -> Error {
+        let _shown = metrics::register(self.this.clone() as _);
         let joined = if self.options.observer { Ok(()) } else { self.join().await };
         let why = match joined {
             Ok(()) => {

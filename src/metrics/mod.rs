@@ -8,10 +8,12 @@ mod number;
 mod numbers;
 mod page;
 mod source;
-mod table;
+pub mod table;
 
-pub use number::{Counter, Gauge, Held, Histogram, Outcomes};
-pub use numbers::{EndpointNumbers, Numbers};
+pub use number::{Counter, Gauge, Held, Histogram, Outcomes, Stranger, Strangers};
+pub use numbers::{
+    CallNumbers, ClaimNumbers, EndpointNumbers, Numbers, OperationNumbers, StoreNumbers,
+};
 pub use page::Page;
 pub use source::{Registered, Source, register};
 pub use table::{AREAS, Metric, Type, all};

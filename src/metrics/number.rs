@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Kind};
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A number that only grows.
@@ -28,18 +28,27 @@ impl Counter {
 
 /// How many of something there are now.
 #[derive(Debug, Default)]
-pub struct Gauge(AtomicI64);
+pub struct Gauge {
+    now: AtomicI64,
+    was_used: AtomicBool,
+}
 
 impl Gauge {
     /// Counts one more until the result is dropped.
     pub fn hold(&'static self) -> Held {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.now.fetch_add(1, Ordering::Relaxed);
+        self.was_used.store(true, Ordering::Relaxed);
         Held(self)
     }
 
     /// How many there are.
     pub fn get(&self) -> i64 {
-        self.0.load(Ordering::Relaxed)
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// Whether there has been one.
+    pub(super) fn was_used(&self) -> bool {
+        self.was_used.load(Ordering::Relaxed)
     }
 }
 
@@ -55,7 +64,7 @@ impl fmt::Debug for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -88,6 +97,42 @@ impl Histogram {
         let bounds = BOUNDS_US.iter().map(|bound| *bound as f64 / 1e6).chain([f64::INFINITY]);
         let counts = self.buckets.iter().map(|count| count.load(Ordering::Relaxed));
         (bounds.zip(counts).collect(), self.sum_ns.load(Ordering::Relaxed) as f64 / 1e9)
+    }
+}
+
+/// Why something that claims to be a node of the cluster is refused.
+#[derive(Clone, Copy, Debug)]
+pub enum Stranger {
+    /// A connection without TLS to a node with it.
+    NoTls,
+    /// A connection with TLS to a node without it.
+    Tls,
+    /// A handshake that failed.
+    Handshake,
+    /// A request that no secret of the cluster's key signed.
+    Signature,
+    /// A request that was seen before.
+    Replay,
+    /// Too many connections without a valid request.
+    Crowd,
+}
+
+impl Stranger {
+    const NAMES: [&str; 6] = ["no_tls", "tls", "handshake", "signature", "replay", "crowd"];
+}
+
+/// How many strangers were refused, by reason.
+#[derive(Debug, Default)]
+pub struct Strangers([Counter; Stranger::NAMES.len()]);
+
+impl Strangers {
+    /// Counts one.
+    pub fn refuse(&self, why: Stranger) {
+        self.0[why as usize].add_one();
+    }
+
+    pub(super) fn counted(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Stranger::NAMES.into_iter().zip(self.0.iter().map(Counter::get))
     }
 }
 

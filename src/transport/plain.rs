@@ -4,6 +4,7 @@
 use super::http1::{MAX_REPLY_BYTES, ReceiveBuffer, RequestHeads, ResponseParser};
 use super::{Cause, Failure, Options, blocking_read};
 use crate::error::{Error, Kind};
+use crate::metrics::{self, Held};
 use crate::os::{self, ReceiveMode};
 use crate::sync::lock;
 use ::http::header::HOST;
@@ -149,11 +150,16 @@ struct Connection {
     /// A read blocks for up to [`blocking_read::MAX_WAIT`], unless the call is non-blocking.
     socket: Arc<OwnedFd>,
     buffer: ReceiveBuffer,
+    /// Counts it.
+    _open: Held,
 }
 
 impl Connection {
     fn new(socket: OwnedFd) -> Self {
-        Connection { watched: None, socket: Arc::new(socket), buffer: ReceiveBuffer::new() }
+        let numbers = metrics::numbers();
+        numbers.connections_opened.add_one();
+        let (socket, buffer) = (Arc::new(socket), ReceiveBuffer::new());
+        Connection { watched: None, socket, buffer, _open: numbers.connections.hold() }
     }
 
     /// Sends a request, as head and body, and reads its answer. Also returns whether the connection

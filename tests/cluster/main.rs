@@ -5,6 +5,7 @@ mod election;
 mod keys;
 mod log_lines;
 mod losses;
+mod metrics;
 mod nodes;
 mod observer;
 mod overview;

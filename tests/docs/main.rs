@@ -4,6 +4,7 @@ mod architecture;
 mod coordination;
 mod failures;
 mod links;
+mod monitoring;
 mod readme;
 mod reference;
 #[path = "../support/mod.rs"]

@@ -5,6 +5,7 @@ use super::presence::{InUse, Presence, Registration, Session};
 use super::{Grant, Operation, modify_index, semaphore, set, transact};
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
+use crate::metrics::{ClaimNumbers, Held, numbers};
 use crate::sync::lock;
 use crate::wire::value::Value;
 use std::collections::VecDeque;
@@ -59,7 +60,8 @@ pub struct Lease {
     finished: Notify,
     events: Mutex<VecDeque<Event>>,
     event: Notify,
-    in_use: Mutex<Option<InUse>>,
+    in_use: Mutex<Option<(InUse, Held)>>,
+    numbers: &'static ClaimNumbers,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,8 +78,14 @@ impl Lease {
         grant: Grant,
         in_use: InUse,
     ) -> Arc<Self> {
+        let numbers = match grant.claim {
+            Claim::Lock(_) => &numbers().locks,
+            Claim::Permit => &numbers().permits,
+        };
+        numbers.acquired.add_one();
         let lease = Self {
             presence: Arc::clone(presence),
+            numbers,
             registration,
             claim: grant.claim,
             key: key.to_owned(),
@@ -91,7 +99,7 @@ impl Lease {
             finished: Notify::new(),
             events: Mutex::default(),
             event: Notify::new(),
-            in_use: Mutex::new(Some(in_use)),
+            in_use: Mutex::new(Some((in_use, numbers.held.hold()))),
         };
         lease.extend(grant.begun);
         Arc::new(lease)
@@ -180,6 +188,7 @@ impl Lease {
         if self.ended.set(Ended::Released).is_err() {
             return Err(self.not_held());
         }
+        self.numbers.released.add_one();
         self.finish();
         let released = match &self.claim {
             Claim::Lock(value) => {
@@ -322,6 +331,7 @@ impl Lease {
                 self.sleep_until(until.min(now + self.presence.profile().proof_interval())).await;
                 continue;
             }
+            self.numbers.suspended.add_one();
             self.push_event(Event::Suspended);
             tracing::warn!(key = self.key, "suspended: no proof within the lease");
             extended.await;
@@ -344,6 +354,7 @@ impl Lease {
         if self.ended.set(Ended::Lost(why.clone())).is_err() {
             return None;
         }
+        self.numbers.lost.add_one();
         tracing::warn!(key = self.key, why, "lost");
         drop(lock(&self.session).take());
         drop(lock(&self.in_use).take());

@@ -2,6 +2,7 @@
 
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
+use crate::metrics::{Held, numbers};
 use crate::sync::lock;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -38,6 +39,8 @@ struct Avoided {
     until: Instant,
     /// Whether a call tries the peer now.
     is_tried: bool,
+    /// Counts it.
+    _held: Held,
 }
 
 /// A call that may be made.
@@ -100,7 +103,10 @@ impl Circuit {
         }
         let is_avoided = state.failures >= FAILURES && now - state.since >= LEAST_TIME;
         if is_avoided {
-            state.avoided = Some(Avoided { since: now, until, is_tried: false });
+            let numbers = &numbers().calls;
+            numbers.avoidances.add_one();
+            let _held = numbers.avoided.hold();
+            state.avoided = Some(Avoided { since: now, until, is_tried: false, _held });
         }
         is_avoided
     }

@@ -21,6 +21,7 @@ pub(crate) use wire::MAX_NAME_BYTES;
 use super::{Cluster, Node, Options};
 use crate::clock::Instant as ClockInstant;
 use crate::error::{Error, Kind};
+use crate::metrics::{self, Page, Source, numbers, table};
 use crate::ordered;
 use crate::sync::lock;
 use futures_util::future::join_all;
@@ -31,7 +32,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs as _};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tls::Tls;
@@ -158,6 +159,7 @@ impl DataPlane {
         let listener = lock(&self.listener).take();
         let listener = listener.ok_or_else(|| io::Error::other("there is no listener to serve"))?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
+        let _shown = metrics::register(Arc::downgrade(&self) as _);
         let serving = Arc::clone(&self);
         tokio::select! {
             never = server::serve(serving, listener) => match never {},
@@ -238,12 +240,16 @@ impl DataPlane {
         options: &CallOptions,
     ) -> Result<Body, Error> {
         let timeout = options.timeout.min(MAX_CALL_TIME);
-        let deadline = Instant::now() + timeout;
+        let begun = Instant::now();
+        let deadline = begun + timeout;
         let call = self.attempts(node_id, name, body, options, deadline);
         let outcome = timeout_at(deadline.into(), call).await.unwrap_or_else(|_| {
             let why = format!("no reply within {} ms", timeout.as_millis());
             Err(Error::new(Kind::Timeout, why).retryable())
         });
+        let numbers = &numbers().calls;
+        numbers.sent.add(&outcome);
+        numbers.durations.add(begun.elapsed());
         outcome.map_err(|error| error.context(&label(node_id, name)))
     }
 
@@ -313,6 +319,7 @@ impl DataPlane {
                 let said = format!("tried {attempt} times");
                 return Err(if attempt > 1 { error.with_note(&said) } else { error });
             }
+            numbers().calls.retries.add_one();
             let longest = FIRST_RETRY_PAUSE * (1 << (attempt - 1));
             sleep(longest.mul_f64(self.cluster.client().random_fraction())).await;
         }
@@ -436,6 +443,13 @@ impl DataPlane {
         let is_there = *saved >= 1.0;
         *saved -= f64::from(u8::from(is_there));
         is_there
+    }
+}
+
+impl Source for DataPlane {
+    fn write(&self, page: &mut Page) {
+        let labels = &[self.options().nodes_prefix.as_str(), &self.options().node_id];
+        page.level(&table::WAITING, labels, self.waiting.load(Ordering::Relaxed) as f64);
     }
 }
 

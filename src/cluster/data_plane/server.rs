@@ -7,6 +7,7 @@ use super::tls::{HANDSHAKE, Member, Stream};
 use super::wire::{self, Body, Bound, CALL_PATH, Head, MAX_HEAD_BYTES, NONCE_PATH};
 use super::{ClusterKey, DataPlane, MAX_CALL_TIME, auth, refusal};
 use crate::error::{Error, Kind};
+use crate::metrics::{Stranger, numbers};
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response};
@@ -92,15 +93,18 @@ async fn accept(plane: &DataPlane, mut stream: TcpStream, proof: Arc<Proof>) {
                 serve_http(plane, Box::new(stream), from, proof, Some(member)).await;
             }
             Err((error, stream)) => {
+                numbers().calls.strangers.refuse(Stranger::Handshake);
                 tracing::warn!(%from, %error, "the TLS handshake of another node failed");
                 drain(stream).await;
             }
         },
         (Some(_), false) => {
+            numbers().calls.strangers.refuse(Stranger::NoTls);
             tracing::warn!(%from, "a connection without TLS was refused: its node has no data_tls");
             serve_http(plane, Box::new(stream), from, proof, None).await;
         }
         (None, true) => {
+            numbers().calls.strangers.refuse(Stranger::Tls);
             tracing::warn!(%from, "a connection with TLS was refused: this node has no data_tls");
             // It is not TLS, which tells the other node.
             let _ =
@@ -153,7 +157,9 @@ async fn answer(
         Err(error) => return Ok(wire::response(Err(error))),
     };
     let outcome = if connection.proof.give() {
-        take(plane, request).await
+        let outcome = take(plane, request).await;
+        numbers().calls.served.add(&outcome);
+        outcome
     } else {
         let why = "too many nodes are connected to it";
         Err(refusal(429, Kind::RateLimited, why).retryable())
@@ -190,12 +196,14 @@ impl Connection {
         let signer = wire::signer(headers, key, Bound::ToConnection(&self.nonce));
         let Some((signer, signature)) = signer.zip(wire::signature(headers)) else {
             let from = self.from;
+            numbers().calls.strangers.refuse(Stranger::Signature);
             tracing::warn!(%from, "a request was refused: no secret of this node's cluster_key signed it");
             let why = "it accepts only requests signed with its cluster_key";
             return Err(refusal(401, Kind::PermissionDenied, why));
         };
         let counter = wire::counter(headers)?;
         if self.counter.fetch_max(counter, Ordering::Relaxed) >= counter {
+            numbers().calls.strangers.refuse(Stranger::Replay);
             let why = "replayed request: its counter is not above the last one";
             return Err(refusal(401, Kind::PermissionDenied, why));
         }

@@ -1,6 +1,7 @@
 //! Connections that have not proved the cluster's key. They are few and have little time, and the oldest
 //! ones make room for new ones, so that strangers cannot keep the members of the cluster out.
 
+use crate::metrics::{Stranger, numbers};
 use crate::sync::lock;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -73,6 +74,7 @@ impl Unproved {
             oldest.map(|(number, _)| *number).and_then(|it| self.connections.remove(&it))
         {
             evicted.notify_one();
+            numbers().calls.strangers.refuse(Stranger::Crowd);
             tracing::warn!(
                 address = %busiest,
                 "too many connections without a valid request: the oldest one is closed"

@@ -12,7 +12,7 @@ use crate::cluster::replication::record::{HybridTime, Version};
 use crate::cluster::replication::rules::Rules;
 use crate::cluster::replication::state::Report;
 use crate::cluster::replication::storage::Storage;
-use crate::cluster::replication::transfer::Transfer;
+use crate::cluster::replication::transfer::{Compared, Transfer};
 use crate::error::{Error, Kind};
 use crate::os;
 use crate::wire::api::kv;
@@ -361,7 +361,10 @@ impl Member {
                 biased;
                 Some((shard, outcome)) = running.next() => {
                     let pause = match outcome {
-                        Ok(_) => Duration::ZERO,
+                        Ok(has_copied) => {
+                            store.numbers.copies.add(has_copied.into());
+                            Duration::ZERO
+                        }
                         Err(error) => {
                             tracing::debug!(store = store.options.name, shard, %error, "a copy waits");
                             PAUSE
@@ -407,24 +410,31 @@ impl Member {
                     let age_ms = PURGE_AGE.as_millis() as u64;
                     let below = store.cluster.unix_ms().saturating_sub(age_ms);
                     let below = Version::first_of(HybridTime::from_ms(below));
-                    self.transfer.repair(shard, below).await.map(|_| ())
+                    self.transfer.repair(shard, below).await
                 } else {
                     continue;
                 };
-                if let Err(error) = outcome {
-                    tracing::debug!(store = store.options.name, shard, %error, "a repair waits");
+                match outcome {
+                    Ok(compared) => {
+                        store.numbers.repairs.add_one();
+                        let repaired = compared.fetched + compared.sent;
+                        store.numbers.repaired_records.add(repaired as u64);
+                    }
+                    Err(error) => {
+                        tracing::debug!(store = store.options.name, shard, %error, "a repair waits");
+                    }
                 }
             }
         }
     }
 
     /// Gets from another replica what this one has missed.
-    async fn catch_up(&self, shard: u32, entry: &Entry) -> Result<(), Error> {
+    async fn catch_up(&self, shard: u32, entry: &Entry) -> Result<Compared, Error> {
         let own = self.holder().node();
         let Some((_, other)) = entry.counting().find(|(_, place)| place.node != *own) else {
-            return Ok(());
+            return Ok(Compared::default());
         };
-        self.transfer.reconcile(shard, entry, &other.node).await.map(|_| ())
+        self.transfer.reconcile(shard, entry, &other.node).await
     }
 
     /// Drops what the map does not give to the node any more.

@@ -7,6 +7,7 @@
 mod document;
 pub mod leader;
 mod member;
+mod numbers;
 mod options;
 pub mod outside;
 mod overview;
@@ -25,6 +26,7 @@ use super::shard_map::shard_of;
 use super::{Cluster, Options, PAUSE, Snapshot, WAIT, keys};
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
+use crate::metrics::{self, StoreNumbers};
 use crate::ordered;
 use crate::sync::lock;
 use crate::wire::api::kv;
@@ -37,7 +39,7 @@ use options::Shared;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::pending;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -87,7 +89,9 @@ fn is_live(snapshot: &Snapshot, node: &str) -> bool {
 
 /// A replicated store in one process: reads and writes, and the node's replicas if it keeps any.
 pub struct Store {
+    this: Weak<Store>,
     cluster: Arc<Cluster>,
+    numbers: &'static StoreNumbers,
     options: StoreOptions,
     peers: Arc<dyn Peers>,
     storage: Option<Arc<dyn Storage>>,
@@ -158,8 +162,11 @@ impl Store {
             times: Arc::default(),
             rules: Rules::default(),
         };
-        Ok(Arc::new(Store {
+        let numbers = metrics::numbers().store(&options.name);
+        Ok(Arc::new_cyclic(|this| Store {
+            this: this.clone(),
             cluster,
+            numbers,
             options,
             peers,
             storage,
@@ -185,6 +192,7 @@ impl Store {
 
     /// Runs the store until a permanent error, which is returned; all calls fail with it from then on.
     pub async fn run(&self) -> Error {
+        let _shown = metrics::register(self.this.clone() as _);
         let why = self.participate().await.context(&format!("store {:?}", self.options.name));
         tracing::error!(%why, "a store cannot be used");
         *lock(&self.failure) = Some(why.clone());
@@ -409,7 +417,15 @@ impl Store {
         deadline: Instant,
     ) -> Result<Version, Error> {
         let records = ordered::map(records);
-        self.router.write(shard, records.into_iter().collect(), deadline).await
+        let (begun, count) = (self.cluster.now(), records.len());
+        let is_deletion = count > 0 && records.values().all(Option::is_none);
+        let outcome = self.router.write(shard, records.into_iter().collect(), deadline).await;
+        let numbers = match is_deletion {
+            true => &self.numbers.deletions,
+            false => &self.numbers.writes,
+        };
+        self.count(numbers, begun, &outcome, |_| count);
+        outcome
     }
 
     /// Writes records of several keys, those of each shard at once.
@@ -448,7 +464,10 @@ impl Store {
         deadline: Instant,
     ) -> Result<Page, Error> {
         self.checked()?;
-        self.router.read(self.shard_of(key), range, limit, deadline).await
+        let begun = self.cluster.now();
+        let outcome = self.router.read(self.shard_of(key), range, limit, deadline).await;
+        self.count(&self.numbers.reads, begun, &outcome, |page| page.records.len());
+        outcome
     }
 
     /// The shards as this process knows them; empty without a map. Makes no request.
