@@ -12,6 +12,7 @@
 //!     REPLICATION=1 WIRED=1 make dst SEED=17 the same on the nodes of a cluster
 //!     REPLICATION=1 RESTARTS=1 make dst SEED=17 the same with a rolling restart alone
 //!     REPLICATION=1 LOST_COPY=1 make dst SEED=17 the same with a disk alone that loses a part of a copy
+//!     REPLICATION=1 STORY=LateReader make dst SEED=17 the same with one of the told histories
 //!     NODES=1000 make dst SEEDS=1            1000 nodes in the test of many nodes
 
 #![allow(clippy::print_stdout)]
@@ -24,6 +25,7 @@ mod world;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use omitted_rule::OmittedRule;
+use replication::Story;
 use std::time::Instant;
 use world::Report;
 
@@ -85,6 +87,11 @@ fn main() {
                 () if is_set("WIRED") => replication::Kind::Wired,
                 () if is_set("RESTARTS") => replication::Kind::Restarts,
                 () if is_set("LOST_COPY") => replication::Kind::LostCopy,
+                () if is_set("STORY") => {
+                    let name = std::env::var("STORY").expect("a name");
+                    let story = Story::ALL.into_iter().find(|it| format!("{it:?}") == name);
+                    replication::Kind::Directed(story.expect("a story's name"))
+                }
                 () => replication::Kind::Register,
             };
             return show(&replication::play(seed, kind, omitted, true));
@@ -145,6 +152,12 @@ fn main() {
                 from_first(seeds.div_ceil(SEEDS_PER_DIRECTED)),
                 replication::Kind::LostCopy,
             )
+        }),
+        Trial::test("what_rules_guard_against_loses_no_write", move || {
+            Story::ALL.into_iter().try_for_each(|story| {
+                let seeds = from_first(seeds.div_ceil(SEEDS_PER_DIRECTED));
+                all_lose_nothing(seeds, replication::Kind::Directed(story))
+            })
         }),
         Trial::test("the_check_of_replicated_shards_refuses_bad_histories", || {
             Ok(replication::checker::refuses_bad_histories()?)

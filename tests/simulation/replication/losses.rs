@@ -29,16 +29,19 @@ impl Scenario {
         }
         self.losses_left.set(self.losses_left.get() - 1);
         self.world.count("lost disks", 1);
-        self.kill(node);
-        {
-            let process = &mut self.processes.borrow_mut()[node];
-            let usual_ms = process.storage.usual_ms;
-            let seed = self.world.number(0..u64::MAX);
-            process.storage = Storage::new(&self.world.clock, seed, usual_ms);
-            process.disk = Disk(self.world.number(1..u64::MAX));
-        }
+        self.lose_disk_now(node);
         self.world.sleep(lasts.mul_f64(0.3)).await;
         self.start(node);
+    }
+
+    /// Kills a node, and takes away what it had.
+    pub fn lose_disk_now(&self, node: Node) {
+        self.kill(node);
+        let process = &mut self.processes.borrow_mut()[node];
+        let usual_ms = process.storage.usual_ms;
+        let seed = self.world.number(0..u64::MAX);
+        process.storage = Storage::new(&self.world.clock, seed, usual_ms);
+        process.disk = Disk(self.world.number(1..u64::MAX));
     }
 
     /// A disk gets a shard back as it was in the middle of a copy that has ended since, if the promise allows

@@ -2,6 +2,7 @@
 //! are cut off, and the map moves their shards.
 
 pub mod checker;
+mod directed;
 mod losses;
 mod network;
 mod nodes;
@@ -20,6 +21,7 @@ use consul_ffi::cluster::replication::peers::Entries;
 use consul_ffi::cluster::replication::quorum::Router;
 use consul_ffi::cluster::replication::record::Range;
 use consul_ffi::cluster::replication::rules::{Rule, Rules};
+pub use directed::Story;
 use network::{Sent, Way};
 use nodes::Process;
 use register::Register;
@@ -86,6 +88,8 @@ pub enum Kind {
     Restarts,
     /// The same, and nothing happens but that a disk loses a part of what was copied to it.
     LostCopy,
+    /// The same, and this alone happens.
+    Directed(Story),
     /// The nodes of a cluster on the simulated agent, and their leader.
     Wired,
 }
@@ -118,6 +122,10 @@ pub fn play(seed: u64, kind: Kind, omitted: Option<Rule>, traced: bool) -> Repor
         }
         Kind::LostCopy => {
             world.spawn(ENVIRONMENT, async move { directed.lose_what_was_copied_alone().await });
+            0
+        }
+        Kind::Directed(story) => {
+            world.spawn(ENVIRONMENT, async move { directed.tell(story).await });
             0
         }
     };
@@ -157,8 +165,10 @@ impl Scenario {
         let least = replicas - write + 1;
         let read = world.number(least as u64..replicas as u64 + 1) as usize;
         let majority = replicas / 2 + 1;
-        let is_directed = matches!(kind, Kind::Restarts | Kind::LostCopy);
-        let quorums = if is_directed {
+        let is_directed = !matches!(kind, Kind::Register | Kind::Wired);
+        let quorums = if let Kind::Directed(story) = kind {
+            story.quorums()
+        } else if is_directed {
             Quorums { replicas: 3, write: 2, read: 2 }
         } else if world.chance(0.6) {
             Quorums { replicas, write: majority, read: majority }
@@ -171,7 +181,10 @@ impl Scenario {
         Rc::new(Scenario {
             world: Rc::clone(world),
             quorums,
-            shards: world.number(1..4) as u32,
+            shards: match kind {
+                Kind::Directed(_) => 1,
+                _ => world.number(1..4) as u32,
+            },
             rules: omitted.map_or_else(Rules::default, Rules::without),
             stop_is_leave: omitted == Some(Rule::StopIsNotLeave),
             // Without a second replica that must answer, each failover needs a person.
@@ -393,6 +406,18 @@ impl Scenario {
         let world = &self.world;
         let count = if world.chance(0.3) { world.number(2..6) } else { 1 };
         let ids: BTreeSet<u64> = (0..count).map(|_| world.number(0..12)).collect();
+        self.write_ids(client, router, shard, ids, deadline).await;
+    }
+
+    async fn write_ids(
+        &self,
+        client: Node,
+        router: &Router,
+        shard: u32,
+        ids: BTreeSet<u64>,
+        deadline: Instant,
+    ) {
+        let world = &self.world;
         let mut records = Vec::new();
         let mut writes = BTreeMap::new();
         for id in ids {
@@ -494,28 +519,29 @@ async fn hold<T>(value: T) {
 
 /// The rule with this name.
 pub fn rule(name: &str) -> Option<Rule> {
-    let others = [Rule::FenceEnough, Rule::CopyUnion, Rule::CountWithinOneEpoch];
-    let mut all = RULES.iter().map(|(rule, ..)| *rule).chain(others);
+    let mut all = RULES.iter().map(|(rule, ..)| *rule);
     all.find(|rule| format!("{rule:?}") == name)
 }
 
-/// The rules that a history shows to be needed, each with a seed that finds a violation without it. The
-/// model shows it for a fence of one replica, a copy of one, and acknowledgements of several epochs.
+/// The rules, each with a history that shows it to be needed and a seed that finds a violation without it.
 pub const RULES: &[(Rule, Kind, u64)] = &[
-    (Rule::RefuseOtherEpochs, Kind::Register, 14),
-    (Rule::Seal, Kind::Register, 3),
-    (Rule::SealIsStored, Kind::Register, 361),
+    (Rule::RefuseOtherEpochs, Kind::Register, 23),
+    (Rule::Seal, Kind::Register, 9),
+    (Rule::SealIsStored, Kind::Register, 1064),
     (Rule::WaitForRunning, Kind::Register, 389),
+    (Rule::FenceEnough, Kind::Directed(Story::LateReader), 0),
+    (Rule::CopyUnion, Kind::Directed(Story::LossBesideAGap), 0),
     (Rule::TargetCountsLate, Kind::Register, 14),
     (Rule::TargetBeginsEmpty, Kind::Register, 49),
     (Rule::Mark, Kind::LostCopy, 0),
-    (Rule::NameTheDisk, Kind::Register, 429),
-    (Rule::CheckBeforeDrop, Kind::Register, 341),
-    (Rule::OneVersion, Kind::Register, 114),
+    (Rule::NameTheDisk, Kind::Register, 95),
+    (Rule::CheckBeforeDrop, Kind::Register, 246),
+    (Rule::CountWithinOneEpoch, Kind::Directed(Story::LossBetweenTries), 0),
+    (Rule::OneVersion, Kind::Register, 1012),
     (Rule::RepeatAboveNewer, Kind::Register, 0),
     (Rule::Horizon, Kind::Register, 13),
     (Rule::PurgeAfterRepair, Kind::Register, 27),
     (Rule::StopIsNotLeave, Kind::Restarts, 0),
     (Rule::AskAfterSetBack, Kind::Register, 1),
-    (Rule::SayIncomplete, Kind::Register, 0),
+    (Rule::SayIncomplete, Kind::Register, 3),
 ];
