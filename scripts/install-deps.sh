@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs missing programs with apt-get, and prints their packages.
 #
-#   scripts/install-deps.sh [test|demo|tsdb|bench]
+#   scripts/install-deps.sh [test|demo|tsdb|page|bench]
 #
 # test (the default): for `make test`. demo: for `make demo` with the engine in $LUA (luajit by
-# default). tsdb: what examples/tsdb needs in addition. bench: the clients that `make bench` compares,
-# except the Go client. Without apt-get it prints the packages and fails.
+# default). tsdb: what examples/tsdb needs in addition. page: the browser for the test of the status
+# server's page, which `make test` skips without it. bench: the clients that `make bench` compares, except
+# the Go client. Without apt-get it prints the packages and fails.
 set -euo pipefail
 
 purpose=${1:-test}
@@ -37,13 +38,13 @@ case $purpose in
         [ -e /usr/include/lua5.1/lua.h ] || packages+=(liblua5.1-0-dev)
         [ -e /usr/include/luajit-2.1/lua.h ] || packages+=(libluajit-5.1-dev)
         luajit -e 'require("luasql.sqlite3")' 2>/dev/null || packages+=(lua-sql-sqlite3)
-        # promtool is in the package prometheus, which starts a server, so it is not installed here.
-        python3 -c 'import prometheus_client' 2>/dev/null || /usr/bin/python3 -c 'import prometheus_client' 2>/dev/null ||
-            packages+=(python3-prometheus-client)
         ;;
     tsdb)
         needs=()
         "$lua" -e 'require("luasql.sqlite3")' 2>/dev/null || packages+=(lua-sql-sqlite3)
+        ;;
+    page)
+        needs=(chromium=chromium chromedriver=chromium-driver)
         ;;
     bench)
         needs=(luajit=luajit cc=build-essential wrk=wrk)
@@ -55,7 +56,7 @@ case $purpose in
         luajit -e "require('ffi').load('libcurl.so.4')" 2>/dev/null || packages+=(libcurl4)
         ;;
     *)
-        echo "usage: scripts/install-deps.sh [test|demo|tsdb|bench]" >&2
+        echo "usage: scripts/install-deps.sh [test|demo|tsdb|page|bench]" >&2
         exit 2
         ;;
 esac

@@ -1,4 +1,4 @@
-//! The module in whole programs: the demos, the examples, nginx, the README's programs, the rock.
+//! The module in whole programs: the demos, the examples, nginx, the README's programs, the rock, the page.
 
 #![deny(dead_code)] // a test that is not listed
 
@@ -11,6 +11,7 @@ mod examples;
 mod logs;
 mod nginx;
 mod packaging;
+mod page;
 mod production;
 mod readme;
 mod replicated;
@@ -25,6 +26,7 @@ fn main() {
         replicated::trials,
         demo_cluster::trials,
         demo_tsdb::trials,
+        page::documents::trials,
         packaging::trials,
         examples::trials,
         demo::trials,

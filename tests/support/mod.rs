@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod answering;
 pub mod authority;
+pub mod browser;
 pub mod cluster;
 pub mod consul;
 pub mod disk;
@@ -15,7 +16,6 @@ pub mod lines;
 pub mod outside;
 pub mod pages;
 pub mod program;
-pub mod prometheus;
 pub mod proxy;
 pub mod trials;
 pub mod world;
