@@ -16,6 +16,7 @@ pub mod lines;
 pub mod outside;
 pub mod pages;
 pub mod program;
+pub mod prometheus;
 pub mod proxy;
 pub mod trials;
 pub mod world;
