@@ -21,6 +21,9 @@ struct LeaderRecord {
     address: String,
     #[serde(default)]
     elected_at_ms: u64,
+    /// The node to which it handed the leadership over, in the key that it has released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    successor: Option<String>,
 }
 
 impl Cluster {
@@ -32,6 +35,7 @@ impl Cluster {
             Some(Value::Bytes(bytes)) => serde_json::from_slice::<LeaderRecord>(bytes).ok(),
             _ => None,
         };
+        let successor = claim.as_ref().and_then(|claim| claim.successor.clone());
         let leader = held.and_then(|entry| Some((entry.session.clone()?, entry.modify_index)));
         let leader = leader.zip(claim).map(|((session_id, token), claim)| {
             self.note_leadership(self.epoch(), token);
@@ -53,9 +57,12 @@ impl Cluster {
             self.emit(Event::LeaderChanged(name));
         }
         let is_connected = state.is_some();
-        if before.leader != leader || before.is_connected != is_connected {
+        let successor = successor.filter(|_| leader.is_none());
+        if (&before.leader, &before.successor) != (&leader, &successor)
+            || before.is_connected != is_connected
+        {
             self.update(|snapshot| {
-                snapshot.leader = leader;
+                (snapshot.leader, snapshot.successor) = (leader, successor);
                 snapshot.is_connected = is_connected;
             });
             self.note_first_look();
@@ -77,12 +84,8 @@ impl Cluster {
                 self.client.clock().sleep(REFUSED_PAUSE).await;
                 continue;
             }
-            let claim = LeaderRecord {
-                node_id: self.options.node_id.clone(),
-                address: self.options.node_address.clone(),
-                elected_at_ms: self.unix_ms(),
-            };
-            let value = serde_json::to_vec(&claim).unwrap_or_default();
+            self.yield_to_successor().await;
+            let value = self.claim(None);
             let wait = Wait::For(self.options.profile.takeover());
             let options = LockOptions { value: Some(value), wait };
             match acquire(&self.presence, &self.options.leader_key, &options).await {
@@ -96,6 +99,17 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// The document of the leader's key.
+    fn claim(&self, successor: Option<String>) -> Vec<u8> {
+        let claim = LeaderRecord {
+            node_id: self.options.node_id.clone(),
+            address: self.options.node_address.clone(),
+            elected_at_ms: self.unix_ms(),
+            successor,
+        };
+        serde_json::to_vec(&claim).unwrap_or_default()
     }
 
     /// A leader that does not see all nodes would take the shards of the others.
@@ -112,16 +126,17 @@ impl Cluster {
         tracing::info!(node = self.options.node_id, token = lease.token(), "became the leader");
         let mut hand_overs = self.hand_overs.subscribe();
         let mut changes = self.changes();
-        let has_stepped_down = tokio::select! {
+        let stepped_down = tokio::select! {
             biased;
-            _ = lease.keep() => false,
+            _ = lease.keep() => None,
             never = self.relay_events(lease) => match never {},
-            _ = hand_overs.changed() => true,
-            _ = changes.wait_for(|snapshot| !self.may_lead(snapshot)) => true,
+            _ = hand_overs.changed() => Some(hand_overs.borrow().clone()),
+            _ = changes.wait_for(|snapshot| !self.may_lead(snapshot)) => Some(None),
             never = leader::run(self, lease) => match never {},
         };
-        if has_stepped_down {
-            if let Err(error) = lease.release().await {
+        if let Some(successor) = stepped_down {
+            let left = successor.map(|successor| self.claim(Some(successor)));
+            if let Err(error) = lease.release_leaving(left.as_deref()).await {
                 tracing::info!(%error, "the leader's lock was not released; it ends with its session");
             }
             // Lets another node become the leader, if there is one.

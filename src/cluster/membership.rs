@@ -312,6 +312,7 @@ impl Cluster {
         let id = &self.options.node_id;
         let found = read(&self.client, &self.options, id).await?;
         let mine = lock(&self.record).clone();
+        let mut asked = None;
         let index = match found {
             // Of an earlier start: Consul was restored from a backup.
             Some((other, index)) if !self.is_me(&other) && other.started_ms < mine.started_ms => {
@@ -321,8 +322,12 @@ impl Cluster {
             Some((other, _)) if !self.is_me(&other) => {
                 return Err(name_taken(&self.client, &self.options, &other));
             }
-            Some((record, index)) => {
-                // Other nodes may change only the mode.
+            Some((mut record, index)) => {
+                // Others may change only the mode, and ask something.
+                if let Some(request) = record.request.clone() {
+                    self.prepare(&request, &mut record);
+                    asked = Some(request);
+                }
                 lock(&self.record).mode = record.mode;
                 let mine = Record { mode: record.mode, ..mine.clone() };
                 if record == mine {
@@ -345,6 +350,10 @@ impl Cluster {
         match write(&self.client, &self.options, &mine, index).await {
             // The key was changed in between; the caller's loop checks it again.
             Err(error) if error.kind() == Kind::Conflict => Ok(()),
+            Ok(()) => {
+                asked.iter().for_each(|request| self.act_on(request));
+                Ok(())
+            }
             written => written,
         }
     }

@@ -44,6 +44,7 @@ pub mod overview;
 pub mod placement;
 pub mod replication;
 pub mod report;
+mod request;
 pub mod shard_map;
 pub mod snapshot;
 mod start;
@@ -54,6 +55,7 @@ pub use event::{Event, PastEvent};
 pub use node::{Complaint, Mode, Node, Record};
 pub use operate::{Forgotten, Unchanged};
 pub use options::Options;
+pub use request::{HandOver, Leave, Request};
 pub use snapshot::{Leader, Snapshot};
 
 use crate::client::Client;
@@ -129,8 +131,10 @@ pub struct Cluster {
     newest_leadership: Mutex<(u64, u64)>,
     /// The leader does not change the map before this time.
     hold_off_until: Mutex<Instant>,
-    /// The number of requested hand-overs of the leadership.
-    hand_overs: watch::Sender<u64>,
+    /// Changes with each requested hand-over of the leadership, to the successor if one is named.
+    hand_overs: watch::Sender<Option<String>>,
+    /// Whether an operator has asked this node to leave.
+    leaves: watch::Sender<bool>,
     /// Whether the process has once seen the state of the cluster.
     has_looked: AtomicBool,
     /// The last refusal.
@@ -182,6 +186,7 @@ impl Cluster {
             newest_leadership: Mutex::default(),
             hold_off_until: Mutex::default(),
             hand_overs: watch::Sender::default(),
+            leaves: watch::Sender::default(),
             has_looked: AtomicBool::default(),
             refusal: watch::Sender::default(),
             events: Events::default(),
@@ -352,6 +357,11 @@ impl Cluster {
             }
             Err(why) => why,
         };
+        if *self.leaves.borrow()
+            && let Err(error) = self.leave().await
+        {
+            tracing::info!(%error, "the node did not leave and stays until its check fails");
+        }
         *lock(&self.lease) = None;
         self.emit(Event::Stopped(why.message().to_owned()));
         why
@@ -384,7 +394,7 @@ impl Cluster {
 
     /// Hands over the leadership to another node, if this node is the leader.
     pub fn hand_over(&self) {
-        self.hand_overs.send_modify(|count| *count += 1);
+        self.hand_overs.send_replace(None);
     }
 
     /// Checks the shared configuration, claims the node's name and writes its key.
@@ -477,6 +487,7 @@ impl Cluster {
             never = self.presence.run(), if is_member => match never {},
             never = self.drop_lost_nodes() => match never {},
             why = self.maintain_record(), if is_member => why,
+            why = self.asked_to_leave(), if is_member => why,
             why = nodes => why,
             why = health => why,
             why = leader => why,

@@ -1,12 +1,14 @@
 //! A node as its key describes it, and as the other nodes see it.
 
 use super::options::Options;
+use super::request::{Request, lenient};
 use crate::clock::Instant;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The document of a node's key, which only that node writes, apart from its mode.
+/// The document of a node's key, which only that node writes, apart from its mode and what an operator
+/// asks of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The node's name in the cluster.
@@ -41,6 +43,9 @@ pub struct Record {
     /// it; `None` without `hand_off`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<Vec<(usize, u64)>>,
+    /// What an operator asks of it and it has not taken yet.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient")]
+    pub request: Option<Request>,
 }
 
 /// How a node takes part in its cluster, as an operator can set it.
@@ -128,6 +133,7 @@ impl Record {
             incarnation: incarnation.to_owned(),
             map_epoch: 0,
             ready: options.hand_off.then(Vec::new),
+            request: None,
         }
     }
 

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use problems::{Problem, problems};
+pub use problems::{Level, Problem, problems};
 
 /// The version of the document. A later release may add fields without another version.
 pub const VERSION: u32 = 1;
@@ -117,6 +117,9 @@ pub struct NodeOverview {
     pub check_output: String,
     /// Why it did not answer this process; `None`: it did, or was not asked.
     pub silent: Option<String>,
+    /// How far its clock is ahead of this process's, in milliseconds, give or take the time of a call;
+    /// `None`: it has not told.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 /// Whether a node lives.
@@ -251,6 +254,7 @@ impl Overview {
         for node in &mut steady.nodes {
             node.down_for_ms = node.down_for_ms.map(|_| 0);
             node.silent = node.silent.take().map(|_| String::new());
+            node.clock_ahead_ms = None;
         }
         steady.endpoints.iter_mut().for_each(|endpoint| endpoint.latency_ms = None);
         steady.problems.iter_mut().for_each(|problem| problem.text.clear());
@@ -318,6 +322,7 @@ fn nodes(snapshot: &Snapshot, told: &BTreeMap<String, Told>, now: Instant) -> Ve
             moving_out,
             check_output: node.complaint.output.clone(),
             silent: told.and_then(|told| told.silent.clone()).filter(|_| node.is_live),
+            clock_ahead_ms: told.and_then(|told| told.clock_ahead_ms),
         }
     };
     snapshot.nodes.iter().map(overview).collect()

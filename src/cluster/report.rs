@@ -45,6 +45,9 @@ struct Question {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Report {
     incarnation: String,
+    /// The time of day by its clock, in Unix milliseconds.
+    #[serde(default)]
+    at_ms: Option<u64>,
     /// The epoch of its shard map; 0: none.
     #[serde(default)]
     map_epoch: u64,
@@ -80,6 +83,8 @@ pub(super) struct Told {
     events_of: String,
     /// Why it did not answer.
     pub silent: Option<String>,
+    /// How far its clock is ahead of this process's.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 impl Told {
@@ -248,15 +253,21 @@ impl Overviews {
         let answers = others.filter_map(|record| {
             let plane = self.plane.as_ref()?;
             let question = known.told.entry(record.id.clone()).or_default().question();
-            Some(async move { (record, ask_node(plane, &record.id, &question).await) })
+            Some(async move {
+                let answer = ask_node(plane, &record.id, &question).await;
+                (record, answer, self.cluster.unix_ms())
+            })
         });
         let answers = join_all(answers.collect::<Vec<_>>());
         let own_question = known.told.entry(own.to_owned()).or_default().question();
         let maps = timeout(PATIENCE, StoreMaps::read(&self.cluster));
         let (answers, maps, own_report) =
             futures_util::join!(answers, maps, self.report(&own_question));
-        for (record, answer) in answers {
-            known.told.entry(record.id.clone()).or_default().learn(&record.incarnation, answer);
+        for (record, answer, answered_ms) in answers {
+            let told = known.told.entry(record.id.clone()).or_default();
+            let at_ms = answer.as_ref().ok().and_then(|report| report.at_ms);
+            told.clock_ahead_ms = at_ms.map(|at| at as i64 - answered_ms as i64);
+            told.learn(&record.incarnation, answer);
         }
         let incarnation = own_report.incarnation.clone();
         known.told.entry(own.to_owned()).or_default().learn(&incarnation, Ok(own_report));
@@ -282,6 +293,7 @@ impl Overviews {
         let copies = join_all(stores.iter().map(|store| store.copy_report()));
         Report {
             incarnation: cluster.incarnation.clone(),
+            at_ms: Some(cluster.unix_ms()),
             map_epoch: cluster.epoch(),
             lease: cluster.lease().map(|lease| LeaseReport {
                 token: lease.token(),

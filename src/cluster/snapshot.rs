@@ -36,6 +36,8 @@ pub struct Snapshot {
     pub is_restored: bool,
     /// Whether the watch of the leader's key gets answers from Consul.
     pub is_connected: bool,
+    /// The node to which the last leader handed the leadership over, until there is a leader.
+    pub(super) successor: Option<String>,
     /// Whether ACLs hide keys of nodes from this one.
     pub(super) hides_keys: bool,
     /// Whether ACLs hide instances of nodes from this one; `None`: streamed answers do not tell.
@@ -53,6 +55,7 @@ impl Snapshot {
             frozen: self.frozen.clone(),
             is_restored: self.is_restored,
             is_connected: self.is_connected,
+            successor: self.successor.clone(),
             hides_keys: self.hides_keys,
             hides_instances: self.hides_instances,
             ring: OnceLock::new(),

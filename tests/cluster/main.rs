@@ -10,6 +10,7 @@ mod nodes;
 mod observer;
 mod overview;
 mod replication;
+mod requests;
 mod start;
 mod storage;
 mod stores;

@@ -6,15 +6,17 @@ pub fn run(system: &System) {
     refusals(system);
     drain(system);
     maintenance(system);
+    hand_over(system);
+    leave(system);
     frozen_and_forgotten(system);
 }
 
 fn epoch(system: &System) -> u64 {
-    system.run(&["shards", "--json"]).json()["epoch"].as_u64().unwrap()
+    system.run(&["shards", "--json"]).json()["map"]["epoch"].as_u64().unwrap()
 }
 
 fn refusals(system: &System) {
-    for verb in ["drain", "maintenance", "forget"] {
+    for verb in ["drain", "maintenance", "forget", "leave", "hand-over"] {
         system.run(&[verb, "n11"]).refused(1, &["unknown node \"n11\"", "did you mean \"n1\"?"]);
         let epoch = (epoch(system) + 1).to_string();
         let refused = system.run(&[verb, "n1", "--expect-epoch", &epoch]);
@@ -49,6 +51,55 @@ fn maintenance(system: &System) {
     assert_eq!(system.node("n2")["mode"], "maintenance");
     system.run(&["maintenance", "n2", "--off"]).ok();
     assert_eq!(system.node("n2")["mode"], "active");
+}
+
+fn leader(system: &System) -> String {
+    let json = system.run(&["leader", "--json"]).json();
+    json["leader"]["node_id"].as_str().unwrap().to_owned()
+}
+
+fn hand_over(system: &System) {
+    let from = leader(system);
+    let to = if from == "n1" { "n2" } else { "n1" };
+    let dry = system.run(&["hand-over", to, "--dry-run"]).ok();
+    assert_eq!(dry, format!("would be done: {from} hands over to {to}\n"));
+    system.run(&["maintenance", to]).ok();
+    system.run(&["hand-over", to]).refused(1, &["is not live and active"]);
+    system.run(&["maintenance", to, "--off"]).ok();
+    let epoch = epoch(system).to_string();
+    let done = system.run(&["hand-over", to, "--expect-epoch", &epoch]).ok();
+    assert_eq!(done, format!("{to} is the leader\n"));
+    assert_eq!(leader(system), to);
+    assert_eq!(system.run(&["hand-over", to]).ok(), format!("{to} is the leader\n"));
+    let json = system.run(&["hand-over", "--json"]).json();
+    assert_eq!(json["from"], to);
+    assert_eq!(json["leader"], leader(system));
+    assert_ne!(json["leader"], to);
+}
+
+fn leave(system: &System) {
+    let dry = system.run(&["leave", "n3", "--dry-run"]).ok();
+    assert_eq!(dry, "would be done: n3 hands over its shards and stops\n");
+    let json = system.run(&["leave", "n3", "--wait", "--limit", "60", "--json"]).json();
+    assert_eq!(json["node"], "n3");
+    assert!(system.node("n3").is_null());
+    system.wait_for("n3 stops", || !system.is_running("n3"));
+    system.start_node("n3");
+    system.wait_for("n3 has shards", || system.node("n3")["replicas"].as_u64() > Some(0));
+}
+
+/// When all nodes are gone.
+pub fn without_leader(system: &System) {
+    ["n1", "n4", "n5"].iter().for_each(|id| system.stop_node(id));
+    system.wait_for("there is no leader", || system.run(&["leader"]).status == 1);
+    assert_eq!(system.run(&["leader", "--json"]).out, "{\"leader\":null}\n");
+    let doctor = system.run(&["doctor"]);
+    assert!(doctor.out.contains("\nno_leader: the cluster has no leader"), "{doctor:?}");
+    assert_eq!(doctor.status, 1);
+    let why = system.run(&["why"]);
+    assert!(why.status == 1 && why.out.contains("error: n1 is down"), "{why:?}");
+    system.run(&["hand-over"]).refused(1, &["there is no leader"]);
+    system.run(&["leave", "n1"]).refused(1, &["n1 is down: `consul-ha forget n1`"]);
 }
 
 /// A map that two lost members have frozen, on a node that its program has stopped.

@@ -9,6 +9,11 @@ pub fn run(system: &System) {
     shards(system);
     leader(system);
     locks(system);
+    assert_eq!(system.run(&["why"]).ok(), "all is well\n");
+    let events = system.run(&["events"]).ok();
+    assert!(events.contains("  leader_changed n"), "{events}");
+    let event = system.run(&["events", "--json"]).ok();
+    assert!(event.starts_with("{\"at_ms\":"), "{event}");
     completion();
     unreachable();
     assert_eq!(system.traces(), before, "the program is not a member");
@@ -30,16 +35,21 @@ fn nodes(system: &System) {
 
 fn shards(system: &System) {
     let json = system.run(&["shards", "--json"]).json();
-    assert_eq!((&json["shards"], &json["replicas"]), (&16.into(), &2.into()));
+    let map = &json["map"];
+    assert_eq!((&map["shards"], &map["replicas"]), (&16.into(), &2.into()));
     assert_eq!(json["listed"].as_array().unwrap().len(), 16);
+    assert_eq!(json["stores"][0]["name"], "points");
     let table = system.run(&["shards"]).ok();
-    assert!(table.starts_with(&format!("epoch {}, 16 shards", json["epoch"])), "{table}");
+    assert!(table.starts_with(&format!("epoch {}, 16 shards", map["epoch"])), "{table}");
     let of_key = system.run(&["shards", "user:1", "--json"]).json();
     let shard = of_key["shard"].as_u64().unwrap() as usize;
-    assert_eq!(of_key["replicas"], json["listed"][shard]["replicas"]);
+    let primary = map["placement"][shard][0][0].as_u64().unwrap() as usize;
+    assert_eq!(of_key["replicas"][0]["node"], map["nodes"][primary]);
+    assert!(table.contains("STORE   SHARDS  N/W/R") && table.contains("\npoints"), "{table}");
     assert_eq!(of_key["requests_go_to"], of_key["replicas"][0]["node"]);
     let of_node = system.run(&["shards", "--node", "n2"]).ok();
-    assert!(of_node.lines().skip(3).all(|line| line.contains("n2")), "{of_node}");
+    let listed = of_node.lines().skip(3).take_while(|line| !line.is_empty());
+    assert!(listed.clone().count() > 0 && listed.clone().all(|line| line.contains("n2")));
     system.run(&["shards", "--node", "n22"]).refused(1, &["did you mean \"n2\"?"]);
 }
 
@@ -54,7 +64,7 @@ fn locks(system: &System) {
     let json = system.run(&["locks", "ha/", "--json"]).json();
     let lock = &json["locks"][0];
     assert_eq!((&lock["key"], &lock["kind"]), (&"ha/leader".into(), &"lock".into()));
-    assert!(lock["token"].as_u64() > Some(0));
+    assert_eq!(lock["token"], system.run(&["leader", "--json"]).json()["leader"]["token"]);
     let table = system.run(&["locks"]).ok();
     assert!(table.contains("ha/leader  lock  held"), "{table}");
     assert_eq!(system.run(&["locks", "user/"]).ok(), "no locks\n");
@@ -63,7 +73,7 @@ fn locks(system: &System) {
 fn completion() {
     for (shell, part) in [("bash", "_consul__ha()"), ("zsh", "#compdef"), ("fish", "complete -c")] {
         let script = Run::of(&["completion", shell], &[]).ok();
-        assert!(script.contains(part) && script.contains("accept-loss"), "{shell}");
+        assert!(script.contains(part) && script.contains("hand-over"), "{shell}");
     }
 }
 

@@ -7,6 +7,7 @@
 mod support;
 
 mod changes;
+mod doctor;
 mod looks;
 mod permissions;
 mod program;
@@ -25,13 +26,18 @@ fn trials() -> Trials {
             let system = System::start(version);
             looks::run(&system);
             permissions::run(&system);
+            doctor::run(&system);
             changes::run(&system);
+            changes::without_leader(&system);
             system.says_no_secret();
         });
     }
+    trials.add("the_doctor_finds_a_429", doctor::finds_a_429);
+    let is_missing = consul::is_missing("1.21", "raft_multiplier");
+    trials.add_unless(is_missing, "the_doctor_finds_raft_multiplier_5", doctor::finds_slow_raft);
     trials
 }
 
 fn main() {
-    trials::run(2, &[trials])
+    trials::run(4, &[trials])
 }

@@ -7,8 +7,13 @@ pub fn run(system: &System) {
         node_prefix "" { policy = "read" }"#;
     let reader = system.token(reads);
     system.run_as(&reader, &["nodes"]).ok();
-    for verb in [&["drain", "n1"][..], &["maintenance", "n1"], &["drain", "n1", "--expect-epoch"]] {
-        let epoch = system.run(&["shards", "--json"]).json()["epoch"].to_string();
+    for verb in [
+        &["drain", "n1"][..],
+        &["maintenance", "n1"],
+        &["leave", "n1"],
+        &["drain", "n1", "--expect-epoch"],
+    ] {
+        let epoch = system.run(&["shards", "--json"]).json()["map"]["epoch"].to_string();
         let mut verb = verb.to_vec();
         if verb.ends_with(&["--expect-epoch"]) {
             verb.push(&epoch);

@@ -7,6 +7,7 @@ use consul_ffi::client::coordination::Profile;
 use consul_ffi::clock::WallClock;
 use consul_ffi::cluster::data_plane::DataPlane;
 use consul_ffi::cluster::replication::storage::Memory;
+use consul_ffi::cluster::report::Overviews;
 use consul_ffi::cluster::stores::leader::{self, Reach};
 use consul_ffi::cluster::stores::remote::{Background, Remote, service, service_name};
 use consul_ffi::cluster::stores::{Store, StoreOptions};
@@ -25,6 +26,9 @@ use tokio::task::JoinHandle;
 
 /// A value that no output may show.
 pub const SECRET: &str = "planted-value-8d1c";
+
+/// A node that listens at its data address, and does not answer there.
+pub const DEAF: &str = "n4";
 
 /// How long a change of the cluster may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,6 +70,11 @@ impl System {
 
     /// Starts a node in the background.
     pub fn start_node(&self, id: &str) {
+        self.start_node_with(id, WallClock::machine(), true);
+    }
+
+    /// Starts a node with this clock; without shards unless it is `whole`.
+    pub fn start_node_with(&self, id: &str, wall_clock: WallClock, whole: bool) {
         let options = Options {
             leader_key: "ha/leader".to_owned(),
             nodes_prefix: "ha/nodes/".to_owned(),
@@ -74,7 +83,8 @@ impl System {
             profile: Profile::fast(),
             shards: 16,
             zone: format!("zone-{id}"),
-            wall_clock: WallClock::machine(),
+            weight: if whole { 1.0 } else { 0.0 },
+            wall_clock,
             ..Options::new(id, "127.0.0.1:9000")
         };
         let new = || client(&self.consul.address, &self.consul.token);
@@ -83,13 +93,16 @@ impl System {
         let cluster = Cluster::new(Arc::clone(&beats), waits, options).expect("good options");
         let plane = DataPlane::new(Arc::clone(&cluster), |_| ()).expect("a port is free");
         let store = self.store(&cluster, &plane, beats);
+        let overviews = Overviews::new(Arc::clone(&cluster), Some(Arc::clone(&plane)));
         let reach = Arc::clone(&plane);
         let reach: Reach = Arc::new(move |store| Arc::new(remote(&reach, store)));
+        let is_deaf = id == DEAF;
         let running = self.runtime.spawn(async move {
+            let _overviews = overviews;
             tokio::select! {
                 why = cluster.run() => drop(why),
                 never = leader::run(&cluster, &reach) => match never {},
-                _ = plane.serve() => {}
+                _ = plane.serve(), if !is_deaf => {}
                 _ = store.run() => {}
             }
         });
@@ -162,6 +175,11 @@ impl System {
         self.runtime.block_on(self.client.call(endpoint, &args)).expect("an answer").value
     }
 
+    /// Whether the node runs, or has stopped by itself.
+    pub fn is_running(&self, id: &str) -> bool {
+        self.nodes.lock().unwrap().get(id).is_some_and(|node| !node.is_finished())
+    }
+
     pub fn put(&self, key: &str, value: &str) {
         self.call(&kv::PUT, Args::new().arg(key).arg(value.as_bytes().to_vec()));
     }
@@ -210,6 +228,6 @@ fn remote(plane: &Arc<DataPlane>, store: &str) -> Remote {
     Remote::new(Arc::clone(plane), store, Duration::from_secs(5)).expect("good options")
 }
 
-fn object(members: &[(&str, Value)]) -> Value {
+pub fn object(members: &[(&str, Value)]) -> Value {
     Value::Map(members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
 }

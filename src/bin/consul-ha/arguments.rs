@@ -77,6 +77,18 @@ pub struct Keys {
     /// The key of the shared configuration.
     #[arg(long, global = true, value_name = "KEY")]
     pub config_key: Option<String>,
+    /// The file with the secret that signs calls between nodes (cluster_key).
+    #[arg(long, global = true, env = "CONSUL_HA_CLUSTER_KEY_FILE", value_name = "FILE")]
+    pub cluster_key_file: Option<String>,
+    /// The certificate for calls to nodes (data_tls).
+    #[arg(long, global = true, value_name = "FILE", requires = "data_key", requires = "data_ca")]
+    pub data_cert: Option<String>,
+    /// Its key.
+    #[arg(long, global = true, value_name = "FILE", requires = "data_cert")]
+    pub data_key: Option<String>,
+    /// The authorities of the nodes' certificates.
+    #[arg(long, global = true, value_name = "FILE", requires = "data_cert")]
+    pub data_ca: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -87,12 +99,22 @@ pub enum Verb {
     Shards(Shards),
     /// Show the leader; status 1 if there is none.
     Leader(Watched),
+    /// Tell every reason that something is not well, with its cure; status 1 if there is one.
+    Why(Watched),
+    /// Show what has happened, from the nodes' own memory.
+    Events(Events),
+    /// Look for what goes wrong in Consul and around it; status 1 if something is.
+    Doctor(Doctor),
     /// List the locks and semaphores below a prefix.
     Locks(Locks),
     /// Move the shards of a node to others; it does not lead meanwhile.
     Drain(Drain),
     /// Route no requests to a node, which keeps its shards and does not lead meanwhile.
     Maintenance(Maintenance),
+    /// Let the leader hand over to another node, or to any other one.
+    HandOver(HandOver),
+    /// Let a node hand over its shards and stop. Its program sees the event `stopped`.
+    Leave(Leave),
     /// Let a frozen shard map change again: its lost members count as lost.
     #[command(visible_alias = "resume")]
     Thaw(Change),
@@ -187,6 +209,63 @@ pub struct Maintenance {
     /// End the maintenance.
     #[arg(long)]
     pub off: bool,
+}
+
+#[derive(Args)]
+pub struct HandOver {
+    /// The node that is to lead.
+    pub node: Option<String>,
+    #[command(flatten)]
+    pub change: Change,
+    /// How long to wait for the new leader, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub limit: u64,
+}
+
+#[derive(Args)]
+pub struct Leave {
+    #[command(flatten)]
+    pub of: OfNode,
+    /// Wait until the node has left.
+    #[arg(long)]
+    pub wait: bool,
+    /// The time limit of the wait, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub limit: u64,
+}
+
+#[derive(Args)]
+pub struct Events {
+    /// Go on with those that come.
+    #[arg(long, short)]
+    pub follow: bool,
+}
+
+#[derive(Args)]
+pub struct Doctor {
+    /// Whose rights the token is to have.
+    #[arg(long = "as", value_enum, default_value_t = Role::Node, value_name = "ROLE")]
+    pub role: Role,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// A node of the cluster.
+    Node,
+    /// An operator, who changes the modes of nodes.
+    Operator,
+    /// A process that only looks.
+    Observer,
+}
+
+impl Role {
+    pub fn noun(self) -> &'static str {
+        match self {
+            Role::Node => "a node",
+            Role::Operator => "an operator",
+            Role::Observer => "an observer",
+        }
+    }
 }
 
 #[derive(Args)]

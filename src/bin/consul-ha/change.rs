@@ -1,6 +1,6 @@
 //! The verbs that change something. Each looks first, so that a refusal says how the cluster is.
 
-use super::arguments::{AcceptLoss, Change, Drain, Maintenance, OfNode};
+use super::arguments::{AcceptLoss, Change, Drain, HandOver, Leave, Maintenance, OfNode};
 use super::connection::{Session, check_node};
 use super::failure::Failure;
 use super::output::{Output, counted, say};
@@ -12,6 +12,12 @@ use std::time::{Duration, Instant};
 
 /// The pause between two looks of a wait.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// The pause between two looks for a short wait.
+const SHORT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a node may take to take a request from its key, in seconds.
+const TAKEN_WITHIN: u64 = 15;
 
 /// The cluster as it is now, and the condition that the operator has set.
 async fn looked(
@@ -142,6 +148,114 @@ pub async fn maintenance(
     let json = json!({ "node": of.node, "mode": mode.name() });
     output.done(&format!("{} {state}", of.node), json, of.change.dry_run);
     Ok(())
+}
+
+/// `hand-over`
+pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> Result<(), Failure> {
+    let (cluster, condition) = looked(session, &given.change).await?;
+    let snapshot = cluster.snapshot();
+    let to = given.node.as_deref();
+    to.map_or(Ok(()), |to| check_node(&snapshot, to))?;
+    let Some(leader) = &snapshot.leader else {
+        return Err(Failure::Refused("there is no leader".to_owned()));
+    };
+    let from = &leader.node_id;
+    if to == Some(from) {
+        output.done(&format!("{from} is the leader"), json!({ "leader": from }), false);
+        return Ok(());
+    }
+    let mut others = snapshot.live().map(|node| &node.record);
+    let may_lead = |id: &str| id != from && to.is_none_or(|to| to == id);
+    if !others.any(|it| it.mode == Mode::Active && may_lead(&it.id)) {
+        let who = to.unwrap_or("no other node");
+        let why = if to.is_some() { "is not live and active" } else { "is live and active" };
+        return Err(Failure::Refused(format!("{who} {why}: {from} stays the leader")));
+    }
+    if given.change.dry_run {
+        let text = format!("{from} hands over to {}", to.unwrap_or("another node"));
+        output.done(&text, json!({ "from": from, "to": to }), true);
+        return Ok(());
+    }
+    cluster.ask_hand_over(condition.as_ref(), to).await?;
+    let end = Instant::now() + Duration::from_secs(given.limit);
+    let next = loop {
+        tokio::time::sleep(SHORT_PAUSE).await;
+        let snapshot = session.look().await?.snapshot();
+        match &snapshot.leader {
+            Some(now) if now.session_id != leader.session_id => break now.node_id.clone(),
+            _ if Instant::now() < end => {}
+            _ => return Err(not_taken(&cluster, from, given.limit).await?),
+        }
+    };
+    if to.is_some_and(|to| to != next) {
+        let why = format!("{next} has become the leader, not {}", to.unwrap_or_default());
+        return Err(Failure::Refused(why));
+    }
+    output.done(&format!("{next} is the leader"), json!({ "from": from, "leader": next }), false);
+    Ok(())
+}
+
+/// Takes a request back that a node has not taken.
+async fn not_taken(cluster: &Cluster, node: &str, limit: u64) -> Result<Failure, Failure> {
+    cluster.withdraw_request(node).await?;
+    let why = format!(
+        "{node} has not acted within {limit} s: its release does not know the request, or it cannot write its key"
+    );
+    Ok(Failure::Limit(why))
+}
+
+/// `leave`
+pub async fn leave(session: &Session, given: &Leave, output: Output) -> Result<(), Failure> {
+    let node = &given.of.node;
+    let (cluster, condition) = looked(session, &given.of.change).await?;
+    let snapshot = cluster.snapshot();
+    check_node(&snapshot, node)?;
+    if !snapshot.nodes.get(node).is_some_and(|node| node.is_live) {
+        return Err(Failure::Refused(format!("{node} is down: `consul-ha forget {node}`")));
+    }
+    warn_of_obstacles(&snapshot, node, true)?;
+    let json = json!({ "node": node });
+    if given.of.change.dry_run {
+        output.done(&format!("{node} hands over its shards and stops"), json, true);
+        return Ok(());
+    }
+    cluster.ask_leave(condition.as_ref(), node).await?;
+    let taken = Instant::now() + Duration::from_secs(given.limit.min(TAKEN_WITHIN));
+    while is_waiting(session, node).await? {
+        if Instant::now() >= taken {
+            return Err(not_taken(&cluster, node, TAKEN_WITHIN).await?);
+        }
+        tokio::time::sleep(SHORT_PAUSE).await;
+    }
+    if !given.wait {
+        output.done(&format!("{node} hands over its shards, then it stops"), json, false);
+        return Ok(());
+    }
+    wait_until_gone(session, given, output).await?;
+    output.done(&format!("{node} has left"), json, false);
+    Ok(())
+}
+
+/// Whether a node has yet to take a request.
+async fn is_waiting(session: &Session, node: &str) -> Result<bool, Failure> {
+    let snapshot = session.look().await?.snapshot();
+    Ok(snapshot.nodes.get(node).is_some_and(|node| node.record.request.is_some()))
+}
+
+async fn wait_until_gone(session: &Session, given: &Leave, output: Output) -> Result<(), Failure> {
+    let (node, limit) = (&given.of.node, given.limit);
+    let end = Instant::now() + Duration::from_secs(limit);
+    let mut progress = Progress::new(&format!("shards of {node}"), output.json);
+    loop {
+        if !session.look().await?.snapshot().nodes.contains_key(node) {
+            return Ok(());
+        }
+        progress.tell(left(session, node).await?);
+        if Instant::now() >= end {
+            return Err(Failure::Limit(format!("{node} has not left after {limit} s, and drains")));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// `thaw`

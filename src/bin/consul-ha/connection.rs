@@ -4,11 +4,15 @@ use super::arguments::{CommandLine, Consul, Keys};
 use super::failure::Failure;
 use consul_ffi::client::Client;
 use consul_ffi::clock::WallClock;
+use consul_ffi::cluster::data_plane::DataPlane;
+use consul_ffi::cluster::overview::Overview;
+use consul_ffi::cluster::report::Overviews;
 use consul_ffi::cluster::{Cluster, Options, Snapshot};
 use consul_ffi::config::{Config, of_cluster};
 use consul_ffi::connect::connect;
 use consul_ffi::error::Error;
 use consul_ffi::logs;
+use consul_ffi::os;
 use consul_ffi::wire::value::Value;
 use consul_ffi::wire::value::shape::unknown;
 use std::os::unix::ffi::OsStringExt;
@@ -17,9 +21,29 @@ use std::sync::Arc;
 /// The name by which nodes see this program when it calls them.
 const NAME: &str = "consul-ha";
 
+/// The largest file with a secret.
+const MAX_SECRET: usize = 1 << 16;
+
 pub struct Session {
     pub client: Arc<Client>,
+    /// For blocking queries.
+    waiting: Arc<Client>,
     pub options: Options,
+}
+
+/// The cluster as it is now, with what its nodes tell.
+pub struct View {
+    pub cluster: Arc<Cluster>,
+    overviews: Arc<Overviews>,
+    pub overview: Arc<Overview>,
+}
+
+impl View {
+    /// Looks again; the nodes tell what is new.
+    pub async fn again(&self) -> Result<Arc<Overview>, Error> {
+        self.cluster.look().await?;
+        Ok(self.overviews.overview().await)
+    }
 }
 
 impl Session {
@@ -27,15 +51,22 @@ impl Session {
         let env = |name: &str| std::env::var_os(name).map(OsStringExt::into_vec);
         let config = Config::new(&of_consul(&line.consul), env)?;
         logs::init(config.log_level);
-        let (options, _) = of_cluster(&of_keys(&line.keys))?;
+        let (options, _) = of_cluster(&of_keys(&line.keys)?)?;
         let options = Options { wall_clock: WallClock::machine(), ..options };
-        Ok(Session { client: Arc::new(connect(&config)?), options })
+        let (client, waiting) = (Arc::new(connect(&config)?), Arc::new(connect(&config)?));
+        Ok(Session { client, waiting, options })
     }
 
     /// An observer of the cluster, which has not read anything yet.
     pub fn observer(&self) -> Result<Arc<Cluster>, Error> {
-        let client = || Arc::clone(&self.client);
-        Cluster::new(client(), client(), self.options.clone())
+        let (client, waiting) = (Arc::clone(&self.client), Arc::clone(&self.waiting));
+        Cluster::new(client, waiting, self.options.clone())
+    }
+
+    /// What observes a cluster, with calls to its nodes.
+    pub fn overviews(&self, cluster: &Arc<Cluster>) -> Result<Arc<Overviews>, Error> {
+        let plane = DataPlane::new(Arc::clone(cluster), |_| ())?;
+        Ok(Overviews::new(Arc::clone(cluster), Some(plane)))
     }
 
     /// The cluster as it is now.
@@ -43,6 +74,14 @@ impl Session {
         let cluster = self.observer()?;
         cluster.look().await?;
         Ok(cluster)
+    }
+
+    /// The cluster as it is now, with what its nodes tell.
+    pub async fn view(&self) -> Result<View, Error> {
+        let cluster = self.look().await?;
+        let overviews = self.overviews(&cluster)?;
+        let overview = overviews.overview().await;
+        Ok(View { cluster, overviews, overview })
     }
 }
 
@@ -71,13 +110,27 @@ fn of_consul(consul: &Consul) -> Vec<(String, Value)> {
     named(given)
 }
 
-fn of_keys(keys: &Keys) -> Vec<(String, Value)> {
+/// The first line of the file with the cluster's secret.
+fn secret(file: &str) -> Result<Value, Failure> {
+    let of_file = |why: String| Failure::Usage(format!("cluster_key_file {file:?}: {why}"));
+    let bytes =
+        os::read_file(file.as_ref(), MAX_SECRET).map_err(|error| of_file(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|_| of_file("it is not UTF-8".to_owned()))?;
+    Ok(text.lines().next().unwrap_or_default().into())
+}
+
+fn of_keys(keys: &Keys) -> Result<Vec<(String, Value)>, Failure> {
     let text = |text: &Option<String>| text.as_deref().map(Value::from);
     let nodes = match &keys.prefix {
         Some(prefix) if prefix.trim_matches('/').is_empty() => Some("nodes/".into()),
         Some(prefix) => Some(format!("{}/nodes/", prefix.trim_end_matches('/')).into()),
         None => text(&keys.nodes_prefix),
     };
+    let files = [
+        ("cert_file", text(&keys.data_cert)),
+        ("key_file", text(&keys.data_key)),
+        ("ca_file", text(&keys.data_ca)),
+    ];
     let given = [
         ("observer", Some(true.into())),
         ("node_id", Some(NAME.into())),
@@ -85,8 +138,10 @@ fn of_keys(keys: &Keys) -> Vec<(String, Value)> {
         ("nodes_prefix", nodes),
         ("shards_prefix", text(&keys.shards_prefix)),
         ("config_key", text(&keys.config_key)),
+        ("cluster_key", keys.cluster_key_file.as_deref().map(secret).transpose()?),
+        ("data_tls", keys.data_cert.is_some().then(|| Value::Map(named(files)))),
     ];
-    named(given)
+    Ok(named(given))
 }
 
 fn named<const N: usize>(given: [(&str, Option<Value>); N]) -> Vec<(String, Value)> {

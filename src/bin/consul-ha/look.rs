@@ -1,99 +1,71 @@
 //! The verbs that only show.
 
 use super::arguments::{Shards, Which};
-use super::connection::{Session, check_node};
+use super::connection::{Session, View, check_node};
 use super::failure::Failure;
 use super::output::{Shown, ago, counted, table};
 use consul_ffi::client::coordination::lock::LOCK_FLAGS;
 use consul_ffi::client::coordination::semaphore::SEMAPHORE_FLAGS;
 use consul_ffi::cluster::Snapshot;
+use consul_ffi::cluster::overview::{NodeOverview, NodeState};
 use consul_ffi::cluster::shard_map::{ReplicaState, ShardMap};
+use consul_ffi::cluster::stores::StoreOverview;
 use consul_ffi::wire::api::{kv, session};
 use consul_ffi::wire::request::Args;
 use consul_ffi::wire::value::Value;
 use serde_json::json;
-use std::collections::BTreeMap;
-
-/// How many shards a node has in which part.
-#[derive(Clone, Copy, Default)]
-struct Load {
-    primaries: usize,
-    replicas: usize,
-    moving_in: usize,
-    moving_out: usize,
-}
-
-/// The loads of the nodes of a map.
-fn loads(map: Option<&ShardMap>) -> BTreeMap<&str, Load> {
-    let mut loads: BTreeMap<&str, Load> = BTreeMap::new();
-    let Some(map) = map else { return loads };
-    for shard in 0..map.shard_count() {
-        let primary = primary(map, shard);
-        for (node, state) in map.nodes_of(shard) {
-            let load = loads.entry(node).or_default();
-            match state {
-                ReplicaState::Initializing { .. } => load.moving_in += 1,
-                ReplicaState::Leaving => load.moving_out += 1,
-                ReplicaState::Available => {}
-            }
-            if Some(node) == primary { load.primaries += 1 } else { load.replicas += 1 }
-        }
-    }
-    loads
-}
-
-/// The first replica of a shard that is available.
-fn primary(map: &ShardMap, shard: usize) -> Option<&str> {
-    let mut nodes = map.nodes_of(shard);
-    nodes.find(|(_, state)| *state == ReplicaState::Available).map(|(node, _)| node)
-}
 
 /// `nodes`
 pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
-    let snapshot = session.look().await?.snapshot();
-    let map = snapshot.map.as_deref();
-    let (loads, epoch) = (loads(map), map.map_or(0, ShardMap::epoch));
-    let leader = snapshot.leader.as_ref().map(|leader| leader.node_id.as_str());
-    let (mut rows, mut list) = (Vec::new(), Vec::new());
-    for (id, node) in &snapshot.nodes {
-        let record = &node.record;
-        let load = loads.get(id.as_str()).copied().unwrap_or_default();
-        let state = if node.is_live { "live" } else { "down" };
-        let lag = epoch.saturating_sub(record.map_epoch);
-        let mark = if leader == Some(id) { "leader" } else { "" };
-        rows.push(vec![
-            id.clone(),
-            record.address.clone(),
-            record.zone.clone(),
-            record.mode.name().to_owned(),
+    let View { overview, .. } = session.view().await?;
+    let leader = overview.leader.as_ref().map(|leader| leader.node_id.as_str());
+    let row = |node: &NodeOverview| {
+        let state = match node.state {
+            NodeState::Live => "live",
+            NodeState::Unavailable => "unavailable",
+            NodeState::Down => "down",
+        };
+        vec![
+            node.id.clone(),
+            node.address.clone(),
+            node.zone.clone(),
+            node.mode.name().to_owned(),
             state.to_owned(),
-            mark.to_owned(),
-            load.primaries.to_string(),
-            load.replicas.to_string(),
-            format!("{}/{}", load.moving_in, load.moving_out),
-        ]);
-        list.push(json!({
-            "id": id, "address": record.address, "data_address": record.data_address,
-            "zone": record.zone, "weight": record.weight, "mode": record.mode.name(),
-            "state": state, "map_epoch": record.map_epoch, "map_lag": lag,
-            "primaries": load.primaries, "replicas": load.replicas,
-            "moving_in": load.moving_in, "moving_out": load.moving_out,
-        }));
-    }
-    let header =
-        ["NODE", "ADDRESS", "ZONE", "MODE", "STATE", "ROLE", "PRIMARIES", "REPLICAS", "IN/OUT"];
-    let mut text = table(&header, &[6, 7, 8], rows);
-    if snapshot.nodes.is_empty() {
+            if leader == Some(node.id.as_str()) { "leader" } else { "" }.to_owned(),
+            node.primaries.to_string(),
+            node.replicas.to_string(),
+            format!("{}/{}", node.moving_in, node.moving_out),
+            node.map_lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string()),
+        ]
+    };
+    let header = [
+        "NODE",
+        "ADDRESS",
+        "ZONE",
+        "MODE",
+        "STATE",
+        "ROLE",
+        "PRIMARIES",
+        "REPLICAS",
+        "IN/OUT",
+        "LAG",
+    ];
+    let mut text = table(&header, &[6, 7, 8, 9], overview.nodes.iter().map(row));
+    if overview.nodes.is_empty() {
         text = format!("no nodes below {}", session.options.nodes_prefix);
-    } else if !snapshot.frozen.is_empty() {
-        text.push_str(&format!("\nfrozen: {} vanished", snapshot.frozen.join(", ")));
+    } else if !overview.frozen.is_empty() {
+        text.push_str(&format!("\nfrozen: {} vanished", overview.frozen.join(", ")));
     }
-    Ok(Shown::well(text, json!({ "nodes": list, "leader": leader, "frozen": snapshot.frozen })))
+    let json = json!({
+        "nodes": overview.nodes, "leader": leader, "frozen": overview.frozen,
+    });
+    Ok(Shown::well(text, json))
 }
 
 /// `shards`
 pub async fn shards(session: &Session, given: &Shards) -> Result<Shown, Failure> {
-    let snapshot = session.look().await?.snapshot();
+    let View { cluster, overview, .. } = session.view().await?;
+    let snapshot = cluster.snapshot();
     let Some(map) = snapshot.map.as_deref() else {
         return Err(Failure::Refused("the cluster has no shard map".to_owned()));
     };
@@ -121,12 +93,29 @@ pub async fn shards(session: &Session, given: &Shards) -> Result<Shown, Failure>
         if map.replicas() == 1 { "replica" } else { "replicas" },
     );
     let rows = table(&["SHARD", "NODES (primary first)"], &[0], listed.iter().map(row));
-    let placement: Vec<_> = listed.iter().map(|shard| placement(map, *shard)).collect();
-    let json = json!({
-        "epoch": map.epoch(), "shards": map.shard_count(), "replicas": map.replicas(),
-        "listed": placement,
-    });
-    Ok(Shown::well(format!("{head}\n\n{rows}"), json))
+    let mut text = format!("{head}\n\n{rows}");
+    if !overview.stores.is_empty() {
+        text.push_str(&format!("\n\n{}", stores(&overview.stores)));
+    }
+    let json = json!({ "map": overview.map, "listed": listed, "stores": overview.stores });
+    Ok(Shown::well(text, json))
+}
+
+fn stores(stores: &[StoreOverview]) -> String {
+    let row = |store: &StoreOverview| {
+        let StoreOverview { replicas, write_quorum, read_quorum, .. } = store;
+        vec![
+            store.name.clone(),
+            store.shards.to_string(),
+            format!("{replicas}/{write_quorum}/{read_quorum}"),
+            store.map_version.to_string(),
+            store.moving.len().to_string(),
+            store.repairing.len().to_string(),
+            store.at_risk.len().to_string(),
+        ]
+    };
+    let header = ["STORE", "SHARDS", "N/W/R", "VERSION", "MOVING", "REPAIRING", "REPLICA MISSING"];
+    table(&header, &[1, 2, 3, 4, 5, 6], stores.iter().map(row))
 }
 
 /// The replicas of a shard as words, the primary first.
@@ -173,21 +162,19 @@ fn shard_of_key(snapshot: &Snapshot, map: &ShardMap, key: &[u8]) -> Shown {
 
 /// `leader`
 pub async fn leader(session: &Session) -> Result<Shown, Failure> {
-    let snapshot = session.look().await?.snapshot();
-    let Some(leader) = &snapshot.leader else {
+    let View { overview, .. } = session.view().await?;
+    let Some(leader) = &overview.leader else {
         let text = "there is no leader".to_owned();
         return Ok(Shown { text, json: json!({ "leader": null }), is_well: false });
     };
     let text = format!(
-        "{} at {}, elected {}",
+        "{} at {}, elected {}, fencing token {}",
         leader.node_id,
         if leader.address.is_empty() { "no address" } else { &leader.address },
-        ago(leader.elected_at_ms)
+        ago(leader.elected_at_ms),
+        leader.token
     );
-    let json = json!({
-        "node_id": leader.node_id, "address": leader.address, "elected_at_ms": leader.elected_at_ms,
-    });
-    Ok(Shown::well(text, json!({ "leader": json })))
+    Ok(Shown::well(text, json!({ "leader": leader })))
 }
 
 /// A lock or a contender of a semaphore, without its value.

@@ -11,7 +11,9 @@
 mod arguments;
 mod change;
 mod connection;
+mod doctor;
 mod failure;
+mod follow;
 mod look;
 mod output;
 mod progress;
@@ -57,6 +59,11 @@ async fn run(line: &CommandLine, output: Output) -> Result<(), Failure> {
         Verb::Locks(locks) => {
             output.repeated(&locks.watched, || look::locks(&session, &locks.prefix)).await
         }
+        Verb::Why(watched) => output.repeated(watched, || follow::why(&session)).await,
+        Verb::Events(events) => follow::events(&session, events, output).await,
+        Verb::Doctor(given) => output.show(&doctor::doctor(&session, given).await?),
+        Verb::HandOver(it) => change::hand_over(&session, it, output).await,
+        Verb::Leave(it) => change::leave(&session, it, output).await,
         Verb::Drain(drain) => change::drain(&session, drain, output).await,
         Verb::Maintenance(it) => change::maintenance(&session, it, output).await,
         Verb::Thaw(change) => change::thaw(&session, change, output).await,

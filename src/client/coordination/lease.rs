@@ -185,6 +185,14 @@ impl Lease {
     /// [`Kind::Conflict`] when it is not held any more, and nothing was changed; otherwise Consul's
     /// error. After that error it is not held either, but others wait for the lock delay.
     pub async fn release(&self) -> Result<(), Error> {
+        self.release_leaving(None).await
+    }
+
+    /// Releases a lock as [`Lease::release`] does; its key then has this value.
+    ///
+    /// # Errors
+    /// As [`Lease::release`].
+    pub async fn release_leaving(&self, left: Option<&[u8]>) -> Result<(), Error> {
         if self.ended.set(Ended::Released).is_err() {
             return Err(self.not_held());
         }
@@ -192,6 +200,7 @@ impl Lease {
         self.finish();
         let released = match &self.claim {
             Claim::Lock(value) => {
+                let value = left.unwrap_or(value);
                 super::lock::release(&self.presence, &self.key, &self.session_id, value).await
             }
             Claim::Permit => semaphore::release(&self.presence, &self.key, &self.session_id).await,

@@ -12,6 +12,9 @@ const NAMED: usize = 5;
 /// The epochs that a live node may be behind for a moment.
 const USUAL_LAG: u64 = 1;
 
+/// How far the clocks of two machines may be apart, and the time of a call.
+const USUAL_CLOCK_MS: u64 = 2000;
+
 /// Something that is not well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -115,7 +118,10 @@ fn of_node(node: &NodeOverview) -> Vec<Problem> {
     match node.state {
         NodeState::Down => {
             let seconds = node.down_for_ms.unwrap_or_default() / 1000;
-            let text = format!("{id} has been down for {seconds} s");
+            let text = match seconds {
+                0 => format!("{id} is down"),
+                _ => format!("{id} has been down for {seconds} s"),
+            };
             let cure = format!("start it, or `consul-ha forget {id}`");
             found.push(error("node_down", id, text, cure));
         }
@@ -138,6 +144,13 @@ fn of_node(node: &NodeOverview) -> Vec<Problem> {
         let text = format!("the shard map of {id} is {lag} epochs behind");
         let cure = "check its connection to Consul".to_owned();
         found.push(warning("map_lag", id, text, cure));
+    }
+    if let Some(ahead) = node.clock_ahead_ms.filter(|it| it.unsigned_abs() > USUAL_CLOCK_MS) {
+        let side = if ahead > 0 { "ahead of" } else { "behind" };
+        let seconds = ahead.unsigned_abs() as f64 / 1e3;
+        let text = format!("the clock of {id} is {seconds:.1} s {side} this machine's");
+        let cure = "synchronize the clocks of both machines (NTP)".to_owned();
+        found.push(warning("clock", id, text, cure));
     }
     if let Some(mode) = &node.unknown_mode {
         let text = format!("the mode in the key of {id} is {mode}, which counts as active");

@@ -1,0 +1,355 @@
+//! `doctor`: looks for what goes wrong in Consul and around it.
+
+use super::arguments::{Doctor, Role};
+use super::connection::{Session, View};
+use super::failure::Failure;
+use super::output::{Shown, table};
+use consul_ffi::cluster::Options;
+use consul_ffi::cluster::overview::Level;
+use consul_ffi::error::{Error, Kind};
+use consul_ffi::wire::api::{acl, agent, catalog, kv, session};
+use consul_ffi::wire::request::Args;
+use consul_ffi::wire::value::Value;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// How many reads the latency is measured with.
+const READS: usize = 50;
+
+/// Sessions of contenders end by themselves; those that are there again after this time are left over.
+const CONTENDERS_PAUSE: Duration = Duration::from_secs(2);
+
+/// A Raft heartbeat longer than this is one of a `raft_multiplier` above 1.
+const LONGEST_HEARTBEAT: Duration = Duration::from_millis(1500);
+
+/// How many keys, sessions or services a text names.
+const NAMED: usize = 5;
+
+/// Something that is wrong.
+#[derive(Debug, Serialize)]
+struct Finding {
+    finding: String,
+    text: String,
+    cure: String,
+}
+
+fn finding(name: &str, text: String, cure: &str) -> Finding {
+    Finding { finding: name.to_owned(), text, cure: cure.to_owned() }
+}
+
+/// What is known of Consul.
+#[derive(Debug, Default, Serialize)]
+struct Facts {
+    version: Option<String>,
+    agent: Option<String>,
+    kv_max_value_size: Option<u64>,
+    txn_max_req_len: Option<u64>,
+    http_max_conns_per_client: Option<u64>,
+    raft_heartbeat: Option<String>,
+    latency: Option<Latency>,
+}
+
+/// The time of consistent reads, in milliseconds.
+#[derive(Debug, Serialize)]
+struct Latency {
+    reads: usize,
+    median_ms: f64,
+    p95_ms: f64,
+    longest_ms: f64,
+}
+
+/// `doctor`
+pub async fn doctor(session: &Session, given: &Doctor) -> Result<Shown, Failure> {
+    let (mut facts, mut found) = (Facts::default(), Vec::new());
+    match examine(session, given.role, &mut facts, &mut found).await {
+        Err(error) if error.kind() == Kind::RateLimited => found.push(rate_limited(&error)),
+        Err(error) if error.kind() == Kind::PermissionDenied => {
+            let cure = "add the right to a policy of the token";
+            found.push(finding("permission", error.message().to_owned(), cure));
+        }
+        examined => examined?,
+    }
+    found.sort_by(|a, b| a.finding.cmp(&b.finding));
+    Ok(shown(&facts, &found))
+}
+
+fn rate_limited(error: &Error) -> Finding {
+    let cure =
+        "raise Consul's limits (request_limits, http_max_conns_per_client), or make fewer calls";
+    finding("rate_limited", error.message().to_owned(), cure)
+}
+
+async fn examine(
+    session: &Session,
+    role: Role,
+    facts: &mut Facts,
+    found: &mut Vec<Finding>,
+) -> Result<(), Error> {
+    facts.latency = Some(latency(session).await?);
+    agent_of(session, facts, found).await?;
+    found.extend(rights(session, role, facts.agent.as_deref()).await?);
+    let view = session.view().await?;
+    let worse = view.overview.problems.iter().filter(|it| it.level != Level::Note);
+    found.extend(worse.map(|it| finding(it.problem, it.text.clone(), &it.cure)));
+    found.extend(foreign_keys(session, &view).await?);
+    found.extend(left_over_services(session, &view).await?);
+    found.extend(left_over_sessions(session, &view).await?);
+    Ok(())
+}
+
+async fn latency(session: &Session) -> Result<Latency, Error> {
+    let args = Args::new().arg(session.options.leader_key.as_str());
+    let args = args.opt("consistent", true).opt("retry", false);
+    let mut times = Vec::new();
+    for _ in 0..READS {
+        let begun = Instant::now();
+        session.client.call(&kv::GET, &args).await?;
+        times.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    let round = |ms: f64| (ms * 1e3).round() / 1e3;
+    Ok(Latency {
+        reads: READS,
+        median_ms: round(times[READS / 2]),
+        p95_ms: round(times[READS * 95 / 100]),
+        longest_ms: round(times[READS - 1]),
+    })
+}
+
+/// What the agent tells about itself; a token may not read that, and the simulated agent has no Raft.
+async fn agent_of(
+    session: &Session,
+    facts: &mut Facts,
+    found: &mut Vec<Finding>,
+) -> Result<(), Error> {
+    let about = match session.client.call(&agent::SELF, &Args::new()).await {
+        Ok(answer) => answer.value,
+        Err(error) if error.kind() == Kind::PermissionDenied => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let config = |name: &str| about.get("Config").and_then(|it| it.get(name));
+    let debug = |name: &str| about.get("DebugConfig").and_then(|it| it.get(name));
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    facts.version = text(config("Version"));
+    facts.agent = text(config("NodeName"));
+    facts.kv_max_value_size = debug("KVMaxValueSize").and_then(Value::as_u64);
+    facts.txn_max_req_len = debug("TxnMaxReqLen").and_then(Value::as_u64);
+    facts.http_max_conns_per_client = debug("HTTPMaxConnsPerClient").and_then(Value::as_u64);
+    facts.raft_heartbeat = text(debug("ConsulRaftHeartbeatTimeout"));
+    let heartbeat = facts.raft_heartbeat.as_deref().and_then(seconds);
+    if let Some(heartbeat) = heartbeat.filter(|it| *it > LONGEST_HEARTBEAT.as_secs_f64()) {
+        let text = format!(
+            "raft_multiplier is {heartbeat:.0}: after the loss of a server Consul answers nothing for \
+             {:.0} s and more, and locks and leases end meanwhile",
+            heartbeat * 2.0
+        );
+        let cure = "set performance { raft_multiplier = 1 } on the servers";
+        found.push(finding("raft_multiplier", text, cure));
+    }
+    Ok(())
+}
+
+/// A duration as Go writes it, if it is of seconds or milliseconds.
+fn seconds(text: &str) -> Option<f64> {
+    match text.strip_suffix("ms") {
+        Some(ms) => ms.parse::<f64>().ok().map(|ms| ms / 1e3),
+        None => text.strip_suffix('s')?.parse().ok(),
+    }
+}
+
+/// The rights that a process with this role needs and the token lacks; none if Consul has no ACLs.
+async fn rights(session: &Session, role: Role, agent: Option<&str>) -> Result<Vec<Finding>, Error> {
+    let agents = match agent {
+        Some(agent) => BTreeSet::from([agent.to_owned()]),
+        None => agents(session).await?,
+    };
+    let needed = needed(&session.options, role, agents);
+    let request = |(resource, access, segment): &(&str, &str, String)| {
+        let members = [("Resource", *resource), ("Access", access), ("Segment", segment)];
+        Value::Map(members.map(|(name, text)| (name.to_owned(), text.into())).into())
+    };
+    let args = Args::new().arg(Value::List(needed.iter().map(request).collect()));
+    let answer = match session.client.call(&acl::AUTHORIZE, &args).await {
+        Ok(answer) => answer.value,
+        Err(error) if error.kind() == Kind::Unsupported => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let is_allowed = |value: &Value| matches!(value.get("Allow"), Some(Value::Bool(true)));
+    let lacking = needed.iter().zip(answer.items()).filter(|(_, allowed)| !is_allowed(allowed));
+    let lacking = lacking.map(|((resource, access, segment), _)| {
+        let text = format!(
+            "the token lacks {resource}:{access} on {segment:?}, which {} needs",
+            role.noun()
+        );
+        finding("right", text, "add the right to a policy of the token")
+    });
+    Ok(lacking.collect())
+}
+
+/// The agents at which the cluster's nodes are registered.
+async fn agents(session: &Session) -> Result<BTreeSet<String>, Error> {
+    let args = Args::new().arg(session.options.service());
+    let instances = session.client.call(&catalog::SERVICE, &args).await?.value;
+    let agent = |it: &Value| it.get("Node").and_then(Value::as_str).map(str::to_owned);
+    Ok(instances.items().iter().filter_map(agent).collect())
+}
+
+/// Resource, access and name of each right.
+fn needed(
+    options: &Options,
+    role: Role,
+    agents: BTreeSet<String>,
+) -> Vec<(&'static str, &'static str, String)> {
+    let (leader, nodes) = (options.leader_key.clone(), options.nodes_prefix.clone());
+    let (shards, config) = (options.shards_prefix.clone(), options.config_key.clone());
+    let service = options.service();
+    let mut needed = vec![
+        ("key", "read", leader.clone()),
+        ("key", "read", nodes.clone()),
+        ("key", "read", shards.clone()),
+        ("service", "read", service.clone()),
+    ];
+    if role != Role::Observer {
+        needed.extend([("key", "write", nodes), ("key", "write", shards)]);
+    }
+    if role == Role::Node {
+        needed.extend([
+            ("key", "write", leader),
+            ("key", "write", config),
+            ("service", "write", service),
+        ]);
+        needed.extend(agents.into_iter().map(|agent| ("session", "write", agent)));
+    }
+    needed
+}
+
+/// Keys below the cluster's prefixes that are not the cluster's.
+async fn foreign_keys(session: &Session, view: &View) -> Result<Option<Finding>, Error> {
+    let Options { nodes_prefix, shards_prefix, leader_key, config_key, .. } = &session.options;
+    let common = view.overview.prefix.clone();
+    let prefixes =
+        if common.is_empty() { vec![nodes_prefix, shards_prefix] } else { vec![&common] };
+    let mut foreign = BTreeSet::new();
+    for prefix in prefixes {
+        let args = Args::new().arg(prefix.as_str()).opt("consistent", true);
+        let keys = session.client.call(&kv::KEYS, &args).await?.value;
+        foreign.extend(keys.items().iter().filter_map(Value::as_str).map(str::to_owned));
+    }
+    let snapshot = view.cluster.snapshot();
+    let is_ours = |key: &str| {
+        let of_shards = |rest: &str| {
+            let folder = rest.split('/').next().unwrap_or_default();
+            let of_map = rest == "epoch" || rest == "map" || rest.starts_with("map.");
+            of_map || (rest.len() > folder.len() && matches!(folder, "maps" | "members"))
+        };
+        key == leader_key
+            || key == config_key
+            || key.strip_prefix(nodes_prefix).is_some_and(|id| snapshot.nodes.contains_key(id))
+            || key.strip_prefix(shards_prefix).is_some_and(of_shards)
+    };
+    foreign.retain(|key| !is_ours(key));
+    if foreign.is_empty() {
+        return Ok(None);
+    }
+    let text =
+        format!("keys below the cluster's prefix that are not its own: {}", listed(&foreign));
+    Ok(Some(finding("foreign_key", text, "move them, or give the cluster another prefix")))
+}
+
+/// Instances of the nodes' service that belong to no node.
+async fn left_over_services(session: &Session, view: &View) -> Result<Option<Finding>, Error> {
+    let args = Args::new().arg(session.options.service()).opt("consistent", true);
+    let instances = session.client.call(&catalog::SERVICE, &args).await?.value;
+    let snapshot = view.cluster.snapshot();
+    let known: BTreeSet<&str> =
+        snapshot.nodes.values().map(|node| node.record.incarnation.as_str()).collect();
+    let text =
+        |it: &Value, name| it.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let is_left = |it: &&Value| {
+        let meta = it.get("ServiceMeta").and_then(|meta| meta.get("incarnation"));
+        !meta.and_then(Value::as_str).is_some_and(|incarnation| known.contains(incarnation))
+    };
+    let left = instances.items().iter().filter(is_left);
+    let left: BTreeSet<String> =
+        left.map(|it| format!("{} on {}", text(it, "ServiceID"), text(it, "Node"))).collect();
+    let text = format!("services of nodes that are gone: {}", listed(&left));
+    let cure = "`consul services deregister -id=ID` at that agent";
+    Ok((!left.is_empty()).then(|| finding("left_over_service", text, cure)))
+}
+
+/// Sessions that hold a key of the cluster, or are for its leadership, without being the leader's.
+async fn left_over_sessions(session: &Session, view: &View) -> Result<Option<Finding>, Error> {
+    let before = suspects(session, view).await?;
+    if before.is_empty() {
+        return Ok(None);
+    }
+    tokio::time::sleep(CONTENDERS_PAUSE).await;
+    let view = session.view().await?;
+    let after = suspects(session, &view).await?;
+    let left: BTreeSet<String> = before.intersection(&after).cloned().collect();
+    let text = format!("sessions of processes that are gone: {}", listed(&left));
+    let cure =
+        "`curl -X PUT …/v1/session/destroy/ID`; they block the leadership, or keep keys locked";
+    Ok((!left.is_empty()).then(|| finding("left_over_session", text, cure)))
+}
+
+async fn suspects(session: &Session, view: &View) -> Result<BTreeSet<String>, Error> {
+    let sessions = session.client.call(&session::LIST, &Args::new()).await?.value;
+    let snapshot = view.cluster.snapshot();
+    let leader = snapshot.leader.as_ref().map(|leader| leader.session_id.as_str());
+    let name = format!("lock {}", session.options.leader_key);
+    let mut holders = BTreeSet::new();
+    for prefix in [&session.options.nodes_prefix, &session.options.shards_prefix] {
+        let args = Args::new().arg(prefix.as_str()).opt("consistent", true);
+        let entries = session.client.call(&kv::LIST, &args).await?.value;
+        let holder = |it: &Value| it.get("Session").and_then(Value::as_str).map(str::to_owned);
+        holders.extend(entries.items().iter().filter_map(holder));
+    }
+    let id = |it: &Value| {
+        let id = it.get("ID").and_then(Value::as_str)?;
+        let is_named = it.get("Name").and_then(Value::as_str) == Some(&name);
+        let is_suspect = Some(id) != leader && (is_named || holders.contains(id));
+        is_suspect.then(|| id.to_owned())
+    };
+    Ok(sessions.items().iter().filter_map(id).collect())
+}
+
+/// Up to [`NAMED`] of a list, and the number of the rest.
+fn listed(items: &BTreeSet<String>) -> String {
+    let named: Vec<&str> = items.iter().take(NAMED).map(String::as_str).collect();
+    match items.len() - named.len() {
+        0 => named.join(", "),
+        rest => format!("{} and {rest} more", named.join(", ")),
+    }
+}
+
+fn shown(facts: &Facts, found: &[Finding]) -> Shown {
+    let number = |value: Option<u64>| value.map(|value| value.to_string());
+    let latency = facts.latency.as_ref().map(|it| {
+        let Latency { reads, median_ms, p95_ms, longest_ms } = it;
+        format!("median {median_ms} ms, 95 % {p95_ms} ms, longest {longest_ms} ms of {reads} reads")
+    });
+    let rows = [
+        ("Consul", facts.version.clone()),
+        ("agent", facts.agent.clone()),
+        ("latency", latency),
+        ("largest value", number(facts.kv_max_value_size)),
+        ("largest transaction", number(facts.txn_max_req_len)),
+        ("connections per client", number(facts.http_max_conns_per_client)),
+        ("Raft heartbeat", facts.raft_heartbeat.clone()),
+    ];
+    let rows = rows
+        .into_iter()
+        .map(|(name, value)| vec![name.to_owned(), value.unwrap_or_else(|| "not told".to_owned())]);
+    let mut text = table(&["FACT", "VALUE"], &[], rows);
+    text.push_str("\n\n");
+    for Finding { finding, text: what, cure } in found {
+        text.push_str(&format!("{finding}: {what}\n    {cure}\n"));
+    }
+    if found.is_empty() {
+        text.push_str("nothing is wrong");
+    }
+    let json = serde_json::json!({ "facts": facts, "findings": found });
+    Shown { text, json, is_well: found.is_empty() }
+}

@@ -1,0 +1,81 @@
+//! What the nodes tell, and the cluster as a whole: `why`, `events` and `serve`.
+
+use super::arguments::Events;
+use super::connection::{Session, View};
+use super::failure::Failure;
+use super::output::{Output, Shown, print, say};
+use consul_ffi::cluster::overview::{EventOverview, Level};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// The pause between two looks for new events.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// `why`
+pub async fn why(session: &Session) -> Result<Shown, Failure> {
+    let View { overview, .. } = session.view().await?;
+    let problems = &overview.problems;
+    let level = |level| match level {
+        Level::Error => "error",
+        Level::Warning => "warning",
+        Level::Note => "note",
+    };
+    let lines =
+        problems.iter().map(|it| format!("{}: {}\n    {}", level(it.level), it.text, it.cure));
+    let text = match problems.is_empty() {
+        true => "all is well".to_owned(),
+        false => lines.collect::<Vec<_>>().join("\n"),
+    };
+    let is_well = problems.iter().all(|problem| problem.level == Level::Note);
+    Ok(Shown { text, json: json!({ "problems": problems }), is_well })
+}
+
+/// `events`
+pub async fn events(session: &Session, given: &Events, output: Output) -> Result<(), Failure> {
+    let mut seen = BTreeSet::new();
+    let view = session.view().await?;
+    tell(&view.overview.events, &mut seen, output);
+    if !given.follow {
+        return Ok(());
+    }
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        match view.again().await {
+            Ok(overview) => tell(&overview.events, &mut seen, output),
+            Err(error) => say(&format!("consul-ha: {error}")),
+        }
+    }
+}
+
+/// Prints the events that were not printed yet.
+fn tell(events: &[EventOverview], seen: &mut BTreeSet<(u64, String, u64)>, output: Output) {
+    for it in events {
+        // A node that was started again counts from 1.
+        if !seen.insert((it.at_ms, it.node_id.clone(), it.seq)) {
+            continue;
+        }
+        if output.json {
+            print(&json!(it).to_string());
+        } else {
+            print(&format!("{}  {}  {} {}", utc(it.at_ms), it.node_id, it.event, it.detail));
+        }
+    }
+}
+
+/// A moment as `2026-11-22 09:30:00`, in UTC.
+fn utc(at_ms: u64) -> String {
+    let (days, seconds) = (at_ms / 86_400_000, at_ms / 1000 % 86_400);
+    // H. Hinnant, "chrono-Compatible Low-Level Date Algorithms": years begin in March.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}

@@ -1,0 +1,156 @@
+//! What the doctor finds, and nothing on a healthy system.
+
+use crate::program::Run;
+use crate::support::consul;
+use crate::system::{DEAF, System, object};
+use consul_ffi::clock::WallClock;
+use consul_ffi::wire::api::{agent, kv, session};
+use consul_ffi::wire::request::Args;
+use consul_ffi::wire::value::Value;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The names of the findings.
+fn findings(run: &Run) -> Vec<String> {
+    let json: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+    let found = json["findings"].as_array().unwrap();
+    found.iter().map(|it| it["finding"].as_str().unwrap().to_owned()).collect()
+}
+
+pub fn run(system: &System) {
+    healthy(system);
+    left_over(system);
+    rights(system);
+    nodes(system);
+}
+
+fn healthy(system: &System) {
+    let run = system.run(&["doctor"]);
+    assert!(run.out.ends_with("nothing is wrong\n"), "{run:?}");
+    assert!(run.out.contains("Consul                  1.21"), "{run:?}");
+    assert!(run.out.contains("latency                 median "), "{run:?}");
+    assert_eq!(run.status, 0);
+    assert_eq!(findings(&system.run(&["doctor", "--json"])), Vec::<String>::new());
+}
+
+fn left_over(system: &System) {
+    system.put("ha/nodes/n1.bak", "{}");
+    system.put("ha/notes", "x");
+    let service = [("Name", "ha-nodes".into()), ("ID", "ha-nodes-gone".into())];
+    system.call(&agent::SERVICE_REGISTER, Args::new().arg(object(&service)));
+    let name = Args::new().arg(object(&[("Name", "lock ha/leader".into())]));
+    let left = system.call(&session::CREATE, name);
+    let left = left.as_str().or_else(|| left.get("ID").and_then(Value::as_str)).unwrap().to_owned();
+    let run = system.run(&["doctor"]);
+    assert_eq!(run.status, 1, "{run:?}");
+    for part in ["ha/nodes/n1.bak, ha/notes", "ha-nodes-gone on ", &left] {
+        assert!(run.out.contains(part), "{part}: {run:?}");
+    }
+    let found = findings(&system.run(&["doctor", "--json"]));
+    assert_eq!(found, ["foreign_key", "left_over_service", "left_over_session"]);
+    system.call(&session::DESTROY, Args::new().arg(left.as_str()));
+    system.call(&agent::SERVICE_DEREGISTER, Args::new().arg("ha-nodes-gone"));
+    system.call(&kv::DELETE, Args::new().arg("ha/notes"));
+    system.call(&kv::DELETE, Args::new().arg("ha/nodes/n1.bak"));
+    system.wait_for("the service is gone", || system.run(&["doctor"]).status == 0);
+}
+
+fn rights(system: &System) {
+    let with = |leader: &str, session: &str| {
+        system.token(&format!(
+            r#"key_prefix "ha/" {{ policy = "write" }} key "ha/leader" {{ policy = "{leader}" }}
+            service_prefix "" {{ policy = "write" }} node_prefix "" {{ policy = "read" }}
+            session_prefix "" {{ policy = "{session}" }}"#
+        ))
+    };
+    let texts = |token: &str| {
+        let run = system.run_as(token, &["doctor"]);
+        (run.status, run.out)
+    };
+    let (status, out) = texts(&with("read", "write"));
+    assert!(status == 1 && out.contains("lacks key:write on \"ha/leader\""), "{out}");
+    assert!(!out.contains("session:write"), "{out}");
+    let (status, out) = texts(&with("write", "read"));
+    assert!(status == 1 && out.contains("lacks session:write on "), "{out}");
+    assert!(!out.contains("key:write"), "{out}");
+    let (status, out) = texts(&with("write", "write"));
+    assert!(status == 0, "{out}");
+}
+
+/// A node whose clock is 5 s ahead, and one that does not answer.
+fn nodes(system: &System) {
+    let ahead = WallClock::new({
+        let begun = Instant::now();
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(5);
+        move |_| at + begun.elapsed()
+    });
+    system.start_node_with("n5", ahead, false);
+    system.start_node_with(DEAF, WallClock::machine(), false);
+    let live = |id: &str| system.node(id)["state"] == "live";
+    system.wait_for("n4 and n5 are live", || live("n4") && live("n5"));
+    system.wait_for("the doctor finds both", || {
+        findings(&system.run(&["doctor", "--json"])) == ["clock", "node_silent"]
+    });
+    let out = system.run(&["doctor"]).out;
+    assert!(out.contains("the clock of n5 is 5.0 s ahead of this machine's"), "{out}");
+    assert!(out.contains("n4 does not answer at its data address"), "{out}");
+    let why = system.run(&["why", "--json"]);
+    assert_eq!(why.status, 1, "{why:?}");
+    assert!(why.out.contains("\"problem\":\"node_silent\""), "{why:?}");
+}
+
+/// An agent that answers each request with 429.
+pub fn finds_a_429() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(
+                b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            );
+        }
+    });
+    let run =
+        Run::of(&["doctor", "--json", "--timeout-ms", "2000"], &[("CONSUL_HTTP_ADDR", &address)]);
+    assert_eq!((run.status, findings(&run)), (1, vec!["rate_limited".to_owned()]), "{run:?}");
+}
+
+/// A real server with Consul's default.
+pub fn finds_slow_raft() {
+    let binary = consul::binary("1.21").expect("it is there");
+    let folder = std::env::temp_dir().join(format!("consul-ha-{:016x}", fastrand::u64(..)));
+    std::fs::create_dir(&folder).unwrap();
+    let held: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let ports: Vec<u16> = held.iter().map(|it| it.local_addr().unwrap().port()).collect();
+    drop(held);
+    let mut server = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL"])
+        .arg(binary)
+        .args(["agent", "-server", "-bootstrap-expect=1", "-bind=127.0.0.1", "-node=slow"])
+        .args(["-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1", "-serf-wan-port=-1"])
+        .arg(format!("-data-dir={}", folder.display()))
+        .args(["-http-port", &ports[0].to_string(), "-server-port", &ports[1].to_string()])
+        .args(["-serf-lan-port", &ports[2].to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let address = format!("127.0.0.1:{}", ports[0]);
+    let end = Instant::now() + Duration::from_secs(60);
+    let run = loop {
+        let run = Run::of(&["doctor"], &[("CONSUL_HTTP_ADDR", &address)]);
+        if run.out.contains("raft_multiplier is 5") || Instant::now() > end {
+            break run;
+        }
+        thread::sleep(Duration::from_millis(500));
+    };
+    server.kill().unwrap();
+    server.wait().unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(run.out.contains("raft_multiplier is 5"), "{run:?}");
+    assert_eq!(run.status, 1);
+}
