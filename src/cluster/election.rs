@@ -88,7 +88,13 @@ impl Cluster {
             let value = self.claim(None);
             let wait = Wait::For(self.options.profile.takeover());
             let options = LockOptions { value: Some(value), wait };
-            match acquire(&self.presence, &self.options.leader_key, &options).await {
+            let acquired = tokio::select! {
+                biased;
+                acquired = acquire(&self.presence, &self.options.leader_key, &options) => acquired,
+                // One that goes on waiting would not leave the next leadership to a successor.
+                () = self.other_leads() => continue,
+            };
+            match acquired {
                 Ok(lease) => self.lead(&lease).await,
                 Err(error) if error.kind() == Kind::Timeout => {}
                 Err(error) => {
@@ -99,6 +105,16 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Completes when another node is the leader.
+    async fn other_leads(&self) {
+        let id = &self.options.node_id;
+        let is_led = |snapshot: &Arc<Snapshot>| {
+            snapshot.leader.as_ref().is_some_and(|leader| leader.node_id != *id)
+        };
+        // The sender lives as long as `self`.
+        let _ = self.changes().wait_for(is_led).await;
     }
 
     /// The document of the leader's key.

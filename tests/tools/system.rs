@@ -65,6 +65,7 @@ impl System {
         system.wait_for("the store has a map", || {
             system.traces()[0].iter().any(|key| key == "ha/shards/maps/points")
         });
+        system.wait_for("the election is over", || system.traces()[2].len() == 1);
         system
     }
 

@@ -17,9 +17,6 @@ use std::time::{Duration, Instant};
 /// How many reads the latency is measured with.
 const READS: usize = 50;
 
-/// Sessions of contenders end by themselves; those that are there again after this time are left over.
-const CONTENDERS_PAUSE: Duration = Duration::from_secs(2);
-
 /// A Raft heartbeat longer than this is one of a `raft_multiplier` above 1.
 const LONGEST_HEARTBEAT: Duration = Duration::from_millis(1500);
 
@@ -278,41 +275,46 @@ async fn left_over_services(session: &Session, view: &View) -> Result<Option<Fin
     Ok((!left.is_empty()).then(|| finding("left_over_service", text, cure)))
 }
 
-/// Sessions that hold a key of the cluster, or are for its leadership, without being the leader's.
+/// Sessions that hold a key of the cluster, or are for its leadership, and belong to no live node. Those of
+/// nodes, also of contenders for the leadership, end with the check of their node.
 async fn left_over_sessions(session: &Session, view: &View) -> Result<Option<Finding>, Error> {
-    let before = suspects(session, view).await?;
-    if before.is_empty() {
-        return Ok(None);
-    }
-    tokio::time::sleep(CONTENDERS_PAUSE).await;
-    let view = session.view().await?;
-    let after = suspects(session, &view).await?;
-    let left: BTreeSet<String> = before.intersection(&after).cloned().collect();
+    let sessions = session.client.call(&session::LIST, &Args::new()).await?.value;
+    let snapshot = view.cluster.snapshot();
+    let leader = snapshot.leader.as_ref().map(|leader| leader.session_id.as_str());
+    let name = format!("lock {}", session.options.leader_key);
+    let holders = holders(session).await?;
+    let service = session.options.service();
+    let checks: BTreeSet<String> =
+        snapshot.live().map(|node| format!("service:{service}-{}", node.record.id)).collect();
+    let is_of_node = |it: &Value| {
+        let bound = it.get("ServiceChecks").map(Value::items).unwrap_or_default();
+        let mut ids = bound.iter().filter_map(|check| check.get("ID").and_then(Value::as_str));
+        ids.any(|id| checks.contains(id))
+    };
+    let left = |it: &Value| {
+        let id = it.get("ID").and_then(Value::as_str)?;
+        let is_named = it.get("Name").and_then(Value::as_str) == Some(&name);
+        let is_suspect = Some(id) != leader && (is_named || holders.contains(id));
+        (is_suspect && !is_of_node(it)).then(|| id.to_owned())
+    };
+    let left: BTreeSet<String> = sessions.items().iter().filter_map(left).collect();
     let text = format!("sessions of processes that are gone: {}", listed(&left));
     let cure =
         "`curl -X PUT …/v1/session/destroy/ID`; they block the leadership, or keep keys locked";
     Ok((!left.is_empty()).then(|| finding("left_over_session", text, cure)))
 }
 
-async fn suspects(session: &Session, view: &View) -> Result<BTreeSet<String>, Error> {
-    let sessions = session.client.call(&session::LIST, &Args::new()).await?.value;
-    let snapshot = view.cluster.snapshot();
-    let leader = snapshot.leader.as_ref().map(|leader| leader.session_id.as_str());
-    let name = format!("lock {}", session.options.leader_key);
+/// The sessions that hold the leader's key, or a key below the cluster's prefixes.
+async fn holders(session: &Session) -> Result<BTreeSet<String>, Error> {
+    let Options { nodes_prefix, shards_prefix, leader_key, .. } = &session.options;
     let mut holders = BTreeSet::new();
-    for prefix in [&session.options.nodes_prefix, &session.options.shards_prefix] {
+    for prefix in [nodes_prefix, shards_prefix, leader_key] {
         let args = Args::new().arg(prefix.as_str()).opt("consistent", true);
         let entries = session.client.call(&kv::LIST, &args).await?.value;
         let holder = |it: &Value| it.get("Session").and_then(Value::as_str).map(str::to_owned);
         holders.extend(entries.items().iter().filter_map(holder));
     }
-    let id = |it: &Value| {
-        let id = it.get("ID").and_then(Value::as_str)?;
-        let is_named = it.get("Name").and_then(Value::as_str) == Some(&name);
-        let is_suspect = Some(id) != leader && (is_named || holders.contains(id));
-        is_suspect.then(|| id.to_owned())
-    };
-    Ok(sessions.items().iter().filter_map(id).collect())
+    Ok(holders)
 }
 
 /// Up to [`NAMED`] of a list, and the number of the rest.
