@@ -352,7 +352,9 @@ impl Cluster {
         let why = match joined {
             Ok(()) => {
                 let error = self.participate().await;
-                tracing::error!(node = self.options.node_id, %error, "the node has ended");
+                if !*self.leaves.borrow() {
+                    tracing::error!(node = self.options.node_id, %error, "the node has ended");
+                }
                 error
             }
             Err(why) => why,
