@@ -955,6 +955,9 @@ function ConsulClient:destroy_session(session, options) end
 ---@field lock_delay_ms? number how long Consul keeps a lock from all sessions after its session ended without a release; default: the shortest that is safe
 ---@field session_ttl_s? number how long a session lives without a renewal, at least 10
 
+---A program's function for lines of the log; docs/configuration.md describes it.
+---@alias consul_ffi.Log fun(level: "DEBUG"|"INFO"|"WARN"|"ERROR", message: string, fields: table<string, string|number|boolean>)
+
 ---The options of a client; docs/configuration.md describes them.
 ---@class consul_ffi.ConsulConfig
 ---@field endpoints? string|string[] The agents or servers; the next one is asked if one does not answer. `host:port`, `http://host:port` or `https://host:port`, each with a path if Consul is behind a proxy, or `unix:///path` of a socket. Default: http://127.0.0.1:8500.
@@ -991,7 +994,9 @@ function ConsulClient:destroy_session(session, options) end
 ---@field simulate? boolean|string True: an agent in this process's memory takes the place of the endpoints; clients with the same endpoints share one. A name: the simulated agent with this name; texts of flags such as "true", "no", "off", "0" and "" are refused. Default: false.
 ---@field client_name? string The name by which faults of a simulated agent select this client. Default: none.
 ---@field strip_leading_slash? boolean Remove one leading `/` from keys, as etcd's keys have it, instead of refusing them. Default: false.
----@field log_level? "DEBUG"|"INFO"|"WARN"|"ERROR" The lowest level that is logged to standard error. The first client of a process determines it. Above DEBUG, up to 10 lines of one kind are written within 10 s; the next one ends with the number of those left out. Default: WARN.
+---@field log_level? "DEBUG"|"INFO"|"WARN"|"ERROR"|"OFF"|"debug"|"info"|"warn"|"error"|"off" The lowest level that is logged, in capitals or small letters. Above DEBUG, up to 10 lines of one kind are written within 10 s; the next one ends with the number of those left out. As all options of the [log](#the-log), it is the process's. Default: WARN.
+---@field log_format? "text"|"json" How lines are written to standard error: as text, or each as a JSON object with `timestamp`, `level`, `target`, `message` and `fields`. Default: text.
+---@field log? consul_ffi.Log|false The program's function for lines of the log, `log(level, message, fields)`, instead of standard error. It is called on the program's own thread, in calls of this library. False: standard error again. Default: standard error.
 
 ---The options of a cluster's node; docs/configuration.md describes them.
 ---@class consul_ffi.ClusterConfig: consul_ffi.ConsulConfig

@@ -61,13 +61,18 @@ describe("a new client", function()
     end
   end)
 
-  it("takes the four log levels only", function()
-    for _, level in ipairs({ "DEBUG", "INFO", "WARN", "ERROR" }) do
+  it("takes the log levels only, in capitals or small letters, and two formats", function()
+    for _, level in ipairs({ "DEBUG", "info", "ERROR", "OFF", "off", "WARN" }) do
       assert.is_true(consul_ffi.new({ log_level = level, simulate = true }).initialized)
     end
-    assert.has_error(function()
-      consul_ffi.new({ log_level = "LOUD" })
-    end)
+    for _, format in ipairs({ "json", "text" }) do
+      assert.is_true(consul_ffi.new({ log_format = format, simulate = true }).initialized)
+    end
+    for name, wrong in pairs({ log_level = "LOUD", log_format = "xml" }) do
+      assert.has_error(function()
+        consul_ffi.new({ [name] = wrong })
+      end)
+    end
   end)
 
   it("raises for a wrong type and an invalid value, naming the option and the value", function()

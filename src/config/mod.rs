@@ -22,7 +22,7 @@ pub mod toml;
 mod warnings;
 
 pub use cluster::{CLUSTER_OPTIONS, of_cluster};
-pub use options::{OPTIONS, Setting, Takes};
+pub use options::{Given, OPTIONS, Setting, Takes};
 pub use sources::option_like;
 pub use store::{STORE_OPTIONS, of_store};
 
@@ -34,6 +34,7 @@ use crate::wire::value::shape::ValuePath;
 use sources::{Source, Sources, check_names};
 use std::path::PathBuf;
 use std::time::Duration;
+use tracing::level_filters::LevelFilter;
 
 /// A client's configuration, checked.
 #[derive(Clone, Debug)]
@@ -63,8 +64,12 @@ pub struct Config {
     pub simulate: Simulate,
     /// The name by which faults of a simulated agent select this client.
     pub client_name: String,
-    /// The lowest level that is logged.
-    pub log_level: tracing::Level,
+    /// The lowest level that is logged; None: as before, or WARN.
+    pub log_level: Option<LevelFilter>,
+    /// Whether lines on standard error are JSON; None: as before, or text.
+    pub log_json: Option<bool>,
+    /// Whether the program has given a log function; None: as before.
+    pub log: Option<Given>,
     /// Options of calls that do not set them.
     pub defaults: Defaults,
 }
@@ -95,7 +100,9 @@ impl Default for Config {
             guard_program: None,
             simulate: Simulate::No,
             client_name: String::new(),
-            log_level: tracing::Level::WARN,
+            log_level: None,
+            log_json: None,
+            log: None,
             defaults: Defaults::default(),
         }
     }

@@ -16,6 +16,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
+use tracing::level_filters::LevelFilter;
 
 /// Texts of environment variables and files that mean true or false.
 const FLAGS: &[&str] = &["true", "false", "yes", "no", "on", "off", "0", "1"];
@@ -66,6 +67,10 @@ pub enum Takes<C: 'static = Config> {
     Path(fn(&mut C, PathBuf)),
     /// A table with a path for each of these names.
     Paths(&'static [&'static str; 3], fn(&mut C, [PathBuf; 3])),
+    /// The name of a log level, or OFF.
+    Level(fn(&mut C, LevelFilter)),
+    /// A function of the program, or false.
+    Function(fn(&mut C, Given)),
     /// One of these strings.
     OneOf(&'static [&'static str], fn(&mut C, &'static str)),
     /// A secret string; an empty one counts as unset.
@@ -80,8 +85,19 @@ pub enum Takes<C: 'static = Config> {
     Simulate(fn(&mut C, Simulate)),
 }
 
-const LOG_LEVELS: &[&str] = &["DEBUG", "INFO", "WARN", "ERROR"];
+/// All of these names are filters of tracing, too.
+const LOG_LEVELS: &[&str] = &["DEBUG", "INFO", "WARN", "ERROR", "OFF"];
+const LOG_FORMATS: &[&str] = &["text", "json"];
 const CONSISTENCIES: &[&str] = &["default", "stale", "consistent"];
+
+/// What a program gives where a function may stand, which only the binding can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// False.
+    Nothing,
+    /// A function.
+    Function,
+}
 
 /// The longest path of a unix socket in bytes.
 ///
@@ -311,13 +327,25 @@ pub const OPTIONS: &[Setting] = &[
     ),
     Setting::new(
         "log_level",
-        Takes::OneOf(LOG_LEVELS, |config, level| {
-            // All of these names are levels of tracing, too.
-            config.log_level = level.parse().unwrap_or(config.log_level);
-        }),
+        Takes::Level(|config, level| config.log_level = Some(level)),
         "WARN",
-        "The lowest level that is logged to standard error. The first client of a process determines it. Above DEBUG, up to 10 lines of one kind are written within 10 s; the next one ends with the number of those left out.",
+        "The lowest level that is logged, in capitals or small letters. Above DEBUG, up to 10 lines of one kind are written within 10 s; the next one ends with the number of those left out. As all options of the [log](#the-log), it is the process's.",
     ),
+    Setting::new(
+        "log_format",
+        Takes::OneOf(LOG_FORMATS, |config, format| config.log_json = Some(format == "json")),
+        "text",
+        "How lines are written to standard error: as text, or each as a JSON object with `timestamp`, `level`, `target`, `message` and `fields`.",
+    ),
+    Setting {
+        mistaken: &["logger", "log_function", "on_log"],
+        ..Setting::new(
+            "log",
+            Takes::Function(|config, given| config.log = Some(given)),
+            "standard error",
+            "The program's function for lines of the log, `log(level, message, fields)`, instead of standard error. It is called on the program's own thread, in calls of this library. False: standard error again.",
+        )
+    },
 ];
 
 impl<C> Setting<C> {
@@ -361,6 +389,8 @@ impl<C> Takes<C> {
             Takes::Paths([first, second, third], _) => {
                 format!("a table of the paths {first}, {second} and {third}")
             }
+            Takes::Level(_) => Shape::OneOf(LOG_LEVELS).expected(),
+            Takes::Function(_) => "a function or false".to_owned(),
             Takes::OneOf(names, _) => Shape::OneOf(names).expected(),
             Takes::Token(_) => "a string".to_owned(),
             Takes::Secrets(_) => "a string or a list of strings".to_owned(),
@@ -388,9 +418,9 @@ impl<C> Takes<C> {
             | Takes::Path(_)
             | Takes::Token(_)
             | Takes::Credentials(_) => "string".to_owned(),
-            Takes::OneOf(names, _) => {
-                names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join("|")
-            }
+            Takes::OneOf(names, _) => one_of(names),
+            Takes::Level(_) => one_of(LOG_LEVELS) + "|" + &one_of(LOG_LEVELS).to_ascii_lowercase(),
+            Takes::Function(_) => "consul_ffi.Log|false".to_owned(),
             Takes::Endpoints(_) | Takes::Secrets(_) => "string|string[]".to_owned(),
             Takes::Simulate(_) => "boolean|string".to_owned(),
         }
@@ -473,6 +503,21 @@ impl<C> Takes<C> {
                     set(config, name);
                 }
             }
+            Takes::Level(set) => {
+                let Value::Bytes(given) = value else {
+                    return Err(at.wrong_type_text(&self.words(), value));
+                };
+                let is_given = |name: &&&str| name.as_bytes().eq_ignore_ascii_case(given);
+                match LOG_LEVELS.iter().find(is_given).map(|name| name.parse()) {
+                    Some(Ok(level)) => set(config, level),
+                    _ => return Err(at.bad_value(value, &format!("it must be {}", self.words()))),
+                }
+            }
+            Takes::Function(set) => match value {
+                Value::Bool(false) => set(config, Given::Nothing),
+                Value::Foreign("a function") => set(config, Given::Function),
+                _ => return Err(at.wrong_type_text(&self.words(), value)),
+            },
             Takes::Token(set) => set(config, printable(value, at)?),
             Takes::Secrets(set) => {
                 let one = std::slice::from_ref(value);
@@ -518,6 +563,11 @@ impl<C> Takes<C> {
         }
         Ok(())
     }
+}
+
+/// The type of one of these strings, for the Lua language server.
+fn one_of(names: &[&str]) -> String {
+    names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join("|")
 }
 
 /// An address to which others can connect.

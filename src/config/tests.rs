@@ -66,7 +66,17 @@ const CASES: &[Case] = &[
         name => name.to_owned(),
     }),
     Case("strip_leading_slash", "true", |config| config.defaults.strip_leading_slash.to_string()),
-    Case("log_level", "INFO", |config| config.log_level.to_string()),
+    Case("log_level", "INFO", |config| {
+        config.log_level.map_or("WARN".to_owned(), |level| level.to_string().to_uppercase())
+    }),
+    Case("log_format", "json", |config| {
+        if config.log_json == Some(true) { "json" } else { "text" }.to_owned()
+    }),
+    Case("log", "false", |config| match config.log {
+        None => "standard error".to_owned(),
+        Some(Given::Nothing) => "false".to_owned(),
+        Some(Given::Function) => "a function".to_owned(),
+    }),
 ];
 
 const SYSTEM: &str = "the system's store";
@@ -183,7 +193,7 @@ fn the_variables_are_those_of_the_official_client() {
 fn every_option_names_itself_and_what_it_takes_when_the_type_is_wrong() {
     for option in OPTIONS {
         for name in [&[option.name], option.aliases].concat() {
-            let message = message(&[(name, Value::Foreign("a function"))], &[]);
+            let message = message(&[(name, Value::Foreign("a userdata"))], &[]);
             assert!(message.starts_with(&format!("{name} must be ")), "{message}");
             assert!(message.contains(&option.takes.words()), "{message}");
         }

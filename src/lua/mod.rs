@@ -78,6 +78,7 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     if let Ok(module) = lua.named_registry_value(KEY) {
         return Ok(module);
     }
+    runtime::native::register(lua)?;
     runtime::value::register(lua)?;
     runtime::stack::register(lua)?;
     let native = lua.create_table()?;

@@ -473,7 +473,9 @@ end
 -- For our modules with the names of older ones, not for programs.
 module._older = {
   -- Differs when our Lua modules need another native module than before; the same as in consul_native.lua.
-  revision = 1,
+  revision = 2,
+  log = wrap(native.older.log),
+  call = wrap(native.older.call),
   warn = wrap(native.older.warn),
   warn_once = wrap(native.older.warn_once),
   option_like = wrap(native.older.option_like),

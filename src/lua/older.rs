@@ -18,6 +18,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub fn register(lua: &Lua) -> mlua::Result<Table> {
     let older = lua.create_table()?;
     older.set("warn", native::raising(lua, "warn", warn)?)?;
+    older.set("log", native::raising(lua, "log", write)?)?;
+    older.set("call", native::raising(lua, "call", call)?)?;
     older.set("warn_once", native::raising(lua, "warn_once", warn_once)?)?;
     older.set("option_like", native::raising(lua, "option_like", like)?)?;
     older.set("json", native::raising(lua, "json", json)?)?;
@@ -34,6 +36,23 @@ fn warn(lua: &Lua, args: MultiValue) -> native::Result {
         tracing::warn!("for an older program: {}", String::from_utf8_lossy(&message));
     }
     Ok(Returned::Value(LuaValue::Nil))
+}
+
+/// `log(level, message)` writes a line of the manager to the log.
+fn write(lua: &Lua, args: MultiValue) -> native::Result {
+    let (level, message) = (value::argument(lua, &args, 0)?, value::argument(lua, &args, 1)?);
+    if let (Value::Bytes(level), Value::Bytes(message)) = (level, message) {
+        logs::of_manager(&String::from_utf8_lossy(&level), &String::from_utf8_lossy(&message));
+    }
+    Ok(Returned::Value(LuaValue::Nil))
+}
+
+/// `call(callback, argument)` calls a function of the program, which cannot yield: whether it returned, and the
+/// text of what it raised.
+fn call(lua: &Lua, args: MultiValue) -> native::Result {
+    let (called, raised): (bool, LuaValue) = native::pcall(lua)?.call(args)?;
+    let why = if called { LuaValue::Nil } else { native::text_of(&raised).into_lua(lua)? };
+    Ok(Returned::Pair(LuaValue::Boolean(called), why))
 }
 
 /// `warn_once(message)` writes a line to the log, once in a process.

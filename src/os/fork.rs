@@ -3,8 +3,8 @@
 use crate::sync::lock;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
@@ -44,6 +44,50 @@ pub fn watch_forks() -> io::Result<()> {
         *is_watched = true;
     }
     Ok(())
+}
+
+/// A value of each process's own: a forked child begins with the default, because another thread may have held
+/// a lock in the parent's. Counts on [`watch_forks`].
+#[derive(Debug)]
+pub struct PerProcess<T>(OnceLock<Box<OfProcess<T>>>);
+
+/// The value of one process, and that of its forked child.
+#[derive(Debug)]
+struct OfProcess<T> {
+    generation: u32,
+    value: T,
+    child: PerProcess<T>,
+}
+
+impl<T> Default for PerProcess<T> {
+    fn default() -> Self {
+        PerProcess::new()
+    }
+}
+
+impl<T> PerProcess<T> {
+    /// One that makes its values when they are needed.
+    pub const fn new() -> Self {
+        PerProcess(OnceLock::new())
+    }
+}
+
+impl<T: Default> PerProcess<T> {
+    /// The value of this process.
+    pub fn get(&self) -> &T {
+        let generation = fork_generation();
+        let mut place = self;
+        loop {
+            let begin = || {
+                Box::new(OfProcess { generation, value: T::default(), child: PerProcess::new() })
+            };
+            let found = place.0.get_or_init(begin);
+            if found.generation == generation {
+                return &found.value;
+            }
+            place = &found.child;
+        }
+    }
 }
 
 static CLOSED_ON_FORK: [AtomicI32; 64] = [const { AtomicI32::new(FREE) }; 64];
@@ -141,6 +185,17 @@ mod tests {
         assert!(kept.get().is_some() && is_open(fd));
         drop(kept);
         assert_eq!(theirs.read(&mut [0]).unwrap(), 0, "it is closed");
+    }
+
+    #[test]
+    fn a_child_has_values_of_its_own_whatever_its_parent_has_locked() {
+        watch_forks().unwrap();
+        let values = PerProcess::<Mutex<u32>>::new();
+        let mut held = lock(values.get());
+        *held = 7;
+        assert!(is_true_in_child(|| values.get().try_lock().is_ok_and(|value| *value == 0)));
+        drop(held);
+        assert_eq!(*lock(values.get()), 7);
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod socket;
 pub use clock::{boot_id, uptime};
 pub use event_fd::EventFd;
 pub use file::{open_to_append, read_file, without_waiting};
-pub use fork::{CloseOnFork, fork_generation, watch_forks};
+pub use fork::{CloseOnFork, PerProcess, fork_generation, watch_forks};
 pub use process::{Process, daemonize, hide_memory, module_path};
 pub use signals::{NoSigpipe, block_signals, spawn};
 pub use socket::{ReceiveMode, is_idle, receive, send, watch};

@@ -60,7 +60,10 @@ fn entries<C>(page: &mut Page, options: &[Setting<C>]) {
 
 /// The classes of configurations for the Lua language server.
 pub(super) fn lua_classes() -> String {
-    let client = "\n---The options of a client; docs/configuration.md describes them.\n\
+    let client = "\n---A program's function for lines of the log; docs/configuration.md describes it.\n\
+         ---@alias consul_ffi.Log fun(level: \"DEBUG\"|\"INFO\"|\"WARN\"|\"ERROR\", message: string, \
+         fields: table<string, string|number|boolean>)\n\
+         \n---The options of a client; docs/configuration.md describes them.\n\
          ---@class consul_ffi.ConsulConfig\n";
     let node = "\n---The options of a cluster's node; docs/configuration.md describes them.\n\
          ---@class consul_ffi.ClusterConfig: consul_ffi.ConsulConfig\n";

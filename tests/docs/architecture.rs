@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &["error"]),
     ("files", &["files", "error", "clock", "os", "sync"]),
     ("log_file", &["log_file", "os"]),
-    ("logs", &["logs", "clock", "metrics", "sync"]),
+    ("logs", &["logs", "clock", "metrics", "os", "sync"]),
     ("metrics", &["metrics", "error", "os", "sync"]),
     ("ordered", &["ordered"]),
     ("os", &["os", "sync"]),

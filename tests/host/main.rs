@@ -54,6 +54,9 @@ const TESTS: &[(&str, Run)] = &[
     ("children_have_none_of_their_parents_watches", children_have_none_of_their_parents_watches),
     ("handles_share_no_connection_with_children", handles_share_no_connection_with_children),
     ("ctrl_c_ends_a_long_wait_for_a_handle", ctrl_c_ends_a_long_wait_for_a_handle),
+    ("states_end_with_log_functions", states_end_with_log_functions),
+    ("threads_with_log_functions_take_each_others_lines", threads_with_log_functions),
+    ("children_have_their_parents_log_function", children_have_their_parents_log_function),
     ("abandoned_waits_leave_nothing", abandoned_waits_leave_nothing),
     ("ctrl_c_ends_a_long_wait_on_a_socket", ctrl_c_ends_a_long_wait_on_a_socket),
     ("ctrl_c_ends_a_long_wait_simulated", ctrl_c_ends_a_long_wait_simulated),
@@ -104,6 +107,18 @@ fn states_end_with_calls_in_flight(engine: &Engine) -> Result<(), Failed> {
 
 fn two_threads_have_calls_in_flight(engine: &Engine) -> Result<(), Failed> {
     succeeds(engine.host()?.args(["threads", "50", "handles.lua"]))
+}
+
+fn states_end_with_log_functions(engine: &Engine) -> Result<(), Failed> {
+    succeeds(engine.host()?.args(["states", "50", "log.lua"]))
+}
+
+fn threads_with_log_functions(engine: &Engine) -> Result<(), Failed> {
+    succeeds(engine.host()?.args(["threads", "20", "log.lua"]))
+}
+
+fn children_have_their_parents_log_function(engine: &Engine) -> Result<(), Failed> {
+    succeeds(engine.host()?.args(["run", "fork_log.lua"]))
 }
 
 fn a_name_look_up_holds_no_end_up(engine: &Engine) -> Result<(), Failed> {

@@ -140,6 +140,85 @@ fn a_configuration_that_is_likely_not_meant_is_a_warning_once_with_the_right_nam
     assert_eq!(log.lines().count(), wanted.len(), "{log}");
 }
 
+/// Has lines arise, with log functions that raise, yield, make calls, replace themselves and end the process, and
+/// prints those that a function takes.
+const OWN_LOG: &str = r#"
+local consul_ffi = require("consul_ffi")
+local function new(config)
+  config.simulate = "own"
+  return consul_ffi.new(config)
+end
+local function line(level, message)
+  consul_ffi._older.log(level, message)
+end
+
+new({ log_format = "json" })
+line("WARN", 'a "line" as JSON')
+new({ log_level = "OFF" })
+line("ERROR", "at OFF")
+new({ log_level = "INFO", log_format = "text", log = function() error({}) end })
+line("INFO", "its function raises a table")
+line("INFO", "it raises again")
+new({ log = coroutine.yield })
+coroutine.wrap(line)("INFO", "its function yields")
+new({ log = function(_, message)
+  print(message)
+  line("INFO", "a line of the function's own")
+  assert(new({ log_level = "DEBUG" }):kv_get("key"))
+  new({ log_level = "INFO" })
+end })
+line("INFO", "first")
+line("INFO", "second")
+new({ log = function(_, message)
+  print(message)
+  new({ log = false })
+  line("INFO", "without a function")
+end })
+line("INFO", "third")
+new({ log = function(_, message)
+  print(message)
+  new({ log = function() end })
+end })
+line("INFO", "fourth")
+new({ log = function() os.exit(0, true) end })
+line("INFO", "its function ends the process")
+"#;
+
+fn what_the_programs_function_does_not_take_goes_to_standard_error() {
+    let output = Command::new("luajit")
+        .args(["-e", OWN_LOG])
+        .env("LUA_CPATH", "./target/lua/luajit/?.so;;")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("luajit runs");
+    let log = String::from_utf8(output.stderr).expect("text");
+    assert!(output.status.success(), "{log}");
+    let printed = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(printed, "first\nsecond\nthird\nfourth\n", "{log}");
+    let (json, log) = log.split_once('\n').expect("lines");
+    let json: serde_json::Value = serde_json::from_str(json).expect("JSON");
+    assert_eq!(json["message"], "a \"line\" as JSON");
+    assert_eq!(
+        (json["level"].as_str(), json["fields"].as_object().map(|it| it.len())),
+        (Some("WARN"), Some(0))
+    );
+    let raised = "ERROR consul_ffi::lua::runtime::log: the program's log function raised an error";
+    let own = ["a line of the function's own", "kv_get"];
+    let wanted = [
+        &["its function raises a table", raised, "it raises again", "its function yields", raised]
+            [..],
+        &own,
+        &own,
+        &["without a function"],
+    ];
+    let wanted = wanted.concat();
+    let lines: Vec<_> = log.lines().collect();
+    assert_eq!(lines.len(), wanted.len(), "{log}");
+    for (line, wanted) in lines.iter().zip(wanted) {
+        assert!(line.contains(wanted), "{wanted}\n{log}");
+    }
+}
+
 /// The lines of each section.
 fn sections(consul: &RealConsul, level: &str) -> Vec<(String, Vec<String>)> {
     let folder = Folder::new();
@@ -175,6 +254,7 @@ type Wanted<'a> = &'a [(&'a str, &'a str, &'a str)];
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
     add!(trials, each_log_level_has_its_lines_and_no_secret);
+    add!(trials, what_the_programs_function_does_not_take_goes_to_standard_error);
     add!(trials, handlers_that_raise_errors_log_no_more_than_the_limit);
     add!(trials, a_configuration_that_is_likely_not_meant_is_a_warning_once_with_the_right_name);
     trials

@@ -11,7 +11,7 @@ use consul_ffi::cluster::{Cluster, Options, Snapshot};
 use consul_ffi::config::{Config, of_cluster};
 use consul_ffi::connect::connect;
 use consul_ffi::error::Error;
-use consul_ffi::logs;
+use consul_ffi::logs::{self, Wanted};
 use consul_ffi::os;
 use consul_ffi::wire::value::Value;
 use consul_ffi::wire::value::shape::unknown;
@@ -50,7 +50,7 @@ impl Session {
     pub fn new(line: &CommandLine) -> Result<Self, Failure> {
         let env = |name: &str| std::env::var_os(name).map(OsStringExt::into_vec);
         let config = Config::new(&of_consul(&line.consul), env)?;
-        logs::init(config.log_level);
+        logs::set(Wanted { level: config.log_level, json: config.log_json });
         let (options, _) = of_cluster(&of_keys(&line.keys)?)?;
         let options = Options { wall_clock: WallClock::machine(), ..options };
         let (client, waiting) = (Arc::new(connect(&config)?), Arc::new(connect(&config)?));

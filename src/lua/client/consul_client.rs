@@ -6,7 +6,6 @@ use super::registered::Registered;
 use crate::client::Client;
 use crate::config::{Config, Simulate};
 use crate::error::{Error, Kind};
-use crate::logs;
 use crate::lua::runtime::native::Failure;
 use crate::lua::runtime::value;
 use crate::wire::request::{Args, Request};
@@ -64,7 +63,6 @@ impl ConsulClient {
     /// # Errors
     /// As [`Foreground::new`].
     pub fn new(config: Config) -> Result<Self, Error> {
-        logs::init(config.log_level);
         let open = Open::new(&config)?;
         Ok(ConsulClient { config, open: RefCell::new(Some(open)), registered: RefCell::default() })
     }

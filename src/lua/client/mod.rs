@@ -11,8 +11,8 @@ pub(super) mod watch;
 
 use super::coordination::lock;
 use super::runtime::handle::Handle;
-use super::runtime::native::{self, Call, Class, Method, Returned};
-use super::runtime::value;
+use super::runtime::native::{self, Call, Class, Failure, Method, Returned};
+use super::runtime::{log, value};
 use crate::config::{Config, OPTIONS};
 use crate::error::Error;
 use crate::wire;
@@ -95,25 +95,29 @@ fn field(lua: &Lua, values: MultiValue) -> native::Result {
 
 /// `ConsulClient.new(config)`
 fn new(lua: &Lua, values: MultiValue) -> native::Result {
-    let client = value::options(lua, values.front().unwrap_or(&LuaValue::Nil))
-        .and_then(open)
-        .map_err(|error| error.context("ConsulClient"))?;
+    let table = values.front().unwrap_or(&LuaValue::Nil);
+    let client = open(lua, table).map_err(|failure| match failure {
+        Failure::Error(error) => Failure::Error(error.context("ConsulClient")),
+        failure => failure,
+    })?;
     Ok(Returned::Value(LuaValue::UserData(native::object(lua, client)?)))
 }
 
-fn open(given: Value) -> Result<ConsulClient, Error> {
-    let mut given = match given {
+fn open(lua: &Lua, table: &LuaValue) -> Result<ConsulClient, Failure> {
+    let mut given = match value::options(lua, table)? {
         Value::Null => Vec::new(),
         Value::Map(members) => members,
         other => {
             return Err(Error::misuse(format!(
                 "the configuration must be a table, got {}",
                 other.type_name()
-            )));
+            ))
+            .into());
         }
     };
     let ignored = names_of_older_program(&mut given);
     let config = Config::new(&given, |name| std::env::var_os(name).map(OsString::into_vec))?;
+    log::choose(lua, table, &config)?;
     let client = ConsulClient::new(config)?;
     if !ignored.is_empty() {
         let names = ignored.join(", ");

@@ -2,12 +2,12 @@
 //! Lua state whenever that polls or waits.
 
 use super::inbox::{Inbox, NodeNumber};
-use super::serving::{pcall, without_positions};
+use super::serving::without_positions;
 use crate::clock::BoxFuture;
 use crate::cluster::replication::record::{Range, Record, Version};
 use crate::cluster::replication::storage::Storage;
 use crate::error::{Error, Kind};
-use crate::lua::runtime::native::Failure;
+use crate::lua::runtime::native::{Failure, pcall};
 use crate::lua::runtime::value;
 use crate::os;
 use crate::wire::value::Value;

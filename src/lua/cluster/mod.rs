@@ -16,7 +16,7 @@ mod serving;
 mod store;
 
 use super::runtime::native::{self, Class, Returned};
-use super::runtime::value;
+use super::runtime::{log, value};
 use crate::wire::value::Value;
 use crate::wire::value::shape::ValuePath;
 pub(super) use deferred::DeferredRequest;
@@ -40,13 +40,15 @@ impl Class for ClusterNode {
 
 /// `ConsulHACluster.new(options)`
 fn new(lua: &Lua, values: MultiValue) -> native::Result {
-    let given = value::options(lua, values.front().unwrap_or(&LuaValue::Nil));
-    let node = given.and_then(|given| match given {
+    let given = values.front().unwrap_or(&LuaValue::Nil);
+    let node = value::options(lua, given).and_then(|given| match given {
         Value::Map(given) => ClusterNode::new(given),
         Value::Null => ClusterNode::new(Vec::new()),
         other => Err(ValuePath::top("the configuration").wrong_type_text("a table", &other)),
     });
-    let node = native::object(lua, node.map_err(|error| error.context("ConsulHACluster"))?)?;
+    let node = node.map_err(|error| error.context("ConsulHACluster"))?;
+    log::choose(lua, given, &node.config)?;
+    let node = native::object(lua, node)?;
     serving::create_handlers(lua, &node)?;
     Ok(Returned::Value(LuaValue::UserData(node)))
 }

@@ -5,7 +5,6 @@ use super::running_store::Declared;
 use crate::cluster::{Node, Options, Snapshot};
 use crate::config::{self, Config};
 use crate::error::{Error, Kind};
-use crate::logs;
 use crate::lua::node_table;
 use crate::lua::runtime::native::Failure;
 use crate::lua::runtime::wait;
@@ -46,7 +45,6 @@ impl ClusterNode {
         let (options, of_client) = config::of_cluster(&given)?;
         let env = |name: &str| std::env::var_os(name).map(OsString::into_vec);
         let config = Config::new(&of_client, env)?;
-        logs::init(config.log_level);
         os::watch_forks().map_err(|error| {
             Error::new(Kind::Config, format!("cannot register a fork handler: {error}")).not_sent()
         })?;

@@ -6,11 +6,11 @@ use super::inbox::{Inbox, NodeNumber, Waiting};
 use super::lua_storage::StorageCall;
 use crate::cluster::data_plane::{Body, Request};
 use crate::error::{Error, Kind};
-use crate::lua::runtime::native::Failure;
-use crate::lua::runtime::{stack, value, wait};
+use crate::lua::runtime::native::{Failure, pcall, text_of};
+use crate::lua::runtime::{log, stack, value, wait};
 use crate::wire::tape::{Base64, Tape};
 use crate::wire::value::Value;
-use mlua::{AnyUserData, Function, Lua, Table, Value as LuaValue};
+use mlua::{AnyUserData, Lua, Table, Value as LuaValue};
 use regex_lite::Regex;
 use std::cell::{Cell, RefCell};
 use std::mem;
@@ -23,9 +23,6 @@ const MAX_DEPTH: usize = 8;
 
 /// The registry's name for the nodes of a state by number, with weak references.
 const NODES: &str = "consul_ffi.cluster.nodes";
-
-/// The registry's name for Lua's `pcall`.
-const PCALL: &str = "consul_ffi.pcall";
 
 /// The user value of a node with its handlers by name.
 const HANDLERS: usize = 2;
@@ -87,7 +84,6 @@ pub fn register(lua: &Lua) -> mlua::Result<()> {
     weak.set("__mode", "v")?;
     nodes.set_metatable(Some(weak))?;
     lua.set_named_registry_value(NODES, nodes)?;
-    lua.set_named_registry_value(PCALL, lua.globals().get::<Function>("pcall")?)?;
     lua.set_app_data(Serving::default());
     wait::set_in_pause(lua, serve_in_pause);
     Ok(())
@@ -112,11 +108,6 @@ pub fn handlers(node: &AnyUserData) -> mlua::Result<Table> {
 /// The storages of a node by the name of the store.
 pub fn storages(node: &AnyUserData) -> mlua::Result<Table> {
     node.nth_user_value(STORAGES)
-}
-
-/// Lua's `pcall`.
-pub fn pcall(lua: &Lua) -> mlua::Result<Function> {
-    lua.named_registry_value(PCALL)
 }
 
 /// Serves requests and storages of all nodes of this state until `is_over`, until `max` are served, or
@@ -146,6 +137,7 @@ pub fn serve(
                 Waiting::Storage(call) => store(lua, &serving, number, call)?,
             }
             served += 1;
+            log::deliver(lua);
             continue;
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -235,16 +227,14 @@ fn answer(
     let called = pcall.call::<(bool, LuaValue, LuaValue)>((handler, body, details));
     let running = serving.running.borrow_mut().pop();
     let (ran, reply, message) = called?;
-    let text =
-        |value: &LuaValue| value.to_string().unwrap_or_else(|_| value.type_name().to_owned());
     let reply = match (ran, &reply, &message) {
         (false, error, _) => {
-            let error = text(error);
+            let error = text_of(error);
             tracing::warn!(handler = name, from, error, "a handler raised an error");
             Err(without_positions(&error, own_name.as_deref()))
         }
         (true, LuaValue::Nil, message) if !message.is_nil() => {
-            Err(without_positions(&text(message), own_name.as_deref()))
+            Err(without_positions(&text_of(message), own_name.as_deref()))
         }
         (true, reply, _) => from_lua(lua, reply).map_err(|error| format!("the reply: {error}")),
     };

@@ -4,6 +4,7 @@ pub(super) mod closable_job;
 pub(super) mod executor;
 pub(super) mod handle;
 pub(super) mod job;
+pub(super) mod log;
 pub(super) mod native;
 pub(super) mod stack;
 pub(super) mod value;

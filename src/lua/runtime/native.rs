@@ -2,6 +2,7 @@
 //! an error that leaves mlua is a userdata, which interpreters do not print; `module.lua` wraps each
 //! of them and raises its errors as strings.
 
+use super::log;
 use super::value::{self, Outcome};
 use crate::error::{Error, Kind, caught};
 use crate::wire::value as wire;
@@ -113,6 +114,24 @@ impl From<mlua::Error> for Failure {
     }
 }
 
+/// The registry's name for Lua's `pcall`.
+const PCALL: &str = "consul_ffi.pcall";
+
+/// Prepares a Lua state.
+pub fn register(lua: &Lua) -> mlua::Result<()> {
+    lua.set_named_registry_value(PCALL, lua.globals().get::<Function>("pcall")?)
+}
+
+/// Lua's `pcall`, for functions of the program: called from here, they cannot yield.
+pub fn pcall(lua: &Lua) -> mlua::Result<Function> {
+    lua.named_registry_value(PCALL)
+}
+
+/// An error that a program has raised, as text.
+pub fn text_of(raised: &Value) -> String {
+    raised.to_string().unwrap_or_else(|_| raised.type_name().to_owned())
+}
+
 /// What the body of a native function returns.
 pub type Result = std::result::Result<Returned, Failure>;
 
@@ -156,6 +175,7 @@ fn create(lua: &Lua, name: &'static str, errors: Errors, body: Body) -> mlua::Re
                 &format!("{name}: a defect of consul_ffi, please report it: {panic}"),
             ),
         };
+        log::deliver(lua);
         Ok(returned.into_values())
     })
 }

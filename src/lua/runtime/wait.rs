@@ -2,6 +2,7 @@
 
 use super::executor::Executor;
 use super::job::Job;
+use super::log;
 use super::native::Failure;
 use crate::error::Error;
 use crate::wire::value::Value;
@@ -34,11 +35,12 @@ pub fn pause(lua: &Lua) -> Result<(), Failure> {
 }
 
 /// Calls an empty function, because hooks run at calls. The stand-alone interpreters handle Ctrl-C by
-/// such a hook, which raises "interrupted!".
+/// such a hook, which raises "interrupted!". Before that, the program gets its lines of the log.
 ///
 /// # Errors
 /// What a hook raised.
 pub fn run_hooks(lua: &Lua) -> Result<(), Failure> {
+    log::deliver(lua);
     Ok(lua.load("").set_name("=consul_ffi").exec()?)
 }
 

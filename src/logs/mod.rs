@@ -1,25 +1,28 @@
-//! Log lines of this library on standard error. Other nodes, servers and strangers can cause lines, so
-//! each kind of line is limited in rate: they must not fill a disk.
+//! Log lines of this library: on standard error, as text or JSON, or for the program's log functions. Other nodes,
+//! servers and strangers can cause lines, so each kind of line is limited in rate: they must not fill a disk.
 
-use crate::clock::{Clock, Instant, SystemClock};
-use crate::metrics::numbers;
+mod limited;
+mod line;
+mod queue;
+
+pub use line::Line;
+pub use queue::{Delivery, MAX_WAITING, Receiver, delivery, is_due};
+
+use crate::clock::{Clock, SystemClock};
+use crate::os;
 use crate::sync::lock;
-use std::collections::{BTreeSet, HashMap};
-use std::fmt;
+use limited::{Limited, Way};
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-use tracing::callsite::Identifier;
-use tracing::{Event, Level, Metadata, Subscriber};
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::format::{Format, Writer};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing::subscriber::Interest;
+use tracing::{Metadata, Subscriber, callsite};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Context, Filter, Layer};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
-
-/// The most lines of one kind, which is one place in the code, within [`WINDOW`].
-const MAX_LINES: u64 = 10;
-const WINDOW: Duration = Duration::from_secs(10);
 
 /// The warnings of [`warn_once`].
 static WARNINGS: Mutex<Warnings> =
@@ -27,6 +30,9 @@ static WARNINGS: Mutex<Warnings> =
 
 /// The target of their lines, which need no other limit.
 const ONCE: &str = concat!(env!("CARGO_PKG_NAME"), "::once");
+
+/// The target of the lines of [`of_manager`]: what the program's own calls cause needs no limit.
+const MANAGER: &str = concat!(env!("CARGO_PKG_NAME"), "::manager");
 
 /// The most texts that are remembered; a further one is not written.
 const MAX_WARNINGS: usize = 1000;
@@ -53,12 +59,86 @@ impl Warnings {
     }
 }
 
-/// Starts logging at this level. The first client of a process decides: later calls have no effect.
-pub fn init(level: Level) {
-    let layer = layer(level, Arc::new(SystemClock::new()), std::io::stderr);
-    let _ = tracing_subscriber::registry().with(layer).try_init();
+/// What a program wants of the log of its process; what is `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// The lowest level that is written; at first WARN.
+    pub level: Option<LevelFilter>,
+    /// Whether lines on standard error are JSON; at first they are text.
+    pub json: Option<bool>,
+}
+
+/// The place in [`LEVELS`] of the lowest level that is written.
+static LEVEL: AtomicU8 = AtomicU8::new(2);
+
+const LEVELS: [LevelFilter; 5] = [
+    LevelFilter::OFF,
+    LevelFilter::ERROR,
+    LevelFilter::WARN,
+    LevelFilter::INFO,
+    LevelFilter::DEBUG,
+];
+
+/// Whether lines are JSON.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Starts the log of the process, or changes it.
+pub fn set(wanted: Wanted) {
+    static IS_STARTED: AtomicBool = AtomicBool::new(false);
+    if let Some(json) = wanted.json {
+        IS_JSON.store(json, Ordering::Relaxed);
+    }
+    let place = LEVELS.iter().position(|level| Some(*level) == wanted.level);
+    let is_other = place.is_some_and(|it| LEVEL.swap(it as u8, Ordering::Relaxed) != it as u8);
+    if !IS_STARTED.swap(true, Ordering::Relaxed) {
+        // Without memory for it, a child would share its lines with its parent.
+        let _ = os::watch_forks();
+        let limited = Limited::new(Arc::new(SystemClock::new()), Way::OfProcess);
+        let layer = lines(limited, io::stderr).with_filter(OfProcess);
+        // A Rust program may have a log of its own.
+        let _ = tracing_subscriber::registry().with(layer).try_init();
+    } else if is_other {
+        callsite::rebuild_interest_cache();
+    }
     let pending = lock(&WARNINGS).pending.take();
     pending.into_iter().flatten().for_each(|message| warn(&message));
+}
+
+/// Passes lines of this library at the level of the process.
+struct OfProcess;
+
+impl OfProcess {
+    fn passes(metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with(env!("CARGO_PKG_NAME")) && *metadata.level() <= Self::level()
+    }
+
+    fn level() -> LevelFilter {
+        LEVELS[usize::from(LEVEL.load(Ordering::Relaxed))]
+    }
+}
+
+impl<S> Filter<S> for OfProcess {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        Self::passes(metadata)
+    }
+
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if Self::passes(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(Self::level())
+    }
+}
+
+/// Writes a line of the manager of `lua/consul_production`.
+pub fn of_manager(level: &str, message: &str) {
+    match level {
+        "ERROR" => tracing::error!(target: MANAGER, "{message}"),
+        "WARN" => tracing::warn!(target: MANAGER, "{message}"),
+        "INFO" => tracing::info!(target: MANAGER, "{message}"),
+        _ => tracing::debug!(target: MANAGER, "{message}"),
+    }
 }
 
 /// Writes a line of level WARN, once in a process for each text; before the first client at its creation.
@@ -75,85 +155,29 @@ fn warn(message: &str) {
 
 /// Writes lines of this library at this level, and no more than 10 of a kind within 10 s of `clock`. The
 /// next one ends with the number of those left out. Lines of level DEBUG are not limited.
-pub fn layer<S, W>(level: Level, clock: Arc<dyn Clock>, writer: W) -> impl Layer<S>
+pub fn layer<S, W>(level: impl Into<LevelFilter>, clock: Arc<dyn Clock>, writer: W) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let ours = Targets::new().with_target(env!("CARGO_PKG_NAME"), level);
-    let limited =
-        Limited { clock, format: Format::default().with_ansi(false), kinds: Mutex::default() };
-    tracing_subscriber::fmt::layer()
-        .with_ansi(false)
-        .event_format(limited)
-        .with_writer(writer)
-        .with_filter(ours)
+    lines(Limited::new(clock, Way::Text), writer).with_filter(ours)
 }
 
-/// Formats no more lines than the limit allows.
-struct Limited {
-    clock: Arc<dyn Clock>,
-    format: Format,
-    kinds: Mutex<HashMap<Identifier, Kind>>,
-}
-
-/// The lines of one kind.
-struct Kind {
-    /// When the window began.
-    since: Instant,
-    lines: u64,
-    left_out: u64,
-}
-
-impl Limited {
-    /// The number of lines left out before this one; none if it is left out too.
-    fn pass(&self, metadata: &Metadata) -> Option<u64> {
-        if *metadata.level() >= Level::DEBUG || metadata.target() == ONCE {
-            return Some(0);
-        }
-        let now = self.clock.now();
-        let mut kinds = lock(&self.kinds);
-        let kind =
-            kinds.entry(metadata.callsite()).or_insert(Kind { since: now, lines: 0, left_out: 0 });
-        if now - kind.since >= WINDOW {
-            (kind.since, kind.lines) = (now, 0);
-        }
-        kind.lines += 1;
-        if kind.lines > MAX_LINES {
-            kind.left_out += 1;
-            numbers().lines_left_out.add_one();
-            return None;
-        }
-        Some(std::mem::take(&mut kind.left_out))
-    }
-}
-
-impl<S, N> FormatEvent<S, N> for Limited
+fn lines<S, W>(limited: Limited, writer: W) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let Some(left_out) = self.pass(event.metadata()) else { return Ok(()) };
-        if left_out == 0 {
-            return self.format.format_event(context, writer, event);
-        }
-        let mut line = String::new();
-        self.format.format_event(context, Writer::new(&mut line), event)?;
-        writeln!(writer, "{} left_out={left_out}", line.trim_end())
-    }
+    tracing_subscriber::fmt::layer().with_ansi(false).event_format(limited).with_writer(writer)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::limited::WINDOW;
     use super::*;
     use crate::clock::ManualClock;
-    use std::io;
+    use tracing::Level;
 
     /// Keeps what is written.
     #[derive(Clone, Default)]

@@ -1,0 +1,61 @@
+-- A log function in a parent and its children.
+local consul_ffi = require("consul_ffi")
+
+local taken, child = {}, nil
+local client = consul_ffi.new({
+  simulate = true,
+  log_level = "INFO",
+  log = function(_, message)
+    taken[#taken + 1] = message
+    -- Nothing else of the parent's waits by then.
+    if message == "forks" then
+      child = host.fork()
+    end
+  end,
+})
+
+local function line(message)
+  consul_ffi._older.log("INFO", message)
+end
+
+local function is(wanted)
+  local found = table.concat(taken, " ")
+  assert(found == wanted, found)
+  taken = {}
+end
+
+line("one")
+is("one")
+local id = host.fork()
+if id == 0 then
+  -- The first call of a child finds its function.
+  assert(client:kv_put("key", "value"))
+  line("child")
+  is("child")
+  local nephew = host.fork()
+  if nephew == 0 then
+    client:close()
+    line("nephew")
+    is("nephew")
+    return
+  end
+  assert(host.wait(nephew) == 0)
+  line("child")
+  is("child")
+  return
+end
+assert(host.wait(id) == 0)
+line("parent")
+is("parent")
+
+line("forks")
+if child == 0 then
+  line("of the function's child")
+  -- Its first call finds that the function is its own; a line before that goes to standard error.
+  line("second")
+  is("forks second")
+  return
+end
+assert(host.wait(child) == 0)
+line("parent")
+is("forks parent")
