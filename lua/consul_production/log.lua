@@ -1,11 +1,11 @@
--- A log file that is rotated by size, or the standard error. Each line begins with its time in UTC. Only one
--- process may write a file.
+-- A log file that is rotated by size, of which each line begins with its time in UTC; without a file, the log of the
+-- process. Only one process may write a file.
 local consul_ffi = require("consul_native")
 
 local log = {}
 log.__index = log
 
-local LEVELS = { DEBUG = 1, INFO = 2, WARN = 3, ERROR = 4 }
+local LEVELS = { DEBUG = 1, INFO = 2, WARN = 3, ERROR = 4, OFF = 5 }
 local DAY_S = 24 * 60 * 60
 
 -- The first bytes of a line: 2026-11-20T22:30:00Z
@@ -16,7 +16,7 @@ local MAX_LINE = 4096
 local COUNT_LENGTH = 32
 
 -- Opens a log; nil and a message when the file cannot be opened. `max_bytes`, `max_backups` and
--- `max_age_days` are its limits; without a path it writes to the standard error. `now()` returns Unix time.
+-- `max_age_days` are its limits. `now()` returns Unix time.
 function log.open(given)
   local self = setmetatable({ level = LEVELS[given.level or "INFO"], now = given.now or os.time }, log)
   if given.path then
@@ -33,8 +33,8 @@ function log.open(given)
   return self
 end
 
--- Writes a line with its time, to the standard error if the file cannot be written. A line that a pipe does
--- not take is counted.
+-- Writes a line with its time to the file, to the standard error if that is not possible. A line that a pipe does not
+-- take is counted.
 function log:line(text)
   text = text:gsub("%c", " ")
   text = text:sub(1, MAX_LINE - COUNT_LENGTH - STAMP_LENGTH - 2)
@@ -46,8 +46,13 @@ end
 
 -- Writes a message if its level is at least the log's level.
 function log:write(level, message)
-  if LEVELS[level] >= self.level then
+  if LEVELS[level] < self.level then
+    return
+  end
+  if self.file then
     self:line(("%-5s %s"):format(level, message))
+  else
+    consul_ffi._older.log(level, (message:gsub("%c", " ")))
   end
 end
 

@@ -376,7 +376,29 @@ function Manager:next_alert()
   return opened(self, "next_alert").health:next_alert()
 end
 
--- Serves other nodes' requests, applies a changed configuration, and checks the health when it is due.
+-- Calls the program's function with the alerts of the queue, also of earlier checks. It may do anything with the
+-- manager; what it raises is logged once.
+local function tell_alerts(now)
+  local on_alert = now.values["monitoring.on_alert"]
+  if not on_alert or now.is_telling then
+    return
+  end
+  now.is_telling = true
+  for _ = 1, #now.health.alerts do
+    local alert = now.health:next_alert()
+    local called, why = true, nil
+    if alert then
+      called, why = consul_ffi._older.call(on_alert, alert)
+    end
+    if not called and now.failed ~= on_alert then
+      now.failed = on_alert
+      now.log:write("ERROR", "monitoring.on_alert raised an error: " .. why)
+    end
+  end
+  now.is_telling = false
+end
+
+-- Serves other nodes' requests, applies a changed configuration, checks the health when it is due, and tells alerts.
 -- Returns the number of requests served; false and a message when the node is no longer a member.
 function Manager:poll(timeout_ms, most)
   local now = opened(self, "poll")
@@ -385,6 +407,7 @@ function Manager:poll(timeout_ms, most)
   if now.now() - now.checked >= now.values["consul.health_check_interval"] then
     self:monitor_health()
   end
+  tell_alerts(now)
   return served
 end
 

@@ -92,7 +92,16 @@ local types = {
     end,
   },
   consistency = { words = '"default", "stale" or "consistent"', names = { "default", "stale", "consistent" } },
-  level = { words = '"DEBUG", "INFO", "WARN" or "ERROR"', names = { "DEBUG", "INFO", "WARN", "ERROR" } },
+  level = { words = '"DEBUG", "INFO", "WARN", "ERROR" or "OFF"', names = { "DEBUG", "INFO", "WARN", "ERROR", "OFF" } },
+  format = { words = '"text" or "json"', names = { "text", "json" } },
+  -- Only Lua has functions.
+  callback = {
+    words = "a function",
+    accepts = function(value)
+      return type(value) == "function"
+    end,
+    read = same,
+  },
 }
 
 for _, kind in pairs(types) do
@@ -206,11 +215,18 @@ options.list = {
     doc = "Whether the health counts every critical check of the agent, also those of other programs, and not only "
       .. "those of the node and of what the program has registered by the manager's client." },
   { "monitoring.log_level", "level", "WARN", client = "log_level", doc = "The least severe level that is logged." },
-  { "monitoring.log_file", "text", nil, doc = "The manager's log file; without it the standard error." },
+  { "monitoring.log", "callback", nil, from = "Lua", client = "log",
+    doc = "The program's function for lines of the log, `log(level, message, fields)`, instead of standard error." },
+  { "monitoring.log_format", "format", "text", client = "log_format",
+    doc = "How lines are written to standard error: as text, or as JSON objects." },
+  { "monitoring.log_file", "text", nil,
+    doc = "A file for the manager's lines; without it they go where the library's go." },
   { "monitoring.log_max_size", "number", 100, needs = LOGS, doc = "The size in MB at which a log file is rotated." },
   { "monitoring.log_max_backups", "count", 10, needs = LOGS, doc = "How many rotated files are kept." },
   { "monitoring.log_max_age", "number", 30, needs = LOGS, doc = "How many days a rotated file is kept." },
   { "monitoring.alert_enabled", "flag", true, doc = "Whether changes of the health queue alerts." },
+  { "monitoring.on_alert", "callback", nil, from = "Lua",
+    doc = "The program's function that `poll` calls with each alert, so that none is left for `next_alert`." },
   { "monitoring.alert_threshold.node_down_count", "nodes", 2,
     doc = "The health reports `nodes_down` from this number of down nodes on." },
   { "monitoring.alert_threshold.response_time_ms", "number", 5000, needs = METRICS,

@@ -242,6 +242,78 @@ describe("the manager's health", function()
     os.remove(path)
   end)
 
+  it("calls on_alert at poll with each alert, once", function()
+    local told, depth, manager = {}, 0, nil
+    manager = on_agent({ cluster = { min_nodes = 2 }, consul = { health_check_interval = 5 }, monitoring = {
+      on_alert = function(alert)
+        depth = depth + 1
+        assert(depth == 1)
+        table.insert(told, ("%s %s"):format(alert.state, alert.reason))
+        -- Neither is told in this call.
+        manager.session.health.alerts[1] = { state = "raised", reason = "later", message = "", timestamp = 0 }
+        manager:poll()
+        depth = depth - 1
+      end,
+    } })
+    manager:monitor_health()
+    assert.same({}, told)
+    manager:poll()
+    assert.same({ "raised too_few_nodes" }, told)
+    manager:poll()
+    assert.same({ "raised too_few_nodes", "raised later" }, told)
+  end)
+
+  it("logs what on_alert raises once for each function, and takes the alerts", function()
+    local path, raised = os.tmpname(), 0
+    local manager = on_agent({ monitoring = { log_file = path, on_alert = function()
+      raised = raised + 1
+      error({})
+    end } })
+    local of = manager.session.health
+    for _ = 1, 3 do
+      of:update({ slow = "it is slow" }, true)
+      of:update({}, true)
+      assert.equal(0, manager:poll())
+    end
+    assert.equal(6, raised)
+    assert.is_nil(manager:next_alert())
+    local _, lines = managers.read(path):gsub("ERROR monitoring.on_alert raised an error: table: ", "")
+    assert.equal(1, lines)
+    -- It cannot yield: the program's coroutine goes on.
+    manager:reload_config({ monitoring = { on_alert = coroutine.yield } })
+    manager.session.health:update({ slow = "it is slow" }, true)
+    local ended = { coroutine.wrap(function()
+      manager:poll()
+      return "ended"
+    end)() }
+    assert.same({ "ended" }, ended)
+    _, lines = managers.read(path):gsub("ERROR monitoring.on_alert raised an error: ", "")
+    assert.equal(2, lines)
+    os.remove(path)
+  end)
+
+  it("may clean the manager up in on_alert", function()
+    local manager
+    manager = on_agent({ monitoring = { on_alert = function()
+      manager:cleanup()
+    end } })
+    manager.session.health:update({ slow = "it is slow" }, true)
+    manager:poll()
+    assert.is_false(manager.is_initialized)
+  end)
+
+  it("logs to the program's function", function()
+    local lines = {}
+    local manager = on_agent({ cluster = { min_nodes = 2 }, monitoring = { log = function(level, message, fields)
+      table.insert(lines, ("%s %s %s"):format(level, message, fields.target))
+    end } })
+    manager.config.monitoring.log_file = nil
+    manager:reload_config()
+    manager:monitor_health()
+    assert.same({ "WARN health: raised too_few_nodes: 1 live nodes, and cluster.min_nodes is 2 consul_ffi::manager" },
+      lines)
+  end)
+
   it("reports stopped when the node is no longer a member", function()
     local manager = on_agent()
     manager:get_node():stop()

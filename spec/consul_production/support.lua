@@ -53,7 +53,7 @@ function managers.close()
   for _, opened in ipairs(managers.kept) do
     opened:close()
   end
-  local client = support.client()
+  local client = support.client({ log = false, log_level = "WARN" })
   for _, each in ipairs(managers.opened) do
     client:kv_delete_tree(each[2] .. "/")
   end
