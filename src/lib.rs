@@ -3,7 +3,7 @@
 //! The layers, from the bottom: [`wire`] is Consul's language without I/O; [`transport`] sends
 //! requests; [`client`] makes calls; [`cluster`] divides work among processes; [`simulate`] is the
 //! agent in memory; [`connect`] makes a client from a [`config`]; [`guard`] releases the locks of a
-//! process that has died; [`mod@reference`] describes endpoints and options to people and editors;
+//! process that has died; [`status`] shows operators a process and its clusters; [`mod@reference`] describes endpoints and options to people and editors;
 //! `lua` is the result of `require("consul_ffi")`.
 //!
 //! ```
@@ -42,6 +42,7 @@ mod ordered;
 pub mod os;
 pub mod ring;
 pub mod simulate;
+pub mod status;
 mod sync;
 pub mod transport;
 pub mod wire;

@@ -2864,6 +2864,28 @@ function consul_ffi.metrics(options) end
 ---@class consul_ffi.metrics.options
 ---@field format? "prometheus"|"openmetrics" default prometheus
 
+---Starts a server for operators in the background: the page of the clusters at `/`, `/metrics` for Prometheus, and
+---[more](status.md). It shows the nodes of the process that run, of all Lua states, whether they started before or after
+---it. It only reads, and asks nobody for a password: other machines reach it only at an address of theirs.
+---@param address? string `host:port`; default `127.0.0.1:0`, any free port
+---@param options? consul_ffi.serve_status.options
+---@return consul_ffi.StatusServer server
+---@return string? message
+---@return consul_ffi.Error? err `config`: the address is in use, or not one of this machine
+function consul_ffi.serve_status(address, options) end
+
+---@class consul_ffi.serve_status.options
+---@field hosts? string|string[] names, without a port, under which it answers besides its address and `localhost`; a request for another name is refused
+
+---A server for operators. It ends with its last reference, and a forked child does not have it.
+---@class consul_ffi.StatusServer
+---@field address string the address with the port at which it listens
+local StatusServer = {}
+
+---Closes it and its connections; its address is free then. It may be closed again.
+---@return true success
+function StatusServer:close() end
+
 ---Reads a regular file of up to 1 MiB, such as a configuration. It never waits: pipes and devices are refused.
 ---@param path string
 ---@return string? text nil for a file that cannot be read

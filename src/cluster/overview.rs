@@ -14,6 +14,7 @@ use super::stores::StoreOverview;
 use super::{Cluster, event};
 use crate::client::EndpointHealth;
 use crate::clock::Instant;
+use crate::ordered;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -352,7 +353,7 @@ impl Loads {
                 load.moving_out += usize::from(replica.state == ReplicaState::Leaving);
             }
         }
-        map.node_ids().iter().map(String::as_str).zip(loads).collect()
+        ordered::map(map.node_ids().iter().map(String::as_str).zip(loads))
     }
 }
 

@@ -105,10 +105,15 @@ impl Told {
         self.report.iter().flat_map(|report| &report.endpoints)
     }
 
-    /// The share of a shard's records that it has copied.
-    pub fn copied(&self, store: &str, shard: u32) -> Option<f64> {
-        let copies = self.report.as_ref()?.copies.iter().find(|copies| copies.store == store)?;
-        copies.copies.iter().find(|(copied, _)| *copied == shard)?.1
+    /// How far it is with its copies for a store.
+    pub fn copies_of(&self, store: &str) -> Option<&CopyReport> {
+        self.report.as_ref()?.copies.iter().find(|copies| copies.store == store)
+    }
+
+    #[cfg(test)]
+    pub fn of_copies(copies: CopyReport) -> Self {
+        let report = Report { copies: vec![copies], ..Report::default() };
+        Told { report: Some(report), ..Told::default() }
     }
 
     fn question(&self) -> Question {

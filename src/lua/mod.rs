@@ -11,6 +11,7 @@ mod older;
 mod ring;
 mod runtime;
 mod simulator;
+mod status;
 
 use client::consul_client::ConsulClient;
 use client::service_view::ServiceView;
@@ -23,6 +24,7 @@ use ring::ConsistentHashRing;
 use runtime::handle::Handle;
 use runtime::native::Registration;
 use simulator::Simulator;
+use status::Status;
 
 /// Every class.
 const CLASSES: &[Registration] = &[
@@ -37,6 +39,7 @@ const CLASSES: &[Registration] = &[
     Registration::of::<ConsistentHashRing>("ring"),
     Registration::of::<Simulator>("simulator"),
     Registration::of::<LogFile>("file"),
+    Registration::of::<Status>("status"),
 ];
 
 /// The name of the engine that this build is for.

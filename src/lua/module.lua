@@ -434,10 +434,13 @@ class_of(native.simulator)
 
 class_of(native.file)
 
+class_of(native.status)
+
 module.simulator = wrap(native.simulator.open)
 module.json_decode = wrap(native.decode.json_decode)
 module.toml_decode = wrap(native.decode.toml_decode)
 module.metrics = wrap(native.metrics)
+module.serve_status = wrap(native.status.open)
 module.read_file = wrap(native.file.read)
 module.log_file = wrap(native.file.open)
 module.ConsulClient = ConsulClient

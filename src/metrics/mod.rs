@@ -18,8 +18,7 @@ pub use page::Page;
 pub use source::{Registered, Source, register};
 pub use table::{AREAS, Metric, Type, all};
 
-use crate::os;
-use std::sync::OnceLock;
+use crate::os::PerProcess;
 
 /// The text formats that Prometheus reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,30 +48,11 @@ pub fn text(format: Format) -> String {
     page.text(format)
 }
 
-/// The numbers of a process. A forked child begins with zeros, and leaves those of its parent untouched in
-/// the chain: its objects are not the child's, and another thread of the parent may have held a lock.
-#[derive(Default)]
-struct Link {
-    generation: u32,
-    numbers: Numbers,
-    of_child: OnceLock<Box<Link>>,
-}
+static NUMBERS: PerProcess<Numbers> = PerProcess::new();
 
-static NUMBERS: OnceLock<Box<Link>> = OnceLock::new();
-
-/// The numbers of this process, which all clients and Lua states share.
+/// The numbers of this process, which all clients and Lua states share. A forked child begins with zeros.
 pub fn numbers() -> &'static Numbers {
-    let generation = os::fork_generation();
-    let mut link = &NUMBERS;
-    loop {
-        match link.get() {
-            Some(found) if found.generation == generation => return &found.numbers,
-            Some(found) => link = &found.of_child,
-            None => {
-                let _ = link.set(Box::new(Link { generation, ..Link::default() }));
-            }
-        }
-    }
+    NUMBERS.get()
 }
 
 #[cfg(test)]

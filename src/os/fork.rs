@@ -3,8 +3,8 @@
 use crate::sync::lock;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock};
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
@@ -44,50 +44,6 @@ pub fn watch_forks() -> io::Result<()> {
         *is_watched = true;
     }
     Ok(())
-}
-
-/// A value of each process's own: a forked child begins with the default, because another thread may have held
-/// a lock in the parent's. Counts on [`watch_forks`].
-#[derive(Debug)]
-pub struct PerProcess<T>(OnceLock<Box<OfProcess<T>>>);
-
-/// The value of one process, and that of its forked child.
-#[derive(Debug)]
-struct OfProcess<T> {
-    generation: u32,
-    value: T,
-    child: PerProcess<T>,
-}
-
-impl<T> Default for PerProcess<T> {
-    fn default() -> Self {
-        PerProcess::new()
-    }
-}
-
-impl<T> PerProcess<T> {
-    /// One that makes its values when they are needed.
-    pub const fn new() -> Self {
-        PerProcess(OnceLock::new())
-    }
-}
-
-impl<T: Default> PerProcess<T> {
-    /// The value of this process.
-    pub fn get(&self) -> &T {
-        let generation = fork_generation();
-        let mut place = self;
-        loop {
-            let begin = || {
-                Box::new(OfProcess { generation, value: T::default(), child: PerProcess::new() })
-            };
-            let found = place.0.get_or_init(begin);
-            if found.generation == generation {
-                return &found.value;
-            }
-            place = &found.child;
-        }
-    }
 }
 
 static CLOSED_ON_FORK: [AtomicI32; 64] = [const { AtomicI32::new(FREE) }; 64];
@@ -147,6 +103,7 @@ impl<T: AsRawFd> Drop for CloseOnFork<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::PerProcess;
     use libc::c_int;
     use std::io::Read;
     use std::os::unix::net::UnixStream;

@@ -67,6 +67,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("ClusterRequest", "request"),
     ("Simulator", "sim"),
     ("LogFile", "file"),
+    ("StatusServer", "server"),
 ];
 
 /// The page in Markdown.

@@ -53,6 +53,10 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("no guard: if this process dies", "a process of this machine"),
     ("a connection from another node could not be accepted", "the process has no descriptors left"),
     (
+        "a connection to the status server could not be accepted",
+        "the process has no descriptors left",
+    ),
+    (
         "not removed, although it was down for too long",
         "a token without a right, once a second at most",
     ),

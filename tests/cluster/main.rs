@@ -12,6 +12,7 @@ mod overview;
 mod replication;
 mod requests;
 mod start;
+mod status;
 mod storage;
 mod stores;
 #[path = "../support/mod.rs"]

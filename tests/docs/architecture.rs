@@ -31,6 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ring", "sync",
         ],
     ),
+    ("status", &["status", "cluster", "error", "metrics", "os", "sync"]),
     ("simulate", &["simulate", "transport", "wire", "error", "clock", "ordered", "sync"]),
     ("config", &["config", "cluster", "client", "transport", "wire", "error", "ordered"]),
     ("reference", &["reference", "config", "client", "metrics", "wire", "error"]),
@@ -68,6 +69,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "metrics",
             "os",
             "ring",
+            "status",
             "sync",
         ],
     ),
@@ -77,7 +79,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("mlua", &["lua/"]),
     ("reqwest", &["transport/https.rs"]),
-    ("hyper", &["simulate/http/serve.rs", "cluster/data_plane/"]),
+    ("hyper", &["simulate/http/serve.rs", "cluster/data_plane/", "status/"]),
     ("httparse", &["transport/http1.rs"]),
     ("prometheus_client", &["metrics/page.rs"]),
     (

@@ -52,6 +52,8 @@ const TESTS: &[(&str, Run)] = &[
     ("parent_and_children_share_no_connection", parent_and_children_share_no_connection),
     ("children_have_none_of_their_parents_handles", children_have_none_of_their_parents_handles),
     ("children_have_none_of_their_parents_watches", children_have_none_of_their_parents_watches),
+    ("children_have_none_of_their_parents_servers", children_have_none_of_their_parents_servers),
+    ("a_state_that_ends_closes_its_servers", a_state_that_ends_closes_its_servers),
     ("handles_share_no_connection_with_children", handles_share_no_connection_with_children),
     ("ctrl_c_ends_a_long_wait_for_a_handle", ctrl_c_ends_a_long_wait_for_a_handle),
     ("states_end_with_log_functions", states_end_with_log_functions),
@@ -165,6 +167,14 @@ fn children_have_none_of_their_parents_handles(engine: &Engine) -> Result<(), Fa
 
 fn children_have_none_of_their_parents_watches(engine: &Engine) -> Result<(), Failed> {
     succeeds(engine.host()?.args(["run", "fork_watches.lua"]))
+}
+
+fn children_have_none_of_their_parents_servers(engine: &Engine) -> Result<(), Failed> {
+    succeeds(engine.host()?.args(["run", "fork_status.lua"]))
+}
+
+fn a_state_that_ends_closes_its_servers(engine: &Engine) -> Result<(), Failed> {
+    succeeds(engine.host()?.args(["states", "12", "status.lua"]))
 }
 
 fn handles_share_no_connection_with_children(engine: &Engine) -> Result<(), Failed> {

@@ -61,6 +61,11 @@ local create = {
   LogFile = function(consul_ffi)
     return assert(consul_ffi.log_file("/dev/null"))
   end,
+  StatusServer = function(consul_ffi)
+    local server = assert(consul_ffi.serve_status())
+    assert(server.address and server:close())
+    return server
+  end,
   Simulator = function(consul_ffi)
     return consul_ffi.simulator("refused")
   end,

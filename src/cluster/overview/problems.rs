@@ -3,8 +3,8 @@
 use super::{EndpointOverview, EndpointState, NodeOverview, NodeState, Overview, Placed};
 use crate::cluster::node::Mode;
 use crate::cluster::stores::{ShardAtRisk, StoreOverview};
+use crate::ordered;
 use serde::Serialize;
-use std::collections::BTreeSet;
 
 /// How many shards or nodes a text names.
 const NAMED: usize = 5;
@@ -71,6 +71,12 @@ fn listed<T: ToString>(items: impl ExactSizeIterator<Item = T>) -> String {
     let named: Vec<String> = items.take(NAMED).map(|item| item.to_string()).collect();
     let named = named.join(", ");
     if rest == 0 { named } else { format!("{named} and {rest} more") }
+}
+
+/// Up to [`NAMED`] shards: `shard 3`, or `shards 3, 4`.
+fn listed_shards<T: ToString>(shards: impl ExactSizeIterator<Item = T>) -> String {
+    let noun = if shards.len() == 1 { "shard" } else { "shards" };
+    format!("{noun} {}", listed(shards))
 }
 
 fn of_cluster(overview: &Overview) -> Vec<Problem> {
@@ -198,7 +204,7 @@ fn of_map(overview: &Overview) -> Vec<Problem> {
     if without.is_empty() {
         return Vec::new();
     }
-    let text = format!("no live node has the shards {}", listed(without.iter()));
+    let text = format!("no live node has {}", listed_shards(without.iter()));
     let cure = "start the nodes that are down; after replace_after_s others get their shards";
     vec![error("shards_without_node", "", text, cure.to_owned())]
 }
@@ -209,15 +215,14 @@ fn of_store(store: &StoreOverview) -> Vec<Problem> {
         store.at_risk.iter().partition(|shard| shard.left < shard.needed);
     let nodes = |shards: &[&ShardAtRisk]| {
         let missing = shards.iter().flat_map(|shard| &shard.missing);
-        let missing: BTreeSet<&String> = missing.collect();
-        listed(missing.into_iter())
+        listed(ordered::set(missing).into_iter())
     };
     let mut found = Vec::new();
     if !lost.is_empty() {
-        let shards = listed(lost.iter().map(|shard| shard.shard));
+        let shards = listed_shards(lost.iter().map(|shard| shard.shard));
         let text = format!(
-            "store {name}: too few replicas of the shards {shards} are left to make new ones without the loss \
-             of acknowledged writes"
+            "store {name}: too few replicas of {shards} are left to make new ones without the loss of \
+             acknowledged writes"
         );
         let cure = format!(
             "start {}; if they are lost for good, `consul-ha accept-loss SHARD` for each",
@@ -226,8 +231,8 @@ fn of_store(store: &StoreOverview) -> Vec<Problem> {
         found.push(error("shard_at_risk", name, text, cure));
     }
     if !fewer.is_empty() {
-        let shards = listed(fewer.iter().map(|shard| shard.shard));
-        let text = format!("store {name}: the shards {shards} have fewer than N replicas");
+        let shards = listed_shards(fewer.iter().map(|shard| shard.shard));
+        let text = format!("store {name}: replicas of {shards} are missing");
         let cure =
             format!("start {}; after replace_after_s others get new replicas", nodes(&fewer));
         found.push(warning("replicas_missing", name, text, cure));
@@ -251,4 +256,179 @@ fn of_endpoints(overview: &Overview) -> Vec<Problem> {
         warning("endpoint_benched", &it.told_by, text, cure)
     };
     benched.map(problem).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::overview::{LeaderOverview, MapOverview};
+    use std::sync::Arc;
+
+    fn node(id: &str) -> NodeOverview {
+        NodeOverview {
+            id: id.to_owned(),
+            address: "a:1".to_owned(),
+            data_address: "a:2".to_owned(),
+            zone: String::new(),
+            weight: 1.0,
+            mode: Mode::Active,
+            unknown_mode: None,
+            state: NodeState::Live,
+            down_for_ms: None,
+            map_epoch: Some(9),
+            clock_ahead_ms: None,
+            map_lag: Some(0),
+            primaries: 1,
+            replicas: 1,
+            moving_in: 0,
+            moving_out: 0,
+            check_output: String::new(),
+            silent: None,
+        }
+    }
+
+    fn well() -> Overview {
+        let leader = LeaderOverview {
+            node_id: "n1".to_owned(),
+            address: "a:1".to_owned(),
+            elected_at_ms: 1,
+            token: 17,
+            lease_ms: None,
+        };
+        let placement = vec![vec![Placed::Whole(0, 'a')], vec![Placed::Whole(1, 'a')]];
+        let nodes = vec!["n1".to_owned(), "n2".to_owned()];
+        let map = MapOverview { epoch: 9, shards: 2, replicas: 1, nodes, placement };
+        let store = StoreOverview {
+            name: "points".to_owned(),
+            shards: 8,
+            replicas: 3,
+            write_quorum: 2,
+            read_quorum: 2,
+            map_version: 1,
+            moving: Vec::new(),
+            repairing: Vec::new(),
+            at_risk: Vec::new(),
+            unrecovered: 0,
+        };
+        let endpoint = EndpointOverview {
+            told_by: "n1".to_owned(),
+            address: "http://127.0.0.1:8500".to_owned(),
+            state: EndpointState::Ok,
+            latency_ms: None,
+        };
+        Overview {
+            version: 1,
+            at_ms: 0,
+            told_by: None,
+            in_touch: true,
+            prefix: "ha/".to_owned(),
+            leader: Some(leader),
+            frozen: Vec::new(),
+            restored: false,
+            hidden: Vec::new(),
+            nodes: vec![node("n1"), node("n2")],
+            map: Some(Arc::new(map)),
+            stores: vec![store],
+            endpoints: vec![endpoint],
+            events: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
+        ShardAtRisk { shard, missing: vec!["n2".to_owned()], left, needed: 2 }
+    }
+
+    #[test]
+    fn each_problem_is_found_alone_and_has_a_cure() {
+        assert_eq!(problems(&well()), []);
+        type Case = (fn(&mut Overview), &'static str, Level, &'static str);
+        let cases: [Case; 15] = [
+            (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
+            (|it| it.leader = None, "no_leader", Level::Error, "has no leader"),
+            (
+                |it| it.hidden = vec!["keys of nodes"],
+                "hidden_by_acl",
+                Level::Error,
+                "keys of nodes",
+            ),
+            (|it| it.frozen = vec!["n2".to_owned()], "frozen", Level::Error, "n2 vanished"),
+            (|it| it.restored = true, "map_restored", Level::Warning, "put it back"),
+            (|it| it.map = None, "no_map", Level::Error, "no shard map"),
+            (
+                |it| {
+                    (it.nodes[1].state, it.nodes[1].check_output) =
+                        (NodeState::Unavailable, "it sleeps".to_owned());
+                },
+                "node_unavailable",
+                Level::Error,
+                "n2 lives, and its check warns: it sleeps",
+            ),
+            (
+                |it| it.nodes[1].silent = Some("no route".to_owned()),
+                "node_silent",
+                Level::Error,
+                "n2 does not answer at its data address: no route",
+            ),
+            (|it| it.nodes[1].map_lag = Some(2), "map_lag", Level::Warning, "2 epochs behind"),
+            (
+                |it| it.nodes[1].unknown_mode = Some("\"off\"".to_owned()),
+                "unknown_mode",
+                Level::Warning,
+                "is \"off\"",
+            ),
+            (
+                |it| it.nodes[1].mode = Mode::Draining,
+                "node_draining",
+                Level::Note,
+                "2 shards are left",
+            ),
+            (
+                |it| it.nodes[1].mode = Mode::Maintenance,
+                "node_maintenance",
+                Level::Note,
+                "n2 is in",
+            ),
+            (
+                |it| it.stores[0].at_risk = (0..9).map(|shard| at_risk(shard, 1)).collect(),
+                "shard_at_risk",
+                Level::Error,
+                "replicas of shards 0, 1, 2, 3, 4 and 4 more are left",
+            ),
+            (
+                |it| it.stores[0].at_risk = vec![at_risk(3, 2)],
+                "replicas_missing",
+                Level::Warning,
+                "replicas of shard 3 are missing",
+            ),
+            (
+                |it| it.endpoints[0].state = EndpointState::Benched,
+                "endpoint_benched",
+                Level::Warning,
+                "http://127.0.0.1:8500 does not answer n1",
+            ),
+        ];
+        for (change, name, level, text) in cases {
+            let mut overview = well();
+            change(&mut overview);
+            let found = problems(&overview);
+            let [problem] = found.as_slice() else { panic!("{name}: {found:?}") };
+            assert_eq!((problem.problem, problem.level), (name, level));
+            assert!(problem.text.contains(text) && !problem.cure.is_empty(), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_is_down_comes_with_the_shards_that_only_it_had() {
+        let mut overview = well();
+        overview.nodes[1].state = NodeState::Down;
+        overview.nodes[1].down_for_ms = Some(42_900);
+        overview.nodes[0].mode = Mode::Maintenance;
+        let found = problems(&overview);
+        let names: Vec<&str> = found.iter().map(|it| it.problem).collect();
+        assert_eq!(names, ["node_down", "shards_without_node", "node_maintenance"]);
+        assert_eq!(found[0].text, "n2 has been down for 42 s");
+        assert_eq!(found[0].cure, "start it, or `consul-ha forget n2`");
+        assert_eq!(found[1].text, "no live node has shard 1");
+    }
 }

@@ -27,6 +27,11 @@ pub struct Sums {
 }
 
 impl Sums {
+    /// The number of records.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     /// The bits of bucket numbers for this number of records.
     pub fn bits(&self) -> u32 {
         (self.count / RECORDS_PER_BUCKET).next_power_of_two().ilog2().min(MAX_BITS)

@@ -8,6 +8,7 @@ use super::clock::VersionClock;
 use super::digest;
 use super::map::{Disk, Entry, NodeId};
 use super::message::{Action, NotReady, Outcome, Reply, Request};
+use super::progress::Progress;
 use super::record::{Range, Record, Version};
 use super::rules::{Rule, Rules};
 use super::state::{Report, State, Work};
@@ -29,6 +30,7 @@ pub struct Holder {
     clock: Arc<VersionClock>,
     shards: Mutex<BTreeMap<u32, Arc<RwLock<State>>>>,
     taken: AtomicU64,
+    progress: Progress,
     rules: Rules,
 }
 
@@ -47,8 +49,8 @@ impl Holder {
         clock: Arc<VersionClock>,
         rules: Rules,
     ) -> Self {
-        let (shards, taken) = Default::default();
-        Holder { node, disk, storage, clock, shards, taken, rules }
+        let (shards, taken, progress) = Default::default();
+        Holder { node, disk, storage, clock, shards, taken, progress, rules }
     }
 
     /// The node's name.
@@ -69,6 +71,11 @@ impl Holder {
     /// The rules in force.
     pub fn rules(&self) -> Rules {
         self.rules
+    }
+
+    /// How far its copies are.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// Its clock.
@@ -305,7 +312,9 @@ impl Holder {
         let mut overtaken: Vec<(usize, Version)> = old.map(|(index, _)| (index, floor)).collect();
         let (places, records): (Vec<usize>, Vec<Record>) =
             records.into_iter().enumerate().filter(|(_, it)| !is_old(it)).unzip();
+        let count = records.len() as u64;
         let kept = self.storage.apply(shard, records).await?;
+        self.progress.wrote(shard, count);
         let newer = kept.into_iter().filter_map(|(at, version)| Some((*places.get(at)?, version)));
         overtaken.extend(newer);
         Ok(Outcome::Stored { overtaken })
@@ -352,6 +361,7 @@ impl Holder {
             Action::Sums { bits, horizon: other } => {
                 let horizon = horizon.max(other);
                 let sums = digest::sums(self.storage(), shard, horizon).await?;
+                self.progress.counted(shard, sums.count());
                 Outcome::Sums { sums: sums.of_buckets(bits), horizon }
             }
             Action::Versions { bits, buckets, horizon, after } => {
@@ -502,6 +512,7 @@ impl Holder {
         let count = records.len() as u64;
         self.storage.apply(shard, records).await?;
         self.taken.fetch_add(count, Ordering::Relaxed);
+        self.progress.took(shard, since, count);
         self.store(shard, &mut state, |state| {
             state.floor = state.floor.max(horizon);
             state.horizon = state.horizon.max(horizon);

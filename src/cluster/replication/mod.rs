@@ -19,6 +19,7 @@ pub mod map;
 pub mod message;
 pub mod peers;
 pub mod plan;
+pub mod progress;
 pub mod quorum;
 pub mod read_times;
 pub mod record;

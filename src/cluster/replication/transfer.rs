@@ -299,6 +299,7 @@ impl Transfer {
         let storage = self.holder.storage();
         let own_horizon = self.holder.state(shard).await.horizon;
         let mut ours = digest::sums(storage, shard, own_horizon).await?;
+        self.holder.progress().counted(shard, ours.count());
         let bits = ours.bits();
         let no_sums = || unfinished(shard, node, "its answer is not that of a comparison");
         let outcome = self.ask(shard, entry, node, Action::Sums { bits, horizon: own_horizon });

@@ -6,6 +6,7 @@ use crate::cluster::Cluster;
 use crate::cluster::replication::map::{ChangeKind, Entry, NodeId, Quorums, Slot};
 use crate::cluster::report::Told;
 use crate::error::Error;
+use crate::ordered;
 use crate::wire::api::kv;
 use crate::wire::request::Args;
 use crate::wire::value::Value;
@@ -77,8 +78,10 @@ pub struct ShardAtRisk {
 pub struct CopyReport {
     /// The store.
     pub store: String,
-    /// The shards that it copies, each with the share that it has, if that is known.
-    pub copies: Vec<(u32, Option<f64>)>,
+    /// The shards that it copies: the records that it has, and whether these are all.
+    pub copies: BTreeMap<u32, (u64, bool)>,
+    /// About how many records the shards have that others copy and of which it has a replica.
+    pub records: BTreeMap<u32, u64>,
 }
 
 impl Store {
@@ -87,15 +90,40 @@ impl Store {
         let mut report = CopyReport { store: self.options.name.clone(), ..CopyReport::default() };
         let (map, holder) = (self.map.borrow().clone(), self.holder());
         let (Some(map), Some(holder)) = (map, holder) else { return report };
-        for (shard, entry) in map.entries().filter(|(_, it)| it.change_to(holder.node()).is_some())
-        {
-            let since = entry.change_to(holder.node()).map(|(_, change)| change.since);
-            let work = holder.state(shard).await.work;
-            let is_done = work.is_some_and(|work| Some(work.since) == since && work.is_done);
-            report.copies.push((shard, is_done.then_some(1.0)));
+        let progress = holder.progress();
+        let is_changed = |entry: &Entry| entry.slots.iter().any(|slot| slot.change.is_some());
+        for (shard, entry) in map.entries().filter(|(_, entry)| is_changed(entry)) {
+            if let Some((_, change)) = entry.change_to(holder.node()) {
+                let work = holder.state(shard).await.work.filter(|it| it.since == change.since);
+                let is_done = work.is_some_and(|work| work.is_done);
+                report.copies.insert(shard, (progress.taken(shard, change.since), is_done));
+            } else if entry.counting_at(holder.node()).is_some() {
+                report.records.extend(progress.records(shard).map(|records| (shard, records)));
+            }
         }
         report
     }
+}
+
+/// The share of a shard's records that a node has copied, for a change of this kind.
+fn done(
+    told: &BTreeMap<String, Told>,
+    store: &str,
+    (shard, node): (u32, &str),
+    (kind, quorums): (ChangeKind, Quorums),
+) -> Option<f64> {
+    let (taken, is_done) = *told.get(node)?.copies_of(store)?.copies.get(&shard)?;
+    if is_done {
+        return Some(1.0);
+    }
+    let counts = told.values().filter_map(|told| told.copies_of(store)?.records.get(&shard));
+    let sources = match kind {
+        ChangeKind::Move => 1,
+        ChangeKind::Failover => quorums.copied() as u64,
+    };
+    let all = counts.max().filter(|count| **count > 0)? * sources;
+    // It compares what it has copied before it is done.
+    Some((taken as f64 / all as f64).min(0.99))
 }
 
 /// The maps of all stores of a cluster, by name. One that cannot be read is left out.
@@ -116,7 +144,7 @@ impl StoreMaps {
             let Some(Value::Bytes(bytes)) = entry.get("Value") else { return None };
             Some((name.to_owned(), StoreMap::decode(bytes).ok()?))
         };
-        Ok(StoreMaps(answer.value.items().iter().filter_map(map).collect()))
+        Ok(StoreMaps(ordered::map(answer.value.items().iter().filter_map(map))))
     }
 
     /// The stores.
@@ -142,19 +170,17 @@ fn store_overview(
             changes.filter(move |it| it.kind == kind).map(move |it| (shard, it.to.to_string()))
         })
     };
-    let done = |shard, node: &str| told.get(node)?.copied(name, shard);
-    let moving = changes(ChangeKind::Move).map(|(shard, to)| ShardMoving {
-        shard,
-        done: done(shard, &to),
-        to,
-    });
-    let repairing = changes(ChangeKind::Failover).map(|(shard, on)| ShardRepairing {
-        shard,
-        done: done(shard, &on),
-        on,
-    });
     let quorums =
         Quorums { replicas: shared.replicas, write: shared.write_quorum, read: shared.read_quorum };
+    let done = |shard, node: &str, kind| done(told, name, (shard, node), (kind, quorums));
+    let moving = changes(ChangeKind::Move).map(|(shard, to)| {
+        let done = done(shard, &to, ChangeKind::Move);
+        ShardMoving { shard, to, done }
+    });
+    let repairing = changes(ChangeKind::Failover).map(|(shard, on)| {
+        let done = done(shard, &on, ChangeKind::Failover);
+        ShardRepairing { shard, on, done }
+    });
     let at_risk = |(shard, entry): (u32, &Entry)| {
         let missing = map.missing(shard, &is_live)?;
         let is_there = |node: &NodeId| missing.iter().all(|place| place.node != *node);
@@ -175,5 +201,81 @@ fn store_overview(
         repairing: repairing.collect(),
         at_risk: map.entries().filter_map(at_risk).collect(),
         unrecovered: map.unrecovered.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::replication::map::{Change, Disk, Place};
+    use crate::cluster::replication::plan::Map;
+    use crate::cluster::stores::options::Shared;
+
+    fn slot(node: &str, change: Option<Change>) -> Slot {
+        let holder = Place { node: node.into(), disk: Disk(1), is_first: false };
+        Slot { holder: Some(holder), change }
+    }
+
+    /// Three shards of n1, n2 and n3: the second moves from n3 to n4, the third has lost n3 for n4.
+    fn map() -> StoreMap {
+        let change = |kind| Some(Change::new(kind, "n4".into(), 7));
+        let changes = [None, change(ChangeKind::Move), change(ChangeKind::Failover)];
+        let entry = |change| Entry {
+            epoch: 7,
+            slots: vec![slot("n1", None), slot("n2", None), slot("n3", change)],
+        };
+        StoreMap {
+            shared: Shared { shards: 3, replicas: 3, write_quorum: 2, read_quorum: 2 },
+            map: Map { version: 9, shards: changes.map(entry).into() },
+            down: BTreeMap::new(),
+            unrecovered: [].into(),
+            openings: BTreeMap::new(),
+        }
+    }
+
+    fn shown(live: &[&str], told: &BTreeMap<String, Told>) -> StoreOverview {
+        store_overview("points", &map(), |node| live.contains(&node), told)
+    }
+
+    #[test]
+    fn a_replica_that_is_gone_or_on_a_node_that_is_down_is_missing() {
+        let missing = |live: &[&str]| -> Vec<(u32, Vec<String>, usize)> {
+            let shown = shown(live, &BTreeMap::new());
+            assert!(shown.at_risk.iter().all(|it| it.needed == 2));
+            shown.at_risk.into_iter().map(|it| (it.shard, it.missing, it.left)).collect()
+        };
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(missing(&["n1", "n2", "n3", "n4"]), [(2, names(&["n3"]), 2)]);
+        assert_eq!(
+            missing(&["n1", "n3", "n4"]),
+            [(0, names(&["n2"]), 2), (1, names(&["n2"]), 2), (2, names(&["n2", "n3"]), 1)]
+        );
+    }
+
+    #[test]
+    fn the_share_that_is_copied_is_known_when_both_sides_tell() {
+        let copies = |taken: [(u64, bool); 2], records: &[(u32, u64)]| {
+            let copies = [(1, taken[0]), (2, taken[1])].into();
+            let target = CopyReport { store: "points".to_owned(), copies, ..CopyReport::default() };
+            let records = records.iter().copied().collect();
+            let source =
+                CopyReport { store: "points".to_owned(), records, ..CopyReport::default() };
+            let told = [("n4", target), ("n1", source)];
+            told.map(|(id, copies)| (id.to_owned(), Told::of_copies(copies))).into()
+        };
+        let done = |told: &BTreeMap<String, Told>| {
+            let shown = shown(&["n1", "n2", "n3", "n4"], told);
+            let [moving] = &shown.moving[..] else { panic!("{shown:?}") };
+            let [repairing] = &shown.repairing[..] else { panic!("{shown:?}") };
+            assert_eq!((moving.shard, moving.to.as_str()), (1, "n4"));
+            assert_eq!((repairing.shard, repairing.on.as_str()), (2, "n4"));
+            (moving.done, repairing.done)
+        };
+        assert_eq!(done(&BTreeMap::new()), (None, None));
+        // A repair copies two of the other replicas.
+        let both = [(1, 100), (2, 100)];
+        assert_eq!(done(&copies([(50, false), (50, false)], &both)), (Some(0.5), Some(0.25)));
+        assert_eq!(done(&copies([(500, false), (3, true)], &both)), (Some(0.99), Some(1.0)));
+        assert_eq!(done(&copies([(5, false), (5, false)], &[(1, 0)])), (None, None));
     }
 }

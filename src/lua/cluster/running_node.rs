@@ -4,6 +4,7 @@ use super::data_plane::NodeDataPlane;
 use super::running_store::{Declared, RunningStore, lead};
 use crate::client::Client;
 use crate::clock::{Clock, WallClock};
+use crate::cluster::report::Overviews;
 use crate::cluster::systemd::Systemd;
 use crate::cluster::{Cluster, Event, Options, Snapshot};
 use crate::config::Config;
@@ -13,6 +14,7 @@ use crate::lua::runtime::executor::Executor;
 use crate::lua::runtime::job::Job;
 use crate::lua::runtime::native::Failure;
 use crate::lua::runtime::wait;
+use crate::lua::status;
 use futures_util::FutureExt;
 use futures_util::stream;
 use mlua::{AnyUserData, Lua};
@@ -38,6 +40,8 @@ pub struct RunningNode {
     pub stores: RefCell<BTreeMap<String, RunningStore>>,
     /// Its client.
     pub client: Arc<Client>,
+    /// What it tells operators and other nodes of its cluster.
+    overviews: Arc<Overviews>,
     /// None: no stores can be here.
     leader: Option<Job<Infallible>>,
     /// None: systemd is not notified of this node.
@@ -107,6 +111,8 @@ impl RunningNode {
         if !cluster.options().observer {
             data_plane.serve(lua, userdata, &events)?;
         }
+        let overviews = Overviews::new(Arc::clone(&cluster), Some(Arc::clone(&data_plane.plane)));
+        status::nodes().add(&overviews);
         let is_member = !cluster.options().observer;
         let leader = if is_member { lead(&cluster, &client, &data_plane)? } else { None };
         let to_systemd = systemd.map(|systemd| {
@@ -123,6 +129,7 @@ impl RunningNode {
             data_plane,
             stores,
             client,
+            overviews,
             leader,
             to_systemd,
             start,
@@ -136,6 +143,7 @@ impl RunningNode {
     /// As [`RunningStore::new`].
     pub fn start_store(&self, declared: &Declared) -> Result<(), Error> {
         let store = RunningStore::new(&self.cluster, &self.client, &self.data_plane, declared)?;
+        self.overviews.add_store(&store.store);
         self.stores.borrow_mut().insert(declared.options.name.clone(), store);
         Ok(())
     }

@@ -2,10 +2,10 @@
 
 use crate::clock::ManualClock;
 use crate::error::{Error, Kind};
-use crate::os;
+use crate::os::{self, PerProcess};
 use std::future::Future;
 use std::io;
-use std::sync::{OnceLock, mpsc};
+use std::sync::mpsc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
@@ -56,45 +56,29 @@ impl Executor {
     }
 }
 
-/// The background thread of a process. A forked child has none of its parent's threads: it starts
-/// its own and leaves the parent's in the chain, untouched.
+/// The background thread of a process. A forked child has none of its parent's threads: it starts its own.
 struct BackgroundThread {
-    generation: u32,
     runtime: Handle,
     /// Ends the thread when it is dropped.
     _stop: oneshot::Sender<()>,
-    of_child: OnceLock<Box<BackgroundThread>>,
 }
 
-/// A chain instead of a lock: a fork while another thread has the lock would leave it locked in the
-/// child forever.
-static THREAD: OnceLock<Box<BackgroundThread>> = OnceLock::new();
+static THREAD: PerProcess<BackgroundThread> = PerProcess::new();
 
 fn background_thread() -> Result<&'static Handle, Error> {
-    let generation = os::fork_generation();
-    let mut link = &THREAD;
-    loop {
-        match link.get() {
-            Some(thread) if thread.generation == generation => return Ok(&thread.runtime),
-            Some(thread) => link = &thread.of_child,
-            None => {
-                let thread = start_thread(generation).map_err(|error| {
-                    let why = format!("cannot start the background thread: {error}");
-                    Error::new(Kind::Config, why).not_sent()
-                })?;
-                // If another thread was faster, ours ends here.
-                let _ = link.set(Box::new(thread));
-            }
-        }
-    }
+    let thread = THREAD.get_or_try_make(start_thread).map_err(|error| {
+        let why = format!("cannot start the background thread: {error}");
+        Error::new(Kind::Config, why).not_sent()
+    })?;
+    Ok(&thread.runtime)
 }
 
-fn start_thread(generation: u32) -> io::Result<BackgroundThread> {
+fn start_thread() -> io::Result<BackgroundThread> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
     let (stop, stopped) = oneshot::channel();
     os::spawn("consul_ffi", move || drop(runtime.block_on(stopped)))?;
-    Ok(BackgroundThread { generation, runtime: handle, _stop: stop, of_child: OnceLock::new() })
+    Ok(BackgroundThread { runtime: handle, _stop: stop })
 }
 
 /// Polls work of a manual clock inside a runtime, which the probes of checks need for their sockets.
