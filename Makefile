@@ -182,6 +182,14 @@ docs:
 	UPDATE_REFERENCE=1 $(MAKE) spec ARGS=spec/consul_production/options_spec.lua
 	cargo doc --no-deps --no-default-features
 
+.PHONY: docs-screenshots
+## docs-screenshots: makes the pictures of the status server's page in docs/images, with Chromium
+docs-screenshots: build-luajit
+	scripts/install-deps.sh page
+	mkdir -p docs/images
+	SCREENSHOTS="$(abspath docs/images)" cargo test --quiet --no-default-features --features server,guard --test programs \
+		-- page::screenshots
+
 .PHONY: clean
 ## clean: removes all build output
 clean:

@@ -16,6 +16,7 @@
 #   outage    a cluster of nodes through every outage of three real servers, on both versions
 #   flood     2,000 calls between nodes in 30 s, while strangers hold 512 connections and open 200 a second
 #   failover  50,000 sequences of endpoint faults, on a manual clock (SEQUENCES)
+#   page      the status server's page in Chromium, also looked at by axe-core (npm)
 #   memory    an engine whose memory is refused at every point while it loads the module
 #
 # A step that needs something unavailable is skipped and prints why. Exit status: 0 when nothing failed.
@@ -25,7 +26,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api random fuzz locks clusters replication data outage flood failover memory)
+all_steps=(api random fuzz locks clusters replication data outage flood failover page memory)
 select_steps "$@"
 prepare_runs 0
 passed=0 failed=0 skipped=0
@@ -78,6 +79,26 @@ step_flood() {
 
 step_failover() {
     SEQUENCES=${SEQUENCES:-50000} test_with client failover
+}
+
+# install_axe FOLDER: installs axe-core there.
+install_axe() {
+    command -v npm >/dev/null || cannot "SKIPPED: axe-core: npm is missing"
+    npm install --no-audit --no-fund --ignore-scripts --prefix "$1" axe-core@4 >&2 \
+        || cannot "SKIPPED: axe-core: npm could not install it"
+}
+
+step_page() {
+    local unavailable=0 folder_of_axe
+    run scripts/install-deps.sh page || return 3
+    folder_of_axe=$(cache_once axe-core node_modules/axe-core/axe.min.js install_axe && echo "$cached") || unavailable=$?
+    if [ "$unavailable" -eq 0 ]; then
+        local -x AXE_CORE=$folder_of_axe/node_modules/axe-core/axe.min.js
+    fi
+    run make --no-print-directory build-luajit || return
+    run cargo test --no-default-features --features server,guard --test programs -- page:: || return
+    ! grep -q '^SKIPPED' "$log" || return 3
+    return "$unavailable"
 }
 
 step_memory() {

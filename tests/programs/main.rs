@@ -26,6 +26,7 @@ fn main() {
         replicated::trials,
         demo_cluster::trials,
         demo_tsdb::trials,
+        page::trials,
         page::documents::trials,
         packaging::trials,
         examples::trials,
