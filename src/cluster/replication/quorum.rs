@@ -249,19 +249,36 @@ impl Router {
         let (mut range, mut limit) = (range.clone(), limit);
         let mut passed = None;
         loop {
-            match self.try_read(shard, &range, limit, deadline).await {
-                Ok(page) => match &page.next {
-                    Some(next) if page.records.is_empty() => {
-                        range.after = Some(next.clone());
-                        limit = limit.max(LONGEST_SEARCH.min(2 * limit));
-                        passed = Some(page);
-                    }
-                    _ => return Ok(page),
-                },
+            let page = match self.page(shard, &range, limit, deadline).await {
+                Ok(page) => page,
+                Err(error) => return passed.ok_or(error),
+            };
+            let Some(next) = page.next.clone().filter(|_| page.records.is_empty()) else {
+                return Ok(page);
+            };
+            range.after = Some(next);
+            limit = limit.max(LONGEST_SEARCH.min(2 * limit));
+            passed = Some(page);
+        }
+    }
+
+    /// Reads one page, also one without records because all of them are deleted.
+    ///
+    /// # Errors
+    /// As [`Router::read`].
+    pub async fn page(
+        &self,
+        shard: u32,
+        range: &Range,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<Page, Error> {
+        loop {
+            match self.try_read(shard, range, limit, deadline).await {
+                Ok(page) => return Ok(page),
                 Err(attempt) => {
-                    if let Err(error) = self.pause(attempt, deadline).await {
-                        return passed.ok_or_else(|| error.with_maybe_applied(false));
-                    }
+                    let paused = self.pause(attempt, deadline).await;
+                    paused.map_err(|error| error.with_maybe_applied(false))?;
                 }
             }
         }
