@@ -16,6 +16,7 @@
 mod cluster;
 mod conflicts;
 mod options;
+mod parse;
 mod sources;
 mod store;
 pub mod toml;

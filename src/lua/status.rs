@@ -21,8 +21,7 @@ use tokio::sync::oneshot;
 /// The nodes of this process, of all Lua states.
 pub fn nodes() -> Arc<Nodes> {
     static NODES: PerProcess<Arc<Nodes>> = PerProcess::new();
-    let Ok(nodes) = NODES.get_or_try_make(|| Ok::<_, Infallible>(Arc::default()));
-    Arc::clone(nodes)
+    Arc::clone(NODES.get())
 }
 
 /// The userdata of a server.

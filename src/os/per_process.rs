@@ -48,10 +48,7 @@ impl<T> PerProcess<T> {
 impl<T: Default> PerProcess<T> {
     /// The value of this process, at first the default.
     pub fn get(&self) -> &T {
-        let made = self.get_or_try_make(|| Ok::<T, Infallible>(T::default()));
-        match made {
-            Ok(value) => value,
-            Err(never) => match never {},
-        }
+        let Ok(value) = self.get_or_try_make(|| Ok::<T, Infallible>(T::default()));
+        value
     }
 }

@@ -2,6 +2,9 @@
 
 use crate::program::Run;
 use crate::system::System;
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 pub fn run(system: &System) {
     let before = system.traces();
@@ -14,6 +17,7 @@ pub fn run(system: &System) {
     assert!(events.contains("  leader_changed n"), "{events}");
     let event = system.run(&["events", "--json"]).ok();
     assert!(event.starts_with("{\"at_ms\":"), "{event}");
+    serve(system);
     completion();
     unreachable();
     assert_eq!(system.traces(), before, "the program is not a member");
@@ -68,6 +72,30 @@ fn locks(system: &System) {
     let table = system.run(&["locks"]).ok();
     assert!(table.contains("ha/leader  lock  held"), "{table}");
     assert_eq!(system.run(&["locks", "user/"]).ok(), "no locks\n");
+}
+
+/// The page's server shows the whole cluster, and nobody needs a key of it.
+fn serve(system: &System) {
+    let mut server = system.serve();
+    let address = server.url.strip_prefix("http://").unwrap().trim_end_matches('/');
+    let get = |path: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let knows_all = || {
+        let answer = get("/cluster");
+        let document = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let document: Value = serde_json::from_str(document).unwrap_or_default();
+        let nodes = document["nodes"].as_array().map_or(0, Vec::len);
+        nodes == 3 && document["leader"].is_object() && document["stores"][0]["name"] == "points"
+    };
+    system.wait_for("the server knows the cluster", knows_all);
+    assert!(get("/").contains("<!doctype html>"));
+    assert!(get("/metrics").starts_with("HTTP/1.0 200"));
+    server.stop();
 }
 
 fn completion() {

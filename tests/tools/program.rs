@@ -1,7 +1,8 @@
 //! A run of the program.
 
 use serde_json::Value;
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
 /// Everything that the program has printed in this process, for the search for secrets.
@@ -15,14 +16,48 @@ pub struct Run {
     pub status: i32,
 }
 
+/// The program, with these variables of Consul alone.
+fn program(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_consul-ha"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null());
+    command
+}
+
+/// `consul-ha serve`, until it is stopped.
+pub struct Server {
+    process: Child,
+    pub url: String,
+}
+
+impl Server {
+    pub fn start(environment: &[(&str, &str)]) -> Server {
+        let mut command = program(&["serve", "--listen", "127.0.0.1:0", "--json"], environment);
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let stdout = process.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let said: Value = serde_json::from_str(&line).unwrap();
+        Server { process, url: said["url"].as_str().unwrap().to_owned() }
+    }
+
+    pub fn stop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 impl Run {
     pub fn of(arguments: &[&str], environment: &[(&str, &str)]) -> Run {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_consul-ha"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_")) {
-            command.env_remove(name);
-        }
-        command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null());
-        let output = command.output().unwrap();
+        let output = program(arguments, environment).output().unwrap();
         let run = Run {
             out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),

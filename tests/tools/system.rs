@@ -1,6 +1,6 @@
 //! Three live nodes with a replicated store, on one Consul with ACLs.
 
-use crate::program::{PRINTED, Run};
+use crate::program::{PRINTED, Run, Server};
 use crate::support::consul::RealConsul;
 use consul_ffi::client::Client;
 use consul_ffi::client::coordination::Profile;
@@ -153,12 +153,20 @@ impl System {
 
     /// Runs the program with this token.
     pub fn run_as(&self, token: &str, arguments: &[&str]) -> Run {
-        let environment = [
+        Run::of(arguments, &self.environment(token))
+    }
+
+    /// Starts `serve`.
+    pub fn serve(&self) -> Server {
+        Server::start(&self.environment(&self.consul.token))
+    }
+
+    fn environment<'a>(&'a self, token: &'a str) -> [(&'static str, &'a str); 3] {
+        [
             ("CONSUL_HTTP_ADDR", self.consul.address.as_str()),
             ("CONSUL_HTTP_TOKEN", token),
             ("CONSUL_HA_PREFIX", "ha/"),
-        ];
-        Run::of(arguments, &environment)
+        ]
     }
 
     /// A token with these rules.

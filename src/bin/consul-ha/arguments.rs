@@ -103,6 +103,8 @@ pub enum Verb {
     Why(Watched),
     /// Show what has happened, from the nodes' own memory.
     Events(Events),
+    /// Serve the page, the numbers and the document of the whole cluster over HTTP, until it is stopped.
+    Serve(Serve),
     /// Look for what goes wrong in Consul and around it; status 1 if something is.
     Doctor(Doctor),
     /// List the locks and semaphores below a prefix.
@@ -239,6 +241,16 @@ pub struct Events {
     /// Go on with those that come.
     #[arg(long, short)]
     pub follow: bool,
+}
+
+#[derive(Args)]
+pub struct Serve {
+    /// Where to listen, `host:port`. All who can connect there can read it; it changes nothing.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
+    pub listen: String,
+    /// A further name by which browsers reach it, without a port; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub host: Vec<String>,
 }
 
 #[derive(Args)]

@@ -1,12 +1,14 @@
 //! What the nodes tell, and the cluster as a whole: `why`, `events` and `serve`.
 
-use super::arguments::Events;
+use super::arguments::{Events, Serve};
 use super::connection::{Session, View};
 use super::failure::Failure;
 use super::output::{Output, Shown, print, say};
 use consul_ffi::cluster::overview::{EventOverview, Level};
+use consul_ffi::status::{Nodes, StatusServer};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The pause between two looks for new events.
@@ -45,6 +47,20 @@ pub async fn events(session: &Session, given: &Events, output: Output) -> Result
             Ok(overview) => tell(&overview.events, &mut seen, output),
             Err(error) => say(&format!("consul-ha: {error}")),
         }
+    }
+}
+
+/// `serve`
+pub async fn serve(session: &Session, given: &Serve, output: Output) -> Result<(), Failure> {
+    let cluster = session.observer()?;
+    let (overviews, nodes) = (session.overviews(&cluster)?, Arc::<Nodes>::default());
+    nodes.add(&overviews);
+    let server = StatusServer::bind(&given.listen, &given.host, nodes)?;
+    let url = format!("http://{}/", server.address());
+    output.done(&format!("serves {url}"), json!({ "url": url }), false);
+    tokio::select! {
+        why = cluster.run() => Err(why.into()),
+        never = server.serve() => match never {},
     }
 }
 

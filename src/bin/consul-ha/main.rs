@@ -61,6 +61,7 @@ async fn run(line: &CommandLine, output: Output) -> Result<(), Failure> {
         }
         Verb::Why(watched) => output.repeated(watched, || follow::why(&session)).await,
         Verb::Events(events) => follow::events(&session, events, output).await,
+        Verb::Serve(given) => follow::serve(&session, given, output).await,
         Verb::Doctor(given) => output.show(&doctor::doctor(&session, given).await?),
         Verb::HandOver(it) => change::hand_over(&session, it, output).await,
         Verb::Leave(it) => change::leave(&session, it, output).await,
