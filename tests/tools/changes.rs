@@ -96,8 +96,10 @@ pub fn without_leader(system: &System) {
     let doctor = system.run(&["doctor"]);
     assert!(doctor.out.contains("\nno_leader: the cluster has no leader"), "{doctor:?}");
     assert_eq!(doctor.status, 1);
-    let why = system.run(&["why"]);
-    assert!(why.status == 1 && why.out.contains("error: n1 is down"), "{why:?}");
+    system.wait_for("n1 is down", || {
+        let why = system.run(&["why"]);
+        why.status == 1 && why.out.contains("error: n1 is down")
+    });
     system.run(&["hand-over"]).refused(1, &["there is no leader"]);
     system.run(&["leave", "n1"]).refused(1, &["n1 is down: `consul-ha forget n1`"]);
 }
