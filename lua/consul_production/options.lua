@@ -3,120 +3,9 @@
 -- compares with this list. Times are in seconds unless the name has another unit.
 local options = {}
 
-local function is_text(value)
-  return type(value) == "string" and value ~= ""
-end
+local option_types = require("consul_ffi.option_types")
 
-local function is_finite(value)
-  return type(value) == "number" and value == value and value < math.huge
-end
-
-local function is_positive(value)
-  return is_finite(value) and value > 0
-end
-
-local function is_integer_from(least)
-  return function(value)
-    return is_finite(value) and value >= least and value % 1 == 0
-  end
-end
-
--- Whether a value is a list of non-empty strings.
-local function is_list(value)
-  if type(value) ~= "table" or #value == 0 then
-    return false
-  end
-  for _, text in ipairs(value) do
-    if not is_text(text) then
-      return false
-    end
-  end
-  return true
-end
-
-local function as_flag(text)
-  local flags = {
-    ["true"] = true, yes = true, on = true, ["1"] = true,
-    ["false"] = false, no = false, off = false, ["0"] = false,
-  }
-  return flags[text:lower()]
-end
-
-local function same(text)
-  return text
-end
-
--- The types of options: `words` for messages, `accepts` checks a value, `read` converts text from the
--- environment or from a key in Consul.
-local types = {
-  text = { words = "a non-empty string", accepts = is_text, read = same },
-  -- The environment and a key in Consul have one secret.
-  secrets = {
-    words = "a non-empty string or a list of them",
-    accepts = function(value)
-      return is_text(value) or is_list(value)
-    end,
-    read = same,
-  },
-  flag = {
-    words = "true or false",
-    accepts = function(value)
-      return type(value) == "boolean"
-    end,
-    read = as_flag,
-  },
-  seconds = { words = "a positive number of seconds", accepts = is_positive, read = tonumber },
-  number = { words = "a positive number", accepts = is_positive, read = tonumber },
-  count = { words = "an integer, 0 or more", accepts = is_integer_from(0), read = tonumber },
-  nodes = { words = "an integer, 1 or more", accepts = is_integer_from(1), read = tonumber },
-  urls = {
-    words = "a list of URLs",
-    accepts = is_list,
-    read = function(text)
-      local urls = {}
-      for url in text:gmatch("[^,%s]+") do
-        urls[#urls + 1] = url
-      end
-      return urls
-    end,
-  },
-  simulate = {
-    words = "true, false or the name of a simulated agent",
-    -- The client refuses names such as "false", which the text of a key may well mean.
-    accepts = function(value)
-      return type(value) == "boolean" or is_text(value) and as_flag(value) == nil
-    end,
-    read = function(text)
-      local read = as_flag(text)
-      return read == nil and text or read
-    end,
-  },
-  consistency = { words = '"default", "stale" or "consistent"', names = { "default", "stale", "consistent" } },
-  level = { words = '"DEBUG", "INFO", "WARN", "ERROR" or "OFF"', names = { "DEBUG", "INFO", "WARN", "ERROR", "OFF" } },
-  format = { words = '"text" or "json"', names = { "text", "json" } },
-  -- Only Lua has functions.
-  callback = {
-    words = "a function",
-    accepts = function(value)
-      return type(value) == "function"
-    end,
-    read = same,
-  },
-}
-
-for _, kind in pairs(types) do
-  if kind.names then
-    kind.read = same
-    kind.accepts = function(value)
-      for _, name in ipairs(kind.names) do
-        if name == value then
-          return true
-        end
-      end
-      return false
-    end
-  end
-end
+local types = option_types.types
 
 -- The host's name, the default of `cluster.node_id`.
 local function host_name()
@@ -125,7 +14,7 @@ local function host_name()
   if file then
     file:close()
   end
-  return is_text(name) and name or "node"
+  return types.text.accepts(name) and name or "node"
 end
 
 -- { path, type, default } and: `client`, `tls` or `cluster`, the option of consul_ffi that it sets, or its
@@ -301,17 +190,7 @@ end
 
 -- Returns why an option does not accept a value; nil when it does.
 function options.refusal(option, value)
-  if not option.kind.accepts(value) then
-    local shown = tostring(value)
-    if value == "" then
-      shown = "an empty string"
-    elseif type(value) == "table" or option.secret then
-      shown = "a " .. type(value)
-    elseif type(value) == "string" then
-      shown = ("the string %q"):format(value)
-    end
-    return ("must be %s, got %s"):format(option.kind.words, shown)
-  end
+  return option_types.refusal(option.kind, value, option.secret)
 end
 
 -- Lists the names in a section, for messages about unknown ones.
