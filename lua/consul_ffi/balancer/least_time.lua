@@ -1,0 +1,104 @@
+-- Peak EWMA, as Finagle's balancer has it (finagle-core, loadbalancer/PeakEwma.scala): of two random instances the one
+-- with the lower cost, which is a moving average of its response times multiplied by its requests in flight and the
+-- next one. A slower answer than the average replaces it at once; faster ones lower it gradually. Two choices are
+-- nearly as good as looking at all, and do not send all requests to the best one (Mitzenmacher, "The Power of Two
+-- Choices in Randomized Load Balancing", IEEE Transactions on Parallel and Distributed Systems 12, 2001).
+--
+-- Weights, which Finagle does not have: an instance is drawn by its weight, and its requests in flight count by it.
+local least_time = { counts_in_flight = true }
+
+local exp, floor = math.exp, math.floor
+
+-- The mean lifetime of an observation, in seconds; Finagle's default.
+local DECAY_S = 10
+
+-- What is added to each average: half of nginx's resolution, in which a fast answer takes 0 ms.
+local LEAST_MS = 0.5
+
+-- The cost of an instance without an answer that has a request in flight: it gets one request at a time until it
+-- answers, as in Finagle.
+local UNKNOWN = 1e12
+
+-- Builds the tables from which one random number draws an instance by its weight (Walker's alias method, by Vose: "A
+-- linear algorithm for generating random numbers with a given distribution", IEEE Transactions on Software Engineering
+-- 17, 1991).
+function least_time.prepare(pool)
+  local count, mean = pool.count, pool.total_weight / pool.count
+  local chances, aliases, small, large = {}, {}, {}, {}
+  for i, entry in ipairs(pool.active) do
+    chances[i], aliases[i] = pool.weights[i] / mean, i
+    entry.pressure = mean / pool.weights[i]
+    local list = chances[i] < 1 and small or large
+    list[#list + 1] = i
+  end
+  while #small > 0 and #large > 0 do
+    local less, more = table.remove(small), large[#large]
+    aliases[less] = more
+    chances[more] = chances[more] - (1 - chances[less])
+    if chances[more] < 1 then
+      small[#small + 1] = table.remove(large)
+    end
+  end
+  -- What is left differs from 1 by rounding only.
+  for _, list in ipairs({ small, large }) do
+    for _, i in ipairs(list) do
+      chances[i] = 1
+    end
+  end
+  pool.chances, pool.aliases, pool.draws = chances, aliases, count
+end
+
+local function draw(pool)
+  local place = pool.random() * pool.draws
+  local i = floor(place)
+  if place - i < pool.chances[i + 1] then
+    return i + 1
+  end
+  return pool.aliases[i + 1]
+end
+
+-- The average of the response times in milliseconds, which decays towards 0 while no answer comes, so that a slow
+-- instance is tried again.
+local function average(entry, time)
+  if entry.decayed_at ~= time then
+    entry.decayed_at = time
+    entry.decayed_ms = entry.ms * exp((entry.observed_at - time) / DECAY_S)
+  end
+  return entry.decayed_ms
+end
+
+local function cost(entry, time)
+  local waiting = entry.in_flight * entry.pressure
+  if entry.ms then
+    return (average(entry, time) + LEAST_MS) * (waiting + 1)
+  end
+  return waiting > 0 and UNKNOWN + waiting or 0
+end
+
+function least_time.pick(pool)
+  local active = pool.active
+  if pool.count == 1 then
+    return active[1]
+  end
+  local i, j = draw(pool), draw(pool)
+  if i == j then
+    j = i % pool.count + 1
+  end
+  local one, other, time = active[i], active[j], pool.time
+  return cost(one, time) <= cost(other, time) and one or other
+end
+
+-- A failure that comes fast must not make an instance attractive: it never lowers the average.
+function least_time.observe(entry, succeeded, ms, time)
+  if not entry.ms or ms >= entry.ms then
+    entry.ms = (succeeded or entry.ms) and ms or nil
+  elseif succeeded then
+    local kept = exp((entry.observed_at - time) / DECAY_S)
+    entry.ms = entry.ms * kept + ms * (1 - kept)
+  else
+    return
+  end
+  entry.observed_at, entry.decayed_at = time, nil
+end
+
+return least_time

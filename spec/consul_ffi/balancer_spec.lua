@@ -1,0 +1,763 @@
+-- The balancer, on a clock and random numbers of its own.
+local balancer = require("consul_ffi.balancer")
+
+-- Random numbers that are the same in each run and on each engine.
+local function random_numbers(seed)
+  local state = seed
+  return function()
+    state = (state * 69069 + 1) % 4294967296
+    return state / 4294967296
+  end
+end
+
+-- Returns a list of instances with the weights.
+local function instances(weights, zone)
+  local list = {}
+  for i, weight in ipairs(weights) do
+    local host = (zone or "web") .. "-" .. i
+    list[i] = { id = host, address = host, port = 80, weight = weight, meta = { zone = zone } }
+  end
+  return list
+end
+
+local function equal(count, zone)
+  local weights = {}
+  for i = 1, count do
+    weights[i] = 1
+  end
+  return instances(weights, zone)
+end
+
+local function joined(...)
+  local all = {}
+  for _, list in ipairs({ ... }) do
+    for _, instance in ipairs(list) do
+      all[#all + 1] = instance
+    end
+  end
+  return all
+end
+
+describe("a balancer", function()
+  local time
+
+  before_each(function()
+    time = 1000
+  end)
+
+  local function new(list, options)
+    local given = {
+      now = function()
+        return time
+      end,
+      random = random_numbers(17),
+    }
+    for name, value in pairs(options or {}) do
+      given[name] = value
+    end
+    return balancer.new(list, given)
+  end
+
+  -- Picks `count` times and reports success; returns how often each instance was picked, by id.
+  local function counts(web, count, step)
+    local picked = {}
+    for i = 1, count do
+      time = time + (step or 0)
+      local instance = assert(web:pick("key " .. i))
+      picked[instance.id] = (picked[instance.id] or 0) + 1
+      web:report(instance, true, 5)
+    end
+    return picked
+  end
+
+  -- Picks until the instance comes, and reports it; others succeed. Returns whether it came within a hundred picks.
+  local function report_next(web, id, succeeded)
+    for i = 1, 100 do
+      local instance = assert(web:pick("key " .. i))
+      web:report(instance, instance.id ~= id or succeeded, 5)
+      if instance.id == id then
+        return true
+      end
+    end
+    return false
+  end
+
+  local function state(web, id)
+    for _, status in ipairs(web:status()) do
+      if status.instance.id == id then
+        return status.state, status
+      end
+    end
+  end
+
+  local function eject(web, id)
+    for _ = 1, 3 do
+      assert.is_true(report_next(web, id, false))
+    end
+    assert.are.equal("ejected", (state(web, id)))
+  end
+
+  describe("picks round robin", function()
+    it("in shares within 2 % of the weights over 100,000 picks", function()
+      local list = instances({ 1, 2, 3, 5, 8, 13, 21, 1, 1, 100 })
+      local picked = counts(new(list), 100000)
+      for _, instance in ipairs(list) do
+        local share = picked[instance.id] / 100000 / (instance.weight / 155)
+        assert.is_true(share > 0.98 and share < 1.02, instance.id .. " has " .. share)
+      end
+    end)
+
+    it("smoothly: of weights 5, 1 and 1 seven in a row have five of the first, and not five in succession", function()
+      local web, row = new(instances({ 5, 1, 1 })), {}
+      for i = 1, 70 do
+        row[i] = web:pick().id
+      end
+      for first = 1, 64 do
+        local of_first, others_in_five = 0, false
+        for i = first, first + 6 do
+          of_first = of_first + (row[i] == "web-1" and 1 or 0)
+          others_in_five = others_in_five or i < first + 5 and row[i] ~= "web-1"
+        end
+        assert.are.equal(5, of_first)
+        assert.is_true(others_in_five)
+      end
+    end)
+
+    it("starting at different instances in different processes", function()
+      local firsts, different = {}, 0
+      for seed = 1, 50 do
+        local id = new(equal(10), { random = random_numbers(seed * 7919) }):pick().id
+        different = different + (firsts[id] and 0 or 1)
+        firsts[id] = true
+      end
+      assert.is_true(different > 5, different .. " different ones")
+    end)
+
+    it("an instance of weight 0 only if there is no other", function()
+      local web = new(instances({ 0, 1 }))
+      assert.are.same({ ["web-2"] = 50 }, counts(web, 50))
+      assert.are.same({ ["web-1"] = 25, ["web-2"] = 25 }, counts(new(instances({ 0, 0 })), 50))
+    end)
+  end)
+
+  describe("with the policy least_time", function()
+    -- Requests arrive at random on instances that serve one request after the other, one of them ten times slower.
+    -- Returns the response time at the 99th percentile, in ms.
+    local function p99(policy)
+      local web, random = new(equal(10), { policy = policy }), random_numbers(5)
+      local free_at, pending, times = {}, {}, {}
+      -- 10,000 requests at 300 a second; an instance serves 100 a second, the slow one 10.
+      for n = 1, 10000 do
+        time = time - math.log(1 - random()) / 300
+        table.sort(pending, function(one, other)
+          return one.ends < other.ends
+        end)
+        local now = time
+        while pending[1] and pending[1].ends <= now do
+          local done = table.remove(pending, 1)
+          time = done.ends
+          web:report(done.instance, true, (done.ends - done.began) * 1000)
+        end
+        time = now
+        local instance = web:pick()
+        local takes = (instance.id == "web-1" and 0.1 or 0.01) * (0.5 + random())
+        local ends = math.max(free_at[instance.id] or 0, now) + takes
+        free_at[instance.id] = ends
+        pending[#pending + 1] = { instance = instance, began = now, ends = ends }
+        times[n] = (ends - now) * 1000
+      end
+      table.sort(times)
+      return times[9900]
+    end
+
+    it("has half of round robin's response time at p99 or less, with one slow instance of ten", function()
+      local slow, fast = p99("round_robin"), p99("least_time")
+      assert.is_true(fast * 2 < slow, ("%.1f ms, round robin %.1f ms"):format(fast, slow))
+    end)
+
+    it("picks in shares near the weights while all answer alike", function()
+      local list = instances({ 1, 2, 3, 4 })
+      local picked = counts(new(list, { policy = "least_time" }), 100000)
+      for _, instance in ipairs(list) do
+        local share = picked[instance.id] / 100000 / (instance.weight / 10)
+        assert.is_true(share > 0.96 and share < 1.04, instance.id .. " has " .. share)
+      end
+    end)
+
+    it("counts requests in flight, by weight", function()
+      for weight = 1, 3 do
+        local list = instances({ 1, weight })
+        local web = new(list, { policy = "least_time" })
+        web:report(list[1], true, 10)
+        web:report(list[2], true, 10)
+        for _ = 1, 40 * (1 + weight) do
+          web:pick()
+        end
+        local in_flight = web:status()[1].in_flight
+        assert.is_true(in_flight >= 38 and in_flight <= 42, in_flight .. " in flight")
+      end
+    end)
+
+    it("gives an instance without an answer one request at a time", function()
+      local list = equal(4)
+      local web = new(list, { policy = "least_time" })
+      for i = 1, 4 do
+        if i > 1 then
+          web:report(list[i], true, 20)
+        end
+      end
+      local silent = 0
+      for _ = 1, 1000 do
+        local instance = web:pick()
+        if instance == list[1] then
+          silent = silent + 1
+        else
+          web:report(instance, true, 20)
+        end
+      end
+      assert.are.equal(1, silent)
+    end)
+
+    it("tries a slow instance again when its average has decayed", function()
+      local list = equal(2)
+      local web = new(list, { policy = "least_time" })
+      web:report(list[1], true, 10000)
+      web:report(list[2], true, 10)
+      assert.is_nil(counts(web, 100)["web-1"])
+      local picked = counts(web, 1000, 0.1)
+      assert.is_true(picked["web-1"] > 0)
+    end)
+
+    it("does not prefer an instance that fails fast", function()
+      local list = equal(2)
+      local web = new(list, { policy = "least_time", max_failures = 1000 })
+      web:report(list[1], true, 20)
+      web:report(list[2], true, 20)
+      for _ = 1, 20 do
+        web:report(list[1], false, 1)
+      end
+      assert.are.equal(20, web:status()[1].ms)
+    end)
+  end)
+
+  describe("with the policy hash", function()
+    it("picks the same instance for a key, in every process and whatever the order of the list", function()
+      local list = equal(10)
+      local reversed = {}
+      for i = 1, 10 do
+        reversed[i] = list[11 - i]
+      end
+      local one, other = new(list, { policy = "hash" }), new(reversed, { policy = "hash" })
+      for i = 1, 1000 do
+        local picked = one:pick("user " .. i)
+        assert.are.equal(picked, other:pick("user " .. i))
+        one:report(picked, true)
+        other:report(picked, true)
+      end
+    end)
+
+    local function owners(web)
+      local found = {}
+      for i = 1, 5000 do
+        local instance = web:pick("user " .. i)
+        found[i] = instance.id
+        web:report(instance, true)
+      end
+      return found
+    end
+
+    it("moves only the keys of an instance that leaves the list or is ejected, and moves them back", function()
+      local list = equal(10)
+      local web = new(list, { policy = "hash" })
+      local before = owners(web)
+      local gone = table.remove(list, 4)
+      time = time + 1
+      local without = owners(web)
+      table.insert(list, gone)
+      time = time + 1
+      assert.are.same(before, owners(web))
+      eject(web, gone.id)
+      assert.are.same(without, owners(web))
+      for i, id in ipairs(without) do
+        assert.are_not.equal(gone.id, id)
+        assert.is_true(before[i] == id or before[i] == gone.id)
+      end
+    end)
+
+    it("gives an instance keys in proportion to its weight", function()
+      local found, of = owners(new(instances({ 1, 2, 3, 4 }), { policy = "hash" })), {}
+      for _, id in ipairs(found) do
+        of[id] = (of[id] or 0) + 1
+      end
+      for i = 1, 4 do
+        local share = of["web-" .. i] / 5000 / (i / 10)
+        assert.is_true(share > 0.75 and share < 1.25, i .. " has " .. share)
+      end
+    end)
+
+    -- Fills and drains with keys of which few are most of the requests. Calls `check` with the load of the picked
+    -- instance, with the new request, and the mean at that moment.
+    local function load_with_hot_keys(factor, check)
+      local web = new(equal(10), { policy = "hash", load_factor = factor })
+      local random, loads, pending, all = random_numbers(3), {}, {}, 0
+      for n = 1, 20000 do
+        -- Between 0 and 400 in flight, in turn.
+        local wanted = 200 + 200 * math.sin(n / 500)
+        while all > wanted do
+          local done = table.remove(pending, math.floor(random() * all) + 1)
+          loads[done.id], all = loads[done.id] - 1, all - 1
+          web:report(done, true, 1)
+        end
+        local instance = web:pick("key " .. math.floor(1 / (random() + 0.001)))
+        loads[instance.id], all = (loads[instance.id] or 0) + 1, all + 1
+        pending[#pending + 1] = instance
+        check(loads[instance.id], all / 10)
+      end
+    end
+
+    it("never gives an instance more than 1.25 times the mean load, or the next integer above the mean", function()
+      local full = 0
+      load_with_hot_keys(nil, function(load, mean)
+        assert.is_true(load <= 1.25 * mean or load < mean + 1, ("%d in flight, the mean is %.2f"):format(load, mean))
+        assert.is_true(load <= 1.25 * mean or mean < 4)
+        full = full + (load + 1 > 1.25 * mean and mean >= 4 and 1 or 0)
+      end)
+      -- The bound was reached, and without it the load would be far above.
+      assert.is_true(full > 100, full .. " times at the bound")
+      local most = 0
+      load_with_hot_keys(100, function(load, mean)
+        most = math.max(most, mean >= 4 and load / mean or 0)
+      end)
+      assert.is_true(most > 2, "without the bound " .. most)
+    end)
+
+    it("does not count a request forever that is never reported", function()
+      local list = equal(4)
+      local web = new(list, { policy = "hash", report_within_s = 30 })
+      local first = web:pick("user")
+      for _ = 1, 40 do
+        web:pick("user")
+      end
+      local function in_flight()
+        local total = 0
+        for _, status in ipairs(web:status()) do
+          total = total + status.in_flight
+        end
+        return total
+      end
+      assert.are.equal(41, in_flight())
+      time = time + 31
+      assert.are.equal(41, in_flight())
+      time = time + 31
+      assert.are.equal(0, in_flight())
+      web:report(first, true, 1)
+      assert.are.equal(0, in_flight())
+      assert.are.equal(first, web:pick("user"))
+    end)
+
+    it("picks at random without a key", function()
+      local web, picked = new(equal(4), { policy = "hash" }), {}
+      for _ = 1, 100 do
+        picked[web:pick().id] = true
+      end
+      for i = 1, 4 do
+        assert.is_true(picked["web-" .. i])
+      end
+    end)
+  end)
+
+  for _, policy in ipairs({ "round_robin", "least_time", "hash" }) do
+    describe("with the policy " .. policy, function()
+      it("gives a dead instance at most five requests before it is ejected, and others all that follow", function()
+        local web, dead = new(equal(10), { policy = policy }), 0
+        for i = 1, 2000 do
+          time = time + 0.001
+          local key, tried = "key " .. i, {}
+          local instance = web:pick(key)
+          while instance.id == "web-7" do
+            dead = dead + 1
+            web:report(instance, false, 0)
+            tried[#tried + 1] = instance
+            instance = assert(web:pick(key, tried))
+          end
+          web:report(instance, true, 5)
+        end
+        assert.is_true(dead >= 1 and dead <= 5, dead .. " requests")
+      end)
+
+      it("picks another instance for a request that tried some, until it has tried all", function()
+        local web = new(equal(5), { policy = policy })
+        local tried, seen = {}, {}
+        for i = 1, 5 do
+          local instance = assert(web:pick("a key", tried))
+          assert.is_nil(seen[instance.id])
+          seen[instance.id], tried[i] = true, instance
+        end
+        local instance, message, err = web:pick("a key", tried)
+        assert.is_false(instance)
+        assert.are.equal("the request has tried all 5 instances", message)
+        assert.are.equal("not_found", err.kind)
+      end)
+    end)
+  end
+
+  describe("ejects", function()
+    it("an instance after failures in a row, not after as many with a success between them", function()
+      local web = new(equal(4))
+      for _ = 1, 5 do
+        report_next(web, "web-2", false)
+        report_next(web, "web-2", false)
+        report_next(web, "web-2", true)
+        assert.are.equal("active", (state(web, "web-2")))
+      end
+      eject(web, "web-2")
+      assert.is_nil(counts(web, 100)["web-2"])
+    end)
+
+    it("nothing for failures that are more than ten seconds apart", function()
+      local web = new(equal(4))
+      for _ = 1, 5 do
+        assert.is_true(report_next(web, "web-2", false))
+        time = time + 10.1
+      end
+      assert.are.equal("active", (state(web, "web-2")))
+    end)
+
+    it("for longer each time, up to five minutes, with one request as a probe in between", function()
+      local web = new(equal(4))
+      eject(web, "web-2")
+      for n = 1, 40 do
+        local lasts = math.min(10 * n, 300)
+        time = time + lasts - 0.1
+        assert.is_false(report_next(web, "web-2", false))
+        time = time + 0.2
+        assert.is_true(report_next(web, "web-2", false))
+        assert.are.equal("ejected", (state(web, "web-2")))
+      end
+    end)
+
+    it("no request but the probe until it is answered, then it takes its share", function()
+      local web = new(equal(4))
+      eject(web, "web-2")
+      time = time + 10.1
+      local probe
+      for _ = 1, 100 do
+        local instance = web:pick()
+        if instance.id == "web-2" then
+          assert.is_nil(probe)
+          probe = instance
+        end
+      end
+      web:report(probe, true, 5)
+      assert.are.equal(25, counts(web, 100)["web-2"])
+    end)
+
+    it("and probes again ten seconds after a probe that was never reported", function()
+      local web = new(equal(4))
+      eject(web, "web-2")
+      time = time + 10.1
+      for _ = 1, 3 do
+        local probes = 0
+        for _ = 1, 100 do
+          probes = probes + (web:pick().id == "web-2" and 1 or 0)
+        end
+        assert.are.equal(1, probes)
+        time = time + 10.1
+      end
+    end)
+
+    it("for as long as the first time after an instance was healthy for a while", function()
+      local web = new(equal(4))
+      eject(web, "web-2")
+      time = time + 10.1
+      report_next(web, "web-2", false) -- the second time, for 20 s
+      time = time + 20.1
+      report_next(web, "web-2", true)
+      time = time + 30
+      eject(web, "web-2")
+      time = time + 10.1
+      assert.is_true(report_next(web, "web-2", true))
+    end)
+
+    it("up to half of the instances, of which each failure counts again when there is room", function()
+      local web = new(equal(6))
+      for i = 1, 5 do
+        for _ = 1, 3 do
+          report_next(web, "web-" .. i, false)
+        end
+      end
+      local ejected = 0
+      for _, status in ipairs(web:status()) do
+        ejected = ejected + (status.state == "ejected" and 1 or 0)
+      end
+      assert.are.equal(3, ejected)
+      assert.is_nil(counts(web, 90)["web-1"])
+    end)
+
+    it("one of few instances even if it is a greater share than may be", function()
+      local web = new(equal(3), { max_ejected = 0.1 })
+      eject(web, "web-2")
+      for _ = 1, 3 do
+        report_next(web, "web-1", false)
+      end
+      assert.are.equal("active", (state(web, "web-1")))
+    end)
+
+    it("never the only instance, and none with max_ejected = 0", function()
+      local alone, all = new(equal(1)), new(equal(4), { max_ejected = 0 })
+      for _ = 1, 20 do
+        report_next(alone, "web-1", false)
+        report_next(all, "web-1", false)
+      end
+      assert.are.equal("active", (state(alone, "web-1")))
+      assert.are.equal("active", (state(all, "web-1")))
+    end)
+
+    it("and one that is doubtful gets few requests until it answers", function()
+      local web = new(equal(2))
+      local failing = web:pick()
+      web:report(failing, false)
+      local of_failing = 0
+      for _ = 1, 100 do
+        of_failing = of_failing + (web:pick() == failing and 1 or 0)
+      end
+      assert.are.equal(2, of_failing)
+      web:report(failing, true)
+      assert.are.equal("active", (state(web, failing.id)))
+    end)
+  end)
+
+  describe("starts slowly", function()
+    it("with an instance that joins, not with those of the first list", function()
+      local list = equal(3)
+      local web = new(list, { slow_start_s = 30 })
+      assert.are.equal(100, counts(web, 300)["web-1"])
+      list[4] = { id = "web-4", address = "web-4", port = 80 }
+      time = time + 1
+      local early = counts(web, 1000)["web-4"]
+      time = time + 15
+      local middle = counts(web, 1000)["web-4"]
+      time = time + 15
+      local late = counts(web, 1000)["web-4"]
+      -- A tenth of a share at first, then half of one, then a whole one.
+      assert.is_true(early > 25 and early < 40, early .. " at first")
+      assert.is_true(middle > 130 and middle < 160, middle .. " in the middle")
+      assert.are.equal(250, late)
+    end)
+
+    it("with an instance that comes back from an ejection", function()
+      local web = new(equal(4), { slow_start_s = 30 })
+      eject(web, "web-2")
+      time = time + 10.1
+      report_next(web, "web-2", true)
+      time = time + 1
+      local picked = counts(web, 1000)["web-2"]
+      assert.is_true(picked > 25 and picked < 60, picked .. " of 1000")
+    end)
+  end)
+
+  describe("prefers its zone", function()
+    local function of_zone(picked, zone)
+      local total = 0
+      for id, count in pairs(picked) do
+        total = total + (id:find(zone, 1, true) and count or 0)
+      end
+      return total
+    end
+
+    for _, policy in ipairs({ "round_robin", "least_time", "hash" }) do
+      it("while it has enough healthy instances, and spills over in proportion below, by " .. policy, function()
+        local own, other = equal(10, "eu"), equal(10, "us")
+        local web = new(joined(own, other), { policy = policy, zone = "eu" })
+        assert.are.equal(1000, of_zone(counts(web, 1000), "eu"))
+        for i = 1, 5 do
+          for _ = 1, 3 do
+            web:report(own[i], false)
+          end
+        end
+        -- Five of ten are healthy: 1.4 * 50 % of the requests stay.
+        local stay = of_zone(counts(web, 10000), "eu")
+        assert.is_true(stay > 6700 and stay < 7300, stay .. " of 10000")
+      end)
+    end
+
+    it("also compared with the other zones, when Consul has removed most of its instances", function()
+      local web = new(joined(equal(2, "eu"), equal(8, "us")), { zone = "eu" })
+      local stay = of_zone(counts(web, 10000), "eu")
+      -- The mean zone has 5: 1.4 * 2 / 5.
+      assert.is_true(stay > 5500 and stay < 5700, stay .. " of 10000")
+    end)
+
+    it("and uses the others alone when it has none", function()
+      local web = new(joined(equal(2, "us"), equal(2, "ap")), { zone = "eu" })
+      assert.are.equal(25, counts(web, 100)["us-1"])
+    end)
+  end)
+
+  describe("follows its source", function()
+    local function view(list)
+      return {
+        list = list,
+        reads = 0,
+        all = function(self)
+          self.reads = self.reads + 1
+          if not self.list then
+            return false, "no answer yet", { kind = "timeout" }
+          end
+          return self.list
+        end,
+      }
+    end
+
+    it("looking at a view at most once in ten milliseconds", function()
+      local source = view(equal(3))
+      local web = new(source)
+      counts(web, 1000, 0.001)
+      assert.is_true(source.reads >= 50 and source.reads <= 101, source.reads .. " reads in a second")
+    end)
+
+    it("without reading the list while its version is the same", function()
+      local source = view(equal(3))
+      source.version = function()
+        return 7
+      end
+      counts(new(source), 1000, 0.001)
+      assert.are.equal(1, source.reads)
+    end)
+
+    it("keeping what it knows of an instance that stays, whose table is new", function()
+      local source = view(equal(4))
+      local web = new(source)
+      eject(web, "web-2")
+      local old = source.list[3]
+      source.list = equal(5)
+      time = time + 1
+      assert.are.equal("ejected", (state(web, "web-2")))
+      assert.is_nil(counts(web, 100)["web-2"])
+      -- A report about a table of the old list is about the same instance.
+      for _ = 1, 3 do
+        web:report(old, false)
+      end
+      assert.are.equal("ejected", (state(web, "web-3")))
+    end)
+
+    it("with the same shares while it changes all the time", function()
+      local source, picked = view(nil), {}
+      local web = new(source)
+      for _ = 1, 300 do
+        time, source.list = time + 1, equal(3)
+        local id = web:pick().id
+        picked[id] = (picked[id] or 0) + 1
+      end
+      assert.are.same({ ["web-1"] = 100, ["web-2"] = 100, ["web-3"] = 100 }, picked)
+    end)
+
+    it("forgetting an instance whose address is another", function()
+      local source = view(equal(4))
+      local web = new(source)
+      eject(web, "web-2")
+      source.list = equal(4)
+      source.list[2].address = "elsewhere"
+      time = time + 1
+      assert.are.equal("active", (state(web, "web-2")))
+    end)
+
+    it("failing as the view does before its first answer, then with not_found when the list is empty", function()
+      local source = view(nil)
+      local web = new(source)
+      local instance, message, err = web:pick()
+      assert.is_false(instance)
+      assert.are.equal("no answer yet", message)
+      assert.are.equal("timeout", err.kind)
+      source.list = {}
+      time = time + 1
+      instance, message, err = web:pick()
+      assert.is_false(instance)
+      assert.are.equal("there is no instance", message)
+      assert.are.equal("not_found", err.kind)
+      source.list = equal(1)
+      time = time + 1
+      assert.are.equal("web-1", web:pick().id)
+    end)
+
+    it("keeping the last list when the view fails later", function()
+      local source = view(equal(1))
+      local web = new(source)
+      assert(web:pick())
+      source.list = nil
+      time = time + 1
+      assert.are.equal("web-1", web:pick().id)
+    end)
+
+    it("reporting nothing about an instance that has left", function()
+      local source = view(equal(2))
+      local web = new(source, { policy = "hash" })
+      local instance = web:pick("a")
+      source.list = {}
+      time = time + 1
+      web:report(instance, false, 5)
+      assert.are.same({}, web:status())
+    end)
+  end)
+
+  it("continues when the clock is set back", function()
+    local web = new(equal(4))
+    eject(web, "web-2")
+    time = time - 3600
+    assert.is_nil(counts(web, 100)["web-2"])
+    time = time + 10.1
+    assert.is_true(report_next(web, "web-2", true))
+  end)
+
+  it("needs neither a clock nor random numbers of the program", function()
+    local web = balancer.new(equal(3), { policy = "least_time" })
+    assert.is_truthy(web:pick().id:find("web-", 1, true))
+  end)
+
+  describe("refuses", function()
+    for name, case in pairs({
+      policy = { "best", 'balancer.new: policy must be "round_robin", "least_time" or "hash", got the string "best"' },
+      max_failures = { 0, "balancer.new: max_failures must be an integer, 1 or more, got 0" },
+      ejection_s = { "10", 'balancer.new: ejection_s must be a positive number of seconds, got the string "10"' },
+      max_ejected = { 2, "balancer.new: max_ejected must be a number from 0 to 1, got 2" },
+      slow_start_s = { -1, "balancer.new: slow_start_s must be a number of seconds, 0 or more, got -1" },
+      load_factor = { 1, "balancer.new: load_factor must be a number above 1, got 1" },
+      report_within_s = { 0, "balancer.new: report_within_s must be a positive number of seconds, got 0" },
+      zone = { "", "balancer.new: zone must be a non-empty string, got an empty string" },
+      zone_meta = { {}, "balancer.new: zone_meta must be a non-empty string, got a table" },
+      now = { 5, "balancer.new: now must be a function, got 5" },
+      random = { true, "balancer.new: random must be a function, got true" },
+    }) do
+      it("a wrong " .. name, function()
+        local made, message = pcall(balancer.new, {}, { [name] = case[1] })
+        assert.is_false(made)
+        assert.is_truthy(message:find(case[2], 1, true), message)
+      end)
+    end
+
+    it("unknown options, sources, keys and instances", function()
+      local web = new(equal(1))
+      for wanted, call in pairs({
+        ["unknown option polciy; the options are: policy, zone,"] = function()
+          balancer.new({}, { polciy = "hash" })
+        end,
+        ["the options must be a table, got a string"] = function()
+          balancer.new({}, "hash")
+        end,
+        ["the source must be a view or a list of instances, got a nil"] = function()
+          balancer.new(nil)
+        end,
+        ["key must be a string, got a number"] = function()
+          web:pick(5)
+        end,
+        ["instance must be a table that pick returned, got a nil"] = function()
+          web:report(nil, true)
+        end,
+      }) do
+        local made, message = pcall(call)
+        assert.is_false(made)
+        assert.is_truthy(message:find(wanted, 1, true), message)
+      end
+    end)
+  end)
+end)
