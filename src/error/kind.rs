@@ -1,6 +1,6 @@
 //! The kinds of errors, declared once: their names, causes and cures.
 //!
-//! The README, docs/operations.md and the annotations show the same words.
+//! The README, docs/errors.md and the annotations show the same words.
 
 use std::fmt;
 

@@ -81,7 +81,7 @@ fn every_kind_of_error_has_its_cause_and_its_cure() {
     let cures = table("| kind | cause | cure |\n|---|---|---|\n", |kind| {
         format!("| `{kind}` | {} | {} |\n", kind.cause(), kind.cure())
     });
-    assert!(read("docs/operations.md").contains(&cures), "the table should be:\n{cures}");
+    assert!(read("docs/errors.md").contains(&cures), "the table should be:\n{cures}");
 }
 
 #[test]
