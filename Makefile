@@ -166,6 +166,7 @@ bench:
 	scripts/install-deps.sh bench
 	cargo bench --no-default-features --features server --bench simulate --bench shard_map --bench data_plane
 	benches/ring.sh
+	LUA_PATH='lua/?.lua;;' luajit benches/balancer.lua
 	benches/reads.sh
 	benches/clients.sh
 	benches/replicated.sh

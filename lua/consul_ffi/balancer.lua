@@ -153,7 +153,7 @@ end
 
 ---Reports the end of a request: once for each pick. Ignores an instance that has left the list.
 ---@param instance consul_ffi.Instance as `pick` returned it
----@param succeeded any false or nil for a refused connection, a timeout, or a status from 500 to 599
+---@param succeeded boolean? false if the instance failed; nil if that is unknown, as when the client went away
 ---@param ms? number the response time in milliseconds
 function Balancer:report(instance, succeeded, ms)
   if type(instance) ~= "table" then
@@ -169,6 +169,9 @@ function Balancer:report(instance, succeeded, ms)
   end
   if self.counts_in_flight then
     pool.answered(pooled, entry)
+  end
+  if succeeded == nil then
+    return
   end
   if ms and pooled.policy.observe then
     pooled.policy.observe(entry, succeeded, ms, pooled.time)

@@ -414,6 +414,20 @@ describe("a balancer", function()
       assert.is_nil(counts(web, 100)["web-2"])
     end)
 
+    it("nothing for requests whose result is unknown, which end nevertheless", function()
+      local web = new(equal(2), { policy = "hash" })
+      local instance = web:pick("a")
+      for _ = 1, 2 do
+        web:report(instance, false)
+        web:report(instance, nil, 5)
+      end
+      assert.are.equal("doubtful", (state(web, instance.id)))
+      web:report(instance, false)
+      assert.are.equal("ejected", (state(web, instance.id)))
+      web:report(web:pick("a"), nil, 5)
+      assert.are.equal(0, web:status()[1].in_flight + web:status()[2].in_flight)
+    end)
+
     it("nothing for failures that are more than ten seconds apart", function()
       local web = new(equal(4))
       for _ = 1, 5 do

@@ -1,0 +1,98 @@
+-- A gateway to the instances of a service: picks one for each request, retries on another, ejects those that fail.
+local balancer = require("consul_ffi.balancer")
+local consul_ffi = require("consul_ffi")
+local peer = require("ngx.balancer")
+
+local SERVICE = os.getenv("SERVICE") or "web"
+
+-- How many other instances a request tries, and how long it waits for the list of a worker that has just started.
+local MORE_TRIES, LONGEST_WAIT_S = 2, 2
+
+-- The answers that say that an instance cannot serve. A 500 may be due to the request.
+local FAILURES = { [502] = true, [503] = true, [504] = true }
+
+local gateway = {}
+
+local view, web
+
+-- In init_worker_by_lua: a worker does not inherit a view from the master process. Sends nothing and does not wait.
+function gateway.start()
+  view = assert(consul_ffi.new():service_view(SERVICE))
+  web = balancer.new(view, { policy = "least_time", slow_start_s = 10, zone = os.getenv("ZONE") })
+end
+
+local function unavailable()
+  ngx.header["Retry-After"] = 1
+  return ngx.exit(503)
+end
+
+-- In access_by_lua, for a request that found no instance: waits while the worker has no list, else answers 503. Other
+-- requests have no such phase, which costs a coroutine.
+function gateway.wait()
+  if view:ready(0) then
+    return unavailable()
+  end
+  local until_time, pause = ngx.now() + LONGEST_WAIT_S, 0.001
+  while not view:ready(0) do
+    -- A worker that is to exit must not be kept by requests that wait.
+    if ngx.now() > until_time or ngx.worker.exiting() then
+      return unavailable()
+    end
+    ngx.sleep(pause)
+    pause = math.min(pause * 2, 0.1)
+  end
+end
+
+-- In balancer_by_lua, for each attempt of a request.
+function gateway.balance()
+  local request = ngx.ctx
+  local tried = request.tried
+  if tried then
+    -- The attempt before has failed.
+    web:report(tried[#tried], false)
+  else
+    tried = {}
+    request.tried = tried
+    peer.set_more_tries(MORE_TRIES)
+  end
+  local instance = web:pick(nil, tried)
+  if not instance then
+    request.tried = nil
+    -- nginx answers 500 whatever the balancer's status is, which gateway.conf directs to `wait`.
+    return ngx.exit(500)
+  end
+  tried[#tried + 1] = instance
+  assert(peer.set_current_peer(instance.address, instance.port))
+end
+
+-- The last number of a variable with one for each attempt, such as "0.250, 0.001".
+local function last_of(text)
+  return tonumber(text) or text and tonumber(text:match("[%d.]+$"))
+end
+
+-- In log_by_lua: reports the last attempt.
+function gateway.report()
+  local request = ngx.ctx
+  local tried = request.tried
+  if not tried then
+    return
+  end
+  -- The client went away (499): the instance may be well or not.
+  local succeeded = nil
+  if ngx.status ~= 499 then
+    succeeded = not FAILURES[ngx.status]
+  end
+  local seconds = last_of(ngx.var.upstream_header_time)
+  web:report(tried[#tried], succeeded, seconds and seconds * 1000)
+end
+
+-- Answers with the instances as this worker knows them, a line for each.
+function gateway.show()
+  for _, status in ipairs(web:status()) do
+    local instance = status.instance
+    ngx.say(("%s:%d %s %.3f of the requests, %d in flight, %.1f ms"):format(
+      instance.address, instance.port, status.state, status.share, status.in_flight, status.ms or 0))
+  end
+end
+
+return gateway
