@@ -38,6 +38,9 @@ case $purpose in
         [ -e /usr/include/lua5.1/lua.h ] || packages+=(liblua5.1-0-dev)
         [ -e /usr/include/luajit-2.1/lua.h ] || packages+=(libluajit-5.1-dev)
         luajit -e 'require("luasql.sqlite3")' 2>/dev/null || packages+=(lua-sql-sqlite3)
+        luajit -e 'require("luv")' 2>/dev/null || packages+=(lua-luv)
+        luajit -e 'require("cqueues")' 2>/dev/null || packages+=(lua-cqueues)
+        luajit -e 'require("socket")' 2>/dev/null || packages+=(lua-socket)
         # promtool is in the package prometheus, which starts a server, so it is not installed here.
         python3 -c 'import prometheus_client' 2>/dev/null || /usr/bin/python3 -c 'import prometheus_client' 2>/dev/null ||
             packages+=(python3-prometheus-client)

@@ -135,6 +135,14 @@ function Handle:wait(timeout_ms) end
 ---@return consul_ffi.Error? err
 function Handle:fd() end
 
+---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
+---and a line to write there, to which an empty line is the answer once the call is done. An empty line written meanwhile is
+---answered at once. A connection that ends while it waits cancels the call.
+---@return string|false path
+---@return string line_or_message
+---@return consul_ffi.Error? err
+function Handle:unix_socket() end
+
 ---Ends the call: unless it is done already, it has failed with `closed`. A write may have been applied.
 ---@return true
 function Handle:cancel() end
@@ -183,6 +191,14 @@ function Watch:changes() end
 ---@return string? message
 ---@return consul_ffi.Error? err
 function Watch:fd() end
+
+---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
+---and a line to write there, to which an empty line is the answer once `poll` has something to return. An empty line written meanwhile is
+---answered at once.
+---@return string|false path
+---@return string line_or_message
+---@return consul_ffi.Error? err
+function Watch:unix_socket() end
 
 ---Ends the watch. `client:close()`, the garbage collector and, in Lua 5.4, the end of a `<close>` variable's scope do the
 ---same.
@@ -237,6 +253,20 @@ function ServiceView:all() end
 ---@return consul_ffi.Error? err
 function ServiceView:age_s() end
 
+---A descriptor for poll(2), readable once Consul has answered. Do not read or close it.
+---@return integer|false fd
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceView:fd() end
+
+---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
+---and a line to write there, to which an empty line is the answer once Consul has answered. An empty line written meanwhile is
+---answered at once.
+---@return string|false path
+---@return string line_or_message
+---@return consul_ffi.Error? err
+function ServiceView:unix_socket() end
+
 ---Ends the view. `client:close()`, the garbage collector and, in Lua 5.4, the end of a `<close>` variable's scope do the
 ---same.
 ---@return true
@@ -283,11 +313,14 @@ local Lock = {}
 ---@return consul_ffi.Error? err
 function Lock:acquire(options) end
 
----Waits in the background; the event `acquired` or `failed` reports the result.
+---Waits in the background; the event `acquired` or `failed` reports the result. `start("release")` and
+---`start("fenced_put", key, value)` return a handle, as `client:start` does.
 ---@param options? consul_ffi.acquire.options
 ---@return boolean success
 ---@return string? message
 ---@return consul_ffi.Error? err
+---@overload fun(self: consul_ffi.Lock, method: "release"): consul_ffi.Handle
+---@overload fun(self: consul_ffi.Lock, method: "fenced_put", key: string, value: string|number|boolean|table): consul_ffi.Handle
 function Lock:start(options) end
 
 ---@class consul_ffi.acquire.options
@@ -340,6 +373,14 @@ function Lock:events() end
 ---@return string? message
 ---@return consul_ffi.Error? err
 function Lock:fd() end
+
+---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
+---and a line to write there, to which an empty line is the answer once `poll` has an event to return. An empty line written meanwhile is
+---answered at once.
+---@return string|false path
+---@return string line_or_message
+---@return consul_ffi.Error? err
+function Lock:unix_socket() end
 
 ---All times of its profile, chosen and derived ([coordination.md](coordination.md#profiles) has them).
 ---@return table<string, string|number> profile
@@ -577,6 +618,14 @@ function ConsulHACluster:events() end
 ---@return string? message
 ---@return consul_ffi.Error? err
 function ConsulHACluster:fd() end
+
+---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
+---and a line to write there, to which an empty line is the answer once there is an event or a request. An empty line written meanwhile is
+---answered at once.
+---@return string|false path
+---@return string line_or_message
+---@return consul_ffi.Error? err
+function ConsulHACluster:unix_socket() end
 
 ---Sets the handler of the calls with this name. Its return value is the reply; if it returns `nil, message` or raises an
 ---error, the call fails with `http`. A raised error is logged with its file and line, which the caller does not see; a

@@ -25,12 +25,16 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 5] = [
+    let all: [Named; 9] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
         ("a_reload_continues_with_new_workers", a_reload_goes_on),
         ("it_ends_promptly_while_queries_wait", it_ends_promptly),
+        ("a_request_that_ends_cancels_its_call", a_request_that_ends),
+        ("requests_that_wait_take_no_time_of_the_processor", requests_that_wait),
+        ("a_worker_that_exits_ends_the_waits_of_its_timers", a_worker_that_exits),
+        ("a_phase_that_cannot_wait_says_so", a_phase_that_cannot_wait),
     ];
     let mut trials = Trials::of(module_path!());
     for (name, run) in all {
@@ -87,7 +91,7 @@ fn each_worker_uses_the_client(unpacked: &Path) -> Outcome {
 
 /// The master has connections and a background thread, which its workers do not inherit.
 fn a_master_that_makes_calls(unpacked: &Path) -> Outcome {
-    let init = "local client = require(\"consul\").client \
+    let init = "local client = require(\"consul\").client.object \
         for _ = 1, 3 do assert(client:kv_put(\"master\", \"1\")) end \
         kept = client:start(\"kv_get\", \"master\", { index = 1e9, wait = \"1m\" }) \
         assert(select(2, client:start(\"kv_get\", \"master\"):wait()))";
@@ -133,6 +137,83 @@ fn it_ends_promptly(unpacked: &Path) -> Outcome {
     wait_until(|| Ok(nginx.child.try_wait()?.is_some()))
 }
 
+fn a_request_that_ends(unpacked: &Path) -> Outcome {
+    let nginx = Nginx::start_with(unpacked, 1, |text| {
+        text.replacen("location /kv/ {\n", "location /kv/ {\nlua_check_client_abort on;\n", 1)
+    })?;
+    let mut stream = TcpStream::connect(nginx.address)?;
+    write!(stream, "GET /kv/none?index=1000000&wait=5m HTTP/1.0\r\n\r\n")?;
+    wait_until(|| Ok(nginx.waiting()? == 1))?;
+    drop(stream);
+    wait_until(|| Ok(nginx.waiting()? == 0))
+}
+
+fn requests_that_wait(unpacked: &Path) -> Outcome {
+    const WAITING: usize = 100;
+    let nginx = Nginx::start_with(unpacked, 1, |text| text)?;
+    nginx.put("color", "blue")?;
+    // 64 of them wait for Consul, and the others for a connection.
+    let path = "/kv/color?index=1000000&wait=5m";
+    let mut requests = Vec::new();
+    for _ in 0..WAITING {
+        let mut stream = TcpStream::connect(nginx.address)?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+        requests.push(stream);
+    }
+    wait_until(|| Ok(nginx.waiting()? >= 64))?;
+    let worker = nginx.worker()?;
+    let (begun, before) = (Instant::now(), processor_time(&worker)?);
+    thread::sleep(Duration::from_secs(4));
+    let took = processor_time(&worker)? - before;
+    let allowed = begun.elapsed() / 200;
+    check(took <= allowed, &format!("the worker took {took:?}; {allowed:?} is 0.5 % of a core"))
+}
+
+/// The processor's time that a process has taken, from fields 14 and 15 of proc_pid_stat(5), in ticks of 10 ms.
+fn processor_time(pid: &str) -> Result<Duration, Failed> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, after) = text.rsplit_once(") ").ok_or("no name")?;
+    let ticks = after.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>());
+    let ticks: u64 = ticks.collect::<Result<Vec<_>, _>>()?.iter().sum();
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+fn a_worker_that_exits(unpacked: &Path) -> Outcome {
+    let timers = "init_worker_by_lua_block {
+        local client = require(\"consul\").client
+        ngx.timer.at(0, function() client:kv_get(\"none\", { index = 1e9, wait = \"5m\" }) end)
+        ngx.timer.at(0, function() for _ in client:watch(\"kv_get\", \"none\"):changes() do end end)
+        ngx.timer.at(0, function() client:service_view(\"none\"):ready() end)
+    }
+    server {";
+    let mut nginx = Nginx::start_with(unpacked, 1, |text| text.replacen("server {", timers, 1))?;
+    wait_until(|| Ok(nginx.waiting()? >= 3))?;
+    for consul_is_there in [true, false] {
+        if !consul_is_there {
+            nginx.consul.kill()?;
+        }
+        let before = nginx.worker()?;
+        nginx.signal("HUP")?;
+        let begun = Instant::now();
+        wait_until(|| Ok(!Path::new(&format!("/proc/{before}")).exists()))?;
+        check(begun.elapsed() < AT_ONCE, &format!("the worker ended after {:?}", begun.elapsed()))?;
+    }
+    Ok(())
+}
+
+fn a_phase_that_cannot_wait(unpacked: &Path) -> Outcome {
+    let filter = "location = /worker {
+        header_filter_by_lua_block {
+            local _, message = pcall(require(\"consul\").client.kv_get, require(\"consul\").client, \"none\")
+            ngx.header[\"X-Refused\"] = message
+        }";
+    let nginx =
+        Nginx::start_with(unpacked, 1, |text| text.replacen("location = /worker {", filter, 1))?;
+    let answer = get(nginx.address, "/worker")?;
+    let refused = answer.header("x-refused").unwrap_or_default();
+    check(refused.contains("cannot wait in the phase header_filter"), refused)
+}
+
 /// An nginx with the example's configuration, and its own consul-sim.
 struct Nginx {
     child: Child,
@@ -176,7 +257,14 @@ impl Nginx {
             .arg(&folder)
             .args(["-c", "nginx.conf", "-g", &format!("daemon off; user root; {load}")])
             .env("LD_LIBRARY_PATH", unpacked.join("libraries"))
-            .env("LUA_PATH", unpacked.join("usr/share/lua/5.1/?.lua"))
+            .env(
+                "LUA_PATH",
+                format!(
+                    "{}/usr/share/lua/5.1/?.lua;{}/lua/?.lua",
+                    unpacked.display(),
+                    root.display()
+                ),
+            )
             .env("LUA_CPATH", root.join("target/lua/luajit/?.so"))
             .env("CONSUL_HTTP_ADDR", consul_address.to_string())
             .stderr(fs::File::create(folder.join("log"))?)

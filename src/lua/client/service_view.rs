@@ -7,14 +7,14 @@ use crate::client::view::{EMPTY_HOLD, Instance, List, View, view};
 use crate::error::Error;
 use crate::lua::runtime::closable_job::ClosableJob;
 use crate::lua::runtime::native::{self, Call, Class, Method, Returned};
-use crate::lua::runtime::value;
+use crate::lua::runtime::{value, wake};
 use crate::wire::api::health;
 use crate::wire::table::DURATION;
 use crate::wire::value::Value;
 use crate::wire::value::shape::ValuePath;
 use futures_util::StreamExt;
 use futures_util::future::ready;
-use mlua::{Lua, Table, Value as LuaValue};
+use mlua::{IntoLua as _, Lua, Table, Value as LuaValue};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -69,6 +69,8 @@ const METHODS: &[Method<ServiceView>] = &[
         let age = call.object.view()?.age()?;
         Ok(Returned::Value(LuaValue::Number(age.as_secs_f64())))
     }),
+    Method::new("fd", |call| Ok(Returned::Value(call.object.job.fd()?.into_lua(call.lua)?))),
+    Method::new("unix_socket", |call| wake::address(call.lua, &*call.object.job.job()?, false)),
     Method::new("close", |call| {
         call.object.close();
         Ok(Returned::done())

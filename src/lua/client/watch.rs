@@ -9,6 +9,7 @@ use crate::lua::runtime::closable_job::ClosableJob;
 use crate::lua::runtime::native::{self, Call, Class, Method, Returned};
 use crate::lua::runtime::stack;
 use crate::lua::runtime::value::Outcome;
+use crate::lua::runtime::wake;
 use crate::wire::request::Args;
 use crate::wire::response::Meta;
 use crate::wire::table::{Endpoint, Shape};
@@ -43,6 +44,7 @@ const METHODS: &[Method<Watch>] = &[
         poll(call)
     }),
     Method::new("fd", |call| Ok(Returned::Value(call.object.job.fd()?.into_lua(call.lua)?))),
+    Method::new("unix_socket", |call| wake::address(call.lua, &*call.object.job.job()?, false)),
     Method::new("close", |call| {
         call.object.close();
         Ok(Returned::done())

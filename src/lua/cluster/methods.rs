@@ -11,7 +11,7 @@ use crate::lua::coordination::lock::key_and_value;
 use crate::lua::node_table;
 use crate::lua::runtime::job::Job;
 use crate::lua::runtime::native::{self, Call, Method, Returned};
-use crate::lua::runtime::{value, wait};
+use crate::lua::runtime::{value, wait, wake};
 use crate::wire::table::Shape;
 use crate::wire::value::Value;
 use crate::wire::value::shape::{ValuePath, unknown};
@@ -59,6 +59,9 @@ pub const METHODS: &[Method<ClusterNode>] = &[
             node.error(Kind::Config, &format!("cannot create a descriptor: {error}"))
         })?;
         Ok(Returned::Value(fd.into_lua(call.lua)?))
+    }),
+    Method::new("unix_socket", |call| {
+        wake::address(call.lua, &call.object.started()?.events, false)
     }),
     Method::raising("is_leader_node", |call| {
         Ok(Returned::Value(LuaValue::Boolean(call.object.is_leader()?)))
@@ -216,7 +219,7 @@ fn thaw(call: &Call<ClusterNode>) -> native::Result {
 fn fenced_put(call: &Call<ClusterNode>) -> native::Result {
     let node = &*call.object;
     node.check_member()?;
-    let (key, value) = key_and_value(call)?;
+    let (key, value) = key_and_value(call, 1)?;
     let running = node.started()?;
     let lease = running.cluster.lease().ok_or_else(|| not_leader(node))?;
     let put = async move { lease.fenced_put(&key, value).await };

@@ -8,16 +8,18 @@ use crate::lua::client::arguments::check_count;
 use crate::lua::client::background::Background;
 use crate::lua::client::consul_client::ConsulClient;
 use crate::lua::runtime::executor::Executor;
+use crate::lua::runtime::handle::{CallResult, Handle, IntoValues};
 use crate::lua::runtime::job::Job;
-use crate::lua::runtime::native::{self, Call, Class, Failure, Method, Returned};
-use crate::lua::runtime::{value, wait};
+use crate::lua::runtime::native::{self, Call, Class, Method, Returned};
+use crate::lua::runtime::value::Outcome;
+use crate::lua::runtime::{value, wait, wake};
 use crate::os;
 use crate::wire::table::{DURATION, Shape};
 use crate::wire::value::Value;
 use crate::wire::value::shape::{ValuePath, payload, unknown};
+use futures_util::stream;
 use mlua::{IntoLua, Lua, Table, Value as LuaValue};
 use std::cell::{Cell, OnceCell, RefCell};
-use std::future::Future;
 use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -153,14 +155,15 @@ const METHODS: &[Method<Lock>] = &[
         native::text(call.lua, &format!("{kind}({key:?}, {})", call.object.state()))
     }),
     Method::new("acquire", acquire),
-    Method::new("start", |call| {
-        let lock = &*call.object;
-        lock.start_attempt(&*lock.opened()?, wait_of(&call.options(1)?)?)?;
-        Ok(Returned::success(LuaValue::Nil))
-    }),
+    Method::new("start", start),
     Method::new("fenced_put", fenced_put),
     Method::new("release", release),
     Method::new("fd", fd),
+    Method::new("unix_socket", |call| {
+        let lock = &*call.object;
+        let open = lock.opened()?;
+        wake::address(call.lua, &lock.handle(&open)?.1, false)
+    }),
     Method::new("close", |call| {
         call.object.close();
         Ok(Returned::success(LuaValue::Nil))
@@ -339,48 +342,80 @@ fn next_event(call: &Call<Lock>, limit: Option<Duration>) -> native::Result {
     }
 }
 
-/// The arguments of `fenced_put`.
-pub fn key_and_value<T>(call: &Call<T>) -> Result<(String, Vec<u8>), Error> {
-    let key = Shape::Key.text(&call.arg(1)?, &ValuePath::top("key"))?;
+/// The arguments of `fenced_put`, of which the first has this number.
+pub fn key_and_value<T>(call: &Call<T>, first: usize) -> Result<(String, Vec<u8>), Error> {
+    let key = Shape::Key.text(&call.arg(first)?, &ValuePath::top("key"))?;
     let at = ValuePath::top("value");
-    match call.arg(2)? {
+    match call.arg(first + 1)? {
         Value::Null => Err(at.wrong_type(&Shape::Payload, &Value::Null)),
         value => Ok((key, payload(&value, &at)?)),
     }
 }
 
+/// `lock:start(options)` starts an attempt. `lock:start("release")` and `lock:start("fenced_put", key, value)`
+/// return a handle.
+fn start(call: &Call<Lock>) -> native::Result {
+    let (lua, lock) = (call.lua, &*call.object);
+    let LuaValue::String(method) = call.lua_arg(1) else {
+        lock.start_attempt(&*lock.opened()?, wait_of(&call.options(1)?)?)?;
+        return Ok(Returned::success(LuaValue::Nil));
+    };
+    let started = match &*method.as_bytes() {
+        b"release" => lock.release(),
+        b"fenced_put" => {
+            let (key, value) = key_and_value(call, 2)?;
+            lock.fenced_put(key, value)
+        }
+        _ => {
+            let known = ["fenced_put", "release"];
+            return Err(Error::misuse(unknown("method", &method.to_string_lossy(), &known)).into());
+        }
+    };
+    Handle::of(lua, lock.name(), started)
+}
+
 /// `lock:fenced_put(key, value)`: true and the index of the write.
 fn fenced_put(call: &Call<Lock>) -> native::Result {
-    let (lua, lock) = (call.lua, &*call.object);
-    let (key, value) = key_and_value(call)?;
-    let (executor, lease) = lock.granted()?;
-    let put = async move { lease.fenced_put(&key, value).await };
-    let index = lock.run(lua, &executor, put)??;
-    Ok(Returned::success(value::to_lua(lua, &index.into())?))
+    let (key, value) = key_and_value(call, 1)?;
+    call.object.finish(call.lua, call.object.fenced_put(key, value)?)
 }
 
 /// `lock:release()`; also cancels an attempt that waits.
 fn release(call: &Call<Lock>) -> native::Result {
-    let lock = &*call.object;
-    let open = lock.opened()?;
-    if open.handle.get().is_some_and(|(handle, _)| handle.cancel()) {
-        return Ok(Returned::success(LuaValue::Nil));
-    }
-    let (executor, lease) = lock.granted()?;
-    lock.run(call.lua, &executor, async move { lease.release().await })??;
-    Ok(Returned::success(LuaValue::Nil))
+    call.object.finish(call.lua, call.object.release()?)
 }
 
 impl Lock {
-    /// Runs work in the background, and waits for it.
-    fn run<R: Send + 'static>(
-        &self,
-        lua: &Lua,
-        executor: &Executor,
-        work: impl Future<Output = R> + Send + 'static,
-    ) -> Result<R, Failure> {
-        let result = wait::for_result(lua, executor, work)?;
-        Ok(result.ok_or_else(|| self.background_ended())?)
+    fn fenced_put(&self, key: String, value: Vec<u8>) -> Result<Job<CallResult>, Error> {
+        let (executor, lease) = self.granted()?;
+        let put = async move {
+            let index = lease.fenced_put(&key, value).await?;
+            let values: IntoValues = Box::new(move |lua| {
+                Ok(Outcome::Success(value::to_lua(lua, &index.into())?, LuaValue::Nil))
+            });
+            Ok(values)
+        };
+        Job::start(&executor, stream::once(put))
+    }
+
+    fn release(&self) -> Result<Job<CallResult>, Error> {
+        let done: IntoValues = Box::new(|_| Ok(Outcome::Success(LuaValue::Nil, LuaValue::Nil)));
+        if self.opened()?.handle.get().is_some_and(|(handle, _)| handle.cancel()) {
+            return Ok(Job::completed(Ok(done)));
+        }
+        let (executor, lease) = self.granted()?;
+        let release = async move { lease.release().await.map(|()| done) };
+        Job::start(&executor, stream::once(release))
+    }
+
+    /// Waits for work of the background.
+    fn finish(&self, lua: &Lua, job: Job<CallResult>) -> native::Result {
+        wait::for_job(lua, &job, None)?;
+        let next = if job.belongs_to_parent() { Poll::Pending } else { job.next()? };
+        match next {
+            Poll::Ready(Some(result)) => Ok(Returned::Outcome(result?(lua)?)),
+            _ => Err(self.background_ended().into()),
+        }
     }
 
     fn background_ended(&self) -> Error {

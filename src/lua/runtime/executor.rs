@@ -23,10 +23,10 @@ pub enum Executor {
 }
 
 impl Executor {
-    /// The background thread, which the first call starts.
+    /// The background thread.
     ///
     /// # Errors
-    /// [`Kind::Config`] if the thread or its descriptors cannot be created.
+    /// As [`background_thread`].
     pub fn thread() -> Result<Executor, Error> {
         Ok(Executor::Thread(background_thread()?.clone()))
     }
@@ -65,7 +65,11 @@ struct BackgroundThread {
 
 static THREAD: PerProcess<BackgroundThread> = PerProcess::new();
 
-fn background_thread() -> Result<&'static Handle, Error> {
+/// The runtime of the background thread, which the first call starts.
+///
+/// # Errors
+/// [`Kind::Config`] if the thread or its descriptors cannot be created.
+pub fn background_thread() -> Result<&'static Handle, Error> {
     let thread = THREAD.get_or_try_make(start_thread).map_err(|error| {
         let why = format!("cannot start the background thread: {error}");
         Error::new(Kind::Config, why).not_sent()

@@ -4,6 +4,7 @@ use super::closable_job::ClosableJob;
 use super::job::Job;
 use super::native::{self, Call, Class, Failure, Method, Returned};
 use super::value::{self, Outcome};
+use super::wake;
 use crate::error::Error;
 use mlua::{IntoLua, Lua, Table, Value as LuaValue};
 use std::cell::Cell;
@@ -69,6 +70,7 @@ const METHODS: &[Method<Handle>] = &[
         poll(call)
     }),
     Method::new("fd", |call| Ok(Returned::Value(call.object.job.fd()?.into_lua(call.lua)?))),
+    Method::new("unix_socket", |call| wake::address(call.lua, &*call.object.job.job()?, true)),
     Method::new("cancel", |call| {
         if let Ok(job) = call.object.job.job() {
             job.cancel();

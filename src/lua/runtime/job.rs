@@ -2,6 +2,7 @@
 //! wait for them. Nothing here calls Lua.
 
 use super::executor::{Executor, in_runtime};
+use super::wake::{self, Ticket, Waited};
 use crate::clock::{BoxFuture, Clock, ManualClock, TaskId};
 use crate::error::Error;
 use crate::os::{self, EventFd};
@@ -13,9 +14,10 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::RawFd;
 use std::pin::pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// How many results a bounded job queues before it pauses.
 const QUEUE_BOUND: usize = 16;
@@ -30,6 +32,8 @@ pub struct Job<T> {
     /// None: the job was complete from the beginning.
     task: Option<Task>,
     generation: u32,
+    /// With which a client of the process's unix socket waits for it.
+    ticket: OnceLock<Ticket>,
 }
 
 #[derive(Debug)]
@@ -98,7 +102,7 @@ impl<T: Send + 'static> Job<T> {
             }
         };
         let task = Task::start(executor, Box::pin(work))?;
-        Ok(Job { queue, task: Some(task), generation: os::fork_generation() })
+        Ok(Self::new(queue, Some(task)))
     }
 
     /// A function that makes the descriptor readable for a second reason, or takes that reason away.
@@ -108,6 +112,8 @@ impl<T: Send + 'static> Job<T> {
             let mut state = queue.lock();
             state.is_notified = notifies;
             state.update_event_fd();
+            drop(state);
+            queue.waiting.notify_waiters();
         }
     }
 
@@ -116,7 +122,23 @@ impl<T: Send + 'static> Job<T> {
         let queue = Arc::new(Queue::default());
         queue.push(result);
         queue.end();
-        Job { queue, task: None, generation: os::fork_generation() }
+        Self::new(queue, None)
+    }
+
+    fn new(queue: Arc<Queue<T>>, task: Option<Task>) -> Self {
+        Job { queue, task, generation: os::fork_generation(), ticket: OnceLock::new() }
+    }
+
+    /// The ticket for a wait at the process's unix socket. If `is_call`, a client that goes away while it waits
+    /// cancels the job.
+    pub fn ticket(&self, is_call: bool) -> &Ticket {
+        self.ticket.get_or_init(|| {
+            let cancel = match &self.task {
+                Some(Task::Thread(abort)) if is_call => Some(abort.clone()),
+                _ => None,
+            };
+            wake::ticket(Arc::clone(&self.queue) as Arc<dyn Waited>, cancel)
+        })
     }
 }
 
@@ -190,9 +212,9 @@ impl<T> Job<T> {
         while !self.belongs_to_parent() {
             let step = clock.now() + CLOCK_STEP;
             let over = clock.sleep_until(deadline.map_or(step, |deadline| deadline.min(step)));
-            let ready = poll_fn(|context| self.queue.poll_ready(context));
             in_runtime(|runtime| {
-                runtime.block_on(clock.drive(select(pin!(ready), over)));
+                runtime
+                    .block_on(clock.drive(select(pin!(self.queue.until(State::is_ready)), over)));
             })?;
             if self.is_ready() || deadline.is_some_and(|deadline| clock.now() >= deadline) {
                 break;
@@ -239,7 +261,10 @@ impl<T> Drop for Job<T> {
 #[derive(Debug)]
 struct Queue<T> {
     state: Mutex<State<T>>,
+    /// For threads that wait.
     changed: Condvar,
+    /// For tasks that wait.
+    waiting: Notify,
 }
 
 #[derive(Debug)]
@@ -250,8 +275,6 @@ struct State<T> {
     is_notified: bool,
     /// Readable while the queue is ready; created when the program asks for the descriptor.
     event_fd: Option<EventFd>,
-    /// A task that waits until the queue is ready.
-    waiter: Option<Waker>,
     /// The work, while it pauses because the queue is full.
     paused: Option<Waker>,
 }
@@ -263,10 +286,9 @@ impl<T> Default for Queue<T> {
             has_ended: false,
             is_notified: false,
             event_fd: None,
-            waiter: None,
             paused: None,
         };
-        Queue { state: Mutex::new(state), changed: Condvar::new() }
+        Queue { state: Mutex::new(state), changed: Condvar::new(), waiting: Notify::new() }
     }
 }
 
@@ -306,16 +328,13 @@ impl<T> Queue<T> {
     }
 
     fn change(&self, change: impl FnOnce(&mut State<T>)) {
-        let waiter = {
+        {
             let mut state = self.lock();
             change(&mut state);
             state.update_event_fd();
-            state.waiter.take()
-        };
-        self.changed.notify_all();
-        if let Some(waiter) = waiter {
-            waiter.wake();
         }
+        self.changed.notify_all();
+        self.waiting.notify_waiters();
     }
 
     /// Waits until the queue is ready; returns false if the time is over first.
@@ -325,19 +344,33 @@ impl<T> Queue<T> {
         waited.unwrap_or_else(PoisonError::into_inner).0.is_ready()
     }
 
-    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.lock();
-        if state.is_ready() {
-            return Poll::Ready(());
+    /// Waits until the state is as wanted.
+    async fn until(&self, is_wanted: impl Fn(&State<T>) -> bool) {
+        loop {
+            let mut changed = pin!(self.waiting.notified());
+            changed.as_mut().enable();
+            if is_wanted(&self.lock()) {
+                return;
+            }
+            changed.await;
         }
-        state.waiter = Some(context.waker().clone());
-        Poll::Pending
+    }
+}
+
+impl<T: Send + 'static> Waited for Queue<T> {
+    fn ready(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move { self.until(State::is_due).await })
     }
 }
 
 impl<T> State<T> {
     fn is_ready(&self) -> bool {
         self.has_ended || !self.results.is_empty()
+    }
+
+    /// Whether the descriptor is readable.
+    fn is_due(&self) -> bool {
+        self.is_ready() || self.is_notified
     }
 
     fn next(&mut self) -> Poll<Option<T>> {
@@ -359,7 +392,7 @@ impl<T> State<T> {
     }
 
     fn update_event_fd(&mut self) {
-        let is_set = self.is_ready() || self.is_notified;
+        let is_set = self.is_due();
         match &mut self.event_fd {
             Some(event_fd) if is_set => event_fd.set(),
             Some(event_fd) => event_fd.clear(),

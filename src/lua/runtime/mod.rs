@@ -9,3 +9,4 @@ pub(super) mod native;
 pub(super) mod stack;
 pub(super) mod value;
 pub(super) mod wait;
+pub(super) mod wake;

@@ -51,6 +51,14 @@ function Handle:wait(timeout_ms) end
 ---@return consul_ffi.Error? err
 function Handle:fd() end
 
+---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
+---and a line to write there, to which an empty line is the answer once the call is done. An empty line written meanwhile is
+---answered at once. A connection that ends while it waits cancels the call.
+---@return string|false path
+---@return string line_or_message
+---@return consul_ffi.Error? err
+function Handle:unix_socket() end
+
 ---Ends the call: unless it is done already, it has failed with `closed`. A write may have been applied.
 ---@return true
 function Handle:cancel() end

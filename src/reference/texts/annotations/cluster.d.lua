@@ -173,6 +173,14 @@ function ConsulHACluster:events() end
 ---@return consul_ffi.Error? err
 function ConsulHACluster:fd() end
 
+---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
+---and a line to write there, to which an empty line is the answer once there is an event or a request. An empty line written meanwhile is
+---answered at once.
+---@return string|false path
+---@return string line_or_message
+---@return consul_ffi.Error? err
+function ConsulHACluster:unix_socket() end
+
 ---Sets the handler of the calls with this name. Its return value is the reply; if it returns `nil, message` or raises an
 ---error, the call fails with `http`. A raised error is logged with its file and line, which the caller does not see; a
 ---returned message is an answer, is not logged, and reaches the caller in words.

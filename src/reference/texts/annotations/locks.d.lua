@@ -27,11 +27,14 @@ local Lock = {}
 ---@return consul_ffi.Error? err
 function Lock:acquire(options) end
 
----Waits in the background; the event `acquired` or `failed` reports the result.
+---Waits in the background; the event `acquired` or `failed` reports the result. `start("release")` and
+---`start("fenced_put", key, value)` return a handle, as `client:start` does.
 ---@param options? consul_ffi.acquire.options
 ---@return boolean success
 ---@return string? message
 ---@return consul_ffi.Error? err
+---@overload fun(self: consul_ffi.Lock, method: "release"): consul_ffi.Handle
+---@overload fun(self: consul_ffi.Lock, method: "fenced_put", key: string, value: string|number|boolean|table): consul_ffi.Handle
 function Lock:start(options) end
 
 ---@class consul_ffi.acquire.options
@@ -84,6 +87,14 @@ function Lock:events() end
 ---@return string? message
 ---@return consul_ffi.Error? err
 function Lock:fd() end
+
+---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
+---and a line to write there, to which an empty line is the answer once `poll` has an event to return. An empty line written meanwhile is
+---answered at once.
+---@return string|false path
+---@return string line_or_message
+---@return consul_ffi.Error? err
+function Lock:unix_socket() end
 
 ---All times of its profile, chosen and derived ([coordination.md](coordination.md#profiles) has them).
 ---@return table<string, string|number> profile

@@ -38,6 +38,14 @@ function Watch:changes() end
 ---@return consul_ffi.Error? err
 function Watch:fd() end
 
+---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
+---and a line to write there, to which an empty line is the answer once `poll` has something to return. An empty line written meanwhile is
+---answered at once.
+---@return string|false path
+---@return string line_or_message
+---@return consul_ffi.Error? err
+function Watch:unix_socket() end
+
 ---Ends the watch. `client:close()`, the garbage collector and, in Lua 5.4, the end of a `<close>` variable's scope do the
 ---same.
 ---@return true
@@ -90,6 +98,20 @@ function ServiceView:all() end
 ---@return string? message
 ---@return consul_ffi.Error? err
 function ServiceView:age_s() end
+
+---A descriptor for poll(2), readable once Consul has answered. Do not read or close it.
+---@return integer|false fd
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceView:fd() end
+
+---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
+---and a line to write there, to which an empty line is the answer once Consul has answered. An empty line written meanwhile is
+---answered at once.
+---@return string|false path
+---@return string line_or_message
+---@return consul_ffi.Error? err
+function ServiceView:unix_socket() end
 
 ---Ends the view. `client:close()`, the garbage collector and, in Lua 5.4, the end of a `<close>` variable's scope do the
 ---same.

@@ -1,0 +1,33 @@
+-- Consul in a libuv loop (luv): calls yield their coroutine while the loop runs.
+local uv = require("luv")
+local yielding = require("consul_ffi.yielding")
+
+-- Starts a poll of libuv, or a timer, which calls `continue` once.
+local function wait(object, limit_ms)
+  local thread, is_main = coroutine.running()
+  if not thread or is_main then
+    error("a call that yields must be made in a coroutine: coroutine.wrap(function() … end)()", 3)
+  end
+  local fd, message, err = object:fd()
+  if not fd then
+    return false, message, err
+  end
+  local poll, timer = uv.new_poll(fd), limit_ms and uv.new_timer()
+  local function continue()
+    poll:close()
+    if timer then
+      timer:close()
+    end
+    local ran, why = coroutine.resume(thread)
+    if not ran then
+      error(debug.traceback(thread, why), 0)
+    end
+  end
+  poll:start("r", continue)
+  if timer then
+    timer:start(math.max(0, math.floor(limit_ms)), 0, continue)
+  end
+  coroutine.yield()
+end
+
+return yielding(wait)

@@ -1,0 +1,73 @@
+-- Consul in OpenResty, and in nginx with the Lua module: a call blocks its request alone, not the worker, and a request
+-- that ends cancels its calls.
+local yielding = require("consul_ffi.yielding")
+
+-- The phases of a request that can wait; the others have no cosockets.
+local YIELDS = {
+  rewrite = true,
+  server_rewrite = true,
+  access = true,
+  content = true,
+  timer = true,
+  preread = true,
+  ssl_cert = true,
+  ssl_client_hello = true,
+  ssl_session_fetch = true,
+}
+
+-- How long a connection to the unix socket of the worker stays open for the next wait, in milliseconds.
+local IDLE_MS = 60000
+
+-- A timer looks this often whether its worker is exiting, in milliseconds.
+local EXIT_MS = 1000
+
+-- The longest that a cosocket waits, in milliseconds.
+local LONGEST_MS = 2 ^ 31 - 1
+
+-- The pause when a wait fails, for example without a free connection, in seconds.
+local PAUSE_S = 0.05
+
+-- Reads the answer to a line that was written; returns nil if the limit comes first.
+local function answer(socket, limit_ms)
+  local exits = ngx.get_phase() == "timer" and EXIT_MS
+  local left = limit_ms or math.huge
+  while left > 0 do
+    local turn = math.min(left, exits or LONGEST_MS)
+    socket:settimeout(math.max(turn, 1))
+    local line, why = socket:receive()
+    if line or why ~= "timeout" then
+      return line, why
+    elseif exits and ngx.worker.exiting() then
+      return nil, "exiting"
+    end
+    left = left - turn
+  end
+  -- A wait that is given up in words does not cancel the call.
+  socket:send("\n")
+  socket:settimeout(EXIT_MS)
+  return socket:receive()
+end
+
+local function wait(object, limit_ms)
+  local phase = ngx.get_phase()
+  if not YIELDS[phase] then
+    error(("a call cannot wait in the phase %s: make it in a timer (ngx.timer.at), or use a view"):format(phase), 3)
+  end
+  local path, line, err = object:unix_socket()
+  if not path then
+    return false, line, err
+  end
+  local socket = ngx.socket.tcp()
+  if not socket:connect("unix:" .. path) then
+    return ngx.sleep(PAUSE_S)
+  end
+  socket:send(line)
+  local answered, why = answer(socket, limit_ms)
+  if answered then
+    socket:setkeepalive(IDLE_MS)
+  elseif why == "exiting" then
+    return false, "the worker is exiting", { kind = "closed", message = "the worker is exiting" }
+  end
+end
+
+return yielding(wait)

@@ -1,0 +1,205 @@
+-- Clients whose methods yield: the calling coroutine waits for Consul while others run. The modules for the event
+-- loops (consul_ffi.openresty, .luv, .cqueues, .luasocket) are made of this; each says only how to wait.
+local consul_ffi = require("consul_ffi")
+
+-- Methods of a client that ask Consul nothing.
+local LOCAL = { close = true, destroy = true, start = true, registered = true }
+
+local unpack = rawget(_G, "unpack") or rawget(table, "unpack")
+
+-- The results of a native function that ran in pcall; its error is raised where our caller was called.
+local function raising(ran, ...)
+  if not ran then
+    error((...), 3)
+  end
+  return ...
+end
+
+-- A metatable for objects that stand for one of the native module, in the field `object`: `methods`, and of all
+-- others those of the object.
+local function class_of(methods)
+  return {
+    __index = function(this, name)
+      local method = methods[name]
+      local original = method == nil and this.object[name]
+      if type(original) ~= "function" then
+        return method or original
+      end
+      method = function(self, ...)
+        return raising(pcall(original, self.object, ...))
+      end
+      methods[name] = method
+      return method
+    end,
+    __tostring = function(this)
+      return tostring(this.object)
+    end,
+  }
+end
+
+-- An object of a class that stands for a native one, or the results of a failure to make that.
+local function made(class, object, ...)
+  if type(object) ~= "userdata" then
+    return object, ...
+  end
+  return setmetatable({ object = object }, class)
+end
+
+-- The functions of the module for an event loop. `wait(object, limit_ms)` yields until a handle, watch, view, lock or
+-- cluster is ready, or up to a limit in milliseconds, or for a shorter time; it returns false, a message and an error
+-- if nothing more can come.
+return function(wait)
+  local Watch, View, Lock, Client = {}, {}, {}, {}
+  local watch_class, view_class, lock_class, client_class =
+    class_of(Watch), class_of(View), class_of(Lock), class_of(Client)
+
+  -- The results of a call in the background, when it is done.
+  local function finished(handle)
+    while true do
+      local ready, message, err = wait(handle)
+      local done, success, response, extra = handle:poll()
+      if done or ready == false then
+        handle:close()
+      end
+      if done then
+        return success, response, extra
+      elseif ready == false then
+        return false, message, err
+      end
+    end
+  end
+
+  function Watch.next(this, limit_ms)
+    while true do
+      local success, change, extra = this.object:poll()
+      if not success or change ~= nil then
+        return success, change, extra
+      end
+      local ready, message, err = wait(this.object, limit_ms)
+      if ready == false then
+        return false, message, err
+      elseif limit_ms then
+        return this.object:poll()
+      end
+    end
+  end
+
+  function Watch.changes(this)
+    return function()
+      while true do
+        local success, change, extra = Watch.next(this)
+        if success then
+          return change, extra
+        elseif extra.kind == "closed" then
+          return nil
+        end
+      end
+    end
+  end
+
+  function View.ready(this, limit_ms)
+    local ready, message, err = wait(this.object, limit_ms)
+    if ready == false then
+      return false, message, err
+    end
+    return this.object:ready(0)
+  end
+
+  function Lock.acquire(this, options)
+    local lock = this.object
+    local started, message, err = raising(pcall(lock.start, lock, options))
+    while started ~= false do
+      local event, detail = lock:poll()
+      if event == "acquired" then
+        return true, detail
+      elseif event == "failed" then
+        return false, detail.message, detail
+      elseif event == nil then
+        started, message, err = wait(lock)
+      end
+    end
+    return false, message, err
+  end
+
+  function Lock.next_event(this, limit_ms)
+    local event, detail = this.object:poll()
+    if event == nil and wait(this.object, limit_ms) ~= false then
+      event, detail = this.object:poll()
+    end
+    return event, detail
+  end
+
+  function Lock.events(this)
+    return function()
+      return Lock.next_event(this)
+    end
+  end
+
+  for _, name in ipairs({ "release", "fenced_put" }) do
+    Lock[name] = function(this, ...)
+      return finished(raising(pcall(this.object.start, this.object, name, ...)))
+    end
+  end
+
+  for name, class in pairs({ watch = watch_class, service_view = view_class, lock = lock_class }) do
+    Client[name] = function(this, ...)
+      return made(class, raising(pcall(this.object[name], this.object, ...)))
+    end
+  end
+  function Client.semaphore(this, ...)
+    return made(lock_class, raising(pcall(this.object.semaphore, this.object, ...)))
+  end
+
+  -- As the native method, without its options: the calls run as those of handles do.
+  function Client.batch(this, calls)
+    local handles, results = {}, {}
+    for i, call in ipairs(calls) do
+      local count = 0
+      for place in pairs(call) do
+        count = math.max(count, place)
+      end
+      local started, handle = pcall(this.object.start, this.object, unpack(call, 1, count))
+      if not started then
+        error(("batch: call #%d: %s"):format(i, handle:gsub("^start: ", "")), 2)
+      end
+      handles[i] = handle
+    end
+    for i, handle in ipairs(handles) do
+      local success, response, extra = finished(handle)
+      if success then
+        results[i] = { ok = true, value = response, meta = extra }
+      else
+        results[i] = { ok = false, message = response, err = extra }
+      end
+    end
+    return true, results
+  end
+
+  -- All other methods are calls of Consul.
+  setmetatable(Client, {
+    __index = function(methods, name)
+      if LOCAL[name] or type(name) ~= "string" or type(consul_ffi.ConsulClient[name]) ~= "function" then
+        return nil
+      end
+      local function call(this, ...)
+        return finished(raising(pcall(this.object.start, this.object, name, ...)))
+      end
+      methods[name] = call
+      return call
+    end,
+  })
+
+  local adapter = { wait = wait }
+
+  -- A client whose methods yield, from one whose methods block.
+  function adapter.client(client)
+    return setmetatable({ object = client }, client_class)
+  end
+
+  -- A new client whose methods yield, with the options of consul_ffi.new.
+  function adapter.new(options)
+    return made(client_class, raising(pcall(consul_ffi.new, options)))
+  end
+
+  return adapter
+end

@@ -1,0 +1,289 @@
+-- Calls in the event loops of others: each yields its coroutine while the loop runs.
+local cqueues = require("cqueues")
+local socket = require("socket")
+local support = require("spec.support")
+local uv = require("luv")
+
+-- The loops: each has the module for it, and runs functions as coroutines, with a `tick` every 10 ms.
+local LOOPS = {
+  luv = {
+    module = require("consul_ffi.luv"),
+    run = function(works, tick)
+      local left = #works
+      local timer = uv.new_timer()
+      timer:start(10, 10, tick)
+      for _, work in ipairs(works) do
+        coroutine.wrap(function()
+          work()
+          left = left - 1
+          if left == 0 then
+            timer:close()
+          end
+        end)()
+      end
+      uv.run()
+    end,
+  },
+  cqueues = {
+    module = require("consul_ffi.cqueues"),
+    run = function(works, tick)
+      local controller, left = cqueues.new(), #works
+      for _, work in ipairs(works) do
+        controller:wrap(function()
+          work()
+          left = left - 1
+        end)
+      end
+      controller:wrap(function()
+        while left > 0 do
+          cqueues.sleep(0.01)
+          tick()
+        end
+      end)
+      assert(controller:loop())
+    end,
+  },
+  luasocket = {
+    module = require("consul_ffi.luasocket"),
+    run = function(works, tick)
+      local loop = require("consul_ffi.luasocket").loop()
+      for _, work in ipairs(works) do
+        loop:spawn(work)
+      end
+      local due, are_left = socket.gettime() + 0.01, true
+      while are_left do
+        local _
+        _, are_left = loop:step(math.max(0, due - socket.gettime()))
+        if socket.gettime() >= due then
+          tick()
+          due = socket.gettime() + 0.01
+        end
+      end
+    end,
+  },
+}
+
+for name, loop in pairs(LOOPS) do
+  describe("in a loop of " .. name, function()
+    local blocking, key, client
+
+    support.each_test(function(...)
+      blocking, key = ...
+      client = loop.module.client(blocking)
+    end)
+
+    -- Runs functions as coroutines; fails with the error of any.
+    local function run(works, tick)
+      loop.run(works, tick or function() end)
+    end
+
+    it("50 calls, a watch and a lock wait at the same time, and no timer is late", function()
+      -- A machine that is busy with something else may make any timer late, so one round in five must be without.
+      local latest
+      for round = 1, 5 do
+        latest = 0
+        local before = uv.hrtime()
+        local function tick()
+          local now = uv.hrtime()
+          latest = math.max(latest, (now - before) / 1e6 - 10)
+          before = now
+        end
+        local place, got, works = key .. round, {}, {}
+        assert(blocking:kv_put(place, "old"))
+        for i = 1, 50 do
+          works[i] = function()
+            local _, _, meta = assert(client:kv_get(place))
+            local _, value = assert(client:kv_get(place, { index = meta.index, wait = "1m" }))
+            got[i] = value
+          end
+        end
+        works[51] = function()
+          local watch = assert(client:watch("kv_get", place))
+          local _, first = assert(watch:next())
+          local _, second = assert(watch:next())
+          got.watch = { first.type, second.type }
+          watch:close()
+        end
+        works[52] = function()
+          local other = support.client()
+          local held = assert(other:lock(place .. "-lock"))
+          assert(held:acquire())
+          local lock = assert(client:lock(place .. "-lock"))
+          local handle = held:start("release")
+          assert(lock:acquire({ wait_s = 60 }))
+          assert(handle:wait(5000))
+          got.token = lock:token()
+          assert(lock:release())
+          other:close()
+        end
+        works[53] = function()
+          local watch = assert(client:watch("kv_get", place))
+          assert(watch:next())
+          assert.same({ true }, { watch:next(200) })
+          assert(client:kv_put(place, "new"))
+          watch:close()
+        end
+        run(works, tick)
+        assert.equal(50, #got)
+        for i = 1, 50 do
+          assert.equal("new", got[i])
+        end
+        assert.same({ "initial", "put" }, got.watch)
+        assert.is_number(tonumber(got.token))
+        if latest <= 50 then
+          return
+        end
+      end
+      error(("a timer of 10 ms was late by %.0f ms"):format(latest))
+    end)
+
+    it("calls return what they return elsewhere", function()
+      run({
+        function()
+          assert.is_true((client:kv_put(key, "1")))
+          local success, value, meta = client:kv_get(key)
+          assert.same({ true, "1" }, { success, value })
+          assert.is_number(meta.modify_index)
+          assert.equal("conflict", support.kind(client:kv_put(key, "2", { cas = 1 })))
+          local _, results = assert(client:batch({ { "kv_get", key }, { "kv_put", key, "2", { cas = 1 } } }))
+          assert.equal("1", results[1].value)
+          assert.equal("conflict", results[2].err.kind)
+        end,
+      })
+    end)
+
+    it("locks are held and written under, and say why they are not", function()
+      run({
+        function()
+          local lock, other = assert(client:lock(key)), assert(client:lock(key))
+          assert(lock:acquire())
+          assert.is_true(lock:is_held())
+          assert.is_true((lock:fenced_put(key .. "-data", "1")))
+          assert.equal("conflict", support.kind(other:acquire({ try = true })))
+          assert(lock:release())
+          assert.equal("conflict", support.kind(lock:release()))
+          lock:close()
+          assert.equal("closed", support.kind(lock:acquire()))
+        end,
+      })
+    end)
+
+    it("a view becomes ready", function()
+      run({
+        function()
+          local view = assert(client:service_view("consul"))
+          assert.is_true(view:ready(5000) or support.simulated)
+          view:close()
+        end,
+      })
+    end)
+
+    it("misuse is raised at the line of the caller", function()
+      local raised
+      run({
+        function()
+          raised = select(2, pcall(client.kv_put, client))
+          local _, method = pcall(client.kv_get, client, {})
+          raised = { raised, method }
+        end,
+      })
+      for _, message in ipairs(raised) do
+        assert.is_nil(message:find("yielding.lua", 1, true), message)
+        assert.truthy(message:find("kv_", 1, true), message)
+      end
+    end)
+
+    it("a call outside of a coroutine is refused", function()
+      assert.error_matches(function()
+        client:kv_get(key)
+      end, "in a coroutine")
+    end)
+  end)
+end
+
+describe("a unix socket", function()
+  local client, key
+
+  support.each_test(function(...)
+    client, key = ...
+    assert(client:kv_put(key, "1"))
+  end)
+
+  local function connect(object)
+    local path, line = assert(object:unix_socket())
+    local connection = require("socket.unix")()
+    assert(connection:connect(path))
+    connection:settimeout(5)
+    assert(connection:send(line))
+    return connection
+  end
+
+  local function waiting()
+    local _, _, meta = assert(client:kv_get(key))
+    return client:start("kv_get", key, { index = meta.index, wait = "5m" })
+  end
+
+  it("answers when a call is done", function()
+    local handle = waiting()
+    local connection = connect(handle)
+    connection:settimeout(0.05)
+    assert.same({ nil, "timeout" }, { (connection:receive()), (select(2, connection:receive())) })
+    assert(client:kv_put(key, "2"))
+    connection:settimeout(5)
+    assert.equal("", connection:receive())
+    assert.same({ true, true, "2" }, { support.unpack({ handle:poll() }, 1, 3) })
+    -- The same connection serves the next wait.
+    local other = client:start("kv_get", key)
+    assert(connection:send((select(2, other:unix_socket()))))
+    assert.equal("", connection:receive())
+    connection:close()
+  end)
+
+  it("cancels a call whose connection ends, and not one that says goodbye", function()
+    local cancelled, kept = waiting(), waiting()
+    local first, second = connect(cancelled), connect(kept)
+    assert(second:send("\n"))
+    assert.equal("", second:receive())
+    first:close()
+    second:close()
+    local done, success, _, err = cancelled:wait(5000)
+    assert.same({ true, false, "closed" }, { done, success, err and err.kind })
+    assert.is_false((kept:poll()))
+    kept:close()
+  end)
+
+  it("leaves a watch open whose connection ends", function()
+    local watch = assert(client:watch("kv_get", key))
+    assert(watch:next(5000))
+    connect(watch):close()
+    assert(client:kv_put(key, "2"))
+    local _, change = assert(watch:next(5000))
+    assert.equal("put", change.type)
+    watch:close()
+  end)
+
+  it("answers at once for what is gone or was never there", function()
+    local handle = waiting()
+    local path, line = assert(handle:unix_socket())
+    handle:close()
+    local connection = require("socket.unix")()
+    assert(connection:connect(path))
+    connection:settimeout(5)
+    for _, written in ipairs({ line, "123456789\n" }) do
+      assert(connection:send(written))
+      assert.equal("", connection:receive())
+    end
+    connection:close()
+    assert.equal("closed", support.kind(handle:unix_socket()))
+  end)
+
+  it("is made again when its file is gone", function()
+    local handle = waiting()
+    local path = assert(handle:unix_socket())
+    assert(os.remove(path))
+    local connection = connect(handle)
+    assert(client:kv_put(key, "2"))
+    assert.equal("", connection:receive())
+    connection:close()
+  end)
+end)
