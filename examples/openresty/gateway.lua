@@ -43,25 +43,28 @@ function gateway.wait()
   end
 end
 
+-- The instances that a request has tried, after a failure of the last one.
+local function tried_by(request)
+  web:report(request.instance, false)
+  local tried = request.tried or {}
+  tried[#tried + 1], request.tried = request.instance, tried
+  return tried
+end
+
 -- In balancer_by_lua, for each attempt of a request.
 function gateway.balance()
-  local request = ngx.ctx
-  local tried = request.tried
-  if tried then
-    -- The attempt before has failed.
-    web:report(tried[#tried], false)
+  local request, tried = ngx.ctx, nil
+  if request.instance then
+    tried = tried_by(request)
   else
-    tried = {}
-    request.tried = tried
     peer.set_more_tries(MORE_TRIES)
   end
   local instance = web:pick(nil, tried)
+  request.instance = instance or nil
   if not instance then
-    request.tried = nil
     -- nginx answers 500 whatever the balancer's status is, which gateway.conf directs to `wait`.
     return ngx.exit(500)
   end
-  tried[#tried + 1] = instance
   assert(peer.set_current_peer(instance.address, instance.port))
 end
 
@@ -72,18 +75,17 @@ end
 
 -- In log_by_lua: reports the last attempt.
 function gateway.report()
-  local request = ngx.ctx
-  local tried = request.tried
-  if not tried then
+  local instance, status = ngx.ctx.instance, ngx.status
+  if not instance then
     return
   end
   -- The client went away (499): the instance may be well or not.
   local succeeded = nil
-  if ngx.status ~= 499 then
-    succeeded = not FAILURES[ngx.status]
+  if status ~= 499 then
+    succeeded = not FAILURES[status]
   end
   local seconds = last_of(ngx.var.upstream_header_time)
-  web:report(tried[#tried], succeeded, seconds and seconds * 1000)
+  web:report(instance, succeeded, seconds and seconds * 1000)
 end
 
 -- Answers with the instances as this worker knows them, a line for each.
