@@ -1,12 +1,12 @@
 -- A gateway to the instances of a service: picks one for each request, retries on another, ejects those that fail.
 local balancer = require("consul_ffi.balancer")
-local consul_ffi = require("consul_ffi")
+local openresty = require("consul_ffi.openresty")
 local peer = require("ngx.balancer")
 
 local SERVICE = os.getenv("SERVICE") or "web"
 
 -- How many other instances a request tries, and how long it waits for the list of a worker that has just started.
-local MORE_TRIES, LONGEST_WAIT_S = 2, 2
+local MORE_TRIES, LONGEST_WAIT_MS = 2, 2000
 
 -- The answers that say that an instance cannot serve. A 500 may be due to the request.
 local FAILURES = { [502] = true, [503] = true, [504] = true }
@@ -17,7 +17,7 @@ local view, web
 
 -- In init_worker_by_lua: a worker does not inherit a view from the master process. Sends nothing and does not wait.
 function gateway.start()
-  view = assert(consul_ffi.new():service_view(SERVICE))
+  view = assert(openresty.new():service_view(SERVICE))
   web = balancer.new(view, { policy = "least_time", slow_start_s = 10, zone = os.getenv("ZONE") })
 end
 
@@ -29,17 +29,8 @@ end
 -- In access_by_lua, for a request that found no instance: waits while the worker has no list, else answers 503. Other
 -- requests have no such phase, which costs a coroutine.
 function gateway.wait()
-  if view:ready(0) then
+  if view:age_s() or not view:ready(LONGEST_WAIT_MS) then
     return unavailable()
-  end
-  local until_time, pause = ngx.now() + LONGEST_WAIT_S, 0.001
-  while not view:ready(0) do
-    -- A worker that is to exit must not be kept by requests that wait.
-    if ngx.now() > until_time or ngx.worker.exiting() then
-      return unavailable()
-    end
-    ngx.sleep(pause)
-    pause = math.min(pause * 2, 0.1)
   end
 end
 
