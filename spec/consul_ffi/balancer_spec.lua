@@ -284,6 +284,21 @@ describe("a balancer", function()
       end
     end)
 
+    it("moves keys when a weight changes", function()
+      local list = equal(4)
+      local web = new(list, { policy = "hash" })
+      local before = owners(web)
+      list[1] = { id = "web-1", address = "web-1", port = 80, weight = 4 }
+      time = time + 1
+      local after = owners(web)
+      local moved = 0
+      for i, id in ipairs(after) do
+        moved = moved + (before[i] ~= id and 1 or 0)
+        assert.is_true(before[i] == id or id == "web-1")
+      end
+      assert.is_true(moved > 1000, moved .. " moved")
+    end)
+
     it("gives an instance keys in proportion to its weight", function()
       local found, of = owners(new(instances({ 1, 2, 3, 4 }), { policy = "hash" })), {}
       for _, id in ipairs(found) do

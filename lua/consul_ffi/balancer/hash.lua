@@ -59,7 +59,7 @@ local function ring(entries)
   return { points = points, owners = sorted, first = first, width = width, count = #points }
 end
 
--- Called when the list has changed.
+-- Called when instances or weights have changed.
 function hash.rebuild(pool)
   pool.ring = #pool.entries > 0 and ring(pool.entries) or nil
 end

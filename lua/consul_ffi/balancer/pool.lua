@@ -66,12 +66,14 @@ local function replace(self, list)
   local options, old = self.options, self.by_key
   -- Slow start is for an instance that joins others: all at once are equal.
   local ramp_from = options.slow_start_s > 0 and #self.entries > 0 and self.time or nil
+  local count_before, has_changed = #self.entries, false
   self.seen, self.entries, self.by_table, self.by_key, self.in_flight, self.ejected = {}, {}, {}, {}, 0, 0
   for i, instance in ipairs(list) do
     self.seen[i] = instance
     local key = key_of(instance)
     if not self.by_key[key] then
       local entry = old[key] or new_entry(instance, key, ramp_from)
+      has_changed = has_changed or entry.weight ~= (instance.weight or 1)
       entry.instance, entry.weight = instance, instance.weight or 1
       if options.zone then
         entry.zone = instance.meta and instance.meta[options.zone_meta]
@@ -84,7 +86,7 @@ local function replace(self, list)
     end
   end
   self.due_at = 0
-  if self.policy.rebuild then
+  if self.policy.rebuild and (has_changed or #self.entries ~= count_before) then
     self.policy.rebuild(self)
   end
 end
