@@ -100,6 +100,9 @@ pub fn without_leader(system: &System) {
         let why = system.run(&["why"]);
         why.status == 1 && why.out.contains("error: n1 is down")
     });
+    let waited = system.run(&["why", "--wait", "--limit", "1"]);
+    assert!(waited.out.contains("error: n1 "), "{waited:?}");
+    waited.refused(4, &["not all is well after 1 s"]);
     system.run(&["hand-over"]).refused(1, &["there is no leader"]);
     system.run(&["leave", "n1"]).refused(1, &["n1 is down: `consul-ha forget n1`"]);
 }

@@ -13,6 +13,7 @@ pub fn run(system: &System) {
     leader(system);
     locks(system);
     assert_eq!(system.run(&["why"]).ok(), "all is well\n");
+    assert_eq!(system.run(&["why", "--wait"]).ok(), "all is well\n");
     let events = system.run(&["events"]).ok();
     assert!(events.contains("  leader_changed n"), "{events}");
     let event = system.run(&["events", "--json"]).ok();

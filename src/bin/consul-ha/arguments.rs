@@ -77,17 +77,36 @@ pub struct Keys {
     /// The key of the shared configuration.
     #[arg(long, global = true, value_name = "KEY")]
     pub config_key: Option<String>,
-    /// The file with the secret that signs calls between nodes (cluster_key).
+    /// The file with the secrets that sign calls between nodes (cluster_key), one in each line.
     #[arg(long, global = true, env = "CONSUL_HA_CLUSTER_KEY_FILE", value_name = "FILE")]
     pub cluster_key_file: Option<String>,
     /// The certificate for calls to nodes (data_tls).
-    #[arg(long, global = true, value_name = "FILE", requires = "data_key", requires = "data_ca")]
+    #[arg(
+        long,
+        global = true,
+        env = "CONSUL_HA_DATA_CERT",
+        value_name = "FILE",
+        requires = "data_key",
+        requires = "data_ca"
+    )]
     pub data_cert: Option<String>,
     /// Its key.
-    #[arg(long, global = true, value_name = "FILE", requires = "data_cert")]
+    #[arg(
+        long,
+        global = true,
+        env = "CONSUL_HA_DATA_KEY",
+        value_name = "FILE",
+        requires = "data_cert"
+    )]
     pub data_key: Option<String>,
     /// The authorities of the nodes' certificates.
-    #[arg(long, global = true, value_name = "FILE", requires = "data_cert")]
+    #[arg(
+        long,
+        global = true,
+        env = "CONSUL_HA_DATA_CA",
+        value_name = "FILE",
+        requires = "data_cert"
+    )]
     pub data_ca: Option<String>,
 }
 
@@ -100,7 +119,7 @@ pub enum Verb {
     /// Show the leader; status 1 if there is none.
     Leader(Watched),
     /// Tell every reason that something is not well, with its cure; status 1 if there is one.
-    Why(Watched),
+    Why(Why),
     /// Show what has happened, from the nodes' own memory.
     Events(Events),
     /// Serve the page, the numbers and the document of the whole cluster over HTTP, until it is stopped.
@@ -137,6 +156,18 @@ pub struct Watched {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
         value_parser = clap::value_parser!(u32).range(1..))]
     pub watch: Option<u32>,
+}
+
+#[derive(Args)]
+pub struct Why {
+    #[command(flatten)]
+    pub watched: Watched,
+    /// Wait until all is well.
+    #[arg(long, conflicts_with = "watch")]
+    pub wait: bool,
+    /// The time limit of the wait, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "wait")]
+    pub limit: u64,
 }
 
 #[derive(Args)]

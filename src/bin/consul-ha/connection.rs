@@ -110,13 +110,14 @@ fn of_consul(consul: &Consul) -> Vec<(String, Value)> {
     named(given)
 }
 
-/// The first line of the file with the cluster's secret.
-fn secret(file: &str) -> Result<Value, Failure> {
+/// The secrets of the cluster: the lines of the file.
+fn secrets(file: &str) -> Result<Value, Failure> {
     let of_file = |why: String| Failure::Usage(format!("cluster_key_file {file:?}: {why}"));
     let bytes =
         os::read_file(file.as_ref(), MAX_SECRET).map_err(|error| of_file(error.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|_| of_file("it is not UTF-8".to_owned()))?;
-    Ok(text.lines().next().unwrap_or_default().into())
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    Ok(Value::List(lines.map(Value::from).collect()))
 }
 
 fn of_keys(keys: &Keys) -> Result<Vec<(String, Value)>, Failure> {
@@ -138,7 +139,7 @@ fn of_keys(keys: &Keys) -> Result<Vec<(String, Value)>, Failure> {
         ("nodes_prefix", nodes),
         ("shards_prefix", text(&keys.shards_prefix)),
         ("config_key", text(&keys.config_key)),
-        ("cluster_key", keys.cluster_key_file.as_deref().map(secret).transpose()?),
+        ("cluster_key", keys.cluster_key_file.as_deref().map(secrets).transpose()?),
         ("data_tls", keys.data_cert.is_some().then(|| Value::Map(named(files)))),
     ];
     Ok(named(given))

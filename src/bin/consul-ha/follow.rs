@@ -9,9 +9,9 @@ use consul_ffi::status::{Nodes, StatusServer};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// The pause between two looks for new events.
+/// The pause between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// `why`
@@ -31,6 +31,27 @@ pub async fn why(session: &Session) -> Result<Shown, Failure> {
     };
     let is_well = problems.iter().all(|problem| problem.level == Level::Note);
     Ok(Shown { text, json: json!({ "problems": problems }), is_well })
+}
+
+/// `why --wait`
+pub async fn wait_until_well(session: &Session, limit: u64, output: Output) -> Result<(), Failure> {
+    let end = Instant::now() + Duration::from_secs(limit);
+    loop {
+        let is_over = Instant::now() >= end;
+        match why(session).await {
+            Ok(shown) if shown.is_well => return output.show(&shown),
+            Ok(shown) if is_over => {
+                let _ = output.show(&shown);
+                return Err(Failure::Limit(format!("not all is well after {limit} s")));
+            }
+            Err(Failure::Call(error)) if error.is_transient() && !is_over => {
+                say(&format!("consul-ha: {error}"));
+            }
+            Err(failure) => return Err(failure),
+            Ok(_) => {}
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// `events`

@@ -59,7 +59,10 @@ async fn run(line: &CommandLine, output: Output) -> Result<(), Failure> {
         Verb::Locks(locks) => {
             output.repeated(&locks.watched, || look::locks(&session, &locks.prefix)).await
         }
-        Verb::Why(watched) => output.repeated(watched, || follow::why(&session)).await,
+        Verb::Why(given) if given.wait => {
+            follow::wait_until_well(&session, given.limit, output).await
+        }
+        Verb::Why(given) => output.repeated(&given.watched, || follow::why(&session)).await,
         Verb::Events(events) => follow::events(&session, events, output).await,
         Verb::Serve(given) => follow::serve(&session, given, output).await,
         Verb::Doctor(given) => output.show(&doctor::doctor(&session, given).await?),

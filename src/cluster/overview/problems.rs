@@ -225,7 +225,7 @@ fn of_store(store: &StoreOverview) -> Vec<Problem> {
              acknowledged writes"
         );
         let cure = format!(
-            "start {}; if they are lost for good, `consul-ha accept-loss SHARD` for each",
+            "start {}; if they are lost for good, `consul-ha accept-loss {name} SHARD` for each",
             nodes(&lost)
         );
         found.push(error("shard_at_risk", name, text, cure));
