@@ -14,6 +14,7 @@
 #   data      processes with replicated shards stop, die, stall, are cut off, lose disks, join and leave, on both
 #             Consuls (some minutes)
 #   outage    a cluster of nodes through every outage of three real servers, on both versions
+#   recipes   the recipes of docs/operating.md, also those for three servers of Consul
 #   flood     2,000 calls between nodes in 30 s, while strangers hold 512 connections and open 200 a second
 #   failover  50,000 sequences of endpoint faults, on a manual clock (SEQUENCES)
 #   page      the status server's page in Chromium, also looked at by axe-core (npm)
@@ -26,7 +27,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api random fuzz locks clusters replication data outage flood failover page memory)
+all_steps=(api random fuzz locks clusters replication data outage recipes flood failover page memory)
 select_steps "$@"
 prepare_runs 0
 passed=0 failed=0 skipped=0
@@ -70,6 +71,12 @@ step_data() {
 
 step_outage() {
     OUTAGES_ON_ALL=1 test_with outage clusters || return
+    ! grep -q '^SKIPPED' "$log" || return 3
+}
+
+step_recipes() {
+    run make --no-print-directory build-luajit || return
+    LONG=1 run cargo test --no-default-features --features server,guard,tools --test tools -- recipes || return
     ! grep -q '^SKIPPED' "$log" || return 3
 }
 

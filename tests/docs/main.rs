@@ -6,6 +6,7 @@ mod failures;
 mod links;
 mod monitoring;
 mod readme;
+mod recipes;
 mod reference;
 #[path = "../support/mod.rs"]
 mod support;

@@ -18,5 +18,6 @@ pub mod pages;
 pub mod program;
 pub mod prometheus;
 pub mod proxy;
+pub mod recipes;
 pub mod trials;
 pub mod world;

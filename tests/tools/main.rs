@@ -11,6 +11,7 @@ mod doctor;
 mod looks;
 mod permissions;
 mod program;
+mod recipes;
 mod system;
 
 use support::consul::{self, SIM};
@@ -31,6 +32,19 @@ fn trials() -> Trials {
             changes::without_leader(&system);
             system.says_no_secret();
         });
+    }
+    for version in [SIM, "1.21"] {
+        // The recipes have commands of the real one also on consul-sim.
+        let is_missing = consul::is_missing(version, "the recipes of operators")
+            || consul::is_missing("1.21", "the recipes of operators on consul-sim");
+        let name = format!("the_recipes_of_nodes_print_what_the_page_shows_on_{version}");
+        trials.add_unless(is_missing, name, move || recipes::of_nodes(version));
+    }
+    // They wait for elections, and for servers that become voters.
+    if std::env::var_os("LONG").is_some() {
+        let is_missing = consul::is_missing("1.21", "the recipes of operators on three servers");
+        let name = "the_recipes_of_servers_print_what_the_page_shows";
+        trials.add_unless(is_missing, name, recipes::of_servers);
     }
     trials.add("the_doctor_finds_a_429", doctor::finds_a_429);
     let is_missing = consul::is_missing("1.21", "raft_multiplier");
