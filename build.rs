@@ -17,6 +17,8 @@ fn main() {
     // A Lua state unloads its modules when it is closed, but our code may still be running in
     // threads and registered for forks.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    // With this, rustc's relro-level=partial of rockspec/build.sh is full for the loader.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,now");
     // The engine that loads the module provides Lua's functions. Test programs have the binding in
     // them, no engine, and call none of it.
     if env::var_os("CARGO_FEATURE_BINDING").is_some() {
