@@ -148,7 +148,8 @@ impl Record {
     fn with_unknown_mode(bytes: &[u8]) -> Option<Self> {
         let mut document: serde_json::Value = serde_json::from_slice(bytes).ok()?;
         let mode = document.as_object_mut()?.remove("mode")?;
-        let record: Record = serde_json::from_value(document).ok()?;
+        // Not `from_value`: what reads a record would be in the module for that as well.
+        let record: Record = serde_json::from_slice(document.to_string().as_bytes()).ok()?;
         Some(Record { unknown_mode: Some(mode.to_string()), ..record })
     }
 

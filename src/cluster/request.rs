@@ -42,7 +42,7 @@ pub struct Leave {
 /// Reads a request; one that cannot be read is none, and does not make the record unreadable.
 pub(super) fn lenient<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Request>, D::Error> {
     let found = Option::<serde_json::Value>::deserialize(from)?;
-    Ok(found.and_then(|found| serde_json::from_value(found).ok()))
+    Ok(found.and_then(|found| serde_json::from_slice(found.to_string().as_bytes()).ok()))
 }
 
 impl Cluster {

@@ -2,6 +2,7 @@
 
 use super::node::Node;
 use super::shard_map::{ReplicaState, ShardMap};
+use crate::ordered;
 use crate::ring::Ring;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -85,15 +86,18 @@ impl Snapshot {
     pub fn replicas_for(&self, key: &[u8], count: usize) -> Vec<&Node> {
         let mut nodes: Vec<&Node> = Vec::new();
         if let Some(map) = &self.map {
-            let rank = |state: ReplicaState| match state {
-                ReplicaState::Available => 0,
-                ReplicaState::Leaving => 1,
-                ReplicaState::Initializing { .. } => 2,
+            let rank = |(node, state): &(&Node, ReplicaState)| {
+                let of_state = match state {
+                    ReplicaState::Available => 0,
+                    ReplicaState::Leaving => 1,
+                    ReplicaState::Initializing { .. } => 2,
+                };
+                (!node.is_available(), of_state)
             };
             let holders = map.nodes_of(map.shard_of(key));
             let holders = holders.filter_map(|(id, state)| Some((self.nodes.get(id)?, state)));
             let mut holders: Vec<(&Node, ReplicaState)> = holders.collect();
-            holders.sort_by_key(|(node, state)| (!node.is_available(), rank(*state)));
+            ordered::sort_by(&mut holders, |one, other| rank(one).cmp(&rank(other)));
             nodes.extend(holders.into_iter().map(|(node, _)| node));
         }
         if nodes.len() < count {

@@ -49,7 +49,7 @@ pub fn problems(overview: &Overview) -> Vec<Problem> {
     found.extend(of_map(overview));
     found.extend(overview.stores.iter().flat_map(of_store));
     found.extend(of_endpoints(overview));
-    found.sort_by_key(|problem| problem.level);
+    ordered::sort_by(&mut found, |one, other| one.level.cmp(&other.level));
     found
 }
 

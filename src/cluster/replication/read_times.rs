@@ -2,6 +2,7 @@
 //! after the time within which 95 of 100 recent answers came.
 
 use super::map::NodeId;
+use crate::ordered;
 use crate::sync::lock;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -44,7 +45,9 @@ impl ReadTimes {
     pub(super) fn begin(&self, places: &mut [(usize, NodeId)], count: usize) {
         let mut times = lock(&self.0);
         times.saved = (times.saved + SAVED_PER_READ).min(MAX_SAVED);
-        places.sort_by_key(|(_, node)| times.nodes.get(node).copied());
+        ordered::sort_by(places, |(_, one), (_, other)| {
+            times.nodes.get(one).cmp(&times.nodes.get(other))
+        });
         for (_, node) in places.iter().skip(count) {
             if let Some(time) = times.nodes.get_mut(node) {
                 *time = time.mul_f64(FADING);

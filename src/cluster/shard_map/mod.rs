@@ -217,7 +217,7 @@ impl ShardMap {
     /// The next map on these members, and the number of moves.
     fn placed_on(&self, members: &[Member], token: u64) -> (ShardMap, usize) {
         let mut members: Vec<&Member> = members.iter().collect();
-        members.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        ordered::sort_by(&mut members, |a, b| a.id.cmp(&b.id));
         members.dedup_by(|a, b| a.id == b.id);
         // Only members that can have shards are candidates.
         let eligible: Vec<usize> =

@@ -4,6 +4,7 @@ use super::{
     Access, GLOBAL_MANAGEMENT, GLOBAL_READ_ONLY, Policy, Resource, Rules, check_lookup,
     content_hash,
 };
+use crate::ordered;
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
 use crate::simulate::http::decode::{GoType, Json, Object};
 use crate::simulate::http::handler::{Handler, Route};
@@ -103,7 +104,7 @@ static LIST: Read = Read {
 fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Acl, "", Access::Read)?;
     let mut policies: Vec<_> = state.acl.policies.values().collect();
-    policies.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    ordered::sort_by(&mut policies, |one, other| one.name.cmp(&other.name));
     Ok(Reply::json(call.style, &policies.into_iter().map(Stub::from).collect::<Vec<_>>()))
 }
 

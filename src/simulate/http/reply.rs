@@ -116,25 +116,37 @@ impl From<Refusal> for Reply {
 /// `value` as JSON, written as Go's encoder writes it.
 fn to_json(style: Style, value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     let mut out = Vec::with_capacity(128);
-    if style == Style::Compact {
-        let formatter = GoFormatter(CompactFormatter);
-        value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
-    } else {
-        let formatter = GoFormatter(PrettyFormatter::with_indent(b"    "));
-        value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
-    }
+    let indented = (style != Style::Compact).then(|| PrettyFormatter::with_indent(b"    "));
+    let formatter = GoFormatter { indented };
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
     if style == Style::IndentedLine {
         out.push(b'\n');
     }
     Ok(out)
 }
 
-/// Escapes in strings the characters that Go's encoder escapes for HTML and JavaScript.
+/// Escapes in strings the characters that Go's encoder escapes for HTML and JavaScript. One type for all
+/// layouts, since what writes a value is in the module once for each type of formatter.
 ///
 /// Source: the documentation of `json.Marshal` in Go's standard library.
-struct GoFormatter<F>(F);
+struct GoFormatter {
+    /// `None`: compact.
+    indented: Option<PrettyFormatter<'static>>,
+}
 
-impl<F: Formatter> Formatter for GoFormatter<F> {
+/// Methods that the layout's own formatter has.
+macro_rules! of_layout {
+    ($($method:ident($($argument:ident: $type:ty)?);)+) => {$(
+        fn $method<W: ?Sized + io::Write>(&mut self, out: &mut W $(, $argument: $type)?) -> io::Result<()> {
+            match &mut self.indented {
+                Some(indented) => indented.$method(out $(, $argument)?),
+                None => CompactFormatter.$method(out $(, $argument)?),
+            }
+        }
+    )+};
+}
+
+impl Formatter for GoFormatter {
     fn write_string_fragment<W: ?Sized + io::Write>(
         &mut self,
         out: &mut W,
@@ -151,48 +163,16 @@ impl<F: Formatter> Formatter for GoFormatter<F> {
         out.write_all(&text.as_bytes()[written..])
     }
 
-    fn begin_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0.begin_array(out)
-    }
-
-    fn end_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0.end_array(out)
-    }
-
-    fn begin_array_value<W: ?Sized + io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        self.0.begin_array_value(out, first)
-    }
-
-    fn end_array_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0.end_array_value(out)
-    }
-
-    fn begin_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0.begin_object(out)
-    }
-
-    fn end_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0.end_object(out)
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        self.0.begin_object_key(out, first)
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0.begin_object_value(out)
-    }
-
-    fn end_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0.end_object_value(out)
+    of_layout! {
+        begin_array();
+        end_array();
+        begin_array_value(first: bool);
+        end_array_value();
+        begin_object();
+        end_object();
+        begin_object_key(first: bool);
+        begin_object_value();
+        end_object_value();
     }
 }
 
