@@ -15,4 +15,4 @@ local function wait(object, limit_ms)
   cqueues.cancel(fd)
 end
 
-return yielding(wait)
+return yielding(wait, cqueues.monotime)

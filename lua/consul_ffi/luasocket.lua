@@ -87,7 +87,7 @@ function Loop:run()
   end
 end
 
-local luasocket = yielding(wait)
+local luasocket = yielding(wait, socket.gettime)
 
 -- A loop without coroutines.
 function luasocket.loop()

@@ -30,4 +30,6 @@ local function wait(object, limit_ms)
   coroutine.yield()
 end
 
-return yielding(wait)
+return yielding(wait, function()
+  return uv.hrtime() / 1e9
+end)

@@ -70,4 +70,4 @@ local function wait(object, limit_ms)
   end
 end
 
-return yielding(wait)
+return yielding(wait, ngx.now)

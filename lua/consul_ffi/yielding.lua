@@ -47,11 +47,11 @@ end
 
 -- The functions of the module for an event loop. `wait(object, limit_ms)` yields until a handle, watch, view, lock or
 -- cluster is ready, or up to a limit in milliseconds, or for a shorter time; it returns false, a message and an error
--- if nothing more can come.
-return function(wait)
-  local Watch, View, Lock, Client = {}, {}, {}, {}
-  local watch_class, view_class, lock_class, client_class =
-    class_of(Watch), class_of(View), class_of(Lock), class_of(Client)
+-- if nothing more can come. `now_s()` is a clock in seconds.
+return function(wait, now_s)
+  local Watch, View, Views, Lock, Client = {}, {}, {}, {}, {}
+  local watch_class, view_class, views_class = class_of(Watch), class_of(View), class_of(Views)
+  local lock_class, client_class = class_of(Lock), class_of(Client)
 
   -- The results of a call in the background, when it is done.
   local function finished(handle)
@@ -69,19 +69,27 @@ return function(wait)
     end
   end
 
-  function Watch.next(this, limit_ms)
+  -- Waits until `look` returns something, or the limit is over.
+  local function wait_for(object, limit_ms, look)
+    local ends = limit_ms and now_s() + limit_ms / 1000
     while true do
-      local success, change, extra = this.object:poll()
-      if not success or change ~= nil then
-        return success, change, extra
+      local found, first, second, third = look()
+      local left = ends and (ends - now_s()) * 1000
+      if found or left and left <= 0 then
+        return first, second, third
       end
-      local ready, message, err = wait(this.object, limit_ms)
+      local ready, message, err = wait(object, left)
       if ready == false then
         return false, message, err
-      elseif limit_ms then
-        return this.object:poll()
       end
     end
+  end
+
+  function Watch.next(this, limit_ms)
+    return wait_for(this.object, limit_ms, function()
+      local success, change, extra = this.object:poll()
+      return not success or change ~= nil, success, change, extra
+    end)
   end
 
   function Watch.changes(this)
@@ -103,6 +111,20 @@ return function(wait)
       return false, message, err
     end
     return this.object:ready(0)
+  end
+
+  function Views.ready(this, limit_ms)
+    return wait_for(this.object, limit_ms, function()
+      local success, message, err = this.object:ready(0)
+      return success or err.kind == "closed", success, message, err
+    end)
+  end
+
+  function Views.next(this, limit_ms)
+    return wait_for(this.object, limit_ms, function()
+      local success, name, err = this.object:next(0)
+      return not success or name ~= nil, success, name, err
+    end)
   end
 
   function Lock.acquire(this, options)
@@ -141,13 +163,17 @@ return function(wait)
     end
   end
 
-  for name, class in pairs({ watch = watch_class, service_view = view_class, lock = lock_class }) do
+  local classes = {
+    watch = watch_class,
+    service_view = view_class,
+    service_views = views_class,
+    lock = lock_class,
+    semaphore = lock_class,
+  }
+  for name, class in pairs(classes) do
     Client[name] = function(this, ...)
       return made(class, raising(pcall(this.object[name], this.object, ...)))
     end
-  end
-  function Client.semaphore(this, ...)
-    return made(lock_class, raising(pcall(this.object.semaphore, this.object, ...)))
   end
 
   -- As the native method, without its options: the calls run as those of handles do.

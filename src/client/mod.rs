@@ -36,6 +36,7 @@ mod counted;
 mod endpoints;
 mod lost_answer;
 pub mod view;
+pub mod views;
 pub mod watch;
 
 use crate::clock::Clock;

@@ -29,7 +29,7 @@ pub const EMPTY_HOLD: Duration = Duration::from_secs(30);
 
 /// How long one query blocks. An unchanged list is confirmed that often, and a dead connection
 /// noticed.
-const WAIT: Duration = Duration::from_secs(10);
+pub(super) const WAIT: Duration = Duration::from_secs(10);
 
 /// The limit of an instance's weight on the ring, which has 160 points for each unit. Greater
 /// weights are scaled down, and the greatest of them is then more than half of this.
@@ -189,6 +189,14 @@ impl View {
         Ok(self.clock.now() - at + age)
     }
 
+    /// Notes that the list was still right at a moment.
+    pub(super) fn confirm(&self, at: Instant) {
+        let mut state = self.state();
+        if state.list.is_some() && state.confirmed.0 < at {
+            state.confirmed = (at, Duration::ZERO);
+        }
+    }
+
     fn empty(&self, state: &ViewState) -> Error {
         let why = match state.failing {
             0 => "Consul lists none".to_owned(),
@@ -302,10 +310,23 @@ pub fn view(
     args: Args,
     empty_hold: Duration,
 ) -> Result<(Arc<View>, impl Stream<Item = ()> + Send), Error> {
-    let label = client.request(&health::SERVICE, &args)?.label;
-    let label = label.replacen(health::SERVICE.name, "service_view", 1);
     let options = WatchOptions { wait: WAIT, ..WatchOptions::default() };
     let states = states(Arc::clone(&client), &health::SERVICE, args.clone(), options)?.boxed();
+    view_of(client, args, empty_hold, states)
+}
+
+/// As [`view`], of states that somebody else reads.
+///
+/// # Errors
+/// An unacceptable argument.
+pub(super) fn view_of(
+    client: Arc<Client>,
+    args: Args,
+    empty_hold: Duration,
+    states: BoxStream<'static, Result<State, Error>>,
+) -> Result<(Arc<View>, impl Stream<Item = ()> + Send + use<>), Error> {
+    let label = client.request(&health::SERVICE, &args)?.label;
+    let label = label.replacen(health::SERVICE.name, "service_view", 1);
     let view = Arc::new(View {
         label,
         clock: Arc::clone(client.clock()),

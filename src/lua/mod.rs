@@ -15,6 +15,7 @@ mod status;
 
 use client::consul_client::ConsulClient;
 use client::service_view::ServiceView;
+use client::service_views::ServiceViews;
 use client::watch::Watch;
 use cluster::{ClusterNode, DeferredRequest, ReplicatedStore};
 use coordination::lock::Lock;
@@ -32,6 +33,7 @@ const CLASSES: &[Registration] = &[
     Registration::of::<Handle>("handle"),
     Registration::of::<Watch>("watch"),
     Registration::of::<ServiceView>("view"),
+    Registration::of::<ServiceViews>("views"),
     Registration::of::<Lock>("lock"),
     Registration::of::<ClusterNode>("cluster"),
     Registration::of::<ReplicatedStore>("store"),

@@ -132,6 +132,8 @@ end
 
 class_of(native.view)
 
+class_of(native.views)
+
 -- The events until there are no more: for event, detail in lock:events() do
 local function events_of(class)
   return function(object)

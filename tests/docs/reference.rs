@@ -43,7 +43,8 @@ fn each_method_says_in_one_line_what_it_returns() {
 }
 
 /// The classes of objects that have methods.
-const OBJECTS: &[&str] = &["Handle", "Watch", "ServiceView", "Lock", "ReplicatedStore"];
+const OBJECTS: &[&str] =
+    &["Handle", "Watch", "ServiceView", "ServiceViews", "Lock", "ReplicatedStore"];
 
 #[test]
 fn a_method_that_creates_an_object_returns_it_alone_for_the_language_server() {
@@ -67,8 +68,16 @@ fn a_method_that_creates_an_object_returns_it_alone_for_the_language_server() {
             returns.clear();
         }
     }
-    let of_client = ["start", "watch", "service_view", "lock", "semaphore"];
-    let mut wanted = of_client.map(|name| format!("ConsulClient:{name}")).to_vec();
+    let wanted = [
+        "ConsulClient:start",
+        "ConsulClient:watch",
+        "ConsulClient:service_view",
+        "ConsulClient:service_views",
+        "ServiceViews:view",
+        "ConsulClient:lock",
+        "ConsulClient:semaphore",
+    ];
+    let mut wanted = wanted.map(str::to_owned).to_vec();
     wanted.extend(["ConsulHACluster:replicate", "ReplicatedStore:start"].map(str::to_owned));
     assert_eq!(found, wanted);
 }

@@ -7,6 +7,7 @@ pub(super) mod consul_client;
 mod foreground;
 mod registered;
 pub(super) mod service_view;
+pub(super) mod service_views;
 pub(super) mod watch;
 
 use super::coordination::lock;
@@ -37,6 +38,7 @@ const METHODS: &[Method<ConsulClient>] = &[
     Method::new("start", start),
     Method::new("watch", watch::open),
     Method::new("service_view", service_view::open),
+    Method::new("service_views", service_views::open),
     Method::new("lock", lock::new_lock),
     Method::new("semaphore", lock::new_semaphore),
 ];

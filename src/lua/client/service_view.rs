@@ -6,6 +6,7 @@ use super::consul_client::ConsulClient;
 use crate::client::view::{EMPTY_HOLD, Instance, List, View, view};
 use crate::error::Error;
 use crate::lua::runtime::closable_job::ClosableJob;
+use crate::lua::runtime::job::Job;
 use crate::lua::runtime::native::{self, Call, Class, Method, Returned};
 use crate::lua::runtime::{value, wake};
 use crate::wire::api::health;
@@ -29,6 +30,12 @@ pub struct ServiceView {
 }
 
 impl ServiceView {
+    /// A view that something else keeps up to date, and for which nothing waits.
+    pub fn of(view: Arc<View>) -> Self {
+        let job = ClosableJob::new("view", view.label().to_owned(), Job::completed(Ok(())));
+        ServiceView { view, job, slot: RefCell::default(), tables: RefCell::default() }
+    }
+
     /// The view at this moment.
     fn view(&self) -> Result<&View, Error> {
         self.job.job()?.run_pending()?;

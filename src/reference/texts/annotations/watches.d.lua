@@ -118,6 +118,61 @@ function ServiceView:unix_socket() end
 ---@return true
 function ServiceView:close() end
 
+---Views of many services over two waiting queries, however many services there are. A change of a service's name, tags or
+---checks is read at once; any other one (an address, a weight, metadata) within 5 s. Requires `service:read` and
+---`node:read` of what it is to show. Fails as `watch`.
+---@param filter string[]|fun(name: string, tags: string[]): boolean the services' names, or a function that chooses each service that Consul lists by its name and all tags of its instances; it is called in `ready`, `next`, `names` and `view`
+---@return consul_ffi.ServiceViews views
+function ConsulClient:service_views(filter) end
+
+---Views of services. Only `ready` and `next` wait, and no method sends a request.
+---@class consul_ffi.ServiceViews
+local ServiceViews = {}
+
+---Waits until Consul has answered for each service.
+---@param timeout_ms? number the longest wait, in milliseconds; default: until it has
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceViews:ready(timeout_ms) end
+
+---Waits for a service that is new, has changed or is gone since `next` returned it, or since the beginning.
+---@param timeout_ms? number the longest wait, in milliseconds; default: until there is one
+---@return boolean success
+---@return string? name nil if there was none in time
+---@return consul_ffi.Error? err
+function ServiceViews:next(timeout_ms) end
+
+---The names of the services, in order. Of those that a function chose, one that Consul lists no more is left out.
+---@return string[]|false names
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceViews:names() end
+
+---The view of a service. Its `ready` does not wait.
+---@param service string the service's name
+---@return consul_ffi.ServiceView? view nil if there is none
+function ServiceViews:view(service) end
+
+---A descriptor for poll(2), readable while there is news for `ready` or `next`. Do not read or close it.
+---@return integer|false fd
+---@return string? message
+---@return consul_ffi.Error? err
+function ServiceViews:fd() end
+
+---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
+---and a line to write there, to which an empty line is the answer once there is news. An empty line written meanwhile is
+---answered at once.
+---@return string|false path
+---@return string line_or_message
+---@return consul_ffi.Error? err
+function ServiceViews:unix_socket() end
+
+---Ends all views. `client:close()`, the garbage collector and, in Lua 5.4, the end of a `<close>` variable's scope do the
+---same.
+---@return true
+function ServiceViews:close() end
+
 ---An instance of a service; read-only.
 ---@class consul_ffi.Instance
 ---@field id string
