@@ -26,10 +26,10 @@ local function unavailable()
   return ngx.exit(503)
 end
 
--- In access_by_lua, for a request that found no instance: waits while the worker has no list, else answers 503. Other
--- requests have no such phase, which costs a coroutine.
+-- In access_by_lua, for a request that found no instance: waits while the worker has no list, and answers 503 if that
+-- is empty. Other requests have no such phase, which costs a coroutine.
 function gateway.wait()
-  if view:age_s() or not view:ready(LONGEST_WAIT_MS) then
+  if view:age_s() or not view:ready(LONGEST_WAIT_MS) or not view:pick() then
     return unavailable()
   end
 end

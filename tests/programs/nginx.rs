@@ -1,6 +1,8 @@
 //! The example for OpenResty, in Debian's nginx with its Lua module (scripts/nginx.sh), on
 //! consul-sim.
 
+mod gateway;
+
 use crate::support::consul;
 use crate::support::trials::Trials;
 use libtest_mimic::Failed;
@@ -25,7 +27,7 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 9] = [
+    let all: [Named; 11] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
@@ -35,6 +37,8 @@ pub fn trials() -> Trials {
         ("requests_that_wait_take_no_time_of_the_processor", requests_that_wait),
         ("a_worker_that_exits_ends_the_waits_of_its_timers", a_worker_that_exits),
         ("a_phase_that_cannot_wait_says_so", a_phase_that_cannot_wait),
+        ("a_gateway_follows_consul_and_ejects_a_dead_instance", gateway::follows_consul),
+        ("a_gateway_reloads_while_consul_is_unreachable", gateway::reloads_without_consul),
     ];
     let mut trials = Trials::of(module_path!());
     for (name, run) in all {
@@ -234,13 +238,26 @@ impl Nginx {
         workers: u32,
         change: impl FnOnce(String) -> String,
     ) -> Result<Nginx, Failed> {
+        Self::start_example(unpacked, "nginx", workers, change)
+    }
+
+    /// An example by the name of its configuration.
+    fn start_example(
+        unpacked: &Path,
+        example: &str,
+        workers: u32,
+        change: impl FnOnce(String) -> String,
+    ) -> Result<Nginx, Failed> {
         let (consul, consul_address) = start_consul()?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let folder = std::env::temp_dir().join(format!("consul_ffi-nginx.{}", consul.id()));
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         fs::create_dir_all(&folder)?;
-        fs::copy(root.join("examples/openresty/consul.lua"), folder.join("consul.lua"))?;
-        let configuration = fs::read_to_string(root.join("examples/openresty/nginx.conf"))?
+        let examples = root.join("examples/openresty");
+        for script in ["consul.lua", "gateway.lua"] {
+            fs::copy(examples.join(script), folder.join(script))?;
+        }
+        let configuration = fs::read_to_string(examples.join(example).with_extension("conf"))?
             .replace("127.0.0.1:8080", &address.to_string())
             .replace("worker_processes 2;", &format!("worker_processes {workers};"));
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
