@@ -6,6 +6,7 @@
 use super::{Client, counted};
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
+use crate::metrics::EndpointNumbers;
 use crate::transport::token_file::TOKEN;
 use crate::wire::request::Request;
 use crate::wire::response::{Success, retry_after};
@@ -36,8 +37,8 @@ impl Client {
     /// Those of the transport or the server, after the retries that the endpoint allows.
     pub async fn execute(&self, request: &Request) -> Result<Success, Error> {
         let start = self.clock.now();
-        let outcome = self.outcome(request, start).await;
         let numbers = counted::of(request.endpoint);
+        let outcome = self.outcome(request, start, numbers).await;
         numbers.requests.add(&outcome);
         if request.server_wait.is_zero() {
             numbers.durations.add(match &outcome {
@@ -48,9 +49,15 @@ impl Client {
         outcome
     }
 
-    async fn outcome(&self, request: &Request, start: Instant) -> Result<Success, Error> {
+    async fn outcome(
+        &self,
+        request: &Request,
+        start: Instant,
+        numbers: &'static EndpointNumbers,
+    ) -> Result<Success, Error> {
         let deadline = start + self.budget(request);
-        let error = match self.attempt_until(deadline, request, self.settings.retry_count).await {
+        let retries = self.settings.retry_count;
+        let error = match Run::new(self, request, numbers, start..deadline, retries).end().await {
             Ok(success) => return Ok(success),
             Err(error) => error,
         };
@@ -73,20 +80,8 @@ impl Client {
         request: &Request,
         retries: u32,
     ) -> Result<Success, Error> {
-        let mut run = Run::new(self, request, deadline, retries);
-        loop {
-            let error = match run.attempt().await {
-                Ok(success) => return Ok(success),
-                Err(error) => error,
-            };
-            tracing::debug!(call = request.label, attempts = run.attempts, %error, "failed");
-            match run.pause_after(&error) {
-                Some(pause) if pause.is_zero() => {}
-                Some(pause) => self.clock.sleep(pause).await,
-                None if run.may_become_stale(&error) => run.become_stale(),
-                None => return Err(run.final_error(error)),
-            }
-        }
+        let numbers = counted::of(request.endpoint);
+        Run::new(self, request, numbers, self.clock.now()..deadline, retries).end().await
     }
 
     /// The time limit of a call, all attempts and pauses included.
@@ -123,6 +118,7 @@ fn with_jitter(wait: Duration) -> Duration {
 struct Run<'a> {
     client: &'a Client,
     request: &'a Request,
+    numbers: &'static EndpointNumbers,
     retries: u32,
     start: Instant,
     deadline: Instant,
@@ -140,8 +136,14 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(client: &'a Client, request: &'a Request, deadline: Instant, retries: u32) -> Self {
-        let start = client.clock.now();
+    fn new(
+        client: &'a Client,
+        request: &'a Request,
+        numbers: &'static EndpointNumbers,
+        time: Range<Instant>,
+        retries: u32,
+    ) -> Self {
+        let Range { start, end: deadline } = time;
         let mut stage_end = deadline;
         if request.stale_if_error {
             let server_time = with_jitter(request.server_wait);
@@ -151,6 +153,7 @@ impl<'a> Run<'a> {
         Run {
             client,
             request,
+            numbers,
             retries,
             start,
             deadline,
@@ -162,6 +165,23 @@ impl<'a> Run<'a> {
             pauses: 0,
             retry_after: Duration::ZERO,
             maybe_applied: false,
+        }
+    }
+
+    /// Makes attempts to the end.
+    async fn end(mut self) -> Result<Success, Error> {
+        loop {
+            let error = match self.attempt().await {
+                Ok(success) => return Ok(success),
+                Err(error) => error,
+            };
+            self.log_failure(&error);
+            match self.pause_after(&error) {
+                Some(pause) if pause.is_zero() => {}
+                Some(pause) => self.client.clock.sleep(pause).await,
+                None if self.may_become_stale(&error) => self.become_stale(),
+                None => return Err(self.final_error(error)),
+            }
         }
     }
 
@@ -181,7 +201,7 @@ impl<'a> Run<'a> {
         let index = client.endpoints().pick(begun, &self.asked, may_probe);
         self.stage_attempts += 1;
         self.attempts += 1;
-        counted::of(self.request.endpoint).attempts.add_one();
+        self.numbers.attempts.add_one();
         let transport = &*client.transports[index];
         let answer = transport.send(self.request.to_send(elapsed, self.is_stale));
         // Lazily, so that an answer that is there at once costs no timer.
@@ -198,10 +218,11 @@ impl<'a> Run<'a> {
         match outcome {
             Ok(mut success) => {
                 self.record_success(index);
+                let now = client.clock.now();
                 if self.request.server_wait.is_zero() {
-                    client.endpoints().record_latency(index, client.clock.now() - begun);
+                    client.endpoints().record_latency(index, now - begun);
                 }
-                let elapsed = client.clock.now() - self.start;
+                let elapsed = now - self.start;
                 success.meta.request_ms = elapsed.as_secs_f64() * 1e3;
                 success.meta.endpoint = transport.endpoint().to_owned();
                 success.meta.attempts = self.attempts;
@@ -209,12 +230,14 @@ impl<'a> Run<'a> {
                 success.meta.has_token =
                     self.request.http.headers().contains_key(TOKEN) || transport.adds_token();
                 let attempts = self.attempts;
-                tracing::debug!(call = self.request.label, attempts, "answered");
+                let row = self.request.endpoint;
+                tracing::debug!(call = row.name, request = row.template(), attempts, "answered");
                 Ok(success)
             }
             Err(error) => {
                 self.asked.push(index);
                 let error = error.with_endpoint(transport.endpoint()).with_attempts(self.attempts);
+                let error = error.with_subject(self.request.subject());
                 if is_endpoint_failure(&error) {
                     let had_time = limit >= MIN_ATTEMPT_TIMEOUT && limit > with_jitter(wait);
                     if error.kind() != Kind::Timeout || had_time {
@@ -293,7 +316,8 @@ impl<'a> Run<'a> {
     }
 
     fn become_stale(&mut self) {
-        tracing::info!(call = self.request.label, "the leader does not answer: any server may");
+        let call = self.request.endpoint.name;
+        tracing::info!(call, "the leader does not answer: any server may");
         self.is_stale = true;
         self.stage_end = self.deadline;
         self.asked.clear();
@@ -321,6 +345,17 @@ impl<'a> Run<'a> {
         }
     }
 
+    fn log_failure(&self, error: &Error) {
+        let (row, attempts) = (self.request.endpoint, self.attempts);
+        tracing::debug!(
+            call = row.name,
+            request = row.template(),
+            attempts,
+            error = error.logged(),
+            "failed"
+        );
+    }
+
     fn record_success(&self, index: usize) {
         let was_benched = self.client.endpoints().record_success(index);
         if was_benched && self.client.transports.len() > 1 {
@@ -336,7 +371,8 @@ impl<'a> Run<'a> {
             client.endpoints().record_failure(index, begun, now, fraction, self.retry_after);
         if was_good && client.transports.len() > 1 {
             let endpoint = client.transports[index].endpoint();
-            tracing::warn!(endpoint, %error, "the endpoint failed and is not used for a while");
+            let error = error.logged();
+            tracing::warn!(endpoint, error, "the endpoint failed and is not used for a while");
         }
     }
 }

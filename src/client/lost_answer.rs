@@ -33,7 +33,8 @@ impl Client {
                 return Err(error.with_note(&format!("the outcome is unknown: {lookup}")));
             }
         };
-        tracing::debug!(call = request.label, %error, ?holder, "outcome looked up");
+        let call = request.endpoint.name;
+        tracing::debug!(call, error = error.logged(), ?holder, "outcome looked up");
         let is_done = match step {
             LockStep::Acquire(session) => holder.as_ref() == Some(session),
             LockStep::Release(session) => holder.as_ref() != Some(session),

@@ -184,6 +184,7 @@ enum Position {
 
 impl Watcher {
     async fn next(&mut self) -> Result<State, Error> {
+        let call = self.endpoint.name;
         loop {
             self.pause().await;
             self.last_query = Some(self.client.clock().now());
@@ -202,16 +203,16 @@ impl Watcher {
             if self.blocks() {
                 // The next query does not block: it may reach an agent whose index has started
                 // again, where it would wait for a change that has happened already.
-                tracing::debug!(call = self.endpoint.name, %error, "a watch starts again");
+                tracing::debug!(call, error = error.logged(), "a watch starts again");
                 self.has_failed_blocking = true;
                 continue;
             }
             self.failures = self.failures.saturating_add(1);
             if self.failures == 1 {
-                tracing::warn!(call = self.endpoint.name, %error, "a watch fails and goes on trying");
+                tracing::warn!(call, error = error.logged(), "a watch fails and goes on trying");
                 return Err(error);
             }
-            tracing::debug!(call = self.endpoint.name, %error, "a watch still fails");
+            tracing::debug!(call, error = error.logged(), "a watch still fails");
         }
     }
 

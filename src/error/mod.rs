@@ -31,6 +31,8 @@ struct Details {
     attempts: u32,
     retryable: bool,
     refused: Vec<RefusedOperation>,
+    /// What the request was about, as it was sent and in plain text.
+    subject: Option<(String, String)>,
 }
 
 impl Error {
@@ -46,6 +48,7 @@ impl Error {
             attempts: 0,
             retryable: false,
             refused: Vec::new(),
+            subject: None,
         }))
     }
 
@@ -99,6 +102,12 @@ impl Error {
         self
     }
 
+    /// The same error, of a request about this: as it was sent, and in plain text.
+    pub fn with_subject(mut self, subject: Option<(String, String)>) -> Self {
+        self.0.subject = subject;
+        self
+    }
+
     /// The same error, marked as one that a later call may not have.
     pub fn retryable(mut self) -> Self {
         self.0.retryable = true;
@@ -125,6 +134,18 @@ impl Error {
     /// One line for people.
     pub fn message(&self) -> &str {
         &self.0.message
+    }
+
+    /// The message for a log line: without what it quotes and what the request was about, which can be a
+    /// key or a value of the program.
+    pub fn logged(&self) -> String {
+        let mut text = without_quoted(self.message());
+        if let Some((sent, plain)) = &self.0.subject {
+            for subject in [sent, plain] {
+                text = without_word(&text, subject);
+            }
+        }
+        text
     }
 
     /// Whether Lua raises it instead of returning it ([`Error::misuse`]).
@@ -169,6 +190,40 @@ impl Error {
     }
 }
 
+/// Stands for what a log line does not show.
+const HIDDEN: &str = "…";
+
+/// A text with [`HIDDEN`] in its double quotes. A quotation that does not end ends with the text.
+fn without_quoted(text: &str) -> String {
+    let (mut shown, mut is_quoted, mut is_escaped) =
+        (String::with_capacity(text.len()), false, false);
+    for char in text.chars() {
+        match char {
+            '"' if !is_escaped => {
+                is_quoted = !is_quoted;
+                shown.push_str(if is_quoted { "\"…" } else { "\"" });
+            }
+            _ if !is_quoted => shown.push(char),
+            _ => {}
+        }
+        is_escaped = is_quoted && char == '\\' && !is_escaped;
+    }
+    shown
+}
+
+/// A text with [`HIDDEN`] in place of a word, where it is not a part of a longer one.
+fn without_word(text: &str, word: &str) -> String {
+    let (mut shown, mut rest) = (String::with_capacity(text.len()), text);
+    let is_part = |char: Option<char>| char.is_some_and(char::is_alphanumeric);
+    while let Some((before, after)) = rest.split_once(word).filter(|_| !word.is_empty()) {
+        shown.push_str(before);
+        let is_whole = !is_part(shown.chars().next_back()) && !is_part(after.chars().next());
+        shown.push_str(if is_whole { HIDDEN } else { word });
+        rest = after;
+    }
+    shown + rest
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)
@@ -204,6 +259,24 @@ mod tests {
         assert!(!Error::argument("x").maybe_applied());
         assert!(Error::misuse("x").is_misuse());
         assert!(!Error::argument("x").is_misuse());
+    }
+
+    #[test]
+    fn a_log_line_shows_neither_what_is_quoted_nor_what_the_request_was_about() {
+        let logged = |message: &str| {
+            let subject = ("a%20b".to_owned(), "a b".to_owned());
+            Error::new(Kind::Http, message).with_subject(Some(subject)).logged()
+        };
+        for (message, line) in [
+            ("kv_get \"a b\": no answer", "kv_get \"…\": no answer"),
+            ("\"a \\\"b\\\\\" and \"c", "\"…\" and \"…"),
+            ("Cannot GET /v1/kv/a%20b (a b)", "Cannot GET /v1/kv/… (…)"),
+            ("lacks 'key:write' on \"x\"; then", "lacks 'key:write' on \"…\"; then"),
+            ("aa b, a b", "aa b, …"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(logged(message), line);
+        }
     }
 
     #[test]

@@ -69,6 +69,13 @@ pub struct Endpoint {
     pub doc: &'static str,
 }
 
+impl Endpoint {
+    /// Its method and path, for log lines: `GET /v1/kv/{key}`.
+    pub fn template(&self) -> String {
+        format!("{} {}", Method::from(self.method), self.path)
+    }
+}
+
 /// Whether a request may be sent again if it is unknown whether the server applied it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {

@@ -283,7 +283,7 @@ fn each_log_level_has_its_lines_and_no_secret() {
         let is_said = |line: &String| words.iter().all(|word| line.contains(word));
         assert!(of(name).iter().any(is_said), "{name} has no line with {words:?}: {:?}", of(name));
     };
-    says("success", &["DEBUG", "answered", "kv_put \\\"color\\\"", "attempts=1"]);
+    says("success", &["DEBUG", "answered", "PUT /v1/kv/{key}", "attempts=1"]);
     says("success", &["DEBUG", "answered", "acl_token_create"]);
     says("failure", &["DEBUG", "failed", "kv_put", "ACL not found"]);
     says("failure", &["DEBUG", "failed", "http_request", "refused"]);

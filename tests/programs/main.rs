@@ -15,6 +15,7 @@ mod page;
 mod production;
 mod readme;
 mod replicated;
+mod secrets;
 #[path = "../support/mod.rs"]
 mod support;
 mod systemd;
@@ -36,6 +37,7 @@ fn main() {
         answers::trials,
         encrypted::trials,
         logs::trials,
+        secrets::trials,
         systemd::trials,
     ];
     support::trials::run(4, &modules);

@@ -9,6 +9,7 @@ use super::api::kv;
 use super::table::{Endpoint, Repeat};
 use bytes::Bytes;
 use http::Uri;
+use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
@@ -93,6 +94,13 @@ impl Request {
         }
         *http.uri_mut() = with_query(target, &query.join("&"));
         http
+    }
+
+    /// What its path has in place of its row's parameters, as it is sent and in plain text.
+    pub fn subject(&self) -> Option<(String, String)> {
+        let (before, _) = self.endpoint.path.split_once('{')?;
+        let sent = self.http.uri().path().strip_prefix(before)?;
+        Some((sent.to_owned(), percent_decode_str(sent).decode_utf8_lossy().into_owned()))
     }
 
     /// The linearizable read of the key of a [`LockStep`], which shows the holder of the lock.

@@ -182,7 +182,7 @@ pub fn retry_after(response: &Response<Bytes>) -> Duration {
 fn redirection(headers: &HeaderMap) -> String {
     let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
     let target = match location.and_then(|location| location.split('?').next()) {
-        Some(path) => excerpt(path.as_bytes()),
+        Some(path) => format!("{:?}", excerpt(path.as_bytes())),
         None => "another path".to_owned(),
     };
     format!("the server redirects to {target}, which is not followed")
