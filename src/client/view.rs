@@ -118,6 +118,8 @@ impl Picked {
 #[derive(Debug)]
 pub struct View {
     label: String,
+    /// The name of the service.
+    service: String,
     clock: Arc<dyn Clock>,
     state: Mutex<ViewState>,
 }
@@ -216,9 +218,9 @@ impl View {
 
 impl Source for View {
     fn write(&self, page: &mut Page) {
-        page.level(&table::VIEWS, &[], 1.0);
+        page.level(&table::VIEWS, &[&self.service], 1.0);
         if let Ok(age) = self.age() {
-            page.at_least(&table::VIEW_AGE, &[], age.as_secs_f64());
+            page.at_least(&table::VIEW_AGE, &[&self.service], age.as_secs_f64());
         }
     }
 }
@@ -325,10 +327,12 @@ pub(super) fn view_of(
     empty_hold: Duration,
     states: BoxStream<'static, Result<State, Error>>,
 ) -> Result<(Arc<View>, impl Stream<Item = ()> + Send + use<>), Error> {
-    let label = client.request(&health::SERVICE, &args)?.label;
-    let label = label.replacen(health::SERVICE.name, "service_view", 1);
+    let request = client.request(&health::SERVICE, &args)?;
+    let service = request.subject().map_or_else(String::new, |(_, service)| service);
+    let label = request.label.replacen(health::SERVICE.name, "service_view", 1);
     let view = Arc::new(View {
         label,
+        service,
         clock: Arc::clone(client.clock()),
         state: Mutex::new(ViewState::default()),
     });

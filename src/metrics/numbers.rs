@@ -171,7 +171,6 @@ impl Numbers {
         }
         page.level(&CLIENT_CONNECTIONS, &[], self.connections.get() as f64);
         page.level(&CLIENT_BENCHED, &[], self.benched.get() as f64);
-        page.level(&VIEWS, &[], 0.0);
         self.locks.write(page, "lock");
         self.permits.write(page, "semaphore");
         self.calls.write(page);

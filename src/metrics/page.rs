@@ -13,6 +13,11 @@ use std::fmt;
 #[derive(Debug, Default)]
 pub struct Page(BTreeMap<&'static str, BTreeMap<Vec<String>, Value>>);
 
+/// The most names of services in one metric; further ones are [`OTHER`] together.
+const MAX_SERVICES: usize = 100;
+
+const OTHER: &str = "other";
+
 #[derive(Debug)]
 enum Value {
     Count(u64),
@@ -55,8 +60,13 @@ impl Page {
 
     fn value(&mut self, metric: &'static Metric, labels: &[&str], first: Value) -> &mut Value {
         debug_assert_eq!(labels.len(), metric.labels.len(), "{}", metric.base);
-        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
-        self.0.entry(metric.base).or_default().entry(labels).or_insert(first)
+        let samples = self.0.entry(metric.base).or_default();
+        let mut labels: Vec<_> = labels.iter().map(|label| (*label).to_owned()).collect();
+        let is_full = metric.labels == ["service"] && samples.len() >= MAX_SERVICES;
+        if is_full && !samples.contains_key(&labels) {
+            labels = vec![OTHER.to_owned()];
+        }
+        samples.entry(labels).or_insert(first)
     }
 
     /// The text.

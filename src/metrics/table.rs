@@ -83,10 +83,10 @@ metrics! {
             "Answers that watches got, also without a change."
         WATCH_FAILURES Counter "watch_failures" ["endpoint"]
             "Queries of watches that failed, after the retries of the call."
-        VIEWS Gauge "views" []
-            "Service views that are kept up to date."
-        VIEW_AGE Gauge "view_age_seconds" []
-            "Time since Consul last confirmed the list of a view, of the view with the oldest one."
+        VIEWS Gauge "views" ["service"]
+            "Service views that are kept up to date, by the name of the service."
+        VIEW_AGE Gauge "view_age_seconds" ["service"]
+            "Time since Consul last confirmed the list of a view, of the service's view with the oldest one."
     }
     "Locks and semaphores" {
         LOCKS_ACQUIRED Counter "locks_acquired" ["kind"]

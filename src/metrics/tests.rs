@@ -1,3 +1,4 @@
+use super::table::{VIEW_AGE, VIEWS};
 use super::*;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -71,4 +72,25 @@ fn an_object_is_shown_while_it_exists() {
     assert!(is_shown());
     drop(client);
     assert!(!is_shown());
+}
+
+#[test]
+fn further_services_are_shown_together() {
+    let mut page = Page::default();
+    for service in 0..103 {
+        page.at_least(&VIEW_AGE, &[&format!("s{service}")], f64::from(service));
+        page.level(&VIEWS, &["s1"], 1.0);
+    }
+    page.at_least(&VIEW_AGE, &["s0"], 7.0);
+    let text = page.text(Format::Prometheus);
+    let ages: Vec<_> =
+        text.lines().filter(|line| line.starts_with("consul_ffi_view_age")).collect();
+    assert_eq!(ages.len(), 101, "{text}");
+    for line in [
+        "consul_ffi_view_age_seconds{service=\"other\"} 102",
+        "consul_ffi_view_age_seconds{service=\"s0\"} 7",
+        "consul_ffi_views{service=\"s1\"} 103",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+    }
 }
