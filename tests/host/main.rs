@@ -59,6 +59,9 @@ const TESTS: &[(&str, Run)] = &[
     ("states_end_with_log_functions", states_end_with_log_functions),
     ("threads_with_log_functions_take_each_others_lines", threads_with_log_functions),
     ("children_have_their_parents_log_function", children_have_their_parents_log_function),
+    ("finalizers_call_log_functions", finalizers_call_log_functions),
+    ("children_begin_with_numbers_of_zero", children_begin_with_zeros),
+    ("scrapes_leave_memory_and_descriptors_as_they_were", scrapes_leave_memory_and_descriptors),
     ("abandoned_waits_leave_nothing", abandoned_waits_leave_nothing),
     ("ctrl_c_ends_a_long_wait_on_a_socket", ctrl_c_ends_a_long_wait_on_a_socket),
     ("ctrl_c_ends_a_long_wait_simulated", ctrl_c_ends_a_long_wait_simulated),
@@ -171,6 +174,18 @@ fn children_have_none_of_their_parents_watches(engine: &Engine) -> Result<(), Fa
 
 fn children_have_none_of_their_parents_servers(engine: &Engine) -> Result<(), Failed> {
     succeeds(engine.host()?.args(["run", "fork_status.lua"]))
+}
+
+fn finalizers_call_log_functions(engine: &Engine) -> Result<(), Failed> {
+    succeeds(engine.host()?.args(["states", "20", "log_finalizer.lua"]))
+}
+
+fn children_begin_with_zeros(engine: &Engine) -> Result<(), Failed> {
+    succeeds(engine.host()?.args(["run", "fork_metrics.lua"]))
+}
+
+fn scrapes_leave_memory_and_descriptors(engine: &Engine) -> Result<(), Failed> {
+    succeeds(engine.host()?.args(["run", "scrapes.lua"]))
 }
 
 fn a_state_that_ends_closes_its_servers(engine: &Engine) -> Result<(), Failed> {
