@@ -1,5 +1,6 @@
 //! The verbs that change something, and their effect on the cluster.
 
+use crate::permissions;
 use crate::system::System;
 
 pub fn run(system: &System) {
@@ -47,8 +48,14 @@ fn drain(system: &System) {
 }
 
 fn maintenance(system: &System) {
+    let table = system.follow(&["nodes", "--watch", "1"]);
+    table.wait_for(&["n2 ", "active", "live"]);
+    let json = system.follow(&["nodes", "--watch", "1", "--json"]);
+    json.wait_for(&["{", "\"n2\""]);
     system.run(&["maintenance", "n2"]).ok();
     assert_eq!(system.node("n2")["mode"], "maintenance");
+    table.wait_for(&["n2 ", "maintenance"]);
+    json.wait_for(&["\"mode\":\"maintenance\""]);
     system.run(&["maintenance", "n2", "--off"]).ok();
     assert_eq!(system.node("n2")["mode"], "active");
 }
@@ -66,10 +73,17 @@ fn hand_over(system: &System) {
     system.run(&["maintenance", to]).ok();
     system.run(&["hand-over", to]).refused(1, &["is not live and active"]);
     system.run(&["maintenance", to, "--off"]).ok();
+    let (text, json) =
+        (system.follow(&["events", "-f"]), system.follow(&["events", "-f", "--json"]));
+    text.wait_for(&["  leader_changed ", &from]);
+    json.wait_for(&["\"event\":\"leader_changed\"", &from]);
     let epoch = epoch(system).to_string();
     let done = system.run(&["hand-over", to, "--expect-epoch", &epoch]).ok();
     assert_eq!(done, format!("{to} is the leader\n"));
     assert_eq!(leader(system), to);
+    let told = text.wait_for(&[&format!("  leader_changed {to}")]);
+    assert!(told.starts_with("20") && told.contains(":"), "{told}");
+    json.wait_for(&["\"event\":\"leader_changed\"", &format!("\"detail\":\"{to}\"")]);
     assert_eq!(system.run(&["hand-over", to]).ok(), format!("{to} is the leader\n"));
     let json = system.run(&["hand-over", "--json"]).json();
     assert_eq!(json["from"], to);
@@ -117,13 +131,17 @@ fn frozen_and_forgotten(system: &System) {
     });
     assert!(system.run(&["nodes"]).ok().contains("frozen: n2, n3 vanished"));
     system.run(&["drain", "n1", "--wait"]).refused(1, &["no other node is live and active"]);
+    permissions::frozen(system);
     let lost = system.run(&["accept-loss", "points", "0", "--dry-run"]).ok();
     assert!(lost.starts_with("would be done: accepted: the loss of the replicas of shard 0"));
     let lost = system.run(&["accept-loss", "points", "0", "--json"]).json();
     assert!(!lost["lost"].as_array().unwrap().is_empty());
     let dry = system.run(&["resume", "--dry-run"]).ok();
     assert_eq!(dry, "would be done: the shard map is thawed; lost: n2, n3\n");
-    system.run(&["thaw"]).ok();
+    let other = (epoch(system) + 1).to_string();
+    system.run(&["thaw", "--expect-epoch", &other]).refused(1, &["the shard map has epoch"]);
+    let epoch = epoch(system).to_string();
+    system.run(&["thaw", "--expect-epoch", &epoch]).ok();
     assert_eq!(system.run(&["nodes", "--json"]).json()["frozen"].as_array().unwrap().len(), 0);
     assert_eq!(system.run(&["forget", "n3"]).ok(), "n3 is not a member any more\n");
     assert!(system.node("n3").is_null());

@@ -1,6 +1,6 @@
 //! The verbs that only show, and what no verb leaves behind.
 
-use crate::program::Run;
+use crate::program::{PRINTED, Run};
 use crate::system::System;
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -84,6 +84,7 @@ fn serve(system: &System) {
         write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
+        PRINTED.lock().unwrap().push_str(&answer);
         answer
     };
     let knows_all = || {

@@ -2,10 +2,15 @@
 
 use crate::system::System;
 
-pub fn run(system: &System) {
+/// A token that may read all that the program shows, and change nothing.
+fn reader(system: &System) -> String {
     let reads = r#"key_prefix "ha/" { policy = "read" } service_prefix "" { policy = "read" }
         node_prefix "" { policy = "read" }"#;
-    let reader = system.token(reads);
+    system.token(reads)
+}
+
+pub fn run(system: &System) {
+    let reader = reader(system);
     system.run_as(&reader, &["nodes"]).ok();
     for verb in [
         &["drain", "n1"][..],
@@ -23,8 +28,26 @@ pub fn run(system: &System) {
         run.refused(5, &["key:write", "ha/nodes/n1"]);
         system.run_as(&reader, &[&verb[..], &["--dry-run"]].concat()).ok();
     }
+    let leader = system.run(&["leader", "--json"]).json()["leader"]["node_id"].clone();
+    let key = format!("ha/nodes/{}", leader.as_str().unwrap());
+    system.run_as(&reader, &["hand-over"]).refused(5, &["key:write", &key]);
+    system.run_as(&reader, &["hand-over", "--dry-run"]).ok();
     assert_eq!(system.node("n1")["mode"], "active");
     let blind = system.token(r#"service_prefix "" { policy = "read" }"#);
     system.run_as(&blind, &["nodes"]).refused(5, &["key:read", "ha/nodes/"]);
     system.run_as("not-a-token", &["nodes"]).refused(5, &["ACL not found"]);
+}
+
+/// The verbs that have nothing to do until nodes are lost: n2 and n3 are, and have frozen the map.
+pub fn frozen(system: &System) {
+    let reader = reader(system);
+    for (verb, key) in [
+        (&["thaw"][..], "ha/shards/"),
+        (&["forget", "n3"], "ha/nodes/n3"),
+        (&["accept-loss", "points", "0"], "ha/shards/"),
+    ] {
+        system.run_as(&reader, verb).refused(5, &["key:write", key]);
+    }
+    assert_eq!(system.run(&["nodes", "--json"]).json()["frozen"].as_array().unwrap().len(), 2);
+    assert!(!system.node("n3").is_null());
 }

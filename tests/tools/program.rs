@@ -4,6 +4,12 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a change of the cluster may take.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Everything that the program has printed in this process, for the search for secrets.
 pub static PRINTED: Mutex<String> = Mutex::new(String::new());
@@ -52,6 +58,50 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// A verb that goes on until it is stopped.
+pub struct Following {
+    process: Child,
+    lines: Receiver<String>,
+}
+
+impl Following {
+    pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Following {
+        let mut process = program(arguments, environment).stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        let (said, lines) = channel();
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                PRINTED.lock().unwrap().push_str(&line);
+                if said.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Following { process, lines }
+    }
+
+    /// Waits for a line with these parts, and returns it.
+    #[track_caller]
+    pub fn wait_for(&self, parts: &[&str]) -> String {
+        let (end, mut all) = (Instant::now() + PATIENCE, Vec::new());
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let Ok(line) = self.lines.recv_timeout(left) else { panic!("{parts:?}: {all:#?}") };
+            if parts.iter().all(|part| line.contains(part)) {
+                return line;
+            }
+            all.push(line);
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 

@@ -1,11 +1,12 @@
 //! Three live nodes with a replicated store, on one Consul with ACLs.
 
-use crate::program::{PRINTED, Run, Server};
+use crate::program::{Following, PATIENCE, PRINTED, Run, Server};
+use crate::support::authority::Folder;
 use crate::support::consul::RealConsul;
 use consul_ffi::client::Client;
 use consul_ffi::client::coordination::Profile;
 use consul_ffi::clock::WallClock;
-use consul_ffi::cluster::data_plane::DataPlane;
+use consul_ffi::cluster::data_plane::{ClusterKey, DataPlane};
 use consul_ffi::cluster::replication::storage::Memory;
 use consul_ffi::cluster::report::Overviews;
 use consul_ffi::cluster::stores::leader::{self, Reach};
@@ -27,14 +28,19 @@ use tokio::task::JoinHandle;
 /// A value that no output may show.
 pub const SECRET: &str = "planted-value-8d1c";
 
+/// A key of the program's data, which no output may show.
+pub const SECRET_KEY: &str = "planted-key-77aa";
+
+/// The secret of the calls between nodes, which no output may show.
+pub const CLUSTER_KEY: &str = "planted-cluster-key-19f0";
+
 /// A node that listens at its data address, and does not answer there.
 pub const DEAF: &str = "n4";
 
-/// How long a change of the cluster may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 pub struct System {
     consul: RealConsul,
+    key_file: String,
+    _folder: Folder,
     pub client: Arc<Client>,
     runtime: Runtime,
     nodes: Mutex<BTreeMap<String, JoinHandle<()>>>,
@@ -54,9 +60,12 @@ impl System {
         let consul = RealConsul::start_with_acl(version, "deny").expect("it is there");
         let client = client(&consul.address, &consul.token);
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let system = System { consul, client, runtime, nodes: Mutex::default() };
+        let folder = Folder::new();
+        let key_file = folder.file("cluster.key", CLUSTER_KEY);
+        let nodes = Mutex::default();
+        let system = System { consul, key_file, _folder: folder, client, runtime, nodes };
         (1..=3).for_each(|number| system.start_node(&format!("n{number}")));
-        system.put("user/planted", SECRET);
+        system.put(&format!("user/{SECRET_KEY}"), SECRET);
         system.wait_for("three nodes with shards", || {
             let nodes = system.run(&["nodes", "--json"]).json()["nodes"].clone();
             let has = |node: &Json| node["replicas"].as_u64() > Some(0);
@@ -86,6 +95,8 @@ impl System {
             zone: format!("zone-{id}"),
             weight: if whole { 1.0 } else { 0.0 },
             wall_clock,
+            cluster_key: Some(ClusterKey::new(CLUSTER_KEY)),
+            meta: [("purpose".to_owned(), SECRET.to_owned())].into(),
             ..Options::new(id, "127.0.0.1:9000")
         };
         let new = || client(&self.consul.address, &self.consul.token);
@@ -156,13 +167,19 @@ impl System {
         Run::of(arguments, &self.environment(token))
     }
 
+    /// Starts a verb that goes on until it is stopped.
+    pub fn follow(&self, arguments: &[&str]) -> Following {
+        Following::start(arguments, &self.environment(&self.consul.token))
+    }
+
     /// Starts `serve`.
     pub fn serve(&self) -> Server {
         Server::start(&self.environment(&self.consul.token))
     }
 
-    fn environment<'a>(&'a self, token: &'a str) -> [(&'static str, &'a str); 3] {
+    fn environment<'a>(&'a self, token: &'a str) -> [(&'static str, &'a str); 4] {
         [
+            ("CONSUL_HA_CLUSTER_KEY_FILE", self.key_file.as_str()),
             ("CONSUL_HTTP_ADDR", self.consul.address.as_str()),
             ("CONSUL_HTTP_TOKEN", token),
             ("CONSUL_HA_PREFIX", "ha/"),
@@ -227,7 +244,7 @@ impl System {
     pub fn says_no_secret(&self) {
         let printed = PRINTED.lock().unwrap();
         assert!(printed.len() > 1000, "nothing was searched");
-        for secret in [SECRET, &self.consul.token] {
+        for secret in [SECRET, SECRET_KEY, CLUSTER_KEY, &self.consul.token] {
             assert!(!printed.contains(secret), "{secret}");
         }
     }
