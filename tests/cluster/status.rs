@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// Longer than an answer takes on a busy machine.
 const AMPLE: Duration = Duration::from_secs(20);
 
+/// The most bytes of the page with its files, of which the module has a copy.
+const LARGEST_PAGE: usize = 64_000;
+
 /// A process with these nodes, and its server.
 struct Process {
     address: SocketAddr,
@@ -111,6 +114,7 @@ fn load_balancers_and_programs_get_what_they_ask_for() {
 fn the_page_may_load_nothing_but_its_own_files() {
     let world = World::new();
     let process = Process::new(&world, Vec::new());
+    let mut size = 0;
     for (path, kind) in
         [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")]
     {
@@ -119,6 +123,7 @@ fn the_page_may_load_nothing_but_its_own_files() {
         let (head, body) = process.answer(&request);
         assert!(status(&head) == 200 && head.contains(&format!("content-type: {kind}")), "{head}");
         assert!(body.len() > 100, "{path}: {body}");
+        size += body.len();
         for header in [
             "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
              img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -129,6 +134,7 @@ fn the_page_may_load_nothing_but_its_own_files() {
         }
         assert!(!head.contains("access-control"), "{head}");
     }
+    assert!(size <= LARGEST_PAGE, "the page has {size} bytes");
 }
 
 #[test]

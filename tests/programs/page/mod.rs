@@ -15,7 +15,8 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How soon the page shows what its server knows, in milliseconds.
 const SOON_MS: f64 = 2000.0;
@@ -38,6 +39,20 @@ const NOTE: &str = "
     const what = { subtree: true, childList: true, characterData: true };
     new MutationObserver(look).observe(document.getElementById('members'), what);";
 
+/// Whether every member has its share of the shards, and nothing moves or is wrong.
+const IS_WELL: &str = "
+    fetch('/cluster').then((answer) => answer.json()).then(({ map, nodes, stores, problems }) => {
+      const most = Math.max(...nodes.map(({ replicas }) => replicas));
+      const isSettled = (node) =>
+        node.state === 'live' && node.map_lag === 0 && node.moving_in + node.moving_out === 0 && node.replicas >= most - 2;
+      const isWhole = ({ moving, repairing, at_risk }) => moving.length + repairing.length + at_risk.length === 0;
+      return problems.length === 0 && nodes.every(isSettled) && stores.length > 0 && stores.every(isWhole)
+        && map.placement.every((shard) => shard.every(([, state]) => state === 'a'));
+    })";
+
+/// How long that may take.
+const SETTLES_WITHIN: Duration = Duration::from_secs(300);
+
 const CELLS: &str = "document.querySelectorAll('#grid [role=gridcell]')";
 const FOCUSED: &str = "return Number(document.activeElement.dataset.shard)";
 
@@ -48,6 +63,7 @@ pub fn trials() -> Trials {
     let missing = browser::is_missing("the page of the status server")
         || consul::is_missing(consul::SIM, "the page of the status server");
     trials.add_unless(missing, "the_page_follows_its_cluster_by_itself", follows_its_cluster);
+    trials.add("without_a_browser_the_page_is_skipped_aloud", skipped_without_a_browser);
     if let Some(axe) = std::env::var_os("AXE_CORE") {
         let name = "axe_has_no_serious_finding";
         trials.add_unless(missing, name, move || axe_has_no_serious_finding(Path::new(&axe)));
@@ -56,6 +72,15 @@ pub fn trials() -> Trials {
         trials.add_unless(missing, "screenshots", move || screenshots(Path::new(&folder)));
     }
     trials
+}
+
+/// What this program says about its tests where no program can be found.
+fn skipped_without_a_browser() -> Outcome {
+    let output =
+        Command::new(std::env::current_exe()?).arg("--list").env("PATH", "/nowhere").output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let line = "SKIPPED: the page of the status server: chromium is missing: scripts/install-deps.sh page installs it";
+    check(output.status.success() && said.lines().any(|said| said == line), &said)
 }
 
 fn follows_its_cluster() -> Outcome {
@@ -95,6 +120,15 @@ impl World {
             format!("{CELLS}.length == 1024 && ![...{CELLS}].some((cell) => cell.dataset.mark)");
         world.browser.wait_for("1,024 shards in place", &all)?;
         Ok(world)
+    }
+
+    fn wait_until_well(&self) -> Outcome {
+        let begun = Instant::now();
+        while self.browser.evaluate(IS_WELL)? != true {
+            check(begun.elapsed() < SETTLES_WITHIN, "the cluster does not settle")?;
+            thread::sleep(Duration::from_millis(500));
+        }
+        Ok(())
     }
 
     fn shows_the_cluster(&mut self) -> Outcome {
@@ -269,6 +303,9 @@ impl World {
 /// Six nodes in three zones: one has just died, one is drained.
 fn screenshots(folder: &Path) -> Outcome {
     let mut world = World::start(&["eu-1", "eu-2", "eu-3", "eu-1", "eu-2", "eu-3"])?;
+    world.wait_until_well()?;
+    // The page shows the same as its server, and how long it takes to answer when nothing else is done.
+    thread::sleep(Duration::from_secs(5));
     let shoot = |world: &World, name: &str, width, height| {
         fits(&world.browser, width, height)?;
         fs::write(folder.join(format!("{name}.png")), world.browser.screenshot()?)?;
