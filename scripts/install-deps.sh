@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Installs missing programs with apt-get, and prints their packages.
 #
-#   scripts/install-deps.sh [test|demo|tsdb|page|bench]
+#   scripts/install-deps.sh [test|demo|tsdb|page|soak|bench]
 #
 # test (the default): for `make test`. demo: for `make demo` with the engine in $LUA (luajit by
 # default). tsdb: what examples/tsdb needs in addition. page: the browser for the test of the status
-# server's page, which `make test` skips without it. bench: the clients that `make bench` compares, except
-# the Go client. Without apt-get it prints the packages and fails.
+# server's page, which `make test` skips without it. soak: promtool, which `make test` uses if it is there. bench: the
+# clients that `make bench` compares, except the Go client. Without apt-get it prints the packages and fails.
 set -euo pipefail
 
 purpose=${1:-test}
@@ -41,7 +41,7 @@ case $purpose in
         luajit -e 'require("luv")' 2>/dev/null || packages+=(lua-luv)
         luajit -e 'require("cqueues")' 2>/dev/null || packages+=(lua-cqueues)
         luajit -e 'require("socket")' 2>/dev/null || packages+=(lua-socket)
-        # promtool is in the package prometheus, which starts a server, so it is not installed here.
+        # promtool is in the package prometheus, which is large and starts a server: the group soak has it.
         python3 -c 'import prometheus_client' 2>/dev/null || /usr/bin/python3 -c 'import prometheus_client' 2>/dev/null ||
             packages+=(python3-prometheus-client)
         ;;
@@ -51,6 +51,9 @@ case $purpose in
         ;;
     page)
         needs=(chromium=chromium chromedriver=chromium-driver)
+        ;;
+    soak)
+        needs=(promtool=prometheus)
         ;;
     bench)
         needs=(luajit=luajit cc=build-essential wrk=wrk)
@@ -62,7 +65,7 @@ case $purpose in
         luajit -e "require('ffi').load('libcurl.so.4')" 2>/dev/null || packages+=(libcurl4)
         ;;
     *)
-        echo "usage: scripts/install-deps.sh [test|demo|tsdb|page|bench]" >&2
+        echo "usage: scripts/install-deps.sh [test|demo|tsdb|page|soak|bench]" >&2
         exit 2
         ;;
 esac

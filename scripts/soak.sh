@@ -18,6 +18,7 @@
 #   flood     2,000 calls between nodes in 30 s, while strangers hold 512 connections and open 200 a second
 #   failover  50,000 sequences of endpoint faults, on a manual clock (SEQUENCES)
 #   page      the status server's page in Chromium, also looked at by axe-core (npm)
+#   prometheus  the numbers and the alert rules, read by promtool (Debian's package prometheus)
 #   memory    an engine whose memory is refused at every point while it loads the module
 #
 # A step that needs something unavailable is skipped and prints why. Exit status: 0 when nothing failed.
@@ -27,7 +28,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api random fuzz locks clusters replication data outage recipes flood failover page memory)
+all_steps=(api random fuzz locks clusters replication data outage recipes flood failover page prometheus memory)
 select_steps "$@"
 prepare_runs 0
 passed=0 failed=0 skipped=0
@@ -106,6 +107,17 @@ step_page() {
     run cargo test --no-default-features --features server,guard --test programs -- page:: || return
     ! grep -q '^SKIPPED' "$log" || return 3
     return "$unavailable"
+}
+
+step_prometheus() {
+    run scripts/install-deps.sh soak || return 3
+    if ! command -v promtool >/dev/null; then
+        echo "SKIPPED: promtool is missing"
+        return 3
+    fi
+    run cargo test --no-default-features --features server,guard --test docs --test cluster -- monitoring:: metrics:: ||
+        return
+    ! grep -q '^SKIPPED' "$log" || return 3
 }
 
 step_memory() {
