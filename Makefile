@@ -18,7 +18,7 @@ feature-5.4 := lua54
 flavour = $(patsubst lua5.%,5.%,$(patsubst luajit%,luajit,$(notdir $(LUA))))
 # These would win over the two that are set here.
 unexport LUA_PATH_5_4 LUA_CPATH_5_4
-lua_env = LUA_PATH="./lua/?.lua;./etcd/lua/?.lua;;" LUA_CPATH="./target/lua/$(flavour)/?.so;;"
+lua_env = LUA_PATH="./lua/?.lua;./etcd/lua/?.lua;./resty/lua/?.lua;;" LUA_CPATH="./target/lua/$(flavour)/?.so;;"
 
 LINTS := fmt clippy $(FLAVOURS:%=clippy-%) rustdoc luacheck annotations shellcheck gofmt words
 

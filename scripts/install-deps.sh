@@ -41,6 +41,9 @@ case $purpose in
         luajit -e 'require("luv")' 2>/dev/null || packages+=(lua-luv)
         luajit -e 'require("cqueues")' 2>/dev/null || packages+=(lua-cqueues)
         luajit -e 'require("socket")' 2>/dev/null || packages+=(lua-socket)
+        # For the specs of resty.consul.
+        luajit -e 'require("cjson")' 2>/dev/null || packages+=(lua-cjson)
+        command -v openssl >/dev/null || packages+=(openssl)
         # promtool is in the package prometheus, which is large and starts a server: the group soak has it.
         python3 -c 'import prometheus_client' 2>/dev/null || /usr/bin/python3 -c 'import prometheus_client' 2>/dev/null ||
             packages+=(python3-prometheus-client)

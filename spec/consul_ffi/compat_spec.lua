@@ -122,6 +122,17 @@ describe("an older program's", function()
     end)
   end)
 
+  it("http_request returns the whole answer, whatever its status", function()
+    client:kv_put(name, "v\0")
+    local whole = { full_response = true }
+    local _, response, meta = assert(client:http_request("GET", "/v1/kv/" .. name, nil, { raw = true }, whole))
+    assert.same({ 200, "v\0" }, { response.status, response.body })
+    assert.equal(tostring(meta.index), response.headers["x-consul-index"])
+    _, response = assert(client:http_request("GET", "/v1/kv/" .. name .. "/none", nil, nil, whole))
+    assert.same({ 404, "" }, { response.status, response.body })
+    assert.equal("argument", support.kind(client:http_request("GET", "v1/kv/a", nil, nil, whole)))
+  end)
+
   it("calls, from new to destroy, run unmodified", function()
     assert(client.initialized)
     local quote = { symbol = "AAPL", price = 150.25, volume = 1000, timestamp = os.time() }

@@ -2,6 +2,24 @@
 local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 
+describe("base64", function()
+  it("encodes and decodes bytes", function()
+    for text, encoded in pairs({ [""] = "", ["\0\255"] = "AP8=", ["test val"] = "dGVzdCB2YWw=" }) do
+      assert.equal(encoded, consul_ffi.base64_encode(text))
+      assert.same({ true, text }, { consul_ffi.base64_decode(encoded) })
+    end
+  end)
+
+  it("refuses other text", function()
+    for _, text in ipairs({ "AP8", "AP8=\n", "*", "=" }) do
+      assert.equal("decode", support.kind(consul_ffi.base64_decode(text)))
+    end
+    for _, name in ipairs({ "base64_encode", "base64_decode" }) do
+      support.raises(name .. ": text must be a string, got a number", consul_ffi[name], 1)
+    end
+  end)
+end)
+
 describe("json_decode", function()
   it("returns the value that a text encodes", function()
     local success, value = consul_ffi.json_decode('{"a":[1,2.5,"x"],"b":true}')

@@ -1,10 +1,12 @@
-//! `json_decode` and `toml_decode`.
+//! `json_decode`, `toml_decode`, `base64_encode` and `base64_decode`.
 
 use super::runtime::native::{self, Returned};
 use super::runtime::value::{self, Outcome};
 use crate::config::toml;
 use crate::error::{Error, Kind};
 use crate::wire::value::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use mlua::{Lua, MultiValue, Table};
 
 /// Decodes a text: its value, and a second value.
@@ -13,20 +15,33 @@ type Decode = fn(&[u8]) -> Result<(Value, Value), Error>;
 /// The native functions by name.
 pub fn register(lua: &Lua) -> mlua::Result<Table> {
     let native = lua.create_table()?;
-    for (name, decode) in [("json_decode", json as Decode), ("toml_decode", toml)] {
+    for (name, decode) in
+        [("json_decode", json as Decode), ("toml_decode", toml), ("base64_decode", base64)]
+    {
         let function = native::function(lua, name, move |lua, args| run(lua, name, decode, &args))?;
         native.set(name, function)?;
     }
+    native.set("base64_encode", native::function(lua, "base64_encode", encode)?)?;
     Ok(native)
 }
 
+fn encode(lua: &Lua, args: MultiValue) -> native::Result {
+    let bytes = text(lua, "base64_encode", &args)?;
+    Ok(Returned::Value(value::to_lua(lua, &BASE64.encode(bytes).into())?))
+}
+
+/// The argument of the function `name`, a string.
+fn text(lua: &Lua, name: &str, args: &MultiValue) -> Result<Vec<u8>, Error> {
+    match value::argument(lua, args, 0)? {
+        Value::Bytes(text) => Ok(text),
+        other => {
+            Err(Error::misuse(format!("{name}: text must be a string, got {}", other.type_name())))
+        }
+    }
+}
+
 fn run(lua: &Lua, name: &str, decode: Decode, args: &MultiValue) -> native::Result {
-    let given = value::argument(lua, args, 0)?;
-    let Value::Bytes(text) = given else {
-        let why = format!("{name}: text must be a string, got {}", given.type_name());
-        return Err(Error::misuse(why).into());
-    };
-    let (decoded, second) = decode(&text)?;
+    let (decoded, second) = decode(&text(lua, name, args)?)?;
     let (decoded, second) = (value::to_lua(lua, &decoded)?, value::to_lua(lua, &second)?);
     Ok(Returned::Outcome(Outcome::Success(decoded, second)))
 }
@@ -35,6 +50,13 @@ fn json(text: &[u8]) -> Result<(Value, Value), Error> {
     let decoded: serde_json::Value = serde_json::from_slice(text)
         .map_err(|error| Error::new(Kind::Decode, error.to_string()).not_sent())?;
     Ok((decoded.into(), Value::Null))
+}
+
+fn base64(text: &[u8]) -> Result<(Value, Value), Error> {
+    let decoded = BASE64
+        .decode(text)
+        .map_err(|error| Error::new(Kind::Decode, format!("not base64: {error}")).not_sent())?;
+    Ok((Value::Bytes(decoded), Value::Null))
 }
 
 fn toml(text: &[u8]) -> Result<(Value, Value), Error> {

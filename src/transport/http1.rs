@@ -117,7 +117,9 @@ pub(crate) struct ResponseParser {
     status: StatusCode,
     /// The reason phrase, unless it is the usual one of the status.
     reason: Option<Box<str>>,
-    headers: Vec<(&'static HeaderName, HeaderValue)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whether it keeps the headers that are not in [`HEADERS`] too.
+    keeps_all: bool,
     body: Vec<u8>,
     state: State,
     keeps_alive: bool,
@@ -170,10 +172,16 @@ impl ResponseParser {
             status: StatusCode::OK,
             reason: None,
             headers: Vec::new(),
+            keeps_all: false,
             body: Vec::new(),
             state: State::Head,
             keeps_alive: false,
         }
+    }
+
+    /// A parser that keeps every header.
+    pub(crate) fn of_all_headers(limit: usize) -> Self {
+        ResponseParser { keeps_all: true, ..ResponseParser::new(limit) }
     }
 
     /// Parses the bytes that were not parsed yet, and returns how many of them it has taken; 0 when
@@ -305,8 +313,7 @@ impl ResponseParser {
         Ok(Some(length))
     }
 
-    /// Keeps the headers in [`HEADERS`], which share one copy of the head, and reads those about the body
-    /// and the connection.
+    /// Keeps headers, which share one copy of the head, and reads those about the body and the connection.
     fn parse_headers(
         &mut self,
         head: &[u8],
@@ -319,11 +326,21 @@ impl ResponseParser {
         self.headers.reserve(headers.len());
         for header in headers {
             let named = |name: &HeaderName| header.name.eq_ignore_ascii_case(name.as_str());
-            if let Some(name) = HEADERS.iter().find(|name| named(name)) {
+            let known = HEADERS.iter().find(|name| named(name));
+            let kept = match known {
+                Some(name) => Some(name.clone()),
+                None if self.keeps_all => Some(HeaderName::from_bytes(header.name.as_bytes())?),
+                None => None,
+            };
+            if let Some(name) = kept {
                 let at = header.value.as_ptr() as usize - head.as_ptr() as usize;
                 let value = copy.slice(at..at + header.value.len());
                 self.headers.push((name, HeaderValue::from_maybe_shared(value)?));
-            } else if named(&CONTENT_LENGTH) {
+            }
+            if known.is_some() {
+                continue;
+            }
+            if named(&CONTENT_LENGTH) {
                 let length = str::from_utf8(header.value).ok().and_then(parse_length);
                 let length = length.ok_or("the Content-Length of the answer is not a number")?;
                 if framing.length.is_some_and(|other| other != length) {

@@ -7,6 +7,7 @@ use crate::error::{Error, Kind};
 use crate::metrics::{self, Held};
 use crate::os::{self, ReceiveMode};
 use crate::sync::lock;
+use crate::wire::request::AllHeaders;
 use ::http::header::HOST;
 use ::http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use bytes::Bytes;
@@ -80,6 +81,7 @@ impl Plain {
     /// Sends a request and reads the whole answer.
     pub(super) async fn send(&self, request: &Request<Bytes>) -> Result<Response<Bytes>, Failure> {
         let head = self.heads.encode(request);
+        let keeps_all = request.extensions().get::<AllHeaders>().is_some();
         let request = [head.as_slice(), request.body()];
         loop {
             let kept = self.idle.take();
@@ -92,7 +94,11 @@ impl Plain {
                     connection.map_err(|cause| Failure { cause, sent: false })?
                 }
             };
-            match connection.exchange(request).await {
+            let answer = match keeps_all {
+                true => ResponseParser::of_all_headers(MAX_REPLY_BYTES),
+                false => ResponseParser::new(MAX_REPLY_BYTES),
+            };
+            match connection.exchange(request, answer).await {
                 Ok((answer, can_reuse)) => {
                     if can_reuse {
                         self.idle.keep(connection);
@@ -164,8 +170,11 @@ impl Connection {
 
     /// Sends a request, as head and body, and reads its answer. Also returns whether the connection
     /// can be used again.
-    async fn exchange(&mut self, request: [&[u8]; 2]) -> Result<(Response<Bytes>, bool), Failure> {
-        let answer = ResponseParser::new(MAX_REPLY_BYTES);
+    async fn exchange(
+        &mut self,
+        request: [&[u8]; 2],
+        answer: ResponseParser,
+    ) -> Result<(Response<Bytes>, bool), Failure> {
         let mut exchange =
             Exchange { connection: self, request, sent: 0, send_error: None, answer };
         match exchange.run().await {

@@ -13,6 +13,7 @@ behaviours![
     enterprise_namespaces_are_refused,
     json_is_sent_as_json,
     a_value_can_be_read_raw,
+    a_full_response_has_status_headers_and_body_whatever_the_status,
     presence_alone_switches_recurse_on,
     a_malformed_body_is_refused,
 ];
@@ -86,6 +87,29 @@ async fn a_value_can_be_read_raw(t: T) {
     let answer = t.raw("GET", &format!("/v1/kv/{}?raw", t.name("k")), "").await;
     assert_eq!(answer.body, "as it is");
     assert_eq!(answer.header("content-type"), Some("text/plain"));
+}
+
+async fn a_full_response_has_status_headers_and_body_whatever_the_status(t: T) {
+    let key = t.name("k");
+    t.ok("kv_put", args![key.as_str(), "v"]).await;
+    let row = consul_ffi::wire::api::raw::endpoint("GET").unwrap();
+    let read = async |path: String| {
+        let args = args![path.as_str(); "full_response" = true];
+        t.client().call(row, &args).await.expect("any status is a success")
+    };
+    let answer = read(format!("/v1/kv/{key}?raw")).await;
+    assert_eq!(answer.value.get("status"), Some(&200.into()));
+    assert_eq!(answer.value.get("body"), Some(&"v".into()));
+    let index = answer.meta.index.expect("a read has an index").to_string();
+    let headers = answer.value.get("headers").expect("the headers");
+    assert_eq!(headers.get("x-consul-index"), Some(&index.as_str().into()));
+    assert_eq!(headers.get("content-type"), Some(&"text/plain".into()));
+    let absent = read(format!("/v1/kv/{key}/none")).await;
+    assert_eq!(absent.value.get("status"), Some(&404.into()));
+    assert_eq!(absent.value.get("body"), Some(&"".into()));
+    let refused = read("/v1/catalog/nodes?index=x".to_owned()).await;
+    assert_eq!(refused.value.get("status"), Some(&400.into()));
+    assert_eq!(refused.value.get("body"), Some(&"Invalid index".into()));
 }
 
 async fn presence_alone_switches_recurse_on(t: T) {

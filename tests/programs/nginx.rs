@@ -27,7 +27,7 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 11] = [
+    let all: [Named; 12] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
@@ -39,6 +39,7 @@ pub fn trials() -> Trials {
         ("a_phase_that_cannot_wait_says_so", a_phase_that_cannot_wait),
         ("a_gateway_follows_consul_and_ejects_a_dead_instance", gateway::follows_consul),
         ("a_gateway_reloads_while_consul_is_unreachable", gateway::reloads_without_consul),
+        ("a_worker_serves_others_while_20_calls_of_resty_consul_wait", resty_consul_yields),
     ];
     let mut trials = Trials::of(module_path!());
     for (name, run) in all {
@@ -62,7 +63,10 @@ fn unpacked() -> Option<PathBuf> {
 }
 
 fn serves_others_while_queries_wait(unpacked: &Path) -> Outcome {
-    let nginx = Nginx::start(unpacked, 1)?;
+    others_are_served(&Nginx::start(unpacked, 1)?)
+}
+
+fn others_are_served(nginx: &Nginx) -> Outcome {
     nginx.put("color", "blue")?;
     let first = get(nginx.address, "/kv/color")?;
     let index = first.header("x-consul-index").ok_or("no index")?;
@@ -218,6 +222,60 @@ fn a_phase_that_cannot_wait(unpacked: &Path) -> Outcome {
     check(refused.contains("cannot wait in the phase header_filter"), refused)
 }
 
+/// The example's locations by `resty.consul`, and more of what only nginx has.
+const RESTY: &str = r#"
+        location /kv/ {
+            content_by_lua_block {
+                local port = tonumber(os.getenv("CONSUL_HTTP_ADDR"):match("%d+$"))
+                local consul = require("resty.consul"):new({ port = port })
+                local key = ngx.var.uri:sub(#"/kv/" + 1)
+                local response, message
+                if ngx.req.get_method() == "PUT" then
+                    response, message = consul:put_key(key, consul:get_client_body_reader(1000))
+                else
+                    local args = { index = ngx.var.arg_index, wait = ngx.var.arg_wait and 60 }
+                    response, message = consul:get_key(key, args)
+                end
+                if not response then
+                    ngx.exit(502)
+                end
+                ngx.status = response.status
+                ngx.header["X-Consul-Index"] = response.headers["X-Consul-Index"]
+                local body = response.body
+                ngx.print(type(body) == "table" and body[1].Value or tostring(body))
+            }
+            log_by_lua_block {
+                local response, message = require("resty.consul"):new():get("/status/leader")
+                package.loaded.refusal = response == nil and message
+            }
+        }
+
+        location = /refusal {
+            content_by_lua_block {
+                ngx.print(package.loaded.refusal)
+            }
+        }
+
+        location = /worker {"#;
+
+fn resty_consul_yields(unpacked: &Path) -> Outcome {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let nginx = Nginx::start_with(unpacked, 1, |text| {
+        let (before, rest) = text.split_once("        location /kv/ {").unwrap_or((&text, ""));
+        let (_, after) = rest.split_once("        location = /worker {").unwrap_or(("", rest));
+        let search = format!("lua_package_path \"{}/resty/lua/?.lua;", root.display());
+        format!("{before}{RESTY}{after}").replace("lua_package_path \"", &search)
+    })?;
+    others_are_served(&nginx)?;
+    let refusal = get(nginx.address, "/refusal")?.body;
+    check(refusal.contains("cannot wait in the phase log"), &refusal)?;
+    let long = "0123456789".repeat(20_000);
+    let written = send(nginx.address, "PUT", "/kv/long", &long)?;
+    check(written.body == "true", &written.body)?;
+    check(get(nginx.address, "/kv/long")?.body == long, "another body")?;
+    check(get(nginx.address, "/kv/none")?.status == 404, "there is such a key")
+}
+
 /// An nginx with the example's configuration, and its own consul-sim.
 struct Nginx {
     child: Child,
@@ -282,7 +340,7 @@ impl Nginx {
                     root.display()
                 ),
             )
-            .env("LUA_CPATH", root.join("target/lua/luajit/?.so"))
+            .env("LUA_CPATH", format!("{};;", root.join("target/lua/luajit/?.so").display()))
             .env("CONSUL_HTTP_ADDR", consul_address.to_string())
             .stderr(fs::File::create(folder.join("log"))?)
             .spawn()?;

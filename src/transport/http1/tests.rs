@@ -77,6 +77,24 @@ fn a_status_line_has_the_reason_of_the_server() {
 }
 
 #[test]
+fn a_parser_of_all_headers_keeps_those_about_the_body_too() {
+    let text = "HTTP/1.1 200 OK\r\nX-Own: a\r\nX-Own: b\r\nX-Consul-Index: 7\r\nContent-Length: 1\r\n\r\nx";
+    for (mut parser, wanted) in [
+        (ResponseParser::new(LIMIT), vec!["x-consul-index"]),
+        (
+            ResponseParser::of_all_headers(LIMIT),
+            vec!["x-own", "x-own", "x-consul-index", "content-length"],
+        ),
+    ] {
+        assert_eq!(parser.parse(text.as_bytes()).unwrap(), text.len());
+        let (answer, keeps_alive) = parser.finish();
+        assert_eq!((answer.body().as_ref(), keeps_alive), (&b"x"[..], true));
+        let names: Vec<_> = answer.headers().iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, wanted);
+    }
+}
+
+#[test]
 fn a_connection_is_used_again_unless_one_side_says_otherwise() {
     let read = |version: &str, headers: &str| {
         let text = format!("{version} 200 OK\r\nContent-Length: 1\r\n{headers}\r\na");

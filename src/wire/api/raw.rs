@@ -10,6 +10,12 @@ const PARAMS: Param = Param::new(
 )
 .optional();
 
+const FULL_RESPONSE: Param = call(
+    "full_response",
+    Shape::Bool,
+    "True: the value is a table of `status`, `headers` and `body`, whatever the status is.",
+);
+
 const POSITIONAL: &[Param] = &[
     path("path", Shape::EncodedPath, "The path as it is sent: `/v1/…`, percent-encoded."),
     body("body", Shape::Payload, "The body.").optional(),
@@ -19,7 +25,7 @@ const fn row(method: Verb, repeat: Repeat) -> Endpoint {
     Endpoint {
         method,
         positional: POSITIONAL,
-        options: &[&[PARAMS]],
+        options: &[&[PARAMS, FULL_RESPONSE]],
         repeat,
         reply: Reply::Body,
         ..Endpoint::read(

@@ -1,6 +1,6 @@
 //! Builds a request: checks the arguments by the row, and puts each into its location.
 
-use super::{Args, DEFAULT_WAIT, Defaults, LockStep, Request};
+use super::{AllHeaders, Args, DEFAULT_WAIT, Defaults, LockStep, Request};
 use crate::error::Error;
 use crate::wire;
 use crate::wire::api::txn;
@@ -152,6 +152,7 @@ struct Builder {
     stale_if_error: bool,
     lock_step: Option<LockStep>,
     secret: bool,
+    full_response: bool,
     /// The empty prefix of a tree to delete, for messages.
     deletes_everything: Option<String>,
     may_delete_everything: bool,
@@ -176,6 +177,7 @@ impl Builder {
             stale_if_error: false,
             lock_step: None,
             secret: endpoint.secret,
+            full_response: false,
             deletes_everything: None,
             may_delete_everything: false,
         }
@@ -237,6 +239,7 @@ impl Builder {
             Location::Call => match param.name {
                 "timeout_ms" => self.timeout = Some(param.kind.duration(value, &at)?),
                 "everything" => self.may_delete_everything = param.kind.boolean(value, &at)?,
+                "full_response" => self.full_response = param.kind.boolean(value, &at)?,
                 "stale_if_error" => self.stale_if_error = param.kind.boolean(value, &at)?,
                 _ => self.retry = param.kind.boolean(value, &at)?,
             },
@@ -359,6 +362,9 @@ impl Builder {
             http.headers_mut().insert(CONTENT_TYPE, json);
         }
         http.headers_mut().extend(self.headers);
+        if self.full_response {
+            http.extensions_mut().insert(AllHeaders);
+        }
         let repeat = match self.guard {
             Some(_) => Repeat::Once,
             None => self.endpoint.repeat,
@@ -376,6 +382,7 @@ impl Builder {
                 && !self.query.iter().any(|pair| pair == "stale" || pair == "consistent"),
             lock_step: self.lock_step.filter(|_| self.retry),
             secret: self.secret,
+            full_response: self.full_response,
         })
     }
 }

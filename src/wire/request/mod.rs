@@ -42,7 +42,13 @@ pub struct Request {
     pub lock_step: Option<LockStep>,
     /// Whether its answer can hold a secret, so that no message may quote it.
     pub secret: bool,
+    /// Whether an answer with any status is a success, of which status and headers are part of the value.
+    pub full_response: bool,
 }
+
+/// Marks a request, as an extension of it, whose answer must keep the headers that the client does not read.
+#[derive(Clone, Copy, Debug)]
+pub struct AllHeaders;
 
 /// What a write does to the lock on its key, with the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +130,7 @@ impl Request {
             stale_if_error: false,
             lock_step: None,
             secret: kv::GET.secret,
+            full_response: false,
         }
     }
 }

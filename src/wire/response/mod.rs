@@ -13,7 +13,7 @@ use super::tape::{Base64, Item, Keys, NotEntries, Tape};
 use super::value::Value;
 use crate::error::{Error, Kind};
 use bytes::Bytes;
-use http::{Response, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, Uri, header};
 use percent_encoding::percent_decode_str;
 use refusal::is_unknown_endpoint;
 use std::borrow::Cow;
@@ -68,9 +68,12 @@ impl Request {
     /// A refusal of the server, by a status or by the `false` of a conditional write;
     /// [`Kind::Decode`] if it is evident that this is not the answer to the request.
     pub fn check(&self, response: Response<Bytes>) -> Result<Success, Error> {
+        let meta = Meta::of(response.headers());
+        if self.full_response {
+            return Ok(self.success(Body::Decoded(Tape::from(&whole(response))), meta));
+        }
         self.refuse_encoding(&response)?;
         let status = response.status();
-        let meta = Meta::of(response.headers());
         let body = if status.is_success() || self.endpoint.also_success.contains(&status.as_u16()) {
             self.refuse_page(&response)?;
             if self.endpoint.reply == Reply::Applied {
@@ -89,14 +92,18 @@ impl Request {
             self.refuse_page(&response)?;
             Body::Absent
         };
-        let Request { endpoint, secret, .. } = *self;
-        let (label, target) = (self.label.clone(), self.http.uri().clone());
-        let operations = (endpoint.reply == Reply::Txn).then(|| self.http.body().clone());
-        let mut success = Success { endpoint, label, secret, target, body, operations, meta };
-        if endpoint.reply == Reply::KvValue {
+        let mut success = self.success(body, meta);
+        if self.endpoint.reply == Reply::KvValue {
             success.decode()?;
         }
         Ok(success)
+    }
+
+    fn success(&self, body: Body, meta: Meta) -> Success {
+        let Request { endpoint, secret, .. } = *self;
+        let (label, target) = (self.label.clone(), self.http.uri().clone());
+        let operations = (endpoint.reply == Reply::Txn).then(|| self.http.body().clone());
+        Success { endpoint, label, secret, target, body, operations, meta }
     }
 
     /// Refuses a body that is compressed, which only a faulty proxy does: requests do not accept it.
@@ -136,6 +143,23 @@ impl Request {
     fn not_understood(&self, why: &str, body: &Bytes) -> Error {
         not_understood(self.secret, &self.label, why, body)
     }
+}
+
+/// The value of a request with `full_response`: the header's names in lower case, the values of a repeated one
+/// joined, as RFC 9110 allows.
+fn whole(response: Response<Bytes>) -> Value {
+    let headers = response.headers();
+    let joined = |name: &HeaderName| {
+        let values: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+        (name.to_string(), Value::Bytes(values.join(&b", "[..])))
+    };
+    let headers = Value::Map(headers.keys().map(joined).collect());
+    let status = u64::from(response.status().as_u16());
+    Value::Map(vec![
+        ("status".into(), status.into()),
+        ("headers".into(), headers),
+        ("body".into(), Value::Bytes(response.into_body().into())),
+    ])
 }
 
 /// The value of a 404; `None`: it is an error.

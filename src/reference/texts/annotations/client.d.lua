@@ -29,16 +29,27 @@ function ConsulClient:destroy() end
 function ConsulClient:registered() end
 
 ---Sends a request for which there is no method. A GET is retried like any read; other requests are sent again only if the
----server cannot have acted on them.
+---server cannot have acted on them. With `full_response` any status is a success, so 404 is not an error, and neither 429
+---nor 500 is retried.
 ---@param method "GET"|"PUT"|"POST"|"DELETE"
 ---@param path string the path as it is sent: `/v1/…`, percent-encoded
 ---@param body? string|number|boolean|table the body; a table is sent as JSON
 ---@param params? table<string, any> the query's parameters; true stands for a parameter without a value
----@param options? consul_ffi.Options the [options of every method](api-endpoints.md#options-of-every-method)
+---@param options? consul_ffi.http_request.options
 ---@return boolean success
----@return string body the answer's body as it is
+---@return string|consul_ffi.Response body the answer's body as it is; with `full_response` the whole answer
 ---@return consul_ffi.Meta meta
 function ConsulClient:http_request(method, path, body, params, options) end
+
+---Besides these it has the [options of every method](api-endpoints.md#options-of-every-method).
+---@class consul_ffi.http_request.options: consul_ffi.Options
+---@field full_response? boolean true: the second result is the whole answer, whatever its status
+
+---The whole answer to `http_request`.
+---@class consul_ffi.Response
+---@field status integer the HTTP status
+---@field headers table<string, string> by name in lower case; the values of a repeated header are joined by `, `
+---@field body string the bytes of the body
 
 ---What an answer says about itself.
 ---@class consul_ffi.Meta

@@ -34,6 +34,18 @@ function consul_ffi.json_decode(text) end
 ---@return table<string, integer> lines the number of the line of each value, by its path: `lines["cluster.min_nodes"]`
 function consul_ffi.toml_decode(text) end
 
+---Encodes bytes in base64, with padding.
+---@param text string
+---@return string encoded
+function consul_ffi.base64_encode(text) end
+
+---Decodes base64 with padding. Fails with `decode`.
+---@param text string
+---@return boolean success
+---@return string bytes
+---@return consul_ffi.Error? err
+function consul_ffi.base64_decode(text) end
+
 ---The numbers of this process as text for Prometheus, as [monitoring](monitoring.md) describes them: of all clients and
 ---nodes of all Lua states. Sends nothing and waits for nothing.
 ---@param options? consul_ffi.metrics.options

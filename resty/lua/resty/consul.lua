@@ -1,0 +1,406 @@
+-- The client of programs that were written for lua-resty-consul, on consul_ffi.
+-- docs/migrating-from-lua-resty-consul.md has the differences.
+local cjson = require("cjson")
+local consul_ffi = require("consul_ffi")
+
+-- Nil outside of OpenResty.
+local ngx = rawget(_G, "ngx")
+local openresty = ngx and require("consul_ffi.openresty")
+
+local Consul = { _VERSION = "0.4.0" }
+Consul.__index = Consul
+
+local API = "/v1"
+
+-- The defaults of lua-resty-consul; the times are in milliseconds.
+local HOST, PORT, TIMEOUT = "127.0.0.1", 8500, 60000
+
+-- The wait of a blocking query without `wait`, in milliseconds.
+local DEFAULT_WAIT = 300000
+
+-- The names of `new` that are not options of consul_ffi.
+local OPTIONS = { "host", "port", "connect_timeout", "read_timeout", "default_args", "ssl", "ssl_verify", "sni_host" }
+
+-- The most clients of consul_ffi that a process keeps for objects with equal options.
+local MAX_CLIENTS = 16
+
+local logs_debug = false
+
+-- Switches debug lines in nginx's log on or off, for all objects of the process.
+function Consul._debug(on)
+  logs_debug = on
+end
+
+-- Writes a line to nginx's log, if there is one. `level` is its name.
+local function log(level, ...)
+  if ngx and (level ~= "DEBUG" or logs_debug) then
+    ngx.log(ngx[level], "[Consul] ", ...)
+  end
+end
+
+local function copied(given)
+  local copy = {}
+  for name, value in pairs(given or {}) do
+    copy[name] = value
+  end
+  return copy
+end
+
+-- The phases of nginx in which nothing can wait.
+local REFUSED = {}
+for _, phase in ipairs({ "set", "header_filter", "body_filter", "log", "balancer", "exit_worker" }) do
+  REFUSED[phase] = true
+end
+
+-- Those before any request is served, in which a call may block the process.
+local STARTS = { init = true, init_worker = true }
+
+-- Sends a request; in nginx only the request or timer that calls this waits. Returns the results of http_request;
+-- nil and a message in a phase that cannot wait.
+local function call(client, ...)
+  local phase = ngx and ngx.get_phase()
+  if REFUSED[phase] then
+    return nil, ("a request to Consul cannot wait in the phase %s; make it in ngx.timer.at"):format(phase)
+  elseif phase and not STARTS[phase] then
+    client = openresty.client(client)
+  end
+  return client:http_request(...)
+end
+
+-- The response's headers, whose names are found in any case and spelt as Consul spells them: X-Consul-Index.
+local function headers_of(received)
+  local headers = {}
+  for name, value in pairs(received) do
+    headers[("-" .. name):gsub("%-%l", string.upper):sub(2)] = value
+  end
+  return setmetatable(headers, {
+    __index = function(_, name)
+      return type(name) == "string" and received[(name:lower():gsub("_", "-"))] or nil
+    end,
+  })
+end
+
+-- A body as the text that is sent. The pieces of a reader, such as that of get_client_body_reader, are joined.
+local function text_of(body)
+  local kind = type(body)
+  if kind == "table" then
+    return cjson.encode(body)
+  elseif kind == "number" or kind == "boolean" then
+    return tostring(body)
+  elseif kind ~= "function" then
+    return body
+  end
+  local pieces = {}
+  repeat
+    local piece, err = body()
+    if err then
+      return nil, err
+    end
+    pieces[#pieces + 1] = piece
+  until not piece
+  return table.concat(pieces)
+end
+
+-- Escapes the bytes of a text that a pattern matches.
+local function escaped(text, pattern)
+  return (text:gsub(pattern, function(byte)
+    return ("%%%02X"):format(byte:byte())
+  end))
+end
+
+-- Adds an argument with several values to a path.
+local function with_values(path, name, values)
+  for _, value in ipairs(values) do
+    local pair = value == true and name or name .. "=" .. escaped(tostring(value), "[^%w_.~-]")
+    path = path .. (path:find("?", 1, true) and "&" or "?") .. pair
+  end
+  return path
+end
+
+-- Returns the target, the parameters of its query and the options of the call; nil and a message for a `wait` that is
+-- not a number.
+local function arguments(self, path, args)
+  -- A key is sent as it is, as far as a request can have its bytes.
+  path = escaped(path, "[^!-~]")
+  local merged = copied(args)
+  for name, value in pairs(self.default_args) do
+    merged[name] = merged[name] or value
+  end
+  local timeout, token = self.read_timeout, merged.token
+  merged.token = nil
+  if merged.wait or merged.index then
+    local wait = DEFAULT_WAIT
+    if merged.wait then
+      wait = tonumber(merged.wait)
+      if not wait then
+        return nil, "wait must be a number of seconds, without a unit"
+      end
+      wait, merged.wait = wait * 1000, merged.wait .. "s"
+    end
+    timeout = wait + wait / 16 + timeout
+    log("DEBUG", "Blocking query timeout: ", timeout)
+  end
+  for name, value in pairs(merged) do
+    if type(value) == "table" then
+      path, merged[name] = with_values(path, name, value), nil
+    elseif type(value) ~= "boolean" then
+      merged[name] = tostring(value)
+    end
+  end
+  return path, merged, { full_response = true, timeout_ms = math.ceil(timeout), token = token }
+end
+
+-- Sends a request. Returns the response; nil, a message and, unless the arguments are wrong, the error of consul_ffi.
+local function request(self, method, path, args, body)
+  local target, params, options = arguments(self, API .. path, args)
+  if not target then
+    return nil, params
+  end
+  local text, why = text_of(body)
+  if body ~= nil and not text then
+    return nil, why
+  end
+  local success, response, err = call(self.consul, method, target, text, params, options)
+  if not success then
+    -- The text that callers compare.
+    return nil, err and err.kind == "timeout" and "timeout" or response, err
+  end
+  log("DEBUG", "Status: ", response.status)
+  log("DEBUG", "Headers:\n", cjson.encode(response.headers))
+  log("DEBUG", "Body:\n", response.body)
+  if response.headers["content-type"] == "application/json" then
+    local decoded, value = pcall(cjson.decode, response.body)
+    if decoded then
+      response.body = value
+    else
+      log("ERR", value)
+      response.body = nil
+    end
+  end
+  response.headers = headers_of(response.headers)
+  return response
+end
+
+-- Replaces the base64 in an entry's `Value` by its bytes.
+local function decode_value(entry)
+  if type(entry) ~= "table" or type(entry.Value) ~= "string" then
+    return
+  end
+  local decoded, bytes = consul_ffi.base64_decode(entry.Value)
+  if decoded then
+    entry.Value = bytes
+  else
+    log("WARN", "Could not decode Value")
+  end
+end
+
+-- The methods' checks of a path or a key.
+local function is_text(value)
+  return type(value) == "string"
+end
+
+-- consul:get(path, args): the response; nil, a message.
+function Consul:get(path, args)
+  if not is_text(path) then
+    return nil, "Path (string) required"
+  end
+  return request(self, "GET", path, args)
+end
+
+-- consul:put(path, body, args)
+function Consul:put(path, body, args)
+  if not is_text(path) or not body then
+    return nil, "Path (string) and body required"
+  end
+  return request(self, "PUT", path, args, body)
+end
+
+-- consul:delete(path, args)
+function Consul:delete(path, args)
+  if not is_text(path) then
+    return nil, "Path (string) required"
+  end
+  return request(self, "DELETE", path, args)
+end
+
+-- consul:get_key(key, args): the entries in the body have their values as bytes.
+function Consul:get_key(key, args)
+  if not is_text(key) then
+    return nil, "Key (string) required"
+  end
+  local response, message, err = request(self, "GET", "/kv/" .. key, args)
+  if response and type(response.body) == "table" then
+    for _, entry in ipairs(response.body) do
+      decode_value(entry)
+    end
+  end
+  return response, message, err
+end
+
+-- consul:put_key(key, value, args)
+function Consul:put_key(key, value, args)
+  if not is_text(key) or not value then
+    return nil, "Key (string) and value required"
+  end
+  return request(self, "PUT", "/kv/" .. key, args, value)
+end
+
+-- consul:delete_key(key, args)
+function Consul:delete_key(key, args)
+  if not is_text(key) then
+    return nil, "Key (string) required"
+  end
+  return request(self, "DELETE", "/kv/" .. key, args)
+end
+
+-- consul:list_keys(prefix, args)
+function Consul:list_keys(prefix, args)
+  if prefix ~= nil and not is_text(prefix) then
+    return nil, "non-string prefix"
+  end
+  args = copied(args)
+  args.keys = true
+  return request(self, "GET", "/kv/" .. (prefix or ""), args)
+end
+
+-- A copy of the operations of a transaction with base64 values.
+local function encoded(operations)
+  local copies = {}
+  for i, operation in ipairs(operations) do
+    local copy = copied(operation)
+    local value = type(copy.KV) == "table" and copy.KV.Value
+    local kind = type(copy.KV) == "table" and type(copy.KV.Value)
+    if kind == "string" or kind == "number" or kind == "boolean" then
+      copy.KV = copied(copy.KV)
+      copy.KV.Value = consul_ffi.base64_encode(tostring(value))
+    end
+    copies[i] = copy
+  end
+  return copies
+end
+
+-- consul:txn(payload, args): a table's values are bytes; a text is sent as it is.
+function Consul:txn(payload, args)
+  if not payload then
+    return nil, "Payload required"
+  end
+  if type(payload) == "table" then
+    payload = encoded(payload)
+  end
+  local response, message, err = request(self, "PUT", "/txn", args, payload)
+  local results = response and type(response.body) == "table" and response.body.Results
+  for _, entry in ipairs(type(results) == "table" and results or {}) do
+    decode_value(entry.KV)
+  end
+  return response, message, err
+end
+
+-- A function that returns the body of the request that nginx serves in pieces of up to `size` bytes, then nil; nil
+-- for a request without a body. nginx reads the body first, as its limits allow it.
+function Consul.get_client_body_reader(_, size)
+  ngx.req.read_body()
+  local text, path = ngx.req.get_body_data(), ngx.req.get_body_file()
+  if path then
+    local file, why = io.open(path, "rb")
+    if not file then
+      return nil, why
+    end
+    text = file:read("*a")
+    file:close()
+  end
+  if not text then
+    return nil
+  end
+  local at = 1
+  return function()
+    local piece = text:sub(at, at + (size or 65536) - 1)
+    at = at + #piece
+    return piece ~= "" and piece or nil
+  end
+end
+
+-- The endpoint for host and port: a socket's path if the host is `unix:/path`.
+local function endpoint_of(given)
+  local host = given.host or HOST
+  local path = host:match("^unix:/*(/.*)")
+  if path then
+    return "unix://" .. path
+  elseif host:find(":", 1, true) and not host:find("[", 1, true) then
+    host = "[" .. host .. "]"
+  end
+  return ("%s://%s:%s"):format(given.ssl and "https" or "http", host, given.port or PORT)
+end
+
+-- The options of consul_ffi for those of `new`.
+local function options_of(given)
+  local options = copied(given)
+  for _, name in ipairs(OPTIONS) do
+    options[name] = nil
+  end
+  if given.host or given.port or given.ssl then
+    options.endpoint = endpoint_of(given)
+  end
+  options.connect_timeout_ms = options.connect_timeout_ms or given.connect_timeout or TIMEOUT
+  if given.ssl then
+    options.tls = true
+    options.tls_verify = given.ssl_verify
+    options.tls_server_name = given.sni_host
+  end
+  return options
+end
+
+-- Options as a text that is equal for equal options; nil when one of them is not a plain value or a list of these.
+local function text_of_options(options)
+  local lines = {}
+  for name, value in pairs(options) do
+    local values = type(value) == "table" and value or { value }
+    for i, one in pairs(values) do
+      if type(one) ~= "string" and type(one) ~= "number" and type(one) ~= "boolean" then
+        return nil
+      end
+      lines[#lines + 1] = ("%q.%q=%s:%q"):format(name, tostring(i), type(one), tostring(one))
+    end
+  end
+  table.sort(lines)
+  return table.concat(lines, "\n")
+end
+
+local clients, order = {}, {}
+
+-- Programs call `new` in each request: objects with equal options share a client and its connections.
+local function client_for(options)
+  local text = text_of_options(options)
+  if text and clients[text] then
+    return clients[text]
+  end
+  local made, client = pcall(consul_ffi.new, options)
+  if not made then
+    error("resty.consul: " .. tostring(client), 3)
+  end
+  if text then
+    if #order >= MAX_CLIENTS then
+      clients[table.remove(order, 1)] = nil
+    end
+    clients[text], order[#order + 1] = client, text
+  end
+  return client
+end
+
+-- consul:new(options). Further options are those of consul_ffi; a wrong one raises an error. The field `consul` is the
+-- client of consul_ffi.
+function Consul.new(_, given)
+  given = given or {}
+  return setmetatable({
+    host = given.host or HOST,
+    port = given.port ~= 0 and (given.port or PORT) or nil,
+    connect_timeout = given.connect_timeout or TIMEOUT,
+    read_timeout = given.read_timeout or TIMEOUT,
+    default_args = given.default_args or {},
+    ssl = given.ssl or false,
+    ssl_verify = given.ssl_verify ~= false,
+    sni_host = given.sni_host,
+    consul = client_for(options_of(given)),
+  }, Consul)
+end
+
+return Consul

@@ -1,0 +1,83 @@
+-- A server that repeats in the headers of its answer what a request said, for consul_spec.lua. It writes its port to
+-- the file that is its argument, and ends when it has no request for a minute.
+--
+--   PUT /answer?TYPE   the body of this request is the body of all answers from now on, of this content type; an
+--                      empty body: each answer repeats the body of its request
+--   PUT /quit          it ends
+--   /v1/silent…        is not answered
+local socket = require("socket")
+
+local server = assert(socket.bind("127.0.0.1", 0))
+server:settimeout(60)
+local file = assert(io.open(arg[1] .. ".new", "w"))
+file:write((select(2, server:getsockname())))
+file:close()
+assert(os.rename(arg[1] .. ".new", arg[1]))
+
+local content_type, body = "application/json", "true"
+-- The connections of requests that are not answered.
+local silent = {}
+
+-- Reads a request; nil when the connection ends before.
+local function read(connection)
+  local line = connection:receive()
+  local method, target = (line or ""):match("^(%u+) (%S+)")
+  local request = { method = method, headers = {} }
+  repeat
+    line = connection:receive()
+    local name, value = (line or ""):match("^([^:]+): (.*)")
+    request.headers[(name or ""):lower()] = value
+  until not line or line == ""
+  request.path, request.args = (target or ""):match("^([^?]*)%??(.*)")
+  local length = tonumber(request.headers["content-length"] or 0)
+  request.body = length == 0 and "" or connection:receive(length)
+  return method and request.body and request
+end
+
+local function answer(request)
+  local lines = {
+    "HTTP/1.1 200 OK",
+    "Connection: close",
+    "Vary: Accept-Encoding",
+    "X-Consul-Index: 2",
+    "X-Method: " .. request.method,
+    "X-URI: " .. request.path,
+    "X-Body: " .. request.body,
+    "Content-Type: " .. content_type,
+  }
+  if request.args ~= "" then
+    lines[#lines + 1] = "X-Args: " .. request.args
+  end
+  if request.headers["x-consul-token"] then
+    lines[#lines + 1] = "X-Token: " .. request.headers["x-consul-token"]
+  end
+  local text = body ~= "" and body or request.body
+  lines[#lines + 1] = "Content-Length: " .. #text
+  return table.concat(lines, "\r\n") .. "\r\n\r\n" .. text
+end
+
+while true do
+  local connection = server:accept()
+  if not connection then
+    return
+  end
+  connection:settimeout(10)
+  local request = read(connection)
+  if request and request.path:find("^/v1/silent") then
+    silent[#silent + 1] = connection
+  else
+    if request and request.path == "/answer" then
+      content_type, body = request.args, request.body
+    end
+    if request then
+      connection:send(answer(request))
+    end
+    connection:close()
+    if request and request.path == "/quit" then
+      for _, open in ipairs(silent) do
+        open:close()
+      end
+      return
+    end
+  end
+end
