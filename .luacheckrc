@@ -6,7 +6,7 @@ exclude_files = { "target", "lua/meta", "src/reference/texts", ".luarocks", "lua
 files["spec"].std = "max+busted"
 files["examples"].std = "max"
 files["examples/openresty"].std = "ngx_lua"
-files["lua/consul_ffi/openresty.lua"].std = "ngx_lua"
+files["lua/consul_ffi/openresty*"].std = "ngx_lua"
 files["benches"].std = "max"
 files["tests"] = { std = "max", read_globals = { "host" } }
 files["**/*.rockspec"].std = "rockspec"

@@ -36,6 +36,7 @@ build = {
       ["consul_ffi.luasocket"] = "lua/consul_ffi/luasocket.lua",
       ["consul_ffi.luv"] = "lua/consul_ffi/luv.lua",
       ["consul_ffi.openresty"] = "lua/consul_ffi/openresty.lua",
+      ["consul_ffi.openresty.views"] = "lua/consul_ffi/openresty/views.lua",
       ["consul_ffi.option_types"] = "lua/consul_ffi/option_types.lua",
       ["consul_ffi.yielding"] = "lua/consul_ffi/yielding.lua",
       consul_ha_cluster = "lua/consul_ha_cluster.lua",

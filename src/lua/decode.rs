@@ -1,4 +1,4 @@
-//! `json_decode`, `toml_decode`, `base64_encode` and `base64_decode`.
+//! `json_decode`, `json_encode`, `toml_decode`, `base64_encode` and `base64_decode`.
 
 use super::runtime::native::{self, Returned};
 use super::runtime::value::{self, Outcome};
@@ -7,7 +7,7 @@ use crate::error::{Error, Kind};
 use crate::wire::value::Value;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use mlua::{Lua, MultiValue, Table};
+use mlua::{IntoLua as _, Lua, MultiValue, Table};
 
 /// Decodes a text: its value, and a second value.
 type Decode = fn(&[u8]) -> Result<(Value, Value), Error>;
@@ -21,11 +21,19 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
         let function = native::function(lua, name, move |lua, args| run(lua, name, decode, &args))?;
         native.set(name, function)?;
     }
-    native.set("base64_encode", native::function(lua, "base64_encode", encode)?)?;
+    native.set("base64_encode", native::function(lua, "base64_encode", base64_encode)?)?;
+    native.set("json_encode", native::function(lua, "json_encode", json_encode)?)?;
     Ok(native)
 }
 
-fn encode(lua: &Lua, args: MultiValue) -> native::Result {
+/// `json_encode(value)`
+fn json_encode(lua: &Lua, args: MultiValue) -> native::Result {
+    let text = value::argument(lua, &args, 0)?.to_json()?.to_string();
+    Ok(Returned::success(text.into_lua(lua)?))
+}
+
+/// `base64_encode(text)`
+fn base64_encode(lua: &Lua, args: MultiValue) -> native::Result {
     let bytes = text(lua, "base64_encode", &args)?;
     Ok(Returned::Value(value::to_lua(lua, &BASE64.encode(bytes).into())?))
 }

@@ -440,6 +440,7 @@ class_of(native.status)
 
 module.simulator = wrap(native.simulator.open)
 module.json_decode = wrap(native.decode.json_decode)
+module.json_encode = wrap(native.decode.json_encode)
 module.toml_decode = wrap(native.decode.toml_decode)
 module.base64_encode = wrap(native.decode.base64_encode)
 module.base64_decode = wrap(native.decode.base64_decode)

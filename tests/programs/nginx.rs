@@ -2,6 +2,7 @@
 //! consul-sim.
 
 mod gateway;
+mod views;
 
 use crate::support::consul;
 use crate::support::trials::Trials;
@@ -27,7 +28,7 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 12] = [
+    let all: [Named; 15] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
@@ -40,6 +41,9 @@ pub fn trials() -> Trials {
         ("a_gateway_follows_consul_and_ejects_a_dead_instance", gateway::follows_consul),
         ("a_gateway_reloads_while_consul_is_unreachable", gateway::reloads_without_consul),
         ("a_worker_serves_others_while_20_calls_of_resty_consul_wait", resty_consul_yields),
+        ("workers_share_the_views_of_one_of_them", views::workers_share),
+        ("another_worker_watches_when_that_one_is_killed", views::another_takes_over),
+        ("an_nginx_starts_from_the_dump_file_without_consul", views::starts_from_the_dump),
     ];
     let mut trials = Trials::of(module_path!());
     for (name, run) in all {
@@ -323,13 +327,29 @@ impl Nginx {
             .concat();
         let configuration = configuration.replace("http {\n", &format!("http {{\n{temporary}"));
         fs::write(folder.join("nginx.conf"), change(configuration))?;
+        let child = Self::spawn(unpacked, &folder, consul_address)?;
+        let mut nginx = Nginx { child, address, consul, consul_address, folder };
+        nginx.wait_for_start()?;
+        Ok(nginx)
+    }
+
+    /// Ends nginx, and starts it again in the same folder.
+    fn restart(&mut self, unpacked: &Path) -> Outcome {
+        self.signal("TERM")?;
+        wait_until(|| Ok(self.child.try_wait()?.is_some()))?;
+        self.child = Self::spawn(unpacked, &self.folder, self.consul_address)?;
+        self.wait_for_start()
+    }
+
+    fn spawn(unpacked: &Path, folder: &Path, consul: SocketAddr) -> Result<Child, Failed> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let modules = unpacked.join("usr/lib/nginx/modules");
         let load = ["ndk_http_module", "ngx_http_lua_module"]
             .map(|name| format!("load_module {}/{name}.so; ", modules.display()))
             .concat();
-        let child = Command::new(unpacked.join("usr/sbin/nginx"))
+        Ok(Command::new(unpacked.join("usr/sbin/nginx"))
             .arg("-p")
-            .arg(&folder)
+            .arg(folder)
             .args(["-c", "nginx.conf", "-g", &format!("daemon off; user root; {load}")])
             .env("LD_LIBRARY_PATH", unpacked.join("libraries"))
             .env(
@@ -341,18 +361,19 @@ impl Nginx {
                 ),
             )
             .env("LUA_CPATH", format!("{};;", root.join("target/lua/luajit/?.so").display()))
-            .env("CONSUL_HTTP_ADDR", consul_address.to_string())
+            .env("CONSUL_HTTP_ADDR", consul.to_string())
             .stderr(fs::File::create(folder.join("log"))?)
-            .spawn()?;
-        let mut nginx = Nginx { child, address, consul, consul_address, folder };
-        wait_until(|| match nginx.child.try_wait()? {
+            .spawn()?)
+    }
+
+    fn wait_for_start(&mut self) -> Outcome {
+        wait_until(|| match self.child.try_wait()? {
             Some(status) => {
-                let log = fs::read_to_string(nginx.folder.join("log"))?;
+                let log = fs::read_to_string(self.folder.join("log"))?;
                 Err(format!("nginx ended, {status}: {log}").into())
             }
-            None => Ok(nginx.worker().is_ok()),
-        })?;
-        Ok(nginx)
+            None => Ok(self.worker().is_ok()),
+        })
     }
 
     /// The id of the worker that answers.

@@ -27,6 +27,13 @@ function consul_ffi.simulator(name, options) end
 ---@return consul_ffi.Error? err
 function consul_ffi.json_decode(text) end
 
+---Encodes a value as JSON; a table without keys becomes `[]`. Fails with `argument` for what JSON cannot represent.
+---@param value any
+---@return boolean success
+---@return string json
+---@return consul_ffi.Error? err
+function consul_ffi.json_encode(value) end
+
 ---Decodes TOML; dates and times become strings. Fails with `decode`; the message begins with line and column.
 ---@param text string
 ---@return boolean success
