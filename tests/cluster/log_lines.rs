@@ -57,6 +57,12 @@ const NOT_HERE: &[(&str, &str)] = &[
         "the process has no descriptors left",
     ),
     (
+        "a connection to the unix socket of this process could not be accepted",
+        "the process has no descriptors left",
+    ),
+    ("another process connected to the unix socket", "a process of this machine"),
+    ("a service is left out", "a name in the catalog that no request can have"),
+    (
         "not removed, although it was down for too long",
         "a token without a right, once a second at most",
     ),
