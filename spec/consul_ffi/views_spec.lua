@@ -171,8 +171,8 @@ describe("views of many services", function()
     other:close()
     -- A change may have come before the end.
     support.eventually(function()
-      local success, message, err = views:next(1000)
-      return success == false and support.kind(success, message, err) == "closed"
+      local success, why, err = views:next(1000)
+      return success == false and support.kind(success, why, err) == "closed"
     end)
   end)
 
