@@ -168,6 +168,40 @@ for name, loop in pairs(LOOPS) do
       })
     end)
 
+    it("a watch that another coroutine closes ends its waits", function()
+      local watch, kind
+      run({
+        function()
+          watch = assert(client:watch("kv_get", key))
+          assert(watch:next())
+          kind = support.kind(watch:next())
+        end,
+        function()
+          repeat
+            assert(client:kv_get(key))
+          until watch
+          local _, _, meta = assert(client:kv_get(key))
+          client:kv_get(key, { index = meta.index, wait = "1s" })
+          watch:close()
+        end,
+      })
+      assert.equal("closed", kind)
+    end)
+
+    it("views of many services become ready, and tell what changed", function()
+      run({
+        function()
+          local views = assert(client:service_views({ "consul", key }))
+          assert.is_true(views:ready(10000))
+          assert.same({ true, "consul" }, { views:next(5000) })
+          assert.same({ true, key }, { views:next(5000) })
+          assert.same({ true }, { views:next(50) })
+          assert.is_table(views:view("consul"):all())
+          views:close()
+        end,
+      })
+    end)
+
     it("a view becomes ready", function()
       run({
         function()

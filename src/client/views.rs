@@ -6,7 +6,7 @@
 //! in turn.
 
 use super::Client;
-use super::view::{View, WAIT, view_of};
+use super::view::{List, View, WAIT, view_of};
 use super::watch::{State, WatchOptions, states};
 use crate::clock::{BoxFuture, Instant};
 use crate::error::{Error, Kind};
@@ -183,6 +183,8 @@ struct Service {
     reads: u32,
     /// Whether the next answer comes after an outage.
     is_resynchronised: bool,
+    /// The list that the program knows, or will be told.
+    told: Option<Arc<List>>,
 }
 
 /// The status of a check, and the service that it is of; empty for a node's.
@@ -266,7 +268,7 @@ impl Work {
         self.views.known().views.insert(name.clone(), view);
         self.services.insert(
             name.clone(),
-            Service { feed, is_due: false, reads: 0, is_resynchronised: false },
+            Service { feed, is_due: false, reads: 0, is_resynchronised: false, told: None },
         );
         self.due(&name);
         Ok(())
@@ -444,21 +446,26 @@ impl Work {
         true
     }
 
-    /// Notes a service whose view took an answer.
+    /// Takes note of an answer for a service. Returns whether its list is another one.
     fn tell(&mut self, name: String) -> bool {
-        let is_gone = self.is_chosen && !self.listed.contains_key(&name);
+        let Some(service) = self.services.get_mut(&name) else { return false };
         let mut known = self.views.known();
-        if is_gone
-            && known
-                .views
-                .get(&name)
-                .is_some_and(|view| view.all().is_ok_and(|list| list.instances().is_empty()))
-        {
+        let list = known.views.get(&name).and_then(|view| view.all().ok());
+        let is_same = match (&list, &service.told) {
+            (Some(list), Some(told)) => Arc::ptr_eq(list, told),
+            (list, told) => list.is_none() && told.is_none(),
+        };
+        let is_empty = list.as_ref().is_some_and(|list| list.instances().is_empty());
+        service.told = list;
+        let is_gone = self.is_chosen && is_empty && !self.listed.contains_key(&name);
+        if is_gone {
             known.views.remove(&name);
             self.services.remove(&name);
         }
-        known.changed.insert(name);
-        true
+        if is_gone || !is_same {
+            known.changed.insert(name);
+        }
+        is_gone || !is_same
     }
 }
 

@@ -55,7 +55,7 @@ impl ServiceView {
     }
 
     fn close(&self) {
-        self.job.close();
+        self.job.end();
         self.slot.take();
     }
 }

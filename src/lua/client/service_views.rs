@@ -56,7 +56,7 @@ const METHODS: &[Method<ServiceViews>] = &[
     Method::new("fd", |call| Ok(Returned::Value(call.object.job.fd()?.into_lua(call.lua)?))),
     Method::new("unix_socket", |call| wake::address(call.lua, &*call.object.job.job()?, false)),
     Method::new("close", |call| {
-        call.object.job.close();
+        call.object.job.end();
         call.object.slots.take();
         Ok(Returned::done())
     }),

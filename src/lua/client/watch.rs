@@ -29,7 +29,7 @@ pub struct Watch {
 
 impl Watch {
     fn close(&self) {
-        self.job.close();
+        self.job.end();
         self.slot.take();
     }
 }

@@ -18,12 +18,19 @@ pub struct ClosableJob<T> {
     label: String,
     /// None: it was closed.
     job: RefCell<Option<Rc<Job<T>>>>,
+    /// The job after [`ClosableJob::end`].
+    ended: RefCell<Option<Rc<Job<T>>>>,
 }
 
 impl<T> ClosableJob<T> {
     /// Takes a job that was started for a kind of object, such as `handle`.
     pub fn new(object: &'static str, label: String, job: Job<T>) -> Self {
-        ClosableJob { object, label, job: RefCell::new(Some(Rc::new(job))) }
+        ClosableJob {
+            object,
+            label,
+            job: RefCell::new(Some(Rc::new(job))),
+            ended: RefCell::default(),
+        }
     }
 
     /// The job, if it can be used.
@@ -81,6 +88,16 @@ impl<T> ClosableJob<T> {
     pub fn close(&self) {
         if let Some(job) = self.job.take() {
             job.cancel();
+        }
+    }
+
+    /// As [`ClosableJob::close`], but the descriptor stays open, and readable, as long as the object lives: an event loop
+    /// that waits for it would not notice that it is closed.
+    pub fn end(&self) {
+        let job = self.job.borrow().clone();
+        self.close();
+        if job.is_some() {
+            self.ended.replace(job);
         }
     }
 }
