@@ -4,6 +4,8 @@
 //! A document has no key, value or token of the program's data.
 
 mod problems;
+#[cfg(test)]
+mod tests;
 
 use super::node::{Mode, Node};
 use super::options::Options;

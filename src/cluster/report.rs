@@ -337,3 +337,56 @@ async fn ask_node(plane: &DataPlane, id: &str, question: &Question) -> Result<Re
     serde_json::from_slice(&reply.bytes)
         .map_err(|error| Error::new(Kind::Decode, format!("node {id:?}: not a report: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events(seqs: std::ops::RangeInclusive<u64>) -> Vec<PastEvent> {
+        let event = |seq| PastEvent {
+            seq,
+            at_ms: seq,
+            event: "node_joined".to_owned(),
+            detail: String::new(),
+        };
+        seqs.map(event).collect()
+    }
+
+    fn report(incarnation: &str, events: Vec<PastEvent>) -> Result<Report, Error> {
+        Ok(Report { incarnation: incarnation.to_owned(), events, ..Report::default() })
+    }
+
+    #[test]
+    fn the_next_question_is_about_the_start_that_answered() {
+        let mut told = Told::default();
+        let asked = |told: &Told| {
+            let Question { incarnation, seq } = told.question();
+            (incarnation, seq)
+        };
+        assert_eq!(asked(&told), (String::new(), 0));
+        told.learn("first", report("first", events(1..=7)));
+        assert_eq!(asked(&told), ("first".to_owned(), 7));
+        // It was another start by the time it answered.
+        told.learn("first", report("second", events(1..=2)));
+        assert_eq!(asked(&told), ("second".to_owned(), 2));
+    }
+
+    #[test]
+    fn the_last_events_alone_are_kept() {
+        let mut told = Told::default();
+        let most = MAX_KEPT as u64;
+        told.learn("first", report("first", events(1..=most)));
+        told.learn("first", report("first", events(most + 1..=most + 3)));
+        let kept: Vec<u64> = told.events.iter().map(|event| event.seq).collect();
+        assert_eq!(kept, (4..=most + 3).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_node_that_answers_again_is_not_silent() {
+        let mut told = Told::default();
+        told.learn("first", Err(Error::new(Kind::Timeout, "no answer")));
+        assert_eq!(told.silent.as_deref(), Some("no answer"));
+        told.learn("first", report("first", Vec::new()));
+        assert_eq!(told.silent, None);
+    }
+}

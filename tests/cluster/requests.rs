@@ -1,8 +1,9 @@
 //! What operators ask of nodes by their keys, on a clock that the test advances.
 
-use crate::nodes::Process;
+use crate::nodes::{Process, owners};
 use crate::support::world::World;
-use consul_ffi::cluster::{Cluster, Mode, Options};
+use consul_ffi::cluster::{Cluster, Forgotten, Mode, Options};
+use consul_ffi::error::Kind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,4 +130,106 @@ fn a_leave_ends_when_the_node_is_made_active() {
     world.wait(Duration::from_secs(20));
     assert!(nodes[0].why().is_none());
     assert_eq!(nodes[0].cluster.mode(), Mode::Active);
+    // To drain it later does not stop it: that was not asked for.
+    world.run(look(&world).set_mode("n1", Mode::Draining)).expect("a node");
+    world.wait(Duration::from_secs(30));
+    assert!(!owners(&nodes[0]).contains("n1"));
+    assert!(nodes[0].why().is_none());
+}
+
+#[test]
+fn a_request_about_another_start_does_not_stop_a_node_that_drains() {
+    let world = World::new();
+    let nodes = world.nodes(2);
+    world.run(look(&world).set_mode("n2", Mode::Draining)).expect("a node");
+    world.wait(Duration::from_secs(20));
+    assert!(!owners(&nodes[0]).contains("n2"));
+    edit(&world, "n2", |record| {
+        record["request"] = serde_json::json!({ "leave": { "incarnation": "0" } });
+    });
+    world.wait(Duration::from_secs(20));
+    assert!(request(&world, "n2").is_null());
+    assert!(nodes[1].why().is_none());
+}
+
+#[test]
+fn a_node_stays_while_it_cannot_read_whether_a_store_names_it() {
+    let world = World::new();
+    let nodes = world.nodes(2);
+    let map = nodes[0].cluster.options().shards_prefix.clone() + "maps/points";
+    world.write(&map, "a map of a later release");
+    world.run(look(&world).ask_leave(None, "n2")).expect("a node");
+    world.wait(Duration::from_secs(30));
+    assert!(nodes[1].why().is_none());
+    let key = format!("/v1/kv/{map}");
+    world.send("DELETE", &key, "");
+    world.wait(Duration::from_secs(10));
+    assert_eq!(ended(&nodes[1]), "an operator asked it to leave");
+}
+
+#[test]
+fn nothing_is_changed_after_another_shard_map_than_the_operators() {
+    let world = World::new();
+    let nodes = world.nodes(3);
+    world.kill(&nodes[2]);
+    world.wait(Duration::from_secs(20));
+    let operator = look(&world);
+    let epoch = nodes[0].epoch();
+    let other = world.run(operator.at_epoch(epoch + 1)).expect_err("another epoch");
+    assert_eq!(other.kind(), Kind::Conflict);
+    let unchanged = world.run(operator.at_epoch(epoch)).expect("its epoch");
+    world.node("n4");
+    world.wait(Duration::from_secs(10));
+    assert!(nodes[0].epoch() > epoch);
+    let condition = Some(&unchanged);
+    let refused = [
+        world.run(operator.set_mode_while(condition, "n1", Mode::Draining)),
+        world.run(operator.ask_leave(condition, "n2")),
+        world.run(operator.ask_hand_over(condition, None)),
+        world.run(operator.forget(condition, "n3")).map(drop),
+    ];
+    let kinds = refused.map(|refused| refused.expect_err("another map").kind());
+    assert_eq!(kinds, [Kind::Conflict; 4]);
+    assert!(["n1", "n2"].iter().all(|id| request(&world, id).is_null()));
+    let snapshot = look(&world).snapshot();
+    assert_eq!(snapshot.nodes["n1"].record.mode, Mode::Active);
+    assert!(snapshot.nodes.contains_key("n3"));
+}
+
+#[test]
+fn only_a_node_that_is_down_is_forgotten() {
+    let world = World::new();
+    let nodes = world.nodes(3);
+    let forget = |id: &str| world.run(look(&world).forget(None, id));
+    assert_eq!(forget("n3").expect("an answer"), Forgotten::Live);
+    assert!(world.read("tsdb/cluster/nodes/n3").is_some());
+    world.kill(&nodes[2]);
+    world.wait(Duration::from_secs(20));
+    assert_eq!(forget("n3").expect("an answer"), Forgotten::Removed);
+    assert!(world.read("tsdb/cluster/nodes/n3").is_none());
+    assert_eq!(forget("n3").expect_err("it is gone").kind(), Kind::NotFound);
+}
+
+#[test]
+fn an_operator_to_whom_acls_hide_nodes_is_told_so() {
+    let (world, management) = World::with_acl();
+    let node = world.client_with_rules(
+        management,
+        r#"key_prefix "" { policy = "write" } service_prefix "" { policy = "write" }
+           session_prefix "" { policy = "write" } node_prefix "" { policy = "read" }
+           agent_prefix "" { policy = "read" }"#,
+    );
+    let node = world.start_with(node, crate::nodes::node("n1"));
+    world.run(node.cluster.started()).expect("nothing is refused");
+    let looks = |rules: &str| {
+        let client = world.client_with_rules(management, rules);
+        let observer = Cluster::new(Arc::clone(&client), client, Options::observer("operator"));
+        world.run(observer.expect("good options").look())
+    };
+    let error = looks(r#"key_prefix "" { policy = "read" }"#).expect_err("it sees no instance");
+    assert_eq!(error.kind(), Kind::PermissionDenied);
+    assert!(error.message().contains("service:read or node:read"), "{error}");
+    let rules = r#"key_prefix "" { policy = "read" } service_prefix "" { policy = "read" }
+        node_prefix "" { policy = "read" }"#;
+    looks(rules).expect("it sees all");
 }

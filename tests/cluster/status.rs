@@ -171,6 +171,40 @@ fn several_nodes_of_a_process_are_told_apart() {
 }
 
 #[test]
+fn a_node_that_does_not_serve_is_not_ready() {
+    let world = World::new();
+    let [one, two, _three] = processes(&world);
+    let sleeps = &two._nodes[0].0;
+    sleeps.plane.set_handler("echo", true);
+    world.simulated.wait(Duration::from_secs(120));
+    let why = "n2: its program does not poll for requests\n".to_owned();
+    assert_eq!(two.get("/ready"), (503, why));
+    sleeps.plane.set_handler("echo", false);
+    assert_eq!(two.get("/ready").0, 200);
+    world.simulated.send("PUT", "/v1/agent/maintenance?enable=true", "");
+    world.settle();
+    assert_eq!(one.get("/ready"), (503, "n1: its check does not pass\n".to_owned()));
+    world.simulated.send("PUT", "/v1/agent/maintenance?enable=false", "");
+    world.settle();
+    assert_eq!(one.get("/ready").0, 200);
+    world.member("n1", "127.0.0.1:1");
+    assert_eq!(one.get("/ready"), (503, "n1: another process has its name\n".to_owned()));
+}
+
+#[test]
+fn an_observer_is_ready_when_it_has_seen_the_cluster() {
+    let world = World::new();
+    let _node = world.node_with(keyed("n1"), drop);
+    world.settle();
+    let operator =
+        || Options { cluster_key: keyed("").cluster_key, ..Options::observer("operator") };
+    let why = Overviews::new(world.cluster(operator()), None).ready();
+    assert_eq!(why, Err("operator has not joined yet".to_owned()));
+    let started = world.node_with(operator(), drop);
+    assert_eq!(Overviews::new(started.cluster, None).ready(), Ok(()));
+}
+
+#[test]
 fn other_methods_bodies_and_names_are_refused() {
     let world = World::new();
     let process = Process::new(&world, Vec::new());

@@ -431,4 +431,71 @@ mod tests {
         assert_eq!(found[0].cure, "start it, or `consul-ha forget n2`");
         assert_eq!(found[1].text, "no live node has shard 1");
     }
+
+    /// The problems of a cluster that is well but for this change.
+    fn after(change: impl FnOnce(&mut Overview)) -> Vec<Problem> {
+        let mut overview = well();
+        change(&mut overview);
+        problems(&overview)
+    }
+
+    #[test]
+    fn the_cure_for_a_missing_leader_depends_on_who_may_lead() {
+        let cure = |change: fn(&mut NodeOverview)| {
+            let found = after(|it| {
+                (it.leader, it.map) = (None, None);
+                it.nodes.iter_mut().for_each(change);
+            });
+            let first = found.into_iter().next().expect("a problem");
+            assert_eq!(first.problem, "no_leader", "and not the map, which only a leader makes");
+            first.cure
+        };
+        assert!(cure(|_| {}).contains("wait for an election"));
+        for nobody in [
+            |node: &mut NodeOverview| node.state = NodeState::Down,
+            |node: &mut NodeOverview| node.mode = Mode::Draining,
+        ] {
+            assert!(cure(nobody).contains("start a node, or make one active"));
+        }
+        let alone = after(|it| (it.leader, it.map) = (None, None));
+        assert_eq!(alone.len(), 1, "{alone:?}");
+    }
+
+    #[test]
+    fn a_short_lag_and_the_time_of_a_call_are_no_problems() {
+        assert_eq!(after(|it| it.nodes[1].map_lag = Some(1)), []);
+        assert_eq!(after(|it| it.nodes[1].clock_ahead_ms = Some(-2000)), []);
+        for (ahead, text) in [
+            (2001, "the clock of n2 is 2.0 s ahead of this machine's"),
+            (-3600_000, "the clock of n2 is 3600.0 s behind this machine's"),
+        ] {
+            let found = after(|it| it.nodes[1].clock_ahead_ms = Some(ahead));
+            let [clock] = found.as_slice() else { panic!("{found:?}") };
+            assert_eq!(
+                (clock.problem, clock.level, clock.text.as_str()),
+                ("clock", Level::Warning, text)
+            );
+        }
+    }
+
+    #[test]
+    fn the_cure_of_a_store_names_the_nodes_of_its_own_shards() {
+        let found = after(|it| {
+            let fewer = ShardAtRisk { missing: vec!["n3".to_owned()], ..at_risk(4, 2) };
+            it.stores[0].at_risk = vec![at_risk(3, 1), fewer];
+            it.stores[0].unrecovered = 6;
+        });
+        let named: Vec<(&str, &str)> =
+            found.iter().map(|it| (it.problem, it.cure.as_str())).collect();
+        let [(lost, lose), (forgotten, ask), (fewer, wait)] = named[..] else {
+            panic!("{named:?}")
+        };
+        assert_eq!(
+            [lost, forgotten, fewer],
+            ["shard_at_risk", "store_unrecovered", "replicas_missing"]
+        );
+        assert!(lose.starts_with("start n2; ") && wait.starts_with("start n3; "), "{named:?}");
+        assert!(ask.contains("all of them are asked"), "{named:?}");
+        assert!(found[1].text.contains("who has 6 of its shards"), "{found:?}");
+    }
 }

@@ -253,6 +253,16 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_that_never_had_a_holder_needs_no_replica() {
+        let mut map = map();
+        map.map.shards[0].slots[1].holder = None;
+        let live = |node: &str| node != "n3";
+        let shown = store_overview("points", &map, live, &BTreeMap::new());
+        let first = shown.at_risk.iter().find(|it| it.shard == 0).expect("n3 is down");
+        assert_eq!((first.left, first.needed), (1, 1), "{first:?}");
+    }
+
+    #[test]
     fn the_share_that_is_copied_is_known_when_both_sides_tell() {
         let copies = |taken: [(u64, bool); 2], records: &[(u32, u64)]| {
             let copies = [(1, taken[0]), (2, taken[1])].into();

@@ -1,0 +1,107 @@
+use super::*;
+use crate::clock::{Clock as _, ManualClock};
+use crate::cluster::event::{MAX_KEPT, PastEvent};
+use crate::cluster::node::{Complaint, Record};
+
+fn node(id: &str, incarnation: &str) -> Node {
+    let document = serde_json::json!({
+        "id": id, "address": "a:1", "weight": 1.0, "started_ms": 1, "incarnation": incarnation,
+    });
+    let record: Record = serde_json::from_value(document).expect("a record");
+    Node {
+        record: record.into(),
+        modify_index: 1,
+        is_live: true,
+        down_since: None,
+        vanished_at: None,
+        complaint: Complaint::default(),
+    }
+}
+
+/// What a node with this start that shows `change` is shown as, if it did not answer.
+fn silent_node(incarnation: &str, change: impl FnOnce(&mut Node)) -> NodeOverview {
+    let mut node = node("n1", incarnation);
+    change(&mut node);
+    let members = [("n1".to_owned(), node)].into();
+    let snapshot = Snapshot::default().with(|it| it.nodes = members);
+    let mut told = Told::default();
+    told.silent = Some("no route".to_owned());
+    let mut shown = nodes(&snapshot, &[("n1".to_owned(), told)].into(), ManualClock::new().now());
+    shown.remove(0)
+}
+
+#[test]
+fn a_node_is_shown_as_its_checks_and_its_own_start_say() {
+    let shown = silent_node("", |_| {});
+    assert_eq!((shown.state, shown.silent.as_deref()), (NodeState::Live, Some("no route")));
+    let warns = silent_node("", |node| {
+        node.complaint = Complaint { is_warning: true, output: "it sleeps".to_owned() };
+    });
+    assert_eq!((warns.state, warns.check_output.as_str()), (NodeState::Unavailable, "it sleeps"));
+    let down = silent_node("", |node| node.is_live = false);
+    assert_eq!((down.state, down.silent), (NodeState::Down, None), "that it is down says it");
+    let other = silent_node("another start", |_| {});
+    assert_eq!(other.silent, None, "it was another start that did not answer");
+}
+
+#[test]
+fn what_acls_hide_is_named() {
+    let hides = |hides_keys, hides_instances| {
+        let change =
+            |it: &mut Snapshot| (it.hides_keys, it.hides_instances) = (hides_keys, hides_instances);
+        hidden(&Snapshot::default().with(change))
+    };
+    assert_eq!(hides(false, None), [""; 0]);
+    assert_eq!(hides(false, Some(false)), [""; 0]);
+    assert_eq!(hides(true, Some(true)), ["keys of nodes", "instances of nodes"]);
+    assert_eq!(hides(false, Some(true)), ["instances of nodes"]);
+}
+
+/// The names, times and nodes of the events that are shown when nodes tell (name, time).
+fn shown(of_nodes: &[(&str, &[(&str, u64)])]) -> Vec<(String, u64, String)> {
+    let told = |events: &[(&str, u64)]| {
+        let past = |(seq, (name, at_ms)): (usize, &(&str, u64))| PastEvent {
+            seq: seq as u64 + 1,
+            at_ms: *at_ms,
+            event: (*name).to_owned(),
+            detail: "x".to_owned(),
+        };
+        let mut told = Told::default();
+        told.events.extend(events.iter().enumerate().map(past));
+        told
+    };
+    let told = of_nodes.iter().map(|(id, events)| ((*id).to_owned(), told(events))).collect();
+    events(&told).into_iter().map(|it| (it.event, it.at_ms, it.node_id)).collect()
+}
+
+#[test]
+fn events_are_one_only_if_different_nodes_notice_them_within_a_short_time() {
+    let event = |name: &str, at_ms, id: &str| (name.to_owned(), at_ms, id.to_owned());
+    assert_eq!(
+        shown(&[("n1", &[("node_left", 10_000)]), ("n2", &[("node_left", 15_000)])]),
+        [event("node_left", 10_000, "n1")]
+    );
+    assert_eq!(
+        shown(&[("n1", &[("node_left", 10_000)]), ("n2", &[("node_left", 15_001)])]),
+        [event("node_left", 10_000, "n1"), event("node_left", 15_001, "n2")]
+    );
+    assert_eq!(
+        shown(&[("n1", &[("node_left", 10_000), ("node_left", 10_001)])]),
+        [event("node_left", 10_000, "n1"), event("node_left", 10_001, "n1")],
+        "it left twice"
+    );
+    assert_eq!(
+        shown(&[("n1", &[("suspended", 10_000)]), ("n2", &[("suspended", 10_000)])]),
+        [event("suspended", 10_000, "n1"), event("suspended", 10_000, "n2")],
+        "each is about the node itself"
+    );
+}
+
+#[test]
+fn the_newest_events_alone_are_shown() {
+    let many: Vec<(&str, u64)> = (0..MAX_KEPT as u64).map(|at| ("stopped", at * 2)).collect();
+    let later: Vec<(&str, u64)> = many.iter().map(|(name, at)| (*name, at + 1)).collect();
+    let shown = shown(&[("n1", &many), ("n2", &later)]);
+    assert_eq!(shown.len(), MAX_KEPT);
+    assert_eq!(shown.first().map(|(_, at, _)| *at), Some(MAX_KEPT as u64));
+}
