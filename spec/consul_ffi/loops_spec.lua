@@ -320,4 +320,43 @@ describe("a unix socket", function()
     assert.equal("", connection:receive())
     connection:close()
   end)
+
+  -- What another process prints that runs this program.
+  local function printed(program)
+    local script = os.tmpname()
+    local file = assert(io.open(script, "w"))
+    assert(file:write(program))
+    file:close()
+    local engine = rawget(_G, "jit") and "luajit" or _VERSION:lower():gsub(" ", "")
+    local process = assert(io.popen(("%s %s 2>&1"):format(engine, script)))
+    local text = process:read("*a")
+    process:close()
+    os.remove(script)
+    return text
+  end
+
+  it("refuses another process, also of the same user", function()
+    local handle = waiting()
+    local path, line = assert(handle:unix_socket())
+    local why = printed(([[
+      local connection = require("socket.unix")()
+      assert(connection:connect(%q))
+      connection:settimeout(5)
+      connection:send(%q)
+      io.write(select(2, connection:receive()) or "an answer")
+    ]]):format(path, "0\n" .. line))
+    assert.equal("closed", why)
+    assert.is_false((handle:poll()))
+    handle:close()
+  end)
+
+  it("is gone with its folder when its process exits", function()
+    local path = printed([[
+      local client = require("consul_ffi").new({ endpoint = "http://127.0.0.1:1" })
+      io.write(assert(client:start("kv_get", "key"):unix_socket()), "")
+    ]])
+    local folder = path:match("^(/.+)/[^/\n]+$")
+    assert.truthy(folder, path)
+    assert.is_nil((os.rename(folder, folder)))
+  end)
 end)

@@ -133,6 +133,20 @@ describe("views of many services", function()
       return #views:names() == 1
     end)
     assert.equal(1, asked[web])
+    -- One that was refused is offered again only after it was gone.
+    register(batch, 2, "passing", { Tags = { "public" } })
+    register(api, 3, "passing", { Tags = { "public" } })
+    become(api, "3")
+    assert.equal(1, asked[batch])
+    assert(client:catalog_deregister({ Node = ("%s-%s-%d"):format(key, batch, 2) }))
+    assert(client:catalog_deregister({ Node = node }))
+    support.eventually(function()
+      views:next(100)
+      return #views:names() == 1
+    end)
+    register(batch, 2, "passing", { Tags = { "public" } })
+    become(batch, "2")
+    assert.equal(2, asked[batch])
   end)
 
   it("tell each service that changed", function()

@@ -467,7 +467,7 @@ mod tests {
         assert_eq!(after(|it| it.nodes[1].clock_ahead_ms = Some(-2000)), []);
         for (ahead, text) in [
             (2001, "the clock of n2 is 2.0 s ahead of this machine's"),
-            (-3600_000, "the clock of n2 is 3600.0 s behind this machine's"),
+            (-3_600_000, "the clock of n2 is 3600.0 s behind this machine's"),
         ] {
             let found = after(|it| it.nodes[1].clock_ahead_ms = Some(ahead));
             let [clock] = found.as_slice() else { panic!("{found:?}") };
