@@ -133,6 +133,22 @@ pub(super) fn is_listed_live(entries: &Value, incarnation: &str) -> bool {
     is_live(&instances(entries), incarnation)
 }
 
+/// Whether this list of instances has this incarnation, live or not.
+pub(super) fn is_listed(entries: &Value, incarnation: &str) -> bool {
+    instances(entries).contains_key(incarnation)
+}
+
+/// The ids of the registered instances of an incarnation, each with its agent.
+pub(super) fn registered(entries: &Value, incarnation: &str) -> Vec<(String, String)> {
+    let text = |of: Option<&Value>, name| of?.get(name)?.as_str().map(str::to_owned);
+    let registered = |entry: &Value| {
+        let service = entry.get("Service");
+        let is_its = service?.get("Meta")?.get("incarnation")?.as_str()? == incarnation;
+        is_its.then_some((text(service, "ID")?, text(entry.get("Node"), "Node")?))
+    };
+    entries.items().iter().filter_map(registered).collect()
+}
+
 /// Reads a node's key and its modify index, with a linearizable read.
 async fn read(
     client: &Client,

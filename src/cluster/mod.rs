@@ -45,6 +45,7 @@ pub mod placement;
 pub mod replication;
 pub mod report;
 mod request;
+pub mod rights;
 pub mod shard_map;
 pub mod snapshot;
 mod start;

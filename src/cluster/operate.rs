@@ -1,7 +1,8 @@
 //! What an operator reads and changes from outside, by an observer that does not run.
 
 use super::keys::{self, Update};
-use super::node::Mode;
+use super::node::{Mode, Node};
+use super::rights::{Right, lacking};
 use super::shard_map::publication::{self, Announcement, Content};
 use super::{Cluster, membership};
 use crate::client::coordination::{Operation, delete_unchanged, set, transact, unchanged};
@@ -21,11 +22,18 @@ pub struct Unchanged {
     pub(super) index: u64,
 }
 
+/// What the key has that announces the shard map.
+enum Announced {
+    Document(Announcement),
+    /// Something else.
+    Other,
+}
+
 /// What removing a node from the members found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Forgotten {
-    /// The node's key is deleted.
-    Removed,
+    /// The node's key is deleted. Its instances that are still registered: their ids, each with its agent.
+    Removed(Vec<(String, String)>),
     /// The node is live: it would write its key again.
     Live,
 }
@@ -34,18 +42,36 @@ impl Cluster {
     /// Reads the state of the cluster once, with linearizable reads of its keys. For observers that do not run.
     ///
     /// # Errors
-    /// Those of the calls; [`Kind::Decode`] if the shard map's key holds something else.
+    /// Those of the calls; [`Kind::PermissionDenied`] if it cannot be known which nodes live.
     pub async fn look(&self) -> Result<(), Error> {
         let (prefix, service) = (&self.options.nodes_prefix, self.options.service());
         self.apply_records(&self.whole(&kv::LIST, prefix, "key:read").await?);
-        self.apply_health(&self.whole(&health::SERVICE, &service, SERVICE_RIGHTS).await?);
+        let health = self.whole(&health::SERVICE, &service, SERVICE_RIGHTS).await?;
+        let is_listed =
+            |node: &Node| membership::is_listed(&health.answer.value, &node.record.incarnation);
+        let snapshot = self.snapshot();
+        if snapshot.nodes.is_empty() || !snapshot.nodes.values().all(is_listed) {
+            self.check_sees_all(&health).await?;
+        }
+        self.apply_health(&health);
         let (announced, _) = self.announcement().await?;
+        let mut unreadable = Vec::new();
         match publication::read(&self.client, &self.options).await?.map {
             Content::Map(map) => self.adopt(map),
             Content::Absent => {}
-            Content::Corrupt(_, error) => return Err(error.context(&self.options.map_key())),
+            Content::Corrupt(_, error) => {
+                unreadable.push(error.context(&self.options.map_key()).message().to_owned());
+            }
         }
-        let announced = announced.unwrap_or_default();
+        let announced = match announced {
+            Some(Announced::Document(announced)) => announced,
+            Some(Announced::Other) => {
+                unreadable.push(self.not_announced());
+                Announcement::default()
+            }
+            None => Announcement::default(),
+        };
+        self.update(|snapshot| snapshot.unreadable = unreadable);
         self.apply_restored(announced.restored);
         self.apply_frozen(announced.frozen);
         self.apply_leader(Some(&self.state_of(&kv::GET, &self.options.leader_key).await?));
@@ -74,9 +100,39 @@ impl Cluster {
         Err(Error::new(Kind::PermissionDenied, why).with_maybe_applied(false))
     }
 
-    async fn announcement(&self) -> Result<(Option<Announcement>, u64), Error> {
+    /// Refuses a list of instances that may lack some which ACLs hide. Consul before 1.11 does not tell that.
+    async fn check_sees_all(&self, instances: &State) -> Result<(), Error> {
+        let meta = &instances.answer.meta;
+        if meta.backend.is_some() && meta.has_token {
+            return Ok(());
+        }
+        let rights = vec![
+            Right::read("key", &self.options.nodes_prefix),
+            Right::read("service", &self.options.service()),
+            Right::read("node", ""),
+        ];
+        let lacking = lacking(&self.client, rights).await?;
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let lacking: Vec<String> = lacking.iter().map(Right::to_string).collect();
+        let why = format!(
+            "which nodes live cannot be known, since ACLs may hide some: the token lacks {}",
+            lacking.join(" and ")
+        );
+        Err(Error::new(Kind::PermissionDenied, why).with_maybe_applied(false))
+    }
+
+    async fn announcement(&self) -> Result<(Option<Announced>, u64), Error> {
         let found = keys::read(&self.client, &self.options.epoch_key()).await?;
-        Ok(found.map_or((None, 0), |(bytes, index)| (Announcement::parse(&bytes), index)))
+        Ok(found.map_or((None, 0), |(bytes, index)| {
+            let announced = Announcement::parse(&bytes);
+            (Some(announced.map_or(Announced::Other, Announced::Document)), index)
+        }))
+    }
+
+    fn not_announced(&self) -> String {
+        format!("{}: it is not the announcement of a shard map", self.options.epoch_key())
     }
 
     /// The condition that the shard map still has this epoch.
@@ -85,7 +141,15 @@ impl Cluster {
     /// [`Kind::Conflict`] if it has another one; those of the call.
     pub async fn at_epoch(&self, epoch: u64) -> Result<Unchanged, Error> {
         let (announced, index) = self.announcement().await?;
-        let found = announced.map_or(0, |announced| announced.epoch);
+        let found = match announced {
+            Some(Announced::Document(announced)) => announced.epoch,
+            Some(Announced::Other) => {
+                return Err(
+                    Error::new(Kind::Decode, self.not_announced()).with_maybe_applied(false)
+                );
+            }
+            None => 0,
+        };
         if found == epoch {
             return Ok(Unchanged { key: self.options.epoch_key(), index });
         }
@@ -141,8 +205,8 @@ impl Cluster {
     /// Removes a node that is down from the members at once, instead of after `forget_after`.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] if there is no such node; [`Kind::Conflict`] if the other key has changed; those
-    /// of the calls.
+    /// [`Kind::NotFound`] if there is no such node; [`Kind::Conflict`] if the other key has changed;
+    /// [`Kind::PermissionDenied`] if it cannot be known whether the node lives; those of the calls.
     pub async fn forget(
         &self,
         condition: Option<&Unchanged>,
@@ -150,7 +214,8 @@ impl Cluster {
     ) -> Result<Forgotten, Error> {
         let service = self.options.service();
         let health = self.whole(&health::SERVICE, &service, SERVICE_RIGHTS).await?;
-        let mut forgotten = Forgotten::Removed;
+        self.check_sees_all(&health).await?;
+        let mut forgotten = Forgotten::Removed(Vec::new());
         self.update_while(condition, &self.options.node_key(node_id), |found| {
             let Some(bytes) = found else { return Err(no_such_node(node_id)) };
             let record = membership::parse(&self.options, node_id, bytes)?;
@@ -158,6 +223,8 @@ impl Cluster {
                 forgotten = Forgotten::Live;
                 return Ok(Update::Keep);
             }
+            let left = membership::registered(&health.answer.value, &record.incarnation);
+            forgotten = Forgotten::Removed(left);
             Ok(Update::Delete)
         })
         .await?;

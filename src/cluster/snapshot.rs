@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub(super) hides_keys: bool,
     /// Whether ACLs hide instances of nodes from this one; `None`: streamed answers do not tell.
     pub(super) hides_instances: Option<bool>,
+    /// Why keys of the shard map cannot be read, as an operator has looked.
+    pub unreadable: Vec<String>,
     ring: OnceLock<(Vec<String>, Ring)>,
 }
 
@@ -59,6 +61,7 @@ impl Snapshot {
             successor: self.successor.clone(),
             hides_keys: self.hides_keys,
             hides_instances: self.hides_instances,
+            unreadable: self.unreadable.clone(),
             ring: OnceLock::new(),
         };
         change(&mut next);
