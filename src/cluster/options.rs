@@ -122,6 +122,9 @@ impl Options {
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |why: String| Err(Error::new(Kind::Config, why).not_sent());
         check_name("node_id", &self.node_id)?;
+        if self.zone.contains(char::is_control) {
+            return refuse(format!("zone is {:?}: it must not have control characters", self.zone));
+        }
         if !(self.weight.is_finite() && (0.0..=1000.0).contains(&self.weight)) {
             return refuse(format!("weight is {}: it must be from 0 to 1000", self.weight));
         }
@@ -229,6 +232,7 @@ mod tests {
         for (change, why) in [
             ((|o| o.node_id = "a/b".into()) as fn(&mut Options), "node_id is \"a/b\""),
             (|o| o.node_id = "..".into(), "node_id"),
+            (|o| o.zone = "z\u{1b}[2J\nforged".into(), "must not have control characters"),
             (|o| o.weight = f64::NAN, "weight is NaN"),
             (|o| o.shards = 0, "shards is 0"),
             (|o| o.replicas = 17, "from 1 to 16"),

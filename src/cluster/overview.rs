@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use problems::{Level, Problem, problems};
+pub use problems::{Level, Problem, problems, shell_word};
 
 /// The version of the document. A later release may add fields without another version.
 pub const VERSION: u32 = 1;
@@ -64,6 +64,12 @@ pub struct Overview {
     pub endpoints: Vec<EndpointOverview>,
     /// The last events of all nodes, the newest at the end.
     pub events: Vec<EventOverview>,
+    /// Why this process does not know all of the stores' maps.
+    #[serde(skip)]
+    pub unread_stores: Vec<String>,
+    /// Why this process cannot read keys of the shard map.
+    #[serde(skip)]
+    pub unread_map: Vec<String>,
     /// All that is not well, the worst first.
     pub problems: Vec<Problem>,
 }
@@ -116,6 +122,8 @@ pub struct NodeOverview {
     pub moving_in: usize,
     /// The shards that leave it.
     pub moving_out: usize,
+    /// The replicas of stores that it has or gets.
+    pub store_replicas: usize,
     /// The output of the worst of its checks that do not pass; empty: all pass.
     pub check_output: String,
     /// Why it did not answer this process; `None`: it did, or was not asked.
@@ -237,11 +245,13 @@ impl Overview {
             frozen: snapshot.frozen.clone(),
             restored: snapshot.is_restored,
             hidden: hidden(&snapshot),
-            nodes: nodes(&snapshot, &known.told, cluster.now()),
+            nodes: nodes(&snapshot, known, cluster.now()),
             map,
             stores: known.maps.overviews(is_live, &known.told),
             endpoints: known.told.values().flat_map(Told::endpoints).cloned().collect(),
             events: events(&known.told),
+            unread_stores: known.maps.unread().to_vec(),
+            unread_map: snapshot.unreadable.clone(),
             problems: Vec::new(),
         };
         overview.problems = problems(&overview);
@@ -293,10 +303,18 @@ fn hidden(snapshot: &Snapshot) -> Vec<&'static str> {
     keys.into_iter().chain(instances).collect()
 }
 
-fn nodes(snapshot: &Snapshot, told: &BTreeMap<String, Told>, now: Instant) -> Vec<NodeOverview> {
+/// The epoch of the newest map: that of this process, or one that two nodes tell, since one may tell anything.
+fn newest_epoch(snapshot: &Snapshot, told: &BTreeMap<String, Told>) -> u64 {
+    let mut epochs: Vec<u64> = told.values().filter_map(Told::map_epoch).collect();
+    epochs.sort_unstable_by(|a, b| b.cmp(a));
+    let own = snapshot.map.as_ref().map(|map| map.epoch());
+    own.into_iter().chain(epochs.get(1).copied()).max().unwrap_or(0)
+}
+
+fn nodes(snapshot: &Snapshot, known: &Known, now: Instant) -> Vec<NodeOverview> {
+    let told = &known.told;
     let mut loads = snapshot.map.as_deref().map(Loads::of).unwrap_or_default();
-    let epochs = told.values().filter_map(Told::map_epoch);
-    let newest = epochs.chain(snapshot.map.iter().map(|map| map.epoch())).max().unwrap_or(0);
+    let newest = newest_epoch(snapshot, told);
     let overview = |(id, node): (&String, &Node)| {
         let record = &node.record;
         let Loads { primaries, replicas, moving_in, moving_out } =
@@ -318,11 +336,12 @@ fn nodes(snapshot: &Snapshot, told: &BTreeMap<String, Told>, now: Instant) -> Ve
             },
             down_for_ms: node.down_since.map(|since| (now - since).as_millis() as u64),
             map_epoch,
-            map_lag: map_epoch.map(|epoch| newest - epoch),
+            map_lag: map_epoch.map(|epoch| newest.saturating_sub(epoch)),
             primaries,
             replicas,
             moving_in,
             moving_out,
+            store_replicas: known.maps.held(id),
             check_output: node.complaint.output.clone(),
             silent: told.and_then(|told| told.silent.clone()).filter(|_| node.is_live),
             clock_ahead_ms: told.and_then(|told| told.clock_ahead_ms),

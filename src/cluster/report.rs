@@ -2,6 +2,8 @@
 //! Consul, the leader's lease, and how far their copies are. It is asked for over the data plane when an
 //! overview is made, and only then.
 
+mod bounds;
+
 use super::data_plane::{Body, CallOptions, DataPlane, Service};
 use super::event::{MAX_KEPT, PastEvent};
 use super::overview::{EndpointOverview, MapOverview, Overview};
@@ -10,6 +12,7 @@ use super::stores::{CopyReport, Store, StoreMaps};
 use super::{Cluster, Mode};
 use crate::error::{Error, Kind};
 use crate::sync::lock;
+use bounds::cut_message;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -121,10 +124,12 @@ impl Told {
         Question { incarnation: self.events_of.clone(), seq }
     }
 
-    fn learn(&mut self, incarnation: &str, answer: Result<Report, Error>) {
+    /// Takes the answer of a node.
+    fn learn(&mut self, (node, incarnation): (&str, &str), answer: Result<Report, Error>) {
         incarnation.clone_into(&mut self.incarnation);
         match answer {
-            Ok(mut report) => {
+            Ok(report) => {
+                let mut report = report.bounded(node);
                 self.events.extend(std::mem::take(&mut report.events));
                 self.events_of.clone_from(&report.incarnation);
                 let skipped = self.events.len().saturating_sub(MAX_KEPT);
@@ -133,7 +138,7 @@ impl Told {
             }
             // A node of an earlier release.
             Err(error) if error.kind() == Kind::NotFound => self.silent = None,
-            Err(error) => self.silent = Some(error.message().to_owned()),
+            Err(error) => self.silent = Some(cut_message(error.message().to_owned())),
         }
     }
 }
@@ -160,6 +165,8 @@ struct State {
 /// Makes the overviews of a cluster in a process, and answers those of others.
 pub struct Overviews {
     cluster: Arc<Cluster>,
+    /// How long Consul is waited for.
+    consul_patience: Duration,
     plane: Option<Arc<DataPlane>>,
     stores: Mutex<Vec<Weak<Store>>>,
     state: tokio::sync::Mutex<State>,
@@ -177,8 +184,17 @@ impl Overviews {
     /// Overviews of the cluster of this node or observer, which answers the other processes from now on.
     /// Without a data plane the nodes are not asked.
     pub fn new(cluster: Arc<Cluster>, plane: Option<Arc<DataPlane>>) -> Arc<Self> {
+        Overviews::patient(cluster, plane, PATIENCE)
+    }
+
+    /// As [`Overviews::new`], for a process that rather waits for Consul this long than knows less.
+    pub fn patient(
+        cluster: Arc<Cluster>,
+        plane: Option<Arc<DataPlane>>,
+        consul_patience: Duration,
+    ) -> Arc<Self> {
         let (stores, state) = Default::default();
-        let overviews = Arc::new(Overviews { cluster, plane, stores, state });
+        let overviews = Arc::new(Overviews { cluster, consul_patience, plane, stores, state });
         let members_plane = overviews.plane.as_ref().filter(|plane| !plane.options().observer);
         if let Some(plane) = members_plane {
             plane.set_service(SERVICE, Some(served(Arc::downgrade(&overviews))));
@@ -265,21 +281,25 @@ impl Overviews {
         });
         let answers = join_all(answers.collect::<Vec<_>>());
         let own_question = known.told.entry(own.to_owned()).or_default().question();
-        let maps = timeout(PATIENCE, StoreMaps::read(&self.cluster));
+        let maps = timeout(self.consul_patience, StoreMaps::read(&self.cluster));
         let (answers, maps, own_report) =
             futures_util::join!(answers, maps, self.report(&own_question));
         for (record, answer, answered_ms) in answers {
             let told = known.told.entry(record.id.clone()).or_default();
             let at_ms = answer.as_ref().ok().and_then(|report| report.at_ms);
-            told.clock_ahead_ms = at_ms.map(|at| at as i64 - answered_ms as i64);
-            told.learn(&record.incarnation, answer);
+            let ahead = |at: u64| i128::from(at) - i128::from(answered_ms);
+            told.clock_ahead_ms = at_ms.and_then(|at| i64::try_from(ahead(at)).ok());
+            told.learn((&record.id, &record.incarnation), answer);
         }
         let incarnation = own_report.incarnation.clone();
-        known.told.entry(own.to_owned()).or_default().learn(&incarnation, Ok(own_report));
+        known.told.entry(own.to_owned()).or_default().learn((own, &incarnation), Ok(own_report));
         match maps {
             Ok(Ok(maps)) => known.maps = maps,
-            Ok(Err(error)) => tracing::debug!(%error, "the maps of stores were not read"),
-            Err(_) => {}
+            Ok(Err(error)) => known.maps.missed(error.message()),
+            Err(_) => {
+                let limit = self.consul_patience.as_millis();
+                known.maps.missed(&format!("Consul has not answered within {limit} ms"));
+            }
         }
         for (id, told) in &mut known.told {
             if id != own && !snapshot.nodes.get(id).is_some_and(|node| node.is_live) {

@@ -45,9 +45,9 @@ pub enum Level {
 /// All that is not well, the worst first.
 pub fn problems(overview: &Overview) -> Vec<Problem> {
     let mut found = of_cluster(overview);
-    found.extend(overview.nodes.iter().flat_map(of_node));
+    found.extend(overview.nodes.iter().flat_map(|node| of_node(node, overview)));
     found.extend(of_map(overview));
-    found.extend(overview.stores.iter().flat_map(of_store));
+    found.extend(overview.stores.iter().flat_map(|store| of_store(store, &overview.nodes)));
     found.extend(of_endpoints(overview));
     ordered::sort_by(&mut found, |one, other| one.level.cmp(&other.level));
     found
@@ -63,6 +63,15 @@ fn warning(problem: &'static str, of: &str, text: String, cure: String) -> Probl
 
 fn note(problem: &'static str, of: &str, text: String, cure: String) -> Problem {
     Problem { level: Level::Note, ..error(problem, of, text, cure) }
+}
+
+/// A name as a word of a shell's command.
+pub fn shell_word(name: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "_.:@%+=,/-".contains(c);
+    match !name.is_empty() && name.chars().all(is_plain) {
+        true => name.to_owned(),
+        false => format!("'{}'", name.replace('\'', r"'\''")),
+    }
 }
 
 /// Up to [`NAMED`] of a list, and the number of the rest.
@@ -100,6 +109,18 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         let cure = "give its token key:read, service:read and node:read".to_owned();
         found.push(error("hidden_by_acl", "", text, cure));
     }
+    for why in &overview.unread_stores {
+        let text = format!("what the stores' shards need is not known: {why}");
+        let cure = "give the token key:read below the shards' prefix; if a map is named, another release or \
+                    another program has written it";
+        found.push(error("stores_unknown", "", text, cure.to_owned()));
+    }
+    for why in &overview.unread_map {
+        let text = format!("the shard map in Consul cannot be read: {why}");
+        let cure = "delete the key that ends in `epoch`: a node that runs writes both keys again, and keeps what \
+                    is there under a name of its own";
+        found.push(error("map_unreadable", "", text, cure.to_owned()));
+    }
     if !overview.frozen.is_empty() {
         let frozen = listed(overview.frozen.iter());
         let text = format!("the shard map is frozen: {frozen} vanished at once");
@@ -118,8 +139,9 @@ fn may_lead(node: &NodeOverview) -> bool {
     node.state != NodeState::Down && node.mode == Mode::Active
 }
 
-fn of_node(node: &NodeOverview) -> Vec<Problem> {
+fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
     let id = node.id.as_str();
+    let word = shell_word(id);
     let mut found = Vec::new();
     match node.state {
         NodeState::Down => {
@@ -128,7 +150,7 @@ fn of_node(node: &NodeOverview) -> Vec<Problem> {
                 0 => format!("{id} is down"),
                 _ => format!("{id} has been down for {seconds} s"),
             };
-            let cure = format!("start it, or `consul-ha forget {id}`");
+            let cure = format!("start it, or `consul-ha forget {word}`");
             found.push(error("node_down", id, text, cure));
         }
         NodeState::Unavailable => {
@@ -167,20 +189,40 @@ fn of_node(node: &NodeOverview) -> Vec<Problem> {
         Mode::Active => {}
         Mode::Maintenance => {
             let text = format!("{id} is in maintenance: no requests are routed to it");
-            let cure = "make it active when the work is done".to_owned();
+            let cure = format!("`consul-ha maintenance {word} --off` when the work is done");
             found.push(note("node_maintenance", id, text, cure));
         }
         Mode::Draining => {
-            let left = node.primaries + node.replicas;
-            let text = match left {
-                0 => format!("{id} is drained: it has no shards"),
-                left => format!("{id} is draining: {left} shards are left"),
-            };
-            let cure = "stop it when it has no shards, or make it active".to_owned();
-            found.push(note("node_draining", id, text, cure));
+            found.push(draining(node, !overview.unread_stores.is_empty()));
         }
     }
     found
+}
+
+fn draining(node: &NodeOverview, hides_stores: bool) -> Problem {
+    let id = node.id.as_str();
+    let off = format!("`consul-ha drain {} --off`", shell_word(id));
+    let (text, cure) = match (node.primaries + node.replicas, node.store_replicas) {
+        (0, 0) if hides_stores => (
+            format!(
+                "{id} has no shards of the map; whether it has replicas of stores is not known"
+            ),
+            format!("do not stop it before that is known; {off} makes it active"),
+        ),
+        (0, 0) => (
+            format!("{id} is drained: it has no shards"),
+            format!("stop it; or {off} makes it active"),
+        ),
+        (shards, 0) => (
+            format!("{id} is draining: {shards} shards are left"),
+            format!("stop it when it has no shards; or {off} makes it active"),
+        ),
+        (shards, replicas) => (
+            format!("{id} is draining: {shards} shards and {replicas} replicas of stores are left"),
+            format!("stop it when it has none; or {off} makes it active"),
+        ),
+    };
+    note("node_draining", id, text, cure)
 }
 
 fn of_map(overview: &Overview) -> Vec<Problem> {
@@ -209,14 +251,32 @@ fn of_map(overview: &Overview) -> Vec<Problem> {
     vec![error("shards_without_node", "", text, cure.to_owned())]
 }
 
-fn of_store(store: &StoreOverview) -> Vec<Problem> {
+/// What to do about nodes whose replicas are missing.
+fn bring_back<'a>(missing: impl Iterator<Item = &'a String>, nodes: &[NodeOverview]) -> String {
+    let (mut down, mut gone, mut empty) = (Vec::new(), Vec::new(), Vec::new());
+    for id in ordered::set(missing) {
+        match nodes.iter().find(|node| node.id == *id) {
+            None => gone.push(id),
+            Some(node) if node.state == NodeState::Down => down.push(id),
+            Some(_) => empty.push(id),
+        }
+    }
+    let named = |ids: &[&String]| listed(ids.iter());
+    let cures = [
+        (!down.is_empty()).then(|| format!("start {}", named(&down))),
+        (!gone.is_empty())
+            .then(|| format!("start {} with its data again: no member", named(&gone))),
+        (!empty.is_empty()).then(|| format!("{} lives without its replica", named(&empty))),
+    ];
+    cures.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+fn of_store(store: &StoreOverview, nodes: &[NodeOverview]) -> Vec<Problem> {
     let name = store.name.as_str();
     let (lost, fewer): (Vec<_>, Vec<_>) =
         store.at_risk.iter().partition(|shard| shard.left < shard.needed);
-    let nodes = |shards: &[&ShardAtRisk]| {
-        let missing = shards.iter().flat_map(|shard| &shard.missing);
-        listed(ordered::set(missing).into_iter())
-    };
+    let bring_back =
+        |shards: &[&ShardAtRisk]| bring_back(shards.iter().flat_map(|shard| &shard.missing), nodes);
     let mut found = Vec::new();
     if !lost.is_empty() {
         let shards = listed_shards(lost.iter().map(|shard| shard.shard));
@@ -225,16 +285,16 @@ fn of_store(store: &StoreOverview) -> Vec<Problem> {
              acknowledged writes"
         );
         let cure = format!(
-            "start {}; if they are lost for good, `consul-ha accept-loss {name} SHARD` for each",
-            nodes(&lost)
+            "{}; what is lost for good: `consul-ha accept-loss {} SHARD` for each shard",
+            bring_back(&lost),
+            shell_word(name)
         );
         found.push(error("shard_at_risk", name, text, cure));
     }
     if !fewer.is_empty() {
         let shards = listed_shards(fewer.iter().map(|shard| shard.shard));
         let text = format!("store {name}: replicas of {shards} are missing");
-        let cure =
-            format!("start {}; after replace_after_s others get new replicas", nodes(&fewer));
+        let cure = format!("{}; after replace_after_s others get new replicas", bring_back(&fewer));
         found.push(warning("replicas_missing", name, text, cure));
     }
     if store.unrecovered > 0 {
@@ -282,6 +342,7 @@ mod tests {
             replicas: 1,
             moving_in: 0,
             moving_out: 0,
+            store_replicas: 0,
             check_output: String::new(),
             silent: None,
         }
@@ -331,6 +392,8 @@ mod tests {
             stores: vec![store],
             endpoints: vec![endpoint],
             events: Vec::new(),
+            unread_stores: Vec::new(),
+            unread_map: Vec::new(),
             problems: Vec::new(),
         }
     }
@@ -343,7 +406,7 @@ mod tests {
     fn each_problem_is_found_alone_and_has_a_cure() {
         assert_eq!(problems(&well()), []);
         type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-        let cases: [Case; 15] = [
+        let cases: [Case; 19] = [
             (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
             (|it| it.leader = None, "no_leader", Level::Error, "has no leader"),
             (
@@ -384,6 +447,40 @@ mod tests {
                 "2 shards are left",
             ),
             (
+                |it| {
+                    let node = &mut it.nodes[1];
+                    (node.mode, node.primaries, node.replicas) = (Mode::Draining, 0, 0);
+                    node.store_replicas = 8;
+                },
+                "node_draining",
+                Level::Note,
+                "0 shards and 8 replicas of stores are left",
+            ),
+            (
+                |it| it.unread_stores = vec!["no answer".to_owned()],
+                "stores_unknown",
+                Level::Error,
+                "is not known: no answer",
+            ),
+            (
+                |it| it.unread_map = vec!["ha/shards/map: no map".to_owned()],
+                "map_unreadable",
+                Level::Error,
+                "cannot be read: ha/shards/map: no map",
+            ),
+            (
+                |it| {
+                    it.nodes.push(node("n3"));
+                    it.stores[0].at_risk = vec![ShardAtRisk {
+                        missing: ["n2", "n3", "n4"].map(str::to_owned).into(),
+                        ..at_risk(3, 1)
+                    }];
+                },
+                "shard_at_risk",
+                Level::Error,
+                "too few replicas of shard 3",
+            ),
+            (
                 |it| it.nodes[1].mode = Mode::Maintenance,
                 "node_maintenance",
                 Level::Note,
@@ -416,6 +513,38 @@ mod tests {
             assert_eq!((problem.problem, problem.level), (name, level));
             assert!(problem.text.contains(text) && !problem.cure.is_empty(), "{problem:?}");
         }
+    }
+
+    #[test]
+    fn a_cure_says_what_there_is_to_start() {
+        let mut overview = well();
+        overview.nodes[1].state = NodeState::Down;
+        let missing: Vec<String> = ["n1", "n2", "n4"].map(str::to_owned).into();
+        assert_eq!(
+            bring_back(missing.iter(), &overview.nodes),
+            "start n2; start n4 with its data again: no member; n1 lives without its replica"
+        );
+    }
+
+    #[test]
+    fn the_name_of_a_node_runs_no_command_of_a_cure_that_is_pasted() {
+        assert_eq!(shell_word("n-1.a:b"), "n-1.a:b");
+        let mut overview = well();
+        overview.nodes[0].id = "x'$(touch f)".to_owned();
+        overview.nodes[0].state = NodeState::Down;
+        let found = problems(&overview);
+        let cure = r"start it, or `consul-ha forget 'x'\''$(touch f)'`";
+        assert!(found.iter().any(|it| it.cure == cure), "{found:?}");
+    }
+
+    #[test]
+    fn a_drained_node_may_not_be_stopped_while_the_stores_are_unknown() {
+        let mut overview = well();
+        overview.unread_stores = vec!["no answer".to_owned()];
+        let node = &mut overview.nodes[1];
+        (node.mode, node.primaries, node.replicas) = (Mode::Draining, 0, 0);
+        let found = problems(&overview);
+        assert!(found[1].cure.starts_with("do not stop it"), "{found:?}");
     }
 
     #[test]

@@ -4,10 +4,12 @@ use super::document::StoreMap;
 use super::{accepted_key, is_live, map_key, read_map, said};
 use crate::cluster::keys::Update;
 use crate::cluster::replication::map::{NodeId, Place};
+use crate::cluster::rights::{Right, lacking};
 use crate::cluster::{Cluster, Unchanged};
 use crate::error::{Error, Kind};
 use crate::wire::api::kv;
 use crate::wire::request::Args;
+use crate::wire::response::Answer;
 use crate::wire::value::Value;
 use crate::wire::value::shape::unknown;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +19,7 @@ pub(super) async fn maps(cluster: &Cluster) -> Result<BTreeMap<String, StoreMap>
     let prefix = map_key(cluster.options(), "");
     let args = Args::new().arg(prefix.as_str()).opt("consistent", true);
     let listed = cluster.client().call(&kv::LIST, &args).await?;
+    check_whole(cluster, &listed, &prefix).await?;
     let mut maps = BTreeMap::new();
     for entry in listed.value.items() {
         let key = entry.get("Key").and_then(Value::as_str);
@@ -31,13 +34,53 @@ pub(super) async fn maps(cluster: &Cluster) -> Result<BTreeMap<String, StoreMap>
     Ok(maps)
 }
 
+/// Refuses a list of the stores' maps from which ACLs hide some. Consul before 1.11 does not tell that.
+pub(super) async fn check_whole(
+    cluster: &Cluster,
+    listed: &Answer,
+    prefix: &str,
+) -> Result<(), Error> {
+    let refused =
+        |why: String| Err(Error::new(Kind::PermissionDenied, why).with_maybe_applied(false));
+    if listed.meta.filtered_by_acl == Some(true) {
+        return refused(format!(
+            "ACLs hide maps of stores: the token lacks key:read on {prefix:?}"
+        ));
+    }
+    let meta = &listed.meta;
+    let tells = match meta.default_acl_policy {
+        Some("allow") => true,
+        Some(_) => meta.has_token,
+        None => false,
+    };
+    if tells || !listed.value.items().is_empty() {
+        return Ok(());
+    }
+    let lacking = lacking(cluster.client(), vec![Right::read("key", prefix)]).await?;
+    match lacking.first() {
+        Some(right) => refused(format!("ACLs may hide maps of stores: the token lacks {right}")),
+        None => Ok(()),
+    }
+}
+
 /// How many shards of each store name a node, as a holder or as the target of a change.
 ///
 /// # Errors
-/// Those of the call; [`Kind::Unsupported`] for a map of another release.
+/// Those of the call; [`Kind::PermissionDenied`] if ACLs hide some; [`Kind::Unsupported`] for a map of another
+/// release.
 pub async fn held(cluster: &Cluster, node: &str) -> Result<BTreeMap<String, usize>, Error> {
     let count = |map: &StoreMap| map.map.shards.iter().filter(|entry| entry.names(node)).count();
     Ok(maps(cluster).await?.iter().map(|(store, map)| (store.clone(), count(map))).collect())
+}
+
+/// The stores of which a node has or gets replicas, each with the number of nodes that it needs.
+///
+/// # Errors
+/// As [`held`].
+pub async fn needed_nodes(cluster: &Cluster, node: &str) -> Result<BTreeMap<String, usize>, Error> {
+    let mut maps = maps(cluster).await?;
+    maps.retain(|_, map| map.map.shards.iter().any(|entry| entry.names(node)));
+    Ok(maps.into_iter().map(|(store, map)| (store, map.shared.replicas)).collect())
 }
 
 /// The nodes with the replicas that are missing of a shard, if the store's map has the version `at`; `None`: it

@@ -1,17 +1,18 @@
 //! The stores of a cluster for operators: from their maps in Consul, and from what the nodes tell.
 
 use super::document::StoreMap;
+use super::outside::check_whole;
 use super::{Store, map_key};
 use crate::cluster::Cluster;
 use crate::cluster::replication::map::{ChangeKind, Entry, NodeId, Quorums, Slot};
 use crate::cluster::report::Told;
 use crate::error::Error;
-use crate::ordered;
 use crate::wire::api::kv;
 use crate::wire::request::Args;
 use crate::wire::value::Value;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// A replicated store.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -126,25 +127,61 @@ fn done(
     Some((taken as f64 / all as f64).min(0.99))
 }
 
-/// The maps of all stores of a cluster, by name. One that cannot be read is left out.
+/// How long the maps that were read last count when they cannot be read again.
+const USUAL_AGE: Duration = Duration::from_secs(10);
+
+/// The maps of all stores of a cluster.
 #[derive(Default)]
-pub(in crate::cluster) struct StoreMaps(BTreeMap<String, StoreMap>);
+pub(in crate::cluster) struct StoreMaps {
+    maps: BTreeMap<String, StoreMap>,
+    /// Why some or all of them are not known.
+    unread: Vec<String>,
+    read: Option<Instant>,
+}
 
 impl StoreMaps {
     /// Reads them; any server may answer.
     ///
     /// # Errors
-    /// Those of the call.
+    /// Those of the call; [`Kind::PermissionDenied`] if ACLs hide some.
     pub async fn read(cluster: &Cluster) -> Result<Self, Error> {
         let prefix = map_key(cluster.options(), "");
         let args = Args::new().arg(prefix.as_str()).opt("stale", true);
         let answer = cluster.client().call(&kv::LIST, &args).await?;
-        let map = |entry: &Value| {
-            let name = entry.get("Key").and_then(Value::as_str)?.strip_prefix(&prefix)?;
-            let Some(Value::Bytes(bytes)) = entry.get("Value") else { return None };
-            Some((name.to_owned(), StoreMap::decode(bytes).ok()?))
-        };
-        Ok(StoreMaps(ordered::map(answer.value.items().iter().filter_map(map))))
+        check_whole(cluster, &answer, &prefix).await?;
+        let mut read = StoreMaps { read: Some(Instant::now()), ..StoreMaps::default() };
+        for entry in answer.value.items() {
+            let Some(key) = entry.get("Key").and_then(Value::as_str) else { continue };
+            let Some(name) = key.strip_prefix(&prefix) else { continue };
+            let bytes = match entry.get("Value") {
+                Some(Value::Bytes(bytes)) => bytes.as_slice(),
+                _ => &[],
+            };
+            match StoreMap::decode(bytes) {
+                Ok(map) => _ = read.maps.insert(name.to_owned(), map),
+                Err(error) => read.unread.push(error.context(key).message().to_owned()),
+            }
+        }
+        Ok(read)
+    }
+
+    /// Notes that they could not be read this time.
+    pub fn missed(&mut self, why: &str) {
+        tracing::debug!(why, "the maps of stores were not read");
+        if self.read.is_none_or(|at| at.elapsed() > USUAL_AGE) {
+            self.unread = vec![why.to_owned()];
+        }
+    }
+
+    /// Why some or all of them are not known; empty: all are.
+    pub fn unread(&self) -> &[String] {
+        &self.unread
+    }
+
+    /// How many replicas name a node, as a holder or as the target of a change.
+    pub fn held(&self, node: &str) -> usize {
+        let held = |map: &StoreMap| map.map.shards.iter().filter(|it| it.names(node)).count();
+        self.maps.values().map(held).sum()
     }
 
     /// The stores.
@@ -153,7 +190,7 @@ impl StoreMaps {
         is_live: impl Fn(&str) -> bool,
         told: &BTreeMap<String, Told>,
     ) -> Vec<StoreOverview> {
-        self.0.iter().map(|(name, map)| store_overview(name, map, &is_live, told)).collect()
+        self.maps.iter().map(|(name, map)| store_overview(name, map, &is_live, told)).collect()
     }
 }
 
