@@ -1,11 +1,18 @@
 //! The verbs that change something, and their effect on the cluster.
 
 use crate::permissions;
+use crate::support::proxy::{Network, Proxy};
 use crate::system::System;
+use std::thread;
+use std::time::Duration;
+
+/// How long Consul is lost for a wait.
+const LOSS: Duration = Duration::from_secs(3);
 
 pub fn run(system: &System) {
     refusals(system);
     drain(system);
+    obstacles(system);
     maintenance(system);
     hand_over(system);
     leave(system);
@@ -47,6 +54,25 @@ fn drain(system: &System) {
     system.wait_for("n3 has shards", || system.node("n3")["replicas"].as_u64() > Some(0));
 }
 
+/// A drain that cannot end, and modes that do not end each other.
+fn obstacles(system: &System) {
+    system.run(&["drain", "n2"]).ok();
+    system
+        .run(&["drain", "n3", "--wait"])
+        .refused(1, &["store points needs 2 nodes", "1 would be left"]);
+    system.run(&["maintenance", "n2"]).refused(1, &["n2 drains: `consul-ha drain n2 --off`"]);
+    system
+        .run(&["maintenance", "n2", "--off"])
+        .refused(1, &["n2 drains: `consul-ha drain n2 --off`"]);
+    system.run(&["drain", "n2", "--off"]).ok();
+    let mut before = 0;
+    system.wait_for("the map stays", || {
+        thread::sleep(Duration::from_millis(500));
+        let last = std::mem::replace(&mut before, epoch(system));
+        last == before
+    });
+}
+
 fn maintenance(system: &System) {
     let table = system.follow(&["nodes", "--watch", "1"]);
     table.wait_for(&["n2 ", "active", "live"]);
@@ -56,6 +82,7 @@ fn maintenance(system: &System) {
     assert_eq!(system.node("n2")["mode"], "maintenance");
     table.wait_for(&["n2 ", "maintenance"]);
     json.wait_for(&["\"mode\":\"maintenance\""]);
+    system.run(&["drain", "n2", "--off"]).refused(1, &["`consul-ha maintenance n2 --off`"]);
     system.run(&["maintenance", "n2", "--off"]).ok();
     assert_eq!(system.node("n2")["mode"], "active");
 }
@@ -94,7 +121,24 @@ fn hand_over(system: &System) {
 fn leave(system: &System) {
     let dry = system.run(&["leave", "n3", "--dry-run"]).ok();
     assert_eq!(dry, "would be done: n3 hands over its shards and stops\n");
-    let json = system.run(&["leave", "n3", "--wait", "--limit", "60", "--json"]).json();
+    // A short loss of Consul during the wait does not end it.
+    let proxy = Proxy::new(system.address());
+    let json = thread::scope(|scope| {
+        let leaves = scope.spawn(|| {
+            let leave = ["leave", "n3", "--wait", "--limit", "60", "--json", "--http-addr"];
+            system.run(&[&leave[..], &[&proxy.address]].concat())
+        });
+        system.wait_for("n3 drains", || {
+            let node = system.node("n3");
+            node["mode"] == "draining" || node.is_null()
+        });
+        proxy.set(Network::Refuse);
+        thread::sleep(LOSS);
+        proxy.set(Network::Good);
+        let run = leaves.join().unwrap();
+        assert!(run.err.contains(&proxy.address), "it was told: {run:?}");
+        run.json()
+    });
     assert_eq!(json["node"], "n3");
     assert!(system.node("n3").is_null());
     system.wait_for("n3 stops", || !system.is_running("n3"));
@@ -143,6 +187,11 @@ fn frozen_and_forgotten(system: &System) {
     let epoch = epoch(system).to_string();
     system.run(&["thaw", "--expect-epoch", &epoch]).ok();
     assert_eq!(system.run(&["nodes", "--json"]).json()["frozen"].as_array().unwrap().len(), 0);
-    assert_eq!(system.run(&["forget", "n3"]).ok(), "n3 is not a member any more\n");
+    let forgotten = system.run(&["forget", "n3"]);
+    assert!(
+        forgotten.err.contains("`consul services deregister -id=ha-nodes-n3`"),
+        "{forgotten:?}"
+    );
+    assert_eq!(forgotten.ok(), "n3 is not a member any more\n");
     assert!(system.node("n3").is_null());
 }

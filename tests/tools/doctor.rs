@@ -24,6 +24,8 @@ pub fn run(system: &System) {
     healthy(system);
     left_over(system);
     rights(system);
+    unseen_sessions(system);
+    live_locks(system);
     nodes(system);
 }
 
@@ -78,6 +80,33 @@ fn rights(system: &System) {
     assert!(!out.contains("key:write"), "{out}");
     let (status, out) = texts(&with("write", "write"));
     assert!(status == 0, "{out}");
+}
+
+/// A token that cannot see sessions finds none, and says so.
+fn unseen_sessions(system: &System) {
+    let token = system.token(
+        r#"key_prefix "ha/" { policy = "write" } service_prefix "" { policy = "write" }
+        node_prefix "" { policy = "read" }"#,
+    );
+    let out = system.run_as(&token, &["doctor", "--as", "operator"]).out;
+    assert!(out.contains("not examined: sessions"), "{out}");
+    assert!(out.contains("lacks session:read on "), "{out}");
+    // What it may not read is a finding, and the rest is examined.
+    let token = system.token(r#"key_prefix "ha/nodes/" { policy = "read" }"#);
+    let out = system.run_as(&token, &["doctor"]).out;
+    assert!(out.contains("permission: ") && out.contains("right: the token lacks "), "{out}");
+}
+
+/// The lock of another program, whose key begins as the leader's does.
+fn live_locks(system: &System) {
+    let session = system.call(&session::CREATE, Args::new());
+    let id = session.as_str().or_else(|| session.get("ID").and_then(Value::as_str)).unwrap();
+    let acquire = Args::new().arg("ha/leader-of-jobs").arg(b"x".to_vec()).opt("acquire", id);
+    system.call(&kv::PUT, acquire);
+    let found = findings(&system.run(&["doctor", "--json"]));
+    assert_eq!(found, ["foreign_key"]);
+    system.call(&session::DESTROY, Args::new().arg(id));
+    system.call(&kv::DELETE, Args::new().arg("ha/leader-of-jobs"));
 }
 
 /// A node whose clock is 5 s ahead, and one that does not answer.

@@ -2,11 +2,16 @@
 
 use crate::program::{PRINTED, Run};
 use crate::system::System;
+use consul_ffi::wire::api::kv;
+use consul_ffi::wire::request::Args;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 pub fn run(system: &System) {
+    hostile_record(system);
+    unread_stores(system);
+    junk_map(system);
     let before = system.traces();
     nodes(system);
     shards(system);
@@ -21,6 +26,7 @@ pub fn run(system: &System) {
     serve(system);
     completion();
     unreachable();
+    bad_lines(system);
     assert_eq!(system.traces(), before, "the program is not a member");
 }
 
@@ -75,6 +81,61 @@ fn locks(system: &System) {
     assert_eq!(system.run(&["locks", "user/"]).ok(), "no locks\n");
 }
 
+/// What a record says is shown in one line, and no cure runs a command of it.
+fn hostile_record(system: &System) {
+    let record = r#"{"id":"x$(touch f)","address":"a\u001b]0;t\u0007:1\nFORGED","zone":"z\u001b[2J\nFORGED\u202e",
+        "weight":0,"started_ms":1,"incarnation":"none"}"#;
+    system.put("ha/nodes/x$(touch f)", record);
+    for verb in ["nodes", "why", "shards"] {
+        for run in [system.run(&[verb]), system.run(&[verb, "--json"])] {
+            let acts = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+            assert!(!run.out.contains(acts) && !run.out.contains("\nFORGED"), "{verb}: {run:?}");
+        }
+    }
+    let nodes = system.run(&["nodes"]).ok();
+    assert!(nodes.contains(r"z\u{1b}[2J\nFORGED\u{202e}"), "{nodes}");
+    let why = system.run(&["why"]).out;
+    assert!(why.contains("`consul-ha forget 'x$(touch f)'`"), "{why}");
+    system.run(&["forget", "x$(touch f)"]).ok();
+}
+
+/// Stores of which the maps cannot be read are not well.
+fn unread_stores(system: &System) {
+    let token = system.token(
+        r#"key_prefix "ha/" { policy = "read" } key_prefix "ha/shards/maps/" { policy = "deny" }
+        service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#,
+    );
+    let why = system.run_as(&token, &["why", "--json"]);
+    assert!(why.status == 1 && why.out.contains("\"problem\":\"stores_unknown\""), "{why:?}");
+    assert!(why.out.contains("key:read"), "{why:?}");
+    system.put("ha/shards/maps/junk", "{}");
+    let why = system.run(&["why"]);
+    assert!(why.status == 1 && why.out.contains("ha/shards/maps/junk"), "{why:?}");
+    system.run(&["drain", "n3", "--wait"]).refused(1, &["ha/shards/maps/junk"]);
+    system.call(&kv::DELETE, Args::new().arg("ha/shards/maps/junk"));
+}
+
+/// A shard map that cannot be read hides nothing else, and its cure works.
+fn junk_map(system: &System) {
+    system.put("ha/shards/map", "junk");
+    for verb in ["nodes", "leader"] {
+        system.run(&[verb]).ok();
+    }
+    for verb in ["why", "doctor"] {
+        let run = system.run(&[verb, "--json"]);
+        assert!(run.status == 1 && run.out.contains("\"map_unreadable\""), "{run:?}");
+        assert!(run.out.contains("ha/shards/map"), "{run:?}");
+    }
+    system.run(&["shards"]).refused(1, &["ha/shards/map"]);
+    system.call(&kv::DELETE, Args::new().arg("ha/shards/epoch"));
+    system.wait_for("the map is back", || system.run(&["shards"]).status == 0);
+    system.wait_for("all is well", || system.run(&["why"]).status == 0);
+    let kept = |key: &String| key.starts_with("ha/shards/map.");
+    for key in system.traces()[0].iter().filter(|key| kept(key)) {
+        system.call(&kv::DELETE, Args::new().arg(key.as_str()));
+    }
+}
+
 /// The page's server shows the whole cluster, and nobody needs a key of it.
 fn serve(system: &System) {
     let mut server = system.serve();
@@ -105,6 +166,23 @@ fn completion() {
         let script = Run::of(&["completion", shell], &[]).ok();
         assert!(script.contains(part) && script.contains("hand-over"), "{shell}");
     }
+}
+
+/// Command lines that are refused.
+fn bad_lines(system: &System) {
+    let longest = u64::MAX.to_string();
+    for verb in
+        [&["drain", "n1", "--wait"][..], &["leave", "n1"], &["hand-over"], &["why", "--wait"]]
+    {
+        system.run(&[verb, &["--limit", &longest]].concat()).refused(2, &["604800"]);
+    }
+    system.run(&["serve", "--host", "a b:c"]).refused(2, &["without a port"]);
+    let usage = system.run(&["--json", "drain"]);
+    assert!(usage.out.starts_with("{\"error\":{\"kind\":\"usage\""), "{usage:?}");
+    let elsewhere = system.run(&["nodes", "--nodes-prefix", "other/nodes"]).ok();
+    assert_eq!(elsewhere, "no nodes below other/nodes/\n", "the flag goes before the environment");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    system.run_into(full, &["why"]).refused(1, &["the output cannot be written"]);
 }
 
 fn unreachable() {

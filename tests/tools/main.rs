@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blind;
 mod changes;
 mod doctor;
 mod looks;
@@ -46,6 +47,9 @@ fn trials() -> Trials {
         let name = "the_recipes_of_servers_print_what_the_page_shows";
         trials.add_unless(is_missing, name, recipes::of_servers);
     }
+    let is_missing = consul::is_missing("1.8", "what ACLs hide");
+    let name = "a_token_that_sees_no_instances_removes_no_live_node_on_1.8";
+    trials.add_unless(is_missing, name, blind::removes_no_live_node);
     trials.add("the_doctor_finds_a_429", doctor::finds_a_429);
     let is_missing = consul::is_missing("1.21", "raft_multiplier");
     trials.add_unless(is_missing, "the_doctor_finds_raft_multiplier_5", doctor::finds_slow_raft);

@@ -107,7 +107,14 @@ impl Drop for Following {
 
 impl Run {
     pub fn of(arguments: &[&str], environment: &[(&str, &str)]) -> Run {
-        let output = program(arguments, environment).output().unwrap();
+        Run::into(Stdio::piped(), arguments, environment)
+    }
+
+    /// With this as its standard output.
+    pub fn into(out: Stdio, arguments: &[&str], environment: &[(&str, &str)]) -> Run {
+        let mut program = program(arguments, environment);
+        let process = program.stdout(out).stderr(Stdio::piped()).spawn().unwrap();
+        let output = process.wait_with_output().unwrap();
         let run = Run {
             out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),

@@ -47,7 +47,7 @@ pub struct System {
 }
 
 /// A client with this token.
-fn client(address: &str, token: &str) -> Arc<Client> {
+pub fn client(address: &str, token: &str) -> Arc<Client> {
     let given = [("endpoint", address), ("token", token)];
     let given = given.map(|(name, text)| (name.to_owned(), text.into()));
     let config = Config::new(&given, |_| None).expect("good options");
@@ -172,6 +172,11 @@ impl System {
         Following::start(arguments, &self.environment(&self.consul.token))
     }
 
+    /// Runs the program with this as its standard output.
+    pub fn run_into(&self, out: std::fs::File, arguments: &[&str]) -> Run {
+        Run::into(out.into(), arguments, &self.environment(&self.consul.token))
+    }
+
     /// Starts `serve`.
     pub fn serve(&self) -> Server {
         Server::start(&self.environment(&self.consul.token))
@@ -188,13 +193,12 @@ impl System {
 
     /// A token with these rules.
     pub fn token(&self, rules: &str) -> String {
-        let name = format!("policy-{:016x}", fastrand::u64(..));
-        let policy = object(&[("Name", name.as_str().into()), ("Rules", rules.into())]);
-        self.call(&acl::POLICY_CREATE, Args::new().arg(policy));
-        let policies = Value::List(vec![object(&[("Name", name.as_str().into())])]);
-        let token = object(&[("Policies", policies)]);
-        let token = self.call(&acl::TOKEN_CREATE, Args::new().arg(token));
-        token.get("SecretID").and_then(Value::as_str).expect("a secret").to_owned()
+        self.runtime.block_on(token(&self.client, rules))
+    }
+
+    /// The address of Consul.
+    pub fn address(&self) -> &str {
+        &self.consul.address
     }
 
     pub fn call(&self, endpoint: &'static consul_ffi::wire::table::Endpoint, args: Args) -> Value {
@@ -248,6 +252,17 @@ impl System {
             assert!(!printed.contains(secret), "{secret}");
         }
     }
+}
+
+/// Makes a token with these rules.
+pub async fn token(client: &Client, rules: &str) -> String {
+    let name = format!("policy-{:016x}", fastrand::u64(..));
+    let policy = object(&[("Name", name.as_str().into()), ("Rules", rules.into())]);
+    client.call(&acl::POLICY_CREATE, &Args::new().arg(policy)).await.expect("a policy");
+    let policies = Value::List(vec![object(&[("Name", name.as_str().into())])]);
+    let token = object(&[("Policies", policies)]);
+    let token = client.call(&acl::TOKEN_CREATE, &Args::new().arg(token)).await.expect("a token");
+    token.value.get("SecretID").and_then(Value::as_str).expect("a secret").to_owned()
 }
 
 fn remote(plane: &Arc<DataPlane>, store: &str) -> Remote {

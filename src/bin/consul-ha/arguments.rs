@@ -12,6 +12,9 @@ Exit statuses:
   4  a wait has reached its time limit
   5  the token lacks a right: the output names it";
 
+/// The longest wait, in seconds: a week.
+const LONGEST_WAIT: u64 = 7 * 86_400;
+
 /// Shows a cluster of consul_ffi and changes it, from outside: it is not a member, and has no key, check or
 /// session in Consul.
 #[derive(Parser)]
@@ -68,8 +71,8 @@ pub struct Keys {
     /// The key of the leader's lock.
     #[arg(long, global = true, value_name = "KEY")]
     pub leader_key: Option<String>,
-    /// The prefix of the nodes' keys; by default the others are next to it.
-    #[arg(long, global = true, value_name = "PREFIX", conflicts_with = "prefix")]
+    /// The prefix of the nodes' keys; by default the others are next to it. It goes before a prefix.
+    #[arg(long, global = true, value_name = "PREFIX")]
     pub nodes_prefix: Option<String>,
     /// The prefix of the shard maps' keys.
     #[arg(long, global = true, value_name = "PREFIX")]
@@ -166,7 +169,8 @@ pub struct Why {
     #[arg(long, conflicts_with = "watch")]
     pub wait: bool,
     /// The time limit of the wait, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "wait")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "wait",
+        value_parser = clap::value_parser!(u64).range(..=LONGEST_WAIT))]
     pub limit: u64,
 }
 
@@ -228,7 +232,8 @@ pub struct Drain {
     #[arg(long)]
     pub wait: bool,
     /// The time limit of the wait, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "wait")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "wait",
+        value_parser = clap::value_parser!(u64).range(..=LONGEST_WAIT))]
     pub limit: u64,
     /// End the drain: the node gets shards again.
     #[arg(long, conflicts_with = "wait")]
@@ -251,7 +256,8 @@ pub struct HandOver {
     #[command(flatten)]
     pub change: Change,
     /// How long to wait for the new leader, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(..=LONGEST_WAIT))]
     pub limit: u64,
 }
 
@@ -263,7 +269,8 @@ pub struct Leave {
     #[arg(long)]
     pub wait: bool,
     /// The time limit of the wait, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300,
+        value_parser = clap::value_parser!(u64).range(..=LONGEST_WAIT))]
     pub limit: u64,
 }
 
@@ -280,7 +287,7 @@ pub struct Serve {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
     pub listen: String,
     /// A further name by which browsers reach it, without a port; may be repeated.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = host_name)]
     pub host: Vec<String>,
 }
 
@@ -323,4 +330,13 @@ pub struct AcceptLoss {
     /// Refuse unless the store's map still has this version, which `shards` prints.
     #[arg(long, value_name = "N")]
     pub expect_epoch: Option<u64>,
+}
+
+/// A name in requests, which has no port.
+fn host_name(name: &str) -> Result<String, String> {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    match !name.is_empty() && name.chars().all(is_of_name) {
+        true => Ok(name.to_owned()),
+        false => Err("it must be a name such as status.example, without a port".to_owned()),
+    }
 }

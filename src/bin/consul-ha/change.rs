@@ -5,7 +5,9 @@ use super::connection::{Session, check_node};
 use super::failure::Failure;
 use super::output::{Output, counted, say};
 use super::progress::Progress;
+use consul_ffi::cluster::overview::shell_word;
 use consul_ffi::cluster::{Cluster, Forgotten, Mode, Snapshot, Unchanged, stores};
+use consul_ffi::error::Error;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,8 +40,18 @@ pub async fn drain(session: &Session, drain: &Drain, output: Output) -> Result<(
     let (cluster, condition) = looked(session, &drain.of.change).await?;
     let snapshot = cluster.snapshot();
     check_node(&snapshot, node)?;
-    if !drain.off {
-        warn_of_obstacles(&snapshot, node, drain.wait)?;
+    match (drain.off, mode_of(&snapshot, node)) {
+        (true, Mode::Maintenance) => {
+            let why = format!("{node} does not drain, it is in maintenance");
+            return Err(ends_otherwise(&why, "maintenance", node));
+        }
+        (true, _) => {}
+        (false, was) => {
+            if was == Mode::Maintenance {
+                say(&format!("consul-ha: {node} is in maintenance, which the drain ends"));
+            }
+            warn_of_obstacles(&cluster, node, drain.wait).await?;
+        }
     }
     set_mode(&cluster, condition.as_ref(), &drain.of, mode).await?;
     let is_dry = drain.of.change.dry_run;
@@ -55,14 +67,53 @@ pub async fn drain(session: &Session, drain: &Drain, output: Output) -> Result<(
     Ok(())
 }
 
+fn mode_of(snapshot: &Snapshot, node: &str) -> Mode {
+    snapshot.nodes.get(node).map_or(Mode::Active, |node| node.record.mode)
+}
+
+/// The refusal to end one mode of a node with the verb of another.
+fn ends_otherwise(why: &str, verb: &str, node: &str) -> Failure {
+    Failure::Refused(format!("{why}: `consul-ha {verb} {} --off` ends that", shell_word(node)))
+}
+
+/// Why no node leads when this one may not; `None`: another one may.
+fn leaderless(snapshot: &Snapshot, node: &str) -> Option<String> {
+    let mut others = snapshot.live().map(|node| &node.record);
+    let may_lead = others.any(|it| it.id != node && it.mode == Mode::Active);
+    let leads = snapshot.leader.as_ref().is_some_and(|leader| leader.node_id == node);
+    (leads && !may_lead)
+        .then(|| format!("no other node may lead: without {node} there is no leader"))
+}
+
+/// The stores whose replicas a node keeps, because too few other nodes may have them.
+async fn kept_stores(cluster: &Cluster, node: &str) -> Vec<String> {
+    let needed = match stores::outside::needed_nodes(cluster, node).await {
+        Ok(needed) => needed,
+        Err(error) => return vec![format!("the maps of the stores cannot be read: {error}")],
+    };
+    let snapshot = cluster.snapshot();
+    let may_have = |id: &str, mode, weight| id != node && mode != Mode::Draining && weight > 0.0;
+    let others = snapshot.live().map(|node| &node.record);
+    let others = others.filter(|it| may_have(&it.id, it.mode, it.weight)).count();
+    let kept = |(store, replicas): (String, usize)| {
+        let needed = counted(replicas, "node");
+        format!(
+            "store {store} needs {needed} for its replicas, {others} would be left: {node} keeps them"
+        )
+    };
+    needed.into_iter().filter(|(_, replicas)| others < *replicas).map(kept).collect()
+}
+
 /// Says why a drain may not end, and refuses to wait for one that cannot.
-fn warn_of_obstacles(snapshot: &Snapshot, node: &str, waits: bool) -> Result<(), Failure> {
+async fn warn_of_obstacles(cluster: &Cluster, node: &str, waits: bool) -> Result<(), Failure> {
+    let snapshot = cluster.snapshot();
     let mut others = snapshot.live().map(|node| &node.record);
     let takes = others.any(|it| it.id != node && it.mode == Mode::Active && it.weight > 0.0);
     let mut obstacles = Vec::new();
     if !takes {
         obstacles.push(format!("no other node is live and active: {node} keeps its shards"));
     }
+    obstacles.extend(kept_stores(cluster, node).await);
     if !snapshot.frozen.is_empty() {
         let lost = snapshot.frozen.join(", ");
         obstacles.push(format!("the shard map is frozen since {lost} vanished: see `thaw`"));
@@ -70,12 +121,23 @@ fn warn_of_obstacles(snapshot: &Snapshot, node: &str, waits: bool) -> Result<(),
     if snapshot.leader.is_none() {
         obstacles.push("there is no leader, which would move shards".to_owned());
     }
-    match obstacles.first() {
-        Some(first) if waits => Err(Failure::Refused(first.clone())),
-        _ => {
-            obstacles.iter().for_each(|it| say(&format!("consul-ha: {it}")));
-            Ok(())
+    obstacles.extend(leaderless(&snapshot, node));
+    if waits && !obstacles.is_empty() {
+        return Err(Failure::Refused(obstacles.join("; ")));
+    }
+    obstacles.iter().for_each(|it| say(&format!("consul-ha: {it}")));
+    Ok(())
+}
+
+/// What a wait reads; nothing while Consul has a short failure, which is said.
+fn during_wait<T, E: Into<Failure>>(read: Result<T, E>) -> Result<Option<T>, Failure> {
+    match read.map_err(Into::into) {
+        Ok(read) => Ok(Some(read)),
+        Err(Failure::Call(error)) if error.is_transient() => {
+            say(&format!("consul-ha: {error}"));
+            Ok(None)
         }
+        Err(failure) => Err(failure),
     }
 }
 
@@ -101,17 +163,13 @@ async fn wait_until_empty(
     let end = Instant::now() + Duration::from_secs(limit);
     let mut progress = Progress::new(&format!("shards of {node}"), output.json);
     loop {
-        let left = match left(session, node).await {
-            Ok(0) => return Ok(()),
-            Ok(left) => {
+        let left = match during_wait(left(session, node).await)? {
+            Some(0) => return Ok(()),
+            Some(left) => {
                 progress.tell(left);
                 counted(left, "shard")
             }
-            Err(Failure::Call(error)) if error.is_transient() => {
-                say(&format!("consul-ha: {error}"));
-                "shards".to_owned()
-            }
-            Err(failure) => return Err(failure),
+            None => "shards".to_owned(),
         };
         if Instant::now() >= end {
             let why = format!("{node} still has {left} after {limit} s, and drains");
@@ -128,6 +186,9 @@ async fn left(session: &Session, node: &str) -> Result<usize, Failure> {
     if snapshot.nodes.get(node).is_some_and(|it| it.record.mode == Mode::Active) {
         return Err(Failure::Refused(format!("{node} is active again")));
     }
+    if let Some(why) = snapshot.unreadable.first() {
+        return Err(Failure::Refused(format!("it is not known what {node} has: {why}")));
+    }
     let of_map = snapshot.map.as_ref().map_or(0, |map| map.shards_of(node).len());
     let of_stores = stores::outside::held(&cluster, node).await?;
     Ok(of_map + of_stores.values().sum::<usize>())
@@ -142,7 +203,14 @@ pub async fn maintenance(
     let Maintenance { of, off } = maintenance;
     let mode = if *off { Mode::Active } else { Mode::Maintenance };
     let (cluster, condition) = looked(session, &of.change).await?;
-    check_node(&cluster.snapshot(), &of.node)?;
+    let snapshot = cluster.snapshot();
+    check_node(&snapshot, &of.node)?;
+    if mode_of(&snapshot, &of.node) == Mode::Draining {
+        return Err(ends_otherwise(&format!("{} drains", of.node), "drain", &of.node));
+    }
+    if let Some(why) = leaderless(&snapshot, &of.node).filter(|_| !off) {
+        say(&format!("consul-ha: {why}"));
+    }
     set_mode(&cluster, condition.as_ref(), of, mode).await?;
     let state = if *off { "gets requests again" } else { "is in maintenance" };
     let json = json!({ "node": of.node, "mode": mode.name() });
@@ -180,11 +248,11 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
     let end = Instant::now() + Duration::from_secs(given.limit);
     let next = loop {
         tokio::time::sleep(SHORT_PAUSE).await;
-        let snapshot = session.look().await?.snapshot();
-        match &snapshot.leader {
-            Some(now) if now.session_id != leader.session_id => break now.node_id.clone(),
+        let now = during_wait(session.look().await)?.and_then(|it| it.snapshot().leader.clone());
+        match now {
+            Some(now) if now.session_id != leader.session_id => break now.node_id,
             _ if Instant::now() < end => {}
-            _ => return Err(not_taken(&cluster, from, given.limit).await?),
+            _ => return Err(not_taken(&cluster, from, given.limit).await),
         }
     };
     if to.is_some_and(|to| to != next) {
@@ -196,12 +264,15 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
 }
 
 /// Takes a request back that a node has not taken.
-async fn not_taken(cluster: &Cluster, node: &str, limit: u64) -> Result<Failure, Failure> {
-    cluster.withdraw_request(node).await?;
-    let why = format!(
-        "{node} has not acted within {limit} s: its release does not know the request, or it cannot write its key"
-    );
-    Ok(Failure::Limit(why))
+async fn not_taken(cluster: &Cluster, node: &str, limit: u64) -> Failure {
+    let withdrawn = match cluster.withdraw_request(node).await {
+        Ok(()) => "the request is withdrawn".to_owned(),
+        Err(error) => format!("the request may still take effect, it was not withdrawn: {error}"),
+    };
+    Failure::Limit(format!(
+        "{node} has not acted within {limit} s: it hangs, it cannot write its key, or its release does not know \
+         the request; {withdrawn}"
+    ))
 }
 
 /// `leave`
@@ -211,19 +282,23 @@ pub async fn leave(session: &Session, given: &Leave, output: Output) -> Result<(
     let snapshot = cluster.snapshot();
     check_node(&snapshot, node)?;
     if !snapshot.nodes.get(node).is_some_and(|node| node.is_live) {
-        return Err(Failure::Refused(format!("{node} is down: `consul-ha forget {node}`")));
+        return Err(Failure::Refused(format!(
+            "{node} is down: `consul-ha forget {}`",
+            shell_word(node)
+        )));
     }
-    warn_of_obstacles(&snapshot, node, true)?;
+    warn_of_obstacles(&cluster, node, true).await?;
     let json = json!({ "node": node });
     if given.of.change.dry_run {
         output.done(&format!("{node} hands over its shards and stops"), json, true);
         return Ok(());
     }
     cluster.ask_leave(condition.as_ref(), node).await?;
-    let taken = Instant::now() + Duration::from_secs(given.limit.min(TAKEN_WITHIN));
-    while is_waiting(session, node).await? {
+    let within = given.limit.min(TAKEN_WITHIN);
+    let taken = Instant::now() + Duration::from_secs(within);
+    while during_wait(is_waiting(session, node).await)?.unwrap_or(true) {
         if Instant::now() >= taken {
-            return Err(not_taken(&cluster, node, TAKEN_WITHIN).await?);
+            return Err(not_taken(&cluster, node, within).await);
         }
         tokio::time::sleep(SHORT_PAUSE).await;
     }
@@ -237,7 +312,7 @@ pub async fn leave(session: &Session, given: &Leave, output: Output) -> Result<(
 }
 
 /// Whether a node has yet to take a request.
-async fn is_waiting(session: &Session, node: &str) -> Result<bool, Failure> {
+async fn is_waiting(session: &Session, node: &str) -> Result<bool, Error> {
     let snapshot = session.look().await?.snapshot();
     Ok(snapshot.nodes.get(node).is_some_and(|node| node.record.request.is_some()))
 }
@@ -247,15 +322,24 @@ async fn wait_until_gone(session: &Session, given: &Leave, output: Output) -> Re
     let end = Instant::now() + Duration::from_secs(limit);
     let mut progress = Progress::new(&format!("shards of {node}"), output.json);
     loop {
-        if !session.look().await?.snapshot().nodes.contains_key(node) {
-            return Ok(());
+        match during_wait(left_of_member(session, node).await)? {
+            Some(None) => return Ok(()),
+            Some(Some(left)) => progress.tell(left),
+            None => {}
         }
-        progress.tell(left(session, node).await?);
         if Instant::now() >= end {
             return Err(Failure::Limit(format!("{node} has not left after {limit} s, and drains")));
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// How many shards a node has that drains; `None`: it is not a member any more.
+async fn left_of_member(session: &Session, node: &str) -> Result<Option<usize>, Failure> {
+    if !session.look().await?.snapshot().nodes.contains_key(node) {
+        return Ok(None);
+    }
+    left(session, node).await.map(Some)
 }
 
 /// `thaw`
@@ -279,15 +363,28 @@ pub async fn forget(session: &Session, of: &OfNode, output: Output) -> Result<()
     let (cluster, condition) = looked(session, &of.change).await?;
     let snapshot = cluster.snapshot();
     check_node(&snapshot, node)?;
-    let live = || Failure::Refused(format!("{node} is live: stop it, or `consul-ha leave {node}`"));
+    let live = || {
+        let word = shell_word(node);
+        Failure::Refused(format!("{node} is live: stop it, or `consul-ha leave {word}`"))
+    };
     if snapshot.nodes.get(node).is_some_and(|node| node.is_live) {
         return Err(live());
     }
     let is_dry = of.change.dry_run;
-    if !is_dry && cluster.forget(condition.as_ref(), node).await? == Forgotten::Live {
-        return Err(live());
+    let mut services = Vec::new();
+    if !is_dry {
+        match cluster.forget(condition.as_ref(), node).await? {
+            Forgotten::Live => return Err(live()),
+            Forgotten::Removed(left) => services = left,
+        }
     }
-    output.done(&format!("{node} is not a member any more"), json!({ "node": node }), is_dry);
+    for (service, agent) in &services {
+        let command = format!("consul services deregister -id={}", shell_word(service));
+        say(&format!("consul-ha: {service} is still registered: `{command}` at the agent {agent}"));
+    }
+    let ids: Vec<&String> = services.iter().map(|(service, _)| service).collect();
+    let json = json!({ "node": node, "registered_services": ids });
+    output.done(&format!("{node} is not a member any more"), json, is_dry);
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use consul_ffi::wire::value::Value;
 use consul_ffi::wire::value::shape::unknown;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The name by which nodes see this program when it calls them.
 const NAME: &str = "consul-ha";
@@ -29,6 +30,8 @@ pub struct Session {
     /// For blocking queries.
     waiting: Arc<Client>,
     pub options: Options,
+    /// The time limit of a call to Consul.
+    patience: Duration,
 }
 
 /// The cluster as it is now, with what its nodes tell.
@@ -54,7 +57,8 @@ impl Session {
         let (options, _) = of_cluster(&of_keys(&line.keys)?)?;
         let options = Options { wall_clock: WallClock::machine(), ..options };
         let (client, waiting) = (Arc::new(connect(&config)?), Arc::new(connect(&config)?));
-        Ok(Session { client, waiting, options })
+        let patience = Duration::from_millis(line.consul.timeout_ms.into());
+        Ok(Session { client, waiting, options, patience })
     }
 
     /// An observer of the cluster, which has not read anything yet.
@@ -66,7 +70,7 @@ impl Session {
     /// What observes a cluster, with calls to its nodes.
     pub fn overviews(&self, cluster: &Arc<Cluster>) -> Result<Arc<Overviews>, Error> {
         let plane = DataPlane::new(Arc::clone(cluster), |_| ())?;
-        Ok(Overviews::new(Arc::clone(cluster), Some(plane)))
+        Ok(Overviews::patient(Arc::clone(cluster), Some(plane), self.patience))
     }
 
     /// The cluster as it is now.
@@ -122,10 +126,15 @@ fn secrets(file: &str) -> Result<Value, Failure> {
 
 fn of_keys(keys: &Keys) -> Result<Vec<(String, Value)>, Failure> {
     let text = |text: &Option<String>| text.as_deref().map(Value::from);
-    let nodes = match &keys.prefix {
-        Some(prefix) if prefix.trim_matches('/').is_empty() => Some("nodes/".into()),
-        Some(prefix) => Some(format!("{}/nodes/", prefix.trim_end_matches('/')).into()),
-        None => text(&keys.nodes_prefix),
+    let below = |prefix: &str| match prefix.trim_matches('/').is_empty() {
+        true => Value::from("nodes/"),
+        false => format!("{}/nodes/", prefix.trim_end_matches('/')).into(),
+    };
+    let nodes = match (&keys.nodes_prefix, &keys.prefix) {
+        (Some(prefix), _) => Some(prefix.as_str().into()),
+        // An empty variable of the environment is none.
+        (None, Some(prefix)) if !prefix.is_empty() => Some(below(prefix)),
+        (None, _) => None,
     };
     let files = [
         ("cert_file", text(&keys.data_cert)),

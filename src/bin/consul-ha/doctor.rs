@@ -3,11 +3,12 @@
 use super::arguments::{Doctor, Role};
 use super::connection::{Session, View};
 use super::failure::Failure;
-use super::output::{Shown, table};
+use super::output::{Shown, line, table};
 use consul_ffi::cluster::Options;
 use consul_ffi::cluster::overview::Level;
+use consul_ffi::cluster::rights::{Right, lacking};
 use consul_ffi::error::{Error, Kind};
-use consul_ffi::wire::api::{acl, agent, catalog, kv, session};
+use consul_ffi::wire::api::{agent, catalog, kv, session};
 use consul_ffi::wire::request::Args;
 use consul_ffi::wire::value::Value;
 use serde::Serialize;
@@ -45,6 +46,8 @@ struct Facts {
     http_max_conns_per_client: Option<u64>,
     raft_heartbeat: Option<String>,
     latency: Option<Latency>,
+    /// What could not be looked at, and why.
+    not_examined: Vec<String>,
 }
 
 /// The time of consistent reads, in milliseconds.
@@ -61,10 +64,6 @@ pub async fn doctor(session: &Session, given: &Doctor) -> Result<Shown, Failure>
     let (mut facts, mut found) = (Facts::default(), Vec::new());
     match examine(session, given.role, &mut facts, &mut found).await {
         Err(error) if error.kind() == Kind::RateLimited => found.push(rate_limited(&error)),
-        Err(error) if error.kind() == Kind::PermissionDenied => {
-            let cure = "add the right to a policy of the token";
-            found.push(finding("permission", error.message().to_owned(), cure));
-        }
         examined => examined?,
     }
     found.sort_by(|a, b| a.finding.cmp(&b.finding));
@@ -83,16 +82,32 @@ async fn examine(
     facts: &mut Facts,
     found: &mut Vec<Finding>,
 ) -> Result<(), Error> {
-    facts.latency = Some(latency(session).await?);
-    agent_of(session, facts, found).await?;
-    found.extend(rights(session, role, facts.agent.as_deref()).await?);
-    let view = session.view().await?;
+    facts.latency = permitted(latency(session).await, found)?;
+    let examined = agent_of(session, facts, found).await;
+    permitted(examined, found)?;
+    let lacking = permitted(rights(session, role, facts.agent.as_deref()).await, found)?;
+    found.extend(lacking.into_iter().flatten());
+    let Some(view) = permitted(session.view().await, found)? else { return Ok(()) };
     let worse = view.overview.problems.iter().filter(|it| it.level != Level::Note);
     found.extend(worse.map(|it| finding(it.problem, it.text.clone(), &it.cure)));
-    found.extend(foreign_keys(session, &view).await?);
-    found.extend(left_over_services(session, &view).await?);
-    found.extend(left_over_sessions(session, &view).await?);
+    let foreign = permitted(foreign_keys(session, &view).await, found)?;
+    let services = permitted(left_over_services(session, &view).await, found)?;
+    let sessions = permitted(left_over_sessions(session, &view, facts).await, found)?;
+    found.extend([foreign, services, sessions].into_iter().flatten().flatten());
     Ok(())
+}
+
+/// What was examined; without the right to examine it, that is a finding, and the rest is examined.
+fn permitted<T>(examined: Result<T, Error>, found: &mut Vec<Finding>) -> Result<Option<T>, Error> {
+    match examined {
+        Ok(examined) => Ok(Some(examined)),
+        Err(error) if error.kind() == Kind::PermissionDenied => {
+            let cure = "add the right to a policy of the token";
+            found.push(finding("permission", error.message().to_owned(), cure));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn latency(session: &Session) -> Result<Latency, Error> {
@@ -133,6 +148,11 @@ async fn agent_of(
     facts.kv_max_value_size = debug("KVMaxValueSize").and_then(Value::as_u64);
     facts.txn_max_req_len = debug("TxnMaxReqLen").and_then(Value::as_u64);
     facts.http_max_conns_per_client = debug("HTTPMaxConnsPerClient").and_then(Value::as_u64);
+    if config("Server") == Some(&Value::Bool(false)) {
+        let why = "raft_multiplier: this agent is a client; --http-addr a server's agent to know";
+        facts.not_examined.push(why.to_owned());
+        return Ok(());
+    }
     facts.raft_heartbeat = text(debug("ConsulRaftHeartbeatTimeout"));
     let heartbeat = facts.raft_heartbeat.as_deref().and_then(seconds);
     if let Some(heartbeat) = heartbeat.filter(|it| *it > LONGEST_HEARTBEAT.as_secs_f64()) {
@@ -162,23 +182,8 @@ async fn rights(session: &Session, role: Role, agent: Option<&str>) -> Result<Ve
         None => agents(session).await?,
     };
     let needed = needed(&session.options, role, agents);
-    let request = |(resource, access, segment): &(&str, &str, String)| {
-        let members = [("Resource", *resource), ("Access", access), ("Segment", segment)];
-        Value::Map(members.map(|(name, text)| (name.to_owned(), text.into())).into())
-    };
-    let args = Args::new().arg(Value::List(needed.iter().map(request).collect()));
-    let answer = match session.client.call(&acl::AUTHORIZE, &args).await {
-        Ok(answer) => answer.value,
-        Err(error) if error.kind() == Kind::Unsupported => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let is_allowed = |value: &Value| matches!(value.get("Allow"), Some(Value::Bool(true)));
-    let lacking = needed.iter().zip(answer.items()).filter(|(_, allowed)| !is_allowed(allowed));
-    let lacking = lacking.map(|((resource, access, segment), _)| {
-        let text = format!(
-            "the token lacks {resource}:{access} on {segment:?}, which {} needs",
-            role.noun()
-        );
+    let lacking = lacking(&session.client, needed).await?.into_iter().map(|right| {
+        let text = format!("the token lacks {right}, which {} needs", role.noun());
         finding("right", text, "add the right to a policy of the token")
     });
     Ok(lacking.collect())
@@ -192,31 +197,28 @@ async fn agents(session: &Session) -> Result<BTreeSet<String>, Error> {
     Ok(instances.items().iter().filter_map(agent).collect())
 }
 
-/// Resource, access and name of each right.
-fn needed(
-    options: &Options,
-    role: Role,
-    agents: BTreeSet<String>,
-) -> Vec<(&'static str, &'static str, String)> {
-    let (leader, nodes) = (options.leader_key.clone(), options.nodes_prefix.clone());
-    let (shards, config) = (options.shards_prefix.clone(), options.config_key.clone());
+/// The rights of this role. The names of agents are not known without the right to read them.
+fn needed(options: &Options, role: Role, agents: BTreeSet<String>) -> Vec<Right> {
+    let Options { leader_key, nodes_prefix, shards_prefix, config_key, .. } = options;
     let service = options.service();
     let mut needed = vec![
-        ("key", "read", leader.clone()),
-        ("key", "read", nodes.clone()),
-        ("key", "read", shards.clone()),
-        ("service", "read", service.clone()),
+        Right::read("key", leader_key),
+        Right::read("key", nodes_prefix),
+        Right::read("key", shards_prefix),
+        Right::read("service", &service),
     ];
+    let any = (agents.is_empty()).then(String::new);
+    needed.extend(agents.iter().chain(&any).map(|agent| Right::read("node", agent)));
     if role != Role::Observer {
-        needed.extend([("key", "write", nodes), ("key", "write", shards)]);
+        needed.extend([nodes_prefix, shards_prefix].map(|prefix| Right::write("key", prefix)));
+    }
+    if role == Role::Operator {
+        needed.extend(agents.iter().chain(&any).map(|agent| Right::read("session", agent)));
     }
     if role == Role::Node {
-        needed.extend([
-            ("key", "write", leader),
-            ("key", "write", config),
-            ("service", "write", service),
-        ]);
-        needed.extend(agents.into_iter().map(|agent| ("session", "write", agent)));
+        needed.extend([leader_key, config_key].map(|key| Right::write("key", key)));
+        needed.push(Right::write("service", &service));
+        needed.extend(agents.iter().map(|agent| Right::write("session", agent)));
     }
     needed
 }
@@ -277,8 +279,22 @@ async fn left_over_services(session: &Session, view: &View) -> Result<Option<Fin
 
 /// Sessions that hold a key of the cluster, or are for its leadership, and belong to no live node. Those of
 /// nodes, also of contenders for the leadership, end with the check of their node.
-async fn left_over_sessions(session: &Session, view: &View) -> Result<Option<Finding>, Error> {
-    let sessions = session.client.call(&session::LIST, &Args::new()).await?.value;
+async fn left_over_sessions(
+    session: &Session,
+    view: &View,
+    facts: &mut Facts,
+) -> Result<Option<Finding>, Error> {
+    let answer = session.client.call(&session::LIST, &Args::new()).await?;
+    let hidden = match answer.meta.filtered_by_acl {
+        Some(true) => true,
+        // The sessions of agents whose names begin otherwise may be hidden.
+        _ => !lacking(&session.client, vec![Right::read("session", "")]).await?.is_empty(),
+    };
+    if hidden {
+        let why = "sessions: the token lacks session:read on all agents";
+        facts.not_examined.push(why.to_owned());
+    }
+    let sessions = answer.value;
     let snapshot = view.cluster.snapshot();
     let leader = snapshot.leader.as_ref().map(|leader| leader.session_id.as_str());
     let name = format!("lock {}", session.options.leader_key);
@@ -308,7 +324,10 @@ async fn left_over_sessions(session: &Session, view: &View) -> Result<Option<Fin
 async fn holders(session: &Session) -> Result<BTreeSet<String>, Error> {
     let Options { nodes_prefix, shards_prefix, leader_key, .. } = &session.options;
     let mut holders = BTreeSet::new();
-    for prefix in [nodes_prefix, shards_prefix, leader_key] {
+    let args = Args::new().arg(leader_key.as_str()).opt("consistent", true);
+    let leader = session.client.call(&kv::GET, &args).await?.meta.entry;
+    holders.extend(leader.and_then(|entry| entry.session));
+    for prefix in [nodes_prefix, shards_prefix] {
         let args = Args::new().arg(prefix.as_str()).opt("consistent", true);
         let entries = session.client.call(&kv::LIST, &args).await?.value;
         let holder = |it: &Value| it.get("Session").and_then(Value::as_str).map(str::to_owned);
@@ -347,7 +366,10 @@ fn shown(facts: &Facts, found: &[Finding]) -> Shown {
     let mut text = table(&["FACT", "VALUE"], &[], rows);
     text.push_str("\n\n");
     for Finding { finding, text: what, cure } in found {
-        text.push_str(&format!("{finding}: {what}\n    {cure}\n"));
+        text.push_str(&format!("{finding}: {}\n    {}\n", line(what), line(cure)));
+    }
+    for what in &facts.not_examined {
+        text.push_str(&format!("not examined: {}\n", line(what)));
     }
     if found.is_empty() {
         text.push_str("nothing is wrong");

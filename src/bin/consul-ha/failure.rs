@@ -26,7 +26,7 @@ impl Failure {
             Failure::Call(error) => match error.kind() {
                 Kind::Argument | Kind::Config => 2,
                 Kind::Connect | Kind::Timeout | Kind::Tls => 3,
-                Kind::NoLeader | Kind::RateLimited | Kind::Decode => 3,
+                Kind::NoLeader | Kind::RateLimited => 3,
                 Kind::PermissionDenied | Kind::AclNotFound => 5,
                 _ => 1,
             },

@@ -3,7 +3,7 @@
 use super::arguments::{Events, Serve};
 use super::connection::{Session, View};
 use super::failure::Failure;
-use super::output::{Output, Shown, print, say};
+use super::output::{Output, Shown, line, print, print_json, say};
 use consul_ffi::cluster::overview::{EventOverview, Level};
 use consul_ffi::status::{Nodes, StatusServer};
 use serde_json::json;
@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// The events of which it is remembered that they were printed: more than all nodes tell at a time.
+const MAX_SEEN: usize = 65_536;
+
 /// `why`
 pub async fn why(session: &Session) -> Result<Shown, Failure> {
     let View { overview, .. } = session.view().await?;
@@ -23,8 +26,9 @@ pub async fn why(session: &Session) -> Result<Shown, Failure> {
         Level::Warning => "warning",
         Level::Note => "note",
     };
-    let lines =
-        problems.iter().map(|it| format!("{}: {}\n    {}", level(it.level), it.text, it.cure));
+    let lines = problems
+        .iter()
+        .map(|it| format!("{}: {}\n    {}", level(it.level), line(&it.text), line(&it.cure)));
     let text = match problems.is_empty() {
         true => "all is well".to_owned(),
         false => lines.collect::<Vec<_>>().join("\n"),
@@ -92,10 +96,18 @@ fn tell(events: &[EventOverview], seen: &mut BTreeSet<(u64, String, u64)>, outpu
         if !seen.insert((it.at_ms, it.node_id.clone(), it.seq)) {
             continue;
         }
+        if seen.len() > MAX_SEEN {
+            seen.pop_first();
+        }
         if output.json {
-            print(&json!(it).to_string());
+            print_json(&json!(it));
         } else {
-            print(&format!("{}  {}  {} {}", utc(it.at_ms), it.node_id, it.event, it.detail));
+            let detail = match (it.event.as_str(), it.detail.as_str()) {
+                ("leader_changed", "") => "none",
+                (_, detail) => detail,
+            };
+            let text = format!("{}  {}  {} {detail}", utc(it.at_ms), it.node_id, it.event);
+            print(line(&text).trim_end());
         }
     }
 }

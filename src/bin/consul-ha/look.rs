@@ -3,7 +3,7 @@
 use super::arguments::{Shards, Which};
 use super::connection::{Session, View, check_node};
 use super::failure::Failure;
-use super::output::{Shown, ago, counted, table};
+use super::output::{Shown, ago, counted, line, table};
 use consul_ffi::client::coordination::lock::LOCK_FLAGS;
 use consul_ffi::client::coordination::semaphore::SEMAPHORE_FLAGS;
 use consul_ffi::cluster::Snapshot;
@@ -19,13 +19,15 @@ use serde_json::json;
 pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
     let View { overview, .. } = session.view().await?;
     let leader = overview.leader.as_ref().map(|leader| leader.node_id.as_str());
+    let has_stores = !overview.stores.is_empty();
     let row = |node: &NodeOverview| {
         let state = match node.state {
             NodeState::Live => "live",
             NodeState::Unavailable => "unavailable",
             NodeState::Down => "down",
         };
-        vec![
+        let stores = has_stores.then(|| node.store_replicas.to_string());
+        let cells = [
             node.id.clone(),
             node.address.clone(),
             node.zone.clone(),
@@ -36,9 +38,10 @@ pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
             node.replicas.to_string(),
             format!("{}/{}", node.moving_in, node.moving_out),
             node.map_lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string()),
-        ]
+        ];
+        cells.into_iter().chain(stores).collect()
     };
-    let header = [
+    let mut header = vec![
         "NODE",
         "ADDRESS",
         "ZONE",
@@ -50,11 +53,14 @@ pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
         "IN/OUT",
         "LAG",
     ];
-    let mut text = table(&header, &[6, 7, 8, 9], overview.nodes.iter().map(row));
+    if has_stores {
+        header.push("STORES");
+    }
+    let mut text = table(&header, &[6, 7, 8, 9, 10], overview.nodes.iter().map(row));
     if overview.nodes.is_empty() {
         text = format!("no nodes below {}", session.options.nodes_prefix);
     } else if !overview.frozen.is_empty() {
-        text.push_str(&format!("\nfrozen: {} vanished", overview.frozen.join(", ")));
+        text.push_str(&format!("\nfrozen: {} vanished", line(&overview.frozen.join(", "))));
     }
     let json = json!({
         "nodes": overview.nodes, "leader": leader, "frozen": overview.frozen,
@@ -67,7 +73,9 @@ pub async fn shards(session: &Session, given: &Shards) -> Result<Shown, Failure>
     let View { cluster, overview, .. } = session.view().await?;
     let snapshot = cluster.snapshot();
     let Some(map) = snapshot.map.as_deref() else {
-        return Err(Failure::Refused("the cluster has no shard map".to_owned()));
+        let why =
+            snapshot.unreadable.first().map_or("the cluster has no shard map", String::as_str);
+        return Err(Failure::Refused(why.to_owned()));
     };
     if let Some(key) = &given.key {
         return Ok(shard_of_key(&snapshot, map, key.as_bytes()));
@@ -151,8 +159,8 @@ fn shard_of_key(snapshot: &Snapshot, map: &ShardMap, key: &[u8]) -> Shown {
     let text = format!(
         "shard {shard} of {}\nrequests go to {}\nreplicas: {}",
         map.shard_count(),
-        node.unwrap_or("no node"),
-        replicas.join(", ")
+        line(node.unwrap_or("no node")),
+        line(&replicas.join(", "))
     );
     let mut json = placement(map, shard);
     json["requests_go_to"] = node.into();
@@ -174,7 +182,7 @@ pub async fn leader(session: &Session) -> Result<Shown, Failure> {
         ago(leader.elected_at_ms),
         leader.token
     );
-    Ok(Shown::well(text, json!({ "leader": leader })))
+    Ok(Shown::well(line(&text), json!({ "leader": leader })))
 }
 
 /// A lock or a contender of a semaphore, without its value.

@@ -26,7 +26,13 @@ use output::Output;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let line = CommandLine::parse();
+    let line = CommandLine::try_parse().unwrap_or_else(|error| {
+        // To print the help is not a failure.
+        if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+            output::print_json(&output::failed("usage", &error.to_string()));
+        }
+        error.exit()
+    });
     let output = Output { json: line.json };
     if let Verb::Completion { shell } = line.verb {
         let mut script = Vec::new();
