@@ -60,6 +60,8 @@ pub struct Overview {
     pub map: Option<Arc<MapOverview>>,
     /// The replicated stores by name.
     pub stores: Vec<StoreOverview>,
+    /// The stores without a map, and what the first one waits for.
+    pub waiting: BTreeMap<String, String>,
     /// The endpoints of Consul, as each process finds them.
     pub endpoints: Vec<EndpointOverview>,
     /// The last events of all nodes, the newest at the end.
@@ -248,6 +250,7 @@ impl Overview {
             nodes: nodes(&snapshot, known, cluster.now()),
             map,
             stores: known.maps.overviews(is_live, &known.told),
+            waiting: known.maps.waiting(),
             endpoints: known.told.values().flat_map(Told::endpoints).cloned().collect(),
             events: events(&known.told),
             unread_stores: known.maps.unread().to_vec(),

@@ -1,13 +1,14 @@
 //! A storage of replicated shards in memory that counts its scans, and that can be made to fail.
 
 use bytes::Bytes;
-use consul_ffi::clock::BoxFuture;
+use consul_ffi::clock::{BoxFuture, Clock as _, ManualClock};
 use consul_ffi::cluster::replication::record::{Range, Record, Version};
 use consul_ffi::cluster::replication::storage::{Memory, Storage};
 use consul_ffi::error::{Error, Kind};
 use futures_util::FutureExt as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 #[derive(Default)]
 pub struct Disk {
@@ -17,6 +18,8 @@ pub struct Disk {
     pub scanned: AtomicUsize,
     /// Whether it stores nothing.
     pub is_full: AtomicBool,
+    /// How long it takes to read what was kept, by which clock.
+    pub slow: Mutex<Option<(ManualClock, Duration)>>,
 }
 
 impl Disk {
@@ -79,6 +82,13 @@ impl Storage for Disk {
     }
 
     fn kept(&self, name: &str) -> BoxFuture<'_, Result<Option<Bytes>, Error>> {
-        self.memory.kept(name)
+        let slow = self.slow.lock().expect("no panic elsewhere").clone();
+        let kept = self.memory.kept(name);
+        Box::pin(async move {
+            if let Some((clock, time)) = slow {
+                clock.sleep(time).await;
+            }
+            kept.await
+        })
     }
 }

@@ -48,6 +48,7 @@ pub fn problems(overview: &Overview) -> Vec<Problem> {
     found.extend(overview.nodes.iter().flat_map(|node| of_node(node, overview)));
     found.extend(of_map(overview));
     found.extend(overview.stores.iter().flat_map(|store| of_store(store, &overview.nodes)));
+    found.extend(overview.waiting.iter().map(of_waiting));
     found.extend(of_endpoints(overview));
     ordered::sort_by(&mut found, |one, other| one.level.cmp(&other.level));
     found
@@ -302,10 +303,20 @@ fn of_store(store: &StoreOverview, nodes: &[NodeOverview]) -> Vec<Problem> {
         let text = format!(
             "store {name}: Consul went back; the leader has yet to ask who has {count} of its shards"
         );
-        let cure = "start the nodes that are down: all of them are asked".to_owned();
+        let cure = "start the nodes that are down: all of them are asked; if one is lost for good, `consul-ha \
+                    accept-loss SHARD` for each shard of its"
+            .to_owned();
         found.push(error("store_unrecovered", name, text, cure));
     }
     found
+}
+
+fn of_waiting((store, why): (&String, &String)) -> Problem {
+    let text = format!("store {store} has no map yet: the first one waits: {why}");
+    let cure = "wait, or start the nodes that are missing; one whose storage cannot be opened says why in its log: \
+                mend that, or stop it"
+        .to_owned();
+    warning("store_waits", store, text, cure)
 }
 
 fn of_endpoints(overview: &Overview) -> Vec<Problem> {
@@ -390,6 +401,7 @@ mod tests {
             nodes: vec![node("n1"), node("n2")],
             map: Some(Arc::new(map)),
             stores: vec![store],
+            waiting: std::collections::BTreeMap::new(),
             endpoints: vec![endpoint],
             events: Vec::new(),
             unread_stores: Vec::new(),
@@ -406,7 +418,7 @@ mod tests {
     fn each_problem_is_found_alone_and_has_a_cure() {
         assert_eq!(problems(&well()), []);
         type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-        let cases: [Case; 19] = [
+        let cases: [Case; 21] = [
             (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
             (|it| it.leader = None, "no_leader", Level::Error, "has no leader"),
             (
@@ -497,6 +509,18 @@ mod tests {
                 "replicas_missing",
                 Level::Warning,
                 "replicas of shard 3 are missing",
+            ),
+            (
+                |it| it.stores[0].unrecovered = 2,
+                "store_unrecovered",
+                Level::Error,
+                "has yet to ask who has 2 of its shards",
+            ),
+            (
+                |it| _ = it.waiting.insert("points".to_owned(), "n4 has said nothing".to_owned()),
+                "store_waits",
+                Level::Warning,
+                "store points has no map yet: the first one waits: n4 has said nothing",
             ),
             (
                 |it| it.endpoints[0].state = EndpointState::Benched,

@@ -8,13 +8,28 @@ use crate::error::{Error, Kind};
 use crate::ordered;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 /// The version of the formats.
 pub(super) const FORMAT: u32 = 1;
 
+/// The random id of a store, given with its first map: two stores of one name are distinguished by it, and so
+/// are their disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct StoreId(pub u64);
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// The map of a store, as its key has it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct StoreMap {
+    /// Which store it is; `None`: a release before ids has written it.
+    pub id: Option<StoreId>,
     /// What all nodes must agree on.
     pub shared: Shared,
     /// The entries of the shards.
@@ -60,6 +75,8 @@ type ChangeDocument = (usize, u8, usize, u64, Vec<usize>);
 #[derive(Serialize, Deserialize)]
 struct Document {
     format: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<StoreId>,
     shared: Shared,
     version: u64,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -104,6 +121,7 @@ impl StoreMap {
         };
         let document = Document {
             format: FORMAT,
+            id: self.id,
             shared: self.shared,
             version: self.map.version,
             down: self.down.clone(),
@@ -134,6 +152,7 @@ impl StoreMap {
             return Err(undecodable("its shards are not those that it says"));
         };
         Ok(StoreMap {
+            id: document.id,
             shared: document.shared,
             map: Map { version: document.version, shards },
             down: document.down,
@@ -211,6 +230,9 @@ impl Document {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct MemberRecord {
     pub format: u32,
+    /// The store whose disk the node has; `None`: a new disk, or one of a release before ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<StoreId>,
     /// The configuration of the store on that node.
     pub shared: Shared,
     /// The start of the node that has written it.
@@ -253,6 +275,30 @@ impl MemberRecord {
     }
 }
 
+/// What a node says before its storage is open: the leader makes no first map without its report, since its
+/// disk may have one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Announcement {
+    pub format: u32,
+    /// The start of the node that has written it.
+    pub incarnation: String,
+}
+
+impl Announcement {
+    /// The document of the key.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads the document.
+    ///
+    /// # Errors
+    /// [`Kind::Decode`] if it is not one, [`Kind::Unsupported`] if it is one of another release.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        read(bytes)
+    }
+}
+
 /// Which disk the records are on, as it is kept on that disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct DiskMark {
@@ -260,6 +306,9 @@ pub(super) struct DiskMark {
     /// The store and the node whose records are on it.
     pub store: String,
     pub node: String,
+    /// Which store of that name it is; `None` before the disk has seen its map.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<StoreId>,
     /// The disk's random id.
     pub disk: Disk,
     /// Its last opening.
@@ -351,6 +400,7 @@ mod tests {
             let shared = Shared { shards, replicas, write_quorum: replicas, read_quorum: replicas };
             let opening = Opening { starts: 1000, id: u64::MAX };
             let map = StoreMap {
+                id: Some(StoreId(u64::MAX)),
                 shared,
                 map,
                 down: members.iter().map(|it| (it.id.clone(), version)).collect(),

@@ -1,6 +1,6 @@
 //! The leader's work for all replicated stores of the cluster: it alone changes their maps.
 
-use super::document::StoreMap;
+use super::document::{StoreId, StoreMap};
 use super::said::{Said, Word, parse};
 use super::{Shared, accepted_key, map_key, members_prefix, read_map, said};
 use crate::client::coordination::{Lease, Operation, delete_unchanged, set, unchanged};
@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 const PLAN_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the leader waits for the word of a live node before it counts it as down.
-const ANSWER_TIME: Duration = Duration::from_secs(15);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(15);
 
 /// The pause before the leader asks again after Consul went back.
 const RECOVER_PAUSE: Duration = Duration::from_secs(2);
@@ -111,20 +111,20 @@ async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach) {
 }
 
 /// The state of the leader's work during one leadership.
-struct Duty<'a> {
-    cluster: &'a Cluster,
+pub(super) struct Duty<'a> {
+    pub(super) cluster: &'a Cluster,
     lease: &'a Lease,
     reach: &'a Reach,
-    begun: Instant,
+    pub(super) begun: Instant,
     /// The Unix milliseconds at that moment.
     begun_ms: u64,
     /// Since when each live node has not given its word to this leader.
-    heard: BTreeMap<(String, NodeId), Instant>,
-    stores: BTreeMap<String, Known>,
+    pub(super) heard: BTreeMap<(String, NodeId), Instant>,
+    pub(super) stores: BTreeMap<String, Known>,
 }
 
 /// What the leader knows of one store.
-struct Known {
+pub(super) struct Known {
     stored: Option<StoreMap>,
     /// The nodes that it names.
     named: BTreeSet<NodeId>,
@@ -138,6 +138,8 @@ struct Known {
     has_written: bool,
     planned_at: Instant,
     asked_at: Option<Instant>,
+    /// What the first map waits for, as it was shown last.
+    pub(super) waits_for: Option<String>,
     /// What led to no change, when nothing was planned.
     idle_with: Option<(Arc<Said>, Arc<Snapshot>)>,
     /// When each change was first seen, or its target last made progress.
@@ -165,6 +167,7 @@ impl Duty<'_> {
                 None => Ok(()),
             };
         }
+        let said = &said.of(known.stored.as_ref().and_then(|stored| stored.id));
         let words = said.members.iter().filter(|(node, _)| live.contains(*node));
         let seen = match known.stored {
             // A node that is down may know a map too.
@@ -173,7 +176,13 @@ impl Duty<'_> {
         };
         if seen.unwrap_or(0) > version {
             // A node with a newer map is about to put it back.
-            return Ok(());
+            if known.stored.is_some() {
+                return Ok(());
+            }
+            let nodes = said.members.iter().filter(|(_, (record, _))| record.seen > 0);
+            let nodes: Vec<&str> = nodes.map(|(node, _)| &**node).collect();
+            let why = format!("{} has the map that Consul has lost", nodes.join(" or "));
+            return self.show_wait(store, why).await;
         }
         let Some(stored) = known.stored.clone() else {
             return self.begin(store, said, &live, &snapshot).await;
@@ -255,6 +264,7 @@ impl Duty<'_> {
             has_written: false,
             planned_at: Instant::default(),
             asked_at: None,
+            waits_for: None,
             idle_with: None,
             progress: BTreeMap::new(),
         });
@@ -268,36 +278,6 @@ impl Duty<'_> {
         Ok(())
     }
 
-    /// Makes the first map when enough nodes are there.
-    async fn begin(
-        &mut self,
-        store: &str,
-        said: &Said,
-        live: &BTreeSet<NodeId>,
-        snapshot: &Snapshot,
-    ) -> Result<(), Error> {
-        let first = live.iter().find_map(|node| said.members.get(node));
-        let Some(shared) = first.map(|(record, _)| record.shared) else { return Ok(()) };
-        let needed = shared.write_quorum.max(shared.read_quorum);
-        let needed = needed.max(self.cluster.options().min_nodes);
-        // The others may be about to start.
-        let is_early = self.cluster.now() < self.begun + ANSWER_TIME;
-        if live.len() < needed || (live.len() < shared.replicas && is_early) {
-            return Ok(());
-        }
-        let (down, unrecovered, openings) = Default::default();
-        let live = said.agreeing(live, shared);
-        let members = self.members(said, &live, snapshot, shared, &down, &BTreeSet::new());
-        let (stuck, accepted) = Default::default();
-        let planner = planner(&members, shared, true, &stuck, &accepted);
-        // Above the versions of an earlier store of this name, which observers may still know.
-        let version = self.cluster.unix_ms();
-        let map = Map::first(shared.shards as usize, version, &planner);
-        let mut map = StoreMap { shared, map, down, unrecovered, openings };
-        map.note_openings(said.records());
-        self.publish(store, map).await
-    }
-
     /// The Unix milliseconds by the clock with which this leadership began: a clock that is set while a node
     /// is down does not change how long it has been down.
     fn unix_ms(&self) -> u64 {
@@ -306,7 +286,7 @@ impl Duty<'_> {
     }
 
     /// The nodes for a plan: without those that are down and have no shards.
-    fn members(
+    pub(super) fn members(
         &self,
         said: &Said,
         live: &BTreeSet<NodeId>,
@@ -356,6 +336,11 @@ impl Duty<'_> {
         now: Instant,
     ) -> Option<StoreMap> {
         let mut next = stored.clone();
+        if next.id.is_none() {
+            // A release before ids has written it.
+            let id = said.records().find_map(|record| record.id);
+            next.id = Some(id.unwrap_or_else(|| StoreId(self.cluster.client().random_u64())));
+        }
         let now_ms = self.unix_ms();
         let shared = stored.shared;
         let live = said.agreeing(live, shared);
@@ -431,7 +416,7 @@ impl Duty<'_> {
         }
     }
 
-    async fn publish(&mut self, store: &str, map: StoreMap) -> Result<(), Error> {
+    pub(super) async fn publish(&mut self, store: &str, map: StoreMap) -> Result<(), Error> {
         let Some(known) = self.stores.get_mut(store) else { return Ok(()) };
         let key = map_key(self.cluster.options(), store);
         let operations = [unchanged(&key, known.index), set(&key, map.encode())];
@@ -499,6 +484,11 @@ impl Duty<'_> {
                 removed.push(delete_unchanged(&key, *index));
             }
         }
+        for (node, (_, index)) in &said.openings {
+            if !snapshot.nodes.contains_key(&**node) {
+                removed.push(delete_unchanged(&format!("{prefix}opening/{node}"), *index));
+            }
+        }
         // A transaction has up to 64 operations.
         removed.truncate(32);
         if removed.is_empty() {
@@ -508,7 +498,7 @@ impl Duty<'_> {
     }
 
     /// Changes keys, unless somebody else has changed one of them.
-    async fn change(&self, operations: Vec<Operation>) -> Result<(), Error> {
+    pub(super) async fn change(&self, operations: Vec<Operation>) -> Result<(), Error> {
         match self.lease.fenced(operations).await {
             Err(error) if error.kind() != Kind::TxnFailed => Err(error),
             _ => Ok(()),
@@ -543,7 +533,7 @@ impl Known {
     }
 }
 
-fn planner<'a>(
+pub(super) fn planner<'a>(
     members: &'a [Member],
     shared: Shared,
     may_plan: bool,

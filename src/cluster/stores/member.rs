@@ -15,13 +15,14 @@ use crate::cluster::replication::storage::Storage;
 use crate::cluster::replication::transfer::{Compared, Transfer};
 use crate::error::{Error, Kind};
 use crate::os;
+use crate::sync::lock;
 use crate::wire::api::kv;
 use crate::wire::request::Args;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -66,9 +67,17 @@ enum Claim {
     Lost,
 }
 
+fn taken() -> Error {
+    let why = "another process has opened the storage";
+    Error::new(Kind::Conflict, why).with_maybe_applied(false)
+}
+
 pub(super) struct Member {
     pub transfer: Transfer,
-    mark: DiskMark,
+    /// What the disk has kept of itself. Its id is set by the first map.
+    mark: Mutex<DiskMark>,
+    /// Whether no other process can have a later copy of the disk.
+    is_new: bool,
     is_confirmed: AtomicBool,
     /// Signals that there is something to report.
     news: Notify,
@@ -101,8 +110,18 @@ impl Member {
                 other.store, other.node
             ));
         }
-        if lost.is_some() && lost != mark.as_ref() {
-            return conflict("another process has opened the storage".to_owned());
+        let opened = mark.as_ref().map(|mark| mark.opening);
+        if lost.is_some_and(|lost| Some(lost.opening) != opened) {
+            return Err(taken());
+        }
+        let id = mark.as_ref().and_then(|mark| mark.id);
+        store.check_disk(id)?;
+        // Reading what was kept of the shards may take long: the others learn before that what this disk knows.
+        if let Some(map) = storage.kept(MAP).await? {
+            let map = StoreMap::decode(&map)?;
+            store.check_disk(map.id)?;
+            store.adopt(map)?;
+            store.restore().await;
         }
         let is_whole = |mark: &&DiskMark| mark.boot.is_none() || mark.boot == this_boot;
         let current = mark.as_ref().filter(|_| lost.is_none()).filter(is_whole);
@@ -120,6 +139,7 @@ impl Member {
             format: FORMAT,
             store: store_name,
             node: node_name,
+            id,
             disk,
             opening,
             before,
@@ -139,18 +159,15 @@ impl Member {
             tracing::warn!(store = name, %disk, "the storage is an old copy, or did not survive; it counts as lost");
         }
         storage.keep(DISK, next.encode().into()).await?;
-        if let Some(map) = storage.kept(MAP).await? {
-            store.adopt(StoreMap::decode(&map)?)?;
-        }
         let transfer = Transfer {
             holder: Arc::new(holder),
             peers: Arc::clone(&store.peers),
             quorums: options.quorums,
             page: PAGE,
         };
-        // Nobody has another copy of a new disk.
-        let is_confirmed = AtomicBool::new(current.is_none());
-        Ok(Arc::new(Member { transfer, mark: next, is_confirmed, news: Notify::new() }))
+        let (is_new, is_confirmed, news) =
+            (current.is_none(), AtomicBool::default(), Notify::new());
+        Ok(Arc::new(Member { transfer, mark: Mutex::new(next), is_new, is_confirmed, news }))
     }
 
     /// Whether the replicas of the disk may be used.
@@ -159,10 +176,10 @@ impl Member {
     }
 
     fn claim(&self, map: Option<&StoreMap>) -> Claim {
-        let own = self.mark.opening;
-        match map.and_then(|map| map.openings.get(&self.mark.disk)) {
-            Some(last) if *last == own => Claim::Ours,
-            Some(last) if !own.follows(&self.mark.before, *last) => Claim::Lost,
+        let mark = lock(&self.mark);
+        match map.and_then(|map| map.openings.get(&mark.disk)) {
+            Some(last) if *last == mark.opening => Claim::Ours,
+            Some(last) if !mark.opening.follows(&mark.before, *last) => Claim::Lost,
             _ => Claim::Open,
         }
     }
@@ -178,11 +195,12 @@ impl Member {
     /// of this one.
     pub async fn run(&self, store: &Store) -> DiskMark {
         let work = async {
-            if !self.is_confirmed() {
+            if !self.is_new {
                 self.claimed(store, Claim::Ours).await;
-                self.is_confirmed.store(true, Ordering::Release);
-                self.news.notify_one();
             }
+            self.take_id(store).await;
+            self.is_confirmed.store(true, Ordering::Release);
+            self.news.notify_one();
             tokio::select! {
                 biased;
                 never = self.learn(store) => match never {},
@@ -199,7 +217,45 @@ impl Member {
             never = work => match never {},
         }
         self.is_confirmed.store(false, Ordering::Release);
-        self.mark.clone()
+        lock(&self.mark).clone()
+    }
+
+    /// Completes when the disk has kept which store it belongs to, before which it takes no records.
+    async fn take_id(&self, store: &Store) {
+        let mut maps = store.map.subscribe();
+        while lock(&self.mark).id.is_none() {
+            // The sender lives as long as the store.
+            let Ok(map) = maps.wait_for(Option::is_some).await.map(|map| map.clone()) else {
+                return;
+            };
+            let Some(map) = map else { continue };
+            match self.keep(&map).await {
+                Ok(()) if map.id.is_none() => return,
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::warn!(store = store.options.name, %error, "the map was not kept");
+                    store.sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Keeps a map on the disk, and then which store it is of.
+    async fn keep(&self, map: &StoreMap) -> Result<(), Error> {
+        let storage = self.holder().storage();
+        storage.keep(MAP, map.encode().into()).await?;
+        let before = lock(&self.mark).clone();
+        if before.id.is_some() || map.id.is_none() {
+            return Ok(());
+        }
+        let kept = storage.kept(DISK).await?.as_deref().map(DiskMark::decode).transpose()?;
+        if kept.is_some_and(|kept| kept.opening != before.opening) {
+            return Err(taken());
+        }
+        let mark = DiskMark { id: map.id, ..before };
+        storage.keep(DISK, mark.encode().into()).await?;
+        *lock(&self.mark) = mark;
+        Ok(())
     }
 
     fn holder(&self) -> &Holder {
@@ -256,7 +312,12 @@ impl Member {
                 _ => Some(self.write(store, &key, &record, is_same).await),
             };
             match outcome {
-                Some(Ok(())) => written = Some((record, now)),
+                Some(Ok(())) => {
+                    let is_first = written.replace((record, now)).is_none();
+                    if is_first {
+                        store.end_announcement().await;
+                    }
+                }
                 Some(Err(error)) => {
                     tracing::warn!(store = store.options.name, %error, "the report was not written");
                 }
@@ -301,15 +362,17 @@ impl Member {
         let copied = holder.taken();
         let leader = cluster.snapshot().leader.as_ref().map(|it| it.session_id.clone());
         let seen = store.map.borrow().as_ref().map_or(0, |map| map.map.version);
+        let mark = lock(&self.mark).clone();
         let record = MemberRecord {
             format: FORMAT,
+            id: mark.id,
             shared: store.options.shared(),
             incarnation: cluster.incarnation.clone(),
             leader: leader.unwrap_or_default(),
             seen,
-            disk: self.mark.disk,
-            opening: self.mark.opening,
-            before: self.mark.before.clone(),
+            disk: mark.disk,
+            opening: mark.opening,
+            before: mark.before,
             zone: cluster.options().zone.clone(),
             weight: cluster.options().weight,
             move_timeout_s: store.options.move_timeout.as_secs(),
@@ -472,8 +535,7 @@ impl Member {
         loop {
             let map = changes.borrow_and_update().clone();
             if let Some(map) = map {
-                let kept = self.holder().storage().keep(MAP, map.encode().into()).await;
-                if let Err(error) = kept {
+                if let Err(error) = self.keep(&map).await {
                     tracing::warn!(store = store.options.name, %error, "the map was not kept");
                 }
                 store.sleep(KEEP_PAUSE).await;

@@ -5,6 +5,8 @@
 //! of the store writes a record of its own, from which the leader learns which copies are done.
 
 mod document;
+mod first_map;
+mod identity;
 pub mod leader;
 mod member;
 mod numbers;
@@ -32,7 +34,7 @@ use crate::sync::lock;
 use crate::wire::api::kv;
 use crate::wire::value::Value;
 use bytes::Bytes;
-use document::StoreMap;
+use document::{StoreId, StoreMap};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use member::Member;
 use options::Shared;
@@ -78,6 +80,16 @@ fn member_key(cluster: &Options, store: &str, node: &str) -> String {
     format!("{}{store}/nodes/{node}", members_prefix(cluster))
 }
 
+/// The key by which this node says that it opens its storage.
+fn announcement_key(cluster: &Options, store: &str) -> String {
+    format!("{}{store}/opening/{}", members_prefix(cluster), cluster.node_id)
+}
+
+/// The key of what the first map of a store waits for.
+fn waiting_key(cluster: &Options, store: &str) -> String {
+    format!("{}waiting/{store}", cluster.shards_prefix)
+}
+
 /// The key by which an operator accepts the loss of what cannot be reached of a shard.
 fn accepted_key(cluster: &Options, store: &str, shard: u32) -> String {
     format!("{}{store}/accepted/{shard}", members_prefix(cluster))
@@ -101,6 +113,10 @@ pub struct Store {
     map: watch::Sender<Option<Arc<StoreMap>>>,
     /// What it does as a node with records; `None` before the storage is open, and without one.
     member: Mutex<Option<Arc<Member>>>,
+    /// Which store of this name it is: the id that this process has met first, with a storage.
+    id: Mutex<Option<StoreId>>,
+    /// What the first map waits for.
+    waits_for: Mutex<Option<String>>,
     /// Why it cannot be used.
     failure: Mutex<Option<Error>>,
 }
@@ -128,6 +144,9 @@ pub struct ShardStatus {
     /// Whether so few nodes with replicas that count are live that no failover can copy all acknowledged
     /// writes before one comes back.
     pub is_at_risk: bool,
+    /// Whether it is not known who has it, since Consul went back: nothing of it changes before all its nodes
+    /// have said what they know, or an operator accepts the loss of those that cannot.
+    pub is_unrecovered: bool,
 }
 
 impl Store {
@@ -174,6 +193,8 @@ impl Store {
             router,
             map: watch::Sender::default(),
             member: Mutex::default(),
+            id: Mutex::default(),
+            waits_for: Mutex::default(),
             failure: Mutex::default(),
         }))
     }
@@ -195,6 +216,8 @@ impl Store {
         let _shown = metrics::register(self.this.clone() as _);
         let why = self.participate().await.context(&format!("store {:?}", self.options.name));
         tracing::error!(%why, "a store cannot be used");
+        // It answers no requests of others either.
+        *lock(&self.member) = None;
         *lock(&self.failure) = Some(why.clone());
         // Wakes those that wait for a map.
         self.map.send_modify(|_| ());
@@ -241,6 +264,7 @@ impl Store {
             why = why => why,
             why = map => why,
             why = work => why,
+            () = async { self.learn_why_it_waits().await; pending().await } => Error::misuse("no reason"),
         }
     }
 
@@ -255,7 +279,12 @@ impl Store {
         _ = self.cluster.changes().wait_for(has_joined).await;
         let mut lost = None;
         loop {
-            match Member::open(self, Arc::clone(storage), lost.as_ref()).await {
+            let opened = tokio::select! {
+                biased;
+                never = self.announce() => match never {},
+                opened = Member::open(self, Arc::clone(storage), lost.as_ref()) => opened,
+            };
+            match opened {
                 Ok(member) => {
                     *lock(&self.member) = Some(Arc::clone(&member));
                     lost = Some(member.run(self).await);
@@ -274,6 +303,9 @@ impl Store {
     async fn apply(&self, mut found: Option<StoreMap>) -> Result<(), Error> {
         loop {
             let known = self.map.borrow().clone();
+            if let Some(found) = &found {
+                self.check_map(found.id)?;
+            }
             let known_version = known.as_ref().map_or(0, |known| known.map.version);
             if let Some(found) = found.filter(|found| found.map.version >= known_version) {
                 return self.adopt(found);
@@ -310,6 +342,7 @@ impl Store {
             );
             return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
         }
+        self.check_map(map.id)?;
         for (shard, entry) in map.entries() {
             self.router.entries.learn(shard, entry);
         }
@@ -347,7 +380,9 @@ impl Store {
         self.sleep(PAUSE.mul_f64(client.random_fraction())).await;
         let (store, version) = (&self.options.name, known.map.version);
         let (stored, index) = read_map(&self.cluster, store).await?;
-        if let Some(stored) = stored.filter(|stored| stored.map.version >= version) {
+        if let Some(stored) =
+            stored.filter(|stored| stored.map.version >= version || self.is_foreign(stored.id))
+        {
             return Ok(stored);
         }
         tracing::warn!(store, version, "Consul has lost the map of a store; it is put back");
@@ -425,7 +460,7 @@ impl Store {
             false => &self.numbers.writes,
         };
         self.count(numbers, begun, &outcome, |_| count);
-        outcome
+        outcome.map_err(|error| self.with_wait(error))
     }
 
     /// Writes records of several keys, those of each shard at once.
@@ -467,7 +502,7 @@ impl Store {
         let begun = self.cluster.now();
         let outcome = self.router.read(self.shard_of(key), range, limit, deadline).await;
         self.count(&self.numbers.reads, begun, &outcome, |page| page.records.len());
-        outcome
+        outcome.map_err(|error| self.with_wait(error))
     }
 
     /// The shards as this process knows them; empty without a map. Makes no request.
@@ -481,7 +516,11 @@ impl Store {
         let is_there = |node: &str| is_live(&snapshot, node) && !(is_shut && node == own);
         // Of its own disk it knows that the map names another one before the leader does.
         let counts = |place: &Place| *place.node != *own || disk.is_none_or(|it| it == place.disk);
-        shards.map(|(shard, entry)| self.shard_status(shard, entry, &is_there, &counts)).collect()
+        let status = |(shard, entry)| ShardStatus {
+            is_unrecovered: map.as_ref().is_some_and(|map| map.unrecovered.contains(&shard)),
+            ..self.shard_status(shard, entry, &is_there, &counts)
+        };
+        shards.map(status).collect()
     }
 
     fn shard_status(
@@ -500,8 +539,40 @@ impl Store {
             shard,
             epoch: entry.epoch,
             is_at_risk: live + vacant < self.options.quorums.fenced(),
+            is_unrecovered: false,
             holders,
             targets: changes.map(|change| (change.to.clone(), change.kind)).collect(),
+        }
+    }
+
+    /// The number of a shard.
+    ///
+    /// # Errors
+    /// [`Kind::Argument`] for one that does not exist.
+    pub fn check_shard(&self, shard: u64) -> Result<u32, Error> {
+        let number = u32::try_from(shard).ok().filter(|shard| *shard < self.options.shards);
+        number.ok_or_else(|| {
+            let most = self.options.shards - 1;
+            Error::argument(format!("shard is {shard}: it must be from 0 to {most}"))
+        })
+    }
+
+    /// Ends work on Consul's keys at a deadline.
+    ///
+    /// # Errors
+    /// [`Kind::Timeout`] if it has not ended by then; otherwise its own.
+    pub async fn by<T>(
+        &self,
+        deadline: Instant,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            outcome = work => outcome,
+            () = self.router.runtime.clock().sleep_until(deadline) => {
+                let why = "Consul has not answered within the time limit";
+                Err(Error::new(Kind::Timeout, why).with_maybe_applied(true))
+            }
         }
     }
 
@@ -511,10 +582,7 @@ impl Store {
     /// # Errors
     /// [`Kind::Argument`] for a shard that does not exist; those of the call.
     pub async fn accept_loss(&self, shard: u32) -> Result<(), Error> {
-        if shard >= self.options.shards {
-            let most = self.options.shards - 1;
-            return Err(Error::argument(format!("shard is {shard}: it must be from 0 to {most}")));
-        }
+        let shard = self.check_shard(shard.into())?;
         let map = self.map.borrow().clone();
         let shard = (map.as_deref(), shard);
         outside::accept(&self.cluster, &self.options.name, shard, None).await.map(|_| ())

@@ -2,7 +2,7 @@
 
 use super::document::StoreMap;
 use super::outside::check_whole;
-use super::{Store, map_key};
+use super::{Store, map_key, waiting_key};
 use crate::cluster::Cluster;
 use crate::cluster::replication::map::{ChangeKind, Entry, NodeId, Quorums, Slot};
 use crate::cluster::report::Told;
@@ -137,6 +137,8 @@ pub(in crate::cluster) struct StoreMaps {
     /// Why some or all of them are not known.
     unread: Vec<String>,
     read: Option<Instant>,
+    /// What the leader says of first maps that wait.
+    waiting: BTreeMap<String, String>,
 }
 
 impl StoreMaps {
@@ -145,24 +147,27 @@ impl StoreMaps {
     /// # Errors
     /// Those of the call; [`Kind::PermissionDenied`] if ACLs hide some.
     pub async fn read(cluster: &Cluster) -> Result<Self, Error> {
-        let prefix = map_key(cluster.options(), "");
-        let args = Args::new().arg(prefix.as_str()).opt("stale", true);
-        let answer = cluster.client().call(&kv::LIST, &args).await?;
-        check_whole(cluster, &answer, &prefix).await?;
         let mut read = StoreMaps { read: Some(Instant::now()), ..StoreMaps::default() };
-        for entry in answer.value.items() {
-            let Some(key) = entry.get("Key").and_then(Value::as_str) else { continue };
-            let Some(name) = key.strip_prefix(&prefix) else { continue };
-            let bytes = match entry.get("Value") {
-                Some(Value::Bytes(bytes)) => bytes.as_slice(),
-                _ => &[],
-            };
-            match StoreMap::decode(bytes) {
-                Ok(map) => _ = read.maps.insert(name.to_owned(), map),
-                Err(error) => read.unread.push(error.context(key).message().to_owned()),
+        for (name, bytes) in listed(cluster, &map_key(cluster.options(), "")).await? {
+            match StoreMap::decode(&bytes) {
+                Ok(map) => _ = read.maps.insert(name, map),
+                Err(error) => {
+                    let key = map_key(cluster.options(), &name);
+                    read.unread.push(error.context(&key).message().to_owned());
+                }
             }
         }
+        for (name, why) in listed(cluster, &waiting_key(cluster.options(), "")).await? {
+            read.waiting.insert(name, String::from_utf8_lossy(&why).into_owned());
+        }
         Ok(read)
+    }
+
+    /// The stores without a map, and what the first one waits for.
+    pub fn waiting(&self) -> BTreeMap<String, String> {
+        let mut waiting = self.waiting.clone();
+        waiting.retain(|store, _| !self.maps.contains_key(store));
+        waiting
     }
 
     /// Notes that they could not be read this time.
@@ -192,6 +197,25 @@ impl StoreMaps {
     ) -> Vec<StoreOverview> {
         self.maps.iter().map(|(name, map)| store_overview(name, map, &is_live, told)).collect()
     }
+}
+
+/// The keys below a prefix, without it, and their values; any server may answer.
+///
+/// # Errors
+/// As [`StoreMaps::read`].
+async fn listed(cluster: &Cluster, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    let args = Args::new().arg(prefix).opt("stale", true);
+    let answer = cluster.client().call(&kv::LIST, &args).await?;
+    check_whole(cluster, &answer, prefix).await?;
+    let entry = |entry: &Value| {
+        let name = entry.get("Key").and_then(Value::as_str)?.strip_prefix(prefix)?;
+        let bytes = match entry.get("Value") {
+            Some(Value::Bytes(bytes)) => bytes.clone(),
+            _ => Vec::new(),
+        };
+        Some((name.to_owned(), bytes))
+    };
+    Ok(answer.value.items().iter().filter_map(entry).collect())
 }
 
 fn store_overview(
@@ -262,6 +286,7 @@ mod tests {
             slots: vec![slot("n1", None), slot("n2", None), slot("n3", change)],
         };
         StoreMap {
+            id: None,
             shared: Shared { shards: 3, replicas: 3, write_quorum: 2, read_quorum: 2 },
             map: Map { version: 9, shards: changes.map(entry).into() },
             down: BTreeMap::new(),

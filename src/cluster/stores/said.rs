@@ -4,7 +4,7 @@
 //! with the last of them that is back or replaced, so it has no effect on what is lost later.
 
 use super::Shared;
-use super::document::MemberRecord;
+use super::document::{Announcement, MemberRecord, StoreId};
 use crate::client::coordination::{Operation, delete_unchanged, set, unchanged};
 use crate::client::watch::State;
 use crate::cluster::replication::map::{NodeId, Place};
@@ -19,7 +19,7 @@ use std::sync::Arc;
 const UNBOUND: &[u8] = b"accepted";
 
 /// The word of an operator that accepts the loss of what is missing of a shard: the value of one key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Word {
     /// The modify index of the key.
     pub index: u64,
@@ -71,15 +71,28 @@ pub(super) fn log_word(store: &str, shard: u32, lost: &BTreeSet<Place>) {
 }
 
 /// What the nodes and the operators say about one store.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Said {
     /// The records of the nodes, with the modify indexes of their keys.
     pub members: BTreeMap<NodeId, (MemberRecord, u64)>,
+    /// What nodes said before they opened their storages, with the modify indexes of the keys.
+    pub openings: BTreeMap<NodeId, (Announcement, u64)>,
     /// The words of operators about shards.
     pub words: BTreeMap<u32, Word>,
 }
 
 impl Said {
+    /// What concerns the store with this id: without the records of nodes with disks of another one.
+    pub fn of(self: &Arc<Self>, id: Option<StoreId>) -> Arc<Self> {
+        let is_other = |record: &MemberRecord| id.zip(record.id).is_some_and(|(id, it)| id != it);
+        if !self.records().any(is_other) {
+            return Arc::clone(self);
+        }
+        let mut said = Said::clone(self);
+        said.members.retain(|_, (record, _)| !is_other(record));
+        Arc::new(said)
+    }
+
     /// The replicas whose loss operators have accepted.
     pub fn accepted(&self) -> Accepted {
         let words = self.words.iter();
@@ -119,6 +132,10 @@ pub(super) fn parse(prefix: &str, state: &State) -> AllSaid {
             "nodes" => match MemberRecord::decode(bytes) {
                 Ok(record) => _ = said.members.insert(name.into(), (record, index)),
                 Err(error) => tracing::warn!(key, %error, "not a record of a node"),
+            },
+            "opening" => match Announcement::decode(bytes) {
+                Ok(opening) => _ = said.openings.insert(name.into(), (opening, index)),
+                Err(error) => tracing::warn!(key, %error, "not an announcement of a node"),
             },
             "accepted" => {
                 let word = |shard| (shard, Word::decode(bytes, index));

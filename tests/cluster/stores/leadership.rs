@@ -17,7 +17,7 @@ impl Cases {
         self.world.value(&format!("{MEMBERS}{what}"))
     }
 
-    fn map(&self) -> String {
+    pub(super) fn map(&self) -> String {
         self.world.value("/v1/kv/tsdb/cluster/shards/maps/points").expect("a map")
     }
 

@@ -2,6 +2,7 @@
 
 mod clocks;
 mod disks;
+mod identity;
 mod leadership;
 mod repairs;
 

@@ -1,0 +1,158 @@
+//! Two stores of one name, and the first map of a store.
+
+use super::*;
+
+impl Cases {
+    /// Stops the nodes, and lets Consul lose everything.
+    fn wipe(&self, nodes: &[Process]) {
+        self.world.wait(Duration::from_secs(10));
+        nodes.iter().for_each(|node| self.kill(node));
+        self.world.agent.restart(Retained::Nothing);
+    }
+
+    fn why(&self, process: &Process) -> Error {
+        self.wait_until(60, || process.store.checked().is_err());
+        process.store.checked().expect_err("it cannot be used")
+    }
+}
+
+/// Of six nodes that start at once, three have disks that take long to be read.
+#[test]
+fn no_first_map_is_made_while_a_node_opens_its_disk() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.wipe(&nodes);
+    for process in &nodes {
+        let slow = (cases.world.clock.clone(), Duration::from_secs(2));
+        *process.disk.slow.lock().expect("no panic") = Some(slow);
+    }
+    let start = |id: &str, disk: &Arc<Disk>| cases.start(id, disk);
+    let fresh = ["n4", "n5", "n6"].map(|id| start(id, &Disk::new()));
+    let old = [0, 1, 2].map(|at| start(&format!("n{}", at + 1), &nodes[at].disk));
+    cases.wait_until(60, || old.iter().all(|process| process.store.holder().is_some()));
+    cases.has(&fresh[0], "before");
+}
+
+/// They come so late that the new nodes have begun without them.
+#[test]
+fn a_disk_of_an_earlier_store_of_the_name_is_refused_and_keeps_its_records() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.wipe(&nodes);
+    let fresh = ["n4", "n5"].map(|id| cases.start(id, &Disk::new()));
+    cases.world.run(fresh[0].store.ready()).expect("a map of two nodes");
+    let old = [0, 1, 2].map(|at| cases.start(&format!("n{}", at + 1), &nodes[at].disk));
+    for process in &old {
+        let why = cases.why(process);
+        assert_eq!(why.kind(), Kind::Conflict, "{why}");
+        assert!(why.message().contains("another store of that name"), "{why}");
+        assert!(process.store.holder().is_none(), "it answers nobody");
+    }
+    cases.world.wait(Duration::from_secs(90));
+    // An operator decides for the old store.
+    old.iter().chain(&fresh).for_each(|process| cases.kill(process));
+    cases.world.agent.restart(Retained::Nothing);
+    let back = [0, 1, 2].map(|at| cases.start(&format!("n{}", at + 1), &nodes[at].disk));
+    cases.wait_until(60, || back[0].is_settled(3));
+    cases.has(&back[1], "before");
+}
+
+#[test]
+fn a_disk_of_another_cluster_is_refused_and_harms_nobody() {
+    let (cases, nodes) = Cases::filled(3);
+    let (others, theirs) = {
+        let others = Cases::new();
+        // Its nodes draw other random numbers.
+        (0..10).for_each(|_| _ = others.world.client());
+        // Its map is newer.
+        others.world.wait(Duration::from_secs(3600));
+        let nodes = others.nodes(3);
+        others.fill(&nodes[0], "other");
+        others.world.wait(Duration::from_secs(10));
+        (others, nodes)
+    };
+    others.kill(&theirs[2]);
+    cases.kill(&nodes[2]);
+    let wrong = cases.start("n3", &theirs[2].disk);
+    let why = cases.why(&wrong);
+    assert_eq!(why.kind(), Kind::Conflict, "{why}");
+    cases.world.wait(Duration::from_secs(30));
+    cases.has(&nodes[0], "before");
+    cases.kill(&wrong);
+    let right = cases.start("n3", &nodes[2].disk);
+    cases.wait_until(60, || right.is_settled(3));
+    cases.has(&right, "before");
+    let again = others.start("n3", &theirs[2].disk);
+    others.wait_until(60, || again.is_settled(3));
+    others.has(&again, "other");
+}
+
+/// Also in the first moment, when it has not seen the map in Consul.
+#[test]
+fn a_running_node_refuses_the_map_of_another_store() {
+    let (cases, nodes) = Cases::filled(3);
+    let map = cases.map();
+    let (_, id) = map.split_once("\"id\":").expect("an id");
+    let id = id.split(',').next().expect("a number");
+    let other = map.replacen(&format!("\"id\":{id}"), "\"id\":1", 1);
+    cases.world.send("PUT", "/v1/kv/tsdb/cluster/shards/maps/points", &other);
+    for process in &nodes {
+        let why = cases.why(process);
+        assert!(why.message().contains("0000000000000001"), "{why}");
+    }
+}
+
+/// Releases before ids have written the map and the disks.
+#[test]
+fn a_store_without_an_id_gets_one_and_loses_nothing() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.world.wait(Duration::from_secs(10));
+    nodes.iter().for_each(|node| cases.kill(node));
+    let without = |text: &str| {
+        let (before, rest) = text.split_once("\"id\":").expect("an id");
+        let (_, after) = rest.split_once(',').expect("more");
+        format!("{before}{after}")
+    };
+    let map = without(&cases.map());
+    cases.world.send("PUT", "/v1/kv/tsdb/cluster/shards/maps/points", &map);
+    cases.world.run(async {
+        for process in &nodes {
+            for name in ["disk", "map"] {
+                let kept = process.disk.kept(name).await.expect("memory").expect("kept");
+                let kept = without(std::str::from_utf8(&kept).expect("a text"));
+                process.disk.keep(name, kept.into()).await.expect("memory");
+            }
+        }
+    });
+    let back = [0, 1, 2].map(|at| cases.start(&format!("n{}", at + 1), &nodes[at].disk));
+    cases.wait_until(60, || cases.map().contains("\"id\":"));
+    cases.has(&back[0], "before");
+    cases.fill(&back[1], "after");
+    cases.wait_until(20, || {
+        let mark = cases.world.run(back[2].disk.kept("disk")).expect("memory").expect("a mark");
+        let map = cases.map();
+        let (_, id) = map.split_once("\"id\":").expect("an id");
+        let id = format!("\"id\":{}", id.split(',').next().expect("a number"));
+        String::from_utf8_lossy(&mark).contains(&id)
+    });
+}
+
+/// A member of the cluster that does not run the store delays the first map for a while only.
+#[test]
+fn the_first_map_says_what_it_waits_for() {
+    let cases = Cases::new();
+    let client = cases.world.client();
+    let silent = Cluster::new(Arc::clone(&client), client, Cases::options("n9")).expect("options");
+    let network = cases.network.clone();
+    cases.world.clock.spawn(async move {
+        let reach: leader::Reach = Arc::new(move |_| Arc::new(network.clone()));
+        tokio::select! {
+            _ = silent.run() => {}
+            never = leader::run(&silent, &reach) => match never {},
+        }
+    });
+    cases.world.wait(Duration::from_secs(10));
+    let nodes = [1, 2, 3].map(|n| cases.start(&format!("n{n}"), &Disk::new()));
+    let says = || nodes[0].store.waits_for().is_some_and(|why| why.contains("n9 has said nothing"));
+    cases.wait_until(10, says);
+    cases.wait_until(20, || nodes[0].is_settled(3));
+    cases.wait_until(5, || nodes[0].store.waits_for().is_none());
+}
