@@ -384,10 +384,10 @@ mod tests {
             (incarnation, seq)
         };
         assert_eq!(asked(&told), (String::new(), 0));
-        told.learn("first", report("first", events(1..=7)));
+        told.learn(("n1", "first"), report("first", events(1..=7)));
         assert_eq!(asked(&told), ("first".to_owned(), 7));
         // It was another start by the time it answered.
-        told.learn("first", report("second", events(1..=2)));
+        told.learn(("n1", "first"), report("second", events(1..=2)));
         assert_eq!(asked(&told), ("second".to_owned(), 2));
     }
 
@@ -395,8 +395,8 @@ mod tests {
     fn the_last_events_alone_are_kept() {
         let mut told = Told::default();
         let most = MAX_KEPT as u64;
-        told.learn("first", report("first", events(1..=most)));
-        told.learn("first", report("first", events(most + 1..=most + 3)));
+        told.learn(("n1", "first"), report("first", events(1..=most)));
+        told.learn(("n1", "first"), report("first", events(most + 1..=most + 3)));
         let kept: Vec<u64> = told.events.iter().map(|event| event.seq).collect();
         assert_eq!(kept, (4..=most + 3).collect::<Vec<_>>());
     }
@@ -404,9 +404,9 @@ mod tests {
     #[test]
     fn a_node_that_answers_again_is_not_silent() {
         let mut told = Told::default();
-        told.learn("first", Err(Error::new(Kind::Timeout, "no answer")));
+        told.learn(("n1", "first"), Err(Error::new(Kind::Timeout, "no answer")));
         assert_eq!(told.silent.as_deref(), Some("no answer"));
-        told.learn("first", report("first", Vec::new()));
+        told.learn(("n1", "first"), report("first", Vec::new()));
         assert_eq!(told.silent, None);
     }
 }

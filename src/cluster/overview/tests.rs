@@ -2,6 +2,7 @@ use super::*;
 use crate::clock::{Clock as _, ManualClock};
 use crate::cluster::event::{MAX_KEPT, PastEvent};
 use crate::cluster::node::{Complaint, Record};
+use crate::cluster::report::Known;
 
 fn node(id: &str, incarnation: &str) -> Node {
     let document = serde_json::json!({
@@ -26,7 +27,8 @@ fn silent_node(incarnation: &str, change: impl FnOnce(&mut Node)) -> NodeOvervie
     let snapshot = Snapshot::default().with(|it| it.nodes = members);
     let mut told = Told::default();
     told.silent = Some("no route".to_owned());
-    let mut shown = nodes(&snapshot, &[("n1".to_owned(), told)].into(), ManualClock::new().now());
+    let known = Known { told: [("n1".to_owned(), told)].into(), ..Known::default() };
+    let mut shown = nodes(&snapshot, &known, ManualClock::new().now());
     shown.remove(0)
 }
 
