@@ -353,6 +353,27 @@ describe("replicated shards", function()
     assert.equal("stopped", nodes[2]:status().state)
   end)
 
+  it("stay a node's own, and the node goes on, if its drain is taken back", function()
+    local nodes = without_a_target()
+    local begun, since = support.clock(), nil
+    assert(nodes[2]:handle("stay", function()
+      if not since and nodes[2]:status().state == "draining" then
+        since = support.clock()
+      end
+      if not since or support.clock() - since < 0.3 then
+        nodes[1]:start("call", "n2", "stay")
+        return false
+      end
+      return assert(nodes[2]:drain(false))
+    end))
+    nodes[1]:start("call", "n2", "stay")
+    local success, message, err = nodes[2]:leave({ timeout_s = 60 })
+    assert.equal("conflict", support.kind(success, message, err))
+    assert.matches("it stays: an operator has made it active", message, 1, true)
+    assert.is_true(support.clock() - begun < 30)
+    assert.is_true(nodes[2]:status().state ~= "stopped")
+  end)
+
   for _, method in ipairs({ "close", "stop" }) do
     it(("stay a node's own if its %s comes before they have moved"):format(method), function()
       local nodes = without_a_target()
@@ -380,6 +401,29 @@ describe("replicated shards", function()
     write(remote, "k", "b", "2")
     assert.equal("a=1 b=2", read(store, "k"))
     support.raises("an observer keeps no records", observer.replicate, observer, "other", table_storage())
+  end)
+
+  it("accept a loss within the time limit, and name a shard that does not exist as it was given", function()
+    if not support.simulated then
+      return
+    end
+    local name = support.name("agent")
+    local node = new_node("n1", { simulate = name })
+    local store = node:replicate("points", "memory", { replicas = 1, shards = 4 })
+    assert(node:start())
+    write(store, "k", "a", "1")
+    local success, message, err = store:accept_loss(2 ^ 40)
+    assert.equal("argument", support.kind(success, message, err))
+    assert.matches("shard is 1099511627776: it must be from 0 to 3", message, 1, true)
+    -- Another process, which has no map yet, has to ask Consul.
+    local observer = new_node("gateway", { simulate = name, observer = true, client_name = "gateway" })
+    local remote = observer:replicate("points", nil, { replicas = 1, shards = 4 })
+    consul_ffi.simulator(name):fault({ clients = { "gateway" }, latency_ms = 60000 })
+    assert(observer:start())
+    local begun = support.clock()
+    success, message, err = remote:accept_loss(1, { timeout_ms = 300 })
+    assert.equal("timeout", support.kind(success, message, err))
+    assert.is_true(support.clock() - begun < 3)
   end)
 
   it("can be declared after the start of the node", function()

@@ -883,7 +883,8 @@ function ReplicatedStore:read(key, options) end
 ---@field page? integer the most records that each replica sends at once, 1 to 10000; default 1000
 ---@field timeout_ms? number the time limit of a page, retries included, in milliseconds; default 5000
 
----The shards as this node knows them, or the one of a key. Makes no request.
+---The shards as this node knows them, or the one of a key. Makes no request. Before there is a map, a third value says what
+---the first one waits for.
 ---@param key? string
 ---@return boolean success
 ---@return consul_ffi.ShardStatus[] shards empty before there is a map
@@ -918,6 +919,7 @@ function ReplicatedStore:start(method, ...) end
 ---@field epoch integer the version of its places
 ---@field holders string[] the nodes whose replicas count
 ---@field targets table<string, "move"|"failover"> the nodes that copy a replica, by id: one that moves, or one whose node or disk is gone
+---@field unrecovered boolean whether Consul went back and not all its nodes have said since who has it: until then none is replaced, and nodes that have answered may refuse its reads and writes; `accept_loss` goes on without those that are down
 ---@field at_risk boolean whether so few of the holders live that a lost one cannot be replaced before another comes back
 
 ---Where a node keeps its records: a table with these functions.

@@ -68,6 +68,31 @@ async fn hand_over(
 ) -> Result<usize, Error> {
     let (id, clock) = (cluster.options().node_id.as_str(), client.clock());
     let end = clock.now() + limit;
+    // Consul may not answer.
+    let is_drained = tokio::select! {
+        biased;
+        drained = drain_in_turn(cluster, client, stores, end) => drained.map(|()| true)?,
+        () = clock.sleep_until(end) => false,
+    };
+    while is_drained && clock.now() < end && !stores.iter().all(|store| store.holds_none()) {
+        let snapshot = cluster.snapshot();
+        if snapshot.nodes.get(id).is_some_and(|node| !drains(&node.record)) {
+            let why = "it stays: an operator has made it active";
+            return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
+        }
+        clock.sleep(PAUSE).await;
+    }
+    Ok(stores.iter().map(|store| held(store, id)).sum())
+}
+
+/// Drains the node; again for a while if others that leave at the same time may be refused.
+async fn drain_in_turn(
+    cluster: &Cluster,
+    client: &Client,
+    stores: &[Arc<Store>],
+    end: Instant,
+) -> Result<(), Error> {
+    let id = cluster.options().node_id.as_str();
     let mut attempt = 1;
     while let Err(why) = drain(cluster, client, stores, end).await {
         let snapshot = cluster.snapshot();
@@ -76,12 +101,9 @@ async fn hand_over(
             return Err(why);
         }
         attempt += 1;
-        clock.sleep(ATTEMPT_PAUSE.mul_f64(client.random_fraction())).await;
+        client.clock().sleep(ATTEMPT_PAUSE.mul_f64(client.random_fraction())).await;
     }
-    while clock.now() < end && !stores.iter().all(|store| store.holds_none()) {
-        clock.sleep(PAUSE).await;
-    }
-    Ok(stores.iter().map(|store| held(store, id)).sum())
+    Ok(())
 }
 
 /// Drains the node if others can take its shards; else nothing has changed.

@@ -337,9 +337,9 @@ fn page(page: Page) -> IntoValues {
 fn accept_loss(call: &Call<ReplicatedStore>, first: usize) -> Result<Work, Error> {
     let shard = shard(&call.arg(first)?, &ValuePath::top("shard"))?;
     let timeout = timeout(call, first + 1)?;
-    let shard = u32::try_from(shard).unwrap_or(u32::MAX);
-    Ok(Work::new(format!("accept_loss {shard}"), timeout, move |store, _| async move {
-        store.accept_loss(shard).await?;
+    Ok(Work::new(format!("accept_loss {shard}"), timeout, move |store, deadline| async move {
+        let shard = store.check_shard(shard as u64)?;
+        store.by(deadline, store.accept_loss(shard)).await?;
         Ok(nothing())
     }))
 }
@@ -371,9 +371,12 @@ fn status(call: &Call<ReplicatedStore>) -> native::Result {
         table.raw_set("holders", lua.create_sequence_from(holders)?)?;
         table.raw_set("targets", targets)?;
         table.raw_set("at_risk", shard.is_at_risk)?;
+        table.raw_set("unrecovered", shard.is_unrecovered)?;
         list.raw_push(table)?;
     }
-    Ok(Returned::success(LuaValue::Table(list)))
+    let waits_for = store.waits_for().map(|why| lua.create_string(&why)).transpose()?;
+    let waits_for = waits_for.map_or(LuaValue::Nil, LuaValue::String);
+    Ok(Returned::Outcome(Outcome::Success(LuaValue::Table(list), waits_for)))
 }
 
 fn nothing() -> IntoValues {
