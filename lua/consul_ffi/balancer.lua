@@ -159,6 +159,9 @@ function Balancer:report(instance, succeeded, ms)
   if type(instance) ~= "table" then
     error(("balancer:report: instance must be a table that pick returned, got a %s"):format(type(instance)), 2)
   end
+  if ms ~= nil and not (type(ms) == "number" and ms >= 0 and ms < math.huge) then
+    error(("balancer:report: ms must be a number of milliseconds, got %s"):format(tostring(ms)), 2)
+  end
   local now, pooled = self.now(), self.pool
   if now ~= self.read_at then
     tick(self, now)

@@ -34,7 +34,7 @@ Loop.__index = Loop
 
 local function resume(loop, thread)
   local before = running
-  running = loop
+  running, loop.waits[thread] = loop, nil
   local ran, waits = coroutine.resume(thread)
   running = before
   if not ran then

@@ -2,6 +2,9 @@
 local uv = require("luv")
 local yielding = require("consul_ffi.yielding")
 
+-- How soon a coroutine looks again that cannot poll, in milliseconds.
+local AGAIN_MS = 10
+
 -- Starts a poll of libuv, or a timer, which calls `continue` once.
 local function wait(object, limit_ms)
   local thread, is_main = coroutine.running()
@@ -12,9 +15,14 @@ local function wait(object, limit_ms)
   if not fd then
     return false, message, err
   end
-  local poll, timer = uv.new_poll(fd), limit_ms and uv.new_timer()
+  -- libuv refuses a second poll of a descriptor: another coroutine waits for the same object.
+  local poll = uv.new_poll(fd)
+  local limit = poll and limit_ms or AGAIN_MS
+  local timer = (limit_ms or not poll) and uv.new_timer()
   local function continue()
-    poll:close()
+    if poll then
+      poll:close()
+    end
     if timer then
       timer:close()
     end
@@ -23,9 +31,11 @@ local function wait(object, limit_ms)
       error(debug.traceback(thread, why), 0)
     end
   end
-  poll:start("r", continue)
+  if poll then
+    poll:start("r", continue)
+  end
   if timer then
-    timer:start(math.max(0, math.floor(limit_ms)), 0, continue)
+    timer:start(math.max(0, math.floor(limit)), 0, continue)
   end
   coroutine.yield()
 end

@@ -782,6 +782,12 @@ describe("a balancer", function()
         ["instance must be a table that pick returned, got a nil"] = function()
           web:report(nil, true)
         end,
+        ["ms must be a number of milliseconds, got nan"] = function()
+          web:report({}, true, math.abs(0 / 0))
+        end,
+        ["ms must be a number of milliseconds, got -5"] = function()
+          web:report({}, true, -5)
+        end,
       }) do
         local made, message = pcall(call)
         assert.is_false(made)

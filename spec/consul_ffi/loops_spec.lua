@@ -235,6 +235,36 @@ for name, loop in pairs(LOOPS) do
   end)
 end
 
+describe("a loop of luasocket", function()
+  local client, key
+
+  support.each_test(function(...)
+    client, key = ...
+  end)
+
+  it("goes on after an error in a coroutine", function()
+    local luasocket = require("consul_ffi.luasocket")
+    local yielding, loop, got = luasocket.client(client), luasocket.loop(), nil
+    loop:spawn(function()
+      assert(yielding:kv_get(key))
+      error("a defect", 0)
+    end)
+    loop:spawn(function()
+      got = yielding:kv_get(key)
+    end)
+    local raised = 0
+    support.eventually(function()
+      local ran, why, are_left = pcall(loop.step, loop, 1)
+      if not ran then
+        assert.truthy(why:find("a defect", 1, true), why)
+        raised = raised + 1
+      end
+      return ran and not are_left
+    end)
+    assert.same({ 1, true }, { raised, got })
+  end)
+end)
+
 describe("a unix socket", function()
   local client, key
 

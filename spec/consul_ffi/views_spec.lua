@@ -109,6 +109,24 @@ describe("views of many services", function()
     end)
   end)
 
+  it("find such a change also between changes that are named", function()
+    local web, busy = key .. "-web", key .. "-busy"
+    register(web, 1, "passing")
+    register(busy, 2, "passing")
+    views = assert(client:service_views({ web, busy }))
+    assert.is_true(views:ready(10000))
+    for i = 1, 20 do
+      register(busy, 2, nil, { Tags = { "v" .. i } })
+      if i == 10 then
+        register(web, 1, nil, { Address = "10.9.9.9" })
+      end
+    end
+    support.eventually(function()
+      views:next(100)
+      return views:view(web):pick().address == "10.9.9.9"
+    end)
+  end)
+
   it("are those that a function chooses by name and tags", function()
     local web, api, batch = key .. "-web", key .. "-api", key .. "-batch"
     register(web, 1, "passing", { Tags = { "public" } })

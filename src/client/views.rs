@@ -150,6 +150,7 @@ pub fn views(
         services: BTreeMap::new(),
         is_chosen: matches!(wanted, Wanted::Chosen),
         listed: BTreeMap::new(),
+        catalog_index: None,
         refused: BTreeSet::new(),
         known_checks: BTreeMap::new(),
         confirmed: (None, None),
@@ -158,6 +159,7 @@ pub fn views(
         urgent: VecDeque::new(),
         turn: VecDeque::new(),
         next_in_turn: None,
+        retries: VecDeque::new(),
         views: Arc::clone(&views),
         empty_hold,
         client,
@@ -177,8 +179,10 @@ pub fn views(
 /// A service with a view.
 struct Service {
     feed: mpsc::UnboundedSender<Result<State, Error>>,
-    /// Whether something changed that no read has seen.
+    /// Whether something may have changed that no read has seen.
     is_due: bool,
+    /// Whether it is to be read as soon as possible.
+    is_queued: bool,
     /// How many reads are in flight.
     reads: u32,
     /// Whether the next answer comes after an outage.
@@ -200,6 +204,7 @@ struct Work {
     services: BTreeMap<String, Service>,
     /// The tags of each service of the catalog.
     listed: BTreeMap<String, Vec<String>>,
+    catalog_index: Option<u64>,
     /// Services that the program does not want.
     refused: BTreeSet<String>,
     /// By node and id.
@@ -213,6 +218,8 @@ struct Work {
     /// The services that are left to read in this turn.
     turn: VecDeque<String>,
     next_in_turn: Option<Instant>,
+    /// The services whose last read failed, and when they are read again.
+    retries: VecDeque<(Instant, String)>,
 }
 
 impl Work {
@@ -224,6 +231,8 @@ impl Work {
     async fn step(&mut self) -> bool {
         self.start_reads();
         let turn = self.client.clock().sleep_until_any(self.next_in_turn);
+        let retry = self.retries.front().map(|(at, _)| *at);
+        let retry = self.client.clock().sleep_until_any(retry);
         tokio::select! {
             Some(state) = self.catalog.next() => self.took_catalog(state),
             Some(state) = self.checks.next() => self.took_checks(state),
@@ -233,11 +242,19 @@ impl Work {
             }
             Some(name) = self.updates.next(), if !self.updates.is_empty() => self.tell(name),
             () = self.views.chosen.notified() => self.took_choices(),
+            () = retry => {
+                if let Some((_, name)) = self.retries.pop_front() {
+                    self.due(&name);
+                }
+                false
+            }
             () = turn => {
                 if let Some(name) = self.turn.pop_front() {
                     self.due(&name);
                 }
-                self.next_in_turn = self.pause_of_turn().map(|pause| self.client.clock().now() + pause);
+                let pause = self.pause_of_turn();
+                // From the time when it was due: delays do not add up.
+                self.next_in_turn = self.next_in_turn.zip(pause).map(|(at, pause)| at + pause);
                 false
             }
         }
@@ -268,7 +285,14 @@ impl Work {
         self.views.known().views.insert(name.clone(), view);
         self.services.insert(
             name.clone(),
-            Service { feed, is_due: false, reads: 0, is_resynchronised: false, told: None },
+            Service {
+                feed,
+                is_due: false,
+                is_queued: false,
+                reads: 0,
+                is_resynchronised: false,
+                told: None,
+            },
         );
         self.due(&name);
         Ok(())
@@ -276,10 +300,11 @@ impl Work {
 
     /// Reads a service again as soon as possible.
     fn due(&mut self, name: &str) {
-        if let Some(service) = self.services.get_mut(name)
-            && !mem::replace(&mut service.is_due, true)
-        {
-            self.urgent.push_back(name.to_owned());
+        if let Some(service) = self.services.get_mut(name) {
+            service.is_due = true;
+            if !mem::replace(&mut service.is_queued, true) {
+                self.urgent.push_back(name.to_owned());
+            }
         }
     }
 
@@ -288,7 +313,7 @@ impl Work {
             && let Some(name) = self.urgent.pop_front()
         {
             let Some(service) = self.services.get_mut(&name) else { continue };
-            service.is_due = false;
+            (service.is_due, service.is_queued) = (false, false);
             service.reads += 1;
             let client = Arc::clone(&self.client);
             self.reads.push(Box::pin(async move {
@@ -308,10 +333,8 @@ impl Work {
             }
             Err(error) => {
                 let _ = service.feed.send(Err(error));
-                service.is_resynchronised = true;
-                self.turn.push_front(name.to_owned());
-                let again = self.client.clock().now() + PAUSE;
-                self.next_in_turn = Some(self.next_in_turn.map_or(again, |at| at.max(again)));
+                (service.is_resynchronised, service.is_due) = (true, true);
+                self.retries.push_back((self.client.clock().now() + PAUSE, name.to_owned()));
             }
         }
     }
@@ -353,7 +376,9 @@ impl Work {
             .chain(before.keys().filter(|name| !self.listed.contains_key(*name)).cloned())
             .collect();
         let is_first = !mem::replace(&mut self.views.known().is_listed, true);
-        if changed.is_empty() && !is_first && self.confirmed.0.is_some() {
+        // One answer can stand for several changes, of which some name no service.
+        let index = mem::replace(&mut self.catalog_index, state.answer.meta.index);
+        if index != self.catalog_index && !is_first {
             self.begin_turn();
         }
         let mut is_news = is_first;

@@ -1,6 +1,7 @@
 //! A unix socket of this process, in a folder that only its user can read.
 
 use super::PerProcess;
+use super::signals::spawn;
 use crate::sync::lock;
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -21,18 +22,20 @@ const SOCKET: &str = "wake";
 const LEFT_OVER: Duration = Duration::from_secs(60);
 
 /// Listens at a socket (mode 0600) in a new folder (mode 0700) below the system's folder for temporary files. Both
-/// are removed when the process exits; those that crashed processes of this user left are removed here.
+/// are removed when the process exits; those that crashed processes of this user left are removed in the background.
 ///
 /// # Errors
 /// When the folder or the socket cannot be created.
 pub fn listen() -> io::Result<(UnixListener, PathBuf)> {
     let parent = std::env::temp_dir();
-    let _ = sweep(&parent, LEFT_OVER);
+    let swept = parent.clone();
+    // On a thread of its own: a process that does not accept would keep a connection waiting.
+    let _ = spawn("consul_ffi", move || drop(sweep(&swept, LEFT_OVER)));
     let folder = parent.join(format!("{FOLDER}{}.{:08x}", std::process::id(), fastrand::u32(..)));
     DirBuilder::new().mode(0o700).create(&folder)?;
     remove_at_exit(folder.clone())?;
     let path = folder.join(SOCKET);
-    let listener = UnixListener::bind(&path)?;
+    let listener = UnixListener::bind(&path).inspect_err(|_| remove(&folder))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     Ok((listener, path))
@@ -43,11 +46,13 @@ fn sweep(parent: &Path, left_over: Duration) -> io::Result<()> {
     // SAFETY: the call takes nothing and always succeeds.
     let user = unsafe { libc::geteuid() };
     for entry in fs::read_dir(parent)?.flatten() {
-        let is_named = entry.file_name().to_str().is_some_and(|name| name.starts_with(FOLDER));
+        if !entry.file_name().to_str().is_some_and(|name| name.starts_with(FOLDER)) {
+            continue;
+        }
         let Ok(found) = entry.metadata() else { continue };
         let is_old =
             found.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= left_over));
-        if is_named && is_old && found.is_dir() && found.uid() == user {
+        if is_old && found.is_dir() && found.uid() == user {
             let socket = entry.path().join(SOCKET);
             if UnixStream::connect(&socket).is_err() {
                 remove(&entry.path());

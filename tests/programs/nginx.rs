@@ -28,7 +28,7 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 15] = [
+    let all: [Named; 16] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
@@ -42,6 +42,10 @@ pub fn trials() -> Trials {
         ("a_gateway_reloads_while_consul_is_unreachable", gateway::reloads_without_consul),
         ("a_worker_serves_others_while_20_calls_of_resty_consul_wait", resty_consul_yields),
         ("workers_share_the_views_of_one_of_them", views::workers_share),
+        (
+            "an_instance_that_is_gone_is_not_picked_and_a_list_outlives_consuls_loss",
+            views::gone_and_lost,
+        ),
         ("another_worker_watches_when_that_one_is_killed", views::another_takes_over),
         ("an_nginx_starts_from_the_dump_file_without_consul", views::starts_from_the_dump),
     ];
@@ -415,8 +419,17 @@ impl Drop for Nginx {
 }
 
 fn start_consul() -> Result<(Child, SocketAddr), Failed> {
+    consul_at(0)
+}
+
+/// A consul-sim that knows nothing, in the place of one that has ended.
+fn start_consul_at(address: SocketAddr) -> Result<Child, Failed> {
+    Ok(consul_at(address.port())?.0)
+}
+
+fn consul_at(port: u16) -> Result<(Child, SocketAddr), Failed> {
     let mut child = Command::new(consul::binary(consul::SIM)?)
-        .args(["agent", "-dev", "-http-port=0"])
+        .args(["agent", "-dev", &format!("-http-port={port}")])
         .stdout(Stdio::piped())
         .spawn()?;
     let mut line = String::new();

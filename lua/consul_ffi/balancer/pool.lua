@@ -18,7 +18,7 @@ function pool.new(source, options, policy, random)
     seen = {}, entries = {}, by_table = {}, by_key = {},
     -- Those that are picked now, their effective weights, and the sum of these.
     active = {}, weights = {}, count = 0, total_weight = 0,
-    in_flight = 0, ejected = 0, time = 0, look_at = 0, due_at = 0, forget_at = 0, stamp = 0, local_share = 1,
+    in_flight = 0, ejected = 0, time = 0, look_at = -math.huge, due_at = 0, forget_at = 0, stamp = 0, local_share = 1,
   }
 end
 

@@ -11,6 +11,10 @@ local LEASE_S, BEAT_S = 5, 1
 -- How often a changed list is written to the dump file at most, in seconds.
 local DUMP_S = 2
 
+-- How long a worker that comes to watch keeps lists that another one has written and Consul does not confirm, in
+-- seconds: after an outage Consul may know no instances until they register again.
+local HOLD_S = 30
+
 -- How often a request looks whether the first list has come, in seconds.
 local LOOK_S = 0.02
 
@@ -75,6 +79,10 @@ end
 local View, Views = {}, {}
 View.__index, Views.__index = View, Views
 
+local function json_of(value)
+  return select(2, assert(consul_ffi.json_encode(value)))
+end
+
 -- Writes a service's instances, if they are others. Without room in the dict nothing else is evicted.
 local function write(dict, name, json)
   if dict:get(INSTANCES .. name) == json then
@@ -100,31 +108,57 @@ local function remove(dict, name)
   dict:incr(VERSION .. name, 1, 0)
 end
 
+-- Returns the services of a dump file, or nil and the reason.
+local function read_dump(path)
+  local file, why = io.open(path, "r")
+  if not file then
+    return nil, why
+  end
+  local text
+  text, why = file:read("*a")
+  file:close()
+  if not text then
+    return nil, why
+  end
+  local decoded, dump = consul_ffi.json_decode(text)
+  if not decoded then
+    return nil, dump
+  end
+  local services = type(dump) == "table" and dump.services
+  if type(services) ~= "table" then
+    return nil, "it has no services"
+  end
+  for name, service in pairs(services) do
+    local instances = type(service) == "table" and type(service.confirmed) == "number" and service.instances
+    if type(name) ~= "string" or type(instances) ~= "table" then
+      return nil, ("its service %s is not one"):format(tostring(name))
+    end
+    for _, instance in pairs(instances) do
+      if type(instance) ~= "table" or type(instance.address) ~= "string" or type(instance.port) ~= "number" then
+        return nil, ("an instance of its service %s is not one"):format(name)
+      end
+    end
+  end
+  return services
+end
+
 -- Takes the lists of the dump file over if the dict has none.
 local function load(self)
   if not self.dump_file or self.dict:get(NAMES) then
     return
   end
-  local file, why = io.open(self.dump_file, "r")
-  local text = file and file:read("*a")
-  if file then
-    file:close()
-  end
-  local decoded, dump = false, why
-  if text then
-    decoded, dump = consul_ffi.json_decode(text)
-  end
-  if not decoded or type(dump) ~= "table" or type(dump.services) ~= "table" then
-    ngx.log(ngx.NOTICE, "consul_ffi: starts without ", self.dump_file, ": ", tostring(dump))
-    return
+  local services, why = read_dump(self.dump_file)
+  if not services then
+    return ngx.log(ngx.NOTICE, "consul_ffi: starts without ", self.dump_file, ": ", why)
   end
   local names = {}
-  for name, service in pairs(dump.services) do
-    names[#names + 1] = name
-    write(self.dict, name, select(2, assert(consul_ffi.json_encode(service.instances))))
-    self.dict:set(CONFIRMED .. name, service.confirmed)
+  for name, service in pairs(services) do
+    if write(self.dict, name, json_of(service.instances)) then
+      names[#names + 1] = name
+      self.dict:safe_set(CONFIRMED .. name, service.confirmed)
+    end
   end
-  self.dict:set(NAMES, select(2, assert(consul_ffi.json_encode(names))))
+  self.dict:safe_set(NAMES, json_of(names))
 end
 
 -- Writes the dump file: as another one that is then renamed, so that no reader finds half of it.
@@ -133,7 +167,7 @@ local function dump(self)
   for _, name in ipairs(names_of(dict) or {}) do
     local json, confirmed = dict:get(INSTANCES .. name), dict:get(CONFIRMED .. name)
     if json and confirmed then
-      local key = select(2, assert(consul_ffi.json_encode(name)))
+      local key = json_of(name)
       services[#services + 1] = ('%s:{"confirmed":%.3f,"instances":%s}'):format(key, confirmed, json)
     end
   end
@@ -167,35 +201,49 @@ end
 -- Writes a service that is new, has changed or is gone.
 local function take(self, all, name)
   local view = all:view(name)
-  local instances = view and view:all()
-  if instances then
-    write(self.dict, name, select(2, assert(consul_ffi.json_encode(instances))))
-  elseif not view then
+  local instances = view and view:all() or {}
+  local is_anothers = not self.is_written[name] and self.dict:get(INSTANCES .. name)
+  if #instances == 0 and is_anothers and ngx.now() < self.hold_until then
+    self.held[name] = true
+    return
+  end
+  self.held[name] = nil
+  if view then
+    self.is_written[name] = write(self.dict, name, json_of(instances))
+  else
+    self.is_written[name] = nil
     remove(self.dict, name)
   end
   self.dump_at = self.dump_at or ngx.now() + DUMP_S
 end
 
--- Writes the names, and how old each list is; removes what another worker left.
+-- Writes the names, and how old each list is; removes what another worker left, after a while.
 local function beat(self, all)
-  if not (self.is_ready or all:ready(0)) then
+  self.is_ready = self.is_ready or all:ready(0)
+  if not self.is_ready then
     return
   end
-  local names, is_named = all:names(), {}
+  local names, is_named, is_held = all:names(), {}, ngx.now() < self.hold_until
   for _, name in ipairs(names) do
     is_named[name] = true
-    local age_s = all:view(name):age_s()
-    if age_s then
-      self.dict:set(CONFIRMED .. name, ngx.now() - age_s)
+    local view = all:view(name)
+    local age_s = view and view:age_s()
+    if age_s and self.is_written[name] then
+      self.dict:safe_set(CONFIRMED .. name, ngx.now() - age_s)
     end
   end
-  for _, name in ipairs(not self.is_ready and names_of(self.dict) or {}) do
-    if not is_named[name] then
+  for _, name in ipairs(names_of(self.dict) or {}) do
+    if not is_named[name] and is_held and not self.is_written[name] then
+      self.held[name] = true
+      names[#names + 1] = name
+    elseif not is_named[name] then
       remove(self.dict, name)
     end
   end
-  self.is_ready = true
-  self.dict:set(NAMES, select(2, assert(consul_ffi.json_encode(names))))
+  for name in pairs(is_held and {} or self.held) do
+    take(self, all, name)
+  end
+  self.dict:safe_set(NAMES, json_of(names))
   if self.dump_file and self.dump_at and self.dump_at <= ngx.now() then
     self.dump_at = nil
     dump(self)
@@ -203,17 +251,12 @@ local function beat(self, all)
 end
 
 -- Watches as long as this worker has the lease.
-local function watch(self)
-  self.client = self.client or openresty.new(self.config)
-  local all, message = self.client:service_views(self.filter)
-  if not all then
-    return ngx.log(ngx.ERR, "consul_ffi: ", message)
-  end
-  self.is_ready = false
+local function watch(self, all)
+  self.is_ready, self.held, self.is_written, self.hold_until = false, {}, {}, ngx.now() + HOLD_S
   while holds_lease(self) do
     local success, name = all:next(BEAT_S * 1000)
     if not success then
-      break
+      return
     end
     while name do
       take(self, all, name)
@@ -221,9 +264,19 @@ local function watch(self)
     end
     beat(self, all)
   end
-  all:close()
-  if self.dict:get(LEASE) == self.token then
-    self.dict:delete(LEASE)
+end
+
+-- The filter, but one that raises an error chooses nothing.
+local function filter_of(self)
+  if type(self.filter) == "table" then
+    return self.filter
+  end
+  return function(name, tags)
+    local ran, is_wanted = pcall(self.filter, name, tags)
+    if not ran then
+      ngx.log(ngx.ERR, "consul_ffi: the filter of views raised an error for ", name, ": ", tostring(is_wanted))
+    end
+    return ran and is_wanted
   end
 end
 
@@ -232,13 +285,23 @@ local function tick(premature, self)
     return
   end
   self.renew_at = 0
-  if holds_lease(self) then
-    self.is_watching = true
-    local ran, why = pcall(watch, self)
-    self.is_watching = false
-    if not ran then
-      ngx.log(ngx.ERR, "consul_ffi: ", tostring(why))
-    end
+  if not holds_lease(self) then
+    return
+  end
+  self.client = self.client or openresty.new(self.config)
+  local all, message = self.client:service_views(filter_of(self))
+  if not all then
+    return ngx.log(ngx.ERR, "consul_ffi: ", message)
+  end
+  self.is_watching = true
+  local ran, why = pcall(watch, self, all)
+  self.is_watching = false
+  all:close()
+  if self.dict:get(LEASE) == self.token then
+    self.dict:delete(LEASE)
+  end
+  if not ran then
+    ngx.log(ngx.ERR, "consul_ffi: ", tostring(why))
   end
 end
 
@@ -277,7 +340,8 @@ function Views:view(service)
   if not view then
     view = setmetatable({ dict = self.dict, service = service }, View)
     view.picks = balancer.new(view)
-    self.views[service] = view
+    -- Names that come from requests are not kept.
+    self.views[service] = view:version() and view
   end
   return view
 end
@@ -287,13 +351,10 @@ function View:version()
   return self.dict:get(VERSION .. self.service)
 end
 
--- The results while there is no list.
+-- The results before the first list.
 local function missing(self)
-  local is_listed = self.dict:get(NAMES) ~= nil
-  local message = ("service_view %q: %s"):format(
-    self.service, is_listed and "Consul lists no such service" or "no answer from Consul yet")
-  local kind = is_listed and "not_found" or "timeout"
-  return false, message, { kind = kind, message = message, retryable = true, maybe_applied = false }
+  local message = ("service_view %q: no answer from Consul yet"):format(self.service)
+  return false, message, { kind = "timeout", message = message, retryable = true, maybe_applied = false }
 end
 
 ---The instances; the same tables until they change. They belong to the view: do not modify them.
@@ -304,12 +365,16 @@ function View:all()
   local version = self:version()
   if not version or version ~= self.read_version then
     local json = self.dict:get(INSTANCES .. self.service)
-    self.list = json and select(2, assert(consul_ffi.json_decode(json)))
+    self.list = json and select(2, assert(consul_ffi.json_decode(json))) or nil
     self.read_version = version
   end
-  if not self.list then
+  if self.list then
+    return self.list
+  elseif not self.dict:get(NAMES) then
     return missing(self)
   end
+  -- Consul lists no such service.
+  self.list = {}
   return self.list
 end
 

@@ -111,7 +111,7 @@ async fn serve(listener: CloseOnFork<UnixListener>) {
                 // A client that fails has gone away.
                 tokio::spawn(async move { drop(answer(stream).await) });
             }
-            Ok(_) => tracing::warn!(
+            Ok(_) => tracing::info!(
                 "another process connected to the unix socket of this one, and was refused"
             ),
             Err(error) => {

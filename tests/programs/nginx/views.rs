@@ -35,6 +35,12 @@ const BLOCKS: &str = r#"lua_shared_dict consul 10m;
                 ngx.say(ngx.worker.pid(), " ", ready and table.concat(ports, ",") or message)
             }
         }
+        location = /pick {
+            content_by_lua_block {
+                local instance, message = views:view("s1"):pick()
+                ngx.say(instance and instance.port or message)
+            }
+        }
         location = /lease { content_by_lua_block { ngx.say(ngx.shared.consul:get("lease")) } }
         location = /age { content_by_lua_block { ngx.say(views:view("s1"):age_s()) } }
 "#;
@@ -71,7 +77,7 @@ fn becomes(nginx: &Nginx, service: usize, ports: &str) -> Outcome {
     let begun = Instant::now();
     loop {
         let body = get(nginx.address, &format!("/service/s{service}"))?.body;
-        let (worker, found) = body.trim().split_once(' ').ok_or("no worker")?;
+        let (worker, found) = body.trim().split_once(' ').unwrap_or((body.trim(), ""));
         workers.insert(worker.to_owned(), found.to_owned());
         let right = workers.values().filter(|found| *found == ports).count();
         if right >= WORKERS as usize {
@@ -104,6 +110,34 @@ pub fn workers_share(unpacked: &Path) -> Outcome {
 fn watcher(nginx: &Nginx) -> Result<String, Failed> {
     let body = get(nginx.address, "/lease")?.body;
     Ok(body.split('.').next().unwrap_or_default().trim().to_owned())
+}
+
+/// What an instance that is gone leaves, and Consul after it has lost everything.
+pub fn gone_and_lost(unpacked: &Path) -> Outcome {
+    let mut nginx = start(unpacked)?;
+    becomes(&nginx, 1, &ports(1))?;
+    let picked = get(nginx.address, "/pick")?.body;
+    check(["11", "12"].contains(&picked.trim()), &picked)?;
+    for number in [1, 2] {
+        let path = format!("/v1/agent/service/deregister/{}", 10 + number);
+        let answer = send(nginx.consul_address, "PUT", &path, "")?;
+        check(answer.status == 200, &answer.body)?;
+    }
+    becomes(&nginx, 1, "")?;
+    for _ in 0..10 {
+        let picked = get(nginx.address, "/pick")?.body;
+        check(picked.contains("no instance"), &picked)?;
+    }
+    // A worker that begins to watch an empty Consul keeps what another one has written for a while.
+    nginx.consul.kill()?;
+    nginx.consul.wait()?;
+    nginx.consul = super::start_consul_at(nginx.consul_address)?;
+    let before = watcher(&nginx)?;
+    let status = std::process::Command::new("kill").args(["-9", &before]).status()?;
+    check(status.success(), "the worker was not killed")?;
+    wait_until(|| Ok(!["nil", "", &before].contains(&watcher(&nginx)?.as_str())))?;
+    std::thread::sleep(Duration::from_secs(3));
+    becomes(&nginx, 2, &ports(2))
 }
 
 pub fn another_takes_over(unpacked: &Path) -> Outcome {
