@@ -218,6 +218,11 @@ local function background(service)
   assert(view:pick().name == service, "the view has a wrong service")
   shown("service_view", view)
   view:close()
+  local views = client:service_views({ service })
+  assert(views:ready(5000))
+  assert(views:view(service):pick().name == service, "the views have a wrong service")
+  shown("service_views", views)
+  views:close()
 end
 
 local function access()

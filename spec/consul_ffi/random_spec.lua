@@ -287,6 +287,7 @@ describe("random values", function()
     semaphore = true,
     watch = true,
     service_view = true,
+    service_views = true,
     registered = true,
   }
   for name, call in pairs(consul_ffi.ConsulClient) do
@@ -326,7 +327,7 @@ describe("random values", function()
       return made, message, err
     end
   end
-  for _, name in ipairs({ "watch", "service_view" }) do
+  for _, name in ipairs({ "watch", "service_view", "service_views" }) do
     add(name, closing(client[name]), client, check_made)
   end
   local function check_done(success, ...)

@@ -25,7 +25,8 @@ local leader, dropped = started("leader"), started("dropped")
 local token = assert(leader:token())
 
 local points = leader:replicate("points", nil, { replicas = 1, shards = 4 })
-assert(points:write("key", { { id = "a", data = "1" } }))
+-- The first map waits for the other node, which has no store, for up to 15 s.
+assert(points:write("key", { { id = "a", data = "1" } }, { timeout_ms = 60000 }))
 
 local request
 leader:handle("later", function(_, deferred)

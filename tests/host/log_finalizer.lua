@@ -56,5 +56,8 @@ AT_END = finalized(function() -- luacheck: ignore
   line("arises at the end")
   log("INFO", "called at the end")
   pcall(client.kv_get, client, "key")
-  pcall(consul_ffi.new, { simulate = true, log = log })
+  -- Lua 5.1 and 5.4 never finalize what a finalizer makes at the end of a state, so its descriptors stay.
+  if rawget(_G, "jit") then
+    pcall(consul_ffi.new, { simulate = true, log = log })
+  end
 end)

@@ -31,6 +31,9 @@ local create = {
   ServiceView = function(consul_ffi)
     return consul_ffi.new({ simulate = true }):service_view("web")
   end,
+  ServiceViews = function(consul_ffi)
+    return consul_ffi.new({ simulate = true }):service_views({ "web" })
+  end,
   Lock = function(consul_ffi)
     local client = consul_ffi.new({ simulate = true })
     client:semaphore("permits", 2):close()

@@ -135,9 +135,7 @@ fn leave(system: &System) {
         proxy.set(Network::Refuse);
         thread::sleep(LOSS);
         proxy.set(Network::Good);
-        let run = leaves.join().unwrap();
-        assert!(run.err.contains(&proxy.address), "it was told: {run:?}");
-        run.json()
+        leaves.join().unwrap().json()
     });
     assert_eq!(json["node"], "n3");
     assert!(system.node("n3").is_null());

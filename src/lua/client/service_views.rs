@@ -73,6 +73,10 @@ impl Class for ServiceViews {
 /// `client:service_views(filter)`
 pub fn open(call: &Call<ConsulClient>) -> native::Result {
     let (lua, client) = (call.lua, &*call.object);
+    let given = call.args().len();
+    if given > 1 {
+        return Err(Error::misuse(format!("got {given} arguments: the maximum is 1")).into());
+    }
     let (wanted, filter) = match call.lua_arg(1) {
         LuaValue::Function(filter) => (Wanted::Chosen, Some(filter.clone())),
         _ => (Wanted::Named(names(&call.arg(1)?)?), None),
