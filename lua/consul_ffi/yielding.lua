@@ -106,19 +106,13 @@ return function(wait, now_s)
   end
 
   function View.ready(this, limit_ms)
-    local ready, message, err = wait(this.object, limit_ms)
-    if ready == false then
-      return false, message, err
-    end
-    return this.object:ready(0)
-  end
-
-  function Views.ready(this, limit_ms)
     return wait_for(this.object, limit_ms, function()
       local success, message, err = this.object:ready(0)
       return success or err.kind == "closed", success, message, err
     end)
   end
+
+  Views.ready = View.ready
 
   function Views.next(this, limit_ms)
     return wait_for(this.object, limit_ms, function()

@@ -348,7 +348,7 @@ pub(super) fn view_of(
         skipped: BTreeSet::new(),
     };
     let answers = unfold(updater, |mut updater| async move {
-        updater.next().await;
+        updater.next().await?;
         Some(((), updater))
     });
     Ok((view, answers))
@@ -375,27 +375,27 @@ impl Drop for Updater {
 }
 
 impl Updater {
-    /// Waits for the next answer and applies it.
-    async fn next(&mut self) {
-        let state = self.answer().await;
+    /// Waits for the next answer and applies it; `None` after the last one.
+    async fn next(&mut self) -> Option<()> {
+        let state = self.answer().await?;
         let hidden = hidden(&self.client, &self.args, &state.answer).await;
         self.view.state().hidden = hidden;
         self.take(state);
+        Some(())
     }
 
     /// Waits for the next answer; empties the list when it is time to.
-    async fn answer(&mut self) -> State {
+    async fn answer(&mut self) -> Option<State> {
         loop {
             let empties = self.view.clock.sleep_until_any(self.empties_at);
             match select(self.states.next(), empties).await {
-                Either::Left((Some(Ok(state)), _)) => return state,
+                Either::Left((Some(Ok(state)), _)) => return Some(state),
                 Either::Left((Some(Err(error)), _)) => {
                     // The answer after the outage decides.
                     self.empties_at = None;
                     self.view.state().last_error = Some(error);
                 }
-                // A watch does not end.
-                Either::Left((None, _)) => std::future::pending().await,
+                Either::Left((None, _)) => return None,
                 Either::Right(_) => {
                     self.empties_at = None;
                     self.replace(Vec::new());

@@ -340,7 +340,7 @@ impl Work {
     }
 
     /// Puts an error of one of the queries into all views; after an outage all are read again.
-    fn is_answered(&mut self, state: Result<State, Error>) -> Option<State> {
+    fn answered(&mut self, state: Result<State, Error>) -> Option<State> {
         match state {
             Ok(state) => {
                 if state.is_resynchronised {
@@ -365,7 +365,7 @@ impl Work {
     }
 
     fn took_catalog(&mut self, state: Result<State, Error>) -> bool {
-        let Some(state) = self.is_answered(state) else { return false };
+        let Some(state) = self.answered(state) else { return false };
         let listed = tags_by_name(&state.answer.value);
         let before = mem::replace(&mut self.listed, listed);
         let changed: Vec<String> = self
@@ -401,7 +401,7 @@ impl Work {
     }
 
     fn took_checks(&mut self, state: Result<State, Error>) -> bool {
-        let Some(state) = self.is_answered(state) else { return false };
+        let Some(state) = self.answered(state) else { return false };
         let mut known = BTreeMap::new();
         for check in state.answer.value.items() {
             let text =
