@@ -10,7 +10,7 @@ if type(consul_ffi) ~= "table" or not consul_ffi._older then
 end
 
 -- What these Lua modules need of the native module; the same as in src/lua/module.lua.
-local REVISION = 2
+local REVISION = 3
 
 if consul_ffi._older.revision ~= REVISION then
   -- Lua 5.1 has no such function.

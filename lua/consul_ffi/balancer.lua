@@ -3,7 +3,8 @@
 -- What a balancer knows belongs to its Lua state: each nginx worker has its own.
 local clock = require("consul_ffi.balancer.clock")
 local health = require("consul_ffi.balancer.health")
-local options_of = require("consul_ffi.balancer.options")
+local OPTIONS = require("consul_ffi.balancer.options")
+local option_types = require("consul_ffi.option_types")
 local pool = require("consul_ffi.balancer.pool")
 
 local policies = {
@@ -59,7 +60,7 @@ function balancer.new(source, options)
   if not is_view and type(source) ~= "table" then
     error(("balancer.new: the source must be a view or a list of instances, got a %s"):format(type(source)), 2)
   end
-  local chosen = options_of(options)
+  local chosen = option_types.read("balancer.new", OPTIONS, options)
   local now = chosen.now or clock.default()
   local self = pool.new(source, chosen, policies[chosen.policy], chosen.random or clock.random_numbers(now()))
   self.is_view, self.has_version = is_view, is_view and method_of(source, "version") ~= nil

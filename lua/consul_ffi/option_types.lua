@@ -156,4 +156,39 @@ function option_types.refusal(kind, value, is_secret)
   return ("must be %s, got %s"):format(kind.words, shown)
 end
 
+-- Returns options with their defaults. `list` declares them: { name, type, default }, where a type may be one of
+-- `types` by name. Raises an error about a name or value that is not allowed where the caller of `what` is called; an option
+-- whose type says `is_required` must be given.
+function option_types.read(what, list, given)
+  if type(given) ~= "table" and given ~= nil then
+    error(("%s: the options must be a table, got a %s"):format(what, type(given)), 3)
+  end
+  given = given or {}
+  local names, is_known, options = {}, {}, {}
+  for i, option in ipairs(list) do
+    names[i], is_known[option[1]] = option[1], true
+  end
+  for name in pairs(given) do
+    if not is_known[name] then
+      local known = table.concat(names, ", ")
+      error(("%s: unknown option %s; the options are: %s"):format(what, tostring(name), known), 3)
+    end
+  end
+  for _, option in ipairs(list) do
+    local name, kind, default = option[1], types[option[2]] or option[2], option[3]
+    local value = given[name]
+    if value == nil then
+      value = default
+    end
+    if value ~= nil or kind.is_required then
+      local why = option_types.refusal(kind, value)
+      if why then
+        error(("%s: %s %s"):format(what, name, why), 3)
+      end
+    end
+    options[name] = value
+  end
+  return options
+end
+
 return option_types

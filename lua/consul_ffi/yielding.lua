@@ -1,6 +1,8 @@
 -- Clients whose methods yield: the calling coroutine waits for Consul while others run. The modules for the event
 -- loops (consul_ffi.openresty, .luv, .cqueues, .luasocket) are made of this; each says only how to wait.
-local consul_ffi = require("consul_ffi")
+local consul_ffi = require("consul_native")
+
+local iterators = consul_ffi._older
 
 -- Methods of a client that ask Consul nothing.
 local LOCAL = { close = true, destroy = true, start = true, registered = true }
@@ -92,18 +94,7 @@ return function(wait, now_s)
     end)
   end
 
-  function Watch.changes(this)
-    return function()
-      while true do
-        local success, change, extra = Watch.next(this)
-        if success then
-          return change, extra
-        elseif extra.kind == "closed" then
-          return nil
-        end
-      end
-    end
-  end
+  Watch.changes = iterators.changes_of(Watch)
 
   function View.ready(this, limit_ms)
     return wait_for(this.object, limit_ms, function()
@@ -145,11 +136,7 @@ return function(wait, now_s)
     return event, detail
   end
 
-  function Lock.events(this)
-    return function()
-      return Lock.next_event(this)
-    end
-  end
+  Lock.events = iterators.events_of(Lock)
 
   for _, name in ipairs({ "release", "fenced_put" }) do
     Lock[name] = function(this, ...)

@@ -115,20 +115,24 @@ class_of(native.handle)
 
 local Watch = class_of(native.watch)
 
--- The changes until the watch is closed: for change, meta in watch:changes() do. Errors, which begin an
--- outage, are skipped.
-function Watch.changes(watch)
-  return function()
-    while true do
-      local success, change, extra = Watch.next(watch)
-      if success then
-        return change, extra
-      elseif extra.kind == "closed" then
-        return nil
+-- A function that returns the changes until the watch is closed: for change, meta in watch:changes() do. Errors, which
+-- begin an outage, are skipped.
+local function changes_of(class)
+  return function(watch)
+    return function()
+      while true do
+        local success, change, extra = class.next(watch)
+        if success then
+          return change, extra
+        elseif extra.kind == "closed" then
+          return nil
+        end
       end
     end
   end
 end
+
+Watch.changes = changes_of(Watch)
 
 class_of(native.view)
 
@@ -478,10 +482,10 @@ local function raise_at_caller(class, file, is_object)
   end
 end
 
--- For our modules with the names of older ones, not for programs.
+-- For our own Lua modules, not for programs.
 module._older = {
   -- Differs when our Lua modules need another native module than before; the same as in consul_native.lua.
-  revision = 2,
+  revision = 3,
   log = wrap(native.older.log),
   call = wrap(native.older.call),
   warn = wrap(native.older.warn),
@@ -489,6 +493,8 @@ module._older = {
   option_like = wrap(native.older.option_like),
   node_id = wrap(native.older.node_id),
   of_text = of_text,
+  changes_of = changes_of,
+  events_of = events_of,
   raise_at_caller = raise_at_caller,
   options = native.older.options,
 }

@@ -32,12 +32,14 @@ local LEASE, NAMES, INSTANCES, VERSION, CONFIRMED = "lease", "names", "i:", "v:"
 local OPTIONS = {
   { "dict", {
     words = "the name of a lua_shared_dict",
+    is_required = true,
     accepts = function(value)
       return type(value) == "string" and ngx.shared[value] ~= nil
     end,
   } },
   { "filter", {
     words = "a function or a list of services' names",
+    is_required = true,
     accepts = function(value)
       return type(value) == "function" or type(value) == "table"
     end,
@@ -45,36 +47,16 @@ local OPTIONS = {
   { "config", {
     words = "a table",
     accepts = function(value)
-      return value == nil or type(value) == "table"
+      return type(value) == "table"
     end,
   } },
   { "dump_file", {
     words = "the path of a file",
     accepts = function(value)
-      return value == nil or type(value) == "string" and value ~= ""
+      return type(value) == "string" and value ~= ""
     end,
   } },
 }
-
-local function check(options)
-  if type(options) ~= "table" then
-    error(("views.new: the options must be a table, got a %s"):format(type(options)), 3)
-  end
-  local names, is_known = {}, {}
-  for i, option in ipairs(OPTIONS) do
-    names[i], is_known[option[1]] = option[1], true
-    local why = option_types.refusal(option[2], options[option[1]])
-    if why then
-      error(("views.new: %s %s"):format(option[1], why), 3)
-    end
-  end
-  for name in pairs(options) do
-    if not is_known[name] then
-      error(("views.new: unknown option %s; the options are: %s"):format(
-        tostring(name), table.concat(names, ", ")), 3)
-    end
-  end
-end
 
 local View, Views = {}, {}
 View.__index, Views.__index = View, Views
@@ -311,11 +293,8 @@ local views = {}
 ---@param options consul_ffi.openresty.views.options
 ---@return consul_ffi.openresty.Views
 function views.new(options)
-  check(options)
-  local self = setmetatable({
-    dict = ngx.shared[options.dict], filter = options.filter, config = options.config, dump_file = options.dump_file,
-    views = {},
-  }, Views)
+  local self = setmetatable(option_types.read("views.new", OPTIONS, options), Views)
+  self.dict, self.views = ngx.shared[self.dict], {}
   load(self)
   return self
 end
