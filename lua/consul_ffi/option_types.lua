@@ -157,8 +157,8 @@ function option_types.refusal(kind, value, is_secret)
 end
 
 -- Returns options with their defaults. `list` declares them: { name, type, default }, where a type may be one of
--- `types` by name. Raises an error about a name or value that is not allowed where the caller of `what` is called; an option
--- whose type says `is_required` must be given.
+-- `types` by name; an option whose type says `is_required` must be given. Raises an error about a name or value that is
+-- not allowed, where the caller of `what` is called.
 function option_types.read(what, list, given)
   if type(given) ~= "table" and given ~= nil then
     error(("%s: the options must be a table, got a %s"):format(what, type(given)), 3)
