@@ -183,8 +183,8 @@ struct Service {
     is_due: bool,
     /// Whether it is to be read as soon as possible.
     is_queued: bool,
-    /// How many reads are in flight.
-    reads: u32,
+    /// Whether a read is in flight. There is one at a time: of two on two connections the older answer can come last.
+    is_read: bool,
     /// Whether the next answer comes after an outage.
     is_resynchronised: bool,
     /// The list that the program knows, or will be told.
@@ -289,7 +289,7 @@ impl Work {
                 feed,
                 is_due: false,
                 is_queued: false,
-                reads: 0,
+                is_read: false,
                 is_resynchronised: false,
                 told: None,
             },
@@ -302,7 +302,7 @@ impl Work {
     fn due(&mut self, name: &str) {
         if let Some(service) = self.services.get_mut(name) {
             service.is_due = true;
-            if !mem::replace(&mut service.is_queued, true) {
+            if !service.is_read && !mem::replace(&mut service.is_queued, true) {
                 self.urgent.push_back(name.to_owned());
             }
         }
@@ -313,8 +313,7 @@ impl Work {
             && let Some(name) = self.urgent.pop_front()
         {
             let Some(service) = self.services.get_mut(&name) else { continue };
-            (service.is_due, service.is_queued) = (false, false);
-            service.reads += 1;
+            (service.is_due, service.is_queued, service.is_read) = (false, false, true);
             let client = Arc::clone(&self.client);
             self.reads.push(Box::pin(async move {
                 let answer = client.call(&health::SERVICE, &Args::new().arg(name.as_str())).await;
@@ -325,11 +324,14 @@ impl Work {
 
     fn took_answer(&mut self, name: &str, answer: Result<Answer, Error>) {
         let Some(service) = self.services.get_mut(name) else { return };
-        service.reads -= 1;
+        service.is_read = false;
         match answer {
             Ok(answer) => {
                 let is_resynchronised = mem::take(&mut service.is_resynchronised);
                 let _ = service.feed.send(Ok(State { answer, is_resynchronised }));
+                if service.is_due {
+                    self.due(name);
+                }
             }
             Err(error) => {
                 let _ = service.feed.send(Err(error));
@@ -448,7 +450,7 @@ impl Work {
         known.last_error = None;
         for (name, service) in &self.services {
             if !service.is_due
-                && service.reads == 0
+                && !service.is_read
                 && let Some(view) = known.views.get(name)
             {
                 view.confirm(catalog.min(checks));
