@@ -6,6 +6,7 @@ mod hostile;
 mod http_transport;
 mod methods;
 mod secrets;
+mod service_views;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
