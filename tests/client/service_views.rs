@@ -263,3 +263,32 @@ fn a_view_with_a_change_that_was_not_read_is_not_confirmed() {
     assert!(scene.age("api") <= SECOND, "{:?}", scene.age("api"));
     assert!(scene.age("web") >= 11 * SECOND, "{:?}", scene.age("web"));
 }
+
+#[test]
+fn a_view_whose_read_waits_for_others_is_not_confirmed() {
+    let scene = many(6);
+    scene.pass(5 * SECOND);
+    scene.network.state().delays = [30 * SECOND; 4].into();
+    for name in &names(6)[..5] {
+        scene.check("fail", name, "w1");
+    }
+    scene.pass(SECOND);
+    scene.check("fail", "s00", "w1");
+    register(&scene.world, "s00", "w2", "10.0.0.2");
+    scene.pass(SECOND);
+    assert!(scene.age("s05") <= SECOND, "{:?}", scene.age("s05"));
+    assert!(scene.age("s04") >= 5 * SECOND, "{:?}", scene.age("s04"));
+}
+
+#[test]
+fn a_view_is_confirmed_as_of_the_older_of_the_two_answers() {
+    let scene = Scene::new(&["web", "api"]);
+    scene.pass(5 * SECOND);
+    // Only checks change: the catalog's query waits on.
+    scene.check("fail", "web", "w1");
+    scene.pass(SECOND);
+    assert!(scene.age("api") >= 5 * SECOND, "{:?}", scene.age("api"));
+    register(&scene.world, "web", "w2", "10.0.0.2");
+    scene.pass(SECOND);
+    assert!(scene.age("api") <= SECOND, "{:?}", scene.age("api"));
+}
