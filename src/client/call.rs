@@ -36,9 +36,21 @@ impl Client {
     /// # Errors
     /// Those of the transport or the server, after the retries that the endpoint allows.
     pub async fn execute(&self, request: &Request) -> Result<Success, Error> {
+        self.execute_with(request, self.settings.retry_count).await
+    }
+
+    /// [`Client::execute`] with this many retries.
+    ///
+    /// # Errors
+    /// As [`Client::execute`].
+    pub(super) async fn execute_with(
+        &self,
+        request: &Request,
+        retries: u32,
+    ) -> Result<Success, Error> {
         let start = self.clock.now();
         let numbers = counted::of(request.endpoint);
-        let outcome = self.outcome(request, start, numbers).await;
+        let outcome = self.outcome(request, retries, start, numbers).await;
         numbers.requests.add(&outcome);
         if request.server_wait.is_zero() {
             numbers.durations.add(match &outcome {
@@ -52,11 +64,11 @@ impl Client {
     async fn outcome(
         &self,
         request: &Request,
+        retries: u32,
         start: Instant,
         numbers: &'static EndpointNumbers,
     ) -> Result<Success, Error> {
         let deadline = start + self.budget(request);
-        let retries = self.settings.retry_count;
         let error = match Run::new(self, request, numbers, start..deadline, retries).end().await {
             Ok(success) => return Ok(success),
             Err(error) => error,
@@ -218,6 +230,7 @@ impl<'a> Run<'a> {
         match outcome {
             Ok(mut success) => {
                 self.record_success(index);
+                self.record_answer(begun);
                 let now = client.clock.now();
                 if self.request.server_wait.is_zero() {
                     client.endpoints().record_latency(index, now - begun);
@@ -242,6 +255,9 @@ impl<'a> Run<'a> {
                     let had_time = limit >= MIN_ATTEMPT_TIMEOUT && limit > with_jitter(wait);
                     if error.kind() != Kind::Timeout || had_time {
                         self.record_failure(index, begun, &error);
+                    }
+                    if error.kind() == Kind::RateLimited {
+                        self.record_refusal(begun, &error);
                     }
                 } else if error.kind() == Kind::Decode {
                     transport.close_idle();
@@ -361,6 +377,26 @@ impl<'a> Run<'a> {
         if was_benched && self.client.transports.len() > 1 {
             let endpoint = self.client.transports[index].endpoint();
             tracing::info!(endpoint, "the endpoint answers again");
+        }
+    }
+
+    fn record_answer(&self, begun: Instant) {
+        if self.client.refusals().record_answer(begun) {
+            tracing::info!("Consul answers again: waiting queries go on");
+        }
+    }
+
+    fn record_refusal(&self, begun: Instant, error: &Error) {
+        let (client, now) = (self.client, self.client.clock.now());
+        let mut all = 0..client.transports.len();
+        if all.all(|index| client.endpoints().is_benched(index, now))
+            && client.refusals().record(begun, now, self.retry_after)
+        {
+            let error = error.logged();
+            tracing::warn!(
+                error,
+                "Consul refuses requests because of its limits: waiting queries pause"
+            );
         }
     }
 

@@ -35,11 +35,12 @@ pub mod coordination;
 mod counted;
 mod endpoints;
 mod lost_answer;
+mod refusal;
 pub mod view;
 pub mod views;
 pub mod watch;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Instant};
 use crate::error::Error;
 use crate::sync::lock;
 use crate::transport::Transport;
@@ -49,6 +50,7 @@ use crate::wire::table::Endpoint;
 use coordination::Guard;
 pub use endpoints::EndpointHealth;
 use endpoints::Endpoints;
+use refusal::Refusals;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -73,6 +75,7 @@ pub struct Client {
     clock: Arc<dyn Clock>,
     rng: Mutex<fastrand::Rng>,
     endpoints: Mutex<Endpoints>,
+    refusals: Mutex<Refusals>,
     guard: Option<Arc<dyn Guard>>,
     /// What an error says of an endpoint to which there is no connection.
     endpoints_from: String,
@@ -87,8 +90,16 @@ impl Client {
         rng: fastrand::Rng,
     ) -> Self {
         let endpoints = Mutex::new(Endpoints::new(transports.len()));
-        let (rng, endpoints_from) = (Mutex::new(rng), String::new());
-        Client { transports, settings, clock, rng, endpoints, guard: None, endpoints_from }
+        Client {
+            transports,
+            settings,
+            clock,
+            rng: Mutex::new(rng),
+            endpoints,
+            refusals: Mutex::default(),
+            guard: None,
+            endpoints_from: String::new(),
+        }
     }
 
     /// The same client, whose errors say this of an endpoint to which there is no connection.
@@ -155,6 +166,15 @@ impl Client {
 
     fn endpoints(&self) -> MutexGuard<'_, Endpoints> {
         lock(&self.endpoints)
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        lock(&self.refusals)
+    }
+
+    /// When the pause of its waiting queries ends, which an agent refuses because of its limits.
+    fn refusal_ends(&self) -> Option<Instant> {
+        self.refusals().pause_ends(|| self.random_fraction())
     }
 
     pub(crate) fn random_u64(&self) -> u64 {

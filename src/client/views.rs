@@ -229,7 +229,11 @@ impl Work {
 
     /// Waits for something, and does what follows from it. Returns whether there is news for the program.
     async fn step(&mut self) -> bool {
-        self.start_reads();
+        let refusal = self.client.refusal_ends().filter(|ends| *ends > self.client.clock().now());
+        if refusal.is_none() {
+            self.start_reads();
+        }
+        let refusal = self.client.clock().sleep_until_any(refusal);
         let turn = self.client.clock().sleep_until_any(self.next_in_turn);
         let retry = self.retries.front().map(|(at, _)| *at);
         let retry = self.client.clock().sleep_until_any(retry);
@@ -242,6 +246,7 @@ impl Work {
             }
             Some(name) = self.updates.next(), if !self.updates.is_empty() => self.tell(name),
             () = self.views.chosen.notified() => self.took_choices(),
+            () = refusal => false,
             () = retry => {
                 if let Some((_, name)) = self.retries.pop_front() {
                     self.due(&name);

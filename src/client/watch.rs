@@ -2,7 +2,7 @@
 
 use super::{Client, counted};
 use crate::clock::Instant;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::metrics::{EndpointNumbers, Held};
 use crate::ordered;
 use crate::wire::request::Args;
@@ -188,7 +188,7 @@ impl Watcher {
         loop {
             self.pause().await;
             self.last_query = Some(self.client.clock().now());
-            let error = match self.client.call(self.endpoint, &self.query()).await {
+            let error = match self.ask().await {
                 Ok(answer) => {
                     self.numbers.watch_updates.add_one();
                     self.fails = None;
@@ -209,11 +209,27 @@ impl Watcher {
             }
             self.failures = self.failures.saturating_add(1);
             if self.failures == 1 {
-                tracing::warn!(call, error = error.logged(), "a watch fails and goes on trying");
+                // The client says once for all of its watches that it is refused.
+                if error.kind() != Kind::RateLimited {
+                    tracing::warn!(
+                        call,
+                        error = error.logged(),
+                        "a watch fails and goes on trying"
+                    );
+                }
                 return Err(error);
             }
             tracing::debug!(call, error = error.logged(), "a watch still fails");
         }
+    }
+
+    /// Sends the next query; without retries while the client is refused, which has its own pauses.
+    async fn ask(&self) -> Result<Answer, Error> {
+        let client = &self.client;
+        let is_refused = client.refusal_ends().is_some();
+        let retries = if is_refused { 0 } else { client.settings().retry_count };
+        let request = client.request(self.endpoint, &self.query())?;
+        client.execute_with(&request, retries).await?.answer()
     }
 
     /// Whether the next query waits for a change.
@@ -231,7 +247,7 @@ impl Watcher {
         args.opt("wait", duration::format(self.wait)).opt("retry", false)
     }
 
-    /// Limits the rate, and backs off after failures.
+    /// Limits the rate, and backs off after failures of its own and refusals of its client.
     async fn pause(&self) {
         let clock = self.client.clock();
         if let Some(last) = self.last_query {
@@ -244,6 +260,9 @@ impl Watcher {
             let doublings = (self.failures - 1).min(16);
             let limit = FIRST_PAUSE.saturating_mul(1 << doublings).min(MAX_PAUSE);
             clock.sleep(limit.mul_f64(0.5 + self.client.random_fraction() / 2.0)).await;
+        }
+        if let Some(ends) = self.client.refusal_ends() {
+            clock.sleep_until(ends).await;
         }
     }
 

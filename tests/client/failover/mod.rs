@@ -6,6 +6,7 @@ mod settled;
 
 use Does::*;
 use bytes::Bytes;
+use consul_ffi::client::watch::{WatchOptions, states};
 use consul_ffi::client::{Client, Settings};
 use consul_ffi::clock::{BoxFuture, Clock, ManualClock};
 use consul_ffi::error::{Error, Kind};
@@ -15,9 +16,13 @@ use consul_ffi::wire;
 use consul_ffi::wire::request::{Args, Defaults};
 use consul_ffi::wire::response::Answer;
 use consul_ffi::wire::value::Value;
+use futures_util::StreamExt as _;
+use futures_util::future::select;
+use futures_util::stream::select_all;
 use http::{Request, Response};
 use std::collections::VecDeque;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -465,6 +470,54 @@ fn a_busy_server_is_asked_again_when_it_wants_to_be() {
     assert!(error.is_retryable() && !error.maybe_applied());
     // The next call may try at once: it is the only endpoint.
     world.get().expect("an answer");
+}
+
+/// The requests of 20 watches and of a call every 5 s, in the first minute.
+fn a_minute_of_watches(plans: Vec<Vec<Does>>) -> (Vec<Got>, usize) {
+    let world = World::new(plans);
+    let client = Arc::new(world.client);
+    let key = |number: u32| Args::new().arg(format!("k{number}"));
+    let watches = (0..20).map(|number| {
+        let options = WatchOptions::default();
+        states(Arc::clone(&client), &wire::api::kv::GET, key(number), options)
+            .expect("a watch")
+            .boxed()
+    });
+    let mut watches = select_all(watches);
+    let mut answers = 0;
+    let clock = world.state.clock.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let minute = async {
+        for _ in 0..12 {
+            clock.sleep(Duration::from_secs(5)).await;
+            answers += usize::from(client.call(&wire::api::kv::GET, &key(100)).await.is_ok());
+        }
+    };
+    runtime.block_on(
+        clock.drive(select(pin!(minute), pin!(async { while watches.next().await.is_some() {} }))),
+    );
+    (std::mem::take(&mut *lock(&world.state.log)), answers)
+}
+
+#[test]
+fn watches_that_an_agent_refuses_leave_its_limits_to_the_calls() {
+    let (log, _) = a_minute_of_watches(vec![vec![Say(429, "", None)]]);
+    let of_watches = log.iter().filter(|got| !got.what.contains("k100")).count();
+    // Each asks once at first and after pauses of 1, 2, 4, 8, 16 and 30 s, up to half longer.
+    assert!((100..=140).contains(&of_watches), "{of_watches} requests of 20 watches");
+    let of_calls = log.len() - of_watches;
+    assert!(of_calls >= 12, "{of_calls} requests of 12 calls");
+}
+
+#[test]
+fn watches_go_on_after_refusals_and_do_not_pause_while_an_endpoint_answers() {
+    // A first wave of refusals, of which each watch sees one.
+    let (_, answers) =
+        a_minute_of_watches(vec![[vec![Say(429, "", None); 20], vec![Work]].concat()]);
+    assert_eq!(answers, 12);
+    let (log, answers) = a_minute_of_watches(vec![vec![Say(429, "", None)], vec![Work]]);
+    let first_s = log.iter().filter(|got| got.endpoint == 1 && got.at_ms < 1_001_000).count();
+    assert!(answers == 12 && first_s >= 20, "{answers} answers, {first_s} requests");
 }
 
 #[test]
