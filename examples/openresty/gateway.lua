@@ -1,11 +1,11 @@
 -- A gateway to the instances of a service: picks one for each request, retries on another, ejects those that fail.
 local balancer = require("consul_ffi.balancer")
-local openresty = require("consul_ffi.openresty")
 local peer = require("ngx.balancer")
+local views = require("consul_ffi.openresty.views")
 
 local SERVICE = os.getenv("SERVICE") or "web"
 
--- How many other instances a request tries, and how long it waits for the list of a worker that has just started.
+-- How many other instances a request tries, and how long it waits for the first list.
 local MORE_TRIES, LONGEST_WAIT_MS = 2, 2000
 
 -- The answers that say that an instance cannot serve. A 500 may be due to the request.
@@ -15,9 +15,11 @@ local gateway = {}
 
 local view, web
 
--- In init_worker_by_lua: a worker does not inherit a view from the master process. Sends nothing and does not wait.
+-- In init_worker_by_lua: one of the workers watches for all. Sends nothing and does not wait.
 function gateway.start()
-  view = assert(openresty.new():service_view(SERVICE))
+  local all = views.new({ dict = "consul", filter = { SERVICE }, dump_file = ngx.config.prefix() .. "instances.json" })
+  all:start()
+  view = all:view(SERVICE)
   web = balancer.new(view, { policy = "least_time", slow_start_s = 10, zone = os.getenv("ZONE") })
 end
 
@@ -26,8 +28,8 @@ local function unavailable()
   return ngx.exit(503)
 end
 
--- In access_by_lua, for a request that found no instance: waits while the worker has no list, and answers 503 if that
--- is empty. Other requests have no such phase, which costs a coroutine.
+-- In access_by_lua, for a request that found no instance: waits while there is no list, and answers 503 if that is
+-- empty. Other requests have no such phase, which costs a coroutine.
 function gateway.wait()
   if view:age_s() or not view:ready(LONGEST_WAIT_MS) or not view:pick() then
     return unavailable()
@@ -44,14 +46,15 @@ end
 
 -- In balancer_by_lua, for each attempt of a request.
 function gateway.balance()
-  local request, tried = ngx.ctx, nil
-  if request.instance then
-    tried = tried_by(request)
+  local tried
+  if peer.get_last_failure() then
+    tried = tried_by(ngx.ctx)
   else
     peer.set_more_tries(MORE_TRIES)
   end
   local instance = web:pick(nil, tried)
-  request.instance = instance or nil
+  -- A new table costs less than one that nginx makes.
+  ngx.ctx = { instance = instance or nil, tried = tried }
   if not instance then
     -- nginx answers 500 whatever the balancer's status is, which gateway.conf directs to `wait`.
     return ngx.exit(500)

@@ -14,6 +14,14 @@ function Wait.dirty()
   return false
 end
 
+-- A clock in seconds that is never set back, which that of the machine can be.
+local read_at, offset = 0, 0
+local function now_s()
+  local read = socket.gettime()
+  offset, read_at = offset + math.max(0, read_at - read), read
+  return read + offset
+end
+
 -- The loop that runs the current coroutine.
 local running
 
@@ -26,7 +34,7 @@ local function wait(object, limit_ms)
   if not fd then
     return false, message, err
   end
-  coroutine.yield(setmetatable({ fd = fd, ends = limit_ms and socket.gettime() + limit_ms / 1000 }, Wait))
+  coroutine.yield(setmetatable({ fd = fd, ends = limit_ms and now_s() + limit_ms / 1000 }, Wait))
 end
 
 local Loop = {}
@@ -51,7 +59,7 @@ end
 -- Waits for up to timeout_s seconds until a coroutine can continue or one of the program's own sockets can be read, and
 -- runs the coroutines. Returns the sockets that can be read, and whether coroutines are left.
 function Loop:step(timeout_s, sockets)
-  local readable, now, left = {}, socket.gettime(), timeout_s
+  local readable, now, left = {}, now_s(), timeout_s
   for i, own in ipairs(sockets or {}) do
     readable[i] = own
   end
@@ -62,7 +70,7 @@ function Loop:step(timeout_s, sockets)
     end
   end
   local ready = socket.select(readable, nil, left)
-  now = socket.gettime()
+  now = now_s()
   local threads, own = {}, {}
   for thread, waits in pairs(self.waits) do
     if ready[waits] or waits.ends and waits.ends <= now then
@@ -87,7 +95,7 @@ function Loop:run()
   end
 end
 
-local luasocket = yielding(wait, socket.gettime)
+local luasocket = yielding(wait, now_s)
 
 -- A loop without coroutines.
 function luasocket.loop()

@@ -1,6 +1,7 @@
 -- Consul in OpenResty, and in nginx with the Lua module: a call blocks its request alone, not the worker, and a request
 -- that ends cancels its calls.
 local yielding = require("consul_ffi.yielding")
+local now_s = require("consul_ffi.openresty.clock")
 
 -- The phases of a request that can wait; the others have no cosockets.
 local YIELDS = {
@@ -70,4 +71,11 @@ local function wait(object, limit_ms)
   end
 end
 
-return yielding(wait, ngx.now)
+local openresty = yielding(wait, now_s)
+
+-- Whether a call can be made in a phase of nginx.
+function openresty.can_wait(phase)
+  return YIELDS[phase] == true
+end
+
+return openresty

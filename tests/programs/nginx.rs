@@ -1,7 +1,9 @@
 //! The example for OpenResty, in Debian's nginx with its Lua module (scripts/nginx.sh), on
 //! consul-sim.
 
+mod aborts;
 mod gateway;
+mod page;
 mod views;
 
 use crate::support::consul;
@@ -28,13 +30,15 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 16] = [
+    let all: [Named; 21] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
         ("a_reload_continues_with_new_workers", a_reload_goes_on),
         ("it_ends_promptly_while_queries_wait", it_ends_promptly),
         ("a_request_that_ends_cancels_its_call", a_request_that_ends),
+        ("a_request_that_ends_while_it_waits_for_a_lock_never_gets_it", aborts::waits_for_a_lock),
+        ("a_request_that_ends_releases_the_lock_that_it_holds", aborts::releases_what_it_holds),
         ("requests_that_wait_take_no_time_of_the_processor", requests_that_wait),
         ("a_worker_that_exits_ends_the_waits_of_its_timers", a_worker_that_exits),
         ("a_phase_that_cannot_wait_says_so", a_phase_that_cannot_wait),
@@ -48,6 +52,9 @@ pub fn trials() -> Trials {
         ),
         ("another_worker_watches_when_that_one_is_killed", views::another_takes_over),
         ("an_nginx_starts_from_the_dump_file_without_consul", views::starts_from_the_dump),
+        ("a_dict_that_is_too_small_is_told_once_and_has_whole_lists", views::too_small),
+        ("the_commands_of_the_page_make_a_gateway", page::commands),
+        ("a_clock_that_is_set_back_changes_no_lease_and_no_age", views::clock_set_back),
     ];
     let mut trials = Trials::of(module_path!());
     for (name, run) in all {
@@ -326,11 +333,7 @@ impl Nginx {
         let configuration = fs::read_to_string(examples.join(example).with_extension("conf"))?
             .replace("127.0.0.1:8080", &address.to_string())
             .replace("worker_processes 2;", &format!("worker_processes {workers};"));
-        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|kind| format!("    {kind}_temp_path {kind};\n"))
-            .concat();
-        let configuration = configuration.replace("http {\n", &format!("http {{\n{temporary}"));
-        fs::write(folder.join("nginx.conf"), change(configuration))?;
+        fs::write(folder.join("nginx.conf"), change(temporary_paths(&configuration)))?;
         let child = Self::spawn(unpacked, &folder, consul_address)?;
         let mut nginx = Nginx { child, address, consul, consul_address, folder };
         nginx.wait_for_start()?;
@@ -416,6 +419,14 @@ impl Drop for Nginx {
         let _ = (self.child.wait(), self.consul.wait());
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// A configuration whose temporary files are in its own folder.
+fn temporary_paths(configuration: &str) -> String {
+    let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("    {kind}_temp_path {kind};\n"))
+        .concat();
+    configuration.replace("http {\n", &format!("http {{\n{paths}"))
 }
 
 fn start_consul() -> Result<(Child, SocketAddr), Failed> {

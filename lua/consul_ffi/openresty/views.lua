@@ -3,10 +3,10 @@
 local consul_ffi = require("consul_ffi")
 local openresty = require("consul_ffi.openresty")
 local balancer = require("consul_ffi.balancer")
+local lease = require("consul_ffi.openresty.lease")
 local option_types = require("consul_ffi.option_types")
-
--- How long the lease of the worker that watches is valid without a renewal, and how often it renews it, in seconds.
-local LEASE_S, BEAT_S = 5, 1
+local texts = require("consul_ffi.openresty.texts")
+local now_s = require("consul_ffi.openresty.clock")
 
 -- How often a changed list is written to the dump file at most, in seconds.
 local DUMP_S = 2
@@ -18,9 +18,18 @@ local HOLD_S = 30
 -- How often a request looks whether the first list has come, in seconds.
 local LOOK_S = 0.02
 
--- The keys of the shared dict: the lease, the names as JSON; and of each service its instances as JSON, the number of
--- this version of them, and when Consul last confirmed them, in seconds of Unix time.
-local LEASE, NAMES, INSTANCES, VERSION, CONFIRMED = "lease", "names", "i:", "v:", "c:"
+-- What nginx needs of a shared dict for itself, in KiB.
+local OVERHEAD_K = 32
+
+-- The texts in the shared dict: the services' names as JSON, and of each service its instances as JSON. Beside them,
+-- when Consul last confirmed a service's list, by the machine's monotonic clock.
+local NAMES, LIST, CONFIRMED = "names", "s:", "c:"
+
+-- While the dict has no room for all texts, the size in KiB that the log names; else 0.
+local FULL = "full"
+
+-- A size that is larger by this factor is told again.
+local LARGER = 1.5
 
 ---@class consul_ffi.openresty.views.options
 ---@field dict string the name of the lua_shared_dict
@@ -65,29 +74,39 @@ local function json_of(value)
   return select(2, assert(consul_ffi.json_encode(value)))
 end
 
--- Writes a service's instances, if they are others. Without room in the dict nothing else is evicted.
-local function write(dict, name, json)
-  if dict:get(INSTANCES .. name) == json then
-    return true
-  end
-  local written, why = dict:safe_set(INSTANCES .. name, json)
-  if not written then
-    ngx.log(ngx.ERR, "consul_ffi: no room for the instances of ", name, ": ", why, "; make lua_shared_dict larger")
-    return false
-  end
-  dict:incr(VERSION .. name, 1, 0)
-  return true
-end
-
 local function names_of(dict)
-  local json = dict:get(NAMES)
+  local json = texts.read(dict, NAMES)
   return json and select(2, assert(consul_ffi.json_decode(json)))
 end
 
+-- Writes a service's list, and when Consul confirmed it; returns false if there is no room for a new one.
+local function write(dict, name, json, confirmed)
+  return texts.write(dict, LIST .. name, json)
+    and (not confirmed or dict:safe_set(CONFIRMED .. name, confirmed)) and true or false
+end
+
 local function remove(dict, name)
-  dict:delete(INSTANCES .. name)
+  texts.remove(dict, LIST .. name)
   dict:delete(CONFIRMED .. name)
-  dict:incr(VERSION .. name, 1, 0)
+end
+
+-- Says that the dict is too small for these lists, by their names: once, of all workers, until it is not any more.
+local function say_full(self, jsons)
+  local names, bytes, largest = {}, 0, 0
+  for name, json in pairs(jsons) do
+    local size = texts.size_of(LIST .. name, #json)
+    names[#names + 1], bytes, largest = name, bytes + size, math.max(largest, size)
+  end
+  bytes = bytes + 2 * texts.size_of(NAMES, #json_of(names))
+  -- A list is written before the last one is removed. A quarter more, since nginx cannot use every hole.
+  local size_k = math.ceil(1.25 * (bytes + largest) / 1024) + OVERHEAD_K
+  if size_k < LARGER * (self.dict:get(FULL) or 0) then
+    return
+  end
+  self.dict:safe_set(FULL, size_k)
+  ngx.log(ngx.ERR, ("consul_ffi: the lists of %d services do not fit into the lua_shared_dict %q: some are missing, or "
+    .. "are not up to date; it must have at least %dk"):format(
+    #names, self.dict_name, size_k))
 end
 
 -- Returns the services of a dump file, or nil and the reason.
@@ -124,33 +143,43 @@ local function read_dump(path)
   return services
 end
 
--- Takes the lists of the dump file over if the dict has none.
+-- Takes the lists of the dump file over if the dict has none. Their times are of the machine's clock.
 local function load(self)
-  if not self.dump_file or self.dict:get(NAMES) then
+  if not self.dump_file or names_of(self.dict) then
     return
   end
   local services, why = read_dump(self.dump_file)
   if not services then
     return ngx.log(ngx.NOTICE, "consul_ffi: starts without ", self.dump_file, ": ", why)
   end
-  local names = {}
+  local names, jsons, fits = {}, {}, true
   for name, service in pairs(services) do
-    if write(self.dict, name, json_of(service.instances)) then
+    local age_s = math.max(0, ngx.now() - service.confirmed)
+    jsons[name] = json_of(service.instances)
+    if write(self.dict, name, jsons[name], now_s() - age_s) then
       names[#names + 1] = name
-      self.dict:safe_set(CONFIRMED .. name, service.confirmed)
+    else
+      fits = false
     end
   end
-  self.dict:safe_set(NAMES, json_of(names))
+  if not (texts.write(self.dict, NAMES, json_of(names)) and fits) then
+    say_full(self, jsons)
+  end
 end
 
--- Writes the dump file: as another one that is then renamed, so that no reader finds half of it.
+-- Writes the dump file if it is due: as another one that is then renamed, so that no reader finds half of it.
 local function dump(self)
   local services, dict = {}, self.dict
-  for _, name in ipairs(names_of(dict) or {}) do
-    local json, confirmed = dict:get(INSTANCES .. name), dict:get(CONFIRMED .. name)
+  local names = self.dump_file and self.dump_at and self.dump_at <= now_s() and names_of(dict)
+  if not names then
+    return
+  end
+  self.dump_at = nil
+  for _, name in ipairs(names) do
+    local json, confirmed = texts.read(dict, LIST .. name), dict:get(CONFIRMED .. name)
     if json and confirmed then
-      local key = json_of(name)
-      services[#services + 1] = ('%s:{"confirmed":%.3f,"instances":%s}'):format(key, confirmed, json)
+      local key, at = json_of(name), ngx.now() - (now_s() - confirmed)
+      services[#services + 1] = ('%s:{"confirmed":%.3f,"instances":%s}'):format(key, at, json)
     end
   end
   local path = ("%s.%d"):format(self.dump_file, ngx.worker.pid())
@@ -167,36 +196,52 @@ local function dump(self)
   end
 end
 
--- Whether this worker watches; renews its lease.
-local function holds_lease(self)
-  local dict, now = self.dict, ngx.now()
-  if now < self.renew_at then
-    return true
-  end
-  self.renew_at = now + BEAT_S
-  if dict:get(LEASE) == self.token then
-    return dict:set(LEASE, self.token, LEASE_S)
-  end
-  return (dict:safe_add(LEASE, self.token, LEASE_S))
-end
-
 -- Writes a service that is new, has changed or is gone.
 local function take(self, all, name)
   local view = all:view(name)
-  local instances = view and view:all() or {}
-  local is_anothers = not self.is_written[name] and self.dict:get(INSTANCES .. name)
-  if #instances == 0 and is_anothers and ngx.now() < self.hold_until then
+  local instances = {}
+  if view then
+    instances = view:all()
+  end
+  if not instances then
+    return
+  end
+  local is_anothers = not self.is_written[name] and texts.version(self.dict, LIST .. name)
+  if #instances == 0 and is_anothers and now_s() < self.hold_until then
     self.held[name] = true
     return
   end
   self.held[name] = nil
   if view then
-    self.is_written[name] = write(self.dict, name, json_of(instances))
+    self.is_written[name] = write(self.dict, name, json_of(instances), now_s() - (view:age_s() or 0))
   else
     self.is_written[name] = nil
     remove(self.dict, name)
   end
-  self.dump_at = self.dump_at or ngx.now() + DUMP_S
+  self.dump_at = self.dump_at or now_s() + DUMP_S
+end
+
+-- Writes how old the list of a service is; that list too if it is not in the dict.
+local function confirm(self, all, name)
+  if not (self.held[name] or self.is_written[name] and texts.version(self.dict, LIST .. name)) then
+    take(self, all, name)
+  end
+  local view = self.is_written[name] and all:view(name)
+  local age_s = view and view:age_s()
+  if age_s then
+    self.dict:safe_set(CONFIRMED .. name, now_s() - age_s)
+  end
+  return self.held[name] or self.is_written[name]
+end
+
+-- The lists of all services as JSON, by name.
+local function jsons_of(all)
+  local jsons = {}
+  for _, name in ipairs(all:names()) do
+    local view = all:view(name)
+    jsons[name] = json_of(view and view:all() or {})
+  end
+  return jsons
 end
 
 -- Writes the names, and how old each list is; removes what another worker left, after a while.
@@ -205,17 +250,15 @@ local function beat(self, all)
   if not self.is_ready then
     return
   end
-  local names, is_named, is_held = all:names(), {}, ngx.now() < self.hold_until
+  local names, is_named, fits = all:names(), {}, true
+  local is_held = now_s() < self.hold_until
   for _, name in ipairs(names) do
     is_named[name] = true
-    local view = all:view(name)
-    local age_s = view and view:age_s()
-    if age_s and self.is_written[name] then
-      self.dict:safe_set(CONFIRMED .. name, ngx.now() - age_s)
-    end
+    fits = confirm(self, all, name) and fits
   end
   for _, name in ipairs(names_of(self.dict) or {}) do
-    if not is_named[name] and is_held and not self.is_written[name] then
+    local is_anothers = not self.is_written[name] and texts.version(self.dict, LIST .. name)
+    if not is_named[name] and is_held and is_anothers then
       self.held[name] = true
       names[#names + 1] = name
     elseif not is_named[name] then
@@ -225,26 +268,35 @@ local function beat(self, all)
   for name in pairs(is_held and {} or self.held) do
     take(self, all, name)
   end
-  self.dict:safe_set(NAMES, json_of(names))
-  if self.dump_file and self.dump_at and self.dump_at <= ngx.now() then
-    self.dump_at = nil
-    dump(self)
+  if texts.write(self.dict, NAMES, json_of(names)) and fits then
+    self.dict:safe_set(FULL, 0)
+  elseif self.has_news or self.dict:get(FULL) == 0 then
+    say_full(self, jsons_of(all))
+  end
+  self.has_news = false
+  if not is_held and not self.is_swept then
+    self.is_swept = true
+    texts.sweep(self.dict)
   end
 end
 
 -- Watches as long as this worker has the lease.
 local function watch(self, all)
-  self.is_ready, self.held, self.is_written, self.hold_until = false, {}, {}, ngx.now() + HOLD_S
-  while holds_lease(self) do
-    local success, name = all:next(BEAT_S * 1000)
+  self.is_ready, self.is_swept, self.held, self.is_written = false, false, {}, {}
+  -- The worker before may have ended with changes that are not in the file.
+  self.hold_until, self.dump_at = now_s() + HOLD_S, now_s()
+  while self.lease:is_held() do
+    local success, name = all:next(lease.RENEW_S * 1000)
     if not success then
       return
     end
     while name do
       take(self, all, name)
+      self.has_news = true
       name = select(2, all:next(0))
     end
     beat(self, all)
+    dump(self)
   end
 end
 
@@ -266,8 +318,7 @@ local function tick(premature, self)
   if premature or self.is_watching or ngx.worker.exiting() then
     return
   end
-  self.renew_at = 0
-  if not holds_lease(self) then
+  if not self.lease:is_held() then
     return
   end
   self.client = self.client or openresty.new(self.config)
@@ -279,9 +330,7 @@ local function tick(premature, self)
   local ran, why = pcall(watch, self, all)
   self.is_watching = false
   all:close()
-  if self.dict:get(LEASE) == self.token then
-    self.dict:delete(LEASE)
-  end
+  self.lease:release()
   if not ran then
     ngx.log(ngx.ERR, "consul_ffi: ", tostring(why))
   end
@@ -294,21 +343,36 @@ local views = {}
 ---@return consul_ffi.openresty.Views
 function views.new(options)
   local self = setmetatable(option_types.read("views.new", OPTIONS, options), Views)
-  self.dict, self.views = ngx.shared[self.dict], {}
+  self.dict_name = self.dict
+  self.dict, self.views = ngx.shared[self.dict_name], {}
+  self.dict:safe_add(FULL, 0)
   load(self)
   return self
 end
 
 ---Has this worker watch when no other does; in init_worker_by_lua.
 function Views:start()
-  self.token = ("%d.%d"):format(ngx.worker.pid(), math.random(0, 2 ^ 30))
+  self.lease = lease.new(self.dict)
   assert(ngx.timer.at(0, tick, self))
-  assert(ngx.timer.every(BEAT_S, tick, self))
+  assert(ngx.timer.every(lease.RENEW_S, tick, self))
 end
 
 ---The names of the services; nil before the first list.
 function Views:names()
   return names_of(self.dict)
+end
+
+-- Whether a service is among the names; nil before these are known.
+local function is_named(self, service)
+  local version = texts.version(self.dict, NAMES)
+  if version ~= self.names_version then
+    local names = names_of(self.dict)
+    self.named, self.names_version = names and {}, names and version
+    for _, name in ipairs(names or {}) do
+      self.named[name] = true
+    end
+  end
+  return self.named and self.named[service] == true
 end
 
 ---The view of a service, with the methods of a service view. A service that there is not has a view without instances.
@@ -317,7 +381,7 @@ end
 function Views:view(service)
   local view = self.views[service]
   if not view then
-    view = setmetatable({ dict = self.dict, service = service }, View)
+    view = setmetatable({ dict = self.dict, service = service, all_views = self }, View)
     view.picks = balancer.new(view)
     -- Names that come from requests are not kept.
     self.views[service] = view:version() and view
@@ -327,13 +391,17 @@ end
 
 ---Changes with the list.
 function View:version()
-  return self.dict:get(VERSION .. self.service)
+  return texts.version(self.dict, LIST .. self.service)
 end
 
--- The results before the first list.
+-- The results while there is no list.
 local function missing(self)
-  local message = ("service_view %q: no answer from Consul yet"):format(self.service)
-  return false, message, { kind = "timeout", message = message, retryable = true, maybe_applied = false }
+  local kind, why = "timeout", "no answer from Consul yet"
+  if (self.dict:get(FULL) or 0) > 0 then
+    kind, why = "config", "there is no room for its list in the lua_shared_dict"
+  end
+  local message = ("service_view %q: %s"):format(self.service, why)
+  return false, message, { kind = kind, message = message, retryable = true, maybe_applied = false }
 end
 
 ---The instances; the same tables until they change. They belong to the view: do not modify them.
@@ -343,13 +411,13 @@ end
 function View:all()
   local version = self:version()
   if not version or version ~= self.read_version then
-    local json = self.dict:get(INSTANCES .. self.service)
+    local json
+    json, self.read_version = texts.read(self.dict, LIST .. self.service)
     self.list = json and select(2, assert(consul_ffi.json_decode(json))) or nil
-    self.read_version = version
   end
   if self.list then
     return self.list
-  elseif not self.dict:get(NAMES) then
+  elseif (self.dict:get(FULL) or 0) > 0 or is_named(self.all_views, self.service) ~= false then
     return missing(self)
   end
   -- Consul lists no such service.
@@ -374,7 +442,7 @@ function View:age_s()
   if not confirmed then
     return missing(self)
   end
-  return math.max(0, ngx.now() - confirmed)
+  return math.max(0, now_s() - confirmed)
 end
 
 ---Waits for the first list.
@@ -383,12 +451,12 @@ end
 ---@return string? message
 ---@return consul_ffi.Error? err
 function View:ready(timeout_ms)
-  local ends = timeout_ms and ngx.now() + timeout_ms / 1000
+  local ends = timeout_ms and now_s() + timeout_ms / 1000
   while true do
     local list, message, err = self:all()
     if list then
       return true
-    elseif ends and ngx.now() >= ends or ngx.worker.exiting() then
+    elseif ends and now_s() >= ends or ngx.worker.exiting() then
       return false, message, err
     end
     ngx.sleep(LOOK_S)

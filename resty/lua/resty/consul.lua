@@ -46,22 +46,17 @@ local function copied(given)
   return copy
 end
 
--- The phases of nginx in which nothing can wait.
-local REFUSED = {}
-for _, phase in ipairs({ "set", "header_filter", "body_filter", "log", "balancer", "exit_worker" }) do
-  REFUSED[phase] = true
-end
-
--- Those before any request is served, in which a call may block the process.
+-- The phases of nginx before any request is served, in which a call may block the process.
 local STARTS = { init = true, init_worker = true }
 
 -- Sends a request; in nginx only the request or timer that calls this waits. Returns the results of http_request;
 -- nil and a message in a phase that cannot wait.
 local function call(client, ...)
   local phase = ngx and ngx.get_phase()
-  if REFUSED[phase] then
-    return nil, ("a request to Consul cannot wait in the phase %s; make it in ngx.timer.at"):format(phase)
-  elseif phase and not STARTS[phase] then
+  if phase and not STARTS[phase] then
+    if not openresty.can_wait(phase) then
+      return nil, ("a request to Consul cannot wait in the phase %s; make it in ngx.timer.at"):format(phase)
+    end
     client = openresty.client(client)
   end
   return client:http_request(...)
@@ -118,7 +113,7 @@ local function with_values(path, name, values)
 end
 
 -- Returns the target, the parameters of its query and the options of the call; nil and a message for a `wait` that is
--- not a number.
+-- not a number and for an argument without a name.
 local function arguments(self, path, args)
   -- A key is sent as it is, as far as a request can have its bytes.
   path = escaped(path, "[^!-~]")
@@ -141,7 +136,9 @@ local function arguments(self, path, args)
     log("DEBUG", "Blocking query timeout: ", timeout)
   end
   for name, value in pairs(merged) do
-    if type(value) == "table" then
+    if type(name) ~= "string" then
+      return nil, ("args must have names, got one with the key %s"):format(tostring(name))
+    elseif type(value) == "table" then
       path, merged[name] = with_values(path, name, value), nil
     elseif type(value) ~= "boolean" then
       merged[name] = tostring(value)

@@ -44,7 +44,9 @@ const METHODS: &[Method<Watch>] = &[
         poll(call)
     }),
     Method::new("fd", |call| Ok(Returned::Value(call.object.job.fd()?.into_lua(call.lua)?))),
-    Method::new("unix_socket", |call| wake::address(call.lua, &*call.object.job.job()?, false)),
+    Method::new("unix_socket", |call| {
+        wake::address(call.lua, &*call.object.job.job()?, 0, || None)
+    }),
     Method::new("close", |call| {
         call.object.close();
         Ok(Returned::done())

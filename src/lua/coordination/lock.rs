@@ -162,7 +162,8 @@ const METHODS: &[Method<Lock>] = &[
     Method::new("unix_socket", |call| {
         let lock = &*call.object;
         let open = lock.opened()?;
-        wake::address(call.lua, &lock.handle(&open)?.1, false)
+        let (handle, job) = lock.handle(&open)?;
+        wake::address(call.lua, job, open.attempt.get().0, || Some(handle.abandoner()))
     }),
     Method::new("close", |call| {
         call.object.close();
@@ -296,9 +297,11 @@ fn acquire(call: &Call<Lock>) -> native::Result {
         lock.opened()?;
         match job.next()? {
             Poll::Ready(Some(AttemptEvent::Acquired(id, token))) if id == attempt => {
+                handle.is_known(id);
                 return Ok(Returned::success(value::to_lua(lua, &token.into())?));
             }
             Poll::Ready(Some(AttemptEvent::Failed(id, error))) if id == attempt => {
+                handle.is_known(id);
                 return Err(error.into());
             }
             // An event of an earlier attempt that the program did not ask for.
@@ -314,7 +317,7 @@ fn next_event(call: &Call<Lock>, limit: Option<Duration>) -> native::Result {
     let none = || Ok(Returned::Value(LuaValue::Nil));
     let named = |name: &str, detail| Ok(Returned::Pair(name.into_lua(lua)?, detail));
     let Ok(open) = lock.opened() else { return none() };
-    let Some((_, job)) = open.handle.get() else { return none() };
+    let Some((handle, job)) = open.handle.get() else { return none() };
     loop {
         let (attempt, has_ended) = open.attempt.get();
         if !has_ended || job.is_ready() {
@@ -324,14 +327,22 @@ fn next_event(call: &Call<Lock>, limit: Option<Duration>) -> native::Result {
             }
         }
         let Poll::Ready(Some(event)) = job.next()? else { return none() };
+        if handle.is_abandoned(event.attempt()) {
+            open.attempt.set((attempt, has_ended || event.attempt() >= attempt));
+            continue;
+        }
         return match event {
-            AttemptEvent::Acquired(_, token) => {
+            AttemptEvent::Acquired(id, token) => {
+                handle.is_known(id);
                 named("acquired", value::to_lua(lua, &token.into())?)
             }
-            AttemptEvent::Failed(_, error) => named("failed", value::error(lua, &error)?),
-            AttemptEvent::Lease(Event::Suspended) => named("suspended", LuaValue::Nil),
-            AttemptEvent::Lease(Event::Resumed) => named("resumed", LuaValue::Nil),
-            AttemptEvent::Lease(Event::Lost(why)) => named("lost", why.into_lua(lua)?),
+            AttemptEvent::Failed(id, error) => {
+                handle.is_known(id);
+                named("failed", value::error(lua, &error)?)
+            }
+            AttemptEvent::Lease(_, Event::Suspended) => named("suspended", LuaValue::Nil),
+            AttemptEvent::Lease(_, Event::Resumed) => named("resumed", LuaValue::Nil),
+            AttemptEvent::Lease(_, Event::Lost(why)) => named("lost", why.into_lua(lua)?),
             AttemptEvent::Ended(id) => {
                 if id == attempt {
                     open.attempt.set((attempt, true));

@@ -8,6 +8,7 @@ use crate::client::coordination::{Event, Lease, Presence, Profile, Service, Wait
 use crate::error::{Error, Kind};
 use crate::lua::runtime::executor::Executor;
 use crate::lua::runtime::job::Job;
+use crate::lua::runtime::wake::Cancel;
 use crate::sync::lock as locked;
 use futures_util::future::{Either, join_all, ready, select};
 use futures_util::stream::{self, Stream, StreamExt};
@@ -106,9 +107,21 @@ pub enum AttemptEvent {
     /// The lock was not acquired.
     Failed(AttemptId, Error),
     /// An event of the lease.
-    Lease(Event),
+    Lease(AttemptId, Event),
     /// The last event of an attempt.
     Ended(AttemptId),
+}
+
+impl AttemptEvent {
+    /// The attempt that it is of.
+    pub fn attempt(&self) -> AttemptId {
+        match self {
+            AttemptEvent::Acquired(id, _)
+            | AttemptEvent::Failed(id, _)
+            | AttemptEvent::Lease(id, _)
+            | AttemptEvent::Ended(id) => *id,
+        }
+    }
 }
 
 /// The command to acquire the lock.
@@ -125,6 +138,10 @@ pub struct LockHandle {
     spec: LockSpec,
     state: Mutex<State>,
     attempts: AtomicU64,
+    /// The last attempt whose outcome the program knows.
+    known: AtomicU64,
+    /// The last attempt whose caller went away while it waited.
+    abandoned: AtomicU64,
     commands: mpsc::UnboundedSender<Command>,
 }
 
@@ -151,8 +168,9 @@ impl LockHandle {
     ) -> Result<(Arc<Self>, Job<AttemptEvent>), Error> {
         let (commands, received) = mpsc::unbounded_channel();
         let executor = worker.executor.clone();
-        let (state, attempts) = (Mutex::default(), AtomicU64::new(0));
-        let handle = Arc::new(Self { worker, spec, state, attempts, commands });
+        let (attempts, known, abandoned) = Default::default();
+        let state = Mutex::default();
+        let handle = Arc::new(Self { worker, spec, state, attempts, known, abandoned, commands });
         {
             let mut handles = locked(&handle.worker.handles);
             handles.retain(|handle| handle.strong_count() > 0);
@@ -207,6 +225,30 @@ impl LockHandle {
             *state = State::Idle;
         }
         is_waiting
+    }
+
+    /// To be called when the program learns the outcome of an attempt.
+    pub fn is_known(&self, attempt: AttemptId) {
+        self.known.store(attempt, Ordering::Relaxed);
+    }
+
+    /// Whether nobody waits for the events of an attempt any more.
+    pub fn is_abandoned(&self, attempt: AttemptId) -> bool {
+        attempt <= self.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// Ends an attempt whose caller has gone away while it waited, also one that got the lock meanwhile.
+    pub fn abandoner(self: &Arc<Self>) -> Cancel {
+        let handle = Arc::downgrade(self);
+        Arc::new(move |attempt| {
+            if let Some(handle) = handle.upgrade()
+                && attempt == handle.attempts.load(Ordering::Relaxed)
+                && attempt > handle.known.load(Ordering::Relaxed)
+            {
+                handle.abandoned.store(attempt, Ordering::Relaxed);
+                handle.shut_down();
+            }
+        })
     }
 
     /// Whether an attempt waits for the lock.
@@ -271,7 +313,7 @@ fn run_attempt(
     let events = stream::once(outcome).flat_map(move |outcome| match outcome {
         Ok(lease) => {
             let acquired = AttemptEvent::Acquired(attempt, lease.token());
-            stream::once(ready(acquired)).chain(keep(lease)).left_stream()
+            stream::once(ready(acquired)).chain(keep(attempt, lease)).left_stream()
         }
         Err(error) => stream::once(ready(AttemptEvent::Failed(attempt, error))).right_stream(),
     });
@@ -295,11 +337,11 @@ async fn acquire(
 }
 
 /// Keeps a lease, and reports its events until it ends.
-fn keep(lease: Arc<Lease>) -> impl Stream<Item = AttemptEvent> + Send {
+fn keep(attempt: AttemptId, lease: Arc<Lease>) -> impl Stream<Item = AttemptEvent> + Send {
     let keeper = Arc::clone(&lease);
     let keeping = stream::once(async move { keeper.keep().await }).filter_map(|_| ready(None));
-    let events = stream::unfold(lease, |lease| async move {
-        lease.next_event().await.map(|event| (AttemptEvent::Lease(event), lease))
+    let events = stream::unfold(lease, move |lease| async move {
+        lease.next_event().await.map(|event| (AttemptEvent::Lease(attempt, event), lease))
     });
     stream::select(events, keeping)
 }

@@ -70,7 +70,10 @@ const METHODS: &[Method<Handle>] = &[
         poll(call)
     }),
     Method::new("fd", |call| Ok(Returned::Value(call.object.job.fd()?.into_lua(call.lua)?))),
-    Method::new("unix_socket", |call| wake::address(call.lua, &*call.object.job.job()?, true)),
+    Method::new("unix_socket", |call| {
+        let job = call.object.job.job()?;
+        wake::address(call.lua, &*job, 0, || job.abort())
+    }),
     Method::new("cancel", |call| {
         if let Ok(job) = call.object.job.job() {
             job.cancel();

@@ -2,7 +2,7 @@
 //! wait for them. Nothing here calls Lua.
 
 use super::executor::{Executor, in_runtime};
-use super::wake::{self, Ticket, Waited};
+use super::wake::{self, Cancel, Ticket, Waited};
 use crate::clock::{BoxFuture, Clock, ManualClock, TaskId};
 use crate::error::Error;
 use crate::os::{self, EventFd};
@@ -129,16 +129,22 @@ impl<T: Send + 'static> Job<T> {
         Job { queue, task, generation: os::fork_generation(), ticket: OnceLock::new() }
     }
 
-    /// The ticket for a wait at the process's unix socket. If `is_call`, a client that goes away while it waits
-    /// cancels the job.
-    pub fn ticket(&self, is_call: bool) -> &Ticket {
-        self.ticket.get_or_init(|| {
-            let cancel = match &self.task {
-                Some(Task::Thread(abort)) if is_call => Some(abort.clone()),
-                _ => None,
-            };
-            wake::ticket(Arc::clone(&self.queue) as Arc<dyn Waited>, cancel)
-        })
+    /// The ticket for a wait at the process's unix socket. The first call's `cancel` is called when a client goes away
+    /// while it waits.
+    pub fn ticket(&self, cancel: impl FnOnce() -> Option<Cancel>) -> &Ticket {
+        self.ticket
+            .get_or_init(|| wake::ticket(Arc::clone(&self.queue) as Arc<dyn Waited>, cancel()))
+    }
+
+    /// Ends the work of a job in the background.
+    pub fn abort(&self) -> Option<Cancel> {
+        match &self.task {
+            Some(Task::Thread(abort)) => {
+                let abort = abort.clone();
+                Some(Arc::new(move |_| abort.abort()))
+            }
+            _ => None,
+        }
     }
 }
 

@@ -1,8 +1,7 @@
 //! A unix socket for event loops that can wait for a socket of their own alone, such as the cosockets of OpenResty.
 //!
-//! A client writes the number of a ticket and a newline, and reads a newline once the job of the ticket is ready, or
-//! is gone. It may write an empty line meanwhile, to be answered at once. If it goes away while it waits for a call,
-//! the call is cancelled. Only this process is served.
+//! A client writes the number of a ticket and, if it is of a lock, that of the attempt, and a newline, and reads a newline once the job of the ticket is ready, or is gone. It may write an empty line meanwhile, to be answered at once. If it goes away while it waits for a call or
+//! for a lock, that is cancelled. Only this process is served.
 
 use super::executor::background_thread;
 use super::job::Job;
@@ -11,7 +10,7 @@ use crate::clock::BoxFuture;
 use crate::error::{Error, Kind};
 use crate::os::{CloseOnFork, PerProcess, listen_privately};
 use crate::sync::lock;
-use futures_util::future::{AbortHandle, Either, select};
+use futures_util::future::{Either, select};
 use mlua::{IntoLua as _, Lua};
 use std::collections::HashMap;
 use std::io;
@@ -26,8 +25,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-/// The longest line of a client: the digits of a number of 64 bits, and a newline.
-const MAX_LINE: u64 = 21;
+/// The longest line of a client: two numbers of 64 bits.
+const MAX_LINE: u64 = 42;
 
 /// The pause after a failed accept, for example without a free descriptor.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -44,8 +43,8 @@ pub struct Ticket(u64);
 
 impl Ticket {
     /// What a client writes to wait.
-    pub fn line(&self) -> String {
-        format!("{}\n", self.0)
+    fn line(&self, number: u64) -> String {
+        format!("{} {number}\n", self.0)
     }
 }
 
@@ -55,26 +54,34 @@ impl Drop for Ticket {
     }
 }
 
-type Table = Mutex<HashMap<u64, (Weak<dyn Waited>, Option<AbortHandle>)>>;
+/// Ends what a client waits for that goes away, by the number in its line.
+pub type Cancel = Arc<dyn Fn(u64) + Send + Sync>;
+
+type Table = Mutex<HashMap<u64, (Weak<dyn Waited>, Option<Cancel>)>>;
 
 static TABLE: PerProcess<Table> = PerProcess::new();
 
-/// A ticket for a job. `cancel` ends it when its client goes away while it waits.
-pub fn ticket(job: Arc<dyn Waited>, cancel: Option<AbortHandle>) -> Ticket {
+/// A ticket for a job. `cancel` is called when its client goes away while it waits.
+pub fn ticket(job: Arc<dyn Waited>, cancel: Option<Cancel>) -> Ticket {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
     lock(TABLE.get()).insert(number, (Arc::downgrade(&job), cancel));
     Ticket(number)
 }
 
-/// The path of the socket, and what to write there to wait for a job. If `is_call`, a client that goes away while it
-/// waits cancels the job.
+/// The path of the socket, and what to write there to wait for a job, and in it for what has this number. `cancel` is
+/// that of [`Job::ticket`].
 ///
 /// # Errors
 /// As [`path`].
-pub fn address<T: Send + 'static>(lua: &Lua, job: &Job<T>, is_call: bool) -> native::Result {
+pub fn address<T: Send + 'static>(
+    lua: &Lua,
+    job: &Job<T>,
+    number: u64,
+    cancel: impl FnOnce() -> Option<Cancel>,
+) -> native::Result {
     let path = path()?.into_os_string().into_vec();
-    let line = job.ticket(is_call).line();
+    let line = job.ticket(cancel).line(number);
     Ok(Returned::Pair(lua.create_string(path)?.into_lua(lua)?, line.into_lua(lua)?))
 }
 
@@ -130,19 +137,20 @@ fn is_ours(stream: &UnixStream) -> bool {
 
 async fn answer(stream: UnixStream) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
-    while let Some(number) = line(&mut stream).await? {
-        let found = number.and_then(|number| lock(TABLE.get()).get(&number).cloned());
+    while let Some(wait) = line(&mut stream).await? {
+        let found = wait.and_then(|(ticket, _)| lock(TABLE.get()).get(&ticket).cloned());
         if let Some((job, cancel)) = found
+            && let Some((_, number)) = wait
             && let Some(job) = job.upgrade()
         {
             let interrupted = pin!(line(&mut stream));
             if let Either::Right((line, _)) = select(job.ready(), interrupted).await
                 && line.as_ref().map_or(true, Option::is_none)
             {
-                cancel.inspect(AbortHandle::abort);
+                cancel.inspect(|cancel| cancel(number));
                 return line.map(drop);
             }
-        } else if number.is_none() {
+        } else if wait.is_none() {
             continue;
         }
         stream.get_mut().write_all(b"\n").await?;
@@ -150,11 +158,13 @@ async fn answer(stream: UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The number in the next line; within it `None` for a line without one, and outside of it for the end.
-async fn line(stream: &mut BufReader<UnixStream>) -> io::Result<Option<Option<u64>>> {
+/// The two numbers in the next line; within it `None` for a line without one, and outside of it for the end.
+async fn line(stream: &mut BufReader<UnixStream>) -> io::Result<Option<Option<(u64, u64)>>> {
     let mut line = String::new();
     if stream.take(MAX_LINE).read_line(&mut line).await? == 0 {
         return Ok(None);
     }
-    Ok(Some(line.trim_end().parse().ok()))
+    let line = line.trim_end();
+    let (ticket, number) = line.split_once(' ').unwrap_or((line, "0"));
+    Ok(Some(ticket.parse().ok().zip(number.parse().ok())))
 }

@@ -26,7 +26,7 @@ const BLOCKS: &str = r#"lua_shared_dict consul 10m;
         location /service/ {
             content_by_lua_block {
                 local view = views:view(ngx.var.uri:sub(#"/service/" + 1))
-                local ready, message = view:ready(5000)
+                local ready, message = view:ready(tonumber(ngx.var.arg_limit) or 5000)
                 local ports = {}
                 for i, instance in ipairs(ready and view:all() or {}) do
                     ports[i] = instance.port
@@ -143,15 +143,20 @@ pub fn gone_and_lost(unpacked: &Path) -> Outcome {
 pub fn another_takes_over(unpacked: &Path) -> Outcome {
     let nginx = start(unpacked)?;
     becomes(&nginx, 1, &ports(1))?;
-    let before = watcher(&nginx)?;
+    is_taken_over(&nginx)?;
+    register(&nginx, 1, 3)?;
+    becomes(&nginx, 1, "11,12,13")
+}
+
+/// Kills the worker that watches, and waits for another one.
+fn is_taken_over(nginx: &Nginx) -> Outcome {
+    let before = watcher(nginx)?;
     let status = std::process::Command::new("kill").args(["-9", &before]).status()?;
     check(status.success(), "the worker was not killed")?;
     // The lease of 5 s, a beat of 1 s, and slack for a busy machine.
     let begun = Instant::now();
-    wait_until(|| Ok(!["nil", "", &before].contains(&watcher(&nginx)?.as_str())))?;
-    check(begun.elapsed() < Duration::from_secs(12), &format!("after {:?}", begun.elapsed()))?;
-    register(&nginx, 1, 3)?;
-    becomes(&nginx, 1, "11,12,13")
+    wait_until(|| Ok(!["nil", "", &before].contains(&watcher(nginx)?.as_str())))?;
+    check(begun.elapsed() < Duration::from_secs(12), &format!("after {:?}", begun.elapsed()))
 }
 
 pub fn starts_from_the_dump(unpacked: &Path) -> Outcome {
@@ -173,4 +178,119 @@ pub fn starts_from_the_dump(unpacked: &Path) -> Outcome {
     }
     let age: f64 = get(nginx.address, "/age")?.body.trim().parse()?;
     check(age > 0.0 && age < 120.0, &format!("an age of {age} s"))
+}
+
+/// What a service has instead of ports when its list has no room in the dict.
+const NO_ROOM: &str = "no room for its list";
+
+pub fn too_small(unpacked: &Path) -> Outcome {
+    const FULL: usize = 60;
+    let small = BLOCKS.replacen("consul 10m", "consul 64k", 1);
+    let mut nginx =
+        Nginx::start_with(unpacked, WORKERS, |text| text.replacen("server {", &small, 1))?;
+    for service in 1..=FULL {
+        register_long(&nginx, service, 1)?;
+    }
+    let log = nginx.folder.join("log");
+    let said = || -> Result<Vec<String>, Failed> {
+        let text = std::fs::read_to_string(&log)?;
+        Ok(text.lines().filter(|line| line.contains("do not fit")).map(str::to_owned).collect())
+    };
+    wait_until(|| Ok(!said()?.is_empty()))?;
+    // Lists that have room get longer, and every worker has the last one or the next one.
+    for service in 1..=FULL {
+        register_long(&nginx, service, 2)?;
+    }
+    let deadline = Instant::now() + SOON;
+    let (mut whole, mut missing) = (0, 0);
+    while Instant::now() < deadline {
+        for service in 1..=FULL {
+            let body = get(nginx.address, &format!("/service/s{service}?limit=0"))?.body;
+            let (first, both) = ((10 * service + 1).to_string(), ports(service));
+            let found = body.trim().split_once(' ').map_or("", |(_, found)| found);
+            whole += usize::from([first.as_str(), both.as_str()].contains(&found));
+            missing += usize::from(found.contains(NO_ROOM));
+            check(
+                found.contains(NO_ROOM) || [first.as_str(), both.as_str()].contains(&found),
+                &format!("s{service} has {found:?}"),
+            )?;
+        }
+    }
+    check(whole > 0 && missing > 0, &format!("{whole} whole lists, {missing} without room"))?;
+    let lines = said()?;
+    // Again only for half more, which the second instances are, and the services that came meanwhile.
+    check(lines.len() <= 4, &format!("it was told {} times", lines.len()))?;
+    // The size that the log names is enough.
+    let size = |line: &String| -> Result<usize, Failed> {
+        let size = line.rsplit("at least ").next().and_then(|rest| rest.split('k').next());
+        Ok(size.ok_or("no size")?.parse()?)
+    };
+    let sizes = lines.iter().map(size).collect::<Result<Vec<_>, _>>()?;
+    check(sizes.windows(2).all(|two| 2 * two[1] >= 3 * two[0]), &format!("{sizes:?}"))?;
+    let path = nginx.folder.join("nginx.conf");
+    // Of lists that are longer by less than half it says nothing more.
+    let enough = format!("consul {}k", 3 * sizes[sizes.len() - 1] / 2);
+    std::fs::write(&path, std::fs::read_to_string(&path)?.replacen("consul 64k", &enough, 1))?;
+    nginx.restart(unpacked)?;
+    for service in 1..=FULL {
+        becomes(&nginx, service, &ports(service))?;
+    }
+    check(said()?.is_empty(), "the dict is too small with the size that was told")
+}
+
+/// Registers an instance whose list is long.
+fn register_long(nginx: &Nginx, service: usize, number: usize) -> Outcome {
+    let (port, long) = (10 * service + number, "x".repeat(500));
+    let body = format!(
+        r#"{{"ID":"{port}","Name":"s{service}","Address":"127.0.0.1","Port":{port},
+            "Meta":{{"long":"{long}"}}}}"#
+    );
+    let answer = send(nginx.consul_address, "PUT", "/v1/agent/service/register", &body)?;
+    check(answer.status == 200, &answer.body)
+}
+
+/// The clock of all workers, which `/back` sets back by an hour.
+const CLOCK: &str = r#"init_by_lua_block {
+        local now = ngx.now
+        function ngx.now()
+            return now() - (ngx.shared.clock:get("back") or 0)
+        end
+        function ngx.time()
+            return math.floor(ngx.now())
+        end
+        "#;
+
+pub fn clock_set_back(unpacked: &Path) -> Outcome {
+    let blocks =
+        BLOCKS.replacen("lua_shared_dict", "lua_shared_dict clock 64k; lua_shared_dict", 1);
+    let back = "server {\n location = /back { content_by_lua_block { ngx.shared.clock:set('back', 3600) } }";
+    let nginx = Nginx::start_with(unpacked, WORKERS, |text| {
+        text.replacen("server {", &blocks, 1).replacen("server {", back, 1).replacen(
+            "init_by_lua_block {",
+            CLOCK,
+            1,
+        )
+    })?;
+    for service in 1..=SERVICES {
+        register(&nginx, service, 1)?;
+        register(&nginx, service, 2)?;
+    }
+    becomes(&nginx, SERVICES, &ports(SERVICES))?;
+    let before = watcher(&nginx)?;
+    get(nginx.address, "/back")?;
+    // Longer than the lease.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(7) {
+        let age: f64 = get(nginx.address, "/age")?.body.trim().parse()?;
+        check((0.0..120.0).contains(&age), &format!("an age of {age} s"))?;
+        check(watcher(&nginx)? == before, "another worker watches")?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let begun = Instant::now();
+    fail(&nginx, 1, 2)?;
+    becomes(&nginx, 1, "11")?;
+    check(begun.elapsed() <= SOON, &format!("a change took {:?}", begun.elapsed()))?;
+    is_taken_over(&nginx)?;
+    register(&nginx, 1, 3)?;
+    becomes(&nginx, 1, "11,13")
 }

@@ -1,0 +1,4 @@
+-- A clock in seconds that all processes of the machine share and that is never set back.
+local has_time, time = pcall(require, "resty.core.time")
+
+return has_time and time.monotonic_time or ngx.now

@@ -1,0 +1,67 @@
+-- Which worker of an nginx watches: the one that has the lease in a shared dict. The entries have no time limit, which
+-- nginx would count by a clock that can be set back.
+local now_s = require("consul_ffi.openresty.clock")
+
+-- How long the lease is valid without a renewal, and how often it is renewed, in seconds.
+local VALID_S, RENEW_S = 5, 1
+
+-- The keys of the dict: the token of the worker that has it, when that renewed it, and how many had it. Their values
+-- are replaced in place, which needs no memory.
+local HOLDER, RENEWED, TERMS = "lease", "renewed", "terms"
+
+-- The length of a token.
+local LENGTH = 24
+
+local Lease = {}
+Lease.__index = Lease
+
+local lease = { RENEW_S = RENEW_S }
+
+-- A lease that this worker does not have yet.
+function lease.new(dict)
+  local token = ("%d.%d."):format(ngx.worker.pid(), math.random(0, 2 ^ 30))
+  return setmetatable({ dict = dict, token = token .. ("."):rep(LENGTH - #token), renew_at = 0 }, Lease)
+end
+
+-- Whether the dict has room for a lease, which was made now if it was not there.
+local function is_there(dict)
+  if dict:get(TERMS) and dict:get(HOLDER) and dict:get(RENEWED) then
+    return true
+  end
+  dict:safe_add(HOLDER, ("."):rep(LENGTH))
+  dict:safe_add(RENEWED, -VALID_S)
+  dict:safe_add(TERMS, 0)
+  return dict:get(TERMS) and dict:get(HOLDER) and dict:get(RENEWED)
+end
+
+-- Whether this worker has the lease now; renews it, or takes it when no other has it.
+function Lease:is_held()
+  local dict, now = self.dict, now_s()
+  if not is_there(dict) then
+    return false
+  elseif dict:get(HOLDER) == self.token then
+    if now >= self.renew_at then
+      self.renew_at = now + RENEW_S
+      dict:set(RENEWED, now)
+    end
+    return true
+  end
+  local terms = dict:get(TERMS)
+  -- Of workers that see its end at once, one counts the next term.
+  if now - dict:get(RENEWED) < VALID_S or dict:incr(TERMS, 1) ~= terms + 1 then
+    return false
+  end
+  dict:set(HOLDER, self.token)
+  dict:set(RENEWED, now)
+  self.renew_at = now + RENEW_S
+  return true
+end
+
+-- Lets another worker take the lease at once.
+function Lease:release()
+  if self.dict:get(HOLDER) == self.token then
+    self.dict:set(RENEWED, now_s() - VALID_S)
+  end
+end
+
+return lease
