@@ -371,6 +371,12 @@ describe("resty.consul, as lua-resty-consul's", function()
       assert.equal("wait must be a number of seconds, without a unit", select(2, c:get("/dummy", { wait = "10s" })))
     end)
 
+    it("refuses an argument without a name", function()
+      local response, message = c:get("/dummy", { "x" })
+      assert.is_nil(response)
+      assert.equal("args must have names, got one with the key 1", message)
+    end)
+
     it("shares a client among objects with equal options", function()
       local with = { port = port, connect_timeout = 1000, consul_endpoints = nil }
       assert.equal(resty_consul:new(with).consul, resty_consul:new(with).consul)
