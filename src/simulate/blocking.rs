@@ -4,6 +4,7 @@ use super::Agent;
 use super::go;
 use super::http::reply::{Refusal, Reply};
 use super::http::request::{Call, Query};
+use super::settings::Settings;
 use super::store::State;
 use super::store::watch::Topic;
 use crate::clock::Instant;
@@ -13,12 +14,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-
-/// The wait of a query that sets none, and the longest wait.
-///
-/// Source: "Blocking Queries" in Consul's HTTP reference.
-const DEFAULT_WAIT: Duration = Duration::from_secs(5 * 60);
-const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
 
 /// A wait is up to a 16th longer, so that many queries do not end together.
 const JITTER_PART: u32 = 16;
@@ -53,7 +48,7 @@ pub(super) struct ReadOptions {
 
 impl ReadOptions {
     /// Reads the parameters and refuses invalid ones.
-    pub fn parse(call: &Call) -> Result<Self, Refusal> {
+    pub fn parse(call: &Call, settings: &Settings) -> Result<Self, Refusal> {
         let consistency = consistency(&call.query)?;
         check_cache_control(call.header("cache-control"))?;
         let wait = match call.query.get("wait") {
@@ -65,8 +60,8 @@ impl ReadOptions {
             text => go::uint(text).map_err(|_| Refusal::bad("Invalid index"))?,
         };
         let wait = match u64::try_from(wait) {
-            Ok(nanos) if nanos > 0 => Duration::from_nanos(nanos).min(MAX_WAIT),
-            _ => DEFAULT_WAIT,
+            Ok(nanos) if nanos > 0 => Duration::from_nanos(nanos).min(settings.max_query_time),
+            _ => settings.default_query_time,
         };
         Ok(Self { index, wait, consistency, cached: call.query.has("cached") })
     }

@@ -7,12 +7,28 @@ use std::str::CharIndices;
 /// A value. A block with names is an object inside of objects, as in its JSON form.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// A string, or the text of a number or boolean.
-    Literal(String),
+    /// A string.
+    Text(String),
+    /// The text of a number.
+    Number(String),
+    /// A boolean.
+    Bool(bool),
     /// A list.
     List(Vec<Value>),
     /// Members in the order of the text; names may repeat.
     Object(Object),
+}
+
+impl Value {
+    /// The text of what is neither a list nor an object.
+    pub fn literal(&self) -> Option<&str> {
+        match self {
+            Value::Text(text) | Value::Number(text) => Some(text),
+            Value::Bool(true) => Some("true"),
+            Value::Bool(false) => Some("false"),
+            Value::List(_) | Value::Object(_) => None,
+        }
+    }
 }
 
 /// The members of an object.
@@ -28,7 +44,7 @@ pub fn parse(text: &str) -> Result<Object, String> {
             .map_err(|error| format!("At {}:{}: {error}", error.line(), error.column()))?;
         return Ok(match from_json(&json) {
             Value::Object(members) => members,
-            Value::Literal(_) | Value::List(_) => Object::new(),
+            _ => Object::new(),
         });
     }
     let mut parser = Parser { lexer: Lexer::new(text), next: None };
@@ -38,28 +54,14 @@ pub fn parse(text: &str) -> Result<Object, String> {
 
 fn from_json(json: &serde_json::Value) -> Value {
     match json {
-        serde_json::Value::String(text) => Value::Literal(text.clone()),
+        serde_json::Value::String(text) => Value::Text(text.clone()),
+        serde_json::Value::Bool(on) => Value::Bool(*on),
         serde_json::Value::Array(items) => Value::List(items.iter().map(from_json).collect()),
         serde_json::Value::Object(members) => Value::Object(
             members.iter().map(|(name, value)| (name.clone(), from_json(value))).collect(),
         ),
-        other => Value::Literal(other.to_string()),
+        other => Value::Number(other.to_string()),
     }
-}
-
-/// The value at a path of names; the last one if names repeat.
-pub fn find<'a>(object: &'a Object, path: &[&str]) -> Option<&'a Value> {
-    let (name, rest) = path.split_first()?;
-    let named = object.iter().rev().filter(|(known, _)| known == name);
-    named.map(|(_, value)| value).find_map(|value| match value {
-        found if rest.is_empty() => Some(found),
-        Value::Object(inner) => find(inner, rest),
-        Value::List(items) => items.iter().rev().find_map(|item| match item {
-            Value::Object(inner) => find(inner, rest),
-            Value::Literal(_) | Value::List(_) => None,
-        }),
-        Value::Literal(_) => None,
-    })
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -274,9 +276,10 @@ impl Parser<'_> {
     fn value(&mut self) -> Result<Value, String> {
         let (token, place) = self.take()?;
         match token {
-            Token::Text(text) | Token::Number(text) => Ok(Value::Literal(text)),
+            Token::Text(text) => Ok(Value::Text(text)),
+            Token::Number(text) => Ok(Value::Number(text)),
             Token::Identifier(word) if word == "true" || word == "false" => {
-                Ok(Value::Literal(word))
+                Ok(Value::Bool(word == "true"))
             }
             Token::Sign('{') => Ok(Value::Object(self.members(true)?)),
             Token::Sign('[') => self.list(),
@@ -310,8 +313,8 @@ impl Parser<'_> {
 mod tests {
     use super::*;
 
-    fn literal(text: &str) -> Value {
-        Value::Literal(text.to_owned())
+    fn text(text: &str) -> Value {
+        Value::Text(text.to_owned())
     }
 
     fn object(members: &[(&str, Value)]) -> Value {
@@ -321,7 +324,7 @@ mod tests {
 
     #[test]
     fn blocks_assignments_and_json_say_the_same() {
-        let wanted = object(&[("key", object(&[("a/b", object(&[("policy", literal("read"))]))]))]);
+        let wanted = object(&[("key", object(&[("a/b", object(&[("policy", text("read"))]))]))]);
         for text in [
             "key \"a/b\" {\n  policy = \"read\" # as in the documentation\n}\n",
             "// one\n/* two */ key \"a/b\" { policy = \"read\", }",
@@ -333,26 +336,17 @@ mod tests {
     }
 
     #[test]
-    fn literals_keep_their_text() {
+    fn literals_keep_their_kind_and_text() {
         let parsed = parse(r#"a = true b = -1.5 c = ["x", 2, ] d = "q\"\\\n\u00e4""#);
-        let list = Value::List(vec![literal("x"), literal("2")]);
+        let list = Value::List(vec![text("x"), Value::Number("2".to_owned())]);
         let wanted = object(&[
-            ("a", literal("true")),
-            ("b", literal("-1.5")),
+            ("a", Value::Bool(true)),
+            ("b", Value::Number("-1.5".to_owned())),
             ("c", list),
-            ("d", literal("q\"\\\n\u{e4}")),
+            ("d", text("q\"\\\n\u{e4}")),
         ]);
         assert_eq!(parsed.map(Value::Object), Ok(wanted));
         assert_eq!(parse(""), Ok(Object::new()));
-    }
-
-    #[test]
-    fn a_path_leads_through_repeated_blocks() {
-        let config =
-            parse("acl { enabled = true }\nacl { tokens { agent = \"x\" } }").expect("HCL");
-        assert_eq!(find(&config, &["acl", "enabled"]), Some(&literal("true")));
-        assert_eq!(find(&config, &["acl", "tokens", "agent"]), Some(&literal("x")));
-        assert_eq!(find(&config, &["acl", "none"]), None);
     }
 
     /// Consul 1.21 returns the same errors.

@@ -176,8 +176,8 @@ fn number(call: &Call, name: &str) -> Result<Option<u64>, Refusal> {
 
 /// Refuses a body over the limit, unless the request did not declare its length. Source:
 /// `limits.kv_max_value_size` in Consul's agent configuration reference.
-pub(super) fn check_length(call: &Call, option: &str) -> Result<(), Refusal> {
-    let (length, most) = (call.body.len(), wire::MAX_VALUE_BYTES);
+pub(super) fn check_length(call: &Call, most: usize, option: &str) -> Result<(), Refusal> {
+    let length = call.body.len();
     if length <= most || call.headers.contains_key(TRANSFER_ENCODING) {
         return Ok(());
     }
@@ -196,7 +196,7 @@ fn put(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let (key, value) = (&call.rest[..], &call.body[..]);
     let flags = number(call, "flags")?.unwrap_or(0);
     let expected = number(call, "cas")?;
-    check_length(call, "kv_max_value_size")?;
+    check_length(call, state.settings.kv_max_value_size, "kv_max_value_size")?;
     state.authority(call).check(Resource::Key, key, Access::Write)?;
     // A lock that is refused because of a lock delay does not reach the Raft log.
     if call.query.has("acquire") && state.lock_is_delayed(key) {

@@ -42,6 +42,8 @@ pub mod acl;
 pub mod agent;
 mod blocking;
 mod catalog;
+#[cfg(feature = "server")]
+pub mod config;
 mod control;
 mod event;
 mod filter;
@@ -50,6 +52,7 @@ pub mod hcl;
 pub mod http;
 mod kv;
 mod session;
+pub mod settings;
 mod status;
 mod store;
 mod txn;
@@ -66,6 +69,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
+use settings::Settings;
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::fmt;
@@ -81,16 +85,11 @@ use tokio::sync::Notify;
 pub use control::fault::Fault;
 pub use control::{Backup, Retained, Stats};
 
-/// The only datacenter.
-const DATACENTER: &str = "dc1";
-
 /// The version that the agent reports.
 pub const VERSION: &str = "1.21.0";
 
-/// The address of the agent's node, and of its server for other servers.
-const ADDRESS: &str = "127.0.0.1";
-const SERVER_ADDRESS: &str = "127.0.0.1:8300";
-const SERVER_PORT: i64 = 8300;
+/// The port of the agent's server for other servers.
+const SERVER_PORT: u16 = 8300;
 
 /// The id of the check that shows whether a node's agent is alive.
 const SERF_HEALTH: &str = "serfHealth";
@@ -114,6 +113,8 @@ pub struct Options {
     pub connect: bool,
     /// Access control.
     pub acl: Acl,
+    /// What a configuration file can set.
+    pub settings: Settings,
     /// The date of the clock's origin, as the time since 1970.
     pub epoch: Duration,
     /// The I/O of checks; by default the machine's sockets.
@@ -132,6 +133,7 @@ impl Default for Options {
             pretty: false,
             connect: true,
             acl: Acl::default(),
+            settings: Settings::default(),
             epoch: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
             prober: Arc::new(SocketProber),
         }
@@ -188,6 +190,14 @@ impl Agent {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let (parts, body) = request.into_parts();
         http::route::answer(self, parts, body).await.into()
+    }
+
+    /// Reads the configuration files again, if the agent was made from any.
+    ///
+    /// # Errors
+    /// The reason why the new configuration is not used.
+    pub fn reload(&self) -> Result<(), String> {
+        self.with(State::reload)
     }
 
     /// Fires the timers that are due: sessions and checks expire, each at its own moment.

@@ -137,7 +137,7 @@ fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     if !session.node.is_empty() {
         state.authority(call).check(Resource::Session, &session.node, Access::Write)?;
     }
-    check(&mut session, &behavior)?;
+    check(state, &mut session, &behavior)?;
     let index = state.next_index();
     check_bound(state, &session).map_err(|why| Refusal::server(format!("apply failed: {why}")))?;
     session.id = state.new_id().into();
@@ -213,7 +213,7 @@ fn service_checks(given: &Object<'_>) -> Result<Option<Vec<(String, String)>>, S
 }
 
 /// Validates what a server validates before it writes to its log.
-fn check(session: &mut Session, behavior: &str) -> Result<(), Refusal> {
+fn check(state: &State, session: &mut Session, behavior: &str) -> Result<(), Refusal> {
     if session.node.is_empty() {
         return Err(Refusal::server("Must provide Node"));
     }
@@ -227,8 +227,7 @@ fn check(session: &mut Session, behavior: &str) -> Result<(), Refusal> {
         text => go::duration(text)
             .map_err(|why| Refusal::server(format!("Session TTL '{text}' invalid: {why}")))?,
     };
-    let (min, max) = wire::TTL_RANGE_S;
-    let (min, max) = (Duration::from_secs(min), Duration::from_secs(max));
+    let (min, max) = (state.settings.session_ttl_min, Duration::from_secs(wire::TTL_RANGE_S.1));
     let length = Duration::from_nanos(u64::try_from(ttl).unwrap_or(0));
     if ttl != 0 && !(min..=max).contains(&length) {
         let (min, max) = (go::duration_text(min), go::duration_text(max));

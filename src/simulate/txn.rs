@@ -150,7 +150,7 @@ impl ReadTail {
 }
 
 fn txn(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    kv::check_length(call, "txn_max_req_len")?;
+    kv::check_length(call, state.settings.txn_max_req_len, "txn_max_req_len")?;
     let mut operations =
         decode(&call.body).map_err(|why| Refusal::bad(format!("Failed to parse body: {why}")))?;
     if operations.len() > wire::MAX_OPERATIONS {

@@ -2,6 +2,7 @@
 
 #![deny(dead_code)] // a test that is not listed
 
+mod config;
 mod fuzz;
 mod interop;
 mod random;
@@ -11,5 +12,8 @@ mod support;
 
 fn main() {
     // Most tests wait most of the time.
-    support::trials::run(4, &[interop::trials, random::trials, fuzz::trials, served::trials]);
+    support::trials::run(
+        4,
+        &[interop::trials, random::trials, fuzz::trials, served::trials, config::trials],
+    );
 }

@@ -1,5 +1,6 @@
 //! A simulated agent on a socket.
 
+use consul_ffi::simulate::http::listen::Listener;
 use consul_ffi::simulate::http::serve::serve;
 use consul_ffi::simulate::{Agent, Options};
 use std::sync::Arc;
@@ -15,7 +16,8 @@ pub fn serve_agent() -> String {
         runtime.block_on(async {
             listener.set_nonblocking(true).expect("a socket can be made so");
             let listener = tokio::net::TcpListener::from_std(listener).expect("within a runtime");
-            serve(Arc::new(Agent::new(Options::default())), listener, 200).await
+            serve(Arc::new(Agent::new(Options::default())), vec![Listener::Tcp(listener)], 200)
+                .await
         })
     });
     address

@@ -39,7 +39,7 @@ impl State {
             match acl.tokens.get(&self.secret(call)) {
                 Some(token) => Caller::Known {
                     accessor: token.accessor.clone(),
-                    rules: acl.rules_of(token),
+                    rules: acl.rules_of(token, &self.settings.datacenter),
                     default: acl.config.default_policy,
                 },
                 None => Caller::Unknown,

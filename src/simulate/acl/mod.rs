@@ -12,7 +12,6 @@ mod tokens;
 pub(super) use authorize::Authority;
 pub(super) use policy::{Access, Resource};
 
-use super::DATACENTER;
 use super::http::handler::Route;
 use super::http::reply::Refusal;
 use super::http::request::Call;
@@ -178,10 +177,10 @@ impl AclTable {
     }
 
     /// The rules of the token's policies and identities.
-    fn rules_of(&self, token: &Token) -> Rules {
+    fn rules_of(&self, token: &Token, datacenter: &str) -> Rules {
         let mut rules = Rules::default();
         let is_here = |datacenters: &Option<Vec<String>>| {
-            datacenters.as_ref().is_none_or(|all| all.iter().any(|name| name == DATACENTER))
+            datacenters.as_ref().is_none_or(|all| all.iter().any(|name| name == datacenter))
         };
         for policy in token.policies.iter().filter_map(|id| self.policies.get(id)) {
             if is_here(&policy.datacenters) {
@@ -196,7 +195,7 @@ impl AclTable {
             rules.add(Resource::Service, true, "", Level::Read);
             rules.add(Resource::Node, true, "", Level::Read);
         }
-        for node in token.nodes.iter().filter(|node| node.datacenter == DATACENTER) {
+        for node in token.nodes.iter().filter(|node| node.datacenter == datacenter) {
             rules.add(Resource::Node, false, &node.name, Level::Write);
             rules.add(Resource::Service, true, "", Level::Read);
         }

@@ -162,10 +162,7 @@ impl Rules {
     }
 
     fn add_single(&mut self, resource: Resource, value: &Value) -> Result<(), String> {
-        let text = match value {
-            Value::Literal(text) => text.as_str(),
-            Value::List(_) | Value::Object(_) => "",
-        };
+        let text = value.literal().unwrap_or_default();
         match Level::parse(text) {
             Some(level) if level != Level::List => {
                 self.add(resource, false, "", level);
@@ -190,7 +187,7 @@ impl Rules {
             Value::List(items) => {
                 return items.iter().try_for_each(|item| self.add_block(resource, is_prefix, item));
             }
-            Value::Literal(_) => {
+            _ => {
                 return Err("Failed to parse ACL rules: At -: unknown slice type: \
                             *ast.LiteralType"
                     .to_owned());
@@ -277,7 +274,7 @@ fn longest_prefix(names: &Names, name: &[u8]) -> Option<Level> {
 }
 
 fn is_literal(value: &Value) -> bool {
-    matches!(value, Value::Literal(_))
+    value.literal().is_some()
 }
 
 /// The text of a member, the last one of several; empty if absent.
@@ -285,13 +282,10 @@ fn text_of<'a>(rule: &'a Value, member: &str) -> &'a str {
     let members = match rule {
         Value::Object(members) => members.as_slice(),
         Value::List(items) => return items.last().map_or("", |item| text_of(item, member)),
-        Value::Literal(_) => &[],
+        _ => &[],
     };
     let found = members.iter().rev().find(|(name, _)| name == member);
-    match found {
-        Some((_, Value::Literal(text))) => text,
-        _ => "",
-    }
+    found.and_then(|(_, value)| value.literal()).unwrap_or_default()
 }
 
 /// A rule as Consul's errors show it: as Go prints a struct.

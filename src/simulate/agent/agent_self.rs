@@ -3,10 +3,11 @@
 use crate::ordered;
 use crate::simulate::store::State;
 use crate::simulate::store::catalog::TextMap;
-use crate::simulate::{ADDRESS, DATACENTER, SERVER_ADDRESS, SERVER_PORT, VERSION};
+use crate::simulate::{SERVER_PORT, VERSION};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// The gossip port of the members of a datacenter.
 pub(super) const SERF_PORT: u16 = 8301;
@@ -28,8 +29,8 @@ pub(crate) struct About {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Config {
-    datacenter: &'static str,
-    primary_datacenter: &'static str,
+    datacenter: String,
+    primary_datacenter: String,
     node_name: String,
     #[serde(rename = "NodeID")]
     node_id: String,
@@ -52,7 +53,7 @@ struct Coord {
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Member {
     name: String,
-    addr: &'static str,
+    addr: IpAddr,
     port: u16,
     tags: BTreeMap<&'static str, String>,
     status: u8,
@@ -67,12 +68,13 @@ pub(crate) struct Member {
 /// The body of `agent/self`.
 pub(crate) fn about(state: &State) -> About {
     let name = state.node_name.clone();
+    let datacenter = &state.settings.datacenter;
     let node = state.local.node();
     let id = node.map(|node| node.id.clone()).unwrap_or_default();
     About {
         config: Config {
-            datacenter: DATACENTER,
-            primary_datacenter: DATACENTER,
+            datacenter: datacenter.clone(),
+            primary_datacenter: datacenter.clone(),
             node_name: name.clone(),
             node_id: id.clone(),
             revision: "",
@@ -82,10 +84,10 @@ pub(crate) fn about(state: &State) -> About {
         },
         debug_config: json!({
             "ACLsEnabled": state.acl.is_enabled(),
-            "Datacenter": DATACENTER,
+            "Datacenter": datacenter,
             "NodeID": id,
             "NodeName": name,
-            "PrimaryDatacenter": DATACENTER,
+            "PrimaryDatacenter": datacenter,
             "ServerMode": true,
             "Version": VERSION,
         }),
@@ -102,7 +104,7 @@ pub(crate) fn member(state: &State) -> Member {
     let tags = [
         ("acls", if state.acl.is_enabled() { "1" } else { "0" }),
         ("build", "1.21.0:"),
-        ("dc", DATACENTER),
+        ("dc", &state.settings.datacenter),
         ("ft_fs", "1"),
         ("ft_si", "1"),
         ("id", &id),
@@ -117,7 +119,7 @@ pub(crate) fn member(state: &State) -> Member {
     ];
     Member {
         name: state.node_name.clone(),
-        addr: ADDRESS,
+        addr: state.settings.address,
         port: SERF_PORT,
         tags: texts(&tags),
         status: 1,
@@ -133,7 +135,7 @@ pub(crate) fn member(state: &State) -> Member {
 /// The agent as a member of the pool of servers of all datacenters.
 pub(super) fn wan_member(state: &State) -> Member {
     let mut own = member(state);
-    own.name = format!("{}.{DATACENTER}", own.name);
+    own.name = state.wan_name();
     own.port = SERF_WAN_PORT;
     own.tags.remove("wan_join_port");
     own
@@ -152,7 +154,7 @@ fn stats(state: &State) -> BTreeMap<&'static str, BTreeMap<&'static str, String>
                 ("bootstrap", "false"),
                 ("known_datacenters", "1"),
                 ("leader", "true"),
-                ("leader_addr", SERVER_ADDRESS),
+                ("leader_addr", &state.server_address()),
                 ("server", "true"),
             ]),
         ),

@@ -7,6 +7,7 @@ use crate::simulate::catalog::proxy;
 use crate::simulate::go;
 use crate::simulate::http::decode::{GoType, Json, Object, decode_error};
 use crate::simulate::http::reply::Refusal;
+use crate::simulate::store::State;
 use crate::simulate::store::catalog::{Address, Check, Service, Weights};
 use crate::wire::api::agent::STATUSES;
 use serde_json::Value;
@@ -90,10 +91,6 @@ const CHECK_FIELDS: &[&str] = &[
     "ProxyGRPC",
 ];
 
-/// The default limit of a check's output, in bytes. Source: `OutputMaxSize` in Consul's HTTP
-/// reference of checks.
-const OUTPUT_MAX_SIZE: i64 = 4096;
-
 /// The shortest interval and the default timeout of a check. Source: `Interval` and `Timeout`
 /// there; the first is fixed in the agent.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -104,7 +101,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 const MIN_DEREGISTER_AFTER: Duration = Duration::from_secs(60);
 
 /// The service of a body, with its checks.
-pub(crate) fn service(json: &Json, node: &str) -> Result<(Service, Vec<LocalCheck>), Refusal> {
+pub(crate) fn service(json: &Json, state: &State) -> Result<(Service, Vec<LocalCheck>), Refusal> {
     let given = Object::of_body(json, SERVICE)?;
     let (service, checks) = read_service(&given).map_err(decode_error)?;
     if service.name.is_empty() {
@@ -138,18 +135,24 @@ pub(crate) fn service(json: &Json, node: &str) -> Result<(Service, Vec<LocalChec
         if check.name.is_empty() {
             check.name = format!("Service '{}' check", service.name);
         }
-        check.finish(node, Some(&service))
+        check.interval_text = text_of_given(check.interval);
+        check.timeout_text = text_of_given(check.timeout);
+        check.finish(state, Some(&service))
     });
     let checks = named.collect();
     Ok((service, checks))
 }
 
-/// The check of a body; `service` finds a service by its id.
-pub(crate) fn check<'a>(
-    json: &Json,
-    node: &str,
-    service: impl Fn(&str) -> Option<&'a Service>,
-) -> Result<LocalCheck, Refusal> {
+/// A duration of a service's check as replies show it.
+fn text_of_given(nanos: u64) -> String {
+    match nanos {
+        0 => String::new(),
+        nanos => go::duration_text(Duration::from_nanos(nanos)),
+    }
+}
+
+/// The check of a body.
+pub(crate) fn check(json: &Json, state: &State) -> Result<LocalCheck, Refusal> {
     let given = Object::of_body(json, OWN)?;
     let mut check = read_check(&given, "ID", &["Token"]).map_err(decode_error)?;
     if check.name.is_empty() {
@@ -162,7 +165,7 @@ pub(crate) fn check<'a>(
     check.refuse_what_cannot_run()?;
     let service = match check.service_id.as_str() {
         "" => None,
-        id => Some(service(id).ok_or_else(|| {
+        id => Some(state.local.services.get(id).ok_or_else(|| {
             Refusal::unknown(format!("ServiceID {} does not exist", go::quoted(id)))
         })?),
     };
@@ -171,7 +174,7 @@ pub(crate) fn check<'a>(
     }
     check.interval_text = go::duration_text(Duration::from_nanos(check.interval));
     check.timeout_text = go::duration_text(Duration::from_nanos(check.timeout));
-    Ok(check.finish(node, service))
+    Ok(check.finish(state, service))
 }
 
 /// Whether the text is passing, warning or critical.
@@ -404,12 +407,15 @@ impl GivenCheck {
         }
     }
 
-    fn finish(self, node: &str, service: Option<&Service>) -> LocalCheck {
-        let most = if self.output_max_size == 0 { OUTPUT_MAX_SIZE } else { self.output_max_size };
+    fn finish(self, state: &State, service: Option<&Service>) -> LocalCheck {
+        let most = match self.output_max_size {
+            0 => state.settings.check_output_max_size,
+            size => size,
+        };
         let after = Duration::from_nanos(self.deregister_after).max(MIN_DEREGISTER_AFTER);
         LocalCheck {
             check: Check {
-                node: node.to_owned(),
+                node: state.node_name.clone(),
                 check_id: self.id,
                 name: self.name,
                 status: if self.status.is_empty() { "critical".to_owned() } else { self.status },

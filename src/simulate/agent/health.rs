@@ -153,7 +153,7 @@ fn health_of<'a>(state: &'a State, service: &'a Service) -> (Health, View<'a>) {
     let health = checks.clone().map(Health::of).max().unwrap_or(Health::Passing);
     let view = View {
         aggregated_status: health.name(),
-        service: Some(service.into()),
+        service: Some(AgentService::new(service, &state.settings.datacenter)),
         checks: Some(checks.map(CheckView::from).collect()),
     };
     (health, view)

@@ -2,7 +2,6 @@
 //! operator.
 
 use super::agent_self::{self, SERF_PORT, SERF_WAN_PORT};
-use crate::simulate::DATACENTER;
 use crate::simulate::acl::{Access, Resource};
 use crate::simulate::http::handler::{Handler, Route};
 use crate::simulate::http::reply::{Refusal, Reply};
@@ -17,13 +16,18 @@ pub(super) static ROUTES: &[Route] = &[
     // Leaving does nothing: it must not end a process that has other users.
     Route(&wire::LEAVE, Handler::Now(done)),
     Route(&wire::FORCE_LEAVE, Handler::Now(force_leave)),
-    // There are no configuration files to reload.
-    Route(&wire::RELOAD, Handler::Now(done)),
+    Route(&wire::RELOAD, Handler::Now(reload)),
 ];
 
 fn done(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Agent, &state.node_name, Access::Write)?;
     Ok(Reply::done())
+}
+
+fn reload(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    let reply = done(state, call)?;
+    state.reload().map_err(Refusal::server)?;
+    Ok(reply)
 }
 
 /// Any value of the parameter but the empty one counts.
@@ -75,7 +79,7 @@ fn force_leave(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Operator, "", Access::Write)?;
     let name = call.rest_text();
     let own = match call.query.has("wan") {
-        true => format!("{}.{DATACENTER}", state.node_name),
+        true => state.wan_name(),
         false => state.node_name.clone(),
     };
     if name == own {

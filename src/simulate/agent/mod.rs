@@ -3,7 +3,7 @@
 mod agent_self;
 pub mod checks;
 mod connect;
-mod definition;
+pub(super) mod definition;
 mod health;
 pub(super) mod local_state;
 mod maintenance;
@@ -58,7 +58,8 @@ fn services(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     authority.known()?;
     let seen = state.local.services.values();
     let seen = seen.filter(|service| authority.sees(Resource::Service, &service.name));
-    let services = call.select(seen.map(AgentService::from))?;
+    let services =
+        call.select(seen.map(|service| AgentService::new(service, &state.settings.datacenter)))?;
     let services = ordered::map(services.into_iter().map(|service| (service.id(), service)));
     Ok(authority.mark(Reply::json(call.style, &services)))
 }
@@ -89,7 +90,7 @@ static SERVICE: HashedRead = HashedRead {
             service.ok_or_else(|| Refusal::unknown(format!("unknown service ID: {id}")))?;
         authority.check(Resource::Service, &service.name, Access::Read)?;
         let hash = content_hash(service);
-        let view = AgentService::from(service).with_hash(&hash);
+        let view = AgentService::new(service, &state.settings.datacenter).with_hash(&hash);
         Ok(Reply::json(call.style, &view).with_text("x-consul-contenthash", &hash))
     },
 };
@@ -97,12 +98,12 @@ static SERVICE: HashedRead = HashedRead {
 /// A hash of the service's reply, whose only meaning is whether it changes.
 fn content_hash(service: &Service) -> String {
     let mut hasher = DefaultHasher::new();
-    hasher.write(&Reply::json(Style::Compact, &AgentService::from(service)).body);
+    hasher.write(&Reply::json(Style::Compact, &AgentService::new(service, "")).body);
     format!("{:x}", hasher.finish())
 }
 
 fn register_service(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let (service, checks) = definition::service(&body(&call.body)?, &state.node_name)?;
+    let (service, checks) = definition::service(&body(&call.body)?, state)?;
     let authority = state.authority(call);
     authority.check(Resource::Service, &service.name, Access::Write)?;
     if let Some(present) = state.local.services.get(&service.id) {
@@ -138,8 +139,7 @@ pub(super) fn known_service(state: &State, call: &Call) -> Result<String, Refusa
 }
 
 fn register_check(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let services = &state.local.services;
-    let check = definition::check(&body(&call.body)?, &state.node_name, |id| services.get(id))?;
+    let check = definition::check(&body(&call.body)?, state)?;
     permit_check(state, call, &check.check)?;
     state.register_check(check);
     Ok(Reply::done())

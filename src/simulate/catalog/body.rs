@@ -1,7 +1,6 @@
 //! Reads nodes, services and checks from request bodies, for registrations and transactions.
 
 use crate::ordered;
-use crate::simulate::DATACENTER;
 use crate::simulate::go;
 use crate::simulate::http::decode::{GoType, Json, Object};
 use crate::simulate::store::catalog::{
@@ -63,10 +62,7 @@ pub(super) fn node(given: &Object<'_>, meta: &str) -> Result<Node, String> {
         id: given.text("ID")?,
         node: given.text("Node")?,
         address: given.text("Address")?,
-        datacenter: match given.text("Datacenter")? {
-            name if name.is_empty() => DATACENTER.to_owned(),
-            name => name,
-        },
+        datacenter: given.text("Datacenter")?,
         tagged_addresses: given.text_map("TaggedAddresses")?,
         meta: given.text_map(meta)?,
         ..Node::default()

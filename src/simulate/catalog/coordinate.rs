@@ -1,6 +1,5 @@
 //! Network coordinates: `/v1/coordinate`.
 
-use crate::simulate::DATACENTER;
 use crate::simulate::acl::{Access, Resource};
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
 use crate::simulate::http::decode::{GoType, Json, Object, body, decode_error};
@@ -46,7 +45,8 @@ impl<'a> View<'a> {
 fn datacenters(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let own = Coordinate::default();
     let servers = [View::new((&state.node_name, &own))];
-    let pool = json!([{"Datacenter": DATACENTER, "AreaID": "wan", "Coordinates": servers}]);
+    let pool =
+        json!([{"Datacenter": state.settings.datacenter, "AreaID": "wan", "Coordinates": servers}]);
     Ok(Reply::json(call.style, &pool))
 }
 

@@ -10,7 +10,6 @@ pub(super) mod server;
 pub(super) mod service_json;
 pub(super) mod txn;
 
-use super::DATACENTER;
 use super::acl::{Authority, Resource};
 use super::blocking::{Headers, Read, ResultIndex, cache_headers};
 use super::http::handler::{Handler, Route};
@@ -46,7 +45,7 @@ const UNCACHED: Headers = Headers::Catalog { cache: false, streams: false };
 const CACHED: Headers = Headers::Catalog { cache: true, streams: false };
 
 fn datacenters(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let reply = Reply::json(call.style, &[DATACENTER]);
+    let reply = Reply::json(call.style, &[&state.settings.datacenter]);
     let asked = call.query.has("cached");
     Ok(if asked { cache_headers(reply, state, call, asked) } else { reply })
 }

@@ -2,6 +2,7 @@
 
 use super::body::{self, check_meta, check_node_id};
 use super::proxy;
+use crate::simulate::SERF_HEALTH;
 use crate::simulate::acl::{Access, Authority, Resource};
 use crate::simulate::go;
 use crate::simulate::http::decode::{self, GoType, Object, decode_error};
@@ -9,7 +10,6 @@ use crate::simulate::http::reply::{Refusal, Reply};
 use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
 use crate::simulate::store::catalog::{Check, Definition, Node, Service};
-use crate::simulate::{DATACENTER, SERF_HEALTH};
 use serde_json::Value;
 
 const REGISTRATION: GoType =
@@ -52,11 +52,12 @@ struct Registration {
 pub(crate) fn register(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let json = decode::body(&call.body)?;
     let given = Object::of_body(&json, REGISTRATION)?;
-    let registration = read(&given).map_err(decode_error)?;
+    let mut registration = read(&given).map_err(decode_error)?;
     let authority = state.authority(call);
     authority.known()?;
     check(&registration).map_err(Refusal::server)?;
-    check_datacenter(&registration.node.datacenter)?;
+    check_datacenter(state, &registration.node.datacenter)?;
+    registration.node.datacenter.clone_from(&state.settings.datacenter);
     permit(state, &authority, &registration)?;
     check_references(state, &registration).map_err(Refusal::server)?;
     let index = state.next_index();
@@ -85,7 +86,7 @@ pub(crate) fn deregister(state: &mut State, call: &Call) -> Result<Reply, Refusa
     if node.is_empty() {
         return Err(Refusal::server("Must provide node"));
     }
-    check_datacenter(&text("Datacenter")?)?;
+    check_datacenter(state, &text("Datacenter")?)?;
     permit_removal(state, &state.authority(call), &node, &service, &check)?;
     let index = state.next_index();
     if !service.is_empty() {
@@ -154,11 +155,11 @@ fn permit_removal(
     }
 }
 
-fn check_datacenter(name: &str) -> Result<(), Refusal> {
-    match name {
-        "" | DATACENTER => Ok(()),
-        _ => Err(Refusal::server("No path to datacenter")),
+fn check_datacenter(state: &State, name: &str) -> Result<(), Refusal> {
+    if name.is_empty() || name == state.settings.datacenter {
+        return Ok(());
     }
+    Err(Refusal::server("No path to datacenter"))
 }
 
 fn read(given: &Object<'_>) -> Result<Registration, String> {

@@ -1,20 +1,23 @@
 //! The node, service and check that a server registers of itself.
 
 use crate::ordered;
+use crate::simulate::settings::Settings;
 use crate::simulate::store::State;
 use crate::simulate::store::catalog::{Check, Node, Service, TextMap};
-use crate::simulate::{ADDRESS, DATACENTER, SERF_HEALTH, SERVER_PORT, VERSION};
+use crate::simulate::{SERF_HEALTH, SERVER_PORT, VERSION};
+use std::sync::Arc;
 
 /// Registers the node of a fresh server, healthy, with the service `consul`.
 pub(crate) fn register(state: &mut State, id: String, meta: &TextMap) {
     let node = state.node_name.clone();
+    let settings = Arc::clone(&state.settings);
     // The server finds the agent by gossip first; then the agent adds its addresses and metadata.
     let index = state.next_index();
-    let found = Node { tagged_addresses: None, ..own_node(id.clone(), &node) };
+    let found = Node { tagged_addresses: None, ..own_node(id.clone(), &node, &settings) };
     state.ensure_node(found, index);
     restore(state, index);
     let index = state.next_index();
-    let mut own = own_node(id, &node);
+    let mut own = own_node(id, &node, &settings);
     own.meta.get_or_insert_default().extend(meta.clone());
     state.ensure_node(own, index);
     state.remember_own_node();
@@ -36,14 +39,18 @@ fn text_map(pairs: &[(&str, &str)]) -> TextMap {
     ordered::map(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
 }
 
-fn own_node(id: String, name: &str) -> Node {
-    let addresses = ["lan", "lan_ipv4", "wan", "wan_ipv4"].map(|name| (name, ADDRESS));
+fn own_node(id: String, name: &str, settings: &Settings) -> Node {
+    let address = settings.address.to_string();
+    let version = if settings.address.is_ipv4() { "ipv4" } else { "ipv6" };
+    let names =
+        ["lan".to_owned(), format!("lan_{version}"), "wan".to_owned(), format!("wan_{version}")];
+    let addresses = names.map(|name| (name, address.clone()));
     Node {
         id,
         node: name.to_owned(),
-        address: ADDRESS.to_owned(),
-        datacenter: DATACENTER.to_owned(),
-        tagged_addresses: Some(text_map(&addresses)),
+        address,
+        datacenter: settings.datacenter.clone(),
+        tagged_addresses: Some(ordered::map(addresses)),
         meta: Some(text_map(&[("consul-network-segment", ""), ("consul-version", VERSION)])),
         ..Node::default()
     }
@@ -63,7 +70,7 @@ fn own_service() -> Service {
             ("serf_protocol_min", "1"),
             ("version", VERSION),
         ])),
-        port: SERVER_PORT,
+        port: SERVER_PORT.into(),
         ..Service::default()
     }
 }

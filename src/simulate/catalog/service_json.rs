@@ -1,6 +1,5 @@
 //! Services in replies: each area has its own form.
 
-use crate::simulate::DATACENTER;
 use crate::simulate::store::catalog::{Address, Check, Node, Record, Service, TextMap, Weights};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -199,13 +198,13 @@ pub(crate) struct AgentService<'a> {
     proxy: Option<&'a Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connect: Option<&'a Value>,
-    datacenter: &'static str,
+    datacenter: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     locality: Option<&'a Value>,
 }
 
-impl<'a> From<&'a Service> for AgentService<'a> {
-    fn from(service: &'a Service) -> Self {
+impl<'a> AgentService<'a> {
+    pub fn new(service: &'a Service, datacenter: &'a str) -> Self {
         Self {
             kind: &service.kind,
             id: &service.id,
@@ -221,13 +220,11 @@ impl<'a> From<&'a Service> for AgentService<'a> {
             content_hash: None,
             proxy: service.proxy.as_ref(),
             connect: service.connect.as_ref(),
-            datacenter: DATACENTER,
+            datacenter,
             locality: service.locality.as_ref(),
         }
     }
-}
 
-impl<'a> AgentService<'a> {
     pub fn id(&self) -> &'a str {
         self.id
     }

@@ -2,6 +2,8 @@
 
 pub(super) mod decode;
 pub(super) mod handler;
+#[cfg(feature = "server")]
+pub mod listen;
 pub(super) mod reply;
 pub(super) mod request;
 pub(super) mod route;

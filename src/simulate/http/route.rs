@@ -5,7 +5,8 @@ use super::reply::{Refusal, Reply, Style};
 use super::request::{Call, Query, unescape};
 use crate::simulate::blocking::{self, ReadOptions};
 use crate::simulate::filter::{self, Filter};
-use crate::simulate::{Agent, DATACENTER, acl, agent, catalog, event, kv, session, status, txn};
+use crate::simulate::settings::Settings;
+use crate::simulate::{Agent, acl, agent, catalog, event, kv, session, status, txn};
 use crate::wire::table::{Endpoint, Location, Verb};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, LOCATION, VARY};
@@ -57,8 +58,15 @@ pub(crate) fn endpoint(request: &Request<Bytes>) -> Option<&'static Endpoint> {
     route.map(|(_, route)| route.0)
 }
 
-/// Answers a request: checks the path, finds the route, and adds the headers of all replies.
+/// Answers a request, and adds the headers of the configuration.
 pub(crate) async fn answer(agent: &Agent, parts: Parts, body: Bytes) -> Reply {
+    let headers = agent.options.settings.response_headers.iter();
+    let reply = answer_without_own_headers(agent, parts, body).await;
+    headers.fold(reply, |reply, (name, value)| reply.with(name.clone(), value.clone()))
+}
+
+/// Checks the path, finds the route, and adds the headers of all replies.
+async fn answer_without_own_headers(agent: &Agent, parts: Parts, body: Bytes) -> Reply {
     let path = parts.uri.path();
     let Some(decoded) = unescape(path.as_bytes()) else {
         return Reply::text(StatusCode::BAD_REQUEST, "400 Bad Request");
@@ -72,7 +80,11 @@ pub(crate) async fn answer(agent: &Agent, parts: Parts, body: Bytes) -> Reply {
     match MUX.find(path) {
         Some((verbs, rest)) => {
             let rest = unescape(rest.as_bytes()).unwrap_or_default();
-            let reply = routed(agent, verbs, rest, parts, body).await;
+            let reply = if agent.options.settings.blocks(path) {
+                Reply::text(StatusCode::FORBIDDEN, "Endpoint is blocked by agent configuration")
+            } else {
+                routed(agent, verbs, rest, parts, body).await
+            };
             reply
                 .with(VARY, HeaderValue::from_static("Accept-Encoding"))
                 .with_text("x-consul-default-acl-policy", agent.default_policy)
@@ -110,30 +122,31 @@ async fn routed(
 }
 
 async fn dispatch(agent: &Agent, handler: &Handler, call: &mut Call) -> Result<Reply, Refusal> {
+    let settings = &agent.options.settings;
     acl::check_enabled(agent.options.acl.enabled, call)?;
     match handler {
         Handler::Now(act) => {
             check_enterprise(call)?;
-            check_scope(call)?;
+            check_scope(call, settings)?;
             agent.with(|state| act(state, call))
         }
         Handler::Checked(act) => {
-            ReadOptions::parse(call)?;
+            ReadOptions::parse(call, settings)?;
             check_enterprise(call)?;
-            check_scope(call)?;
+            check_scope(call, settings)?;
             agent.with(|state| act(state, call))
         }
         Handler::Read(read) => {
-            let options = ReadOptions::parse(call)?;
+            let options = ReadOptions::parse(call, settings)?;
             check_enterprise(call)?;
             (read.check)(call)?;
-            match check_scope(call) {
+            match check_scope(call, settings) {
                 Ok(()) => Ok(agent.read(read, call, &options).await),
                 Err(refusal) => Ok(blocking::failed(read.headers, refusal)),
             }
         }
         Handler::Hashed(read) => {
-            let options = ReadOptions::parse(call)?;
+            let options = ReadOptions::parse(call, settings)?;
             check_enterprise(call)?;
             agent.read_hashed(read, call, &options).await
         }
@@ -167,10 +180,10 @@ fn check_enterprise(call: &Call) -> Result<(), Refusal> {
 }
 
 /// Refuses other datacenters, and reads the filter.
-fn check_scope(call: &mut Call) -> Result<(), Refusal> {
+fn check_scope(call: &mut Call, settings: &Settings) -> Result<(), Refusal> {
     let asked = [call.query.get("datacenter"), call.query.get("dc")];
-    let dc = asked.into_iter().find(|name| !name.is_empty()).unwrap_or(DATACENTER);
-    if takes(call.endpoint, "dc") && dc != DATACENTER {
+    let dc = asked.into_iter().find(|name| !name.is_empty()).unwrap_or(&settings.datacenter);
+    if takes(call.endpoint, "dc") && dc != settings.datacenter {
         return Err(Refusal::server("No path to datacenter"));
     }
     let expression = call.query.get("filter");

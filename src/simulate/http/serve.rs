@@ -1,12 +1,15 @@
-//! Serves the agent on a socket, for `consul-sim`.
+//! Serves the agent on sockets, for `consul-sim`.
 
+use super::listen::{Listener, Stream};
 use crate::simulate::Agent;
 use crate::sync::lock;
 use bytes::Bytes;
+use futures_util::future::select_all;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
+use hyper::ext::ReasonPhrase;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,7 +20,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 /// The largest body, in bytes; the agent's own limits are lower.
 const MAX_BODY: usize = 64 << 20;
@@ -38,17 +41,29 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
 /// `connections_per_client` is the limit of connections from one address.
 ///
 /// # Errors
-/// When the socket fails.
+/// When a socket fails.
 pub async fn serve(
     agent: Arc<Agent>,
-    listener: TcpListener,
+    listeners: Vec<Listener>,
     connections_per_client: usize,
 ) -> io::Result<Infallible> {
     let timers = Arc::clone(&agent);
     tokio::spawn(async move { timers.run_timers().await });
     let clients = Arc::new(Clients { most: connections_per_client, held: Mutex::default() });
+    let each = listeners.into_iter().map(|listener| {
+        let (agent, clients) = (Arc::clone(&agent), Arc::clone(&clients));
+        Box::pin(async move { accept(&agent, &listener, &clients).await })
+    });
+    select_all(each).await.0
+}
+
+async fn accept(
+    agent: &Arc<Agent>,
+    listener: &Listener,
+    clients: &Arc<Clients>,
+) -> io::Result<Infallible> {
     loop {
-        let (stream, address) = match listener.accept().await {
+        let (accepted, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             // The process has no free file descriptor at the moment.
             Err(error) if error.raw_os_error() == Some(EMFILE) => {
@@ -58,15 +73,20 @@ pub async fn serve(
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => return Err(error),
         };
-        let agent = Arc::clone(&agent);
-        let place = clients.enter(address.ip());
+        let agent = Arc::clone(agent);
+        let place = address.map(|address| clients.enter(address));
         tokio::spawn(async move {
+            let stream = match timeout(HEAD_TIMEOUT, accepted.stream()).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return tracing::debug!(%error, "a handshake failed"),
+                Err(_) => return,
+            };
             match place {
-                Some(place) => {
+                Some(None) => refuse(stream).await,
+                place => {
                     connection(agent, stream).await;
                     drop(place);
                 }
-                None => refuse(stream).await,
             }
         });
     }
@@ -79,13 +99,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn connection(agent: Arc<Agent>, stream: TcpStream) {
-    // An answer is one write; Nagle's algorithm would only delay it.
-    let _ = stream.set_nodelay(true);
+async fn connection(agent: Arc<Agent>, stream: Box<dyn Stream>) {
     let service = service_fn(|request| answer(Arc::clone(&agent), request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        .title_case_headers(true)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -98,12 +117,19 @@ async fn answer(
     agent: Arc<Agent>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
-    if let Some(refusal) = refusal(&request) {
-        return Ok(refusal);
+    let mut response = match refusal(&request) {
+        Some(refusal) => refusal,
+        None => {
+            let (parts, body) = request.into_parts();
+            let body = Limited::new(body, MAX_BODY).collect().await?.to_bytes();
+            agent.handle(Request::from_parts(parts, body)).await.map(Full::new)
+        }
+    };
+    if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        // Its name in Go.
+        response.extensions_mut().insert(ReasonPhrase::from_static(b"Request Entity Too Large"));
     }
-    let (parts, body) = request.into_parts();
-    let body = Limited::new(body, MAX_BODY).collect().await?.to_bytes();
-    Ok(agent.handle(Request::from_parts(parts, body)).await.map(Full::new))
+    Ok(response)
 }
 
 /// The error of a Go server, or of Consul before it reads the body, for an invalid request.
@@ -130,7 +156,7 @@ fn refusal(request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
     Some(response)
 }
 
-async fn refuse(mut stream: TcpStream) {
+async fn refuse(mut stream: Box<dyn Stream>) {
     let _ = stream.write_all(TOO_MANY).await;
     let _ = stream.shutdown().await;
 }

@@ -8,18 +8,21 @@ mod snapshot;
 pub(super) mod timer;
 pub(super) mod watch;
 
-use super::Options;
 use super::acl::AclTable;
 use super::agent::checks::DueCheck;
 use super::agent::local_state::Local;
 use super::event::Events;
 use super::go;
+use super::settings::Settings;
+use super::{Options, SERVER_PORT};
 use crate::clock::Instant;
 use catalog::{CatalogTable, Check, Node, Service};
 use coordinate::{Coordinate, CoordinateTable};
 use kv::{Entry, KvTable};
 use session::{Behavior, Session, SessionId, SessionTable};
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use timer::{Timer, Timers};
@@ -37,6 +40,18 @@ const MAX_LOCK_DELAY: Duration = Duration::from_secs(crate::wire::api::session::
 /// The newest index of a fresh server, which has used the first ones.
 const FIRST_INDEX: u64 = 10;
 
+/// How the configuration is read again.
+#[derive(Clone)]
+pub(super) struct Reload(pub Arc<Read>);
+
+type Read = dyn Fn(&mut State) -> Result<(), String> + Send + Sync;
+
+impl fmt::Debug for Reload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reload")
+    }
+}
+
 /// All mutable state of an agent.
 #[derive(Clone, Debug)]
 pub(super) struct State {
@@ -44,6 +59,9 @@ pub(super) struct State {
     pub now: Instant,
     /// The name of the agent's node.
     pub node_name: String,
+    pub settings: Arc<Settings>,
+    /// Reads the configuration files again, if there are any.
+    pub reload: Option<Reload>,
     pub rng: fastrand::Rng,
     pub kv: KvTable,
     pub sessions: SessionTable,
@@ -78,6 +96,8 @@ impl State {
         let mut state = Self {
             now,
             node_name: options.node_name.clone(),
+            settings: Arc::new(options.settings.clone()),
+            reload: None,
             rng: fastrand::Rng::with_seed(options.seed),
             kv: KvTable::default(),
             sessions: SessionTable::default(),
@@ -103,6 +123,24 @@ impl State {
         super::catalog::server::register(&mut state, node_id, &options.node_meta);
         state.coordinates.put(&options.node_name, Coordinate::default(), state.index);
         state
+    }
+
+    /// The address of the server for other servers.
+    pub fn server_address(&self) -> String {
+        SocketAddr::new(self.settings.address, SERVER_PORT).to_string()
+    }
+
+    /// The name of the server among those of all datacenters.
+    pub fn wan_name(&self) -> String {
+        format!("{}.{}", self.node_name, self.settings.datacenter)
+    }
+
+    /// Reads the configuration files again, if there are any.
+    pub fn reload(&mut self) -> Result<(), String> {
+        match self.reload.clone() {
+            Some(Reload(reload)) => reload(self),
+            None => Ok(()),
+        }
     }
 
     /// Restarts with the state on disk: state in memory is lost, and all TTLs restart.
@@ -376,7 +414,10 @@ impl State {
     }
 
     /// Adds a node, unless the catalog has the same.
-    pub fn ensure_node(&mut self, node: Node, index: u64) {
+    pub fn ensure_node(&mut self, mut node: Node, index: u64) {
+        if node.datacenter.is_empty() {
+            node.datacenter.clone_from(&self.settings.datacenter);
+        }
         if !self.has_node(&node) {
             self.catalog.put_node(node, index, &mut self.touched);
         }

@@ -1,0 +1,550 @@
+//! The configuration of `consul-sim`: Consul's command line and its files, with Consul's errors.
+//!
+//! Source of the rules: the reference of the agent's configuration in Consul's documentation, and what Consul 1.21 prints.
+
+mod flags;
+mod keys;
+
+use super::acl::{Acl, DefaultPolicy, Secret};
+use super::agent::definition;
+use super::http::decode;
+use super::http::listen::{Listener, TlsFiles};
+use super::http::reply::Refusal;
+use super::settings::Settings;
+use super::store::{Reload, State};
+use super::{Agent, Options, go, hcl};
+use crate::os;
+use ::http::{HeaderName, HeaderValue};
+pub use flags::CommandLine;
+use flags::{Flag, Given};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// The largest configuration file.
+const MAX_FILE_BYTES: usize = 1 << 20;
+
+/// A configuration: the values of all files and flags, the last one of several.
+#[derive(Debug, Default)]
+pub struct Config {
+    line: Option<CommandLine>,
+    values: Map<String, Value>,
+    is_dev: bool,
+}
+
+impl Config {
+    /// Reads the files that a command line names.
+    ///
+    /// # Errors
+    /// The reason, as Consul prints it.
+    pub fn read(line: &CommandLine) -> Result<Self, String> {
+        if !line.rest.is_empty() {
+            return Err(format!("Unexpected extra arguments: [{}]", line.rest.join(" ")));
+        }
+        let mut config = Self { line: Some(line.clone()), ..Self::default() };
+        let format = line.texts_of("config-format").last();
+        for file in line.texts_of("config-file").chain(line.texts_of("config-dir")) {
+            config.add_path(Path::new(file), format)?;
+        }
+        for (place, text) in line.texts_of("hcl").enumerate() {
+            config.add(&format!("flags-{place}.hcl"), text, false)?;
+        }
+        // Flags outweigh files.
+        line.flags.iter().for_each(|flag| config.set(flag));
+        Ok(config)
+    }
+
+    /// A file, or the files of a folder in the order of their names.
+    fn add_path(&mut self, path: &Path, format: Option<&str>) -> Result<(), String> {
+        let shown = path.display();
+        let failed = |error: std::io::Error| {
+            // Without the number, as Go prints it.
+            let why = error.to_string().to_lowercase();
+            let why = why.split(" (os error").next().unwrap_or_default();
+            format!("config: Open failed on {shown}. open {shown}: {why}")
+        };
+        if !path.metadata().map_err(failed)?.is_dir() {
+            let is_json = is_json(path, format).ok_or_else(|| {
+                format!("file {shown} has unknown extension; must be .hcl or .json, or config format must be set")
+            })?;
+            return self.add_file(path, is_json);
+        }
+        let entries = path.read_dir().map_err(failed)?.collect::<Result<Vec<_>, _>>();
+        let mut files: Vec<PathBuf> =
+            entries.map_err(failed)?.iter().map(|entry| entry.path()).collect();
+        files.sort();
+        for file in files.into_iter().filter(|file| !file.is_dir()) {
+            if let Some(is_json) = is_json(&file, format) {
+                self.add_file(&file, is_json)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_file(&mut self, path: &Path, is_json: bool) -> Result<(), String> {
+        let shown = path.display();
+        let bytes =
+            os::read_file(path, MAX_FILE_BYTES).map_err(|error| format!("{shown}: {error}"))?;
+        let text = String::from_utf8(bytes).map_err(|_| format!("{shown}: it is not UTF-8"))?;
+        self.add(&shown.to_string(), &text, is_json)
+    }
+
+    fn add(&mut self, name: &str, text: &str, is_json: bool) -> Result<(), String> {
+        let values = if is_json { from_json(text) } else { hcl::parse(text).map(from_hcl) };
+        let checked = values.and_then(|values| keys::check(&values));
+        merge(&mut self.values, checked.map_err(|why| format!("failed to parse {name}: {why}"))?);
+        Ok(())
+    }
+
+    fn set(&mut self, flag: &Flag) {
+        let value = match (flag.name, &flag.value) {
+            ("dev", Given::Switch(is_on)) => {
+                self.is_dev = *is_on;
+                return;
+            }
+            _ if flag.key.is_empty() => return,
+            ("node-meta", Given::Text(pair)) => {
+                let (name, value) = pair.split_once(':').unwrap_or((pair, ""));
+                json!({ name: value })
+            }
+            (_, Given::Text(text)) if keys::is_list(flag.key) => json!([text]),
+            (_, Given::Text(text)) => json!(text),
+            (_, Given::Int(number)) => json!(number),
+            (_, Given::Switch(is_on)) => json!(is_on),
+        };
+        let nested = flag.key.rsplit('.').fold(value, |value, name| json!({ name: value }));
+        if let Value::Object(values) = nested {
+            merge(&mut self.values, values);
+        }
+    }
+
+    /// The keys that the configuration sets and that have no effect here.
+    pub fn unused_keys(&self) -> Vec<String> {
+        keys::unused(&self.values)
+    }
+
+    fn get(&self, path: &str) -> Option<&Value> {
+        let mut names = path.split('.');
+        let first = self.values.get(names.next()?);
+        names.fold(first, |value, name| value?.get(name))
+    }
+
+    fn text(&self, path: &str) -> Option<&str> {
+        self.get(path).and_then(Value::as_str)
+    }
+
+    fn is_on(&self, path: &str, otherwise: bool) -> bool {
+        self.get(path).and_then(Value::as_bool).unwrap_or(otherwise)
+    }
+
+    fn items(&self, path: &str) -> &[Value] {
+        self.get(path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+
+    fn texts(&self, path: &str) -> impl Iterator<Item = (&str, &str)> {
+        let members = self.get(path).and_then(Value::as_object);
+        members
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
+    }
+
+    /// The sockets on which the agent answers, and their URLs.
+    ///
+    /// # Errors
+    /// An address, port or file that cannot be used.
+    pub async fn listeners(&self) -> Result<Vec<(String, Listener)>, String> {
+        let mut listeners = Vec::new();
+        for place in self.places("http", 8500)? {
+            listeners.push(match place {
+                Place::Port(address) => {
+                    listen("http", address).await.map(|(url, on)| (url, Listener::Tcp(on)))?
+                }
+                Place::Path(path) => {
+                    let failed = |error| format!("unix://{path}: {error}");
+                    let mode = self
+                        .text("unix_sockets.mode")
+                        .and_then(|text| u32::from_str_radix(text, 8).ok());
+                    (
+                        format!("unix://{path}"),
+                        Listener::unix(Path::new(&path), mode).map_err(failed)?,
+                    )
+                }
+            });
+        }
+        for place in self.places("https", -1)? {
+            let Place::Port(address) = place else {
+                return Err("addresses.https: a unix socket is not supported".to_owned());
+            };
+            let acceptor = self.tls()?.acceptor().map_err(|error| error.to_string())?;
+            let (url, on) = listen("https", address).await?;
+            listeners.push((url, Listener::Tls(on, acceptor)));
+        }
+        Ok(listeners)
+    }
+
+    /// Where the agent answers by this protocol.
+    fn places(&self, protocol: &str, default_port: i64) -> Result<Vec<Place>, String> {
+        let key = format!("ports.{protocol}");
+        let port = self.get(&key).and_then(Value::as_i64).unwrap_or(default_port);
+        if port < 0 {
+            return Ok(Vec::new());
+        }
+        let port = u16::try_from(port).map_err(|_| format!("{key}: invalid port: {port}"))?;
+        let own = format!("addresses.{protocol}");
+        let (key, addresses) = match (self.text(&own), self.text("client_addr")) {
+            (Some(text), _) => (own.as_str(), text),
+            (None, text) => ("client_addr", text.unwrap_or("127.0.0.1")),
+        };
+        let place = |text: &str| match text.strip_prefix("unix://") {
+            Some(path) => Ok(Place::Path(path.to_owned())),
+            None => match text.parse() {
+                Ok(address) => Ok(Place::Port(SocketAddr::new(address, port))),
+                Err(_) => Err(format!("{key}: invalid ip address: {text}")),
+            },
+        };
+        addresses.split_whitespace().map(place).collect()
+    }
+
+    /// The files of the port with TLS.
+    fn tls(&self) -> Result<TlsFiles, String> {
+        let first = |names: [&str; 3]| names.into_iter().find_map(|name| self.get(name));
+        let file = |name: &str| {
+            let names =
+                [format!("tls.https.{name}"), format!("tls.defaults.{name}"), name.to_owned()];
+            first(names.each_ref().map(String::as_str)).and_then(Value::as_str).map(PathBuf::from)
+        };
+        let verifies =
+            ["tls.https.verify_incoming", "tls.defaults.verify_incoming", "verify_incoming"];
+        let verifies = first(verifies)
+            .and_then(Value::as_bool)
+            .unwrap_or(self.is_on("verify_incoming_https", false));
+        Ok(TlsFiles {
+            certificate: file("cert_file").ok_or("ports.https requires tls.defaults.cert_file")?,
+            key: file("key_file").ok_or("ports.https requires tls.defaults.key_file")?,
+            authorities: match (verifies, file("ca_file")) {
+                (false, _) => None,
+                (true, None) => {
+                    return Err("verify_incoming requires tls.defaults.ca_file".to_owned());
+                }
+                (true, authorities) => authorities,
+            },
+        })
+    }
+
+    /// The limit of connections from one address.
+    pub fn connections_per_client(&self) -> usize {
+        let most = self.get("limits.http_max_conns_per_client").and_then(Value::as_u64);
+        most.and_then(|most| most.try_into().ok()).unwrap_or(200)
+    }
+
+    /// An agent with this configuration, its services and its checks.
+    ///
+    /// # Errors
+    /// The first value that is invalid.
+    pub fn agent(&self) -> Result<Agent, String> {
+        let mut options =
+            Options { pretty: self.is_dev, settings: self.settings()?, ..Options::default() };
+        if let Some(name) = self.text("node_name") {
+            name.clone_into(&mut options.node_name);
+        }
+        options.node_id = self.text("node_id").map(str::to_owned);
+        options.node_meta = owned(self.texts("node_meta")).collect();
+        options.connect = self.is_on("connect.enabled", options.connect);
+        self.configure_acl(&mut options.acl)?;
+        let agent = Agent::new(options);
+        agent.with(|state| {
+            state.reload = self.line.clone().map(|line| {
+                Reload(Arc::new(move |state: &mut State| Config::read(&line)?.register(state)))
+            });
+            self.register(state)
+        })?;
+        Ok(agent)
+    }
+
+    fn settings(&self) -> Result<Settings, String> {
+        let mut settings = Settings::default();
+        if let Some(name) = self.text("datacenter") {
+            let name = name.to_lowercase();
+            let is_valid =
+                |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
+            if !name.chars().all(is_valid) {
+                return Err(format!(
+                    "datacenter can only contain lowercase alphanumeric, - or _ characters. received: {}",
+                    go::quoted(&name)
+                ));
+            }
+            settings.datacenter = name;
+        }
+        let mut errors = Vec::new();
+        if let Some(text) = self.text("advertise_addr") {
+            match text.parse() {
+                Ok(address) => settings.address = address,
+                Err(_) => errors.push(format!("advertise_addr: invalid ip address: {text}")),
+            }
+        }
+        let durations = [
+            ("default_query_time", &mut settings.default_query_time),
+            ("max_query_time", &mut settings.max_query_time),
+            ("session_ttl_min", &mut settings.session_ttl_min),
+        ];
+        for (key, setting) in durations {
+            match self.text(key).map(|text| (text, go::duration(text))) {
+                None => {}
+                Some((_, Ok(nanos))) => {
+                    *setting = Duration::from_nanos(nanos.try_into().unwrap_or(0))
+                }
+                Some((text, Err(why))) => {
+                    errors.push(format!("{key}: invalid duration: {}: {why}", go::quoted(text)));
+                }
+            }
+        }
+        if !errors.is_empty() {
+            return Err(keys::errors(errors.into_iter()));
+        }
+        let sizes = [
+            ("limits.kv_max_value_size", &mut settings.kv_max_value_size),
+            ("limits.txn_max_req_len", &mut settings.txn_max_req_len),
+        ];
+        for (key, setting) in sizes {
+            if let Some(size) = self.get(key).and_then(Value::as_u64) {
+                *setting = size.try_into().unwrap_or(usize::MAX);
+            }
+        }
+        if let Some(size) = self.get("check_output_max_size").and_then(Value::as_i64) {
+            settings.check_output_max_size = size;
+        }
+        settings.response_headers = self.headers()?;
+        let blocked = self.items("http_config.block_endpoints").iter();
+        settings.block_endpoints = blocked.filter_map(Value::as_str).map(str::to_owned).collect();
+        Ok(settings)
+    }
+
+    fn headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+        let header = |(name, value): (&str, &str)| {
+            let parsed = HeaderName::from_str(name).ok().zip(HeaderValue::from_str(value).ok());
+            parsed.ok_or_else(|| format!("http_config.response_headers: invalid header: {name}"))
+        };
+        self.texts("http_config.response_headers").map(header).collect()
+    }
+
+    fn configure_acl(&self, acl: &mut Acl) -> Result<(), String> {
+        acl.enabled = self.is_on("acl.enabled", acl.enabled);
+        acl.enable_key_list_policy =
+            self.is_on("acl.enable_key_list_policy", acl.enable_key_list_policy);
+        match self.text("acl.default_policy") {
+            Some("allow") => acl.default_policy = DefaultPolicy::Allow,
+            Some("deny") => acl.default_policy = DefaultPolicy::Deny,
+            Some(other) => {
+                return Err(format!("acl.default_policy = {other}: must be allow or deny"));
+            }
+            None => {}
+        }
+        let token = |name| self.text(name).map(Secret::new);
+        // `master` is its name before Consul 1.11.
+        if let Some(secret) =
+            token("acl.tokens.initial_management").or_else(|| token("acl.tokens.master"))
+        {
+            acl.initial_management = Some(secret);
+        }
+        if let Some(secret) = token("acl.tokens.default") {
+            acl.default_token = Some(secret);
+        }
+        Ok(())
+    }
+
+    /// Registers the services and checks of the configuration. Those that only requests registered are removed in dev mode, in
+    /// which Consul keeps nothing on disk.
+    fn register(&self, state: &mut State) -> Result<(), String> {
+        let (mut services, mut checks) = (BTreeSet::new(), BTreeSet::new());
+        for given in self.get("service").into_iter().chain(self.items("services")) {
+            let (service, own) = definition::service(&service_of(given), state)
+                .map_err(|refusal| refused("service", given, &refusal))?;
+            services.insert(service.id.clone());
+            checks.extend(own.iter().map(|check| check.check.check_id.clone()));
+            state.register_service(service, own, false);
+        }
+        for given in self.get("check").into_iter().chain(self.items("checks")) {
+            let mut check = definition::check(&definition_of(given), state)
+                .map_err(|refusal| refused("check", given, &refusal))?;
+            // Consul sets the type of a check only when it is registered by a request.
+            check.check.kind.clear();
+            checks.insert(check.check.check_id.clone());
+            state.register_check(check);
+        }
+        if self.is_dev {
+            let others = |all: Vec<&String>, named: &BTreeSet<String>| -> Vec<String> {
+                all.into_iter().filter(|id| !named.contains(*id)).cloned().collect()
+            };
+            for id in others(state.local.checks.keys().collect(), &checks) {
+                state.deregister_check(&id);
+            }
+            for id in others(state.local.services.keys().collect(), &services) {
+                state.deregister_service(&id);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refused(kind: &str, given: &Value, refusal: &Refusal) -> String {
+    let name =
+        |given: &Value| go::quoted(given.get("name").and_then(Value::as_str).unwrap_or_default());
+    match (refusal.text.strip_prefix("Invalid check: "), given.get("check")) {
+        (Some(why), Some(check)) => format!("{kind} {}: check {}: {why}", name(given), name(check)),
+        (Some(why), None) => format!("{kind} {}: {why}", name(given)),
+        (None, _) => format!("Failed to register {kind} {}: {}", name(given), refusal.text),
+    }
+}
+
+/// Where an agent answers.
+enum Place {
+    Port(SocketAddr),
+    Path(String),
+}
+
+async fn listen(protocol: &str, address: SocketAddr) -> Result<(String, TcpListener), String> {
+    let failed = |error| format!("{address}: {error}");
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((format!("{protocol}://{address}"), listener))
+}
+
+fn owned<'a>(
+    pairs: impl Iterator<Item = (&'a str, &'a str)>,
+) -> impl Iterator<Item = (String, String)> {
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned()))
+}
+
+fn is_json(path: &Path, format: Option<&str>) -> Option<bool> {
+    match format.or(path.extension()?.to_str())? {
+        "json" => Some(true),
+        "hcl" => Some(false),
+        _ => None,
+    }
+}
+
+fn from_json(text: &str) -> Result<Map<String, Value>, String> {
+    if text.trim().is_empty() {
+        return Ok(Map::new());
+    }
+    match decode::Json::read(text.as_bytes())? {
+        decode::Json::Object(members) => Ok(members.into_iter().map(from_member).collect()),
+        other => Err(other.value_type_error("map[string]interface {}")),
+    }
+}
+
+fn from_member((name, value): (String, decode::Json)) -> (String, Value) {
+    (name, value_from_json(value))
+}
+
+fn value_from_json(value: decode::Json) -> Value {
+    use decode::Json;
+    match value {
+        Json::Null => Value::Null,
+        Json::Bool(is_on) => is_on.into(),
+        // As Go reads it.
+        Json::Number(number) => number.as_f64().into(),
+        Json::Text(text) => text.into(),
+        Json::List(items) => items.into_iter().map(value_from_json).collect(),
+        Json::Object(members) => Value::Object(members.into_iter().map(from_member).collect()),
+    }
+}
+
+/// The values of HCL as those of JSON: a block is a list of objects, repeated blocks are one list.
+fn from_hcl(members: hcl::Object) -> Map<String, Value> {
+    let mut values = Map::new();
+    for (name, value) in members {
+        match value {
+            hcl::Value::Object(inner) => {
+                let item = Value::Object(from_hcl(inner));
+                match values.entry(name).or_insert_with(|| Value::Array(Vec::new())) {
+                    Value::Array(items) => items.push(item),
+                    other => *other = item,
+                }
+            }
+            value => {
+                values.insert(name, value_from_hcl(value));
+            }
+        }
+    }
+    values
+}
+
+fn value_from_hcl(value: hcl::Value) -> Value {
+    match value {
+        hcl::Value::Text(text) => text.into(),
+        hcl::Value::Bool(is_on) => is_on.into(),
+        hcl::Value::Number(text) => {
+            text.parse::<serde_json::Number>().map_or(Value::Null, Value::Number)
+        }
+        hcl::Value::List(items) => items.into_iter().map(value_from_hcl).collect(),
+        hcl::Value::Object(members) => Value::Object(from_hcl(members)),
+    }
+}
+
+/// Adds values: members of objects and items of lists are added, other values replaced.
+fn merge(into: &mut Map<String, Value>, from: Map<String, Value>) {
+    for (name, value) in from {
+        match (into.get_mut(&name), value) {
+            (Some(Value::Object(present)), Value::Object(added)) => merge(present, added),
+            (Some(Value::Array(present)), Value::Array(added)) => present.extend(added),
+            (_, value) => {
+                into.insert(name, value);
+            }
+        }
+    }
+}
+
+/// The definition of a service as the body of a request, in which the ids of checks have another name and a weight that is
+/// not given is 0.
+fn service_of(value: &Value) -> decode::Json {
+    let mut service = definition_of(value);
+    let check = |check: &mut decode::Json| {
+        if let decode::Json::Object(members) = check {
+            for (name, _) in members.iter_mut().filter(|(name, _)| name == "id") {
+                "CheckID".clone_into(name);
+            }
+        }
+    };
+    if let decode::Json::Object(members) = &mut service {
+        for (name, value) in members {
+            match (name.as_str(), value) {
+                ("check", one) => check(one),
+                ("checks", decode::Json::List(items)) => items.iter_mut().for_each(check),
+                ("weights", decode::Json::Object(weights)) => {
+                    for name in ["passing", "warning"] {
+                        if !weights.iter().any(|(given, _)| given == name) {
+                            weights.push((name.to_owned(), decode::Json::Number(1.into())));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    service
+}
+
+/// A definition as the body of a request: the fields of bodies have no underscores.
+fn definition_of(value: &Value) -> decode::Json {
+    use decode::Json;
+    let member = |(name, value): (&String, &Value)| match name.as_str() {
+        "meta" | "header" => (name.clone(), plain(value)),
+        name => (name.replace('_', ""), definition_of(value)),
+    };
+    match value {
+        Value::Object(members) => Json::Object(members.iter().map(member).collect()),
+        Value::Array(items) => Json::List(items.iter().map(definition_of).collect()),
+        scalar => plain(scalar),
+    }
+}
+
+fn plain(value: &Value) -> decode::Json {
+    decode::Json::read(value.to_string().as_bytes()).unwrap_or(decode::Json::Null)
+}

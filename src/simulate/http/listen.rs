@@ -1,0 +1,129 @@
+//! The sockets on which an agent is served.
+
+use crate::error::{Error, Kind};
+use crate::files::pem::PemFile;
+use rustls::crypto::ring;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::TlsAcceptor;
+
+/// A connection, with TLS or without.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// A socket that takes connections.
+pub enum Listener {
+    /// A port.
+    Tcp(TcpListener),
+    /// A port with TLS.
+    Tls(TcpListener, TlsAcceptor),
+    /// A path.
+    Unix(UnixListener),
+}
+
+/// The certificate of a port with TLS, and the authorities of its clients if they need certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `cert_file`
+    pub certificate: PathBuf,
+    /// `key_file`
+    pub key: PathBuf,
+    /// `ca_file`, with `verify_incoming`
+    pub authorities: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// [`Kind::Config`], naming the file that cannot be used.
+    pub fn acceptor(&self) -> Result<TlsAcceptor, Error> {
+        let certificate = PemFile::read("cert_file", &self.certificate)?;
+        let key = PemFile::read("key_file", &self.key)?;
+        let provider = Arc::new(ring::default_provider());
+        let failed =
+            |error: &dyn std::error::Error| Error::new(Kind::Config, format!("tls: {error}"));
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| failed(&error))?;
+        let builder = match &self.authorities {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let authorities = PemFile::read("ca_file", path)?;
+                let mut roots = RootCertStore::empty();
+                authorities.add_to(&mut roots, authorities.some_certificates()?)?;
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().map_err(|error| failed(&error))?)
+            }
+        };
+        let config = builder
+            .with_single_cert(certificate.some_certificates()?, key.private_key()?)
+            .map_err(|error| certificate.unusable(&key, &error))?;
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+}
+
+impl Listener {
+    /// Takes connections at a path, with this mode; a socket that is left there is replaced.
+    ///
+    /// # Errors
+    /// The path cannot be used.
+    pub fn unix(path: &Path, mode: Option<u32>) -> io::Result<Self> {
+        if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+            fs::remove_file(path)?;
+        }
+        let listener = UnixListener::bind(path)?;
+        if let Some(mode) = mode {
+            fs::set_permissions(path, Permissions::from_mode(mode))?;
+        }
+        Ok(Listener::Unix(listener))
+    }
+
+    /// The next connection, and the address of its client on a port.
+    pub(super) async fn accept(&self) -> io::Result<(Accepted, Option<IpAddr>)> {
+        let on_port = |(stream, address): (TcpStream, SocketAddr)| {
+            // An answer is one write; Nagle's algorithm would only delay it.
+            let _ = stream.set_nodelay(true);
+            (stream, Some(address.ip()))
+        };
+        Ok(match self {
+            Listener::Tcp(listener) => {
+                let (stream, address) = on_port(listener.accept().await?);
+                (Accepted::Tcp(stream), address)
+            }
+            Listener::Tls(listener, acceptor) => {
+                let (stream, address) = on_port(listener.accept().await?);
+                (Accepted::Tls(stream, acceptor.clone()), address)
+            }
+            Listener::Unix(listener) => (Accepted::Unix(listener.accept().await?.0), None),
+        })
+    }
+}
+
+/// A connection before its handshake.
+pub(super) enum Accepted {
+    Tcp(TcpStream),
+    Tls(TcpStream, TlsAcceptor),
+    Unix(UnixStream),
+}
+
+impl Accepted {
+    /// The connection after its handshake.
+    pub async fn stream(self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Accepted::Tcp(stream) => Box::new(stream),
+            Accepted::Tls(stream, acceptor) => Box::new(acceptor.accept(stream).await?),
+            Accepted::Unix(stream) => Box::new(stream),
+        })
+    }
+}

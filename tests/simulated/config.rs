@@ -1,0 +1,372 @@
+//! The configuration of consul-sim: what Consul 1.21 makes of the same files and flags.
+
+use crate::served::{Outcome, PATIENCE, Served, request, talk};
+use crate::support::authority::{Authority, Folder};
+use crate::support::consul::{self, RealConsul};
+use crate::support::trials::Trials;
+use libtest_mimic::Failed;
+use serde_json::{Map, Value, json};
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The keys that consul-sim knows, as it reads them itself.
+const KEYS: &str = include_str!("../../src/simulate/config/keys.txt");
+
+pub fn trials() -> Trials {
+    let mut trials = Trials::of(module_path!());
+    let missing = consul::is_missing(consul::SIM, "the configuration of consul-sim");
+    let name = "one_warning_names_the_keys_without_effect";
+    trials.add_unless(missing, name, one_warning_names_the_keys_without_effect);
+    let name = "it_answers_on_a_unix_socket_and_with_tls";
+    trials.add_unless(missing, name, it_answers_on_a_unix_socket_and_with_tls);
+    let missing = missing || consul::is_missing("1.21", "the configuration of Consul 1.21");
+    let name = "invalid_files_and_flags_get_consuls_errors [1.21]";
+    trials.add_unless(missing, name, invalid_files_and_flags_get_consuls_errors);
+    let name = "the_keys_and_their_types_are_those_of_consul [1.21]";
+    trials.add_unless(missing, name, the_keys_and_their_types_are_those_of_consul);
+    let name = "a_file_means_the_same [1.21]";
+    trials.add_unless(missing, name, a_file_means_the_same);
+    let name = "files_are_read_again [1.21]";
+    trials.add_unless(missing, name, files_are_read_again);
+    trials
+}
+
+/// What an agent that does not start prints on standard error, without empty lines and its usage.
+fn refusal(version: &str, flags: &[&str]) -> Result<String, Failed> {
+    let output = Command::new("timeout")
+        .arg("20")
+        .arg(consul::binary(version)?)
+        .args(["agent", "-dev", "-http-port=0"])
+        .args(flags)
+        .output()?;
+    if output.status.code() != Some(1) {
+        return Err(format!("{flags:?}: {version} ended with {}", output.status).into());
+    }
+    let printed = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&printed);
+    let lines = said.lines().take_while(|line| !line.to_lowercase().starts_with("usage"));
+    Ok(lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"))
+}
+
+fn check_same(flags: &[&str]) -> Outcome {
+    let [ours, theirs] = [refusal(consul::SIM, flags)?, refusal("1.21", flags)?];
+    if ours == theirs {
+        return Ok(());
+    }
+    let only = |one: &str, other: &str| -> String {
+        one.lines()
+            .filter(|line| !other.lines().any(|known| known == *line))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let [ours, theirs] = [only(&ours, &theirs), only(&theirs, &ours)];
+    Err(format!("{flags:?}:\n{ours}\non 1.21:\n{theirs}").into())
+}
+
+fn invalid_files_and_flags_get_consuls_errors() -> Outcome {
+    let folder = Folder::new();
+    for (name, text) in [
+        (
+            "types.hcl",
+            r#"ports { http = "x" dns = true } recursors = "1.1.1.1" services { name = 5 check { ttl = 5 } }"#,
+        ),
+        ("types.json", r#"{"ports": {"http": 1.5}, "services": {"name": "x"}, "recursors": [1]}"#),
+        (
+            "lists.hcl",
+            r#"services = [{ name = "a"}, { name = "b", check = { http = 1 }}] node_meta { a = 5 }"#,
+        ),
+        (
+            "lists.json",
+            r#"{"checks": [{"name": 5}], "node_meta": {"a": 1}, "ports": [{"http": 1}, {"dns": 2}]}"#,
+        ),
+        ("twice.json", r#"{"datacenter": 1, "x": {"y": 2}, "datacenter": "b"}"#),
+        ("list.json", "[]"),
+        ("unknown.hcl", "acl { tokens { x = \"y\" } }"),
+        ("within.hcl", r#"service { name = "a" checks = [{ xx = 1 }] }"#),
+        ("case.hcl", "Datacenter = \"x\" NoSuch = 1"),
+        ("syntax.hcl", "node_name = null"),
+        ("negative.hcl", "limits { kv_max_value_size = -1 } ports { http = 1.5 }"),
+        ("datacenter.hcl", "datacenter = \"A B\""),
+        ("duration.hcl", "session_ttl_min = \"abc\" default_query_time = \"1x\""),
+        ("interval.hcl", r#"service { name = "a" check { http = "http://x" } }"#),
+        ("named.hcl", r#"service { name = "a" check { name = "n" id = "i" http = "http://x" } }"#),
+        ("both.hcl", r#"check { name = "y" http = "http://x" interval = "1s" ttl = "5s" }"#),
+        ("ttl.hcl", r#"check { name = "x" }"#),
+        ("extension.txt", ""),
+    ] {
+        check_same(&["-config-file", &folder.file(name, text)])?;
+    }
+    for flags in [
+        &["-nosuchflag=1"][..],
+        &["-datacenter"],
+        &["-raft-protocol=x"],
+        &["-dev=maybe"],
+        &["-hcl", "foo = 1"],
+        &["-node", "a", "extra", "more"],
+        &["-config-file=/nonexistent.hcl"],
+    ] {
+        check_same(flags)?;
+    }
+    Ok(())
+}
+
+/// Puts a value at the path of each key whose value is not an object; lists of objects have one item.
+fn with_each_key(value: &Value) -> Value {
+    let mut all = Map::new();
+    for line in KEYS.lines() {
+        let (path, kind) = line.split_once(' ').expect("a path and a type");
+        let kind = kind.strip_suffix(" used").unwrap_or(kind);
+        // Their values are free, or definitions.
+        if path.starts_with('@') || matches!(kind, "object" | "any" | "list of object") {
+            continue;
+        }
+        let (last, parents) =
+            path.rsplit_once('.').map_or((path, ""), |(parents, last)| (last, parents));
+        let mut members = &mut all;
+        for name in parents.split('.').filter(|name| !name.is_empty()) {
+            members = members
+                .entry(name)
+                .or_insert_with(|| json!({}))
+                .as_object_mut()
+                .expect("an object");
+        }
+        members.insert(last.to_owned(), value.clone());
+    }
+    // Lists of objects.
+    for path in [
+        &["segments"][..],
+        &["acl", "tokens", "managed_service_provider"],
+        &["ui_config", "metrics_proxy", "add_headers"],
+    ] {
+        let (last, parents) = path.split_last().expect("a path");
+        let members = parents
+            .iter()
+            .fold(&mut all, |members, name| members[*name].as_object_mut().expect("an object"));
+        let item = members[*last].take();
+        members[*last] = json!([item]);
+    }
+    Value::Object(all)
+}
+
+fn the_keys_and_their_types_are_those_of_consul() -> Outcome {
+    let folder = Folder::new();
+    // A number fits no text, switch, list or map; what a number fits, an object or a text does not.
+    for (name, value) in [
+        ("numbers.json", json!(1.5)),
+        ("objects.json", json!({"a": {"b": 1}})),
+        ("texts.json", json!("x")),
+    ] {
+        check_same(&["-config-file", &folder.file(name, with_each_key(&value).to_string())])?;
+    }
+    // A key that Consul does not know would be named here, and nothing else is.
+    let mut known = with_each_key(&Value::Null);
+    known["nosuch"] = json!(1);
+    check_same(&["-config-file", &folder.file("names.json", known.to_string())])
+}
+
+const FILE: &str = r#"
+    node_name = "n1"
+    datacenter = "East"
+    node_meta { rack = "r1" }
+    advertise_addr = "127.0.0.7"
+    session_ttl_min = "1s"
+    max_query_time = "2s"
+    limits { kv_max_value_size = 100 txn_max_req_len = 200 }
+    http_config {
+      response_headers { "Access-Control-Allow-Origin" = "*" "x-own" = "y" }
+      block_endpoints = ["/v1/agent/members", "/v1/kv/secret", "v1/session"]
+    }
+    service { name = "web" port = 80 tags = ["a"] meta { a_b = "v" } check { ttl = "30s" } }
+    services {
+      name = "api"
+      id = "api-1"
+      weights { passing = 5 }
+      checks = [
+        { http = "http://127.0.0.1:1/" interval = "10s" },
+        { id = "x" name = "port" tcp = "127.0.0.1:1" interval = "5s" timeout = "1s" },
+      ]
+    }
+    check { id = "mem" name = "memory" ttl = "10s" notes = "hi" status = "passing" }
+    checks { name = "of-web" service_id = "web" ttl = "1m" status = "warning" }
+"#;
+
+/// The answer without what differs between two agents.
+fn shown(address: &str, method: &str, path: &str, body: &str) -> Result<String, Failed> {
+    // By HTTP/1.0, so that no answer comes in chunks.
+    let length = body.len();
+    let asked = format!(
+        "{method} {path} HTTP/1.0\r\nHost: consul\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    let said = talk(address.parse()?, asked.as_bytes())?;
+    let is_own = |line: &str| {
+        let line = line.to_lowercase();
+        ![
+            "date:",
+            "x-consul-index:",
+            "content-length:",
+            "\"id\"",
+            "\"nodeid\"",
+            "connection:",
+            "x-consul-contenthash",
+            "\"contenthash\"",
+        ]
+        .iter()
+        .any(|start| line.trim_start().starts_with(start))
+            && !["modifyindex", "createindex", "output", "\"lan", "\"wan"]
+                .iter()
+                .any(|part| line.contains(part))
+    };
+    let mut lines: Vec<&str> = said.text.lines().filter(|line| is_own(line)).collect();
+    if let Some(end) = lines.iter().position(|line| line.is_empty()) {
+        lines[..end].sort_unstable();
+    }
+    Ok(lines.join("\n"))
+}
+
+fn a_file_means_the_same() -> Outcome {
+    let folder = Folder::new();
+    let file = folder.file("agent.hcl", FILE);
+    let real = RealConsul::start_with_config("1.21", &file)?;
+    let ours = RealConsul::start_with_config(consul::SIM, &file)?;
+    let long = "x".repeat(201);
+    for (method, path, body) in [
+        ("GET", "/v1/agent/services", ""),
+        ("GET", "/v1/agent/service/api-1", ""),
+        ("GET", "/v1/agent/checks", ""),
+        ("GET", "/v1/catalog/datacenters", ""),
+        ("GET", "/v1/catalog/nodes?dc=east&filter=Meta.rack==r1", ""),
+        ("GET", "/v1/catalog/nodes?dc=dc1", ""),
+        ("GET", "/v1/agent/members", ""),
+        ("GET", "/v1/kv/secrets", ""),
+        ("GET", "/v1/kv/public", ""),
+        ("GET", "/v1/session/list", ""),
+        ("GET", "/v1/nothing", ""),
+        ("PUT", "/v1/kv/long", &long[..101]),
+        ("PUT", "/v1/txn", &long),
+        ("PUT", "/v1/session/create", r#"{"TTL": "500ms"}"#),
+        (
+            "PUT",
+            "/v1/catalog/register",
+            r#"{"Node": "n", "Address": "10.0.0.1", "Datacenter": "dc1"}"#,
+        ),
+        (
+            "PUT",
+            "/v1/catalog/register",
+            r#"{"Node": "n", "Address": "10.0.0.1", "Datacenter": "east"}"#,
+        ),
+        ("GET", "/v1/catalog/node/n", ""),
+    ] {
+        let [ours, theirs] =
+            [shown(&ours.address, method, path, body)?, shown(&real.address, method, path, body)?];
+        if ours != theirs {
+            return Err(format!("{method} {path}\n{ours}\n\non 1.21:\n{theirs}").into());
+        }
+    }
+    Ok(())
+}
+
+fn files_are_read_again() -> Outcome {
+    let folder = Folder::new();
+    let file = folder.file("agent.hcl", "");
+    let mut seen = Vec::new();
+    for version in [consul::SIM, "1.21"] {
+        std::fs::write(&file, r#"node_name = "n1" service { name = "web" check { ttl = "1h" } }"#)?;
+        let agent = RealConsul::start_with_config(version, &file)?;
+        let say = |method: &str, path: &str, body: &str| shown(&agent.address, method, path, body);
+        let mut said = vec![
+            say("PUT", "/v1/agent/service/register", r#"{"Name": "api", "Check": {"TTL": "1h"}}"#)?,
+            say("PUT", "/v1/agent/check/register", r#"{"Name": "c", "TTL": "1h"}"#)?,
+            say("PUT", "/v1/agent/check/pass/service:web", "")?,
+            say("PUT", "/v1/agent/reload", "")?,
+            say("GET", "/v1/agent/services", "")?,
+            say("GET", "/v1/agent/checks", "")?,
+        ];
+        std::fs::write(&file, r#"services = [{ name = "web2" }]"#)?;
+        said.push(say("PUT", "/v1/agent/reload", "")?);
+        said.push(say("GET", "/v1/agent/services", "")?);
+        said.push(say("GET", "/v1/agent/checks", "")?);
+        std::fs::write(&file, "foo = 1")?;
+        said.push(say("PUT", "/v1/agent/reload", "")?.replace(&file, "the file"));
+        said.push(say("GET", "/v1/agent/services", "")?);
+        seen.push(said);
+    }
+    for (ours, theirs) in seen[0].iter().zip(&seen[1]) {
+        if ours != theirs {
+            return Err(format!("{ours}\n\non 1.21:\n{theirs}").into());
+        }
+    }
+    by_signal(&file)
+}
+
+fn by_signal(file: &str) -> Outcome {
+    std::fs::write(file, "")?;
+    let served = Served::start_with(&["-config-file", file])?;
+    std::fs::write(file, "service { name = \"web\" }")?;
+    Command::new("kill").args(["-HUP", &served.child.id().to_string()]).status()?;
+    let end = Instant::now() + PATIENCE;
+    while shown(&served.address.to_string(), "GET", "/v1/agent/services", "")?.ends_with("{}") {
+        if Instant::now() > end {
+            return Err("SIGHUP did not make it read its file again".into());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn one_warning_names_the_keys_without_effect() -> Outcome {
+    let folder = Folder::new();
+    let file = folder.file(
+        "agent.hcl",
+        "data_dir = \"/x\" telemetry { statsd_address = \"a\" } datacenter = \"b\"",
+    );
+    let mut agent = Command::new(consul::binary(consul::SIM)?)
+        .args(["agent", "-dev", "-http-port=0", "-bind=127.0.0.1", "-ui", "-config-file", &file])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // It has started when it says so; then its warning was printed.
+    let mut started = [0; 3];
+    agent.stdout.take().ok_or("no output")?.read_exact(&mut started)?;
+    agent.kill()?;
+    let said = String::from_utf8(agent.wait_with_output()?.stderr)?;
+    let wanted = "==> WARNING: keys without effect on a simulated agent: \
+                  bind_addr, data_dir, telemetry.statsd_address, ui_config.enabled\n";
+    if said == wanted { Ok(()) } else { Err(said.into()) }
+}
+
+fn it_answers_on_a_unix_socket_and_with_tls() -> Outcome {
+    let folder = Folder::new();
+    let authority = Authority::new("the CA");
+    let identity = authority.sign(&["127.0.0.1"]);
+    let certificate = folder.file("certificate.pem", identity.certificate);
+    let key = folder.file("key.pem", identity.key);
+    let trusted = folder.file("ca.pem", authority.pem());
+    let socket = folder.path("consul.sock").display().to_string();
+    let config = format!(
+        r#"addresses {{ http = "unix://{socket}" https = "127.0.0.1" }} unix_sockets {{ mode = "0600" }}
+           ports {{ https = 0 }} tls {{ defaults {{ cert_file = "{certificate}" key_file = "{key}" }} }}"#
+    );
+    let file = folder.file("agent.hcl", config);
+    let served = Served::start_with(&["-http-port=0", "-config-file", &file])?;
+    let mut stream = UnixStream::connect(&socket)?;
+    stream.write_all(&request("GET", "/v1/status/leader", "", ""))?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&Path::new(&socket).metadata()?.permissions());
+    let https =
+        served.urls.iter().find(|word| word.starts_with("https://")).ok_or("no port with TLS")?;
+    let over_tls = Command::new("curl")
+        .args(["-sS", "--cacert", &trusted, &format!("{https}/v1/status/leader")])
+        .output()?;
+    if said.starts_with("HTTP/1.1 200")
+        && mode & 0o777 == 0o600
+        && over_tls.stdout == b"\"127.0.0.1:8300\""
+    {
+        return Ok(());
+    }
+    Err(format!("{said}, {mode:o}, {over_tls:?}").into())
+}
