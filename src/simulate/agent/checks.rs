@@ -30,6 +30,8 @@ pub enum Probe {
         headers: Vec<(String, String)>,
         /// The body of the request.
         body: String,
+        /// Whether redirects are followed.
+        follows: bool,
     },
 }
 
@@ -335,6 +337,7 @@ mod tests {
                 method: method.to_owned(),
                 headers: Vec::new(),
                 body: String::new(),
+                follows: true,
             };
             let (_, output) =
                 status_and_output(&probe, ProbeResult::Failed("refused".to_owned()), 0);

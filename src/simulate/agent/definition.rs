@@ -314,7 +314,8 @@ fn probe(given: &Object<'_>) -> Result<Option<Probe>, String> {
     Ok(match kind(given)? {
         "http" if url.starts_with("http://") => {
             let method = if method.is_empty() { "GET".to_owned() } else { method };
-            Some(Probe::Http { url, method, headers, body })
+            let follows = !given.flag("DisableRedirects")?;
+            Some(Probe::Http { url, method, headers, body, follows })
         }
         "tcp" if !has_tls => Some(Probe::Tcp(tcp)),
         _ => None,

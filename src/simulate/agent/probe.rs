@@ -4,8 +4,9 @@ use super::checks::{Probe, ProbeResult, Prober};
 use crate::clock::BoxFuture;
 use crate::transport::http1::{ReceiveBuffer, RequestHeads, ResponseParser};
 use bytes::Bytes;
-use http::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Request, Uri};
+use http::header::{ACCEPT, CONNECTION, HOST, LOCATION, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri};
+use reqwest::Url;
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,8 +23,9 @@ impl Prober for SocketProber {
         Box::pin(async move {
             let found = match probe {
                 Probe::Tcp(address) => connect(address).await.map(|_| ProbeResult::Connected),
-                Probe::Http { url, method, headers, body } => {
-                    exchange(url, method, headers, body).await
+                Probe::Http { url, method, headers, body, follows } => {
+                    let request = (url.clone(), method.clone(), body.clone());
+                    answer(request, headers, *follows).await
                 }
             };
             found.unwrap_or_else(ProbeResult::Failed)
@@ -40,12 +42,47 @@ async fn connect(address: &str) -> Result<TcpStream, String> {
     })
 }
 
+/// How many redirects are followed. Source: `CheckRedirect` of Go's `net/http`.
+const MAX_REDIRECTS: usize = 10;
+
+/// The answer to a request, also where redirects lead to.
+async fn answer(
+    (mut url, mut method, mut body): (String, String, String),
+    headers: &[(String, String)],
+    follows: bool,
+) -> Result<ProbeResult, String> {
+    for _ in 0..MAX_REDIRECTS {
+        let (status, answer) = exchange(&url, &method, headers, &body).await?;
+        let code = answer.status().as_u16();
+        let target = answer.headers().get(LOCATION).and_then(|target| target.to_str().ok());
+        match (code, target) {
+            (301..=303 | 307 | 308, Some(target)) if follows => {
+                let base = Url::parse(&url).map_err(|error| error.to_string())?;
+                url = base.join(target).map_err(|error| error.to_string())?.into();
+                if code < 307 && method != "HEAD" {
+                    "GET".clone_into(&mut method);
+                    body.clear();
+                }
+            }
+            _ => {
+                let body = answer.into_body().to_vec();
+                return Ok(ProbeResult::Answered { code, status, body });
+            }
+        }
+    }
+    Err(format!("stopped after {MAX_REDIRECTS} redirects"))
+}
+
+/// The answer to one request, and its status line.
 async fn exchange(
     url: &str,
     method: &str,
     headers: &[(String, String)],
     body: &str,
-) -> Result<ProbeResult, String> {
+) -> Result<(String, Response<Bytes>), String> {
+    if !url.starts_with("http://") {
+        return Err(format!("{url}: a simulated agent checks HTTP without TLS only"));
+    }
     let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
     let host = uri.host().ok_or("http: no Host in request URL")?.to_owned();
     let port = uri.port_u16().unwrap_or(80);
@@ -68,13 +105,8 @@ async fn exchange(
             count => buffer.parse(count, &mut answer).map_err(|error| error.to_string())?,
         }
     }
-    let status = answer.status().zip(answer.status_line());
-    let (code, status) = status.ok_or_else(|| "EOF".to_owned())?;
-    Ok(ProbeResult::Answered {
-        code: code.as_u16(),
-        status,
-        body: answer.finish().0.body().to_vec(),
-    })
+    let status = answer.status_line().ok_or_else(|| "EOF".to_owned())?;
+    Ok((status, answer.finish().0))
 }
 
 /// The headers that Consul sends unless the check has its own.

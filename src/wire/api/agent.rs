@@ -26,7 +26,7 @@ const fn check_fields(id_field: &'static str) -> [Field; 33] {
         field("Method", Shape::Text, "the HTTP method; default GET"),
         field("Header", Shape::TextListMap, "HTTP headers"),
         field("Body", Shape::TextOrEmpty, "the HTTP body"),
-        field("DisableRedirects", Shape::Bool, "do not follow redirects: a redirect is a warning"),
+        field("DisableRedirects", Shape::Bool, "do not follow redirects: a redirect is critical"),
         field("TCP", Shape::Text, "an address to connect to, host:port"),
         field("TCPUseTLS", Shape::Bool, "use TLS (from 1.16)"),
         field("UDP", Shape::Text, "an address to send a datagram to (from 1.13)"),

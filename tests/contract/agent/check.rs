@@ -9,6 +9,8 @@ behaviours![
     a_tcp_check_passes_while_the_port_is_open,
     the_status_of_an_http_answer_is_the_state,
     an_http_check_sends_its_method_headers_and_body,
+    an_http_check_follows_redirects_unless_it_says_not_to,
+    the_checks_of_a_service_show_their_interval_and_timeout,
     the_first_result_counts_at_once,
     an_alias_fails_with_its_service,
     an_alias_of_an_unknown_service_is_critical,
@@ -100,6 +102,39 @@ async fn an_http_check_sends_its_method_headers_and_body(t: T) {
     assert!(output.contains("|X-Test: yes|"), "{output}");
     assert!(output.contains("|User-Agent: Consul Health Check|"), "{output}");
     deregister(&t, "c").await;
+}
+
+async fn an_http_check_follows_redirects_unless_it_says_not_to(t: T) {
+    let target = format!("http://{}/there", serve("200 OK").await);
+    let status: &'static str = format!("307 Temporary Redirect\r\nLocation: {target}").leak();
+    let url = format!("http://{}/", serve(status).await);
+    register(&t, "follows", table! {"HTTP" = url.as_str(), "Interval" = "1s"}).await;
+    let output = format!("HTTP GET {url}: 200 OK Output: GET /there HTTP/1.");
+    becomes(&t, "follows", "passing", &output).await;
+    deregister(&t, "follows").await;
+    if t.is_1_8("the field DisableRedirects is not known") {
+        return;
+    }
+    let check = table! {"HTTP" = url.as_str(), "Interval" = "1s", "DisableRedirects" = true};
+    register(&t, "stays", check).await;
+    becomes(&t, "stays", "critical", &format!("HTTP GET {url}: 307 Temporary Redirect")).await;
+    deregister(&t, "stays").await;
+}
+
+async fn the_checks_of_a_service_show_their_interval_and_timeout(t: T) {
+    let check = table! {
+        "CheckID" = t.name("own"), "TCP" = "127.0.0.1:1", "Interval" = "90s", "Timeout" = "3s",
+    };
+    let service = table! {"Name" = t.name("s"), "Check" = check};
+    t.ok("agent_service_register", args![service]).await;
+    let checks = t.value("agent_checks", args![]).await;
+    let check = checks.get(&t.name("own")).expect("the check is registered");
+    if t.is_1_8("the interval and timeout of a check are not shown") {
+        assert_eq!(check.get("Interval"), None);
+    } else {
+        assert_eq!((text(check, "Interval"), text(check, "Timeout")), ("1m30s", "3s"));
+    }
+    t.ok("agent_service_deregister", args![t.name("s")]).await;
 }
 
 async fn the_first_result_counts_at_once(t: T) {
