@@ -13,6 +13,7 @@
 #   replication  20,000 histories of replicated shards under faults (SEEDS)
 #   data      processes with replicated shards stop, die, stall, are cut off, lose disks, join and leave, on both
 #             Consuls (some minutes)
+#   gateway   nginx with 16 workers and 5,000 instances on Consul 1.21, an outage, a reload and a kill (some minutes)
 #   outage    a cluster of nodes through every outage of three real servers, on both versions
 #   recipes   the recipes of docs/operating.md, also those for three servers of Consul
 #   flood     2,000 calls between nodes in 30 s, while strangers hold 512 connections and open 200 a second
@@ -28,7 +29,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api random fuzz locks clusters replication data outage recipes flood failover page prometheus memory)
+all_steps=(api random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus memory)
 select_steps "$@"
 prepare_runs 0
 passed=0 failed=0 skipped=0
@@ -67,6 +68,13 @@ step_replication() {
 
 step_data() {
     LONG=1 run cargo test --no-default-features --features server,guard --test programs -- replicated:: || return
+    ! grep -q '^SKIPPED' "$log" || return 3
+}
+
+step_gateway() {
+    run make --no-print-directory build-luajit || return
+    LONG=1 run cargo test --no-default-features --features server,guard --test programs -- \
+        a_machine_of_16_workers --nocapture || return
     ! grep -q '^SKIPPED' "$log" || return 3
 }
 

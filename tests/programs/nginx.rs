@@ -3,6 +3,7 @@
 
 mod aborts;
 mod gateway;
+mod long;
 mod page;
 mod views;
 
@@ -57,6 +58,10 @@ pub fn trials() -> Trials {
         ("a_clock_that_is_set_back_changes_no_lease_and_no_age", views::clock_set_back),
     ];
     let mut trials = Trials::of(module_path!());
+    let mut all = Vec::from(all);
+    if std::env::var_os("LONG").is_some() {
+        all.push(("a_machine_of_16_workers_and_5000_instances", long::a_machine));
+    }
     for (name, run) in all {
         let folder = unpacked.clone();
         trials
