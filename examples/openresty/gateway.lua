@@ -46,15 +46,14 @@ end
 
 -- In balancer_by_lua, for each attempt of a request.
 function gateway.balance()
-  local tried
-  if peer.get_last_failure() then
-    tried = tried_by(ngx.ctx)
+  local request, tried = ngx.ctx, nil
+  if request.instance then
+    tried = tried_by(request)
   else
     peer.set_more_tries(MORE_TRIES)
   end
   local instance = web:pick(nil, tried)
-  -- A new table costs less than one that nginx makes.
-  ngx.ctx = { instance = instance or nil, tried = tried }
+  request.instance = instance or nil
   if not instance then
     -- nginx answers 500 whatever the balancer's status is, which gateway.conf directs to `wait`.
     return ngx.exit(500)
