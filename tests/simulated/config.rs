@@ -1,6 +1,6 @@
 //! The configuration of consul-sim: what Consul 1.21 makes of the same files and flags.
 
-use crate::served::{Outcome, PATIENCE, Served, request, talk};
+use crate::served::{Outcome, PATIENCE, Served, request, shown};
 use crate::support::authority::{Authority, Folder};
 use crate::support::consul::{self, RealConsul};
 use crate::support::trials::Trials;
@@ -192,39 +192,6 @@ const FILE: &str = r#"
     check { id = "mem" name = "memory" ttl = "10s" notes = "hi" status = "passing" }
     checks { name = "of-web" service_id = "web" ttl = "1m" status = "warning" }
 "#;
-
-/// The answer without what differs between two agents.
-fn shown(address: &str, method: &str, path: &str, body: &str) -> Result<String, Failed> {
-    // By HTTP/1.0, so that no answer comes in chunks.
-    let length = body.len();
-    let asked = format!(
-        "{method} {path} HTTP/1.0\r\nHost: consul\r\nContent-Length: {length}\r\n\r\n{body}"
-    );
-    let said = talk(address.parse()?, asked.as_bytes())?;
-    let is_own = |line: &str| {
-        let line = line.to_lowercase();
-        ![
-            "date:",
-            "x-consul-index:",
-            "content-length:",
-            "\"id\"",
-            "\"nodeid\"",
-            "connection:",
-            "x-consul-contenthash",
-            "\"contenthash\"",
-        ]
-        .iter()
-        .any(|start| line.trim_start().starts_with(start))
-            && !["modifyindex", "createindex", "output", "\"lan", "\"wan"]
-                .iter()
-                .any(|part| line.contains(part))
-    };
-    let mut lines: Vec<&str> = said.text.lines().filter(|line| is_own(line)).collect();
-    if let Some(end) = lines.iter().position(|line| line.is_empty()) {
-        lines[..end].sort_unstable();
-    }
-    Ok(lines.join("\n"))
-}
 
 fn a_file_means_the_same() -> Outcome {
     let folder = Folder::new();

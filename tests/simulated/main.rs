@@ -6,6 +6,7 @@ mod config;
 mod fuzz;
 mod interop;
 mod random;
+mod seldom;
 mod served;
 #[path = "../support/mod.rs"]
 mod support;
@@ -14,6 +15,13 @@ fn main() {
     // Most tests wait most of the time.
     support::trials::run(
         4,
-        &[interop::trials, random::trials, fuzz::trials, served::trials, config::trials],
+        &[
+            interop::trials,
+            random::trials,
+            fuzz::trials,
+            served::trials,
+            config::trials,
+            seldom::trials,
+        ],
     );
 }

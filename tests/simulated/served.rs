@@ -129,6 +129,39 @@ pub fn talk(address: SocketAddr, bytes: &[u8]) -> Result<Said, Failed> {
     Ok(Said { statuses: statuses.collect(), text })
 }
 
+/// The answer without what differs between two agents.
+pub fn shown(address: &str, method: &str, path: &str, body: &str) -> Result<String, Failed> {
+    // By HTTP/1.0, so that no answer comes in chunks.
+    let length = body.len();
+    let asked = format!(
+        "{method} {path} HTTP/1.0\r\nHost: consul\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    let said = talk(address.parse()?, asked.as_bytes())?;
+    let is_own = |line: &str| {
+        let line = line.to_lowercase();
+        ![
+            "date:",
+            "x-consul-index:",
+            "content-length:",
+            "\"id\"",
+            "\"nodeid\"",
+            "connection:",
+            "x-consul-contenthash",
+            "\"contenthash\"",
+        ]
+        .iter()
+        .any(|start| line.trim_start().starts_with(start))
+            && !["modifyindex", "createindex", "output", "\"lan", "\"wan"]
+                .iter()
+                .any(|part| line.contains(part))
+    };
+    let mut lines: Vec<&str> = said.text.lines().filter(|line| is_own(line)).collect();
+    if let Some(end) = lines.iter().position(|line| line.is_empty()) {
+        lines[..end].sort_unstable();
+    }
+    Ok(lines.join("\n"))
+}
+
 /// A request after which the server closes.
 pub fn request(method: &str, target: &str, headers: &str, body: &str) -> Vec<u8> {
     format!(

@@ -210,8 +210,14 @@ fn read_service(given: &Object<'_>) -> Result<(Service, Vec<GivenCheck>), String
         ..Service::default()
     };
     let mut checks = Vec::new();
-    let several = given.list("Checks", "structs.CheckTypes")?.unwrap_or_default();
-    for json in given.get("Check").into_iter().chain(several) {
+    if let Some(json) = given.get("Check") {
+        let check = read_check(&Object::new(json, EMBEDDED)?, "CheckID", &[])?;
+        // A check whose every field has its zero value is none.
+        if check != (GivenCheck { kind: TTL, ..GivenCheck::default() }) {
+            checks.push(check);
+        }
+    }
+    for json in given.list("Checks", "structs.CheckTypes")?.unwrap_or_default() {
         let check = Object::new(json, EMBEDDED)?;
         let definition = read_check(&check, "CheckID", &[])?;
         if !check.is_empty() {
@@ -244,6 +250,7 @@ fn check_weights(weights: Weights) -> Result<(), &'static str> {
 }
 
 /// A check as its definition describes it.
+#[derive(Default, PartialEq)]
 struct GivenCheck {
     id: String,
     name: String,

@@ -59,6 +59,13 @@ fn connect_index(state: &State, call: &Call) -> ResultIndex {
 static INGRESS: Read = configured_only(check_service);
 
 fn check_service(call: &Call) -> Result<(), Refusal> {
+    match (call.query.get("peer"), call.query.get("sg")) {
+        (_, "") => {}
+        ("", _) => {
+            return Err(Refusal::server("sameness groups are not supported in consul CE"));
+        }
+        _ => return Err(Refusal::bad("peer-name and sameness-group are mutually exclusive")),
+    }
     call.required_rest("Missing service name")?;
     passing(call).map(|_| ())
 }
@@ -69,7 +76,9 @@ fn instances<'a>(
     instances: impl Iterator<Item = (&'a Record, &'a Service)>,
 ) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
-    let found = matching(call, &authority, instances)
+    // There are no other clusters, so nothing was imported from one.
+    let is_here = call.query.get("peer").is_empty();
+    let found = matching(call, &authority, instances.filter(|_| is_here))
         .map(|(record, service)| Instance::new(record, service));
     let mut found = call.select(found)?;
     if passing(call)? {

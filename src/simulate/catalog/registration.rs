@@ -9,8 +9,9 @@ use crate::simulate::http::decode::{self, GoType, Object, decode_error};
 use crate::simulate::http::reply::{Refusal, Reply};
 use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
-use crate::simulate::store::catalog::{Check, Definition, Node, Service};
+use crate::simulate::store::catalog::{Check, Definition, Node, Service, Weights};
 use serde_json::Value;
+use std::net::IpAddr;
 
 const REGISTRATION: GoType =
     GoType { value: "structs.RegisterRequest", fields: "RegisterRequest." };
@@ -184,7 +185,9 @@ fn read(given: &Object<'_>) -> Result<Registration, String> {
 fn read_service(given: &Object<'_>) -> Result<Service, String> {
     given.check_known(body::SERVICE_FIELDS)?;
     let service = body::service(given, WEIGHTS)?;
+    let weights = if service.weights.passing == 0 { Weights::default() } else { service.weights };
     Ok(Service {
+        weights,
         id: or(service.id, &service.name),
         socket_path: given.text("SocketPath")?,
         connect: given.get("Connect").map(Value::from),
@@ -251,6 +254,9 @@ fn check(registration: &Registration) -> Result<(), String> {
         return Err(
             "Must provide service name (Service.Service) when service ID is provided".to_owned()
         );
+    }
+    if service.address.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()) {
+        return Err("Invalid service address".to_owned());
     }
     Ok(())
 }
