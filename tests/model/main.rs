@@ -22,7 +22,11 @@ fn holds(limits: Limits) {
 }
 
 const fn limits(changes: u8, writes: u8, set_back: bool, lost_disk: bool) -> Limits {
-    Limits { changes, writes, set_back, lost_disk }
+    Limits { changes, writes, set_back, silent: false, lost_disk }
+}
+
+const fn silent(changes: u8, writes: u8, lost_disk: bool) -> Limits {
+    Limits { changes, writes, set_back: false, silent: true, lost_disk }
 }
 
 #[test]
@@ -32,6 +36,7 @@ fn no_acknowledged_write_is_lost() {
         limits(2, 2, false, false),
         limits(2, 1, true, false),
         limits(2, 1, false, true),
+        silent(2, 1, false),
     ] {
         holds(limits);
     }
@@ -47,6 +52,8 @@ fn no_acknowledged_write_is_lost_in_chains_of_four_changes() {
         limits(4, 1, true, false),
         limits(4, 1, true, true),
         limits(3, 2, true, true),
+        silent(3, 1, true),
+        silent(4, 1, false),
     ] {
         holds(limits);
     }

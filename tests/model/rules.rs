@@ -9,6 +9,9 @@ pub struct Limits {
     pub writes: u8,
     /// Whether Consul may go back by one entry, once.
     pub set_back: bool,
+    /// Whether Consul may lose all entries, once, while nodes are silent for as long as it takes the leader to put
+    /// one back.
+    pub silent: bool,
     /// Whether a node may lose its disk, once.
     pub lost_disk: bool,
 }
@@ -40,10 +43,17 @@ pub enum Rule {
     FenceWhenAsked,
     /// A node ignores entries below its fence.
     IgnoreEntriesBelowFence,
+    /// An entry that not all nodes could be asked about is put back if as many replicas have promised as leave no
+    /// quorum to the others.
+    EnoughPromise,
+    /// Of these, none has lost its disk.
+    PromisersAreWhole,
+    /// A node that could not be asked is not being replaced.
+    SilentAreNotReplaced,
 }
 
 impl Rule {
-    pub const ALL: [Rule; 12] = [
+    pub const ALL: [Rule; 15] = [
         Rule::Seal,
         Rule::SealIsStored,
         Rule::Fence,
@@ -56,17 +66,24 @@ impl Rule {
         Rule::AskAfterSetBack,
         Rule::FenceWhenAsked,
         Rule::IgnoreEntriesBelowFence,
+        Rule::EnoughPromise,
+        Rule::PromisersAreWhole,
+        Rule::SilentAreNotReplaced,
     ];
 
     /// Limits within which a write is lost without the rule.
     pub fn needed_within(self) -> Limits {
-        let limits = Limits { changes: 2, writes: 1, set_back: false, lost_disk: false };
+        let limits =
+            Limits { changes: 2, writes: 1, set_back: false, silent: false, lost_disk: false };
         match self {
             Rule::RefuseOtherEpochs => Limits { changes: 3, ..limits },
             Rule::NameTheDisk => Limits { lost_disk: true, ..limits },
             Rule::AskAfterSetBack | Rule::FenceWhenAsked | Rule::IgnoreEntriesBelowFence => {
                 Limits { changes: 3, set_back: true, ..limits }
             }
+            Rule::EnoughPromise => Limits { silent: true, ..limits },
+            Rule::SilentAreNotReplaced => Limits { changes: 3, silent: true, ..limits },
+            Rule::PromisersAreWhole => Limits { silent: true, lost_disk: true, ..limits },
             _ => limits,
         }
     }

@@ -167,6 +167,34 @@ impl State {
         State { nodes: [holder, holder, holder, other], len: 1, ..State::default() }
     }
 
+    /// Lets a node learn an entry, which belongs to a change.
+    pub fn learn(&mut self, index: usize, entry: u8) {
+        let change = self.change[usize::from(entry)] + 1;
+        let node = &mut self.nodes[index];
+        node.known = entry + 1;
+        if holds(node.holder, entry) {
+            node.sealed = false;
+            node.work = 0;
+        } else if holds(node.target, entry) {
+            node.sealed = false;
+            if node.work != change {
+                node.work = change;
+                node.drop_copy();
+                self.forget_copies(index);
+            }
+        } else if holds(node.leaving | node.gone, entry) {
+            node.work = 0;
+        }
+    }
+
+    /// Forgets what a node has copied as a target.
+    pub fn forget_copies(&mut self, index: usize) {
+        let targeted = self.nodes[index].target;
+        for node in &mut self.nodes {
+            node.copied &= !targeted;
+        }
+    }
+
     /// Does what every reader does, and brings equivalent states into one form.
     pub fn settle(&mut self, model: &Model) -> Settled {
         if !model.limits.set_back {

@@ -3,7 +3,8 @@
 //! What is modelled: entries of the shard map in Consul with an epoch each; moves, failovers, their
 //! commits and cancels, one turned into another; nodes and clients that learn any entry late or
 //! never, and ask with it at any time; the seal of a source, fences, marks of wholeness, drops; a
-//! lost disk; Consul that goes back by one entry, and the leader that then asks the nodes.
+//! lost disk; Consul that goes back by one entry or loses all, and the leader that then asks the nodes, of
+//! which some may be silent.
 //!
 //! What is left out, and why no loss is missed by it:
 //! - More copies of a record than a trace needs. A loss is a read that does not find a record, and
@@ -16,6 +17,7 @@
 //!   an earlier seal loses nothing that the same trace with a later one does not.
 //! - The steps between a Consul that goes back and the entry that is put back: a node that is asked,
 //!   and so fenced, early does less than one that is asked late.
+//! - That a move seals its source only when the other replicas know of it: without it the protocol does more.
 //! - What needs deletes, clocks, time or more than one lost disk to go wrong: requests that still run
 //!   at a seal or a fence, versions, tombstones, that a target begins empty, that a replaced node
 //!   drops its copy late. That is for a simulation.
@@ -68,9 +70,12 @@ impl State {
             if self.previous > 0 {
                 self.go_back(steps);
             }
+            if steps.model.limits.silent && !self.was_set_back {
+                self.lose_the_map(steps);
+            }
         }
         for node in 0..NODES {
-            self.learn(node, steps);
+            self.learn_any(node, steps);
             self.write(node, steps);
             self.copy(node, steps);
             self.drop_replaced(node, steps);
@@ -240,12 +245,58 @@ impl State {
         }
     }
 
+    /// Consul loses all entries. The nodes that are not silent put back the newest that they know, of which the
+    /// leader asks the members: each promises to execute nothing older. The entry is put back in a new epoch if all
+    /// could be asked, or else enough of its replicas.
+    fn lose_the_map(&self, steps: &mut Steps<'_>) {
+        for silent in 0..1_u8 << NODES {
+            let asked: [bool; NODES] = std::array::from_fn(|node| silent >> node & 1 == 0);
+            let others = self.nodes.iter().zip(asked).filter(|(_, is_asked)| *is_asked);
+            let known = others.map(|(node, _)| node.known).max();
+            let Some(entry) = known.and_then(|known| known.checked_sub(1)) else { continue };
+            if !self.may_put_back(entry, asked, steps.model) {
+                continue;
+            }
+            let mut state = *self;
+            (state.consul, state.was_set_back, state.previous) = (entry, true, 0);
+            state.answer = entry + 1;
+            for (node, is_asked) in state.nodes.iter_mut().zip(asked) {
+                if is_asked && holds(node.member(), entry) {
+                    node.fence = self.len;
+                }
+            }
+            state.put_back(steps);
+        }
+    }
+
+    /// Whether an entry may be put back that these nodes were asked about.
+    fn may_put_back(&self, entry: u8, asked: [bool; NODES], model: &Model) -> bool {
+        let members = self.nodes.iter().zip(asked).filter(|(node, _)| holds(node.member(), entry));
+        let is_replaced = |node: &Node| holds(node.leaving | node.gone, entry);
+        let mut silent = members.clone().filter(|(_, is_asked)| !is_asked);
+        let waits = silent.clone().any(|(node, _)| is_replaced(node));
+        if model.has(Rule::SilentAreNotReplaced) && waits {
+            return false;
+        }
+        let promises = |node: &Node| {
+            holds(node.holder, entry)
+                && (node.is_whole(entry, model) || !model.has(Rule::PromisersAreWhole))
+        };
+        let count = members.filter(|(node, is_asked)| *is_asked && promises(node)).count();
+        let enough = if model.has(Rule::EnoughPromise) { FENCED } else { FENCED - 1 };
+        count >= enough || silent.next().is_none()
+    }
+
     fn put_back(&self, steps: &mut Steps<'_>) {
         let from = self.answer - 1;
+        let work = self.change[usize::from(from)] + 1;
         let mut state = self.publish(from, |nodes, new| {
             for node in nodes {
                 if holds(node.copied, from) {
                     node.copied |= new;
+                }
+                if holds(node.target, from) && node.work == work && node.whole {
+                    node.complete(new.ilog2() as u8);
                 }
             }
         });
@@ -259,27 +310,13 @@ impl State {
     }
 
     /// A node may learn any newer entry that was ever published: from Consul, or from a caller.
-    fn learn(&self, index: usize, steps: &mut Steps<'_>) {
+    fn learn_any(&self, index: usize, steps: &mut Steps<'_>) {
         for entry in self.nodes[index].known..self.len {
             if !self.nodes[index].may_learn(entry, steps.model) {
                 continue;
             }
             let mut state = *self;
-            let node = &mut state.nodes[index];
-            let change = self.change[usize::from(entry)] + 1;
-            node.known = entry + 1;
-            if holds(node.holder, entry) {
-                node.sealed = false;
-                node.work = 0;
-            } else if holds(node.target, entry) {
-                node.sealed = false;
-                if node.work != change {
-                    node.work = change;
-                    node.drop_copy();
-                }
-            } else if holds(node.leaving | node.gone, entry) {
-                node.work = 0;
-            }
+            state.learn(index, entry);
             steps.add(state, false, format_args!("{index} learns {entry}"));
         }
     }
@@ -363,7 +400,8 @@ impl State {
             let mut state = *self;
             let is_first = !self.nodes.iter().any(|node| holds(node.copied, entry));
             if steps.model.has(Rule::Fence) && (is_first || steps.model.has(Rule::FenceTwo)) {
-                state.nodes[other].fence = entry;
+                // By the knowledge of the entry it refuses older ones.
+                state.learn(other, entry);
             }
             state.nodes[other].copied |= bit(entry);
             if is_first || steps.model.has(Rule::CopyTwo) {
@@ -407,10 +445,7 @@ impl State {
     fn lose_disk(&self, index: usize, steps: &mut Steps<'_>) {
         let mut state = *self;
         state.has_lost_disk = true;
-        let targeted = state.nodes[index].target;
-        for node in &mut state.nodes {
-            node.copied &= !targeted;
-        }
+        state.forget_copies(index);
         let node = &mut state.nodes[index];
         node.drop_copy();
         (node.disk, node.sealed, node.fence, node.known, node.work) = (1, false, 0, 0, 0);

@@ -2,79 +2,156 @@
 //!
 //! Nodes and clients may go on with entries that Consul has lost. So each holder and target of the entry,
 //! and of each newer entry that one of them knows, promises to execute nothing in older epochs, and says the
-//! newest entry that it knows. That one is put back in a new epoch. A node that cannot answer blocks the
-//! entry until an operator decides.
+//! newest entry that it knows. That one is put back in a new epoch.
+//!
+//! Nodes that do not answer may know newer entries. They cannot have brought a quorum together in one of them,
+//! nor ended a change of another slot, if the others that promise leave neither a quorum nor what a failover
+//! fences. So these are enough: holders of slots without a change, whose disks are those that the
+//! entry names, as many as a failover fences and as the smaller quorum has. The silent holders must have slots
+//! without a change too: one that was being replaced may have dropped its replica since. With fewer the entry
+//! stays as it is until they answer, or an operator decides.
 
-use super::map::{Entry, NodeId};
+use super::map::{Entry, NodeId, Place, Quorums};
 use super::message::{Action, Outcome, Request};
 use super::peers::Peers;
 use crate::error::{Error, Kind};
 use crate::ordered;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Finds the newest entry of a shard, of which Consul has `stored`, and returns it with a new epoch of at
-/// least `epoch`. With `skips_silent`, by the word of an operator, nodes that do not answer are left out.
-///
-/// # Errors
-/// [`Kind::NotReady`] if a node that must be asked does not answer. If it was silent from the beginning,
-/// no other node has promised anything, and all go on with the entry that they know.
-pub async fn newest(
-    peers: &dyn Peers,
-    shard: u32,
-    stored: &Entry,
-    epoch: u64,
-    skips_silent: bool,
-) -> Result<Entry, Error> {
-    let asked = Asked { peers, shard, skips_silent };
-    let newest = asked.promising(stored.clone(), 0).await?;
-    asked.promising(newest, epoch).await
+/// How far beyond all epochs that it learns of the leader goes when nodes are silent: farther than maps
+/// that only these have seen can go.
+const LEAP: u64 = 1_000_000;
+
+/// How the leader asks about a shard.
+pub struct Inquiry<'a> {
+    /// The way to the nodes.
+    pub peers: &'a dyn Peers,
+    /// The shard.
+    pub shard: u32,
+    /// N, W and R.
+    pub quorums: Quorums,
+    /// Whether a node has said that it has this disk, and not that the replica is missing.
+    pub has: &'a (dyn Fn(&Place) -> bool + Sync),
+    /// By the word of an operator: whether silent nodes are left out, however many they are.
+    pub skips_silent: bool,
 }
 
-/// How the nodes are asked.
-struct Asked<'a> {
-    peers: &'a dyn Peers,
-    shard: u32,
-    skips_silent: bool,
+/// What was heard.
+struct Heard {
+    /// The newest entry, in the epoch that was promised; if none was, in its own.
+    newest: Entry,
+    /// The highest epoch that somebody knows or has promised.
+    highest: u64,
+    /// The nodes that did not answer.
+    silent: BTreeMap<NodeId, Error>,
 }
 
-impl Asked<'_> {
+impl Inquiry<'_> {
+    /// Finds the newest entry of the shard, of which Consul has `stored`, and returns it with a new epoch of at
+    /// least `epoch`.
+    ///
+    /// # Errors
+    /// [`Kind::NotReady`] or those of the call if too few nodes answer. If they were silent from the beginning,
+    /// no other node has promised anything, and all go on with the entry that they know.
+    pub async fn newest(&self, stored: &Entry, epoch: u64) -> Result<Entry, Error> {
+        let Heard { newest, highest, silent } =
+            self.promising(stored.clone(), 0, BTreeMap::new()).await?;
+        let epoch = if silent.is_empty() { epoch } else { epoch.max(highest + LEAP) };
+        Ok(self.promising(newest, epoch, silent).await?.newest)
+    }
+
     /// Asks all nodes that the entry names or that a newer one names, each of which promises to execute
-    /// nothing below `epoch`, and returns the newest entry in an epoch above all promises; with 0 they
-    /// promise nothing, and it keeps its epoch.
-    async fn promising(&self, stored: Entry, epoch: u64) -> Result<Entry, Error> {
-        let shard = self.shard;
-        let mut found_at = stored.epoch;
-        let mut newest = Entry { epoch, ..stored };
-        let mut asked: BTreeSet<NodeId> = BTreeSet::new();
-        let mut members = ordered::set(newest.members().cloned());
+    /// nothing below `epoch`, or below a higher one if others have promised that; with 0 they promise nothing.
+    async fn promising(
+        &self,
+        stored: Entry,
+        epoch: u64,
+        mut silent: BTreeMap<NodeId, Error>,
+    ) -> Result<Heard, Error> {
+        let was_silent = silent.len();
+        let beyond = if silent.is_empty() { 1 } else { LEAP };
+        let (mut highest, mut found, mut epoch) = (stored.epoch, stored, epoch);
+        let mut asked: BTreeSet<NodeId> = ordered::set(silent.keys().cloned());
+        let mut members = ordered::set(found.members().cloned());
         while let Some(node) = members.difference(&asked).next().cloned() {
-            let request = Request { shard, entry: newest.clone(), action: Action::Recover };
-            let reply = match self.peers.ask(&node, request).await {
-                Err(_) if self.skips_silent => {
-                    asked.insert(node);
+            let entry = Entry { epoch, ..found.clone() };
+            let (entry, fence) = match self.ask(&node, entry).await {
+                Ok(answer) => answer,
+                Err(why) => {
+                    asked.insert(node.clone());
+                    silent.insert(node, why);
                     continue;
                 }
-                reply => reply?,
-            };
-            let Outcome::Known { entry, fence } = reply.outcome else {
-                let why = format!("shard {shard}: node {node:?} does not say which entry it knows");
-                return Err(Error::new(Kind::NotReady, why).retryable());
             };
             let known = entry.as_ref().map_or(0, |entry| entry.epoch);
-            if epoch > 0 && fence.max(known) >= newest.epoch {
+            highest = highest.max(fence).max(known);
+            if epoch > 0 && highest >= epoch {
                 // An epoch that was given before: all are asked again with a higher one.
-                newest.epoch = fence.max(known) + 1;
-                asked.clear();
+                epoch = highest + beyond;
+                asked = ordered::set(silent.keys().cloned());
             }
             asked.insert(node);
             if let Some(entry) = entry {
                 members.extend(entry.members().cloned());
-                if entry.epoch > found_at {
-                    found_at = entry.epoch;
-                    newest.slots = entry.slots;
+                if entry.epoch > found.epoch {
+                    found = entry;
                 }
             }
         }
-        Ok(Entry { epoch: newest.epoch.max(found_at), ..newest })
+        // The epoch is not beyond what a node that has become silent since may know.
+        let is_late = epoch > 0 && silent.len() > was_silent;
+        if !self.skips_silent
+            && (is_late || !self.is_enough(&found, &silent).await)
+            && let Some(why) = silent.values().next()
+        {
+            return Err(why.clone());
+        }
+        let newest = Entry { epoch: epoch.max(found.epoch), ..found };
+        Ok(Heard { newest, highest, silent })
+    }
+
+    /// Asks a node: the newest entry that it knows, and the epoch below which it has promised to execute nothing.
+    async fn ask(&self, node: &NodeId, entry: Entry) -> Result<(Option<Entry>, u64), Error> {
+        let shard = self.shard;
+        let request = Request { shard, entry, action: Action::Recover };
+        match self.peers.ask(node, request).await?.outcome {
+            Outcome::Known { entry, fence } => Ok((entry, fence)),
+            _ => {
+                let why = format!("shard {shard}: node {node:?} does not say which entry it knows");
+                Err(Error::new(Kind::NotReady, why).retryable())
+            }
+        }
+    }
+
+    /// Whether those that have answered are enough for the newest entry that they know.
+    async fn is_enough(&self, newest: &Entry, silent: &BTreeMap<NodeId, Error>) -> bool {
+        if silent.is_empty() {
+            return true;
+        }
+        let mut count = 0;
+        for slot in &newest.slots {
+            let Some(place) = &slot.holder else { continue };
+            let is_silent = silent.contains_key(&place.node);
+            if is_silent && slot.change.is_some() {
+                return false;
+            }
+            if !is_silent && slot.change.is_none() && self.is_whole(place, newest).await {
+                count += 1;
+            }
+        }
+        let Quorums { write, read, .. } = self.quorums;
+        count >= self.quorums.fenced().max(write.min(read))
+    }
+
+    /// Whether a replica is still on the disk that knew what its node has said: a new one has forgotten that.
+    async fn is_whole(&self, place: &Place, entry: &Entry) -> bool {
+        if !(self.has)(place) {
+            return false;
+        }
+        // Of the requests that only a whole replica answers, this is one that a promise does not refuse.
+        let action = Action::Fetch(Vec::new());
+        let request = Request { shard: self.shard, entry: entry.clone(), action };
+        let reply = self.peers.ask(&place.node, request).await;
+        reply.is_ok_and(|reply| matches!(reply.outcome, Outcome::Page { .. }))
     }
 }

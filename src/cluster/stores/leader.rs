@@ -1,14 +1,14 @@
 //! The leader's work for all replicated stores of the cluster: it alone changes their maps.
 
 use super::document::{StoreId, StoreMap};
-use super::said::{Said, Word, parse};
+use super::said::{Said, parse};
 use super::{Shared, accepted_key, map_key, members_prefix, read_map, said};
 use crate::client::coordination::{Lease, Operation, delete_unchanged, set, unchanged};
 use crate::clock::{BoxFuture, Instant};
-use crate::cluster::replication::map::{Disk, Entry, NodeId};
+use crate::cluster::replication::map::{Disk, Entry, NodeId, Place};
 use crate::cluster::replication::peers::Peers;
 use crate::cluster::replication::plan::{Accepted, Map, Member, Planner, Presence};
-use crate::cluster::replication::recover;
+use crate::cluster::replication::recover::Inquiry;
 use crate::cluster::{Cluster, Mode, Snapshot, WAIT};
 use crate::error::{Error, Kind};
 use crate::ordered;
@@ -350,7 +350,7 @@ impl Duty<'_> {
         let since = |node: &NodeId| stored.down.get(node).map_or(now_ms, |at| now_ms.min(*at));
         next.down = ordered::map(down.map(|node| (node.clone(), since(node))));
         next.note_openings(said.records());
-        self.recover(store, &mut next, &said.words).await;
+        self.recover(store, &mut next, said, &live).await;
         let members = self.members(said, &live, snapshot, shared, &next.down, &named);
         let min_nodes = self.cluster.options().min_nodes;
         let known = self.stores.get_mut(store)?;
@@ -383,7 +383,13 @@ impl Duty<'_> {
     }
 
     /// Asks the holders of the shards whose entries may be old, and puts back the newest ones.
-    async fn recover(&mut self, store: &str, next: &mut StoreMap, words: &BTreeMap<u32, Word>) {
+    async fn recover(
+        &mut self,
+        store: &str,
+        next: &mut StoreMap,
+        said: &Said,
+        live: &BTreeSet<NodeId>,
+    ) {
         let now = self.cluster.now();
         let Some(known) = self.stores.get_mut(store) else { return };
         let is_early = known.asked_at.is_some_and(|at| now < at + RECOVER_PAUSE);
@@ -392,13 +398,16 @@ impl Duty<'_> {
         }
         known.asked_at = Some(now);
         let version = self.cluster.beyond(next.map.version);
-        let peers = (self.reach)(store);
+        let (peers, quorums) = ((self.reach)(store), next.shared.quorums());
         let mut asks: Vec<BoxFuture<'_, (u32, Result<Entry, Error>)>> = Vec::new();
         for shard in next.unrecovered.iter().copied() {
             let (entry, peers) = (next.map.shards[shard as usize].clone(), Arc::clone(&peers));
-            let skips_silent = words.get(&shard).is_some_and(|word| word.lost.is_none());
+            let skips_silent = said.words.get(&shard).is_some_and(|word| word.lost.is_none());
             asks.push(Box::pin(async move {
-                (shard, recover::newest(&*peers, shard, &entry, version, skips_silent).await)
+                let has = |place: &Place| live.contains(&place.node) && said.has(shard, place);
+                let has = &has;
+                let inquiry = Inquiry { peers: &*peers, shard, quorums, has, skips_silent };
+                (shard, inquiry.newest(&entry, version).await)
             }));
         }
         let answers: Vec<_> = stream::iter(asks).buffer_unordered(CONCURRENT_ASKS).collect().await;

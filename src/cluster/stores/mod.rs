@@ -144,8 +144,8 @@ pub struct ShardStatus {
     /// Whether so few nodes with replicas that count are live that no failover can copy all acknowledged
     /// writes before one comes back.
     pub is_at_risk: bool,
-    /// Whether it is not known who has it, since Consul went back: nothing of it changes before all its nodes
-    /// have said what they know, or an operator accepts the loss of those that cannot.
+    /// Whether it is not known who has it, since Consul went back: nothing of it changes before enough of its
+    /// nodes have said what they know, or an operator accepts the loss of those that cannot.
     pub is_unrecovered: bool,
 }
 

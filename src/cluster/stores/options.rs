@@ -59,6 +59,13 @@ pub(super) struct Shared {
     pub read_quorum: usize,
 }
 
+impl Shared {
+    /// N, W and R.
+    pub fn quorums(self) -> Quorums {
+        Quorums { replicas: self.replicas, write: self.write_quorum, read: self.read_quorum }
+    }
+}
+
 impl StoreOptions {
     /// The defaults for a store of this name: shards and replicas as in the cluster, and majorities.
     pub fn new(name: impl Into<String>, cluster: &Options) -> Self {

@@ -99,6 +99,12 @@ impl Said {
         ordered::map(words.filter_map(|(shard, word)| Some((*shard, word.lost.clone()?))))
     }
 
+    /// Whether a node has said that it has this disk, and not that the replica of a shard is missing.
+    pub fn has(&self, shard: u32, place: &Place) -> bool {
+        let record = self.members.get(&place.node).map(|(record, _)| record);
+        record.is_some_and(|it| it.disk == place.disk && !it.report.missing.contains(&shard))
+    }
+
     /// Those of the nodes.
     pub fn records(&self) -> impl Iterator<Item = &MemberRecord> + Clone {
         self.members.values().map(|(record, _)| record)

@@ -4,7 +4,7 @@ use super::failover::{Net, OF_THREE, change, now, place, record};
 use consul_ffi::cluster::replication::map::{ChangeKind, Entry, Place, Slot};
 use consul_ffi::cluster::replication::message::{Action, NotReady, Outcome};
 use consul_ffi::cluster::replication::record::{HybridTime, Version};
-use consul_ffi::cluster::replication::recover;
+use consul_ffi::cluster::replication::recover::Inquiry;
 
 #[test]
 fn a_node_learns_no_entry_below_its_promise() {
@@ -74,6 +74,10 @@ fn a_move_does_not_seal_its_source_while_the_others_do_not_answer() {
     assert!(now(target.pursue(0)).expect("all answer"));
 }
 
+fn inquiry(net: &Net) -> Inquiry<'_> {
+    Inquiry { peers: net, shard: 0, quorums: OF_THREE, has: &|_| true, skips_silent: false }
+}
+
 #[test]
 fn after_consul_went_back_the_newest_entry_counts() {
     let (net, first) = Net::of_three("acknowledged");
@@ -82,21 +86,58 @@ fn after_consul_went_back_the_newest_entry_counts() {
     newer.slots[2].change = change(ChangeKind::Move, "d", 5);
     _ = net.start("d", 4, OF_THREE);
     _ = net.ask_now("b", &newer, Action::Ping);
-    let found = now(recover::newest(&net, 0, &first, 100, false)).expect("all answer");
+    let found = now(inquiry(&net).newest(&first, 100)).expect("all answer");
     assert_eq!(found, Entry { epoch: 100, ..newer });
     let mut newest = Entry { epoch: 101, ..first };
     newest.slots[1].change = change(ChangeKind::Failover, "d", 101);
-    let found = now(recover::newest(&net, 0, &newest, 200, false)).expect("all answer");
+    let found = now(inquiry(&net).newest(&newest, 200)).expect("all answer");
     assert_eq!(found, Entry { epoch: 200, ..newest });
 }
 
 #[test]
-fn nobody_promises_anything_while_one_does_not_answer() {
+fn nobody_promises_anything_while_too_few_answer() {
+    let (net, entry) = Net::of_three("acknowledged");
+    net.set_silent("b", true);
+    net.set_silent("c", true);
+    now(inquiry(&net).newest(&entry, 100)).expect_err("one of three replicas");
+    assert_eq!(net.ask_now("a", &entry, Action::Ping).expect("an answer"), Outcome::Done);
+    let word = Inquiry { skips_silent: true, ..inquiry(&net) };
+    now(word.newest(&entry, 100)).expect("by the word of an operator");
+}
+
+#[test]
+fn one_of_three_may_be_silent_after_consul_went_back() {
+    let (net, entry) = Net::of_three("acknowledged");
+    // Another leader has begun, and died with c.
+    for node in ["a", "b"] {
+        _ = net.ask_now(node, &Entry { epoch: 100, ..entry.clone() }, Action::Recover);
+    }
+    net.set_silent("c", true);
+    let found = now(inquiry(&net).newest(&entry, 100)).expect("two of three replicas");
+    // What only c has seen is far below.
+    assert_eq!(found, Entry { epoch: 1_000_100, ..entry.clone() });
+    assert_eq!(net.ids("a", &found), ["acknowledged"]);
+    let lost = Inquiry { has: &|place: &Place| &*place.node != "a", ..inquiry(&net) };
+    now(lost.newest(&entry, 100)).expect_err("a has another disk by now");
+}
+
+#[test]
+fn a_replica_on_a_new_disk_has_forgotten_what_it_knew() {
     let (net, entry) = Net::of_three("acknowledged");
     net.set_silent("c", true);
-    now(recover::newest(&net, 0, &entry, 100, false)).expect_err("c does not answer");
-    for node in ["a", "b"] {
-        assert_eq!(net.ask_now(node, &entry, Action::Ping).expect("an answer"), Outcome::Done);
+    // The leader has not seen it yet.
+    _ = net.start("b", 4, OF_THREE);
+    now(inquiry(&net).newest(&entry, 100)).expect_err("one of three replicas");
+}
+
+#[test]
+fn a_silent_node_that_is_being_replaced_is_waited_for() {
+    for (node, is_enough) in [("c", false), ("b", false), ("d", true)] {
+        let (net, mut entry) = Net::of_three("acknowledged");
+        _ = net.start("d", 4, OF_THREE);
+        entry.slots[2].change = change(ChangeKind::Move, "d", 1);
+        net.set_silent(node, true);
+        let found = now(inquiry(&net).newest(&entry, 100));
+        assert_eq!(found.is_ok(), is_enough, "{node} is silent: {found:?}");
     }
-    now(recover::newest(&net, 0, &entry, 100, true)).expect("by the word of an operator");
 }

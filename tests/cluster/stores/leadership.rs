@@ -3,6 +3,8 @@
 use super::*;
 use crate::support::lines::logged;
 use consul_ffi::cluster::Mode;
+use consul_ffi::cluster::replication::map::Entry;
+use consul_ffi::cluster::replication::message::Action;
 use consul_ffi::cluster::stores::ShardStatus;
 use consul_ffi::simulate::Fault;
 use std::sync::atomic::Ordering;
@@ -459,29 +461,47 @@ fn the_largest_store_has_shards_moved_to_a_node_that_joins() {
     cases.wait_until(40, || joined.store.status().iter().any(|it| !it.targets.is_empty()));
 }
 
-/// After Consul lost its data an entry does not change before each of its holders has said what it knows.
+/// After Consul lost its data an entry does not change before enough of its holders have said what they know.
 #[test]
-fn a_node_that_is_away_when_consul_is_wiped_keeps_its_shards_until_it_can_be_asked() {
+fn nodes_that_are_away_when_consul_is_wiped_keep_their_shards_until_they_can_be_asked() {
     let (cases, nodes) = Cases::filled(5);
     cases.world.wait(Duration::from_secs(10));
-    cases.kill(&nodes[4]);
+    nodes[3..].iter().for_each(|node| cases.kill(node));
     cases.world.agent.restart(Retained::Nothing);
-    let held = |id: &str| {
-        let holds = |it: &ShardStatus| it.holders.iter().any(|node| **node == *id);
-        nodes[0].store.status().into_iter().filter(holds).count()
+    let on_both = || {
+        let has = |it: &ShardStatus, id: &str| it.holders.iter().any(|node| **node == *id);
+        let status = nodes[0].store.status().into_iter();
+        status.filter(|it| has(it, "n4") && has(it, "n5")).collect::<Vec<_>>()
     };
-    let before = held("n5");
+    let before = on_both().len();
     assert!(before > 0);
     // Longer than `replace_after`, and some time for a leader.
     cases.world.wait(Duration::from_secs(150));
-    assert_eq!(held("n5"), before);
+    let shards = on_both();
+    assert_eq!(shards.len(), before);
+    assert!(shards.iter().all(|it| it.is_unrecovered), "{shards:?}");
     // The leader does not write the same map again and again.
     let version = cases.version();
     cases.world.wait(Duration::from_secs(20));
     assert_eq!(cases.version(), version);
+    let back = [3, 4].map(|at| cases.start(&format!("n{}", at + 1), &nodes[at].disk));
+    cases.wait_until(60, || back.iter().all(|node| node.is_settled(3)));
+    cases.has(&back[0], "before");
+}
+
+#[test]
+fn a_node_that_is_away_when_consul_is_wiped_is_replaced() {
+    let (cases, nodes) = Cases::filled(5);
+    cases.world.wait(Duration::from_secs(10));
+    cases.kill(&nodes[4]);
+    cases.world.agent.restart(Retained::Nothing);
+    cases.wait_until(200, || nodes[0].holders() == set(&["n1", "n2", "n3", "n4"]));
+    cases.wait_until(60, || nodes[0].is_settled(3));
+    cases.has(&nodes[0], "before");
+    cases.fill(&nodes[1], "meanwhile");
     let back = cases.start("n5", &nodes[4].disk);
-    cases.wait_until(60, || back.is_settled(3));
-    cases.has(&back, "before");
+    cases.wait_until(120, || back.holders().contains("n5") && back.is_settled(3));
+    cases.has(&back, "meanwhile");
 }
 
 /// Two of three replicas answer also while the third cannot be asked after a wipe.
@@ -493,6 +513,31 @@ fn a_wiped_consul_while_one_node_is_away_does_not_stop_the_others() {
     cases.world.agent.restart(Retained::Nothing);
     cases.world.wait(Duration::from_secs(60));
     cases.fill(&nodes[0], "meanwhile");
+}
+
+/// It has asked the others what they know of a map that Consul has lost, and they have promised it to execute nothing
+/// older.
+#[test]
+fn a_leader_that_dies_before_it_puts_a_map_back_does_not_stop_the_others() {
+    let (cases, mut nodes) = Cases::filled(3);
+    cases.world.wait(Duration::from_secs(10));
+    let leader = nodes.iter().position(|node| node.cluster.is_leader()).expect("a leader");
+    let epoch = cases.version() + 1000;
+    cases.kill(&nodes.remove(leader));
+    for node in &nodes {
+        let holder = node.store.holder().expect("it keeps records");
+        for shard in 0..8 {
+            let entry = Entry { epoch, slots: Vec::new() };
+            let request = Request { shard, entry, action: Action::Recover };
+            _ = cases.world.run(holder.serve(request));
+        }
+    }
+    cases.world.agent.restart(Retained::Nothing);
+    let is_recovered = |node: &Process| node.store.status().iter().all(|it| !it.is_unrecovered);
+    cases.world.wait(Duration::from_secs(5));
+    cases.wait_until(60, || nodes.iter().all(is_recovered));
+    cases.has(&nodes[0], "before");
+    cases.fill(&nodes[1], "after");
 }
 
 /// The time since which a node is away does not begin again with a new leader.

@@ -534,7 +534,7 @@ pub const RULES: &[(Rule, Kind, u64)] = &[
     (Rule::TargetCountsLate, Kind::Register, 14),
     (Rule::TargetBeginsEmpty, Kind::Register, 49),
     (Rule::Mark, Kind::LostCopy, 0),
-    (Rule::NameTheDisk, Kind::Register, 429),
+    (Rule::NameTheDisk, Kind::Register, 1642),
     (Rule::CheckBeforeDrop, Kind::Register, 341),
     (Rule::CountWithinOneEpoch, Kind::Directed(Story::LossBetweenTries), 3),
     (Rule::OneVersion, Kind::Register, 114),
@@ -543,5 +543,5 @@ pub const RULES: &[(Rule, Kind, u64)] = &[
     (Rule::PurgeAfterRepair, Kind::Register, 27),
     (Rule::StopIsNotLeave, Kind::Restarts, 0),
     (Rule::AskAfterSetBack, Kind::Register, 1),
-    (Rule::SayIncomplete, Kind::Register, 0),
+    (Rule::SayIncomplete, Kind::Register, 8),
 ];

@@ -6,11 +6,11 @@ use super::{START_MS, Scenario};
 use crate::world::{Disruption, ENVIRONMENT, Node, World};
 use consul_ffi::cluster::Cluster;
 use consul_ffi::cluster::replication::holder::Holder;
-use consul_ffi::cluster::replication::map::{Disk, NodeId};
+use consul_ffi::cluster::replication::map::{Disk, NodeId, Place};
 use consul_ffi::cluster::replication::peers::Entries;
 use consul_ffi::cluster::replication::plan::{Accepted, Map, Member, Planner, Presence};
 use consul_ffi::cluster::replication::record::{HybridTime, Record, Version};
-use consul_ffi::cluster::replication::recover;
+use consul_ffi::cluster::replication::recover::Inquiry;
 use consul_ffi::cluster::replication::rules::Rule;
 use consul_ffi::cluster::replication::transfer::Transfer;
 use consul_ffi::cluster::stores::Store;
@@ -259,9 +259,20 @@ impl Scenario {
     async fn recovered(&self, map: &Map, way: &Way) -> Option<Map> {
         let version = map.version + self.world.number(1000..2000);
         let mut next = map.raised(version);
+        let disks: BTreeMap<Node, Disk> = {
+            let register = self.register.borrow();
+            register.nodes.iter().map(|(node, said)| (*node, said.disk)).collect()
+        };
         if self.rules.has(Rule::AskAfterSetBack) {
             for (shard, entry) in map.shards.iter().enumerate() {
-                match recover::newest(way, shard as u32, entry, version, false).await {
+                let inquiry = Inquiry {
+                    peers: way,
+                    shard: shard as u32,
+                    quorums: self.quorums,
+                    has: &|place: &Place| disks.get(&number(&place.node)) == Some(&place.disk),
+                    skips_silent: false,
+                };
+                match inquiry.newest(entry, version).await {
                     Ok(newest) => next.shards[shard] = newest,
                     Err(why) => {
                         self.world.note(|| format!("shard {shard} is not recovered: {why}"));
