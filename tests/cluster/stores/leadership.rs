@@ -603,3 +603,19 @@ fn a_target_whose_disk_was_full_learns_its_shards_when_there_is_room() {
     full.disk.is_full.store(false, Ordering::Relaxed);
     cases.wait_until(30, || nodes[0].holders().contains("n4"));
 }
+
+#[test]
+fn a_node_that_is_asked_to_leave_stays_while_a_store_names_it() {
+    let (cases, nodes) = Cases::filled(3);
+    // The shard map does not wait for a fourth node, the store does.
+    cases.world.run(nodes[0].cluster.ask_leave(None, "n3")).expect("a node");
+    cases.world.wait(Duration::from_secs(60));
+    let is_live = || nodes[0].cluster.snapshot().nodes.get("n3").is_some_and(|it| it.is_live);
+    assert!(!nodes[0].cluster.snapshot().map.as_ref().expect("a map").has("n3"));
+    assert!(is_live());
+    assert!(!nodes[2].store.holds_none());
+    let _fourth = cases.start("n4", &Disk::new());
+    cases.wait_until(60, || !is_live());
+    assert!(nodes[2].store.holds_none());
+    cases.has(&nodes[0], "before");
+}
