@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the program consul-ha, for its rock.
+# Builds the programs consul-ha and consul-migrate, for their rock.
 #
-#   rockspec/build-tools.sh FILE
+#   rockspec/build-tools.sh FOLDER
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,13 +10,13 @@ fail() {
     exit 1
 }
 
-[ $# -eq 1 ] || fail "usage: rockspec/build-tools.sh FILE"
-command -v cargo >/dev/null || fail "cargo is missing, which builds the program: install Rust from https://rustup.rs"
+[ $# -eq 1 ] || fail "usage: rockspec/build-tools.sh FOLDER"
+command -v cargo >/dev/null || fail "cargo is missing, which builds the programs: install Rust from https://rustup.rs"
 
 # luarocks sets CC to its default, which cargo would treat as a change and rebuild ring.
 [ "${CC:-}" != gcc ] || unset CC
 
 folder=${CARGO_TARGET_DIR:-target}/tools
-CARGO_TARGET_DIR=$folder cargo build --release --locked --bin consul-ha \
+CARGO_TARGET_DIR=$folder cargo build --release --locked --bin consul-ha --bin consul-migrate \
     --no-default-features --features tools
-install -D -m 755 "$folder/release/consul-ha" "$1"
+install -D -m 755 -t "$1" "$folder/release/consul-ha" "$folder/release/consul-migrate"

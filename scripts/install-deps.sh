@@ -31,7 +31,7 @@ case $purpose in
         needs=(
             luajit=luajit lua5.1=lua5.1 lua5.4=lua5.4
             busted=lua-busted luacheck=lua-check luarocks=luarocks shellcheck=shellcheck
-            cc=build-essential ip=iproute2
+            cc=build-essential ip=iproute2 etcd=etcd-server
         )
         # luarocks needs the headers of the Lua that it installs for, and so does the tests' C program.
         [ -e /usr/include/lua5.4/lua.h ] || packages+=(liblua5.4-dev)

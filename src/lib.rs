@@ -38,6 +38,8 @@ pub mod logs;
 #[cfg(feature = "binding")]
 mod lua;
 pub mod metrics;
+#[cfg(feature = "tools")]
+pub mod migrate;
 mod ordered;
 pub mod os;
 pub mod ring;

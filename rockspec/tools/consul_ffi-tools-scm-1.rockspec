@@ -5,9 +5,9 @@ source = {
   url = "git+https://github.com/consul-ffi/consul_ffi.git",
 }
 description = {
-  summary = "consul-ha, with which operators look at a cluster of consul_ffi and change it",
+  summary = "consul-ha, with which operators look at a cluster and change it, and consul-migrate, from etcd to Consul",
   detailed = [[
-A program; building it requires Rust's cargo. It needs neither the module nor a Lua engine.]],
+Programs; building them requires Rust's cargo. They need neither the module nor a Lua engine.]],
   homepage = "https://github.com/consul-ffi/consul_ffi",
   license = "MIT OR Apache-2.0",
 }
@@ -15,6 +15,6 @@ supported_platforms = { "unix" }
 dependencies = { "lua >= 5.1, < 5.5" }
 build = {
   type = "command",
-  build_command = "bash rockspec/build-tools.sh target/rock/consul-ha",
-  install = { bin = { "target/rock/consul-ha" } },
+  build_command = "bash rockspec/build-tools.sh target/rock/tools",
+  install = { bin = { "target/rock/tools/consul-ha", "target/rock/tools/consul-migrate" } },
 }

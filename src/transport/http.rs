@@ -70,24 +70,24 @@ impl HttpTransport {
             .not_sent()),
         }
     }
+}
 
-    fn error(&self, Failure { cause, sent }: Failure) -> Error {
-        if cause.is::<TooLarge>() {
-            return Error::new(Kind::TooLarge, format!("{}: {cause}", self.endpoint));
-        }
-        let tls_error = chain(&*cause).find_map(|cause| cause.downcast_ref::<rustls::Error>());
-        let (kind, sent, why) = match tls_error {
-            Some(cause) => {
-                let sent = sent && !tls::refuses_certificate(cause);
-                (Kind::Tls, sent, tls::reason(cause))
-            }
-            None => (Kind::Connect, sent, reasons(&*cause)),
-        };
-        let error =
-            Error::new(kind, format!("{}: {why}", self.endpoint)).with_endpoint(&self.endpoint);
-        let error = if kind == Kind::Connect { error.retryable() } else { error };
-        if sent { error } else { error.not_sent() }
+/// The error of a request to `endpoint` without a complete answer.
+pub(super) fn error(endpoint: &str, Failure { cause, sent }: Failure) -> Error {
+    if cause.is::<TooLarge>() {
+        return Error::new(Kind::TooLarge, format!("{endpoint}: {cause}"));
     }
+    let tls_error = chain(&*cause).find_map(|cause| cause.downcast_ref::<rustls::Error>());
+    let (kind, sent, why) = match tls_error {
+        Some(cause) => {
+            let sent = sent && !tls::refuses_certificate(cause);
+            (Kind::Tls, sent, tls::reason(cause))
+        }
+        None => (Kind::Connect, sent, reasons(&*cause)),
+    };
+    let error = Error::new(kind, format!("{endpoint}: {why}")).with_endpoint(endpoint);
+    let error = if kind == Kind::Connect { error.retryable() } else { error };
+    if sent { error } else { error.not_sent() }
 }
 
 impl Transport for HttpTransport {
@@ -100,7 +100,7 @@ impl Transport for HttpTransport {
                 // Boxed: otherwise a request over plain HTTP would have a future of the same size.
                 Channel::Https(https) => Box::pin(https.send(request)).await,
             };
-            answer.map_err(|failure| self.error(failure))
+            answer.map_err(|failure| error(&self.endpoint, failure))
         })
     }
 

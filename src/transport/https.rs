@@ -77,6 +77,15 @@ impl Https {
 
     /// Sends a request and reads the whole answer.
     pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Failure> {
+        let (head, body) = self.open(request).await?.into_parts();
+        Ok(Response::from_parts(head, read(body).await?))
+    }
+
+    /// Sends a request; the body of the answer is not read yet.
+    pub(super) async fn open(
+        &self,
+        request: Request<Bytes>,
+    ) -> Result<Response<reqwest::Body>, Failure> {
         // Only the connection's task, after a turn of the runtime, notices that the server has closed
         // it or sent something. The first poll may be outside of the runtime, where there is no turn.
         if blocking_read::take() {
@@ -93,17 +102,25 @@ impl Https {
             *request.body_mut() = Some(body.into());
         }
         let answer = self.client.current().execute(request).await.map_err(failure)?;
-        let (head, body) = Response::<reqwest::Body>::from(answer).into_parts();
-        Ok(Response::from_parts(head, read(body).await?))
+        Ok(Response::<reqwest::Body>::from(answer))
     }
+}
+
+/// Reads the next part of a body; `None` at its end.
+pub(super) async fn next_part(body: &mut reqwest::Body) -> Result<Option<Bytes>, Failure> {
+    while let Some(frame) = body.frame().await {
+        // Frames without data are trailers.
+        if let Ok(part) = frame.map_err(failure)?.into_data() {
+            return Ok(Some(part));
+        }
+    }
+    Ok(None)
 }
 
 /// Reads a whole body of up to [`MAX_REPLY_BYTES`].
 async fn read(mut body: reqwest::Body) -> Result<Bytes, Failure> {
     let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        // Frames without data are trailers.
-        let Ok(part) = frame.map_err(failure)?.into_data() else { continue };
+    while let Some(part) = next_part(&mut body).await? {
         if part.len() > MAX_REPLY_BYTES - whole.len() {
             return Err(Failure { cause: TooLarge.into(), sent: true });
         }

@@ -6,6 +6,8 @@ pub mod http;
 pub(crate) mod http1;
 mod https;
 mod plain;
+#[cfg(feature = "tools")]
+pub mod streaming;
 pub(crate) mod tls;
 pub mod token_file;
 

@@ -35,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("simulate", &["simulate", "transport", "wire", "error", "clock", "ordered", "sync"]),
     ("config", &["config", "cluster", "client", "transport", "wire", "error", "ordered"]),
     ("reference", &["reference", "config", "client", "metrics", "wire", "error"]),
+    ("migrate", &["migrate", "client", "transport", "wire", "error", "clock", "sync"]),
     ("guard", &["guard", "client", "transport", "error", "clock", "os", "sync"]),
     (
         "connect",
@@ -78,7 +79,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Names that only these files or folders may use.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("mlua", &["lua/"]),
-    ("reqwest", &["transport/https.rs"]),
+    ("reqwest", &["transport/https.rs", "transport/streaming.rs"]),
     ("hyper", &["simulate/http/serve.rs", "cluster/data_plane/", "status/"]),
     ("httparse", &["transport/http1.rs"]),
     ("prometheus_client", &["metrics/page.rs"]),

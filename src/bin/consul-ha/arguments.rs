@@ -1,5 +1,6 @@
 //! The command line.
 
+use super::common::consul::Consul;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -29,36 +30,6 @@ pub struct CommandLine {
     pub json: bool,
     #[command(subcommand)]
     pub verb: Verb,
-}
-
-/// How Consul is reached. Consul's own environment variables apply, such as CONSUL_HTTP_TOKEN.
-#[derive(Args)]
-#[command(next_help_heading = "Consul")]
-pub struct Consul {
-    /// An agent's address, `host:port` or a URL; may be repeated [env: CONSUL_HTTP_ADDR].
-    #[arg(long, global = true, value_name = "ADDRESS")]
-    pub http_addr: Vec<String>,
-    /// The file with the token [env: CONSUL_HTTP_TOKEN_FILE].
-    #[arg(long, global = true, value_name = "FILE")]
-    pub token_file: Option<String>,
-    /// The authorities of the agent's certificate [env: CONSUL_CACERT].
-    #[arg(long, global = true, value_name = "FILE")]
-    pub ca_file: Option<String>,
-    /// The client certificate [env: CONSUL_CLIENT_CERT].
-    #[arg(long, global = true, value_name = "FILE")]
-    pub client_cert: Option<String>,
-    /// Its key [env: CONSUL_CLIENT_KEY].
-    #[arg(long, global = true, value_name = "FILE")]
-    pub client_key: Option<String>,
-    /// The name in the agent's certificate [env: CONSUL_TLS_SERVER_NAME].
-    #[arg(long, global = true, value_name = "NAME")]
-    pub tls_server_name: Option<String>,
-    /// The datacenter; by default the agent's.
-    #[arg(long, global = true, value_name = "NAME")]
-    pub datacenter: Option<String>,
-    /// The time limit of each call to Consul, in milliseconds.
-    #[arg(long, global = true, value_name = "MS", default_value_t = 5000)]
-    pub timeout_ms: u32,
 }
 
 /// The keys of the cluster, as the options of its nodes name them.

@@ -1,6 +1,7 @@
 //! The client and the observer of a run.
 
-use super::arguments::{CommandLine, Consul, Keys};
+use super::arguments::{CommandLine, Keys};
+use super::common::consul::named;
 use super::failure::Failure;
 use consul_ffi::client::Client;
 use consul_ffi::clock::WallClock;
@@ -8,14 +9,13 @@ use consul_ffi::cluster::data_plane::DataPlane;
 use consul_ffi::cluster::overview::Overview;
 use consul_ffi::cluster::report::Overviews;
 use consul_ffi::cluster::{Cluster, Options, Snapshot};
-use consul_ffi::config::{Config, of_cluster};
+use consul_ffi::config::of_cluster;
 use consul_ffi::connect::connect;
 use consul_ffi::error::Error;
 use consul_ffi::logs::{self, Wanted};
 use consul_ffi::os;
 use consul_ffi::wire::value::Value;
 use consul_ffi::wire::value::shape::unknown;
-use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,8 +51,7 @@ impl View {
 
 impl Session {
     pub fn new(line: &CommandLine) -> Result<Self, Failure> {
-        let env = |name: &str| std::env::var_os(name).map(OsStringExt::into_vec);
-        let config = Config::new(&of_consul(&line.consul), env)?;
+        let config = line.consul.config()?;
         logs::set(Wanted { level: config.log_level, json: config.log_json });
         let (options, _) = of_cluster(&of_keys(&line.keys)?)?;
         let options = Options { wall_clock: WallClock::machine(), ..options };
@@ -98,22 +97,6 @@ pub fn check_node(snapshot: &Snapshot, id: &str) -> Result<(), Failure> {
     Err(Failure::Refused(unknown("node", id, &known)))
 }
 
-fn of_consul(consul: &Consul) -> Vec<(String, Value)> {
-    let text = |text: &Option<String>| text.as_deref().map(Value::from);
-    let addresses = consul.http_addr.iter().map(|address| address.as_str().into()).collect();
-    let given = [
-        ("endpoints", (!consul.http_addr.is_empty()).then_some(Value::List(addresses))),
-        ("token_file", text(&consul.token_file)),
-        ("tls_ca_file", text(&consul.ca_file)),
-        ("tls_cert_file", text(&consul.client_cert)),
-        ("tls_key_file", text(&consul.client_key)),
-        ("tls_server_name", text(&consul.tls_server_name)),
-        ("datacenter", text(&consul.datacenter)),
-        ("timeout", Some(u64::from(consul.timeout_ms).into())),
-    ];
-    named(given)
-}
-
 /// The secrets of the cluster: the lines of the file.
 fn secrets(file: &str) -> Result<Value, Failure> {
     let of_file = |why: String| Failure::Usage(format!("cluster_key_file {file:?}: {why}"));
@@ -152,9 +135,4 @@ fn of_keys(keys: &Keys) -> Result<Vec<(String, Value)>, Failure> {
         ("data_tls", keys.data_cert.is_some().then(|| Value::Map(named(files)))),
     ];
     Ok(named(given))
-}
-
-fn named<const N: usize>(given: [(&str, Option<Value>); N]) -> Vec<(String, Value)> {
-    let given = given.into_iter();
-    given.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }

@@ -10,6 +10,8 @@
 
 mod arguments;
 mod change;
+#[path = "../common/mod.rs"]
+mod common;
 mod connection;
 mod doctor;
 mod failure;

@@ -350,7 +350,10 @@ fn has_dots(path: &[u8]) -> bool {
 ///
 /// Measured: the server redirects such paths to another key; in a transaction it stores a key that no path
 /// can read.
-fn check_key(key: &str) -> Result<(), &'static str> {
+///
+/// # Errors
+/// Why the server would not.
+pub fn check_key(key: &str) -> Result<(), &'static str> {
     if key.starts_with('/') {
         Err("Consul's keys have no leading `/` (the option strip_leading_slash removes it)")
     } else if key.as_bytes().windows(2).any(|pair| pair == b"//") {

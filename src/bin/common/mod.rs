@@ -1,0 +1,4 @@
+//! What the operators' programs share.
+
+pub mod consul;
+pub mod print;

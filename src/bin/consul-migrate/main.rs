@@ -1,0 +1,70 @@
+//! `consul-migrate`: moves the keys of etcd to Consul while programs write.
+//!
+//! ```text
+//! consul-migrate --etcd 10.0.0.1:2379 plan
+//! consul-migrate --etcd 10.0.0.1:2379 copy
+//! consul-migrate --etcd 10.0.0.1:2379 tail
+//! consul-migrate --etcd 10.0.0.1:2379 verify
+//! ```
+
+mod arguments;
+#[path = "../common/mod.rs"]
+mod common;
+mod connection;
+mod failure;
+mod progress;
+mod verbs;
+
+use arguments::{CommandLine, Verb};
+use clap::{CommandFactory, Parser};
+use common::print::{PROGRAM, failed, print, print_json, say};
+use connection::Session;
+use failure::Failure;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let line = CommandLine::try_parse().unwrap_or_else(|error| {
+        // To print the help is not a failure.
+        if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+            print_json(&failed("usage", &error.to_string()));
+        }
+        error.exit()
+    });
+    if let Verb::Completion { shell } = line.verb {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut CommandLine::command(), PROGRAM, &mut script);
+        print(String::from_utf8_lossy(&script).trim_end());
+        return ExitCode::SUCCESS;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(run(&line)),
+        Err(error) => Err(Failure::Usage(format!("no runtime: {error}"))),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let text = failure.to_string();
+            if line.json && !text.is_empty() {
+                print_json(&failed(failure.kind(), &text));
+            }
+            if !text.is_empty() {
+                say(&format!("{PROGRAM}: {text}"));
+            }
+            failure.status()
+        }
+    }
+}
+
+async fn run(line: &CommandLine) -> Result<(), Failure> {
+    let session = Session::new(line)?;
+    let unheard = |error| Failure::Usage(format!("no signals: {error}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(unheard)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(unheard)?;
+    tokio::select! {
+        done = verbs::run(&session, line) => done,
+        _ = interrupt.recv() => Err(Failure::Interrupted),
+        _ = terminate.recv() => Err(Failure::Interrupted),
+    }
+}

@@ -1,0 +1,375 @@
+//! What each verb does.
+
+use super::arguments::{CommandLine, Copy, Hold, Verb};
+use super::common::print::{counted, inert, print, print_json, table};
+use super::connection::{Session, is_dead};
+use super::failure::Failure;
+use consul_ffi::migrate::etcd::Range;
+use consul_ffi::migrate::job::{self, Instance, Job, Keys, Phase, Record};
+use consul_ffi::migrate::mapping::{Choice, Mapping};
+use consul_ffi::migrate::survey::{Survey, survey};
+use consul_ffi::migrate::{Report, Run, Stop, Until, load, restart, tail, verify};
+use futures_util::future::{Either, select};
+use serde_json::{Value, json};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The keys that are named for each problem, and the differences, when people read them.
+const SHOWN: usize = 20;
+
+/// With more differences a comparison ends.
+const MAX_DIFFERENCES: usize = 10_000;
+
+impl Verb {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Verb::Plan => "plan",
+            Verb::Copy(_) => "copy",
+            Verb::Tail(_) => "tail",
+            Verb::Verify => "verify",
+            Verb::Status => "status",
+            Verb::Completion { .. } => "completion",
+        }
+    }
+}
+
+/// What a verb has found or done: as text, as JSON, and whether it is well.
+struct Done {
+    text: String,
+    json: Value,
+    is_well: bool,
+}
+
+pub async fn run(session: &Session, line: &CommandLine) -> Result<(), Failure> {
+    let done = match &line.verb {
+        Verb::Plan => plan(session, &line.job.name).await?,
+        Verb::Copy(it) => copy(session, &line.job.name, it).await?,
+        Verb::Tail(it) => follow(session, &line.job.name, it).await?,
+        Verb::Verify => compare(session, &line.job.name).await?,
+        Verb::Status => status(session, &line.job.name).await?,
+        Verb::Completion { .. } => return Ok(()),
+    };
+    session.progress.end();
+    if let Some(file) = &line.report {
+        let unwritten = |error| Failure::Usage(format!("--report {file:?}: {error}"));
+        std::fs::write(file, format!("{}\n", done.json)).map_err(unwritten)?;
+    }
+    match line.json {
+        true => print_json(&done.json),
+        false => print(&inert(done.text.trim_end())),
+    }
+    if done.is_well { Ok(()) } else { Err(Failure::NotWell) }
+}
+
+async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
+    let begun = Instant::now();
+    let found = look(session).await?;
+    let mapping = Mapping { form: Some(found.form()), ..session.mapping.clone() };
+    let refused = found.refused(&mapping);
+    let existing = existing(session, &mapping).await?;
+    let record = job::record(&session.target, &Keys::new(name)).await?;
+    let mut text = format!(
+        "{} of {} in etcd at revision {}, the largest value {} bytes\n",
+        counted(found.keys as usize, "key"),
+        bytes(found.bytes),
+        found.revision,
+        found.largest_value
+    );
+    if found.by_put > 0 {
+        text += &format!(
+            "{} above 380,000 bytes, which take a PUT each\n",
+            counted(found.by_put as usize, "value")
+        );
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    text += &format!(
+        "etcd was read in {seconds:.1} s; writing to Consul takes about as long, or longer on slow disks\n"
+    );
+    text += &problems(&found, &mapping);
+    if let Some(key) = &existing
+        && record.is_none()
+    {
+        text += &format!(
+            "Consul has keys in their place already, such as {key:?}: --replace deletes those that etcd does not have\n"
+        );
+    }
+    let is_well = refused.is_empty() && (existing.is_none() || record.is_some());
+    text += if is_well { "nothing is in the way of a copy" } else { "a copy would be refused" };
+    let json = json!({
+        "verb": "plan", "survey": found, "refused": refused, "existing": existing, "seconds": seconds,
+        "ready": is_well,
+    });
+    Ok(Done { text, json, is_well })
+}
+
+async fn look(session: &Session) -> Result<Survey, Failure> {
+    Ok(survey(&session.etcd, &session.mapping, session.pace, &*session.progress).await?)
+}
+
+/// A key that Consul has in the place of the copy.
+async fn existing(session: &Session, mapping: &Mapping) -> Result<Option<String>, Failure> {
+    let names = session.target.keys(&mapping.plain_prefix(), Some("/")).await?;
+    Ok(names.into_iter().find(|name| !mapping.is_own(name)))
+}
+
+fn bytes(count: u64) -> String {
+    match count {
+        0..10_000 => format!("{count} bytes"),
+        10_000..10_000_000 => format!("{} kB", count / 1000),
+        _ => format!("{} MB", count / 1_000_000),
+    }
+}
+
+fn problems(found: &Survey, mapping: &Mapping) -> String {
+    if found.problems.is_empty() {
+        return String::new();
+    }
+    let choice = |choice| match choice {
+        Choice::Skip => "skip",
+        Choice::Encode => "encode",
+        Choice::Refuse => "refuse",
+    };
+    let rows = found.problems.iter().map(|(problem, affected)| {
+        let chosen = choice(mapping.choice(*problem)).to_owned();
+        vec![
+            problem.name().to_owned(),
+            affected.count.to_string(),
+            chosen,
+            problem.meaning().to_owned(),
+        ]
+    });
+    let mut text = format!("\n{}\n", table(&["KIND", "KEYS", "CHOICE", "MEANING"], &[1], rows));
+    for (problem, affected) in &found.problems {
+        text += &format!("\n{problem}:\n");
+        for key in affected.keys.iter().take(SHOWN) {
+            text += &format!("  {key}\n");
+        }
+        if affected.count > SHOWN as u64 {
+            text += &format!("  and {} more (--json names 1000)\n", affected.count - SHOWN as u64);
+        }
+    }
+    text + "\n"
+}
+
+async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failure> {
+    let begun = Instant::now();
+    let job = match open(session, name, &asked.hold).await? {
+        Some(job) => job,
+        None => {
+            let new = Some(begin(session, asked).await?);
+            create(session, name, &asked.hold, new).await?
+        }
+    };
+    let run = of(session, job);
+    let before = run.job.record();
+    if before.phase == Phase::Tail && !asked.again {
+        run.job.release().await;
+        return Err(Stop::Refused(
+            "the snapshot is copied already: go on with tail, or use --again for a new snapshot"
+                .to_owned(),
+        )
+        .into());
+    }
+    held(&run, async || {
+        if asked.again && before.phase == Phase::Tail {
+            restart(&run).await?;
+        }
+        load(&run).await
+    })
+    .await?;
+    let record = run.job.record();
+    let range = Range::prefix(&record.mapping.etcd_prefix);
+    let (keys, _) = session.etcd.count(&range, record.snapshot).await.unwrap_or_default();
+    let seconds = begun.elapsed().as_secs_f64();
+    let text = format!(
+        "copied {} of revision {} in {seconds:.1} s; `tail` applies what has changed since",
+        counted(keys as usize, "key"),
+        record.snapshot
+    );
+    let json =
+        json!({ "verb": "copy", "keys": keys, "revision": record.snapshot, "seconds": seconds });
+    Ok(Done { text, json, is_well: true })
+}
+
+/// The record of a new job, if nothing is in its way.
+async fn begin(session: &Session, asked: &Copy) -> Result<Record, Failure> {
+    let found = look(session).await?;
+    let mapping = Mapping { form: Some(found.form()), ..session.mapping.clone() };
+    let refused = found.refused(&mapping);
+    if let Some(problem) = refused.first() {
+        let affected = &found.problems[problem];
+        let all: Vec<&str> = refused.iter().map(|problem| problem.name()).collect();
+        return Err(Stop::Refused(format!(
+            "nothing was written: Consul does not take some keys as they are ({}), such as {}; `plan` lists them, \
+             and --on KIND=skip or KIND=encode goes on",
+            all.join(", "),
+            affected.keys.first().map_or("", String::as_str)
+        ))
+        .into());
+    }
+    if let (Some(key), false) = (existing(session, &mapping).await?, asked.replace) {
+        return Err(Stop::Refused(format!(
+            "nothing was written: Consul has keys in their place already, such as {key:?}; use --consul-prefix, or \
+             --replace, which deletes those that etcd does not have"
+        ))
+        .into());
+    }
+    Ok(Record {
+        cluster_id: found.cluster_id.clone(),
+        mapping,
+        phase: Phase::Load,
+        snapshot: found.revision,
+        loaded: None,
+        sweeps: asked.replace,
+        revision: found.revision + 1,
+        offset: 0,
+        step: 0,
+    })
+}
+
+async fn follow(session: &Session, name: &str, asked: &Hold) -> Result<Done, Failure> {
+    let Some(job) = open(session, name, asked).await? else { return Err(without(name)) };
+    let run = of(session, job);
+    let until = Until::Dropped;
+    held(&run, async || tail(&run, &until).await).await?;
+    let json = json!({ "verb": "tail", "revision": run.job.record().revision });
+    Ok(Done { text: "the tail has ended".to_owned(), json, is_well: true })
+}
+
+fn without(name: &str) -> Failure {
+    Stop::Refused(format!("there is no job {name:?} in Consul: begin it with copy")).into()
+}
+
+/// Holds a job that exists, of this cluster of etcd.
+async fn open<'s>(
+    session: &'s Session,
+    name: &str,
+    hold: &Hold,
+) -> Result<Option<Job<'s>>, Failure> {
+    let cluster = session.etcd.status().await?.cluster_id;
+    let Some((record, _)) = job::record(&session.target, &Keys::new(name)).await? else {
+        return Ok(None);
+    };
+    if record.cluster_id != cluster {
+        return Err(Stop::Refused(format!(
+            "the job {name:?} began with the etcd cluster {}, and this is {cluster}: use another --job",
+            record.cluster_id
+        ))
+        .into());
+    }
+    let (asked, begun) = (&session.mapping, &record.mapping);
+    if asked.etcd_prefix != begun.etcd_prefix || asked.consul_prefix != begun.consul_prefix {
+        return Err(Stop::Refused(format!(
+            "the job {name:?} began with --etcd-prefix {:?} and --consul-prefix {:?}: give them again, or use another --job",
+            String::from_utf8_lossy(&begun.etcd_prefix),
+            begun.consul_prefix
+        ))
+        .into());
+    }
+    let job = create(session, name, hold, None).await?;
+    job.choose(&session.mapping.on).await?;
+    Ok(Some(job))
+}
+
+async fn create<'s>(
+    session: &'s Session,
+    name: &str,
+    hold: &Hold,
+    new: Option<Record>,
+) -> Result<Job<'s>, Failure> {
+    let me = session.me.clone();
+    let dead = |instance: &Instance| is_dead(instance, &session.me);
+    Ok(Job::hold(&session.target, name, me, &dead, hold.take_over, new).await?)
+}
+
+fn of<'s>(session: &'s Session, job: Job<'s>) -> Run<'s> {
+    let report: Arc<dyn Report> = session.progress.clone();
+    Run { etcd: &session.etcd, job, pace: session.pace, report }
+}
+
+/// Works while this instance holds the job, and lets it go at the end.
+async fn held(run: &Run<'_>, work: impl AsyncFnOnce() -> Result<(), Stop>) -> Result<(), Failure> {
+    let done = match select(pin!(work()), pin!(run.job.beat())).await {
+        Either::Left((done, _)) => done,
+        Either::Right((stop, _)) => Err(stop),
+    };
+    run.job.release().await;
+    Ok(done?)
+}
+
+async fn compare(session: &Session, name: &str) -> Result<Done, Failure> {
+    let begun = Instant::now();
+    let Some((record, _)) = job::record(&session.target, &Keys::new(name)).await? else {
+        return Err(without(name));
+    };
+    let mapping = &record.mapping;
+    let (etcd, target) = (&session.etcd, &session.target);
+    let (total, revision) = etcd.count(&Range::prefix(&mapping.etcd_prefix), 0).await?;
+    let mut suspects = Vec::new();
+    let found = async |difference, _| {
+        suspects.push(difference);
+        if suspects.len() < MAX_DIFFERENCES {
+            return Ok(());
+        }
+        Err(Stop::Refused(format!(
+            "more than {MAX_DIFFERENCES} keys differ; `status` says how far the job is"
+        )))
+    };
+    let progress = |done| session.progress.progress("compared", done, Some(total));
+    let compared =
+        verify::compare(etcd, target, mapping, revision, session.pace, found, progress).await?;
+    let differences = verify::confirmed(etcd, target, mapping, suspects).await?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let count = |what| differences.iter().filter(|it| it.what == what).count();
+    let [missing, extra, different] =
+        [verify::What::Missing, verify::What::Extra, verify::What::Different].map(count);
+    let mut text = format!(
+        "compared {} in {seconds:.1} s: {missing} missing, {extra} extra, {different} different\n",
+        counted(compared as usize, "key")
+    );
+    for difference in differences.iter().take(SHOWN) {
+        text += &format!("  {difference}\n");
+    }
+    if differences.len() > SHOWN {
+        text += &format!("  and {} more (--json names all)\n", differences.len() - SHOWN);
+    }
+    let json = json!({
+        "verb": "verify", "keys": compared, "revision": revision, "seconds": seconds, "missing": missing,
+        "extra": extra, "different": different, "differences": differences,
+    });
+    Ok(Done { text, json, is_well: differences.is_empty() })
+}
+
+async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
+    let keys = Keys::new(name);
+    let Some((record, _)) = job::record(&session.target, &keys).await? else {
+        return Err(without(name));
+    };
+    let holder = job::holder(&session.target, &keys).await?.map(|(instance, _)| instance);
+    let etcd = session.etcd.status().await?;
+    let state = match record.phase {
+        Phase::Load => format!("the snapshot of revision {} is being copied", record.snapshot),
+        Phase::Sweep => format!(
+            "the snapshot of revision {} is copied, extra keys are being deleted",
+            record.snapshot
+        ),
+        Phase::Tail => format!("all changes before revision {} are applied", record.revision),
+    };
+    let held = match &holder {
+        Some(instance) if is_dead(instance, &session.me) => {
+            format!("{} held it and has ended", instance.shown())
+        }
+        Some(instance) => format!("{} holds it", instance.shown()),
+        None => "no instance holds it".to_owned(),
+    };
+    let text = format!(
+        "job {name}: {state}\netcd {} is at revision {}\n{held}",
+        etcd.version, etcd.revision
+    );
+    let json = json!({
+        "verb": "status", "record": record, "holder": holder,
+        "etcd": { "version": etcd.version, "revision": etcd.revision, "cluster_id": etcd.cluster_id },
+    });
+    Ok(Done { text, json, is_well: true })
+}

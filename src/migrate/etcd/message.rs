@@ -1,0 +1,230 @@
+//! The messages of etcd's JSON gateway: bytes are base64, 64-bit numbers are decimal strings, and what is
+//! zero, false or empty is left out.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use serde::de::{Error as _, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+
+/// A string of bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Base64(pub Bytes);
+
+impl Serialize for Base64 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Base64;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string in base64")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Base64, E> {
+                let bytes = BASE64.decode(text).map_err(|_| E::custom("it is not base64"))?;
+                Ok(Base64(bytes.into()))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// A 64-bit number, which some versions send as a number and some as a string.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Int(pub u64);
+
+impl Serialize for Int {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.to_string())
+    }
+}
+
+impl<'de> Deserialize<'de> for Int {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = Int;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a number or its decimal digits")
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Int, E> {
+                Ok(Int(number))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Int, E> {
+                // A lease is an int64, whose bits matter alone.
+                Ok(Int(number.cast_unsigned()))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Int, E> {
+                let unsigned = text.parse::<u64>().ok();
+                let number = unsigned.or_else(|| text.parse::<i64>().ok().map(i64::cast_unsigned));
+                number.map(Int).ok_or_else(|| E::custom("it is not a number"))
+            }
+        }
+        deserializer.deserialize_any(Number)
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Header {
+    pub cluster_id: Int,
+    pub revision: Int,
+}
+
+/// A key at one revision. A deleted one has only `key` and `mod_revision`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct KeyValue {
+    pub key: Base64,
+    pub value: Base64,
+    pub create_revision: Int,
+    pub mod_revision: Int,
+    pub version: Int,
+    pub lease: Int,
+}
+
+impl KeyValue {
+    /// Whether this write created the key.
+    pub fn is_new(&self) -> bool {
+        self.create_revision == self.mod_revision
+    }
+}
+
+#[derive(Debug, Default, Serialize)]
+pub struct RangeRequest {
+    pub key: Base64,
+    pub range_end: Base64,
+    pub limit: Int,
+    pub revision: Int,
+    pub count_only: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct RangeResponse {
+    pub header: Header,
+    pub kvs: Vec<KeyValue>,
+    pub more: bool,
+    pub count: Int,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct WatchResponse {
+    pub header: Header,
+    pub created: bool,
+    pub canceled: bool,
+    pub compact_revision: Int,
+    pub cancel_reason: String,
+    pub fragment: bool,
+    pub events: Vec<Event>,
+}
+
+/// One line of a watch.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct WatchLine {
+    pub result: Option<WatchResponse>,
+    pub error: Option<Refusal>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Event {
+    #[serde(rename = "type")]
+    pub kind: EventKind,
+    pub kv: KeyValue,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum EventKind {
+    #[default]
+    #[serde(rename = "PUT")]
+    Put,
+    #[serde(rename = "DELETE")]
+    Delete,
+}
+
+/// An error's body. 3.6 has no `error`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Refusal {
+    pub error: String,
+    pub message: String,
+    pub code: u16,
+    pub grpc_code: u16,
+}
+
+impl Refusal {
+    pub fn text(&self) -> &str {
+        if self.message.is_empty() { &self.error } else { &self.message }
+    }
+
+    pub fn code(&self) -> u16 {
+        self.code.max(self.grpc_code)
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct StatusResponse {
+    pub header: Header,
+    pub version: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct TokenResponse {
+    pub token: String,
+}
+
+/// Decodes a message.
+///
+/// # Errors
+/// Why it is not one.
+pub fn decode<'de, T: Deserialize<'de>>(text: &'de [u8]) -> Result<T, serde_json::Error> {
+    let decoded = serde_json::from_slice(text);
+    // The part of the text that serde shows can be a secret.
+    decoded.map_err(|error| serde_json::Error::custom(format!("byte {}", error.column())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_empty_or_zero() {
+        let text = br#"{"header":{"cluster_id":"18446744073709551615"},"kvs":[{"key":"YQ==","mod_revision":"3"}]}"#;
+        let range: RangeResponse = decode(text).unwrap();
+        assert_eq!(range.header.cluster_id, Int(u64::MAX));
+        assert_eq!((range.kvs[0].key.0.as_ref(), range.kvs[0].value.0.len()), (&b"a"[..], 0));
+        assert!(!range.more && range.kvs[0].lease == Int(0));
+    }
+
+    #[test]
+    fn an_event_without_a_type_is_a_put() {
+        let text = br#"{"result":{"events":[{"kv":{"key":"YQ=="}},{"type":"DELETE","kv":{"key":"Yg==","mod_revision":"7"}}]}}"#;
+        let line: WatchLine = decode(text).unwrap();
+        let events = line.result.unwrap().events;
+        assert_eq!(events[0].kind, EventKind::Put);
+        assert_eq!((events[1].kind, events[1].kv.mod_revision), (EventKind::Delete, Int(7)));
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_decoded_is_not_shown() {
+        let error = decode::<RangeResponse>(br#"{"kvs":[{"value":"secret!"}]}"#).unwrap_err();
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+}

@@ -1,0 +1,195 @@
+//! The keys of the snapshot. Transactions of several pages are in flight at once; each can be repeated, and
+//! the record names the key before which all are written.
+
+use super::etcd::{Page, Pages, Range};
+use super::job::{Phase, Record};
+use super::mapping::{Op, hex};
+use super::{Run, Stop, verify};
+use crate::clock::Instant;
+use crate::sync::lock;
+use bytes::Bytes;
+use futures_util::stream::{self, TryStreamExt};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// How often the record names how far it is.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// Writes the snapshot, and deletes what it does not have if Consul may have it. Goes on where an earlier
+/// run of the job was ended; with a new snapshot if etcd has compacted the old one.
+///
+/// # Errors
+/// See [`Stop`].
+pub async fn load(run: &Run<'_>) -> Result<(), Stop> {
+    loop {
+        let done = match run.job.record().phase {
+            Phase::Load => write(run).await,
+            Phase::Sweep => sweep(run).await,
+            Phase::Tail => return Ok(()),
+        };
+        match done {
+            Err(Stop::Compacted) => restart(run).await?,
+            done => done?,
+        }
+    }
+}
+
+/// Begins again with a snapshot of now.
+///
+/// # Errors
+/// See [`Stop`].
+pub async fn restart(run: &Run<'_>) -> Result<(), Stop> {
+    let record = run.job.record();
+    let all = Range::prefix(&record.mapping.etcd_prefix);
+    let (_, revision) = run.etcd.count(&all, 0).await?;
+    run.report.note(&format!(
+        "etcd has compacted revision {}: copying a new snapshot, of revision {revision}",
+        record.revision
+    ));
+    run.job.next_epoch().await?;
+    run.job.save(record.restarted(revision), &[]).await
+}
+
+async fn write(run: &Run<'_>) -> Result<(), Stop> {
+    let record = run.job.record();
+    let mut range = Range::prefix(&record.mapping.etcd_prefix);
+    let (total, _) = run.etcd.count(&range, record.snapshot).await?;
+    if let Some(key) = record.loaded.as_deref().and_then(hex::bytes) {
+        range.start = key.into();
+    }
+    let (left, _) = run.etcd.count(&range, record.snapshot).await?;
+    let open = Mutex::default();
+    let mut progress = Progress::new(run, total, total - left, &open);
+    let pages = Pages::new(run.etcd, range, record.snapshot, run.pace.page);
+    let pages = stream::try_unfold(pages, |mut pages| async move {
+        Ok::<_, Stop>(pages.next().await?.map(|page| (page, pages)))
+    });
+    let batches = pages.map_ok(|page| {
+        let batches = batches(run, &record, page);
+        if let Some(Batch { done, .. }) = batches.first() {
+            lock(&open).insert(done.first.clone(), (batches.len(), done.next.clone()));
+        }
+        stream::iter(batches.into_iter().map(Ok))
+    });
+    let written = batches.try_flatten().map_ok(|batch: Batch| async move {
+        run.job.apply_all(&batch.ops).await?;
+        Ok::<_, Stop>(batch.done)
+    });
+    let mut written = pin!(written.try_buffer_unordered(run.pace.in_flight));
+    while let Some(done) = written.try_next().await? {
+        progress.add(done).await?;
+    }
+    let phase = if record.sweeps { Phase::Sweep } else { Phase::Tail };
+    advance(run, phase).await
+}
+
+/// Goes to the next phase; requests of this one that are still on their way change nothing any more.
+async fn advance(run: &Run<'_>, phase: Phase) -> Result<(), Stop> {
+    run.job.next_epoch().await?;
+    run.job.save(Record { phase, loaded: None, ..run.job.record() }, &[]).await
+}
+
+async fn sweep(run: &Run<'_>) -> Result<(), Stop> {
+    let record = run.job.record();
+    let mut deleted = 0;
+    let found = async |difference: verify::Difference| {
+        let verify::What::Extra = difference.what else { return Ok(()) };
+        run.job.apply(&[Op::Delete { key: difference.key }]).await?;
+        deleted += 1;
+        run.report.progress("deleted", deleted, None);
+        Ok(())
+    };
+    verify::extras(run.etcd, run.job.target, &record.mapping, record.snapshot, run.pace, found)
+        .await?;
+    advance(run, Phase::Tail).await
+}
+
+/// Operations that are written together, and what is done with them.
+struct Batch {
+    ops: Vec<Op>,
+    done: Done,
+}
+
+/// A part of a page.
+struct Done {
+    /// The first key after the page; `None` after the last one.
+    next: Option<Bytes>,
+    /// The first key of the page, which orders the pages.
+    first: Bytes,
+    keys: u64,
+}
+
+/// Of the pages that are not whole yet, or wait for one before: the parts that are left, and where the page
+/// ends.
+type Open = Mutex<BTreeMap<Bytes, (usize, Option<Bytes>)>>;
+
+fn batches(run: &Run<'_>, record: &Record, page: Page) -> Vec<Batch> {
+    let Some(first) = page.kvs.first().map(|kv| kv.key.0.clone()) else { return Vec::new() };
+    let mut parts: Vec<(Vec<Op>, u64)> = vec![(Vec::new(), 0)];
+    for kv in &page.kvs {
+        let ops = match record.sweeps {
+            // Consul may have an earlier form of the key.
+            true => record.mapping.set(kv),
+            false => record.mapping.load(kv),
+        };
+        let Some((together, keys)) = parts.last_mut() else { continue };
+        let all = together.iter().chain(&ops);
+        if run.job.target.fitting(all, 1) == together.len() + ops.len() || together.is_empty() {
+            together.extend(ops);
+            *keys += 1;
+        } else {
+            parts.push((ops, 1));
+        }
+    }
+    let batch = |(ops, keys)| {
+        let (next, first) = (page.next.clone(), first.clone());
+        Batch { ops, done: Done { next, first, keys } }
+    };
+    parts.into_iter().map(batch).collect()
+}
+
+/// How far the load is: the key before which all are written.
+struct Progress<'r, 'a> {
+    run: &'r Run<'a>,
+    total: u64,
+    done: u64,
+    open: &'r Open,
+    saved: Instant,
+}
+
+impl<'r, 'a> Progress<'r, 'a> {
+    fn new(run: &'r Run<'a>, total: u64, done: u64, open: &'r Open) -> Self {
+        let saved = run.etcd.clock().now();
+        Progress { run, total, done, open, saved }
+    }
+
+    /// Counts a part as written; returns the key before which all are, if that is a later one now.
+    fn reached(&self, done: &Done) -> Option<Bytes> {
+        let (mut open, mut reached) = (lock(self.open), None);
+        open.entry(done.first.clone()).and_modify(|(left, _)| *left -= 1);
+        while let Some(page) = open.first_entry() {
+            if page.get().0 > 0 {
+                break;
+            }
+            reached = page.remove().1;
+        }
+        reached
+    }
+
+    async fn add(&mut self, done: Done) -> Result<(), Stop> {
+        self.done += done.keys;
+        self.run.report.progress("copied", self.done, Some(self.total));
+        let reached = self.reached(&done);
+        let now = self.run.etcd.clock().now();
+        if let Some(key) = reached
+            && now - self.saved >= SAVE_EVERY
+        {
+            self.saved = now;
+            let loaded = Some(hex::text(&key));
+            self.run.job.save(Record { loaded, ..self.run.job.record() }, &[]).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,107 @@
+//! From etcd to Consul while programs write: a copy of a snapshot, the changes since then exactly once, a
+//! comparison, and the way back. `consul-migrate` is its program.
+//!
+//! ```text
+//! etcd      the JSON gateway: pages at one revision, watches, alarms
+//! mapping   what each key becomes, a pure function
+//! target    Consul, with requests that are repeated
+//! job       the record in Consul, and which instance may go on
+//! survey    all keys of a snapshot, and which have a problem
+//! load      the keys of a snapshot -> Consul
+//! verify    the differences of a snapshot and Consul, which also a sweep needs
+//! tail      the changes since the snapshot -> Consul
+//! ```
+
+#![allow(missing_docs)] // most names say what a comment would
+
+pub mod etcd;
+pub mod job;
+mod load;
+pub mod mapping;
+mod names;
+pub mod survey;
+mod tail;
+pub mod target;
+pub mod verify;
+
+pub use load::{load, restart};
+pub use tail::{Until, tail};
+
+use crate::error::Error;
+use etcd::{Etcd, Refused};
+use job::Job;
+use std::fmt;
+use std::sync::Arc;
+
+/// Why a run ends before its end.
+#[derive(Debug)]
+pub enum Stop {
+    /// Another instance holds the job: this one.
+    Held(String),
+    /// The state or a choice of the operator does not allow it.
+    Refused(String),
+    /// etcd has compacted the revisions that were to be read.
+    Compacted,
+    /// A call has failed.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Failed(error)
+    }
+}
+
+impl From<Refused> for Stop {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Compacted => Stop::Compacted,
+            other => Stop::Failed(other.into_error()),
+        }
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stop::Held(holder) => {
+                write!(f, "another instance holds the job: {holder}; --take-over replaces it")
+            }
+            Stop::Refused(why) => f.write_str(why),
+            Stop::Compacted => f.write_str("etcd has compacted the revisions that were to be read"),
+            Stop::Failed(error) => f.write_str(error.message()),
+        }
+    }
+}
+
+/// How fast a run may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// The keys of a page of etcd.
+    pub page: u64,
+    /// The transactions in flight.
+    pub in_flight: usize,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace { page: 5000, in_flight: 8 }
+    }
+}
+
+/// Where a run reports its progress.
+pub trait Report: Send + Sync {
+    /// The number of keys of the present phase that are done, and of all of them if that is known.
+    fn progress(&self, phase: &'static str, done: u64, of: Option<u64>);
+
+    /// Something that an operator should know.
+    fn note(&self, text: &str);
+}
+
+/// What all parts of a run use.
+pub struct Run<'a> {
+    pub etcd: &'a Etcd,
+    pub job: Job<'a>,
+    pub pace: Pace,
+    pub report: Arc<dyn Report>,
+}

@@ -1,0 +1,60 @@
+//! The names of the keys in Consul in bytewise order, without all of them in memory: where there are many,
+//! directory by directory.
+
+use super::target::Target;
+use crate::error::Error;
+use std::vec::IntoIter;
+
+/// As many names are read at once.
+const AT_ONCE: u64 = 20_000;
+
+/// Walks through the names that begin with a prefix.
+pub struct Names<'a, Count> {
+    target: &'a Target,
+    /// How many keys a prefix has, as far as that is known.
+    count: Count,
+    /// The directories on the way to the next name, with their names that are left.
+    open: Vec<Directory>,
+}
+
+struct Directory {
+    prefix: String,
+    left: IntoIter<String>,
+    is_whole: bool,
+}
+
+impl<'a, Count: AsyncFn(&str) -> Result<u64, super::Stop>> Names<'a, Count> {
+    pub async fn new(target: &'a Target, prefix: &str, count: Count) -> Result<Self, super::Stop> {
+        let mut names = Names { target, count, open: Vec::new() };
+        names.enter(prefix.to_owned()).await?;
+        Ok(names)
+    }
+
+    async fn enter(&mut self, prefix: String) -> Result<(), super::Stop> {
+        let is_whole = (self.count)(&prefix).await? <= AT_ONCE;
+        let names = self.read(&prefix, is_whole).await?;
+        self.open.push(Directory { prefix, left: names.into_iter(), is_whole });
+        Ok(())
+    }
+
+    async fn read(&self, prefix: &str, is_whole: bool) -> Result<Vec<String>, Error> {
+        self.target.keys(prefix, (!is_whole).then_some("/")).await
+    }
+
+    /// The next name; `None` after the last one.
+    pub async fn next(&mut self) -> Result<Option<String>, super::Stop> {
+        while let Some(directory) = self.open.last_mut() {
+            match directory.left.next() {
+                None => _ = self.open.pop(),
+                // A key may end with the separator, as the name of its directory does.
+                Some(name)
+                    if directory.is_whole || name == directory.prefix || !name.ends_with('/') =>
+                {
+                    return Ok(Some(name));
+                }
+                Some(name) => self.enter(name).await?,
+            }
+        }
+        Ok(None)
+    }
+}

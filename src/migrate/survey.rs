@@ -1,0 +1,128 @@
+//! What a snapshot of etcd has, and which keys Consul does not take as they are. Writes nothing.
+
+use super::etcd::{Etcd, KeyValue, Sorted};
+use super::mapping::{Choice, Form, Mapping, Problem, form_of};
+use super::{Pace, Report, Stop};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The keys that are named for each problem.
+const NAMED: usize = 1000;
+
+/// The number of keys after which the progress is reported.
+const STEP: u64 = 1000;
+
+/// The keys with one problem.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Affected {
+    pub count: u64,
+    /// The first ones, as text.
+    pub keys: Vec<String>,
+}
+
+/// What a snapshot has.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Survey {
+    pub cluster_id: String,
+    pub revision: u64,
+    pub keys: u64,
+    pub bytes: u64,
+    pub largest_value: u64,
+    /// Values that are set one by one, because they are too large for a transaction.
+    pub by_put: u64,
+    pub slashed: u64,
+    pub bare: u64,
+    pub problems: BTreeMap<Problem, Affected>,
+}
+
+impl Survey {
+    /// The form of most keys.
+    pub fn form(&self) -> Form {
+        if self.bare > self.slashed { Form::Bare } else { Form::Slashed }
+    }
+
+    /// The problems for which the mapping refuses to copy.
+    pub fn refused(&self, mapping: &Mapping) -> Vec<Problem> {
+        let refuses = |problem: &&Problem| mapping.choice(**problem) == Choice::Refuse;
+        self.problems.keys().filter(refuses).copied().collect()
+    }
+
+    fn add(&mut self, problem: Problem, key: &[u8]) {
+        let affected = self.problems.entry(problem).or_default();
+        affected.count += 1;
+        if affected.keys.len() < NAMED {
+            affected.keys.push(shown(key));
+        }
+    }
+
+    fn count(&mut self, kv: &KeyValue, mapping: &Mapping) {
+        let size = kv.value.0.len() as u64;
+        self.keys += 1;
+        self.bytes += kv.key.0.len() as u64 + size;
+        self.largest_value = self.largest_value.max(size);
+        self.by_put += u64::from(mapping.load(kv).iter().any(super::mapping::Op::needs_put));
+        match form_of(&kv.key.0) {
+            Form::Slashed => self.slashed += 1,
+            Form::Bare => self.bare += 1,
+        }
+        if kv.lease.0 != 0 {
+            self.add(Problem::Leased, &kv.key.0);
+        }
+        let unleased = KeyValue { lease: Default::default(), ..kv.clone() };
+        if let Some(problem) = mapping.problem(&unleased) {
+            self.add(problem, &kv.key.0);
+        }
+    }
+}
+
+/// A key in messages: what is not UTF-8 or acts on terminals is escaped.
+pub fn shown(key: &[u8]) -> String {
+    match std::str::from_utf8(key) {
+        Ok(key) => key.escape_debug().to_string(),
+        Err(_) => key.escape_ascii().to_string(),
+    }
+}
+
+/// Reads all keys at the present revision.
+///
+/// # Errors
+/// etcd's.
+pub async fn survey(
+    etcd: &Etcd,
+    mapping: &Mapping,
+    pace: Pace,
+    report: &dyn Report,
+) -> Result<Survey, Stop> {
+    let status = etcd.status().await?;
+    // The first linearizable read names the revision; the status is that of one server.
+    let all = super::etcd::Range::prefix(&mapping.etcd_prefix);
+    let (total, revision) = etcd.count(&all, 0).await?;
+    let mut survey = Survey {
+        cluster_id: status.cluster_id,
+        revision,
+        keys: 0,
+        bytes: 0,
+        largest_value: 0,
+        by_put: 0,
+        slashed: 0,
+        bare: 0,
+        problems: BTreeMap::new(),
+    };
+    let mut entries = Sorted::new(etcd, &mapping.etcd_prefix, revision, pace.page);
+    let mut before: Option<KeyValue> = None;
+    while let Some(kv) = entries.next().await? {
+        survey.count(&kv, mapping);
+        if let Some(before) = &before
+            && super::mapping::counterpart(&before.key.0) == kv.key.0
+            && form_of(&before.key.0) != form_of(&kv.key.0)
+        {
+            survey.add(Problem::Collision, &kv.key.0);
+        }
+        before = Some(KeyValue { value: Default::default(), ..kv });
+        if survey.keys.is_multiple_of(STEP) {
+            report.progress("read", survey.keys, Some(total));
+        }
+    }
+    report.progress("read", survey.keys, Some(total));
+    Ok(survey)
+}

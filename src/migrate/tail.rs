@@ -1,0 +1,315 @@
+//! The changes since the snapshot. Each transaction moves the record's position with the changes up to it,
+//! so that each event is applied exactly once, in the order of etcd.
+
+use super::etcd::{Changes, Event, EventKind, Pages, Range, Watch, by_form};
+use super::job::Record;
+use super::load::{load, restart};
+use super::mapping::{Choice, Form, Op, Place, Problem, counterpart, form_of};
+use super::survey::shown;
+use super::{Run, Stop};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{Either, select};
+use std::collections::{HashSet, VecDeque};
+use std::pin::pin;
+use std::time::Duration;
+use twox_hash::XxHash3_64;
+
+/// The events that wait to be applied; more stay at etcd.
+const MAX_WAITING: usize = 10_000;
+const MAX_WAITING_BYTES: usize = 16 << 20;
+
+/// After so long without an event the watch's server is asked whether it is cut off from the others.
+const SILENCE: Duration = Duration::from_secs(10);
+
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// When a tail ends.
+#[derive(Clone, Debug)]
+pub enum Until {
+    /// When its future is dropped.
+    Dropped,
+    /// After the deletion of this key.
+    Deleted(Bytes),
+}
+
+/// Follows etcd. With revisions that are compacted it copies a new snapshot.
+///
+/// # Errors
+/// See [`Stop`].
+pub async fn tail(run: &Run<'_>, until: &Until) -> Result<(), Stop> {
+    loop {
+        load(run).await?;
+        let followed = async { Tail::new(run, until).await?.follow().await };
+        match followed.await {
+            Err(Stop::Compacted) => restart(run).await?,
+            done => return done,
+        }
+    }
+}
+
+/// An event that waits, with the position after it.
+struct Waiting {
+    ops: Vec<Op>,
+    revision: u64,
+    offset: u64,
+    is_last: bool,
+}
+
+/// The keys of the rarer form, with which others may collide: hashes of them, as of the present event.
+struct Rare {
+    /// `None` if no key has to be looked at: collisions are not refused, or all keys have one form.
+    form: Option<Form>,
+    keys: HashSet<u64>,
+}
+
+impl Rare {
+    async fn read(run: &Run<'_>, record: &Record) -> Result<Self, Stop> {
+        let mapping = &record.mapping;
+        let is_needed =
+            mapping.etcd_prefix.is_empty() && mapping.choice(Problem::Collision) == Choice::Refuse;
+        let (slashed, bare) = by_form(&mapping.etcd_prefix);
+        let (form, ranges) = match mapping.form {
+            _ if !is_needed => (None, Vec::new()),
+            Some(Form::Bare) => (Some(Form::Slashed), slashed),
+            _ => (Some(Form::Bare), bare),
+        };
+        let mut keys = HashSet::new();
+        for range in ranges {
+            let mut pages = Pages::new(run.etcd, range, record.revision - 1, run.pace.page);
+            while let Some(page) = pages.next().await? {
+                keys.extend(page.kvs.iter().map(|kv| hash(&kv.key.0)));
+            }
+        }
+        Ok(Rare { form, keys })
+    }
+
+    /// Notes the event; returns whether its key may now exist in both forms.
+    fn may_collide(&mut self, event: &Event) -> bool {
+        let key = &event.kv.key.0;
+        match (self.form, event.kind) {
+            (None, _) => false,
+            (Some(form), EventKind::Put) if form_of(key) == form => {
+                self.keys.insert(hash(key));
+                event.kv.is_new()
+            }
+            (Some(form), EventKind::Delete) if form_of(key) == form => {
+                self.keys.remove(&hash(key));
+                false
+            }
+            (Some(_), EventKind::Put) => {
+                !self.keys.is_empty() && self.keys.contains(&hash(&counterpart(key)))
+            }
+            (Some(_), EventKind::Delete) => false,
+        }
+    }
+}
+
+fn hash(key: &[u8]) -> u64 {
+    XxHash3_64::oneshot(key)
+}
+
+struct Tail<'r, 'a> {
+    run: &'r Run<'a>,
+    until: &'r Until,
+    range: Range,
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    /// The position after the events that are applied or wait.
+    revision: u64,
+    offset: u64,
+    /// The events of `revision` that the present watch has told.
+    told: u64,
+    rare: Rare,
+    is_last: bool,
+    applied: u64,
+}
+
+impl<'r, 'a> Tail<'r, 'a> {
+    async fn new(run: &'r Run<'a>, until: &'r Until) -> Result<Self, Stop> {
+        let record = run.job.record();
+        let rare = Rare::read(run, &record).await?;
+        Ok(Tail {
+            run,
+            until,
+            range: Range::prefix(&record.mapping.etcd_prefix),
+            waiting: VecDeque::new(),
+            bytes: 0,
+            revision: record.revision,
+            offset: record.offset,
+            told: 0,
+            rare,
+            is_last: false,
+            applied: 0,
+        })
+    }
+
+    async fn follow(&mut self) -> Result<(), Stop> {
+        loop {
+            self.told = 0;
+            let opened = self.run.etcd.watch(&self.range, self.revision).await;
+            let ended = match opened {
+                Ok(watch) => self.follow_watch(watch).await,
+                Err(refused) => Err(refused.into()),
+            };
+            match ended {
+                Ok(()) if self.is_last => return Ok(()),
+                Ok(()) => {}
+                Err(Stop::Failed(error)) if error.is_retryable() => self.wait_for_etcd().await?,
+                Err(stop) => return Err(stop),
+            }
+        }
+    }
+
+    /// Waits until etcd answers, on another server if there are several.
+    async fn wait_for_etcd(&self) -> Result<(), Stop> {
+        self.run.etcd.leave_server();
+        self.run.etcd.clock().sleep(PAUSE).await;
+        self.run.etcd.status().await?;
+        Ok(())
+    }
+
+    /// Follows one watch until all is done, or it is silent for long.
+    async fn follow_watch(&mut self, mut watch: Watch) -> Result<(), Stop> {
+        loop {
+            let failed = self.take_ready(&mut watch).await;
+            while !self.waiting.is_empty() {
+                self.apply().await?;
+            }
+            failed?;
+            if self.is_last {
+                return Ok(());
+            }
+            let silence = self.run.etcd.clock().sleep(SILENCE);
+            match select(pin!(watch.next()), silence).await {
+                Either::Left((changes, _)) => self.add(changes?).await?,
+                Either::Right(_) if self.run.etcd.answers_on_this_server(&self.range).await? => {}
+                Either::Right(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// Takes what has arrived already.
+    async fn take_ready(&mut self, watch: &mut Watch) -> Result<(), Stop> {
+        while self.waiting.len() < MAX_WAITING && self.bytes < MAX_WAITING_BYTES && !self.is_last {
+            let Some(changes) = watch.next().now_or_never() else { break };
+            self.add(changes?).await?;
+        }
+        Ok(())
+    }
+
+    async fn add(&mut self, changes: Changes) -> Result<(), Stop> {
+        let Changes { events, is_part } = changes;
+        let last = events.last().map(|event| event.kv.mod_revision.0);
+        let record = self.run.job.record();
+        self.check(&record, &events).await?;
+        for event in events {
+            let revision = event.kv.mod_revision.0;
+            if revision > self.revision {
+                (self.revision, self.offset, self.told) = (revision, 0, 0);
+            }
+            self.told += 1;
+            if revision < self.revision || self.told <= self.offset || self.is_last {
+                continue;
+            }
+            self.offset = self.told;
+            self.push(&record, &event);
+        }
+        if let (Some(last), false) = (last, is_part)
+            && last == self.revision
+        {
+            // All of its events are there.
+            (self.revision, self.offset, self.told) = (last + 1, 0, 0);
+            if let Some(waiting) = self.waiting.back_mut() {
+                (waiting.revision, waiting.offset) = (self.revision, 0);
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, record: &Record, event: &Event) {
+        let ops = record.mapping.ops(event);
+        self.bytes += ops.iter().map(Op::size).sum::<usize>();
+        self.is_last = match self.until {
+            Until::Deleted(key) => event.kind == EventKind::Delete && event.kv.key.0 == *key,
+            Until::Dropped => false,
+        };
+        let (revision, offset, is_last) = (self.revision, self.offset, self.is_last);
+        self.waiting.push_back(Waiting { ops, revision, offset, is_last });
+    }
+
+    /// Refuses what the mapping refuses; nothing of these events is applied yet.
+    async fn check(&mut self, record: &Record, events: &[Event]) -> Result<(), Stop> {
+        for event in events {
+            let is_past = event.kv.mod_revision.0 < self.revision;
+            let collides = !is_past && self.rare.may_collide(event);
+            if is_past || event.kind == EventKind::Delete {
+                continue;
+            }
+            match record.mapping.place(&event.kv) {
+                Place::Nowhere(problem) if record.mapping.choice(problem) == Choice::Refuse => {
+                    return Err(self.refused(problem, event));
+                }
+                Place::Plain(_) if collides => {
+                    let other = Range::one(&counterpart(&event.kv.key.0));
+                    let revision = event.kv.mod_revision.0;
+                    if self.run.etcd.count(&other, revision).await?.0 > 0 {
+                        return Err(self.refused(Problem::Collision, event));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn refused(&self, problem: Problem, event: &Event) -> Stop {
+        Stop::Refused(format!(
+            "a program has set the key {} in revision {}, and {} (--on {problem}=skip or {problem}=encode goes on)",
+            shown(&event.kv.key.0),
+            event.kv.mod_revision.0,
+            problem.meaning()
+        ))
+    }
+
+    /// Applies as many of the waiting events as one transaction takes.
+    async fn apply(&mut self) -> Result<(), Stop> {
+        let job = &self.run.job;
+        let (mut events, mut ops, mut position) = (0, Vec::new(), None);
+        for waiting in &self.waiting {
+            let count = ops.len() + waiting.ops.len();
+            let all = ops.iter().chain(&waiting.ops);
+            if job.target.fitting(all, 2) < count {
+                break;
+            }
+            ops.extend(waiting.ops.iter().cloned());
+            position = Some((waiting.revision, waiting.offset));
+            events += 1;
+        }
+        let Some((revision, offset)) = position else { return self.apply_large().await };
+        job.save(Record { revision, offset, ..job.record() }, &ops).await?;
+        self.applied(events);
+        Ok(())
+    }
+
+    /// Applies an event that does not fit in one transaction. Its operations set the whole state of its key,
+    /// so that they can be repeated until the position is after them.
+    async fn apply_large(&mut self) -> Result<(), Stop> {
+        let job = &self.run.job;
+        let Some(first) = self.waiting.front() else { return Ok(()) };
+        job.apply_all(&first.ops).await?;
+        let (revision, offset) = (first.revision, first.offset);
+        job.next_epoch().await?;
+        job.save(Record { revision, offset, ..job.record() }, &[]).await?;
+        self.applied(1);
+        Ok(())
+    }
+
+    fn applied(&mut self, events: usize) {
+        for waiting in self.waiting.drain(..events) {
+            self.bytes -= waiting.ops.iter().map(Op::size).sum::<usize>();
+            self.applied += u64::from(!waiting.is_last);
+        }
+        self.run.report.progress("followed", self.applied, None);
+    }
+}

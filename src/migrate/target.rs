@@ -1,0 +1,255 @@
+//! Consul's side: reads and writes that are repeated while no server answers.
+
+use super::mapping::Op;
+use crate::client::Client;
+use crate::clock::{Clock, Instant};
+use crate::error::{Error, Kind};
+use crate::wire::api::{kv, txn};
+use crate::wire::request::Args;
+use crate::wire::response::Answer;
+use crate::wire::value::Value;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The pauses between attempts.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The size of a transaction's body that servers take is 524,288 bytes.
+const MAX_BODY: usize = 500_000;
+
+/// Consul as the target of a job.
+#[derive(Debug)]
+pub struct Target {
+    client: Arc<Client>,
+    /// For how long a request is repeated while no server answers.
+    patience: Duration,
+    /// The operations of a transaction; servers before 1.14 take 64.
+    pub max_ops: usize,
+}
+
+/// A key as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    pub value: Bytes,
+    pub index: u64,
+}
+
+/// How a transaction ended.
+#[derive(Debug, PartialEq)]
+pub enum Outcome {
+    /// Applied, at this index of Consul.
+    Applied(u64),
+    /// The operation of this number was refused, from 0, with Consul's reason.
+    Refused(usize, String),
+}
+
+/// A check that must hold for a transaction.
+#[derive(Clone, Debug)]
+pub enum Check {
+    /// The key has this modify index.
+    Index(String, u64),
+    /// The key has this modify index (0: it does not exist), and gets this value.
+    Swap(String, u64, Vec<u8>),
+}
+
+impl Target {
+    pub fn new(client: Arc<Client>, patience: Duration, max_ops: usize) -> Self {
+        Target { client, patience, max_ops }
+    }
+
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        self.client.clock()
+    }
+
+    /// Repeats a call that may be repeated.
+    async fn patiently<R>(&self, call: impl AsyncFn() -> Result<R, Error>) -> Result<R, Error> {
+        let deadline = self.clock().now() + self.patience;
+        loop {
+            let error = match call().await {
+                Ok(result) => return Ok(result),
+                Err(error) => error,
+            };
+            if !self.may_repeat(&error, deadline) {
+                return Err(error);
+            }
+            self.clock().sleep(PAUSE).await;
+        }
+    }
+
+    fn may_repeat(&self, error: &Error, deadline: Instant) -> bool {
+        let is_transient = error.is_transient()
+            || matches!(
+                error.kind(),
+                Kind::Connect | Kind::Timeout | Kind::NoLeader | Kind::RateLimited
+            );
+        is_transient && error.kind() != Kind::Config && self.clock().now() < deadline
+    }
+
+    /// A linearizable read of a key.
+    ///
+    /// # Errors
+    /// Consul's, when it has not answered for long.
+    pub async fn get(&self, key: &str) -> Result<Option<Stored>, Error> {
+        let args = Args::new().arg(key).opt("consistent", true);
+        let answer = self.patiently(async || self.client.call(&kv::GET, &args).await).await?;
+        let Answer { value: Value::Bytes(value), meta } = answer else { return Ok(None) };
+        let index = meta.entry.map_or(0, |entry| entry.modify_index);
+        Ok(Some(Stored { value: value.into(), index }))
+    }
+
+    /// Writes a key if it has this modify index (0: if it does not exist); returns whether it was written.
+    /// Not repeated: an error with [`Error::maybe_applied`] leaves it open.
+    ///
+    /// # Errors
+    /// Consul's.
+    pub async fn put(&self, key: &str, value: &[u8], index: u64) -> Result<bool, Error> {
+        let args = Args::new().arg(key).arg(Value::Bytes(value.to_vec())).opt("cas", index);
+        applied(self.client.call(&kv::PUT, &args).await)
+    }
+
+    /// Writes a key, whatever it has.
+    ///
+    /// # Errors
+    /// Consul's.
+    pub async fn put_any(&self, key: &str, value: &[u8]) -> Result<(), Error> {
+        let args = Args::new().arg(key).arg(Value::Bytes(value.to_vec()));
+        self.client.call(&kv::PUT, &args).await.map(|_| ())
+    }
+
+    /// Deletes a key if it has this modify index.
+    ///
+    /// # Errors
+    /// Consul's.
+    pub async fn delete(&self, key: &str, index: u64) -> Result<bool, Error> {
+        let args = Args::new().arg(key).opt("cas", index);
+        applied(self.client.call(&kv::DELETE, &args).await)
+    }
+
+    /// The keys that begin with a prefix, in bytewise order; with a separator only up to its next one.
+    ///
+    /// # Errors
+    /// Consul's.
+    pub async fn keys(&self, prefix: &str, separator: Option<&str>) -> Result<Vec<String>, Error> {
+        let mut args = Args::new().arg(prefix).opt("consistent", true);
+        if let Some(separator) = separator {
+            args = args.opt("separator", separator);
+        }
+        let answer = self.patiently(async || self.client.call(&kv::KEYS, &args).await).await?;
+        let names = answer.value.items().iter().filter_map(Value::as_str);
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    /// The values of keys, read in one transaction.
+    ///
+    /// # Errors
+    /// Consul's.
+    pub async fn values(&self, keys: &[&str]) -> Result<Vec<Option<Bytes>>, Error> {
+        let mut found = vec![None; keys.len()];
+        let mut asked: Vec<usize> = (0..keys.len()).collect();
+        while !asked.is_empty() {
+            let ops = asked.iter().map(|place| operation("get", keys[*place], []));
+            let args = Args::new().arg(Value::List(ops.collect())).opt("consistent", true);
+            match self.patiently(async || self.client.call(&txn::TXN, &args).await).await {
+                Ok(answer) => {
+                    for (place, result) in asked.iter().zip(answer.value.items()) {
+                        let value = result.get("KV").and_then(|kv| kv.get("Value"));
+                        let Some(Value::Bytes(value)) = value else { continue };
+                        found[*place] = Some(Bytes::copy_from_slice(value));
+                    }
+                    return Ok(found);
+                }
+                // Absent keys.
+                Err(error) if error.kind() == Kind::TxnFailed && !error.refused().is_empty() => {
+                    let absent: Vec<usize> = error.refused().iter().map(|op| op.index).collect();
+                    let mut at = 0..;
+                    asked.retain(|_| at.next().is_some_and(|at| !absent.contains(&at)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Applies all operations if the checks hold. Not repeated.
+    ///
+    /// # Errors
+    /// Consul's; one with [`Error::maybe_applied`] leaves open whether they were applied.
+    pub async fn txn(&self, checks: &[Check], ops: &[Op]) -> Result<Outcome, Error> {
+        let all = checks.iter().map(check).chain(ops.iter().map(change));
+        let args = Args::new().arg(Value::List(all.collect()));
+        let success = match self.client.execute(&self.client.request(&txn::TXN, &args)?).await {
+            Ok(success) => success,
+            Err(error) => return refused(error),
+        };
+        let results = success.answer()?.value;
+        let index = results.items().iter().filter_map(|result| {
+            let kv = result.get("KV")?;
+            kv.get("ModifyIndex")?.as_u64()
+        });
+        Ok(Outcome::Applied(index.max().unwrap_or(0)))
+    }
+
+    /// Applies operations that may be repeated, if the checks hold, until it is certain.
+    ///
+    /// # Errors
+    /// Consul's, when it has not answered for long.
+    pub async fn txn_surely(&self, checks: &[Check], ops: &[Op]) -> Result<Outcome, Error> {
+        self.patiently(async || self.txn(checks, ops).await).await
+    }
+
+    /// How many of the operations fit in one transaction with this number of checks; 0 if the first is too
+    /// large for any.
+    pub fn fitting<'o>(&self, ops: impl IntoIterator<Item = &'o Op>, checks: usize) -> usize {
+        let (mut bytes, mut count) = (2048, 0);
+        for op in ops.into_iter().take(self.max_ops - checks) {
+            bytes += op.size().div_ceil(3) * 4 + op.key().len() * 2 + 80;
+            if bytes > MAX_BODY || op.needs_put() {
+                break;
+            }
+            count += 1;
+        }
+        count
+    }
+}
+
+fn applied(answer: Result<Answer, Error>) -> Result<bool, Error> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == Kind::Conflict => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn refused(error: Error) -> Result<Outcome, Error> {
+    match error.refused().first() {
+        Some(refused) if error.kind() == Kind::TxnFailed => {
+            Ok(Outcome::Refused(refused.index, refused.what.clone()))
+        }
+        _ => Err(error),
+    }
+}
+
+fn operation<const N: usize>(verb: &str, key: &str, more: [(&str, Value); N]) -> Value {
+    let mut kv = vec![("Verb".to_owned(), verb.into()), ("Key".to_owned(), key.into())];
+    kv.extend(more.map(|(name, value)| (name.to_owned(), value)));
+    Value::Map(vec![("KV".to_owned(), Value::Map(kv))])
+}
+
+fn check(check: &Check) -> Value {
+    match check {
+        Check::Index(key, index) => operation("check-index", key, [("Index", (*index).into())]),
+        Check::Swap(key, index, value) => {
+            let value = Value::Bytes(value.clone());
+            operation("cas", key, [("Index", (*index).into()), ("Value", value)])
+        }
+    }
+}
+
+fn change(op: &Op) -> Value {
+    match op {
+        Op::Set { key, value } => operation("set", key, [("Value", Value::Bytes(value.to_vec()))]),
+        Op::Delete { key } => operation("delete", key, []),
+        Op::DeleteTree { prefix } => operation("delete-tree", prefix, []),
+    }
+}

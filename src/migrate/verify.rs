@@ -1,0 +1,366 @@
+//! Compares a snapshot of etcd with Consul: both are walked through in the order of Consul's names.
+
+use super::etcd::{Etcd, Pages, Range, Sorted, by_form};
+use super::mapping::{Mapping, Op, Place, part_of, parts};
+use super::names::Names;
+use super::survey::shown;
+use super::target::Target;
+use super::{Pace, Stop};
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::time::Duration;
+
+/// How Consul differs in a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// etcd has it, Consul does not.
+    Missing,
+    /// Consul has it, etcd does not.
+    Extra,
+    /// The values are not the same.
+    Different,
+}
+
+/// A key that is not the same on both sides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// The key in Consul.
+    pub key: String,
+    pub what: What,
+}
+
+/// What is compared.
+#[derive(Clone, Copy)]
+struct Sides<'a> {
+    etcd: &'a Etcd,
+    target: &'a Target,
+    mapping: &'a Mapping,
+    revision: u64,
+    pace: Pace,
+    compares_values: bool,
+}
+
+/// Compares all keys of a revision with Consul; returns how many of etcd's there are.
+///
+/// # Errors
+/// See [`Stop`], and those of `found`.
+pub async fn compare(
+    etcd: &Etcd,
+    target: &Target,
+    mapping: &Mapping,
+    revision: u64,
+    pace: Pace,
+    found: impl AsyncFnMut(Difference, u64) -> Result<(), Stop>,
+    progress: impl Fn(u64),
+) -> Result<u64, Stop> {
+    let sides = Sides { etcd, target, mapping, revision, pace, compares_values: true };
+    sides.compare(found, progress).await
+}
+
+/// The keys that Consul has and the revision does not.
+///
+/// # Errors
+/// See [`Stop`], and those of `found`.
+pub async fn extras(
+    etcd: &Etcd,
+    target: &Target,
+    mapping: &Mapping,
+    revision: u64,
+    pace: Pace,
+    mut found: impl AsyncFnMut(Difference) -> Result<(), Stop>,
+) -> Result<(), Stop> {
+    let sides = Sides { etcd, target, mapping, revision, pace, compares_values: false };
+    sides.compare(async |difference, _| found(difference).await, |_| ()).await.map(|_| ())
+}
+
+/// How often a difference is looked at again: it may be a change that is on its way.
+const LOOKS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Of these differences those that last, while etcd's changes may still be applied.
+///
+/// # Errors
+/// See [`Stop`].
+pub async fn confirmed(
+    etcd: &Etcd,
+    target: &Target,
+    mapping: &Mapping,
+    suspects: Vec<Difference>,
+) -> Result<Vec<Difference>, Stop> {
+    let mut suspects = suspects;
+    for look in 0..LOOKS {
+        if look > 0 && !suspects.is_empty() {
+            etcd.clock().sleep(PAUSE).await;
+        }
+        let again = suspects.iter().map(|suspect| difference(etcd, target, mapping, &suspect.key));
+        let again = stream::iter(again).buffered(8).try_collect::<Vec<_>>().await?;
+        suspects = again.into_iter().flatten().collect();
+    }
+    Ok(suspects)
+}
+
+/// How a key of Consul differs from etcd now.
+async fn difference(
+    etcd: &Etcd,
+    target: &Target,
+    mapping: &Mapping,
+    key: &str,
+) -> Result<Option<Difference>, Stop> {
+    let wanted = wanted(etcd, mapping, key).await?;
+    let found = target.get(key).await?.map(|stored| stored.value);
+    let what = match (wanted, found) {
+        (Some(_), None) => What::Missing,
+        (None, Some(_)) => What::Extra,
+        (Some(wanted), Some(found)) if wanted != found => What::Different,
+        _ => return Ok(None),
+    };
+    Ok(Some(Difference { key: key.to_owned(), what }))
+}
+
+/// The value that a key of Consul is to have by etcd's present state.
+async fn wanted(etcd: &Etcd, mapping: &Mapping, key: &str) -> Result<Option<Bytes>, Stop> {
+    let part = key.strip_prefix(&mapping.encoded_prefix()).and_then(part_of);
+    let candidates = match part {
+        Some((key, ..)) => vec![Bytes::from(key)],
+        None => mapping.sources(key),
+    };
+    for candidate in candidates {
+        let Some(kv) = etcd.get(&candidate, 0).await? else { continue };
+        let mut ops = mapping.load(&kv).into_iter();
+        let value = ops.find_map(|op| match op {
+            Op::Set { key: place, value } if place == key => Some(value),
+            _ => None,
+        });
+        if value.is_some() {
+            return Ok(value);
+        }
+    }
+    Ok(None)
+}
+
+impl<'a> Sides<'a> {
+    async fn compare(
+        self,
+        mut found: impl AsyncFnMut(Difference, u64) -> Result<(), Stop>,
+        progress: impl Fn(u64),
+    ) -> Result<u64, Stop> {
+        let mut compared = 0;
+        for is_encoded in [false, true] {
+            let walk = self.walk(is_encoded).await?;
+            let batches = stream::try_unfold(walk, |mut walk| async move {
+                Ok::<_, Stop>(walk.batch().await?.map(|batch| (batch, walk)))
+            });
+            let checked = batches.map_ok(|batch| self.check(batch));
+            let mut checked = pin!(checked.try_buffer_unordered(self.pace.in_flight));
+            while let Some((keys, differences)) = checked.try_next().await? {
+                compared += keys;
+                progress(compared);
+                for difference in differences {
+                    found(difference, compared).await?;
+                }
+            }
+        }
+        Ok(compared)
+    }
+
+    /// All plain keys, or all encoded ones.
+    async fn walk(
+        self,
+        is_encoded: bool,
+    ) -> Result<Walk<'a, impl AsyncFn(&str) -> Result<u64, Stop>>, Stop> {
+        let Sides { etcd, mapping, revision, pace, .. } = self;
+        let prefix = match is_encoded {
+            true => mapping.encoded_prefix(),
+            false => mapping.plain_prefix(),
+        };
+        let wanted = match is_encoded {
+            false => Wanted::Plain(Sorted::new(etcd, &mapping.etcd_prefix, revision, pace.page)),
+            true if mapping.may_encode() => {
+                let range = Range::prefix(&mapping.etcd_prefix);
+                Wanted::Encoded(Pages::new(etcd, range, revision, pace.page), VecDeque::new())
+            }
+            true => Wanted::Nothing,
+        };
+        let count = async move |prefix: &str| match is_encoded {
+            true => Ok(0),
+            false => self.count(prefix).await,
+        };
+        let names = Names::new(self.target, &prefix, count).await?;
+        Ok(Walk {
+            sides: self,
+            is_encoded,
+            wanted,
+            names,
+            next_wanted: None,
+            next_name: None,
+            is_begun: false,
+        })
+    }
+
+    /// How many keys of etcd have a name in Consul with this prefix.
+    async fn count(self, prefix: &str) -> Result<u64, Stop> {
+        let below = prefix.strip_prefix(&self.mapping.consul_prefix).unwrap_or_default();
+        let ranges = match below {
+            "" => {
+                let (slashed, bare) = by_form(&self.mapping.etcd_prefix);
+                [slashed, bare].concat()
+            }
+            below => {
+                vec![Range::prefix(format!("/{below}").as_bytes()), Range::prefix(below.as_bytes())]
+            }
+        };
+        let mut sum = 0;
+        for range in ranges {
+            // A role for a prefix may not count others.
+            let is_inside = self.mapping.etcd_prefix.is_empty()
+                || range.start.starts_with(&self.mapping.etcd_prefix);
+            if is_inside {
+                sum += self.etcd.count(&range, self.revision).await?.0;
+            }
+        }
+        Ok(sum)
+    }
+
+    async fn check(self, batch: Batch) -> Result<(u64, Vec<Difference>), Stop> {
+        let Batch { keys, pairs, mut differences } = batch;
+        if self.compares_values && !pairs.is_empty() {
+            let names: Vec<&str> = pairs.iter().map(|(key, _)| key.as_str()).collect();
+            let found = self.target.values(&names).await?;
+            for ((key, wanted), found) in pairs.iter().zip(found) {
+                let what = match found {
+                    None => What::Missing,
+                    Some(found) if found == wanted => continue,
+                    Some(_) => What::Different,
+                };
+                differences.push(Difference { key: key.clone(), what });
+            }
+        }
+        Ok((keys, differences))
+    }
+}
+
+/// Keys that are compared together.
+#[derive(Default)]
+struct Batch {
+    keys: u64,
+    pairs: Vec<(String, Bytes)>,
+    differences: Vec<Difference>,
+}
+
+/// The keys that Consul is to have, in bytewise order.
+enum Wanted<'a> {
+    Plain(Sorted<'a>),
+    Encoded(Pages<'a>, VecDeque<(String, Bytes)>),
+    Nothing,
+}
+
+impl Wanted<'_> {
+    async fn next(&mut self, mapping: &Mapping) -> Result<Option<(String, Bytes)>, Stop> {
+        match self {
+            Wanted::Nothing => Ok(None),
+            Wanted::Plain(entries) => {
+                while let Some(kv) = entries.next().await? {
+                    if let Place::Plain(key) = mapping.place(&kv) {
+                        return Ok(Some((key, kv.value.0)));
+                    }
+                }
+                Ok(None)
+            }
+            Wanted::Encoded(pages, ready) => loop {
+                if let Some(first) = ready.pop_front() {
+                    return Ok(Some(first));
+                }
+                let Some(page) = pages.next().await? else { return Ok(None) };
+                for kv in &page.kvs {
+                    let Place::Encoded(prefix) = mapping.place(kv) else { continue };
+                    ready.extend(parts(&prefix, &kv.value.0).filter_map(|op| match op {
+                        Op::Set { key, value } => Some((key, value)),
+                        Op::Delete { .. } | Op::DeleteTree { .. } => None,
+                    }));
+                }
+            },
+        }
+    }
+}
+
+/// Both sides, walked through together.
+struct Walk<'a, Count> {
+    sides: Sides<'a>,
+    is_encoded: bool,
+    wanted: Wanted<'a>,
+    names: Names<'a, Count>,
+    next_wanted: Option<(String, Bytes)>,
+    next_name: Option<String>,
+    is_begun: bool,
+}
+
+impl<Count: AsyncFn(&str) -> Result<u64, Stop>> Walk<'_, Count> {
+    /// The next keys; `None` after the last ones.
+    async fn batch(&mut self) -> Result<Option<Batch>, Stop> {
+        if !self.is_begun {
+            self.is_begun = true;
+            self.next_wanted().await?;
+            self.next_name().await?;
+        }
+        let (mut batch, mut bytes) = (Batch::default(), 0);
+        while batch.pairs.len() < self.sides.target.max_ops
+            && batch.differences.len() < self.sides.target.max_ops
+            && bytes < super::mapping::MAX_IN_TXN
+        {
+            let order = match (&self.next_wanted, &self.next_name) {
+                (None, None) => break,
+                (Some(_), None) => std::cmp::Ordering::Less,
+                (None, Some(_)) => std::cmp::Ordering::Greater,
+                (Some((wanted, _)), Some(name)) => wanted.cmp(name),
+            };
+            if order.is_le() {
+                batch.keys += 1;
+                let Some((key, value)) = self.next_wanted.take() else { break };
+                self.next_wanted().await?;
+                if order.is_eq() {
+                    self.next_name().await?;
+                    bytes += value.len();
+                    batch.pairs.push((key, value));
+                } else {
+                    batch.differences.push(Difference { key, what: What::Missing });
+                }
+            } else {
+                let Some(key) = self.next_name.take() else { break };
+                self.next_name().await?;
+                batch.differences.push(Difference { key, what: What::Extra });
+            }
+        }
+        let is_empty = batch.pairs.is_empty() && batch.differences.is_empty();
+        Ok((!is_empty).then_some(batch))
+    }
+
+    async fn next_wanted(&mut self) -> Result<(), Stop> {
+        self.next_wanted = self.wanted.next(self.sides.mapping).await?;
+        Ok(())
+    }
+
+    async fn next_name(&mut self) -> Result<(), Stop> {
+        self.next_name = loop {
+            match self.names.next().await? {
+                Some(name) if !self.is_encoded && self.sides.mapping.is_own(&name) => {}
+                name => break name,
+            }
+        };
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = match self.what {
+            What::Missing => "missing",
+            What::Extra => "extra",
+            What::Different => "different",
+        };
+        write!(f, "{what}: {}", shown(self.key.as_bytes()))
+    }
+}

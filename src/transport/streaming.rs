@@ -1,0 +1,77 @@
+//! Requests whose answers are read in parts as they come: for servers that answer without end.
+
+use super::http::error;
+use super::https::{self, Https};
+use super::{Options, TlsOptions};
+use crate::clock::BoxFuture;
+use crate::error::Error;
+use ::http::{HeaderMap, Request, Response};
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use std::fmt;
+
+/// The parts of a body, in their order.
+pub type Parts = BoxStream<'static, Result<Bytes, Error>>;
+
+/// The way to a server that is not Consul's.
+///
+/// The request's URI is a path, as in [`super::Transport`]. The future and the stream may be dropped at
+/// any time, which abandons the request.
+pub trait Streaming: fmt::Debug + Send + Sync {
+    /// Sends one request. A response of any status is `Ok`.
+    fn open(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Parts>, Error>>;
+
+    /// The server's name for messages, without credentials.
+    fn endpoint(&self) -> &str;
+}
+
+/// A server at `http://…` or `https://…`.
+pub struct StreamingHttp {
+    endpoint: String,
+    pool: Https,
+}
+
+impl StreamingHttp {
+    /// Nothing is connected yet; the files that the options name are read now.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Config`] when the URL is not valid or a file cannot be used.
+    pub fn new(endpoint: &str, options: &Options) -> Result<Self, Error> {
+        let mut options = options.clone();
+        if !endpoint.starts_with("https://") {
+            // A system without a store of certificates can use plain HTTP.
+            options.tls = TlsOptions { verify: false, ..TlsOptions::default() };
+        }
+        let pool = Https::new(endpoint, HeaderMap::new(), &options)?;
+        Ok(StreamingHttp { endpoint: endpoint.to_owned(), pool })
+    }
+}
+
+impl Streaming for StreamingHttp {
+    fn open(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Parts>, Error>> {
+        Box::pin(async move {
+            let answer = self.pool.open(request).await;
+            let answer = answer.map_err(|failure| error(&self.endpoint, failure))?;
+            Ok(answer.map(|body| parts(body, self.endpoint.clone())))
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+}
+
+fn parts(body: reqwest::Body, endpoint: String) -> Parts {
+    let next = |(mut body, endpoint): (reqwest::Body, String)| async move {
+        let part = https::next_part(&mut body).await;
+        let part = part.map_err(|failure| error(&endpoint, failure)).transpose()?;
+        Some((part, (body, endpoint)))
+    };
+    Box::pin(stream::unfold((body, endpoint), next))
+}
+
+impl fmt::Debug for StreamingHttp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StreamingHttp").field(&self.endpoint).finish()
+    }
+}

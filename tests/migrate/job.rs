@@ -1,0 +1,69 @@
+//! One instance at a time, and what a comparison finds.
+
+use super::program::Servers;
+
+pub fn run(version: &'static str) {
+    let servers = Servers::start("job", version);
+    let key = |place: usize| (format!("/app/{place:04}"), place.to_string());
+    servers.etcd.gateway().fill((0..2000).map(key));
+    servers.run(&["tail"]).ends(1, &["there is no job", "begin it with copy"]);
+    servers.run(&["copy"]).ok();
+    servers.run(&["copy"]).ends(1, &["copied already"]);
+    servers.run(&["--job", "other", "copy"]).ends(1, &["nothing was written", "--replace"]);
+    finds_each_difference(&servers);
+    is_held_by_one(&servers);
+    survives_compaction(&servers);
+}
+
+fn finds_each_difference(servers: &Servers) {
+    let consul = servers.consul();
+    let put = |key: &str, value: &str| {
+        assert_eq!(consul.send("PUT", &format!("/v1/kv/{key}"), value.to_owned()).unwrap().0, 200);
+    };
+    put("app/0007", "8");
+    put("app/extra", "e");
+    consul.send("DELETE", "/v1/kv/app/1999", "").unwrap();
+    servers.run(&["verify"]).ends(
+        1,
+        &[
+            "1 missing, 1 extra, 1 different",
+            "different: app/0007",
+            "extra: app/extra",
+            "missing: app/1999",
+        ],
+    );
+    put("app/0007", "7");
+    put("app/1999", "1999");
+    consul.send("DELETE", "/v1/kv/app/extra", "").unwrap();
+    servers.run(&["verify"]).ok();
+}
+
+fn is_held_by_one(servers: &Servers) {
+    let mut first = servers.start_run(&["tail"]);
+    servers.etcd.gateway().put(b"/app/new", b"1");
+    servers.wait_for_tail();
+    servers.run(&["tail"]).ends(4, &["another instance holds the job", "process", "(tail)"]);
+    assert!(!first.has_ended());
+    let second = servers.start_run(&["tail", "--take-over"]);
+    first.end().ends(4, &["another instance holds the job"]);
+    servers.etcd.gateway().put(b"/app/new", b"2");
+    servers.wait_for_tail();
+    assert_eq!(servers.stored("app/new").unwrap(), b"2");
+    drop(second);
+}
+
+/// Changes that are compacted before the tail reads them: a new snapshot, and no key too many.
+fn survives_compaction(servers: &Servers) {
+    let gateway = servers.etcd.gateway();
+    for place in 0..100 {
+        gateway.delete(format!("/app/{place:04}").as_bytes());
+    }
+    gateway.put(b"/app/0500", b"changed");
+    gateway.compact();
+    gateway.put(b"/app/after", b"1");
+    let mut tail = servers.start_run(&["tail"]);
+    servers.wait_for_tail();
+    tail.kill();
+    let run = servers.run(&["verify"]);
+    run.ends(0, &["compared 1902 keys", "0 missing, 0 extra, 0 different"]);
+}

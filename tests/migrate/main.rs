@@ -1,0 +1,41 @@
+//! The program consul-migrate between real etcd and real Consul.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test that panics has failed
+#![deny(dead_code)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod etcd;
+mod job;
+mod odd_keys;
+mod program;
+mod refusals;
+mod storm;
+
+use support::consul;
+use support::trials::{self, Trials};
+
+fn trials() -> Trials {
+    let mut trials = Trials::of("migrate");
+    if let Some(why) = etcd::missing() {
+        consul::say_skipped("consul-migrate", &why);
+        return trials;
+    }
+    for version in ["1.21", "1.8"] {
+        let is_missing = consul::is_missing(version, "consul-migrate");
+        let mut add = |name: &str, run: fn(&'static str)| {
+            trials.add_unless(is_missing, format!("{name}_on_{version}"), move || run(version));
+        };
+        add("a_storm_and_kills_leave_no_difference", storm::run);
+        add("keys_that_consul_does_not_take_are_refused_skipped_or_encoded", odd_keys::run);
+        add("a_job_is_held_goes_on_and_survives_compaction", job::run);
+    }
+    let is_missing = consul::is_missing("1.21", "consul-migrate");
+    trials.add_unless(is_missing, "each_refusal_of_etcd_is_clear", || refusals::run("1.21"));
+    trials
+}
+
+fn main() {
+    trials::run(2, &[trials])
+}

@@ -1,0 +1,59 @@
+//! What etcd refuses: a clear error and its exit status.
+
+use super::etcd::{Etcd, text};
+use super::program::Servers;
+use serde_json::json;
+
+const PASSWORD: &str = "s3cret-of-root";
+
+pub fn run(version: &'static str) {
+    let mut servers = Servers::start("refusals", version);
+    servers.etcd.gateway().put(b"/app/a", b"1");
+    servers.run(&["copy"]).ok();
+    servers.run(&["plan", "--on", "path-key=maybe"]).ends(2, &["skip, encode or refuse"]);
+    servers.run(&["plan", "--on", "odd=skip"]).ends(2, &["unknown kind", "path-key"]);
+
+    // Another cluster than the job began with.
+    let first = std::mem::replace(&mut servers.etcd, Etcd::start("another"));
+    servers.run(&["copy"]).ends(1, &["began with the etcd cluster"]);
+    servers.etcd = first;
+    users(&servers);
+
+    servers.etcd = Etcd::with("off", &["--enable-grpc-gateway=false"]);
+    servers.run(&["plan"]).ends(1, &["gateway is off", "--enable-grpc-gateway"]);
+    let url = servers.etcd.url.replace("http", "https");
+    servers.run(&["plan", "--etcd", &url, "--patience", "0"]).ends(3, &["tls handshake"]);
+    servers.run(&["plan", "--etcd", "127.0.0.1:1", "--patience", "0"]).ends(3, &["127.0.0.1:1"]);
+}
+
+fn users(servers: &Servers) {
+    let gateway = servers.etcd.gateway();
+    let post = |what: &str, body| _ = gateway.post(what, body);
+    let range = json!({ "permType": "READ", "key": text(b"/app/"), "range_end": text(b"/app0") });
+    for name in ["root", "reader"] {
+        post("auth/user/add", json!({ "name": name, "password": PASSWORD }));
+        post("auth/role/add", json!({ "name": name }));
+        post("auth/user/grant", json!({ "user": name, "role": name }));
+    }
+    post("auth/role/grant", json!({ "name": "reader", "perm": range }));
+    post("auth/enable", json!({}));
+
+    servers.run(&["plan"]).ends(5, &["requires a user"]);
+    let run = |user: &str, password: &str, more: &[&str]| {
+        let arguments = [&["plan", "--etcd-user", user], more].concat();
+        let output =
+            servers.program(&arguments).env("ETCDCTL_PASSWORD", password).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert!(!said.contains(PASSWORD), "{said}");
+        (output.status.code().unwrap(), said)
+    };
+    let (status, said) = run("root", "wrong", &[]);
+    assert!(status == 5 && said.contains("the user or the password is wrong"), "{status}: {said}");
+    let (status, said) = run("reader", PASSWORD, &[]);
+    assert!(status == 5 && said.contains("--etcd-prefix"), "{status}: {said}");
+    let (status, said) = run("reader", PASSWORD, &["--etcd-prefix", "/app/", "--job", "app"]);
+    assert!(said.contains("1 key of"), "{status}: {said}");
+    let (_, said) = run("root", PASSWORD, &[]);
+    assert!(said.contains("1 key of"), "{said}");
+}
