@@ -32,7 +32,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("status", &["status", "cluster", "error", "metrics", "os", "sync"]),
-    ("simulate", &["simulate", "transport", "wire", "error", "clock", "ordered", "sync"]),
+    (
+        "simulate",
+        // os and files: the configuration and the certificates of consul-sim.
+        &["simulate", "transport", "wire", "error", "clock", "ordered", "sync", "os", "files"],
+    ),
     ("config", &["config", "cluster", "client", "transport", "wire", "error", "ordered"]),
     ("reference", &["reference", "config", "client", "metrics", "wire", "error"]),
     ("migrate", &["migrate", "client", "transport", "wire", "error", "clock", "sync"]),
@@ -92,6 +96,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
             "transport/https.rs",
             "transport/tls.rs",
             "guard/send.rs",
+            "simulate/http/listen.rs",
         ],
     ),
     // Only the code that creates a client knows a real transport.

@@ -6,10 +6,10 @@ use crate::transport::http1::{ReceiveBuffer, RequestHeads, ResponseParser};
 use bytes::Bytes;
 use http::header::{ACCEPT, CONNECTION, HOST, LOCATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
-use reqwest::Url;
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use url::Url;
 
 /// The part of an answer's body that is read.
 const MAX_BODY_BYTES: usize = 1 << 20;
