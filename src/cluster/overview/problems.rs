@@ -304,8 +304,8 @@ fn of_store(store: &StoreOverview, nodes: &[NodeOverview]) -> Vec<Problem> {
             "store {name}: Consul went back; the leader has yet to ask who has {count} of its shards"
         );
         let cure = format!(
-            "start the nodes that are down: all of them are asked; if one is lost for good, `consul-ha accept-loss \
-             {} SHARD` for each shard of its",
+            "start the nodes that are down: enough holders of each shard have to answer; if one is lost for good, \
+             `consul-ha accept-loss {} SHARD` for each shard of its",
             shell_word(name)
         );
         found.push(error("store_unrecovered", name, text, cure));

@@ -298,6 +298,6 @@ fn the_cure_of_a_store_names_the_nodes_of_its_own_shards() {
     );
     assert!(lose.contains("n2") && !lose.contains("n3"), "{named:?}");
     assert!(wait.contains("n3") && !wait.contains("n2"), "{named:?}");
-    assert!(ask.contains("all of them are asked"), "{named:?}");
+    assert!(ask.contains("enough holders of each shard"), "{named:?}");
     assert!(found[1].text.contains("who has 6 of its shards"), "{found:?}");
 }
