@@ -53,6 +53,23 @@ fn of_state(lua: &Lua) -> Option<Rc<OfState>> {
     lua.app_data_ref::<Rc<OfState>>().map(|state| Rc::clone(&state))
 }
 
+/// Makes the function the one of a forked child, before the child's first call causes lines.
+#[inline]
+pub fn adopt(lua: &Lua) {
+    if logs::is_due() {
+        adopt_of_parent(lua);
+    }
+}
+
+#[cold]
+fn adopt_of_parent(lua: &Lua) {
+    if let Some(state) = of_state(lua)
+        && state.receiver.borrow().belongs_to_parent()
+    {
+        state.receiver.replace(Receiver::new());
+    }
+}
+
 /// Gives this state's function the lines that wait.
 #[inline]
 pub fn deliver(lua: &Lua) {
@@ -63,13 +80,9 @@ pub fn deliver(lua: &Lua) {
 
 #[cold]
 fn deliver_waiting(lua: &Lua) {
-    let has_function = of_state(lua).inspect(|state| {
-        if state.receiver.borrow().belongs_to_parent() {
-            state.receiver.replace(Receiver::new());
-        }
-    });
+    adopt_of_parent(lua);
     let Some(mut delivery) = logs::delivery() else { return };
-    if has_function.is_none() {
+    if of_state(lua).is_none() {
         return;
     }
     // A slow function must not hold up the call for longer.

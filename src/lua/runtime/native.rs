@@ -167,6 +167,7 @@ type Body = Box<dyn Fn(&Lua, MultiValue) -> Result>;
 
 fn create(lua: &Lua, name: &'static str, errors: Errors, body: Body) -> mlua::Result<Function> {
     lua.create_function(move |lua, args| {
+        log::adopt(lua);
         let returned = match caught(|| body(lua, args)) {
             Ok(Ok(returned)) => returned,
             Ok(Err(failure)) => failed(lua, errors, failure),
