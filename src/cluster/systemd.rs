@@ -2,7 +2,6 @@
 //! `WatchdogSec` of systemd.service(5), by the messages of sd_notify(3).
 
 use super::Cluster;
-use super::data_plane::DataPlane;
 use crate::error::{Error, Kind};
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -53,27 +52,23 @@ impl Systemd {
         Ok(Some(Systemd { socket, watchdog: watchdog.map(Duration::from_micros) }))
     }
 
-    /// Reports that the node takes part, and twice in each time of the watchdog that its program is alive: it
-    /// has no handlers, or polls for their requests.
-    pub async fn report(&self, cluster: &Cluster, plane: &DataPlane) -> Infallible {
-        let ready = async {
-            if cluster.started().await.is_ok() {
-                self.tell("READY=1");
+    /// Reports that the node takes part when it does.
+    pub async fn report(&self, cluster: &Cluster) -> Infallible {
+        if cluster.started().await.is_ok() {
+            self.tell("READY=1");
+        }
+        pending().await
+    }
+
+    /// Reports twice in each time of the watchdog that the program is alive, whenever it is. Requires a tokio
+    /// runtime.
+    pub async fn keep_alive(&self, is_alive: impl Fn() -> bool) -> Infallible {
+        let Some(limit) = self.watchdog else { return pending().await };
+        loop {
+            if is_alive() {
+                self.tell("WATCHDOG=1");
             }
-            pending().await
-        };
-        let alive = async {
-            let Some(limit) = self.watchdog else { return pending().await };
-            loop {
-                if plane.is_ready() {
-                    self.tell("WATCHDOG=1");
-                }
-                cluster.sleep_until(cluster.now() + limit / 2).await;
-            }
-        };
-        tokio::select! {
-            never = ready => never,
-            never = alive => never,
+            tokio::time::sleep(limit / 2).await;
         }
     }
 

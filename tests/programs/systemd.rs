@@ -9,8 +9,8 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A node with a handler, whose program polls for as many seconds as each line of its input says. The check's TTL
-/// of its profile is 2 s.
+/// A node with a handler, whose program polls for as many seconds as each line of its input says, and then stops the
+/// node. The check's TTL of its profile is 2 s.
 const PROGRAM: &str = r#"
 local node = require("consul_ffi").ConsulHACluster:new({
   node_id = "n1", node_address = false, simulate = true, notify = true, profile = "fast",
@@ -23,7 +23,13 @@ for line in io.lines() do
   local polls_until = os.time() + tonumber(line)
   while os.time() < polls_until do node:poll(50) end
   print("idle") io.stdout:flush()
+  if line == "3" then break end
 end
+node:stop()
+node = nil
+collectgarbage()
+print("stopped") io.stdout:flush()
+io.read()
 "#;
 
 pub fn trials() -> Trials {
@@ -82,7 +88,12 @@ fn systemd_learns_when_a_node_takes_part_and_that_its_program_polls() -> Result<
         told(&systemd, Duration::from_secs(5))?;
         assert_eq!(told(&systemd, Duration::from_secs(2))?, [""; 0], "its program does not poll");
         writeln!(stdin, "3")?;
-        assert_eq!(told(&systemd, Duration::from_secs(2))?, [alive], "its program polls again");
+        assert_eq!(told(&systemd, Duration::from_secs(2))?, [&*alive], "its program polls again");
+        assert_eq!(lines.next().transpose()?.as_deref(), Some("idle"));
+        assert_eq!(lines.next().transpose()?.as_deref(), Some("stopped"));
+        told(&systemd, Duration::from_secs(1))?;
+        let without_node = told(&systemd, Duration::from_secs(5))?;
+        assert_eq!(without_node, [alive], "a program goes on without its node");
         Ok(())
     };
     let observed = observed();

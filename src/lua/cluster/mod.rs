@@ -14,6 +14,7 @@ mod running_node;
 mod running_store;
 mod serving;
 mod store;
+mod watchdog;
 
 use super::runtime::native::{self, Class, Returned};
 use super::runtime::{log, value};

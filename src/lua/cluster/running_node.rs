@@ -2,6 +2,7 @@
 
 use super::data_plane::NodeDataPlane;
 use super::running_store::{Declared, RunningStore, lead};
+use super::watchdog::Watched;
 use crate::client::Client;
 use crate::clock::{Clock, WallClock};
 use crate::cluster::report::Overviews;
@@ -46,6 +47,7 @@ pub struct RunningNode {
     leader: Option<Job<Infallible>>,
     /// None: systemd is not notified of this node.
     to_systemd: Option<Job<Infallible>>,
+    watched: Option<Arc<Watched>>,
     start: Job<Progress>,
     end: Job<Error>,
 }
@@ -86,7 +88,16 @@ impl RunningNode {
         let cluster = Cluster::new(Arc::clone(&client), waiting, options)?;
         let mut data_plane = NodeDataPlane::new(lua, Arc::clone(&cluster))?;
         let (starting, running) = (Arc::clone(&cluster), Arc::clone(&cluster));
-        let run = async move { running.run().await }.boxed().shared();
+        let systemd = systemd.map(Arc::new);
+        let watched = systemd.as_ref().map(|it| Watched::new(Arc::clone(&data_plane.plane), it));
+        let watched = watched.transpose()?;
+        let ending = watched.clone();
+        let run = async move {
+            let why = running.run().await;
+            ending.iter().for_each(|node| node.end());
+            why
+        };
+        let run = run.boxed().shared();
         let end = Job::start(&executor, stream::once(run.clone()))?;
         let of_start = Arc::clone(&client);
         let start = stream::once(async move {
@@ -116,8 +127,8 @@ impl RunningNode {
         let is_member = !cluster.options().observer;
         let leader = if is_member { lead(&cluster, &client, &data_plane)? } else { None };
         let to_systemd = systemd.map(|systemd| {
-            let (cluster, plane) = (Arc::clone(&cluster), Arc::clone(&data_plane.plane));
-            let report = async move { systemd.report(&cluster, &plane).await };
+            let cluster = Arc::clone(&cluster);
+            let report = async move { systemd.report(&cluster).await };
             Job::start(&executor, stream::once(report))
         });
         let to_systemd = to_systemd.transpose()?;
@@ -132,6 +143,7 @@ impl RunningNode {
             overviews,
             leader,
             to_systemd,
+            watched,
             start,
             end,
         })
@@ -193,6 +205,7 @@ impl RunningNode {
         self.stores.take();
         self.leader.iter().for_each(Job::cancel);
         self.to_systemd.iter().for_each(Job::cancel);
+        self.watched.iter().for_each(|node| node.end());
         self.start.cancel();
         self.end.cancel();
         self.events.cancel();
