@@ -99,15 +99,17 @@ impl StatusServer {
     /// # Errors
     /// [`Kind::Config`] if it cannot listen there.
     pub fn bind(address: &str, hosts: &[String], nodes: Arc<Nodes>) -> Result<Self, Error> {
-        let failed = |error: io::Error| {
-            let why = match error.kind() {
-                io::ErrorKind::AddrInUse => format!(
-                    "address {address:?} is in use by another program: choose another port, or port 0 for any \
-                     free one"
-                ),
-                _ => format!("cannot listen at address {address:?}: {error}"),
-            };
-            Error::new(Kind::Config, why).not_sent()
+        let refused =
+            |why: &str| Error::new(Kind::Config, format!("address {address:?} {why}")).not_sent();
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::AddrInUse => refused(
+                "is in use by another program: choose another port, or port 0 for any free one",
+            ),
+            io::ErrorKind::AddrNotAvailable => refused("is not one of this machine"),
+            io::ErrorKind::InvalidInput => {
+                refused("must be host:port, with a port from 0 to 65535, where 0 is any free one")
+            }
+            _ => refused(&format!("cannot be listened at: {error}")),
         };
         let addresses: Vec<SocketAddr> = address.to_socket_addrs().map_err(failed)?.collect();
         let listener = TcpListener::bind(addresses.as_slice()).map_err(failed)?;

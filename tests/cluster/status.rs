@@ -386,6 +386,13 @@ fn an_address_in_use_is_named() {
     let address = process.address.to_string();
     let why = StatusServer::bind(&address, &[], Arc::default()).expect_err("it is in use");
     assert!(why.message().starts_with(&format!("address {address:?} is in use")), "{why}");
-    let why = StatusServer::bind("localhost", &[], Arc::default()).expect_err("no port");
-    assert!(why.message().starts_with("cannot listen at address \"localhost\""), "{why}");
+    for (given, why) in [
+        ("localhost", "must be host:port, with a port from 0 to 65535"),
+        ("127.0.0.1:65536", "must be host:port, with a port from 0 to 65535"),
+        ("192.0.2.1:0", "is not one of this machine"),
+        ("host.invalid:0", "cannot be listened at: "),
+    ] {
+        let error = StatusServer::bind(given, &[], Arc::default()).expect_err(given);
+        assert!(error.message().starts_with(&format!("address {given:?} {why}")), "{error}");
+    }
 }
