@@ -15,11 +15,12 @@
 #             Consuls (some minutes)
 #   gateway   nginx with 16 workers and 5,000 instances on Consul 1.21, an outage, a reload and a kill (some minutes)
 #   outage    a cluster of nodes through every outage of three real servers, on both versions
-#   recipes   the recipes of docs/operating.md, also those for three servers of Consul
+#   recipes   the recipes of docs/operating.md, also at a real Consul and those for three servers of it
 #   flood     2,000 calls between nodes in 30 s, while strangers hold 512 connections and open 200 a second
 #   failover  50,000 sequences of endpoint faults, on a manual clock (SEQUENCES)
 #   page      the status server's page in Chromium, also looked at by axe-core (npm)
 #   prometheus  the numbers and the alert rules, read by promtool (Debian's package prometheus)
+#   tools     consul-ha, installed by cargo and by luarocks
 #   memory    an engine whose memory is refused at every point while it loads the module
 #
 # A step that needs something unavailable is skipped and prints why. Exit status: 0 when nothing failed.
@@ -29,7 +30,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus memory)
+all_steps=(api random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools memory)
 select_steps "$@"
 prepare_runs 0
 passed=0 failed=0 skipped=0
@@ -126,6 +127,24 @@ step_prometheus() {
     run cargo test --no-default-features --features server,guard --test docs --test cluster -- monitoring:: metrics:: ||
         return
     ! grep -q '^SKIPPED' "$log" || return 3
+}
+
+# installed PROGRAM: whether it runs and knows its verbs.
+installed() {
+    run "$1" --help && grep -q hand-over "$log"
+}
+
+step_tools() {
+    local rock=rockspec/tools/consul_ffi-tools-scm-1.rockspec
+    run cargo install --locked --path . --no-default-features --features tools --bin consul-ha \
+        --root "$folder/cargo" --target-dir target/tools || return
+    installed "$folder/cargo/bin/consul-ha" || return
+    if ! command -v luarocks >/dev/null; then
+        echo "SKIPPED: the rock of the tools: luarocks is missing"
+        return 3
+    fi
+    run luarocks --lua-version=5.1 --tree "$folder/rocks" make "$rock" || return
+    installed "$folder/rocks/bin/consul-ha"
 }
 
 step_memory() {

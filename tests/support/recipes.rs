@@ -12,8 +12,10 @@ const PREAMBLE: &str = "Before you begin";
 /// Where a recipe runs in tests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Setting {
-    /// On nodes, at consul-sim and at a real Consul.
+    /// On nodes, at consul-sim; with LONG at a real Consul, too.
     Nodes,
+    /// As [`Setting::Nodes`], on nodes of their own, so that both run at the same time.
+    Secrets,
     /// On nodes and three real servers of Consul.
     Servers,
 }
@@ -25,9 +27,9 @@ pub const RECIPES: &[(&str, Setting)] = &[
     ("Removing a node", Setting::Nodes),
     ("Replacing a dead node", Setting::Nodes),
     ("Moving the leadership", Setting::Nodes),
-    ("Rotating the tokens", Setting::Nodes),
-    ("Rotating the nodes' certificates and their CA", Setting::Nodes),
-    ("Rotating the cluster key", Setting::Nodes),
+    ("Rotating the tokens", Setting::Secrets),
+    ("Rotating the nodes' certificates and their CA", Setting::Secrets),
+    ("Rotating the cluster key", Setting::Secrets),
     ("Upgrading", Setting::Nodes),
     ("Rotating Consul's certificates and their CA", Setting::Servers),
     ("Backup", Setting::Servers),

@@ -16,6 +16,7 @@ mod recipes;
 mod system;
 
 use support::consul::{self, SIM};
+use support::recipes::Setting;
 use support::trials::{self, Trials};
 use system::System;
 
@@ -34,15 +35,18 @@ fn trials() -> Trials {
             system.says_no_secret();
         });
     }
-    for version in [SIM, "1.21"] {
+    let is_long = std::env::var_os("LONG").is_some();
+    for version in if is_long { &[SIM, "1.21"][..] } else { &[SIM] } {
         // The recipes have commands of the real one also on consul-sim.
         let is_missing = consul::is_missing(version, "the recipes of operators")
             || consul::is_missing("1.21", "the recipes of operators on consul-sim");
-        let name = format!("the_recipes_of_nodes_print_what_the_page_shows_on_{version}");
-        trials.add_unless(is_missing, name, move || recipes::of_nodes(version));
+        for (setting, noun) in [(Setting::Nodes, "nodes"), (Setting::Secrets, "secrets")] {
+            let name = format!("the_recipes_of_{noun}_print_what_the_page_shows_on_{version}");
+            trials.add_unless(is_missing, name, move || recipes::of_nodes(setting, version));
+        }
     }
     // They wait for elections, and for servers that become voters.
-    if std::env::var_os("LONG").is_some() {
+    if is_long {
         let is_missing = consul::is_missing("1.21", "the recipes of operators on three servers");
         let name = "the_recipes_of_servers_print_what_the_page_shows";
         trials.add_unless(is_missing, name, recipes::of_servers);

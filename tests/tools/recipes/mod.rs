@@ -236,11 +236,11 @@ impl World {
     }
 }
 
-/// The recipes of nodes on this Consul.
-pub fn of_nodes(version: &str) {
+/// The recipes of nodes in this setting, on this Consul.
+pub fn of_nodes(setting: Setting, version: &str) {
     let program = consul::binary("1.21").expect("it is there");
     let consul = RealConsul::start_with_acl(version, "deny").expect("it is there");
-    World::on(&consul, &program).run(Setting::Nodes);
+    World::on(&consul, &program).run(setting);
 }
 
 /// The recipes for nodes and three servers of Consul.
