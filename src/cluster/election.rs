@@ -1,7 +1,7 @@
 //! Leader election: the holder of the lock on the leader's key is the leader.
 
 use super::node::Mode;
-use super::snapshot::{Leader, Snapshot};
+use super::snapshot::{Leader, Sight, Snapshot};
 use super::{Cluster, Event, PAUSE, REFUSED_PAUSE, leader};
 use crate::client::coordination::lock::{LOCK_FLAGS, LockOptions, acquire};
 use crate::client::coordination::{self, Lease, Wait};
@@ -77,7 +77,7 @@ impl Cluster {
                 snapshot.is_connected && snapshot.leader.is_none() && self.may_lead(snapshot)
             };
             let _ = changes.wait_for(is_wanted).await;
-            if self.snapshot().hides_instances.is_none()
+            if matches!(self.snapshot().sight, Sight::None | Sight::Untold)
                 && let Some(hidden) = self.hidden_instances().await
             {
                 tracing::warn!(node = self.options.node_id, %hidden, "cannot stand for leader");
@@ -131,7 +131,7 @@ impl Cluster {
     /// A leader that does not see all nodes would take the shards of the others.
     fn may_lead(&self, snapshot: &Snapshot) -> bool {
         let me = snapshot.nodes.get(&self.options.node_id);
-        let sees_all = !snapshot.hides_keys && snapshot.hides_instances != Some(true);
+        let sees_all = !snapshot.hides_keys && snapshot.sight != Sight::Part;
         sees_all && me.is_some_and(|me| self.is_me(&me.record) && me.record.mode == Mode::Active)
     }
 

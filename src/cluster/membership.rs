@@ -7,7 +7,7 @@ use super::keys::{self, Update};
 use super::node::{Complaint, Mode, Node, Record};
 use super::operate::{Unchanged, no_such_node};
 use super::options::Options;
-use super::snapshot::Snapshot;
+use super::snapshot::{Sight, Snapshot};
 use super::{Cluster, Event, PAUSE};
 use crate::client::Client;
 use crate::client::coordination::Service;
@@ -406,10 +406,13 @@ impl Cluster {
     /// Applies a new list of the nodes' services and checks.
     pub(super) fn apply_health(&self, state: &State) {
         let meta = &state.answer.meta;
-        let is_told = !meta.is_streamed() || meta.default_acl_policy != Some("deny");
-        let hides = is_told.then(|| meta.filtered_by_acl == Some(true));
-        if self.snapshot().hides_instances != hides {
-            self.update(|snapshot| snapshot.hides_instances = hides);
+        let sight = match meta.filtered_by_acl {
+            Some(true) => Sight::Part,
+            _ if meta.tells_hidden() => Sight::Whole,
+            _ => Sight::Untold,
+        };
+        if self.snapshot().sight != sight {
+            self.update(|snapshot| snapshot.sight = sight);
         }
         self.keep_nodes_after_loss(state);
         let instances = instances(&state.answer.value);

@@ -268,8 +268,9 @@ impl Cluster {
     /// Emits an event. What a process sees when it looks for the first time did not happen then, so
     /// operators do not get it as an event.
     fn emit(&self, event: Event) {
+        let own = (!self.options.observer).then_some(&self.options.node_id);
         let is_own = match &event {
-            Event::NodeJoined(id) | Event::LeaderChanged(Some(id)) => *id == self.options.node_id,
+            Event::NodeJoined(id) | Event::LeaderChanged(Some(id)) => Some(id) == own,
             Event::Suspended | Event::Resumed | Event::Stopped(_) => true,
             _ => false,
         };
@@ -329,8 +330,7 @@ impl Cluster {
             return knows_nodes && snapshot.leader.is_some() && snapshot.map.is_some();
         }
         let me = snapshot.nodes.get(&self.options.node_id);
-        let is_live = me.is_some_and(|me| me.is_live && self.is_me(&me.record));
-        is_live && snapshot.leader.is_some()
+        me.is_some_and(|me| me.is_live && self.is_me(&me.record)) && snapshot.leader.is_some()
     }
 
     /// Notes an error if it is a refusal, which waiting does not end; returns whether it is one.
@@ -489,6 +489,7 @@ impl Cluster {
             biased;
             never = self.presence.run(), if is_member => match never {},
             never = self.drop_lost_nodes() => match never {},
+            never = self.note_hidden() => match never {},
             why = self.maintain_record(), if is_member => why,
             why = self.asked_to_leave(), if is_member => why,
             why = nodes => why,

@@ -39,14 +39,22 @@ impl Source for Cluster {
             (&table::CLUSTER_HAS_LEADER, f64::from(snapshot.leader.is_some())),
             (&table::CLUSTER_MAP_EPOCH, self.epoch() as f64),
             (&table::CLUSTER_FROZEN, f64::from(!snapshot.frozen.is_empty())),
+            (&table::CLUSTER_HIDDEN, f64::from(snapshot.is_hidden())),
         ] {
             page.level(metric, &labels, level);
         }
-        write_shards(page, labels, &snapshot);
+        // An observer may have the name of a member.
+        let own = (!self.options.observer).then_some(node);
+        write_shards(page, labels, &snapshot, own);
     }
 }
 
-fn write_shards(page: &mut Page, [cluster, node]: [&str; 2], snapshot: &Snapshot) {
+fn write_shards(
+    page: &mut Page,
+    [cluster, node]: [&str; 2],
+    snapshot: &Snapshot,
+    own: Option<&str>,
+) {
     let (mut available, mut initializing, mut leaving) = (0, 0, 0);
     let (mut primaries, mut others) = (0, 0);
     let map = snapshot.map.as_deref();
@@ -57,7 +65,7 @@ fn write_shards(page: &mut Page, [cluster, node]: [&str; 2], snapshot: &Snapshot
             ReplicaState::Initializing { .. } => initializing += 1,
             ReplicaState::Leaving => leaving += 1,
         }
-        match (id == node, place) {
+        match (Some(id) == own, place) {
             (true, 0) => primaries += 1,
             (true, _) => others += 1,
             (false, _) => {}

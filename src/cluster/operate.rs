@@ -2,7 +2,7 @@
 
 use super::keys::{self, Update};
 use super::node::{Mode, Node};
-use super::rights::{Right, lacking};
+use super::rights::{self, lacking};
 use super::shard_map::publication::{self, Announcement, Content};
 use super::{Cluster, membership};
 use crate::client::coordination::{Operation, delete_unchanged, set, transact, unchanged};
@@ -102,23 +102,16 @@ impl Cluster {
 
     /// Refuses a list of instances that may lack some which ACLs hide. Consul before 1.11 does not tell that.
     async fn check_sees_all(&self, instances: &State) -> Result<(), Error> {
-        let meta = &instances.answer.meta;
-        if meta.backend.is_some() && meta.has_token {
+        if instances.answer.meta.tells_hidden() {
             return Ok(());
         }
-        let rights = vec![
-            Right::read("key", &self.options.nodes_prefix),
-            Right::read("service", &self.options.service()),
-            Right::read("node", ""),
-        ];
-        let lacking = lacking(&self.client, rights).await?;
+        let lacking = lacking(&self.client, rights::to_see_nodes(&self.options)).await?;
         if lacking.is_empty() {
             return Ok(());
         }
-        let lacking: Vec<String> = lacking.iter().map(Right::to_string).collect();
         let why = format!(
             "which nodes live cannot be known, since ACLs may hide some: the token lacks {}",
-            lacking.join(" and ")
+            rights::listed(&lacking)
         );
         Err(Error::new(Kind::PermissionDenied, why).with_maybe_applied(false))
     }

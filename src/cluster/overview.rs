@@ -11,14 +11,14 @@ use super::node::{Mode, Node};
 use super::options::Options;
 use super::report::{Known, Told};
 use super::shard_map::{Replica, ReplicaState, ShardMap};
-use super::snapshot::Snapshot;
+use super::snapshot::{Sight, Snapshot};
 use super::stores::StoreOverview;
 use super::{Cluster, event};
 use crate::client::EndpointHealth;
 use crate::clock::Instant;
 use crate::ordered;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,10 @@ pub const VERSION: u32 = 1;
 
 /// Events of several nodes with the same name and detail are one event if they are noticed within this time.
 const SAME_EVENT: Duration = Duration::from_secs(5);
+
+/// How long a node may take to get a new map. A new leader's first map has an epoch far above the last one,
+/// so that only the time tells whether a node is behind.
+pub const MAP_TIME: Duration = Duration::from_secs(2);
 
 /// The events that are about the node which notices them.
 const OF_ONE_NODE: [&str; 3] = ["suspended", "resumed", "stopped"];
@@ -54,6 +58,9 @@ pub struct Overview {
     pub restored: bool,
     /// What ACLs hide from this process.
     pub hidden: Vec<&'static str>,
+    /// The rights without which ACLs may hide nodes from this process, while Consul does not tell whether
+    /// they do.
+    pub may_hide: Option<String>,
     /// All members by name.
     pub nodes: Vec<NodeOverview>,
     /// The shard map; `None` until the first one is known.
@@ -114,7 +121,7 @@ pub struct NodeOverview {
     pub down_for_ms: Option<u64>,
     /// The epoch of its shard map; `None`: it has not told.
     pub map_epoch: Option<u64>,
-    /// The epochs from that to the newest map.
+    /// The epochs from that to the newest map, if it has had the time to get a newer one; otherwise 0.
     pub map_lag: Option<u64>,
     /// The shards of which it is the primary.
     pub primaries: usize,
@@ -247,12 +254,13 @@ impl Overview {
             frozen: snapshot.frozen.clone(),
             restored: snapshot.is_restored,
             hidden: hidden(&snapshot),
+            may_hide: snapshot.may_hide.clone().filter(|_| snapshot.sight == Sight::Untold),
             nodes: nodes(&snapshot, known, cluster.now()),
             map,
             stores: known.maps.overviews(is_live, &known.told),
             waiting: known.maps.waiting(),
-            endpoints: known.told.values().flat_map(Told::endpoints).cloned().collect(),
-            events: events(&known.told),
+            endpoints: known.tellers().flat_map(|(_, told)| told.endpoints()).cloned().collect(),
+            events: events(known.tellers()),
             unread_stores: known.maps.unread().to_vec(),
             unread_map: snapshot.unreadable.clone(),
             problems: Vec::new(),
@@ -302,7 +310,7 @@ fn leader(snapshot: &Snapshot, told: &BTreeMap<String, Told>) -> Option<LeaderOv
 
 fn hidden(snapshot: &Snapshot) -> Vec<&'static str> {
     let keys = snapshot.hides_keys.then_some("keys of nodes");
-    let instances = (snapshot.hides_instances == Some(true)).then_some("instances of nodes");
+    let instances = (snapshot.sight == Sight::Part).then_some("instances of nodes");
     keys.into_iter().chain(instances).collect()
 }
 
@@ -314,10 +322,38 @@ fn newest_epoch(snapshot: &Snapshot, told: &BTreeMap<String, Told>) -> u64 {
     own.into_iter().chain(epochs.get(1).copied()).max().unwrap_or(0)
 }
 
-fn nodes(snapshot: &Snapshot, known: &Known, now: Instant) -> Vec<NodeOverview> {
-    let told = &known.told;
+/// The newest maps of the last seconds, each with the time at which this process learned of it.
+#[derive(Debug, Default)]
+pub(super) struct NewestMaps(VecDeque<(Instant, u64)>);
+
+impl NewestMaps {
+    /// Notes the epoch of the newest map, and returns that of the newest one which every node has had the
+    /// time to get; 0: none.
+    fn settled(&mut self, now: Instant, newest: u64) -> u64 {
+        match self.0.back() {
+            Some((_, last)) if *last == newest => {}
+            last => {
+                // Maps that Consul has lost are not waited for.
+                if last.is_some_and(|(_, last)| *last > newest) {
+                    self.0.clear();
+                }
+                self.0.push_back((now, newest));
+            }
+        }
+        let is_settled = |(at, _): &(Instant, u64)| now >= *at + MAP_TIME;
+        while self.0.get(1).is_some_and(is_settled) {
+            self.0.pop_front();
+        }
+        self.0.front().filter(|it| is_settled(it)).map_or(0, |(_, epoch)| *epoch)
+    }
+}
+
+fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOverview> {
     let mut loads = snapshot.map.as_deref().map(Loads::of).unwrap_or_default();
-    let newest = newest_epoch(snapshot, told);
+    let newest = newest_epoch(snapshot, &known.told);
+    let settled = known.newest.settled(now, newest);
+    let lag = |epoch: u64| if epoch < settled { newest.saturating_sub(epoch) } else { 0 };
+    let told = &known.told;
     let overview = |(id, node): (&String, &Node)| {
         let record = &node.record;
         let Loads { primaries, replicas, moving_in, moving_out } =
@@ -339,7 +375,7 @@ fn nodes(snapshot: &Snapshot, known: &Known, now: Instant) -> Vec<NodeOverview> 
             },
             down_for_ms: node.down_since.map(|since| (now - since).as_millis() as u64),
             map_epoch,
-            map_lag: map_epoch.map(|epoch| newest.saturating_sub(epoch)),
+            map_lag: map_epoch.map(lag),
             primaries,
             replicas,
             moving_in,
@@ -419,9 +455,9 @@ fn picture(
 }
 
 /// The events of all nodes by time. What several nodes noticed is one event, of the first of them.
-fn events(told: &BTreeMap<String, Told>) -> Vec<EventOverview> {
-    let of_node = |(id, told): (&String, &Told)| {
-        let id = id.clone();
+fn events<'a>(tellers: impl Iterator<Item = (&'a str, &'a Told)>) -> Vec<EventOverview> {
+    let of_node = |(id, told): (&str, &Told)| {
+        let id = id.to_owned();
         let event = move |past: &event::PastEvent| EventOverview {
             seq: past.seq,
             at_ms: past.at_ms,
@@ -431,7 +467,7 @@ fn events(told: &BTreeMap<String, Told>) -> Vec<EventOverview> {
         };
         told.events.iter().map(event).collect::<Vec<_>>()
     };
-    let mut all: Vec<EventOverview> = told.iter().flat_map(of_node).collect();
+    let mut all: Vec<EventOverview> = tellers.flat_map(of_node).collect();
     all.sort_by(|a, b| (a.at_ms, &a.node_id, a.seq).cmp(&(b.at_ms, &b.node_id, b.seq)));
     let mut distinct: Vec<(EventOverview, BTreeSet<String>)> = Vec::new();
     for event in all {

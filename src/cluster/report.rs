@@ -6,8 +6,10 @@ mod bounds;
 
 use super::data_plane::{Body, CallOptions, DataPlane, Service};
 use super::event::{MAX_KEPT, PastEvent};
-use super::overview::{EndpointOverview, MapOverview, Overview};
+use super::options::Options;
+use super::overview::{EndpointOverview, MapOverview, NewestMaps, Overview};
 use super::shard_map::ShardMap;
+use super::snapshot::Snapshot;
 use super::stores::{CopyReport, Store, StoreMaps};
 use super::{Cluster, Mode};
 use crate::error::{Error, Kind};
@@ -114,6 +116,11 @@ impl Told {
     }
 
     #[cfg(test)]
+    pub fn of_map(map_epoch: u64) -> Self {
+        Told { report: Some(Report { map_epoch, ..Report::default() }), ..Told::default() }
+    }
+
+    #[cfg(test)]
     pub fn of_copies(copies: CopyReport) -> Self {
         let report = Report { copies: vec![copies], ..Report::default() };
         Told { report: Some(report), ..Told::default() }
@@ -146,12 +153,39 @@ impl Told {
 /// What a process knows of its cluster beside the snapshot.
 #[derive(Default)]
 pub(super) struct Known {
-    /// What the nodes have told, and this process.
+    /// What the nodes have told, of which this process may be one.
     pub told: BTreeMap<String, Told>,
+    /// What this process knows, if it is an observer, and its name.
+    pub observer: Option<(String, Told)>,
     /// The maps of the replicated stores.
     pub maps: StoreMaps,
+    /// The newest shard maps that this process or nodes have had.
+    pub newest: NewestMaps,
     /// The shard map that was shown last, and its picture, which is the same until the map changes.
     pub picture: Option<(Arc<ShardMap>, Arc<MapOverview>)>,
+}
+
+impl Known {
+    /// Each process that has told something, with its name.
+    pub fn tellers(&self) -> impl Iterator<Item = (&str, &Told)> {
+        let nodes = self.told.iter().map(|(id, told)| (id.as_str(), told));
+        nodes.chain(self.observer.as_ref().map(|(id, told)| (id.as_str(), told)))
+    }
+
+    /// What this process itself has told.
+    fn own<'a>(&'a mut self, options: &'a Options, snapshot: &Snapshot) -> (&'a str, &'a mut Told) {
+        let id = &options.node_id;
+        if !options.observer {
+            return (id, self.told.entry(id.clone()).or_default());
+        }
+        let (name, told) = self.observer.get_or_insert_default();
+        // It may have the name of a member.
+        *name = match snapshot.nodes.contains_key(id) {
+            true => format!("{id} (observer)"),
+            false => id.clone(),
+        };
+        (name, told)
+    }
 }
 
 #[derive(Default)]
@@ -264,13 +298,14 @@ impl Overviews {
     /// Asks the nodes and Consul, all at the same time.
     async fn ask(&self, known: &mut Known) {
         let snapshot = self.cluster.snapshot();
-        let own = self.cluster.options().node_id.as_str();
-        known.told.retain(|id, _| id == own || snapshot.nodes.contains_key(id));
+        let options = self.cluster.options();
+        let is_own = |id: &str| !options.observer && id == options.node_id;
+        known.told.retain(|id, _| is_own(id) || snapshot.nodes.contains_key(id));
         for told in known.told.values_mut() {
             told.silent = None;
         }
         let others = snapshot.live().map(|node| &node.record);
-        let others = others.filter(|it| it.id != own && !it.data_address.is_empty());
+        let others = others.filter(|it| !is_own(&it.id) && !it.data_address.is_empty());
         let answers = others.filter_map(|record| {
             let plane = self.plane.as_ref()?;
             let question = known.told.entry(record.id.clone()).or_default().question();
@@ -280,7 +315,7 @@ impl Overviews {
             })
         });
         let answers = join_all(answers.collect::<Vec<_>>());
-        let own_question = known.told.entry(own.to_owned()).or_default().question();
+        let own_question = known.own(options, &snapshot).1.question();
         let maps = timeout(self.consul_patience, StoreMaps::read(&self.cluster));
         let (answers, maps, own_report) =
             futures_util::join!(answers, maps, self.report(&own_question));
@@ -292,7 +327,8 @@ impl Overviews {
             told.learn((&record.id, &record.incarnation), answer);
         }
         let incarnation = own_report.incarnation.clone();
-        known.told.entry(own.to_owned()).or_default().learn((own, &incarnation), Ok(own_report));
+        let (name, own) = known.own(options, &snapshot);
+        own.learn((name, &incarnation), Ok(own_report));
         match maps {
             Ok(Ok(maps)) => known.maps = maps,
             Ok(Err(error)) => known.maps.missed(error.message()),
@@ -302,7 +338,7 @@ impl Overviews {
             }
         }
         for (id, told) in &mut known.told {
-            if id != own && !snapshot.nodes.get(id).is_some_and(|node| node.is_live) {
+            if !is_own(id) && !snapshot.nodes.get(id).is_some_and(|node| node.is_live) {
                 told.report = None;
             }
         }

@@ -1,11 +1,16 @@
 //! The rights of this process's token, as Consul tells them.
 
+use super::options::Options;
 use crate::client::Client;
 use crate::error::{Error, Kind};
 use crate::wire::api::acl;
 use crate::wire::request::Args;
+use crate::wire::response::Meta;
 use crate::wire::value::Value;
 use std::fmt;
+
+/// A refusal of a Consul that says which right is missing, as 1.8 does not.
+const NAMED: &str = "lacks";
 
 /// The most rights that one call may ask for.
 const MAX_ASKED: usize = 64;
@@ -37,6 +42,63 @@ impl fmt::Display for Right {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{} on {:?}", self.resource, self.access, self.name)
     }
+}
+
+/// The rights to see all nodes.
+pub fn to_see_nodes(options: &Options) -> Vec<Right> {
+    vec![
+        Right::read("key", &options.nodes_prefix),
+        Right::read("service", &options.service()),
+        // The names of agents are not known without it.
+        Right::read("node", ""),
+    ]
+}
+
+/// The rights to see a cluster: its nodes, its leader and its shard maps.
+pub fn to_look(options: &Options) -> Vec<Right> {
+    let mut rights = to_see_nodes(options);
+    rights.extend([&options.leader_key, &options.shards_prefix].map(|key| Right::read("key", key)));
+    rights
+}
+
+/// The rights in a sentence.
+pub fn listed(rights: &[Right]) -> String {
+    rights.iter().map(Right::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// An error with the rights among `needed` that the token lacks, if it is a refusal that names none.
+pub async fn named(client: &Client, error: Error, needed: Vec<Right>) -> Error {
+    if error.kind() != Kind::PermissionDenied || error.message().contains(NAMED) {
+        return error;
+    }
+    match lacking(client, needed).await {
+        Ok(lacking) if !lacking.is_empty() => {
+            error.with_note(&format!("the token lacks {}", listed(&lacking)))
+        }
+        _ => error,
+    }
+}
+
+/// The rights that the token lacks to see all entries of these lists.
+///
+/// # Errors
+/// Those of the call.
+pub async fn to_see_lists<const N: usize>(
+    client: &Client,
+    lists: [(&Meta, Right); N],
+) -> Result<Vec<Right>, Error> {
+    let (mut hidden, mut untold) = (Vec::new(), Vec::new());
+    for (meta, right) in lists {
+        match meta.filtered_by_acl {
+            Some(true) => hidden.push(right),
+            _ if meta.tells_hidden() => {}
+            _ => untold.push(right),
+        }
+    }
+    if !untold.is_empty() {
+        hidden.extend(lacking(client, untold).await?);
+    }
+    Ok(hidden)
 }
 
 /// Those of the rights that the token lacks; none if Consul has no ACLs.

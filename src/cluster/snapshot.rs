@@ -22,6 +22,20 @@ pub struct Leader {
     pub elected_at_ms: u64,
 }
 
+/// What Consul's last list of nodes' instances is known to have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// There was no list yet.
+    #[default]
+    None,
+    /// All that this process may not know of: the answer does not tell whether ACLs hide some.
+    Untold,
+    /// All instances.
+    Whole,
+    /// Not all: ACLs hide some.
+    Part,
+}
+
 /// The state of the cluster as this node last learned it.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -41,8 +55,10 @@ pub struct Snapshot {
     pub(super) successor: Option<String>,
     /// Whether ACLs hide keys of nodes from this one.
     pub(super) hides_keys: bool,
-    /// Whether ACLs hide instances of nodes from this one; `None`: streamed answers do not tell.
-    pub(super) hides_instances: Option<bool>,
+    /// Whether ACLs hide instances of nodes from this one.
+    pub(super) sight: Sight,
+    /// What this process lacks to see all nodes, while Consul's answers do not tell what ACLs hide.
+    pub(super) may_hide: Option<String>,
     /// Why keys of the shard map cannot be read, as an operator has looked.
     pub unreadable: Vec<String>,
     ring: OnceLock<(Vec<String>, Ring)>,
@@ -60,12 +76,19 @@ impl Snapshot {
             is_connected: self.is_connected,
             successor: self.successor.clone(),
             hides_keys: self.hides_keys,
-            hides_instances: self.hides_instances,
+            sight: self.sight,
+            may_hide: self.may_hide.clone(),
             unreadable: self.unreadable.clone(),
             ring: OnceLock::new(),
         };
         change(&mut next);
         next
+    }
+
+    /// Whether ACLs hide nodes from this process, or may hide some since it lacks a right.
+    pub(super) fn is_hidden(&self) -> bool {
+        let may_hide = self.sight == Sight::Untold && self.may_hide.is_some();
+        self.hides_keys || self.sight == Sight::Part || may_hide
     }
 
     /// The live members.

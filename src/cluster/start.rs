@@ -1,12 +1,20 @@
-//! Why a node has not started, for the message of its start.
+//! Why a node has not started, for the message of its start; and what ACLs may hide from it.
 
-use super::Cluster;
+use super::rights::{self, lacking};
+use super::snapshot::Sight;
+use super::{Cluster, REFUSED_PAUSE};
+use crate::error::Error;
 use crate::wire::api::{health, kv, status};
 use crate::wire::request::Args;
 use crate::wire::table::Endpoint;
+use std::convert::Infallible;
+use std::time::Duration;
 
 /// The timeout of each request that finds out why a start takes too long.
 const TIMEOUT_MS: u64 = 1000;
+
+/// How often it is found out what ACLs may hide, while Consul's answers do not tell that.
+const HIDDEN_PAUSE: Duration = Duration::from_secs(60);
 
 impl Cluster {
     /// Why this node is not a live member of a cluster with a leader. Reads what the node waits for, to
@@ -60,6 +68,41 @@ impl Cluster {
     pub(super) async fn hidden_instances(&self) -> Option<String> {
         let why = self.hidden(&health::SERVICE, &self.options.service()).await?;
         Some(format!("instances {why} (service:read and node:read)"))
+    }
+
+    /// Keeps the snapshot's word on what ACLs may hide, while Consul's answers do not tell that: those of
+    /// 1.8, streamed ones, and those to a process without a token.
+    pub(super) async fn note_hidden(&self) -> Infallible {
+        let mut changes = self.changes();
+        loop {
+            // The sender lives as long as `self`.
+            let _ = changes.wait_for(|snapshot| snapshot.sight == Sight::Untold).await;
+            let pause = match self.may_hide().await {
+                Ok(found) => {
+                    if self.snapshot().may_hide != found {
+                        self.update(|snapshot| snapshot.may_hide = found);
+                    }
+                    HIDDEN_PAUSE
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "it was not found out what ACLs hide");
+                    REFUSED_PAUSE
+                }
+            };
+            self.client.clock().sleep(pause).await;
+        }
+    }
+
+    /// What this process lacks to see all nodes.
+    async fn may_hide(&self) -> Result<Option<String>, Error> {
+        let args = Args::new().arg(self.options.service()).opt("timeout_ms", TIMEOUT_MS);
+        let meta = self.client.call(&health::SERVICE, &args).await?.meta;
+        if meta.tells_hidden() {
+            let hides = meta.filtered_by_acl == Some(true);
+            return Ok(hides.then(|| "service:read or node:read".to_owned()));
+        }
+        let lacking = lacking(&self.client, rights::to_look(&self.options)).await?;
+        Ok((!lacking.is_empty()).then(|| rights::listed(&lacking)))
     }
 
     /// Whether ACLs hide entries of a list.

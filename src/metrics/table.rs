@@ -113,6 +113,8 @@ metrics! {
             "The epoch of the shard map that this node knows; 0 without one."
         CLUSTER_FROZEN Gauge "cluster_frozen" ["cluster", "node"]
             "1 while the shard map is frozen because many members vanished at once, otherwise 0."
+        CLUSTER_HIDDEN Gauge "cluster_hidden" ["cluster", "node"]
+            "1 while ACLs hide, or may hide, nodes from this one for lack of a right, otherwise 0."
         CLUSTER_SHARDS Gauge "cluster_shards" ["cluster", "node", "state"]
             "Replicas of shards in the map by state."
         CLUSTER_OWN_SHARDS Gauge "cluster_own_shards" ["cluster", "node", "role"]

@@ -1,19 +1,24 @@
 //! Consul 1.8.7 does not tell that ACLs hide instances.
 
-use crate::program::Run;
+use crate::program::{PATIENCE, Run, Server};
 use crate::support::consul::RealConsul;
 use crate::system::{client, object, token};
 use consul_ffi::client::Client;
 use consul_ffi::wire::api::{agent, kv};
 use consul_ffi::wire::request::Args;
 use consul_ffi::wire::value::Value;
+use std::thread;
+use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 
 const NODE: &str =
     r#"{"id":"n1","address":"127.0.0.1:1","weight":1,"started_ms":1,"incarnation":"i1"}"#;
 
+const FROZEN: &str = r#"{"epoch":7,"digest":"0","frozen":["n2"]}"#;
+
 const KEYS: &str =
     r#"key_prefix "ha/" { policy = "write" } session_prefix "" { policy = "write" } "#;
+const READS: &str = r#"key_prefix "ha/" { policy = "read" } "#;
 const SERVICES: &str = r#"service_prefix "" { policy = "write" } "#;
 const NODES: &str = r#"node_prefix "" { policy = "read" } "#;
 
@@ -29,11 +34,67 @@ async fn register(client: &Client) {
     client.call(&agent::SERVICE_REGISTER, &Args::new().arg(service)).await.expect("a service");
 }
 
+/// A refusal of Consul 1.8.7 names no right, and consul-ha does.
+fn names_rights(run: &impl Fn(&[&str], &[&str]) -> Run) {
+    let reader = [READS, SERVICES, NODES];
+    for (verb, lacks) in [
+        (&["drain", "n1"][..], "the token lacks key:write on \"ha/nodes/n1\""),
+        (&["maintenance", "n1"], "the token lacks key:write on \"ha/nodes/n1\""),
+        // The client names what a transaction lacks.
+        (
+            &["drain", "n1", "--expect-epoch", "7"],
+            "lacks permission 'key:write' on \"ha/nodes/n1\"",
+        ),
+    ] {
+        run(&reader, verb).refused(5, &[lacks]);
+        run(&reader, &[verb, &["--dry-run"]].concat()).ok();
+    }
+    run(&reader, &["thaw"]).refused(5, &["the token lacks key:write on \"ha/shards/epoch\""]);
+    let deaf = [READS, SERVICES, NODES, r#"key "ha/leader" { policy = "deny" }"#];
+    for verb in [&["leader"][..], &["drain", "n1"], &["hand-over"], &["accept-loss", "points", "0"]]
+    {
+        run(&deaf, verb).refused(5, &["key:read on \"ha/leader\""]);
+    }
+    let locks = run(&reader, &["locks", "ha/"]).ok();
+    assert!(locks.contains("the token lacks session:read on \"\""), "{locks}");
+    let locks = run(&reader, &["locks", "--json"]).json();
+    let lacks = ["key:read on \"\"", "session:read on \"\""];
+    assert_eq!(locks["token_lacks"], serde_json::json!(lacks));
+}
+
+/// An observer that runs says that nodes may be hidden from it.
+fn serves(token: &str, address: &str) {
+    let server = Server::start(&[
+        ("CONSUL_HTTP_ADDR", address),
+        ("CONSUL_HTTP_TOKEN", token),
+        ("CONSUL_HA_PREFIX", "ha/"),
+    ]);
+    let end = Instant::now() + PATIENCE;
+    let problem = loop {
+        let document = server.cluster();
+        let found = document["problems"]
+            .as_array()
+            .and_then(|all| all.iter().find(|it| it["problem"] == "hidden_by_acl").cloned());
+        match found {
+            Some(found) => break found,
+            None => assert!(Instant::now() < end, "{document}"),
+        }
+        thread::sleep(Duration::from_millis(100));
+    };
+    let text = "ACLs may hide nodes from this process: the token lacks node:read on \"\"";
+    assert_eq!((&problem["text"], &problem["level"]), (&text.into(), &"error".into()));
+    let hidden = "consul_ffi_cluster_hidden{cluster=\"ha/nodes/\",node=\"consul-ha\"} 1";
+    let metrics = server.get("/metrics");
+    assert!(metrics.contains(hidden), "{metrics}");
+}
+
 pub fn removes_no_live_node() {
     let consul = RealConsul::start_with_acl("1.8", "deny").expect("it is there");
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let admin = client(&consul.address, &consul.token);
     runtime.block_on(register(&admin));
+    let frozen = Args::new().arg("ha/shards/epoch").arg(FROZEN.as_bytes().to_vec());
+    runtime.block_on(admin.call(&kv::PUT, &frozen)).expect("a key");
     let run = |rules: &[&str], arguments: &[&str]| {
         let token = runtime.block_on(token(&admin, &rules.concat()));
         let environment = [
@@ -50,6 +111,8 @@ pub fn removes_no_live_node() {
         run(&[KEYS, NODES], verb).refused(5, &["service:read on \"ha-nodes\""]);
     }
     run(&[SERVICES, NODES], &["nodes"]).refused(5, &["key:read on \"ha/nodes/\""]);
+    names_rights(&run);
+    serves(&runtime.block_on(token(&admin, &[KEYS, SERVICES].concat())), &consul.address);
     let doctor = run(&[KEYS, SERVICES], &["doctor"]).out;
     assert!(doctor.contains("lacks node:read on "), "{doctor}");
     let key = runtime.block_on(admin.call(&kv::GET, &Args::new().arg("ha/nodes/n1")));

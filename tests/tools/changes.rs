@@ -2,7 +2,10 @@
 
 use crate::permissions;
 use crate::support::proxy::{Network, Proxy};
-use crate::system::System;
+use crate::system::{DEAF, System};
+use consul_ffi::wire::api::kv;
+use consul_ffi::wire::request::Args;
+use consul_ffi::wire::value::Value;
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ pub fn run(system: &System) {
     obstacles(system);
     maintenance(system);
     hand_over(system);
+    hand_over_through_an_outage(system);
     leave(system);
     frozen_and_forgotten(system);
 }
@@ -118,6 +122,43 @@ fn hand_over(system: &System) {
     assert_ne!(json["leader"], to);
 }
 
+/// Consul is lost after the leader was asked.
+fn hand_over_through_an_outage(system: &System) {
+    let from = leader(system);
+    let proxy = Proxy::new(system.address());
+    let json = thread::scope(|scope| {
+        let hands_over = scope.spawn(|| {
+            system.run(&["hand-over", "--limit", "60", "--json", "--http-addr", &proxy.address])
+        });
+        system.wait_for("the leader is asked", || leads(system) != from);
+        proxy.set(Network::Refuse);
+        thread::sleep(LOSS);
+        proxy.set(Network::Good);
+        hands_over.join().unwrap().json()
+    });
+    assert_eq!(json["from"], from);
+    assert_ne!(json["leader"], from);
+}
+
+/// The node in the leader's key.
+fn leads(system: &System) -> String {
+    let claim = system.call(&kv::GET, Args::new().arg("ha/leader"));
+    let Value::Bytes(claim) = claim else { return String::new() };
+    let claim: serde_json::Value = serde_json::from_slice(&claim).unwrap_or_default();
+    claim["node_id"].as_str().unwrap_or_default().to_owned()
+}
+
+/// A node that hangs lives for Consul until its check expires.
+fn hung(system: &System) {
+    system.stop_node(DEAF);
+    system
+        .run(&["leave", DEAF, "--limit", "1"])
+        .refused(4, &["n4 has not acted within 1 s: it hangs, ", "the request is withdrawn"]);
+    let key = system.call(&kv::GET, Args::new().arg("ha/nodes/n4"));
+    let Value::Bytes(record) = key else { panic!("{key:?}") };
+    assert!(!String::from_utf8_lossy(&record).contains("leave"), "it was withdrawn");
+}
+
 fn leave(system: &System) {
     let dry = system.run(&["leave", "n3", "--dry-run"]).ok();
     assert_eq!(dry, "would be done: n3 hands over its shards and stops\n");
@@ -146,7 +187,8 @@ fn leave(system: &System) {
 
 /// When all nodes are gone.
 pub fn without_leader(system: &System) {
-    ["n1", "n4", "n5"].iter().for_each(|id| system.stop_node(id));
+    hung(system);
+    ["n1", "n5"].iter().for_each(|id| system.stop_node(id));
     system.wait_for("there is no leader", || system.run(&["leader"]).status == 1);
     assert_eq!(system.run(&["leader", "--json"]).out, "{\"leader\":null}\n");
     let doctor = system.run(&["doctor"]);

@@ -51,8 +51,11 @@ fn left_over(system: &System) {
     for part in ["ha/nodes/n1.bak, ha/notes", "ha-nodes-gone on ", &left] {
         assert!(run.out.contains(part), "{part}: {run:?}");
     }
-    let found = findings(&system.run(&["doctor", "--json"]));
-    assert_eq!(found, ["foreign_key", "left_over_service", "left_over_session"]);
+    // On a busy machine a node may not answer in time, which is found too.
+    system.wait_for("the doctor finds what is left over, alone", || {
+        let found = findings(&system.run(&["doctor", "--json"]));
+        found == ["foreign_key", "left_over_service", "left_over_session"]
+    });
     system.call(&session::DESTROY, Args::new().arg(left.as_str()));
     system.call(&agent::SERVICE_DEREGISTER, Args::new().arg("ha-nodes-gone"));
     system.call(&kv::DELETE, Args::new().arg("ha/notes"));
@@ -103,8 +106,9 @@ fn live_locks(system: &System) {
     let id = session.as_str().or_else(|| session.get("ID").and_then(Value::as_str)).unwrap();
     let acquire = Args::new().arg("ha/leader-of-jobs").arg(b"x".to_vec()).opt("acquire", id);
     system.call(&kv::PUT, acquire);
-    let found = findings(&system.run(&["doctor", "--json"]));
-    assert_eq!(found, ["foreign_key"]);
+    system.wait_for("the doctor finds the key alone", || {
+        findings(&system.run(&["doctor", "--json"])) == ["foreign_key"]
+    });
     system.call(&session::DESTROY, Args::new().arg(id));
     system.call(&kv::DELETE, Args::new().arg("ha/leader-of-jobs"));
 }

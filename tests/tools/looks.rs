@@ -1,12 +1,12 @@
 //! The verbs that only show, and what no verb leaves behind.
 
-use crate::program::{PRINTED, Run};
+use crate::program::Run;
 use crate::system::System;
+use consul_ffi::client::coordination::lock::LOCK_FLAGS;
 use consul_ffi::wire::api::kv;
 use consul_ffi::wire::request::Args;
-use serde_json::Value;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 pub fn run(system: &System) {
     hostile_record(system);
@@ -26,6 +26,7 @@ pub fn run(system: &System) {
     serve(system);
     completion();
     unreachable();
+    slow();
     bad_lines(system);
     assert_eq!(system.traces(), before, "the program is not a member");
 }
@@ -78,6 +79,14 @@ fn locks(system: &System) {
     assert_eq!(lock["token"], system.run(&["leader", "--json"]).json()["leader"]["token"]);
     let table = system.run(&["locks"]).ok();
     assert!(table.contains("ha/leader  lock  held"), "{table}");
+    let elsewhere = Args::new().arg("user/lock").opt("flags", LOCK_FLAGS);
+    system.call(&kv::PUT, elsewhere.arg(b"x".to_vec()));
+    let table = system.run(&["locks"]).ok();
+    assert!(
+        table.contains("user/lock  lock  free"),
+        "the cluster's prefix is not that of locks: {table}"
+    );
+    system.call(&kv::DELETE, Args::new().arg("user/lock"));
     assert_eq!(system.run(&["locks", "user/"]).ok(), "no locks\n");
 }
 
@@ -139,25 +148,14 @@ fn junk_map(system: &System) {
 /// The page's server shows the whole cluster, and nobody needs a key of it.
 fn serve(system: &System) {
     let mut server = system.serve();
-    let address = server.url.strip_prefix("http://").unwrap().trim_end_matches('/');
-    let get = |path: &str| {
-        let mut stream = TcpStream::connect(address).unwrap();
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        PRINTED.lock().unwrap().push_str(&answer);
-        answer
-    };
     let knows_all = || {
-        let answer = get("/cluster");
-        let document = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        let document: Value = serde_json::from_str(document).unwrap_or_default();
+        let document = server.cluster();
         let nodes = document["nodes"].as_array().map_or(0, Vec::len);
         nodes == 3 && document["leader"].is_object() && document["stores"][0]["name"] == "points"
     };
     system.wait_for("the server knows the cluster", knows_all);
-    assert!(get("/").contains("<!doctype html>"));
-    assert!(get("/metrics").starts_with("HTTP/1.0 200"));
+    assert!(server.get("/").contains("<!doctype html>"));
+    assert!(server.get("/metrics").starts_with("HTTP/1.0 200"));
     server.stop();
 }
 
@@ -177,6 +175,13 @@ fn bad_lines(system: &System) {
         system.run(&[verb, &["--limit", &longest]].concat()).refused(2, &["604800"]);
     }
     system.run(&["serve", "--host", "a b:c"]).refused(2, &["without a port"]);
+    for junk in ["x", "1e3", "0x10", "12 ", "", "99999999999999999999"] {
+        for verb in [&["drain", "n1"][..], &["thaw"], &["accept-loss", "points", "0"]] {
+            let epoch = format!("--expect-epoch={junk}");
+            system.run(&[verb, &[epoch.as_str()]].concat()).refused(2, &["--expect-epoch"]);
+        }
+    }
+    in_flags(system);
     let usage = system.run(&["--json", "drain"]);
     assert!(usage.out.starts_with("{\"error\":{\"kind\":\"usage\""), "{usage:?}");
     let elsewhere = system.run(&["nodes", "--nodes-prefix", "other/nodes"]).ok();
@@ -185,10 +190,67 @@ fn bad_lines(system: &System) {
     system.run_into(full, &["why"]).refused(1, &["the output cannot be written"]);
 }
 
+/// What is wrong is said in the words of the flags.
+fn in_flags(system: &System) {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (line, words) in [
+        (&["nodes", "--token-file", "/nope"][..], "consul-ha: --token-file: /nope: No such file"),
+        (&["nodes", "--http-addr", "ftp://x"], "consul-ha: --http-addr is \"ftp://x\": the scheme"),
+        (&["nodes", "--timeout-ms", "0"], "consul-ha: --timeout-ms is 0: "),
+        (&["nodes", "--ca-file", "x"], "consul-ha: --ca-file has no effect, because no endpoint"),
+        (
+            &["nodes", "--leader-key", "ha/nodes/x"],
+            "--nodes-prefix is \"ha/nodes/\" and --leader-key is \"ha/nodes/x\": they overlap",
+        ),
+        (&["nodes", "--cluster-key-file", "/nope"], "consul-ha: --cluster-key-file \"/nope\": "),
+        (
+            &["serve", "--listen", "127.0.0.1"],
+            "consul-ha: --listen \"127.0.0.1\" must be host:port",
+        ),
+        (&["serve", "--listen", &taken], "is in use by another program: choose another port"),
+    ] {
+        system.run(line).refused(2, &[words]);
+    }
+}
+
+/// The verbs that ask Consul.
+const VERBS: [&[&str]; 13] = [
+    &["nodes"],
+    &["shards"],
+    &["leader"],
+    &["why"],
+    &["events"],
+    &["doctor"],
+    &["locks"],
+    &["drain", "n1"],
+    &["maintenance", "n1"],
+    &["hand-over"],
+    &["leave", "n1"],
+    &["forget", "n1"],
+    &["accept-loss", "points", "0"],
+];
+
+/// A Consul that accepts connections, and answers nothing.
+fn slow() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let silent = [("CONSUL_HTTP_ADDR", address.as_str()), ("CONSUL_HA_PREFIX", "ha/")];
+    for verb in VERBS {
+        let begun = Instant::now();
+        let run = Run::of(&[verb, &["--timeout-ms", "300"]].concat(), &silent);
+        assert!(begun.elapsed() < Duration::from_secs(20), "{verb:?}: {:?}", begun.elapsed());
+        let asked = if verb == ["locks"] { "kv_list \"\"" } else { "ha/" };
+        run.refused(3, &["no answer from", &address, asked, " ms\n"]);
+    }
+}
+
 fn unreachable() {
     let run = || Run::of(&["nodes", "--json"], &[("CONSUL_HTTP_ADDR", "127.0.0.1:1")]);
     assert!(run().out.contains("\"kind\":\"connect\""), "{:?}", run());
-    run().refused(3, &["127.0.0.1:1"]);
+    run()
+        .refused(3, &["127.0.0.1:1", "; --http-addr or the environment variable CONSUL_HTTP_ADDR"]);
+    assert!(!run().err.contains("simulate"), "{:?}", run());
     Run::of(&["nodess"], &[]).refused(2, &["'nodes'"]);
     let tls = [("CONSUL_HTTP_ADDR", "127.0.0.1:1")];
     Run::of(&["nodes", "--ca-file", "x.pem"], &tls).refused(2, &["no endpoint uses TLS"]);

@@ -1,7 +1,8 @@
 //! A run of the program.
 
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
@@ -47,6 +48,24 @@ impl Server {
         BufReader::new(stdout).read_line(&mut line).unwrap();
         let said: Value = serde_json::from_str(&line).unwrap();
         Server { process, url: said["url"].as_str().unwrap().to_owned() }
+    }
+
+    /// The answer to a GET, with its head.
+    pub fn get(&self, path: &str) -> String {
+        let address = self.url.strip_prefix("http://").unwrap().trim_end_matches('/');
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        PRINTED.lock().unwrap().push_str(&answer);
+        answer
+    }
+
+    /// The document of the cluster.
+    pub fn cluster(&self) -> Value {
+        let answer = self.get("/cluster");
+        let document = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        serde_json::from_str(document).unwrap_or_default()
     }
 
     pub fn stop(&mut self) {

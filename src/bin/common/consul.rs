@@ -40,7 +40,13 @@ impl Consul {
     /// The configuration of a client.
     pub fn config(&self) -> Result<Config, Error> {
         let env = |name: &str| std::env::var_os(name).map(OsStringExt::into_vec);
-        Config::new(&self.options(), env)
+        let mut config = Config::new(&self.options(), env)?;
+        config.endpoints_from = match self.http_addr.is_empty() {
+            true => "--http-addr or the environment variable CONSUL_HTTP_ADDR names the address",
+            false => "--http-addr names this address",
+        }
+        .to_owned();
+        Ok(config)
     }
 
     fn options(&self) -> Vec<(String, Value)> {

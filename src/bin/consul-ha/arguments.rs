@@ -170,7 +170,8 @@ pub enum Which {
 #[derive(Args)]
 pub struct Locks {
     /// The prefix of their keys; by default all keys are read.
-    #[arg(default_value = "")]
+    // Another id than that of --prefix, whose value it would have otherwise.
+    #[arg(id = "keys", value_name = "PREFIX", default_value = "")]
     pub prefix: String,
     #[command(flatten)]
     pub watched: Watched,

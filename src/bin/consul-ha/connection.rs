@@ -1,13 +1,15 @@
 //! The client and the observer of a run.
 
-use super::arguments::{CommandLine, Keys};
+use super::arguments::{CommandLine, Keys, Verb};
 use super::common::consul::named;
 use super::failure::Failure;
+use super::words::of_flags;
 use consul_ffi::client::Client;
 use consul_ffi::clock::WallClock;
 use consul_ffi::cluster::data_plane::DataPlane;
-use consul_ffi::cluster::overview::Overview;
+use consul_ffi::cluster::overview::{MAP_TIME, Overview};
 use consul_ffi::cluster::report::Overviews;
+use consul_ffi::cluster::rights::{self, Right};
 use consul_ffi::cluster::{Cluster, Options, Snapshot};
 use consul_ffi::config::of_cluster;
 use consul_ffi::connect::connect;
@@ -32,6 +34,8 @@ pub struct Session {
     pub options: Options,
     /// The time limit of a call to Consul.
     patience: Duration,
+    /// The rights that the verb needs.
+    needed: Vec<Right>,
 }
 
 /// The cluster as it is now, with what its nodes tell.
@@ -51,13 +55,28 @@ impl View {
 
 impl Session {
     pub fn new(line: &CommandLine) -> Result<Self, Failure> {
-        let config = line.consul.config()?;
+        let mut config = line.consul.config()?;
+        config.warnings.iter_mut().for_each(|warning| *warning = of_flags(warning));
         logs::set(Wanted { level: config.log_level, json: config.log_json });
         let (options, _) = of_cluster(&of_keys(&line.keys)?)?;
         let options = Options { wall_clock: WallClock::machine(), ..options };
         let (client, waiting) = (Arc::new(connect(&config)?), Arc::new(connect(&config)?));
         let patience = Duration::from_millis(line.consul.timeout_ms.into());
-        Ok(Session { client, waiting, options, patience })
+        let needed = needed(&line.verb, &options);
+        Ok(Session { client, waiting, options, patience, needed })
+    }
+
+    /// A failure; a refusal for lack of a right names it, also if Consul does not.
+    pub async fn explained(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Call(error) => self.with_rights(error).await.into(),
+            failure => failure,
+        }
+    }
+
+    /// As [`Session::explained`].
+    pub async fn with_rights(&self, error: Error) -> Error {
+        rights::named(&self.client, error, self.needed.clone()).await
     }
 
     /// An observer of the cluster, which has not read anything yet.
@@ -86,6 +105,19 @@ impl Session {
         let overview = overviews.overview().await;
         Ok(View { cluster, overviews, overview })
     }
+
+    /// As [`Session::view`], when it is known which nodes are behind with the shard map: a node without a new
+    /// one gets the time for it.
+    pub async fn settled_view(&self) -> Result<View, Error> {
+        let mut view = self.view().await?;
+        let newest = view.overview.map.as_ref().map_or(0, |map| map.epoch);
+        let is_older = |epoch: Option<u64>| epoch.is_some_and(|epoch| epoch < newest);
+        if view.overview.nodes.iter().any(|node| is_older(node.map_epoch)) {
+            tokio::time::sleep(MAP_TIME).await;
+            view.overview = view.again().await?;
+        }
+        Ok(view)
+    }
 }
 
 /// Refuses a name that no node of the cluster has, with the nearest one that there is.
@@ -97,9 +129,29 @@ pub fn check_node(snapshot: &Snapshot, id: &str) -> Result<(), Failure> {
     Err(Failure::Refused(unknown("node", id, &known)))
 }
 
+/// The rights that a verb needs.
+fn needed(verb: &Verb, options: &Options) -> Vec<Right> {
+    let write = |key: &str| Right::write("key", key);
+    let change = match verb {
+        Verb::Locks(locks) => {
+            return vec![Right::read("key", &locks.prefix), Right::read("session", "")];
+        }
+        Verb::Drain(it) => Some(write(&options.node_key(&it.of.node))),
+        Verb::Maintenance(it) => Some(write(&options.node_key(&it.of.node))),
+        Verb::Leave(it) => Some(write(&options.node_key(&it.of.node))),
+        Verb::Forget(it) => Some(write(&options.node_key(&it.node))),
+        // Which node leads is not known yet.
+        Verb::HandOver(_) => Some(write(&options.nodes_prefix)),
+        Verb::Thaw(_) => Some(write(&options.epoch_key())),
+        Verb::AcceptLoss(_) => Some(write(&options.shards_prefix)),
+        _ => None,
+    };
+    rights::to_look(options).into_iter().chain(change).collect()
+}
+
 /// The secrets of the cluster: the lines of the file.
 fn secrets(file: &str) -> Result<Value, Failure> {
-    let of_file = |why: String| Failure::Usage(format!("cluster_key_file {file:?}: {why}"));
+    let of_file = |why: String| Failure::Usage(format!("--cluster-key-file {file:?}: {why}"));
     let bytes =
         os::read_file(file.as_ref(), MAX_SECRET).map_err(|error| of_file(error.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|_| of_file("it is not UTF-8".to_owned()))?;

@@ -82,27 +82,37 @@ async fn examine(
     facts: &mut Facts,
     found: &mut Vec<Finding>,
 ) -> Result<(), Error> {
-    facts.latency = permitted(latency(session).await, found)?;
+    facts.latency = permitted(session, latency(session).await, found).await?;
     let examined = agent_of(session, facts, found).await;
-    permitted(examined, found)?;
-    let lacking = permitted(rights(session, role, facts.agent.as_deref()).await, found)?;
+    permitted(session, examined, found).await?;
+    let lacking = rights(session, role, facts.agent.as_deref()).await;
+    let lacking = permitted(session, lacking, found).await?;
     found.extend(lacking.into_iter().flatten());
-    let Some(view) = permitted(session.view().await, found)? else { return Ok(()) };
+    let Some(view) = permitted(session, session.settled_view().await, found).await? else {
+        return Ok(());
+    };
     let worse = view.overview.problems.iter().filter(|it| it.level != Level::Note);
     found.extend(worse.map(|it| finding(it.problem, it.text.clone(), &it.cure)));
-    let foreign = permitted(foreign_keys(session, &view).await, found)?;
-    let services = permitted(left_over_services(session, &view).await, found)?;
-    let sessions = permitted(left_over_sessions(session, &view, facts).await, found)?;
+    let foreign = permitted(session, foreign_keys(session, &view).await, found).await?;
+    let services = left_over_services(session, &view).await;
+    let services = permitted(session, services, found).await?;
+    let sessions = left_over_sessions(session, &view, facts).await;
+    let sessions = permitted(session, sessions, found).await?;
     found.extend([foreign, services, sessions].into_iter().flatten().flatten());
     Ok(())
 }
 
 /// What was examined; without the right to examine it, that is a finding, and the rest is examined.
-fn permitted<T>(examined: Result<T, Error>, found: &mut Vec<Finding>) -> Result<Option<T>, Error> {
+async fn permitted<T>(
+    session: &Session,
+    examined: Result<T, Error>,
+    found: &mut Vec<Finding>,
+) -> Result<Option<T>, Error> {
     match examined {
         Ok(examined) => Ok(Some(examined)),
         Err(error) if error.kind() == Kind::PermissionDenied => {
             let cure = "add the right to a policy of the token";
+            let error = session.with_rights(error).await;
             found.push(finding("permission", error.message().to_owned(), cure));
             Ok(None)
         }

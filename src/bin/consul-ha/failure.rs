@@ -1,5 +1,6 @@
 //! Why the program ends without success, and its exit status.
 
+use super::words;
 use consul_ffi::error::{Error, Kind};
 use std::fmt;
 use std::process::ExitCode;
@@ -56,7 +57,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Usage(why) | Failure::Refused(why) | Failure::Limit(why) => f.write_str(why),
             Failure::NotWell => Ok(()),
-            Failure::Call(error) => f.write_str(error.message()),
+            Failure::Call(error) => f.write_str(&words::message(error)),
         }
     }
 }

@@ -19,7 +19,7 @@ const MAX_SEEN: usize = 65_536;
 
 /// `why`
 pub async fn why(session: &Session) -> Result<Shown, Failure> {
-    let View { overview, .. } = session.view().await?;
+    let View { overview, .. } = session.settled_view().await?;
     let problems = &overview.problems;
     let level = |level| match level {
         Level::Error => "error",
@@ -70,7 +70,7 @@ pub async fn events(session: &Session, given: &Events, output: Output) -> Result
         tokio::time::sleep(PAUSE).await;
         match view.again().await {
             Ok(overview) => tell(&overview.events, &mut seen, output),
-            Err(error) => say(&format!("consul-ha: {error}")),
+            Err(error) => output.failure(&session.explained(error.into()).await),
         }
     }
 }

@@ -8,6 +8,7 @@ use consul_ffi::client::coordination::lock::LOCK_FLAGS;
 use consul_ffi::client::coordination::semaphore::SEMAPHORE_FLAGS;
 use consul_ffi::cluster::Snapshot;
 use consul_ffi::cluster::overview::{NodeOverview, NodeState};
+use consul_ffi::cluster::rights::{self, Right};
 use consul_ffi::cluster::shard_map::{ReplicaState, ShardMap};
 use consul_ffi::cluster::stores::StoreOverview;
 use consul_ffi::wire::api::{kv, session};
@@ -17,7 +18,7 @@ use serde_json::json;
 
 /// `nodes`
 pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
-    let View { overview, .. } = session.view().await?;
+    let View { overview, .. } = session.settled_view().await?;
     let leader = overview.leader.as_ref().map(|leader| leader.node_id.as_str());
     let has_stores = !overview.stores.is_empty();
     let row = |node: &NodeOverview| {
@@ -210,8 +211,12 @@ impl Held {
 /// `locks`
 pub async fn locks(session: &Session, prefix: &str) -> Result<Shown, Failure> {
     let args = Args::new().arg(prefix).opt("consistent", true);
-    let entries = session.client.call(&kv::LIST, &args).await?.value;
-    let sessions = session.client.call(&session::LIST, &Args::new()).await?.value;
+    let entries = session.client.call(&kv::LIST, &args).await?;
+    let sessions = session.client.call(&session::LIST, &Args::new()).await?;
+    let hidden =
+        [(&entries.meta, Right::read("key", prefix)), (&sessions.meta, Right::read("session", ""))];
+    let lacking = rights::to_see_lists(&session.client, hidden).await?;
+    let (entries, sessions) = (entries.value, sessions.value);
     let of_session = |id: &str| {
         let is = |it: &&Value| it.get("ID").and_then(Value::as_str) == Some(id);
         let text = |it: &Value, name| it.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -242,9 +247,14 @@ pub async fn locks(session: &Session, prefix: &str) -> Result<Shown, Failure> {
         }));
     }
     let header = ["KEY", "KIND", "STATE", "SESSION NAME", "AGENT", "SESSION", "TOKEN"];
-    let text = match rows.is_empty() {
+    let mut text = match rows.is_empty() {
         true => "no locks".to_owned(),
         false => table(&header, &[6], rows),
     };
-    Ok(Shown::well(text, json!({ "locks": list })))
+    if !lacking.is_empty() {
+        let rights = rights::listed(&lacking);
+        text.push_str(&format!("\nACLs may hide some: the token lacks {}", line(&rights)));
+    }
+    let lacks: Vec<String> = lacking.iter().map(Right::to_string).collect();
+    Ok(Shown::well(text, json!({ "locks": list, "token_lacks": lacks })))
 }

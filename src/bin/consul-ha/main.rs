@@ -19,6 +19,7 @@ mod follow;
 mod look;
 mod output;
 mod progress;
+mod words;
 
 use arguments::{CommandLine, Verb};
 use clap::{CommandFactory, Parser};
@@ -58,29 +59,36 @@ fn main() -> ExitCode {
 
 async fn run(line: &CommandLine, output: Output) -> Result<(), Failure> {
     let session = Session::new(line)?;
+    match run_verb(line, &session, output).await {
+        Err(failure) => Err(session.explained(failure).await),
+        done => done,
+    }
+}
+
+async fn run_verb(line: &CommandLine, session: &Session, output: Output) -> Result<(), Failure> {
     match &line.verb {
-        Verb::Nodes(watched) => output.repeated(watched, || look::nodes(&session)).await,
+        Verb::Nodes(watched) => output.repeated(session, watched, || look::nodes(session)).await,
         Verb::Shards(shards) => {
-            output.repeated(&shards.watched, || look::shards(&session, shards)).await
+            output.repeated(session, &shards.watched, || look::shards(session, shards)).await
         }
-        Verb::Leader(watched) => output.repeated(watched, || look::leader(&session)).await,
+        Verb::Leader(watched) => output.repeated(session, watched, || look::leader(session)).await,
         Verb::Locks(locks) => {
-            output.repeated(&locks.watched, || look::locks(&session, &locks.prefix)).await
+            output.repeated(session, &locks.watched, || look::locks(session, &locks.prefix)).await
         }
         Verb::Why(given) if given.wait => {
-            follow::wait_until_well(&session, given.limit, output).await
+            follow::wait_until_well(session, given.limit, output).await
         }
-        Verb::Why(given) => output.repeated(&given.watched, || follow::why(&session)).await,
-        Verb::Events(events) => follow::events(&session, events, output).await,
-        Verb::Serve(given) => follow::serve(&session, given, output).await,
-        Verb::Doctor(given) => output.show(&doctor::doctor(&session, given).await?),
-        Verb::HandOver(it) => change::hand_over(&session, it, output).await,
-        Verb::Leave(it) => change::leave(&session, it, output).await,
-        Verb::Drain(drain) => change::drain(&session, drain, output).await,
-        Verb::Maintenance(it) => change::maintenance(&session, it, output).await,
-        Verb::Thaw(change) => change::thaw(&session, change, output).await,
-        Verb::Forget(of) => change::forget(&session, of, output).await,
-        Verb::AcceptLoss(it) => change::accept_loss(&session, it, output).await,
+        Verb::Why(given) => output.repeated(session, &given.watched, || follow::why(session)).await,
+        Verb::Events(events) => follow::events(session, events, output).await,
+        Verb::Serve(given) => follow::serve(session, given, output).await,
+        Verb::Doctor(given) => output.show(&doctor::doctor(session, given).await?),
+        Verb::HandOver(it) => change::hand_over(session, it, output).await,
+        Verb::Leave(it) => change::leave(session, it, output).await,
+        Verb::Drain(drain) => change::drain(session, drain, output).await,
+        Verb::Maintenance(it) => change::maintenance(session, it, output).await,
+        Verb::Thaw(change) => change::thaw(session, change, output).await,
+        Verb::Forget(of) => change::forget(session, of, output).await,
+        Verb::AcceptLoss(it) => change::accept_loss(session, it, output).await,
         Verb::Completion { .. } => Ok(()),
     }
 }

@@ -3,6 +3,7 @@
 use super::arguments::Watched;
 use super::common::print::inert;
 pub use super::common::print::{counted, failed, line, print, print_json, say, table};
+use super::connection::Session;
 use super::failure::Failure;
 use serde_json::Value;
 use std::io::{self, IsTerminal};
@@ -43,6 +44,7 @@ impl Output {
     /// Looks once, or again and again if asked to.
     pub async fn repeated<F: Future<Output = Result<Shown, Failure>>>(
         self,
+        session: &Session,
         watched: &Watched,
         mut look: impl FnMut() -> F,
     ) -> Result<(), Failure> {
@@ -55,7 +57,7 @@ impl Output {
             }
             match shown {
                 Ok(shown) => _ = self.show(&shown),
-                Err(failure) => self.failure(&failure),
+                Err(failure) => self.failure(&session.explained(failure).await),
             }
             if !self.json && !clears {
                 print("");

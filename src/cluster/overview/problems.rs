@@ -9,9 +9,6 @@ use serde::Serialize;
 /// How many shards or nodes a text names.
 const NAMED: usize = 5;
 
-/// The epochs that a live node may be behind for a moment.
-const USUAL_LAG: u64 = 1;
-
 /// How far the clocks of two machines may be apart, and the time of a call.
 const USUAL_CLOCK_MS: u64 = 2000;
 
@@ -110,6 +107,11 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         let cure = "give its token key:read, service:read and node:read".to_owned();
         found.push(error("hidden_by_acl", "", text, cure));
     }
+    if let Some(rights) = &overview.may_hide {
+        let text = format!("ACLs may hide nodes from this process: the token lacks {rights}");
+        let cure = "add the right to a policy of the token; until then nodes may be missing here, or shown as down";
+        found.push(error("hidden_by_acl", "", text, cure.to_owned()));
+    }
     for why in &overview.unread_stores {
         let text = format!("what the stores' shards need is not known: {why}");
         let cure = "give the token key:read below the shards' prefix; if a map is named, another release or \
@@ -169,8 +171,10 @@ fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
         );
         found.push(error("node_silent", id, text, cure));
     }
-    if let Some(lag) = node.map_lag.filter(|lag| *lag > USUAL_LAG) {
-        let text = format!("the shard map of {id} is {lag} epochs behind");
+    if let (Some(epoch), Some(lag @ 1..)) = (node.map_epoch, node.map_lag) {
+        let newest = epoch + lag;
+        let text =
+            format!("{id} still has the shard map of epoch {epoch}, the newest one has {newest}");
         let cure = "check its connection to Consul".to_owned();
         found.push(warning("map_lag", id, text, cure));
     }

@@ -27,8 +27,8 @@ fn silent_node(incarnation: &str, change: impl FnOnce(&mut Node)) -> NodeOvervie
     let snapshot = Snapshot::default().with(|it| it.nodes = members);
     let mut told = Told::default();
     told.silent = Some("no route".to_owned());
-    let known = Known { told: [("n1".to_owned(), told)].into(), ..Known::default() };
-    let mut shown = nodes(&snapshot, &known, ManualClock::new().now());
+    let mut known = Known { told: [("n1".to_owned(), told)].into(), ..Known::default() };
+    let mut shown = nodes(&snapshot, &mut known, ManualClock::new().now());
     shown.remove(0)
 }
 
@@ -46,17 +46,48 @@ fn a_node_is_shown_as_its_checks_and_its_own_start_say() {
     assert_eq!(other.silent, None, "it was another start that did not answer");
 }
 
+/// What a node with a map of this epoch lags behind, while this process learns of these newest maps (in
+/// milliseconds since the beginning, epoch), at the last of these times.
+fn lag(epoch: u64, newest: &[(u64, u64)]) -> Option<u64> {
+    let members = [("n1".to_owned(), node("n1", ""))].into();
+    let snapshot = Snapshot::default().with(|it| it.nodes = members);
+    let told = [("n1", epoch), ("n2", 0), ("n3", 0)];
+    let told = told.map(|(id, epoch)| (id.to_owned(), Told::of_map(epoch)));
+    let mut known = Known { told: told.into(), ..Known::default() };
+    let begun = ManualClock::new().now();
+    let mut lag = None;
+    for (at_ms, epoch) in newest {
+        // Two nodes tell of it.
+        for id in ["n2", "n3"] {
+            known.told.insert(id.to_owned(), Told::of_map(*epoch));
+        }
+        lag = nodes(&snapshot, &mut known, begun + Duration::from_millis(*at_ms))[0].map_lag;
+    }
+    lag
+}
+
+#[test]
+fn a_node_is_behind_when_it_has_had_the_time_to_get_a_newer_map() {
+    assert_eq!(lag(7, &[(0, 7), (5000, 7)]), Some(0));
+    assert_eq!(lag(7, &[(0, 7), (5000, 70_000)]), Some(0), "the first map of a new leader");
+    assert_eq!(lag(7, &[(0, 7), (5000, 70_000), (6999, 70_000)]), Some(0));
+    assert_eq!(lag(7, &[(0, 7), (5000, 70_000), (7000, 70_000)]), Some(69_993));
+    assert_eq!(lag(8, &[(0, 7), (1000, 8), (2000, 9), (3000, 10)]), Some(0), "one after the other");
+    assert_eq!(lag(7, &[(0, 7), (1000, 8), (2000, 9), (3000, 10)]), Some(3));
+    assert_eq!(lag(7, &[(0, 9), (5000, 7), (9000, 7)]), Some(0), "Consul has lost the newer one");
+    assert_eq!(lag(6, &[(0, 9), (5000, 7), (9000, 7)]), Some(1));
+}
+
 #[test]
 fn what_acls_hide_is_named() {
-    let hides = |hides_keys, hides_instances| {
-        let change =
-            |it: &mut Snapshot| (it.hides_keys, it.hides_instances) = (hides_keys, hides_instances);
+    let hides = |hides_keys, sight| {
+        let change = |it: &mut Snapshot| (it.hides_keys, it.sight) = (hides_keys, sight);
         hidden(&Snapshot::default().with(change))
     };
-    assert_eq!(hides(false, None), [""; 0]);
-    assert_eq!(hides(false, Some(false)), [""; 0]);
-    assert_eq!(hides(true, Some(true)), ["keys of nodes", "instances of nodes"]);
-    assert_eq!(hides(false, Some(true)), ["instances of nodes"]);
+    assert_eq!(hides(false, Sight::None), [""; 0]);
+    assert_eq!(hides(false, Sight::Whole), [""; 0]);
+    assert_eq!(hides(true, Sight::Part), ["keys of nodes", "instances of nodes"]);
+    assert_eq!(hides(false, Sight::Part), ["instances of nodes"]);
 }
 
 /// The names, times and nodes of the events that are shown when nodes tell (name, time).
@@ -72,8 +103,11 @@ fn shown(of_nodes: &[(&str, &[(&str, u64)])]) -> Vec<(String, u64, String)> {
         told.events.extend(events.iter().enumerate().map(past));
         told
     };
-    let told = of_nodes.iter().map(|(id, events)| ((*id).to_owned(), told(events))).collect();
-    events(&told).into_iter().map(|it| (it.event, it.at_ms, it.node_id)).collect()
+    let told: Vec<_> = of_nodes.iter().map(|(id, events)| (*id, told(events))).collect();
+    events(told.iter().map(|(id, told)| (*id, told)))
+        .into_iter()
+        .map(|it| (it.event, it.at_ms, it.node_id))
+        .collect()
 }
 
 #[test]

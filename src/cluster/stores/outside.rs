@@ -47,13 +47,7 @@ pub(super) async fn check_whole(
             "ACLs hide maps of stores: the token lacks key:read on {prefix:?}"
         ));
     }
-    let meta = &listed.meta;
-    let tells = match meta.default_acl_policy {
-        Some("allow") => true,
-        Some(_) => meta.has_token,
-        None => false,
-    };
-    if tells || !listed.value.items().is_empty() {
+    if listed.meta.tells_hidden() || !listed.value.items().is_empty() {
         return Ok(());
     }
     let lacking = lacking(cluster.client(), vec![Right::read("key", prefix)]).await?;

@@ -124,6 +124,15 @@ impl Meta {
         }
     }
 
+    /// Whether [`Meta::filtered_by_acl`] says it if ACLs hide entries of this list.
+    pub fn tells_hidden(&self) -> bool {
+        match self.default_acl_policy {
+            Some("allow") => true,
+            Some(_) => self.has_token && self.backend.is_some() && !self.is_streamed(),
+            None => false,
+        }
+    }
+
     /// Whether the agent streamed the answer from its servers.
     pub fn is_streamed(&self) -> bool {
         self.backend.as_deref() == Some("streaming")
@@ -177,5 +186,20 @@ mod tests {
         assert_eq!(hidden(None, Some("allow"), false), None);
         assert_eq!(hidden(Some(true), Some("deny"), true), Some(Some("are hidden by ACLs")));
         assert_eq!(hidden(Some(false), Some("deny"), true), None);
+    }
+
+    #[test]
+    fn an_old_server_a_stream_and_a_caller_without_a_token_are_not_told_what_is_hidden() {
+        let tells = |policy, has_token, backend: Option<&str>| {
+            let backend = backend.map(str::to_owned);
+            let meta = Meta { default_acl_policy: policy, has_token, backend, ..Meta::default() };
+            meta.tells_hidden()
+        };
+        assert!(tells(Some("deny"), true, Some("blocking-query")));
+        assert!(tells(Some("allow"), false, Some("blocking-query")));
+        assert!(!tells(Some("deny"), true, Some("streaming")));
+        assert!(!tells(Some("deny"), false, Some("blocking-query")));
+        assert!(!tells(Some("deny"), true, None), "Consul 1.9");
+        assert!(!tells(None, true, None), "Consul 1.8");
     }
 }
