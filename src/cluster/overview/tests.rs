@@ -57,7 +57,7 @@ fn lag(epoch: u64, newest: &[(u64, u64)]) -> Option<u64> {
     let begun = ManualClock::new().now();
     let mut lag = None;
     for (at_ms, epoch) in newest {
-        // Two nodes tell of it.
+        // Two nodes have it.
         for id in ["n2", "n3"] {
             known.told.insert(id.to_owned(), Told::of_map(*epoch));
         }
