@@ -7,7 +7,7 @@ use super::words::of_flags;
 use consul_ffi::client::Client;
 use consul_ffi::clock::WallClock;
 use consul_ffi::cluster::data_plane::DataPlane;
-use consul_ffi::cluster::overview::{MAP_TIME, NodeOverview, Overview};
+use consul_ffi::cluster::overview::{MAP_TIME, Overview};
 use consul_ffi::cluster::report::Overviews;
 use consul_ffi::cluster::rights::{self, Right};
 use consul_ffi::cluster::{Cluster, Options, Snapshot};
@@ -106,15 +106,13 @@ impl Session {
         Ok(View { cluster, overviews, overview })
     }
 
-    /// As [`Session::view`], when it is known which nodes are behind with the shard map or silent: one without
-    /// a new map gets the time for it, and one that was busy another question.
+    /// As [`Session::view`], when it is known which nodes are behind with the shard map: a node without a new
+    /// one gets the time for it.
     pub async fn settled_view(&self) -> Result<View, Error> {
         let mut view = self.view().await?;
         let newest = view.overview.map.as_ref().map_or(0, |map| map.epoch);
-        let is_late = |node: &NodeOverview| {
-            node.silent.is_some() || node.map_epoch.is_some_and(|epoch| epoch < newest)
-        };
-        if view.overview.nodes.iter().any(is_late) {
+        let is_older = |epoch: Option<u64>| epoch.is_some_and(|epoch| epoch < newest);
+        if view.overview.nodes.iter().any(|node| is_older(node.map_epoch)) {
             tokio::time::sleep(MAP_TIME).await;
             view.overview = view.again().await?;
         }
