@@ -211,11 +211,8 @@ impl Watcher {
             if self.failures == 1 {
                 // The client says once for all of its watches that it is refused.
                 if error.kind() != Kind::RateLimited {
-                    tracing::warn!(
-                        call,
-                        error = error.logged(),
-                        "a watch fails and goes on trying"
-                    );
+                    let error = error.logged();
+                    tracing::warn!(call, error, "a watch fails and goes on trying");
                 }
                 return Err(error);
             }

@@ -68,6 +68,11 @@ const NOT_HERE: &[(&str, &str)] = &[
     ),
     ("the leader's work failed; it is retried", "once a second at most"),
     ("too many connections without a valid request", "data_plane::flood"),
+    (
+        "Consul refuses requests because of its limits: waiting queries pause",
+        "once until it answers again",
+    ),
+    ("Consul answers again: waiting queries go on", "once after the line above"),
     ("a node is avoided", "once until it answers again"),
     ("a node that was avoided answers again", "once after the line above"),
     ("too many connections from other nodes", "strangers::tests"),
