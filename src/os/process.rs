@@ -54,6 +54,15 @@ pub fn daemonize() -> io::Result<()> {
     Ok(())
 }
 
+/// Ends all processes of a group, at once.
+#[cfg(feature = "server")]
+pub fn kill_group(leader: u32) {
+    if let Ok(leader @ 2..) = libc::pid_t::try_from(leader) {
+        // SAFETY: the call has no memory; a group that is gone is an error that does not matter.
+        unsafe { libc::kill(-leader, libc::SIGKILL) };
+    }
+}
+
 /// Keeps the memory and the environment of this process, and of its children, from other processes of
 /// the same user, and out of core dumps. Only root can still read them.
 pub fn hide_memory() {

@@ -25,6 +25,10 @@ pub struct Settings {
     pub max_query_time: Duration,
     /// `check_output_max_size`: the default limit of a check's output, in bytes.
     pub check_output_max_size: i64,
+    /// `enable_script_checks`: whether checks may run programs.
+    pub enable_script_checks: bool,
+    /// `enable_local_script_checks`: the same for checks in configuration files alone.
+    pub enable_local_script_checks: bool,
     /// `http_config.response_headers`: headers of each reply.
     pub response_headers: Vec<(HeaderName, HeaderValue)>,
     /// `http_config.block_endpoints`: paths that begin with one of these are refused.
@@ -42,6 +46,8 @@ impl Default for Settings {
             default_query_time: Duration::from_secs(5 * 60),
             max_query_time: Duration::from_secs(10 * 60),
             check_output_max_size: 4096,
+            enable_script_checks: false,
+            enable_local_script_checks: false,
             response_headers: Vec::new(),
             block_endpoints: Vec::new(),
         }

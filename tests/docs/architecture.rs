@@ -96,6 +96,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
             "transport/https.rs",
             "transport/tls.rs",
             "guard/send.rs",
+            "simulate/agent/probe/tls.rs",
             "simulate/http/listen.rs",
         ],
     ),

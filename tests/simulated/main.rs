@@ -2,6 +2,7 @@
 
 #![deny(dead_code)] // a test that is not listed
 
+mod checks;
 mod config;
 mod fuzz;
 mod interop;
@@ -22,6 +23,7 @@ fn main() {
             served::trials,
             config::trials,
             seldom::trials,
+            checks::trials,
         ],
     );
 }

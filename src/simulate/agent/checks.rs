@@ -19,7 +19,12 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Probe {
     /// Whether `host:port` accepts a connection.
-    Tcp(String),
+    Tcp {
+        /// Where to.
+        address: String,
+        /// For a connection with TLS.
+        tls: Option<CheckTls>,
+    },
     /// The answer to an HTTP request.
     Http {
         /// The whole URL.
@@ -32,7 +37,36 @@ pub enum Probe {
         body: String,
         /// Whether redirects are followed.
         follows: bool,
+        /// For `https`.
+        tls: CheckTls,
     },
+    /// Whether `host:port` answers a datagram.
+    Udp(String),
+    /// The health service of gRPC.
+    Grpc {
+        /// `host:port`, or `host:port/service`.
+        target: String,
+        /// For a connection with TLS.
+        tls: Option<CheckTls>,
+    },
+    /// Whether `host:port` answers a ping of HTTP/2.
+    H2Ping {
+        /// Where to.
+        address: String,
+        /// For a connection with TLS.
+        tls: Option<CheckTls>,
+    },
+    /// A program with its arguments, and its exit status.
+    Script(Vec<String>),
+}
+
+/// How a check uses TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckTls {
+    /// The name in the server's certificate, if it is not the address's.
+    pub server_name: String,
+    /// Whether any certificate will do.
+    pub skip_verify: bool,
 }
 
 /// The result of a probe.
@@ -49,8 +83,24 @@ pub enum ProbeResult {
         /// The body.
         body: Vec<u8>,
     },
+    /// A program ended; without a code by a signal.
+    Exited {
+        /// The exit status.
+        code: Option<i32>,
+        /// What it printed.
+        output: Vec<u8>,
+    },
+    /// What else a probe found.
+    Said {
+        /// The status of the check.
+        status: &'static str,
+        /// Its output.
+        output: String,
+    },
     /// The probe failed; the reason, in Go's words.
     Failed(String),
+    /// A probe of this kind is not run: the check stays as it is.
+    NotRun,
 }
 
 /// The I/O of checks.
@@ -112,18 +162,26 @@ impl Agent {
         let probe = self.options.prober.probe(&due.probe);
         let finding = match select(probe, self.clock.sleep_until(deadline)).await {
             Either::Left((finding, _)) => finding,
-            Either::Right(_) => ProbeResult::Failed(timed_out(&due.probe)),
+            Either::Right(_) => ProbeResult::Failed(timed_out(&due)),
         };
         running.due = None;
         self.with(|state| state.finish_check(&due, finding));
     }
 }
 
-fn timed_out(probe: &Probe) -> String {
-    match probe {
-        Probe::Tcp(address) => format!("dial tcp {address}: i/o timeout"),
+fn timed_out(due: &DueCheck) -> String {
+    match &*due.probe {
+        Probe::Tcp { address, .. } => format!("dial tcp {address}: i/o timeout"),
         Probe::Http { .. } => {
             "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned()
+        }
+        Probe::Udp(address) => format!("read udp {address}: i/o timeout"),
+        Probe::Grpc { .. } => {
+            "rpc error: code = DeadlineExceeded desc = context deadline exceeded".to_owned()
+        }
+        Probe::H2Ping { .. } => "HTTP2 ping failed: context deadline exceeded".to_owned(),
+        Probe::Script(_) => {
+            format!("Timed out ({}) running check", crate::simulate::go::duration_text(due.timeout))
         }
     }
 }
@@ -173,14 +231,16 @@ impl State {
     /// Records the result of a run, and schedules the next one.
     fn finish_check(&mut self, due: &DueCheck, finding: ProbeResult) {
         let Some(local) = self.local.checks.get_mut(&due.id) else { return };
-        let (status, output) = status_and_output(&due.probe, finding, local.output_max_size);
+        let found = status_and_output(&due.probe, finding, local.output_max_size);
         let Some(schedule) =
             local.schedule.as_mut().filter(|known| known.generation == due.generation)
         else {
             return;
         };
         let interval = schedule.interval;
-        if let Some(status) = schedule.count(status) {
+        if let Some((status, output)) = found
+            && let Some(status) = schedule.count(status)
+        {
             self.set_status(&due.id, status, output);
         }
         self.run_check_in(&due.id, interval);
@@ -267,11 +327,29 @@ impl Schedule {
     }
 }
 
-/// The status and output of a check for the result of its probe.
-fn status_and_output(probe: &Probe, finding: ProbeResult, most: usize) -> (&'static str, String) {
-    match (probe, finding) {
-        (Probe::Tcp(address), ProbeResult::Connected) => {
-            ("passing", format!("TCP connect {address}: Success"))
+/// The status and output of a check for the result of its probe; `None` if it was not run.
+fn status_and_output(
+    probe: &Probe,
+    finding: ProbeResult,
+    most: usize,
+) -> Option<(&'static str, String)> {
+    Some(match (probe, finding) {
+        (_, ProbeResult::NotRun) => return None,
+        (Probe::Tcp { address, tls }, ProbeResult::Connected) => {
+            let with = if tls.is_some() { "TCP+TLS" } else { "TCP" };
+            ("passing", format!("{with} connect {address}: Success"))
+        }
+        (Probe::Udp(address), ProbeResult::Connected) => {
+            ("passing", format!("UDP connect {address}: Success"))
+        }
+        (_, ProbeResult::Said { status, output }) => (status, output),
+        (_, ProbeResult::Exited { code, output }) => {
+            let status = match code {
+                Some(0) => "passing",
+                Some(1) => "warning",
+                _ => "critical",
+            };
+            (status, last_part(&output, most))
         }
         (Probe::Http { method, url, .. }, ProbeResult::Answered { code, status, body }) => {
             // The end of a long body is kept.
@@ -296,7 +374,16 @@ fn status_and_output(probe: &Probe, finding: ProbeResult, most: usize) -> (&'sta
         }
         (_, ProbeResult::Failed(why)) => ("critical", why),
         (_, other) => ("critical", format!("{other:?}")),
+    })
+}
+
+/// The end of what a program printed.
+fn last_part(output: &[u8], most: usize) -> String {
+    let kept = crate::simulate::go::lossy(&output[output.len().saturating_sub(most)..]);
+    if output.len() <= most {
+        return kept;
     }
+    format!("Captured {most} of {} bytes\n...\n{kept}", output.len())
 }
 
 #[cfg(test)]
@@ -338,10 +425,11 @@ mod tests {
                 headers: Vec::new(),
                 body: String::new(),
                 follows: true,
+                tls: CheckTls::default(),
             };
-            let (_, output) =
-                status_and_output(&probe, ProbeResult::Failed("refused".to_owned()), 0);
-            assert_eq!(output, format!("{named} \"http://a/\": refused"));
+            let found = status_and_output(&probe, ProbeResult::Failed("refused".to_owned()), 0);
+            let output = format!("{named} \"http://a/\": refused");
+            assert_eq!(found, Some(("critical", output)));
         }
     }
 

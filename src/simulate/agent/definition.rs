@@ -1,12 +1,13 @@
 //! Reads and validates the definitions of services and checks that are registered with the agent.
 
-use super::checks::{Probe, Schedule};
+use super::checks::{CheckTls, Probe, Schedule};
 use super::local_state::{Alias, LocalCheck};
 use crate::simulate::catalog::body::{addresses, check_meta, weights};
 use crate::simulate::catalog::proxy;
 use crate::simulate::go;
 use crate::simulate::http::decode::{GoType, Json, Object, decode_error};
 use crate::simulate::http::reply::Refusal;
+use crate::simulate::settings::Settings;
 use crate::simulate::store::State;
 use crate::simulate::store::catalog::{Address, Check, Service, Weights};
 use crate::wire::api::agent::STATUSES;
@@ -100,8 +101,21 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// `DeregisterCriticalServiceAfter` there.
 const MIN_DEREGISTER_AFTER: Duration = Duration::from_secs(60);
 
+/// Where a definition comes from, which decides whether it may run programs.
+#[derive(Clone, Copy)]
+pub(crate) enum Origin {
+    Request,
+    /// A configuration file.
+    #[cfg_attr(not(feature = "server"), expect(dead_code))]
+    File,
+}
+
 /// The service of a body, with its checks.
-pub(crate) fn service(json: &Json, state: &State) -> Result<(Service, Vec<LocalCheck>), Refusal> {
+pub(crate) fn service(
+    json: &Json,
+    state: &State,
+    origin: Origin,
+) -> Result<(Service, Vec<LocalCheck>), Refusal> {
     let given = Object::of_body(json, SERVICE)?;
     let (service, checks) = read_service(&given).map_err(decode_error)?;
     if service.name.is_empty() {
@@ -122,7 +136,7 @@ pub(crate) fn service(json: &Json, state: &State) -> Result<(Service, Vec<LocalC
         return Err(Refusal::bad("Status for checks must 'passing', 'warning', 'critical'"));
     }
     for check in &checks {
-        check.refuse_what_cannot_run()?;
+        check.refuse_what_cannot_run(origin, &state.settings)?;
     }
     let count = checks.len();
     let named = checks.into_iter().enumerate().map(|(place, mut check)| {
@@ -152,7 +166,7 @@ fn text_of_given(nanos: u64) -> String {
 }
 
 /// The check of a body.
-pub(crate) fn check(json: &Json, state: &State) -> Result<LocalCheck, Refusal> {
+pub(crate) fn check(json: &Json, state: &State, origin: Origin) -> Result<LocalCheck, Refusal> {
     let given = Object::of_body(json, OWN)?;
     let mut check = read_check(&given, "ID", &["Token"]).map_err(decode_error)?;
     if check.name.is_empty() {
@@ -162,7 +176,7 @@ pub(crate) fn check(json: &Json, state: &State) -> Result<LocalCheck, Refusal> {
         return Err(Refusal::bad("Bad check status"));
     }
     check.validate()?;
-    check.refuse_what_cannot_run()?;
+    check.refuse_what_cannot_run(origin, &state.settings)?;
     let service = match check.service_id.as_str() {
         "" => None,
         id => Some(state.local.services.get(id).ok_or_else(|| {
@@ -280,10 +294,6 @@ fn read_check(given: &Object<'_>, id: &str, more: &[&str]) -> Result<GivenCheck,
     for name in more {
         given.text(name)?;
     }
-    let either = |name: &str, other: &str| match given.text(name)? {
-        text if text.is_empty() => given.text(other),
-        text => Ok(text),
-    };
     let after = match duration(given, "DeregisterCriticalServiceAfter")? {
         0 => duration(given, "deregister_critical_service_after")?,
         nanos => nanos,
@@ -299,7 +309,7 @@ fn read_check(given: &Object<'_>, id: &str, more: &[&str]) -> Result<GivenCheck,
         interval_text: String::new(),
         timeout_text: String::new(),
         kind: kind(given)?,
-        service_id: either("ServiceID", "service_id")?,
+        service_id: either(given, "ServiceID", "service_id")?,
         output_max_size: given.int("OutputMaxSize")?,
         success_before_passing: given.int("SuccessBeforePassing")?,
         failures_before_warning: given.int("FailuresBeforeWarning")?,
@@ -311,22 +321,64 @@ fn read_check(given: &Object<'_>, id: &str, more: &[&str]) -> Result<GivenCheck,
     })
 }
 
-/// The target of the check; `None` for kinds that are not run here, such as TLS.
+/// A text under one of two names.
+fn either(given: &Object<'_>, name: &str, other: &str) -> Result<String, String> {
+    match given.text(name)? {
+        text if text.is_empty() => given.text(other),
+        text => Ok(text),
+    }
+}
+
+/// The program of the check, with its arguments.
+fn arguments(given: &Object<'_>) -> Result<Vec<String>, String> {
+    for name in ["Args", "ScriptArgs", "script_args"] {
+        match given.texts(name)? {
+            Some(arguments) if !arguments.is_empty() => return Ok(arguments),
+            _ => {}
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// What the agent does for the check; `None` for kinds that only others change.
 fn probe(given: &Object<'_>) -> Result<Option<Probe>, String> {
     let headers = headers(given)?;
-    let (url, method) = (given.text("HTTP")?, given.text("Method")?);
+    let method = given.text("Method")?;
     let body = given.text("Body")?;
-    let tcp = given.text("TCP")?;
-    let has_tls = given.flag("TCPUseTLS")? || given.flag("tcp_use_tls")?;
-    Ok(match kind(given)? {
-        "http" if url.starts_with("http://") => {
-            let method = if method.is_empty() { "GET".to_owned() } else { method };
-            let follows = !given.flag("DisableRedirects")?;
-            Some(Probe::Http { url, method, headers, body, follows })
-        }
-        "tcp" if !has_tls => Some(Probe::Tcp(tcp)),
-        _ => None,
-    })
+    let tls = CheckTls {
+        server_name: either(given, "TLSServerName", "tls_server_name")?,
+        skip_verify: given.flag("TLSSkipVerify")? || given.flag("tls_skip_verify")?,
+    };
+    let with_tls = |names: [&str; 2], by_default: bool| -> Result<Option<CheckTls>, String> {
+        let is_given = names.iter().any(|name| given.has(name));
+        let is_on = given.flag(names[0])? || given.flag(names[1])? || (by_default && !is_given);
+        Ok(is_on.then(|| tls.clone()))
+    };
+    Ok(Some(match kind(given)? {
+        "http" => Probe::Http {
+            url: given.text("HTTP")?,
+            method: if method.is_empty() { "GET".to_owned() } else { method },
+            headers,
+            body,
+            follows: !given.flag("DisableRedirects")?,
+            tls,
+        },
+        "tcp" => Probe::Tcp {
+            address: given.text("TCP")?,
+            tls: with_tls(["TCPUseTLS", "tcp_use_tls"], false)?,
+        },
+        "udp" => Probe::Udp(given.text("UDP")?),
+        "grpc" => Probe::Grpc {
+            target: given.text("GRPC")?,
+            tls: with_tls(["GRPCUseTLS", "grpc_use_tls"], false)?,
+        },
+        "h2ping" => Probe::H2Ping {
+            address: given.text("H2PING")?,
+            tls: with_tls(["H2PingUseTLS", "h2ping_use_tls"], true)?,
+        },
+        SCRIPT => Probe::Script(arguments(given)?),
+        _ => return Ok(None),
+    }))
 }
 
 fn headers(given: &Object<'_>) -> Result<Vec<(String, String)>, String> {
@@ -357,14 +409,13 @@ fn duration(given: &Object<'_>, name: &str) -> Result<u64, String> {
 const TTL: &str = "ttl";
 const ALIAS: &str = "alias";
 const SCRIPT: &str = "script";
+const DOCKER: &str = "docker";
 const OS_SERVICE: &str = "os_service";
 
 fn kind(given: &Object<'_>) -> Result<&'static str, String> {
-    let has_args = ["Args", "ScriptArgs", "script_args"]
-        .into_iter()
-        .any(|name| matches!(given.get(name), Some(Json::List(args)) if !args.is_empty()));
-    if has_args {
-        return Ok(SCRIPT);
+    if !arguments(given)?.is_empty() {
+        let container = either(given, "DockerContainerID", "docker_container_id")?;
+        return Ok(if container.is_empty() { SCRIPT } else { DOCKER });
     }
     for (field, kind) in [
         ("HTTP", "http"),
@@ -404,13 +455,20 @@ impl GivenCheck {
         Err(Refusal::bad(format!("Invalid check: {why}")))
     }
 
-    fn refuse_what_cannot_run(&self) -> Result<(), Refusal> {
-        match self.kind {
-            SCRIPT => Err(Refusal::server(
+    fn refuse_what_cannot_run(&self, origin: Origin, settings: &Settings) -> Result<(), Refusal> {
+        match (self.kind, origin) {
+            (SCRIPT, _) if settings.enable_script_checks => Ok(()),
+            (SCRIPT, Origin::File) if settings.enable_local_script_checks => Ok(()),
+            (SCRIPT, Origin::Request) => Err(Refusal::server(
                 "Scripts are disabled on this agent from remote calls; to enable, configure \
                  'enable_script_checks' to true",
             )),
-            OS_SERVICE => Err(Refusal::server("not implemented")),
+            (SCRIPT, Origin::File) => Err(Refusal::server(
+                "Scripts are disabled on this agent; to enable, configure 'enable_script_checks' \
+                 or 'enable_local_script_checks' to true",
+            )),
+            (DOCKER, _) => Err(Refusal::server("a simulated agent runs no Docker checks")),
+            (OS_SERVICE, _) => Err(Refusal::server("not implemented")),
             _ => Ok(()),
         }
     }

@@ -24,7 +24,7 @@ use super::store::catalog::{Check, Service};
 use super::store::watch::Topic;
 use crate::ordered;
 use crate::wire::api::agent as wire;
-use definition::is_status;
+use definition::{Origin, is_status};
 use std::hash::{DefaultHasher, Hasher};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
@@ -103,7 +103,7 @@ fn content_hash(service: &Service) -> String {
 }
 
 fn register_service(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let (service, checks) = definition::service(&body(&call.body)?, state)?;
+    let (service, checks) = definition::service(&body(&call.body)?, state, Origin::Request)?;
     let authority = state.authority(call);
     authority.check(Resource::Service, &service.name, Access::Write)?;
     if let Some(present) = state.local.services.get(&service.id) {
@@ -139,7 +139,7 @@ pub(super) fn known_service(state: &State, call: &Call) -> Result<String, Refusa
 }
 
 fn register_check(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let check = definition::check(&body(&call.body)?, state)?;
+    let check = definition::check(&body(&call.body)?, state, Origin::Request)?;
     permit_check(state, call, &check.check)?;
     state.register_check(check);
     Ok(Reply::done())

@@ -6,7 +6,8 @@ mod flags;
 mod keys;
 
 use super::acl::{Acl, DefaultPolicy, Secret};
-use super::agent::definition;
+use super::agent::definition::{self, Origin};
+use super::agent::probe::all::AllProber;
 use super::http::decode;
 use super::http::listen::{Listener, TlsFiles};
 use super::http::reply::Refusal;
@@ -248,8 +249,12 @@ impl Config {
     /// # Errors
     /// The first value that is invalid.
     pub fn agent(&self) -> Result<Agent, String> {
-        let mut options =
-            Options { pretty: self.is_dev, settings: self.settings()?, ..Options::default() };
+        let mut options = Options {
+            pretty: self.is_dev,
+            settings: self.settings()?,
+            prober: Arc::new(AllProber),
+            ..Options::default()
+        };
         if let Some(name) = self.text("node_name") {
             name.clone_into(&mut options.node_name);
         }
@@ -319,6 +324,8 @@ impl Config {
         if let Some(size) = self.get("check_output_max_size").and_then(Value::as_i64) {
             settings.check_output_max_size = size;
         }
+        settings.enable_script_checks = self.is_on("enable_script_checks", false);
+        settings.enable_local_script_checks = self.is_on("enable_local_script_checks", false);
         settings.response_headers = self.headers()?;
         let blocked = self.items("http_config.block_endpoints").iter();
         settings.block_endpoints = blocked.filter_map(Value::as_str).map(str::to_owned).collect();
@@ -363,14 +370,14 @@ impl Config {
     fn register(&self, state: &mut State) -> Result<(), String> {
         let (mut services, mut checks) = (BTreeSet::new(), BTreeSet::new());
         for given in self.get("service").into_iter().chain(self.items("services")) {
-            let (service, own) = definition::service(&service_of(given), state)
+            let (service, own) = definition::service(&service_of(given), state, Origin::File)
                 .map_err(|refusal| refused("service", given, &refusal))?;
             services.insert(service.id.clone());
             checks.extend(own.iter().map(|check| check.check.check_id.clone()));
             state.register_service(service, own, false);
         }
         for given in self.get("check").into_iter().chain(self.items("checks")) {
-            let mut check = definition::check(&definition_of(given), state)
+            let mut check = definition::check(&definition_of(given), state, Origin::File)
                 .map_err(|refusal| refused("check", given, &refusal))?;
             // Consul sets the type of a check only when it is registered by a request.
             check.check.kind.clear();

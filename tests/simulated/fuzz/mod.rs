@@ -130,8 +130,8 @@ impl Prober for NoNetwork {
     fn probe<'a>(&'a self, probe: &'a Probe) -> BoxFuture<'a, ProbeResult> {
         Box::pin(async move {
             match probe {
-                Probe::Tcp(_) => ProbeResult::Connected,
-                Probe::Http { .. } => ProbeResult::Failed("unreachable".to_owned()),
+                Probe::Tcp { .. } => ProbeResult::Connected,
+                _ => ProbeResult::Failed("unreachable".to_owned()),
             }
         })
     }

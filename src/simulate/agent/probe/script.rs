@@ -1,0 +1,52 @@
+//! Checks that run a program.
+
+use crate::os;
+use crate::simulate::agent::checks::ProbeResult;
+use std::process::Stdio;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+
+/// The output that is read; the rest is read and forgotten.
+const MAX_OUTPUT: usize = 1 << 20;
+
+/// Ends a group of processes when it is dropped.
+struct Group(u32);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        os::kill_group(self.0);
+    }
+}
+
+/// The exit status and the output of a program. Its processes end with the check's timeout.
+pub(super) async fn run(arguments: &[String]) -> Result<ProbeResult, String> {
+    let [program, arguments @ ..] = arguments else { return Err("no program".to_owned()) };
+    let failed = |error: std::io::Error| {
+        let why = error.to_string().to_lowercase();
+        format!("fork/exec {program}: {}", why.split(" (os error").next().unwrap_or_default())
+    };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let _group = child.id().map(Group);
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (mut output, errors) = tokio::join!(all(stdout), all(stderr));
+    output.extend(errors);
+    let status = child.wait().await.map_err(failed)?;
+    Ok(ProbeResult::Exited { code: status.code(), output })
+}
+
+async fn all(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let (mut output, mut part) = (Vec::new(), [0; 4096]);
+    let Some(mut from) = from else { return output };
+    while let Ok(length @ 1..) = from.read(&mut part).await {
+        let room = MAX_OUTPUT - output.len();
+        output.extend_from_slice(&part[..length.min(room)]);
+    }
+    output
+}
