@@ -1,7 +1,8 @@
 //! The client and the observer of a run.
 
-use super::arguments::{CommandLine, Keys, Verb};
+use super::arguments::{CommandLine, Drain, Keys, Leave, Maintenance, Verb};
 use super::common::consul::named;
+use super::common::secret;
 use super::failure::Failure;
 use super::words::of_flags;
 use consul_ffi::client::Client;
@@ -15,7 +16,6 @@ use consul_ffi::config::of_cluster;
 use consul_ffi::connect::connect;
 use consul_ffi::error::Error;
 use consul_ffi::logs::{self, Wanted};
-use consul_ffi::os;
 use consul_ffi::wire::value::Value;
 use consul_ffi::wire::value::shape::unknown;
 use std::sync::Arc;
@@ -23,9 +23,6 @@ use std::time::Duration;
 
 /// The name by which nodes see this program when it calls them.
 const NAME: &str = "consul-ha";
-
-/// The largest file with a secret.
-const MAX_SECRET: usize = 1 << 16;
 
 pub struct Session {
     pub client: Arc<Client>,
@@ -136,10 +133,10 @@ fn needed(verb: &Verb, options: &Options) -> Vec<Right> {
         Verb::Locks(locks) => {
             return vec![Right::read("key", &locks.prefix), Right::read("session", "")];
         }
-        Verb::Drain(it) => Some(write(&options.node_key(&it.of.node))),
-        Verb::Maintenance(it) => Some(write(&options.node_key(&it.of.node))),
-        Verb::Leave(it) => Some(write(&options.node_key(&it.of.node))),
-        Verb::Forget(it) => Some(write(&options.node_key(&it.node))),
+        Verb::Drain(Drain { of, .. })
+        | Verb::Maintenance(Maintenance { of, .. })
+        | Verb::Leave(Leave { of, .. })
+        | Verb::Forget(of) => Some(write(&options.node_key(&of.node))),
         // Which node leads is not known yet.
         Verb::HandOver(_) => Some(write(&options.nodes_prefix)),
         Verb::Thaw(_) => Some(write(&options.epoch_key())),
@@ -151,10 +148,7 @@ fn needed(verb: &Verb, options: &Options) -> Vec<Right> {
 
 /// The secrets of the cluster: the lines of the file.
 fn secrets(file: &str) -> Result<Value, Failure> {
-    let of_file = |why: String| Failure::Usage(format!("--cluster-key-file {file:?}: {why}"));
-    let bytes =
-        os::read_file(file.as_ref(), MAX_SECRET).map_err(|error| of_file(error.to_string()))?;
-    let text = String::from_utf8(bytes).map_err(|_| of_file("it is not UTF-8".to_owned()))?;
+    let text = secret("--cluster-key-file", file).map_err(Failure::Usage)?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     Ok(Value::List(lines.map(Value::from).collect()))
 }

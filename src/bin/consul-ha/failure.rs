@@ -1,7 +1,8 @@
 //! Why the program ends without success, and its exit status.
 
+use super::common::status_of;
 use super::words;
-use consul_ffi::error::{Error, Kind};
+use consul_ffi::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -24,13 +25,7 @@ impl Failure {
             Failure::Refused(_) | Failure::NotWell => 1,
             Failure::Usage(_) => 2,
             Failure::Limit(_) => 4,
-            Failure::Call(error) => match error.kind() {
-                Kind::Argument | Kind::Config => 2,
-                Kind::Connect | Kind::Timeout | Kind::Tls => 3,
-                Kind::NoLeader | Kind::RateLimited => 3,
-                Kind::PermissionDenied | Kind::AclNotFound => 5,
-                _ => 1,
-            },
+            Failure::Call(error) => status_of(error.kind()),
         })
     }
 

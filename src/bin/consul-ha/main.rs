@@ -22,25 +22,17 @@ mod progress;
 mod words;
 
 use arguments::{CommandLine, Verb};
-use clap::{CommandFactory, Parser};
+use common::line::{completion, parsed};
 use connection::Session;
 use failure::Failure;
 use output::Output;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let line = CommandLine::try_parse().unwrap_or_else(|error| {
-        // To print the help is not a failure.
-        if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
-            output::print_json(&output::failed("usage", &error.to_string()));
-        }
-        error.exit()
-    });
+    let line: CommandLine = parsed();
     let output = Output { json: line.json };
     if let Verb::Completion { shell } = line.verb {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut CommandLine::command(), "consul-ha", &mut script);
-        output::print(String::from_utf8_lossy(&script).trim_end());
+        completion::<CommandLine>(shell);
         return ExitCode::SUCCESS;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -1,6 +1,7 @@
 //! The clients of a run.
 
 use super::arguments::{CommandLine, Etcd as Given};
+use super::common::secret;
 use super::failure::Failure;
 use super::progress::Progress;
 use consul_ffi::clock::{Clock, SystemClock};
@@ -17,9 +18,6 @@ use consul_ffi::transport::streaming::{Streaming, StreamingHttp};
 use consul_ffi::transport::{Options, TlsOptions};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The largest file with a secret.
-const MAX_SECRET: usize = 1 << 16;
 
 /// The time limit of an attempt to read a page of etcd.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -91,7 +89,10 @@ fn login(given: &Given) -> Result<Option<Login>, Failure> {
     };
     let of_environment = || std::env::var("ETCDCTL_PASSWORD").ok();
     let password = match &given.password_file {
-        Some(file) => Some(secret(file)?),
+        Some(file) => {
+            let text = secret("--etcd-password-file", file).map_err(Failure::Usage)?;
+            Some(text.trim_end_matches(['\r', '\n']).to_owned())
+        }
         None => in_user.or_else(of_environment),
     };
     let missing = || {
@@ -100,14 +101,6 @@ fn login(given: &Given) -> Result<Option<Login>, Failure> {
         Failure::Usage(why.to_owned())
     };
     Ok(Some(Login { name: name.to_owned(), password: password.ok_or_else(missing)? }))
-}
-
-fn secret(file: &str) -> Result<String, Failure> {
-    let of_file = |why: String| Failure::Usage(format!("etcd-password-file {file:?}: {why}"));
-    let bytes =
-        os::read_file(file.as_ref(), MAX_SECRET).map_err(|error| of_file(error.to_string()))?;
-    let text = String::from_utf8(bytes).map_err(|_| of_file("it is not UTF-8".to_owned()))?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 fn instance(verb: &str) -> Instance {

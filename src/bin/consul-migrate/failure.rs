@@ -1,6 +1,7 @@
 //! Why the program ends without success, and its exit status.
 
-use consul_ffi::error::{Error, Kind};
+use super::common::status_of;
+use consul_ffi::error::Error;
 use consul_ffi::migrate::Stop;
 use consul_ffi::migrate::etcd::Refused;
 use std::fmt;
@@ -25,13 +26,7 @@ impl Failure {
             Failure::Interrupted => 130,
             Failure::Stopped(Stop::Refused(_) | Stop::Compacted) => 1,
             Failure::Stopped(Stop::Held(_)) => 4,
-            Failure::Stopped(Stop::Failed(error)) => match error.kind() {
-                Kind::Argument | Kind::Config => 2,
-                Kind::Connect | Kind::Timeout | Kind::Tls => 3,
-                Kind::NoLeader | Kind::RateLimited => 3,
-                Kind::PermissionDenied | Kind::AclNotFound => 5,
-                _ => 1,
-            },
+            Failure::Stopped(Stop::Failed(error)) => status_of(error.kind()),
         })
     }
 

@@ -16,25 +16,17 @@ mod progress;
 mod verbs;
 
 use arguments::{CommandLine, Verb};
-use clap::{CommandFactory, Parser};
-use common::print::{PROGRAM, failed, print, print_json, say};
+use common::line::{completion, parsed};
+use common::print::{PROGRAM, failed, print_json, say};
 use connection::Session;
 use failure::Failure;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
-    let line = CommandLine::try_parse().unwrap_or_else(|error| {
-        // To print the help is not a failure.
-        if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
-            print_json(&failed("usage", &error.to_string()));
-        }
-        error.exit()
-    });
+    let line: CommandLine = parsed();
     if let Verb::Completion { shell } = line.verb {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut CommandLine::command(), PROGRAM, &mut script);
-        print(String::from_utf8_lossy(&script).trim_end());
+        completion::<CommandLine>(shell);
         return ExitCode::SUCCESS;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
