@@ -27,4 +27,4 @@ pub use private_socket::listen as listen_privately;
 pub use process::kill_group;
 pub use process::{Process, daemonize, hide_memory, module_path};
 pub use signals::{NoSigpipe, block_signals, spawn};
-pub use socket::{ReceiveMode, is_idle, receive, send, watch};
+pub use socket::{ReceiveMode, Stream, is_idle, receive, send, watch};

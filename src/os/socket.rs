@@ -6,6 +6,12 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A connection, with TLS or without. Boxed, so that the code which runs on it is in the module once.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// Suppresses SIGPIPE. Systems whose `send` has no such flag set an option when the socket is
 /// created.

@@ -1,6 +1,6 @@
 //! Checks of all kinds: consul-sim runs them as Consul 1.21 does.
 
-use crate::served::{Outcome, PATIENCE, shown};
+use crate::served::{Outcome, PATIENCE, ask, shown};
 use crate::support::answering::Server;
 use crate::support::authority::{Authority, Folder};
 use crate::support::consul::{self, RealConsul};
@@ -181,10 +181,7 @@ fn each_kind_runs() -> Outcome {
 }
 
 fn checks(address: &str) -> Result<Value, Failed> {
-    let said = crate::served::talk(
-        address.parse()?,
-        format!("GET /v1/agent/checks HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes(),
-    )?;
+    let said = ask(address, "GET", "/v1/agent/checks", "")?;
     let body = said.text.split_once("\r\n\r\n").ok_or("no body")?.1;
     Ok(serde_json::from_str(body)?)
 }

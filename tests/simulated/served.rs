@@ -129,14 +129,18 @@ pub fn talk(address: SocketAddr, bytes: &[u8]) -> Result<Said, Failed> {
     Ok(Said { statuses: statuses.collect(), text })
 }
 
-/// The answer without what differs between two agents.
-pub fn shown(address: &str, method: &str, path: &str, body: &str) -> Result<String, Failed> {
-    // By HTTP/1.0, so that no answer comes in chunks.
+/// The answer to a request by HTTP/1.0, so that it does not come in chunks.
+pub fn ask(address: &str, method: &str, path: &str, body: &str) -> Result<Said, Failed> {
     let length = body.len();
     let asked = format!(
         "{method} {path} HTTP/1.0\r\nHost: consul\r\nContent-Length: {length}\r\n\r\n{body}"
     );
-    let said = talk(address.parse()?, asked.as_bytes())?;
+    talk(address.parse()?, asked.as_bytes())
+}
+
+/// The answer without what differs between two agents.
+pub fn shown(address: &str, method: &str, path: &str, body: &str) -> Result<String, Failed> {
+    let said = ask(address, method, path, body)?;
     let is_own = |line: &str| {
         let line = line.to_lowercase();
         ![

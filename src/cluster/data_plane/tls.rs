@@ -24,7 +24,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
@@ -33,11 +32,6 @@ pub(super) const HANDSHAKE: u8 = 0x16;
 
 /// How long a connection is used after the certificates at its ends were checked, which may expire.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(60);
-
-/// A connection, with TLS or without. Boxed, so that HTTP is in the module once for both.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// The files of mutual TLS between nodes, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]

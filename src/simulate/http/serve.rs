@@ -1,6 +1,7 @@
 //! Serves the agent on sockets, for `consul-sim`.
 
-use super::listen::{Listener, Stream};
+use super::listen::Listener;
+use crate::os::Stream;
 use crate::simulate::Agent;
 use crate::sync::lock;
 use bytes::Bytes;

@@ -1,7 +1,8 @@
 //! The checks of all kinds.
 
-use super::{Stream, answer, connect, dial, http2, script, tls};
+use super::{answer, connect, dial, http2, script, tls};
 use crate::clock::BoxFuture;
+use crate::os::Stream;
 use crate::simulate::agent::checks::{CheckTls, Probe, ProbeResult, Prober};
 use http::Uri;
 use tokio::net::UdpSocket;

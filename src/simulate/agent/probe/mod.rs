@@ -11,22 +11,18 @@ mod tls;
 
 use super::checks::{Probe, ProbeResult, Prober};
 use crate::clock::BoxFuture;
+use crate::os::Stream;
 use crate::transport::http1::{ReceiveBuffer, RequestHeads, ResponseParser};
 use bytes::Bytes;
 use http::header::{ACCEPT, CONNECTION, HOST, LOCATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use std::io;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use url::Url;
 
 /// The part of an answer's body that is read.
 const MAX_BODY_BYTES: usize = 1 << 20;
-
-/// A connection, with TLS or without.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// Connects to the server of a URL.
 type Connect<'a> =

@@ -2,6 +2,7 @@
 
 use crate::os;
 use crate::simulate::agent::checks::ProbeResult;
+use crate::simulate::go;
 use std::process::Stdio;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
@@ -21,10 +22,7 @@ impl Drop for Group {
 /// The exit status and the output of a program. Its processes end with the check's timeout.
 pub(super) async fn run(arguments: &[String]) -> Result<ProbeResult, String> {
     let [program, arguments @ ..] = arguments else { return Err("no program".to_owned()) };
-    let failed = |error: std::io::Error| {
-        let why = error.to_string().to_lowercase();
-        format!("fork/exec {program}: {}", why.split(" (os error").next().unwrap_or_default())
-    };
+    let failed = |error: std::io::Error| format!("fork/exec {program}: {}", go::error_text(&error));
     let mut child = Command::new(program)
         .args(arguments)
         .process_group(0)

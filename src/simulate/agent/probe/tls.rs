@@ -1,7 +1,7 @@
 //! TLS of checks.
 
-use super::Stream;
 use crate::clock::SystemClock;
+use crate::os::Stream;
 use crate::simulate::agent::checks::CheckTls;
 use crate::transport::{TlsOptions, tls};
 use rustls::pki_types::ServerName;
