@@ -40,6 +40,13 @@ pub(super) fn quoted(text: impl AsRef<[u8]>) -> String {
     quoted
 }
 
+/// The text of an error of the system: in lower case and without its number.
+#[cfg(feature = "server")]
+pub(super) fn error_text(error: &std::io::Error) -> String {
+    let text = error.to_string().to_lowercase();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
 /// A boolean, as `strconv.ParseBool` reads it.
 pub(super) fn boolean(text: &str) -> Option<bool> {
     match text {

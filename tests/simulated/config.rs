@@ -99,6 +99,14 @@ fn invalid_files_and_flags_get_consuls_errors() -> Outcome {
     ] {
         check_same(&["-config-file", &folder.file(name, text)])?;
     }
+    // A format counts for files of any name.
+    check_same(&["-config-format=hcl", "-config-file", &folder.file("agent", "foo = 1")])?;
+    // Files and folders are read in the order of the command line.
+    let inside = Folder::new();
+    inside.file("bad.hcl", "in_the_folder = 1");
+    let (within, file) =
+        (inside.path("").display().to_string(), folder.file("bad.hcl", "in_the_file = 1"));
+    check_same(&["-config-dir", &within, "-config-file", &file])?;
     for flags in [
         &["-nosuchflag=1"][..],
         &["-datacenter"],

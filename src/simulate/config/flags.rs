@@ -138,10 +138,10 @@ impl CommandLine {
         Ok(Self { flags, rest: arguments.cloned().collect() })
     }
 
-    /// The values of a flag without a key.
-    pub(super) fn texts_of(&self, name: &'static str) -> impl Iterator<Item = &str> {
+    /// The values of these flags, in their order.
+    pub(super) fn texts_of(&self, names: &'static [&str]) -> impl Iterator<Item = &str> {
         self.flags.iter().filter_map(move |flag| match &flag.value {
-            Given::Text(text) if flag.name == name => Some(text.as_str()),
+            Given::Text(text) if names.contains(&flag.name) => Some(text.as_str()),
             _ => None,
         })
     }

@@ -31,9 +31,9 @@ use tokio::net::TcpListener;
 const MAX_FILE_BYTES: usize = 1 << 20;
 
 /// A configuration: the values of all files and flags, the last one of several.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Config {
-    line: Option<CommandLine>,
+    line: CommandLine,
     values: Map<String, Value>,
     is_dev: bool,
 }
@@ -47,12 +47,12 @@ impl Config {
         if !line.rest.is_empty() {
             return Err(format!("Unexpected extra arguments: [{}]", line.rest.join(" ")));
         }
-        let mut config = Self { line: Some(line.clone()), ..Self::default() };
-        let format = line.texts_of("config-format").last();
-        for file in line.texts_of("config-file").chain(line.texts_of("config-dir")) {
+        let mut config = Self { line: line.clone(), values: Map::new(), is_dev: false };
+        let format = line.texts_of(&["config-format"]).last();
+        for file in line.texts_of(&["config-file", "config-dir"]) {
             config.add_path(Path::new(file), format)?;
         }
-        for (place, text) in line.texts_of("hcl").enumerate() {
+        for (place, text) in line.texts_of(&["hcl"]).enumerate() {
             config.add(&format!("flags-{place}.hcl"), text, false)?;
         }
         // Flags outweigh files.
@@ -64,9 +64,7 @@ impl Config {
     fn add_path(&mut self, path: &Path, format: Option<&str>) -> Result<(), String> {
         let shown = path.display();
         let failed = |error: std::io::Error| {
-            // Without the number, as Go prints it.
-            let why = error.to_string().to_lowercase();
-            let why = why.split(" (os error").next().unwrap_or_default();
+            let why = go::error_text(&error);
             format!("config: Open failed on {shown}. open {shown}: {why}")
         };
         if !path.metadata().map_err(failed)?.is_dir() {
@@ -259,14 +257,15 @@ impl Config {
             name.clone_into(&mut options.node_name);
         }
         options.node_id = self.text("node_id").map(str::to_owned);
-        options.node_meta = owned(self.texts("node_meta")).collect();
+        let meta = self.texts("node_meta");
+        options.node_meta = meta.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         options.connect = self.is_on("connect.enabled", options.connect);
         self.configure_acl(&mut options.acl)?;
         let agent = Agent::new(options);
+        let line = self.line.clone();
+        let reload = move |state: &mut State| Config::read(&line)?.register(state);
         agent.with(|state| {
-            state.reload = self.line.clone().map(|line| {
-                Reload(Arc::new(move |state: &mut State| Config::read(&line)?.register(state)))
-            });
+            state.reload = Some(Reload(Arc::new(reload)));
             self.register(state)
         })?;
         Ok(agent)
@@ -422,14 +421,8 @@ async fn listen(protocol: &str, address: SocketAddr) -> Result<(String, TcpListe
     Ok((format!("{protocol}://{address}"), listener))
 }
 
-fn owned<'a>(
-    pairs: impl Iterator<Item = (&'a str, &'a str)>,
-) -> impl Iterator<Item = (String, String)> {
-    pairs.map(|(name, value)| (name.to_owned(), value.to_owned()))
-}
-
 fn is_json(path: &Path, format: Option<&str>) -> Option<bool> {
-    match format.or(path.extension()?.to_str())? {
+    match format.or_else(|| path.extension()?.to_str())? {
         "json" => Some(true),
         "hcl" => Some(false),
         _ => None,
