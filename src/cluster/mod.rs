@@ -268,9 +268,9 @@ impl Cluster {
     /// Emits an event. What a process sees when it looks for the first time did not happen then, so
     /// operators do not get it as an event.
     fn emit(&self, event: Event) {
-        let own = (!self.options.observer).then_some(&self.options.node_id);
+        let own = self.options.member_id();
         let is_own = match &event {
-            Event::NodeJoined(id) | Event::LeaderChanged(Some(id)) => Some(id) == own,
+            Event::NodeJoined(id) | Event::LeaderChanged(Some(id)) => Some(id.as_str()) == own,
             Event::Suspended | Event::Resumed | Event::Stopped(_) => true,
             _ => false,
         };

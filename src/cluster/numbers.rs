@@ -43,9 +43,7 @@ impl Source for Cluster {
         ] {
             page.level(metric, &labels, level);
         }
-        // An observer may have the name of a member.
-        let own = (!self.options.observer).then_some(node);
-        write_shards(page, labels, &snapshot, own);
+        write_shards(page, labels, &snapshot, self.options.member_id());
     }
 }
 

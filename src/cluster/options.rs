@@ -188,6 +188,11 @@ impl Options {
         format!("{}-{}", self.service(), self.node_id)
     }
 
+    /// The node's name if it is a member: an observer may have the name of one.
+    pub fn member_id(&self) -> Option<&str> {
+        (!self.observer).then_some(&*self.node_id)
+    }
+
     /// The key of a node, this one or another.
     pub fn node_key(&self, id: &str) -> String {
         format!("{}{id}", self.nodes_prefix)

@@ -299,7 +299,7 @@ impl Overviews {
     async fn ask(&self, known: &mut Known) {
         let snapshot = self.cluster.snapshot();
         let options = self.cluster.options();
-        let is_own = |id: &str| !options.observer && id == options.node_id;
+        let is_own = |id: &str| Some(id) == options.member_id();
         known.told.retain(|id, _| is_own(id) || snapshot.nodes.contains_key(id));
         for told in known.told.values_mut() {
             told.silent = None;

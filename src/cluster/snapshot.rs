@@ -87,8 +87,12 @@ impl Snapshot {
 
     /// Whether ACLs hide nodes from this process, or may hide some since it lacks a right.
     pub(super) fn is_hidden(&self) -> bool {
-        let may_hide = self.sight == Sight::Untold && self.may_hide.is_some();
-        self.hides_keys || self.sight == Sight::Part || may_hide
+        self.hides_keys || self.sight == Sight::Part || self.may_hide().is_some()
+    }
+
+    /// The rights that this process lacks to see all nodes, where Consul does not tell what it hides.
+    pub(super) fn may_hide(&self) -> Option<&str> {
+        self.may_hide.as_deref().filter(|_| self.sight == Sight::Untold)
     }
 
     /// The live members.

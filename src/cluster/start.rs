@@ -101,7 +101,7 @@ impl Cluster {
             let hides = meta.filtered_by_acl == Some(true);
             return Ok(hides.then(|| "service:read or node:read".to_owned()));
         }
-        let lacking = lacking(&self.client, rights::to_look(&self.options)).await?;
+        let lacking = lacking(&self.client, rights::to_see_nodes(&self.options)).await?;
         Ok((!lacking.is_empty()).then(|| rights::listed(&lacking)))
     }
 

@@ -263,7 +263,7 @@ impl DataPlane {
     ) -> Vec<(String, Result<Body, Error>)> {
         let node_ids = ordered::set(node_ids);
         let snapshot = self.cluster.snapshot();
-        let own = (!self.options().observer).then_some(self.options().node_id.as_str());
+        let own = self.options().member_id();
         let is_known = |id: &String| snapshot.nodes.contains_key(id) || own == Some(id.as_str());
         // There may be any number of others.
         let (known, others): (Vec<String>, Vec<String>) = node_ids.into_iter().partition(is_known);

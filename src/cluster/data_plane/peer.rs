@@ -3,10 +3,11 @@
 use super::auth::{self, ClusterKey};
 use super::circuit::{Circuit, FAILURES, Pass};
 use super::server::{self, DEMANDS_TLS};
-use super::tls::{self, Ends, Stream};
+use super::tls::{self, Ends};
 use super::wire::{self, Body, Bound, Head, MAX_HEAD_BYTES, NONCE_PATH, Signing};
 use crate::cluster::{Cluster, Options};
 use crate::error::{Error, Kind};
+use crate::os::Stream;
 use crate::sync::lock;
 use bytes::Bytes;
 use http::header::HOST;

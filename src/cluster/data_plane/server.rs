@@ -3,11 +3,12 @@
 
 use super::incoming::Outcome;
 use super::strangers::{Connections, Proof};
-use super::tls::{HANDSHAKE, Member, Stream};
+use super::tls::{HANDSHAKE, Member};
 use super::wire::{self, Body, Bound, CALL_PATH, Head, MAX_HEAD_BYTES, NONCE_PATH};
 use super::{ClusterKey, DataPlane, MAX_CALL_TIME, auth, refusal};
 use crate::error::{Error, Kind};
 use crate::metrics::{Stranger, numbers};
+use crate::os::Stream;
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response};

@@ -231,8 +231,7 @@ fn store_overview(
             changes.filter(move |it| it.kind == kind).map(move |it| (shard, it.to.to_string()))
         })
     };
-    let quorums =
-        Quorums { replicas: shared.replicas, write: shared.write_quorum, read: shared.read_quorum };
+    let quorums = shared.quorums();
     let done = |shard, node: &str, kind| done(told, name, (shard, node), (kind, quorums));
     let moving = changes(ChangeKind::Move).map(|(shard, to)| {
         let done = done(shard, &to, ChangeKind::Move);

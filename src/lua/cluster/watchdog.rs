@@ -31,13 +31,13 @@ impl Watched {
     /// # Errors
     /// As [`background_thread`].
     pub fn new(plane: Arc<DataPlane>, systemd: &Arc<Systemd>) -> Result<Arc<Self>, Error> {
+        let thread = background_thread()?;
         let (node, nodes) = (Watched { plane, has_ended: AtomicBool::new(false) }, NODES.get());
         let node = Arc::new(node);
         lock(&nodes.watched).push(Arc::downgrade(&node));
         if !nodes.is_told.swap(true, Ordering::Relaxed) {
             let systemd = Arc::clone(systemd);
-            background_thread()?
-                .spawn(async move { systemd.keep_alive(|| nodes.are_alive()).await });
+            thread.spawn(async move { systemd.keep_alive(|| nodes.are_alive()).await });
         }
         Ok(node)
     }
