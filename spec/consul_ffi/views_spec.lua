@@ -45,6 +45,11 @@ describe("views of many services", function()
     return table.concat(found, ",")
   end
 
+  local function watch(wanted)
+    views = assert(client:service_views(wanted))
+    assert.is_true(views:ready(10000))
+  end
+
   local function become(name, wanted)
     support.eventually(function()
       views:next(100)
@@ -56,8 +61,7 @@ describe("views of many services", function()
     local web, api = key .. "-web", key .. "-api"
     register(web, 1, "passing")
     register(web, 2, "passing")
-    views = assert(client:service_views({ web, api }))
-    assert.is_true(views:ready(10000))
+    watch({ web, api })
     assert.same({ api, web }, views:names())
     assert.equal("1,2", ports(web))
     assert.equal("", ports(api))
@@ -70,8 +74,7 @@ describe("views of many services", function()
   it("follow checks, new instances and instances that go", function()
     local web = key .. "-web"
     register(web, 1, "passing")
-    views = assert(client:service_views({ web }))
-    assert.is_true(views:ready(10000))
+    watch({ web })
     register(web, 2, "passing")
     become(web, "1,2")
     local node = register(web, 2, "critical")
@@ -86,8 +89,7 @@ describe("views of many services", function()
   it("follow the check of a node", function()
     local web = key .. "-web"
     local node = register(web, 1)
-    views = assert(client:service_views({ web }))
-    assert.is_true(views:ready(10000))
+    watch({ web })
     assert.equal("1", ports(web))
     for _, state in ipairs({ { "critical", "" }, { "passing", "1" } }) do
       local check = { Name = "node", CheckID = "node", Status = state[1] }
@@ -99,8 +101,7 @@ describe("views of many services", function()
   it("find an address, a weight and metadata that change without a check", function()
     local web = key .. "-web"
     register(web, 1, "passing")
-    views = assert(client:service_views({ web }))
-    assert.is_true(views:ready(10000))
+    watch({ web })
     register(web, 1, nil, { Address = "10.9.9.9", Meta = { version = "2" }, Weights = { Passing = 7, Warning = 1 } })
     support.eventually(function()
       views:next(100)
@@ -113,8 +114,7 @@ describe("views of many services", function()
     local web, busy = key .. "-web", key .. "-busy"
     register(web, 1, "passing")
     register(busy, 2, "passing")
-    views = assert(client:service_views({ web, busy }))
-    assert.is_true(views:ready(10000))
+    watch({ web, busy })
     for i = 1, 20 do
       register(busy, 2, nil, { Tags = { "v" .. i } })
       if i == 10 then
@@ -171,8 +171,7 @@ describe("views of many services", function()
     local web, api = key .. "-web", key .. "-api"
     register(web, 1, "passing")
     register(api, 2, "passing")
-    views = assert(client:service_views({ web, api }))
-    assert.is_true(views:ready(10000))
+    watch({ web, api })
     local first = {}
     for _ = 1, 2 do
       local _, name = assert(views:next(5000))

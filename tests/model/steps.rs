@@ -258,7 +258,7 @@ impl State {
                 continue;
             }
             let mut state = *self;
-            (state.consul, state.was_set_back, state.previous) = (entry, true, 0);
+            state.was_set_back = true;
             state.answer = entry + 1;
             for (node, is_asked) in state.nodes.iter_mut().zip(asked) {
                 if is_asked && holds(node.member(), entry) {
