@@ -133,6 +133,14 @@ impl Read {
     }
 }
 
+/// A read that never waits, and may change what is not in the Raft log. Its index is always 1.
+pub(super) struct Once {
+    /// As of [`Read`].
+    pub check: fn(&Call) -> Result<(), Refusal>,
+    pub answer: fn(&mut State, &Call) -> Result<Reply, Refusal>,
+    pub headers: Headers,
+}
+
 /// A read that can wait until the hash of its content differs from the caller's.
 pub(super) struct HashedRead {
     /// The parameter with the caller's hash.
@@ -161,6 +169,11 @@ pub(super) enum Headers {
         cache: bool,
         /// Whether blocking and cached reads are answered by the streaming backend.
         streams: bool,
+    },
+    /// Prepared queries: as those of the catalog, and a missing one has the index headers of an error.
+    Query {
+        /// Whether the agent's cache can answer.
+        cache: bool,
     },
 }
 
@@ -202,6 +215,23 @@ impl Agent {
             return self.with(|state| cache_headers(reply, state, call, options.cached));
         }
         reply
+    }
+
+    /// Answers a read that never waits.
+    pub(super) fn read_once(&self, once: &Once, call: &Call, options: &ReadOptions) -> Reply {
+        self.with(|state| {
+            let reply = (once.answer)(state, call).unwrap_or_else(Reply::from);
+            if is_error(&reply) {
+                return failed(once.headers, reply);
+            }
+            let reply = reply_headers(reply, once.headers, options, 1, false);
+            match once.headers {
+                Headers::Query { cache: true } if options.cached => {
+                    cache_headers(reply, state, call, true)
+                }
+                _ => reply,
+            }
+        })
     }
 
     /// Answers a read of the agent, after a wait if the caller already has the current content.
@@ -320,7 +350,7 @@ fn reply_headers(
     let reply = index_headers(reply, index, !streams).with_text("x-consul-query-backend", backend);
     match headers {
         Headers::Plain | Headers::Deferred | Headers::Cached | Headers::OfSuccess => reply,
-        Headers::Catalog { .. } => {
+        Headers::Catalog { .. } | Headers::Query { .. } => {
             reply.with_text("x-consul-effective-consistency", options.consistency.name())
         }
     }
@@ -350,7 +380,8 @@ pub(super) fn failed(headers: Headers, reply: impl Into<Reply>) -> Reply {
     let reply = reply.into();
     let has_none = matches!(headers, Headers::Plain | Headers::Catalog { streams: true, .. });
     // A missing entry is not an error of the server.
-    if has_none || reply.status == StatusCode::NOT_FOUND {
+    let is_query = matches!(headers, Headers::Query { .. });
+    if has_none || reply.status == StatusCode::NOT_FOUND && !is_query {
         return reply;
     }
     index_headers(reply, 1, false).with_text("x-consul-query-backend", "blocking-query")

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 /// The methods that the simulated agent answers as unknown endpoints, and the reasons.
 const NOT_SIMULATED: &[(&str, &str)] = &[
-    ("query_", "prepared queries are not part of what applications test against"),
     ("config_", "central configuration drives proxies, of which there are none"),
     ("connect_", "there is no mesh"),
     ("discovery_chain", "there is no mesh"),

@@ -15,6 +15,7 @@ mod health;
 mod http;
 mod kv;
 mod observer;
+mod query;
 mod session;
 mod status;
 mod target;
@@ -45,6 +46,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("event", event::BEHAVIOURS),
     ("coordinate", coordinate::BEHAVIOURS),
     ("http", http::BEHAVIOURS),
+    ("query", query::BEHAVIOURS),
     ("unsimulated", unsimulated::BEHAVIOURS),
     ("acl", acl::BEHAVIOURS),
     ("permissions", acl::permissions::BEHAVIOURS),

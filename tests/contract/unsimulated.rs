@@ -6,10 +6,6 @@ use consul_ffi::simulate::acl::DefaultPolicy::Deny;
 use consul_ffi::wire::value::Value;
 
 behaviours![
-    a_prepared_query_is_created_run_and_deleted,
-    an_unknown_prepared_query_is_absent,
-    a_prepared_query_of_a_used_name_is_refused,
-    a_query_template_is_explained,
     a_configuration_entry_is_written_read_and_deleted,
     a_configuration_entry_is_written_once_with_cas_zero,
     an_unknown_configuration_entry_is_absent,
@@ -39,64 +35,6 @@ async fn is_unknown(t: &T, method: &str, args: consul_ffi::wire::request::Args) 
         t.fails(method, args, Kind::Unsupported).await;
     }
     simulated
-}
-
-fn query(t: &T) -> Value {
-    table! {"Name" = t.name("q"), "Service" = table! {"Service" = "consul"}}
-}
-
-async fn a_prepared_query_is_created_run_and_deleted(t: T) {
-    if is_unknown(&t, "query_create", args![query(&t)]).await {
-        return;
-    }
-    let id = t.value("query_create", args![query(&t)]).await;
-    let id = id.as_str().unwrap();
-    assert_eq!(text(&t.value("query_read", args![id]).await, "Name"), t.name("q"));
-    assert!(texts(&t.value("query_list", args![]).await, "ID").contains(&id));
-    let found = t.value("query_execute", args![t.name("q"); "limit" = 1]).await;
-    assert_eq!(found.get("Nodes").unwrap().items().len(), 1);
-    let changed = table! {"Name" = t.name("q2"), "Service" = table! {"Service" = "none"}};
-    t.ok("query_update", args![id, changed]).await;
-    let found = t.value("query_execute", args![t.name("q2")]).await;
-    assert_eq!(found.get("Nodes").unwrap().items().len(), 0);
-    t.ok("query_delete", args![id]).await;
-    assert_eq!(t.value("query_read", args![id]).await, Value::Null);
-}
-
-async fn an_unknown_prepared_query_is_absent(t: T) {
-    const UNKNOWN: &str = "5d2c1b1e-0000-4000-8000-000000000000";
-    if is_unknown(&t, "query_read", args![UNKNOWN]).await {
-        return;
-    }
-    assert_eq!(t.value("query_read", args![UNKNOWN]).await, Value::Null);
-    t.fails("query_execute", args![t.name("none")], Kind::NotFound).await;
-    t.fails("query_update", args![UNKNOWN, query(&t)], Kind::NotFound).await;
-    t.ok("query_delete", args![UNKNOWN]).await;
-}
-
-async fn a_prepared_query_of_a_used_name_is_refused(t: T) {
-    if is_unknown(&t, "query_list", args![]).await {
-        return;
-    }
-    let id = t.value("query_create", args![query(&t)]).await;
-    let error = t.fails("query_create", args![query(&t)], Kind::Http).await;
-    assert!(error.message().contains("aliases an existing query name"), "{error}");
-    t.ok("query_delete", args![id]).await;
-}
-
-async fn a_query_template_is_explained(t: T) {
-    if is_unknown(&t, "query_explain", args!["x"]).await {
-        return;
-    }
-    let template = table! {
-        "Name" = t.name("t-"), "Template" = table! {"Type" = "name_prefix_match"},
-        "Service" = table! {"Service" = "${name.suffix}"},
-    };
-    let id = t.value("query_create", args![template]).await;
-    let explained = t.value("query_explain", args![t.name("t-web")]).await;
-    let service = explained.get("Query").unwrap().get("Service").unwrap();
-    assert_eq!(text(service, "Service"), "web");
-    t.ok("query_delete", args![id]).await;
 }
 
 fn entry(t: &T, protocol: &str) -> Value {

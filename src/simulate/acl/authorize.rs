@@ -32,11 +32,16 @@ enum Caller {
 impl State {
     /// The permissions of the caller at this moment.
     pub fn authority(&self, call: &Call) -> Authority {
+        self.authority_of(&self.secret(call))
+    }
+
+    /// The permissions of a token at this moment.
+    pub fn authority_of(&self, secret: &Secret) -> Authority {
         let acl = &self.acl;
         let caller = if !acl.is_enabled() {
             Caller::Unchecked
         } else {
-            match acl.tokens.get(&self.secret(call)) {
+            match acl.tokens.get(secret) {
                 Some(token) => Caller::Known {
                     accessor: token.accessor.clone(),
                     rules: acl.rules_of(token, &self.settings.datacenter),

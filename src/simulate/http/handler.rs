@@ -2,7 +2,7 @@
 
 use super::reply::{Refusal, Reply};
 use super::request::Call;
-use crate::simulate::blocking::{HashedRead, Read};
+use crate::simulate::blocking::{HashedRead, Once, Read};
 use crate::simulate::store::State;
 use crate::wire::table::Endpoint;
 
@@ -17,6 +17,8 @@ pub(crate) enum Handler {
     Checked(fn(&mut State, &Call) -> Result<Reply, Refusal>),
     /// As a read that can wait.
     Read(&'static Read),
+    /// As a read that never waits.
+    Once(&'static Once),
     /// As a read of the agent that can wait for a change of the content hash.
     Hashed(&'static HashedRead),
 }

@@ -1,6 +1,7 @@
 //! HTTP as Consul speaks it: from the bytes of a request to a handler, and back.
 
 pub(super) mod decode;
+pub(super) mod fields;
 pub(super) mod handler;
 #[cfg(feature = "server")]
 pub mod listen;

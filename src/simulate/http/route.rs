@@ -6,7 +6,7 @@ use super::request::{Call, Query, unescape};
 use crate::simulate::blocking::{self, ReadOptions};
 use crate::simulate::filter::{self, Filter};
 use crate::simulate::settings::Settings;
-use crate::simulate::{Agent, acl, agent, catalog, event, kv, session, status, txn};
+use crate::simulate::{Agent, acl, agent, catalog, event, kv, query, session, status, txn};
 use crate::wire::table::{Endpoint, Location, Verb};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, LOCATION, VARY};
@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 
 /// Every route, area by area.
 fn routes() -> impl Iterator<Item = &'static Route> {
-    [kv::ROUTES, txn::ROUTES, session::ROUTES, status::ROUTES, event::ROUTES]
+    [kv::ROUTES, txn::ROUTES, session::ROUTES, status::ROUTES, event::ROUTES, query::ROUTES]
         .into_iter()
         .flatten()
         .chain(agent::routes())
@@ -27,21 +27,35 @@ fn routes() -> impl Iterator<Item = &'static Route> {
 
 /// The routes by path. A path that ends in a slash matches all paths below it, as in Go's
 /// `http.ServeMux`.
-struct Mux(BTreeMap<&'static str, BTreeMap<Verb, &'static Route>>);
+struct Mux(BTreeMap<&'static str, Routes>);
+
+/// The routes of one fixed part, those with more after their first parameter before the others.
+type Routes = Vec<&'static Route>;
 
 static MUX: LazyLock<Mux> = LazyLock::new(|| {
-    let mut paths: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+    let mut paths: BTreeMap<&str, Routes> = BTreeMap::new();
     for route in routes() {
-        let path = route.0.path;
-        let fixed = path.find('{').map_or(path, |parameter| &path[..parameter]);
-        paths.entry(fixed).or_default().entry(route.0.method).or_insert(route);
+        let (fixed, tail) = parts(route);
+        let known = paths.entry(fixed).or_default();
+        let is_same = |other: &&Route| other.0.method == route.0.method && parts(other).1 == tail;
+        if !known.iter().any(is_same) {
+            let place = if tail.is_empty() { known.len() } else { 0 };
+            known.insert(place, route);
+        }
     }
     Mux(paths)
 });
 
+/// The path of a route before its first parameter, and after it.
+fn parts(route: &Route) -> (&'static str, &'static str) {
+    let path = route.0.path;
+    let fixed = path.find('{').map_or(path, |parameter| &path[..parameter]);
+    (fixed, path.find('}').map_or("", |end| &path[end + 1..]))
+}
+
 impl Mux {
     /// The routes of a path, and the rest of the path after their fixed part.
-    fn find<'a>(&self, path: &'a str) -> Option<(&BTreeMap<Verb, &'static Route>, &'a str)> {
+    fn find<'a>(&self, path: &'a str) -> Option<(&Routes, &'a str)> {
         if let Some(exact) = self.0.get(path) {
             return Some((exact, ""));
         }
@@ -51,9 +65,37 @@ impl Mux {
     }
 }
 
+/// The routes that fit the rest of a path, by method, and the rest without a fixed end.
+fn fitting<'a>(routes: &Routes, rest: &'a str) -> (BTreeMap<Verb, &'static Route>, &'a str) {
+    let ended = routes.iter().find_map(|route| {
+        let tail = parts(route).1;
+        (is_fixed(tail) && rest.ends_with(tail)).then_some(tail)
+    });
+    let mut verbs = BTreeMap::new();
+    for route in routes {
+        let tail = parts(route).1;
+        let has_more = tail.contains('{');
+        if ended.map_or(is_fixed(tail), |ended| tail != ended) {
+            continue;
+        }
+        // A handler with two parameters reports a missing one itself.
+        match has_more == rest.contains('/') {
+            true => verbs.insert(route.0.method, *route),
+            false => Some(*verbs.entry(route.0.method).or_insert(*route)),
+        };
+    }
+    (verbs, rest.strip_suffix(ended.unwrap_or("")).unwrap_or(rest))
+}
+
+/// Whether this end of a route's path has no parameter.
+fn is_fixed(tail: &str) -> bool {
+    !tail.is_empty() && !tail.contains('{')
+}
+
 /// The endpoint of a request; `None` if no path and method match.
 pub(crate) fn endpoint(request: &Request<Bytes>) -> Option<&'static Endpoint> {
-    let (verbs, _) = MUX.find(request.uri().path())?;
+    let (routes, rest) = MUX.find(request.uri().path())?;
+    let (verbs, _) = fitting(routes, rest);
     let route = verbs.iter().find(|(verb, _)| Method::from(**verb) == *request.method());
     route.map(|(_, route)| route.0)
 }
@@ -78,12 +120,13 @@ async fn answer_without_own_headers(agent: &Agent, parts: Parts, body: Bytes) ->
         return redirected(&parts.method, &parts.uri, &target);
     }
     match MUX.find(path) {
-        Some((verbs, rest)) => {
+        Some((routes, rest)) => {
+            let (verbs, rest) = fitting(routes, rest);
             let rest = unescape(rest.as_bytes()).unwrap_or_default();
             let reply = if agent.options.settings.blocks(path) {
                 Reply::text(StatusCode::FORBIDDEN, "Endpoint is blocked by agent configuration")
             } else {
-                routed(agent, verbs, rest, parts, body).await
+                routed(agent, &verbs, rest, parts, body).await
             };
             reply
                 .with(VARY, HeaderValue::from_static("Accept-Encoding"))
@@ -143,6 +186,15 @@ async fn dispatch(agent: &Agent, handler: &Handler, call: &mut Call) -> Result<R
             match check_scope(call, settings) {
                 Ok(()) => Ok(agent.read(read, call, &options).await),
                 Err(refusal) => Ok(blocking::failed(read.headers, refusal)),
+            }
+        }
+        Handler::Once(once) => {
+            let options = ReadOptions::parse(call, settings)?;
+            check_enterprise(call)?;
+            (once.check)(call)?;
+            match check_scope(call, settings) {
+                Ok(()) => Ok(agent.read_once(once, call, &options)),
+                Err(refusal) => Ok(blocking::failed(once.headers, refusal)),
             }
         }
         Handler::Hashed(read) => {

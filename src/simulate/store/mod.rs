@@ -13,6 +13,7 @@ use super::agent::checks::DueCheck;
 use super::agent::local_state::Local;
 use super::event::Events;
 use super::go;
+use super::query::QueryTable;
 use super::settings::Settings;
 use super::{Options, SERVER_PORT};
 use crate::clock::Instant;
@@ -65,6 +66,7 @@ pub(super) struct State {
     pub rng: fastrand::Rng,
     pub kv: KvTable,
     pub sessions: SessionTable,
+    pub queries: QueryTable,
     pub catalog: CatalogTable,
     pub acl: AclTable,
     pub coordinates: CoordinateTable,
@@ -101,6 +103,7 @@ impl State {
             rng: fastrand::Rng::with_seed(options.seed),
             kv: KvTable::default(),
             sessions: SessionTable::default(),
+            queries: QueryTable::default(),
             catalog: CatalogTable::default(),
             acl: AclTable::new(options.acl.clone()),
             coordinates: CoordinateTable::default(),
@@ -378,6 +381,7 @@ impl State {
             self.timers.cancel(key);
         }
         self.touch_session(&session);
+        self.queries.end_session(&session.id, index, &mut self.touched);
         let delay = u64::try_from(session.lock_delay_ns).unwrap_or(0);
         let delay = Duration::from_nanos(delay).min(MAX_LOCK_DELAY);
         for key in self.kv.locked_by(&session.id) {

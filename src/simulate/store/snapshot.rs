@@ -7,6 +7,7 @@ use super::coordinate::CoordinateTable;
 use super::session::SessionTable;
 use super::timer::Timers;
 use crate::clock::Instant;
+use crate::simulate::query::QueryTable;
 use std::collections::{HashMap, VecDeque};
 
 /// A copy of the tables that a change of the catalog can affect.
@@ -14,6 +15,7 @@ pub(crate) struct Snapshot {
     catalog: CatalogTable,
     coordinates: CoordinateTable,
     sessions: SessionTable,
+    queries: QueryTable,
     timers: Timers,
     lock_delays: HashMap<Box<[u8]>, Instant>,
     tombstone_batches: VecDeque<(Instant, u64)>,
@@ -25,6 +27,7 @@ impl State {
             catalog: self.catalog.clone(),
             coordinates: self.coordinates.clone(),
             sessions: self.sessions.clone(),
+            queries: self.queries.clone(),
             timers: self.timers.clone(),
             lock_delays: self.lock_delays.clone(),
             tombstone_batches: self.tombstone_batches.clone(),
@@ -32,11 +35,19 @@ impl State {
     }
 
     pub fn restore(&mut self, before: Snapshot) {
-        let Snapshot { catalog, coordinates, sessions, timers, lock_delays, tombstone_batches } =
-            before;
+        let Snapshot {
+            catalog,
+            coordinates,
+            sessions,
+            queries,
+            timers,
+            lock_delays,
+            tombstone_batches,
+        } = before;
         self.catalog = catalog;
         self.coordinates = coordinates;
         self.sessions = sessions;
+        self.queries = queries;
         self.timers = timers;
         self.lock_delays = lock_delays;
         self.tombstone_batches = tombstone_batches;

@@ -44,6 +44,8 @@ pub(crate) enum Topic {
     Policies,
     /// The coordinates of nodes.
     Coordinates,
+    /// The prepared queries.
+    Queries,
     /// The events that the agent received.
     Events,
 }
