@@ -121,6 +121,12 @@ impl Told {
     }
 
     #[cfg(test)]
+    pub fn of_lease(token: u64, left_ms: u64) -> Self {
+        let lease = Some(LeaseReport { token, left_ms });
+        Told { report: Some(Report { lease, ..Report::default() }), ..Told::default() }
+    }
+
+    #[cfg(test)]
     pub fn of_copies(copies: CopyReport) -> Self {
         let report = Report { copies: vec![copies], ..Report::default() };
         Told { report: Some(report), ..Told::default() }

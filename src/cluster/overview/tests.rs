@@ -3,6 +3,7 @@ use crate::clock::{Clock as _, ManualClock};
 use crate::cluster::event::{MAX_KEPT, PastEvent};
 use crate::cluster::node::{Complaint, Record};
 use crate::cluster::report::Known;
+use crate::cluster::snapshot::Leader;
 
 fn node(id: &str, incarnation: &str) -> Node {
     let document = serde_json::json!({
@@ -19,6 +20,9 @@ fn node(id: &str, incarnation: &str) -> Node {
     }
 }
 
+/// When a silent node is looked at, since the beginning.
+const LOOKED_AT: Duration = Duration::from_millis(42_900);
+
 /// What a node with this start that shows `change` is shown as, if it did not answer.
 fn silent_node(incarnation: &str, change: impl FnOnce(&mut Node)) -> NodeOverview {
     let mut node = node("n1", incarnation);
@@ -28,7 +32,8 @@ fn silent_node(incarnation: &str, change: impl FnOnce(&mut Node)) -> NodeOvervie
     let mut told = Told::default();
     told.silent = Some("no route".to_owned());
     let mut known = Known { told: [("n1".to_owned(), told)].into(), ..Known::default() };
-    let mut shown = nodes(&snapshot, &mut known, ManualClock::new().now());
+    let now = ManualClock::new().now() + LOOKED_AT;
+    let mut shown = nodes(&snapshot, &mut known, now);
     shown.remove(0)
 }
 
@@ -42,6 +47,11 @@ fn a_node_is_shown_as_its_checks_and_its_own_start_say() {
     assert_eq!((warns.state, warns.check_output.as_str()), (NodeState::Unavailable, "it sleeps"));
     let down = silent_node("", |node| node.is_live = false);
     assert_eq!((down.state, down.silent), (NodeState::Down, None), "that it is down says it");
+    assert_eq!(down.down_for_ms, None, "it was never seen live");
+    let down = silent_node("", |node| {
+        (node.is_live, node.down_since) = (false, Some(ManualClock::new().now()));
+    });
+    assert_eq!(down.down_for_ms, Some(42_900));
     let other = silent_node("another start", |_| {});
     assert_eq!(other.silent, None, "it was another start that did not answer");
 }
@@ -76,6 +86,81 @@ fn a_node_is_behind_when_it_has_had_the_time_to_get_a_newer_map() {
     assert_eq!(lag(7, &[(0, 7), (1000, 8), (2000, 9), (3000, 10)]), Some(3));
     assert_eq!(lag(7, &[(0, 9), (5000, 7), (9000, 7)]), Some(0), "Consul has lost the newer one");
     assert_eq!(lag(6, &[(0, 9), (5000, 7), (9000, 7)]), Some(1));
+}
+
+#[test]
+fn one_node_alone_makes_no_other_one_be_behind() {
+    let members = [("n1".to_owned(), node("n1", ""))].into();
+    let snapshot = Snapshot::default().with(|it| it.nodes = members);
+    let told = [("n1", 7), ("n2", 7), ("liar", 99)];
+    let told = told.map(|(id, epoch)| (id.to_owned(), Told::of_map(epoch)));
+    let mut known = Known { told: told.into(), ..Known::default() };
+    let begun = ManualClock::new().now();
+    for seconds in [0, 60] {
+        let shown = nodes(&snapshot, &mut known, begun + Duration::from_secs(seconds));
+        assert_eq!(shown[0].map_lag, Some(0));
+    }
+}
+
+/// A map in which shard 0 moves from n1 to n3 while n3 is listed first, and n2 has both shards.
+fn moving() -> ShardMap {
+    let document = serde_json::json!({
+        "format": 1, "epoch": 7, "token": 1, "replicas": 2, "nodes": ["n1", "n2", "n3"],
+        "shards": [[{ "node": 2, "source": 0, "since": 6 }, 1, { "node": 0, "leaving": true }], [1, 0]],
+    });
+    ShardMap::decode(document.to_string().as_bytes()).expect("a map")
+}
+
+#[test]
+fn a_replica_that_comes_or_goes_is_shown_as_that() {
+    let map = MapOverview::new(&moving());
+    let (whole, copied) = (Placed::Whole, Placed::Copied);
+    assert_eq!(
+        map.placement,
+        [
+            vec![whole(1, 'a'), copied(2, 'i', Some(0)), whole(0, 'l')],
+            vec![whole(1, 'a'), whole(0, 'a')]
+        ],
+        "the primary comes first"
+    );
+    let map = moving();
+    let loads = Loads::of(&map);
+    let of = |id: &str| {
+        let Loads { primaries, replicas, moving_in, moving_out } = loads[id];
+        [primaries, replicas, moving_in, moving_out]
+    };
+    assert_eq!(["n1", "n2", "n3"].map(of), [[0, 2, 0, 1], [2, 0, 0, 0], [0, 0, 1, 0]]);
+}
+
+#[test]
+fn the_lease_of_an_earlier_leadership_is_not_that_of_the_leader() {
+    let left = |token: u64| {
+        let leads = Leader {
+            node_id: "n1".to_owned(),
+            address: "a:1".to_owned(),
+            session_id: "s".to_owned(),
+            token,
+            elected_at_ms: 1,
+        };
+        let snapshot = Snapshot::default().with(|it| it.leader = Some(leads));
+        let told = [("n1".to_owned(), Told::of_lease(17, 7400))].into();
+        leader(&snapshot, &told).expect("a leader").lease_ms
+    };
+    assert_eq!((left(17), left(18)), (Some(7400), None));
+}
+
+#[test]
+fn the_latency_of_an_endpoint_is_in_milliseconds() {
+    let endpoint = |is_benched| {
+        let address = "http://127.0.0.1:8500".to_owned();
+        let latency = Some(Duration::from_micros(1250));
+        EndpointOverview::new("n1", EndpointHealth { address, is_benched, latency })
+    };
+    assert_eq!(endpoint(false).latency_ms, Some(1.25));
+    assert_eq!(
+        [false, true].map(|it| endpoint(it).state),
+        [EndpointState::Ok, EndpointState::Benched]
+    );
 }
 
 #[test]

@@ -324,6 +324,45 @@ mod tests {
     }
 
     #[test]
+    fn a_store_is_shown_as_its_map_has_it() {
+        let mut map = map();
+        map.shared = Shared { shards: 3, replicas: 5, write_quorum: 4, read_quorum: 2 };
+        map.unrecovered = [0, 2].into();
+        let StoreOverview { shards, replicas, write_quorum, read_quorum, map_version, .. } =
+            store_overview("points", &map, |_| true, &BTreeMap::new());
+        assert_eq!([shards as usize, replicas, write_quorum, read_quorum], [3, 5, 4, 2]);
+        assert_eq!(map_version, 9);
+        let live = |_: &str| true;
+        assert_eq!(store_overview("points", &map, live, &BTreeMap::new()).unrecovered, 2);
+    }
+
+    #[test]
+    fn a_store_waits_until_it_has_a_map_and_its_replicas_name_nodes() {
+        let waiting = ["points", "other"].map(|store| (store.to_owned(), "n4".to_owned()));
+        let maps = StoreMaps {
+            maps: [("points".to_owned(), map())].into(),
+            waiting: waiting.into(),
+            ..StoreMaps::default()
+        };
+        assert_eq!(maps.waiting(), [("other".to_owned(), "n4".to_owned())].into());
+        let held = ["n1", "n3", "n4", "n5"].map(|node| maps.held(node));
+        assert_eq!(held, [3, 3, 2, 0], "a target of a change counts");
+    }
+
+    #[test]
+    fn maps_that_were_read_count_for_some_seconds_when_they_cannot_be_read_again() {
+        let missed = |read| {
+            let mut maps = StoreMaps { read, ..StoreMaps::default() };
+            maps.missed("no answer");
+            maps.unread
+        };
+        assert_eq!(missed(None), ["no answer"]);
+        assert_eq!(missed(Some(Instant::now())), [""; 0]);
+        let long_ago = Instant::now().checked_sub(USUAL_AGE + Duration::from_secs(1));
+        assert_eq!(missed(Some(long_ago.expect("the machine runs for longer"))), ["no answer"]);
+    }
+
+    #[test]
     fn the_share_that_is_copied_is_known_when_both_sides_tell() {
         let copies = |taken: [(u64, bool); 2], records: &[(u32, u64)]| {
             let copies = [(1, taken[0]), (2, taken[1])].into();

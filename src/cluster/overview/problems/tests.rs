@@ -312,3 +312,49 @@ fn the_cure_of_a_store_names_the_nodes_of_its_own_shards() {
     assert!(ask.contains("enough holders of each shard"), "{named:?}");
     assert!(found[1].text.contains("who has 6 of its shards"), "{found:?}");
 }
+
+/// The commands of a cure.
+fn commands(cure: &str) -> Vec<&str> {
+    cure.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn a_cure_has_the_commands_that_end_its_problem() {
+    type Case = (fn(&mut Overview), &'static [&'static str]);
+    let cases: [Case; 9] = [
+        (|it| it.in_touch = false, &["consul operator raft list-peers"]),
+        (|it| it.leader = None, &["consul-ha doctor"]),
+        (|it| it.frozen = vec!["n2".to_owned()], &["consul-ha thaw"]),
+        (|it| it.nodes[1].state = NodeState::Down, &["consul-ha forget n2"]),
+        (|it| it.nodes[1].mode = Mode::Maintenance, &["consul-ha maintenance n2 --off"]),
+        (|it| it.nodes[1].mode = Mode::Draining, &["consul-ha drain n2 --off"]),
+        (|it| it.stores[0].at_risk = vec![at_risk(3, 1)], &["consul-ha accept-loss points SHARD"]),
+        (|it| it.stores[0].unrecovered = 2, &["consul-ha accept-loss points SHARD"]),
+        (|it| it.stores[0].at_risk = vec![at_risk(3, 2)], &[]),
+    ];
+    for (change, expected) in cases {
+        let found = after(change);
+        assert_eq!(commands(&found[0].cure), expected, "{found:?}");
+    }
+}
+
+#[test]
+fn a_shard_with_one_live_node_is_not_without_a_node() {
+    let found = after(|it| {
+        let placement = vec![vec![Placed::Whole(1, 'a'), Placed::Whole(0, 'a')]];
+        let nodes = vec!["n1".to_owned(), "n2".to_owned()];
+        it.map = Some(Arc::new(MapOverview { epoch: 9, shards: 1, replicas: 2, nodes, placement }));
+        it.nodes[1].state = NodeState::Down;
+    });
+    let names: Vec<&str> = found.iter().map(|it| it.problem).collect();
+    assert_eq!(names, ["node_down"]);
+}
+
+#[test]
+fn a_process_that_is_cut_off_does_not_say_what_it_cannot_know() {
+    let found = after(|it| (it.in_touch, it.leader, it.map) = (false, None, None));
+    let names: Vec<&str> = found.iter().map(|it| it.problem).collect();
+    assert_eq!(names, ["not_in_touch"]);
+    let knows_the_leader = after(|it| (it.in_touch, it.map) = (false, None));
+    assert_eq!(knows_the_leader.len(), 1, "{knows_the_leader:?}");
+}
