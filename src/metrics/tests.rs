@@ -94,3 +94,98 @@ fn further_services_are_shown_together() {
         assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
     }
 }
+
+/// The numbers with these operations, each number another one.
+fn distinct() -> Numbers {
+    let (numbers, mut next) = (Numbers::default(), 0);
+    let mut set = |counter: &Counter| {
+        next += 1;
+        counter.add(next);
+    };
+    let claims = [&numbers.locks, &numbers.permits];
+    for it in claims.map(|it| [&it.acquired, &it.released, &it.lost, &it.suspended]).as_flattened()
+    {
+        set(it);
+    }
+    let calls = &numbers.calls;
+    for it in [
+        &numbers.connections_opened,
+        &numbers.endpoint_failures,
+        &numbers.elections_won,
+        &numbers.leader_changes,
+        &numbers.suspensions,
+        &numbers.lines_left_out,
+        calls.sent.of(None),
+        calls.served.of(None),
+        &calls.retries,
+        &calls.avoidances,
+    ] {
+        set(it);
+    }
+    let store = numbers.store("points");
+    for it in [&store.reads, &store.writes, &store.deletions] {
+        set(it.outcomes.of(None));
+        set(&it.records);
+    }
+    [&store.copies, &store.repairs, &store.repaired_records].into_iter().for_each(set);
+    numbers
+}
+
+#[test]
+fn each_number_has_its_own_name() {
+    let mut page = Page::default();
+    let numbers = distinct();
+    for (why, times) in [
+        (Stranger::NoTls, 1),
+        (Stranger::Tls, 2),
+        (Stranger::Handshake, 3),
+        (Stranger::Signature, 4),
+        (Stranger::Replay, 5),
+        (Stranger::Crowd, 6),
+    ] {
+        (0..times).for_each(|_| numbers.calls.strangers.refuse(why));
+    }
+    numbers.write(&mut page);
+    let text = page.text(Format::Prometheus);
+    let shown: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("consul_ffi_"))
+        .filter(|line| !line.contains("duration") && !line.ends_with(" 0"))
+        .collect();
+    let expected = [
+        "client_connections_opened_total 9",
+        "client_endpoint_failures_total 10",
+        "locks_acquired_total{kind=\"lock\"} 1",
+        "locks_acquired_total{kind=\"semaphore\"} 5",
+        "locks_released_total{kind=\"lock\"} 2",
+        "locks_released_total{kind=\"semaphore\"} 6",
+        "locks_lost_total{kind=\"lock\"} 3",
+        "locks_lost_total{kind=\"semaphore\"} 7",
+        "locks_suspended_total{kind=\"lock\"} 4",
+        "locks_suspended_total{kind=\"semaphore\"} 8",
+        "cluster_elections_won_total 11",
+        "cluster_leader_changes_total 12",
+        "cluster_suspensions_total 13",
+        "data_plane_calls_total{outcome=\"ok\"} 15",
+        "data_plane_retries_total 17",
+        "data_plane_served_total{outcome=\"ok\"} 16",
+        "data_plane_circuit_openings_total 18",
+        "data_plane_strangers_refused_total{reason=\"crowd\"} 6",
+        "data_plane_strangers_refused_total{reason=\"handshake\"} 3",
+        "data_plane_strangers_refused_total{reason=\"no_tls\"} 1",
+        "data_plane_strangers_refused_total{reason=\"replay\"} 5",
+        "data_plane_strangers_refused_total{reason=\"signature\"} 4",
+        "data_plane_strangers_refused_total{reason=\"tls\"} 2",
+        "store_operations_total{store=\"points\",operation=\"delete\",outcome=\"ok\"} 23",
+        "store_operations_total{store=\"points\",operation=\"read\",outcome=\"ok\"} 19",
+        "store_operations_total{store=\"points\",operation=\"write\",outcome=\"ok\"} 21",
+        "store_records_total{store=\"points\",operation=\"delete\"} 24",
+        "store_records_total{store=\"points\",operation=\"read\"} 20",
+        "store_records_total{store=\"points\",operation=\"write\"} 22",
+        "store_copies_total{store=\"points\"} 25",
+        "store_repairs_total{store=\"points\"} 26",
+        "store_repaired_records_total{store=\"points\"} 27",
+        "log_lines_left_out_total 14",
+    ];
+    assert_eq!(shown, expected, "{text}");
+}

@@ -29,6 +29,7 @@ fn options(id: &str) -> Options {
         leader_key: "metrics/leader".to_owned(),
         shards_prefix: "metrics/shards/".to_owned(),
         config_key: "metrics/config".to_owned(),
+        replicas: 3,
         ..Options::new(id, "10.0.0.1:9000")
     }
 }
@@ -74,7 +75,7 @@ fn prometheus_reads_the_numbers_before_during_and_after_a_failover() {
             .filter_map(|id| of_node(&before, "cluster_own_shards", id, &role))
             .sum()
     };
-    assert_eq!((of_all("primary"), of_all("replica")), (1024.0, 1024.0));
+    assert_eq!((of_all("primary"), of_all("replica")), (1024.0, 2048.0));
 
     let killed = nodes.iter().find(|node| node.cluster.options().node_id == leader);
     world.kill(killed.expect("the leader"));
@@ -99,4 +100,31 @@ fn prometheus_reads_the_numbers_before_during_and_after_a_failover() {
     assert!(grown("consul_ffi_cluster_leader_changes_total") >= 2.0);
     let watched = "consul_ffi_watch_updates_total{endpoint=\"health_service\"}";
     assert!(grown(watched) >= 1.0, "{watched}");
+}
+
+#[test]
+fn a_frozen_map_is_a_number_until_it_is_thawed() {
+    let world = World::new();
+    let start = |id: &str| {
+        world.start(Options {
+            nodes_prefix: "frozen/nodes/".to_owned(),
+            shards_prefix: "frozen/shards/".to_owned(),
+            ..options(id)
+        })
+    };
+    let nodes = ["n1", "n2", "n3", "n4"].map(start);
+    world.wait(Duration::from_secs(5));
+    let frozen = |id: &str| {
+        let name = format!("consul_ffi_cluster_frozen{{cluster=\"frozen/nodes/\",node=\"{id}\"}} ");
+        let text = text(Format::Prometheus);
+        text.lines().find_map(|line| line.strip_prefix(&name)).map(str::to_owned)
+    };
+    assert_eq!(frozen("n1").as_deref(), Some("0"));
+    nodes[2..].iter().for_each(|node| world.kill(node));
+    world.wait(Duration::from_secs(30));
+    assert_eq!(nodes[0].cluster.snapshot().frozen, ["n3", "n4"]);
+    assert_eq!(["n1", "n2"].map(frozen), [Some("1".to_owned()), Some("1".to_owned())]);
+    world.run(nodes[0].cluster.thaw()).expect("an order");
+    world.wait(Duration::from_secs(30));
+    assert_eq!(frozen("n1").as_deref(), Some("0"));
 }

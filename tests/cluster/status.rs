@@ -3,6 +3,7 @@
 use crate::data_plane::world::{Node, World, keyed};
 use consul_ffi::cluster::report::Overviews;
 use consul_ffi::cluster::{Mode, Options};
+use consul_ffi::metrics::Format;
 use consul_ffi::status::{MAX_CONNECTIONS, MAX_STREAMS, Nodes, StatusServer};
 use consul_ffi::wire::api::kv;
 use consul_ffi::wire::request::Args;
@@ -108,6 +109,24 @@ fn load_balancers_and_programs_get_what_they_ask_for() {
         all[0].answer("HEAD /cluster HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     assert!(status(&head) == 200 && body.is_empty(), "{head}");
     assert_eq!(all[0].answer("GET /leader HTTP/1.0\r\n\r\n").1, "n1 leads\n");
+}
+
+#[test]
+fn a_scrape_gets_the_format_that_it_asks_for() {
+    let world = World::new();
+    let process = Process::new(&world, Vec::new());
+    let scrape = |accept: &str| {
+        let (head, body) = process.answer(&format!(
+            "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{accept}\r\n"
+        ));
+        let kind = head.lines().find_map(|line| line.strip_prefix("content-type: "));
+        (kind.unwrap_or_default().to_owned(), body.ends_with("# EOF\n"))
+    };
+    let (plain, open) = (Format::Prometheus.content_type(), Format::OpenMetrics.content_type());
+    assert_eq!(scrape(""), (plain.to_owned(), false));
+    assert_eq!(scrape("Accept: text/plain;version=0.0.4\r\n"), (plain.to_owned(), false));
+    let accept = "Accept: application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.3\r\n";
+    assert_eq!(scrape(accept), (open.to_owned(), true));
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod clocks;
 mod disks;
 mod identity;
 mod leadership;
+mod numbers;
 mod repairs;
 
 use crate::nodes::node;
