@@ -1,9 +1,11 @@
 //! What a process tells an operator of its cluster, by its own knowledge and by what the nodes tell.
 
 use crate::data_plane::world::{Node, World, keyed};
+use consul_ffi::cluster::data_plane::{Body, CallOptions};
 use consul_ffi::cluster::overview::{NodeState, Overview};
-use consul_ffi::cluster::report::Overviews;
+use consul_ffi::cluster::report::{Overviews, SERVICE};
 use consul_ffi::cluster::{Mode, Options};
+use consul_ffi::simulate::Fault;
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -154,4 +156,98 @@ fn a_node_of_an_earlier_release_has_no_report_and_that_is_no_problem() {
     let overview = look(&world, &overviews(&node));
     assert_eq!(problems(&overview), []);
     assert_eq!(overview.nodes.iter().map(|it| it.map_lag).collect::<Vec<_>>(), [None, Some(0)]);
+}
+
+#[test]
+fn an_observer_is_not_the_member_that_has_its_name() {
+    let world = World::new();
+    let node = world.node_with(named("consul-ha"), drop);
+    world.settle();
+    let _answering = overviews(&node);
+    let observer = Options { cluster_key: named("").cluster_key, ..Options::observer("consul-ha") };
+    let observer = world.node_with(observer, drop);
+    world.settle();
+    let overview = look(&world, &overviews(&observer));
+    assert_eq!(overview.told_by, None);
+    let [member] = overview.nodes.as_slice() else { panic!("{:?}", overview.nodes) };
+    let epoch = overview.map.as_ref().map(|map| map.epoch);
+    assert_eq!((member.id.as_str(), member.state), ("consul-ha", NodeState::Live));
+    assert!(
+        epoch.is_some() && member.map_epoch == epoch,
+        "it is asked over the data plane: {member:?}"
+    );
+    assert_eq!((member.silent.as_deref(), member.map_lag), (None, Some(0)));
+    let tellers: Vec<&str> = overview.endpoints.iter().map(|it| it.told_by.as_str()).collect();
+    assert_eq!(tellers, ["consul-ha", "consul-ha (observer)"]);
+    let lease = node.cluster.lease().expect("it leads").remaining().as_millis() as u64;
+    let leader = overview.leader.as_ref().expect("a leader");
+    assert_eq!((leader.node_id.as_str(), leader.lease_ms), ("consul-ha", Some(lease)));
+    assert_eq!(observer.cluster.state(), "observer");
+    assert_eq!(problems(&overview), []);
+}
+
+#[test]
+fn what_nodes_told_before_they_went_down_is_not_shown() {
+    let world = World::new();
+    let (_nodes, (_observer, asking)) = cluster(&world);
+    assert_eq!(look(&world, &asking).endpoints.len(), 4);
+    world.simulated.send("PUT", "/v1/agent/maintenance?enable=true", "");
+    world.settle();
+    std::thread::sleep(Duration::from_secs(1));
+    let overview = look(&world, &asking);
+    for node in &overview.nodes {
+        assert_eq!((node.state, node.map_epoch), (NodeState::Down, None), "{node:?}");
+        assert!(node.down_for_ms.is_some() && node.silent.is_none(), "{node:?}");
+    }
+    let tellers: Vec<&str> = overview.endpoints.iter().map(|it| it.told_by.as_str()).collect();
+    assert_eq!(tellers, ["operator"]);
+    assert!(!overview.events.is_empty(), "what has happened stays");
+}
+
+#[test]
+fn a_node_that_was_started_again_tells_its_events_from_the_first_one() {
+    let world = World::new();
+    let (nodes, _observer) = cluster(&world);
+    let told_after = |incarnation: &str, seq: u64| -> Vec<u64> {
+        let question = json!({ "incarnation": incarnation, "seq": seq }).to_string();
+        let options = CallOptions { of_service: true, ..CallOptions::default() };
+        let question = Body::json(question);
+        let asked = nodes[0].0.plane.call("n3", SERVICE, &question, &options);
+        let reply = world.runtime.block_on(asked).expect("a report");
+        let report: Value = serde_json::from_slice(&reply.bytes).expect("JSON");
+        let events = report["events"].as_array().expect("events").iter();
+        events.map(|it| it["seq"].as_u64().expect("a number")).collect()
+    };
+    let start = nodes[0].0.cluster.snapshot().nodes["n3"].record.incarnation.clone();
+    let all = told_after(&start, 0);
+    let last = *all.last().expect("it has joined");
+    assert_eq!((all[0], told_after(&start, last)), (1, vec![]));
+    assert_eq!(told_after("of its earlier start", last), all);
+}
+
+#[test]
+fn what_is_announced_with_the_map_is_told_after_one_look() {
+    let world = World::new();
+    let announced = r#"{"epoch":7,"digest":"0","frozen":["n2"],"restored":true}"#;
+    world.simulated.write("tsdb/cluster/shards/epoch", announced);
+    let observer = world.cluster(Options::observer("operator"));
+    world.simulated.run(observer.look()).expect("an answer");
+    let overview = look(&world, &Overviews::new(observer, None));
+    assert!(overview.in_touch && overview.restored);
+    assert_eq!(problems(&overview), [("no_leader", ""), ("frozen", ""), ("map_restored", "")]);
+}
+
+#[test]
+fn a_process_that_is_cut_off_says_so_and_shows_what_it_knew() {
+    let world = World::new();
+    let (_nodes, (_observer, asking)) = cluster(&world);
+    let epoch = |overview: &Overview| overview.map.as_ref().map(|map| map.epoch);
+    let before = epoch(&look(&world, &asking));
+    world.simulated.agent.add_fault(Fault { partition: true, ..Fault::default() });
+    world.simulated.wait(Duration::from_secs(60));
+    std::thread::sleep(Duration::from_secs(1));
+    let overview = look(&world, &asking);
+    assert!(!overview.in_touch);
+    assert_eq!(problems(&overview)[0], ("not_in_touch", ""));
+    assert_eq!((overview.nodes.len(), epoch(&overview)), (3, before));
 }

@@ -2,8 +2,11 @@
 
 use crate::nodes::{Process, owners};
 use crate::support::world::World;
+use consul_ffi::cluster::rights::{self, Right};
 use consul_ffi::cluster::{Cluster, Forgotten, Mode, Options};
 use consul_ffi::error::Kind;
+use consul_ffi::simulate::Fault;
+use futures_util::future::join;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,4 +235,36 @@ fn an_operator_to_whom_acls_hide_nodes_is_told_so() {
     let rules = r#"key_prefix "" { policy = "read" } service_prefix "" { policy = "read" }
         node_prefix "" { policy = "read" }"#;
     looks(rules).expect("it sees all");
+}
+
+#[test]
+fn another_change_of_the_node_is_no_change_of_the_shard_map() {
+    let world = World::new();
+    let nodes = world.nodes(2);
+    world.wait(Duration::from_secs(5));
+    let operator = look(&world);
+    let unchanged = world.run(operator.at_epoch(nodes[0].epoch())).expect("its epoch");
+    // Both have read the key when the first one writes it.
+    world.agent.add_fault(Fault { latency: Duration::from_millis(10), ..Fault::default() });
+    let (first, second) = world.run(join(
+        operator.set_mode("n1", Mode::Maintenance),
+        operator.set_mode_while(Some(&unchanged), "n1", Mode::Active),
+    ));
+    first.expect("a mode");
+    second.expect("the map is the same");
+    assert_eq!(look(&world).snapshot().nodes["n1"].record.mode, Mode::Active);
+}
+
+#[test]
+fn each_right_of_a_long_list_is_asked_for() {
+    let (world, management) = World::with_acl();
+    let rules = r#"key_prefix "has/" { policy = "read" }"#;
+    let client = world.client_with_rules(management, rules);
+    let lacks = [0, 70, 129].map(|n| Right::read("key", &format!("lacks/{n}")));
+    let has = (0..130).map(|n| Right::read("key", &format!("has/{n}")));
+    let mut asked: Vec<Right> = has.collect();
+    for (place, right) in [0, 70, 129].into_iter().zip(&lacks) {
+        asked[place] = right.clone();
+    }
+    assert_eq!(world.run(rights::lacking(&client, asked)).expect("an answer"), lacks);
 }
