@@ -182,16 +182,20 @@ async fn wait_until_empty(
 /// How many shards of the map and of the stores name a node that drains.
 async fn left(session: &Session, node: &str) -> Result<usize, Failure> {
     let cluster = session.look().await?;
-    let snapshot = cluster.snapshot();
+    let of_map = left_of_map(&cluster.snapshot(), node)?;
+    let of_stores = stores::outside::held(&cluster, node).await?;
+    Ok(of_map + of_stores.values().sum::<usize>())
+}
+
+/// How many shards of the map name it.
+fn left_of_map(snapshot: &Snapshot, node: &str) -> Result<usize, Failure> {
     if snapshot.nodes.get(node).is_some_and(|it| it.record.mode == Mode::Active) {
         return Err(Failure::Refused(format!("{node} is active again")));
     }
     if let Some(why) = snapshot.unreadable.first() {
         return Err(Failure::Refused(format!("it is not known what {node} has: {why}")));
     }
-    let of_map = snapshot.map.as_ref().map_or(0, |map| map.shards_of(node).len());
-    let of_stores = stores::outside::held(&cluster, node).await?;
-    Ok(of_map + of_stores.values().sum::<usize>())
+    Ok(snapshot.map.as_ref().map_or(0, |map| map.shards_of(node).len()))
 }
 
 /// `maintenance`
@@ -412,4 +416,73 @@ pub async fn accept_loss(
     let text = format!("accepted: {text}");
     output.done(&text, json!({ "store": store, "shard": shard, "lost": lost }), *dry_run);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consul_ffi::cluster::shard_map::ShardMap;
+    use consul_ffi::cluster::{Complaint, Leader, Node, Record};
+
+    /// Two live nodes, of which n1 leads and has the only shard.
+    fn snapshot(of_n1: Mode, of_n2: Mode) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (id, mode) in [("n1", of_n1), ("n2", of_n2)] {
+            let record = json!({
+                "id": id, "address": "a:1", "weight": 1.0, "mode": mode.name(), "started_ms": 1, "incarnation": "i",
+            });
+            let record: Record = serde_json::from_value(record).expect("a record");
+            let node = Node {
+                record: record.into(),
+                modify_index: 1,
+                is_live: true,
+                down_since: None,
+                vanished_at: None,
+                complaint: Complaint::default(),
+            };
+            snapshot.nodes.insert(id.to_owned(), node);
+        }
+        snapshot.leader = Some(Leader {
+            node_id: "n1".to_owned(),
+            address: "a:1".to_owned(),
+            session_id: "s".to_owned(),
+            token: 1,
+            elected_at_ms: 1,
+        });
+        let map = br#"{"format":1,"epoch":7,"token":1,"replicas":1,"nodes":["n1"],"shards":[[0]]}"#;
+        snapshot.map = Some(Arc::new(ShardMap::decode(map).expect("a map")));
+        snapshot
+    }
+
+    fn refusal(left: Result<usize, Failure>) -> String {
+        left.map_or_else(|failure| failure.to_string(), |left| format!("{left} left"))
+    }
+
+    #[test]
+    fn a_drain_is_not_over_while_the_map_is_not_known() {
+        let mut drains = snapshot(Mode::Draining, Mode::Active);
+        assert_eq!(refusal(left_of_map(&drains, "n1")), "1 left");
+        assert_eq!(refusal(left_of_map(&drains, "n3")), "0 left", "a node that is gone");
+        drains.map = None;
+        drains.unreadable = vec!["ha/shards/map: junk".to_owned()];
+        assert_eq!(
+            refusal(left_of_map(&drains, "n1")),
+            "it is not known what n1 has: ha/shards/map: junk"
+        );
+    }
+
+    #[test]
+    fn the_wait_for_a_drain_that_was_ended_ends() {
+        let active = snapshot(Mode::Active, Mode::Active);
+        assert_eq!(refusal(left_of_map(&active, "n1")), "n1 is active again");
+    }
+
+    #[test]
+    fn only_the_last_node_that_may_lead_leaves_no_leader() {
+        let why = leaderless(&snapshot(Mode::Active, Mode::Maintenance), "n1");
+        assert!(why.is_some_and(|why| why.contains("without n1 there is no leader")));
+        assert_eq!(leaderless(&snapshot(Mode::Active, Mode::Active), "n1"), None);
+        let follower = leaderless(&snapshot(Mode::Draining, Mode::Active), "n2");
+        assert_eq!(follower, None, "n1 leads");
+    }
 }

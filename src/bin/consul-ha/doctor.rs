@@ -387,3 +387,53 @@ fn shown(facts: &Facts, found: &[Finding]) -> Shown {
     let json = serde_json::json!({ "facts": facts, "findings": found });
     Shown { text, json, is_well: found.is_empty() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_role_needs_its_rights() {
+        let options = Options {
+            leader_key: "ha/leader".to_owned(),
+            nodes_prefix: "ha/nodes/".to_owned(),
+            shards_prefix: "ha/shards/".to_owned(),
+            config_key: "ha/config".to_owned(),
+            ..Options::new("n1", "a:1")
+        };
+        let of = |role| -> Vec<String> {
+            let needed = needed(&options, role, BTreeSet::from(["a".to_owned()]));
+            needed.iter().map(Right::to_string).collect()
+        };
+        let reads = [
+            "key:read on \"ha/leader\"",
+            "key:read on \"ha/nodes/\"",
+            "key:read on \"ha/shards/\"",
+            "service:read on \"ha-nodes\"",
+            "node:read on \"a\"",
+        ];
+        let changes = ["key:write on \"ha/nodes/\"", "key:write on \"ha/shards/\""];
+        let takes_part = [
+            "key:write on \"ha/leader\"",
+            "key:write on \"ha/config\"",
+            "service:write on \"ha-nodes\"",
+            "session:write on \"a\"",
+        ];
+        assert_eq!(of(Role::Observer), reads);
+        assert_eq!(of(Role::Operator), [&reads[..], &changes, &["session:read on \"a\""]].concat());
+        assert_eq!(of(Role::Node), [&reads[..], &changes, &takes_part].concat());
+        let blind = needed(&options, Role::Observer, BTreeSet::new());
+        assert!(blind.contains(&Right::read("node", "")), "the names of agents are not known");
+    }
+
+    #[test]
+    fn durations_of_go_are_seconds() {
+        assert_eq!(["5s", "1500ms", "1m5s", ""].map(seconds), [Some(5.0), Some(1.5), None, None]);
+    }
+
+    #[test]
+    fn what_is_not_named_is_counted() {
+        let items: BTreeSet<String> = ["a", "b", "c", "d", "e", "f", "g"].map(str::to_owned).into();
+        assert_eq!(listed(&items), "a, b, c, d, e and 2 more");
+    }
+}

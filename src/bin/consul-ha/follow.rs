@@ -128,3 +128,23 @@ fn utc(at_ms: u64) -> String {
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_dates_of_the_calendar() {
+        for (seconds, date) in [
+            (0, "1970-01-01 00:00:00"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (1_735_689_599, "2024-12-31 23:59:59"),
+            (1_767_225_600, "2026-01-01 00:00:00"),
+            (1_795_339_800, "2026-11-22 09:30:00"),
+            (4_107_542_399, "2100-02-28 23:59:59"),
+            (4_107_542_400, "2100-03-01 00:00:00"),
+        ] {
+            assert_eq!(utc(seconds * 1000 + 999), date);
+        }
+    }
+}

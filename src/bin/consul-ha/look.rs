@@ -20,7 +20,19 @@ use serde_json::json;
 pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
     let View { overview, .. } = session.settled_view().await?;
     let leader = overview.leader.as_ref().map(|leader| leader.node_id.as_str());
-    let has_stores = !overview.stores.is_empty();
+    let mut text = node_table(&overview.nodes, leader, !overview.stores.is_empty());
+    if overview.nodes.is_empty() {
+        text = format!("no nodes below {}", session.options.nodes_prefix);
+    } else if !overview.frozen.is_empty() {
+        text.push_str(&format!("\nfrozen: {} vanished", line(&overview.frozen.join(", "))));
+    }
+    let json = json!({
+        "nodes": overview.nodes, "leader": leader, "frozen": overview.frozen,
+    });
+    Ok(Shown::well(text, json))
+}
+
+fn node_table(nodes: &[NodeOverview], leader: Option<&str>, has_stores: bool) -> String {
     let row = |node: &NodeOverview| {
         let state = match node.state {
             NodeState::Live => "live",
@@ -57,16 +69,7 @@ pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
     if has_stores {
         header.push("STORES");
     }
-    let mut text = table(&header, &[6, 7, 8, 9, 10], overview.nodes.iter().map(row));
-    if overview.nodes.is_empty() {
-        text = format!("no nodes below {}", session.options.nodes_prefix);
-    } else if !overview.frozen.is_empty() {
-        text.push_str(&format!("\nfrozen: {} vanished", line(&overview.frozen.join(", "))));
-    }
-    let json = json!({
-        "nodes": overview.nodes, "leader": leader, "frozen": overview.frozen,
-    });
-    Ok(Shown::well(text, json))
+    table(&header, &[6, 7, 8, 9, 10], nodes.iter().map(row))
 }
 
 /// `shards`
@@ -257,4 +260,65 @@ pub async fn locks(session: &Session, prefix: &str) -> Result<Shown, Failure> {
     }
     let lacks: Vec<String> = lacking.iter().map(Right::to_string).collect();
     Ok(Shown::well(text, json!({ "locks": list, "token_lacks": lacks })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consul_ffi::cluster::Mode;
+
+    fn node(id: &str, state: NodeState) -> NodeOverview {
+        NodeOverview {
+            id: id.to_owned(),
+            address: "a:1".to_owned(),
+            data_address: String::new(),
+            zone: "z".to_owned(),
+            weight: 1.0,
+            mode: Mode::Active,
+            unknown_mode: None,
+            state,
+            down_for_ms: None,
+            map_epoch: None,
+            map_lag: None,
+            primaries: 11,
+            replicas: 12,
+            moving_in: 13,
+            moving_out: 14,
+            store_replicas: 15,
+            check_output: String::new(),
+            silent: None,
+            clock_ahead_ms: None,
+        }
+    }
+
+    #[test]
+    fn each_number_of_a_node_is_in_its_column() {
+        let behind = NodeOverview { map_lag: Some(3), ..node("n1", NodeState::Live) };
+        let nodes = [behind, node("n2", NodeState::Unavailable), node("n3", NodeState::Down)];
+        let shown = node_table(&nodes, Some("n2"), true);
+        let lines: Vec<Vec<&str>> =
+            shown.lines().map(|line| line.split_whitespace().collect()).collect();
+        let rest = ["11", "12", "13/14"];
+        let expected = [
+            [
+                &["NODE", "ADDRESS", "ZONE", "MODE", "STATE", "ROLE"][..],
+                &["PRIMARIES", "REPLICAS", "IN/OUT", "LAG", "STORES"],
+            ]
+            .concat(),
+            [&["n1", "a:1", "z", "active", "live"], &rest[..], &["3", "15"]].concat(),
+            [&["n2", "a:1", "z", "active", "unavailable", "leader"], &rest[..], &["-", "15"]]
+                .concat(),
+            [&["n3", "a:1", "z", "active", "down"], &rest[..], &["-", "15"]].concat(),
+        ];
+        assert_eq!(lines, expected, "{shown}");
+    }
+
+    #[test]
+    fn a_replica_says_whether_it_comes_or_goes() {
+        let map = br#"{"format":1,"epoch":7,"token":1,"replicas":2,"nodes":["n1","n2","n3"],
+            "shards":[[1,{"node":2,"source":0,"since":6},{"node":0,"leaving":true}]]}"#;
+        let map = ShardMap::decode(map).expect("a map");
+        let words: Vec<String> = replicas(&map, 0).collect();
+        assert_eq!(words, ["n2", "n3 (copies from n1)", "n1 (leaves)"]);
+    }
 }

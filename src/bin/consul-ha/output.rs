@@ -101,3 +101,21 @@ pub fn ago(at_ms: u64) -> String {
         _ => format!("{} days ago", seconds / 86_400),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    #[test]
+    fn how_long_ago_it_was_has_a_unit_that_fits() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+        let said = |seconds: u64| ago((now - seconds) * 1000);
+        assert!(said(60).ends_with(" s ago"), "{}", said(60));
+        // The test itself takes some seconds on a busy machine.
+        assert_eq!(said(125), "2 min ago");
+        assert_eq!(said(3 * 3600 + 5), "3 h ago");
+        assert_eq!(said(3 * 86_400 + 5), "3 days ago");
+        assert_eq!(ago((now + 3600) * 1000), "0 s ago", "by a clock that is ahead");
+    }
+}
