@@ -13,6 +13,7 @@ mod looks;
 mod permissions;
 mod program;
 mod recipes;
+mod stopped;
 mod system;
 
 use support::consul::{self, SIM};
@@ -55,6 +56,8 @@ fn trials() -> Trials {
     let name = "a_token_that_sees_no_instances_removes_no_live_node_on_1.8";
     trials.add_unless(is_missing, name, blind::removes_no_live_node);
     trials.add("the_doctor_finds_a_429", doctor::finds_a_429);
+    let name = "a_node_that_stands_still_is_down_until_it_continues";
+    trials.add_unless(consul::is_missing(SIM, name), name, stopped::is_down_until_it_continues);
     let is_missing = consul::is_missing("1.21", "raft_multiplier");
     trials.add_unless(is_missing, "the_doctor_finds_raft_multiplier_5", doctor::finds_slow_raft);
     trials
