@@ -6,6 +6,7 @@ use crate::system::{DEAF, System};
 use consul_ffi::wire::api::kv;
 use consul_ffi::wire::request::Args;
 use consul_ffi::wire::value::Value;
+use serde_json::json;
 use std::thread;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ fn refusals(system: &System) {
     system.run(&["accept-loss", "points", "0"]).refused(1, &["no replica of shard 0 is missing"]);
     system.run(&["accept-loss", "points", "0", "--expect-epoch", "1"]).refused(1, &["has version"]);
     assert_eq!(system.run(&["thaw"]).ok(), "the shard map was not frozen\n");
+    let thawed = system.run(&["thaw", "--json"]).json();
+    assert_eq!(thawed, json!({ "was_frozen_by": [], "dry_run": false }));
 }
 
 fn drain(system: &System) {
@@ -64,6 +67,8 @@ fn obstacles(system: &System) {
     system
         .run(&["drain", "n3", "--wait"])
         .refused(1, &["store points needs 2 nodes", "1 would be left"]);
+    system.run(&["leave", "n3"]).refused(1, &["store points needs 2 nodes", "1 would be left"]);
+    assert_eq!(system.node("n3")["mode"], "active", "it was not asked");
     system.run(&["maintenance", "n2"]).refused(1, &["n2 drains: `consul-ha drain n2 --off`"]);
     system
         .run(&["maintenance", "n2", "--off"])
@@ -78,6 +83,7 @@ fn obstacles(system: &System) {
 }
 
 fn maintenance(system: &System) {
+    let before = system.traces();
     let table = system.follow(&["nodes", "--watch", "1"]);
     table.wait_for(&["n2 ", "active", "live"]);
     let json = system.follow(&["nodes", "--watch", "1", "--json"]);
@@ -87,8 +93,12 @@ fn maintenance(system: &System) {
     table.wait_for(&["n2 ", "maintenance"]);
     json.wait_for(&["\"mode\":\"maintenance\""]);
     system.run(&["drain", "n2", "--off"]).refused(1, &["`consul-ha maintenance n2 --off`"]);
-    system.run(&["maintenance", "n2", "--off"]).ok();
+    let ended = system.run(&["maintenance", "n2", "--off", "--json"]).json();
+    assert_eq!(ended, json!({ "node": "n2", "mode": "active", "dry_run": false }));
     assert_eq!(system.node("n2")["mode"], "active");
+    let [keys, checks, sessions] = system.traces();
+    assert_eq!([&keys, &checks], [&before[0], &before[1]], "the program is not a member");
+    assert!(sessions.iter().all(|id| before[2].contains(id)), "{sessions:?}, and {before:?}");
 }
 
 fn leader(system: &System) -> String {
@@ -114,7 +124,9 @@ fn hand_over(system: &System) {
     assert_eq!(leader(system), to);
     let told = text.wait_for(&[&format!("  leader_changed {to}")]);
     assert!(told.starts_with("20") && told.contains(":"), "{told}");
-    json.wait_for(&["\"event\":\"leader_changed\"", &format!("\"detail\":\"{to}\"")]);
+    let told = json.wait_for(&["\"event\":\"leader_changed\"", &format!("\"detail\":\"{to}\"")]);
+    thread::sleep(Duration::from_secs(2));
+    assert!(!json.lines().contains(&told), "an event is told once");
     assert_eq!(system.run(&["hand-over", to]).ok(), format!("{to} is the leader\n"));
     let json = system.run(&["hand-over", "--json"]).json();
     assert_eq!(json["from"], to);
@@ -218,6 +230,8 @@ fn frozen_and_forgotten(system: &System) {
     permissions::frozen(system);
     let lost = system.run(&["accept-loss", "points", "0", "--dry-run"]).ok();
     assert!(lost.starts_with("would be done: accepted: the loss of the replicas of shard 0"));
+    let accepted = |key: &String| key.contains("/accepted/");
+    assert!(!system.traces()[0].iter().any(accepted), "nothing was accepted");
     let lost = system.run(&["accept-loss", "points", "0", "--json"]).json();
     assert!(!lost["lost"].as_array().unwrap().is_empty());
     let dry = system.run(&["resume", "--dry-run"]).ok();
@@ -225,8 +239,12 @@ fn frozen_and_forgotten(system: &System) {
     let other = (epoch(system) + 1).to_string();
     system.run(&["thaw", "--expect-epoch", &other]).refused(1, &["the shard map has epoch"]);
     let epoch = epoch(system).to_string();
-    system.run(&["thaw", "--expect-epoch", &epoch]).ok();
+    let thawed = system.run(&["thaw", "--expect-epoch", &epoch]).ok();
+    assert_eq!(thawed, "the shard map is thawed; lost: n2, n3\n", "the dry run did not thaw it");
     assert_eq!(system.run(&["nodes", "--json"]).json()["frozen"].as_array().unwrap().len(), 0);
+    let dry = system.run(&["forget", "n3", "--dry-run", "--json"]).json();
+    assert_eq!(dry, json!({ "node": "n3", "registered_services": [], "dry_run": true }));
+    assert_eq!(system.node("n3")["state"], "down");
     let forgotten = system.run(&["forget", "n3"]);
     assert!(
         forgotten.err.contains("`consul services deregister -id=ha-nodes-n3`"),

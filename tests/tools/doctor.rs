@@ -26,16 +26,24 @@ pub fn run(system: &System) {
     rights(system);
     unseen_sessions(system);
     live_locks(system);
+    wanted(system);
     nodes(system);
 }
 
 fn healthy(system: &System) {
+    let before = system.traces();
     let run = system.run(&["doctor"]);
     assert!(run.out.ends_with("nothing is wrong\n"), "{run:?}");
     assert!(run.out.contains("Consul                  1.21"), "{run:?}");
     assert!(run.out.contains("latency                 median "), "{run:?}");
     assert_eq!(run.status, 0);
-    assert_eq!(findings(&system.run(&["doctor", "--json"])), Vec::<String>::new());
+    let run = system.run(&["doctor", "--json"]);
+    assert_eq!(findings(&run), Vec::<String>::new());
+    let latency = &run.json()["facts"]["latency"];
+    let [median, p95, longest] =
+        ["median_ms", "p95_ms", "longest_ms"].map(|it| latency[it].as_f64().unwrap());
+    assert!(0.0 < median && median <= p95 && p95 <= longest, "{latency}");
+    assert_eq!(system.traces(), before, "the doctor leaves nothing behind");
 }
 
 fn left_over(system: &System) {
@@ -46,9 +54,13 @@ fn left_over(system: &System) {
     let name = Args::new().arg(object(&[("Name", "lock ha/leader".into())]));
     let left = system.call(&session::CREATE, name);
     let left = left.as_str().or_else(|| left.get("ID").and_then(Value::as_str)).unwrap().to_owned();
+    // It has no name, and holds a key of the cluster.
+    let holder = session(system);
+    let acquire = Args::new().arg("ha/nodes/n1.bak").arg(b"{}".to_vec());
+    system.call(&kv::PUT, acquire.opt("acquire", holder.as_str()));
     let run = system.run(&["doctor"]);
     assert_eq!(run.status, 1, "{run:?}");
-    for part in ["ha/nodes/n1.bak, ha/notes", "ha-nodes-gone on ", &left] {
+    for part in ["ha/nodes/n1.bak, ha/notes", "ha-nodes-gone on ", &left, &holder] {
         assert!(run.out.contains(part), "{part}: {run:?}");
     }
     // On a busy machine a node may not answer in time, which is found too.
@@ -56,11 +68,19 @@ fn left_over(system: &System) {
         let found = findings(&system.run(&["doctor", "--json"]));
         found == ["foreign_key", "left_over_service", "left_over_session"]
     });
-    system.call(&session::DESTROY, Args::new().arg(left.as_str()));
+    for id in [&left, &holder] {
+        system.call(&session::DESTROY, Args::new().arg(id.as_str()));
+    }
     system.call(&agent::SERVICE_DEREGISTER, Args::new().arg("ha-nodes-gone"));
     system.call(&kv::DELETE, Args::new().arg("ha/notes"));
     system.call(&kv::DELETE, Args::new().arg("ha/nodes/n1.bak"));
     system.wait_for("the service is gone", || system.run(&["doctor"]).status == 0);
+}
+
+/// A session without a name.
+fn session(system: &System) -> String {
+    let session = system.call(&session::CREATE, Args::new());
+    session.as_str().or_else(|| session.get("ID").and_then(Value::as_str)).unwrap().to_owned()
 }
 
 fn rights(system: &System) {
@@ -102,15 +122,28 @@ fn unseen_sessions(system: &System) {
 
 /// The lock of another program, whose key begins as the leader's does.
 fn live_locks(system: &System) {
-    let session = system.call(&session::CREATE, Args::new());
-    let id = session.as_str().or_else(|| session.get("ID").and_then(Value::as_str)).unwrap();
-    let acquire = Args::new().arg("ha/leader-of-jobs").arg(b"x".to_vec()).opt("acquire", id);
+    let id = session(system);
+    let acquire = Args::new().arg("ha/leader-of-jobs").arg(b"x".to_vec());
+    let acquire = acquire.opt("acquire", id.as_str());
     system.call(&kv::PUT, acquire);
     system.wait_for("the doctor finds the key alone", || {
         findings(&system.run(&["doctor", "--json"])) == ["foreign_key"]
     });
-    system.call(&session::DESTROY, Args::new().arg(id));
+    system.call(&session::DESTROY, Args::new().arg(id.as_str()));
     system.call(&kv::DELETE, Args::new().arg("ha/leader-of-jobs"));
+}
+
+/// What an operator has set is told, and the doctor finds nothing.
+fn wanted(system: &System) {
+    let leader = system.run(&["leader", "--json"]).json()["leader"]["node_id"].clone();
+    let node = if leader == "n1" { "n2" } else { "n1" };
+    system.run(&["maintenance", node]).ok();
+    system.wait_for("a note alone does not fail", || {
+        let why = system.run(&["why"]);
+        why.status == 0 && why.out.starts_with(&format!("note: {node} is in maintenance"))
+    });
+    system.wait_for("the doctor finds nothing", || system.run(&["doctor"]).status == 0);
+    system.run(&["maintenance", node, "--off"]).ok();
 }
 
 /// A node whose clock is 5 s ahead, and one that does not answer.

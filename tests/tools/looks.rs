@@ -3,6 +3,7 @@
 use crate::program::Run;
 use crate::system::System;
 use consul_ffi::client::coordination::lock::LOCK_FLAGS;
+use consul_ffi::client::coordination::semaphore::SEMAPHORE_FLAGS;
 use consul_ffi::wire::api::kv;
 use consul_ffi::wire::request::Args;
 use std::net::TcpListener;
@@ -42,6 +43,7 @@ fn nodes(system: &System) {
     let nodes = json["nodes"].as_array().unwrap();
     let primaries: u64 = nodes.iter().map(|node| node["primaries"].as_u64().unwrap()).sum();
     assert_eq!(primaries, 16);
+    assert!(nodes.iter().all(|node| node["store_replicas"].as_u64() > Some(0)), "{json}");
     assert_eq!(nodes[0]["mode"], "active");
 }
 
@@ -62,6 +64,8 @@ fn shards(system: &System) {
     let of_node = system.run(&["shards", "--node", "n2"]).ok();
     let listed = of_node.lines().skip(3).take_while(|line| !line.is_empty());
     assert!(listed.clone().count() > 0 && listed.clone().all(|line| line.contains("n2")));
+    let moving = system.run(&["shards", "--only", "moving", "--json"]).json();
+    assert_eq!(moving["listed"], serde_json::json!([]), "no replica comes or goes");
     system.run(&["shards", "--node", "n22"]).refused(1, &["did you mean \"n2\"?"]);
 }
 
@@ -87,6 +91,18 @@ fn locks(system: &System) {
         "the cluster's prefix is not that of locks: {table}"
     );
     system.call(&kv::DELETE, Args::new().arg("user/lock"));
+    let permits = ["user/permits/.lock", "user/permits/one"];
+    for key in permits {
+        let put = Args::new().arg(key).arg(b"{}".to_vec()).opt("flags", SEMAPHORE_FLAGS);
+        system.call(&kv::PUT, put);
+    }
+    let shown = system.run(&["locks", "user/", "--json"]).json();
+    let keys: Vec<&str> =
+        shown["locks"].as_array().unwrap().iter().map(|it| it["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["user/permits/one"], "the document of a semaphore holds no permit");
+    for key in permits {
+        system.call(&kv::DELETE, Args::new().arg(key));
+    }
     assert_eq!(system.run(&["locks", "user/"]).ok(), "no locks\n");
 }
 

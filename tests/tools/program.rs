@@ -102,6 +102,11 @@ impl Following {
         Following { process, lines }
     }
 
+    /// The lines that it has printed since the last one that was waited for.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
     /// Waits for a line with these parts, and returns it.
     #[track_caller]
     pub fn wait_for(&self, parts: &[&str]) -> String {
