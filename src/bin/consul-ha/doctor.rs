@@ -247,15 +247,10 @@ async fn foreign_keys(session: &Session, view: &View) -> Result<Option<Finding>,
     }
     let snapshot = view.cluster.snapshot();
     let is_ours = |key: &str| {
-        let of_shards = |rest: &str| {
-            let folder = rest.split('/').next().unwrap_or_default();
-            let of_map = rest == "epoch" || rest == "map" || rest.starts_with("map.");
-            of_map || (rest.len() > folder.len() && matches!(folder, "maps" | "members"))
-        };
         key == leader_key
             || key == config_key
             || key.strip_prefix(nodes_prefix).is_some_and(|id| snapshot.nodes.contains_key(id))
-            || key.strip_prefix(shards_prefix).is_some_and(of_shards)
+            || key.strip_prefix(shards_prefix).is_some_and(is_of_shards)
     };
     foreign.retain(|key| !is_ours(key));
     if foreign.is_empty() {
@@ -264,6 +259,13 @@ async fn foreign_keys(session: &Session, view: &View) -> Result<Option<Finding>,
     let text =
         format!("keys below the cluster's prefix that are not its own: {}", listed(&foreign));
     Ok(Some(finding("foreign_key", text, "move them, or give the cluster another prefix")))
+}
+
+/// Whether a key below the shards' prefix is of the map, or of a store.
+fn is_of_shards(rest: &str) -> bool {
+    let folder = rest.split('/').next().unwrap_or_default();
+    let of_map = rest == "epoch" || rest == "map" || rest.starts_with("map.");
+    of_map || (rest.len() > folder.len() && matches!(folder, "maps" | "members" | "waiting"))
 }
 
 /// Instances of the nodes' service that belong to no node.
@@ -424,6 +426,23 @@ mod tests {
         assert_eq!(of(Role::Node), [&reads[..], &changes, &takes_part].concat());
         let blind = needed(&options, Role::Observer, BTreeSet::new());
         assert!(blind.contains(&Right::read("node", "")), "the names of agents are not known");
+    }
+
+    #[test]
+    fn the_keys_of_maps_and_stores_are_the_clusters_own() {
+        for own in [
+            "epoch",
+            "map",
+            "map.corrupt-1",
+            "maps/points",
+            "members/points/nodes/n1",
+            "waiting/points",
+        ] {
+            assert!(is_of_shards(own), "{own}");
+        }
+        for other in ["", "notes", "maps", "waiting", "mapping/x", "epoch/x"] {
+            assert!(!is_of_shards(other), "{other}");
+        }
     }
 
     #[test]
