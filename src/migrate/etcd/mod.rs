@@ -230,12 +230,10 @@ impl Etcd {
         let body = encoded(body)?;
         let deadline = self.clock.now() + self.patience;
         loop {
-            let late = async { self.clock.sleep(self.timeout).await };
-            let error = match select(pin!(self.answer(what, &body)), pin!(late)).await {
-                Either::Left((Ok(answer), _)) => return self.decoded(what, &answer),
-                Either::Left((Err(Refused::Failed(error)), _)) if error.is_retryable() => error,
-                Either::Left((Err(refused), _)) => return Err(refused),
-                Either::Right(_) => self.late(what),
+            let error = match self.in_time(what, self.answer(what, &body)).await {
+                Ok(answer) => return self.decoded(what, &answer),
+                Err(Refused::Failed(error)) if error.is_retryable() => error,
+                Err(refused) => return Err(refused),
             };
             if self.clock.now() >= deadline {
                 return Err(error.into());
@@ -256,10 +254,20 @@ impl Etcd {
         })
     }
 
-    fn late(&self, what: &str) -> Error {
-        let ms = self.timeout.as_millis();
-        let message = format!("{}: {what}: no answer within {ms} ms", self.endpoint());
-        Error::new(Kind::Timeout, message).retryable()
+    /// The result of an attempt within its time limit.
+    async fn in_time<R>(
+        &self,
+        what: &str,
+        attempt: impl Future<Output = Result<R, Refused>>,
+    ) -> Result<R, Refused> {
+        match select(pin!(attempt), self.clock.sleep(self.timeout)).await {
+            Either::Left((result, _)) => result,
+            Either::Right(_) => {
+                let ms = self.timeout.as_millis();
+                let message = format!("{}: {what}: no answer within {ms} ms", self.endpoint());
+                Err(Error::new(Kind::Timeout, message).retryable().into())
+            }
+        }
     }
 
     /// The whole answer to a request.

@@ -35,6 +35,10 @@ impl Etcd {
     /// # Errors
     /// See [`Refused`]. That the revision is compacted is known only from the first changes.
     pub async fn watch(&self, range: &Range, from: u64) -> Result<Watch, Refused> {
+        if self.login.is_some() {
+            // With a token that has expired a watch is denied as without the right; a read renews the token.
+            self.count(&Range::one(&range.start), 0).await?;
+        }
         let asked = json!({ "create_request": {
             "key": Base64(range.start.clone()),
             "range_end": Base64(range.end.clone()),
@@ -42,7 +46,8 @@ impl Etcd {
             "fragment": true,
             "progress_notify": true,
         } });
-        let answer = self.open("watch", &encoded(&asked)?).await?;
+        let asked = encoded(&asked)?;
+        let answer = self.in_time("watch", self.open("watch", &asked)).await?;
         let endpoint = self.endpoint().to_owned();
         Ok(Watch { parts: answer.into_body(), unread: BytesMut::new(), searched: 0, endpoint })
     }
