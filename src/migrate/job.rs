@@ -29,6 +29,8 @@ pub enum Phase {
     Sweep,
     /// The changes since the snapshot are applied.
     Tail,
+    /// The programs go over to Consul: of etcd only deletions are still applied.
+    Switched,
 }
 
 /// What is done, as it stands in Consul.
@@ -46,11 +48,34 @@ pub struct Record {
     /// Tail: the revision whose events are applied next, and how many of them are already.
     pub revision: u64,
     pub offset: u64,
+    /// The number of the alarm with which a cut-over stops the writers of etcd.
+    #[serde(default)]
+    pub alarm: Option<u64>,
+    /// Switched: the index of Consul up to which all writes were those of the job.
+    #[serde(default)]
+    pub switched_at: Option<u64>,
     /// Grows with each change of the record.
     pub step: u64,
 }
 
 impl Record {
+    /// The record of a job that begins with this snapshot.
+    pub fn new(cluster_id: String, mapping: Mapping, snapshot: u64, sweeps: bool) -> Record {
+        Record {
+            cluster_id,
+            mapping,
+            phase: Phase::Load,
+            snapshot,
+            loaded: None,
+            sweeps,
+            revision: snapshot + 1,
+            offset: 0,
+            alarm: None,
+            switched_at: None,
+            step: 0,
+        }
+    }
+
     /// A record for a new snapshot.
     pub fn restarted(&self, snapshot: u64) -> Record {
         Record {
@@ -173,6 +198,32 @@ async fn take(
     }
 }
 
+/// Whether no instance that lives holds a job.
+///
+/// # Errors
+/// Consul's.
+pub async fn is_abandoned(
+    target: &Target,
+    keys: &Keys,
+    is_dead: &dyn Fn(&Instance) -> bool,
+) -> Result<bool, Error> {
+    let Some((instance, _)) = holder(target, keys).await? else { return Ok(true) };
+    Ok(is_dead(&instance) || !beats(target, keys).await?)
+}
+
+/// Ends the epoch of an instance, so that its requests which are still on their way change nothing any more.
+///
+/// # Errors
+/// Consul's.
+pub async fn end(target: &Target, keys: &Keys, me: &Instance) -> Result<(), Error> {
+    match holder(target, keys).await? {
+        Some((instance, index)) if instance == *me => {
+            target.delete(&keys.holder, index).await.map(|_| ())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether the holder of a job changes its beat.
 async fn beats(target: &Target, keys: &Keys) -> Result<bool, Error> {
     let before = target.get(&keys.beat).await?;
@@ -213,6 +264,11 @@ impl<'a> Job<'a> {
 
     pub fn record(&self) -> Record {
         lock(&self.state).0.clone()
+    }
+
+    /// The index of Consul at which the record was last changed.
+    pub fn index(&self) -> u64 {
+        lock(&self.state).1
     }
 
     /// The check that this instance still holds the job.
@@ -299,7 +355,7 @@ impl<'a> Job<'a> {
     /// [`Stop::Held`] if another instance has taken over.
     pub async fn put(&self, key: &str, value: &[u8]) -> Result<(), Stop> {
         let text = format!("consul-migrate {} sets this key", self.me.id);
-        let ours = Op::Set { key: key.to_owned(), value: text.clone().into() };
+        let ours = Op::set(key.to_owned(), text.clone().into());
         loop {
             self.apply(std::slice::from_ref(&ours)).await?;
             let Some(stored) = self.target.get(key).await? else { continue };
@@ -327,7 +383,7 @@ impl<'a> Job<'a> {
         let mut rest = ops;
         while let [first, others @ ..] = rest {
             match (self.target.fitting(rest, 1), first) {
-                (0, Op::Set { key, value }) => {
+                (0, Op::Set { key, value, .. }) => {
                     self.put(key, value).await?;
                     rest = others;
                 }
@@ -367,7 +423,7 @@ impl<'a> Job<'a> {
     pub async fn beat(&self) -> Stop {
         for count in 0_u64.. {
             let text = format!("{} {count}", self.me.id);
-            let _ = self.target.put_any(&self.keys.beat, text.as_bytes()).await;
+            let _ = self.target.put_any(&self.keys.beat, text.as_bytes(), 0).await;
             if let Ok(Some((instance, _))) = holder(self.target, &self.keys).await
                 && instance != self.me
             {
@@ -410,7 +466,7 @@ impl<'a> Job<'a> {
     }
 }
 
-fn refused(op: &Op, why: &str) -> Stop {
+pub(super) fn refused(op: &Op, why: &str) -> Stop {
     let message = format!("Consul refuses {:?}: {why}", op.key());
     let kind = match why.contains("Permission denied") {
         true => Kind::PermissionDenied,

@@ -27,7 +27,7 @@ pub async fn load(run: &Run<'_>) -> Result<(), Stop> {
         let done = match run.job.record().phase {
             Phase::Load => write(run).await,
             Phase::Sweep => sweep(run).await,
-            Phase::Tail => return Ok(()),
+            Phase::Tail | Phase::Switched => return Ok(()),
         };
         match done {
             Err(Stop::Compacted) => restart(run).await?,
@@ -42,6 +42,13 @@ pub async fn load(run: &Run<'_>) -> Result<(), Stop> {
 /// See [`Stop`].
 pub async fn restart(run: &Run<'_>) -> Result<(), Stop> {
     let record = run.job.record();
+    if record.phase == Phase::Switched {
+        return Err(Stop::Refused(
+            "etcd has compacted changes that were not applied, and after the cut-over nothing is copied again: \
+             programs may have changed Consul"
+                .to_owned(),
+        ));
+    }
     let all = Range::prefix(&record.mapping.etcd_prefix);
     let (_, revision) = run.etcd.count(&all, 0).await?;
     run.report.note(&format!(

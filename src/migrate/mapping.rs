@@ -11,6 +11,9 @@ use std::fmt;
 /// The keys of jobs, which are not those of the programs.
 pub const JOBS: &str = "_migrate/";
 
+/// The keys of etcd that mark the end of the changes, after the prefix of the job's keys in etcd.
+const SENTINELS: &[u8] = b"_migrate.sentinel/";
+
 /// The prefix of encoded keys, after the prefix of the job's keys in Consul.
 pub const ENCODED: &str = "_etcd/";
 
@@ -128,20 +131,43 @@ pub enum Place {
     /// The prefix of its parts.
     Encoded(String),
     Nowhere(Problem),
+    /// A sentinel, which is not a key of the programs.
+    Sentinel,
 }
 
 /// A change of Consul's keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    Set { key: String, value: Bytes },
-    Delete { key: String },
-    DeleteTree { prefix: String },
+    Set {
+        key: String,
+        value: Bytes,
+        flags: u64,
+    },
+    Delete {
+        key: String,
+    },
+    /// Deletes the key if it has this modify index.
+    DeleteAt {
+        key: String,
+        index: u64,
+    },
+    DeleteTree {
+        prefix: String,
+    },
 }
 
 impl Op {
+    /// Sets a key without flags, as all copies of etcd's keys are.
+    pub fn set(key: String, value: Bytes) -> Op {
+        Op::Set { key, value, flags: 0 }
+    }
+
     pub fn key(&self) -> &str {
         match self {
-            Op::Set { key, .. } | Op::Delete { key } | Op::DeleteTree { prefix: key } => key,
+            Op::Set { key, .. }
+            | Op::Delete { key }
+            | Op::DeleteAt { key, .. }
+            | Op::DeleteTree { prefix: key } => key,
         }
     }
 
@@ -180,8 +206,20 @@ impl Mapping {
         }
     }
 
+    /// The prefix of the sentinels in etcd.
+    pub fn sentinels(&self) -> Vec<u8> {
+        [&self.etcd_prefix, SENTINELS].concat()
+    }
+
+    fn is_sentinel(&self, key: &[u8]) -> bool {
+        key.strip_prefix(&self.etcd_prefix[..]).is_some_and(|rest| rest.starts_with(SENTINELS))
+    }
+
     /// The first problem of an entry of etcd.
     pub fn problem(&self, kv: &KeyValue) -> Option<Problem> {
+        if self.is_sentinel(&kv.key.0) {
+            return None;
+        }
         let is_leased = kv.lease.0 != 0 && self.choice(Problem::Leased) != Choice::Encode;
         if is_leased {
             return Some(Problem::Leased);
@@ -194,6 +232,7 @@ impl Mapping {
     pub fn place(&self, kv: &KeyValue) -> Place {
         let key = &kv.key.0;
         match self.problem(kv) {
+            None if self.is_sentinel(key) => Place::Sentinel,
             None if self.is_encoded_for_its_form(key) => Place::Encoded(self.encoded(key)),
             None if self.is_skipped_for_its_form(key) => Place::Nowhere(Problem::Collision),
             None => Place::Plain(self.plain(key)),
@@ -224,7 +263,7 @@ impl Mapping {
     }
 
     /// The prefix of the parts of an encoded key. Their order is that of the keys.
-    fn encoded(&self, key: &[u8]) -> String {
+    pub fn encoded(&self, key: &[u8]) -> String {
         format!("{}{ENCODED}{}/", self.consul_prefix, hex::text(key))
     }
 
@@ -260,10 +299,10 @@ impl Mapping {
     pub fn set(&self, kv: &KeyValue) -> Vec<Op> {
         let mut ops = self.unset(&kv.key.0);
         match self.place(kv) {
-            Place::Nowhere(_) => {}
+            Place::Nowhere(_) | Place::Sentinel => {}
             Place::Plain(key) => {
                 ops.retain(|op| !matches!(op, Op::Delete { .. }));
-                ops.push(Op::Set { key, value: kv.value.0.clone() });
+                ops.push(Op::set(key, kv.value.0.clone()));
             }
             Place::Encoded(prefix) => ops.extend(parts(&prefix, &kv.value.0)),
         }
@@ -273,6 +312,9 @@ impl Mapping {
     /// The operations of a key that has been deleted.
     pub fn unset(&self, key: &[u8]) -> Vec<Op> {
         let mut ops = Vec::new();
+        if self.is_sentinel(key) {
+            return ops;
+        }
         let is_plain = self.problem_of_key(key).is_none()
             && !self.is_encoded_for_its_form(key)
             && !self.is_skipped_for_its_form(key);
@@ -303,8 +345,8 @@ impl Mapping {
     /// Only the entry's new state, for a range of Consul that has nothing of it.
     pub fn load(&self, kv: &KeyValue) -> Vec<Op> {
         match self.place(kv) {
-            Place::Nowhere(_) => Vec::new(),
-            Place::Plain(key) => vec![Op::Set { key, value: kv.value.0.clone() }],
+            Place::Nowhere(_) | Place::Sentinel => Vec::new(),
+            Place::Plain(key) => vec![Op::set(key, kv.value.0.clone())],
             Place::Encoded(prefix) => parts(&prefix, &kv.value.0).collect(),
         }
     }
@@ -340,7 +382,7 @@ pub fn parts<'a>(prefix: &'a str, value: &'a Bytes) -> impl Iterator<Item = Op> 
     (0..count).map(move |place| {
         let end = value.len().min((place + 1) * PART);
         let key = format!("{prefix}{place:04}-{count:04}");
-        Op::Set { key, value: value.slice(place * PART..end) }
+        Op::set(key, value.slice(place * PART..end))
     })
 }
 
@@ -431,6 +473,21 @@ mod tests {
         let mut leased = entry(b"a", 1);
         leased.lease.0 = 7;
         assert_eq!(mapping.place(&leased), Place::Nowhere(Problem::Leased));
+    }
+
+    #[test]
+    fn a_sentinel_is_not_a_key_of_the_programs() {
+        let mapping = Mapping { etcd_prefix: b"/app/".to_vec(), ..mapping(&[]) };
+        let sentinel = [&mapping.sentinels()[..], b"job/1"].concat();
+        assert!(sentinel.starts_with(b"/app/"));
+        let sentinel = entry(&sentinel, 1);
+        assert_eq!(mapping.place(&sentinel), Place::Sentinel);
+        assert_eq!(mapping.problem(&sentinel), None);
+        assert_eq!((mapping.set(&sentinel), mapping.unset(&sentinel.key.0)), (vec![], vec![]));
+        assert_eq!(
+            mapping.place(&entry(b"/app/_migrate/x", 1)),
+            Place::Plain("app/_migrate/x".to_owned())
+        );
     }
 
     #[test]

@@ -10,21 +10,30 @@
 //! load      the keys of a snapshot -> Consul
 //! verify    the differences of a snapshot and Consul, which also a sweep needs
 //! tail      the changes since the snapshot -> Consul
+//! cutover   the end of the tail, while etcd takes no writes
+//! rollback  the way back
+//! lines     Consul's keys as lines of JSON, and back
 //! ```
 
 #![allow(missing_docs)] // most names say what a comment would
 
+mod cutover;
 pub mod etcd;
 pub mod job;
+mod lines;
 mod load;
 pub mod mapping;
 mod names;
+mod rollback;
 pub mod survey;
 mod tail;
 pub mod target;
 pub mod verify;
 
+pub use cutover::{CutOver, Freeze, Frozen, cut_over, lift_left};
+pub use lines::{export, import};
 pub use load::{load, restart};
+pub use rollback::{RolledBack, roll_back};
 pub use tail::{Until, tail};
 
 use crate::error::Error;

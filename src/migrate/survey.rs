@@ -1,7 +1,7 @@
 //! What a snapshot of etcd has, and which keys Consul does not take as they are. Writes nothing.
 
 use super::etcd::{Etcd, KeyValue, Sorted};
-use super::mapping::{Choice, Form, Mapping, Problem, form_of};
+use super::mapping::{Choice, Form, Mapping, Place, Problem, form_of};
 use super::{Pace, Report, Stop};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -56,6 +56,9 @@ impl Survey {
     }
 
     fn count(&mut self, kv: &KeyValue, mapping: &Mapping) {
+        if mapping.place(kv) == Place::Sentinel {
+            return;
+        }
         let size = kv.value.0.len() as u64;
         self.keys += 1;
         self.bytes += kv.key.0.len() as u64 + size;

@@ -6,7 +6,9 @@ use super::job::Record;
 use super::load::{load, restart};
 use super::mapping::{Choice, Form, Op, Place, Problem, counterpart, form_of};
 use super::survey::shown;
+use super::target::Stored;
 use super::{Run, Stop};
+use crate::error::Kind;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
@@ -29,17 +31,26 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub enum Until {
     /// When its future is dropped.
     Dropped,
-    /// After the deletion of this key.
+    /// After the deletion of this key, which existed when the tail began.
     Deleted(Bytes),
 }
 
-/// Follows etcd. With revisions that are compacted it copies a new snapshot.
+/// Follows etcd; returns how many of its changes have set keys. With revisions that are compacted it copies a new
+/// snapshot.
 ///
 /// # Errors
 /// See [`Stop`].
-pub async fn tail(run: &Run<'_>, until: &Until) -> Result<(), Stop> {
+pub async fn tail(run: &Run<'_>, until: &Until) -> Result<u64, Stop> {
+    let snapshot = run.job.record().snapshot;
     loop {
         load(run).await?;
+        if let Until::Deleted(key) = until
+            && run.job.record().snapshot != snapshot
+            && run.etcd.get(key, run.job.record().snapshot).await?.is_none()
+        {
+            // The new snapshot has the deletion.
+            return Ok(0);
+        }
         let followed = async { Tail::new(run, until).await?.follow().await };
         match followed.await {
             Err(Stop::Compacted) => restart(run).await?,
@@ -53,7 +64,6 @@ struct Waiting {
     ops: Vec<Op>,
     revision: u64,
     offset: u64,
-    is_last: bool,
 }
 
 /// The keys of the rarer form, with which others may collide: hashes of them, as of the present event.
@@ -123,6 +133,8 @@ struct Tail<'r, 'a> {
     rare: Rare,
     is_last: bool,
     applied: u64,
+    /// How many of these have set keys.
+    sets: u64,
 }
 
 impl<'r, 'a> Tail<'r, 'a> {
@@ -141,10 +153,11 @@ impl<'r, 'a> Tail<'r, 'a> {
             rare,
             is_last: false,
             applied: 0,
+            sets: 0,
         })
     }
 
-    async fn follow(&mut self) -> Result<(), Stop> {
+    async fn follow(&mut self) -> Result<u64, Stop> {
         loop {
             self.told = 0;
             let opened = self.run.etcd.watch(&self.range, self.revision).await;
@@ -153,7 +166,7 @@ impl<'r, 'a> Tail<'r, 'a> {
                 Err(refused) => Err(refused.into()),
             };
             match ended {
-                Ok(()) if self.is_last => return Ok(()),
+                Ok(()) if self.is_last => return Ok(self.sets),
                 Ok(()) => {}
                 Err(Stop::Failed(error)) if error.is_retryable() => self.wait_for_etcd().await?,
                 Err(stop) => return Err(stop),
@@ -203,19 +216,25 @@ impl<'r, 'a> Tail<'r, 'a> {
         let last = events.last().map(|event| event.kv.mod_revision.0);
         let record = self.run.job.record();
         self.check(&record, &events).await?;
+        let mut is_whole = !is_part;
         for event in events {
+            if self.is_last {
+                // The rest is for the next tail: the position stays before it.
+                is_whole = false;
+                break;
+            }
             let revision = event.kv.mod_revision.0;
             if revision > self.revision {
                 (self.revision, self.offset, self.told) = (revision, 0, 0);
             }
             self.told += 1;
-            if revision < self.revision || self.told <= self.offset || self.is_last {
+            if revision < self.revision || self.told <= self.offset {
                 continue;
             }
             self.offset = self.told;
             self.push(&record, &event);
         }
-        if let (Some(last), false) = (last, is_part)
+        if let (Some(last), true) = (last, is_whole)
             && last == self.revision
         {
             // All of its events are there.
@@ -234,12 +253,15 @@ impl<'r, 'a> Tail<'r, 'a> {
             Until::Deleted(key) => event.kind == EventKind::Delete && event.kv.key.0 == *key,
             Until::Dropped => false,
         };
-        let (revision, offset, is_last) = (self.revision, self.offset, self.is_last);
-        self.waiting.push_back(Waiting { ops, revision, offset, is_last });
+        let (revision, offset) = (self.revision, self.offset);
+        self.waiting.push_back(Waiting { ops, revision, offset });
     }
 
     /// Refuses what the mapping refuses; nothing of these events is applied yet.
     async fn check(&mut self, record: &Record, events: &[Event]) -> Result<(), Stop> {
+        if record.switched_at.is_some() {
+            return Ok(());
+        }
         for event in events {
             let is_past = event.kv.mod_revision.0 < self.revision;
             let collides = !is_past && self.rare.may_collide(event);
@@ -286,10 +308,46 @@ impl<'r, 'a> Tail<'r, 'a> {
             position = Some((waiting.revision, waiting.offset));
             events += 1;
         }
+        if let Some(index) = job.record().switched_at {
+            return self.apply_switched(index).await;
+        }
         let Some((revision, offset)) = position else { return self.apply_large().await };
         job.save(Record { revision, offset, ..job.record() }, &ops).await?;
         self.applied(events);
         Ok(())
+    }
+
+    /// After the cut-over: a key is deleted only if it is as the job wrote it, and none is set.
+    async fn apply_switched(&mut self, index: u64) -> Result<(), Stop> {
+        let job = &self.run.job;
+        let Some(first) = self.waiting.front() else { return Ok(()) };
+        let mut ops = Vec::new();
+        for op in &first.ops {
+            match op {
+                Op::Delete { key } => {
+                    let stored = job.target.get(key).await?.filter(|stored| stored.index <= index);
+                    let delete =
+                        |stored: Stored| Op::DeleteAt { key: key.clone(), index: stored.index };
+                    ops.extend(stored.map(delete));
+                }
+                Op::Set { key, .. } => self.run.report.note(&format!(
+                    "a program has set {} in etcd after the cut-over; Consul is not changed",
+                    shown(key.as_bytes())
+                )),
+                Op::DeleteTree { .. } => ops.push(op.clone()),
+                Op::DeleteAt { .. } => {}
+            }
+        }
+        let (revision, offset) = (first.revision, first.offset);
+        match job.save(Record { revision, offset, ..job.record() }, &ops).await {
+            // A program has changed the key meanwhile: it is looked at again.
+            Err(Stop::Failed(error)) if error.kind() == Kind::TxnFailed => Ok(()),
+            Ok(()) => {
+                self.applied(1);
+                Ok(())
+            }
+            Err(stop) => Err(stop),
+        }
     }
 
     /// Applies an event that does not fit in one transaction. Its operations set the whole state of its key,
@@ -308,7 +366,9 @@ impl<'r, 'a> Tail<'r, 'a> {
     fn applied(&mut self, events: usize) {
         for waiting in self.waiting.drain(..events) {
             self.bytes -= waiting.ops.iter().map(Op::size).sum::<usize>();
-            self.applied += u64::from(!waiting.is_last);
+            self.applied += 1;
+            let sets = waiting.ops.iter().any(|op| matches!(op, Op::Set { .. }));
+            self.sets += u64::from(sets);
         }
         self.run.report.progress("followed", self.applied, None);
     }

@@ -33,6 +33,9 @@ pub struct Target {
 pub struct Stored {
     pub value: Bytes,
     pub index: u64,
+    pub flags: u64,
+    /// Whether a session holds it.
+    pub is_held: bool,
 }
 
 /// How a transaction ended.
@@ -94,8 +97,13 @@ impl Target {
         let args = Args::new().arg(key).opt("consistent", true);
         let answer = self.patiently(async || self.client.call(&kv::GET, &args).await).await?;
         let Answer { value: Value::Bytes(value), meta } = answer else { return Ok(None) };
-        let index = meta.entry.map_or(0, |entry| entry.modify_index);
-        Ok(Some(Stored { value: value.into(), index }))
+        let entry = meta.entry;
+        Ok(Some(Stored {
+            value: value.into(),
+            index: entry.as_ref().map_or(0, |entry| entry.modify_index),
+            flags: entry.as_ref().map_or(0, |entry| entry.flags),
+            is_held: entry.is_some_and(|entry| entry.session.is_some()),
+        }))
     }
 
     /// Writes a key if it has this modify index (0: if it does not exist); returns whether it was written.
@@ -108,13 +116,21 @@ impl Target {
         applied(self.client.call(&kv::PUT, &args).await)
     }
 
-    /// Writes a key, whatever it has.
+    /// Writes a key, whatever it has. Not repeated.
     ///
     /// # Errors
     /// Consul's.
-    pub async fn put_any(&self, key: &str, value: &[u8]) -> Result<(), Error> {
-        let args = Args::new().arg(key).arg(Value::Bytes(value.to_vec()));
+    pub async fn put_any(&self, key: &str, value: &[u8], flags: u64) -> Result<(), Error> {
+        let args = Args::new().arg(key).arg(Value::Bytes(value.to_vec())).opt("flags", flags);
         self.client.call(&kv::PUT, &args).await.map(|_| ())
+    }
+
+    /// Writes a key, whatever it has, until it is certain.
+    ///
+    /// # Errors
+    /// Consul's, when it has not answered for long.
+    pub async fn put_surely(&self, key: &str, value: &[u8], flags: u64) -> Result<(), Error> {
+        self.patiently(async || self.put_any(key, value, flags).await).await
     }
 
     /// Deletes a key if it has this modify index.
@@ -140,11 +156,11 @@ impl Target {
         Ok(names.map(str::to_owned).collect())
     }
 
-    /// The values of keys, read in one transaction.
+    /// Keys, read in one transaction.
     ///
     /// # Errors
     /// Consul's.
-    pub async fn values(&self, keys: &[&str]) -> Result<Vec<Option<Bytes>>, Error> {
+    pub async fn entries(&self, keys: &[&str]) -> Result<Vec<Option<Stored>>, Error> {
         let mut found = vec![None; keys.len()];
         let mut asked: Vec<usize> = (0..keys.len()).collect();
         while !asked.is_empty() {
@@ -153,9 +169,7 @@ impl Target {
             match self.patiently(async || self.client.call(&txn::TXN, &args).await).await {
                 Ok(answer) => {
                     for (place, result) in asked.iter().zip(answer.value.items()) {
-                        let value = result.get("KV").and_then(|kv| kv.get("Value"));
-                        let Some(Value::Bytes(value)) = value else { continue };
-                        found[*place] = Some(Bytes::copy_from_slice(value));
+                        found[*place] = result.get("KV").and_then(stored);
                     }
                     return Ok(found);
                 }
@@ -213,6 +227,14 @@ impl Target {
     }
 }
 
+fn stored(kv: &Value) -> Option<Stored> {
+    let Some(Value::Bytes(value)) = kv.get("Value") else { return None };
+    let number = |name| kv.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let is_held = kv.get("Session").and_then(Value::as_str).is_some_and(|id| !id.is_empty());
+    let (index, flags) = (number("ModifyIndex"), number("Flags"));
+    Some(Stored { value: Bytes::copy_from_slice(value), index, flags, is_held })
+}
+
 fn applied(answer: Result<Answer, Error>) -> Result<bool, Error> {
     match answer {
         Ok(_) => Ok(true),
@@ -248,8 +270,12 @@ fn check(check: &Check) -> Value {
 
 fn change(op: &Op) -> Value {
     match op {
-        Op::Set { key, value } => operation("set", key, [("Value", Value::Bytes(value.to_vec()))]),
+        Op::Set { key, value, flags } => {
+            let value = Value::Bytes(value.to_vec());
+            operation("set", key, [("Value", value), ("Flags", (*flags).into())])
+        }
         Op::Delete { key } => operation("delete", key, []),
+        Op::DeleteAt { key, index } => operation("delete-cas", key, [("Index", (*index).into())]),
         Op::DeleteTree { prefix } => operation("delete-tree", prefix, []),
     }
 }

@@ -111,7 +111,8 @@ async fn difference(
     key: &str,
 ) -> Result<Option<Difference>, Stop> {
     let wanted = wanted(etcd, mapping, key).await?;
-    let found = target.get(key).await?.map(|stored| stored.value);
+    // A transaction reads any key, a URL does not.
+    let found = target.entries(&[key]).await?.pop().flatten().map(|stored| stored.value);
     let what = match (wanted, found) {
         (Some(_), None) => What::Missing,
         (None, Some(_)) => What::Extra,
@@ -132,7 +133,7 @@ async fn wanted(etcd: &Etcd, mapping: &Mapping, key: &str) -> Result<Option<Byte
         let Some(kv) = etcd.get(&candidate, 0).await? else { continue };
         let mut ops = mapping.load(&kv).into_iter();
         let value = ops.find_map(|op| match op {
-            Op::Set { key: place, value } if place == key => Some(value),
+            Op::Set { key: place, value, .. } if place == key => Some(value),
             _ => None,
         });
         if value.is_some() {
@@ -229,11 +230,11 @@ impl<'a> Sides<'a> {
         let Batch { keys, pairs, mut differences } = batch;
         if self.compares_values && !pairs.is_empty() {
             let names: Vec<&str> = pairs.iter().map(|(key, _)| key.as_str()).collect();
-            let found = self.target.values(&names).await?;
+            let found = self.target.entries(&names).await?;
             for ((key, wanted), found) in pairs.iter().zip(found) {
                 let what = match found {
                     None => What::Missing,
-                    Some(found) if found == wanted => continue,
+                    Some(found) if found.value == wanted => continue,
                     Some(_) => What::Different,
                 };
                 differences.push(Difference { key: key.clone(), what });
@@ -278,8 +279,8 @@ impl Wanted<'_> {
                 for kv in &page.kvs {
                     let Place::Encoded(prefix) = mapping.place(kv) else { continue };
                     ready.extend(parts(&prefix, &kv.value.0).filter_map(|op| match op {
-                        Op::Set { key, value } => Some((key, value)),
-                        Op::Delete { .. } | Op::DeleteTree { .. } => None,
+                        Op::Set { key, value, .. } => Some((key, value)),
+                        Op::Delete { .. } | Op::DeleteAt { .. } | Op::DeleteTree { .. } => None,
                     }));
                 }
             },

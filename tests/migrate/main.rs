@@ -6,8 +6,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cutover;
 mod etcd;
 mod job;
+mod lines;
 mod odd_keys;
 mod program;
 mod refusals;
@@ -29,7 +31,16 @@ fn trials() -> Trials {
         };
         add("a_storm_and_kills_leave_no_difference", storm::run);
         add("keys_that_consul_does_not_take_are_refused_skipped_or_encoded", odd_keys::run);
+        add(
+            "a_cut_over_that_is_interrupted_leaves_no_alarm_and_one_that_ends_can_be_undone",
+            cutover::run,
+        );
         add("a_job_is_held_goes_on_and_survives_compaction", job::run);
+    }
+    for version in ["1.21", consul::SIM] {
+        let is_missing = consul::is_missing(version, "consul-migrate");
+        let name = format!("an_export_is_imported_exactly_on_{version}");
+        trials.add_unless(is_missing, name, move || lines::run(version));
     }
     let is_missing = consul::is_missing("1.21", "consul-migrate");
     trials.add_unless(is_missing, "each_refusal_of_etcd_is_clear", || refusals::run("1.21"));

@@ -102,4 +102,28 @@ fn encoded(servers: &Servers, large: &[u8]) {
     assert_eq!(stored("encode/_etcd/626f7468/0000-0001"), None);
     assert_eq!(stored("encode/late").unwrap(), &large[..500_000]);
     servers.run(&[&arguments[..], &["verify"]].concat()).ok();
+    comes_back(servers, &arguments, large);
+}
+
+/// The way back restores what etcd has lost since the cut-over, also what is encoded in Consul.
+fn comes_back(servers: &Servers, arguments: &[&str], large: &[u8]) {
+    let run = |more: &[&str]| servers.run(&[arguments, more].concat()).ok();
+    run(&["cutover", "--yes", "--take-over"]);
+    let gateway = servers.etcd.gateway();
+    let lost: [(&[u8], &[u8]); 6] = [
+        (b"/", b"odd"),
+        (b"/with\0nul", b"odd"),
+        (b"/a//b/../c", b"odd"),
+        (b"/\xff\xfe", b"odd"),
+        (b"/512", large),
+        (b"/late", &large[..500_000]),
+    ];
+    for (key, _) in lost {
+        gateway.delete(key);
+    }
+    let said = run(&["rollback", "--yes"]);
+    assert!(said.contains("set 6 keys of etcd and deleted 0 keys"), "{said}");
+    for (key, value) in lost {
+        assert!(super::cutover::value(&gateway, key) == Some(text(value)), "{key:?}");
+    }
 }

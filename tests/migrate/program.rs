@@ -119,6 +119,15 @@ impl Running {
         let _ = self.0.wait();
     }
 
+    pub fn signal(&self, signal: &str) {
+        let flag = format!("-{signal}");
+        // It may have ended already.
+        let _ = Command::new("kill")
+            .args([&flag, &self.0.id().to_string()])
+            .stderr(Stdio::null())
+            .status();
+    }
+
     pub fn has_ended(&mut self) -> bool {
         self.0.try_wait().unwrap().is_some()
     }

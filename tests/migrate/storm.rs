@@ -1,7 +1,11 @@
 //! Six writers, a tool that is killed at random moments, and no difference at the end.
 
-use super::etcd::Etcd;
+use super::etcd::{Etcd, text};
 use super::program::{Running, Servers};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,6 +34,7 @@ pub fn run(version: &'static str) {
     let (is_over, writes) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut tail = thread::scope(|scope| {
         let _over = Over(&is_over);
+        scope.spawn(|| naive_copy(&servers));
         for seed in 0..6 {
             let (etcd, is_over, writes, keys) = (&servers.etcd, &is_over, &writes, size.keys);
             scope.spawn(move || write(etcd, seed, keys, is_over, writes));
@@ -38,13 +43,56 @@ pub fn run(version: &'static str) {
     });
     servers.wait_for_tail();
     tail.kill();
+    assert_ne!(naive(&servers), 0, "the storm does not show what a naive copy loses");
     assert!(writes.load(Ordering::Relaxed) > 100, "the writers were too slow");
     let said = servers.run(&["verify"]).ok();
     assert!(said.contains("0 missing, 0 extra, 0 different"), "{said}");
 }
 
+/// The control: a loop over all keys, page by page, as they are at that moment.
+fn naive_copy(servers: &Servers) {
+    let (etcd, consul) = (servers.etcd.gateway(), servers.consul());
+    // A job does not begin where Consul has keys.
+    while servers.record() == Value::Null {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let mut next = text(b"\0");
+    loop {
+        let page =
+            etcd.post("kv/range", json!({ "key": next, "range_end": "AA==", "limit": "64" }));
+        let kvs = page["kvs"].as_array().cloned().unwrap_or_default();
+        let Some(last) = kvs.last() else { return };
+        next = text(&[&bytes(&last["key"])[..], &[0]].concat());
+        let set = |kv: &Value| {
+            let key = String::from_utf8(bytes(&kv["key"])).unwrap();
+            json!({ "KV": { "Verb": "set", "Key": format!("naive{key}"), "Value": kv["value"] } })
+        };
+        let body = Value::Array(kvs.iter().map(set).collect()).to_string();
+        assert_eq!(consul.send("PUT", "/v1/txn", body).unwrap().0, 200);
+    }
+}
+
+/// In how many keys the naive copy differs; it is deleted then.
+fn naive(servers: &Servers) -> usize {
+    let (etcd, consul) = (servers.etcd.gateway(), servers.consul());
+    let all = etcd.post("kv/range", json!({ "key": "AA==", "range_end": "AA==" }));
+    let kvs = all["kvs"].as_array().unwrap().iter();
+    let name = |kv: &Value| format!("naive{}", String::from_utf8(bytes(&kv["key"])).unwrap());
+    let wanted: HashSet<_> = kvs.map(|kv| (name(kv), kv["value"].clone())).collect();
+    let (_, body) = consul.send("GET", "/v1/kv/naive/?recurse", "").unwrap();
+    let found: Vec<Value> = serde_json::from_slice(&body).unwrap();
+    let name = |kv: &Value| kv["Key"].as_str().unwrap().to_owned();
+    let found: HashSet<_> = found.iter().map(|kv| (name(kv), kv["Value"].clone())).collect();
+    consul.send("DELETE", "/v1/kv/naive/?recurse", "").unwrap();
+    wanted.symmetric_difference(&found).count()
+}
+
+fn bytes(text: &Value) -> Vec<u8> {
+    BASE64.decode(text.as_str().unwrap()).unwrap()
+}
+
 /// Ends the writers, also after a panic.
-struct Over<'a>(&'a AtomicBool);
+pub struct Over<'a>(pub &'a AtomicBool);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {

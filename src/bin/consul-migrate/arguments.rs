@@ -1,7 +1,7 @@
 //! The command line.
 
 use super::common::consul::Consul;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use consul_ffi::migrate::mapping::{Choice, Problem};
 
@@ -11,6 +11,9 @@ A move, while the programs go on writing to etcd:
   consul-migrate --etcd 10.0.0.1:2379 copy      a snapshot; after an interruption it goes on
   consul-migrate --etcd 10.0.0.1:2379 tail      the changes since then, until it is stopped
   consul-migrate --etcd 10.0.0.1:2379 verify    compares both, key by key
+  consul-migrate --etcd 10.0.0.1:2379 cutover   stops etcd's writers, applies what is left, compares: start the
+                                                programs with Consul's address then
+  consul-migrate --etcd 10.0.0.1:2379 rollback  if need be: what programs have changed in Consul back to etcd
 
 Kinds of keys that Consul does not take as they are, for --on KIND=skip|encode|refuse:
   empty-key     the key is `/`
@@ -147,7 +150,17 @@ pub enum Verb {
     Tail(Hold),
     /// Compare etcd and Consul key by key; status 1 if they differ.
     Verify,
-    /// Show how far the job is and which instance holds it.
+    /// Stop the writers of etcd, apply what is left and compare both: then programs can start with Consul.
+    ///
+    /// Whatever interrupts it, etcd takes writes again. After SIGKILL the next `cutover` or `status` sees to it.
+    Cutover(Cutover),
+    /// Make etcd as Consul is now, after a cut-over; etcd takes writes again.
+    Rollback(Rollback),
+    /// Write all keys of Consul as lines of JSON; needs no etcd.
+    Export(Export),
+    /// Set the keys of an export in Consul; needs no etcd.
+    Import(Import),
+    /// Show how far the job is and which instance holds it; lift the freeze of a cut-over that was killed.
     Status,
     /// Print the completion for a shell.
     Completion {
@@ -173,6 +186,59 @@ pub struct Hold {
     /// Replace the instance that holds the job.
     #[arg(long)]
     pub take_over: bool,
+}
+
+#[derive(Args)]
+pub struct Cutover {
+    #[command(flatten)]
+    pub hold: Hold,
+    /// How the writers are stopped: `alarm` makes the whole etcd cluster refuse writes (NOSPACE), `operator`
+    /// leaves it to you, such as by a read-only role, before you agree.
+    #[arg(long, value_enum, default_value = "alarm")]
+    pub freeze: Freeze,
+    /// Let the writers go on if the cut-over takes longer than this from their stop on, in seconds.
+    #[arg(long, default_value_t = 30, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub within: u64,
+    /// Agree in advance; necessary without a terminal.
+    #[arg(long)]
+    pub yes: bool,
+    /// Go on with the deletions and expired leases of etcd until it is stopped, as `tail` does.
+    #[arg(long)]
+    pub follow: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Freeze {
+    Alarm,
+    Operator,
+}
+
+#[derive(Args)]
+pub struct Rollback {
+    #[command(flatten)]
+    pub hold: Hold,
+    /// Only tell what it would change.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Agree in advance; necessary without a terminal.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Args)]
+pub struct Export {
+    /// The file; it must not exist. Standard output by default.
+    pub file: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Import {
+    /// The file; standard input by default.
+    pub file: Option<String>,
+    /// Begin although Consul has keys: those of the file are replaced, others stay.
+    #[arg(long)]
+    pub merge: bool,
 }
 
 fn job_name(name: &str) -> Result<String, String> {

@@ -8,11 +8,11 @@ use consul_ffi::clock::{Clock, SystemClock};
 use consul_ffi::connect::connect;
 use consul_ffi::error::Error;
 use consul_ffi::logs::{self, Wanted};
-use consul_ffi::migrate::Pace;
 use consul_ffi::migrate::etcd::{Etcd, Login};
 use consul_ffi::migrate::job::Instance;
 use consul_ffi::migrate::mapping::Mapping;
 use consul_ffi::migrate::target::Target;
+use consul_ffi::migrate::{Frozen, Pace};
 use consul_ffi::os::{self, Process};
 use consul_ffi::transport::streaming::{Streaming, StreamingHttp};
 use consul_ffi::transport::{Options, TlsOptions};
@@ -29,6 +29,7 @@ pub struct Session {
     pub pace: Pace,
     pub me: Instance,
     pub progress: Arc<Progress>,
+    pub frozen: Frozen,
 }
 
 impl Session {
@@ -50,6 +51,7 @@ impl Session {
             pace: Pace { page: job.page, in_flight: job.in_flight.into() },
             me: instance(line.verb.name()),
             progress: Arc::new(Progress::new(line.json)),
+            frozen: Frozen::default(),
         })
     }
 }

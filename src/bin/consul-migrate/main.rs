@@ -5,6 +5,7 @@
 //! consul-migrate --etcd 10.0.0.1:2379 copy
 //! consul-migrate --etcd 10.0.0.1:2379 tail
 //! consul-migrate --etcd 10.0.0.1:2379 verify
+//! consul-migrate --etcd 10.0.0.1:2379 cutover
 //! ```
 
 mod arguments;
@@ -12,7 +13,9 @@ mod arguments;
 mod common;
 mod connection;
 mod failure;
+mod lines;
 mod progress;
+mod switch;
 mod verbs;
 
 use arguments::{CommandLine, Verb};
@@ -54,9 +57,11 @@ async fn run(line: &CommandLine) -> Result<(), Failure> {
     let unheard = |error| Failure::Usage(format!("no signals: {error}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unheard)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(unheard)?;
-    tokio::select! {
+    let done = tokio::select! {
         done = verbs::run(&session, line) => done,
         _ = interrupt.recv() => Err(Failure::Interrupted),
         _ = terminate.recv() => Err(Failure::Interrupted),
-    }
+    };
+    switch::unfreeze(&session, &line.job.name).await?;
+    done
 }

@@ -4,6 +4,7 @@ use super::arguments::{CommandLine, Copy, Hold, Verb};
 use super::common::print::{counted, inert, print, print_json, table};
 use super::connection::{Session, is_dead};
 use super::failure::Failure;
+use super::{lines, switch};
 use consul_ffi::migrate::etcd::Range;
 use consul_ffi::migrate::job::{self, Instance, Job, Keys, Phase, Record};
 use consul_ffi::migrate::mapping::{Choice, Mapping};
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// The keys that are named for each problem, and the differences, when people read them.
-const SHOWN: usize = 20;
+pub const SHOWN: usize = 20;
 
 /// With more differences a comparison ends.
 const MAX_DIFFERENCES: usize = 10_000;
@@ -28,6 +29,10 @@ impl Verb {
             Verb::Copy(_) => "copy",
             Verb::Tail(_) => "tail",
             Verb::Verify => "verify",
+            Verb::Cutover(_) => "cutover",
+            Verb::Rollback(_) => "rollback",
+            Verb::Export(_) => "export",
+            Verb::Import(_) => "import",
             Verb::Status => "status",
             Verb::Completion { .. } => "completion",
         }
@@ -35,10 +40,11 @@ impl Verb {
 }
 
 /// What a verb has found or done: as text, as JSON, and whether it is well.
-struct Done {
-    text: String,
-    json: Value,
-    is_well: bool,
+pub struct Done {
+    /// Empty if standard output has something else.
+    pub text: String,
+    pub json: Value,
+    pub is_well: bool,
 }
 
 pub async fn run(session: &Session, line: &CommandLine) -> Result<(), Failure> {
@@ -47,6 +53,10 @@ pub async fn run(session: &Session, line: &CommandLine) -> Result<(), Failure> {
         Verb::Copy(it) => copy(session, &line.job.name, it).await?,
         Verb::Tail(it) => follow(session, &line.job.name, it).await?,
         Verb::Verify => compare(session, &line.job.name).await?,
+        Verb::Cutover(it) => switch::cutover(session, &line.job.name, it).await?,
+        Verb::Rollback(it) => switch::rollback(session, &line.job.name, it).await?,
+        Verb::Export(it) => lines::export(session, it).await?,
+        Verb::Import(it) => lines::import(session, it).await?,
         Verb::Status => status(session, &line.job.name).await?,
         Verb::Completion { .. } => return Ok(()),
     };
@@ -56,6 +66,7 @@ pub async fn run(session: &Session, line: &CommandLine) -> Result<(), Failure> {
         std::fs::write(file, format!("{}\n", done.json)).map_err(unwritten)?;
     }
     match line.json {
+        _ if done.text.is_empty() => {}
         true => print_json(&done.json),
         false => print(&inert(done.text.trim_end())),
     }
@@ -108,7 +119,7 @@ async fn look(session: &Session) -> Result<Survey, Failure> {
 }
 
 /// A key that Consul has in the place of the copy.
-async fn existing(session: &Session, mapping: &Mapping) -> Result<Option<String>, Failure> {
+pub async fn existing(session: &Session, mapping: &Mapping) -> Result<Option<String>, Failure> {
     let names = session.target.keys(&mapping.plain_prefix(), Some("/")).await?;
     Ok(names.into_iter().find(|name| !mapping.is_own(name)))
 }
@@ -163,7 +174,8 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
     };
     let run = of(session, job);
     let before = run.job.record();
-    if before.phase == Phase::Tail && !asked.again {
+    let is_copied = matches!(before.phase, Phase::Tail | Phase::Switched);
+    if is_copied && !asked.again {
         run.job.release().await;
         return Err(Stop::Refused(
             "the snapshot is copied already: go on with tail, or use --again for a new snapshot"
@@ -172,7 +184,7 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
         .into());
     }
     held(&run, async || {
-        if asked.again && before.phase == Phase::Tail {
+        if asked.again && is_copied {
             restart(&run).await?;
         }
         load(&run).await
@@ -215,17 +227,7 @@ async fn begin(session: &Session, asked: &Copy) -> Result<Record, Failure> {
         ))
         .into());
     }
-    Ok(Record {
-        cluster_id: found.cluster_id.clone(),
-        mapping,
-        phase: Phase::Load,
-        snapshot: found.revision,
-        loaded: None,
-        sweeps: asked.replace,
-        revision: found.revision + 1,
-        offset: 0,
-        step: 0,
-    })
+    Ok(Record::new(found.cluster_id, mapping, found.revision, asked.replace))
 }
 
 async fn follow(session: &Session, name: &str, asked: &Hold) -> Result<Done, Failure> {
@@ -237,12 +239,12 @@ async fn follow(session: &Session, name: &str, asked: &Hold) -> Result<Done, Fai
     Ok(Done { text: "the tail has ended".to_owned(), json, is_well: true })
 }
 
-fn without(name: &str) -> Failure {
+pub fn without(name: &str) -> Failure {
     Stop::Refused(format!("there is no job {name:?} in Consul: begin it with copy")).into()
 }
 
 /// Holds a job that exists, of this cluster of etcd.
-async fn open<'s>(
+pub async fn open<'s>(
     session: &'s Session,
     name: &str,
     hold: &Hold,
@@ -283,13 +285,16 @@ async fn create<'s>(
     Ok(Job::hold(&session.target, name, me, &dead, hold.take_over, new).await?)
 }
 
-fn of<'s>(session: &'s Session, job: Job<'s>) -> Run<'s> {
+pub fn of<'s>(session: &'s Session, job: Job<'s>) -> Run<'s> {
     let report: Arc<dyn Report> = session.progress.clone();
     Run { etcd: &session.etcd, job, pace: session.pace, report }
 }
 
 /// Works while this instance holds the job, and lets it go at the end.
-async fn held(run: &Run<'_>, work: impl AsyncFnOnce() -> Result<(), Stop>) -> Result<(), Failure> {
+pub async fn held<R>(
+    run: &Run<'_>,
+    work: impl AsyncFnOnce() -> Result<R, Stop>,
+) -> Result<R, Failure> {
     let done = match select(pin!(work()), pin!(run.job.beat())).await {
         Either::Left((done, _)) => done,
         Either::Right((stop, _)) => Err(stop),
@@ -348,6 +353,7 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
     };
     let holder = job::holder(&session.target, &keys).await?.map(|(instance, _)| instance);
     let etcd = session.etcd.status().await?;
+    let freeze = switch::freeze_left(session, &keys, &record).await?;
     let state = match record.phase {
         Phase::Load => format!("the snapshot of revision {} is being copied", record.snapshot),
         Phase::Sweep => format!(
@@ -355,6 +361,7 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
             record.snapshot
         ),
         Phase::Tail => format!("all changes before revision {} are applied", record.revision),
+        Phase::Switched => "cut over: programs use Consul".to_owned(),
     };
     let held = match &holder {
         Some(instance) if is_dead(instance, &session.me) => {
@@ -364,11 +371,11 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
         None => "no instance holds it".to_owned(),
     };
     let text = format!(
-        "job {name}: {state}\netcd {} is at revision {}\n{held}",
+        "job {name}: {state}\netcd {} is at revision {}\n{held}\n{freeze}",
         etcd.version, etcd.revision
     );
     let json = json!({
-        "verb": "status", "record": record, "holder": holder,
+        "verb": "status", "record": record, "holder": holder, "freeze": freeze,
         "etcd": { "version": etcd.version, "revision": etcd.revision, "cluster_id": etcd.cluster_id },
     });
     Ok(Done { text, json, is_well: true })

@@ -1,11 +1,13 @@
 //! etcd through its JSON gateway.
 
+mod change;
 mod message;
 mod pages;
 mod sorted;
 mod watch;
 
-pub use message::{Event, EventKind, KeyValue};
+pub use change::Change;
+pub use message::{Base64, Event, EventKind, KeyValue};
 pub use pages::{Page, Pages};
 pub use sorted::{Sorted, by_form};
 pub use watch::{Changes, Watch};
@@ -18,9 +20,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use http::{Request, Response};
-use message::{
-    Base64, Int, RangeRequest, RangeResponse, Refusal, StatusResponse, TokenResponse, decode,
-};
+use message::{Int, RangeRequest, RangeResponse, Refusal, StatusResponse, TokenResponse, decode};
 use serde::Deserialize;
 use serde_json::json;
 use std::fmt;
@@ -404,6 +404,9 @@ impl Etcd {
         let code = refusal.code();
         if says("has been compacted") {
             return Refused::Compacted;
+        } else if says("database space exceeded") {
+            let message = format!("{}: {what}: {text}: an alarm is on", self.endpoint());
+            return Error::new(Kind::Http, message).with_status(status).into();
         } else if code == 8 && (says("larger than max") || says("message too large")) {
             return Refused::TooLarge;
         }

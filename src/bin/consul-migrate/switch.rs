@@ -1,0 +1,205 @@
+//! The cut-over and the way back.
+
+use super::arguments::{Cutover, Freeze as Given, Rollback};
+use super::common::print::{PROGRAM, counted, say};
+use super::connection::{Session, is_dead};
+use super::failure::Failure;
+use super::verbs::{Done, SHOWN, held, of, open, without};
+use consul_ffi::migrate::job::{self, Instance, Keys, Phase, Record};
+use consul_ffi::migrate::{
+    CutOver, Freeze, Report, RolledBack, Stop, Until, cut_over, lift_left, roll_back, tail,
+};
+use serde_json::json;
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// For how long Consul is asked how far an interrupted cut-over came, while writers may be stopped.
+const LAST_LOOK: Duration = Duration::from_secs(3);
+
+const ALARM: &str = "Now all writers of this etcd cluster are stopped, those of other keys too, until programs use Consul or \
+                     rollback lifts the alarm.";
+
+const UNFROZEN: &str = "no cut-over has stopped the writers of etcd";
+
+const OPERATOR: &str = "Stop all writers of etcd now, such as by a read-only role.";
+
+pub async fn cutover(session: &Session, name: &str, asked: &Cutover) -> Result<Done, Failure> {
+    require_consent(asked.yes)?;
+    let Some(job) = open(session, name, &asked.hold).await? else { return Err(without(name)) };
+    let run = of(session, job);
+    let (freeze, warning) = match asked.freeze {
+        Given::Alarm => (Freeze::Alarm, ALARM),
+        Given::Operator => (Freeze::Operator, OPERATOR),
+    };
+    let consent = async |lag: Duration| {
+        let text = format!("The changes of etcd arrive within {:.1} s.", lag.as_secs_f64());
+        agree(session, &format!("{text} {warning}"), asked.yes).await
+    };
+    let limit = Duration::from_secs(asked.within);
+    let done = held(&run, async || {
+        let done = cut_over(&run, freeze, &session.frozen, limit, consent).await?;
+        if asked.follow && done.differences.is_empty() {
+            session.progress.note(&told(&done, asked.freeze));
+            tail(&run, &Until::Dropped).await?;
+        }
+        Ok(done)
+    });
+    let done = done.await?;
+    let json = json!({
+        "verb": "cutover", "keys": done.keys, "revision": done.revision,
+        "stopped_seconds": done.stopped.as_secs_f64(), "differences": done.differences,
+    });
+    let is_well = done.differences.is_empty();
+    Ok(Done { text: told(&done, asked.freeze), json, is_well })
+}
+
+/// How a cut-over came to its end.
+fn told(done: &CutOver, freeze: Given) -> String {
+    let seconds = done.stopped.as_secs_f64();
+    let keys = counted(done.keys as usize, "key");
+    if !done.differences.is_empty() {
+        let mut text = format!(
+            "not cut over: {} of {keys} differ; etcd takes writes again\n",
+            done.differences.len()
+        );
+        for difference in done.differences.iter().take(SHOWN) {
+            text += &format!("  {difference}\n");
+        }
+        return text;
+    }
+    let state = match freeze {
+        Given::Alarm => "etcd refuses writes, and `rollback` undoes that",
+        Given::Operator => "leave etcd's writers stopped",
+    };
+    format!(
+        "cut over: {keys} are equal; writers were stopped for {seconds:.2} s\n\
+         start the programs with Consul's address: {state}"
+    )
+}
+
+/// Lifts the alarm of a cut-over that has not come to its end.
+pub async fn unfreeze(session: &Session, name: &str) -> Result<(), Failure> {
+    if !session.frozen.may_be_on() {
+        return Ok(());
+    }
+    // The last request of the cut-over may be on its way, or have been applied.
+    if timeout(LAST_LOOK, is_switched(session, name)).await.is_ok_and(|is| is) {
+        say(&format!("{PROGRAM}: the cut-over had come to its end: etcd refuses writes"));
+        return Ok(());
+    }
+    match session.frozen.lift(&session.etcd).await {
+        Ok(()) => {
+            say(&format!("{PROGRAM}: not cut over: etcd takes writes again"));
+            Ok(())
+        }
+        Err(refused) => {
+            say(&format!(
+                "{PROGRAM}: etcd REFUSES WRITES STILL: run `{PROGRAM} status`, or `etcdctl alarm disarm`"
+            ));
+            Err(refused.into())
+        }
+    }
+}
+
+/// Whether the job is cut over; from now on this instance changes nothing any more.
+async fn is_switched(session: &Session, name: &str) -> bool {
+    let keys = Keys::new(name);
+    if job::end(&session.target, &keys, &session.me).await.is_err() {
+        return false;
+    }
+    let record = job::record(&session.target, &keys).await;
+    record.is_ok_and(|record| record.is_some_and(|(record, _)| record.phase == Phase::Switched))
+}
+
+/// The state of the freeze, for `status`. It lifts one that was left.
+pub async fn freeze_left(
+    session: &Session,
+    keys: &Keys,
+    record: &Record,
+) -> Result<&'static str, Failure> {
+    let Some(alarm) = record.alarm else { return Ok(UNFROZEN) };
+    let is_on = session.etcd.alarms().await?.contains(&alarm);
+    let dead = |instance: &Instance| is_dead(instance, &session.me);
+    Ok(match (record.phase, is_on) {
+        (Phase::Switched, true) => "etcd refuses writes since the cut-over",
+        (Phase::Switched, false) => "etcd TAKES WRITES although the job is cut over",
+        (_, false) => UNFROZEN,
+        _ if !job::is_abandoned(&session.target, keys, &dead).await? => {
+            "etcd refuses writes during a cut-over"
+        }
+        _ if lift_left(&session.etcd, record).await? => {
+            "etcd refused writes since a cut-over was killed; now it takes them again"
+        }
+        _ => UNFROZEN,
+    })
+}
+
+pub async fn rollback(session: &Session, name: &str, asked: &Rollback) -> Result<Done, Failure> {
+    require_consent(asked.yes || asked.dry_run)?;
+    let Some(job) = open(session, name, &asked.hold).await? else { return Err(without(name)) };
+    let run = of(session, job);
+    let done = held(&run, async || {
+        let text = "etcd becomes as Consul is now, and takes writes again. Stop the programs that write to either.";
+        agree(session, text, asked.yes || asked.dry_run).await?;
+        roll_back(&run, asked.dry_run).await
+    });
+    let done = done.await?;
+    let is_well = done.without_source.is_empty();
+    let json = json!({ "verb": "rollback", "dry_run": asked.dry_run, "done": done });
+    Ok(Done { text: told_back(&done, asked.dry_run), json, is_well })
+}
+
+fn told_back(done: &RolledBack, is_dry: bool) -> String {
+    let (set, deleted) = (counted(done.set as usize, "key"), counted(done.deleted as usize, "key"));
+    let mut text = match is_dry {
+        true => format!("a rollback would set {set} of etcd and delete {deleted}\n"),
+        false => {
+            format!("set {set} of etcd and deleted {deleted}: it is as Consul, and takes writes\n")
+        }
+    };
+    for key in done.keys.iter().take(if is_dry { SHOWN } else { 0 }) {
+        text += &format!("  {key}\n");
+    }
+    if done.left > 0 {
+        text += &format!(
+            "left as they are, with a session or a lease: {}\n",
+            counted(done.left as usize, "key")
+        );
+    }
+    if !done.without_source.is_empty() {
+        text += "these keys of Consul have no place in etcd:\n";
+        for key in done.without_source.iter().take(SHOWN) {
+            text += &format!("  {key:?}\n");
+        }
+    }
+    text
+}
+
+fn require_consent(is_given: bool) -> Result<(), Failure> {
+    match is_given || io::stdin().is_terminal() {
+        true => Ok(()),
+        false => Err(Failure::Usage("there is no terminal to agree on: use --yes".to_owned())),
+    }
+}
+
+/// Asks on the terminal.
+async fn agree(session: &Session, text: &str, is_given: bool) -> Result<(), Stop> {
+    session.progress.end();
+    say(&format!("{PROGRAM}: {text}"));
+    if is_given {
+        return Ok(());
+    }
+    say("Type yes to go on:");
+    let (sender, answer) = tokio::sync::oneshot::channel();
+    // A blocked read does not keep the program from ending.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let _ = io::stdin().read_line(&mut line);
+        let _ = sender.send(line);
+    });
+    match answer.await.unwrap_or_default().trim() {
+        "yes" => Ok(()),
+        _ => Err(Stop::Refused("not agreed: nothing was changed".to_owned())),
+    }
+}

@@ -1,0 +1,223 @@
+//! The cut-over: etcd takes no writes any more, what is left is applied, and both sides are compared.
+
+use super::etcd::{Change, Etcd, Range, Refused};
+use super::job::{Phase, Record};
+use super::verify::{self, Difference};
+use super::{Run, Stop, Until, tail};
+use crate::sync::lock;
+use bytes::Bytes;
+use futures_util::future::{Either, select, try_join};
+use std::pin::pin;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// After a round as short as this the writers can be stopped.
+const SHORT: Duration = Duration::from_millis(500);
+
+/// With more differences a comparison ends.
+const MAX_DIFFERENCES: usize = 1000;
+
+/// How the writers of etcd are stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freeze {
+    /// By the alarm for a full disk: etcd refuses all writes but deletions.
+    Alarm,
+    /// By the operator, before consent is given.
+    Operator,
+}
+
+/// The alarm that this process must lift if its cut-over does not come to its end.
+#[derive(Debug, Default)]
+pub struct Frozen(Mutex<Option<u64>>);
+
+/// A cut-over that came to its end, or found differences.
+#[derive(Debug)]
+pub struct CutOver {
+    pub keys: u64,
+    pub revision: u64,
+    /// For how long writes were refused until programs could use Consul.
+    pub stopped: Duration,
+    /// If there are any, the job is not switched, and the alarm is to be lifted.
+    pub differences: Vec<Difference>,
+}
+
+impl Frozen {
+    pub fn may_be_on(&self) -> bool {
+        lock(&self.0).is_some()
+    }
+
+    /// Lifts the alarm, if it may be on.
+    ///
+    /// # Errors
+    /// etcd's: the alarm may be on still.
+    pub async fn lift(&self, etcd: &Etcd) -> Result<(), Refused> {
+        let alarm = *lock(&self.0);
+        if let Some(alarm) = alarm {
+            etcd.lift_alarm(alarm).await?;
+            self.forget();
+        }
+        Ok(())
+    }
+
+    /// The alarm is to stay on.
+    fn forget(&self) {
+        *lock(&self.0) = None;
+    }
+}
+
+/// Lifts the alarm that a cut-over has left on, because it was killed. Returns whether it was on.
+///
+/// # Errors
+/// etcd's.
+pub async fn lift_left(etcd: &Etcd, record: &Record) -> Result<bool, Refused> {
+    let Some(alarm) = record.alarm.filter(|_| record.phase != Phase::Switched) else {
+        return Ok(false);
+    };
+    let is_on = etcd.alarms().await?.contains(&alarm);
+    if is_on {
+        etcd.lift_alarm(alarm).await?;
+    }
+    Ok(is_on)
+}
+
+/// Applies all changes, stops the writers of etcd after `consent`, applies the rest and compares both sides.
+/// If they are equal the job is switched. It has to be done within `limit` from the stop on.
+///
+/// After an error, and when the future is dropped, `frozen` has the alarm that is to be lifted.
+///
+/// # Errors
+/// See [`Stop`], and those of `consent`.
+pub async fn cut_over(
+    run: &Run<'_>,
+    freeze: Freeze,
+    frozen: &Frozen,
+    limit: Duration,
+    consent: impl AsyncFnOnce(Duration) -> Result<(), Stop>,
+) -> Result<CutOver, Stop> {
+    prepare(run).await?;
+    let short = catch_up(run).await?;
+    // The tail has to end by itself: dropped during a write, it would not know the state of the record.
+    let sentinel = put_sentinel(run).await?;
+    let agreed = async {
+        consent(short).await?;
+        Ok(run.etcd.delete(&Range::one(&sentinel)).await?)
+    };
+    try_join(agreed, tail(run, &Until::Deleted(sentinel.clone()))).await?;
+    catch_up(run).await?;
+    let switched = pin!(switch(run, freeze, frozen));
+    match select(switched, run.etcd.clock().sleep(limit)).await {
+        Either::Left((switched, _)) => switched,
+        Either::Right(_) => Err(Stop::Refused(format!(
+            "the cut-over was not done within {} s; --within gives it longer",
+            limit.as_secs()
+        ))),
+    }
+}
+
+/// Ends what an earlier cut-over has left.
+async fn prepare(run: &Run<'_>) -> Result<(), Stop> {
+    let record = run.job.record();
+    if record.phase == Phase::Switched {
+        return Err(Stop::Refused("the job is cut over already".to_owned()));
+    }
+    if lift_left(run.etcd, &record).await? {
+        run.report.note("lifted the alarm of a cut-over that was killed: etcd takes writes again");
+    }
+    if !run.etcd.alarms().await?.is_empty() {
+        return Err(Stop::Refused(
+            "etcd refuses writes by an alarm of its own: free its disk, and disarm it with etcdctl"
+                .to_owned(),
+        ));
+    }
+    run.etcd.delete(&Range::prefix(&sentinels(run))).await?;
+    Ok(())
+}
+
+/// Follows etcd in rounds until they do not get shorter; returns the time of the last one.
+async fn catch_up(run: &Run<'_>) -> Result<Duration, Stop> {
+    let mut before = Duration::MAX;
+    loop {
+        let begun = run.etcd.clock().now();
+        let sentinel = put_sentinel(run).await?;
+        drain(run, sentinel).await?;
+        let took = run.etcd.clock().now() - begun;
+        if took < SHORT || took > before / 2 {
+            return Ok(took);
+        }
+        before = took;
+    }
+}
+
+/// The prefix of the sentinels of this job.
+fn sentinels(run: &Run<'_>) -> Vec<u8> {
+    let (all, job) = (run.job.record().mapping.sentinels(), run.job.keys.record.as_bytes());
+    [&all, job, b"/"].concat()
+}
+
+/// Sets a key that no other instance or round has set.
+async fn put_sentinel(run: &Run<'_>) -> Result<Bytes, Stop> {
+    let name = format!("{:016x}", fastrand::u64(..));
+    let key = Bytes::from([&sentinels(run)[..], name.as_bytes()].concat());
+    run.etcd.change(&[Change { key: key.clone(), value: Some(Bytes::new()) }]).await?;
+    Ok(key)
+}
+
+/// Deletes the sentinel, and applies all changes up to its deletion; returns how many set keys.
+async fn drain(run: &Run<'_>, sentinel: Bytes) -> Result<u64, Stop> {
+    run.etcd.delete(&Range::one(&sentinel)).await?;
+    tail(run, &Until::Deleted(sentinel)).await
+}
+
+async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOver, Stop> {
+    let clock = run.etcd.clock();
+    let begun = clock.now();
+    // A put would be refused later.
+    let sentinel = put_sentinel(run).await?;
+    if freeze == Freeze::Alarm {
+        stop_writes(run, frozen).await?;
+    }
+    let (_, frozen_at) = run.etcd.count(&Range::one(&sentinel), 0).await?;
+    let drained = drain(run, sentinel).await?;
+    if run.job.record().revision <= frozen_at {
+        return Err(Stop::Refused("another program has deleted the sentinel in etcd".to_owned()));
+    }
+    if freeze == Freeze::Operator && drained > 0 {
+        return Err(Stop::Refused(format!(
+            "programs still write to etcd: {drained} keys were set since the last look; stop them first"
+        )));
+    }
+    let revision = run.job.record().revision - 1;
+    let (keys, differences) = compared(run, revision).await?;
+    if differences.is_empty() {
+        let (phase, index) = (Phase::Switched, run.job.index());
+        let switched = Record { phase, switched_at: Some(index), ..run.job.record() };
+        run.job.save(switched, &[]).await?;
+        frozen.forget();
+    }
+    Ok(CutOver { keys, revision, stopped: clock.now() - begun, differences })
+}
+
+/// Raises an alarm with a number of its own, which the record names first, so that another run can lift it.
+async fn stop_writes(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
+    let alarm = fastrand::u64(1..1 << 48);
+    run.job.save(Record { alarm: Some(alarm), ..run.job.record() }, &[]).await?;
+    *lock(&frozen.0) = Some(alarm);
+    run.etcd.raise_alarm(alarm).await?;
+    Ok(())
+}
+
+async fn compared(run: &Run<'_>, revision: u64) -> Result<(u64, Vec<Difference>), Stop> {
+    let mut differences = Vec::new();
+    let found = async |difference, _| {
+        differences.push(difference);
+        match differences.len() < MAX_DIFFERENCES {
+            true => Ok(()),
+            false => Err(Stop::Refused(format!("more than {MAX_DIFFERENCES} keys differ"))),
+        }
+    };
+    let (target, mapping) = (run.job.target, &run.job.record().mapping);
+    let progress = |done| run.report.progress("compared", done, None);
+    let keys =
+        verify::compare(run.etcd, target, mapping, revision, run.pace, found, progress).await?;
+    Ok((keys, differences))
+}

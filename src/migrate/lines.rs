@@ -1,0 +1,187 @@
+//! Keys of Consul as lines of JSON: a backup, which needs no etcd.
+//!
+//! A line is `{"key": "app/a", "value": "<base64>", "flags": 1}`; flags of 0 are left out. A key that is
+//! encoded in Consul is one line with `etcd_key`, the bytes of its key in base64, and its whole value.
+
+use super::etcd::Base64;
+use super::mapping::{Mapping, Op, part_of, parts};
+use super::names::Names;
+use super::rollback::joined;
+use super::target::{Outcome, Stored, Target};
+use super::{Report, Stop};
+use crate::error::{Error, Kind};
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, Write};
+
+/// The operations that are written together, and their bytes.
+const MAX_BYTES: usize = 300_000;
+
+/// A line.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    etcd_key: Option<Base64>,
+    value: Base64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    flags: u64,
+}
+
+fn is_zero(flags: &u64) -> bool {
+    *flags == 0
+}
+
+fn failed(doing: &str, error: &std::io::Error) -> Stop {
+    Error::new(Kind::Config, format!("{doing}: {error}")).into()
+}
+
+/// Writes all keys that begin with the prefix of `mapping`, but those of jobs; returns how many lines.
+///
+/// # Errors
+/// See [`Stop`]; that it cannot be written.
+pub async fn export(
+    target: &Target,
+    mapping: &Mapping,
+    out: &mut dyn Write,
+    report: &dyn Report,
+) -> Result<u64, Stop> {
+    // All at once: no URL lists the keys below a directory such as `a//`.
+    let mut names = Names::new(target, &mapping.consul_prefix, async |_| Ok(0)).await?;
+    let mut export = Export { target, out, report, waiting: Vec::new(), lines: 0 };
+    let mut last = None;
+    while let Some(name) = names.next().await? {
+        let part = name.strip_prefix(&mapping.encoded_prefix()).and_then(part_of);
+        match part {
+            _ if name.starts_with(super::mapping::JOBS) => {}
+            Some((key, ..)) if last.as_ref() != Some(&key) => {
+                export.encoded(mapping, &key).await?;
+                last = Some(key);
+            }
+            Some(_) => {}
+            None => export.add(name).await?,
+        }
+    }
+    export.flush().await?;
+    export.out.flush().map_err(|error| failed("the export", &error))?;
+    Ok(export.lines)
+}
+
+struct Export<'a> {
+    target: &'a Target,
+    out: &'a mut dyn Write,
+    report: &'a dyn Report,
+    waiting: Vec<String>,
+    lines: u64,
+}
+
+impl Export<'_> {
+    async fn add(&mut self, name: String) -> Result<(), Stop> {
+        self.waiting.push(name);
+        if self.waiting.len() == self.target.max_ops { self.flush().await } else { Ok(()) }
+    }
+
+    /// Writes the keys that wait; those that were deleted meanwhile have no line.
+    async fn flush(&mut self) -> Result<(), Stop> {
+        let names = std::mem::take(&mut self.waiting);
+        let asked: Vec<&str> = names.iter().map(String::as_str).collect();
+        for (key, stored) in asked.iter().zip(self.target.entries(&asked).await?) {
+            let Some(Stored { value, flags, .. }) = stored else { continue };
+            let key = Some((*key).to_owned());
+            self.write(&Line { key, etcd_key: None, value: Base64(value), flags })?;
+        }
+        Ok(())
+    }
+
+    async fn encoded(&mut self, mapping: &Mapping, key: &[u8]) -> Result<(), Stop> {
+        // The lines are in the order of the names.
+        self.flush().await?;
+        let etcd_key = Base64(bytes::Bytes::copy_from_slice(key));
+        match joined(self.target, &mapping.encoded(key)).await? {
+            Ok(Some(value)) => {
+                let (key, etcd_key) = (None, Some(etcd_key));
+                self.write(&Line { key, etcd_key, value: Base64(value), flags: 0 })
+            }
+            Ok(None) => Ok(()),
+            Err(part) => Err(Stop::Refused(format!("parts of the key at {part:?} are missing"))),
+        }
+    }
+
+    fn write(&mut self, line: &Line) -> Result<(), Stop> {
+        let text =
+            serde_json::to_string(line).map_err(|error| Error::argument(error.to_string()))?;
+        writeln!(self.out, "{text}").map_err(|error| failed("the export", &error))?;
+        self.lines += 1;
+        self.report.progress("exported", self.lines, None);
+        Ok(())
+    }
+}
+
+/// Sets the keys of all lines; returns how many lines.
+///
+/// # Errors
+/// See [`Stop`]; a line that is not one, by its number.
+pub async fn import(
+    target: &Target,
+    mapping: &Mapping,
+    from: &mut dyn BufRead,
+    report: &dyn Report,
+) -> Result<u64, Stop> {
+    let (mut waiting, mut bytes, mut count) = (Vec::new(), 0, 0);
+    for (at, line) in from.lines().enumerate() {
+        let line = line.map_err(|error| failed("the import", &error))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        for op in ops(mapping, &line, at + 1)? {
+            bytes += op.size() + op.key().len();
+            waiting.push(op);
+        }
+        count += 1;
+        if bytes > MAX_BYTES || waiting.len() >= target.max_ops {
+            write(target, &std::mem::take(&mut waiting)).await?;
+            bytes = 0;
+            report.progress("imported", count, None);
+        }
+    }
+    write(target, &waiting).await?;
+    Ok(count)
+}
+
+fn ops(mapping: &Mapping, line: &str, number: usize) -> Result<Vec<Op>, Stop> {
+    let invalid = |why: &str| Stop::Refused(format!("line {number} is not of an export: {why}"));
+    let line: Line = serde_json::from_str(line).map_err(|error| invalid(&error.to_string()))?;
+    let Line { key, etcd_key, value: Base64(value), flags } = line;
+    match (key, etcd_key) {
+        (Some(key), None) if key.starts_with(&mapping.consul_prefix) => {
+            Ok(vec![Op::Set { key, value, flags }])
+        }
+        (Some(_), None) => Err(invalid("its key does not begin with --consul-prefix")),
+        (None, Some(Base64(key))) => {
+            let prefix = mapping.encoded(&key);
+            let all = Op::DeleteTree { prefix: prefix.clone() };
+            Ok([all].into_iter().chain(parts(&prefix, &value)).collect())
+        }
+        _ => Err(invalid("it must have key or etcd_key")),
+    }
+}
+
+/// Applies operations of any size and number, which may be repeated.
+async fn write(target: &Target, ops: &[Op]) -> Result<(), Stop> {
+    let mut rest = ops;
+    while let [first, others @ ..] = rest {
+        let fitting = target.fitting(rest, 0);
+        if let (0, Op::Set { key, value, flags }) = (fitting, first) {
+            target.put_surely(key, value, *flags).await?;
+            rest = others;
+            continue;
+        }
+        let (now, later) = rest.split_at(fitting.max(1));
+        match target.txn_surely(&[], now).await? {
+            Outcome::Applied(_) => rest = later,
+            Outcome::Refused(at, why) => return Err(super::job::refused(&now[at], &why)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! An export, and its import into an empty Consul.
+
+use super::program::Servers;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+/// Keys that are easily changed on their way.
+const KEYS: &[&str] =
+    &["a", "nul\0in", "\u{7f}", "größe/東京", "a b%20c+d", "q?r#s", "a\\\"b", "z/"];
+
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+pub fn run(version: &'static str) {
+    let servers = Servers::start("lines", version);
+    let name = format!("migrate-{}-lines-{version}", std::process::id());
+    let folder = Folder(std::env::temp_dir().join(name));
+    std::fs::create_dir_all(&folder.0).unwrap();
+    let file = |name: &str| folder.0.join(name).to_str().unwrap().to_owned();
+    let (given, first, second) = (file("given"), file("first"), file("second"));
+
+    let large = BASE64.encode((0..900_000_u32).map(|at| (at / 3) as u8).collect::<Vec<_>>());
+    let alone = BASE64.encode(vec![7; 500_000]);
+    let mut lines = String::new();
+    let mut add = |line: Value| writeln!(lines, "{line}").unwrap();
+    for (place, key) in KEYS.iter().enumerate() {
+        add(json!({ "key": key, "value": BASE64.encode([0, 255, place as u8]), "flags": place }));
+    }
+    add(json!({ "key": "empty", "value": "" }));
+    add(json!({ "key": "large", "value": alone, "flags": u64::MAX }));
+    add(json!({ "etcd_key": BASE64.encode(b"/\xff\0"), "value": large }));
+    std::fs::write(&given, &lines).unwrap();
+
+    servers.run(&["import", &given]).ends(0, &["imported 11 keys"]);
+    servers.consul().send("PUT", "/v1/kv/_migrate/job", "not a key of the programs").unwrap();
+    let before = all(&servers);
+    assert_eq!(before.len(), 11 + 2, "the large value is three parts");
+    servers.run(&["import", &given]).ends(1, &["Consul has keys already", "--merge"]);
+    servers.run(&["export", &first]).ends(0, &["exported 11 keys"]);
+    servers.run(&["export", &first]).ends(2, &["exists"]);
+    assert!(servers.run(&["export"]).ok() == std::fs::read_to_string(&first).unwrap());
+
+    servers.consul().send("DELETE", "/v1/kv/?recurse", "").unwrap();
+    assert!(all(&servers).is_empty());
+    servers.run(&["import", &first]).ok();
+    assert!(all(&servers) == before, "the import differs");
+    servers.run(&["import", "--merge", &first]).ok();
+    servers.run(&["export", &second]).ok();
+    let read = |name| std::fs::read(name).unwrap();
+    assert!(read(&first) == read(&second));
+
+    let odd = json!([{ "KV": { "Verb": "set", "Key": "//odd", "Value": "" } }]).to_string();
+    servers.consul().send("PUT", "/v1/txn", odd).unwrap();
+    servers.run(&["export"]).ends(2, &["//odd", "leading `/`"]);
+    std::fs::write(&given, "{\"key\":\"x\",\"value\":\"\"}\n{\"key\":3}\n").unwrap();
+    servers.run(&["import", "--merge", &given]).ends(1, &["line 2 is not of an export"]);
+}
+
+/// The name, the value and the flags of all keys of Consul but those of jobs.
+fn all(servers: &Servers) -> Vec<(Value, Value, Value)> {
+    let (_, body) = servers.consul().send("GET", "/v1/kv/?recurse", "").unwrap();
+    let entries: Vec<Value> = serde_json::from_slice(&body).unwrap_or_default();
+    let of = |kv: &Value| (kv["Key"].clone(), kv["Value"].clone(), kv["Flags"].clone());
+    let is_job = |key: &Value| key.as_str().unwrap().starts_with("_migrate/");
+    entries.iter().map(of).filter(|(key, ..)| !is_job(key)).collect()
+}
