@@ -8,10 +8,12 @@ mod support;
 
 mod cutover;
 mod etcd;
+mod fake;
 mod job;
 mod lines;
 mod odd_keys;
 mod program;
+mod random;
 mod refusals;
 mod storm;
 
@@ -20,6 +22,7 @@ use support::trials::{self, Trials};
 
 fn trials() -> Trials {
     let mut trials = Trials::of("migrate");
+    trials.add("random_histories_with_faults_and_kills_end_equal", random::run);
     if let Some(why) = etcd::missing() {
         consul::say_skipped("consul-migrate", &why);
         return trials;

@@ -1,0 +1,373 @@
+//! An etcd in memory at the HTTP level, with faults.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use consul_ffi::clock::{BoxFuture, Clock, ManualClock};
+use consul_ffi::error::{Error, Kind};
+use consul_ffi::transport::streaming::{Parts, Streaming};
+use futures_util::stream;
+use http::{Request, Response};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// A key at one revision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub value: Bytes,
+    pub created: u64,
+    pub changed: u64,
+    pub lease: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Event {
+    revision: u64,
+    key: Vec<u8>,
+    /// `None`: deleted.
+    entry: Option<Entry>,
+}
+
+#[derive(Debug)]
+struct State {
+    revision: u64,
+    compacted: u64,
+    events: Vec<Event>,
+    alarms: BTreeSet<u64>,
+    rng: fastrand::Rng,
+    /// How many of a hundred requests have a fault.
+    faults: u8,
+}
+
+/// A put, or without a value a deletion; the number is the lease.
+pub type Change = (Vec<u8>, Option<(Bytes, u64)>);
+
+#[derive(Clone, Debug)]
+pub struct Fake {
+    state: Arc<Mutex<State>>,
+    clock: ManualClock,
+}
+
+impl Fake {
+    pub fn new(clock: &ManualClock, seed: u64, faults: u8) -> Fake {
+        let rng = fastrand::Rng::with_seed(seed);
+        let (revision, compacted, alarms) = (1, 0, BTreeSet::new());
+        let state = State { revision, compacted, events: Vec::new(), alarms, rng, faults };
+        Fake { state: Arc::new(Mutex::new(state)), clock: clock.clone() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// The keys at a revision.
+    pub fn at(&self, revision: u64) -> BTreeMap<Vec<u8>, Entry> {
+        self.state().at(revision)
+    }
+
+    pub fn revision(&self) -> u64 {
+        self.state().revision
+    }
+
+    pub fn alarms(&self) -> usize {
+        self.state().alarms.len()
+    }
+
+    /// From now on no request has a fault.
+    pub fn heal(&self) {
+        self.state().faults = 0;
+    }
+
+    /// Applies changes in one revision, as a program; returns whether they were taken.
+    pub fn write(&self, changes: &[Change]) -> bool {
+        let mut state = self.state();
+        let has_put = changes.iter().any(|(_, value)| value.is_some());
+        let is_refused = has_put && !state.alarms.is_empty();
+        if !is_refused {
+            state.apply(changes);
+        }
+        !is_refused
+    }
+
+    /// Forgets the history before the present revision.
+    pub fn compact(&self) {
+        let mut state = self.state();
+        state.compacted = state.revision;
+    }
+
+    async fn answer(&self, path: &str, body: &[u8]) -> Result<Response<Parts>, Error> {
+        let fault = self.state().fault();
+        let broken = || Error::new(Kind::Connect, "fake: connection reset").retryable();
+        match fault {
+            Some(0) => return Err(broken().not_sent()),
+            Some(1) => return Ok(whole(503, &json!({ "message": "unavailable", "code": 14 }))),
+            Some(2) => self.clock.sleep(Duration::from_millis(700)).await,
+            _ => {}
+        }
+        let asked: Value = serde_json::from_slice(body).unwrap_or_default();
+        if path == "/v3/watch" {
+            return Ok(Response::new(self.watch(&asked["create_request"])));
+        }
+        let answer = self.state().request(path, &asked);
+        // A request takes some time, in which others come.
+        let pause = self.state().rng.u64(0..4);
+        self.clock.sleep(Duration::from_millis(pause)).await;
+        match fault {
+            Some(3) => Err(broken()),
+            _ => Ok(answer),
+        }
+    }
+
+    fn watch(&self, asked: &Value) -> Parts {
+        let follow = Follow {
+            fake: self.clone(),
+            range: range(asked),
+            next: number(&asked["start_revision"]),
+            unsent: b"{\"result\":{\"created\":true}}\n".to_vec().into(),
+            is_over: false,
+        };
+        Box::pin(stream::unfold(follow, |mut follow| async move {
+            let part = follow.part().await?;
+            Some((part, follow))
+        }))
+    }
+}
+
+impl Streaming for Fake {
+    fn open(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Parts>, Error>> {
+        Box::pin(async move { self.answer(request.uri().path(), request.body()).await })
+    }
+
+    fn endpoint(&self) -> &str {
+        "fake"
+    }
+}
+
+impl State {
+    fn fault(&mut self) -> Option<u8> {
+        (self.rng.u8(..100) < self.faults).then(|| self.rng.u8(..4))
+    }
+
+    fn at(&self, revision: u64) -> BTreeMap<Vec<u8>, Entry> {
+        let mut keys = BTreeMap::new();
+        for event in self.events.iter().take_while(|event| event.revision <= revision) {
+            match &event.entry {
+                Some(entry) => _ = keys.insert(event.key.clone(), entry.clone()),
+                None => _ = keys.remove(&event.key),
+            }
+        }
+        keys
+    }
+
+    fn apply(&mut self, changes: &[Change]) {
+        let before = self.at(self.revision);
+        let is_change = |(key, value): &&Change| value.is_some() || before.contains_key(key);
+        let real: Vec<&Change> = changes.iter().filter(is_change).collect();
+        if real.is_empty() {
+            return;
+        }
+        self.revision += 1;
+        for (key, value) in real {
+            let revision = self.revision;
+            let created = before.get(key).map_or(revision, |entry| entry.created);
+            let entry = value.clone().map(|(value, lease)| Entry {
+                value,
+                created,
+                changed: revision,
+                lease,
+            });
+            self.events.push(Event { revision, key: key.clone(), entry });
+        }
+    }
+
+    fn request(&mut self, path: &str, asked: &Value) -> Response<Parts> {
+        let header = json!({ "cluster_id": "7", "revision": self.revision.to_string() });
+        match path {
+            "/v3/maintenance/status" => {
+                whole(200, &json!({ "header": header, "version": "3.4.0" }))
+            }
+            "/v3/kv/range" => self.range(asked, &header),
+            "/v3/kv/txn" => {
+                let changes: Vec<Change> =
+                    asked["success"].as_array().unwrap().iter().map(change).collect();
+                if changes.iter().any(|(_, value)| value.is_some()) && !self.alarms.is_empty() {
+                    return refused("etcdserver: mvcc: database space exceeded", 8);
+                }
+                self.apply(&changes);
+                whole(200, &json!({ "header": header }))
+            }
+            "/v3/kv/deleterange" => {
+                let range = range(asked);
+                let keys = self.at(self.revision).into_keys().filter(|key| is_in(&range, key));
+                let changes: Vec<Change> = keys.map(|key| (key, None)).collect();
+                self.apply(&changes);
+                whole(200, &json!({ "header": header }))
+            }
+            "/v3/maintenance/alarm" => self.alarm(asked),
+            other => panic!("{other}"),
+        }
+    }
+
+    fn range(&self, asked: &Value, header: &Value) -> Response<Parts> {
+        let revision = match number(&asked["revision"]) {
+            0 => self.revision,
+            given => given,
+        };
+        if revision < self.compacted {
+            return refused("etcdserver: mvcc: required revision has been compacted", 11);
+        }
+        let range = range(asked);
+        let mut found: Vec<_> =
+            self.at(revision).into_iter().filter(|(key, _)| is_in(&range, key)).collect();
+        let count = found.len();
+        let limit = number(&asked["limit"]) as usize;
+        if limit > 0 {
+            found.truncate(limit);
+        }
+        let more = found.len() < count;
+        let all: Vec<Value> = found.iter().map(|(key, entry)| shown(key, Some(entry), 0)).collect();
+        let kvs = if asked["count_only"] == true { Vec::new() } else { all };
+        whole(
+            200,
+            &json!({ "header": header, "kvs": kvs, "more": more, "count": count.to_string() }),
+        )
+    }
+
+    fn alarm(&mut self, asked: &Value) -> Response<Parts> {
+        let member = number(&asked["memberID"]);
+        match asked["action"].as_str().unwrap() {
+            "ACTIVATE" => _ = self.alarms.insert(member),
+            "DEACTIVATE" => _ = self.alarms.remove(&member),
+            _ => {}
+        }
+        let on = self
+            .alarms
+            .iter()
+            .map(|member| json!({ "memberID": member.to_string(), "alarm": "NOSPACE" }));
+        whole(200, &json!({ "alarms": on.collect::<Vec<_>>() }))
+    }
+}
+
+/// A watch on its way.
+struct Follow {
+    fake: Fake,
+    range: (Vec<u8>, Vec<u8>),
+    next: u64,
+    unsent: VecDeque<u8>,
+    is_over: bool,
+}
+
+impl Follow {
+    /// Some bytes, which need not end with a line.
+    async fn part(&mut self) -> Option<Result<Bytes, Error>> {
+        while self.unsent.is_empty() {
+            if self.is_over {
+                return None;
+            }
+            self.take_lines();
+            if self.unsent.is_empty() {
+                self.fake.clock.sleep(Duration::from_millis(20)).await;
+            }
+        }
+        let (is_broken, count) = {
+            let state = &mut *self.fake.state();
+            (state.fault() == Some(0), state.rng.choice([7, 300, 100_000]).unwrap())
+        };
+        if is_broken {
+            self.is_over = true;
+            self.unsent.clear();
+            return Some(Err(Error::new(Kind::Connect, "fake: the watch is broken").retryable()));
+        }
+        let count = count.min(self.unsent.len());
+        Some(Ok(self.unsent.drain(..count).collect::<Vec<u8>>().into()))
+    }
+
+    fn take_lines(&mut self) {
+        let state = &mut *self.fake.state();
+        let add = |unsent: &mut VecDeque<u8>, line: Value| {
+            unsent.extend(json!({ "result": line }).to_string().bytes());
+            unsent.push_back(b'\n');
+        };
+        if self.next < state.compacted {
+            self.is_over = true;
+            let compacted = state.compacted.to_string();
+            return add(
+                &mut self.unsent,
+                json!({ "canceled": true, "compact_revision": compacted }),
+            );
+        }
+        let is_new = |event: &&Event| event.revision >= self.next && is_in(&self.range, &event.key);
+        let events: Vec<Event> = state.events.iter().filter(is_new).cloned().collect();
+        let mut rest = &events[..];
+        while !rest.is_empty() {
+            // A line has some whole revisions, or a part of one.
+            let (now, later) = rest.split_at(state.rng.usize(1..=rest.len()));
+            let is_part = later
+                .first()
+                .is_some_and(|next| Some(next.revision) == now.last().map(|it| it.revision));
+            let told: Vec<Value> = now.iter().map(told).collect();
+            add(&mut self.unsent, json!({ "events": told, "fragment": is_part }));
+            rest = later;
+        }
+        self.next = state.revision + 1;
+    }
+}
+
+fn told(event: &Event) -> Value {
+    let kv = shown(&event.key, event.entry.as_ref(), event.revision);
+    match event.entry {
+        Some(_) => json!({ "kv": kv }),
+        None => json!({ "type": "DELETE", "kv": kv }),
+    }
+}
+
+fn shown(key: &[u8], entry: Option<&Entry>, deleted: u64) -> Value {
+    match entry {
+        None => json!({ "key": BASE64.encode(key), "mod_revision": deleted.to_string() }),
+        Some(entry) => json!({
+            "key": BASE64.encode(key), "value": BASE64.encode(&entry.value), "version": "1",
+            "create_revision": entry.created.to_string(), "mod_revision": entry.changed.to_string(),
+            "lease": entry.lease.to_string(),
+        }),
+    }
+}
+
+fn change(operation: &Value) -> Change {
+    match operation.get("requestPut") {
+        Some(put) => (bytes(&put["key"]), Some((bytes(&put["value"]).into(), 0))),
+        None => (bytes(&operation["requestDeleteRange"]["key"]), None),
+    }
+}
+
+fn bytes(text: &Value) -> Vec<u8> {
+    BASE64.decode(text.as_str().unwrap_or_default()).unwrap()
+}
+
+fn number(text: &Value) -> u64 {
+    text.as_str().map_or(0, |text| text.parse().unwrap())
+}
+
+fn range(asked: &Value) -> (Vec<u8>, Vec<u8>) {
+    (bytes(&asked["key"]), bytes(&asked["range_end"]))
+}
+
+fn is_in((start, end): &(Vec<u8>, Vec<u8>), key: &[u8]) -> bool {
+    match &end[..] {
+        [] => key == start,
+        [0] => key >= &start[..],
+        end => key >= &start[..] && key < end,
+    }
+}
+
+fn whole(status: u16, body: &Value) -> Response<Parts> {
+    let body = Bytes::from(body.to_string());
+    let parts: Parts = Box::pin(stream::iter([Ok(body)]));
+    Response::builder().status(status).body(parts).unwrap()
+}
+
+fn refused(message: &str, code: u16) -> Response<Parts> {
+    let status = if code == 8 { 429 } else { 400 };
+    whole(status, &json!({ "message": message, "error": message, "code": code }))
+}

@@ -1,0 +1,375 @@
+//! Random keyspaces and histories, with faults of both sides, with instances that are killed or go on
+//! although others have replaced them: both sides are equal in the end, and after the way back.
+//!
+//!     SEED=17 cargo test … --test migrate random      one seed
+
+use super::fake::{Change, Fake};
+use bytes::Bytes;
+use consul_ffi::client::{Client, Settings};
+use consul_ffi::clock::{BoxFuture, Clock, ManualClock};
+use consul_ffi::error::{Error, Kind};
+use consul_ffi::migrate::etcd::{Etcd, KeyValue};
+use consul_ffi::migrate::job::{self, Instance, Job, Keys, Phase, Record};
+use consul_ffi::migrate::mapping::{Choice, Mapping, Op, Problem};
+use consul_ffi::migrate::survey::survey;
+use consul_ffi::migrate::target::{Outcome, Target};
+use consul_ffi::migrate::{
+    CutOver, Freeze, Frozen, Pace, Report, Run, Stop, Until, cut_over, roll_back, tail,
+};
+use consul_ffi::simulate::{Agent, Options, SimTransport};
+use consul_ffi::transport::Transport;
+use consul_ffi::wire::request::Defaults;
+use futures_util::future::{Either, select};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use http::{Request, Response};
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const SEEDS: u64 = 200;
+const LONG_SEEDS: u64 = 5000;
+
+const PACE: Pace = Pace { page: 7, in_flight: 3 };
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const STEMS: &[&[u8]] = &[
+    b"a",
+    b"b",
+    b"c",
+    b"d/e",
+    b"d/f",
+    b"",
+    b"g//h",
+    b"../i",
+    b"nul\0",
+    b"\xff",
+    b"\xffz",
+    b"_etcd/x",
+    b"_migrate/x",
+    b"z/",
+];
+
+pub fn run() {
+    if let Some(seed) = number("SEED") {
+        return history(seed);
+    }
+    let count = if std::env::var_os("LONG").is_some() { LONG_SEEDS } else { SEEDS };
+    let count = number("SEEDS").unwrap_or(count);
+    for seed in 0..count {
+        let done = std::panic::catch_unwind(|| history(seed));
+        assert!(done.is_ok(), "SEED={seed}");
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+}
+
+struct World {
+    clock: ManualClock,
+    fake: Fake,
+    etcd: Etcd,
+    target: Target,
+    /// Without faults.
+    direct: Target,
+    mapping: Mapping,
+    is_over: Arc<AtomicBool>,
+}
+
+/// A transport to the simulated agent, with faults.
+#[derive(Debug)]
+struct Faulty {
+    works: SimTransport,
+    rng: Mutex<fastrand::Rng>,
+    clock: ManualClock,
+    faults: u8,
+}
+
+impl Transport for Faulty {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let (fault, pause) = {
+            let rng = &mut *self.rng.lock().unwrap();
+            ((rng.u8(..100) < self.faults).then(|| rng.u8(..3)), rng.u64(0..4))
+        };
+        let broken = || Error::new(Kind::Connect, "simulated: connection reset").retryable();
+        Box::pin(async move {
+            self.clock.sleep(Duration::from_millis(pause)).await;
+            match fault {
+                Some(0) => return Err(broken().not_sent()),
+                Some(1) => self.clock.sleep(Duration::from_millis(900)).await,
+                _ => {}
+            }
+            let answer = self.works.send(request).await;
+            if fault == Some(2) { Err(broken()) } else { answer }
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        "simulated"
+    }
+}
+
+struct Silent;
+
+impl Report for Silent {
+    fn progress(&self, _: &'static str, _: u64, _: Option<u64>) {}
+    fn note(&self, _: &str) {}
+}
+
+impl World {
+    fn new(seed: u64, rng: &mut fastrand::Rng) -> World {
+        let clock = ManualClock::new();
+        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+        let agent = Options { clock: Arc::clone(&shared), seed, ..Options::default() };
+        let agent = Arc::new(Agent::new(agent));
+        let timers = Arc::clone(&agent);
+        clock.spawn(async move { match timers.run_timers().await {} });
+        let faults = rng.choice([0, 3, 10]).unwrap();
+        let fake = Fake::new(&clock, rng.u64(..), faults);
+        let target = |transport: Arc<dyn Transport>, max_ops| {
+            let settings = Settings {
+                timeout: Duration::from_secs(5),
+                retry_count: 2,
+                defaults: Defaults::default(),
+            };
+            let rng = fastrand::Rng::with_seed(seed);
+            let client = Client::new(vec![transport], settings, Arc::clone(&shared), rng);
+            Target::new(Arc::new(client), PATIENCE, max_ops)
+        };
+        let works = || SimTransport::new(Arc::clone(&agent), "simulated");
+        let random = Mutex::new(fastrand::Rng::with_seed(seed));
+        let faulty = Faulty { works: works(), rng: random, clock: clock.clone(), faults };
+        let servers = vec![Arc::new(fake.clone()) as _];
+        World {
+            etcd: Etcd::new(servers, None, Arc::clone(&shared), Duration::from_secs(5), PATIENCE),
+            target: target(Arc::new(faulty), rng.usize(4..64)),
+            direct: target(Arc::new(works()), 64),
+            mapping: mapping(rng),
+            is_over: Arc::default(),
+            fake,
+            clock,
+        }
+    }
+
+    /// What Consul is to have for a revision of etcd.
+    fn wanted(&self, mapping: &Mapping, revision: u64) -> BTreeMap<String, Bytes> {
+        let (mut wanted, mut keys) = (BTreeMap::new(), self.fake.at(revision));
+        keys.retain(|key, _| key.starts_with(&mapping.etcd_prefix));
+        for (key, entry) in keys {
+            let mut kv = KeyValue::default();
+            (kv.key.0, kv.value.0) = (key.into(), entry.value);
+            kv.lease.0 = entry.lease;
+            for op in mapping.load(&kv) {
+                let Op::Set { key, value, .. } = op else { continue };
+                assert!(wanted.insert(key.clone(), value).is_none(), "{key:?} twice");
+            }
+        }
+        wanted
+    }
+
+    /// What Consul has.
+    async fn found(&self) -> BTreeMap<String, Bytes> {
+        let mut names = self.direct.keys("", None).await.unwrap();
+        names.retain(|name| !name.starts_with("_migrate/"));
+        let mut found = BTreeMap::new();
+        for names in names.chunks(64) {
+            let asked: Vec<&str> = names.iter().map(String::as_str).collect();
+            let entries = self.direct.entries(&asked).await.unwrap();
+            let values = entries.into_iter().map(|entry| entry.unwrap().value);
+            found.extend(names.iter().cloned().zip(values));
+        }
+        found
+    }
+
+    async fn record(&self) -> Option<Record> {
+        let record = job::record(&self.direct, &Keys::new("job")).await.unwrap();
+        record.map(|(record, _)| record)
+    }
+
+    async fn hold(&self, number: u64) -> Result<Run<'_>, Stop> {
+        let found = survey(&self.etcd, &self.mapping, PACE, &Silent).await?;
+        let mapping = Mapping { form: Some(found.form()), ..self.mapping.clone() };
+        let new = Record::new(found.cluster_id, mapping, found.revision, false);
+        let text = |text: &str| text.to_owned();
+        let (id, host, boot, verb) = (number.to_string(), text("h"), text("b"), text("tail"));
+        let me = Instance { id, host, boot, process: 1, verb };
+        let job = Job::hold(&self.target, "job", me, &|_| true, true, Some(new)).await?;
+        Ok(Run { etcd: &self.etcd, job, pace: PACE, report: Arc::new(Silent) })
+    }
+
+    /// One run of the program: a tail, or a cut-over, which returns what it did.
+    async fn instance(&self, number: u64, cuts: bool) -> Result<Option<CutOver>, Stop> {
+        let frozen = Frozen::default();
+        let done = async {
+            let run = self.hold(number).await?;
+            if !cuts {
+                return tail(&run, &Until::Dropped).await.map(|_| None);
+            }
+            let consent = async |_| {
+                self.clock.sleep(Duration::from_millis(50)).await;
+                Ok(())
+            };
+            let limit = Duration::from_secs(120);
+            cut_over(&run, Freeze::Alarm, &frozen, limit, consent).await.map(Some)
+        };
+        let done = done.await;
+        if done.is_err() {
+            frozen.lift(&self.etcd).await?;
+        }
+        done
+    }
+}
+
+fn mapping(rng: &mut fastrand::Rng) -> Mapping {
+    let choice = |rng: &mut fastrand::Rng| rng.choice([Choice::Skip, Choice::Encode]).unwrap();
+    Mapping {
+        etcd_prefix: rng.choice([&b""[..], b"/", b"/d"]).unwrap().to_vec(),
+        consul_prefix: rng.choice(["", "copy/"]).unwrap().to_owned(),
+        on: Problem::ALL.iter().map(|problem| (*problem, choice(rng))).collect(),
+        form: None,
+    }
+}
+
+fn key(rng: &mut fastrand::Rng) -> Vec<u8> {
+    let stem = *rng.choice(STEMS).unwrap();
+    let key = if rng.u8(..4) > 0 { [b"/", stem].concat() } else { stem.to_vec() };
+    // etcd has no empty key.
+    if key.is_empty() { b"/".to_vec() } else { key }
+}
+
+fn changes(rng: &mut fastrand::Rng) -> Vec<Change> {
+    let count = rng.choice([1, 1, 1, 5, 12]).unwrap();
+    let mut changes = BTreeMap::new();
+    for _ in 0..count {
+        let size = match rng.u16(..400) {
+            0 => rng.choice([390_000, 530_000, 800_000]).unwrap(),
+            _ => rng.usize(..40),
+        };
+        let lease = u64::from(rng.u8(..10) == 0);
+        let value = (rng.u8(..3) > 0).then(|| (vec![rng.u8(..); size].into(), lease));
+        changes.insert(key(rng), value);
+    }
+    changes.into_iter().collect()
+}
+
+/// A program that writes to etcd.
+async fn write(fake: Fake, clock: ManualClock, is_over: Arc<AtomicBool>, seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    loop {
+        clock.sleep(Duration::from_millis(rng.u64(5..400))).await;
+        if is_over.load(Ordering::Relaxed) {
+            return;
+        }
+        fake.write(&changes(&mut rng));
+        if rng.u8(..40) == 0 {
+            fake.compact();
+        }
+    }
+}
+
+fn history(seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let world = World::new(seed, &mut rng);
+    for _ in 0..rng.usize(..40) {
+        world.fake.write(&changes(&mut rng));
+    }
+    for _ in 0..2 {
+        let (fake, clock, is_over) =
+            (world.fake.clone(), world.clock.clone(), Arc::clone(&world.is_over));
+        world.clock.spawn(write(fake, clock, is_over, rng.u64(..)));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(world.clock.drive(async {
+        let revision = move_over(&world, &mut rng).await;
+        world.is_over.store(true, Ordering::Relaxed);
+        assert_eq!(world.fake.alarms(), 1, "etcd takes writes");
+        let mapping = world.record().await.unwrap().mapping;
+        let (found, wanted) = (world.found().await, world.wanted(&mapping, revision));
+        let differing = differing(&found, &wanted);
+        assert!(differing.is_empty(), "after the cut-over: {differing:?}");
+        go_back(&world, &mapping, &mut rng).await;
+    }));
+}
+
+/// Runs the program until a cut-over comes to its end; returns the revision that it has compared.
+async fn move_over(world: &World, rng: &mut fastrand::Rng) -> u64 {
+    let kills = rng.u64(..6);
+    let mut replaced = FuturesUnordered::new();
+    for number in 0.. {
+        let (is_last, cuts) = (number >= kills, number >= kills || rng.bool());
+        if is_last {
+            world.fake.heal();
+        }
+        let mut work = Box::pin(world.instance(number, cuts));
+        let life = Duration::from_millis(if is_last { 3_600_000 } else { rng.u64(..4000) });
+        let ended = {
+            let others = pin!(async {
+                while replaced.next().await.is_some() {}
+                world.clock.sleep(life).await;
+            });
+            let life = pin!(world.clock.sleep(life));
+            match select(work.as_mut(), select(life, others)).await {
+                Either::Left((ended, _)) => Some(ended),
+                Either::Right(_) => None,
+            }
+        };
+        match ended {
+            Some(Ok(Some(done))) => {
+                assert!(done.differences.is_empty(), "{:?}", done.differences);
+                return done.revision;
+            }
+            // Another one that was replaced may have held the job for a moment. A compaction while all keys
+            // are counted, or compared, ends the run.
+            Some(Err(Stop::Held(_) | Stop::Compacted)) => {}
+            // Another one has taken the job back, and come to the end.
+            Some(Err(Stop::Refused(why))) if why.contains("cut over already") => {}
+            Some(other) => panic!("{other:?}"),
+            None if rng.bool() => replaced.push(work),
+            None => drop(work),
+        }
+        if let Some(record) = world.record().await
+            && record.phase == Phase::Switched
+        {
+            // It was killed after its last request.
+            return record.revision - 1;
+        }
+    }
+    unreachable!("the numbers have no end")
+}
+
+/// Programs change Consul, and etcd becomes as it is.
+async fn go_back(world: &World, mapping: &Mapping, rng: &mut fastrand::Rng) {
+    let prefix = mapping.plain_prefix();
+    let mut ops = Vec::new();
+    for name in ["a", "d/e", "new", "d/new"] {
+        let key = format!("{prefix}{name}");
+        ops.push(match rng.bool() {
+            true => Op::set(key, vec![rng.u8(..); 9].into()),
+            false => Op::Delete { key },
+        });
+    }
+    let applied = world.direct.txn_surely(&[], &ops).await.unwrap();
+    assert!(matches!(applied, Outcome::Applied(_)));
+    let before = world.found().await;
+    let run = world.hold(u64::MAX).await.unwrap();
+    let done = roll_back(&run, false).await.unwrap();
+    assert_eq!(world.fake.alarms(), 0);
+    let found = world.found().await;
+    assert!(found == before, "Consul was changed");
+    let wanted = world.wanted(mapping, world.fake.revision());
+    let is_left = done.left > 0 || !done.without_source.is_empty();
+    let differing = differing(&found, &wanted);
+    assert!(differing.is_empty() || is_left, "{done:?}: {differing:?}");
+}
+
+/// The keys that two states do not have alike.
+fn differing<'a>(
+    one: &'a BTreeMap<String, Bytes>,
+    other: &'a BTreeMap<String, Bytes>,
+) -> BTreeSet<&'a String> {
+    let all = one.keys().chain(other.keys());
+    all.filter(|key| one.get(*key) != other.get(*key)).collect()
+}
