@@ -21,6 +21,7 @@
 #   page      the status server's page in Chromium, also looked at by axe-core (npm)
 #   prometheus  the numbers and the alert rules, read by promtool (Debian's package prometheus)
 #   tools     consul-ha, installed by cargo and by luarocks
+#   migrate   100,000 keys from etcd to Consul under writers and 20 kills, also of Raft leaders; 5,000 random histories
 #   memory    an engine whose memory is refused at every point while it loads the module
 #
 # A step that needs something unavailable is skipped and prints why. Exit status: 0 when nothing failed.
@@ -30,7 +31,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools memory)
+all_steps=(api random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate memory)
 select_steps "$@"
 prepare_runs 0
 passed=0 failed=0 skipped=0
@@ -145,6 +146,11 @@ step_tools() {
     fi
     run luarocks --lua-version=5.1 --tree "$folder/rocks" make "$rock" || return
     installed "$folder/rocks/bin/consul-ha"
+}
+
+step_migrate() {
+    LONG=1 run cargo test --no-default-features --features server,guard,tools --test migrate || return
+    ! grep -q '^SKIPPED' "$log" || return 3
 }
 
 step_memory() {

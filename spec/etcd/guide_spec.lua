@@ -17,7 +17,7 @@ end
 
 -- Runs a program of the guide and returns the lines that it printed. On the simulated agent it adds the
 -- option `simulate`.
-local function run(program, entries)
+local function run(program)
   local printed = {}
   local function print_line(...)
     local words = { ... }
@@ -34,7 +34,7 @@ local function run(program, entries)
       end,
     }
   end
-  assert(compile("local print, require, entries = ... " .. program))(print_line, require_simulated, entries)
+  assert(compile("local print, require = ... " .. program))(print_line, require_simulated)
   return printed
 end
 
@@ -53,11 +53,11 @@ describe("the guide from etcd", function()
 
   before_each(function()
     consul, programs, commands = support.client(), blocks("lua"), blocks("sh")
-    assert.same({ 6, 2 }, { #programs, #commands })
+    assert.same({ 4, 8 }, { #programs, #commands })
   end)
 
   after_each(function()
-    for _, prefix in ipairs({ "spec-guide/", "workers/", "tsdb/cluster/" }) do
+    for _, prefix in ipairs({ "workers/", "tsdb/cluster/" }) do
       consul:kv_delete_tree(prefix)
     end
     consul:close()
@@ -68,29 +68,15 @@ describe("the guide from etcd", function()
     run(programs[2])
   end)
 
-  it("copies entries and verifies them #smoke", function()
-    local entries = { { key = "/spec-guide/a", value = "1" }, { key = "spec-guide/b", value = "\0\255" } }
-    assert.has_error(function() run(programs[4], entries) end, "/spec-guide/a: it differs")
-    run(programs[3], entries)
-    run(programs[4], entries)
-    assert.equal("\0\255", select(2, consul:kv_get("spec-guide/b")))
-
-    consul:kv_put("spec-guide/b", "changed meanwhile")
-    assert.has_error(function() run(programs[4], entries) end, "spec-guide/b: it differs")
-    entries[3] = { key = "/spec-guide/b", value = "2" }
-    assert.has_error(function() run(programs[3], entries) end,
-      "etcd has the key with and without its slash: spec-guide/b")
-  end)
-
   it("shows the old calls #smoke", function()
-    local printed = run(programs[5])
+    local printed = run(programs[3])
     assert.equal("/workers/w1 alive", printed[1])
     assert.is_nil(select(2, consul:kv_get("workers/w1")))
     assert.is_nil(select(2, consul:kv_get("cluster/config")))
   end)
 
   it("shows an old cluster #smoke", function()
-    local printed = run(programs[6])
+    local printed = run(programs[4])
     assert.same({ "nodes: 1 leader: node-1" }, printed)
   end)
 
@@ -106,7 +92,8 @@ describe("the guide from etcd", function()
     shell(("export HOME=%s LUAROCKS_CONFIG=%s/config.lua; cd %s"):format(home, home, home) .. "; " .. commands[1])
     local installed = ("export LUA=%s CONSUL_HTTP_ADDR=127.0.0.1:8501 LUA_PATH='%s/.luarocks/share/lua/5.1/?.lua'")
       :format(engine, home)
-    assert.matches("http://127.0.0.1:8501", shell(installed .. "; " .. commands[2]), 1, true)
+    -- Between them are the commands of consul-migrate.
+    assert.matches("http://127.0.0.1:8501", shell(installed .. "; " .. commands[7]), 1, true)
     shell("rm -r " .. home)
   end)
 end)

@@ -9,6 +9,7 @@ mod support;
 mod cutover;
 mod etcd;
 mod fake;
+mod guide;
 mod job;
 mod lines;
 mod odd_keys;
@@ -38,6 +39,7 @@ fn trials() -> Trials {
             "a_cut_over_that_is_interrupted_leaves_no_alarm_and_one_that_ends_can_be_undone",
             cutover::run,
         );
+        add("the_commands_of_the_guide_move_the_keys_and_go_back", guide::run);
         add("a_job_is_held_goes_on_and_survives_compaction", job::run);
     }
     for version in ["1.21", consul::SIM] {
