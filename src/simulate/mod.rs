@@ -51,6 +51,7 @@ mod go;
 pub mod hcl;
 pub mod http;
 mod kv;
+mod operator;
 mod query;
 mod session;
 pub mod settings;

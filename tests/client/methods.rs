@@ -18,7 +18,7 @@ const NOT_SIMULATED: &[(&str, &str)] = &[
     ("connect_", "there is no mesh"),
     ("discovery_chain", "there is no mesh"),
     ("exported_services", "there is one cluster"),
-    ("operator_", "there are no servers to operate"),
+    ("operator_keyring_", "gossip is not encrypted"),
     ("snapshot_", "the state is in memory"),
     ("peering_", "there is one cluster"),
     ("partition_", "Consul Enterprise"),

@@ -15,6 +15,7 @@ mod health;
 mod http;
 mod kv;
 mod observer;
+mod operator;
 mod query;
 mod session;
 mod status;
@@ -47,6 +48,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("coordinate", coordinate::BEHAVIOURS),
     ("http", http::BEHAVIOURS),
     ("query", query::BEHAVIOURS),
+    ("operator", operator::BEHAVIOURS),
     ("unsimulated", unsimulated::BEHAVIOURS),
     ("acl", acl::BEHAVIOURS),
     ("permissions", acl::permissions::BEHAVIOURS),

@@ -15,10 +15,6 @@ behaviours![
     a_discovery_chain_is_compiled,
     nothing_is_exported_at_first,
     the_mesh_has_a_configured_authority,
-    raft_has_one_peer,
-    autopilot_is_configured_with_cas,
-    the_servers_are_healthy,
-    usage_counts_services,
     a_snapshot_is_bytes_and_an_invalid_one_is_refused,
     an_unknown_peering_is_absent,
     enterprise_endpoints_are_unsupported,
@@ -153,60 +149,6 @@ async fn the_mesh_has_a_configured_authority(t: T) {
     }
     let configuration = t.value("connect_ca_configuration", args![]).await;
     assert_eq!(text(&configuration, "Provider"), "consul");
-}
-
-async fn raft_has_one_peer(t: T) {
-    if is_unknown(&t, "operator_raft_configuration", args![]).await {
-        return;
-    }
-    let raft = t.value("operator_raft_configuration", args![; "stale" = true]).await;
-    let servers = raft.get("Servers").unwrap();
-    assert_eq!(servers.items().len(), 1);
-    assert_eq!(servers.items()[0].get("Leader"), Some(&true.into()));
-    t.fails("operator_raft_peer_delete", args![], Kind::Argument).await;
-}
-
-async fn autopilot_is_configured_with_cas(t: T) {
-    if is_unknown(&t, "operator_autopilot_configuration", args![]).await {
-        return;
-    }
-    let before = t.value("operator_autopilot_configuration", args![]).await;
-    let index = before.get("ModifyIndex").unwrap().as_u64().unwrap();
-    let wanted = table! {"CleanupDeadServers" = true, "MaxTrailingLogs" = 300};
-    let update = "operator_autopilot_configuration_update";
-    t.fails(update, args![wanted.clone(); "cas" = index + 1], Kind::Conflict).await;
-    t.ok(update, args![wanted; "cas" = index]).await;
-    let after = t.value("operator_autopilot_configuration", args![]).await;
-    assert_eq!(after.get("MaxTrailingLogs"), Some(&300.into()));
-}
-
-async fn the_servers_are_healthy(t: T) {
-    if is_unknown(&t, "operator_autopilot_health", args![]).await {
-        return;
-    }
-    // A server that just started is unhealthy for some seconds: 429, which is a success here.
-    t.until("autopilot knows the server", || async {
-        let health = t.value("operator_autopilot_health", args![]).await;
-        health.get("Servers").unwrap().items().len() == 1
-    })
-    .await;
-    if !t.is_1_8("there is no state of autopilot (before 1.9)") {
-        let state = t.value("operator_autopilot_state", args![]).await;
-        assert!(state.get("Servers").is_some());
-    }
-}
-
-async fn usage_counts_services(t: T) {
-    if is_unknown(&t, "operator_usage", args![]).await {
-        return;
-    }
-    if t.is_1_8("there is no usage (before 1.15)") {
-        t.fails("operator_usage", args![], Kind::Unsupported).await;
-        return;
-    }
-    let usage = t.value("operator_usage", args![]).await;
-    let own = usage.get("Usage").unwrap().get("dc1").unwrap();
-    assert!(own.get("Services").unwrap().as_u64().is_some_and(|count| count >= 1));
 }
 
 async fn a_snapshot_is_bytes_and_an_invalid_one_is_refused(t: T) {

@@ -6,7 +6,9 @@ use super::request::{Call, Query, unescape};
 use crate::simulate::blocking::{self, ReadOptions};
 use crate::simulate::filter::{self, Filter};
 use crate::simulate::settings::Settings;
-use crate::simulate::{Agent, acl, agent, catalog, event, kv, query, session, status, txn};
+use crate::simulate::{
+    Agent, acl, agent, catalog, event, kv, operator, query, session, status, txn,
+};
 use crate::wire::table::{Endpoint, Location, Verb};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, LOCATION, VARY};
@@ -17,12 +19,20 @@ use std::sync::LazyLock;
 
 /// Every route, area by area.
 fn routes() -> impl Iterator<Item = &'static Route> {
-    [kv::ROUTES, txn::ROUTES, session::ROUTES, status::ROUTES, event::ROUTES, query::ROUTES]
-        .into_iter()
-        .flatten()
-        .chain(agent::routes())
-        .chain(catalog::routes())
-        .chain(acl::routes())
+    [
+        kv::ROUTES,
+        txn::ROUTES,
+        session::ROUTES,
+        status::ROUTES,
+        event::ROUTES,
+        query::ROUTES,
+        operator::ROUTES,
+    ]
+    .into_iter()
+    .flatten()
+    .chain(agent::routes())
+    .chain(catalog::routes())
+    .chain(acl::routes())
 }
 
 /// The routes by path. A path that ends in a slash matches all paths below it, as in Go's

@@ -13,6 +13,7 @@ use super::agent::checks::DueCheck;
 use super::agent::local_state::Local;
 use super::event::Events;
 use super::go;
+use super::operator::Autopilot;
 use super::query::QueryTable;
 use super::settings::Settings;
 use super::{Options, SERVER_PORT};
@@ -71,6 +72,7 @@ pub(super) struct State {
     pub acl: AclTable,
     pub coordinates: CoordinateTable,
     pub events: Events,
+    pub autopilot: Autopilot,
     /// Whether the certificate authority of the mesh is on.
     pub connect: bool,
     pub local: Local,
@@ -108,6 +110,7 @@ impl State {
             acl: AclTable::new(options.acl.clone()),
             coordinates: CoordinateTable::default(),
             events: Events::default(),
+            autopilot: Autopilot::default(),
             connect: options.connect,
             local: Local::default(),
             due_checks: Vec::new(),
@@ -193,6 +196,11 @@ impl State {
     /// The date after this time from now, in RFC 3339.
     pub fn date(&self, from_now: Duration) -> String {
         go::date_text(self.epoch + self.now.since_origin() + from_now)
+    }
+
+    /// The date of the start, in RFC 3339.
+    pub fn start_date(&self) -> String {
+        go::date_text(self.epoch)
     }
 
     /// A random UUID.
