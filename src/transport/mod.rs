@@ -101,6 +101,15 @@ impl Default for Options {
     }
 }
 
+impl TlsOptions {
+    /// Whether any file is named.
+    pub fn has_files(&self) -> bool {
+        [&self.ca_file, &self.ca_path, &self.cert_file, &self.key_file]
+            .into_iter()
+            .any(Option::is_some)
+    }
+}
+
 impl Default for TlsOptions {
     fn default() -> Self {
         TlsOptions {

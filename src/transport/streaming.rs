@@ -4,8 +4,8 @@ use super::http::error;
 use super::https::{self, Https};
 use super::{Options, TlsOptions};
 use crate::clock::BoxFuture;
-use crate::error::Error;
-use ::http::{HeaderMap, Request, Response};
+use crate::error::{Error, Kind};
+use ::http::{HeaderMap, Request, Response, Uri};
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use std::fmt;
@@ -38,9 +38,18 @@ impl StreamingHttp {
     /// [`crate::error::Kind::Config`] when the URL is not valid or a file cannot be used.
     pub fn new(endpoint: &str, options: &Options) -> Result<Self, Error> {
         let mut options = options.clone();
-        if !endpoint.starts_with("https://") {
+        let refuse = |why: &str| {
+            let why = format!("{endpoint:?} {why}");
+            Err(Error::new(Kind::Config, why).not_sent())
+        };
+        match endpoint.parse::<Uri>().ok().as_ref().and_then(Uri::scheme_str) {
+            Some("https") => {}
+            Some("http") if options.tls.has_files() => {
+                return refuse("is without TLS, but there are files for TLS: write https://");
+            }
             // A system without a store of certificates can use plain HTTP.
-            options.tls = TlsOptions { verify: false, ..TlsOptions::default() };
+            Some("http") => options.tls = TlsOptions { verify: false, ..TlsOptions::default() },
+            _ => return refuse("must begin with http:// or https://"),
         }
         let pool = Https::new(endpoint, HeaderMap::new(), &options)?;
         Ok(StreamingHttp { endpoint: endpoint.to_owned(), pool })
@@ -73,5 +82,29 @@ fn parts(body: reqwest::Body, endpoint: String) -> Parts {
 impl fmt::Debug for StreamingHttp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("StreamingHttp").field(&self.endpoint).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(endpoint: &str) -> String {
+        let tls =
+            TlsOptions { ca_file: Some("/no/such/authority".into()), ..TlsOptions::default() };
+        let options = Options { tls, ..Options::default() };
+        StreamingHttp::new(endpoint, &options).expect_err("no such file").to_string()
+    }
+
+    #[test]
+    fn a_scheme_in_capitals_means_tls_too() {
+        assert!(refusal("https://a:2379").contains("/no/such/authority"));
+        assert!(refusal("HTTPS://a:2379").contains("/no/such/authority"));
+    }
+
+    #[test]
+    fn files_for_tls_are_not_ignored_and_other_schemes_are_refused() {
+        assert!(refusal("http://a:2379").contains("write https://"));
+        assert!(refusal("unix://a").contains("must begin with http:// or https://"));
     }
 }
