@@ -297,11 +297,11 @@ fn acquire(call: &Call<Lock>) -> native::Result {
         lock.opened()?;
         match job.next()? {
             Poll::Ready(Some(AttemptEvent::Acquired(id, token))) if id == attempt => {
-                handle.is_known(id);
+                handle.record_known(id);
                 return Ok(Returned::success(value::to_lua(lua, &token.into())?));
             }
             Poll::Ready(Some(AttemptEvent::Failed(id, error))) if id == attempt => {
-                handle.is_known(id);
+                handle.record_known(id);
                 return Err(error.into());
             }
             // An event of an earlier attempt that the program did not ask for.
@@ -333,11 +333,11 @@ fn next_event(call: &Call<Lock>, limit: Option<Duration>) -> native::Result {
         }
         return match event {
             AttemptEvent::Acquired(id, token) => {
-                handle.is_known(id);
+                handle.record_known(id);
                 named("acquired", value::to_lua(lua, &token.into())?)
             }
             AttemptEvent::Failed(id, error) => {
-                handle.is_known(id);
+                handle.record_known(id);
                 named("failed", value::error(lua, &error)?)
             }
             AttemptEvent::Lease(_, Event::Suspended) => named("suspended", LuaValue::Nil),

@@ -227,8 +227,8 @@ impl LockHandle {
         is_waiting
     }
 
-    /// To be called when the program learns the outcome of an attempt.
-    pub fn is_known(&self, attempt: AttemptId) {
+    /// Notes that the program has learned the outcome of an attempt.
+    pub fn record_known(&self, attempt: AttemptId) {
         self.known.store(attempt, Ordering::Relaxed);
     }
 
@@ -246,7 +246,13 @@ impl LockHandle {
                 && attempt > handle.known.load(Ordering::Relaxed)
             {
                 handle.abandoned.store(attempt, Ordering::Relaxed);
-                handle.shut_down();
+                let executor = handle.executor().clone();
+                executor.shut_down(async move {
+                    // It may have ended meanwhile, and the program may have begun another one.
+                    if attempt == handle.attempts.load(Ordering::Relaxed) {
+                        handle.release().await;
+                    }
+                });
             }
         })
     }

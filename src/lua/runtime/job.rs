@@ -136,8 +136,8 @@ impl<T: Send + 'static> Job<T> {
             .get_or_init(|| wake::ticket(Arc::clone(&self.queue) as Arc<dyn Waited>, cancel()))
     }
 
-    /// Ends the work of a job in the background.
-    pub fn abort(&self) -> Option<Cancel> {
+    /// What ends the work of a job in the background.
+    pub fn canceller(&self) -> Option<Cancel> {
         match &self.task {
             Some(Task::Thread(abort)) => {
                 let abort = abort.clone();

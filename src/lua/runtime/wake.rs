@@ -1,7 +1,9 @@
 //! A unix socket for event loops that can wait for a socket of their own alone, such as the cosockets of OpenResty.
 //!
-//! A client writes the number of a ticket and, if it is of a lock, that of the attempt, and a newline, and reads a newline once the job of the ticket is ready, or is gone. It may write an empty line meanwhile, to be answered at once. If it goes away while it waits for a call or
-//! for a lock, that is cancelled. Only this process is served.
+//! A client writes a line with two numbers, that of a ticket and, for a lock, that of the attempt (0 for others). It
+//! reads a newline once the job of the ticket is ready, or is gone. It may write an empty line meanwhile, to be answered
+//! at once. If it goes away before it has read that a call or a lock is ready, that is cancelled. Only this process is
+//! served.
 
 use super::executor::background_thread;
 use super::job::Job;
@@ -135,23 +137,32 @@ fn is_ours(stream: &UnixStream) -> bool {
     pid.and_then(|pid| u32::try_from(pid).ok()) == Some(std::process::id())
 }
 
+/// What a client waits for, also when it is ready: the client may go away before it reads that.
+type Wait = Option<(Cancel, u64)>;
+
 async fn answer(stream: UnixStream) -> io::Result<()> {
-    let mut stream = BufReader::new(stream);
-    while let Some(wait) = line(&mut stream).await? {
-        let found = wait.and_then(|(ticket, _)| lock(TABLE.get()).get(&ticket).cloned());
+    let mut wait = None;
+    let ended = answer_lines(BufReader::new(stream), &mut wait).await;
+    wait.inspect(|(cancel, number)| cancel(*number));
+    ended
+}
+
+async fn answer_lines(mut stream: BufReader<UnixStream>, wait: &mut Wait) -> io::Result<()> {
+    while let Some(numbers) = line(&mut stream).await? {
+        let Some((ticket, number)) = numbers else { continue };
+        *wait = None;
+        let found = lock(TABLE.get()).get(&ticket).cloned();
         if let Some((job, cancel)) = found
-            && let Some((_, number)) = wait
             && let Some(job) = job.upgrade()
         {
+            *wait = cancel.map(|cancel| (cancel, number));
             let interrupted = pin!(line(&mut stream));
-            if let Either::Right((line, _)) = select(job.ready(), interrupted).await
-                && line.as_ref().map_or(true, Option::is_none)
-            {
-                cancel.inspect(|cancel| cancel(number));
-                return line.map(drop);
+            if let Either::Right((line, _)) = select(job.ready(), interrupted).await {
+                if line?.is_none() {
+                    return Ok(());
+                }
+                *wait = None;
             }
-        } else if wait.is_none() {
-            continue;
         }
         stream.get_mut().write_all(b"\n").await?;
     }
@@ -164,7 +175,6 @@ async fn line(stream: &mut BufReader<UnixStream>) -> io::Result<Option<Option<(u
     if stream.take(MAX_LINE).read_line(&mut line).await? == 0 {
         return Ok(None);
     }
-    let line = line.trim_end();
-    let (ticket, number) = line.split_once(' ').unwrap_or((line, "0"));
-    Ok(Some(ticket.parse().ok().zip(number.parse().ok())))
+    let numbers = line.trim_end().split_once(' ');
+    Ok(Some(numbers.and_then(|(ticket, number)| ticket.parse().ok().zip(number.parse().ok()))))
 }
