@@ -263,6 +263,7 @@ impl<'a> Run<'a> {
                     transport.close_idle();
                 } else if error.status().is_some() {
                     self.record_success(index);
+                    self.record_answer(begun);
                 }
                 Err(error)
             }
