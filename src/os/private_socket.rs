@@ -4,7 +4,7 @@ use super::PerProcess;
 use super::signals::spawn;
 use crate::sync::lock;
 use std::fs::{self, DirBuilder};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -28,17 +28,21 @@ const LEFT_OVER: Duration = Duration::from_secs(60);
 /// When the folder or the socket cannot be created.
 pub fn listen() -> io::Result<(UnixListener, PathBuf)> {
     let parent = std::env::temp_dir();
-    let swept = parent.clone();
-    // On a thread of its own: a process that does not accept would keep a connection waiting.
-    let _ = spawn("consul_ffi", move || drop(sweep(&swept, LEFT_OVER)));
     let folder = parent.join(format!("{FOLDER}{}.{:08x}", std::process::id(), fastrand::u32(..)));
-    DirBuilder::new().mode(0o700).create(&folder)?;
-    remove_at_exit(folder.clone())?;
     let path = folder.join(SOCKET);
-    let listener = UnixListener::bind(&path).inspect_err(|_| remove(&folder))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
+    let listener = listen_in(&folder, &path).inspect_err(|_| remove(&folder))?;
+    // On a thread of its own: a process that does not accept would keep a connection waiting.
+    let _ = spawn("consul_ffi", move || drop(sweep(&parent, LEFT_OVER)));
     Ok((listener, path))
+}
+
+fn listen_in(folder: &Path, path: &Path) -> io::Result<UnixListener> {
+    DirBuilder::new().mode(0o700).create(folder)?;
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    remove_at_exit(folder.to_owned())?;
+    Ok(listener)
 }
 
 /// Removes the folders of this user's processes that no longer listen.
@@ -54,7 +58,8 @@ fn sweep(parent: &Path, left_over: Duration) -> io::Result<()> {
             found.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= left_over));
         if is_old && found.is_dir() && found.uid() == user {
             let socket = entry.path().join(SOCKET);
-            if UnixStream::connect(&socket).is_err() {
+            let refusal = UnixStream::connect(&socket).err().map(|error| error.kind());
+            if let Some(ErrorKind::ConnectionRefused | ErrorKind::NotFound) = refusal {
                 remove(&entry.path());
             }
         }

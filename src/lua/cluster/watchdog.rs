@@ -34,7 +34,11 @@ impl Watched {
         let thread = background_thread()?;
         let (node, nodes) = (Watched { plane, has_ended: AtomicBool::new(false) }, NODES.get());
         let node = Arc::new(node);
-        lock(&nodes.watched).push(Arc::downgrade(&node));
+        {
+            let mut watched = lock(&nodes.watched);
+            watched.retain(|node| node.strong_count() > 0);
+            watched.push(Arc::downgrade(&node));
+        }
         if !nodes.is_told.swap(true, Ordering::Relaxed) {
             let systemd = Arc::clone(systemd);
             thread.spawn(async move { systemd.keep_alive(|| nodes.are_alive()).await });

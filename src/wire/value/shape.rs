@@ -352,7 +352,7 @@ fn has_dots(path: &[u8]) -> bool {
 /// can read.
 ///
 /// # Errors
-/// Why the server would not.
+/// Why the server does not store it under that name.
 pub fn check_key(key: &str) -> Result<(), &'static str> {
     if key.starts_with('/') {
         Err("Consul's keys have no leading `/` (the option strip_leading_slash removes it)")
