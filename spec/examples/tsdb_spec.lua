@@ -178,8 +178,12 @@ describe("examples/tsdb", function()
         assert.is_true(all[1]:put_metric_data("cpu-b", i * 100, i))
       end
       assert.same({ true, 3 }, { all[1]:delete("metric", "cpu", 1800, 2000) })
-      -- Each node deletes what it has; the points are on all three.
-      assert.same({ true, 18 }, { all[2]:expire(1000) })
+      -- Each node deletes what it has: on a busy machine that may be less than all until a repair.
+      local expired = 0
+      support.eventually(function()
+        expired = expired + select(2, assert(all[2]:expire(1000)))
+        return expired == 18
+      end)
       assert.same({ true, 0 }, { all[2]:expire(1000) })
       local _, rows = all[3]:get_metric_data("cpu", 0, 5000)
       assert.same({ 8, 1000, 1700 }, { #rows, rows[1].timestamp, rows[8].timestamp })
