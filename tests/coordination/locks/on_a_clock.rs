@@ -573,14 +573,17 @@ fn foreign_put(world: &Simulated) {
     let (one, two) = (world.process(), world.process());
     let lease = world.run(acquire(&one, Wait::Forever)).expect("it is free");
     world.keep(&lease);
-    let put = Args::new().arg(KEY).arg("another's").opt("flags", LOCK_FLAGS);
-    world.run(call(two.client(), "kv_put", put));
+    let put = Args::new().arg(KEY).arg("another's");
+    world.run(call(two.client(), "kv_put", put.clone()));
     // Consul leaves the session on the key; only the token of the proof shows the write.
     world.clock.advance(one.profile().proof_interval() * 2);
     assert!(!lease.is_held() && lease.has_ended());
     let lost = Event::Lost("another client wrote its key".to_owned());
     assert_eq!(lease.poll_event(), Some(lost));
-    // The value stays, and the next holder's token is higher.
+    // The put has taken the flags of a lock away; the value stays, and the next holder's token is higher.
+    let error = world.run(acquire(&two, Wait::Forever)).expect_err("it is not a lock any more");
+    assert_eq!(error.kind(), Kind::Conflict, "{error}");
+    world.run(call(two.client(), "kv_put", put.opt("flags", LOCK_FLAGS)));
     let next = world.run(acquire(&two, Wait::Forever)).expect("it becomes free");
     assert!(next.token() > lease.token());
     let value = world.run(call(two.client(), "kv_get", Args::new().arg(KEY)));
