@@ -20,8 +20,8 @@
 #   failover  50,000 sequences of endpoint faults, on a manual clock (SEQUENCES)
 #   page      the status server's page in Chromium, also looked at by axe-core (npm)
 #   prometheus  the numbers and the alert rules, read by promtool (Debian's package prometheus)
-#   tools     consul-ha, installed by cargo and by luarocks
-#   migrate   100,000 keys from etcd to Consul under writers and 20 kills, also of Raft leaders; 5,000 random histories
+#   tools     consul-ha and consul-migrate, installed by cargo and by luarocks
+#   migrate   100,000 keys from etcd to Consul under writers and 20 kills; 5,000 random histories
 #   memory    an engine whose memory is refused at every point while it loads the module
 #
 # A step that needs something unavailable is skipped and prints why. Exit status: 0 when nothing failed.
@@ -130,22 +130,23 @@ step_prometheus() {
     ! grep -q '^SKIPPED' "$log" || return 3
 }
 
-# installed PROGRAM: whether it runs and knows its verbs.
+# installed FOLDER: whether it has both programs, which know their verbs.
 installed() {
-    run "$1" --help && grep -q hand-over "$log"
+    run "$1/consul-ha" --help && grep -q hand-over "$log" &&
+        run "$1/consul-migrate" --help && grep -q verify "$log"
 }
 
 step_tools() {
     local rock=rockspec/tools/consul_ffi-tools-scm-1.rockspec
-    run cargo install --locked --path . --no-default-features --features tools --bin consul-ha \
-        --root "$folder/cargo" --target-dir target/tools || return
-    installed "$folder/cargo/bin/consul-ha" || return
+    run cargo install --locked --path . --no-default-features --features tools \
+        --bin consul-ha --bin consul-migrate --root "$folder/cargo" --target-dir target/tools || return
+    installed "$folder/cargo/bin" || return
     if ! command -v luarocks >/dev/null; then
         echo "SKIPPED: the rock of the tools: luarocks is missing"
         return 3
     fi
     run luarocks --lua-version=5.1 --tree "$folder/rocks" make "$rock" || return
-    installed "$folder/rocks/bin/consul-ha"
+    installed "$folder/rocks/bin"
 }
 
 step_migrate() {
