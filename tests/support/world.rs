@@ -96,7 +96,12 @@ impl World {
 
     /// The value of a key, by the path of its endpoint.
     pub fn value(&self, path: &str) -> Option<String> {
-        let request = Request::builder().uri(format!("{path}?raw")).body(Bytes::new());
+        self.get(&format!("{path}?raw"))
+    }
+
+    /// The body of a successful answer.
+    pub fn get(&self, path: &str) -> Option<String> {
+        let request = Request::builder().uri(path).body(Bytes::new());
         let answer =
             self.agent.handle(request.expect("a request")).now_or_never().expect("at once");
         let text = || String::from_utf8(answer.body().to_vec()).expect("a text");

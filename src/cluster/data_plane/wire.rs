@@ -472,6 +472,32 @@ mod tests {
         assert!(signer(&headers, &key(), Bound::ToConnection("connection")).is_none());
     }
 
+    /// As nodes of 0.1.0 sign it.
+    #[test]
+    fn a_signature_is_that_of_the_first_release() {
+        let text = |text: &str| text.to_owned();
+        let head = Head {
+            cluster: text("tsdb/cluster/nodes/"),
+            from: text("n1"),
+            to: text("n2"),
+            name: text("write"),
+            epoch: 7,
+            shard: Some(3),
+            idempotency_key: text("a key"),
+            deadline: Duration::from_millis(1500),
+        };
+        let request = request(&head, b"body");
+        assert_eq!(
+            signature(request.headers()),
+            Some("n8/yeIbMzoWrYOaHGnPapTSIp6/zfjEKPFPw44pFGec")
+        );
+        let (mut headers, bound) = (HeaderMap::new(), Bound::ToRequest("signature"));
+        headers.insert(ERROR, HeaderValue::from_static("not_ready"));
+        headers.insert(MAYBE_APPLIED, HeaderValue::from_static("false"));
+        sign(&mut headers, b"why", &key(), bound).expect("a signature");
+        assert_eq!(signature(&headers), Some("nJEwTUyF3xUrCX7foYgjizfQTskM7sv5RTxfBSNn6Ko"));
+    }
+
     #[test]
     fn a_signed_error_cannot_be_declared_harmless() {
         let (mut headers, bound) = (HeaderMap::new(), Bound::ToRequest("signature"));

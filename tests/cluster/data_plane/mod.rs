@@ -5,6 +5,7 @@ mod avoided;
 mod bad_peers;
 mod encrypted;
 mod flood;
+mod golden;
 mod log;
 mod replies;
 mod services;

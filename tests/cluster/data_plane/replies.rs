@@ -14,10 +14,10 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
 /// Sends a message to the node and returns its answer.
-type Forward<'a> = &'a mut dyn FnMut(&[u8]) -> Vec<u8>;
+pub(super) type Forward<'a> = &'a mut dyn FnMut(&[u8]) -> Vec<u8>;
 
 /// Listens between a caller and the node at `node`: `middle` answers each message of the caller.
-fn in_the_middle(
+pub(super) fn in_the_middle(
     node: &str,
     middle: impl Fn(&[u8], Forward) -> Vec<u8> + Send + Sync + 'static,
 ) -> String {
@@ -46,7 +46,7 @@ fn in_the_middle(
 }
 
 /// Reads one HTTP message; `None` if the other end has closed.
-fn message(stream: &mut TcpStream) -> Option<Vec<u8>> {
+pub(super) fn message(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
         let mut byte = [0];

@@ -1,5 +1,6 @@
 //! Random requests and replies as bytes, whole, cut and damaged.
 
+use crate::support::golden;
 use bytes::Bytes;
 use consul_ffi::cluster::replication::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Slot};
 use consul_ffi::cluster::replication::message::{Action, NotReady, Outcome, Reply, Request};
@@ -8,6 +9,8 @@ use consul_ffi::error::Kind;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
 fn bytes() -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..40).prop_map(Bytes::from)
@@ -164,4 +167,46 @@ fn a_newer_format_is_refused_in_words() {
         error.message(),
         "the reply about a shard cannot be read: its bytes are not those that were sent"
     );
+}
+
+/// Messages of all forms, each as its bytes in hexadecimal digits and as what they mean.
+fn messages() -> String {
+    let mut runner = TestRunner::deterministic();
+    let mut line = |request: bool| {
+        let (bytes, meaning) = if request {
+            let request = (any::<u32>(), entry(), action())
+                .prop_map(|(shard, entry, action)| Request { shard, entry, action })
+                .new_tree(&mut runner)
+                .expect("a request")
+                .current();
+            (request.encode(), format!("{request:?}"))
+        } else {
+            let reply = (any::<u64>(), outcome())
+                .prop_map(|(ms, outcome)| Reply { time: HybridTime::from_ms(ms), outcome })
+                .new_tree(&mut runner)
+                .expect("a reply")
+                .current();
+            (reply.encode(), format!("{reply:?}"))
+        };
+        let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{digits} {meaning}")
+    };
+    let lines: Vec<String> = (0..200).map(|number| line(number % 2 == 0)).collect();
+    lines.join("\n")
+}
+
+#[test]
+fn the_messages_of_each_release_mean_what_they_meant() {
+    for text in golden::of_each_release("messages.txt", messages) {
+        for line in text.lines() {
+            let (digits, meaning) = line.split_once(' ').expect("two parts");
+            let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).expect("digits");
+            let bytes: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
+            let read = match meaning.starts_with("Request") {
+                true => Request::decode(&bytes).map(|it| format!("{it:?}")),
+                false => Reply::decode(&bytes).map(|it| format!("{it:?}")),
+            };
+            assert_eq!(read.expect("a message"), meaning);
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 mod clocks;
 mod disks;
+mod golden;
 mod identity;
 mod leadership;
 mod numbers;
