@@ -191,6 +191,20 @@ docs-screenshots: build-luajit
 	SCREENSHOTS="$(abspath docs/images)" cargo test --quiet --no-default-features --features server,guard --test programs \
 		-- page::screenshots
 
+.PHONY: golden
+## golden: writes tests/golden for the version in Cargo.toml, which later builds must read
+golden:
+	WRITE_GOLDEN=1 cargo test --quiet --no-default-features --features server --test cluster of_each_release
+
+.PHONY: release release-check
+## release: packs, tests and tags the version in Cargo.toml (an hour); see scripts/release.sh
+release:
+	@scripts/release.sh
+
+## release-check: looks whether all files are those of the version
+release-check:
+	@scripts/release.sh --check
+
 .PHONY: clean
 ## clean: removes all build output
 clean:

@@ -32,8 +32,10 @@ for want of = without
 phrases=$(sed '/^$/d' <<<"$phrases")
 any=$(awk -F ' = ' '{ print $1 }' <<<"$phrases" | paste -sd '|')
 
-# -w: whole words. A search without a match is not an error.
-found=$(git grep -nIwiE -e "$any" -- "${@:-.}" || [ $? = 1 ])
+# -w: whole words. A search without a match is not an error. An unpacked archive has no index of tracked files.
+where=()
+git rev-parse --is-inside-work-tree >/dev/null 2>&1 || where=(--no-index --exclude-standard)
+found=$(git grep "${where[@]}" -nIwiE -e "$any" -- "${@:-.}" || [ $? = 1 ])
 [ -n "$found" ] || exit 0
 
 awk -v allow=scripts/lint-words.allow -v list="$phrases" '

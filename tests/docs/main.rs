@@ -8,5 +8,6 @@ mod monitoring;
 mod readme;
 mod recipes;
 mod reference;
+mod release;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,0 +1,132 @@
+//! What a release rests on: one version and one repository in all files, crates whose licences and lowest Rust
+//! are allowed, workflows that call the same `make` targets.
+
+use super::support::outside::outside_cargo;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The packages of the lock file that this machine builds.
+static PACKAGES: LazyLock<Vec<Value>> = LazyLock::new(|| {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--format-version=1", "--locked", "--all-features"]);
+    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let output = outside_cargo(&mut cargo)
+        .arg(format!("--filter-platform={host}"))
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    metadata["packages"].as_array().expect("a list").clone()
+});
+
+fn text<'a>(package: &'a Value, field: &str) -> &'a str {
+    package[field].as_str().unwrap_or_default()
+}
+
+/// The major, minor and patch version.
+fn version(text: &str) -> [u32; 3] {
+    let mut parts = text.split('.').map(|part| part.parse().expect("a number"));
+    std::array::from_fn(|_| parts.next().unwrap_or(0))
+}
+
+/// The files of the checkout, without what is built.
+fn files() -> Vec<PathBuf> {
+    let mut folders = vec![root().to_owned()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().unwrap_or_default();
+            match path.is_dir() {
+                true if name == "target" || name == ".git" => {}
+                true => folders.push(path),
+                false => files.push(path),
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn the_rockspecs_and_the_changelog_are_those_of_the_version() {
+    let output = Command::new(root().join("scripts/rockspecs.sh")).arg("--check").output();
+    let output = output.expect("bash runs");
+    assert!(
+        output.status.success(),
+        "run scripts/rockspecs.sh: {}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    let changelog = read("CHANGELOG.md");
+    let newest = changelog.lines().find(|line| line.starts_with("## ")).expect("a version");
+    let own = format!("## [{}] - ", env!("CARGO_PKG_VERSION"));
+    assert!(newest.starts_with(&own) || newest == "## [Unreleased]", "{newest}");
+}
+
+#[test]
+fn the_repository_stands_in_one_place() {
+    let repository = env!("CARGO_PKG_REPOSITORY");
+    let own = ["Cargo.toml", "rockspec"];
+    let others = files().into_iter().filter(|path| {
+        let is_own = own
+            .iter()
+            .any(|name| path.extension().is_some_and(|it| it == *name) || path.ends_with(name));
+        !is_own && fs::read_to_string(path).is_ok_and(|text| text.contains(repository))
+    });
+    assert_eq!(others.collect::<Vec<_>>(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn no_crate_requires_a_newer_rust() {
+    let own = version(env!("CARGO_PKG_RUST_VERSION"));
+    let newer =
+        PACKAGES.iter().filter(|it| version(it["rust_version"].as_str().unwrap_or("1.0")) > own);
+    let newer: Vec<_> = newer.map(|it| (text(it, "name"), text(it, "rust_version"))).collect();
+    assert_eq!(newer, [], "raise rust-version in Cargo.toml, or lock an older release of these");
+}
+
+#[test]
+fn every_crate_has_an_allowed_licence_and_source() {
+    let rules = read("deny.toml");
+    let rules = toml::de::DeTable::parse(&rules).expect("TOML");
+    let allowed = rules.get_ref()["licenses"].get_ref()["allow"].get_ref().as_array();
+    let allowed = allowed.expect("a list").iter().filter_map(|it| it.get_ref().as_str());
+    let allowed: BTreeSet<_> = allowed.collect();
+    for package in PACKAGES.iter() {
+        let licence = text(package, "license");
+        let parsed = spdx::Expression::parse_mode(licence, spdx::ParseMode::LAX);
+        let parsed = parsed.unwrap_or_else(|error| panic!("{}: {error}", text(package, "name")));
+        let may = parsed.evaluate(|it| it.license.id().is_some_and(|id| allowed.contains(id.name)));
+        assert!(may, "{}: {licence}", text(package, "name"));
+        let source = package["source"].as_str();
+        assert!(source.is_none_or(|it| it == CRATES_IO), "{}: {source:?}", text(package, "name"));
+    }
+}
+
+#[test]
+fn the_workflows_call_make_with_the_lowest_rust() {
+    let workflow = read(".github/workflows/test.yml");
+    let lowest = env!("CARGO_PKG_RUST_VERSION").trim_end_matches(".0");
+    assert!(workflow.contains(&format!("RUST: \"{lowest}\"")), "{lowest}");
+    let makefile = read("Makefile");
+    for step in workflow.lines().filter_map(|line| line.trim().strip_prefix("- run: ")) {
+        match step.strip_prefix("make ") {
+            Some(target) => assert!(makefile.contains(&format!("\n{target}:")), "{step}"),
+            None => assert!(step.starts_with("rustup "), "{step}"),
+        }
+    }
+}
