@@ -8,8 +8,11 @@ use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
+/// The body of a reply, or the kind of an error and words in its message.
+type Expected = Result<&'static str, (Kind, &'static str)>;
+
 /// The calls: the name of the handler, the body, and what the caller gets.
-const CALLS: [(&str, &str, Result<&str, (Kind, &str)>); 5] = [
+const CALLS: [(&str, &str, Expected); 5] = [
     ("echo", "some bytes", Ok("some bytes")),
     ("echo", "", Ok("")),
     ("json", "[1,{\"a\":null}]", Ok("[1,{\"a\":null}]")),
