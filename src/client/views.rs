@@ -183,6 +183,10 @@ struct Service {
     is_due: bool,
     /// Whether it is to be read as soon as possible.
     is_queued: bool,
+    /// Whether it is left to read in this turn.
+    is_in_turn: bool,
+    /// Whether its last read failed, and it is not read again before the pause has ended.
+    is_paused: bool,
     /// Whether a read is in flight. There is one at a time: of two on two connections the older answer can come last.
     is_read: bool,
     /// Whether the next answer comes after an outage.
@@ -249,14 +253,12 @@ impl Work {
             () = refusal => false,
             () = retry => {
                 if let Some((_, name)) = self.retries.pop_front() {
-                    self.due(&name);
+                    self.retry(&name);
                 }
                 false
             }
             () = turn => {
-                if let Some(name) = self.turn.pop_front() {
-                    self.due(&name);
-                }
+                self.next_of_turn();
                 let pause = self.pause_of_turn();
                 // From the time when it was due: delays do not add up.
                 self.next_in_turn = self.next_in_turn.zip(pause).map(|(at, pause)| at + pause);
@@ -272,12 +274,21 @@ impl Work {
 
     /// Begins to read all services in turn, or again those that were read in this one.
     fn begin_turn(&mut self) {
-        let left: BTreeSet<&String> = self.turn.iter().collect();
-        let again: Vec<_> =
-            self.services.keys().filter(|name| !left.contains(name)).cloned().collect();
-        self.turn.extend(again);
+        for (name, service) in &mut self.services {
+            if !mem::replace(&mut service.is_in_turn, true) {
+                self.turn.push_back(name.clone());
+            }
+        }
         let now = self.client.clock().now();
         self.next_in_turn.get_or_insert(now);
+    }
+
+    fn next_of_turn(&mut self) {
+        let Some(name) = self.turn.pop_front() else { return };
+        if let Some(service) = self.services.get_mut(&name) {
+            service.is_in_turn = false;
+        }
+        self.due(&name);
     }
 
     fn add(&mut self, name: String) -> Result<(), Error> {
@@ -294,6 +305,8 @@ impl Work {
                 feed,
                 is_due: false,
                 is_queued: false,
+                is_in_turn: false,
+                is_paused: false,
                 is_read: false,
                 is_resynchronised: false,
                 told: None,
@@ -307,10 +320,18 @@ impl Work {
     fn due(&mut self, name: &str) {
         if let Some(service) = self.services.get_mut(name) {
             service.is_due = true;
-            if !service.is_read && !mem::replace(&mut service.is_queued, true) {
+            let is_later = service.is_read || service.is_paused;
+            if !is_later && !mem::replace(&mut service.is_queued, true) {
                 self.urgent.push_back(name.to_owned());
             }
         }
+    }
+
+    fn retry(&mut self, name: &str) {
+        if let Some(service) = self.services.get_mut(name) {
+            service.is_paused = false;
+        }
+        self.due(name);
     }
 
     fn start_reads(&mut self) {
@@ -340,7 +361,7 @@ impl Work {
             }
             Err(error) => {
                 let _ = service.feed.send(Err(error));
-                (service.is_resynchronised, service.is_due) = (true, true);
+                (service.is_resynchronised, service.is_due, service.is_paused) = (true, true, true);
                 self.retries.push_back((self.client.clock().now() + PAUSE, name.to_owned()));
             }
         }
@@ -455,6 +476,7 @@ impl Work {
         known.last_error = None;
         for (name, service) in &self.services {
             if !service.is_due
+                && !service.is_in_turn
                 && !service.is_read
                 && let Some(view) = known.views.get(name)
             {
@@ -489,7 +511,9 @@ impl Work {
         };
         let is_empty = list.as_ref().is_some_and(|list| list.instances().is_empty());
         service.told = list;
-        let is_gone = self.is_chosen && is_empty && !self.listed.contains_key(&name);
+        // With no read to come, whose answer would be taken for one of the service's when it has come back.
+        let is_read = service.is_due || service.is_read;
+        let is_gone = self.is_chosen && is_empty && !is_read && !self.listed.contains_key(&name);
         if is_gone {
             known.views.remove(&name);
             self.services.remove(&name);
