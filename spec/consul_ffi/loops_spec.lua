@@ -333,7 +333,7 @@ describe("a unix socket", function()
     local connection = require("socket.unix")()
     assert(connection:connect(path))
     connection:settimeout(5)
-    for _, written in ipairs({ line, "123456789\n" }) do
+    for _, written in ipairs({ line, "123456789 0\n" }) do
       assert(connection:send(written))
       assert.equal("", connection:receive())
     end
