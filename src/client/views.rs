@@ -354,6 +354,12 @@ impl Work {
         match answer {
             Ok(answer) => {
                 let is_resynchronised = mem::take(&mut service.is_resynchronised);
+                // A state that the query of the checks may never answer with: what follows it is a change.
+                self.known_checks.retain(|_, (_, of)| of != name);
+                for instance in answer.value.items() {
+                    let checks = instance.get("Checks").into_iter().flat_map(Value::items);
+                    self.known_checks.extend(checks.map(known_check));
+                }
                 let _ = service.feed.send(Ok(State { answer, is_resynchronised }));
                 if service.is_due {
                     self.due(name);
@@ -430,12 +436,7 @@ impl Work {
 
     fn took_checks(&mut self, state: Result<State, Error>) -> bool {
         let Some(state) = self.answered(state) else { return false };
-        let mut known = BTreeMap::new();
-        for check in state.answer.value.items() {
-            let text =
-                |name| check.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-            known.insert((text("Node"), text("CheckID")), (text("Status"), text("ServiceName")));
-        }
+        let known = state.answer.value.items().iter().map(known_check).collect();
         let before = mem::replace(&mut self.known_checks, known);
         let mut changed = BTreeSet::new();
         let mut nodes = BTreeSet::new();
@@ -530,4 +531,10 @@ fn tags_by_name(services: &Value) -> BTreeMap<String, Vec<String>> {
     let tags =
         |tags: &Value| tags.items().iter().filter_map(Value::as_str).map(str::to_owned).collect();
     members.iter().map(|(name, given)| (name.clone(), tags(given))).collect()
+}
+
+/// The node and the id of a check, and what is known of it.
+fn known_check(check: &Value) -> ((String, String), Check) {
+    let text = |name| check.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    ((text("Node"), text("CheckID")), (text("Status"), text("ServiceName")))
 }
