@@ -122,7 +122,8 @@ impl fmt::Debug for HttpTransport {
     }
 }
 
-fn chain<'a>(
+/// An error and its causes.
+pub(super) fn chain<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {

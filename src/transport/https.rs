@@ -1,8 +1,9 @@
 //! Connections with TLS, by reqwest.
 
+use super::http::chain;
 use super::http1::{MAX_REPLY_BYTES, TooLarge};
 use super::tls::{self, TlsConfig};
-use super::{Failure, Options, blocking_read};
+use super::{Cause, Failure, Options, blocking_read};
 use crate::clock::SystemClock;
 use crate::error::{Error, Kind};
 use ::http::header::HOST;
@@ -10,6 +11,7 @@ use ::http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 /// The pool of connections to one agent. A new one takes its place when a file of the TLS options
@@ -132,7 +134,21 @@ async fn read(mut body: reqwest::Body) -> Result<Bytes, Failure> {
 fn failure(error: reqwest::Error) -> Failure {
     let sent = !error.is_connect() && !error.is_builder();
     // The query of a URL can hold secrets.
-    Failure { cause: error.without_url().into(), sent }
+    let error = error.without_url();
+    let broken = if sent { None } else { broken_handshake(&error) };
+    Failure { cause: broken.unwrap_or_else(|| error.into()), sent }
+}
+
+/// The error of a connection that was made and broke before it could carry a request.
+fn broken_handshake(error: &reqwest::Error) -> Option<Cause> {
+    // A connection that cannot be made is refused, unreachable or late.
+    let breaks = |kind| {
+        use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        matches!(kind, ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof)
+    };
+    let mut found = chain(error).filter_map(|cause| cause.downcast_ref::<io::Error>());
+    let why = found.find(|cause| breaks(cause.kind()))?;
+    Some(format!("the TLS handshake broke off: {why}: does it speak TLS?").into())
 }
 
 /// The endpoint's URL with another host name, from which TLS takes the name to check; [`RealHost`]

@@ -129,7 +129,7 @@ pub(super) fn reason(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(error) => certificate_reason(error),
         rustls::Error::InvalidMessage(_) => {
-            format!("the server does not seem to speak TLS on this port: {error}")
+            format!("the TLS handshake failed: {error}: does it speak TLS?")
         }
         rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
             "the server demands a certificate of the client (set tls_cert_file and tls_key_file)"

@@ -3,6 +3,8 @@
 use super::etcd::{Etcd, text};
 use super::program::Servers;
 use serde_json::json;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 
 const PASSWORD: &str = "s3cret-of-root";
 
@@ -22,8 +24,35 @@ pub fn run(version: &'static str) {
     servers.etcd = Etcd::with("off", &["--enable-grpc-gateway=false"]);
     servers.run(&["plan"]).ends(1, &["gateway is off", "--enable-grpc-gateway"]);
     let url = servers.etcd.url.replace("http", "https");
-    servers.run(&["plan", "--etcd", &url, "--patience", "0"]).ends(3, &["tls handshake"]);
+    without_tls(&servers, &url);
+    without_tls(&servers, &without_tls_server(answers_in_plain));
+    without_tls(&servers, &without_tls_server(resets));
     servers.run(&["plan", "--etcd", "127.0.0.1:1", "--patience", "0"]).ends(3, &["127.0.0.1:1"]);
+}
+
+fn without_tls(servers: &Servers, url: &str) {
+    let run = servers.run(&["plan", "--etcd", url, "--patience", "0"]);
+    run.ends(3, &[url, "TLS handshake", "does it speak TLS?"]);
+}
+
+/// The `https://…` of a server that serves one connection so.
+fn without_tls_server(serve: fn(TcpStream)) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || serve(listener.accept().unwrap().0));
+    url
+}
+
+fn answers_in_plain(mut connection: TcpStream) {
+    assert_ne!(connection.read(&mut [0; 16 << 10]).unwrap(), 0);
+    connection.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+    connection.shutdown(Shutdown::Write).unwrap();
+    // What is not read when a socket is closed resets its connection.
+    std::io::copy(&mut connection, &mut std::io::sink()).unwrap();
+}
+
+fn resets(connection: TcpStream) {
+    assert_ne!(connection.peek(&mut [0]).unwrap(), 0);
 }
 
 fn users(servers: &Servers) {

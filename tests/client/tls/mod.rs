@@ -15,6 +15,7 @@ use consul_ffi::wire::request::Args;
 use consul_ffi::wire::response::Answer;
 use consul_ffi::wire::value::Value;
 use rustls::version::{TLS12, TLS13};
+use std::io::Read as _;
 use std::net::TcpListener;
 use std::process::Command;
 
@@ -319,7 +320,36 @@ fn a_port_without_tls_is_told() {
     let server = Server::plain();
     let url = format!("https://{}", server.address);
     let message = refusal(&client(&[("endpoint", url.into()), ("tls_verify", false.into())]));
-    assert!(message.contains("does not seem to speak TLS"), "{message}");
+    assert!(message.contains("the TLS handshake failed"), "{message}");
+    assert!(message.contains("does it speak TLS?"), "{message}");
+}
+
+#[test]
+fn a_connection_that_breaks_in_the_handshake_is_told_as_such() {
+    for (takes, why) in [(true, "eof"), (false, "reset")] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("https://{}", listener.local_addr().expect("an address"));
+        // A socket that is closed before its bytes are read resets its connection.
+        let server = std::thread::spawn(move || {
+            let (mut connection, _) = listener.accept().expect("a connection");
+            let mut hello = [0; 16 << 10];
+            match takes {
+                true => connection.read(&mut hello).expect("a hello"),
+                false => connection.peek(&mut hello).expect("a hello"),
+            }
+        });
+        let client = client(&[
+            ("endpoint", url.into()),
+            ("tls_verify", false.into()),
+            ("retry_count", 0.into()),
+        ]);
+        let error = get(&client).expect_err("no TLS");
+        assert_ne!(server.join().expect("a server"), 0);
+        assert!(error.kind() == Kind::Connect && error.is_retryable(), "{error}");
+        let message = error.to_string();
+        assert!(message.contains("the TLS handshake broke off"), "{message}");
+        assert!(message.contains("does it speak TLS?") && message.contains(why), "{message}");
+    }
 }
 
 #[test]
