@@ -36,6 +36,10 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("the node has ended", "once, at the end of a node"),
     ("an operator", "an operator, who writes the node's key; cluster::requests"),
     ("it stays: an operator has made it active", "an operator, who writes the node's key"),
+    (
+        "Consul has an older map than nodes",
+        "once for a state to which Consul went back; stores::set_back",
+    ),
     ("the maps of stores are read again", "after an operator has asked a node to leave"),
     ("a handler raised an error", "programs::logs"),
     ("changed", "a file of this machine"),

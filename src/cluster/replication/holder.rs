@@ -549,11 +549,14 @@ impl Holder {
     }
 
     /// What the leader has to know.
-    pub async fn report(&self) -> Report {
+    pub async fn report(&self, epoch: impl Fn(u32) -> u64) -> Report {
         let mut report = Report::default();
         for shard in self.shards() {
             let state = self.state(shard).await;
             let Some(entry) = &state.entry else { continue };
+            if entry.epoch > epoch(shard) {
+                report.newer.push((shard, entry.epoch));
+            }
             if let Some(work) = state.work.as_ref().filter(|work| work.is_done) {
                 report.finished.push((shard, work.since));
             }

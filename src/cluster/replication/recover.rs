@@ -1,4 +1,6 @@
-//! What the leader does before it changes an entry after Consul lost its data or went back in time.
+//! What the leader does before it changes an entry after Consul lost its data or went back in time. It learns that
+//! from a node that knows a newer map, or a newer entry of a shard: entries are on the disks before they are used, the
+//! map a few seconds later.
 //!
 //! Nodes and clients may go on with entries that Consul has lost. So each holder and target of the entry,
 //! and of each newer entry that one of them knows, promises to execute nothing in older epochs, and says the
@@ -32,6 +34,8 @@ pub struct Inquiry<'a> {
     pub quorums: Quorums,
     /// Whether a node has said that it has this disk, and not that the replica is missing.
     pub has: &'a (dyn Fn(&Place) -> bool + Sync),
+    /// The nodes that have said that they know a newer entry.
+    pub knowing: &'a BTreeSet<NodeId>,
     /// By the word of an operator: whether silent nodes are left out, however many they are.
     pub skips_silent: bool,
 }
@@ -72,7 +76,7 @@ impl Inquiry<'_> {
         let beyond = if silent.is_empty() { 1 } else { LEAP };
         let (mut highest, mut found, mut epoch) = (stored.epoch, stored, epoch);
         let mut asked: BTreeSet<NodeId> = ordered::set(silent.keys().cloned());
-        let mut members = ordered::set(found.members().cloned());
+        let mut members = ordered::set(found.members().chain(self.knowing).cloned());
         while let Some(node) = members.difference(&asked).next().cloned() {
             let entry = Entry { epoch, ..found.clone() };
             let (entry, fence) = match self.ask(&node, entry).await {
@@ -127,6 +131,9 @@ impl Inquiry<'_> {
     async fn is_enough(&self, newest: &Entry, silent: &BTreeMap<NodeId, Error>) -> bool {
         if silent.is_empty() {
             return true;
+        }
+        if silent.keys().any(|node| self.knowing.contains(node)) {
+            return false;
         }
         let mut count = 0;
         for slot in &newest.slots {

@@ -57,6 +57,9 @@ pub struct Report {
     /// The shards of which it executes nothing before their entries have an epoch that is higher than
     /// this one.
     pub fenced: Vec<(u32, u64)>,
+    /// The shards whose entries it knows in higher epochs than the map's, and these epochs: Consul went back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub newer: Vec<(u32, u64)>,
 }
 
 impl State {

@@ -350,7 +350,19 @@ impl Duty<'_> {
         let since = |node: &NodeId| stored.down.get(node).map_or(now_ms, |at| now_ms.min(*at));
         next.down = ordered::map(down.map(|node| (node.clone(), since(node))));
         next.note_openings(said.records());
-        self.recover(store, &mut next, said, &live).await;
+        let newer = said.newer(&live, &next.map);
+        if let Some((shard, nodes)) =
+            newer.iter().find(|(shard, _)| !next.unrecovered.contains(shard))
+        {
+            tracing::warn!(
+                store,
+                shard,
+                ?nodes,
+                "Consul has an older map than nodes: their entries are put back"
+            );
+        }
+        next.unrecovered.extend(newer.keys());
+        self.recover(store, &mut next, said, &live, &newer).await;
         let members = self.members(said, &live, snapshot, shared, &next.down, &named);
         let min_nodes = self.cluster.options().min_nodes;
         let known = self.stores.get_mut(store)?;
@@ -389,6 +401,7 @@ impl Duty<'_> {
         next: &mut StoreMap,
         said: &Said,
         live: &BTreeSet<NodeId>,
+        newer: &BTreeMap<u32, BTreeSet<NodeId>>,
     ) {
         let now = self.cluster.now();
         let Some(known) = self.stores.get_mut(store) else { return };
@@ -399,14 +412,17 @@ impl Duty<'_> {
         known.asked_at = Some(now);
         let version = self.cluster.beyond(next.map.version);
         let (peers, quorums) = ((self.reach)(store), next.shared.quorums());
+        let none = BTreeSet::new();
         let mut asks: Vec<BoxFuture<'_, (u32, Result<Entry, Error>)>> = Vec::new();
         for shard in next.unrecovered.iter().copied() {
             let (entry, peers) = (next.map.shards[shard as usize].clone(), Arc::clone(&peers));
+            let knowing = newer.get(&shard).unwrap_or(&none);
             let skips_silent = said.words.get(&shard).is_some_and(|word| word.lost.is_none());
             asks.push(Box::pin(async move {
                 let has = |place: &Place| live.contains(&place.node) && said.has(shard, place);
                 let has = &has;
-                let inquiry = Inquiry { peers: &*peers, shard, quorums, has, skips_silent };
+                let inquiry =
+                    Inquiry { peers: &*peers, shard, quorums, has, knowing, skips_silent };
                 (shard, inquiry.newest(&entry, version).await)
             }));
         }

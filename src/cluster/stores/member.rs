@@ -361,7 +361,13 @@ impl Member {
         let holder = self.holder();
         let copied = holder.taken();
         let leader = cluster.snapshot().leader.as_ref().map(|it| it.session_id.clone());
-        let seen = store.map.borrow().as_ref().map_or(0, |map| map.map.version);
+        let map = store.map.borrow().clone();
+        let seen = map.as_ref().map_or(0, |map| map.map.version);
+        let epoch = |shard: u32| {
+            let entry = map.as_ref().and_then(|map| map.map.shards.get(shard as usize));
+            entry.map_or(u64::MAX, |entry| entry.epoch)
+        };
+        let report = holder.report(epoch).await;
         let mark = lock(&self.mark).clone();
         let record = MemberRecord {
             format: FORMAT,
@@ -378,8 +384,8 @@ impl Member {
             move_timeout_s: store.options.move_timeout.as_secs(),
             copied,
             report: match self.is_confirmed() {
-                true => holder.report().await,
-                false => Report::default(),
+                true => report,
+                false => Report { newer: report.newer, ..Report::default() },
             },
         };
         match last {

@@ -8,7 +8,7 @@ use super::document::{Announcement, MemberRecord, StoreId};
 use crate::client::coordination::{Operation, delete_unchanged, set, unchanged};
 use crate::client::watch::State;
 use crate::cluster::replication::map::{NodeId, Place};
-use crate::cluster::replication::plan::Accepted;
+use crate::cluster::replication::plan::{Accepted, Map};
 use crate::ordered;
 use crate::wire::value::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -103,6 +103,19 @@ impl Said {
     pub fn has(&self, shard: u32, place: &Place) -> bool {
         let record = self.members.get(&place.node).map(|(record, _)| record);
         record.is_some_and(|it| it.disk == place.disk && !it.report.missing.contains(&shard))
+    }
+
+    /// The shards of which live nodes know newer entries than the map has, with these nodes.
+    pub fn newer(&self, live: &BTreeSet<NodeId>, map: &Map) -> BTreeMap<u32, BTreeSet<NodeId>> {
+        let mut newer: BTreeMap<u32, BTreeSet<NodeId>> = BTreeMap::new();
+        for (node, (record, _)) in self.members.iter().filter(|(node, _)| live.contains(*node)) {
+            for (shard, epoch) in &record.report.newer {
+                if map.shards.get(*shard as usize).is_some_and(|entry| *epoch > entry.epoch) {
+                    newer.entry(*shard).or_default().insert(node.clone());
+                }
+            }
+        }
+        newer
     }
 
     /// Those of the nodes.

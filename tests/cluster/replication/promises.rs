@@ -1,10 +1,11 @@
 //! What a replica promises and refuses, and what the leader believes after Consul went back.
 
 use super::failover::{Net, OF_THREE, change, now, place, record};
-use consul_ffi::cluster::replication::map::{ChangeKind, Entry, Place, Slot};
+use consul_ffi::cluster::replication::map::{ChangeKind, Entry, NodeId, Place, Slot};
 use consul_ffi::cluster::replication::message::{Action, NotReady, Outcome};
 use consul_ffi::cluster::replication::record::{HybridTime, Version};
 use consul_ffi::cluster::replication::recover::Inquiry;
+use std::collections::BTreeSet;
 
 #[test]
 fn a_node_learns_no_entry_below_its_promise() {
@@ -74,8 +75,17 @@ fn a_move_does_not_seal_its_source_while_the_others_do_not_answer() {
     assert!(now(target.pursue(0)).expect("all answer"));
 }
 
+static NOBODY: BTreeSet<NodeId> = BTreeSet::new();
+
 fn inquiry(net: &Net) -> Inquiry<'_> {
-    Inquiry { peers: net, shard: 0, quorums: OF_THREE, has: &|_| true, skips_silent: false }
+    Inquiry {
+        peers: net,
+        shard: 0,
+        quorums: OF_THREE,
+        has: &|_| true,
+        knowing: &NOBODY,
+        skips_silent: false,
+    }
 }
 
 #[test]

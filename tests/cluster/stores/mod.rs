@@ -7,6 +7,7 @@ mod identity;
 mod leadership;
 mod numbers;
 mod repairs;
+mod set_back;
 
 use crate::nodes::node;
 use crate::support::disk::Disk;

@@ -168,7 +168,7 @@ impl Scenario {
                 }
             }
         }
-        let report = holder.report().await;
+        let report = holder.report(|_| u64::MAX).await;
         self.world.sleep(self.delay()).await;
         if self.sees_consul(node) {
             let weight = self.processes.borrow()[node].weight;
@@ -270,6 +270,7 @@ impl Scenario {
                     shard: shard as u32,
                     quorums: self.quorums,
                     has: &|place: &Place| disks.get(&number(&place.node)) == Some(&place.disk),
+                    knowing: &BTreeSet::new(),
                     skips_silent: false,
                 };
                 match inquiry.newest(entry, version).await {

@@ -1,0 +1,60 @@
+//! Consul goes back to an older state while all nodes are away. Nodes keep the entry of a shard before they use it, and
+//! the map only seconds later, so that all maps on the disks may be older than the entries.
+
+use super::*;
+
+impl Cases {
+    fn map_on(&self, disk: &Disk) -> Bytes {
+        self.world.run(disk.kept("map")).expect("memory").expect("a map")
+    }
+}
+
+/// Moves to `n4` are planned, Consul is backed up, the moves end. Without `n1` some shards are written that `n4` and one
+/// other node hold alone. Then all die, and Consul goes back.
+fn after_a_move(restart: impl Fn(&Cases, &[Process]) -> Vec<Process>) {
+    let (cases, mut nodes) = Cases::filled(3);
+    nodes.push(cases.start("n4", &Disk::new()));
+    cases.wait_until(30, || nodes[0].store.status().iter().any(|it| !it.targets.is_empty()));
+    let backup = cases.world.agent.back_up();
+    let maps: Vec<Bytes> = nodes[..3].iter().map(|it| cases.map_on(&it.disk)).collect();
+    cases.wait_until(60, || nodes[0].is_settled(3) && nodes[0].holders().contains("n4"));
+    cases.kill(&nodes[0]);
+    cases.fill(&nodes[1], "late");
+    nodes.iter().for_each(|node| cases.kill(node));
+    cases.world.agent.restore_snapshot(&backup);
+    cases.world.run(async {
+        for (node, map) in nodes.iter().zip(maps) {
+            node.disk.keep("map", map).await.expect("memory");
+        }
+    });
+    let back = restart(&cases, &nodes);
+    cases.world.run(back[3].store.ready()).expect("a map");
+    cases.wait_until(120, || back[3].is_settled(3));
+    for node in &back {
+        cases.has(node, "late");
+        cases.has(node, "before");
+    }
+}
+
+#[test]
+fn nothing_is_lost_if_all_come_back() {
+    after_a_move(|cases, nodes| {
+        let start = |(number, node): (usize, &Process)| {
+            cases.start(&format!("n{}", number + 1), &node.disk)
+        };
+        nodes.iter().enumerate().map(start).collect()
+    });
+}
+
+#[test]
+fn nothing_is_lost_with_a_disk_of_another_holder() {
+    for lost in [1, 2] {
+        after_a_move(|cases, nodes| {
+            let start = |(number, node): (usize, &Process)| {
+                let disk = if number == lost { Disk::new() } else { Arc::clone(&node.disk) };
+                cases.start(&format!("n{}", number + 1), &disk)
+            };
+            nodes.iter().enumerate().map(start).collect()
+        });
+    }
+}
