@@ -136,6 +136,8 @@ pub struct Cluster {
     hand_overs: watch::Sender<Option<String>>,
     /// Whether an operator has asked this node to leave.
     leaves: watch::Sender<bool>,
+    /// The stores that the process has opened.
+    stores: Mutex<Vec<Weak<stores::Store>>>,
     /// Whether the process has once seen the state of the cluster.
     has_looked: AtomicBool,
     /// The last refusal.
@@ -188,6 +190,7 @@ impl Cluster {
             hold_off_until: Mutex::default(),
             hand_overs: watch::Sender::default(),
             leaves: watch::Sender::default(),
+            stores: Mutex::default(),
             has_looked: AtomicBool::default(),
             refusal: watch::Sender::default(),
             events: Events::default(),

@@ -159,7 +159,7 @@ impl Cluster {
         if !drains || snapshot.map.as_ref().is_some_and(|map| map.has(id)) {
             return Ok(false);
         }
-        Ok(stores::outside::held(self, id).await?.values().all(|count| *count == 0))
+        stores::leave::holds_none(self).await
     }
 
     /// Leaves the leadership for a moment to the node to which the last leader handed it over.

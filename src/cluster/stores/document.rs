@@ -42,6 +42,13 @@ pub(super) struct StoreMap {
     pub openings: BTreeMap<Disk, Opening>,
 }
 
+impl StoreMap {
+    /// Whether a shard's entry names a node, as a holder or as the target of a change.
+    pub fn names(&self, node: &str) -> bool {
+        self.map.shards.iter().any(|entry| entry.names(node))
+    }
+}
+
 /// One opening of a disk by a process. An old copy of a disk was opened less often, or by another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Opening {

@@ -8,6 +8,7 @@ mod document;
 mod first_map;
 mod identity;
 pub mod leader;
+pub mod leave;
 mod member;
 mod numbers;
 mod options;
@@ -182,20 +183,23 @@ impl Store {
             rules: Rules::default(),
         };
         let numbers = metrics::numbers().store(&options.name);
-        Ok(Arc::new_cyclic(|this| Store {
-            this: this.clone(),
-            cluster,
-            numbers,
-            options,
-            peers,
-            storage,
-            clock,
-            router,
-            map: watch::Sender::default(),
-            member: Mutex::default(),
-            id: Mutex::default(),
-            waits_for: Mutex::default(),
-            failure: Mutex::default(),
+        Ok(Arc::new_cyclic(|this| {
+            lock(&cluster.stores).push(this.clone());
+            Store {
+                this: this.clone(),
+                cluster,
+                numbers,
+                options,
+                peers,
+                storage,
+                clock,
+                router,
+                map: watch::Sender::default(),
+                member: Mutex::default(),
+                id: Mutex::default(),
+                waits_for: Mutex::default(),
+                failure: Mutex::default(),
+            }
         }))
     }
 
@@ -586,12 +590,5 @@ impl Store {
         let map = self.map.borrow().clone();
         let shard = (map.as_deref(), shard);
         outside::accept(&self.cluster, &self.options.name, shard, None).await.map(|_| ())
-    }
-
-    /// Whether no shard's entry names this node, so that it can leave.
-    pub fn holds_none(&self) -> bool {
-        let own = self.cluster.options().node_id.as_str();
-        let map = self.map.borrow();
-        map.as_ref().is_none_or(|map| map.map.shards.iter().all(|entry| !entry.names(own)))
     }
 }

@@ -73,7 +73,7 @@ pub async fn held(cluster: &Cluster, node: &str) -> Result<BTreeMap<String, usiz
 /// As [`held`].
 pub async fn needed_nodes(cluster: &Cluster, node: &str) -> Result<BTreeMap<String, usize>, Error> {
     let mut maps = maps(cluster).await?;
-    maps.retain(|_, map| map.map.shards.iter().any(|entry| entry.names(node)));
+    maps.retain(|_, map| map.names(node));
     Ok(maps.into_iter().map(|(store, map)| (store, map.shared.replicas)).collect())
 }
 

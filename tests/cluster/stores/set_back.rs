@@ -2,6 +2,7 @@
 //! the map only seconds later, so that all maps on the disks may be older than the entries.
 
 use super::*;
+use consul_ffi::simulate::Backup;
 
 impl Cases {
     fn map_on(&self, disk: &Disk) -> Bytes {
@@ -57,4 +58,38 @@ fn nothing_is_lost_with_a_disk_of_another_holder() {
             nodes.iter().enumerate().map(start).collect()
         });
     }
+}
+
+/// `n3` drains, and no other node can take its replicas. Consul loses its data, or what was written since a backup: until
+/// nodes put the map back, its maps name nobody.
+fn while_a_node_leaves(lose: impl Fn(&Cases, &Backup)) {
+    let cases = Cases::new();
+    let backup = cases.world.agent.back_up();
+    let nodes = cases.nodes(3);
+    cases.fill(&nodes[0], "before");
+    cases.world.run(nodes[0].cluster.ask_leave(None, "n3")).expect("a node");
+    for _ in 0..10 {
+        cases.world.wait(Duration::from_millis(20_300));
+        lose(&cases, &backup);
+        cases.wait_until(60, || {
+            let snapshot = nodes[0].cluster.snapshot();
+            snapshot.leader.is_some()
+                && ["n1", "n2", "n3"].iter().all(|it| snapshot.nodes.contains_key(*it))
+        });
+    }
+    let is_live = || nodes[0].cluster.snapshot().nodes.get("n3").is_some_and(|it| it.is_live);
+    assert!(is_live(), "it has stopped with its replicas");
+    let _fourth = cases.start("n4", &Disk::new());
+    cases.wait_until(120, || !is_live());
+    cases.has(&nodes[0], "before");
+}
+
+#[test]
+fn a_node_that_leaves_stays_when_consul_loses_its_data() {
+    while_a_node_leaves(|cases, _| cases.world.agent.restart(Retained::Nothing));
+}
+
+#[test]
+fn a_node_that_leaves_stays_when_consul_goes_back_before_the_first_map() {
+    while_a_node_leaves(|cases, backup| cases.world.agent.restore_snapshot(backup));
 }
