@@ -31,7 +31,7 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 21] = [
+    let all: [Named; 22] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
@@ -53,6 +53,10 @@ pub fn trials() -> Trials {
         ),
         ("another_worker_watches_when_that_one_is_killed", views::another_takes_over),
         ("an_nginx_starts_from_the_dump_file_without_consul", views::starts_from_the_dump),
+        (
+            "a_slow_worker_keeps_consuls_lists_and_not_the_dumps",
+            views::a_slow_worker_starts_from_the_dump,
+        ),
         ("a_dict_that_is_too_small_is_told_once_and_has_whole_lists", views::too_small),
         ("the_commands_of_the_page_make_a_gateway", page::commands),
         ("a_clock_that_is_set_back_changes_no_lease_and_no_age", views::clock_set_back),
@@ -347,8 +351,16 @@ impl Nginx {
 
     /// Ends nginx, and starts it again in the same folder.
     fn restart(&mut self, unpacked: &Path) -> Outcome {
+        self.end()?;
+        self.start_again(unpacked)
+    }
+
+    fn end(&mut self) -> Outcome {
         self.signal("TERM")?;
-        wait_until(|| Ok(self.child.try_wait()?.is_some()))?;
+        wait_until(|| Ok(self.child.try_wait()?.is_some()))
+    }
+
+    fn start_again(&mut self, unpacked: &Path) -> Outcome {
         self.child = Self::spawn(unpacked, &self.folder, self.consul_address)?;
         self.wait_for_start()
     }

@@ -28,25 +28,46 @@ function texts.read(dict, name)
   end
 end
 
--- Writes a text if it is another one; returns false if there is no room.
+-- Puts a text into the dict as a version that no name has yet; returns nil if there is no room.
+local function new_version(dict, text)
+  dict:safe_add(LAST, 0)
+  local version = dict:incr(LAST, 1)
+  return version and dict:safe_set(TEXT .. version, text) and version
+end
+
+-- Writes a text if it is another one. Returns its version, or false if there is no room.
 function texts.write(dict, name, text)
   local before = dict:get(CURRENT .. name)
   if before and dict:get(TEXT .. before) == text then
-    return true
+    return before
   end
-  dict:safe_add(LAST, 0)
-  local version = dict:incr(LAST, 1)
+  local version = new_version(dict, text)
   if not version then
     return false
-  end
-  if not (dict:safe_set(TEXT .. version, text) and dict:safe_set(CURRENT .. name, version)) then
+  elseif not dict:safe_set(CURRENT .. name, version) then
     dict:delete(TEXT .. version)
     return false
   end
   if before then
     dict:delete(TEXT .. before)
   end
-  return true
+  return version
+end
+
+-- Writes a text if the name has none, also while other workers write. Returns false if there is no room.
+function texts.add(dict, name, text)
+  if dict:get(CURRENT .. name) then
+    return true
+  end
+  local version = new_version(dict, text)
+  if not version then
+    return false
+  end
+  local is_added, why = dict:safe_add(CURRENT .. name, version)
+  if not is_added then
+    dict:delete(TEXT .. version)
+  end
+  return is_added or why == "exists"
 end
 
 function texts.remove(dict, name)
@@ -57,12 +78,17 @@ function texts.remove(dict, name)
   end
 end
 
--- Removes the versions that no name has: a worker was killed while it wrote. No other worker must write meanwhile.
-function texts.sweep(dict)
+-- Removes the texts of other names than these, and the versions that no name has: a worker was killed while it wrote.
+-- A text that another worker writes meanwhile may be lost: its version then has none.
+function texts.sweep(dict, is_name)
   local keys, is_current = dict:get_keys(0), {}
   for _, key in ipairs(keys) do
     if key:sub(1, #CURRENT) == CURRENT then
-      is_current[TEXT .. (dict:get(key) or "")] = true
+      if is_name[key:sub(#CURRENT + 1)] then
+        is_current[TEXT .. (dict:get(key) or "")] = true
+      else
+        dict:delete(key)
+      end
     end
   end
   for _, key in ipairs(keys) do

@@ -79,10 +79,19 @@ local function names_of(dict)
   return json and select(2, assert(consul_ffi.json_decode(json)))
 end
 
--- Writes a service's list, and when Consul confirmed it; returns false if there is no room for a new one.
+-- Writes a service's list, and when Consul confirmed it. Returns its version, or false if there is no room.
 local function write(dict, name, json, confirmed)
-  return texts.write(dict, LIST .. name, json)
-    and (not confirmed or dict:safe_set(CONFIRMED .. name, confirmed)) and true or false
+  local version = texts.write(dict, LIST .. name, json)
+  return version and dict:safe_set(CONFIRMED .. name, confirmed) and version
+end
+
+-- Adds a service's list, and when Consul confirmed it, if there is none. Returns false if there is no room.
+local function add(dict, name, json, confirmed)
+  if not texts.add(dict, LIST .. name, json) then
+    return false
+  end
+  local is_added, why = dict:safe_add(CONFIRMED .. name, confirmed)
+  return is_added or why == "exists"
 end
 
 local function remove(dict, name)
@@ -143,7 +152,8 @@ local function read_dump(path)
   return services
 end
 
--- Takes the lists of the dump file over if the dict has none. Their times are of the machine's clock.
+-- Takes the lists of the dump file over that the dict does not have: another worker may write Consul's meanwhile. Their
+-- times are of the machine's clock.
 local function load(self)
   if not self.dump_file or names_of(self.dict) then
     return
@@ -156,13 +166,13 @@ local function load(self)
   for name, service in pairs(services) do
     local age_s = math.max(0, ngx.now() - service.confirmed)
     jsons[name] = json_of(service.instances)
-    if write(self.dict, name, jsons[name], now_s() - age_s) then
+    if add(self.dict, name, jsons[name], now_s() - age_s) then
       names[#names + 1] = name
     else
       fits = false
     end
   end
-  if not (texts.write(self.dict, NAMES, json_of(names)) and fits) then
+  if not (texts.add(self.dict, NAMES, json_of(names)) and fits) then
     say_full(self, jsons)
   end
 end
@@ -206,32 +216,34 @@ local function take(self, all, name)
   if not instances then
     return
   end
-  local is_anothers = not self.is_written[name] and texts.version(self.dict, LIST .. name)
+  local is_anothers = not self.written[name] and texts.version(self.dict, LIST .. name)
   if #instances == 0 and is_anothers and now_s() < self.hold_until then
     self.held[name] = true
     return
   end
   self.held[name] = nil
   if view then
-    self.is_written[name] = write(self.dict, name, json_of(instances), now_s() - (view:age_s() or 0))
+    self.written[name] = write(self.dict, name, json_of(instances), now_s() - (view:age_s() or 0))
   else
-    self.is_written[name] = nil
+    self.written[name] = nil
     remove(self.dict, name)
   end
   self.dump_at = self.dump_at or now_s() + DUMP_S
 end
 
--- Writes how old the list of a service is; that list too if it is not in the dict.
+-- Writes how old the list of a service is; that list too unless it is the one in the dict, where a worker that has lost
+-- the lease may have written last. Returns false if there is no room for it.
 local function confirm(self, all, name)
-  if not (self.held[name] or self.is_written[name] and texts.version(self.dict, LIST .. name)) then
+  local written = self.written[name]
+  if not self.held[name] and (not written or texts.version(self.dict, LIST .. name) ~= written) then
     take(self, all, name)
   end
-  local view = self.is_written[name] and all:view(name)
+  local view = self.written[name] and all:view(name)
   local age_s = view and view:age_s()
   if age_s then
     self.dict:safe_set(CONFIRMED .. name, now_s() - age_s)
   end
-  return self.held[name] or self.is_written[name]
+  return self.written[name] ~= false
 end
 
 -- The lists of all services as JSON, by name.
@@ -244,8 +256,17 @@ local function jsons_of(all)
   return jsons
 end
 
+-- Removes what no service has: a worker was killed, or it was slow to load the dump file.
+local function sweep(self, names)
+  local is_name = { [NAMES] = true }
+  for _, name in ipairs(names) do
+    is_name[LIST .. name] = true
+  end
+  texts.sweep(self.dict, is_name)
+end
+
 -- Writes the names, and how old each list is; removes what another worker left, after a while.
-local function beat(self, all)
+local function write_names(self, all)
   self.is_ready = self.is_ready or all:ready(0)
   if not self.is_ready then
     return
@@ -257,7 +278,7 @@ local function beat(self, all)
     fits = confirm(self, all, name) and fits
   end
   for _, name in ipairs(names_of(self.dict) or {}) do
-    local is_anothers = not self.is_written[name] and texts.version(self.dict, LIST .. name)
+    local is_anothers = not self.written[name] and texts.version(self.dict, LIST .. name)
     if not is_named[name] and is_held and is_anothers then
       self.held[name] = true
       names[#names + 1] = name
@@ -276,13 +297,15 @@ local function beat(self, all)
   self.has_news = false
   if not is_held and not self.is_swept then
     self.is_swept = true
-    texts.sweep(self.dict)
+    sweep(self, names)
   end
 end
 
 -- Watches as long as this worker has the lease.
 local function watch(self, all)
-  self.is_ready, self.is_swept, self.held, self.is_written = false, false, {}, {}
+  -- The version of each list that this worker has written: false without room, nil before Consul's answer.
+  self.written = {}
+  self.is_ready, self.is_swept, self.held = false, false, {}
   -- The worker before may have ended with changes that are not in the file.
   self.hold_until, self.dump_at = now_s() + HOLD_S, now_s()
   while self.lease:is_held() do
@@ -295,7 +318,7 @@ local function watch(self, all)
       self.has_news = true
       name = select(2, all:next(0))
     end
-    beat(self, all)
+    write_names(self, all)
     dump(self)
   end
 end
@@ -342,9 +365,15 @@ local views = {}
 ---@param options consul_ffi.openresty.views.options
 ---@return consul_ffi.openresty.Views
 function views.new(options)
-  local self = setmetatable(option_types.read("views.new", OPTIONS, options), Views)
-  self.dict_name = self.dict
-  self.dict, self.views = ngx.shared[self.dict_name], {}
+  local read = option_types.read("views.new", OPTIONS, options)
+  local self = setmetatable({
+    dict_name = read.dict,
+    dict = ngx.shared[read.dict],
+    filter = read.filter,
+    config = read.config,
+    dump_file = read.dump_file,
+    views = {},
+  }, Views)
   self.dict:safe_add(FULL, 0)
   load(self)
   return self
@@ -375,6 +404,16 @@ local function is_named(self, service)
   return self.named and self.named[service] == true
 end
 
+-- When Consul last confirmed a list; nil if there is none.
+local function last_confirmed(self)
+  local last
+  for name in pairs(self.named) do
+    local confirmed = self.dict:get(CONFIRMED .. name)
+    last = last and math.max(last, confirmed or last) or confirmed
+  end
+  return last
+end
+
 ---The view of a service, with the methods of a service view. A service that there is not has a view without instances.
 ---@param service string
 ---@return consul_ffi.openresty.View
@@ -392,6 +431,11 @@ end
 ---Changes with the list.
 function View:version()
   return texts.version(self.dict, LIST .. self.service)
+end
+
+-- Whether Consul lists no such service.
+local function is_unlisted(self)
+  return (self.dict:get(FULL) or 0) == 0 and is_named(self.all_views, self.service) == false
 end
 
 -- The results while there is no list.
@@ -417,10 +461,9 @@ function View:all()
   end
   if self.list then
     return self.list
-  elseif (self.dict:get(FULL) or 0) > 0 or is_named(self.all_views, self.service) ~= false then
+  elseif not is_unlisted(self) then
     return missing(self)
   end
-  -- Consul lists no such service.
   self.list = {}
   return self.list
 end
@@ -433,12 +476,17 @@ function View:pick()
   return self.picks:pick()
 end
 
----The time since Consul last confirmed the list.
+---The time since Consul last confirmed the list; of a service that it does not list, since it last confirmed any list.
 ---@return number|false age_s in seconds
 ---@return string? message
 ---@return consul_ffi.Error? err
 function View:age_s()
-  local confirmed = self.dict:get(CONFIRMED .. self.service)
+  local confirmed
+  if self:version() then
+    confirmed = self.dict:get(CONFIRMED .. self.service)
+  elseif is_unlisted(self) then
+    confirmed = last_confirmed(self.all_views)
+  end
   if not confirmed then
     return missing(self)
   end

@@ -180,6 +180,41 @@ pub fn starts_from_the_dump(unpacked: &Path) -> Outcome {
     check(age > 0.0 && age < 120.0, &format!("an age of {age} s"))
 }
 
+/// Has the last worker load the dump file slowly.
+const SLOW_LOAD: &str = r#"init_worker_by_lua_block {
+        local texts = require("consul_ffi.openresty.texts")
+        local add = texts.add
+        if ngx.worker.id() == ngx.worker.count() - 1 then
+            function texts.add(...)
+                os.execute("sleep 0.2")
+                return add(...)
+            end
+        end
+"#;
+
+pub fn a_slow_worker_starts_from_the_dump(unpacked: &Path) -> Outcome {
+    let blocks = BLOCKS.replacen("init_worker_by_lua_block {\n", SLOW_LOAD, 1);
+    let mut nginx =
+        Nginx::start_with(unpacked, WORKERS, |text| text.replacen("server {", &blocks, 1))?;
+    for service in 1..=SERVICES {
+        register(&nginx, service, 1)?;
+        register(&nginx, service, 2)?;
+    }
+    becomes(&nginx, SERVICES, &ports(SERVICES))?;
+    let dump = nginx.folder.join("dump.json");
+    wait_until(|| Ok(std::fs::read_to_string(&dump).is_ok_and(|text| text.contains("\"s20\""))))?;
+    nginx.end()?;
+    for service in 1..=SERVICES {
+        fail(&nginx, service, 2)?;
+    }
+    nginx.start_again(unpacked)?;
+    for service in 1..=SERVICES {
+        becomes(&nginx, service, &(10 * service + 1).to_string())?;
+    }
+    let age: f64 = get(nginx.address, "/age")?.body.trim().parse()?;
+    check(age < 15.0, &format!("an age of {age} s"))
+}
+
 /// What a service has instead of ports when its list has no room in the dict.
 const NO_ROOM: &str = "no room for its list";
 

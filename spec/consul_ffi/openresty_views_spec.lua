@@ -1,0 +1,377 @@
+-- The views of consul_ffi.openresty.views, whose workers and shared dict are the spec's own, so that they meet at each
+-- point.
+local consul_ffi = require("consul_ffi")
+
+local CLOCK, OPENRESTY = "consul_ffi.openresty.clock", "consul_ffi.openresty"
+local TEXTS, VIEWS = "consul_ffi.openresty.texts", "consul_ffi.openresty.views"
+local LOADED = { CLOCK, OPENRESTY, TEXTS, VIEWS, "consul_ffi.openresty.lease" }
+
+local START = 1000
+
+describe("views that one worker of nginx writes for all", function()
+  -- The time in seconds; Consul's lists by service, where false is one that is not read yet; what is done instead of a
+  -- wait for news; the log.
+  local now, lists, on_next, logged
+  local ngx_before, loaded_before, dump_file, views, texts
+  -- Is called before each access to the dict.
+  local on_access
+
+  -- A shared dict; without room for more than `limit` bytes of keys and values.
+  local function new_dict(limit)
+    local values, dict = {}, {}
+
+    local function has_room(key, value)
+      local bytes = #key + #tostring(value)
+      for other, held in pairs(values) do
+        bytes = bytes + (other == key and 0 or #other + #tostring(held))
+      end
+      return bytes <= (limit or math.huge)
+    end
+
+    function dict.get(_, key)
+      on_access()
+      return values[key]
+    end
+
+    function dict.safe_set(_, key, value)
+      on_access()
+      if not has_room(key, value) then
+        return nil, "no memory"
+      end
+      values[key] = value
+      return true
+    end
+
+    function dict.safe_add(_, key, value)
+      on_access()
+      if values[key] ~= nil then
+        return false, "exists"
+      elseif not has_room(key, value) then
+        return nil, "no memory"
+      end
+      values[key] = value
+      return true
+    end
+
+    function dict.incr(_, key, by)
+      on_access()
+      values[key] = values[key] and values[key] + by
+      return values[key]
+    end
+
+    function dict.delete(_, key)
+      on_access()
+      values[key] = nil
+    end
+
+    function dict.get_keys()
+      on_access()
+      local keys = {}
+      for key in pairs(values) do
+        keys[#keys + 1] = key
+      end
+      return keys
+    end
+
+    dict.set = dict.safe_set
+    return dict
+  end
+
+  local function instance(port)
+    return { address = "10.0.0.1", port = port }
+  end
+
+  -- What client:service_views returns.
+  local function service_views()
+    local all = {}
+
+    function all.ready()
+      return true
+    end
+
+    function all.names()
+      local names = {}
+      for name in pairs(lists) do
+        names[#names + 1] = name
+      end
+      return names
+    end
+
+    function all.view(_, name)
+      return lists[name] ~= nil and {
+        all = function()
+          return lists[name]
+        end,
+        age_s = function()
+          return lists[name] and 0
+        end,
+      }
+    end
+
+    function all.next()
+      now = now + 1
+      return on_next(), nil
+    end
+
+    function all.close() end
+
+    return all
+  end
+
+  before_each(function()
+    now, lists, logged = START, { web = { instance(2) } }, {}
+    on_access = function() end
+    ngx_before, loaded_before = rawget(_G, "ngx"), {}
+    for _, name in ipairs(LOADED) do
+      loaded_before[name] = package.loaded[name] or false
+      package.loaded[name] = nil
+    end
+    package.loaded[CLOCK] = function()
+      return now
+    end
+    package.loaded[OPENRESTY] = {
+      new = function()
+        return { service_views = service_views }
+      end,
+    }
+    rawset(_G, "ngx", {
+      shared = { consul = new_dict() },
+      now = function()
+        return now
+      end,
+      worker = {
+        pid = function()
+          return 1
+        end,
+        exiting = function()
+          return false
+        end,
+      },
+      log = function(_, ...)
+        logged[#logged + 1] = table.concat({ ... })
+      end,
+    })
+    views, texts = require(VIEWS), require(TEXTS)
+  end)
+
+  after_each(function()
+    for name, module in pairs(loaded_before) do
+      package.loaded[name] = module or nil
+    end
+    rawset(_G, "ngx", ngx_before)
+    if dump_file then
+      os.remove(dump_file)
+      dump_file = nil
+    end
+  end)
+
+  local function write_dump(ports)
+    local services = {}
+    for name, port in pairs(ports) do
+      services[name] = { confirmed = START - 60, instances = { instance(port) } }
+    end
+    local _, json = assert(consul_ffi.json_encode({ services = services }))
+    dump_file = dump_file or os.tmpname()
+    local file = assert(io.open(dump_file, "w"))
+    assert(file:write(json))
+    assert(file:close())
+  end
+
+  local function new_views()
+    return views.new({ dict = "consul", filter = { "web" }, dump_file = dump_file })
+  end
+
+  -- Has a worker watch for some seconds; `during`, by the second, is what happens meanwhile.
+  local function watch(worker, seconds, during)
+    local run
+    _G.ngx.timer = {
+      at = function(_, tick)
+        run = tick
+        return true
+      end,
+      every = function()
+        return true
+      end,
+    }
+    local second, passed, why = 0, true, nil
+    on_next = function()
+      second = second + 1
+      if during and during[second] then
+        passed, why = pcall(during[second])
+      end
+      return passed and second <= seconds
+    end
+    worker:start()
+    run(false, worker)
+    if not passed then
+      error(why, 0)
+    end
+  end
+
+  -- The ports of a service's instances.
+  local function ports(worker, name)
+    local found = {}
+    for i, one in ipairs(assert(worker:view(name):all())) do
+      found[i] = one.port
+    end
+    return table.concat(found, ",")
+  end
+
+  -- A worker that loads the dump file, stopped before its access number `stop` to the dict; nil if it does not have so
+  -- many.
+  local function stopped_at(stop)
+    local accesses, loading = 0, coroutine.create(new_views)
+    local own_thread = loading
+    on_access = function()
+      if coroutine.running() == own_thread then
+        accesses = accesses + 1
+        if accesses == stop then
+          coroutine.yield()
+        end
+      end
+    end
+    assert(coroutine.resume(loading))
+    return coroutine.status(loading) == "suspended" and loading or nil
+  end
+
+  -- Calls `test` with a worker that is stopped while it loads the dump file, for each point, with a dict of its own.
+  local function at_each_point(dumped, test)
+    local points = 0
+    while true do
+      now, _G.ngx.shared.consul = START, new_dict()
+      write_dump(dumped)
+      local loading = stopped_at(points + 1)
+      if not loading then
+        break
+      end
+      points = points + 1
+      test(loading, ("stopped at access %d"):format(points))
+    end
+    assert.is_true(points > 10, points .. " points")
+  end
+
+  it("start with the dump file", function()
+    write_dump({ web = 1 })
+    local worker = new_views()
+    assert.equal("1", ports(worker, "web"))
+    assert.equal(60, worker:view("web"):age_s())
+    assert.same({ "web" }, worker:names())
+  end)
+
+  it("never have the dump's list in the place of Consul's, when a worker is slow to load it", function()
+    at_each_point({ web = 1 }, function(loading, where)
+      local worker = new_views()
+      watch(worker, 3, {
+        [2] = function()
+          assert.equal("2", ports(worker, "web"), where)
+          assert(coroutine.resume(loading))
+          assert.equal("2", ports(worker, "web"), where)
+          assert.is_true(worker:view("web"):age_s() <= 2, where)
+        end,
+      })
+      assert.equal("2", ports(worker, "web"), where)
+      assert.same({ "web" }, worker:names(), where)
+    end)
+  end)
+
+  it("do not keep a list of the dump that Consul does not have, when a worker is slow to load it", function()
+    at_each_point({ gone = 1, web = 1 }, function(loading, where)
+      local worker = new_views()
+      watch(worker, 40, {
+        [2] = function()
+          assert(coroutine.resume(loading))
+        end,
+      })
+      assert.equal("", ports(worker, "gone"), where)
+      assert.same({ "web" }, worker:names(), where)
+      assert.is_true(worker:view("gone"):age_s() <= 2, where)
+    end)
+  end)
+
+  it("do not keep a list of the dump that came after Consul's names", function()
+    at_each_point({ gone = 1, web = 1 }, function(loading, where)
+      local worker = views.new({ dict = "consul", filter = { "web" } })
+      watch(worker, 40, {
+        [2] = function()
+          assert(coroutine.resume(loading))
+        end,
+      })
+      assert.equal("", ports(worker, "gone"), where)
+      assert.is_true(worker:view("gone"):age_s() <= 2, where)
+    end)
+  end)
+
+  it("start with the dump file also when a worker was killed while it loaded that", function()
+    at_each_point({ api = 1, web = 1 }, function(_, where)
+      local worker = new_views()
+      assert.equal("1", ports(worker, "api"), where)
+      assert.equal("1", ports(worker, "web"), where)
+      assert.is_true(worker:view("web"):age_s() >= 60, where)
+      assert.equal(2, #worker:names(), where)
+    end)
+  end)
+
+  it("have Consul's list again after a worker that has lost the lease wrote another one", function()
+    local worker = new_views()
+    watch(worker, 3, {
+      [2] = function()
+        assert(texts.write(worker.dict, "s:web", '[{"address":"10.0.0.1","port":1}]'))
+        assert.equal("1", ports(worker, "web"))
+      end,
+    })
+    assert.equal("2", ports(worker, "web"))
+  end)
+
+  it("have a list again whose text was removed with those of no name", function()
+    local worker = new_views()
+    watch(worker, 3, {
+      [2] = function()
+        assert(worker.dict:safe_set("v:s:web", 999))
+        assert.is_false(worker:view("web"):all())
+      end,
+    })
+    assert.equal("2", ports(worker, "web"))
+  end)
+
+  it("tell a service without a list yet from a dict without room", function()
+    lists.api = false
+    local worker = new_views()
+    watch(worker, 3)
+    assert.same({}, logged)
+    assert.equal("2", ports(worker, "web"))
+    local list, message, err = worker:view("api"):all()
+    assert.is_false(list)
+    assert.matches("no answer from Consul yet", message)
+    assert.equal("timeout", err.kind)
+    assert.equal("", ports(worker, "none"))
+  end)
+
+  it("say once that the dict has no room", function()
+    _G.ngx.shared.consul = new_dict(400)
+    lists.api = {}
+    for port = 1, 20 do
+      lists.api[port] = instance(port)
+    end
+    local worker = new_views()
+    watch(worker, 3)
+    assert.equal(1, #logged)
+    assert.matches("do not fit", logged[1])
+    local _, _, err = worker:view("api"):all()
+    assert.equal("config", err.kind)
+    assert.equal("2", ports(worker, "web"))
+  end)
+
+  it("have an age also for a service that Consul does not list", function()
+    local worker = new_views()
+    watch(worker, 1)
+    now = now + 10
+    assert.equal("", ports(worker, "none"))
+    assert.equal(worker:view("web"):age_s(), worker:view("none"):age_s())
+  end)
+
+  it("have no age before Consul has answered", function()
+    local age, _, err = new_views():view("web"):age_s()
+    assert.is_false(age)
+    assert.equal("timeout", err.kind)
+  end)
+end)
