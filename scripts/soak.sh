@@ -21,7 +21,7 @@
 #   page      the status server's page in Chromium, also looked at by axe-core (npm)
 #   prometheus  the numbers and the alert rules, read by promtool (Debian's package prometheus)
 #   tools     consul-ha and consul-migrate, installed by cargo and by luarocks
-#   migrate   100,000 keys from etcd to Consul under writers and 20 kills; 5,000 random histories
+#   migrate   100,000 keys from etcd to Consul under writers and 20 kills; both leaders killed; 5,000 random histories
 #   memory    an engine whose memory is refused at every point while it loads the module
 #
 # A step that needs something unavailable is skipped and prints why. Exit status: 0 when nothing failed.

@@ -67,12 +67,12 @@ fn write(etcd: &Etcd, seed: u64, is_over: &AtomicBool, longest: &AtomicU64) {
     }
 }
 
-fn try_put(gateway: &Gateway, key: &[u8], value: &[u8]) -> u16 {
+pub fn try_put(gateway: &Gateway, key: &[u8], value: &[u8]) -> u16 {
     let body = json!({ "key": text(key), "value": text(value) }).to_string();
     gateway.send("POST", "/v3/kv/put", body).unwrap().0
 }
 
-fn alarms(gateway: &Gateway) -> usize {
+pub fn alarms(gateway: &Gateway) -> usize {
     let said = gateway.post("maintenance/alarm", json!({ "action": "GET" }));
     said["alarms"].as_array().map_or(0, Vec::len)
 }

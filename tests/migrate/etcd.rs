@@ -1,5 +1,6 @@
 //! Real etcd servers, and requests to their JSON gateway.
 
+use super::program::PATIENCE;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -8,9 +9,11 @@ use consul_ffi::transport::streaming::{Streaming, StreamingHttp};
 use futures_util::StreamExt;
 use http::Request;
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Why there is no etcd here; `None` if there is.
@@ -19,12 +22,13 @@ pub fn missing() -> Option<String> {
     found.err().map(|error| format!("etcd: {error} (scripts/install-deps.sh installs it)"))
 }
 
-/// A server with one member; it ends when this is dropped.
+/// A server with its cluster's other members, if there are any; they end when this is dropped.
 pub struct Etcd {
-    process: Child,
+    process: Mutex<Child>,
     folder: PathBuf,
     /// Its URL.
     pub url: String,
+    others: Vec<Etcd>,
 }
 
 impl Etcd {
@@ -33,69 +37,118 @@ impl Etcd {
     }
 
     pub fn with(name: &str, options: &[&str]) -> Etcd {
-        let folder = std::env::temp_dir().join(format!("migrate-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        let ports: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let urls = ports.iter().map(|port| format!("http://{}", port.local_addr().unwrap()));
-        let [url, peer] = urls.collect::<Vec<_>>().try_into().unwrap();
-        drop(ports);
-        let process = Command::new("etcd")
-            .args(["--data-dir", folder.to_str().unwrap(), "--unsafe-no-fsync"])
-            .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}"), "--max-txn-ops", "128"])
-            .args(["--initial-cluster-token", name, "--max-request-bytes", "4000000"])
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let etcd = Etcd { process, folder, url };
+        let [etcd] = Etcd::members::<1>(name, options);
         etcd.wait();
         etcd
     }
 
+    /// A cluster of three members.
+    pub fn cluster(name: &str) -> Etcd {
+        let [mut etcd, second, third] = Etcd::members(name, &[]);
+        etcd.others = vec![second, third];
+        etcd.wait();
+        etcd
+    }
+
+    fn members<const N: usize>(name: &str, options: &[&str]) -> [Etcd; N] {
+        let ports: Vec<_> = (0..2 * N).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let urls: Vec<_> =
+            ports.iter().map(|port| format!("http://{}", port.local_addr().unwrap())).collect();
+        drop(ports);
+        let (clients, peers) = urls.split_at(N);
+        let member = |place: usize| format!("{name}-{place}={}", peers[place]);
+        let all = (0..N).map(member).collect::<Vec<_>>().join(",");
+        std::array::from_fn(|place| {
+            let (of_test, url, peer) = (std::process::id(), &clients[place], &peers[place]);
+            let folder = std::env::temp_dir().join(format!("migrate-{of_test}-{name}-{place}"));
+            let _ = std::fs::remove_dir_all(&folder);
+            let process = Command::new("etcd")
+                .args(["--name", &format!("{name}-{place}"), "--initial-cluster", &all])
+                .args(["--data-dir", folder.to_str().unwrap(), "--unsafe-no-fsync"])
+                .args(["--listen-client-urls", url, "--advertise-client-urls", url])
+                .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
+                .args(["--initial-cluster-token", name, "--max-txn-ops", "128"])
+                .args(["--max-request-bytes", "4000000"])
+                .args(options)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            Etcd { process: Mutex::new(process), folder, url: url.clone(), others: Vec::new() }
+        })
+    }
+
     fn wait(&self) {
-        let (gateway, end) = (self.gateway(), Instant::now() + Duration::from_secs(60));
-        // Without the gateway there is still the version.
-        while gateway.send("GET", "/version", Bytes::new()).is_none() {
-            assert!(Instant::now() < end, "etcd did not start");
-            std::thread::sleep(Duration::from_millis(50));
+        let end = Instant::now() + PATIENCE;
+        for member in self.all() {
+            let gateway = Gateway::new(&[&member.url]);
+            // Without the gateway there is still the version.
+            while gateway.send("GET", "/version", Bytes::new()).is_none() {
+                assert!(Instant::now() < end, "etcd did not start");
+                std::thread::sleep(Duration::from_millis(50));
+            }
         }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Etcd> {
+        std::iter::once(self).chain(&self.others)
+    }
+
+    /// The URLs of all members.
+    pub fn urls(&self) -> String {
+        self.all().map(|member| member.url.as_str()).collect::<Vec<_>>().join(",")
     }
 
     /// A connection of its own.
     pub fn gateway(&self) -> Gateway {
-        Gateway::new(&self.url)
+        Gateway::new(&self.all().map(|member| member.url.as_str()).collect::<Vec<_>>())
+    }
+
+    /// Kills the leader.
+    pub fn kill_leader(&self) {
+        let is_leader = |member: &&Etcd| {
+            let status = Gateway::new(&[&member.url]).post("maintenance/status", json!({}));
+            status["leader"] == status["header"]["member_id"]
+        };
+        self.all().find(is_leader).expect("a leader").kill();
+    }
+
+    fn kill(&self) {
+        let mut process = self.process.lock().unwrap();
+        let _ = process.kill();
+        let _ = process.wait();
     }
 }
 
 impl Drop for Etcd {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.kill();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
-/// A client of one server, for one thread.
+/// A client of one cluster, for one thread.
 pub struct Gateway {
     runtime: tokio::runtime::Runtime,
-    server: StreamingHttp,
+    servers: Vec<StreamingHttp>,
+    /// The server of the next request.
+    next: Cell<usize>,
 }
 
 impl Gateway {
-    pub fn new(url: &str) -> Gateway {
+    pub fn new(urls: &[&str]) -> Gateway {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Gateway { runtime, server: StreamingHttp::new(url, &Options::default()).unwrap() }
+        let server = |url: &&str| StreamingHttp::new(url, &Options::default()).unwrap();
+        Gateway { runtime, servers: urls.iter().map(server).collect(), next: Cell::new(0) }
     }
 
     /// The status and the answer; `None` without one.
     pub fn send(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Option<(u16, Vec<u8>)> {
         let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
+        let server = &self.servers[self.next.get()];
         self.runtime.block_on(async {
-            let answer = self.server.open(request).await.ok()?;
+            let answer = server.open(request).await.ok()?;
             let (status, mut body) = (answer.status().as_u16(), answer.into_body());
             let mut whole = Vec::new();
             while let Some(part) = body.next().await {
@@ -105,11 +158,21 @@ impl Gateway {
         })
     }
 
+    /// The answer of a success. A cluster is asked until a member answers so: a leader may be killed.
     #[track_caller]
     pub fn post(&self, what: &str, body: Value) -> Value {
-        let (status, answer) = self.send("POST", &format!("/v3/{what}"), body.to_string()).unwrap();
-        assert_eq!(status, 200, "{what}: {}", String::from_utf8_lossy(&answer));
-        serde_json::from_slice(&answer).unwrap()
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let (path, text) = (format!("/v3/{what}"), body.to_string());
+            let found = self.send("POST", &path, text);
+            if let Some((200, answer)) = &found {
+                return serde_json::from_slice(answer).unwrap();
+            }
+            let said = found.map(|(status, said)| (status, String::from_utf8(said)));
+            assert!(self.servers.len() > 1 && Instant::now() < end, "{what}: {said:?}");
+            self.next.set((self.next.get() + 1) % self.servers.len());
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     pub fn put(&self, key: &[u8], value: &[u8]) {

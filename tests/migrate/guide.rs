@@ -39,7 +39,7 @@ fn shell(servers: &Servers, command: &str) -> Output {
         .args(["-e", "-c", command])
         .env("PATH", format!("{}:{path}", folder.display()))
         .env("ETCDCTL_ENDPOINTS", &servers.etcd.url)
-        .env("CONSUL_HTTP_ADDR", &servers.consul.address)
+        .env("CONSUL_HTTP_ADDR", &servers.consul[0])
         .stdin(Stdio::null())
         .output()
         .unwrap()

@@ -13,6 +13,7 @@ mod guide;
 mod job;
 mod lines;
 mod odd_keys;
+mod operator;
 mod program;
 mod random;
 mod refusals;
@@ -42,12 +43,25 @@ fn trials() -> Trials {
         add("the_commands_of_the_guide_move_the_keys_and_go_back", guide::run);
         add("a_job_is_held_goes_on_and_survives_compaction", job::run);
     }
+    let is_missing = consul::is_missing("1.21", "consul-migrate");
+    trials.add_unless(
+        is_missing,
+        "an_operator_stops_the_writers_and_deletions_are_followed",
+        || {
+            operator::run("1.21");
+        },
+    );
+    // Three servers of each have much to do: once in a long run.
+    if std::env::var_os("LONG").is_some() {
+        trials.add_unless(is_missing, "both_leaders_are_killed_in_a_storm", || {
+            storm::run_without_leaders("1.21");
+        });
+    }
     for version in ["1.21", consul::SIM] {
         let is_missing = consul::is_missing(version, "consul-migrate");
         let name = format!("an_export_is_imported_exactly_on_{version}");
         trials.add_unless(is_missing, name, move || lines::run(version));
     }
-    let is_missing = consul::is_missing("1.21", "consul-migrate");
     trials.add_unless(is_missing, "each_refusal_of_etcd_is_clear", || refusals::run("1.21"));
     trials
 }

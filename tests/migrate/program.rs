@@ -12,7 +12,10 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Both servers, for one test.
 pub struct Servers {
     pub etcd: Etcd,
-    pub consul: RealConsul,
+    /// The addresses of Consul's servers.
+    pub consul: Vec<String>,
+    /// The server that ends with this test; others start theirs.
+    _consul: Option<RealConsul>,
 }
 
 /// What a run has printed, and its exit status.
@@ -26,7 +29,13 @@ pub struct Run {
 impl Servers {
     pub fn start(name: &str, version: &str) -> Servers {
         let etcd = Etcd::start(&format!("{name}-{version}"));
-        Servers { etcd, consul: RealConsul::start(version).unwrap() }
+        let consul = RealConsul::start(version).unwrap();
+        Servers { etcd, consul: vec![consul.address.clone()], _consul: Some(consul) }
+    }
+
+    /// Servers that are there already.
+    pub fn of(etcd: Etcd, consul: Vec<String>) -> Servers {
+        Servers { etcd, consul, _consul: None }
     }
 
     /// The program, with nothing of the environment of the test.
@@ -37,7 +46,8 @@ impl Servers {
                 command.env_remove(name);
             }
         }
-        command.args(["--etcd", &self.etcd.url, "--http-addr", &self.consul.address]);
+        command.args(["--etcd", &self.etcd.urls()]);
+        command.args(self.consul.iter().map(|address| format!("--http-addr={address}")));
         command.args(arguments).stdin(Stdio::null());
         command
     }
@@ -66,7 +76,7 @@ impl Servers {
 
     /// Consul, for requests of the test itself.
     pub fn consul(&self) -> Gateway {
-        Gateway::new(&format!("http://{}", self.consul.address))
+        Gateway::new(&[&format!("http://{}", self.consul[0])])
     }
 
     /// The bytes of a key in Consul.

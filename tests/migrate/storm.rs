@@ -2,6 +2,7 @@
 
 use super::etcd::{Etcd, text};
 use super::program::{Running, Servers};
+use crate::support::cluster::Cluster;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
@@ -27,24 +28,48 @@ fn size() -> Size {
 
 pub fn run(version: &'static str) {
     let servers = Servers::start("storm", version);
-    let size = size();
+    thread::scope(|scope| {
+        scope.spawn(|| naive_copy(&servers));
+        storm(&servers, &size(), || ());
+    });
+    assert_ne!(naive(&servers), 0, "the storm does not show what a naive copy loses");
+    is_equal(&servers);
+}
+
+/// Three servers of each, whose leaders are killed in the middle.
+pub fn run_without_leaders(version: &'static str) {
+    let mut consul = Cluster::start(3, version).unwrap();
+    let addresses = (0..3).map(|index| consul.address(index)).collect();
+    let servers = Servers::of(Etcd::cluster("leaders"), addresses);
+    let size = Size { keys: 20_000, kills: 6, time: Duration::from_secs(30) };
+    storm(&servers, &size, || {
+        let leader = consul.wait_for_leader();
+        consul.kill(leader);
+        servers.etcd.kill_leader();
+    });
+    is_equal(&servers);
+}
+
+/// Writers, and a tool that is killed; `in_the_middle` happens after half of the kills.
+fn storm(servers: &Servers, size: &Size, in_the_middle: impl FnOnce()) {
     let value =
         |place: usize| (format!("/app/{:02}/{place:06}", place % 50), format!("{place:>200}"));
     servers.etcd.gateway().fill((0..size.keys).map(value));
     let (is_over, writes) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut tail = thread::scope(|scope| {
         let _over = Over(&is_over);
-        scope.spawn(|| naive_copy(&servers));
         for seed in 0..6 {
             let (etcd, is_over, writes, keys) = (&servers.etcd, &is_over, &writes, size.keys);
             scope.spawn(move || write(etcd, seed, keys, is_over, writes));
         }
-        under_kills(&servers, &size)
+        under_kills(servers, size, in_the_middle)
     });
     servers.wait_for_tail();
     tail.kill();
-    assert_ne!(naive(&servers), 0, "the storm does not show what a naive copy loses");
     assert!(writes.load(Ordering::Relaxed) > 100, "the writers were too slow");
+}
+
+fn is_equal(servers: &Servers) {
     let said = servers.run(&["verify"]).ok();
     assert!(said.contains("0 missing, 0 extra, 0 different"), "{said}");
 }
@@ -101,7 +126,8 @@ impl Drop for Over<'_> {
 }
 
 /// Runs copy and then tail, and kills the tool at random moments. Returns the last run.
-fn under_kills(servers: &Servers, size: &Size) -> Running {
+fn under_kills(servers: &Servers, size: &Size, in_the_middle: impl FnOnce()) -> Running {
+    let mut in_the_middle = Some(in_the_middle);
     let (begun, mut kills) = (Instant::now(), 0);
     let mut tool = servers.start_run(&["copy"]);
     let (mut rng, mut is_copy) = (fastrand::Rng::with_seed(7), true);
@@ -109,6 +135,11 @@ fn under_kills(servers: &Servers, size: &Size) -> Running {
         thread::sleep(Duration::from_millis(rng.u64(50..800)));
         let is_begun = servers.record() != serde_json::Value::Null;
         if kills < size.kills && is_begun {
+            if kills == size.kills / 2
+                && let Some(happens) = in_the_middle.take()
+            {
+                happens();
+            }
             tool.kill();
             kills += 1;
         } else if !tool.has_ended() {

@@ -1,0 +1,92 @@
+//! A cut-over whose writers the operator stops, and one that goes on with deletions.
+
+use super::cutover::{alarms, try_put};
+use super::etcd::Etcd;
+use super::program::{PATIENCE, Servers};
+use super::storm::Over;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const KEYS: usize = 500;
+const CUTOVER: [&str; 4] = ["cutover", "--freeze", "operator", "--yes"];
+
+pub fn run(version: &'static str) {
+    let servers = Servers::start("operator", version);
+    let value = |place: usize| (format!("/app/{place:04}"), place.to_string());
+    servers.etcd.gateway().fill((0..KEYS).map(value));
+    servers.run(&["copy"]).ok();
+    notices_writers(&servers);
+    is_without_alarm(&servers);
+    follows_deletions(&servers);
+}
+
+/// Writers that nobody has stopped are noticed, and may go on.
+fn notices_writers(servers: &Servers) {
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _over = Over(&is_over);
+        for seed in 0..4 {
+            let (etcd, is_over) = (&servers.etcd, &is_over);
+            scope.spawn(move || write(etcd, seed, is_over));
+        }
+        let is_refused = || {
+            let run = servers.run(&[&CUTOVER[..], &["--within", "300"]].concat());
+            if run.status == 0 {
+                // No writer came at the moment of the last look.
+                servers.run(&["rollback", "--yes"]).ok();
+                return false;
+            }
+            run.ends(1, &["programs still write to etcd", "stop them first"]);
+            true
+        };
+        assert!((0..10).any(|_| is_refused()), "the writers were never noticed");
+    });
+    let gateway = servers.etcd.gateway();
+    assert_eq!((alarms(&gateway), try_put(&gateway, b"/app/0000", b"v")), (0, 200));
+    servers.run(&["status"]).ends(0, &["all changes before revision"]);
+}
+
+fn write(etcd: &Etcd, seed: u64, is_over: &AtomicBool) {
+    let (gateway, mut rng) = (etcd.gateway(), fastrand::Rng::with_seed(seed));
+    while !is_over.load(Ordering::Relaxed) {
+        gateway.put(format!("/app/{:04}", rng.usize(..KEYS)).as_bytes(), b"of a writer");
+    }
+}
+
+fn is_without_alarm(servers: &Servers) {
+    let said = servers.run(&CUTOVER).ok();
+    assert!(said.contains("cut over: 500 keys are equal"), "{said}");
+    assert!(said.contains("leave etcd's writers stopped"), "{said}");
+    let gateway = servers.etcd.gateway();
+    assert_eq!(alarms(&gateway), 0);
+    let wanted = ["cut over: programs use Consul", "no cut-over has stopped the writers"];
+    servers.run(&["status"]).ends(0, &wanted);
+    servers.run(&["rollback", "--yes"]).ok();
+}
+
+fn follows_deletions(servers: &Servers) {
+    let mut cutover = servers.start_run(&["cutover", "--yes", "--follow", "--within", "300"]);
+    let end = Instant::now() + PATIENCE;
+    while servers.record()["switched_at"].is_null() {
+        assert!(Instant::now() < end && !cutover.has_ended(), "it is not cut over");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let (gateway, consul) = (servers.etcd.gateway(), servers.consul());
+    consul.send("PUT", "/v1/kv/app/0001", "of Consul").unwrap();
+    for key in [&b"/app/0001"[..], b"/app/0002"] {
+        gateway.delete(key);
+    }
+    while servers.stored("app/0002").is_some() {
+        assert!(Instant::now() < end && !cutover.has_ended(), "the deletion is not applied");
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(servers.stored("app/0001").unwrap(), b"of Consul");
+    cutover.signal("TERM");
+    let run = cutover.end();
+    assert!(!run.err.contains("takes writes again"), "{run:?}");
+    run.ends(130, &["cut over: 500 keys are equal", "writers were stopped for"]);
+    assert_eq!(alarms(&gateway), 1, "the freeze of a cut-over that is done stays");
+    servers.run(&["rollback", "--yes"]).ok();
+    assert_eq!(alarms(&gateway), 0);
+}
