@@ -339,3 +339,24 @@ fn a_service_that_comes_back_does_not_get_the_answer_of_a_read_before() {
     scene.pass(10 * SECOND);
     assert_eq!(scene.shown("web"), "10.0.0.2");
 }
+
+#[test]
+fn a_check_that_passes_again_before_its_query_saw_it_fail_is_noticed() {
+    let scene = Scene::new(&["web", "api"]);
+    scene.pass(10 * SECOND);
+    // The next query of the checks begins a quarter of a second after the one between these answers.
+    scene.check("fail", "api", "w1");
+    scene.pass(SECOND / 100);
+    scene.check("pass", "api", "w1");
+    scene.pass(SECOND / 100);
+    scene.check("fail", "web", "w1");
+    // The catalog reports the tag, and the read sees that the check fails.
+    let tagged =
+        r#"{"Name": "web", "ID": "web-w1", "Address": "10.0.0.1", "Port": 80, "Tags": ["new"]}"#;
+    scene.world.send("PUT", "/v1/agent/service/register", tagged);
+    scene.pass(SECOND / 100);
+    assert_eq!(scene.shown("web"), "");
+    scene.check("pass", "web", "w1");
+    scene.pass(SECOND);
+    assert_eq!(scene.shown("web"), "10.0.0.1");
+}
