@@ -521,6 +521,24 @@ fn watches_go_on_after_refusals_and_do_not_pause_while_an_endpoint_answers() {
 }
 
 #[test]
+fn any_answer_ends_the_pause_after_refusals() {
+    // Only after the pause a query of a watch is repeated within its call, also when the answer was an error.
+    for answer in [Work, Say(400, "Bad request", None), Say(403, "Permission denied", None)] {
+        let world = World::new(vec![vec![Say(429, "", Some(6)), answer, NO_LEADER, Work]]);
+        world.get().expect_err("it is refused for longer than its budget");
+        world.advance(Duration::from_secs(7));
+        let _ = world.get();
+        let client = Arc::new(world.client);
+        let options = WatchOptions::default();
+        let key = Args::new().arg("k");
+        let mut watch = states(client, &wire::api::kv::GET, key, options).expect("a watch").boxed();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let state = runtime.block_on(world.state.clock.drive(watch.next()));
+        state.expect("a state").expect("no error");
+    }
+}
+
+#[test]
 fn another_endpoint_is_asked_instead_of_a_busy_one_after_a_pause() {
     let world = World::new(vec![vec![Say(429, "", Some(20)), Work], vec![Work]]);
     let answer = world.get().expect("the second one answers");
