@@ -441,8 +441,9 @@ function Lock:events() end
 function Lock:fd() end
 
 ---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
----and a line to write there, to which an empty line is the answer once `poll` has an event to return. An empty line written meanwhile is
----answered at once.
+---and a line to write there, to which an empty line is the answer once `poll` has an event to return. An empty line
+---written meanwhile is answered at once. The line is of the last attempt: call it after `start`. A connection that ends
+---before `poll` has returned the outcome of the attempt cancels that, and releases the lock if it was acquired.
 ---@return string|false path
 ---@return string line_or_message
 ---@return consul_ffi.Error? err

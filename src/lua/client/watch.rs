@@ -45,7 +45,7 @@ const METHODS: &[Method<Watch>] = &[
     }),
     Method::new("fd", |call| Ok(Returned::Value(call.object.job.fd()?.into_lua(call.lua)?))),
     Method::new("unix_socket", |call| {
-        wake::address(call.lua, &*call.object.job.job()?, 0, || None)
+        wake::unix_socket(call.lua, &*call.object.job.job()?, 0, || None)
     }),
     Method::new("close", |call| {
         call.object.close();

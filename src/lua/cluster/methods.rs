@@ -61,7 +61,7 @@ pub const METHODS: &[Method<ClusterNode>] = &[
         Ok(Returned::Value(fd.into_lua(call.lua)?))
     }),
     Method::new("unix_socket", |call| {
-        wake::address(call.lua, &call.object.started()?.events, 0, || None)
+        wake::unix_socket(call.lua, &call.object.started()?.events, 0, || None)
     }),
     Method::raising("is_leader_node", |call| {
         Ok(Returned::Value(LuaValue::Boolean(call.object.is_leader()?)))

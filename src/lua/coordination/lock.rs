@@ -163,7 +163,7 @@ const METHODS: &[Method<Lock>] = &[
         let lock = &*call.object;
         let open = lock.opened()?;
         let (handle, job) = lock.handle(&open)?;
-        wake::address(call.lua, job, open.attempt.get().0, || Some(handle.abandoner()))
+        wake::unix_socket(call.lua, job, open.attempt.get().0, || Some(handle.abandoner()))
     }),
     Method::new("close", |call| {
         call.object.close();

@@ -72,7 +72,7 @@ const METHODS: &[Method<Handle>] = &[
     Method::new("fd", |call| Ok(Returned::Value(call.object.job.fd()?.into_lua(call.lua)?))),
     Method::new("unix_socket", |call| {
         let job = call.object.job.job()?;
-        wake::address(call.lua, &*job, 0, || job.canceller())
+        wake::unix_socket(call.lua, &*job, 0, || job.canceller())
     }),
     Method::new("cancel", |call| {
         if let Ok(job) = call.object.job.job() {

@@ -71,12 +71,12 @@ pub fn ticket(job: Arc<dyn Waited>, cancel: Option<Cancel>) -> Ticket {
     Ticket(number)
 }
 
-/// The path of the socket, and what to write there to wait for a job, and in it for what has this number. `cancel` is
-/// that of [`Job::ticket`].
+/// What the method `unix_socket` of an object returns: the path, and the line to write there to wait for a job. `number`
+/// is that of a lock's attempt. `cancel` is that of [`Job::ticket`].
 ///
 /// # Errors
 /// As [`path`].
-pub fn address<T: Send + 'static>(
+pub fn unix_socket<T: Send + 'static>(
     lua: &Lua,
     job: &Job<T>,
     number: u64,
