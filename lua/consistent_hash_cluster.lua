@@ -3,7 +3,7 @@
 local consul_ffi = require("consul_native")
 local advise = require("consistent_hash_cluster.advice")
 
-local older = consul_ffi._older
+local older = consul_ffi._internal
 
 -- The `capacity` of a node with weight 1.
 local CAPACITY = 1000

@@ -2,7 +2,7 @@
 -- older programs know. consul_ffi.ConsulHACluster is the same without them.
 local consul_ffi = require("consul_native")
 
-local native, older = consul_ffi.ConsulHACluster, consul_ffi._older
+local native, older = consul_ffi.ConsulHACluster, consul_ffi._internal
 
 local ConsulHACluster = {}
 

@@ -2,7 +2,7 @@
 -- module left behind would take its place.
 local consul_ffi = require("consul_ffi")
 
-if type(consul_ffi) ~= "table" or not consul_ffi._older then
+if type(consul_ffi) ~= "table" or not consul_ffi._internal then
   local new = type(consul_ffi) == "table" and rawget(consul_ffi, "new")
   local path = type(new) == "function" and debug.getinfo(new, "S").source:match("^@(.*)") or "consul_ffi"
   error(path .. " is an older consul_ffi, which Lua finds before the native module: delete that file, and beside it "
@@ -10,9 +10,9 @@ if type(consul_ffi) ~= "table" or not consul_ffi._older then
 end
 
 -- What these Lua modules need of the native module; the same as in src/lua/module.lua.
-local REVISION = 3
+local REVISION = 4
 
-if consul_ffi._older.revision ~= REVISION then
+if consul_ffi._internal.revision ~= REVISION then
   -- Lua 5.1 has no such function.
   local searchpath = rawget(package, "searchpath")
   local path = searchpath and searchpath("consul_ffi", package.cpath) or "consul_ffi.so"

@@ -286,7 +286,7 @@ end
 
 it("a native module of another version is named", function()
   local loaded = { package.loaded.consul_ffi, package.loaded.consul_native }
-  package.loaded.consul_ffi, package.loaded.consul_native = { _older = {} }, nil
+  package.loaded.consul_ffi, package.loaded.consul_native = { _internal = {} }, nil
   local found, message = pcall(require, "consul_native")
   package.loaded.consul_ffi, package.loaded.consul_native = loaded[1], loaded[2]
   assert.is_false(found)

@@ -1,6 +1,6 @@
 -- Warnings about names in a node's configuration that look like options and have no effect there. An engine
 -- passes its own configuration, so no name is refused.
-local older = require("consul_native")._older
+local older = require("consul_native")._internal
 
 -- The options that a node of consistent_hash_cluster has.
 local OWN = {

@@ -2,7 +2,7 @@
 -- loops (consul_ffi.openresty, .luv, .cqueues, .luasocket) are made of this; each says only how to wait.
 local consul_ffi = require("consul_native")
 
-local iterators = consul_ffi._older
+local iterators = consul_ffi._internal
 
 -- Methods of a client that ask Consul nothing.
 local LOCAL = { close = true, destroy = true, start = true, registered = true }

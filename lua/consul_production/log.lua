@@ -52,7 +52,7 @@ function log:write(level, message)
   if self.file then
     self:line(("%-5s %s"):format(level, message))
   else
-    consul_ffi._older.log(level, (message:gsub("%c", " ")))
+    consul_ffi._internal.log(level, (message:gsub("%c", " ")))
   end
 end
 

@@ -388,7 +388,7 @@ local function tell_alerts(now)
     local alert = now.health:next_alert()
     local called, why = true, nil
     if alert then
-      called, why = consul_ffi._older.call(on_alert, alert)
+      called, why = consul_ffi._internal.call(on_alert, alert)
     end
     if not called and now.failed ~= on_alert then
       now.failed = on_alert
@@ -447,7 +447,7 @@ function Manager:cleanup()
   return true
 end
 
-consul_ffi._older.raise_at_caller(Manager, "consul_production/[%w_]+", is_manager)
+consul_ffi._internal.raise_at_caller(Manager, "consul_production/[%w_]+", is_manager)
 
 -- The first is not called on a manager, and the errors of the second say where they come from.
 Manager.new, Manager.init = new_manager, init

@@ -1,6 +1,6 @@
 -- What a manager holds between init and cleanup, made from one set of option values: client, node, logs
 -- and health.
-local older = require("consul_native")._older
+local older = require("consul_native")._internal
 local config = require("consul_production.config")
 local connection = require("consul_production.connection")
 local health = require("consul_production.health")

@@ -483,9 +483,9 @@ local function raise_at_caller(class, file, is_object)
 end
 
 -- For our own Lua modules, not for programs.
-module._older = {
+module._internal = {
   -- Differs when our Lua modules need another native module than before; the same as in consul_native.lua.
-  revision = 3,
+  revision = 4,
   log = wrap(native.older.log),
   call = wrap(native.older.call),
   warn = wrap(native.older.warn),

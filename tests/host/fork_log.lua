@@ -15,7 +15,7 @@ local client = consul_ffi.new({
 })
 
 local function line(message)
-  consul_ffi._older.log("INFO", message)
+  consul_ffi._internal.log("INFO", message)
 end
 
 local function is(wanted)

@@ -23,5 +23,5 @@ for _, line in ipairs(taken) do
   -- A warning is the last line of a state that has ended.
   assert((line[1] == "DEBUG" or line[1] == "WARN") and type(line[2]) == "string" and line[3].at_ms > 0)
 end
-consul_ffi._older.log("WARN", "waits for the end of the state, or for another one")
+consul_ffi._internal.log("WARN", "waits for the end of the state, or for another one")
 kept = client -- luacheck: ignore

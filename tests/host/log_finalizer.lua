@@ -27,7 +27,7 @@ end
 
 local client = consul_ffi.new({ simulate = true, log_level = "INFO", log = log })
 local function line(message)
-  consul_ffi._older.log("INFO", message)
+  consul_ffi._internal.log("INFO", message)
 end
 
 local function finalizer()

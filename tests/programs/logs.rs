@@ -149,7 +149,7 @@ local function new(config)
   return consul_ffi.new(config)
 end
 local function line(level, message)
-  consul_ffi._older.log(level, message)
+  consul_ffi._internal.log(level, message)
 end
 
 new({ log_format = "json" })
