@@ -193,6 +193,9 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
         let switched = Record { phase, switched_at: Some(index), ..run.job.record() };
         run.job.save(switched, &[]).await?;
         frozen.forget();
+    } else {
+        // Another instance that has taken over meanwhile applies changes; these are not differences.
+        run.job.next_epoch().await?;
     }
     Ok(CutOver { keys, revision, stopped: clock.now() - begun, differences })
 }

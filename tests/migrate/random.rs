@@ -31,6 +31,9 @@ use std::time::Duration;
 const SEEDS: u64 = 200;
 const LONG_SEEDS: u64 = 5000;
 
+/// Another instance takes the job over while a cut-over compares both sides, and applies a deletion.
+const TAKEN_OVER: u64 = 1173;
+
 const PACE: Pace = Pace { page: 7, in_flight: 3 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -58,7 +61,7 @@ pub fn run() {
     }
     let count = if std::env::var_os("LONG").is_some() { LONG_SEEDS } else { SEEDS };
     let count = number("SEEDS").unwrap_or(count);
-    for seed in 0..count {
+    for seed in (0..count).chain([TAKEN_OVER]) {
         let done = std::panic::catch_unwind(|| history(seed));
         assert!(done.is_ok(), "SEED={seed}");
     }
