@@ -4,7 +4,7 @@
 //! Numbers have a fixed length and are little-endian; bytes, texts and lists begin with their length, what
 //! is optional with 0 or 1, and what has several forms with the form's number.
 
-use super::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Slot};
+use super::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Slot, StoreId};
 use super::message::{Action, NotReady, Outcome, Reply, Request};
 use super::record::{HybridTime, Range, Record, Version};
 use crate::error::{Error, Kind};
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use twox_hash::XxHash3_64;
 
 /// The version of the format. Another one is refused.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 const HASH_BYTES: usize = size_of::<u64>();
 
@@ -165,6 +165,7 @@ sent_as! {
     Version: u128, |it: &Version| it.to_bits(), |it| Some(Version::from_bits(it));
     HybridTime: u64, |it: &HybridTime| it.to_bits(), |it| Some(HybridTime::from_bits(it));
     Disk: u64, |it: &Disk| it.0, |it| Some(Disk(it));
+    StoreId: u64, |it: &StoreId| it.0, |it| Some(StoreId(it));
 }
 
 impl Field for Bytes {
@@ -250,7 +251,7 @@ impl<A: Field, B: Field> Field for (A, B) {
 }
 
 structures! {
-    Request { shard entry action }
+    Request { store shard entry action }
     Reply { time outcome }
     Entry { epoch slots }
     Slot { holder change }
@@ -288,5 +289,6 @@ forms! {
         6 Stale { 0: entry }
         7 NotReady { 0: why }
         8 Failed { 0: why }
+        9 OtherStore { 0: id }
     }
 }

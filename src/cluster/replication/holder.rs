@@ -4,14 +4,16 @@
 //! A promise (a seal, a fence, a mark that a replica is whole) is stored before it is answered, and it
 //! waits for the requests that run: their acknowledgements count in the time before it.
 
+mod report;
+
 use super::clock::VersionClock;
 use super::digest;
-use super::map::{Disk, Entry, NodeId};
+use super::map::{Disk, Entry, NodeId, StoreId};
 use super::message::{Action, NotReady, Outcome, Reply, Request};
 use super::progress::Progress;
 use super::record::{Range, Record, Version};
 use super::rules::{Rule, Rules};
-use super::state::{Report, State, Work};
+use super::state::{State, Work};
 use super::storage::{self, Message, Storage};
 use crate::error::{Error, Kind};
 use crate::sync::lock;
@@ -19,13 +21,14 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::{RwLock, RwLockWriteGuard};
 
 /// The replicas of one node.
 pub struct Holder {
     node: NodeId,
     disk: Disk,
+    store: OnceLock<StoreId>,
     storage: Arc<dyn Storage>,
     clock: Arc<VersionClock>,
     shards: Mutex<BTreeMap<u32, Arc<RwLock<State>>>>,
@@ -49,8 +52,8 @@ impl Holder {
         clock: Arc<VersionClock>,
         rules: Rules,
     ) -> Self {
-        let (shards, taken, progress) = Default::default();
-        Holder { node, disk, storage, clock, shards, taken, progress, rules }
+        let (store, shards, taken, progress) = Default::default();
+        Holder { node, disk, store, storage, clock, shards, taken, progress, rules }
     }
 
     /// The node's name.
@@ -61,6 +64,16 @@ impl Holder {
     /// Its disk.
     pub fn disk(&self) -> Disk {
         self.disk
+    }
+
+    /// The store whose records it has, once that is known.
+    pub fn store(&self) -> Option<StoreId> {
+        self.store.get().copied()
+    }
+
+    /// Says which store that is: requests about another one are refused from now on.
+    pub fn belongs_to(&self, store: StoreId) {
+        self.store.get_or_init(|| store);
     }
 
     /// Its storage.
@@ -133,7 +146,7 @@ impl Holder {
     }
 
     /// Stores a changed state, which is in force after that.
-    async fn store(
+    async fn change(
         &self,
         shard: u32,
         state: &mut RwLockWriteGuard<'_, State>,
@@ -207,7 +220,7 @@ impl Holder {
         let is_new_work = work.is_some() && work != state.work.as_ref().map(|work| work.since);
         if is_new_work {
             // What is left of an earlier replica would come back to life.
-            self.store(shard, &mut state, |state| {
+            self.change(shard, &mut state, |state| {
                 state.is_whole = false;
                 state.work = None;
             })
@@ -218,7 +231,7 @@ impl Holder {
         }
         let is_first = entry.counting_at(&self.node).is_some_and(|place| place.is_first);
         let begins = is_first && state.entry.is_none() && self.is_named(entry);
-        self.store(shard, &mut state, |state| {
+        self.change(shard, &mut state, |state| {
             state.entry = Some(entry.clone());
             state.is_whole |= begins;
             match work {
@@ -245,7 +258,10 @@ impl Holder {
     }
 
     async fn execute(&self, request: Request) -> Result<Outcome, Error> {
-        let Request { shard, entry, action } = request;
+        let Request { store, shard, entry, action } = request;
+        if let Some(own) = self.store().filter(|own| self.refuses(store, *own)) {
+            return Ok(Outcome::OtherStore(own));
+        }
         if let Action::Recover = action {
             return self.recover(shard, entry.epoch).await;
         }
@@ -259,6 +275,11 @@ impl Holder {
             Action::Repair(records) => self.repair(shard, &entry, records).await,
             action => self.read(shard, &entry, action).await,
         }
+    }
+
+    /// Whether a request is about another store, whose epochs say nothing about this one's.
+    fn refuses(&self, store: Option<StoreId>, own: StoreId) -> bool {
+        self.rules.has(Rule::RefuseOtherStores) && StoreId::differ(store, Some(own))
     }
 
     /// The refusal of a request by a caller with this entry, if the request is not to be executed.
@@ -427,7 +448,7 @@ impl Holder {
             return Ok(Outcome::NotReady(NotReady::NotWhole));
         };
         if self.rules.has(Rule::Seal) {
-            self.store(shard, &mut state, |state| state.sealed_for = Some(change.since)).await?;
+            self.change(shard, &mut state, |state| state.sealed_for = Some(change.since)).await?;
         }
         Ok(Outcome::Done)
     }
@@ -447,7 +468,7 @@ impl Holder {
         let cell = self.shard(shard);
         let mut state = cell.write().await;
         let fence = state.fence;
-        self.store(shard, &mut state, |state| state.fence = fence.max(epoch)).await?;
+        self.change(shard, &mut state, |state| state.fence = fence.max(epoch)).await?;
         Ok(Outcome::Known { entry: state.entry.clone(), fence })
     }
 
@@ -457,7 +478,7 @@ impl Holder {
         if let Some(refused) = self.refused(&state, entry).or_else(|| self.early(below)) {
             return Ok(refused);
         }
-        self.store(shard, &mut state, |state| {
+        self.change(shard, &mut state, |state| {
             state.horizon = state.horizon.max(below);
         })
         .await?;
@@ -488,7 +509,7 @@ impl Holder {
         if let Some(refused) = self.refused(&state, entry).or_else(|| self.early(below)) {
             return Ok(refused);
         }
-        self.store(shard, &mut state, |state| state.floor = state.floor.max(below)).await?;
+        self.change(shard, &mut state, |state| state.floor = state.floor.max(below)).await?;
         Ok(Outcome::Done)
     }
 
@@ -513,7 +534,7 @@ impl Holder {
         self.storage.apply(shard, records).await?;
         self.taken.fetch_add(count, Ordering::Relaxed);
         self.progress.took(shard, since, count);
-        self.store(shard, &mut state, |state| {
+        self.change(shard, &mut state, |state| {
             state.floor = state.floor.max(horizon);
             state.horizon = state.horizon.max(horizon);
             if let Some(work) = &mut state.work {
@@ -539,39 +560,13 @@ impl Holder {
         if state.work.as_ref().is_none_or(|work| work.since != since) {
             return Ok(());
         }
-        self.store(shard, &mut state, |state| {
+        self.change(shard, &mut state, |state| {
             state.is_whole = true;
             if let Some(work) = &mut state.work {
                 work.is_done = true;
             }
         })
         .await
-    }
-
-    /// What the leader has to know.
-    pub async fn report(&self, epoch: impl Fn(u32) -> u64) -> Report {
-        let mut report = Report::default();
-        for shard in self.shards() {
-            let state = self.state(shard).await;
-            let Some(entry) = &state.entry else { continue };
-            if entry.epoch > epoch(shard) {
-                report.newer.push((shard, entry.epoch));
-            }
-            if let Some(work) = state.work.as_ref().filter(|work| work.is_done) {
-                report.finished.push((shard, work.since));
-            }
-            if state.fence > entry.epoch {
-                report.fenced.push((shard, state.fence));
-            }
-            if entry.counting_at(&self.node).is_some() && !self.is_whole(&state, entry) {
-                report.missing.push(shard);
-            }
-            let failover = entry.failover_from(&self.node, self.disk);
-            if let Some(change) = failover.filter(|_| state.is_whole) {
-                report.returned.push((shard, change.since));
-            }
-        }
-        report
     }
 
     /// Drops what the node has of a shard that no entry gives it, if `newest` still does not name it.
@@ -586,7 +581,7 @@ impl Holder {
         if checks && (is_named(newest) || state.entry.as_ref().is_some_and(is_named)) {
             return Ok(false);
         }
-        self.store(shard, &mut state, |state| {
+        self.change(shard, &mut state, |state| {
             state.is_whole = false;
             state.work = None;
             state.floor = Version::default();

@@ -22,6 +22,25 @@ impl fmt::Display for Disk {
     }
 }
 
+/// The random id of a store, given with its first map: two stores of one name are distinguished by it, and so
+/// are their disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StoreId(pub u64);
+
+impl StoreId {
+    /// Whether these are two stores. One without an id may be any: a release before ids has made its map.
+    pub fn differ(one: Option<StoreId>, other: Option<StoreId>) -> bool {
+        one.zip(other).is_some_and(|(one, other)| one != other)
+    }
+}
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// The places of one shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {

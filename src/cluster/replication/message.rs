@@ -1,6 +1,6 @@
 //! What nodes ask each other about a shard.
 
-use super::map::Entry;
+use super::map::{Entry, StoreId};
 use super::record::{HybridTime, Range, Record, Version};
 use bytes::Bytes;
 use std::fmt;
@@ -9,6 +9,8 @@ use std::fmt;
 /// one learns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
+    /// The store that the caller knows: holders of another one of the same name refuse it.
+    pub store: Option<StoreId>,
     /// The shard's number.
     pub shard: u32,
     /// The caller's entry.
@@ -137,6 +139,8 @@ pub enum Outcome {
     NotReady(NotReady),
     /// The storage has failed.
     Failed(String),
+    /// The node has records of another store of that name, which has this id.
+    OtherStore(StoreId),
 }
 
 /// Why a replica does not count.
@@ -161,4 +165,9 @@ impl fmt::Display for NotReady {
             NotReady::Fenced => "it waits for a newer map",
         })
     }
+}
+
+/// Why a node with records of the store with this id has refused a request.
+pub(super) fn other_store(id: StoreId) -> String {
+    format!("it has records of another store of that name, with the id {id}")
 }

@@ -2,8 +2,8 @@
 
 use super::clock::VersionClock;
 use super::map::{Entry, NodeId, Quorums};
-use super::message::{Action, NotReady, Outcome, Reply, Request};
-use super::peers::{Entries, Peers, Runtime};
+use super::message::{Action, NotReady, Outcome, Reply, other_store};
+use super::peers::{Entries, Known, Peers, Runtime};
 use super::read_times::ReadTimes;
 use super::record::{Range, Record, Version};
 use super::rules::{Rule, Rules};
@@ -162,14 +162,14 @@ impl Router {
     fn request(
         &self,
         shard: u32,
-        entry: &Arc<Entry>,
+        known: &Known,
         places: Vec<(usize, NodeId)>,
         action: Action,
     ) -> Asking<'_> {
         Asking {
             router: self,
             shard,
-            entry: Arc::clone(entry),
+            known: known.clone(),
             action,
             places: places.into_iter(),
             answers: FuturesUnordered::new(),
@@ -182,7 +182,7 @@ impl Router {
         }
     }
 
-    fn entry(&self, shard: u32) -> Result<Arc<Entry>, Attempt> {
+    fn known(&self, shard: u32) -> Result<Known, Attempt> {
         self.entries.get(shard).ok_or_else(|| {
             let why = format!("shard {shard}: this process has no map yet");
             let error = Error::new(Kind::NotReady, why).retryable().with_maybe_applied(false);
@@ -197,9 +197,9 @@ impl Router {
         deadline: Instant,
         across_epochs: &mut BTreeSet<usize>,
     ) -> Result<BTreeMap<usize, Version>, Attempt> {
-        let entry = self.entry(shard)?;
-        let places = self.places(&entry);
-        let mut request = self.request(shard, &entry, places, Action::Write(records.to_vec()));
+        let known = self.known(shard)?;
+        let places = self.places(&known.entry);
+        let mut request = self.request(shard, &known, places, Action::Write(records.to_vec()));
         request.ask(usize::MAX);
         let mut acknowledged = BTreeSet::new();
         if !self.rules.has(Rule::CountWithinOneEpoch) {
@@ -291,12 +291,12 @@ impl Router {
         limit: usize,
         deadline: Instant,
     ) -> Result<Page, Attempt> {
-        let entry = self.entry(shard)?;
+        let known = self.known(shard)?;
         let (clock, quorum) = (self.runtime.clock(), self.quorums.read);
-        let mut places = self.places(&entry);
+        let mut places = self.places(&known.entry);
         self.times.begin(&mut places, quorum);
         let action = Action::Read { range: range.clone(), limit };
-        let mut request = self.request(shard, &entry, places, action);
+        let mut request = self.request(shard, &known, places, action);
         request.ask(quorum);
         let (patience, late) = self.times.patience();
         let late_at = clock.now() + late;
@@ -336,16 +336,11 @@ impl Router {
         if !is_enough {
             return Err(request.failed("read", pages.len(), quorum));
         }
-        Ok(self.merged(shard, &entry, pages.into_values().collect()))
+        Ok(self.merged(shard, &known, pages.into_values().collect()))
     }
 
     /// Merges pages up to the smallest of their last ids.
-    fn merged(
-        &self,
-        shard: u32,
-        entry: &Arc<Entry>,
-        pages: Vec<(NodeId, Vec<Record>, bool)>,
-    ) -> Page {
+    fn merged(&self, shard: u32, known: &Known, pages: Vec<(NodeId, Vec<Record>, bool)>) -> Page {
         let ends = pages.iter().filter(|(_, _, is_last)| !is_last);
         let ends = ends.filter_map(|(_, records, _)| records.last().map(|it| it.id.clone()));
         let end = ends.min();
@@ -369,8 +364,7 @@ impl Router {
                 .cloned()
                 .collect();
             if (1..=MAX_READ_REPAIR).contains(&missing.len()) {
-                let entry = Entry::clone(entry);
-                let request = Request { shard, entry, action: Action::Repair(missing) };
+                let request = known.request(shard, Action::Repair(missing));
                 let repair = self.peers.ask(node, request);
                 // It is made again by the next read or repair.
                 self.runtime.spawn(Box::pin(async move { _ = repair.await }));
@@ -385,7 +379,7 @@ impl Router {
 struct Asking<'a> {
     router: &'a Router,
     shard: u32,
-    entry: Arc<Entry>,
+    known: Known,
     action: Action,
     /// The replicas that were not asked yet.
     places: std::vec::IntoIter<(usize, NodeId)>,
@@ -422,8 +416,7 @@ impl Asking<'_> {
     }
 
     fn send(&mut self, (slot, node): (usize, NodeId)) {
-        let entry = Entry::clone(&self.entry);
-        let request = Request { shard: self.shard, entry, action: self.action.clone() };
+        let request = self.known.request(self.shard, self.action.clone());
         let answer = self.router.peers.ask(&node, request);
         self.silent.insert(node.clone(), self.router.runtime.clock().now());
         self.answers.push(Box::pin(async move { (slot, node, answer.await) }));
@@ -470,8 +463,13 @@ impl Asking<'_> {
                 _ = self.router.clock.observe(time);
                 match outcome {
                     Outcome::Stale(newer) => {
-                        self.is_stale |= self.router.entries.learn(self.shard, &newer);
+                        let store = self.known.store;
+                        self.is_stale |= self.router.entries.learn(store, self.shard, &newer);
                         "it knows a newer map".to_owned()
+                    }
+                    Outcome::OtherStore(id) => {
+                        self.router.entries.doubt();
+                        other_store(id)
                     }
                     Outcome::NotReady(why) => why.to_string(),
                     Outcome::Failed(why) => {
@@ -500,7 +498,7 @@ impl Asking<'_> {
             format!("{node}: no answer within {} ms", (now - *asked).as_millis())
         });
         let left = self.places.as_slice().iter().map(|(_, node)| format!("{node}: not asked"));
-        let uncounted = self.entry.slots.iter().filter(|slot| slot.counting().is_none());
+        let uncounted = self.known.entry.slots.iter().filter(|slot| slot.counting().is_none());
         let uncounted = uncounted.map(|slot| match (&slot.holder, slot.target()) {
             (Some(gone), Some(to)) if gone.node != *to => {
                 format!("{}: it is being replaced by {to}", gone.node)

@@ -13,7 +13,7 @@
 //! without a change too: one that was being replaced may have dropped its replica since. With fewer the entry
 //! stays as it is until they answer, or an operator decides.
 
-use super::map::{Entry, NodeId, Place, Quorums};
+use super::map::{Entry, NodeId, Place, Quorums, StoreId};
 use super::message::{Action, Outcome, Request};
 use super::peers::Peers;
 use crate::error::{Error, Kind};
@@ -28,6 +28,8 @@ const LEAP: u64 = 1_000_000;
 pub struct Inquiry<'a> {
     /// The way to the nodes.
     pub peers: &'a dyn Peers,
+    /// The store.
+    pub store: Option<StoreId>,
     /// The shard.
     pub shard: u32,
     /// N, W and R.
@@ -116,8 +118,8 @@ impl Inquiry<'_> {
 
     /// Asks a node: the newest entry that it knows, and the epoch below which it has promised to execute nothing.
     async fn ask(&self, node: &NodeId, entry: Entry) -> Result<(Option<Entry>, u64), Error> {
-        let shard = self.shard;
-        let request = Request { shard, entry, action: Action::Recover };
+        let (store, shard) = (self.store, self.shard);
+        let request = Request { store, shard, entry, action: Action::Recover };
         match self.peers.ask(node, request).await?.outcome {
             Outcome::Known { entry, fence } => Ok((entry, fence)),
             _ => {
@@ -157,7 +159,8 @@ impl Inquiry<'_> {
         }
         // Of the requests that only a whole replica answers, this is one that a promise does not refuse.
         let action = Action::Fetch(Vec::new());
-        let request = Request { shard: self.shard, entry: entry.clone(), action };
+        let (store, shard) = (self.store, self.shard);
+        let request = Request { store, shard, entry: entry.clone(), action };
         let reply = self.peers.ask(&place.node, request).await;
         reply.is_ok_and(|reply| matches!(reply.outcome, Outcome::Page { .. }))
     }

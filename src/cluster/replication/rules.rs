@@ -5,6 +5,8 @@
 pub enum Rule {
     /// A holder executes a request only in the epoch that it knows.
     RefuseOtherEpochs,
+    /// A holder refuses what is about another store of the same name.
+    RefuseOtherStores,
     /// A source refuses requests before its target copies it for the last time.
     Seal,
     /// A seal outlives the process.

@@ -3,7 +3,7 @@
 use super::digest;
 use super::holder::Holder;
 use super::map::{Change, ChangeKind, Entry, NodeId, Place, Quorums, Slot};
-use super::message::{Action, Outcome, Request};
+use super::message::{Action, Outcome, Request, other_store};
 use super::peers::Peers;
 use super::record::{OVERHEAD, Record, Version};
 use super::rules::Rule;
@@ -72,7 +72,8 @@ impl Transfer {
         node: &NodeId,
         action: Action,
     ) -> Result<Outcome, Error> {
-        let request = Request { shard, entry: entry.clone(), action };
+        let store = self.holder.store();
+        let request = Request { store, shard, entry: entry.clone(), action };
         let reply = self.peers.ask(node, request).await?;
         _ = self.holder.clock().observe(reply.time);
         match reply.outcome {
@@ -82,6 +83,7 @@ impl Transfer {
             }
             Outcome::NotReady(why) => Err(unfinished(shard, node, &format!("{why:?}"))),
             Outcome::Failed(why) => Err(unfinished(shard, node, &why)),
+            Outcome::OtherStore(id) => Err(unfinished(shard, node, &other_store(id))),
             outcome => Ok(outcome),
         }
     }

@@ -1,29 +1,18 @@
 //! The documents of replicated stores in Consul: the map of a store, and what each node reports.
 
 use super::Shared;
-use crate::cluster::replication::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Slot};
+use crate::cluster::replication::map::{
+    Change, ChangeKind, Disk, Entry, NodeId, Place, Slot, StoreId,
+};
 use crate::cluster::replication::plan::Map;
 use crate::cluster::replication::state::Report;
 use crate::error::{Error, Kind};
 use crate::ordered;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 /// The version of the formats.
 pub(super) const FORMAT: u32 = 1;
-
-/// The random id of a store, given with its first map: two stores of one name are distinguished by it, and so
-/// are their disks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(super) struct StoreId(pub u64);
-
-impl fmt::Display for StoreId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
 
 /// The map of a store, as its key has it.
 #[derive(Clone, Debug, PartialEq)]

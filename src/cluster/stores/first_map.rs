@@ -1,13 +1,13 @@
 //! The first map of a store. It is made when all nodes that may have a disk of the store have said what is on
 //! it: an older map among them is put back instead.
 
-use super::document::{StoreId, StoreMap};
+use super::document::StoreMap;
 use super::leader::{ANSWER_TIME, Duty, planner};
 use super::said::Said;
 use super::waiting_key;
 use crate::client::coordination::set;
 use crate::cluster::Snapshot;
-use crate::cluster::replication::map::NodeId;
+use crate::cluster::replication::map::{NodeId, StoreId};
 use crate::cluster::replication::plan::Map;
 use crate::error::Error;
 use std::collections::BTreeSet;
@@ -39,7 +39,7 @@ impl Duty<'_> {
         let members = self.members(said, &live, snapshot, shared, &down, &BTreeSet::new());
         let (stuck, accepted) = Default::default();
         let planner = planner(&members, shared, true, &stuck, &accepted);
-        // Above the versions of an earlier store of this name, which observers may still know.
+        // Above the versions of most earlier stores of this name, which makes it easy to tell them apart.
         let version = self.cluster.unix_ms();
         let map = Map::first(shared.shards as usize, version, &planner);
         let id = Some(StoreId(self.cluster.client().random_u64()));

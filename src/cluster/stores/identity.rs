@@ -4,9 +4,10 @@
 //! whose Consul lost everything while no node with an old disk was there. Each has the random id of its first
 //! map, which each disk keeps. A node never brings the records of two ids together.
 
-use super::document::{Announcement, FORMAT, StoreId};
-use super::{Store, announcement_key, read_map, waiting_key};
+use super::document::{Announcement, FORMAT, StoreMap};
+use super::{PAUSE, Store, announcement_key, read_map, waiting_key};
 use crate::cluster::keys;
+use crate::cluster::replication::map::StoreId;
 use crate::error::{Error, Kind};
 use crate::sync::lock;
 use crate::wire::api::kv;
@@ -58,8 +59,27 @@ impl Store {
 
     /// Whether a map is that of another store of this name.
     pub(super) fn is_foreign(&self, map: Option<StoreId>) -> bool {
-        let own = *lock(&self.id);
-        own.zip(map).is_some_and(|(own, map)| own != map)
+        StoreId::differ(*lock(&self.id), map)
+    }
+
+    /// Whether a map that Consul has takes the place of the one that this process knows: it is not older, or that of
+    /// another store, whose versions say nothing about this one's.
+    pub(super) fn replaces(found: &StoreMap, known: Option<&StoreMap>) -> bool {
+        known.is_none_or(|known| {
+            found.map.version >= known.map.version || StoreId::differ(found.id, known.id)
+        })
+    }
+
+    /// Reads the map again whenever a node has refused a request as one about another store.
+    pub(super) async fn follow_refusals(&self) -> Infallible {
+        loop {
+            self.router.entries.doubted().await;
+            if let Err(error) = self.learn_stored().await {
+                let store = &self.options.name;
+                tracing::debug!(store, %error, "the map of another store was not learned");
+            }
+            self.sleep(PAUSE).await;
+        }
     }
 
     /// Puts the map that the disk has kept into Consul if that has none. If this fails, the watch of the map

@@ -1,11 +1,11 @@
 //! The leader's work for all replicated stores of the cluster: it alone changes their maps.
 
-use super::document::{StoreId, StoreMap};
+use super::document::StoreMap;
 use super::said::{Said, parse};
 use super::{Shared, accepted_key, map_key, members_prefix, read_map, said};
 use crate::client::coordination::{Lease, Operation, delete_unchanged, set, unchanged};
 use crate::clock::{BoxFuture, Instant};
-use crate::cluster::replication::map::{Disk, Entry, NodeId, Place};
+use crate::cluster::replication::map::{Disk, Entry, NodeId, Place, StoreId};
 use crate::cluster::replication::peers::Peers;
 use crate::cluster::replication::plan::{Accepted, Map, Member, Planner, Presence};
 use crate::cluster::replication::recover::Inquiry;
@@ -411,7 +411,7 @@ impl Duty<'_> {
         }
         known.asked_at = Some(now);
         let version = self.cluster.beyond(next.map.version);
-        let (peers, quorums) = ((self.reach)(store), next.shared.quorums());
+        let (peers, quorums, id) = ((self.reach)(store), next.shared.quorums(), next.id);
         let none = BTreeSet::new();
         let mut asks: Vec<BoxFuture<'_, (u32, Result<Entry, Error>)>> = Vec::new();
         for shard in next.unrecovered.iter().copied() {
@@ -421,8 +421,8 @@ impl Duty<'_> {
             asks.push(Box::pin(async move {
                 let has = |place: &Place| live.contains(&place.node) && said.has(shard, place);
                 let has = &has;
-                let inquiry =
-                    Inquiry { peers: &*peers, shard, quorums, has, knowing, skips_silent };
+                let (store, peers) = (id, &*peers);
+                let inquiry = Inquiry { peers, store, shard, quorums, has, knowing, skips_silent };
                 (shard, inquiry.newest(&entry, version).await)
             }));
         }

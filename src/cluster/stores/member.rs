@@ -148,6 +148,9 @@ impl Member {
         let node = node.as_str().into();
         let clock = Arc::clone(&store.clock);
         let holder = Holder::new(node, disk, Arc::clone(&storage), clock, Rules::default());
+        if let Some(id) = id {
+            holder.belongs_to(id);
+        }
         for shard in (0..options.shards).filter(|_| mark.is_some()) {
             match current {
                 Some(_) => holder.load(shard).await?,
@@ -245,16 +248,15 @@ impl Member {
         let storage = self.holder().storage();
         storage.keep(MAP, map.encode().into()).await?;
         let before = lock(&self.mark).clone();
-        if before.id.is_some() || map.id.is_none() {
-            return Ok(());
-        }
+        let Some(id) = map.id.filter(|_| before.id.is_none()) else { return Ok(()) };
         let kept = storage.kept(DISK).await?.as_deref().map(DiskMark::decode).transpose()?;
         if kept.is_some_and(|kept| kept.opening != before.opening) {
             return Err(taken());
         }
-        let mark = DiskMark { id: map.id, ..before };
+        let mark = DiskMark { id: Some(id), ..before };
         storage.keep(DISK, mark.encode().into()).await?;
         *lock(&self.mark) = mark;
+        self.holder().belongs_to(id);
         Ok(())
     }
 

@@ -19,7 +19,7 @@ mod said;
 
 use super::replication::clock::VersionClock;
 use super::replication::holder::Holder;
-use super::replication::map::{ChangeKind, Entry, NodeId, Place};
+use super::replication::map::{ChangeKind, Entry, NodeId, Place, StoreId};
 use super::replication::peers::{Entries, Peers, Runtime};
 use super::replication::quorum::{Page, Router};
 use super::replication::record::{Range, Version};
@@ -35,7 +35,7 @@ use crate::sync::lock;
 use crate::wire::api::kv;
 use crate::wire::value::Value;
 use bytes::Bytes;
-use document::{StoreId, StoreMap};
+use document::StoreMap;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use member::Member;
 use options::Shared;
@@ -268,6 +268,7 @@ impl Store {
             why = why => why,
             why = map => why,
             why = work => why,
+            never = self.follow_refusals() => match never {},
             () = async { self.learn_why_it_waits().await; pending().await } => Error::misuse("no reason"),
         }
     }
@@ -310,8 +311,7 @@ impl Store {
             if let Some(found) = &found {
                 self.check_map(found.id)?;
             }
-            let known_version = known.as_ref().map_or(0, |known| known.map.version);
-            if let Some(found) = found.filter(|found| found.map.version >= known_version) {
+            if let Some(found) = found.filter(|found| Self::replaces(found, known.as_deref())) {
                 return self.adopt(found);
             }
             // Nodes with records put it back.
@@ -347,9 +347,7 @@ impl Store {
             return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
         }
         self.check_map(map.id)?;
-        for (shard, entry) in map.entries() {
-            self.router.entries.learn(shard, entry);
-        }
+        self.router.entries.adopt(map.id, map.entries());
         self.map.send_if_modified(|known| {
             let is_new = known.as_deref() != Some(&map);
             if is_new {
@@ -373,8 +371,8 @@ impl Store {
     async fn learn_stored(&self) -> Result<(), Error> {
         let (stored, _) = read_map(&self.cluster, &self.options.name).await?;
         let Some(stored) = stored else { return Ok(()) };
-        let known = self.map.borrow().as_ref().map_or(0, |known| known.map.version);
-        if stored.map.version < known { Ok(()) } else { self.adopt(stored) }
+        let is_new = Self::replaces(&stored, self.map.borrow().as_deref());
+        if is_new { self.adopt(stored) } else { Ok(()) }
     }
 
     /// Writes the known map again, which Consul has lost; returns what is stored then.

@@ -4,10 +4,10 @@
 //! with the last of them that is back or replaced, so it has no effect on what is lost later.
 
 use super::Shared;
-use super::document::{Announcement, MemberRecord, StoreId};
+use super::document::{Announcement, MemberRecord};
 use crate::client::coordination::{Operation, delete_unchanged, set, unchanged};
 use crate::client::watch::State;
-use crate::cluster::replication::map::{NodeId, Place};
+use crate::cluster::replication::map::{NodeId, Place, StoreId};
 use crate::cluster::replication::plan::{Accepted, Map};
 use crate::ordered;
 use crate::wire::value::Value;
@@ -84,7 +84,7 @@ pub(super) struct Said {
 impl Said {
     /// What concerns the store with this id: without the records of nodes with disks of another one.
     pub fn of(self: &Arc<Self>, id: Option<StoreId>) -> Arc<Self> {
-        let is_other = |record: &MemberRecord| id.zip(record.id).is_some_and(|(id, it)| id != it);
+        let is_other = |record: &MemberRecord| StoreId::differ(id, record.id);
         if !self.records().any(is_other) {
             return Arc::clone(self);
         }

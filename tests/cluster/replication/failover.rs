@@ -24,7 +24,7 @@ pub const OF_THREE: Quorums = Quorums { replicas: 3, write: 2, read: 2 };
 /// Nodes in memory, of which some do not answer.
 #[derive(Clone, Default)]
 pub struct Net {
-    holders: Arc<Mutex<BTreeMap<NodeId, Arc<Holder>>>>,
+    pub holders: Arc<Mutex<BTreeMap<NodeId, Arc<Holder>>>>,
     silent: Arc<Mutex<BTreeSet<NodeId>>>,
     /// Nodes that answer everything but copies.
     cannot_be_copied: Arc<Mutex<BTreeSet<NodeId>>>,
@@ -46,7 +46,8 @@ impl Peers for Net {
             if let (Some(holder), false) = (&holder, written.is_empty()) {
                 let action = Action::Write(written);
                 let entry = request.entry.clone();
-                holder.serve(Request { shard: request.shard, entry, action }).await;
+                let Request { store, shard, .. } = request;
+                holder.serve(Request { store, shard, entry, action }).await;
             }
             match holder.filter(|_| !is_silent && !refuses) {
                 Some(holder) => Ok(holder.serve(request).await),
@@ -102,7 +103,7 @@ impl Net {
     }
 
     pub fn ask_now(&self, node: &str, entry: &Entry, action: Action) -> Result<Outcome, Error> {
-        let request = Request { shard: 0, entry: entry.clone(), action };
+        let request = Request { store: None, shard: 0, entry: entry.clone(), action };
         now(self.ask(&node.into(), request)).map(|reply| reply.outcome)
     }
 

@@ -2,7 +2,9 @@
 
 use crate::support::golden;
 use bytes::Bytes;
-use consul_ffi::cluster::replication::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Slot};
+use consul_ffi::cluster::replication::map::{
+    Change, ChangeKind, Disk, Entry, NodeId, Place, Slot, StoreId,
+};
 use consul_ffi::cluster::replication::message::{Action, NotReady, Outcome, Reply, Request};
 use consul_ffi::cluster::replication::record::{HybridTime, Range, Record, Version};
 use consul_ffi::error::Kind;
@@ -100,6 +102,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         entry().prop_map(Outcome::Stale),
         why.prop_map(Outcome::NotReady),
         ".{0,40}".prop_map(Outcome::Failed),
+        any::<u64>().prop_map(|id| Outcome::OtherStore(StoreId(id))),
     ]
 }
 
@@ -111,10 +114,11 @@ fn refused<T: std::fmt::Debug>(read: Result<T, consul_ffi::error::Error>) -> Kin
 proptest! {
     #[test]
     fn a_request_is_read_as_it_was_written(
-        shard in any::<u32>(), entry in entry(), action in action(),
+        store in option::of(any::<u64>().prop_map(StoreId)), shard in any::<u32>(), entry in entry(),
+        action in action(),
         cut in any::<prop::sample::Index>(), garbled in any::<prop::sample::Index>(), with in 1..=255_u8,
     ) {
-        let request = Request { shard, entry, action };
+        let request = Request { store, shard, entry, action };
         let mut bytes = request.encode().to_vec();
         prop_assert_eq!(Request::decode(&bytes).expect("a request"), request);
         prop_assert_eq!(refused(Request::decode(&bytes[..cut.index(bytes.len())])), Kind::Decode);
@@ -141,7 +145,7 @@ proptest! {
     #[test]
     fn any_fields_give_a_message_or_an_error(fields in vec(any::<u8>(), 0..99)) {
         let hash = twox_hash::XxHash3_64::oneshot(&fields).to_le_bytes();
-        let bytes = [&[1], &hash[..], &fields[..]].concat();
+        let bytes = [&[2], &hash[..], &fields[..]].concat();
         for read in [Request::decode(&bytes).err(), Reply::decode(&bytes).err()] {
             prop_assert!(read.is_none_or(|error| error.kind() == Kind::Decode));
         }
@@ -151,16 +155,16 @@ proptest! {
 #[test]
 fn a_newer_format_is_refused_in_words() {
     let entry = Entry { epoch: 1, slots: Vec::new() };
-    let request = Request { shard: 1, entry, action: Action::Ping };
+    let request = Request { store: None, shard: 1, entry, action: Action::Ping };
     let mut bytes = request.encode().to_vec();
-    bytes[0] = 2;
+    bytes[0] = 3;
     let error = Request::decode(&bytes).expect_err("a newer format");
     assert_eq!(error.kind(), Kind::Unsupported);
     assert_eq!(
         error.message(),
-        "the request about a shard cannot be read: it has format 2, this release supports format 1"
+        "the request about a shard cannot be read: it has format 3, this release supports format 2"
     );
-    bytes[0] = 1;
+    bytes[0] = 2;
     bytes.push(0);
     let error = Reply::decode(&bytes).expect_err("damaged");
     assert_eq!(
@@ -174,11 +178,17 @@ fn messages() -> String {
     let mut runner = TestRunner::deterministic();
     let mut line = |request: bool| {
         let (bytes, meaning) = if request {
-            let request = (any::<u32>(), entry(), action())
-                .prop_map(|(shard, entry, action)| Request { shard, entry, action })
-                .new_tree(&mut runner)
-                .expect("a request")
-                .current();
+            let request =
+                (option::of(any::<u64>().prop_map(StoreId)), any::<u32>(), entry(), action())
+                    .prop_map(|(store, shard, entry, action)| Request {
+                        store,
+                        shard,
+                        entry,
+                        action,
+                    })
+                    .new_tree(&mut runner)
+                    .expect("a request")
+                    .current();
             (request.encode(), format!("{request:?}"))
         } else {
             let reply = (any::<u64>(), outcome())

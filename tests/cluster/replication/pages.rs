@@ -42,7 +42,7 @@ fn cost(sizes: impl Iterator<Item = usize>) -> Cost {
     loop {
         let range = Range { after: read.last().cloned(), ..Range::all() };
         let action = Action::Read { range, limit: 1000 };
-        let reply = holder.serve(Request { shard: 0, entry: entry.clone(), action });
+        let reply = holder.serve(Request { store: None, shard: 0, entry: entry.clone(), action });
         let reply = reply.now_or_never().expect("memory does not wait");
         let Outcome::Page { records, is_last, .. } = reply.outcome else {
             panic!("a page: {:?}", reply.outcome)

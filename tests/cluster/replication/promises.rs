@@ -1,11 +1,12 @@
 //! What a replica promises and refuses, and what the leader believes after Consul went back.
 
 use super::failover::{Net, OF_THREE, change, now, place, record};
-use consul_ffi::cluster::replication::map::{ChangeKind, Entry, NodeId, Place, Slot};
-use consul_ffi::cluster::replication::message::{Action, NotReady, Outcome};
+use consul_ffi::cluster::replication::map::{ChangeKind, Entry, NodeId, Place, Slot, StoreId};
+use consul_ffi::cluster::replication::message::{Action, NotReady, Outcome, Request};
 use consul_ffi::cluster::replication::record::{HybridTime, Version};
 use consul_ffi::cluster::replication::recover::Inquiry;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 #[test]
 fn a_node_learns_no_entry_below_its_promise() {
@@ -80,6 +81,7 @@ static NOBODY: BTreeSet<NodeId> = BTreeSet::new();
 fn inquiry(net: &Net) -> Inquiry<'_> {
     Inquiry {
         peers: net,
+        store: None,
         shard: 0,
         quorums: OF_THREE,
         has: &|_| true,
@@ -150,4 +152,24 @@ fn a_silent_node_that_is_being_replaced_is_waited_for() {
         let found = now(inquiry(&net).newest(&entry, 100));
         assert_eq!(found.is_ok(), is_enough, "{node} is silent: {found:?}");
     }
+}
+
+/// Not even an entry of a high epoch, which would be promised in the name of the store that the node has.
+#[test]
+fn a_request_about_another_store_is_refused_and_leaves_nothing_behind() {
+    let (net, entry) = Net::of_three("acknowledged");
+    let holder = Arc::clone(&net.holders.lock().expect("no panic")["a"]);
+    let own = StoreId(1);
+    holder.belongs_to(own);
+    let before = now(holder.state(0));
+    let entry = Entry { epoch: 1_000_000, ..entry };
+    let records = vec![record("other")];
+    for action in [Action::Ping, Action::Recover, Action::Fence, Action::Write(records)] {
+        let ask = |store| Request { store, shard: 0, entry: entry.clone(), action: action.clone() };
+        let reply = now(holder.serve(ask(Some(StoreId(2)))));
+        assert_eq!(reply.outcome, Outcome::OtherStore(own));
+        assert_eq!(now(holder.state(0)), before);
+    }
+    let request = Request { store: Some(own), shard: 0, entry, action: Action::Ping };
+    assert_eq!(now(holder.serve(request)).outcome, Outcome::Done);
 }

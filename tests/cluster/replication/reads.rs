@@ -6,7 +6,7 @@ use consul_ffi::clock::{BoxFuture, Clock, Instant, ManualClock};
 use consul_ffi::cluster::replication::clock::VersionClock;
 use consul_ffi::cluster::replication::holder::Holder;
 use consul_ffi::cluster::replication::map::{
-    Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Slot,
+    Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Slot, StoreId,
 };
 use consul_ffi::cluster::replication::message::{NotReady, Outcome, Reply, Request};
 use consul_ffi::cluster::replication::peers::{Entries, Peers, Runtime};
@@ -78,7 +78,7 @@ impl Nodes {
             Slot::of(Place { node: node.into(), disk: Disk(1), is_first: true })
         };
         let entries = Arc::new(Entries::default());
-        entries.learn(0, &Entry { epoch: 1, slots: ["n1", "n2", "n3"].map(slot).into() });
+        entries.learn(None, 0, &Entry { epoch: 1, slots: ["n1", "n2", "n3"].map(slot).into() });
         let router = Router {
             entries,
             peers: Arc::new(nodes.clone()),
@@ -203,7 +203,7 @@ fn a_request_without_a_quorum_names_each_replica_that_does_not_count_and_why() {
     let (kind, to) = (ChangeKind::Failover, "n6".into());
     slots[3].change = Some(Change::new(kind, to, 2));
     slots.push(Slot::default());
-    router.entries.learn(0, &Entry { epoch: 2, slots });
+    router.entries.learn(None, 0, &Entry { epoch: 2, slots });
     nodes.take("n1", None);
     let long = Outcome::Failed("no room ".repeat(1000));
     nodes.refusals.lock().expect("no panic").insert("n3".into(), long);
@@ -334,10 +334,41 @@ fn write_may_be_applied(outcome: Outcome, one_is_silent: bool) -> bool {
     written.expect_err("no quorum").maybe_applied()
 }
 
+/// A holder of another store of that name says so: what this process knows of the map is old.
+#[test]
+fn a_refusal_by_another_store_makes_the_caller_read_the_map_again() {
+    let (nodes, router) = Nodes::new();
+    let slots = router.entries.get(0).expect("an entry").entry.slots.clone();
+    let adopt = |store, epoch| {
+        let entry = Entry { epoch, slots: slots.clone() };
+        router.entries.adopt(Some(StoreId(store)), [(0, &entry)].into_iter());
+    };
+    adopt(1, 1_000_000);
+    let other = Outcome::OtherStore(StoreId(2));
+    for node in ["n1", "n2", "n3"] {
+        nodes.take(node, None);
+        nodes.refusals.lock().expect("no panic").insert(node.into(), other.clone());
+    }
+    assert!(router.entries.doubted().now_or_never().is_none(), "nothing was refused yet");
+    let reader = router.clone();
+    let read = nodes.run(1000, |deadline| {
+        Box::pin(async move { reader.read(0, &Range::all(), 10, deadline).await })
+    });
+    let error = read.expect_err("no quorum");
+    assert!(error.message().contains("another store of that name"), "{error}");
+    router.entries.doubted().now_or_never().expect("the map has to be read again");
+    let late = Entry { epoch: 2_000_000, slots: slots.clone() };
+    adopt(2, 1);
+    assert!(!router.entries.learn(Some(StoreId(1)), 0, &late), "a late answer of the first store");
+    let known = router.entries.get(0).expect("the entry of the new store");
+    assert_eq!((known.store, known.entry.epoch), (Some(StoreId(2)), 1));
+}
+
 #[test]
 fn a_write_that_no_replica_can_have_executed_says_so() {
     let sealed = Outcome::NotReady(NotReady::Sealed);
     assert!(!write_may_be_applied(sealed.clone(), false));
     assert!(write_may_be_applied(sealed, true));
+    assert!(!write_may_be_applied(Outcome::OtherStore(StoreId(1)), false));
     assert!(write_may_be_applied(Outcome::Failed("the disk is full".into()), false));
 }

@@ -96,7 +96,7 @@ fn router(world: &World, entry: &Entry) -> Router {
     let node = world.node_with(Options { observer: true, ..limited("gateway") }, drop);
     world.settle();
     let entries = Arc::new(Entries::default());
-    entries.learn(0, entry);
+    entries.learn(None, 0, entry);
     let simulated = Simulate::Named("remote".to_owned());
     let client = connect(&Config { simulate: simulated, ..Config::default() }).expect("a client");
     let runtime = Arc::new(Background::new(world.runtime.handle().clone(), Arc::new(client)));
@@ -219,12 +219,12 @@ fn a_message_that_is_not_a_request_is_refused_in_words() {
     let name = service_name(STORE);
     for (bytes, kind, why) in [
         (
-            &b"\x02anything"[..],
+            &b"\x03anything"[..],
             Kind::Unsupported,
-            "it has format 2, this release supports format 1",
+            "it has format 3, this release supports format 2",
         ),
         (b"", Kind::Decode, "it is empty"),
-        (b"\x01garbage that is longer", Kind::Decode, "its bytes are not those that were sent"),
+        (b"\x02garbage that is longer", Kind::Decode, "its bytes are not those that were sent"),
     ] {
         let body = Body::bytes(bytes);
         let options = CallOptions::default();
@@ -241,7 +241,7 @@ fn a_request_with_numbers_out_of_bounds_is_answered() {
     let (members, entry) = members(&world);
     let horizon = Version::default();
     let ask = |action| {
-        let request = Request { shard: 0, entry: entry.clone(), action };
+        let request = Request { store: None, shard: 0, entry: entry.clone(), action };
         world.runtime.block_on(members[0].holder.serve(request)).outcome
     };
     let id = Bytes::from_static(b"id");

@@ -156,3 +156,33 @@ fn the_first_map_says_what_it_waits_for() {
     cases.wait_until(20, || nodes[0].is_settled(3));
     cases.wait_until(5, || nodes[0].store.waits_for().is_none());
 }
+
+/// Consul loses everything while a node is silent, so that the epochs leap; then the store begins again on empty disks, at
+/// lower epochs, and an observer goes on that knows only the first one.
+#[test]
+fn an_observer_of_an_earlier_store_of_the_name_teaches_the_new_one_nothing() {
+    let (cases, nodes) = Cases::filled(5);
+    cases.world.wait(Duration::from_secs(10));
+    cases.kill(&nodes[4]);
+    cases.world.agent.restart(Retained::Nothing);
+    cases.world.wait(Duration::from_secs(60));
+    let observer = cases.observe("gateway");
+    let highest = |store: &Store| store.status().iter().map(|it| it.epoch).max();
+    let before = highest(&observer);
+    cases.wipe(&nodes[..4]);
+    let fresh = [1, 2, 3, 4].map(|n| cases.start(&format!("n{n}"), &Disk::new()));
+    cases.wait_until(60, || fresh[0].is_settled(3));
+    assert!(highest(&fresh[0].store) < before, "the new store begins at lower epochs");
+    cases.fill(&fresh[0], "new");
+    let record = |key: &str| (Bytes::from(key.to_owned()), Some(Bytes::from_static(b"seen")));
+    for turn in 0..40 {
+        let key = format!("seen-{turn}");
+        let write = observer.write(key.as_bytes(), vec![record(&key)], cases.deadline(10));
+        cases.world.run(write).expect("it goes on with the new store");
+        assert_eq!(cases.read(&fresh[1], &key).as_deref(), Some("seen"));
+    }
+    cases.world.wait(Duration::from_secs(30));
+    fresh.iter().for_each(|node| assert!(node.is_settled(3)));
+    assert_eq!(highest(&observer), highest(&fresh[0].store));
+    cases.has(&fresh[2], "new");
+}

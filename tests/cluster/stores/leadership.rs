@@ -528,7 +528,7 @@ fn a_leader_that_dies_before_it_puts_a_map_back_does_not_stop_the_others() {
         let holder = node.store.holder().expect("it keeps records");
         for shard in 0..8 {
             let entry = Entry { epoch, slots: Vec::new() };
-            let request = Request { shard, entry, action: Action::Recover };
+            let request = Request { store: None, shard, entry, action: Action::Recover };
             _ = cases.world.run(holder.serve(request));
         }
     }

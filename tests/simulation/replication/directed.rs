@@ -4,9 +4,10 @@ use super::nodes::{name, number};
 use super::{CLIENTS, Scenario};
 use crate::world::{ENVIRONMENT, Node};
 use consul_ffi::clock::Instant;
-use consul_ffi::cluster::replication::map::{ChangeKind, Entry, Quorums, Slot};
+use consul_ffi::cluster::replication::map::{ChangeKind, Disk, Entry, Quorums, Slot, StoreId};
 use consul_ffi::cluster::replication::peers::Entries;
 use consul_ffi::cluster::replication::quorum::Router;
+use consul_ffi::cluster::replication::record::Range;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -22,6 +23,9 @@ const CLIENT: Node = CLIENTS + 4;
 /// The id of a record that only this client writes.
 const OWN_ID: u64 = 99;
 
+/// The store before, of the same name.
+const EARLIER: StoreId = StoreId(2);
+
 /// What happens in a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Story {
@@ -33,10 +37,14 @@ pub enum Story {
     LossBetweenTries,
     /// A client and two replicas of four do not learn of a failover, which has replaced one of the two.
     LateReader,
+    /// A process knows only an earlier store of the same name, whose epochs are higher and whose disks were
+    /// others.
+    EarlierStore,
 }
 
 impl Story {
-    pub const ALL: [Story; 3] = [Story::LossBesideAGap, Story::LossBetweenTries, Story::LateReader];
+    pub const ALL: [Story; 4] =
+        [Story::LossBesideAGap, Story::LossBetweenTries, Story::LateReader, Story::EarlierStore];
 
     pub fn quorums(self) -> Quorums {
         match self {
@@ -56,6 +64,7 @@ impl Scenario {
             Story::LossBesideAGap => self.lose_beside_a_gap(&nodes).await,
             Story::LossBetweenTries => self.lose_between_tries(&nodes).await,
             Story::LateReader => self.read_late(&nodes).await,
+            Story::EarlierStore => self.call_by_an_earlier_store(&entry).await,
         }
     }
 
@@ -174,6 +183,25 @@ impl Scenario {
         }
         for node in [*gets_it, *lost, CLIENT] {
             self.join(node, &[]);
+        }
+    }
+
+    /// The process goes on as if its store were still there.
+    async fn call_by_an_earlier_store(&self, entry: &Entry) {
+        let router = self.knowing_client();
+        let epoch = entry.epoch + 1_000_000;
+        let mut slots = entry.slots.clone();
+        for place in slots.iter_mut().filter_map(|slot| slot.holder.as_mut()) {
+            place.disk = Disk(self.world.number(1..u64::MAX));
+        }
+        let earlier = Entry { epoch, slots };
+        router.entries.adopt(Some(EARLIER), [(0, &earlier)].into_iter());
+        for _ in 0..20 {
+            let range = Range::all();
+            let outcome = router.read(0, &range, 10, self.in_seconds(1)).await;
+            if outcome.is_ok() {
+                self.world.violation(|| "a request about another store was executed".to_owned());
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use checker::{Checker, Place, WriteId};
 use consul_ffi::clock::Instant;
 use consul_ffi::cluster::replication::clock::VersionClock;
-use consul_ffi::cluster::replication::map::{NodeId, Quorums};
+use consul_ffi::cluster::replication::map::{NodeId, Quorums, StoreId};
 use consul_ffi::cluster::replication::message::{Action, Outcome, Request};
 use consul_ffi::cluster::replication::peers::Entries;
 use consul_ffi::cluster::replication::quorum::Router;
@@ -44,6 +44,9 @@ const CLIENTS: Node = 100;
 
 /// What the machines' clocks show at the start, in Unix milliseconds.
 const START_MS: u64 = 1_700_000_000_000;
+
+/// The store of all histories.
+const STORE: StoreId = StoreId(1);
 
 pub struct Scenario {
     world: Rc<World>,
@@ -397,7 +400,7 @@ impl Scenario {
     fn learn_map(&self, entries: &Entries) {
         if let Some(map) = self.register.borrow().map() {
             for (shard, entry) in map.shards.iter().enumerate() {
-                entries.learn(shard as u32, entry);
+                entries.learn(Some(STORE), shard as u32, entry);
             }
         }
     }
@@ -526,6 +529,7 @@ pub fn rule(name: &str) -> Option<Rule> {
 /// The rules, each with a history that shows it to be needed and a seed that finds a violation without it.
 pub const RULES: &[(Rule, Kind, u64)] = &[
     (Rule::RefuseOtherEpochs, Kind::Register, 14),
+    (Rule::RefuseOtherStores, Kind::Directed(Story::EarlierStore), 0),
     (Rule::Seal, Kind::Register, 3),
     (Rule::SealIsStored, Kind::Register, 361),
     (Rule::WaitForRunning, Kind::Register, 389),

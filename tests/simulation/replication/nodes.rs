@@ -2,12 +2,12 @@
 
 use super::network::{Disk as Storage, Way};
 use super::register::Said;
-use super::{START_MS, Scenario};
+use super::{START_MS, STORE, Scenario};
 use crate::world::{Disruption, ENVIRONMENT, Node, World};
 use consul_ffi::cluster::Cluster;
 use consul_ffi::cluster::replication::holder::Holder;
 use consul_ffi::cluster::replication::map::{Disk, NodeId, Place};
-use consul_ffi::cluster::replication::peers::Entries;
+use consul_ffi::cluster::replication::peers::{Entries, Known};
 use consul_ffi::cluster::replication::plan::{Accepted, Map, Member, Planner, Presence};
 use consul_ffi::cluster::replication::record::{HybridTime, Record, Version};
 use consul_ffi::cluster::replication::recover::Inquiry;
@@ -86,6 +86,7 @@ impl Scenario {
         self.world.spawn(node, async move {
             let clock = scenario.version_clock(skew);
             let holder = Holder::new(name(node), disk, storage, clock, scenario.rules);
+            holder.belongs_to(STORE);
             for shard in 0..scenario.shards {
                 holder.load(shard).await.expect("what was kept");
             }
@@ -162,7 +163,7 @@ impl Scenario {
         for (shard, entry) in map.iter().flat_map(|map| &map.shards).enumerate() {
             // Some entries are learned late.
             if self.world.chance(0.9) {
-                entries.learn(shard as u32, entry);
+                entries.learn(Some(STORE), shard as u32, entry);
                 if let Err(why) = holder.learn(shard as u32, entry).await {
                     self.world.note(|| format!("node {node} learns: {why}"));
                 }
@@ -210,7 +211,7 @@ impl Scenario {
         loop {
             self.world.sleep(Duration::from_millis(250)).await;
             for shard in 0..self.shards {
-                let Some(entry) = entries.get(shard) else { continue };
+                let Some(Known { entry, .. }) = entries.get(shard) else { continue };
                 if entry.names(transfer.holder.node()) {
                     since.remove(&shard);
                     continue;
@@ -267,6 +268,7 @@ impl Scenario {
             for (shard, entry) in map.shards.iter().enumerate() {
                 let inquiry = Inquiry {
                     peers: way,
+                    store: Some(STORE),
                     shard: shard as u32,
                     quorums: self.quorums,
                     has: &|place: &Place| disks.get(&number(&place.node)) == Some(&place.disk),
