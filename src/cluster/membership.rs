@@ -242,12 +242,12 @@ impl Cluster {
         &self,
         condition: Option<&Unchanged>,
         node_id: &str,
-        change: impl Fn(&mut Record),
+        mut change: impl FnMut(&mut Record) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.update_while(condition, &self.options.node_key(node_id), |found| {
             let Some(bytes) = found else { return Err(no_such_node(node_id)) };
             let mut record = parse(&self.options, node_id, bytes)?;
-            change(&mut record);
+            change(&mut record)?;
             Ok(Update::Put(record.to_bytes()))
         })
         .await

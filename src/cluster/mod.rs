@@ -56,7 +56,7 @@ pub use event::{Event, PastEvent};
 pub use node::{Complaint, Mode, Node, Record};
 pub use operate::{Forgotten, Unchanged};
 pub use options::Options;
-pub use request::{HandOver, Leave, Request};
+pub use request::{Asked, HandOver, Leave, Request};
 pub use snapshot::{Leader, Snapshot};
 
 use crate::client::Client;

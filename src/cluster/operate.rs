@@ -1,7 +1,7 @@
 //! What an operator reads and changes from outside, by an observer that does not run.
 
 use super::keys::{self, Update};
-use super::node::{Mode, Node};
+use super::node::{Mode, Node, Record};
 use super::rights::{self, lacking};
 use super::shard_map::publication::{self, Announcement, Content};
 use super::{Cluster, membership};
@@ -192,7 +192,11 @@ impl Cluster {
         node_id: &str,
         mode: Mode,
     ) -> Result<(), Error> {
-        self.change_record(condition, node_id, |record| record.mode = mode).await
+        let set = |record: &mut Record| {
+            record.mode = mode;
+            Ok(())
+        };
+        self.change_record(condition, node_id, set).await
     }
 
     /// Removes a node that is down from the members at once, instead of after `forget_after`.

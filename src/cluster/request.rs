@@ -45,23 +45,66 @@ pub(super) fn lenient<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Reque
     Ok(found.and_then(|found| serde_json::from_slice(found.to_string().as_bytes()).ok()))
 }
 
+impl Request {
+    /// Adds what another request asks of a node. Whether it was not asked already. What is about an earlier
+    /// leadership or an earlier start is replaced.
+    fn add(&mut self, node_id: &str, other: &Request) -> Result<bool, Error> {
+        let before = self.clone();
+        if let Some(hand_over) = &other.hand_over {
+            let is_other = |it: &&HandOver| it.token == hand_over.token && it.to != hand_over.to;
+            if let Some(pending) = before.hand_over.as_ref().filter(is_other) {
+                let to =
+                    pending.to.as_ref().map_or("another node".to_owned(), |to| format!("{to:?}"));
+                let why =
+                    format!("node {node_id:?} has yet to take the request to hand over to {to}");
+                return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
+            }
+            self.hand_over = Some(hand_over.clone());
+        }
+        if let Some(leave) = &other.leave {
+            self.leave = Some(leave.clone());
+        }
+        Ok(*self != before)
+    }
+
+    /// Removes what another request asks. Whether something was removed.
+    fn remove(&mut self, other: &Request) -> bool {
+        let before = self.clone();
+        self.hand_over = self.hand_over.take().filter(|it| Some(it) != other.hand_over.as_ref());
+        self.leave = self.leave.take().filter(|it| Some(it) != other.leave.as_ref());
+        *self != before
+    }
+}
+
+/// What this process has asked of a node.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The node.
+    pub node_id: String,
+    /// What it was asked.
+    pub request: Request,
+    /// Whether the node's key did not have it already, from another process.
+    pub is_new: bool,
+}
+
 impl Cluster {
     /// Asks the leader to hand over the leadership that this process knows, to a node or to any other one.
     ///
     /// # Errors
-    /// [`Kind::Conflict`] if there is no leader, or the other key has changed; otherwise those of the calls.
+    /// [`Kind::Conflict`] if there is no leader, it is asked to hand over to another node already, or the other
+    /// key has changed; otherwise those of the calls.
     pub async fn ask_hand_over(
         &self,
         condition: Option<&Unchanged>,
         to: Option<&str>,
-    ) -> Result<(), Error> {
+    ) -> Result<Asked, Error> {
         let snapshot = self.snapshot();
         let Some(leader) = &snapshot.leader else {
             return Err(Error::new(Kind::Conflict, "there is no leader").not_sent());
         };
         let hand_over = HandOver { token: leader.token, to: to.map(str::to_owned) };
         let request = Request { hand_over: Some(hand_over), leave: None };
-        self.ask(condition, &leader.node_id, Some(request)).await
+        self.ask(condition, &leader.node_id, request).await
     }
 
     /// Asks a node to hand over its shards, and then to stop.
@@ -73,28 +116,45 @@ impl Cluster {
         &self,
         condition: Option<&Unchanged>,
         node_id: &str,
-    ) -> Result<(), Error> {
+    ) -> Result<Asked, Error> {
         let snapshot = self.snapshot();
         let node = snapshot.nodes.get(node_id).ok_or_else(|| no_such_node(node_id))?;
         let leave = Leave { incarnation: node.record.incarnation.clone() };
-        self.ask(condition, node_id, Some(Request { hand_over: None, leave: Some(leave) })).await
+        self.ask(condition, node_id, Request { hand_over: None, leave: Some(leave) }).await
     }
 
-    /// Takes back what a node was asked, if it has not taken the request.
-    ///
-    /// # Errors
-    /// Those of the calls.
-    pub async fn withdraw_request(&self, node_id: &str) -> Result<(), Error> {
-        self.ask(None, node_id, None).await
-    }
-
+    /// Adds a request to those that the node has not taken.
     async fn ask(
         &self,
         condition: Option<&Unchanged>,
         node_id: &str,
-        request: Option<Request>,
-    ) -> Result<(), Error> {
-        self.change_record(condition, node_id, |record| record.request.clone_from(&request)).await
+        request: Request,
+    ) -> Result<Asked, Error> {
+        let mut is_new = false;
+        let add = |record: &mut Record| {
+            let mut all = record.request.take().unwrap_or_default();
+            is_new |= all.add(node_id, &request)?;
+            record.request = Some(all);
+            Ok(())
+        };
+        self.change_record(condition, node_id, add).await?;
+        Ok(Asked { node_id: node_id.to_owned(), request, is_new })
+    }
+
+    /// Takes back what this process has asked, and nothing that others did. Whether the node's key still had it.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub async fn withdraw(&self, asked: &Asked) -> Result<bool, Error> {
+        let mut withdrawn = false;
+        let withdraw = |record: &mut Record| {
+            let Some(all) = &mut record.request else { return Ok(()) };
+            withdrawn |= all.remove(&asked.request);
+            record.request = record.request.take().filter(|all| *all != Request::default());
+            Ok(())
+        };
+        self.change_record(None, &asked.node_id, withdraw).await?;
+        Ok(withdrawn)
     }
 
     /// What a request changes in this node's record, before it is taken out of the key.

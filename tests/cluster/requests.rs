@@ -87,6 +87,32 @@ fn a_request_about_another_leadership_or_another_start_has_no_effect() {
 }
 
 #[test]
+fn a_request_neither_replaces_nor_withdraws_another_one() {
+    let world = World::new();
+    let nodes = world.nodes(3);
+    world.wait(Duration::from_secs(5));
+    let leads = leader(&world);
+    let leader = nodes.iter().find(|node| node.cluster.options().node_id == leads).expect("it");
+    // It does not take requests any more, and still counts as live.
+    world.kill(leader);
+    let operator = look(&world);
+    let leave = world.run(operator.ask_leave(None, &leads)).expect("a node");
+    let hand_over = world.run(operator.ask_hand_over(None, Some("n9"))).expect("a leader");
+    assert!(leave.is_new && hand_over.is_new);
+    let other = world.run(operator.ask_hand_over(None, None)).expect_err("another node");
+    assert_eq!(other.kind(), Kind::Conflict);
+    let same = world.run(operator.ask_hand_over(None, Some("n9"))).expect("the same");
+    assert!(!same.is_new);
+    let has = |field: &str| !request(&world, &leads)[field].is_null();
+    assert!(has("leave") && has("hand_over"));
+    assert!(world.run(operator.withdraw(&leave)).expect("an answer"));
+    assert!(!has("leave") && has("hand_over"));
+    assert!(!world.run(operator.withdraw(&leave)).expect("an answer"), "it is gone already");
+    assert!(world.run(operator.withdraw(&hand_over)).expect("an answer"));
+    assert!(request(&world, &leads).is_null());
+}
+
+#[test]
 fn a_request_that_cannot_be_read_leaves_the_node_a_member() {
     let world = World::new();
     let _nodes = world.nodes(2);
@@ -187,8 +213,8 @@ fn nothing_is_changed_after_another_shard_map_than_the_operators() {
     let condition = Some(&unchanged);
     let refused = [
         world.run(operator.set_mode_while(condition, "n1", Mode::Draining)),
-        world.run(operator.ask_leave(condition, "n2")),
-        world.run(operator.ask_hand_over(condition, None)),
+        world.run(operator.ask_leave(condition, "n2")).map(drop),
+        world.run(operator.ask_hand_over(condition, None)).map(drop),
         world.run(operator.forget(condition, "n3")).map(drop),
     ];
     let kinds = refused.map(|refused| refused.expect_err("another map").kind());

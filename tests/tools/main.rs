@@ -10,6 +10,7 @@ mod blind;
 mod changes;
 mod doctor;
 mod looks;
+mod lost;
 mod permissions;
 mod program;
 mod recipes;
@@ -35,6 +36,13 @@ fn trials() -> Trials {
             changes::without_leader(&system);
             system.says_no_secret();
         });
+    }
+    for version in [SIM, "1.21"] {
+        let is_missing = consul::is_missing(version, "waits of consul-ha");
+        let name = format!("a_wait_during_which_consul_is_wiped_is_no_success_on_{version}");
+        trials.add_unless(is_missing, name, move || lost::is_no_success(version));
+        let name = format!("requests_of_two_operators_do_not_end_each_other_on_{version}");
+        trials.add_unless(is_missing, name, move || lost::requests_of_two(version));
     }
     let is_long = std::env::var_os("LONG").is_some();
     for version in if is_long { &[SIM, "1.21"][..] } else { &[SIM] } {

@@ -4,16 +4,12 @@ use super::arguments::{AcceptLoss, Change, Drain, HandOver, Leave, Maintenance, 
 use super::connection::{Session, check_node};
 use super::failure::Failure;
 use super::output::{Output, counted, say};
-use super::progress::Progress;
+use super::wait::{Seen, during_wait, has_taken, lost_data, until_empty, until_gone};
 use consul_ffi::cluster::overview::shell_word;
-use consul_ffi::cluster::{Cluster, Forgotten, Mode, Snapshot, Unchanged, stores};
-use consul_ffi::error::Error;
+use consul_ffi::cluster::{Asked, Cluster, Forgotten, Mode, Snapshot, Unchanged, stores};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// The pause between two looks of a wait.
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// The pause between two looks for a short wait.
 const SHORT_PAUSE: Duration = Duration::from_millis(200);
@@ -53,12 +49,14 @@ pub async fn drain(session: &Session, drain: &Drain, output: Output) -> Result<(
             warn_of_obstacles(&cluster, node, drain.wait).await?;
         }
     }
-    set_mode(&cluster, condition.as_ref(), &drain.of, mode).await?;
     let is_dry = drain.of.change.dry_run;
-    if drain.wait && !is_dry {
-        wait_until_empty(session, node, drain.limit, output).await?;
+    let waits = drain.wait && !is_dry;
+    let seen = if waits { Some(Seen::of(&cluster, node).await?) } else { None };
+    set_mode(&cluster, condition.as_ref(), &drain.of, mode).await?;
+    if let Some(seen) = seen {
+        until_empty(session, node, seen, drain.limit, output).await?;
     }
-    let text = match (drain.off, drain.wait && !is_dry) {
+    let text = match (drain.off, waits) {
         (true, _) => format!("{node} gets shards again"),
         (false, true) => format!("{node} has no shard"),
         (false, false) => format!("{node} drains"),
@@ -129,18 +127,6 @@ async fn warn_of_obstacles(cluster: &Cluster, node: &str, waits: bool) -> Result
     Ok(())
 }
 
-/// What a wait reads; nothing while Consul has a short failure, which is said.
-fn during_wait<T, E: Into<Failure>>(read: Result<T, E>) -> Result<Option<T>, Failure> {
-    match read.map_err(Into::into) {
-        Ok(read) => Ok(Some(read)),
-        Err(Failure::Call(error)) if error.is_transient() => {
-            say(&format!("consul-ha: {error}"));
-            Ok(None)
-        }
-        Err(failure) => Err(failure),
-    }
-}
-
 async fn set_mode(
     cluster: &Cluster,
     condition: Option<&Unchanged>,
@@ -151,51 +137,6 @@ async fn set_mode(
         cluster.set_mode_while(condition, &of.node, mode).await?;
     }
     Ok(())
-}
-
-/// Waits until neither the shard map nor a store names a node.
-async fn wait_until_empty(
-    session: &Session,
-    node: &str,
-    limit: u64,
-    output: Output,
-) -> Result<(), Failure> {
-    let end = Instant::now() + Duration::from_secs(limit);
-    let mut progress = Progress::new(&format!("shards of {node}"), output.json);
-    loop {
-        let left = match during_wait(left(session, node).await)? {
-            Some(0) => return Ok(()),
-            Some(left) => {
-                progress.tell(left);
-                counted(left, "shard")
-            }
-            None => "shards".to_owned(),
-        };
-        if Instant::now() >= end {
-            let why = format!("{node} still has {left} after {limit} s, and drains");
-            return Err(Failure::Limit(why));
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
-/// How many shards of the map and of the stores name a node that drains.
-async fn left(session: &Session, node: &str) -> Result<usize, Failure> {
-    let cluster = session.look().await?;
-    let of_map = left_of_map(&cluster.snapshot(), node)?;
-    let of_stores = stores::outside::held(&cluster, node).await?;
-    Ok(of_map + of_stores.values().sum::<usize>())
-}
-
-/// How many shards of the map name it.
-fn left_of_map(snapshot: &Snapshot, node: &str) -> Result<usize, Failure> {
-    if snapshot.nodes.get(node).is_some_and(|it| it.record.mode == Mode::Active) {
-        return Err(Failure::Refused(format!("{node} is active again")));
-    }
-    if let Some(why) = snapshot.unreadable.first() {
-        return Err(Failure::Refused(format!("it is not known what {node} has: {why}")));
-    }
-    Ok(snapshot.map.as_ref().map_or(0, |map| map.shards_of(node).len()))
 }
 
 /// `maintenance`
@@ -248,7 +189,7 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
         output.done(&text, json!({ "from": from, "to": to }), true);
         return Ok(());
     }
-    cluster.ask_hand_over(condition.as_ref(), to).await?;
+    let asked = cluster.ask_hand_over(condition.as_ref(), to).await?;
     let end = Instant::now() + Duration::from_secs(given.limit);
     let next = loop {
         tokio::time::sleep(SHORT_PAUSE).await;
@@ -256,7 +197,7 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
         match now {
             Some(now) if now.session_id != leader.session_id => break now.node_id,
             _ if Instant::now() < end => {}
-            _ => return Err(not_taken(&cluster, from, given.limit).await),
+            _ => return Err(not_taken(&cluster, &asked, given.limit).await),
         }
     };
     if to.is_some_and(|to| to != next) {
@@ -268,14 +209,23 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
 }
 
 /// Takes a request back that a node has not taken.
-async fn not_taken(cluster: &Cluster, node: &str, limit: u64) -> Failure {
-    let withdrawn = match cluster.withdraw_request(node).await {
-        Ok(()) => "the request is withdrawn".to_owned(),
+async fn not_taken(cluster: &Cluster, asked: &Asked, limit: u64) -> Failure {
+    let withdrawn = match asked.is_new {
+        true => cluster.withdraw(asked).await,
+        false => Ok(false),
+    };
+    let state = match withdrawn {
+        Ok(true) => "the request is withdrawn".to_owned(),
+        Ok(false) if !asked.is_new => "somebody else had asked the same, which stays".to_owned(),
+        Ok(false) => {
+            "the request is gone: it was taken at last, or somebody has withdrawn it".to_owned()
+        }
         Err(error) => format!("the request may still take effect, it was not withdrawn: {error}"),
     };
     Failure::Limit(format!(
-        "{node} has not acted within {limit} s: it hangs, it cannot write its key, or its release does not know \
-         the request; {withdrawn}"
+        "{} has not acted within {limit} s: it hangs, it cannot write its key, or its release does not know \
+         the request; {state}",
+        asked.node_id
     ))
 }
 
@@ -297,12 +247,16 @@ pub async fn leave(session: &Session, given: &Leave, output: Output) -> Result<(
         output.done(&format!("{node} hands over its shards and stops"), json, true);
         return Ok(());
     }
-    cluster.ask_leave(condition.as_ref(), node).await?;
+    let mut seen = Seen::of(&cluster, node).await?;
+    let asked = cluster.ask_leave(condition.as_ref(), node).await?;
     let within = given.limit.min(TAKEN_WITHIN);
     let taken = Instant::now() + Duration::from_secs(within);
-    while during_wait(is_waiting(session, node).await)?.unwrap_or(true) {
+    while !during_wait(has_taken(session, &asked, &mut seen).await)?.unwrap_or(false) {
         if Instant::now() >= taken {
-            return Err(not_taken(&cluster, node, within).await);
+            return Err(match seen.lost() {
+                Some(lost) => lost_data(lost, &format!("it is not known whether {node} leaves")),
+                None => not_taken(&cluster, &asked, within).await,
+            });
         }
         tokio::time::sleep(SHORT_PAUSE).await;
     }
@@ -310,40 +264,9 @@ pub async fn leave(session: &Session, given: &Leave, output: Output) -> Result<(
         output.done(&format!("{node} hands over its shards, then it stops"), json, false);
         return Ok(());
     }
-    wait_until_gone(session, given, output).await?;
+    until_gone(session, node, seen, given.limit, output).await?;
     output.done(&format!("{node} has left"), json, false);
     Ok(())
-}
-
-/// Whether a node has yet to take a request.
-async fn is_waiting(session: &Session, node: &str) -> Result<bool, Error> {
-    let snapshot = session.look().await?.snapshot();
-    Ok(snapshot.nodes.get(node).is_some_and(|node| node.record.request.is_some()))
-}
-
-async fn wait_until_gone(session: &Session, given: &Leave, output: Output) -> Result<(), Failure> {
-    let (node, limit) = (&given.of.node, given.limit);
-    let end = Instant::now() + Duration::from_secs(limit);
-    let mut progress = Progress::new(&format!("shards of {node}"), output.json);
-    loop {
-        match during_wait(left_of_member(session, node).await)? {
-            Some(None) => return Ok(()),
-            Some(Some(left)) => progress.tell(left),
-            None => {}
-        }
-        if Instant::now() >= end {
-            return Err(Failure::Limit(format!("{node} has not left after {limit} s, and drains")));
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
-/// How many shards a node has that drains; `None`: it is not a member any more.
-async fn left_of_member(session: &Session, node: &str) -> Result<Option<usize>, Failure> {
-    if !session.look().await?.snapshot().nodes.contains_key(node) {
-        return Ok(None);
-    }
-    left(session, node).await.map(Some)
 }
 
 /// `thaw`
@@ -452,29 +375,6 @@ mod tests {
         let map = br#"{"format":1,"epoch":7,"token":1,"replicas":1,"nodes":["n1"],"shards":[[0]]}"#;
         snapshot.map = Some(Arc::new(ShardMap::decode(map).expect("a map")));
         snapshot
-    }
-
-    fn refusal(left: Result<usize, Failure>) -> String {
-        left.map_or_else(|failure| failure.to_string(), |left| format!("{left} left"))
-    }
-
-    #[test]
-    fn a_drain_is_not_over_while_the_map_is_not_known() {
-        let mut drains = snapshot(Mode::Draining, Mode::Active);
-        assert_eq!(refusal(left_of_map(&drains, "n1")), "1 left");
-        assert_eq!(refusal(left_of_map(&drains, "n3")), "0 left", "a node that is gone");
-        drains.map = None;
-        drains.unreadable = vec!["ha/shards/map: junk".to_owned()];
-        assert_eq!(
-            refusal(left_of_map(&drains, "n1")),
-            "it is not known what n1 has: ha/shards/map: junk"
-        );
-    }
-
-    #[test]
-    fn the_wait_for_a_drain_that_was_ended_ends() {
-        let active = snapshot(Mode::Active, Mode::Active);
-        assert_eq!(refusal(left_of_map(&active, "n1")), "n1 is active again");
     }
 
     #[test]

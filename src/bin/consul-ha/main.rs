@@ -19,6 +19,7 @@ mod follow;
 mod look;
 mod output;
 mod progress;
+mod wait;
 mod words;
 
 use arguments::{CommandLine, Verb};

@@ -3,7 +3,7 @@
 use super::document::StoreMap;
 use super::{accepted_key, is_live, map_key, read_map, said};
 use crate::cluster::keys::Update;
-use crate::cluster::replication::map::{NodeId, Place};
+use crate::cluster::replication::map::{Entry, NodeId, Place};
 use crate::cluster::rights::{Right, lacking};
 use crate::cluster::{Cluster, Unchanged};
 use crate::error::{Error, Kind};
@@ -65,6 +65,34 @@ pub(super) async fn check_whole(
 pub async fn held(cluster: &Cluster, node: &str) -> Result<BTreeMap<String, usize>, Error> {
     let count = |map: &StoreMap| map.map.shards.iter().filter(|entry| entry.names(node)).count();
     Ok(maps(cluster).await?.iter().map(|(store, map)| (store.clone(), count(map))).collect())
+}
+
+/// What the map of a store says about a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldShards {
+    /// Which store it is; `None`: a release before ids has written the map.
+    pub store_id: Option<u64>,
+    /// The version of the map.
+    pub version: u64,
+    /// How many of its shards name the node, or may be its: since Consul went back it is not known who has them.
+    pub shards: usize,
+}
+
+/// What the maps of all stores say about a node.
+///
+/// # Errors
+/// As [`held`].
+pub async fn held_shards(
+    cluster: &Cluster,
+    node: &str,
+) -> Result<BTreeMap<String, HeldShards>, Error> {
+    let of = |map: StoreMap| {
+        let may_be =
+            |(shard, entry): &(u32, &Entry)| map.unrecovered.contains(shard) || entry.names(node);
+        let shards = map.entries().filter(may_be).count();
+        HeldShards { store_id: map.id.map(|id| id.0), version: map.map.version, shards }
+    };
+    Ok(maps(cluster).await?.into_iter().map(|(store, map)| (store, of(map))).collect())
 }
 
 /// The stores of which a node has or gets replicas, each with the number of nodes that it needs.
