@@ -204,6 +204,19 @@ fn bad_lines(system: &System) {
     assert_eq!(elsewhere, "no nodes below other/nodes/\n", "the flag goes before the environment");
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     system.run_into(full, &["why"]).refused(1, &["the output cannot be written"]);
+    unread(system);
+}
+
+/// The reader of the output has ended, as `head` does: the exit status is that of what was done.
+fn unread(system: &System) {
+    let closed = || std::fs::File::from(std::os::fd::OwnedFd::from(std::io::pipe().unwrap().1));
+    let status = |arguments: &[&str]| system.run_into(closed(), arguments).status;
+    assert_eq!(status(&["leader"]), 0);
+    assert_eq!(status(&["nodes", "--watch", "1"]), 0);
+    assert_eq!(status(&["events", "--follow"]), 0);
+    let refused = system.run_into(closed(), &["drain", "n11", "--json"]);
+    refused.refused(1, &["unknown node \"n11\""]);
+    assert_eq!(status(&["doctor", "--nodes-prefix", "other/nodes"]), 1);
 }
 
 /// What is wrong is said in the words of the flags.

@@ -4,6 +4,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::process;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// The name of this program.
 pub const PROGRAM: &str = env!("CARGO_BIN_NAME");
@@ -16,12 +17,17 @@ pub fn failed(kind: &str, message: &str) -> Value {
 /// The exit status when the output cannot be written.
 const UNWRITTEN: i32 = 1;
 
-/// Prints a line. When nobody reads any more, the program ends.
+/// Whether the reader of the output has ended, as `head` does.
+pub static IS_UNREAD: AtomicBool = AtomicBool::new(false);
+
+/// Prints a line. That nobody reads any more does not change what the program does or its exit status.
 pub fn print(line: &str) {
     let mut stdout = io::stdout();
     match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
         Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => process::exit(0),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            IS_UNREAD.store(true, Relaxed);
+        }
         Err(error) => {
             say(&format!("{PROGRAM}: the output cannot be written: {error}"));
             process::exit(UNWRITTEN);

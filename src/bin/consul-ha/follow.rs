@@ -3,7 +3,7 @@
 use super::arguments::{Events, Serve};
 use super::connection::{Session, View};
 use super::failure::Failure;
-use super::output::{Output, Shown, line, print, print_json, say};
+use super::output::{Output, Shown, is_unread, line, print, print_json, say};
 use consul_ffi::cluster::overview::{EventOverview, Level};
 use consul_ffi::status::{Nodes, StatusServer};
 use serde_json::json;
@@ -63,16 +63,14 @@ pub async fn events(session: &Session, given: &Events, output: Output) -> Result
     let mut seen = BTreeSet::new();
     let view = session.view().await?;
     tell(&view.overview.events, &mut seen, output);
-    if !given.follow {
-        return Ok(());
-    }
-    loop {
+    while given.follow && !is_unread() {
         tokio::time::sleep(PAUSE).await;
         match view.again().await {
             Ok(overview) => tell(&overview.events, &mut seen, output),
             Err(error) => output.failure(&session.explained(error.into()).await),
         }
     }
+    Ok(())
 }
 
 /// `serve`

@@ -1,16 +1,22 @@
 //! What the program prints: tables for people, JSON for programs.
 
 use super::arguments::Watched;
-use super::common::print::inert;
+use super::common::print::{IS_UNREAD, inert};
 pub use super::common::print::{counted, failed, line, print, print_json, say, table};
 use super::connection::Session;
 use super::failure::Failure;
 use serde_json::Value;
 use std::io::{self, IsTerminal};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Clears a terminal, for the next look.
 const CLEAR: &str = "\x1b[H\x1b[2J";
+
+/// Whether nobody reads the output any more.
+pub fn is_unread() -> bool {
+    IS_UNREAD.load(Relaxed)
+}
 
 /// One look at something: the same as text and as JSON, and whether it is well.
 pub struct Shown {
@@ -55,9 +61,16 @@ impl Output {
             if clears {
                 print(CLEAR);
             }
-            match shown {
-                Ok(shown) => _ = self.show(&shown),
-                Err(failure) => self.failure(&session.explained(failure).await),
+            let is_well = match shown {
+                Ok(shown) => self.show(&shown),
+                Err(failure) => {
+                    let failure = session.explained(failure).await;
+                    self.failure(&failure);
+                    Err(failure)
+                }
+            };
+            if is_unread() {
+                return is_well;
             }
             if !self.json && !clears {
                 print("");
