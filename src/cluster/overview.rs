@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use problems::{Level, Problem, problems, shell_word};
+pub use problems::{Level, Problem, operand, problems, shell_word};
 
 /// The version of the document. A later release may add fields without another version.
 pub const VERSION: u32 = 1;

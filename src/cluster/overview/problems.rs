@@ -43,6 +43,7 @@ pub enum Level {
 pub fn problems(overview: &Overview) -> Vec<Problem> {
     let mut found = of_cluster(overview);
     found.extend(overview.nodes.iter().flat_map(|node| of_node(node, overview)));
+    found.extend(of_drains(overview));
     found.extend(of_map(overview));
     found.extend(overview.stores.iter().flat_map(|store| of_store(store, &overview.nodes)));
     found.extend(overview.waiting.iter().map(of_waiting));
@@ -70,6 +71,17 @@ pub fn shell_word(name: &str) -> String {
         true => name.to_owned(),
         false => format!("'{}'", name.replace('\'', r"'\''")),
     }
+}
+
+/// A name and the flags after a verb of `consul-ha`, as words of a shell's command. A name that begins with `-`
+/// is told from a flag.
+pub fn operand(name: &str, flags: &str) -> String {
+    let word = shell_word(name);
+    let words = match name.starts_with('-') {
+        true => [flags, "--", &word],
+        false => [&word, flags, ""],
+    };
+    words.join(" ").trim().to_owned()
 }
 
 /// Up to [`NAMED`] of a list, and the number of the rest.
@@ -144,7 +156,6 @@ fn may_lead(node: &NodeOverview) -> bool {
 
 fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
     let id = node.id.as_str();
-    let word = shell_word(id);
     let mut found = Vec::new();
     match node.state {
         NodeState::Down => {
@@ -153,7 +164,7 @@ fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
                 0 => format!("{id} is down"),
                 _ => format!("{id} has been down for {seconds} s"),
             };
-            let cure = format!("start it, or `consul-ha forget {word}`");
+            let cure = format!("start it, or `consul-ha forget {}`", operand(id, ""));
             found.push(error("node_down", id, text, cure));
         }
         NodeState::Unavailable => {
@@ -194,7 +205,8 @@ fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
         Mode::Active => {}
         Mode::Maintenance => {
             let text = format!("{id} is in maintenance: no requests are routed to it");
-            let cure = format!("`consul-ha maintenance {word} --off` when the work is done");
+            let cure =
+                format!("`consul-ha maintenance {}` when the work is done", operand(id, "--off"));
             found.push(note("node_maintenance", id, text, cure));
         }
         Mode::Draining => {
@@ -204,9 +216,47 @@ fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
     found
 }
 
+/// The command that ends a drain.
+fn drain_off(id: &str) -> String {
+    format!("`consul-ha drain {}`", operand(id, "--off"))
+}
+
+/// The drains that cannot end, because too few other nodes may have what the nodes have.
+fn of_drains(overview: &Overview) -> Vec<Problem> {
+    let live = || overview.nodes.iter().filter(|node| node.state != NodeState::Down);
+    let draining = |has: fn(&NodeOverview) -> usize| -> Vec<&NodeOverview> {
+        live().filter(|node| node.mode == Mode::Draining && has(node) > 0).collect()
+    };
+    let stuck = |of: &str, nodes: &[&NodeOverview], why: String| {
+        let names = listed(nodes.iter().map(|node| &node.id));
+        let verb = if nodes.len() == 1 { "cannot drain" } else { "cannot all drain" };
+        let off = nodes.first().map(|node| drain_off(&node.id)).unwrap_or_default();
+        let cure = format!("start other nodes, or end a drain: {off}");
+        error("drain_stuck", of, format!("{names} {verb}: {why}"), cure)
+    };
+    let mut found = Vec::new();
+    let of_map = draining(|node| node.primaries + node.replicas);
+    if !of_map.is_empty() && !live().any(|node| node.mode == Mode::Active && node.weight > 0.0) {
+        let why = "no live and active node is left to take shards".to_owned();
+        found.push(stuck("", &of_map, why));
+    }
+    let of_stores = draining(|node| node.store_replicas);
+    let others = live().filter(|node| node.mode != Mode::Draining && node.weight > 0.0).count();
+    if !of_stores.is_empty() {
+        for store in overview.stores.iter().filter(|store| store.replicas > others) {
+            let StoreOverview { name, replicas, .. } = store;
+            let why = format!(
+                "store {name} needs {replicas} nodes for its replicas; others that may have them: {others}"
+            );
+            found.push(stuck(name, &of_stores, why));
+        }
+    }
+    found
+}
+
 fn draining(node: &NodeOverview, hides_stores: bool) -> Problem {
     let id = node.id.as_str();
-    let off = format!("`consul-ha drain {} --off`", shell_word(id));
+    let off = drain_off(id);
     let (text, cure) = match (node.primaries + node.replicas, node.store_replicas) {
         (0, 0) if hides_stores => (
             format!(
@@ -292,7 +342,7 @@ fn of_store(store: &StoreOverview, nodes: &[NodeOverview]) -> Vec<Problem> {
         let cure = format!(
             "{}; what is lost for good: `consul-ha accept-loss {} SHARD` for each shard",
             bring_back(&lost),
-            shell_word(name)
+            operand(name, "")
         );
         found.push(error("shard_at_risk", name, text, cure));
     }
@@ -310,7 +360,7 @@ fn of_store(store: &StoreOverview, nodes: &[NodeOverview]) -> Vec<Problem> {
         let cure = format!(
             "start the nodes that are down: enough holders of each shard have to answer; if one is lost for good, \
              `consul-ha accept-loss {} SHARD` for each shard of its",
-            shell_word(name)
+            operand(name, "")
         );
         found.push(error("store_unrecovered", name, text, cure));
     }

@@ -132,6 +132,7 @@ fn each_problem_is_found_alone_and_has_a_cure() {
                 let node = &mut it.nodes[1];
                 (node.mode, node.primaries, node.replicas) = (Mode::Draining, 0, 0);
                 node.store_replicas = 8;
+                it.stores[0].replicas = 1;
             },
             "node_draining",
             Level::Note,
@@ -223,6 +224,54 @@ fn the_name_of_a_node_runs_no_command_of_a_cure_that_is_pasted() {
     let found = problems(&overview);
     let cure = r"start it, or `consul-ha forget 'x'\''$(touch f)'`";
     assert!(found.iter().any(|it| it.cure == cure), "{found:?}");
+}
+
+#[test]
+fn the_name_of_a_node_is_no_flag_of_a_cure_that_is_pasted() {
+    assert_eq!(operand("n-1", "--off"), "n-1 --off");
+    let found = after(|it| {
+        (it.nodes[0].id, it.nodes[1].id) = ("--off".to_owned(), "-n".to_owned());
+        it.nodes[0].mode = Mode::Maintenance;
+        it.nodes[1].state = NodeState::Down;
+        it.stores[0].name = "-s".to_owned();
+        it.stores[0].at_risk = vec![at_risk(3, 1)];
+    });
+    let commands: Vec<&str> = found.iter().flat_map(|it| commands(&it.cure)).collect();
+    for command in [
+        "consul-ha forget -- -n",
+        "consul-ha maintenance --off -- --off",
+        "consul-ha accept-loss -- -s SHARD",
+    ] {
+        assert!(commands.contains(&command), "{commands:?}");
+    }
+}
+
+#[test]
+fn drains_without_enough_other_nodes_are_a_problem() {
+    let drains = |it: &mut Overview, nodes: &[usize]| {
+        (3..=5).for_each(|n| it.nodes.push(node(&format!("n{n}"))));
+        for at in nodes {
+            (it.nodes[*at].mode, it.nodes[*at].store_replicas) = (Mode::Draining, 8);
+        }
+    };
+    let stuck = |found: Vec<Problem>| found.into_iter().find(|it| it.problem == "drain_stuck");
+    assert_eq!(stuck(after(|it| drains(it, &[0, 1]))), None, "three others have all replicas");
+    let store = stuck(after(|it| drains(it, &[0, 1, 2]))).expect("two are left");
+    let text = "n1, n2, n3 cannot all drain: store points needs 3 nodes for its replicas; others that may have them: 2";
+    assert_eq!((store.text.as_str(), store.level), (text, Level::Error));
+    assert_eq!(commands(&store.cure), ["consul-ha drain n1 --off"]);
+    let weightless = after(|it| {
+        drains(it, &[0]);
+        (it.nodes[1].weight, it.nodes[2].state) = (0.0, NodeState::Down);
+    });
+    let weightless = stuck(weightless).expect("n4 and n5 are left");
+    assert!(weightless.text.starts_with("n1 cannot drain: "), "{weightless:?}");
+    let map = stuck(after(|it| {
+        it.nodes[0].mode = Mode::Draining;
+        it.nodes[1].mode = Mode::Maintenance;
+    }));
+    let text = "n1 cannot drain: no live and active node is left to take shards";
+    assert_eq!(map.expect("it keeps its shards").text, text);
 }
 
 #[test]
