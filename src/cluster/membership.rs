@@ -18,7 +18,7 @@ use crate::sync::lock;
 use crate::wire::api::health;
 use crate::wire::request::Args;
 use crate::wire::value::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,6 +136,15 @@ pub(super) fn is_listed_live(entries: &Value, incarnation: &str) -> bool {
 /// Whether this list of instances has this incarnation, live or not.
 pub(super) fn is_listed(entries: &Value, incarnation: &str) -> bool {
     instances(entries).contains_key(incarnation)
+}
+
+/// The names of the nodes of which instances are registered.
+pub(super) fn named(entries: &Value, service: &str) -> BTreeSet<String> {
+    let name = |entry: &Value| {
+        let id = entry.get("Service")?.get("ID")?.as_str()?;
+        Some(id.strip_prefix(service)?.strip_prefix('-')?.to_owned())
+    };
+    entries.items().iter().filter_map(name).collect()
 }
 
 /// The ids of the registered instances of an incarnation, each with its agent.

@@ -2,7 +2,7 @@
 
 use super::keys::{self, Update};
 use super::node::{Mode, Node, Record};
-use super::rights::{self, lacking};
+use super::rights::{self, Right, lacking};
 use super::shard_map::publication::{self, Announcement, Content};
 use super::{Cluster, membership};
 use crate::client::coordination::{Operation, delete_unchanged, set, transact, unchanged};
@@ -11,9 +11,7 @@ use crate::error::{Error, Kind};
 use crate::wire::api::{health, kv};
 use crate::wire::request::Args;
 use crate::wire::table::Endpoint;
-
-/// The rights without which instances are hidden.
-const SERVICE_RIGHTS: &str = "service:read or node:read";
+use crate::wire::value::Value;
 
 /// A key of Consul that must not have changed since an operator looked at it.
 #[derive(Clone, Debug)]
@@ -45,8 +43,9 @@ impl Cluster {
     /// Those of the calls; [`Kind::PermissionDenied`] if it cannot be known which nodes live.
     pub async fn look(&self) -> Result<(), Error> {
         let (prefix, service) = (&self.options.nodes_prefix, self.options.service());
-        self.apply_records(&self.whole(&kv::LIST, prefix, "key:read").await?);
-        let health = self.whole(&health::SERVICE, &service, SERVICE_RIGHTS).await?;
+        let records = self.whole(&kv::LIST, prefix).await?;
+        self.apply_records(&records);
+        let health = self.whole(&health::SERVICE, &service).await?;
         let is_listed =
             |node: &Node| membership::is_listed(&health.answer.value, &node.record.incarnation);
         let snapshot = self.snapshot();
@@ -75,7 +74,10 @@ impl Cluster {
         self.apply_restored(announced.restored);
         self.apply_frozen(announced.frozen);
         self.apply_leader(Some(&self.state_of(&kv::GET, &self.options.leader_key).await?));
-        Ok(())
+        match records.answer.meta.tells_hidden() {
+            true => Ok(()),
+            false => self.check_sees_keys(&health).await,
+        }
     }
 
     async fn state_of(&self, endpoint: &'static Endpoint, name: &str) -> Result<State, Error> {
@@ -84,20 +86,26 @@ impl Cluster {
         Ok(State { answer, is_resynchronised: false })
     }
 
-    /// A list of which ACLs hide nothing.
-    async fn whole(
-        &self,
-        endpoint: &'static Endpoint,
-        name: &str,
-        rights: &str,
-    ) -> Result<State, Error> {
+    /// A list of nodes' keys or instances of which ACLs hide nothing.
+    async fn whole(&self, endpoint: &'static Endpoint, name: &str) -> Result<State, Error> {
         let state = self.state_of(endpoint, name).await?;
         if state.answer.meta.filtered_by_acl != Some(true) {
             return Ok(state);
         }
+        let one_of = match endpoint.name == kv::LIST.name {
+            true => format!("key:read on keys below {name:?}"),
+            false => "service:read or node:read".to_owned(),
+        };
         let why =
-            format!("{} {name:?}: ACLs hide entries: the token lacks {rights}", endpoint.name);
-        Err(Error::new(Kind::PermissionDenied, why).with_maybe_applied(false))
+            format!("{} {name:?}: ACLs hide entries: the token lacks {one_of}", endpoint.name);
+        let error = Error::new(Kind::PermissionDenied, why).with_maybe_applied(false);
+        let lacking = lacking(&self.client, rights::to_see_nodes(&self.options)).await;
+        Err(match lacking {
+            Ok(lacking) if !lacking.is_empty() => {
+                error.with_note(&format!("it lacks {}", rights::listed(&lacking)))
+            }
+            _ => error,
+        })
     }
 
     /// Refuses a list of instances that may lack some which ACLs hide. Consul before 1.11 does not tell that.
@@ -114,6 +122,30 @@ impl Cluster {
             rights::listed(&lacking)
         );
         Err(Error::new(Kind::PermissionDenied, why).with_maybe_applied(false))
+    }
+
+    /// Refuses a list of nodes' keys that may lack some which ACLs hide, as [`Cluster::check_sees_all`] does.
+    async fn check_sees_keys(&self, instances: &State) -> Result<(), Error> {
+        let mut rights = vec![Right::read_all("key", &self.options.nodes_prefix)];
+        rights.extend(self.rights_to_unseen(&instances.answer.value));
+        let lacking = lacking(&self.client, rights).await?;
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let rights = rights::listed(&lacking);
+        let why = format!("ACLs may hide keys of nodes: the token lacks {rights}");
+        Err(Error::new(Kind::PermissionDenied, why).with_maybe_applied(false))
+    }
+
+    /// The rights to read the keys that this process does not see of nodes which something else names: the
+    /// shard map, the leader's key, an instance. ACLs may hide them, or they are deleted.
+    pub(super) fn rights_to_unseen(&self, instances: &Value) -> Vec<Right> {
+        let snapshot = self.snapshot();
+        let mut named = membership::named(instances, &self.options.service());
+        named.extend(snapshot.leader.as_ref().map(|leader| leader.node_id.clone()));
+        named.extend(snapshot.map.iter().flat_map(|map| map.node_ids()).cloned());
+        named.retain(|id| !snapshot.nodes.contains_key(id));
+        named.iter().map(|id| Right::read("key", &self.options.node_key(id))).collect()
     }
 
     async fn announcement(&self) -> Result<(Option<Announced>, u64), Error> {
@@ -210,7 +242,7 @@ impl Cluster {
         node_id: &str,
     ) -> Result<Forgotten, Error> {
         let service = self.options.service();
-        let health = self.whole(&health::SERVICE, &service, SERVICE_RIGHTS).await?;
+        let health = self.whole(&health::SERVICE, &service).await?;
         self.check_sees_all(&health).await?;
         let mut forgotten = Forgotten::Removed(Vec::new());
         self.update_while(condition, &self.options.node_key(node_id), |found| {

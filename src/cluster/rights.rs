@@ -12,6 +12,9 @@ use std::fmt;
 /// A refusal of a Consul that says which right is missing, as 1.8 does not.
 const NAMED: &str = "lacks";
 
+/// The end of a name that no rule has.
+const BELOW: &str = "any-name-below";
+
 /// The most rights that one call may ask for.
 const MAX_ASKED: usize = 64;
 
@@ -24,17 +27,35 @@ pub struct Right {
     pub access: &'static str,
     /// The name, or the common beginning of the names.
     pub name: String,
+    /// Whether it is about all names that begin so.
+    pub is_of_all: bool,
 }
 
 impl Right {
     /// A right to read.
     pub fn read(resource: &'static str, name: &str) -> Self {
-        Right { resource, access: "read", name: name.to_owned() }
+        Right { resource, access: "read", name: name.to_owned(), is_of_all: false }
+    }
+
+    /// A right to read all whose names begin so.
+    pub fn read_all(resource: &'static str, prefix: &str) -> Self {
+        Right { is_of_all: true, ..Right::read(resource, prefix) }
     }
 
     /// A right to write.
     pub fn write(resource: &'static str, name: &str) -> Self {
         Right { access: "write", ..Right::read(resource, name) }
+    }
+
+    /// A right to write all whose names begin so.
+    pub fn write_all(resource: &'static str, prefix: &str) -> Self {
+        Right { access: "write", ..Right::read_all(resource, prefix) }
+    }
+
+    /// The name to ask Consul about. A rule may be about a prefix as a name, and not about the names below.
+    fn segment(&self) -> String {
+        let below = if self.is_of_all { BELOW } else { "" };
+        format!("{}{below}", self.name)
     }
 }
 
@@ -47,17 +68,19 @@ impl fmt::Display for Right {
 /// The rights to see all nodes.
 pub fn to_see_nodes(options: &Options) -> Vec<Right> {
     vec![
-        Right::read("key", &options.nodes_prefix),
+        Right::read_all("key", &options.nodes_prefix),
         Right::read("service", &options.service()),
         // The names of agents are not known without it.
-        Right::read("node", ""),
+        Right::read_all("node", ""),
     ]
 }
 
 /// The rights to see a cluster: its nodes, its leader and its shard maps.
 pub fn to_look(options: &Options) -> Vec<Right> {
     let mut rights = to_see_nodes(options);
-    rights.extend([&options.leader_key, &options.shards_prefix].map(|key| Right::read("key", key)));
+    let keys = [&options.leader_key, &options.epoch_key(), &options.map_key()];
+    rights.extend(keys.map(|key| Right::read("key", key)));
+    rights.push(Right::read_all("key", &options.shards_prefix));
     rights
 }
 
@@ -107,11 +130,9 @@ pub async fn to_see_lists<const N: usize>(
 /// Those of the call.
 pub async fn lacking(client: &Client, rights: Vec<Right>) -> Result<Vec<Right>, Error> {
     let question = |right: &Right| {
-        let members = [
-            ("Resource", right.resource),
-            ("Access", right.access),
-            ("Segment", right.name.as_str()),
-        ];
+        let segment = right.segment();
+        let members =
+            [("Resource", right.resource), ("Access", right.access), ("Segment", &segment)];
         Value::Map(members.map(|(name, text)| (name.to_owned(), text.into())).into())
     };
     let is_allowed = |value: &Value| matches!(value.get("Allow"), Some(Value::Bool(true)));

@@ -6,6 +6,7 @@ use super::{Cluster, REFUSED_PAUSE};
 use crate::error::Error;
 use crate::wire::api::{health, kv, status};
 use crate::wire::request::Args;
+use crate::wire::response::Answer;
 use crate::wire::table::Endpoint;
 use std::convert::Infallible;
 use std::time::Duration;
@@ -96,12 +97,14 @@ impl Cluster {
     /// What this process lacks to see all nodes.
     async fn may_hide(&self) -> Result<Option<String>, Error> {
         let args = Args::new().arg(self.options.service()).opt("timeout_ms", TIMEOUT_MS);
-        let meta = self.client.call(&health::SERVICE, &args).await?.meta;
+        let Answer { value, meta } = self.client.call(&health::SERVICE, &args).await?;
         if meta.tells_hidden() {
             let hides = meta.filtered_by_acl == Some(true);
             return Ok(hides.then(|| "service:read or node:read".to_owned()));
         }
-        let lacking = lacking(&self.client, rights::to_see_nodes(&self.options)).await?;
+        let mut needed = rights::to_see_nodes(&self.options);
+        needed.extend(self.rights_to_unseen(&value));
+        let lacking = lacking(&self.client, needed).await?;
         Ok((!lacking.is_empty()).then(|| rights::listed(&lacking)))
     }
 

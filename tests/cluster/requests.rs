@@ -257,7 +257,10 @@ fn an_operator_to_whom_acls_hide_nodes_is_told_so() {
     };
     let error = looks(r#"key_prefix "" { policy = "read" }"#).expect_err("it sees no instance");
     assert_eq!(error.kind(), Kind::PermissionDenied);
-    assert!(error.message().contains("service:read or node:read"), "{error}");
+    assert!(
+        error.message().contains("service:read or node:read; it lacks service:read on "),
+        "{error}"
+    );
     let rules = r#"key_prefix "" { policy = "read" } service_prefix "" { policy = "read" }
         node_prefix "" { policy = "read" }"#;
     looks(rules).expect("it sees all");

@@ -16,6 +16,9 @@ const NODE: &str =
 
 const FROZEN: &str = r#"{"epoch":7,"digest":"0","frozen":["n2"]}"#;
 
+const MAP: &str =
+    r#"{"format":1,"epoch":7,"token":1,"replicas":1,"nodes":["n1","n9"],"shards":[[0],[1]]}"#;
+
 const KEYS: &str =
     r#"key_prefix "ha/" { policy = "write" } session_prefix "" { policy = "write" } "#;
 const READS: &str = r#"key_prefix "ha/" { policy = "read" } "#;
@@ -49,6 +52,15 @@ fn names_rights(run: &impl Fn(&[&str], &[&str]) -> Run) {
         run(&reader, verb).refused(5, &[lacks]);
         run(&reader, &[verb, &["--dry-run"]].concat()).ok();
     }
+    let denied = |key: &str| format!(r#"{KEYS} key "{key}" {{ policy = "deny" }} "#);
+    for key in ["ha/shards/epoch", "ha/shards/map"] {
+        let lacks = format!("the token lacks key:read on \"{key}\"");
+        for verb in [&["nodes"][..], &["why"], &["thaw"], &["maintenance", "n1"]] {
+            run(&[&denied(key), SERVICES, NODES], verb).refused(5, &[&lacks]);
+        }
+    }
+    run(&[&denied("ha/shards/maps/points"), SERVICES, NODES], &["accept-loss", "points", "0"])
+        .refused(5, &["the token lacks key:read on \"ha/shards/maps/points\""]);
     run(&reader, &["thaw"]).refused(5, &["the token lacks key:write on \"ha/shards/epoch\""]);
     let deaf = [READS, SERVICES, NODES, r#"key "ha/leader" { policy = "deny" }"#];
     for verb in [&["leader"][..], &["drain", "n1"], &["hand-over"], &["accept-loss", "points", "0"]]
@@ -60,6 +72,26 @@ fn names_rights(run: &impl Fn(&[&str], &[&str]) -> Run) {
     let locks = run(&reader, &["locks", "--json"]).json();
     let lacks = ["key:read on \"\"", "session:read on \"\""];
     assert_eq!(locks["token_lacks"], serde_json::json!(lacks));
+}
+
+/// Rules that hide keys: of all nodes, since the rule is about the prefix as a name, or of one node.
+fn hides_keys(run: &impl Fn(&[&str], &[&str]) -> Run) {
+    let exact = r#"key "ha/nodes/" { policy = "read" } key "ha/leader" { policy = "read" }
+        key_prefix "ha/shards/" { policy = "read" } "#;
+    let of_one = format!(r#"{READS} key "ha/nodes/n1" {{ policy = "deny" }} "#);
+    let of_mapped = format!(r#"{READS} key "ha/nodes/n9" {{ policy = "deny" }} "#);
+    let all = [READS, SERVICES, NODES];
+    assert!(!run(&all, &["nodes"]).ok().contains("n9"), "it is in the map alone");
+    for (keys, key) in [(exact, "ha/nodes/"), (&of_one, "ha/nodes/n1"), (&of_mapped, "ha/nodes/n9")]
+    {
+        let lacks = format!("the token lacks key:read on \"{key}\"");
+        for verb in [&["why"][..], &["nodes"], &["drain", "n1", "--dry-run"]] {
+            run(&[keys, SERVICES, NODES], verb).refused(5, &[&lacks]);
+        }
+        let doctor = run(&[keys, SERVICES, NODES], &["doctor", "--as", "observer"]);
+        assert!(doctor.status == 1 && doctor.out.contains(&lacks), "{doctor:?}");
+        assert!(!doctor.out.contains("deregister"), "{doctor:?}");
+    }
 }
 
 /// An observer that runs says that nodes may be hidden from it.
@@ -112,6 +144,9 @@ pub fn removes_no_live_node() {
     }
     run(&[SERVICES, NODES], &["nodes"]).refused(5, &["key:read on \"ha/nodes/\""]);
     names_rights(&run);
+    let map = Args::new().arg("ha/shards/map").arg(MAP.as_bytes().to_vec());
+    runtime.block_on(admin.call(&kv::PUT, &map)).expect("a key");
+    hides_keys(&run);
     serves(&runtime.block_on(token(&admin, &[KEYS, SERVICES].concat())), &consul.address);
     let doctor = run(&[KEYS, SERVICES], &["doctor"]).out;
     assert!(doctor.contains("lacks node:read on "), "{doctor}");

@@ -69,6 +69,12 @@ fn obstacles(system: &System) {
         .refused(1, &["store points needs 2 nodes", "1 would be left"]);
     system.run(&["leave", "n3"]).refused(1, &["store points needs 2 nodes", "1 would be left"]);
     assert_eq!(system.node("n3")["mode"], "active", "it was not asked");
+    system.run(&["drain", "n3"]).ok();
+    let why = system.run(&["why"]);
+    assert_eq!(why.status, 1, "{why:?}");
+    let stuck = "drain: store points needs 2 nodes for its replicas; others that may have them: 1";
+    assert!(why.out.contains(stuck), "{why:?}");
+    system.run(&["drain", "n3", "--off"]).ok();
     system.run(&["maintenance", "n2"]).refused(1, &["n2 drains: `consul-ha drain n2 --off`"]);
     system
         .run(&["maintenance", "n2", "--off"])
@@ -197,6 +203,17 @@ fn leave(system: &System) {
     system.wait_for("n3 has shards", || system.node("n3")["replicas"].as_u64() > Some(0));
 }
 
+/// A loss that is accepted on one node.
+fn of_nodes(system: &System) {
+    let loss = ["accept-loss", "points", "0", "--dry-run", "--json"];
+    let all = system.run(&loss).json()["lost"].clone();
+    let one = all[0].as_str().unwrap();
+    let of_one = system.run(&[&loss[..], &["--node", one]].concat()).json();
+    assert_eq!(of_one["lost"], json!([one]));
+    let other = system.run(&[&loss[..], &["--node", one, "--node", "n1"]].concat());
+    other.refused(1, &["no replica of shard 0 is missing on node \"n1\""]);
+}
+
 /// When all nodes are gone.
 pub fn without_leader(system: &System) {
     hung(system);
@@ -230,6 +247,7 @@ fn frozen_and_forgotten(system: &System) {
     permissions::frozen(system);
     let lost = system.run(&["accept-loss", "points", "0", "--dry-run"]).ok();
     assert!(lost.starts_with("would be done: accepted: the loss of the replicas of shard 0"));
+    of_nodes(system);
     let accepted = |key: &String| key.contains("/accepted/");
     assert!(!system.traces()[0].iter().any(accepted), "nothing was accepted");
     let lost = system.run(&["accept-loss", "points", "0", "--json"]).json();

@@ -51,6 +51,10 @@ fn left_over(system: &System) {
     system.put("ha/notes", "x");
     let service = [("Name", "ha-nodes".into()), ("ID", "ha-nodes-gone".into())];
     system.call(&agent::SERVICE_REGISTER, Args::new().arg(object(&service)));
+    // One whose check passes lives, and is not left over.
+    let check = object(&[("TTL", "300s".into()), ("Status", "passing".into())]);
+    let service = [("Name", "ha-nodes".into()), ("ID", "ha-nodes-lives".into()), ("Check", check)];
+    system.call(&agent::SERVICE_REGISTER, Args::new().arg(object(&service)));
     let name = Args::new().arg(object(&[("Name", "lock ha/leader".into())]));
     let left = system.call(&session::CREATE, name);
     let left = left.as_str().or_else(|| left.get("ID").and_then(Value::as_str)).unwrap().to_owned();
@@ -72,6 +76,7 @@ fn left_over(system: &System) {
         system.call(&session::DESTROY, Args::new().arg(id.as_str()));
     }
     system.call(&agent::SERVICE_DEREGISTER, Args::new().arg("ha-nodes-gone"));
+    system.call(&agent::SERVICE_DEREGISTER, Args::new().arg("ha-nodes-lives"));
     system.call(&kv::DELETE, Args::new().arg("ha/notes"));
     system.call(&kv::DELETE, Args::new().arg("ha/nodes/n1.bak"));
     system.wait_for("the service is gone", || system.run(&["doctor"]).status == 0);

@@ -296,6 +296,9 @@ pub struct AcceptLoss {
     pub store: String,
     /// The number of the shard.
     pub shard: u32,
+    /// Only the replica that is missing on this node; may be repeated. Others stay waited for.
+    #[arg(id = "of", long = "node", value_name = "NODE")]
+    pub nodes: Vec<String>,
     /// Say what would be accepted, and change nothing.
     #[arg(long)]
     pub dry_run: bool,

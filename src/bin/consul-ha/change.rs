@@ -5,7 +5,8 @@ use super::connection::{Session, check_node};
 use super::failure::Failure;
 use super::output::{Output, counted, say};
 use super::wait::{Seen, during_wait, has_taken, lost_data, until_empty, until_gone};
-use consul_ffi::cluster::overview::shell_word;
+use consul_ffi::cluster::overview::{operand, shell_word};
+use consul_ffi::cluster::rights::{self, Right};
 use consul_ffi::cluster::{Asked, Cluster, Forgotten, Mode, Snapshot, Unchanged, stores};
 use serde_json::json;
 use std::sync::Arc;
@@ -71,7 +72,7 @@ fn mode_of(snapshot: &Snapshot, node: &str) -> Mode {
 
 /// The refusal to end one mode of a node with the verb of another.
 fn ends_otherwise(why: &str, verb: &str, node: &str) -> Failure {
-    Failure::Refused(format!("{why}: `consul-ha {verb} {} --off` ends that", shell_word(node)))
+    Failure::Refused(format!("{why}: `consul-ha {verb} {}` ends that", operand(node, "--off")))
 }
 
 /// Why no node leads when this one may not; `None`: another one may.
@@ -189,7 +190,13 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
         output.done(&text, json!({ "from": from, "to": to }), true);
         return Ok(());
     }
-    let asked = cluster.ask_hand_over(condition.as_ref(), to).await?;
+    let asked = match cluster.ask_hand_over(condition.as_ref(), to).await {
+        Ok(asked) => asked,
+        Err(error) => {
+            let needed = vec![Right::write("key", &session.options.node_key(from))];
+            return Err(rights::named(&session.client, error, needed).await.into());
+        }
+    };
     let end = Instant::now() + Duration::from_secs(given.limit);
     let next = loop {
         tokio::time::sleep(SHORT_PAUSE).await;
@@ -238,7 +245,7 @@ pub async fn leave(session: &Session, given: &Leave, output: Output) -> Result<(
     if !snapshot.nodes.get(node).is_some_and(|node| node.is_live) {
         return Err(Failure::Refused(format!(
             "{node} is down: `consul-ha forget {}`",
-            shell_word(node)
+            operand(node, "")
         )));
     }
     warn_of_obstacles(&cluster, node, true).await?;
@@ -291,8 +298,8 @@ pub async fn forget(session: &Session, of: &OfNode, output: Output) -> Result<()
     let snapshot = cluster.snapshot();
     check_node(&snapshot, node)?;
     let live = || {
-        let word = shell_word(node);
-        Failure::Refused(format!("{node} is live: stop it, or `consul-ha leave {word}`"))
+        let leave = format!("`consul-ha leave {}`", operand(node, ""));
+        Failure::Refused(format!("{node} is live: stop it, or {leave}"))
     };
     if snapshot.nodes.get(node).is_some_and(|node| node.is_live) {
         return Err(live());
@@ -321,12 +328,12 @@ pub async fn accept_loss(
     given: &AcceptLoss,
     output: Output,
 ) -> Result<(), Failure> {
-    let AcceptLoss { store, shard, dry_run, expect_epoch } = given;
+    let AcceptLoss { store, shard, nodes, dry_run, expect_epoch } = given;
     let cluster = session.look().await?;
     let lost = if *dry_run {
-        stores::outside::missing(&cluster, store, *shard, *expect_epoch).await?
+        stores::outside::missing(&cluster, store, *shard, nodes, *expect_epoch).await?
     } else {
-        stores::outside::accept_loss(&cluster, store, *shard, *expect_epoch).await?
+        stores::outside::accept_loss(&cluster, store, *shard, nodes, *expect_epoch).await?
     };
     let lost: Option<Vec<&str>> = lost.as_ref().map(|it| it.iter().map(|node| &**node).collect());
     let text = match &lost {

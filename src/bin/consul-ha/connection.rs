@@ -11,7 +11,7 @@ use consul_ffi::cluster::data_plane::DataPlane;
 use consul_ffi::cluster::overview::{MAP_TIME, Overview};
 use consul_ffi::cluster::report::Overviews;
 use consul_ffi::cluster::rights::{self, Right};
-use consul_ffi::cluster::{Cluster, Options, Snapshot};
+use consul_ffi::cluster::{Cluster, Options, Snapshot, stores};
 use consul_ffi::config::of_cluster;
 use consul_ffi::connect::connect;
 use consul_ffi::error::Error;
@@ -131,17 +131,17 @@ fn needed(verb: &Verb, options: &Options) -> Vec<Right> {
     let write = |key: &str| Right::write("key", key);
     let change = match verb {
         Verb::Locks(locks) => {
-            return vec![Right::read("key", &locks.prefix), Right::read("session", "")];
+            return vec![Right::read_all("key", &locks.prefix), Right::read_all("session", "")];
         }
         Verb::Drain(Drain { of, .. })
         | Verb::Maintenance(Maintenance { of, .. })
         | Verb::Leave(Leave { of, .. })
-        | Verb::Forget(of) => Some(write(&options.node_key(&of.node))),
+        | Verb::Forget(of) => vec![write(&options.node_key(&of.node))],
         // Which node leads is not known yet.
-        Verb::HandOver(_) => Some(write(&options.nodes_prefix)),
-        Verb::Thaw(_) => Some(write(&options.epoch_key())),
-        Verb::AcceptLoss(_) => Some(write(&options.shards_prefix)),
-        _ => None,
+        Verb::HandOver(_) => vec![Right::write_all("key", &options.nodes_prefix)],
+        Verb::Thaw(_) => vec![write(&options.epoch_key())],
+        Verb::AcceptLoss(it) => stores::outside::to_accept(options, &it.store, it.shard).into(),
+        _ => Vec::new(),
     };
     rights::to_look(options).into_iter().chain(change).collect()
 }

@@ -8,7 +8,7 @@ use consul_ffi::cluster::Options;
 use consul_ffi::cluster::overview::Level;
 use consul_ffi::cluster::rights::{Right, lacking};
 use consul_ffi::error::{Error, Kind};
-use consul_ffi::wire::api::{agent, catalog, kv, session};
+use consul_ffi::wire::api::{agent, catalog, health, kv, session};
 use consul_ffi::wire::request::Args;
 use consul_ffi::wire::value::Value;
 use serde::Serialize;
@@ -213,22 +213,25 @@ fn needed(options: &Options, role: Role, agents: BTreeSet<String>) -> Vec<Right>
     let service = options.service();
     let mut needed = vec![
         Right::read("key", leader_key),
-        Right::read("key", nodes_prefix),
-        Right::read("key", shards_prefix),
+        Right::read_all("key", nodes_prefix),
+        Right::read_all("key", shards_prefix),
         Right::read("service", &service),
     ];
-    let any = (agents.is_empty()).then(String::new);
-    needed.extend(agents.iter().chain(&any).map(|agent| Right::read("node", agent)));
+    let of_agents = |access: fn(&'static str, &str) -> Right, resource: &'static str| {
+        agents.iter().map(move |agent| access(resource, agent))
+    };
+    let on_all = |resource| agents.is_empty().then(|| Right::read_all(resource, ""));
+    needed.extend(of_agents(Right::read, "node").chain(on_all("node")));
     if role != Role::Observer {
-        needed.extend([nodes_prefix, shards_prefix].map(|prefix| Right::write("key", prefix)));
+        needed.extend([nodes_prefix, shards_prefix].map(|prefix| Right::write_all("key", prefix)));
     }
     if role == Role::Operator {
-        needed.extend(agents.iter().chain(&any).map(|agent| Right::read("session", agent)));
+        needed.extend(of_agents(Right::read, "session").chain(on_all("session")));
     }
     if role == Role::Node {
         needed.extend([leader_key, config_key].map(|key| Right::write("key", key)));
         needed.push(Right::write("service", &service));
-        needed.extend(agents.iter().map(|agent| Right::write("session", agent)));
+        needed.extend(of_agents(Right::write, "session"));
     }
     needed
 }
@@ -268,25 +271,37 @@ fn is_of_shards(rest: &str) -> bool {
     of_map || (rest.len() > folder.len() && matches!(folder, "maps" | "members" | "waiting"))
 }
 
-/// Instances of the nodes' service that belong to no node.
+/// Instances of the nodes' service that belong to no node. One with checks that pass lives.
 async fn left_over_services(session: &Session, view: &View) -> Result<Option<Finding>, Error> {
     let args = Args::new().arg(session.options.service()).opt("consistent", true);
-    let instances = session.client.call(&catalog::SERVICE, &args).await?.value;
+    let instances = session.client.call(&health::SERVICE, &args).await?.value;
     let snapshot = view.cluster.snapshot();
     let known: BTreeSet<&str> =
         snapshot.nodes.values().map(|node| node.record.incarnation.as_str()).collect();
-    let text =
-        |it: &Value, name| it.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |it: Option<&Value>, name| {
+        it.and_then(|it| it.get(name)).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
     let is_left = |it: &&Value| {
-        let meta = it.get("ServiceMeta").and_then(|meta| meta.get("incarnation"));
-        !meta.and_then(Value::as_str).is_some_and(|incarnation| known.contains(incarnation))
+        let meta = it.get("Service").and_then(|service| service.get("Meta"));
+        !known.contains(text(meta, "incarnation").as_str()) && !has_passing_checks(it)
     };
     let left = instances.items().iter().filter(is_left);
-    let left: BTreeSet<String> =
-        left.map(|it| format!("{} on {}", text(it, "ServiceID"), text(it, "Node"))).collect();
+    let named = |it: &Value| {
+        format!("{} on {}", text(it.get("Service"), "ID"), text(it.get("Node"), "Node"))
+    };
+    let left: BTreeSet<String> = left.map(named).collect();
     let text = format!("services of nodes that are gone: {}", listed(&left));
     let cure = "`consul services deregister -id=ID` at that agent";
     Ok((!left.is_empty()).then(|| finding("left_over_service", text, cure)))
+}
+
+/// Whether an instance has checks of its own, and none is critical.
+fn has_passing_checks(instance: &Value) -> bool {
+    let text = |check: &Value, name| check.get(name).and_then(Value::as_str).map(str::to_owned);
+    let checks = instance.get("Checks").map(Value::items).unwrap_or_default();
+    let is_own = |check: &&Value| text(check, "ServiceID").is_some_and(|id| !id.is_empty());
+    let mut own = checks.iter().filter(is_own).peekable();
+    own.peek().is_some() && own.all(|check| text(check, "Status").as_deref() != Some("critical"))
 }
 
 /// Sessions that hold a key of the cluster, or are for its leadership, and belong to no live node. Those of
@@ -300,7 +315,7 @@ async fn left_over_sessions(
     let hidden = match answer.meta.filtered_by_acl {
         Some(true) => true,
         // The sessions of agents whose names begin otherwise may be hidden.
-        _ => !lacking(&session.client, vec![Right::read("session", "")]).await?.is_empty(),
+        _ => !lacking(&session.client, vec![Right::read_all("session", "")]).await?.is_empty(),
     };
     if hidden {
         let why = "sessions: the token lacks session:read on all agents";
@@ -425,7 +440,7 @@ mod tests {
         assert_eq!(of(Role::Operator), [&reads[..], &changes, &["session:read on \"a\""]].concat());
         assert_eq!(of(Role::Node), [&reads[..], &changes, &takes_part].concat());
         let blind = needed(&options, Role::Observer, BTreeSet::new());
-        assert!(blind.contains(&Right::read("node", "")), "the names of agents are not known");
+        assert!(blind.contains(&Right::read_all("node", "")), "the names of agents are not known");
     }
 
     #[test]

@@ -216,8 +216,10 @@ pub async fn locks(session: &Session, prefix: &str) -> Result<Shown, Failure> {
     let args = Args::new().arg(prefix).opt("consistent", true);
     let entries = session.client.call(&kv::LIST, &args).await?;
     let sessions = session.client.call(&session::LIST, &Args::new()).await?;
-    let hidden =
-        [(&entries.meta, Right::read("key", prefix)), (&sessions.meta, Right::read("session", ""))];
+    let hidden = [
+        (&entries.meta, Right::read_all("key", prefix)),
+        (&sessions.meta, Right::read_all("session", "")),
+    ];
     let lacking = rights::to_see_lists(&session.client, hidden).await?;
     let (entries, sessions) = (entries.value, sessions.value);
     let of_session = |id: &str| {

@@ -587,6 +587,6 @@ impl Store {
         let shard = self.check_shard(shard.into())?;
         let map = self.map.borrow().clone();
         let shard = (map.as_deref(), shard);
-        outside::accept(&self.cluster, &self.options.name, shard, None).await.map(|_| ())
+        outside::accept(&self.cluster, &self.options.name, shard, &[], None).await.map(|_| ())
     }
 }

@@ -5,7 +5,7 @@ use super::{accepted_key, is_live, map_key, read_map, said};
 use crate::cluster::keys::Update;
 use crate::cluster::replication::map::{Entry, NodeId, Place};
 use crate::cluster::rights::{Right, lacking};
-use crate::cluster::{Cluster, Unchanged};
+use crate::cluster::{Cluster, Options, Unchanged};
 use crate::error::{Error, Kind};
 use crate::wire::api::kv;
 use crate::wire::request::Args;
@@ -47,10 +47,10 @@ pub(super) async fn check_whole(
             "ACLs hide maps of stores: the token lacks key:read on {prefix:?}"
         ));
     }
-    if listed.meta.tells_hidden() || !listed.value.items().is_empty() {
+    if listed.meta.tells_hidden() {
         return Ok(());
     }
-    let lacking = lacking(cluster.client(), vec![Right::read("key", prefix)]).await?;
+    let lacking = lacking(cluster.client(), vec![Right::read_all("key", prefix)]).await?;
     match lacking.first() {
         Some(right) => refused(format!("ACLs may hide maps of stores: the token lacks {right}")),
         None => Ok(()),
@@ -105,20 +105,46 @@ pub async fn needed_nodes(cluster: &Cluster, node: &str) -> Result<BTreeMap<Stri
     Ok(maps.into_iter().map(|(store, map)| (store, map.shared.replicas)).collect())
 }
 
-/// The nodes with the replicas that are missing of a shard, if the store's map has the version `at`; `None`: it
-/// is not known which are missing.
+/// The nodes with the replicas that are missing of a shard, if the store's map has the version `at`, or those
+/// among `of` if that names some; `None`: it is not known which are missing.
 ///
 /// # Errors
 /// [`Kind::NotFound`] if there is no such store; [`Kind::Argument`] for a shard that does not exist;
-/// [`Kind::Conflict`] if its map has another version; those of the calls.
+/// [`Kind::Conflict`] if its map has another version, or if no replica is missing on one of the nodes;
+/// those of the calls.
 pub async fn missing(
     cluster: &Cluster,
     store: &str,
     shard: u32,
+    of: &[String],
     at: Option<u64>,
 ) -> Result<Option<Vec<NodeId>>, Error> {
     let (map, _) = read_at(cluster, store, shard, at).await?;
-    Ok(missing_of(cluster, Some(&map), shard).as_ref().map(nodes))
+    let missing = missing_of(cluster, Some(&map), shard);
+    Ok(only(missing, shard, of)?.as_ref().map(nodes))
+}
+
+/// Those of the missing replicas that are on these nodes; without nodes all.
+fn only(
+    missing: Option<BTreeSet<Place>>,
+    shard: u32,
+    of: &[String],
+) -> Result<Option<BTreeSet<Place>>, Error> {
+    let refused = |why: String| Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
+    if of.is_empty() {
+        return Ok(missing);
+    }
+    let Some(mut missing) = missing else {
+        return refused(format!(
+            "it is not known yet which replicas of shard {shard} are missing, so that nodes cannot be named"
+        ));
+    };
+    let has = |node: &&String| missing.iter().any(|place| *place.node == ***node);
+    if let Some(node) = of.iter().find(|node| !has(node)) {
+        return refused(format!("no replica of shard {shard} is missing on node {node:?}"));
+    }
+    missing.retain(|place| of.iter().any(|node| *place.node == **node));
+    Ok(Some(missing))
 }
 
 /// Lets the failovers of a shard do without the replicas that are missing now, although acknowledged writes
@@ -131,21 +157,23 @@ pub async fn accept_loss(
     cluster: &Cluster,
     store: &str,
     shard: u32,
+    of: &[String],
     at: Option<u64>,
 ) -> Result<Option<Vec<NodeId>>, Error> {
     let (map, index) = read_at(cluster, store, shard, at).await?;
     let condition = at.map(|_| Unchanged { key: map_key(cluster.options(), store), index });
-    accept(cluster, store, (Some(&map), shard), condition.as_ref()).await
+    accept(cluster, store, (Some(&map), shard), of, condition.as_ref()).await
 }
 
-/// Says that the loss of what is missing of a shard is accepted, if something is.
+/// Says that the loss of what is missing of a shard is accepted, if something is, or that on these nodes.
 pub(super) async fn accept(
     cluster: &Cluster,
     store: &str,
     (map, shard): (Option<&StoreMap>, u32),
+    of: &[String],
     condition: Option<&Unchanged>,
 ) -> Result<Option<Vec<NodeId>>, Error> {
-    let lost = missing_of(cluster, map, shard);
+    let lost = only(missing_of(cluster, map, shard), shard, of)?;
     if let Some(lost) = &lost {
         said::log_word(store, shard, lost);
         if lost.is_empty() {
@@ -156,6 +184,14 @@ pub(super) async fn accept(
     let word = || Ok(Update::Put(said::encode(lost.as_ref())));
     cluster.update_while(condition, &key, |_| word()).await?;
     Ok(lost.as_ref().map(nodes))
+}
+
+/// The rights to accept the loss of a shard.
+pub fn to_accept(options: &Options, store: &str, shard: u32) -> [Right; 2] {
+    [
+        Right::read("key", &map_key(options, store)),
+        Right::write("key", &accepted_key(options, store, shard)),
+    ]
 }
 
 fn missing_of(cluster: &Cluster, map: Option<&StoreMap>, shard: u32) -> Option<BTreeSet<Place>> {
