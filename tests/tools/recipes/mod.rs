@@ -197,7 +197,7 @@ impl World {
     /// Kills a node, which is noticed.
     fn kill_a_node(&self) {
         self.hosts.control("n3", "kill", "tsdb-node");
-        self.do_it("until consul-ha why | grep -q 'n3 .*down'; do sleep 0.2; done");
+        self.do_it("until { consul-ha why || true; } | grep -q 'n3 .*down'; do sleep 0.2; done");
     }
 
     /// Requires that nothing that was acknowledged is lost, and that the gateway still writes.
