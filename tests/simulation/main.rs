@@ -11,6 +11,7 @@
 //!     REPLICATION=1 make dst SEED=17         a history of replicated shards
 //!     REPLICATION=1 WIRED=1 make dst SEED=17 the same on the nodes of a cluster
 //!     REPLICATION=1 RESTARTS=1 make dst SEED=17 the same with a rolling restart alone
+//!     REPLICATION=1 UNTOLD=1 make dst SEED=17    the same with a Consul that goes back and does not say it
 //!     REPLICATION=1 LOST_COPY=1 make dst SEED=17 the same with a disk alone that loses a part of a copy
 //!     REPLICATION=1 STORY=LateReader make dst SEED=17 the same with one of the told histories
 //!     NODES=1000 make dst SEEDS=1            1000 nodes in the test of many nodes
@@ -85,6 +86,7 @@ fn main() {
             let omitted = omitted.map(|name| replication::rule(&name).expect("a rule's name"));
             let kind = match () {
                 () if is_set("WIRED") => replication::Kind::Wired,
+                () if is_set("UNTOLD") => replication::Kind::Untold,
                 () if is_set("RESTARTS") => replication::Kind::Restarts,
                 () if is_set("LOST_COPY") => replication::Kind::LostCopy,
                 () if is_set("STORY") => {
@@ -137,6 +139,10 @@ fn main() {
         }),
         Trial::test("replicated_shards_lose_nothing", move || {
             all_lose_nothing(from_first(seeds), replication::Kind::Register)
+        }),
+        Trial::test("a_consul_that_goes_back_while_all_nodes_are_away_loses_nothing", move || {
+            let seeds = from_first(seeds.div_ceil(SEEDS_PER_DIRECTED));
+            all_lose_nothing(seeds, replication::Kind::Untold)
         }),
         Trial::test("replicated_shards_on_real_nodes_lose_nothing", move || {
             all_lose_nothing(from_first(seeds.div_ceil(SEEDS_PER_WIRED)), replication::Kind::Wired)

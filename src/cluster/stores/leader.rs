@@ -51,9 +51,10 @@ pub type Reach = Arc<dyn Fn(&str) -> Arc<dyn Peers> + Send + Sync>;
 /// Does the leader's work while this node is the leader; never completes.
 pub async fn run(cluster: &Cluster, reach: &Reach) -> Infallible {
     let mut changes = cluster.changes();
+    let life = Life { started: cluster.now(), met: Mutex::default() };
     loop {
         if let Some(lease) = cluster.lease().filter(|lease| lease.is_held()) {
-            lead(cluster, &lease, reach).await;
+            lead(cluster, &lease, reach, &life).await;
         }
         tokio::select! {
             biased;
@@ -64,7 +65,7 @@ pub async fn run(cluster: &Cluster, reach: &Reach) -> Infallible {
 }
 
 /// Leads until the lease has ended.
-async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach) {
+async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach, life: &Life) {
     let (said, news) = (Mutex::new(None), Notify::new());
     let prefix = members_prefix(cluster.options());
     let watched = cluster.observe(&kv::LIST, &prefix, WAIT, |state| {
@@ -78,6 +79,7 @@ async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach) {
         cluster,
         lease,
         reach,
+        life,
         begun: cluster.now(),
         begun_ms: cluster.unix_ms(),
         heard: BTreeMap::new(),
@@ -110,11 +112,19 @@ async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach) {
     }
 }
 
+/// What a process knows from all its leaderships.
+struct Life {
+    started: Instant,
+    /// The stores' nodes that have given it their word.
+    met: Mutex<BTreeSet<(String, NodeId)>>,
+}
+
 /// The state of the leader's work during one leadership.
 pub(super) struct Duty<'a> {
     pub(super) cluster: &'a Cluster,
     lease: &'a Lease,
     reach: &'a Reach,
+    life: &'a Life,
     pub(super) begun: Instant,
     /// The Unix milliseconds at that moment.
     begun_ms: u64,
@@ -239,6 +249,7 @@ impl Duty<'_> {
             });
             if has_said {
                 self.heard.remove(&key);
+                lock(&self.life.met).insert(key);
                 live.insert(node.clone());
             } else {
                 let since = *self.heard.entry(key).or_insert(now);
@@ -369,10 +380,21 @@ impl Duty<'_> {
         let may_plan = snapshot.frozen.is_empty()
             && snapshot.live().count() >= min_nodes
             && now >= known.planned_at + PLAN_PAUSE;
+        // Consul may have gone back while all nodes were away, which one that is still away may know.
+        let is_young = now - self.life.started < self.cluster.options().replace_after;
+        let may_be_old = is_young && {
+            let met = lock(&self.life.met);
+            let mut nodes = said.members.keys().chain(&known.named);
+            nodes.any(|node| !met.contains(&(store.to_owned(), node.clone())))
+        };
         let stuck = known.stuck(&next.map, said, now);
         let accepted = said.accepted();
         let planner = planner(&members, shared, may_plan, &stuck, &accepted);
-        if let Some(mut map) = next.map.next(&planner) {
+        // No epoch is given to two entries, also if Consul went back.
+        if !known.has_written {
+            next.map.version = self.cluster.beyond(next.map.version);
+        }
+        if let Some(mut map) = next.map.next(&planner).filter(|_| !may_be_old) {
             // Nothing changes before the holders have said what they know.
             for shard in &next.unrecovered {
                 map.shards[*shard as usize] = next.map.shards[*shard as usize].clone();
@@ -384,13 +406,11 @@ impl Duty<'_> {
                 known.planned_at = now;
             }
         }
+        let version = std::mem::replace(&mut next.map.version, stored.map.version);
         if next == *stored {
             return None;
         }
-        next.map.version = next.map.version.max(stored.map.version + 1);
-        if !known.has_written {
-            next.map.version = self.cluster.beyond(next.map.version);
-        }
+        next.map.version = version.max(stored.map.version + 1);
         Some(next)
     }
 

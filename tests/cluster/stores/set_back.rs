@@ -2,6 +2,7 @@
 //! the map only seconds later, so that all maps on the disks may be older than the entries.
 
 use super::*;
+use consul_ffi::cluster::Mode;
 use consul_ffi::simulate::Backup;
 
 impl Cases {
@@ -92,4 +93,28 @@ fn a_node_that_leaves_stays_when_consul_loses_its_data() {
 #[test]
 fn a_node_that_leaves_stays_when_consul_goes_back_before_the_first_map() {
     while_a_node_leaves(|cases, backup| cases.world.agent.restore_snapshot(backup));
+}
+
+/// The new leader cannot know whether Consul went back before the node that is still away has said what it knows.
+#[test]
+fn a_leader_that_has_just_started_plans_nothing_before_all_nodes_are_back() {
+    let (cases, nodes) = Cases::filled(3);
+    nodes.iter().for_each(|node| cases.kill(node));
+    cases.world.wait(Duration::from_secs(30));
+    let back = ["n1", "n2"].map(|id| {
+        let number = usize::from(id == "n2");
+        cases.start(id, &nodes[number].disk)
+    });
+    let fourth = cases.start("n4", &Disk::new());
+    cases.world.run(fourth.store.ready()).expect("a map");
+    cases.world.run(back[0].cluster.set_mode("n1", Mode::Draining)).expect("the right to do so");
+    let entries = || back[0].store.status().iter().map(|it| it.epoch).collect::<Vec<_>>();
+    let before = entries();
+    cases.world.wait(Duration::from_secs(40));
+    assert_eq!(entries(), before, "n3 has not said what it knows");
+    let _third = cases.start("n3", &nodes[2].disk);
+    cases.wait_until(60, || !back[0].holders().contains("n1"));
+    // The gap leaves room for the maps that Consul may have lost.
+    assert!(entries().iter().all(|epoch| *epoch > before.iter().max().expect("shards") + 1000));
+    cases.has(&fourth, "before");
 }

@@ -76,6 +76,8 @@ pub struct Scenario {
     calm: Cell<bool>,
     /// Whether nodes are restarted in turn, so that no write may fail.
     restarts: Cell<bool>,
+    /// Whether the register says when it went back.
+    is_told: bool,
     /// Whether the nodes are real ones, on the simulated agent.
     wired: bool,
     /// The changes that were seen in progress on real nodes: shard, epoch and target.
@@ -87,6 +89,8 @@ pub struct Scenario {
 pub enum Kind {
     /// A register with check-and-set, which says when it went back.
     Register,
+    /// The same, but it does not say it: it goes back while all nodes are away.
+    Untold,
     /// The same, and nothing happens but a rolling restart.
     Restarts,
     /// The same, and nothing happens but that a disk loses a part of what was copied to it.
@@ -118,7 +122,7 @@ pub fn play(seed: u64, kind: Kind, omitted: Option<Rule>, traced: bool) -> Repor
     }
     let directed = Rc::clone(&scenario);
     let disruptions = match kind {
-        Kind::Register | Kind::Wired => world.number(6..26),
+        Kind::Register | Kind::Untold | Kind::Wired => world.number(6..26),
         Kind::Restarts => {
             world.spawn(ENVIRONMENT, async move { directed.restart_in_turn().await });
             0
@@ -168,7 +172,7 @@ impl Scenario {
         let least = replicas - write + 1;
         let read = world.number(least as u64..replicas as u64 + 1) as usize;
         let majority = replicas / 2 + 1;
-        let is_directed = !matches!(kind, Kind::Register | Kind::Wired);
+        let is_directed = !matches!(kind, Kind::Register | Kind::Untold | Kind::Wired);
         let quorums = if let Kind::Directed(story) = kind {
             story.quorums()
         } else if is_directed {
@@ -213,6 +217,7 @@ impl Scenario {
             losses_left: Cell::new(quorums.write.min(quorums.read) - 1),
             calm: Cell::new(false),
             restarts: Cell::new(false),
+            is_told: kind != Kind::Untold,
             wired,
             changes: RefCell::default(),
         })

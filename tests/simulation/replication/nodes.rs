@@ -12,6 +12,7 @@ use consul_ffi::cluster::replication::plan::{Accepted, Map, Member, Planner, Pre
 use consul_ffi::cluster::replication::record::{HybridTime, Record, Version};
 use consul_ffi::cluster::replication::recover::Inquiry;
 use consul_ffi::cluster::replication::rules::Rule;
+use consul_ffi::cluster::replication::state::Report;
 use consul_ffi::cluster::replication::transfer::Transfer;
 use consul_ffi::cluster::stores::Store;
 use std::collections::{BTreeMap, BTreeSet};
@@ -169,7 +170,7 @@ impl Scenario {
                 }
             }
         }
-        let report = holder.report(|_| u64::MAX).await;
+        let report = holder.report(|shard| self.register.borrow().epoch(shard)).await;
         self.world.sleep(self.delay()).await;
         if self.sees_consul(node) {
             let weight = self.processes.borrow()[node].weight;
@@ -235,12 +236,20 @@ impl Scenario {
         self.world.spawn(ENVIRONMENT, async move {
             loop {
                 scenario.world.sleep(scenario.world.millis(50..400)).await;
-                let (map, went_back) = {
+                let (map, went_back, is_first, newer) = {
                     let register = scenario.register.borrow();
-                    (register.map().cloned(), register.went_back)
+                    let newer = if scenario.is_told { BTreeMap::new() } else { register.newer() };
+                    (register.map().cloned(), register.went_back, register.is_first, newer)
                 };
                 let next = match &map {
-                    Some(map) if went_back => scenario.recovered(map, &way).await,
+                    Some(map) if went_back || !newer.is_empty() => {
+                        scenario.recovered(map, &way, went_back, &newer).await
+                    }
+                    Some(_) if scenario.may_be_old() => None,
+                    Some(map) if is_first && !scenario.is_told => {
+                        let from = Map { version: map.version + scenario.gap(), ..map.clone() };
+                        scenario.next_map(Some(&from))
+                    }
                     map => scenario.next_map(map.as_ref()),
                 };
                 scenario.world.sleep(scenario.delay()).await;
@@ -250,29 +259,56 @@ impl Scenario {
                     let mut register = scenario.register.borrow_mut();
                     if register.went_back == went_back && register.write(expected, next) {
                         register.went_back = false;
+                        register.is_first = false;
                     }
                 }
             }
         });
     }
 
-    /// The newest map that the nodes know, after Consul went back.
-    async fn recovered(&self, map: &Map, way: &Way) -> Option<Map> {
-        let version = map.version + self.world.number(1000..2000);
-        let mut next = map.raised(version);
+    /// Whether Consul may have gone back while all nodes were away, which one that is still away may know.
+    fn may_be_old(&self) -> bool {
+        let register = self.register.borrow();
+        register.restarted.is_some_and(|at| {
+            self.world.now() - at < self.replace_after
+                && register.nodes.values().any(|said| said.seen <= at)
+        })
+    }
+
+    /// How far the next map is beyond the last one when maps may be lost.
+    fn gap(&self) -> u64 {
+        self.world.number(1000..2000)
+    }
+
+    /// The newest map that the nodes know, after Consul went back: of all shards if that is told, else of those
+    /// that nodes know to be newer.
+    async fn recovered(
+        &self,
+        map: &Map,
+        way: &Way,
+        went_back: bool,
+        newer: &BTreeMap<u32, BTreeSet<NodeId>>,
+    ) -> Option<Map> {
+        let version = map.version + self.gap();
+        let mut next = if went_back { map.raised(version) } else { map.clone() };
+        let none = BTreeSet::new();
         let disks: BTreeMap<Node, Disk> = {
             let register = self.register.borrow();
             register.nodes.iter().map(|(node, said)| (*node, said.disk)).collect()
         };
         if self.rules.has(Rule::AskAfterSetBack) {
             for (shard, entry) in map.shards.iter().enumerate() {
+                let knowing = newer.get(&(shard as u32));
+                if !went_back && knowing.is_none() {
+                    continue;
+                }
                 let inquiry = Inquiry {
                     peers: way,
                     store: Some(STORE),
                     shard: shard as u32,
                     quorums: self.quorums,
                     has: &|place: &Place| disks.get(&number(&place.node)) == Some(&place.disk),
-                    knowing: &BTreeSet::new(),
+                    knowing: knowing.unwrap_or(&none),
                     skips_silent: false,
                 };
                 match inquiry.newest(entry, version).await {
@@ -443,9 +479,10 @@ impl Scenario {
                 self.processes.borrow_mut()[node].weight = 1.0;
             }
             9 => self.lose_disk(node, lasts).await,
+            10 if !self.is_told => self.go_back_untold(lasts).await,
             10 => {
                 world.count("set backs", 1);
-                self.register.borrow_mut().go_back(world.number(1..6) as usize);
+                self.register.borrow_mut().go_back(world.number(1..6) as usize, true);
             }
             12 => self.lose_what_was_copied(lasts).await,
             _ => {
@@ -456,6 +493,24 @@ impl Scenario {
                 (0..nodes).for_each(|node| self.start(node));
             }
         }
+    }
+
+    /// Consul goes back while all nodes are away. What nodes have said since then is lost too.
+    async fn go_back_untold(self: &Rc<Self>, lasts: Duration) {
+        let nodes = self.processes.borrow().len();
+        (0..nodes).for_each(|node| self.kill(node));
+        self.world.count("set backs", 1);
+        {
+            let register = &mut *self.register.borrow_mut();
+            register.go_back(self.world.number(1..3) as usize, false);
+            register.restarted = Some(self.world.now());
+            for said in register.nodes.values_mut() {
+                said.report = Report::default();
+                said.seen = self.world.now();
+            }
+        }
+        self.world.sleep(lasts.mul_f64(0.1)).await;
+        (0..nodes).for_each(|node| self.start(node));
     }
 
     /// Ends all disruptions.

@@ -1,10 +1,11 @@
 //! What Consul stores: the map, written with check-and-set, and the nodes' reports.
 
+use super::nodes::name;
 use crate::world::Node;
-use consul_ffi::cluster::replication::map::{ChangeKind, Disk};
+use consul_ffi::cluster::replication::map::{ChangeKind, Disk, NodeId};
 use consul_ffi::cluster::replication::plan::Map;
 use consul_ffi::cluster::replication::state::Report;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 #[derive(Default)]
@@ -17,6 +18,10 @@ pub struct Register {
     counts: BTreeMap<&'static str, u64>,
     /// Whether it went back, and the holders must be asked.
     pub went_back: bool,
+    /// When all nodes were away while it went back.
+    pub restarted: Option<Duration>,
+    /// Whether its leader has not written since: the next map is far beyond all that it may have lost.
+    pub is_first: bool,
 }
 
 #[derive(Clone)]
@@ -34,11 +39,31 @@ impl Register {
         self.history.last()
     }
 
-    /// Goes back by up to `maps` maps.
-    pub fn go_back(&mut self, maps: usize) {
+    /// Goes back by up to `maps` maps. If that is not told, only a node that knows newer entries can tell it.
+    pub fn go_back(&mut self, maps: usize, is_told: bool) {
         let left = self.history.len().saturating_sub(maps).max(1);
         self.history.truncate(left);
-        self.went_back = true;
+        self.went_back = is_told;
+        self.is_first = true;
+    }
+
+    /// The shards of which nodes know newer entries than the map has, with these nodes.
+    pub fn newer(&self) -> BTreeMap<u32, BTreeSet<NodeId>> {
+        let mut newer: BTreeMap<u32, BTreeSet<NodeId>> = BTreeMap::new();
+        for (node, said) in &self.nodes {
+            for (shard, epoch) in &said.report.newer {
+                let entry = self.map().and_then(|map| map.shards.get(*shard as usize));
+                if entry.is_some_and(|entry| *epoch > entry.epoch) {
+                    newer.entry(*shard).or_default().insert(name(*node));
+                }
+            }
+        }
+        newer
+    }
+
+    pub fn epoch(&self, shard: u32) -> u64 {
+        let entry = self.map().and_then(|map| map.shards.get(shard as usize));
+        entry.map_or(u64::MAX, |entry| entry.epoch)
     }
 
     /// Writes the next map if the current one has this version.
