@@ -1,4 +1,4 @@
-//! docs/coordination.md, docs/cluster.md and docs/data.md name tests that exist, and show the
+//! docs/coordination.md, docs/cluster.md, docs/data.md and docs/comparison.md name tests that exist, and show the
 //! current profiles.
 
 use consul_ffi::client::coordination::Profile;
@@ -9,6 +9,7 @@ use std::path::Path;
 const LOCKS: &str = include_str!("../../docs/coordination.md");
 const CLUSTER: &str = include_str!("../../docs/cluster.md");
 const DATA: &str = include_str!("../../docs/data.md");
+const COMPARISON: &str = include_str!("../../docs/comparison.md");
 
 fn sources(folder: &Path, text: &mut String) {
     for entry in fs::read_dir(folder).expect("a folder") {
@@ -55,7 +56,7 @@ fn every_claim_is_shown_by_a_test_that_exists() {
     for folder in ["src", "spec", "tests"] {
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut text);
     }
-    let names = [claimed(LOCKS), in_tables(), claimed(CLUSTER), claimed(DATA)];
+    let names = [claimed(LOCKS), in_tables(), claimed(CLUSTER), claimed(DATA), claimed(COMPARISON)];
     assert!(names.iter().all(|names| names.len() > 5), "{names:?}");
     let names = names.concat();
     let is_a_test = |name: &String| {
