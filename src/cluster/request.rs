@@ -133,7 +133,7 @@ impl Cluster {
         let mut is_new = false;
         let add = |record: &mut Record| {
             let mut all = record.request.take().unwrap_or_default();
-            is_new |= all.add(node_id, &request)?;
+            is_new = all.add(node_id, &request)?;
             record.request = Some(all);
             Ok(())
         };
@@ -148,8 +148,9 @@ impl Cluster {
     pub async fn withdraw(&self, asked: &Asked) -> Result<bool, Error> {
         let mut withdrawn = false;
         let withdraw = |record: &mut Record| {
+            withdrawn = false;
             let Some(all) = &mut record.request else { return Ok(()) };
-            withdrawn |= all.remove(&asked.request);
+            withdrawn = all.remove(&asked.request);
             record.request = record.request.take().filter(|all| *all != Request::default());
             Ok(())
         };

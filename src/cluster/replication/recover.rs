@@ -52,6 +52,28 @@ struct Heard {
     silent: BTreeMap<NodeId, Error>,
 }
 
+/// Whether no write can have been acknowledged in a newer entry of a shard that begins with the end of its changes,
+/// when none of the nodes that live knows one: such an entry is on the disks of a quorum of writes before it is used,
+/// and those that live are so many of its holders that each quorum has one.
+pub fn is_newest(
+    entry: &Entry,
+    quorums: Quorums,
+    has: impl Fn(&Place) -> bool,
+    lives: impl Fn(&NodeId) -> bool,
+) -> bool {
+    let mut holders = 0;
+    let mut live = 0;
+    for slot in &entry.slots {
+        let Some(place) = &slot.holder else { continue };
+        holders += 1;
+        live += usize::from(match &slot.change {
+            Some(change) => lives(&change.to),
+            None => has(place),
+        });
+    }
+    live + quorums.write > holders
+}
+
 impl Inquiry<'_> {
     /// Finds the newest entry of the shard, of which Consul has `stored`, and returns it with a new epoch of at
     /// least `epoch`.

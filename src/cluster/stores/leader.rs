@@ -8,7 +8,7 @@ use crate::clock::{BoxFuture, Instant};
 use crate::cluster::replication::map::{Disk, Entry, NodeId, Place, StoreId};
 use crate::cluster::replication::peers::Peers;
 use crate::cluster::replication::plan::{Accepted, Map, Member, Planner, Presence};
-use crate::cluster::replication::recover::Inquiry;
+use crate::cluster::replication::recover::{Inquiry, is_newest};
 use crate::cluster::{Cluster, Mode, Snapshot, WAIT};
 use crate::error::{Error, Kind};
 use crate::ordered;
@@ -380,13 +380,8 @@ impl Duty<'_> {
         let may_plan = snapshot.frozen.is_empty()
             && snapshot.live().count() >= min_nodes
             && now >= known.planned_at + PLAN_PAUSE;
-        // Consul may have gone back while all nodes were away, which one that is still away may know.
+        // Consul may have gone back while all nodes were away.
         let is_young = now - self.life.started < self.cluster.options().replace_after;
-        let may_be_old = is_young && {
-            let met = lock(&self.life.met);
-            let mut nodes = said.members.keys().chain(&known.named);
-            nodes.any(|node| !met.contains(&(store.to_owned(), node.clone())))
-        };
         let stuck = known.stuck(&next.map, said, now);
         let accepted = said.accepted();
         let planner = planner(&members, shared, may_plan, &stuck, &accepted);
@@ -394,10 +389,22 @@ impl Duty<'_> {
         if !known.has_written {
             next.map.version = self.cluster.beyond(next.map.version);
         }
-        if let Some(mut map) = next.map.next(&planner).filter(|_| !may_be_old) {
+        if let Some(mut map) = next.map.next(&planner) {
+            let met = lock(&self.life.met);
             // Nothing changes before the holders have said what they know.
-            for shard in &next.unrecovered {
-                map.shards[*shard as usize] = next.map.shards[*shard as usize].clone();
+            for (shard, (new, old)) in map.shards.iter_mut().zip(&next.map.shards).enumerate() {
+                let shard = shard as u32;
+                let was_met = |node: &NodeId| met.contains(&(store.to_owned(), node.clone()));
+                let is_known = || {
+                    let has = |it: &Place| live.contains(&it.node) && said.has(shard, it);
+                    let has = |it: &Place| has(it) || was_met(&it.node);
+                    let lives = |node: &NodeId| live.contains(node) || was_met(node);
+                    is_newest(old, shared.quorums(), has, lives)
+                };
+                let may_be_old = is_young && !said.words.contains_key(&shard);
+                if new != old && (next.unrecovered.contains(&shard) || may_be_old && !is_known()) {
+                    new.clone_from(old);
+                }
             }
             if map.shards != next.map.shards {
                 next.map = map;

@@ -184,7 +184,7 @@ impl Store {
         };
         let numbers = metrics::numbers().store(&options.name);
         Ok(Arc::new_cyclic(|this| {
-            lock(&cluster.stores).push(this.clone());
+            leave::note(&cluster, this.clone());
             Store {
                 this: this.clone(),
                 cluster,

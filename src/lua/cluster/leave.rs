@@ -4,7 +4,7 @@ use super::methods::stop;
 use super::node::ClusterNode;
 use crate::client::Client;
 use crate::clock::Instant;
-use crate::cluster::stores::{ShardStatus, Store};
+use crate::cluster::stores::{self, ShardStatus, Store};
 use crate::cluster::{Cluster, Mode, Record, Snapshot};
 use crate::error::{Error, Kind};
 use crate::lua::runtime::native::{self, Call};
@@ -74,7 +74,12 @@ async fn hand_over(
         drained = drain_in_turn(cluster, client, stores, end) => drained.map(|()| true)?,
         () = clock.sleep_until(end) => false,
     };
-    while is_drained && clock.now() < end && !stores.iter().all(|store| store.holds_none()) {
+    let mut is_left = false;
+    while is_drained && clock.now() < end {
+        is_left = is_without_shards(cluster, stores).await;
+        if is_left {
+            break;
+        }
         let snapshot = cluster.snapshot();
         if snapshot.nodes.get(id).is_some_and(|node| !drains(&node.record)) {
             let why = "it stays: an operator has made it active";
@@ -82,7 +87,20 @@ async fn hand_over(
         }
         clock.sleep(PAUSE).await;
     }
-    Ok(stores.iter().map(|store| held(store, id)).sum())
+    let left = stores.iter().map(|store| held(store, id)).sum();
+    if is_drained && left == 0 && !is_left {
+        let why =
+            "it stays: Consul has older maps of the stores than this node, or does not answer";
+        return Err(Error::new(Kind::Timeout, why).with_maybe_applied(false));
+    }
+    Ok(left)
+}
+
+/// Whether neither this process nor Consul knows of a shard of the node. Consul may have lost what it knew.
+async fn is_without_shards(cluster: &Cluster, stores: &[Arc<Store>]) -> bool {
+    stores.is_empty()
+        || stores.iter().all(|store| store.holds_none())
+            && stores::leave::holds_none(cluster).await.unwrap_or(false)
 }
 
 /// Drains the node; again for a while if others that leave at the same time may be refused.

@@ -10,7 +10,7 @@ use consul_ffi::cluster::replication::map::{Disk, NodeId, Place};
 use consul_ffi::cluster::replication::peers::{Entries, Known};
 use consul_ffi::cluster::replication::plan::{Accepted, Map, Member, Planner, Presence};
 use consul_ffi::cluster::replication::record::{HybridTime, Record, Version};
-use consul_ffi::cluster::replication::recover::Inquiry;
+use consul_ffi::cluster::replication::recover::{Inquiry, is_newest};
 use consul_ffi::cluster::replication::rules::Rule;
 use consul_ffi::cluster::replication::state::Report;
 use consul_ffi::cluster::replication::transfer::Transfer;
@@ -245,10 +245,12 @@ impl Scenario {
                     Some(map) if went_back || !newer.is_empty() => {
                         scenario.recovered(map, &way, went_back, &newer).await
                     }
-                    Some(_) if scenario.may_be_old() => None,
-                    Some(map) if is_first && !scenario.is_told => {
-                        let from = Map { version: map.version + scenario.gap(), ..map.clone() };
-                        scenario.next_map(Some(&from))
+                    Some(map) if !scenario.is_told => {
+                        let gap = if is_first { scenario.gap() } else { 0 };
+                        let from = Map { version: map.version + gap, ..map.clone() };
+                        let next = scenario.next_map(Some(&from));
+                        next.map(|next| scenario.keep_what_may_be_old(map, next))
+                            .filter(|next| next.shards != map.shards)
                     }
                     map => scenario.next_map(map.as_ref()),
                 };
@@ -266,13 +268,25 @@ impl Scenario {
         });
     }
 
-    /// Whether Consul may have gone back while all nodes were away, which one that is still away may know.
-    fn may_be_old(&self) -> bool {
+    /// Keeps the entries that may be old: Consul may have gone back while all nodes were away.
+    fn keep_what_may_be_old(&self, map: &Map, mut next: Map) -> Map {
         let register = self.register.borrow();
-        register.restarted.is_some_and(|at| {
-            self.world.now() - at < self.replace_after
-                && register.nodes.values().any(|said| said.seen <= at)
-        })
+        let Some(at) = register.restarted.filter(|at| self.world.now() - *at < self.replace_after)
+        else {
+            return next;
+        };
+        let said = |node: &NodeId| register.nodes.get(&number(node)).filter(|it| it.seen > at);
+        for (shard, (new, old)) in next.shards.iter_mut().zip(&map.shards).enumerate() {
+            let has = |place: &Place| {
+                said(&place.node).is_some_and(|it| {
+                    it.disk == place.disk && !it.report.missing.contains(&(shard as u32))
+                })
+            };
+            if !is_newest(old, self.quorums, has, |node| said(node).is_some()) {
+                new.clone_from(old);
+            }
+        }
+        next
     }
 
     /// How far the next map is beyond the last one when maps may be lost.
