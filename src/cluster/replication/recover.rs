@@ -54,7 +54,7 @@ struct Heard {
 
 /// Whether no write can have been acknowledged in a newer entry of a shard that begins with the end of its changes,
 /// when none of the nodes that live knows one: such an entry is on the disks of a quorum of writes before it is used,
-/// and those that live are so many of its holders that each quorum has one.
+/// and so few of its holders are away that each quorum has one that lives.
 pub fn is_newest(
     entry: &Entry,
     quorums: Quorums,
