@@ -170,6 +170,8 @@ pub(super) enum Headers {
         /// Whether blocking and cached reads are answered by the streaming backend.
         streams: bool,
     },
+    /// Configuration entries: a missing one has the same headers, other errors have none.
+    Entry,
     /// Prepared queries: as those of the catalog, and a missing one has the index headers of an error.
     Query {
         /// Whether the agent's cache can answer.
@@ -203,7 +205,7 @@ impl Agent {
             Some(reply) => reply,
             None => self.with(|state| read.reply(state, call)),
         };
-        if is_error(&reply) {
+        if is_error(&reply) && !is_missing_entry(read.headers, &reply) {
             return failed(read.headers, reply);
         }
         let reply = reply_headers(reply, read.headers, options, index.value, streams);
@@ -318,6 +320,9 @@ fn forbidden(read: &Read, state: &State, call: &Call) -> Option<Reply> {
         return None;
     }
     let reply = read.reply(state, call);
+    if is_missing_entry(read.headers, &reply) {
+        return None;
+    }
     if is_error(&reply) {
         return Some(reply);
     }
@@ -329,6 +334,11 @@ fn forbidden(read: &Read, state: &State, call: &Call) -> Option<Reply> {
 /// Whether the reply is an error. An empty result alone is not one.
 fn is_error(reply: &Reply) -> bool {
     !reply.status.is_success() && !reply.body.is_empty()
+}
+
+/// Whether an entry does not exist, for which a query waits.
+fn is_missing_entry(headers: Headers, reply: &Reply) -> bool {
+    headers == Headers::Entry && reply.status == StatusCode::NOT_FOUND
 }
 
 fn reply_headers(
@@ -349,7 +359,11 @@ fn reply_headers(
     let backend = if streams { "streaming" } else { "blocking-query" };
     let reply = index_headers(reply, index, !streams).with_text("x-consul-query-backend", backend);
     match headers {
-        Headers::Plain | Headers::Deferred | Headers::Cached | Headers::OfSuccess => reply,
+        Headers::Plain
+        | Headers::Deferred
+        | Headers::Cached
+        | Headers::OfSuccess
+        | Headers::Entry => reply,
         Headers::Catalog { .. } | Headers::Query { .. } => {
             reply.with_text("x-consul-effective-consistency", options.consistency.name())
         }
@@ -378,7 +392,8 @@ fn index_headers(reply: Reply, index: u64, known_leader: bool) -> Reply {
 /// not those that the streaming backend may answer.
 pub(super) fn failed(headers: Headers, reply: impl Into<Reply>) -> Reply {
     let reply = reply.into();
-    let has_none = matches!(headers, Headers::Plain | Headers::Catalog { streams: true, .. });
+    let has_none =
+        matches!(headers, Headers::Plain | Headers::Entry | Headers::Catalog { streams: true, .. });
     // A missing entry is not an error of the server.
     let is_query = matches!(headers, Headers::Query { .. });
     if has_none || reply.status == StatusCode::NOT_FOUND && !is_query {

@@ -45,6 +45,7 @@ mod catalog;
 #[cfg(feature = "server")]
 pub mod config;
 mod control;
+mod entry;
 mod event;
 mod filter;
 mod go;

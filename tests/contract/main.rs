@@ -9,10 +9,12 @@
 mod acl;
 mod agent;
 mod catalog;
+mod config_entry;
 mod coordinate;
 mod event;
 mod health;
 mod http;
+mod intention;
 mod kv;
 mod observer;
 mod operator;
@@ -49,9 +51,12 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("http", http::BEHAVIOURS),
     ("query", query::BEHAVIOURS),
     ("operator", operator::BEHAVIOURS),
+    ("config_entry", config_entry::BEHAVIOURS),
+    ("intention", intention::BEHAVIOURS),
     ("unsimulated", unsimulated::BEHAVIOURS),
     ("acl", acl::BEHAVIOURS),
     ("permissions", acl::permissions::BEHAVIOURS),
+    ("roles", acl::roles::BEHAVIOURS),
     ("observer", observer::BEHAVIOURS),
 ];
 

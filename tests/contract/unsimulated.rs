@@ -1,24 +1,17 @@
 //! Methods that the simulated agent answers as an unknown endpoint; on real servers they work.
 
-use crate::target::{T, args, behaviours, list, table, text, texts};
+use crate::target::{T, args, behaviours, list, table, text};
 use consul_ffi::error::Kind;
 use consul_ffi::simulate::acl::DefaultPolicy::Deny;
 use consul_ffi::wire::value::Value;
 
 behaviours![
-    a_configuration_entry_is_written_read_and_deleted,
-    a_configuration_entry_is_written_once_with_cas_zero,
-    an_unknown_configuration_entry_is_absent,
-    an_intention_allows_or_denies,
-    an_intention_is_created_and_deleted_by_id,
-    intentions_are_matched_by_either_end,
     a_discovery_chain_is_compiled,
     nothing_is_exported_at_first,
     the_mesh_has_a_configured_authority,
     a_snapshot_is_bytes_and_an_invalid_one_is_refused,
     an_unknown_peering_is_absent,
     enterprise_endpoints_are_unsupported,
-    a_role_has_policies,
     there_are_no_auth_methods_at_first,
     templates_of_policies_are_known,
     replication_is_off_in_the_first_datacenter,
@@ -31,97 +24,6 @@ async fn is_unknown(t: &T, method: &str, args: consul_ffi::wire::request::Args) 
         t.fails(method, args, Kind::Unsupported).await;
     }
     simulated
-}
-
-fn entry(t: &T, protocol: &str) -> Value {
-    table! {"Kind" = "service-defaults", "Name" = t.name("web"), "Protocol" = protocol}
-}
-
-async fn a_configuration_entry_is_written_read_and_deleted(t: T) {
-    if is_unknown(&t, "config_write", args![entry(&t, "http")]).await {
-        return;
-    }
-    t.ok("config_write", args![entry(&t, "http")]).await;
-    let found = t.value("config_read", args!["service-defaults", t.name("web")]).await;
-    assert_eq!(text(&found, "Protocol"), "http");
-    let all = t.value("config_list", args!["service-defaults"]).await;
-    assert!(texts(&all, "Name").contains(&t.name("web").as_str()));
-    t.ok("config_delete", args!["service-defaults", t.name("web")]).await;
-    let gone = t.value("config_read", args!["service-defaults", t.name("web")]).await;
-    assert_eq!(gone, Value::Null);
-}
-
-async fn a_configuration_entry_is_written_once_with_cas_zero(t: T) {
-    if is_unknown(&t, "config_list", args!["service-defaults"]).await {
-        return;
-    }
-    t.ok("config_write", args![entry(&t, "http"); "cas" = 0]).await;
-    t.fails("config_write", args![entry(&t, "grpc"); "cas" = 0], Kind::Conflict).await;
-    t.ok("config_delete", args!["service-defaults", t.name("web")]).await;
-}
-
-async fn an_unknown_configuration_entry_is_absent(t: T) {
-    if is_unknown(&t, "config_read", args!["service-defaults", "none"]).await {
-        return;
-    }
-    assert_eq!(t.value("config_read", args!["service-defaults", "none"]).await, Value::Null);
-    t.ok("config_delete", args!["service-defaults", "none"]).await;
-}
-
-async fn an_intention_allows_or_denies(t: T) {
-    let ends = || args![t.name("a"), t.name("b")];
-    if is_unknown(&t, "connect_intention_check", ends()).await {
-        return;
-    }
-    assert_eq!(t.value("connect_intention_check", ends()).await, table! {"Allowed" = true});
-    let deny = table! {"Action" = "deny"};
-    if t.is_1_8("there are no intentions by their ends (before 1.9)") {
-        // It takes the last part of the path for an id.
-        t.fails("connect_intention_exact", ends(), Kind::Argument).await;
-        return;
-    }
-    t.ok("connect_intention_upsert", args![t.name("a"), t.name("b"), deny]).await;
-    assert_eq!(t.value("connect_intention_check", ends()).await, table! {"Allowed" = false});
-    let found = t.value("connect_intention_exact", ends()).await;
-    assert_eq!(text(&found, "Action"), "deny");
-    t.ok("connect_intention_delete", ends()).await;
-    assert_eq!(t.value("connect_intention_exact", ends()).await, Value::Null);
-}
-
-fn intention(t: &T) -> Value {
-    table! {
-        "SourceName" = t.name("a"), "DestinationName" = t.name("b"), "SourceType" = "consul",
-        "Action" = "allow",
-    }
-}
-
-async fn an_intention_is_created_and_deleted_by_id(t: T) {
-    if is_unknown(&t, "connect_intention_list", args![]).await {
-        return;
-    }
-    let id = t.value("connect_intention_create", args![intention(&t)]).await;
-    let id = id.as_str().unwrap();
-    let found = t.value("connect_intention_read", args![id]).await;
-    assert_eq!(text(&found, "SourceName"), t.name("a"));
-    // An intention that was written by source and destination has no id.
-    let all = t.value("connect_intention_list", args![]).await;
-    assert!(all.items().iter().any(|found| found.get("ID") == Some(&id.into())));
-    t.ok("connect_intention_delete_by_id", args![id]).await;
-    assert_eq!(t.value("connect_intention_read", args![id]).await, Value::Null);
-}
-
-async fn intentions_are_matched_by_either_end(t: T) {
-    let by = |end: &str, name: &str| args![end, list![t.name(name)]];
-    if is_unknown(&t, "connect_intention_match", by("source", "a")).await {
-        return;
-    }
-    let id = t.value("connect_intention_create", args![intention(&t)]).await;
-    for (end, name) in [("source", "a"), ("destination", "b")] {
-        let found = t.value("connect_intention_match", by(end, name)).await;
-        let matched = found.get(&t.name(name)).unwrap();
-        assert!(texts(matched, "DestinationName").contains(&t.name("b").as_str()), "{found:?}");
-    }
-    t.ok("connect_intention_delete_by_id", args![id]).await;
 }
 
 async fn a_discovery_chain_is_compiled(t: T) {
@@ -179,24 +81,6 @@ async fn enterprise_endpoints_are_unsupported(t: T) {
         t.fails(method, args![], Kind::Unsupported).await;
     }
     t.fails("namespace_read", args!["default"], Kind::Unsupported).await;
-}
-
-async fn a_role_has_policies(t: T) {
-    let t = t.with_acls(Deny);
-    let role = table! {"Name" = t.name("r"), "Description" = "d"};
-    if is_unknown(&t, "acl_role_create", args![role.clone()]).await {
-        return;
-    }
-    let created = t.value("acl_role_create", args![role]).await;
-    let id = text(&created, "ID");
-    let found = t.value("acl_role_read_by_name", args![t.name("r")]).await;
-    assert_eq!(text(&found, "ID"), id);
-    let changed = table! {"Name" = t.name("r"), "Description" = "e"};
-    t.ok("acl_role_update", args![id, changed]).await;
-    assert_eq!(text(&t.value("acl_role_read", args![id]).await, "Description"), "e");
-    assert!(texts(&t.value("acl_role_list", args![]).await, "ID").contains(&id));
-    t.ok("acl_role_delete", args![id]).await;
-    t.fails("acl_role_read", args![id], Kind::NotFound).await;
 }
 
 async fn there_are_no_auth_methods_at_first(t: T) {

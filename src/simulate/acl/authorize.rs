@@ -91,7 +91,11 @@ impl Authority {
     /// Whether the caller has this access to the resource of this name; the name of a resource
     /// without names is "".
     pub fn allows(&self, resource: Resource, name: impl AsRef<[u8]>, access: Access) -> bool {
-        self.holds(access, resource, |rules| rules.level(resource, name.as_ref()))
+        let name = name.as_ref();
+        self.holds(access, resource, |rules| match (resource, name) {
+            (Resource::Intention, b"*") => rules.wildcard_level(access),
+            _ => rules.level(resource, name),
+        })
     }
 
     fn holds(

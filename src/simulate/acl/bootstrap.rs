@@ -103,6 +103,7 @@ fn new_token(state: &State, secret: Secret, description: &str, index: u64) -> To
         secret,
         description: description.to_owned(),
         policies: Vec::new(),
+        roles: Vec::new(),
         services: Vec::new(),
         nodes: Vec::new(),
         local: false,

@@ -5,6 +5,7 @@ mod bootstrap;
 mod own_access;
 mod policies;
 mod policy;
+mod roles;
 mod token_body;
 mod token_view;
 mod tokens;
@@ -26,7 +27,12 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
-    policies::ROUTES.iter().chain(tokens::ROUTES).chain(bootstrap::ROUTES).chain(own_access::ROUTES)
+    policies::ROUTES
+        .iter()
+        .chain(roles::ROUTES)
+        .chain(tokens::ROUTES)
+        .chain(bootstrap::ROUTES)
+        .chain(own_access::ROUTES)
 }
 
 /// The ACL configuration of an agent.
@@ -99,6 +105,20 @@ struct Policy {
     modify_index: u64,
 }
 
+/// Permissions that several tokens have in common.
+#[derive(Clone, Debug)]
+struct Role {
+    id: String,
+    name: String,
+    description: String,
+    /// The ids of its policies.
+    policies: Vec<String>,
+    services: Vec<ServiceIdentity>,
+    nodes: Vec<NodeIdentity>,
+    create_index: u64,
+    modify_index: u64,
+}
+
 /// One token.
 #[derive(Clone, Debug)]
 struct Token {
@@ -107,6 +127,8 @@ struct Token {
     description: String,
     /// The ids of its policies.
     policies: Vec<String>,
+    /// The ids of its roles.
+    roles: Vec<String>,
     services: Vec<ServiceIdentity>,
     nodes: Vec<NodeIdentity>,
     local: bool,
@@ -131,7 +153,7 @@ struct NodeIdentity {
     datacenter: String,
 }
 
-/// All tokens and policies.
+/// All tokens, policies and roles.
 #[derive(Clone, Debug)]
 pub(super) struct AclTable {
     config: Acl,
@@ -141,6 +163,9 @@ pub(super) struct AclTable {
     /// By id.
     policies: BTreeMap<String, Policy>,
     policies_newest: u64,
+    /// By id.
+    roles: BTreeMap<String, Role>,
+    roles_newest: u64,
     /// The index of the first management token, after which bootstrapping is refused.
     bootstrapped: Option<u64>,
 }
@@ -154,6 +179,8 @@ impl AclTable {
             tokens_newest: 0,
             policies: BTreeMap::new(),
             policies_newest: 0,
+            roles: BTreeMap::new(),
+            roles_newest: 0,
             bootstrapped: None,
         }
     }
@@ -176,28 +203,51 @@ impl AclTable {
         self.policies.values().find(|policy| policy.name == name)
     }
 
-    /// The rules of the token's policies and identities.
+    fn role_named(&self, name: &str) -> Option<&Role> {
+        self.roles.values().find(|role| role.name == name)
+    }
+
+    fn roles_of(&self, token: &Token) -> impl Iterator<Item = &Role> {
+        token.roles.iter().filter_map(|id| self.roles.get(id))
+    }
+
+    /// The policies of a token, those of its roles included.
+    fn policies_of(&self, token: &Token) -> Vec<&Policy> {
+        let ids = token.policies.iter().chain(self.roles_of(token).flat_map(|role| &role.policies));
+        let mut seen: Vec<&Policy> = Vec::new();
+        for policy in ids.filter_map(|id| self.policies.get(id)) {
+            if !seen.iter().any(|known| known.id == policy.id) {
+                seen.push(policy);
+            }
+        }
+        seen
+    }
+
+    /// The rules of the token's policies, roles and identities.
     fn rules_of(&self, token: &Token, datacenter: &str) -> Rules {
         let mut rules = Rules::default();
         let is_here = |datacenters: &Option<Vec<String>>| {
             datacenters.as_ref().is_none_or(|all| all.iter().any(|name| name == datacenter))
         };
-        for policy in token.policies.iter().filter_map(|id| self.policies.get(id)) {
+        for policy in self.policies_of(token) {
             if is_here(&policy.datacenters) {
                 rules.add_all(&policy.rules);
             }
         }
         // Source: "Service identities" and "Node identities" in Consul's documentation of ACLs.
-        for service in token.services.iter().filter(|service| is_here(&service.datacenters)) {
+        let services = self.roles_of(token).flat_map(|role| &role.services);
+        let services = token.services.iter().chain(services);
+        for service in services.filter(|service| is_here(&service.datacenters)) {
             let proxy = format!("{}-sidecar-proxy", service.name);
-            rules.add(Resource::Service, false, &service.name, Level::Write);
-            rules.add(Resource::Service, false, &proxy, Level::Write);
-            rules.add(Resource::Service, true, "", Level::Read);
+            rules.add_service(false, &service.name, Level::Write, None);
+            rules.add_service(false, &proxy, Level::Write, None);
+            rules.add_service(true, "", Level::Read, None);
             rules.add(Resource::Node, true, "", Level::Read);
         }
-        for node in token.nodes.iter().filter(|node| node.datacenter == datacenter) {
+        let nodes = self.roles_of(token).flat_map(|role| &role.nodes);
+        for node in token.nodes.iter().chain(nodes).filter(|node| node.datacenter == datacenter) {
             rules.add(Resource::Node, false, &node.name, Level::Write);
-            rules.add(Resource::Service, true, "", Level::Read);
+            rules.add_service(true, "", Level::Read, None);
         }
         rules
     }

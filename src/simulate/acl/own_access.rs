@@ -68,10 +68,6 @@ fn decode(call: &Call) -> Result<Vec<Authorization>, String> {
 impl Authorization {
     fn parse(&self) -> Result<(Resource, Access), Refusal> {
         let name = self.resource.as_str();
-        if name == "intention" {
-            let why = "rights on intentions are not supported by the simulated agent";
-            return Err(Refusal::server(why));
-        }
         let resource = Resource::of_name(name).ok_or_else(|| {
             Refusal::bad(format!("Invalid ACL resource requested: {}", go::quoted(name)))
         })?;

@@ -11,6 +11,8 @@ pub(crate) enum Resource {
     Acl,
     Agent,
     Event,
+    /// What the rules of a service say of its intentions.
+    Intention,
     Key,
     Keyring,
     Mesh,
@@ -25,12 +27,13 @@ pub(crate) enum Resource {
 impl Resource {
     /// The resource that rules call `name`.
     pub fn of_name(name: &str) -> Option<Self> {
-        NAMED.iter().chain(SINGLE).find(|resource| resource.name() == name).copied()
+        let mut known = NAMED.iter().chain(SINGLE).chain([&Resource::Intention]);
+        known.find(|resource| resource.name() == name).copied()
     }
 
     /// Whether a rule is for the resources of a name, not for the only one.
     pub fn has_names(self) -> bool {
-        NAMED.contains(&self)
+        NAMED.contains(&self) || self == Resource::Intention
     }
 
     /// The name in rules and error messages.
@@ -39,6 +42,7 @@ impl Resource {
             Resource::Acl => "acl",
             Resource::Agent => "agent",
             Resource::Event => "event",
+            Resource::Intention => "intention",
             Resource::Key => "key",
             Resource::Keyring => "keyring",
             Resource::Mesh => "mesh",
@@ -221,8 +225,26 @@ impl Rules {
         if resource == Resource::Service && !intentions.is_empty() && !is_right(intentions) {
             return invalid("intentions ");
         }
-        self.add(resource, is_prefix, name, level);
+        if resource == Resource::Service {
+            self.add_service(is_prefix, name, level, Level::parse(intentions));
+        } else {
+            self.add(resource, is_prefix, name, level);
+        }
         Ok(())
+    }
+
+    /// Adds a rule for a service, and the one for its intentions: without one of their own, a caller
+    /// with any access to the service may read them.
+    pub fn add_service(
+        &mut self,
+        is_prefix: bool,
+        name: &str,
+        level: Level,
+        intentions: Option<Level>,
+    ) {
+        let usual = if level == Level::Deny { Level::Deny } else { Level::Read };
+        self.add(Resource::Service, is_prefix, name, level);
+        self.add(Resource::Intention, is_prefix, name, intentions.unwrap_or(usual));
     }
 
     /// Adds a rule. Of two with the same name, the stronger one stays.
@@ -247,10 +269,28 @@ impl Rules {
         }
     }
 
-    /// The level of a name: of the rule with exactly this name, else of the longest prefix.
+    /// The level of a name: of the rule with exactly this name, else of the longest prefix. Without a
+    /// rule for the mesh or for peerings, the one for operators counts.
     pub fn level(&self, resource: Resource, name: &[u8]) -> Option<Level> {
-        let names = self.0.get(&resource)?;
-        names.exact.get(name).copied().or_else(|| longest_prefix(names, name))
+        let own = self.0.get(&resource).and_then(|names| {
+            names.exact.get(name).copied().or_else(|| longest_prefix(names, name))
+        });
+        match (own, resource) {
+            (None, Resource::Mesh | Resource::Peering) => self.level(Resource::Operator, name),
+            (own, _) => own,
+        }
+    }
+
+    /// The level for the intentions of all services together: writing needs the access to all of them,
+    /// reading the access to any.
+    pub fn wildcard_level(&self, access: Access) -> Option<Level> {
+        let names = self.0.get(&Resource::Intention)?;
+        let mut levels = names.exact.values().chain(names.prefixes.values());
+        match access {
+            Access::Write => self.tree_level(Resource::Intention, b""),
+            _ if levels.any(|level| level.allows(access)) => Some(Level::Read),
+            _ => names.prefixes.get(&b""[..]).copied(),
+        }
     }
 
     /// The level for writing everything under a prefix, as deleting a tree does: the longest prefix

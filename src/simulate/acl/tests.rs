@@ -26,14 +26,16 @@ fn token(world: &World, name: &str, rules: &str) -> Value {
 #[test]
 fn without_access_control_its_endpoints_are_refused_and_tokens_mean_nothing() {
     let world = World::new();
-    for path in ["acl/tokens", "acl/token/self", "acl/policies?index=5", "acl/policy/xx"] {
+    for path in
+        ["acl/tokens", "acl/token/self", "acl/policies?index=5", "acl/policy/xx", "acl/roles"]
+    {
         let answer = world.get(path);
         assert_eq!((answer.status(), answer.text()), (401, "ACL support disabled"));
         assert_eq!(answer.header("x-consul-index"), "");
     }
     assert_eq!(world.put("acl/bootstrap", "").status(), 401);
     assert_eq!(world.put("agent/token/default", "{}").status(), 401);
-    assert_eq!(world.get("acl/roles").status(), 404);
+    assert_eq!(world.get("acl/auth-methods").status(), 404);
     assert_eq!(world.send_as("nope", Method::GET, "kv/?keys", "").status(), 200);
 }
 

@@ -10,14 +10,16 @@ use std::time::Duration;
 const TOKEN: GoType = GoType { value: "struct { *structs.Alias }", fields: ".Alias." };
 const LINK: GoType = GoType { value: "structs.ACLTokenPolicyLink", fields: ".Alias.Policies." };
 
+/// The id and the name of a policy or role, of which one is given.
+pub(super) type Link = (String, String);
+
 /// A token of a request body.
 pub(super) struct Given {
     pub accessor: String,
     pub secret: String,
     pub description: String,
-    /// Ids and names.
-    pub policies: Vec<(String, String)>,
-    pub roles: Vec<(String, String)>,
+    pub policies: Vec<Link>,
+    pub roles: Vec<Link>,
     pub services: Vec<ServiceIdentity>,
     pub nodes: Vec<NodeIdentity>,
     pub has_templates: bool,
@@ -56,9 +58,7 @@ pub(super) fn decode(call: &Call) -> Result<Given, Refusal> {
             roles: links(&given, "Roles")?,
             services: services(&given)?,
             nodes: nodes(&given)?,
-            has_templates: given
-                .list("TemplatedPolicies", "structs.ACLTemplatedPolicies")?
-                .is_some_and(|templates| !templates.is_empty()),
+            has_templates: has_templates(&given)?,
             local: given.flag("Local")?,
             expires: given.text("ExpirationTime")?,
             ttl: ttl(&given)?,
@@ -76,7 +76,12 @@ fn ttl(given: &Object<'_>) -> Result<Duration, String> {
     Ok(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
 }
 
-fn links(given: &Object<'_>, name: &str) -> Result<Vec<(String, String)>, String> {
+pub(super) fn has_templates(given: &Object<'_>) -> Result<bool, String> {
+    let templates = given.list("TemplatedPolicies", "structs.ACLTemplatedPolicies")?;
+    Ok(templates.is_some_and(|templates| !templates.is_empty()))
+}
+
+pub(super) fn links(given: &Object<'_>, name: &str) -> Result<Vec<Link>, String> {
     let items = given.list(name, "[]structs.ACLTokenPolicyLink")?.unwrap_or_default();
     let read = |item: &Json| {
         let link = Object::new(item, LINK)?;
@@ -85,19 +90,35 @@ fn links(given: &Object<'_>, name: &str) -> Result<Vec<(String, String)>, String
     items.iter().map(read).collect()
 }
 
-fn services(given: &Object<'_>) -> Result<Vec<ServiceIdentity>, String> {
+/// The services as which a token may act, each one once.
+pub(super) fn services(given: &Object<'_>) -> Result<Vec<ServiceIdentity>, String> {
     let items = given.list("ServiceIdentities", "structs.ACLServiceIdentities")?;
-    let read = |item: &Json| {
+    let read = |item: &Json| -> Result<ServiceIdentity, String> {
         let item = Object::new(item, LINK)?;
         Ok(ServiceIdentity {
             name: item.text("ServiceName")?,
             datacenters: item.texts("Datacenters")?.filter(|names| !names.is_empty()),
         })
     };
-    items.unwrap_or_default().iter().map(read).collect()
+    let mut services: Vec<ServiceIdentity> = Vec::new();
+    for service in items.unwrap_or_default().iter().map(read) {
+        let service = service?;
+        match services.iter_mut().find(|known| known.name == service.name) {
+            Some(known) => {
+                for datacenter in service.datacenters.unwrap_or_default() {
+                    let all = known.datacenters.get_or_insert_default();
+                    if !all.contains(&datacenter) {
+                        all.push(datacenter);
+                    }
+                }
+            }
+            None => services.push(service),
+        }
+    }
+    Ok(services)
 }
 
-fn nodes(given: &Object<'_>) -> Result<Vec<NodeIdentity>, String> {
+pub(super) fn nodes(given: &Object<'_>) -> Result<Vec<NodeIdentity>, String> {
     let items = given.list("NodeIdentities", "structs.ACLNodeIdentities")?;
     let read = |item: &Json| {
         let item = Object::new(item, LINK)?;

@@ -2,7 +2,7 @@
 
 use super::{
     Access, Authority, DefaultPolicy, NodeIdentity, Resource, ServiceIdentity, Token, content_hash,
-    policies,
+    policies, roles,
 };
 use crate::simulate::store::State;
 use serde::Serialize;
@@ -21,6 +21,8 @@ pub(super) struct View<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     policies: Vec<Link<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    roles: Vec<Link<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     service_identities: Vec<ServiceView<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     node_identities: Vec<NodeView<'a>>,
@@ -35,15 +37,21 @@ pub(super) struct View<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Link<'a> {
+pub(super) struct Link<'a> {
     #[serde(rename = "ID")]
     id: &'a str,
     name: &'a str,
 }
 
+/// Links to the policies of these ids.
+pub(super) fn policy_links<'a>(state: &'a State, ids: &[String]) -> Vec<Link<'a>> {
+    let policies = ids.iter().filter_map(|id| state.acl.policies.get(id));
+    policies.map(|policy| Link { id: &policy.id, name: &policy.name }).collect()
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct ServiceView<'a> {
+pub(super) struct ServiceView<'a> {
     service_name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     datacenters: Option<&'a [String]>,
@@ -51,39 +59,42 @@ struct ServiceView<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct NodeView<'a> {
+pub(super) struct NodeView<'a> {
     node_name: &'a str,
     datacenter: &'a str,
 }
 
+impl<'a> From<&'a ServiceIdentity> for ServiceView<'a> {
+    fn from(service: &'a ServiceIdentity) -> Self {
+        Self { service_name: &service.name, datacenters: service.datacenters.as_deref() }
+    }
+}
+
+impl<'a> From<&'a NodeIdentity> for NodeView<'a> {
+    fn from(node: &'a NodeIdentity) -> Self {
+        Self { node_name: &node.name, datacenter: &node.datacenter }
+    }
+}
+
 impl<'a> View<'a> {
     pub fn new(state: &'a State, token: &'a Token) -> Self {
-        let link = |id: &String| {
-            let policy = state.acl.policies.get(id)?;
-            Some(Link { id: &policy.id, name: &policy.name })
-        };
-        let service = |service: &'a ServiceIdentity| ServiceView {
-            service_name: &service.name,
-            datacenters: service.datacenters.as_deref(),
-        };
-        let node = |node: &'a NodeIdentity| NodeView {
-            node_name: &node.name,
-            datacenter: &node.datacenter,
-        };
+        let roles = state.acl.roles_of(token);
         Self {
             id: None,
             accessor: &token.accessor,
             secret: &token.secret.0,
             description: &token.description,
-            policies: token.policies.iter().filter_map(link).collect(),
-            service_identities: token.services.iter().map(service).collect(),
-            node_identities: token.nodes.iter().map(node).collect(),
+            policies: policy_links(state, &token.policies),
+            roles: roles.map(|role| Link { id: &role.id, name: &role.name }).collect(),
+            service_identities: token.services.iter().map(ServiceView::from).collect(),
+            node_identities: token.nodes.iter().map(NodeView::from).collect(),
             local: token.local,
             expiration_time: token.expires.as_deref(),
             create_time: &token.created,
             hash: content_hash(&(
                 &token.description,
                 &token.policies,
+                &token.roles,
                 &token.services,
                 &token.nodes,
                 token.local,
@@ -108,14 +119,14 @@ impl<'a> View<'a> {
     }
 }
 
-/// A token with its policies.
+/// A token with its policies and roles.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Expanded<'a> {
     #[serde(flatten)]
     token: View<'a>,
     expanded_policies: Vec<policies::View<'a>>,
-    expanded_roles: Option<()>,
+    expanded_roles: Option<Vec<roles::View<'a>>>,
     #[serde(rename = "NamespaceDefaultPolicyIDs")]
     namespace_default_policy_ids: Option<()>,
     #[serde(rename = "NamespaceDefaultRoleIDs")]
@@ -129,11 +140,13 @@ pub(super) struct Expanded<'a> {
 
 impl<'a> Expanded<'a> {
     pub fn new(state: &'a State, token: &'a Token, view: View<'a>) -> Self {
-        let policies = token.policies.iter().filter_map(|id| state.acl.policies.get(id));
+        let policies = state.acl.policies_of(token).into_iter();
+        let roles: Vec<_> =
+            state.acl.roles_of(token).map(|role| roles::View::new(state, role)).collect();
         Self {
             token: view,
             expanded_policies: policies.map(policies::View::from).collect(),
-            expanded_roles: None,
+            expanded_roles: (!roles.is_empty()).then_some(roles),
             namespace_default_policy_ids: None,
             namespace_default_role_ids: None,
             default_policy: match state.acl.config.default_policy {

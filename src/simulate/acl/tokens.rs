@@ -1,6 +1,6 @@
 //! Tokens: `/v1/acl/token`.
 
-use super::token_body::{Given, decode};
+use super::token_body::{Given, Link, decode};
 use super::token_view::{Expanded, View};
 use super::{ANONYMOUS, Access, RESERVED, Resource, Secret, Token, check_lookup, is_uuid};
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
@@ -43,17 +43,18 @@ fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
     authority.check(Resource::Acl, "", Access::Read)?;
     let policy = call.query.get("policy");
-    if !policy.is_empty() {
-        check_lookup("token", policy)?;
+    let role = call.query.get("role");
+    for link in [policy, role].into_iter().filter(|link| !link.is_empty()) {
+        check_lookup("token", link)?;
     }
     let service = call.query.get("servicename");
     let is_wanted = |token: &&Token| {
         let has_policy = policy.is_empty() || token.policies.iter().any(|id| id == policy);
         let has_service =
             service.is_empty() || token.services.iter().any(|identity| identity.name == service);
-        // No token has a role or an auth method.
-        let filters = [call.query.get("role"), call.query.get("authmethod")];
-        has_policy && has_service && filters.iter().all(|filter| filter.is_empty())
+        let has_role = role.is_empty() || token.roles.iter().any(|id| id == role);
+        // No token is from an auth method.
+        has_policy && has_role && has_service && call.query.get("authmethod").is_empty()
     };
     let tokens = state.acl.tokens.values().filter(is_wanted);
     let views: Vec<_> =
@@ -188,6 +189,7 @@ fn write(
     present: Option<&Token>,
 ) -> Result<Reply, Refusal> {
     let policies = resolve(state, &given)?;
+    let roles = roles(state, &given)?;
     let index = state.next_index();
     let id_or_new = |state: &mut State, id: String| match id {
         none if none.is_empty() => state.new_id(),
@@ -197,6 +199,7 @@ fn write(
         Some(present) => Token {
             description: given.description,
             policies,
+            roles,
             services: given.services,
             nodes: given.nodes,
             modify_index: index,
@@ -207,6 +210,7 @@ fn write(
             secret: Secret::new(id_or_new(state, given.secret)),
             description: given.description,
             policies,
+            roles,
             services: given.services,
             nodes: given.nodes,
             local: given.local,
@@ -223,12 +227,8 @@ fn write(
     Ok(put(state, call, token))
 }
 
-/// The ids of the token's policies; refuses unknown ones, roles and templates.
+/// The ids of the token's policies; refuses unknown ones and templates.
 fn resolve(state: &State, given: &Given) -> Result<Vec<String>, Refusal> {
-    let named = |kind: &str, (id, name): &(String, String)| {
-        let (field, text) = if id.is_empty() { ("name", name) } else { ("ID", id) };
-        Refusal::server(format!("No such ACL {kind} with {field} {}", go::quoted(text)))
-    };
     let mut policies = Vec::new();
     for link in &given.policies {
         let (id, name) = link;
@@ -236,13 +236,10 @@ fn resolve(state: &State, given: &Given) -> Result<Vec<String>, Refusal> {
             true => state.acl.policy_named(name),
             false => state.acl.policies.get(id),
         };
-        let policy = policy.ok_or_else(|| named("policy", link))?;
+        let policy = policy.ok_or_else(|| no_such("policy", link))?;
         if !policies.contains(&policy.id) {
             policies.push(policy.id.clone());
         }
-    }
-    if let Some(role) = given.roles.first() {
-        return Err(named("role", role));
     }
     if given.has_templates {
         return Err(Refusal::server("templated policies are not supported by the simulated agent"));
@@ -256,6 +253,33 @@ fn resolve(state: &State, given: &Given) -> Result<Vec<String>, Refusal> {
         return Err(Refusal::server(why));
     }
     Ok(policies)
+}
+
+/// The ids of the token's roles; refuses unknown ones.
+fn roles(state: &State, given: &Given) -> Result<Vec<String>, Refusal> {
+    let mut roles = Vec::new();
+    for link in &given.roles {
+        let (id, name) = link;
+        let role = if id.is_empty() {
+            state.acl.role_named(name)
+        } else {
+            check_lookup("role", id).map_err(|why| {
+                let (id, why) = (go::quoted(id), why.text);
+                Refusal::server(format!("Error looking up role for ID: {id}: {why}"))
+            })?;
+            state.acl.roles.get(id)
+        };
+        let role = role.ok_or_else(|| no_such("role", link))?;
+        if !roles.contains(&role.id) {
+            roles.push(role.id.clone());
+        }
+    }
+    Ok(roles)
+}
+
+fn no_such(kind: &str, (id, name): &Link) -> Refusal {
+    let (field, text) = if id.is_empty() { ("name", name) } else { ("ID", id) };
+    Refusal::server(format!("No such ACL {kind} with {field} {}", go::quoted(text)))
 }
 
 fn put(state: &mut State, call: &Call, token: Token) -> Reply {

@@ -14,9 +14,9 @@ pub(crate) struct Schema {
     pub(super) is_checked_late: bool,
 }
 
-/// The schema of these entries; `None` if the agent has none of them.
-pub(crate) fn of(entries: Entries) -> Option<&'static Schema> {
-    Some(match entries {
+/// The schema of these entries.
+pub(crate) fn of(entries: Entries) -> &'static Schema {
+    match entries {
         Entries::AgentService => &AGENT_SERVICES,
         Entries::AgentCheck => &AGENT_CHECKS,
         Entries::Member => &MEMBERS,
@@ -25,8 +25,9 @@ pub(crate) fn of(entries: Entries) -> Option<&'static Schema> {
         Entries::NodeService => &NODE_SERVICES,
         Entries::Check => &CHECKS,
         Entries::Instance => &INSTANCES,
-        Entries::ConfigEntry | Entries::Intention => return None,
-    })
+        Entries::ConfigEntry => &CONFIG_ENTRIES,
+        Entries::Intention => &INTENTIONS,
+    }
 }
 
 /// A field's name and type.
@@ -81,11 +82,51 @@ pub(crate) static CHECKS: Schema = checked_early(&CHECK);
 /// `health/service`, `health/connect` and `health/ingress`.
 pub(crate) static INSTANCES: Schema = checked_early(&INSTANCE);
 
+/// `config`, of which only service defaults can be filtered.
+static CONFIG_ENTRIES: Schema = checked_early(&SERVICE_DEFAULTS);
+
+/// `connect/intentions`.
+static INTENTIONS: Schema = checked_early(&INTENTION);
+
 const fn checked_early(fields: &'static [Field]) -> Schema {
     Schema { fields, is_checked_late: false }
 }
 
 const TEXT_MAP: Type = Map(&Text);
+
+static SERVICE_DEFAULTS: [Field; 14] = [
+    ("Kind", Text),
+    ("Name", Text),
+    ("Protocol", Text),
+    ("Mode", Text),
+    ("TransparentProxy", Struct(&TRANSPARENT_PROXY)),
+    ("MutualTLSMode", Text),
+    ("MeshGateway", MESH_GATEWAY),
+    ("Expose", Struct(&EXPOSE)),
+    ("ExternalSNI", Text),
+    ("MaxInboundConnections", Int),
+    ("LocalConnectTimeoutMs", Int),
+    ("LocalRequestTimeoutMs", Int),
+    ("BalanceInboundConnections", Text),
+    ("Meta", TEXT_MAP),
+];
+
+static INTENTION: [Field; 14] = [
+    ("ID", Text),
+    ("Description", Text),
+    ("SourcePeer", Text),
+    ("SourcePartition", Text),
+    ("SourceSamenessGroup", Text),
+    ("SourceNS", Text),
+    ("SourceName", Text),
+    ("DestinationPartition", Text),
+    ("DestinationNS", Text),
+    ("DestinationName", Text),
+    ("SourceType", Text),
+    ("Action", Text),
+    ("Meta", TEXT_MAP),
+    ("Precedence", Int),
+];
 
 static MEMBER: [Field; 11] = [
     ("Name", Text),

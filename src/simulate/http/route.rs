@@ -7,7 +7,7 @@ use crate::simulate::blocking::{self, ReadOptions};
 use crate::simulate::filter::{self, Filter};
 use crate::simulate::settings::Settings;
 use crate::simulate::{
-    Agent, acl, agent, catalog, event, kv, operator, query, session, status, txn,
+    Agent, acl, agent, catalog, entry, event, kv, operator, query, session, status, txn,
 };
 use crate::wire::table::{Endpoint, Location, Verb};
 use bytes::Bytes;
@@ -33,6 +33,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
     .chain(agent::routes())
     .chain(catalog::routes())
     .chain(acl::routes())
+    .chain(entry::routes())
 }
 
 /// The routes by path. A path that ends in a slash matches all paths below it, as in Go's
@@ -249,7 +250,7 @@ fn check_scope(call: &mut Call, settings: &Settings) -> Result<(), Refusal> {
         return Err(Refusal::server("No path to datacenter"));
     }
     let expression = call.query.get("filter");
-    if let Some(schema) = call.endpoint.filter.and_then(filter::schema::of)
+    if let Some(schema) = call.endpoint.filter.map(filter::schema::of)
         && !expression.is_empty()
     {
         call.filter = Some(Filter::compile(expression, schema).map_err(Refusal::server)?);

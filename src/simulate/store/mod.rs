@@ -11,6 +11,7 @@ pub(super) mod watch;
 use super::acl::AclTable;
 use super::agent::checks::DueCheck;
 use super::agent::local_state::Local;
+use super::entry::EntryTable;
 use super::event::Events;
 use super::go;
 use super::operator::Autopilot;
@@ -68,6 +69,7 @@ pub(super) struct State {
     pub kv: KvTable,
     pub sessions: SessionTable,
     pub queries: QueryTable,
+    pub entries: EntryTable,
     pub catalog: CatalogTable,
     pub acl: AclTable,
     pub coordinates: CoordinateTable,
@@ -106,6 +108,7 @@ impl State {
             kv: KvTable::default(),
             sessions: SessionTable::default(),
             queries: QueryTable::default(),
+            entries: EntryTable::default(),
             catalog: CatalogTable::default(),
             acl: AclTable::new(options.acl.clone()),
             coordinates: CoordinateTable::default(),

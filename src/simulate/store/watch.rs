@@ -42,10 +42,14 @@ pub(crate) enum Topic {
     Tokens,
     /// The ACL policies.
     Policies,
+    /// The ACL roles.
+    Roles,
     /// The coordinates of nodes.
     Coordinates,
     /// The prepared queries.
     Queries,
+    /// The configuration entries.
+    Entries,
     /// The events that the agent received.
     Events,
 }

@@ -1,6 +1,7 @@
 //! Access control: tokens and policies.
 
 pub mod permissions;
+pub mod roles;
 
 use crate::target::{T, args, behaviours, list, pause, table, text, texts};
 use consul_ffi::error::Kind;

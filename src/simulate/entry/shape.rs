@@ -1,0 +1,219 @@
+//! The declared members of an entry, read as Consul's decoder of configuration does: names in any case and with underscores,
+//! text for numbers and numbers for text.
+
+use crate::simulate::go;
+use crate::simulate::http::decode::Json;
+use std::time::Duration;
+
+/// The members of an object, in the order of replies.
+pub(super) struct Shape(pub &'static [Member]);
+
+pub(super) struct Member {
+    pub name: &'static str,
+    kind: Kind,
+    /// Whether replies have it when it is absent.
+    always: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Text,
+    /// A number, a boolean or a list of texts, kept as given.
+    Plain,
+    /// A boolean.
+    Flag,
+    /// Anything, kept as given.
+    Free,
+    /// Members of any name and value, in which a list of one item stands for the item.
+    Config,
+    /// A duration, as a text or in nanoseconds.
+    Time,
+    Object(&'static Shape),
+    List(&'static Shape),
+    Map(&'static Shape),
+}
+
+impl Member {
+    const fn new(name: &'static str, kind: Kind) -> Self {
+        Self { name, kind, always: false }
+    }
+
+    pub const fn text(name: &'static str) -> Self {
+        Self::new(name, Kind::Text)
+    }
+
+    pub const fn plain(name: &'static str) -> Self {
+        Self::new(name, Kind::Plain)
+    }
+
+    pub const fn flag(name: &'static str) -> Self {
+        Self::new(name, Kind::Flag)
+    }
+
+    pub const fn free(name: &'static str) -> Self {
+        Self::new(name, Kind::Free)
+    }
+
+    pub const fn config(name: &'static str) -> Self {
+        Self::new(name, Kind::Config)
+    }
+
+    pub const fn time(name: &'static str) -> Self {
+        Self::new(name, Kind::Time)
+    }
+
+    pub const fn object(name: &'static str, shape: &'static Shape) -> Self {
+        Self::new(name, Kind::Object(shape))
+    }
+
+    pub const fn list(name: &'static str, shape: &'static Shape) -> Self {
+        Self::new(name, Kind::List(shape))
+    }
+
+    pub const fn map(name: &'static str, shape: &'static Shape) -> Self {
+        Self::new(name, Kind::Map(shape))
+    }
+
+    pub const fn always(self) -> Self {
+        Self { always: true, ..self }
+    }
+
+    /// What replies have in the place of an absent member.
+    fn empty(&self) -> Option<Json> {
+        self.always.then(|| match self.kind {
+            Kind::Text => Json::Text(String::new()),
+            Kind::Flag => Json::Bool(false),
+            Kind::Object(shape) => {
+                let members = shape.0.iter().filter_map(|member| {
+                    member.empty().map(|value| (member.name.to_owned(), value))
+                });
+                Json::Object(members.collect())
+            }
+            _ => Json::Null,
+        })
+    }
+}
+
+/// The member of an object that the decoder takes for `name`.
+pub(super) fn member<'a>(object: &'a Json, name: &str) -> Option<&'a Json> {
+    let found = object.members().iter().find(|(given, _)| is_same(given, name));
+    found.map(|(_, value)| value).filter(|value| **value != Json::Null)
+}
+
+fn is_same(given: &str, name: &str) -> bool {
+    given == name || given.replace('_', "").eq_ignore_ascii_case(name)
+}
+
+impl Shape {
+    /// The members of an object under their own names, without those that are empty.
+    pub fn read(&self, given: &Json, path: &str) -> Result<Json, String> {
+        if !matches!(given, Json::Object(_)) {
+            return Err(one_decoding(&format!("'{path}' expected a map")));
+        }
+        let is_known = |name: &str| self.0.iter().any(|member| is_same(name, member.name));
+        if let Some((name, _)) = given.members().iter().find(|(name, _)| !is_known(name)) {
+            let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            return Err(one_error(&format!("invalid config key {}", go::quoted(at))));
+        }
+        let mut members = Vec::new();
+        for known in self.0 {
+            let value = match member(given, known.name) {
+                Some(value) => {
+                    let at = match path {
+                        "" => known.name.to_owned(),
+                        path => format!("{path}.{}", known.name),
+                    };
+                    Some(known.kind.read(value, &at)?).filter(|value| !is_zero(value))
+                }
+                None => None,
+            };
+            if let Some(value) = value.or_else(|| known.empty()) {
+                members.push((known.name.to_owned(), value));
+            }
+        }
+        Ok(Json::Object(members))
+    }
+}
+
+/// Whether a reply leaves the value out. An empty object is a value.
+fn is_zero(value: &Json) -> bool {
+    match value {
+        Json::Null | Json::Bool(false) => true,
+        Json::Number(number) => number.as_f64() == Some(0.0),
+        Json::Text(text) => text.is_empty(),
+        Json::List(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+impl Kind {
+    fn read(self, given: &Json, path: &str) -> Result<Json, String> {
+        let wrong = |what: &str| Err(one_decoding(&format!("'{path}' expected {what}")));
+        Ok(match (self, given) {
+            (Kind::Free, any) => any.clone(),
+            (Kind::Config, Json::Object(members)) => unwrapped(members),
+            (Kind::Config, _) => return wrong("a map"),
+            (Kind::Text, Json::Text(text)) => Json::Text(text.clone()),
+            (Kind::Text, Json::Number(number)) => Json::Text(number.to_string()),
+            (Kind::Text, Json::Bool(flag)) => Json::Text(u8::from(*flag).to_string()),
+            (Kind::Text, _) => return wrong("type 'string'"),
+            (Kind::Plain, Json::Object(_)) => return wrong("a plain value"),
+            (Kind::Plain, plain) => plain.clone(),
+            (Kind::Flag, Json::Bool(flag)) => Json::Bool(*flag),
+            (Kind::Flag, _) => return wrong("type 'bool'"),
+            (Kind::Time, Json::Text(text)) => {
+                let nanos = go::duration(text)
+                    .map_err(|why| one_decoding(&format!("error decoding '{path}': {why}")))?;
+                Json::Text(time_text(nanos))
+            }
+            (Kind::Time, Json::Number(number)) => {
+                Json::Text(time_text(number.as_i64().unwrap_or(0)))
+            }
+            (Kind::Time, _) => return wrong("type 'time.Duration'"),
+            (Kind::Object(shape), object) => shape.read(object, path)?,
+            (Kind::List(shape), Json::List(items)) => {
+                let items = items.iter().enumerate();
+                let items =
+                    items.map(|(place, item)| shape.read(item, &format!("{path}[{place}]")));
+                Json::List(items.collect::<Result<_, _>>()?)
+            }
+            (Kind::List(_), _) => return wrong("a list"),
+            (Kind::Map(shape), Json::Object(members)) => {
+                let read = |(name, value): &(String, Json)| {
+                    Ok((name.clone(), shape.read(value, &format!("{path}[{name}]"))?))
+                };
+                Json::Object(members.iter().map(read).collect::<Result<_, String>>()?)
+            }
+            (Kind::Map(_), _) => return wrong("a map"),
+        })
+    }
+}
+
+/// An object with the item in the place of each list of one.
+fn unwrapped(members: &[(String, Json)]) -> Json {
+    let unwrap = |value: &Json| match value.items() {
+        [Json::Object(members)] => unwrapped(members),
+        [item] => item.clone(),
+        _ => value.clone(),
+    };
+    Json::Object(members.iter().map(|(name, value)| (name.clone(), unwrap(value))).collect())
+}
+
+/// A duration as Go prints it; empty if it is zero.
+fn time_text(nanos: i64) -> String {
+    let text = go::duration_text(Duration::from_nanos(nanos.unsigned_abs()));
+    match nanos {
+        0 => String::new(),
+        1.. => text,
+        _ => format!("-{text}"),
+    }
+}
+
+/// One error in the layout of Consul's lists of errors.
+pub(super) fn one_error(why: &str) -> String {
+    format!("1 error occurred:\n\t* {why}\n\n")
+}
+
+fn one_decoding(why: &str) -> String {
+    format!("1 error(s) decoding:\n\n* {why}")
+}

@@ -1,0 +1,63 @@
+//! The stored entries.
+
+use crate::simulate::http::decode::Json;
+use std::collections::BTreeMap;
+
+/// One entry.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// The members in the order of replies, without the indexes.
+    pub body: Json,
+    pub create_index: u64,
+    pub modify_index: u64,
+}
+
+impl Entry {
+    /// The entry in replies. Its hash only says whether it changes.
+    pub fn view(&self) -> Json {
+        let number = |name: &str, value: u64| (name.to_owned(), Json::Number(value.into()));
+        let hash = self.modify_index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut members = self.body.members().to_vec();
+        members.push(number("Hash", hash));
+        members.push(number("CreateIndex", self.create_index));
+        members.push(number("ModifyIndex", self.modify_index));
+        Json::Object(members)
+    }
+}
+
+/// All entries, by kind and name.
+#[derive(Clone, Debug, Default)]
+pub(in crate::simulate) struct EntryTable {
+    entries: BTreeMap<&'static str, BTreeMap<String, Entry>>,
+    newest: u64,
+}
+
+impl EntryTable {
+    /// The index of the last change.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    pub(super) fn get(&self, kind: &str, name: &str) -> Option<&Entry> {
+        self.entries.get(kind)?.get(name)
+    }
+
+    /// The entries of a kind, by name.
+    pub(super) fn of_kind(&self, kind: &str) -> impl Iterator<Item = (&String, &Entry)> {
+        self.entries.get(kind).into_iter().flatten()
+    }
+
+    pub(super) fn put(&mut self, kind: &'static str, name: String, body: Json, index: u64) {
+        let entries = self.entries.entry(kind).or_default();
+        let create_index = entries.get(&name).map_or(index, |present| present.create_index);
+        entries.insert(name, Entry { body, create_index, modify_index: index });
+        self.newest = index;
+    }
+
+    pub(super) fn remove(&mut self, kind: &str, name: &str, index: u64) {
+        let removed = self.entries.get_mut(kind).and_then(|entries| entries.remove(name));
+        if removed.is_some() {
+            self.newest = index;
+        }
+    }
+}

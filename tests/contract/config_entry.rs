@@ -1,0 +1,302 @@
+//! Central configuration.
+
+use crate::target::{T, args, behaviours, list, table, text, texts};
+use consul_ffi::error::Kind;
+use consul_ffi::simulate::acl::DefaultPolicy::Deny;
+use consul_ffi::wire::value::Value;
+use std::time::{Duration, Instant};
+
+behaviours![
+    a_configuration_entry_is_written_read_and_deleted,
+    a_configuration_entry_is_written_once_with_cas_zero,
+    a_configuration_entry_is_written_and_deleted_with_its_modify_index,
+    an_unknown_configuration_entry_is_absent,
+    a_body_that_is_not_an_entry_is_refused,
+    names_of_members_are_read_in_any_case,
+    invalid_service_defaults_are_refused,
+    invalid_resolvers_are_refused,
+    the_weights_of_splits_are_a_hundred,
+    invalid_routes_are_refused,
+    routes_and_splits_need_a_protocol_with_requests,
+    proxy_defaults_have_one_name,
+    the_sources_of_intentions_are_sorted_by_precedence,
+    a_read_of_an_entry_waits_for_its_change,
+    entries_need_permissions_of_their_service,
+];
+
+fn entry(t: &T, protocol: &str) -> Value {
+    table! {"Kind" = "service-defaults", "Name" = t.name("web"), "Protocol" = protocol}
+}
+
+async fn a_configuration_entry_is_written_read_and_deleted(t: T) {
+    t.ok("config_write", args![entry(&t, "http")]).await;
+    let found = t.value("config_read", args!["service-defaults", t.name("web")]).await;
+    assert_eq!(text(&found, "Protocol"), "http");
+    let all = t.value("config_list", args!["service-defaults"]).await;
+    assert!(texts(&all, "Name").contains(&t.name("web").as_str()));
+    t.ok("config_delete", args!["service-defaults", t.name("web")]).await;
+    let gone = t.value("config_read", args!["service-defaults", t.name("web")]).await;
+    assert_eq!(gone, Value::Null);
+}
+
+async fn a_configuration_entry_is_written_once_with_cas_zero(t: T) {
+    t.ok("config_write", args![entry(&t, "http"); "cas" = 0]).await;
+    t.fails("config_write", args![entry(&t, "grpc"); "cas" = 0], Kind::Conflict).await;
+    t.ok("config_delete", args!["service-defaults", t.name("web")]).await;
+}
+
+async fn a_configuration_entry_is_written_and_deleted_with_its_modify_index(t: T) {
+    t.ok("config_write", args![entry(&t, "http")]).await;
+    let read = async || t.value("config_read", args!["service-defaults", t.name("web")]).await;
+    let before = read().await;
+    let index = before.get("ModifyIndex").unwrap().as_u64().unwrap();
+    t.fails("config_write", args![entry(&t, "grpc"); "cas" = index + 1], Kind::Conflict).await;
+    t.ok("config_write", args![entry(&t, "grpc"); "cas" = index]).await;
+    let after = read().await;
+    assert_eq!(after.get("CreateIndex"), before.get("CreateIndex"));
+    assert!(after.get("ModifyIndex").unwrap().as_u64() > Some(index));
+    let path = format!("/v1/config/service-defaults/{}", t.name("web"));
+    if !t.is_1_8("an entry is deleted whatever `cas` says (before 1.11)") {
+        let kept = t.raw("DELETE", &format!("{path}?cas={index}"), "").await;
+        assert_eq!((kept.status, kept.body.as_str()), (200, "false"));
+    }
+    let deleted = t.raw("DELETE", &path, "").await;
+    assert_eq!((deleted.status, deleted.body.as_str()), (200, "{}"));
+}
+
+async fn an_unknown_configuration_entry_is_absent(t: T) {
+    assert_eq!(
+        t.value("config_read", args!["service-defaults", t.name("none")]).await,
+        Value::Null
+    );
+    t.ok("config_delete", args!["service-defaults", t.name("none")]).await;
+}
+
+/// Writes an entry that must be refused with this text.
+async fn refused(t: &T, status: u16, body: &str, why: &str) {
+    let refused = t.raw("PUT", "/v1/config", body).await;
+    assert_eq!(refused.status, status, "{body}: {}", refused.body);
+    assert!(refused.body.contains(why), "{body}: {}", refused.body);
+}
+
+async fn a_body_that_is_not_an_entry_is_refused(t: T) {
+    for (body, why) in [
+        ("", "Request decoding failed: EOF"),
+        ("[]", "Request decoding failed: '' expected a map"),
+        ("{}", "Payload does not contain a kind/Kind key at the top level"),
+        (r#"{"Kind":"nope"}"#, "invalid config entry kind: nope"),
+        (r#"{"Kind":"service-defaults","Name":"web","Bad":1}"#, "invalid config key \"Bad\""),
+    ] {
+        refused(&t, 400, body, why).await;
+    }
+    let unknown = t.raw("DELETE", "/v1/config/nope/x", "").await;
+    assert!(unknown.body.contains("invalid config entry kind: nope"), "{}", unknown.body);
+    assert_eq!(t.raw("DELETE", "/v1/config/service-defaults", "").await.status, 404);
+}
+
+async fn names_of_members_are_read_in_any_case(t: T) {
+    let name = t.name("web");
+    let body = format!(
+        "{{\"kind\":\"service-resolver\",\"name\":\"{name}\",\"connect_timeout\":\"65s\",\
+         \"default_subset\":\"v1\",\"subsets\":{{\"v1\":{{\"only_passing\":true}}}}}}"
+    );
+    assert_eq!(t.raw("PUT", "/v1/config", &body).await.status, 200);
+    let found = t.value("config_read", args!["service-resolver", name.as_str()]).await;
+    assert_eq!(text(&found, "ConnectTimeout"), "1m5s");
+    let subset = found.get("Subsets").unwrap().get("v1").unwrap();
+    assert_eq!(subset.get("OnlyPassing"), Some(&true.into()));
+    t.ok("config_delete", args!["service-resolver", name]).await;
+}
+
+async fn invalid_service_defaults_are_refused(t: T) {
+    let newer = [
+        (r#""Name":"web","Protocol":"bad""#, "invalid value for protocol: bad"),
+        (r#""Name":"web","BalanceInboundConnections":"x""#, "balance_inbound_connections: x"),
+        (
+            r#""Name":"web","Destination":{"Addresses":["1.2.3.4"],"Port":0}"#,
+            "Invalid Port number 0",
+        ),
+        (r#""Name":"web","UpstreamConfig":{"Defaults":{"Name":"x"}}"#, "Name must be empty"),
+        (r#""Name":"*""#, "and not a wildcard"),
+    ];
+    if t.is_1_8("members of service defaults are not checked, or unknown") {
+        return;
+    }
+    refused(&t, 500, r#"{"Kind":"service-defaults"}"#, "Name is required").await;
+    for (members, why) in newer {
+        refused(&t, 500, &format!("{{\"Kind\":\"service-defaults\",{members}}}"), why).await;
+    }
+}
+
+async fn invalid_resolvers_are_refused(t: T) {
+    let name = t.name("web");
+    for (members, why) in [
+        (r#""DefaultSubset":"nope""#, "DefaultSubset \"nope\" is not a valid subset"),
+        (r#""Redirect":{}"#, "Redirect is empty"),
+        (
+            r#""Redirect":{"ServiceSubset":"x"}"#,
+            "Redirect.ServiceSubset defined without Redirect.Service",
+        ),
+        (
+            r#""Redirect":{"Service":"x"},"Failover":{"*":{"Service":"y"}}"#,
+            "Redirect and Failover cannot both be set",
+        ),
+        (r#""Failover":{"zz":{"Service":"y"}}"#, "Bad Failover[\"zz\"]: not a valid subset"),
+        (r#""ConnectTimeout":"-1s""#, "Bad ConnectTimeout '-1s', must be >= 0"),
+        (r#""Subsets":{"":{}}"#, "Subset defined with empty name"),
+        (
+            r#""Subsets":{"a":{"Filter":"bad bad"}}"#,
+            "Filter for subset \"a\" is not a valid expression",
+        ),
+    ] {
+        if members.contains("Filter") && t.is_1_8("filters of subsets are not checked") {
+            continue;
+        }
+        let body = format!("{{\"Kind\":\"service-resolver\",\"Name\":\"{name}\",{members}}}");
+        refused(&t, 500, &body, why).await;
+    }
+}
+
+async fn the_weights_of_splits_are_a_hundred(t: T) {
+    let name = t.name("web");
+    for (splits, why) in [
+        ("", "no splits configured"),
+        (
+            r#"{"Weight":90,"Service":"a"},{"Weight":5,"Service":"b"}"#,
+            "the sum of all split weights must be 100, not 95.000000",
+        ),
+        (
+            r#"{"Weight":50,"Service":"a"},{"Weight":50,"Service":"a"}"#,
+            "split destination occurs more than once",
+        ),
+    ] {
+        let body =
+            format!("{{\"Kind\":\"service-splitter\",\"Name\":\"{name}\",\"Splits\":[{splits}]}}");
+        refused(&t, 500, &body, why).await;
+    }
+}
+
+async fn invalid_routes_are_refused(t: T) {
+    let name = t.name("web");
+    for (http, why) in [
+        (
+            r#""PathExact":"/a","PathPrefix":"/b""#,
+            "should only contain at most one of PathExact, PathPrefix, or PathRegex",
+        ),
+        (r#""PathExact":"a""#, "Route[0] PathExact doesn't start with '/': \"a\""),
+        (r#""Header":[{"Exact":"x"}]"#, "Route[0] Header[0] missing required Name field"),
+        (
+            r#""QueryParam":[{"Name":"x"}]"#,
+            "Route[0] QueryParam[0] should only contain one of Present, Exact, or Regex",
+        ),
+    ] {
+        let body = format!(
+            "{{\"Kind\":\"service-router\",\"Name\":\"{name}\",\"Routes\":[{{\"Match\":{{\"HTTP\":{{{http}}}}}}}]}}"
+        );
+        refused(&t, 500, &body, why).await;
+    }
+}
+
+async fn routes_and_splits_need_a_protocol_with_requests(t: T) {
+    let name = t.name("web");
+    let router = table! {"Kind" = "service-router", "Name" = name.as_str(), "Routes" = list![table! {
+        "Match" = table! {"HTTP" = table! {"PathPrefix" = "/a", "Methods" = list!["get"]}},
+        "Destination" = table! {"RequestTimeout" = "5s"},
+    }]};
+    let error = t.fails("config_write", args![router.clone()], Kind::Http).await;
+    assert!(error.message().contains("does not permit advanced routing or splitting"), "{error}");
+    t.ok("config_write", args![entry(&t, "http")]).await;
+    t.ok("config_write", args![router]).await;
+    let found = t.value("config_read", args!["service-router", name.as_str()]).await;
+    let route = &found.get("Routes").unwrap().items()[0];
+    let http = route.get("Match").unwrap().get("HTTP").unwrap();
+    assert_eq!(text(http, "PathPrefix"), "/a");
+    assert_eq!(text(route.get("Destination").unwrap(), "RequestTimeout"), "5s");
+    let gone = args!["service-defaults", name.as_str()];
+    let error = t.fails("config_delete", gone.clone(), Kind::Http).await;
+    assert!(error.message().contains("does not permit advanced routing or splitting"), "{error}");
+    t.ok("config_delete", args!["service-router", name.as_str()]).await;
+    t.ok("config_delete", gone).await;
+}
+
+async fn proxy_defaults_have_one_name(t: T) {
+    if t.is_1_8("the defaults of proxies are the global ones, whatever their name says") {
+        return;
+    }
+    let config = || table! {"a" = 1, "b" = list!["x", "y"], "c" = list!["z"]};
+    let defaults = |name: &str| {
+        table! {"Kind" = "proxy-defaults", "Name" = name, "Config" = config()}
+    };
+    let error = t.fails("config_write", args![defaults("x")], Kind::Http).await;
+    assert!(error.message().contains("only \"global\" is supported"), "{error}");
+    t.ok("config_write", args![defaults("global")]).await;
+    let found = t.value("config_read", args!["proxy-defaults", "global"]).await;
+    let config = found.get("Config").unwrap();
+    assert_eq!(config.get("b"), Some(&list!["x", "y"]));
+    // A list of one is taken for what it holds.
+    assert_eq!(config.get("c"), Some(&"z".into()));
+    t.ok("config_delete", args!["proxy-defaults", "global"]).await;
+}
+
+async fn the_sources_of_intentions_are_sorted_by_precedence(t: T) {
+    if t.is_1_8("intentions are not entries (before 1.9)") {
+        return;
+    }
+    let source = |name: &str, action: &str| table! {"Name" = name, "Action" = action};
+    let write = |sources: Value| {
+        args![table! {"Kind" = "service-intentions", "Name" = t.name("web"), "Sources" = sources}]
+    };
+    for (sources, why) in [
+        (list![], "At least one source is required"),
+        (list![source("a*", "allow")], "wildcard character '*' cannot be used with partial values"),
+        (list![source("a", "x")], "Sources[0].Action must be set to 'allow' or 'deny'"),
+        (
+            list![source("a", "allow"), source("a", "deny")],
+            "Sources[1] defines \"a\" more than once",
+        ),
+    ] {
+        let error = t.fails("config_write", write(sources), Kind::Http).await;
+        assert!(error.message().contains(why), "{error}");
+    }
+    t.ok("config_write", write(list![source("*", "deny"), source("a", "allow")])).await;
+    let found = t.value("config_read", args!["service-intentions", t.name("web")]).await;
+    let sources = found.get("Sources").unwrap();
+    assert_eq!(texts(sources, "Name"), ["a", "*"]);
+    assert_eq!(texts(sources, "Type"), ["consul", "consul"]);
+    assert_eq!(sources.items()[1].get("Precedence"), Some(&8.into()));
+    t.ok("config_delete", args!["service-intentions", t.name("web")]).await;
+}
+
+async fn a_read_of_an_entry_waits_for_its_change(t: T) {
+    t.ok("config_write", args![entry(&t, "http")]).await;
+    let read = args!["service-defaults", t.name("web")];
+    let index = t.index("config_read", read).await;
+    let start = Instant::now();
+    let list = args!["service-defaults"; "index" = index.to_string(), "wait" = "20s"];
+    let change = async {
+        crate::target::pause(Duration::from_millis(200)).await;
+        t.ok("config_write", args![entry(&t, "grpc")]).await;
+    };
+    let (answer, ()) = tokio::join!(t.ok("config_list", list), change);
+    assert!(start.elapsed() >= Duration::from_millis(200) || answer.meta.index > Some(index));
+    assert!(answer.meta.index > Some(index));
+    t.ok("config_delete", args!["service-defaults", t.name("web")]).await;
+}
+
+async fn entries_need_permissions_of_their_service(t: T) {
+    let t = t.with_acls(Deny);
+    let rules = format!("service \"{}\" {{ policy = \"read\" }}", t.name("web"));
+    let policy = table! {"Name" = t.name("p"), "Rules" = rules};
+    let policy = t.value("acl_policy_create", args![policy]).await;
+    let policies = list![table! {"ID" = text(&policy, "ID")}];
+    let token = t.value("acl_token_create", args![table! {"Policies" = policies}]).await;
+    let reader = t.with_token(text(&token, "SecretID"));
+    t.ok("config_write", args![entry(&t, "http")]).await;
+    let read = || args!["service-defaults", t.name("web")];
+    assert_eq!(text(&reader.value("config_read", read()).await, "Protocol"), "http");
+    t.anonymous().fails("config_read", read(), Kind::PermissionDenied).await;
+    assert_eq!(t.anonymous().value("config_list", args!["service-defaults"]).await, list![]);
+    reader.fails("config_write", args![entry(&t, "grpc")], Kind::PermissionDenied).await;
+    reader.fails("config_delete", read(), Kind::PermissionDenied).await;
+    t.ok("config_delete", read()).await;
+}

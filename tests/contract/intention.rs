@@ -1,0 +1,188 @@
+//! Intentions of the mesh.
+
+use crate::target::{T, args, behaviours, list, table, text, texts};
+use consul_ffi::error::Kind;
+use consul_ffi::simulate::acl::DefaultPolicy::Deny;
+use consul_ffi::wire::value::Value;
+
+behaviours![
+    an_intention_allows_or_denies,
+    the_most_exact_intention_counts,
+    an_intention_is_created_and_deleted_by_id,
+    an_intention_is_changed_by_id,
+    intentions_are_matched_by_either_end,
+    an_intention_is_a_source_of_an_entry,
+    invalid_intentions_are_refused,
+    both_ends_must_be_given,
+    intentions_need_permissions_of_the_destination,
+];
+
+/// Whether source may call destination.
+async fn may(t: &T, source: &str, destination: &str) -> bool {
+    let ends = args![t.name(source), t.name(destination)];
+    let answer = t.value("connect_intention_check", ends).await;
+    answer.get("Allowed") == Some(&true.into())
+}
+
+async fn upsert(t: &T, source: &str, destination: &str, action: &str) {
+    let intention = table! {"Action" = action};
+    t.ok("connect_intention_upsert", args![source, t.name(destination), intention]).await;
+}
+
+async fn an_intention_allows_or_denies(t: T) {
+    let ends = || args![t.name("a"), t.name("b")];
+    assert_eq!(t.value("connect_intention_check", ends()).await, table! {"Allowed" = true});
+    if t.is_1_8("there are no intentions by their ends (before 1.9)") {
+        // It takes the last part of the path for an id.
+        t.fails("connect_intention_exact", ends(), Kind::Argument).await;
+        return;
+    }
+    upsert(&t, &t.name("a"), "b", "deny").await;
+    assert_eq!(t.value("connect_intention_check", ends()).await, table! {"Allowed" = false});
+    let found = t.value("connect_intention_exact", ends()).await;
+    assert_eq!(text(&found, "Action"), "deny");
+    t.ok("connect_intention_delete", ends()).await;
+    assert_eq!(t.value("connect_intention_exact", ends()).await, Value::Null);
+    t.ok("connect_intention_delete", ends()).await;
+}
+
+async fn the_most_exact_intention_counts(t: T) {
+    if t.is_1_8("there are no intentions by their ends (before 1.9)") {
+        return;
+    }
+    upsert(&t, "*", "b", "deny").await;
+    upsert(&t, &t.name("a"), "b", "allow").await;
+    assert!(may(&t, "a", "b").await && !may(&t, "other", "b").await);
+    t.ok("connect_intention_delete", args![t.name("a"), t.name("b")]).await;
+    assert!(!may(&t, "a", "b").await);
+    t.ok("connect_intention_delete", args!["*", t.name("b")]).await;
+    assert!(may(&t, "a", "b").await);
+}
+
+fn intention(t: &T, action: &str) -> Value {
+    table! {
+        "SourceName" = t.name("a"), "DestinationName" = t.name("b"), "SourceType" = "consul",
+        "Action" = action,
+    }
+}
+
+async fn an_intention_is_created_and_deleted_by_id(t: T) {
+    let id = t.value("connect_intention_create", args![intention(&t, "allow")]).await;
+    let id = id.as_str().unwrap();
+    let found = t.value("connect_intention_read", args![id]).await;
+    assert_eq!(text(&found, "SourceName"), t.name("a"));
+    assert_eq!((text(&found, "SourceNS"), found.get("Precedence")), ("default", Some(&9.into())));
+    // An intention that was written by source and destination has no id.
+    let all = t.value("connect_intention_list", args![]).await;
+    assert!(all.items().iter().any(|found| found.get("ID") == Some(&id.into())));
+    t.ok("connect_intention_delete_by_id", args![id]).await;
+    assert_eq!(t.value("connect_intention_read", args![id]).await, Value::Null);
+}
+
+async fn an_intention_is_changed_by_id(t: T) {
+    let id = t.value("connect_intention_create", args![intention(&t, "allow")]).await;
+    t.fails("connect_intention_create", args![intention(&t, "deny")], Kind::Http).await;
+    assert!(may(&t, "a", "b").await);
+    t.ok("connect_intention_update", args![id.clone(), intention(&t, "deny")]).await;
+    assert!(!may(&t, "a", "b").await);
+    let found = t.value("connect_intention_read", args![id.clone()]).await;
+    assert_eq!((text(&found, "Action"), found.get("ID")), ("deny", Some(&id)));
+    t.ok("connect_intention_delete_by_id", args![id]).await;
+}
+
+async fn intentions_are_matched_by_either_end(t: T) {
+    let by = |end: &str, name: &str| args![end, list![t.name(name)]];
+    let id = t.value("connect_intention_create", args![intention(&t, "allow")]).await;
+    for (end, name) in [("source", "a"), ("destination", "b")] {
+        let found = t.value("connect_intention_match", by(end, name)).await;
+        let matched = found.get(&t.name(name)).unwrap();
+        assert!(texts(matched, "DestinationName").contains(&t.name("b").as_str()), "{found:?}");
+    }
+    let found = t.value("connect_intention_match", by("source", "b")).await;
+    // Those of all services match, too.
+    let matched = texts(found.get(&t.name("b")).unwrap(), "SourceName");
+    assert!(matched.iter().all(|source| *source == "*"), "{found:?}");
+    t.ok("connect_intention_delete_by_id", args![id]).await;
+}
+
+async fn an_intention_is_a_source_of_an_entry(t: T) {
+    if t.is_1_8("intentions are not entries (before 1.9)") {
+        return;
+    }
+    upsert(&t, &t.name("a"), "b", "allow").await;
+    upsert(&t, "*", "b", "deny").await;
+    let entry = t.value("config_read", args!["service-intentions", t.name("b")]).await;
+    assert_eq!(texts(entry.get("Sources").unwrap(), "Name"), [&*t.name("a"), "*"]);
+    let error = t.fails("connect_intention_create", args![intention(&t, "deny")], Kind::Http).await;
+    assert!(error.message().contains("cannot use legacy intention API"), "{error}");
+    t.ok("config_delete", args!["service-intentions", t.name("b")]).await;
+    assert_eq!(t.value("connect_intention_exact", args!["*", t.name("b")]).await, Value::Null);
+}
+
+async fn invalid_intentions_are_refused(t: T) {
+    for (members, why) in [
+        (
+            r#""SourceName":"a","SourceType":"bad","Action":"allow""#,
+            "SourceType must be set to 'consul'",
+        ),
+        (r#""SourceName":"","SourceType":"consul","Action":"allow""#, "SourceName must be set"),
+        (
+            r#""SourceName":"a","SourceType":"consul","Action":"x""#,
+            "Action must be set to 'allow' or 'deny'",
+        ),
+        (
+            r#""SourceName":"a*","SourceType":"consul","Action":"allow""#,
+            "wildcard character '*' cannot be used with partial values",
+        ),
+    ] {
+        let body = format!("{{\"DestinationName\":\"{}\",{members}}}", t.name("b"));
+        let refused = t.raw("POST", "/v1/connect/intentions", &body).await;
+        assert_eq!(refused.status, 500, "{}", refused.body);
+        assert!(refused.body.contains(why), "{}", refused.body);
+    }
+}
+
+async fn both_ends_must_be_given(t: T) {
+    for (query, why) in [
+        ("check?destination=b", "required query parameter 'source' not set"),
+        ("check?source=a", "required query parameter 'destination' not set"),
+        ("match?name=a", "required query parameter 'by' not set"),
+        ("match?by=x&name=a", "'by' parameter must be one of 'source' or 'destination'"),
+    ] {
+        let refused = t.raw("GET", &format!("/v1/connect/intentions/{query}"), "").await;
+        assert_eq!(refused.status, 500, "{query}: {}", refused.body);
+        assert!(refused.body.contains(why), "{query}: {}", refused.body);
+    }
+}
+
+async fn intentions_need_permissions_of_the_destination(t: T) {
+    if t.is_1_8("there are no intentions by their ends (before 1.9)") {
+        return;
+    }
+    let t = t.with_acls(Deny);
+    let token = async |rights: &str| {
+        let rules = format!("service \"{}\" {{ {rights} }}", t.name("b"));
+        let policy =
+            table! {"Name" = t.name(&rights.replace([' ', '=', '"'], "")), "Rules" = rules};
+        let policy = t.value("acl_policy_create", args![policy]).await;
+        let policies = list![table! {"ID" = text(&policy, "ID")}];
+        let token = t.value("acl_token_create", args![table! {"Policies" = policies}]).await;
+        t.with_token(text(&token, "SecretID"))
+    };
+    let reader = token("policy = \"write\"").await;
+    let writer = token("policy = \"read\" intentions = \"write\"").await;
+    let ends = || args![t.name("a"), t.name("b")];
+    let write = || args![t.name("a"), t.name("b"), table! {"Action" = "allow"}];
+    // The right to write a service is one to read its intentions.
+    reader.fails("connect_intention_upsert", write(), Kind::PermissionDenied).await;
+    writer.ok("connect_intention_upsert", write()).await;
+    assert_eq!(text(&reader.value("connect_intention_exact", ends()).await, "Action"), "allow");
+    t.anonymous().fails("connect_intention_exact", ends(), Kind::PermissionDenied).await;
+    t.anonymous().fails("connect_intention_check", ends(), Kind::PermissionDenied).await;
+    assert_eq!(t.anonymous().value("connect_intention_list", args![]).await, list![]);
+    assert_eq!(reader.value("connect_intention_list", args![]).await.items().len(), 1);
+    assert_eq!(writer.value("connect_intention_check", ends()).await, table! {"Allowed" = true});
+    // Without an intention, the default policy counts.
+    writer.ok("connect_intention_delete", ends()).await;
+    assert_eq!(writer.value("connect_intention_check", ends()).await, table! {"Allowed" = false});
+}
