@@ -15,6 +15,7 @@ use futures_util::future::{Either, select};
 use std::ops::Range;
 use std::pin::pin;
 use std::time::Duration;
+use tokio::task::unconstrained;
 
 /// The limit of the first pause between two attempts; it doubles with each pause.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
@@ -216,8 +217,10 @@ impl<'a> Run<'a> {
         self.numbers.attempts.add_one();
         let transport = &*client.transports[index];
         let answer = transport.send(self.request.to_send(elapsed, self.is_stale));
-        // Lazily, so that an answer that is there at once costs no timer.
-        let timer = pin!(async { client.clock.sleep_until(begun + limit).await });
+        // Lazily, so that an answer that is there at once costs no timer. Unconstrained, because the
+        // reads of an answer without end would leave it nothing of the task's budget.
+        let timer = async { client.clock.sleep_until(begun + limit).await };
+        let timer = pin!(unconstrained(timer));
         self.retry_after = Duration::ZERO;
         let outcome = match select(answer, timer).await {
             Either::Left((Ok(response), _)) => {

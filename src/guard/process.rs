@@ -406,24 +406,18 @@ fn write(socket: &Socket, message: &[u8]) -> io::Result<()> {
 
 /// The absolute path of the program, because the process may change its working directory.
 fn find(program: Option<&Path>) -> Result<PathBuf, Error> {
-    let places = match program {
-        Some(program) => vec![program.to_owned()],
+    let place = match program {
+        Some(program) => program.to_owned(),
         None => {
             let module = os::module_path().unwrap_or_default();
             let folder = module.parent().unwrap_or(Path::new("/"));
-            vec![
-                folder.join(PROGRAM),
-                // In a tree of LuaRocks the module is in lib/lua/5.1.
-                folder.join("../../../bin").join(PROGRAM),
-            ]
+            folder.join(PROGRAM)
         }
     };
-    match places.iter().find(|place| place.is_file()) {
-        Some(place) => std::path::absolute(place).map_err(|error| config(error.to_string())),
-        None => {
-            let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
-            Err(config(format!("guard: there is no program {}", places.join(", nor "))))
-        }
+    if place.is_file() {
+        std::path::absolute(place).map_err(|error| config(error.to_string()))
+    } else {
+        Err(config(format!("guard: there is no program {}", place.display())))
     }
 }
 

@@ -25,6 +25,6 @@ pub use per_process::PerProcess;
 pub use private_socket::listen as listen_privately;
 #[cfg(feature = "server")]
 pub use process::kill_group;
-pub use process::{Process, daemonize, hide_memory, module_path};
+pub use process::{Process, daemonize, has_function, hide_memory, module_path};
 pub use signals::{NoSigpipe, block_signals, spawn};
 pub use socket::{ReceiveMode, Stream, is_idle, receive, send, watch};

@@ -20,6 +20,9 @@ pub(crate) const MAX_HEAD_BYTES: usize = 16 << 10;
 
 const MAX_HEADERS: usize = 100;
 
+/// How many interim responses (1xx) may come before an answer. Consul sends none.
+const MAX_INTERIM_RESPONSES: u8 = 16;
+
 /// The largest room that is reserved for a body before it arrives.
 const MAX_RESERVED_BYTES: usize = 1 << 20;
 
@@ -120,6 +123,8 @@ pub(crate) struct ResponseParser {
     headers: Vec<(HeaderName, HeaderValue)>,
     /// Whether it keeps the headers that are not in [`HEADERS`] too.
     keeps_all: bool,
+    /// How many interim responses came before it.
+    interim_responses: u8,
     body: Vec<u8>,
     state: State,
     keeps_alive: bool,
@@ -173,6 +178,7 @@ impl ResponseParser {
             reason: None,
             headers: Vec::new(),
             keeps_all: false,
+            interim_responses: 0,
             body: Vec::new(),
             state: State::Head,
             keeps_alive: false,
@@ -278,6 +284,10 @@ impl ResponseParser {
         let status = StatusCode::from_u16(head.code.unwrap_or(0))?;
         // Interim responses come before the answer itself.
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+            if self.interim_responses == MAX_INTERIM_RESPONSES {
+                return Err("too many interim responses (1xx) came before the answer".into());
+            }
+            self.interim_responses += 1;
             return Ok(Some(length));
         }
         self.status = status;

@@ -143,8 +143,9 @@ impl Plain {
     }
 }
 
-/// How many reads in a row a request may make before the runtime gets a turn: up to 256 KiB.
-const MAX_BLOCKING_READS: usize = 16;
+/// How many reads in a row a request may make before the runtime gets a turn, and with it the timer of
+/// the call: up to 256 KiB.
+const MAX_READS_IN_A_ROW: usize = 16;
 
 type Watched = AsyncFd<Arc<OwnedFd>>;
 
@@ -233,7 +234,7 @@ impl Exchange<'_> {
         if self.is_all_sent() && blocking_read::take() {
             self.connection.watched = None;
             let mut mode = ReceiveMode::Blocking;
-            for _ in 0..MAX_BLOCKING_READS {
+            for _ in 0..MAX_READS_IN_A_ROW {
                 if let Received::Nothing = self.receive(mode)? {
                     break;
                 }
@@ -249,7 +250,8 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// Sends and receives as the socket becomes ready, until the answer is complete.
+    /// Sends and receives as the socket becomes ready, until the answer is complete. Yields after
+    /// [`MAX_READS_IN_A_ROW`]: an answer may arrive without end.
     fn poll(&mut self, watched: &Watched, context: &mut Context<'_>) -> Poll<Result<(), Cause>> {
         while !self.is_all_sent() && self.send_error.is_none() {
             let Poll::Ready(ready) = watched.poll_write_ready(context) else { break };
@@ -259,7 +261,7 @@ impl Exchange<'_> {
                 ready.clear_ready();
             }
         }
-        loop {
+        for _ in 0..MAX_READS_IN_A_ROW {
             let mut ready = ready!(watched.poll_read_ready(context))?;
             if !matches!(self.receive(ReceiveMode::NonBlocking)?, Received::Part) {
                 ready.clear_ready();
@@ -268,6 +270,8 @@ impl Exchange<'_> {
                 return Poll::Ready(Ok(()));
             }
         }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn is_all_sent(&self) -> bool {

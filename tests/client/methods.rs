@@ -14,8 +14,7 @@ use std::time::Duration;
 
 /// The methods that the simulated agent answers as unknown endpoints, and the reasons.
 const NOT_SIMULATED: &[(&str, &str)] = &[
-    ("config_", "central configuration drives proxies, of which there are none"),
-    ("connect_", "there is no mesh"),
+    ("connect_ca_configuration", "there is no mesh"),
     ("discovery_chain", "there is no mesh"),
     ("exported_services", "there is one cluster"),
     ("operator_keyring_", "gossip is not encrypted"),
@@ -28,13 +27,11 @@ const NOT_SIMULATED: &[(&str, &str)] = &[
     ("acl_auth_method_", "auth methods need an outside authority"),
     ("acl_binding_rule_", "auth methods need an outside authority"),
     ("acl_replication", "there is one datacenter"),
-    ("acl_role_", "tokens name their policies directly"),
     ("acl_templated_policy_", "tokens name their policies directly"),
 ];
 
 fn is_simulated(endpoint: &Endpoint) -> bool {
-    let is_mesh_roots = endpoint.name == "connect_ca_roots";
-    is_mesh_roots || !NOT_SIMULATED.iter().any(|(prefix, _)| endpoint.name.starts_with(prefix))
+    !NOT_SIMULATED.iter().any(|(prefix, _)| endpoint.name.starts_with(prefix))
 }
 
 /// A value that the parameter takes.

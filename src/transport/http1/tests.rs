@@ -67,6 +67,15 @@ fn interim_answers_are_skipped() {
 }
 
 #[test]
+fn interim_answers_without_end_are_refused() {
+    let interim = "HTTP/1.1 100 Continue\r\n\r\n";
+    let end = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na";
+    is_read_as(&(interim.repeat(16) + end), 200, "a", true);
+    let error = ResponseParser::new(LIMIT).parse(interim.repeat(17).as_bytes()).unwrap_err();
+    assert!(error.to_string().contains("too many interim responses"), "{error}");
+}
+
+#[test]
 fn a_status_line_has_the_reason_of_the_server() {
     for line in ["200 OK", "200 Fine", "404 Not Found", "299", "599 Own"] {
         let mut parser = ResponseParser::new(LIMIT);

@@ -19,7 +19,7 @@ use server::{Asked, Server, Step, WAYS, Way};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
 /// For calls whose answer comes at once, also on a busy machine.
@@ -431,6 +431,64 @@ fn the_connection_of_a_call_that_ended_early_is_closed() {
             }
         }
     });
+}
+
+/// Answers that never stop to arrive: how they begin, and what is repeated.
+const FLOODS: [(&str, &str); 2] = [
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n"),
+    ("HTTP/1.1 200 OK\r\n\r\n", "x"),
+];
+
+/// On a busy machine.
+const FLOOD_ENDS_WITHIN: Duration = Duration::from_secs(3);
+
+/// A server that floods the answer to the key `flood`.
+fn flooding(way: Way, begin: &'static str, part: &'static str) -> Server {
+    Server::new(way, move |asked| match asked.key() {
+        "flood" => vec![send(begin), Step::Flood(part.repeat(4096).into())],
+        _ => vec![send(good(asked))],
+    })
+}
+
+#[test]
+fn an_answer_that_never_stops_to_arrive_ends_with_its_call() {
+    let test = |way: Way, what: &str, end: End, (begin, part): (&'static str, &'static str)| {
+        let server = flooding(way, begin, part);
+        let (client, runtime) = (client(&server.url, TIMEOUT), runtime());
+        let what = format!("{part:?}, {what}, {way:?}");
+        run(&runtime, &client, &get(&client, "k0")).expect(&what);
+        let begun = Instant::now();
+        end(&runtime, &client, &get(&client, "flood"));
+        let took = begun.elapsed();
+        assert!(took < FLOOD_ENDS_WITHIN, "{what}: {took:?}");
+        let next = run(&runtime, &client, &get(&client, "k1")).expect(&what);
+        assert_eq!(next, "k1".into(), "{what}");
+    };
+    thread::scope(|scope| {
+        for way in WAYS {
+            scope.spawn(move || {
+                for flood in FLOODS {
+                    for (what, end) in ENDS {
+                        test(way, what, end, flood);
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn interim_answers_without_end_are_refused() {
+    for way in WAYS {
+        let server = flooding(way, "", "HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n");
+        let (client, runtime) = (client(&server.url, TIMEOUT), runtime());
+        run(&runtime, &client, &get(&client, "k0")).expect("an answer");
+        let begun = Instant::now();
+        let request = Request { timeout: Some(LIMIT), ..get(&client, "flood") };
+        run(&runtime, &client, &request).expect_err("no answer");
+        assert!(begun.elapsed() < FLOOD_ENDS_WITHIN, "{way:?}");
+        run(&runtime, &client, &get(&client, "k1")).expect("an answer");
+    }
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub enum Step {
     /// Reads the body of the request.
     Read,
     Send(Vec<u8>),
+    /// Sends it again and again, until the client closes the connection.
+    Flood(Vec<u8>),
     Wait(Duration),
     /// Waits for [`Server::go_on`].
     WaitForTest,
@@ -175,6 +177,10 @@ impl Shared {
             let goes_on = (self.script)(&asked).into_iter().all(|step| match step {
                 Step::Read => stream.read_exact(&mut vec![0; length]).is_ok(),
                 Step::Send(bytes) => stream.write_all(&bytes).and_then(|()| stream.flush()).is_ok(),
+                Step::Flood(bytes) => {
+                    while stream.write_all(&bytes).is_ok() {}
+                    false
+                }
                 Step::Wait(time) => {
                     thread::sleep(time);
                     true

@@ -359,8 +359,7 @@ fn not_found() {
     assert_eq!(said, "guard: there is no program /no/such/guard");
     let folder = std::env::current_exe().unwrap().parent().unwrap().display().to_string();
     let said = error(&[("guard", true.into())]);
-    let [beside, tree] = ["consul-guard", "../../../bin/consul-guard"];
-    assert_eq!(said, format!("guard: there is no program {folder}/{beside}, nor {folder}/{tree}"));
+    assert_eq!(said, format!("guard: there is no program {folder}/consul-guard"));
 
     for (program, why) in [
         ("/bin/true", "it ended without an answer"),
