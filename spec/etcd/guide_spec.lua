@@ -1,7 +1,7 @@
 -- The programs in docs/migrating-from-etcd.md work.
 local support = require("spec.support")
 
-local engine = rawget(_G, "jit") and "luajit" or _VERSION == "Lua 5.1" and "lua5.1" or "lua5.4"
+local engine = support.interpreter
 local compile = rawget(_G, "loadstring") or load
 
 -- Returns the guide's code blocks in one language, in order.

@@ -14,8 +14,14 @@ use std::time::Duration;
 /// After a round as short as this the writers can be stopped.
 const SHORT: Duration = Duration::from_millis(500);
 
+/// For how long at least it is looked for writers that the operator has not stopped.
+const LOOKED_FOR: Duration = Duration::from_secs(2);
+
 /// With more differences a comparison ends.
 const MAX_DIFFERENCES: usize = 1000;
+
+/// What an operator is told after [`lift_left`].
+pub const LIFTED: &str = "lifted the alarm of a cut-over that was killed: etcd takes writes again";
 
 /// How the writers of etcd are stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +32,10 @@ pub enum Freeze {
     Operator,
 }
 
-/// The alarm that this process must lift if its cut-over does not come to its end.
+/// The alarms that this process must lift if its cut-over does not come to its end: its own, and those that
+/// instances before it may have raised since.
 #[derive(Debug, Default)]
-pub struct Frozen(Mutex<Option<u64>>);
+pub struct Frozen(Mutex<Vec<u64>>);
 
 /// A cut-over that came to its end, or found differences.
 #[derive(Debug)]
@@ -43,41 +50,37 @@ pub struct CutOver {
 
 impl Frozen {
     pub fn may_be_on(&self) -> bool {
-        lock(&self.0).is_some()
+        !lock(&self.0).is_empty()
     }
 
-    /// Lifts the alarm, if it may be on.
+    /// Lifts the alarms, if they may be on.
     ///
     /// # Errors
-    /// etcd's: the alarm may be on still.
+    /// etcd's: an alarm may be on still.
     pub async fn lift(&self, etcd: &Etcd) -> Result<(), Refused> {
-        let alarm = *lock(&self.0);
-        if let Some(alarm) = alarm {
-            etcd.lift_alarm(alarm).await?;
+        let alarms = lock(&self.0).clone();
+        if !alarms.is_empty() {
+            etcd.lift_alarms(&alarms).await?;
             self.forget();
         }
         Ok(())
     }
 
-    /// The alarm is to stay on.
+    /// The alarms are to stay on, or are off.
     fn forget(&self) {
-        *lock(&self.0) = None;
+        lock(&self.0).clear();
     }
 }
 
-/// Lifts the alarm that a cut-over has left on, because it was killed. Returns whether it was on.
+/// Lifts the alarms that cut-overs have left on, because they were killed. Returns whether one was on.
 ///
 /// # Errors
 /// etcd's.
 pub async fn lift_left(etcd: &Etcd, record: &Record) -> Result<bool, Refused> {
-    let Some(alarm) = record.alarm.filter(|_| record.phase != Phase::Switched) else {
+    if record.phase == Phase::Switched || record.alarms.is_empty() {
         return Ok(false);
-    };
-    let is_on = etcd.alarms().await?.contains(&alarm);
-    if is_on {
-        etcd.lift_alarm(alarm).await?;
     }
-    Ok(is_on)
+    etcd.lift_alarms(&record.alarms).await
 }
 
 /// Applies all changes, stops the writers of etcd after `consent`, applies the rest and compares both sides.
@@ -121,7 +124,7 @@ async fn prepare(run: &Run<'_>) -> Result<(), Stop> {
         return Err(Stop::Refused("the job is cut over already".to_owned()));
     }
     if lift_left(run.etcd, &record).await? {
-        run.report.note("lifted the alarm of a cut-over that was killed: etcd takes writes again");
+        run.report.note(LIFTED);
     }
     if !run.etcd.alarms().await?.is_empty() {
         return Err(Stop::Refused(
@@ -181,14 +184,19 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     if run.job.record().revision <= frozen_at {
         return Err(Stop::Refused("another program has deleted the sentinel in etcd".to_owned()));
     }
-    if freeze == Freeze::Operator && drained > 0 {
-        return Err(Stop::Refused(format!(
-            "programs still write to etcd: {drained} keys were set since the last look; stop them first"
-        )));
+    if freeze == Freeze::Operator {
+        refuse_writers(drained)?;
     }
-    let revision = run.job.record().revision - 1;
-    let (keys, differences) = compared(run, revision).await?;
+    let (keys, differences) = compared(run, run.job.record().revision - 1).await?;
     if differences.is_empty() {
+        match freeze {
+            Freeze::Alarm => is_still_on(run).await?,
+            Freeze::Operator => {
+                clock.sleep_until(begun + LOOKED_FOR).await;
+                let sentinel = put_sentinel(run).await?;
+                refuse_writers(drain(run, sentinel).await?)?;
+            }
+        }
         let (phase, index) = (Phase::Switched, run.job.index());
         let switched = Record { phase, switched_at: Some(index), ..run.job.record() };
         run.job.save(switched, &[]).await?;
@@ -197,14 +205,39 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
         // Another instance that has taken over meanwhile applies changes; these are not differences.
         run.job.next_epoch().await?;
     }
+    let revision = run.job.record().revision - 1;
     Ok(CutOver { keys, revision, stopped: clock.now() - begun, differences })
 }
 
+fn refuse_writers(set: u64) -> Result<(), Stop> {
+    match set {
+        0 => Ok(()),
+        _ => Err(Stop::Refused(format!(
+            "programs still write to etcd: {set} keys were set since the last look; stop them first"
+        ))),
+    }
+}
+
+/// Refuses to end a cut-over during which etcd can have taken writes.
+async fn is_still_on(run: &Run<'_>) -> Result<(), Stop> {
+    let on = run.etcd.alarms().await?;
+    match run.job.record().alarms.last().is_some_and(|alarm| on.contains(alarm)) {
+        true => Ok(()),
+        false => Err(Stop::Refused(
+            "another program has lifted the alarm that stopped the writers of etcd: some may have written"
+                .to_owned(),
+        )),
+    }
+}
+
 /// Raises an alarm with a number of its own, which the record names first, so that another run can lift it.
+/// An instance that was replaced can then lift no alarm that was raised after its own.
 async fn stop_writes(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
-    let alarm = fastrand::u64(1..1 << 48);
-    run.job.save(Record { alarm: Some(alarm), ..run.job.record() }, &[]).await?;
-    *lock(&frozen.0) = Some(alarm);
+    let (alarm, mut record) = (fastrand::u64(1..1 << 48), run.job.record());
+    record.alarms.push(alarm);
+    let alarms = record.alarms.clone();
+    run.job.save(record, &[]).await?;
+    *lock(&frozen.0) = alarms;
     run.etcd.raise_alarm(alarm).await?;
     Ok(())
 }

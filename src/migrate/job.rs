@@ -48,9 +48,10 @@ pub struct Record {
     /// Tail: the revision whose events are applied next, and how many of them are already.
     pub revision: u64,
     pub offset: u64,
-    /// The number of the alarm with which a cut-over stops the writers of etcd.
+    /// The numbers of the alarms with which cut-overs have stopped the writers of etcd, or may still stop
+    /// them: an instance that was replaced may raise its own late.
     #[serde(default)]
-    pub alarm: Option<u64>,
+    pub alarms: Vec<u64>,
     /// Switched: the index of Consul up to which all writes were those of the job.
     #[serde(default)]
     pub switched_at: Option<u64>,
@@ -70,7 +71,7 @@ impl Record {
             sweeps,
             revision: snapshot + 1,
             offset: 0,
-            alarm: None,
+            alarms: Vec::new(),
             switched_at: None,
             step: 0,
         }
@@ -198,17 +199,20 @@ async fn take(
     }
 }
 
-/// Whether no instance that lives holds a job.
+/// Ends the epoch of an instance that does not live; returns whether no instance holds the job.
 ///
 /// # Errors
 /// Consul's.
-pub async fn is_abandoned(
+pub async fn end_abandoned(
     target: &Target,
     keys: &Keys,
     is_dead: &dyn Fn(&Instance) -> bool,
 ) -> Result<bool, Error> {
-    let Some((instance, _)) = holder(target, keys).await? else { return Ok(true) };
-    Ok(is_dead(&instance) || !beats(target, keys).await?)
+    let Some((instance, index)) = holder(target, keys).await? else { return Ok(true) };
+    if !is_dead(&instance) && beats(target, keys).await? {
+        return Ok(false);
+    }
+    target.delete(&keys.holder, index).await
 }
 
 /// Ends the epoch of an instance, so that its requests which are still on their way change nothing any more.

@@ -1,6 +1,7 @@
 //! The keys of the snapshot. Transactions of several pages are in flight at once; each can be repeated, and
 //! the record names the key before which all are written.
 
+use super::ahead::ahead;
 use super::etcd::{Page, Pages, Range};
 use super::job::{Phase, Record};
 use super::mapping::{Op, hex};
@@ -9,7 +10,7 @@ use crate::clock::Instant;
 use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::stream::{self, TryStreamExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -69,25 +70,33 @@ async fn write(run: &Run<'_>) -> Result<(), Stop> {
     let (left, _) = run.etcd.count(&range, record.snapshot).await?;
     let open = Mutex::default();
     let mut progress = Progress::new(run, total, total - left, &open);
-    let pages = Pages::new(run.etcd, range, record.snapshot, run.pace.page);
-    let pages = stream::try_unfold(pages, |mut pages| async move {
-        Ok::<_, Stop>(pages.next().await?.map(|page| (page, pages)))
-    });
-    let batches = pages.map_ok(|page| {
-        let batches = batches(run, &record, page);
-        if let Some(Batch { done, .. }) = batches.first() {
-            lock(&open).insert(done.first.clone(), (batches.len(), done.next.clone()));
+    let mut pages = Pages::new(run.etcd, range, record.snapshot, run.pace.page);
+    let mut ready = VecDeque::new();
+    let next = async || loop {
+        if let Some(batch) = ready.pop_front() {
+            return Ok(Some(batch));
         }
-        stream::iter(batches.into_iter().map(Ok))
-    });
-    let written = batches.try_flatten().map_ok(|batch: Batch| async move {
-        run.job.apply_all(&batch.ops).await?;
-        Ok::<_, Stop>(batch.done)
-    });
-    let mut written = pin!(written.try_buffer_unordered(run.pace.in_flight));
-    while let Some(done) = written.try_next().await? {
-        progress.add(done).await?;
-    }
+        let Some(page) = pages.next().await? else { return Ok(None) };
+        ready.extend(batches(run, &record, page));
+        if let Some(Batch { done, .. }) = ready.front() {
+            lock(&open).insert(done.first.clone(), (ready.len(), done.next.clone()));
+        }
+    };
+    ahead(next, Batch::size, async |batches| {
+        let batches = stream::unfold(batches, |mut batches| async move {
+            Some((Ok::<_, Stop>(batches.next().await?), batches))
+        });
+        let written = batches.map_ok(|batch| async move {
+            run.job.apply_all(&batch.ops).await?;
+            Ok(batch.done)
+        });
+        let mut written = pin!(written.try_buffer_unordered(run.pace.in_flight));
+        while let Some(done) = written.try_next().await? {
+            progress.add(done).await?;
+        }
+        Ok(())
+    })
+    .await?;
     let phase = if record.sweeps { Phase::Sweep } else { Phase::Tail };
     advance(run, phase).await
 }
@@ -117,6 +126,12 @@ async fn sweep(run: &Run<'_>) -> Result<(), Stop> {
 struct Batch {
     ops: Vec<Op>,
     done: Done,
+}
+
+impl Batch {
+    fn size(&self) -> usize {
+        self.ops.iter().map(Op::size).sum()
+    }
 }
 
 /// A part of a page.

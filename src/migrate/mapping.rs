@@ -294,6 +294,12 @@ impl Mapping {
         key.starts_with(JOBS) || key.starts_with(&self.encoded_prefix())
     }
 
+    /// Whether a key of Consul is a part of an encoded key of this job: others may have the same `--consul-prefix`.
+    pub fn is_own_part(&self, key: &str) -> bool {
+        let part = key.strip_prefix(&self.encoded_prefix()).and_then(part_of);
+        part.is_some_and(|(key, ..)| key.starts_with(&self.etcd_prefix))
+    }
+
     /// The operations of an entry that has been set: the whole state of its key, so that they can be
     /// repeated.
     pub fn set(&self, kv: &KeyValue) -> Vec<Op> {
@@ -449,6 +455,17 @@ mod tests {
         kv.key.0 = Bytes::copy_from_slice(key);
         kv.value.0 = vec![b'v'; size].into();
         kv
+    }
+
+    #[test]
+    fn encoded_keys_of_another_job_are_not_own() {
+        let mut mapping = mapping(&[]);
+        mapping.etcd_prefix = b"/a/".into();
+        let part = |key: &[u8]| format!("_etcd/{}/0000-0001", hex::text(key));
+        assert!(mapping.is_own_part(&part(b"/a/\0")));
+        for other in [part(b"/b/\0"), "_etcd/x".to_owned(), "a".to_owned()] {
+            assert!(!mapping.is_own_part(&other), "{other}");
+        }
     }
 
     #[test]

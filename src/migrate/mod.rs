@@ -5,6 +5,7 @@
 //! etcd      the JSON gateway: pages at one revision, watches, alarms
 //! mapping   what each key becomes, a pure function
 //! target    Consul, with requests that are repeated
+//! ahead     what is read next while the present is worked on
 //! job       the record in Consul, and which instance may go on
 //! survey    all keys of a snapshot, and which have a problem
 //! load      the keys of a snapshot -> Consul
@@ -17,6 +18,7 @@
 
 #![allow(missing_docs)] // most names say what a comment would
 
+mod ahead;
 mod cutover;
 pub mod etcd;
 pub mod job;
@@ -30,7 +32,7 @@ mod tail;
 pub mod target;
 pub mod verify;
 
-pub use cutover::{CutOver, Freeze, Frozen, cut_over, lift_left};
+pub use cutover::{CutOver, Freeze, Frozen, LIFTED, cut_over, lift_left};
 pub use lines::{export, import};
 pub use load::{load, restart};
 pub use rollback::{RolledBack, roll_back};

@@ -57,8 +57,8 @@ pub async fn roll_back(run: &Run<'_>, is_dry: bool) -> Result<RolledBack, Stop> 
                 .to_owned(),
         ));
     }
-    if let Some(alarm) = record.alarm.filter(|_| !is_dry) {
-        run.etcd.lift_alarm(alarm).await?;
+    if !is_dry {
+        run.etcd.lift_alarms(&record.alarms).await?;
     }
     let mut done = RolledBack::default();
     for _ in 0..ROUNDS {
@@ -71,8 +71,7 @@ pub async fn roll_back(run: &Run<'_>, is_dry: bool) -> Result<RolledBack, Stop> 
         }
         if let Some(revision) = revision {
             let (phase, revision) = (Phase::Tail, revision + 1);
-            let back =
-                Record { phase, revision, offset: 0, alarm: None, switched_at: None, ..record };
+            let back = Record { phase, revision, offset: 0, switched_at: None, ..record };
             run.job.save(back, &[]).await?;
             return Ok(done);
         }

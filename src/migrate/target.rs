@@ -168,7 +168,11 @@ impl Target {
             let args = Args::new().arg(Value::List(ops.collect())).opt("consistent", true);
             match self.patiently(async || self.client.call(&txn::TXN, &args).await).await {
                 Ok(answer) => {
-                    for (place, result) in asked.iter().zip(answer.value.items()) {
+                    let results = answer.value.items();
+                    if results.len() != asked.len() {
+                        return Err(without_results(results.len(), asked.len()));
+                    }
+                    for (place, result) in asked.iter().zip(results) {
                         found[*place] = result.get("KV").and_then(stored);
                     }
                     return Ok(found);
@@ -197,6 +201,11 @@ impl Target {
             Err(error) => return refused(error),
         };
         let results = success.answer()?.value;
+        let sets = ops.iter().filter(|op| matches!(op, Op::Set { .. })).count();
+        let (found, wanted) = (results.items().len(), checks.len() + sets);
+        if found != wanted {
+            return Err(without_results(found, wanted));
+        }
         let index = results.items().iter().filter_map(|result| {
             let kv = result.get("KV")?;
             kv.get("ModifyIndex")?.as_u64()
@@ -225,6 +234,13 @@ impl Target {
         }
         count
     }
+}
+
+/// The answer of something that is not Consul, such as a proxy.
+fn without_results(found: usize, wanted: usize) -> Error {
+    let why =
+        format!("txn: the answer has {found} results instead of {wanted}: it is not Consul's");
+    Error::new(Kind::Decode, why)
 }
 
 fn stored(kv: &Value) -> Option<Stored> {

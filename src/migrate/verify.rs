@@ -1,5 +1,6 @@
 //! Compares a snapshot of etcd with Consul: both are walked through in the order of Consul's names.
 
+use super::ahead::{Ahead, ahead};
 use super::etcd::{Etcd, Pages, Range, Sorted, by_form};
 use super::mapping::{Mapping, Op, Place, part_of, parts};
 use super::names::Names;
@@ -7,8 +8,10 @@ use super::survey::shown;
 use super::target::Target;
 use super::{Pace, Stop};
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
@@ -151,55 +154,69 @@ impl<'a> Sides<'a> {
     ) -> Result<u64, Stop> {
         let mut compared = 0;
         for is_encoded in [false, true] {
-            let walk = self.walk(is_encoded).await?;
-            let batches = stream::try_unfold(walk, |mut walk| async move {
-                Ok::<_, Stop>(walk.batch().await?.map(|batch| (batch, walk)))
-            });
-            let checked = batches.map_ok(|batch| self.check(batch));
-            let mut checked = pin!(checked.try_buffer_unordered(self.pace.in_flight));
-            while let Some((keys, differences)) = checked.try_next().await? {
-                compared += keys;
-                progress(compared);
-                for difference in differences {
-                    found(difference, compared).await?;
+            let (mut wanted, mut names) = (self.wanted(is_encoded), self.names(is_encoded).await?);
+            let next_wanted = async || wanted.next(self.mapping).await;
+            let is_compared = |name: &str| match is_encoded {
+                true => self.mapping.is_own_part(name),
+                false => !self.mapping.is_own(name),
+            };
+            let next_name = async || loop {
+                match names.next().await? {
+                    Some(name) if !is_compared(&name) => {}
+                    name => break Ok(name),
                 }
-            }
+            };
+            let walks = async |wanted| {
+                ahead(next_name, String::len, async |names| {
+                    let walk = Walk::new(self.target.max_ops, wanted, names).await;
+                    let batches = stream::unfold(walk, |mut walk| async move {
+                        Some((Ok::<_, Stop>(walk.batch().await?), walk))
+                    });
+                    let checked = batches.map_ok(|batch| self.check(batch));
+                    let mut checked = pin!(checked.try_buffer_unordered(self.pace.in_flight));
+                    while let Some((keys, differences)) = checked.try_next().await? {
+                        compared += keys;
+                        progress(compared);
+                        for difference in differences {
+                            found(difference, compared).await?;
+                        }
+                    }
+                    Ok(())
+                })
+                .await
+            };
+            ahead(next_wanted, |(key, value)| key.len() + value.len(), walks).await?;
         }
         Ok(compared)
     }
 
-    /// All plain keys, or all encoded ones.
-    async fn walk(
-        self,
-        is_encoded: bool,
-    ) -> Result<Walk<'a, impl AsyncFn(&str) -> Result<u64, Stop>>, Stop> {
+    /// The plain keys that Consul is to have, or the encoded ones.
+    fn wanted(self, is_encoded: bool) -> Wanted<'a> {
         let Sides { etcd, mapping, revision, pace, .. } = self;
-        let prefix = match is_encoded {
-            true => mapping.encoded_prefix(),
-            false => mapping.plain_prefix(),
-        };
-        let wanted = match is_encoded {
+        match is_encoded {
             false => Wanted::Plain(Sorted::new(etcd, &mapping.etcd_prefix, revision, pace.page)),
             true if mapping.may_encode() => {
                 let range = Range::prefix(&mapping.etcd_prefix);
                 Wanted::Encoded(Pages::new(etcd, range, revision, pace.page), VecDeque::new())
             }
             true => Wanted::Nothing,
+        }
+    }
+
+    /// The names of the keys that Consul has, which for the plain ones may be of others.
+    async fn names(
+        self,
+        is_encoded: bool,
+    ) -> Result<Names<'a, impl AsyncFn(&str) -> Result<u64, Stop>>, Stop> {
+        let prefix = match is_encoded {
+            true => self.mapping.encoded_prefix(),
+            false => self.mapping.plain_prefix(),
         };
         let count = async move |prefix: &str| match is_encoded {
             true => Ok(0),
             false => self.count(prefix).await,
         };
-        let names = Names::new(self.target, &prefix, count).await?;
-        Ok(Walk {
-            sides: self,
-            is_encoded,
-            wanted,
-            names,
-            next_wanted: None,
-            next_name: None,
-            is_begun: false,
-        })
+        Names::new(self.target, &prefix, count).await
     }
 
     /// How many keys of etcd have a name in Consul with this prefix.
@@ -214,16 +231,12 @@ impl<'a> Sides<'a> {
                 vec![Range::prefix(format!("/{below}").as_bytes()), Range::prefix(below.as_bytes())]
             }
         };
-        let mut sum = 0;
-        for range in ranges {
-            // A role for a prefix may not count others.
-            let is_inside = self.mapping.etcd_prefix.is_empty()
-                || range.start.starts_with(&self.mapping.etcd_prefix);
-            if is_inside {
-                sum += self.etcd.count(&range, self.revision).await?.0;
-            }
-        }
-        Ok(sum)
+        // A role for a prefix may not count others.
+        let all = &self.mapping.etcd_prefix;
+        let is_inside = |range: &&Range| all.is_empty() || range.start.starts_with(all);
+        let counts = ranges.iter().filter(is_inside);
+        let counts = counts.map(|range| self.etcd.count(range, self.revision));
+        Ok(try_join_all(counts).await?.iter().map(|(count, _)| count).sum())
     }
 
     async fn check(self, batch: Batch) -> Result<(u64, Vec<Difference>), Stop> {
@@ -289,69 +302,62 @@ impl Wanted<'_> {
 }
 
 /// Both sides, walked through together.
-struct Walk<'a, Count> {
-    sides: Sides<'a>,
-    is_encoded: bool,
-    wanted: Wanted<'a>,
-    names: Names<'a, Count>,
+struct Walk {
+    max_ops: usize,
+    wanted: Ahead<(String, Bytes)>,
+    names: Ahead<String>,
     next_wanted: Option<(String, Bytes)>,
     next_name: Option<String>,
-    is_begun: bool,
 }
 
-impl<Count: AsyncFn(&str) -> Result<u64, Stop>> Walk<'_, Count> {
+impl Walk {
+    async fn new(
+        max_ops: usize,
+        mut wanted: Ahead<(String, Bytes)>,
+        mut names: Ahead<String>,
+    ) -> Self {
+        let (next_wanted, next_name) = (wanted.next().await, names.next().await);
+        Walk { max_ops, wanted, names, next_wanted, next_name }
+    }
+
     /// The next keys; `None` after the last ones.
-    async fn batch(&mut self) -> Result<Option<Batch>, Stop> {
-        if !self.is_begun {
-            self.is_begun = true;
-            self.next_wanted().await?;
-            self.next_name().await?;
-        }
+    async fn batch(&mut self) -> Option<Batch> {
         let (mut batch, mut bytes) = (Batch::default(), 0);
-        while batch.pairs.len() < self.sides.target.max_ops
-            && batch.differences.len() < self.sides.target.max_ops
+        while batch.pairs.len() < self.max_ops
+            && batch.differences.len() < self.max_ops
             && bytes < super::mapping::MAX_IN_TXN
         {
             let order = match (&self.next_wanted, &self.next_name) {
                 (None, None) => break,
-                (Some(_), None) => std::cmp::Ordering::Less,
-                (None, Some(_)) => std::cmp::Ordering::Greater,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
                 (Some((wanted, _)), Some(name)) => wanted.cmp(name),
             };
-            if order.is_le() {
-                batch.keys += 1;
-                let Some((key, value)) = self.next_wanted.take() else { break };
-                self.next_wanted().await?;
-                if order.is_eq() {
-                    self.next_name().await?;
+            let wanted = match order.is_le() {
+                true => std::mem::replace(&mut self.next_wanted, self.wanted.next().await),
+                false => None,
+            };
+            let name = match order.is_ge() {
+                true => std::mem::replace(&mut self.next_name, self.names.next().await),
+                false => None,
+            };
+            batch.keys += u64::from(wanted.is_some());
+            match (wanted, name) {
+                (Some((key, value)), Some(_)) => {
                     bytes += value.len();
                     batch.pairs.push((key, value));
-                } else {
+                }
+                (Some((key, _)), None) => {
                     batch.differences.push(Difference { key, what: What::Missing });
                 }
-            } else {
-                let Some(key) = self.next_name.take() else { break };
-                self.next_name().await?;
-                batch.differences.push(Difference { key, what: What::Extra });
+                (None, Some(key)) => {
+                    batch.differences.push(Difference { key, what: What::Extra });
+                }
+                (None, None) => break,
             }
         }
         let is_empty = batch.pairs.is_empty() && batch.differences.is_empty();
-        Ok((!is_empty).then_some(batch))
-    }
-
-    async fn next_wanted(&mut self) -> Result<(), Stop> {
-        self.next_wanted = self.wanted.next(self.sides.mapping).await?;
-        Ok(())
-    }
-
-    async fn next_name(&mut self) -> Result<(), Stop> {
-        self.next_name = loop {
-            match self.names.next().await? {
-                Some(name) if !self.is_encoded && self.sides.mapping.is_own(&name) => {}
-                name => break name,
-            }
-        };
-        Ok(())
+        (!is_empty).then_some(batch)
     }
 }
 

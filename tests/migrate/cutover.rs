@@ -20,6 +20,7 @@ pub fn run(version: &'static str) {
     servers.run(&["copy"]).ok();
     servers.run(&["rollback", "--yes"]).ends(1, &["not cut over"]);
     servers.run(&["cutover"]).ends(2, &["--yes"]);
+    cannot_tell(&servers);
     let (is_over, longest) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let _over = super::storm::Over(&is_over);
@@ -27,7 +28,7 @@ pub fn run(version: &'static str) {
             let (etcd, is_over, longest) = (&servers.etcd, &is_over, &longest);
             scope.spawn(move || write(etcd, seed, is_over, longest));
         }
-        for (signal, status) in [("INT", 130), ("TERM", 130)] {
+        for (signal, status) in [("INT", 130), ("TERM", 130), ("HUP", 130), ("QUIT", 130)] {
             interrupted(&servers, signal).ends(status, &["not cut over: etcd takes writes again"]);
             assert_eq!(alarms(&servers.etcd.gateway()), 0);
         }
@@ -36,16 +37,35 @@ pub fn run(version: &'static str) {
         servers.run(&["status"]).ends(0, &["a cut-over was killed; now it takes them again"]);
         assert_eq!(alarms(&servers.etcd.gateway()), 0);
         interrupted(&servers, "KILL");
-        let _tail = servers.start_run(&["tail"]);
+        let mut tail = servers.start_run(&["tail"]);
+        let end = Instant::now() + PATIENCE;
+        while alarms(&servers.etcd.gateway()) > 0 {
+            assert!(Instant::now() < end && !tail.has_ended(), "the alarm is not lifted");
+        }
         let run = servers.run(&["cutover", "--yes", "--take-over", "--within", "300"]);
-        assert!(run.err.contains("lifted the alarm of a cut-over that was killed"), "{run:?}");
         assert!(run.ok().contains("writers were stopped for"));
+        tail.end().ends(4, &["lifted the alarm of a cut-over that was killed"]);
         thread::sleep(Duration::from_millis(200));
     });
     let longest = Duration::from_millis(longest.load(Ordering::Relaxed));
     assert!(longest < MOST_REFUSED, "{longest:?}");
     is_switched(&servers);
     goes_back(&servers);
+}
+
+/// A difference that cannot be told, because the disk is full.
+fn cannot_tell(servers: &Servers) {
+    servers.consul().send("PUT", "/v1/kv/app/0003", "changed").unwrap();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let cutover = servers.program(&["cutover", "--yes", "--within", "300"]).stdout(full).output();
+    let cutover = cutover.unwrap();
+    assert_eq!(cutover.status.code(), Some(1), "{cutover:?}");
+    let said = String::from_utf8(cutover.stderr).unwrap();
+    for words in ["the output cannot be written", "not cut over: etcd takes writes again"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert_eq!(alarms(&servers.etcd.gateway()), 0);
+    servers.consul().send("PUT", "/v1/kv/app/0003", "3").unwrap();
 }
 
 /// A writer that goes on after a refusal; notes for how long it was refused before it could write again.

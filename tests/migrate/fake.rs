@@ -22,6 +22,8 @@ pub struct Entry {
     pub lease: u64,
 }
 
+type Keys = BTreeMap<Vec<u8>, Entry>;
+
 #[derive(Clone, Debug)]
 struct Event {
     revision: u64,
@@ -35,6 +37,9 @@ struct State {
     revision: u64,
     compacted: u64,
     events: Vec<Event>,
+    keys: Keys,
+    /// The keys at the earlier revision that was asked last.
+    before: (u64, Keys),
     alarms: BTreeSet<u64>,
     rng: fastrand::Rng,
     /// How many of a hundred requests have a fault.
@@ -53,8 +58,16 @@ pub struct Fake {
 impl Fake {
     pub fn new(clock: &ManualClock, seed: u64, faults: u8) -> Fake {
         let rng = fastrand::Rng::with_seed(seed);
-        let (revision, compacted, alarms) = (1, 0, BTreeSet::new());
-        let state = State { revision, compacted, events: Vec::new(), alarms, rng, faults };
+        let state = State {
+            revision: 1,
+            compacted: 0,
+            events: Vec::new(),
+            keys: Keys::new(),
+            before: (0, Keys::new()),
+            alarms: BTreeSet::new(),
+            rng,
+            faults,
+        };
         Fake { state: Arc::new(Mutex::new(state)), clock: clock.clone() }
     }
 
@@ -63,16 +76,16 @@ impl Fake {
     }
 
     /// The keys at a revision.
-    pub fn at(&self, revision: u64) -> BTreeMap<Vec<u8>, Entry> {
-        self.state().at(revision)
+    pub fn at(&self, revision: u64) -> Keys {
+        self.state().at(revision).clone()
     }
 
     pub fn revision(&self) -> u64 {
         self.state().revision
     }
 
-    pub fn alarms(&self) -> usize {
-        self.state().alarms.len()
+    pub fn alarms(&self) -> BTreeSet<u64> {
+        self.state().alarms.clone()
     }
 
     /// From now on no request has a fault.
@@ -150,20 +163,20 @@ impl State {
         (self.rng.u8(..100) < self.faults).then(|| self.rng.u8(..4))
     }
 
-    fn at(&self, revision: u64) -> BTreeMap<Vec<u8>, Entry> {
-        let mut keys = BTreeMap::new();
-        for event in self.events.iter().take_while(|event| event.revision <= revision) {
-            match &event.entry {
-                Some(entry) => _ = keys.insert(event.key.clone(), entry.clone()),
-                None => _ = keys.remove(&event.key),
-            }
+    fn at(&mut self, revision: u64) -> &Keys {
+        if revision >= self.revision {
+            return &self.keys;
         }
-        keys
+        if self.before.0 != revision {
+            let events = self.events.iter().take_while(|event| event.revision <= revision);
+            self.before = (revision, Keys::new());
+            events.for_each(|event| event.apply(&mut self.before.1));
+        }
+        &self.before.1
     }
 
     fn apply(&mut self, changes: &[Change]) {
-        let before = self.at(self.revision);
-        let is_change = |(key, value): &&Change| value.is_some() || before.contains_key(key);
+        let is_change = |(key, value): &&Change| value.is_some() || self.keys.contains_key(key);
         let real: Vec<&Change> = changes.iter().filter(is_change).collect();
         if real.is_empty() {
             return;
@@ -171,14 +184,16 @@ impl State {
         self.revision += 1;
         for (key, value) in real {
             let revision = self.revision;
-            let created = before.get(key).map_or(revision, |entry| entry.created);
+            let created = self.keys.get(key).map_or(revision, |entry| entry.created);
             let entry = value.clone().map(|(value, lease)| Entry {
                 value,
                 created,
                 changed: revision,
                 lease,
             });
-            self.events.push(Event { revision, key: key.clone(), entry });
+            let event = Event { revision, key: key.clone(), entry };
+            event.apply(&mut self.keys);
+            self.events.push(event);
         }
     }
 
@@ -200,8 +215,8 @@ impl State {
             }
             "/v3/kv/deleterange" => {
                 let range = range(asked);
-                let keys = self.at(self.revision).into_keys().filter(|key| is_in(&range, key));
-                let changes: Vec<Change> = keys.map(|key| (key, None)).collect();
+                let keys = self.keys.keys().filter(|key| is_in(&range, key));
+                let changes: Vec<Change> = keys.map(|key| (key.clone(), None)).collect();
                 self.apply(&changes);
                 whole(200, &json!({ "header": header }))
             }
@@ -210,7 +225,7 @@ impl State {
         }
     }
 
-    fn range(&self, asked: &Value, header: &Value) -> Response<Parts> {
+    fn range(&mut self, asked: &Value, header: &Value) -> Response<Parts> {
         let revision = match number(&asked["revision"]) {
             0 => self.revision,
             given => given,
@@ -220,15 +235,15 @@ impl State {
         }
         let range = range(asked);
         let mut found: Vec<_> =
-            self.at(revision).into_iter().filter(|(key, _)| is_in(&range, key)).collect();
+            self.at(revision).iter().filter(|(key, _)| is_in(&range, key)).collect();
         let count = found.len();
-        let limit = number(&asked["limit"]) as usize;
-        if limit > 0 {
-            found.truncate(limit);
+        match number(&asked["limit"]) as usize {
+            _ if asked["count_only"] == true => found.clear(),
+            0 => {}
+            limit => found.truncate(limit),
         }
         let more = found.len() < count;
-        let all: Vec<Value> = found.iter().map(|(key, entry)| shown(key, Some(entry), 0)).collect();
-        let kvs = if asked["count_only"] == true { Vec::new() } else { all };
+        let kvs: Vec<Value> = found.iter().map(|(key, entry)| shown(key, Some(entry), 0)).collect();
         whole(
             200,
             &json!({ "header": header, "kvs": kvs, "more": more, "count": count.to_string() }),
@@ -247,6 +262,15 @@ impl State {
             .iter()
             .map(|member| json!({ "memberID": member.to_string(), "alarm": "NOSPACE" }));
         whole(200, &json!({ "alarms": on.collect::<Vec<_>>() }))
+    }
+}
+
+impl Event {
+    fn apply(&self, keys: &mut Keys) {
+        match &self.entry {
+            Some(entry) => _ = keys.insert(self.key.clone(), entry.clone()),
+            None => _ = keys.remove(&self.key),
+        }
     }
 }
 

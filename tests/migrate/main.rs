@@ -67,5 +67,5 @@ fn trials() -> Trials {
 }
 
 fn main() {
-    trials::run(2, &[trials])
+    trials::run(4, &[trials])
 }

@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use std::io::{self, Write};
-use std::process;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// The name of this program.
@@ -15,24 +15,31 @@ pub fn failed(kind: &str, message: &str) -> Value {
 }
 
 /// The exit status when the output cannot be written.
-const UNWRITTEN: i32 = 1;
+const UNWRITTEN: u8 = 1;
 
-/// Whether the reader of the output has ended, as `head` does.
+/// Whether the reader of the output has ended, as `head` does, or it cannot be written.
 pub static IS_UNREAD: AtomicBool = AtomicBool::new(false);
 
-/// Prints a line. That nobody reads any more does not change what the program does or its exit status.
+static IS_UNWRITTEN: AtomicBool = AtomicBool::new(false);
+
+/// Prints a line. That nobody reads any more does not change what the program does or its exit status, and that it
+/// cannot be written only the latter.
 pub fn print(line: &str) {
     let mut stdout = io::stdout();
     match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
         Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-            IS_UNREAD.store(true, Relaxed);
-        }
         Err(error) => {
-            say(&format!("{PROGRAM}: the output cannot be written: {error}"));
-            process::exit(UNWRITTEN);
+            IS_UNREAD.store(true, Relaxed);
+            if error.kind() != io::ErrorKind::BrokenPipe && !IS_UNWRITTEN.swap(true, Relaxed) {
+                say(&format!("{PROGRAM}: the output cannot be written: {error}"));
+            }
         }
     }
+}
+
+/// The exit status of the program when this is that of what it has done.
+pub fn status(done: ExitCode) -> ExitCode {
+    if IS_UNWRITTEN.load(Relaxed) { ExitCode::from(UNWRITTEN) } else { done }
 }
 
 /// Prints a document, without characters that a terminal acts on.

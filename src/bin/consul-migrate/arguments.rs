@@ -152,7 +152,7 @@ pub enum Verb {
     Verify,
     /// Stop the writers of etcd, apply what is left and compare both: then programs can start with Consul.
     ///
-    /// Whatever interrupts it, etcd takes writes again. After SIGKILL the next `cutover` or `status` sees to it.
+    /// Whatever interrupts it, etcd takes writes again. After SIGKILL the next `tail`, `cutover` or `status` sees to it.
     Cutover(Cutover),
     /// Make etcd as Consul is now, after a cut-over; etcd takes writes again.
     Rollback(Rollback),

@@ -20,9 +20,10 @@ mod verbs;
 
 use arguments::{CommandLine, Verb};
 use common::line::{completion, parsed};
-use common::print::{PROGRAM, failed, print_json, say};
+use common::print::{self, PROGRAM, failed, print_json, say};
 use connection::Session;
 use failure::Failure;
+use futures_util::future::select_all;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime.block_on(run(&line)),
         Err(error) => Err(Failure::Usage(format!("no runtime: {error}"))),
     };
-    match done {
+    print::status(match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let text = failure.to_string();
@@ -49,18 +50,24 @@ fn main() -> ExitCode {
             }
             failure.status()
         }
-    }
+    })
 }
 
 async fn run(line: &CommandLine) -> Result<(), Failure> {
     let session = Session::new(line)?;
     let unheard = |error| Failure::Usage(format!("no signals: {error}"));
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(unheard)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(unheard)?;
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+        SignalKind::quit(),
+    ];
+    let mut signals =
+        kinds.map(signal).into_iter().collect::<Result<Vec<_>, _>>().map_err(unheard)?;
+    let any = select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv())));
     let done = tokio::select! {
         done = verbs::run(&session, line) => done,
-        _ = interrupt.recv() => Err(Failure::Interrupted),
-        _ = terminate.recv() => Err(Failure::Interrupted),
+        _ = any => Err(Failure::Interrupted),
     };
     switch::unfreeze(&session, &line.job.name).await?;
     done

@@ -59,10 +59,7 @@ fn told(done: &CutOver, freeze: Given) -> String {
     let seconds = done.stopped.as_secs_f64();
     let keys = counted(done.keys as usize, "key");
     if !done.differences.is_empty() {
-        let mut text = format!(
-            "not cut over: {} of {keys} differ; etcd takes writes again\n",
-            done.differences.len()
-        );
+        let mut text = format!("not cut over: {} of {keys} differ\n", done.differences.len());
         for difference in done.differences.iter().take(SHOWN) {
             text += &format!("  {difference}\n");
         }
@@ -118,20 +115,24 @@ pub async fn freeze_left(
     keys: &Keys,
     record: &Record,
 ) -> Result<&'static str, Failure> {
-    let Some(alarm) = record.alarm else { return Ok(UNFROZEN) };
-    let is_on = session.etcd.alarms().await?.contains(&alarm);
+    let is_on = match record.alarms.is_empty() {
+        true => return Ok(UNFROZEN),
+        false => session.etcd.alarms().await?.iter().any(|alarm| record.alarms.contains(alarm)),
+    };
     let dead = |instance: &Instance| is_dead(instance, &session.me);
-    Ok(match (record.phase, is_on) {
-        (Phase::Switched, true) => "etcd refuses writes since the cut-over",
-        (Phase::Switched, false) => "etcd TAKES WRITES although the job is cut over",
-        (_, false) => UNFROZEN,
-        _ if !job::is_abandoned(&session.target, keys, &dead).await? => {
-            "etcd refuses writes during a cut-over"
-        }
-        _ if lift_left(&session.etcd, record).await? => {
-            "etcd refused writes since a cut-over was killed; now it takes them again"
-        }
-        _ => UNFROZEN,
+    match (record.phase, is_on) {
+        (Phase::Switched, true) => return Ok("etcd refuses writes since the cut-over"),
+        (Phase::Switched, false) => return Ok("etcd TAKES WRITES although the job is cut over"),
+        (_, false) => return Ok(UNFROZEN),
+        _ if job::end_abandoned(&session.target, keys, &dead).await? => {}
+        _ => return Ok("etcd refuses writes during a cut-over"),
+    }
+    // The instance may have come to its end since: from now on it changes nothing any more.
+    let Some((record, _)) = job::record(&session.target, keys).await? else { return Ok(UNFROZEN) };
+    Ok(match lift_left(&session.etcd, &record).await? {
+        true => "etcd refused writes since a cut-over was killed; now it takes them again",
+        false if record.phase == Phase::Switched => "etcd refuses writes since the cut-over",
+        false => UNFROZEN,
     })
 }
 

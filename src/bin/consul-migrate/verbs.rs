@@ -9,7 +9,9 @@ use consul_ffi::migrate::etcd::Range;
 use consul_ffi::migrate::job::{self, Instance, Job, Keys, Phase, Record};
 use consul_ffi::migrate::mapping::{Choice, Mapping};
 use consul_ffi::migrate::survey::{Survey, survey};
-use consul_ffi::migrate::{Report, Run, Stop, Until, load, restart, tail, verify};
+use consul_ffi::migrate::{
+    LIFTED, Report, Run, Stop, Until, lift_left, load, restart, tail, verify,
+};
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};
 use std::pin::pin;
@@ -271,6 +273,9 @@ pub async fn open<'s>(
     }
     let job = create(session, name, hold, None).await?;
     job.choose(&session.mapping.on).await?;
+    if lift_left(&session.etcd, &job.record()).await? {
+        session.progress.note(LIFTED);
+    }
     Ok(Some(job))
 }
 

@@ -1,6 +1,6 @@
 //! Writes to etcd, and the alarm with which it refuses those of all others.
 
-use super::message::{Base64, Int};
+use super::message::{Base64, Changed, Int};
 use super::{Etcd, Range, Refused};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -65,7 +65,7 @@ impl Etcd {
             let fitting = rest.iter().take(MAX_OPS).take_while(fits).count().max(1);
             let (now, later) = rest.split_at(fitting);
             let operations: Vec<Value> = now.iter().map(Change::operation).collect();
-            let IgnoredAny = self.ask("kv/txn", &json!({ "success": operations })).await?;
+            let Changed { .. } = self.ask("kv/txn", &json!({ "success": operations })).await?;
             rest = later;
         }
         Ok(())
@@ -78,7 +78,7 @@ impl Etcd {
     pub async fn delete(&self, range: &Range) -> Result<(), Refused> {
         let (key, end) = (Base64(range.start.clone()), Base64(range.end.clone()));
         let asked = json!({ "key": key, "range_end": end });
-        let IgnoredAny = self.ask("kv/deleterange", &asked).await?;
+        let Changed { .. } = self.ask("kv/deleterange", &asked).await?;
         Ok(())
     }
 
@@ -101,13 +101,24 @@ impl Etcd {
         Ok(())
     }
 
-    /// Lifts the alarm for a member; it may be off.
+    /// Lifts the alarm for each of these members for which it is on, until it is on for none; returns whether
+    /// it was.
     ///
     /// # Errors
     /// See [`Refused`].
-    pub async fn lift_alarm(&self, member: u64) -> Result<(), Refused> {
-        let IgnoredAny = self.alarm("DEACTIVATE", member).await?;
-        Ok(())
+    pub async fn lift_alarms(&self, members: &[u64]) -> Result<bool, Refused> {
+        let mut was_on = false;
+        loop {
+            let mut on = self.alarms().await?;
+            on.retain(|member| members.contains(member));
+            if on.is_empty() {
+                return Ok(was_on);
+            }
+            was_on = true;
+            for member in on {
+                let IgnoredAny = self.alarm("DEACTIVATE", member).await?;
+            }
+        }
     }
 
     async fn alarm<T: for<'de> Deserialize<'de>>(

@@ -76,8 +76,8 @@ impl<'de> Deserialize<'de> for Int {
     }
 }
 
+/// What each answer about keys has; one without it is not etcd's, whatever its status says.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct Header {
     pub cluster_id: Int,
     pub revision: Int,
@@ -111,13 +111,22 @@ pub struct RangeRequest {
     pub count_only: bool,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Deserialize)]
 pub struct RangeResponse {
     pub header: Header,
+    #[serde(default)]
     pub kvs: Vec<KeyValue>,
+    #[serde(default)]
     pub more: bool,
+    #[serde(default)]
     pub count: Int,
+}
+
+/// The answer to a change.
+#[derive(Debug, Deserialize)]
+pub struct Changed {
+    #[serde(rename = "header")]
+    pub _header: Header,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -206,11 +215,19 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_empty_or_zero() {
-        let text = br#"{"header":{"cluster_id":"18446744073709551615"},"kvs":[{"key":"YQ==","mod_revision":"3"}]}"#;
+        let text = br#"{"header":{"cluster_id":"18446744073709551615","revision":"3"},"kvs":[{"key":"YQ==","mod_revision":"3"}]}"#;
         let range: RangeResponse = decode(text).unwrap();
         assert_eq!(range.header.cluster_id, Int(u64::MAX));
         assert_eq!((range.kvs[0].key.0.as_ref(), range.kvs[0].value.0.len()), (&b"a"[..], 0));
         assert!(!range.more && range.kvs[0].lease == Int(0));
+    }
+
+    #[test]
+    fn an_answer_without_etcds_header_is_not_that_there_are_no_keys() {
+        for text in ["{}", "[]", r#"{"error":"x","code":8}"#, r#"{"header":{"revision":"1"}}"#] {
+            assert!(decode::<RangeResponse>(text.as_bytes()).is_err(), "{text}");
+            assert!(decode::<Changed>(text.as_bytes()).is_err(), "{text}");
+        }
     }
 
     #[test]
