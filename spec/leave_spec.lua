@@ -30,6 +30,17 @@ describe("a node leaves", function()
     assert.is_true(other:stop())
   end)
 
+  it("not while it cannot know whether a store needs it, and says why", function()
+    local _, nodes = started(2, { replicas = 1 })
+    local client = support.client()
+    assert(client:kv_put(cluster.prefix() .. "/shards/maps/other", '{"format": 99}'))
+    client:close()
+    local success, message, err = nodes[2]:leave({ timeout_s = 60 })
+    assert.equal("unsupported", support.kind(success, message, err))
+    assert.matches("it stays, and drains: ", message, 1, true)
+    assert.matches("/shards/maps/other", message, 1, true)
+  end)
+
   it("not if its shards have no target because another node leaves at the same moment", function()
     if not support.simulated then
       return

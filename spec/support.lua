@@ -5,6 +5,9 @@ local system = require("system")
 
 local support = { simulated = not os.getenv("CONSUL_HTTP_ADDR") }
 
+-- The interpreter that runs the specs.
+support.interpreter = rawget(_G, "jit") and "luajit" or "lua" .. _VERSION:match("%d.*")
+
 support.unpack = rawget(_G, "unpack") or table.unpack
 
 -- Returns a client of the Consul under test.

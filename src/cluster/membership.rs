@@ -128,6 +128,11 @@ fn instances(entries: &Value) -> Instances {
     instances
 }
 
+/// Whether an instance, as Consul lists it, lives: no check of it is critical, and none of its agent.
+pub fn is_live_instance(entry: &Value) -> bool {
+    Instance::of(entry).is_live
+}
+
 /// Whether this list of instances has this incarnation as live.
 pub(super) fn is_listed_live(entries: &Value, incarnation: &str) -> bool {
     is_live(&instances(entries), incarnation)

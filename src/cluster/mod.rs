@@ -53,6 +53,7 @@ pub mod stores;
 pub mod systemd;
 
 pub use event::{Event, PastEvent};
+pub use membership::is_live_instance;
 pub use node::{Complaint, Mode, Node, Record};
 pub use operate::{Forgotten, Unchanged};
 pub use options::Options;
@@ -104,10 +105,14 @@ const REMINDER: Duration = Duration::from_secs(60);
 /// long a silently dead connection goes unnoticed.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// The longest wait of a blocking query for a list of all nodes, and the pause before the next one for
-/// each node in the list. In a large cluster every node reads a large list, which is much traffic.
+/// The longest wait of a blocking query for a list of all nodes.
 const LIST_WAIT: Duration = Duration::from_secs(20);
-const LIST_PAUSE: Duration = Duration::from_micros(500);
+
+/// The pause before the next list of all nodes, for each node in the last one, and its bound. Every change makes each
+/// node read a list of all, so that the work grows with the square of their number: nodes that were too busy with lists
+/// to renew their checks in time would fail and return, which are changes again, without an end.
+const LIST_PAUSE: Duration = Duration::from_millis(4);
+const MAX_LIST_PAUSE: Duration = Duration::from_secs(1);
 
 /// This process's node in a cluster.
 #[derive(Debug)]
@@ -136,6 +141,8 @@ pub struct Cluster {
     hand_overs: watch::Sender<Option<String>>,
     /// Whether an operator has asked this node to leave.
     leaves: watch::Sender<bool>,
+    /// The nodes that refuse this leader's `cluster_key`, or whose key it refuses.
+    refusing: Mutex<Vec<String>>,
     /// The stores that the process has opened.
     stores: Mutex<Vec<Weak<stores::Store>>>,
     /// Whether the process has once seen the state of the cluster.
@@ -190,6 +197,7 @@ impl Cluster {
             hold_off_until: Mutex::default(),
             hand_overs: watch::Sender::default(),
             leaves: watch::Sender::default(),
+            refusing: Mutex::default(),
             stores: Mutex::default(),
             has_looked: AtomicBool::default(),
             refusal: watch::Sender::default(),
@@ -535,7 +543,7 @@ impl Cluster {
     /// Pauses before the next list of all nodes is read.
     async fn pace(&self) {
         let nodes = self.snapshot().nodes.len();
-        self.client.clock().sleep(LIST_PAUSE * nodes as u32).await;
+        self.client.clock().sleep((LIST_PAUSE * nodes as u32).min(MAX_LIST_PAUSE)).await;
     }
 
     fn update(&self, change: impl FnOnce(&mut Snapshot)) {

@@ -214,7 +214,8 @@ impl Cluster {
         }
     }
 
-    /// Sets the mode of a node, this one or another, while another key is unchanged.
+    /// Sets the mode of a node, this one or another, while another key is unchanged. To make it active cancels
+    /// a request to leave.
     ///
     /// # Errors
     /// As [`Cluster::set_mode`]; [`Kind::Conflict`] if the other key has changed.
@@ -226,6 +227,9 @@ impl Cluster {
     ) -> Result<(), Error> {
         let set = |record: &mut Record| {
             record.mode = mode;
+            if mode == Mode::Active {
+                record.cancel_leave();
+            }
             Ok(())
         };
         self.change_record(condition, node_id, set).await

@@ -10,6 +10,7 @@ mod tests;
 use super::node::{Mode, Node};
 use super::options::Options;
 use super::report::{Known, Told};
+use super::request::Request;
 use super::shard_map::{Replica, ReplicaState, ShardMap};
 use super::snapshot::{Sight, Snapshot};
 use super::stores::StoreOverview;
@@ -137,9 +138,14 @@ pub struct NodeOverview {
     pub check_output: String,
     /// Why it did not answer this process; `None`: it did, or was not asked.
     pub silent: Option<String>,
+    /// Whether it and this process, or it and the leader, refuse each other's `cluster_key`.
+    pub refuses_key: bool,
     /// How far its clock is ahead of this process's, in milliseconds, give or take the time of a call;
     /// `None`: it has not told.
     pub clock_ahead_ms: Option<i64>,
+    /// What an operator has asked of it, and it has yet to take.
+    #[serde(skip)]
+    pub asked: Request,
 }
 
 /// Whether a node lives.
@@ -354,6 +360,9 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
     let settled = known.newest.settled(now, newest);
     let lag = |epoch: u64| if epoch < settled { newest.saturating_sub(epoch) } else { 0 };
     let told = &known.told;
+    let leader = snapshot.leader.as_ref().and_then(|leader| told.get(&leader.node_id));
+    let token =
+        |id: &str| snapshot.leader.as_ref().filter(|it| it.node_id == id).map(|it| it.token);
     let overview = |(id, node): (&String, &Node)| {
         let record = &node.record;
         let Loads { primaries, replicas, moving_in, moving_out } =
@@ -383,7 +392,15 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
             store_replicas: known.maps.held(id),
             check_output: node.complaint.output.clone(),
             silent: told.and_then(|told| told.silent.clone()).filter(|_| node.is_live),
+            refuses_key: node.is_live
+                && (told.is_some_and(|told| told.refuses_key)
+                    || leader.is_some_and(|leader| leader.is_refused_by(id))),
             clock_ahead_ms: told.and_then(|told| told.clock_ahead_ms),
+            asked: record
+                .request
+                .as_ref()
+                .map(|it| it.in_force(&record.incarnation, token(id)))
+                .unwrap_or_default(),
         }
     };
     snapshot.nodes.iter().map(overview).collect()

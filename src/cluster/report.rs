@@ -58,6 +58,9 @@ struct Report {
     map_epoch: u64,
     #[serde(default)]
     lease: Option<LeaseReport>,
+    /// The nodes that refuse its `cluster_key`, or whose key it refuses, if it is the leader.
+    #[serde(default)]
+    refusing: Vec<String>,
     #[serde(default)]
     endpoints: Vec<EndpointOverview>,
     #[serde(default)]
@@ -75,6 +78,17 @@ pub(super) struct LeaseReport {
     pub left_ms: u64,
 }
 
+impl Cluster {
+    /// Notes the nodes with which this leader cannot speak, since they have another `cluster_key`.
+    pub(super) fn note_refusing(&self, nodes: Vec<String>) {
+        *lock(&self.refusing) = nodes;
+    }
+
+    fn refusing(&self) -> Vec<String> {
+        lock(&self.refusing).clone()
+    }
+}
+
 /// What a node has told this process.
 #[derive(Debug, Default)]
 pub(super) struct Told {
@@ -88,6 +102,8 @@ pub(super) struct Told {
     events_of: String,
     /// Why it did not answer.
     pub silent: Option<String>,
+    /// Whether that is because it and this process refuse each other's `cluster_key`.
+    pub refuses_key: bool,
     /// How far its clock is ahead of this process's.
     pub clock_ahead_ms: Option<i64>,
 }
@@ -106,6 +122,11 @@ impl Told {
         self.report.as_ref()?.lease
     }
 
+    /// Whether it has found, as the leader, that a node and it refuse each other's `cluster_key`.
+    pub fn is_refused_by(&self, node: &str) -> bool {
+        self.report.iter().flat_map(|report| &report.refusing).any(|id| id == node)
+    }
+
     pub fn endpoints(&self) -> impl Iterator<Item = &EndpointOverview> {
         self.report.iter().flat_map(|report| &report.endpoints)
     }
@@ -118,6 +139,12 @@ impl Told {
     #[cfg(test)]
     pub fn of_map(map_epoch: u64) -> Self {
         Told { report: Some(Report { map_epoch, ..Report::default() }), ..Told::default() }
+    }
+
+    #[cfg(test)]
+    pub fn of_refusing(node: &str) -> Self {
+        let refusing = vec![node.to_owned()];
+        Told { report: Some(Report { refusing, ..Report::default() }), ..Told::default() }
     }
 
     #[cfg(test)]
@@ -140,6 +167,8 @@ impl Told {
     /// Takes the answer of a node.
     fn learn(&mut self, (node, incarnation): (&str, &str), answer: Result<Report, Error>) {
         incarnation.clone_into(&mut self.incarnation);
+        self.refuses_key =
+            answer.as_ref().is_err_and(|error| error.kind() == Kind::PermissionDenied);
         match answer {
             Ok(report) => {
                 let mut report = report.bounded(node);
@@ -308,7 +337,7 @@ impl Overviews {
         let is_own = |id: &str| Some(id) == options.member_id();
         known.told.retain(|id, _| is_own(id) || snapshot.nodes.contains_key(id));
         for told in known.told.values_mut() {
-            told.silent = None;
+            (told.silent, told.refuses_key) = (None, false);
         }
         let others = snapshot.live().map(|node| &node.record);
         let others = others.filter(|it| !is_own(&it.id) && !it.data_address.is_empty());
@@ -366,6 +395,7 @@ impl Overviews {
                 token: lease.token(),
                 left_ms: lease.remaining().as_millis() as u64,
             }),
+            refusing: if cluster.lease().is_some() { cluster.refusing() } else { Vec::new() },
             endpoints: health.map(|health| EndpointOverview::new(own, health)).collect(),
             events: cluster.events_after(if is_same { question.seq } else { 0 }),
             copies: timeout(OWN_PATIENCE, copies).await.unwrap_or_default(),

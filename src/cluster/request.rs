@@ -55,8 +55,10 @@ impl Request {
             if let Some(pending) = before.hand_over.as_ref().filter(is_other) {
                 let to =
                     pending.to.as_ref().map_or("another node".to_owned(), |to| format!("{to:?}"));
-                let why =
-                    format!("node {node_id:?} has yet to take the request to hand over to {to}");
+                let why = format!(
+                    "node {node_id:?} has yet to take the request to hand over to {to}: \
+                     `consul-ha hand-over --withdraw` takes it back"
+                );
                 return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
             }
             self.hand_over = Some(hand_over.clone());
@@ -67,12 +69,34 @@ impl Request {
         Ok(*self != before)
     }
 
+    /// What of it has an effect on a node with this start, and this leadership if it leads.
+    pub(super) fn in_force(&self, incarnation: &str, token: Option<u64>) -> Request {
+        let hand_over = self.hand_over.clone().filter(|it| Some(it.token) == token);
+        let leave = self.leave.clone().filter(|it| it.incarnation == incarnation);
+        Request { hand_over, leave }
+    }
+
     /// Removes what another request asks. Whether something was removed.
     fn remove(&mut self, other: &Request) -> bool {
         let before = self.clone();
         self.hand_over = self.hand_over.take().filter(|it| Some(it) != other.hand_over.as_ref());
         self.leave = self.leave.take().filter(|it| Some(it) != other.leave.as_ref());
         *self != before
+    }
+}
+
+impl Record {
+    /// Removes a part of what the node was asked and has not taken. Whether there was one.
+    fn take_back(&mut self, take: impl FnOnce(&mut Request) -> bool) -> bool {
+        let Some(mut all) = self.request.take() else { return false };
+        let taken = take(&mut all);
+        self.request = Some(all).filter(|all| *all != Request::default());
+        taken
+    }
+
+    /// Removes the request to leave.
+    pub(super) fn cancel_leave(&mut self) {
+        self.take_back(|all| all.leave.take().is_some());
     }
 }
 
@@ -141,20 +165,22 @@ impl Cluster {
         Ok(Asked { node_id: node_id.to_owned(), request, is_new })
     }
 
-    /// Takes back what this process has asked, and nothing that others did. Whether the node's key still had it.
+    /// Takes back what a node was asked, and nothing else. Whether the node's key still had it.
     ///
     /// # Errors
-    /// Those of the calls.
-    pub async fn withdraw(&self, asked: &Asked) -> Result<bool, Error> {
+    /// [`Kind::Conflict`] if the other key has changed; otherwise those of the calls.
+    pub async fn withdraw(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+        request: &Request,
+    ) -> Result<bool, Error> {
         let mut withdrawn = false;
         let withdraw = |record: &mut Record| {
-            withdrawn = false;
-            let Some(all) = &mut record.request else { return Ok(()) };
-            withdrawn = all.remove(&asked.request);
-            record.request = record.request.take().filter(|all| *all != Request::default());
+            withdrawn = record.take_back(|all| all.remove(request));
             Ok(())
         };
-        self.change_record(None, &asked.node_id, withdraw).await?;
+        self.change_record(condition, node_id, withdraw).await?;
         Ok(withdrawn)
     }
 

@@ -80,6 +80,8 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("a node is avoided", "once until it answers again"),
     ("a node that was avoided answers again", "once after the line above"),
     ("too many connections from other nodes", "strangers::tests"),
+    ("a node and the leader refuse each other's cluster_key", "once for each start of a node"),
+    ("a node and the leader accept each other's cluster_key again", "once after the line above"),
     ("not a record of a node", "stores"),
     ("not an announcement of a node", "as the line above"),
     ("that the storage is opened was not announced", "once a second at most"),

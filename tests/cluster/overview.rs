@@ -1,7 +1,7 @@
 //! What a process tells an operator of its cluster, by its own knowledge and by what the nodes tell.
 
 use crate::data_plane::world::{Node, World, keyed};
-use consul_ffi::cluster::data_plane::{Body, CallOptions};
+use consul_ffi::cluster::data_plane::{Body, CallOptions, ClusterKey};
 use consul_ffi::cluster::overview::{NodeState, Overview};
 use consul_ffi::cluster::report::{Overviews, SERVICE};
 use consul_ffi::cluster::{Mode, Options};
@@ -145,6 +145,17 @@ fn a_node_that_does_not_answer_delays_an_overview_by_a_bounded_time() {
     let again = Instant::now();
     look(&world, &asking);
     assert!(again.elapsed() < Duration::from_millis(400), "it asks at most once a second");
+}
+
+#[test]
+fn a_node_of_another_key_is_told_from_one_that_does_not_answer() {
+    let world = World::new();
+    let (_nodes, (_observer, asking)) = cluster(&world);
+    let key = Some(ClusterKey::new("a secret of another cluster"));
+    let _foreign = world.node_with(Options { cluster_key: key, ..named("n4") }, drop);
+    world.settle();
+    let overview = look(&world, &asking);
+    assert_eq!(problems(&overview), [("key_refused", "n4")]);
 }
 
 #[test]

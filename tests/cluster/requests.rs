@@ -105,10 +105,13 @@ fn a_request_neither_replaces_nor_withdraws_another_one() {
     assert!(!same.is_new);
     let has = |field: &str| !request(&world, &leads)[field].is_null();
     assert!(has("leave") && has("hand_over"));
-    assert!(world.run(operator.withdraw(&leave)).expect("an answer"));
+    assert!(world.run(operator.withdraw(None, &leads, &leave.request)).expect("an answer"));
     assert!(!has("leave") && has("hand_over"));
-    assert!(!world.run(operator.withdraw(&leave)).expect("an answer"), "it is gone already");
-    assert!(world.run(operator.withdraw(&hand_over)).expect("an answer"));
+    assert!(
+        !world.run(operator.withdraw(None, &leads, &leave.request)).expect("an answer"),
+        "it is gone already"
+    );
+    assert!(world.run(operator.withdraw(None, &leads, &hand_over.request)).expect("an answer"));
     assert!(request(&world, &leads).is_null());
 }
 

@@ -35,7 +35,32 @@ io.read()
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
     add!(trials, systemd_learns_when_a_node_takes_part_and_that_its_program_polls);
+    add!(trials, systemd_accepts_the_unit_of_the_example);
     trials
+}
+
+/// `systemd-analyze verify` tells what it does not know or cannot use, each in a line, and takes settings that it does not
+/// know for no error.
+fn systemd_accepts_the_unit_of_the_example() -> Result<(), Failed> {
+    let unit = std::fs::read_to_string("examples/systemd/node.service")?;
+    let programs = unit.lines().filter_map(|line| line.strip_prefix("ExecStart=/usr/bin/luajit "));
+    let programs: Vec<_> = programs.filter_map(|path| path.strip_prefix("/opt/tsdb/")).collect();
+    assert_eq!(programs, ["examples/systemd/node.lua"]);
+    assert!(std::path::Path::new(programs[0]).is_file(), "{programs:?} is not in the tree");
+    // The program of the unit need not be installed here.
+    let unit = unit.replace("/usr/bin/luajit", "/bin/sh");
+    let folder = Folder::new();
+    assert_eq!(complaints(&folder, &unit)?, "");
+    let misspelt = unit.replace("WatchdogSec=", "WatchDogSec=");
+    assert!(complaints(&folder, &misspelt)?.contains("WatchDogSec"));
+    Ok(())
+}
+
+fn complaints(folder: &Folder, unit: &str) -> Result<String, Failed> {
+    let path = folder.path("node.service");
+    std::fs::write(&path, unit)?;
+    let verify = Command::new("systemd-analyze").arg("verify").arg(&path).output()?;
+    Ok(String::from_utf8(verify.stdout)? + &String::from_utf8(verify.stderr)?)
 }
 
 /// The messages that come within a time, each once.

@@ -4,7 +4,7 @@ use crate::program::Run;
 use crate::support::consul;
 use crate::system::{DEAF, System, object};
 use consul_ffi::clock::WallClock;
-use consul_ffi::wire::api::{agent, kv, session};
+use consul_ffi::wire::api::{agent, catalog, kv, session};
 use consul_ffi::wire::request::Args;
 use consul_ffi::wire::value::Value;
 use std::io::{Read, Write};
@@ -62,6 +62,7 @@ fn left_over(system: &System) {
     let holder = session(system);
     let acquire = Args::new().arg("ha/nodes/n1.bak").arg(b"{}".to_vec());
     system.call(&kv::PUT, acquire.opt("acquire", holder.as_str()));
+    of_a_dead_agent(system);
     let run = system.run(&["doctor"]);
     assert_eq!(run.status, 1, "{run:?}");
     for part in ["ha/nodes/n1.bak, ha/notes", "ha-nodes-gone on ", &left, &holder] {
@@ -80,6 +81,28 @@ fn left_over(system: &System) {
     system.call(&kv::DELETE, Args::new().arg("ha/notes"));
     system.call(&kv::DELETE, Args::new().arg("ha/nodes/n1.bak"));
     system.wait_for("the service is gone", || system.run(&["doctor"]).status == 0);
+}
+
+/// A service whose agent is dead: its own check is as it was.
+fn of_a_dead_agent(system: &System) {
+    let check = |id: &str, service: &str, status: &str| {
+        object(&[("CheckID", id.into()), ("ServiceID", service.into()), ("Status", status.into())])
+    };
+    let id = "ha-nodes-unseen";
+    let checks = vec![check("serfHealth", "", "critical"), check("service:it", id, "passing")];
+    let dead = object(&[
+        ("Node", "dead".into()),
+        ("Address", "127.0.0.1".into()),
+        ("Service", object(&[("Service", "ha-nodes".into()), ("ID", id.into())])),
+        ("Checks", Value::List(checks)),
+    ]);
+    // Servers remove agents that they do not know from time to time.
+    system.wait_for("the doctor finds the service of a dead agent", || {
+        system.call(&catalog::REGISTER, Args::new().arg(dead.clone()));
+        system.run(&["doctor"]).out.contains("ha-nodes-unseen on dead")
+    });
+    let node = object(&[("Node", "dead".into())]);
+    system.call(&catalog::DEREGISTER, Args::new().arg(node));
 }
 
 /// A session without a name.

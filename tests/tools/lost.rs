@@ -64,7 +64,11 @@ impl Pretended {
     }
 
     fn record(&self) -> Json {
-        match self.call(&kv::GET, Args::new().arg("ha/nodes/n1")) {
+        self.record_of("n1")
+    }
+
+    fn record_of(&self, id: &str) -> Json {
+        match self.call(&kv::GET, Args::new().arg(format!("ha/nodes/{id}"))) {
             Value::Bytes(bytes) => serde_json::from_slice(&bytes).unwrap(),
             _ => Json::Null,
         }
@@ -90,6 +94,17 @@ impl Pretended {
             }
             then();
             verb.join().unwrap()
+        })
+    }
+
+    /// A verb that is interrupted once it has asked this node.
+    fn interrupted(&self, verb: &[&str], id: &str) -> Run {
+        Run::interrupted(verb, &self.environment(), || {
+            let end = Instant::now() + PATIENCE;
+            while self.record_of(id)["request"].is_null() {
+                assert!(Instant::now() < end, "{:?}", self.record_of(id));
+                thread::sleep(Duration::from_millis(50));
+            }
         })
     }
 
@@ -134,7 +149,46 @@ pub fn is_no_success(version: &str) {
     cluster.set_up();
     let newer = || cluster.put("ha/shards/map", &map(8, "n2"));
     assert_eq!(cluster.during(&drain, drains, newer).ok(), "n1 has no shard\n");
+    unreadable(&cluster);
     leaves(&cluster);
+}
+
+/// A map of another release, or junk, is not lost.
+fn unreadable(cluster: &Pretended) {
+    cluster.set_up();
+    let drain = ["drain", "n1", "--wait", "--limit", "30"];
+    let run = cluster.during(&drain, drains, || cluster.put("ha/shards/map", &json!("junk")));
+    run.refused(1, &["it is not known what n1 has: ha/shards/map: "]);
+}
+
+/// Two losses of a shard that are accepted one after the other.
+pub fn losses_of_two(version: &str) {
+    let cluster = Pretended::start(version);
+    cluster.set_up();
+    let place = |node: &str| json!({ "node": node, "disk": 1 });
+    let map = json!({
+        "format": 1, "version": 3, "openings": {}, "nodes": [],
+        "shared": { "shards": 1, "replicas": 3, "write_quorum": 2, "read_quorum": 2 },
+        "places": [place("n1"), place("n3"), place("n4")], "shards": [[0, [0, 1, 2], []]],
+    });
+    cluster.put("ha/shards/maps/points", &map);
+    let accepted = || {
+        let key = "ha/shards/members/points/accepted/0";
+        let Value::Bytes(word) = cluster.call(&kv::GET, Args::new().arg(key)) else {
+            panic!("no word")
+        };
+        String::from_utf8(word).unwrap()
+    };
+    let accept = |of: &[&str]| {
+        cluster.run(&[&["accept-loss", "points", "0"], of].concat()).ok();
+        accepted()
+    };
+    assert!(!accept(&["--node", "n3"]).contains("n4"));
+    let both = accept(&["--node", "n4"]);
+    assert!(both.contains("n3") && both.contains("n4"), "{both}");
+    assert_eq!(accept(&["--node", "n4"]), both);
+    cluster.put("ha/shards/members/points/accepted/0", &json!("unbound"));
+    assert_eq!(accept(&["--node", "n4"]), "accepted", "it is about all that is missing");
 }
 
 fn leaves(cluster: &Pretended) {
@@ -192,6 +246,40 @@ pub fn requests_of_two(version: &str) {
     run.refused(4, &["somebody else had asked the same, which stays"]);
     assert!(is_asked(&cluster.record()));
     hands_over(&cluster);
+}
+
+/// Requests of which nobody waits for the effect any more.
+pub fn requests_of_nobody(version: &str) {
+    let cluster = Pretended::start(version);
+    cluster.set_up();
+    for (verb, id) in [(&["leave", "n1"][..], "n1"), (&["hand-over"], "n2")] {
+        let run = cluster.interrupted(&[verb, &["--limit", "60"]].concat(), id);
+        run.refused(130, &["interrupted; the request is withdrawn"]);
+        assert_eq!(cluster.record_of(id)["request"], Json::Null);
+    }
+    let mut asked = node("n1");
+    asked["request"] = json!({ "leave": { "incarnation": "i-n1" }, "hand_over": { "token": 1 } });
+    cluster.put("ha/nodes/n1", &asked);
+    let why = cluster.run(&["why"]).out;
+    assert!(why.contains("note: n1 has yet to take the request to leave"), "{why}");
+    assert!(!why.contains("hand over"), "it is about an earlier leadership: {why}");
+    cluster.run(&["drain", "n1", "--off"]).ok();
+    assert_eq!(cluster.record()["request"], json!({ "hand_over": { "token": 1 } }));
+    let token = cluster.run(&["leader", "--json"]).json()["leader"]["token"].clone();
+    let mut leader = node("n2");
+    leader["request"] = json!({ "hand_over": { "token": token, "to": "n3" } });
+    cluster.put("ha/nodes/n2", &leader);
+    let why = cluster.run(&["why"]).out;
+    assert!(why.contains("n2 has yet to take the request to hand over the leadership to n3"));
+    cluster
+        .run(&["hand-over", "n1"])
+        .refused(1, &["`consul-ha hand-over --withdraw` takes it back"]);
+    cluster.run(&["hand-over", "--withdraw", "--dry-run"]).ok();
+    assert_eq!(cluster.record_of("n2"), leader);
+    let done = cluster.run(&["hand-over", "--withdraw"]).ok();
+    assert_eq!(done, "the request to n2 to hand over is withdrawn\n");
+    assert_eq!(cluster.record_of("n2")["request"], Json::Null);
+    assert_eq!(cluster.run(&["hand-over", "--withdraw"]).ok(), "n2 is not asked to hand over\n");
 }
 
 fn hands_over(cluster: &Pretended) {

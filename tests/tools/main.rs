@@ -41,6 +41,10 @@ fn trials() -> Trials {
         let is_missing = consul::is_missing(version, "waits of consul-ha");
         let name = format!("a_wait_during_which_consul_is_wiped_is_no_success_on_{version}");
         trials.add_unless(is_missing, name, move || lost::is_no_success(version));
+        let name = format!("a_request_whose_wait_has_ended_can_be_taken_back_on_{version}");
+        trials.add_unless(is_missing, name, move || lost::requests_of_nobody(version));
+        let name = format!("losses_that_two_operators_accept_are_both_accepted_on_{version}");
+        trials.add_unless(is_missing, name, move || lost::losses_of_two(version));
         let name = format!("requests_of_two_operators_do_not_end_each_other_on_{version}");
         trials.add_unless(is_missing, name, move || lost::requests_of_two(version));
     }

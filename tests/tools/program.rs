@@ -137,7 +137,24 @@ impl Run {
     /// With this as its standard output.
     pub fn into(out: Stdio, arguments: &[&str], environment: &[(&str, &str)]) -> Run {
         let mut program = program(arguments, environment);
-        let process = program.stdout(out).stderr(Stdio::piped()).spawn().unwrap();
+        Run::end_of(program.stdout(out).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// That Ctrl-C interrupts when `wait` has ended.
+    pub fn interrupted(
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        wait: impl FnOnce(),
+    ) -> Run {
+        let mut program = program(arguments, environment);
+        let process = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait();
+        let kill = Command::new("kill").args(["-INT", &process.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        Run::end_of(process)
+    }
+
+    fn end_of(process: Child) -> Run {
         let output = process.wait_with_output().unwrap();
         let run = Run {
             out: String::from_utf8(output.stdout).unwrap(),

@@ -225,6 +225,9 @@ pub struct Maintenance {
 pub struct HandOver {
     /// The node that is to lead.
     pub node: Option<String>,
+    /// Take back the request that the leader has yet to take, also that of another operator.
+    #[arg(long, conflicts_with = "node")]
+    pub withdraw: bool,
     #[command(flatten)]
     pub change: Change,
     /// How long to wait for the new leader, in seconds.

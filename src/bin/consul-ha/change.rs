@@ -4,10 +4,11 @@ use super::arguments::{AcceptLoss, Change, Drain, HandOver, Leave, Maintenance, 
 use super::connection::{Session, check_node};
 use super::failure::Failure;
 use super::output::{Output, counted, say};
+use super::signals::Signals;
 use super::wait::{Seen, during_wait, has_taken, lost_data, until_empty, until_gone};
 use consul_ffi::cluster::overview::{operand, shell_word};
 use consul_ffi::cluster::rights::{self, Right};
-use consul_ffi::cluster::{Asked, Cluster, Forgotten, Mode, Snapshot, Unchanged, stores};
+use consul_ffi::cluster::{Asked, Cluster, Forgotten, Mode, Request, Snapshot, Unchanged, stores};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -174,6 +175,10 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
         return Err(Failure::Refused("there is no leader".to_owned()));
     };
     let from = &leader.node_id;
+    if given.withdraw {
+        let how = (condition.as_ref(), given.change.dry_run);
+        return withdraw_hand_over(&cluster, how, from, output).await;
+    }
     if to == Some(from) {
         output.done(&format!("{from} is the leader"), json!({ "leader": from }), false);
         return Ok(());
@@ -190,6 +195,7 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
         output.done(&text, json!({ "from": from, "to": to }), true);
         return Ok(());
     }
+    let mut signals = Signals::new()?;
     let asked = match cluster.ask_hand_over(condition.as_ref(), to).await {
         Ok(asked) => asked,
         Err(error) => {
@@ -197,15 +203,9 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
             return Err(rights::named(&session.client, error, needed).await.into());
         }
     };
-    let end = Instant::now() + Duration::from_secs(given.limit);
-    let next = loop {
-        tokio::time::sleep(SHORT_PAUSE).await;
-        let now = during_wait(session.look().await)?.and_then(|it| it.snapshot().leader.clone());
-        match now {
-            Some(now) if now.session_id != leader.session_id => break now.node_id,
-            _ if Instant::now() < end => {}
-            _ => return Err(not_taken(&cluster, &asked, given.limit).await),
-        }
+    let next = next_leader(session, &leader.session_id, given.limit);
+    let Some(next) = asked_wait(&cluster, &asked, &mut signals, next).await? else {
+        return Err(not_taken(&cluster, &asked, given.limit).await);
     };
     if to.is_some_and(|to| to != next) {
         let why = format!("{next} has become the leader, not {}", to.unwrap_or_default());
@@ -215,20 +215,87 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
     Ok(())
 }
 
-/// Takes a request back that a node has not taken.
-async fn not_taken(cluster: &Cluster, asked: &Asked, limit: u64) -> Failure {
-    let withdrawn = match asked.is_new {
-        true => cluster.withdraw(asked).await,
-        false => Ok(false),
+/// The leader after the one with this session; `None`: there is none within the limit.
+async fn next_leader(
+    session: &Session,
+    session_id: &str,
+    limit: u64,
+) -> Result<Option<String>, Failure> {
+    let end = Instant::now() + Duration::from_secs(limit);
+    loop {
+        tokio::time::sleep(SHORT_PAUSE).await;
+        let now = during_wait(session.look().await)?.and_then(|it| it.snapshot().leader.clone());
+        match now {
+            Some(now) if now.session_id != session_id => return Ok(Some(now.node_id)),
+            _ if Instant::now() < end => {}
+            _ => return Ok(None),
+        }
+    }
+}
+
+/// `hand-over --withdraw`
+async fn withdraw_hand_over(
+    cluster: &Cluster,
+    (condition, is_dry): (Option<&Unchanged>, bool),
+    from: &str,
+    output: Output,
+) -> Result<(), Failure> {
+    let snapshot = cluster.snapshot();
+    let asked = snapshot.nodes.get(from).and_then(|node| node.record.request.clone());
+    let request = Request { leave: None, ..asked.unwrap_or_default() };
+    let is_pending = request.hand_over.is_some();
+    if is_pending && !is_dry {
+        cluster.withdraw(condition, from, &request).await?;
+    }
+    let text = match is_pending {
+        true => format!("the request to {from} to hand over is withdrawn"),
+        false => format!("{from} is not asked to hand over"),
     };
-    let state = match withdrawn {
+    output.done(&text, json!({ "from": from, "was_asked": is_pending }), is_dry);
+    Ok(())
+}
+
+/// A wait for what was asked, which is taken back if a signal ends the wait.
+async fn asked_wait<T>(
+    cluster: &Cluster,
+    asked: &Asked,
+    signals: &mut Signals,
+    wait: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        done = wait => return done,
+        () = signals.next() => {}
+    }
+    let state = tokio::select! {
+        state = taken_back(cluster, asked) => state,
+        () = signals.next() => "the request may still take effect".to_owned(),
+    };
+    Err(Failure::Interrupted(format!("interrupted; {state}")))
+}
+
+/// Takes a request back that a node has not taken. What has become of it.
+async fn taken_back(cluster: &Cluster, asked: &Asked) -> String {
+    if !asked.is_new {
+        let undo = match asked.request.leave {
+            Some(_) => format!("drain {}", operand(&asked.node_id, "--off")),
+            None => "hand-over --withdraw".to_owned(),
+        };
+        return format!(
+            "somebody else had asked the same, which stays: `consul-ha {undo}` takes it back"
+        );
+    }
+    match cluster.withdraw(None, &asked.node_id, &asked.request).await {
         Ok(true) => "the request is withdrawn".to_owned(),
-        Ok(false) if !asked.is_new => "somebody else had asked the same, which stays".to_owned(),
         Ok(false) => {
             "the request is gone: it was taken at last, or somebody has withdrawn it".to_owned()
         }
         Err(error) => format!("the request may still take effect, it was not withdrawn: {error}"),
-    };
+    }
+}
+
+/// The failure of a wait for a node that has not taken a request, which is taken back.
+async fn not_taken(cluster: &Cluster, asked: &Asked, limit: u64) -> Failure {
+    let state = taken_back(cluster, asked).await;
     Failure::Limit(format!(
         "{} has not acted within {limit} s: it hangs, it cannot write its key, or its release does not know \
          the request; {state}",
@@ -255,25 +322,47 @@ pub async fn leave(session: &Session, given: &Leave, output: Output) -> Result<(
         return Ok(());
     }
     let mut seen = Seen::of(&cluster, node).await?;
+    let mut signals = Signals::new()?;
     let asked = cluster.ask_leave(condition.as_ref(), node).await?;
     let within = given.limit.min(TAKEN_WITHIN);
-    let taken = Instant::now() + Duration::from_secs(within);
-    while !during_wait(has_taken(session, &asked, &mut seen).await)?.unwrap_or(false) {
-        if Instant::now() >= taken {
-            return Err(match seen.lost() {
-                Some(lost) => lost_data(lost, &format!("it is not known whether {node} leaves")),
-                None => not_taken(&cluster, &asked, within).await,
-            });
-        }
-        tokio::time::sleep(SHORT_PAUSE).await;
+    let taken = is_taken(session, &asked, &mut seen, within);
+    if !asked_wait(&cluster, &asked, &mut signals, taken).await? {
+        return Err(match seen.lost() {
+            Some(lost) => lost_data(lost, &format!("it is not known whether {node} leaves")),
+            None => not_taken(&cluster, &asked, within).await,
+        });
     }
     if !given.wait {
         output.done(&format!("{node} hands over its shards, then it stops"), json, false);
         return Ok(());
     }
-    until_gone(session, node, seen, given.limit, output).await?;
+    tokio::select! {
+        gone = until_gone(session, node, seen, given.limit, output) => gone?,
+        () = signals.next() => {
+            let off = operand(node, "--off");
+            let why = format!("interrupted; {node} leaves: `consul-ha drain {off}` cancels it");
+            return Err(Failure::Interrupted(why));
+        }
+    }
     output.done(&format!("{node} has left"), json, false);
     Ok(())
+}
+
+/// Whether a node takes the request to leave within this time.
+async fn is_taken(
+    session: &Session,
+    asked: &Asked,
+    seen: &mut Seen,
+    within: u64,
+) -> Result<bool, Failure> {
+    let end = Instant::now() + Duration::from_secs(within);
+    while !during_wait(has_taken(session, asked, seen).await)?.unwrap_or(false) {
+        if Instant::now() >= end {
+            return Ok(false);
+        }
+        tokio::time::sleep(SHORT_PAUSE).await;
+    }
+    Ok(true)
 }
 
 /// `thaw`

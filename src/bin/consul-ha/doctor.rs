@@ -4,9 +4,9 @@ use super::arguments::{Doctor, Role};
 use super::connection::{Session, View};
 use super::failure::Failure;
 use super::output::{Shown, line, table};
-use consul_ffi::cluster::Options;
 use consul_ffi::cluster::overview::Level;
 use consul_ffi::cluster::rights::{Right, lacking};
+use consul_ffi::cluster::{Options, is_live_instance};
 use consul_ffi::error::{Error, Kind};
 use consul_ffi::wire::api::{agent, catalog, health, kv, session};
 use consul_ffi::wire::request::Args;
@@ -271,7 +271,7 @@ fn is_of_shards(rest: &str) -> bool {
     of_map || (rest.len() > folder.len() && matches!(folder, "maps" | "members" | "waiting"))
 }
 
-/// Instances of the nodes' service that belong to no node. One with checks that pass lives.
+/// Instances of the nodes' service that belong to no node and do not live.
 async fn left_over_services(session: &Session, view: &View) -> Result<Option<Finding>, Error> {
     let args = Args::new().arg(session.options.service()).opt("consistent", true);
     let instances = session.client.call(&health::SERVICE, &args).await?.value;
@@ -283,7 +283,8 @@ async fn left_over_services(session: &Session, view: &View) -> Result<Option<Fin
     };
     let is_left = |it: &&Value| {
         let meta = it.get("Service").and_then(|service| service.get("Meta"));
-        !known.contains(text(meta, "incarnation").as_str()) && !has_passing_checks(it)
+        let is_live = has_own_check(it) && is_live_instance(it);
+        !known.contains(text(meta, "incarnation").as_str()) && !is_live
     };
     let left = instances.items().iter().filter(is_left);
     let named = |it: &Value| {
@@ -291,17 +292,16 @@ async fn left_over_services(session: &Session, view: &View) -> Result<Option<Fin
     };
     let left: BTreeSet<String> = left.map(named).collect();
     let text = format!("services of nodes that are gone: {}", listed(&left));
-    let cure = "`consul services deregister -id=ID` at that agent";
+    let cure = "`consul services deregister -id=ID` at that agent; if the agent is dead, \
+                `curl -X PUT …/v1/catalog/deregister -d '{\"Node\": \"AGENT\", \"ServiceID\": \"ID\"}'`";
     Ok((!left.is_empty()).then(|| finding("left_over_service", text, cure)))
 }
 
-/// Whether an instance has checks of its own, and none is critical.
-fn has_passing_checks(instance: &Value) -> bool {
-    let text = |check: &Value, name| check.get(name).and_then(Value::as_str).map(str::to_owned);
+/// Whether an instance has a check of its own. One without does not tell whether its process lives.
+fn has_own_check(instance: &Value) -> bool {
     let checks = instance.get("Checks").map(Value::items).unwrap_or_default();
-    let is_own = |check: &&Value| text(check, "ServiceID").is_some_and(|id| !id.is_empty());
-    let mut own = checks.iter().filter(is_own).peekable();
-    own.peek().is_some() && own.all(|check| text(check, "Status").as_deref() != Some("critical"))
+    let service = |check: &Value| check.get("ServiceID").and_then(Value::as_str).map(str::len);
+    checks.iter().any(|check| service(check).is_some_and(|length| length > 0))
 }
 
 /// Sessions that hold a key of the cluster, or are for its leadership, and belong to no live node. Those of

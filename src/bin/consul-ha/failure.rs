@@ -15,6 +15,8 @@ pub enum Failure {
     NotWell,
     /// A wait has reached its time limit.
     Limit(String),
+    /// A signal has ended a wait.
+    Interrupted(String),
     /// A call has failed.
     Call(Error),
 }
@@ -25,6 +27,7 @@ impl Failure {
             Failure::Refused(_) | Failure::NotWell => 1,
             Failure::Usage(_) => 2,
             Failure::Limit(_) => 4,
+            Failure::Interrupted(_) => 130,
             Failure::Call(error) => status_of(error.kind()),
         })
     }
@@ -36,6 +39,7 @@ impl Failure {
             Failure::Refused(_) => "refused",
             Failure::NotWell => "not_well",
             Failure::Limit(_) => "limit",
+            Failure::Interrupted(_) => "interrupted",
             Failure::Call(error) => error.kind().name(),
         }
     }
@@ -50,7 +54,10 @@ impl From<Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Usage(why) | Failure::Refused(why) | Failure::Limit(why) => f.write_str(why),
+            Failure::Usage(why)
+            | Failure::Refused(why)
+            | Failure::Limit(why)
+            | Failure::Interrupted(why) => f.write_str(why),
             Failure::NotWell => Ok(()),
             Failure::Call(error) => f.write_str(&words::message(error)),
         }

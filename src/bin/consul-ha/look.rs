@@ -289,7 +289,9 @@ mod tests {
             store_replicas: 15,
             check_output: String::new(),
             silent: None,
+            refuses_key: false,
             clock_ahead_ms: None,
+            asked: Default::default(),
         }
     }
 

@@ -19,11 +19,13 @@ mod follow;
 mod look;
 mod output;
 mod progress;
+mod signals;
 mod wait;
 mod words;
 
 use arguments::{CommandLine, Verb};
 use common::line::{completion, parsed};
+use common::print;
 use connection::Session;
 use failure::Failure;
 use output::Output;
@@ -41,13 +43,13 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime.block_on(run(&line, output)),
         Err(error) => Err(Failure::Usage(format!("no runtime: {error}"))),
     };
-    match done {
+    print::status(match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.failure(&failure);
             failure.status()
         }
-    }
+    })
 }
 
 async fn run(line: &CommandLine, output: Output) -> Result<(), Failure> {

@@ -48,8 +48,12 @@ impl Now {
         Now::of(&*session.look().await?, node).await
     }
 
-    fn epoch(&self) -> u64 {
-        self.snapshot.map.as_ref().map_or(0, |map| map.epoch())
+    /// The epoch of the shard map, 0 if there is none; `None`: it cannot be read.
+    fn epoch(&self) -> Option<u64> {
+        match &self.snapshot.map {
+            Some(map) => Some(map.epoch()),
+            None => self.snapshot.unreadable.is_empty().then_some(0),
+        }
     }
 
     fn record(&self, node: &str) -> Option<&Record> {
@@ -109,7 +113,7 @@ impl Seen {
         if self.lost.is_some() {
             return false;
         }
-        self.epoch = now.epoch();
+        self.epoch = now.epoch().unwrap_or(self.epoch);
         let version =
             |(store, held): (&String, &HeldShards)| (store.clone(), (held.store_id, held.version));
         self.stores.extend(now.stores.iter().map(version));
@@ -139,7 +143,8 @@ impl Seen {
             let seen = self.keys.get(id).copied().unwrap_or_default();
             went_back(&format!("the key of {id}"), seen, node.modify_index)
         };
-        went_back("the shard map", self.epoch, now.epoch())
+        now.epoch()
+            .and_then(|epoch| went_back("the shard map", self.epoch, epoch))
             .or_else(|| self.stores.iter().find_map(of_store))
             .or_else(|| now.snapshot.nodes.iter().find_map(of_key))
             .or(no_keys)
@@ -327,6 +332,18 @@ mod tests {
             refusal(left_of_map(&unknown, "n1")),
             "it is not known what n1 has: ha/shards/map: junk"
         );
+    }
+
+    #[test]
+    fn a_map_that_cannot_be_read_is_not_lost() {
+        let mut seen = Seen::default();
+        assert!(seen.note(&now(8, 7)));
+        let mut unreadable = now(8, 7);
+        let snapshot = Arc::get_mut(&mut unreadable.snapshot).expect("one owner");
+        snapshot.map = None;
+        snapshot.unreadable = vec!["ha/shards/map: junk".to_owned()];
+        assert!(seen.note(&unreadable));
+        assert!(!seen.note(&now(8, 6)), "the epoch is known as before");
     }
 
     #[test]

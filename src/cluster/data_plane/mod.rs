@@ -24,6 +24,7 @@ use crate::error::{Error, Kind};
 use crate::metrics::{self, Page, Source, numbers, table};
 use crate::ordered;
 use crate::sync::lock;
+use bytes::Bytes;
 use futures_util::future::join_all;
 use incoming::{Awaited, Outcome, QueueSlot};
 use peer::Peer;
@@ -52,6 +53,10 @@ const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// so that an outage does not multiply requests.
 const RETRY_BUDGET_PER_CALL: f64 = 0.1;
 const MAX_RETRY_BUDGET: f64 = 10.0;
+
+/// The service by which nodes find out whether they accept each other's signatures, and its time limit.
+const GREETING: &str = "cluster/greeting";
+const GREETING_TIME: Duration = Duration::from_secs(1);
 
 /// The options of a call.
 #[derive(Clone, Debug)]
@@ -133,7 +138,7 @@ impl DataPlane {
             Some(listener)
         };
         let polled = Mutex::new(cluster.now());
-        Ok(Arc::new(DataPlane {
+        let plane = Arc::new(DataPlane {
             cluster,
             listener: Mutex::new(listener),
             deliver: Box::new(deliver),
@@ -144,7 +149,10 @@ impl DataPlane {
             peers: Mutex::default(),
             retry_budget: Mutex::new(MAX_RETRY_BUDGET),
             tls,
-        }))
+        });
+        let greeted: Service = Arc::new(|_| Box::pin(async { Ok(Body::bytes(Bytes::new())) }));
+        plane.set_service(GREETING, Some(greeted));
+        Ok(plane)
     }
 
     pub(in crate::cluster) fn options(&self) -> &Options {
@@ -251,6 +259,24 @@ impl DataPlane {
         numbers.sent.add(&outcome);
         numbers.durations.add(begun.elapsed());
         outcome.map_err(|error| error.context(&label(node_id, name)))
+    }
+
+    /// Finds out whether a node and this one accept each other's signatures.
+    ///
+    /// # Errors
+    /// [`Kind::PermissionDenied`] if one of them refuses the other; otherwise the reason why there is no answer.
+    pub async fn greet(&self, node_id: &str) -> Result<(), Error> {
+        let options = CallOptions {
+            timeout: GREETING_TIME,
+            retries: 0,
+            of_service: true,
+            ..CallOptions::default()
+        };
+        match self.call(node_id, GREETING, &Body::bytes(Bytes::new()), &options).await {
+            // A node of an earlier release, whose signed answer says so.
+            Err(error) if error.status() == Some(404) => Ok(()),
+            greeted => greeted.map(|_| ()),
+        }
     }
 
     /// Calls a handler of each of these nodes once, all at the same time.

@@ -154,6 +154,26 @@ fn may_lead(node: &NodeOverview) -> bool {
     node.state != NodeState::Down && node.mode == Mode::Active
 }
 
+/// No copy reaches such a node, and no write.
+fn refuses_key(node: &NodeOverview, overview: &Overview) -> Problem {
+    let id = node.id.as_str();
+    let (whose, why) = match &node.silent {
+        Some(why) => ("our", format!(" ({why})")),
+        None => ("the leader's", String::new()),
+    };
+    let is_leader = overview.leader.as_ref().is_some_and(|leader| leader.node_id == id);
+    let effect = match is_leader {
+        true => "while it leads, the replicas of stores stay where they are",
+        false => "the leader does not count on its replicas of stores, and gives it no others",
+    };
+    let text = format!("{id} refuses {whose} cluster_key, or we refuse its{why}: {effect}");
+    let cure = format!(
+        "start {id} with the cluster_key of the others, or this process with theirs; during a rotation each two need \
+         one key in common"
+    );
+    error("key_refused", id, text, cure)
+}
+
 fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
     let id = node.id.as_str();
     let mut found = Vec::new();
@@ -174,7 +194,9 @@ fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
         }
         NodeState::Live => {}
     }
-    if let Some(why) = &node.silent {
+    if node.refuses_key {
+        found.push(refuses_key(node, overview));
+    } else if let Some(why) = &node.silent {
         let text = format!("{id} does not answer at its data address: {why}");
         let cure = format!(
             "check that other machines reach {}, and that cluster_key and data_tls are the same",
@@ -201,6 +223,7 @@ fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
         let cure = "set it to active, draining or maintenance".to_owned();
         found.push(warning("unknown_mode", id, text, cure));
     }
+    found.extend(of_requests(node));
     match node.mode {
         Mode::Active => {}
         Mode::Maintenance => {
@@ -214,6 +237,23 @@ fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
         }
     }
     found
+}
+
+/// What a node was asked and has yet to take, which takes a moment.
+fn of_requests(node: &NodeOverview) -> Vec<Problem> {
+    let id = node.id.as_str();
+    let pending = |what: &str, cure: &str| {
+        let text = format!("{id} has yet to take the request to {what}");
+        let cure = format!("wait: a node that hangs takes it later; or {cure} takes it back");
+        note("request_pending", id, text, cure)
+    };
+    let leave = node.asked.leave.as_ref().map(|_| pending("leave", &drain_off(id)));
+    let hand_over = node.asked.hand_over.as_ref().map(|it| {
+        let to = it.to.as_deref().unwrap_or("another node");
+        let what = format!("hand over the leadership to {to}");
+        pending(&what, "`consul-ha hand-over --withdraw`")
+    });
+    leave.into_iter().chain(hand_over).collect()
 }
 
 /// The command that ends a drain.
@@ -308,11 +348,13 @@ fn of_map(overview: &Overview) -> Vec<Problem> {
 
 /// What to do about nodes whose replicas are missing.
 fn bring_back<'a>(missing: impl Iterator<Item = &'a String>, nodes: &[NodeOverview]) -> String {
-    let (mut down, mut gone, mut empty) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut down, mut gone, mut empty, mut foreign) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for id in ordered::set(missing) {
         match nodes.iter().find(|node| node.id == *id) {
             None => gone.push(id),
             Some(node) if node.state == NodeState::Down => down.push(id),
+            Some(node) if node.refuses_key => foreign.push(id),
             Some(_) => empty.push(id),
         }
     }
@@ -321,6 +363,8 @@ fn bring_back<'a>(missing: impl Iterator<Item = &'a String>, nodes: &[NodeOvervi
         (!down.is_empty()).then(|| format!("start {}", named(&down))),
         (!gone.is_empty())
             .then(|| format!("start {} with its data again: no member", named(&gone))),
+        (!foreign.is_empty())
+            .then(|| format!("start {} with the cluster_key of the others", named(&foreign))),
         (!empty.is_empty()).then(|| format!("{} lives without its replica", named(&empty))),
     ];
     cures.into_iter().flatten().collect::<Vec<_>>().join("; ")

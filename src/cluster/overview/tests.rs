@@ -56,6 +56,30 @@ fn a_node_is_shown_as_its_checks_and_its_own_start_say() {
     assert_eq!(other.silent, None, "it was another start that did not answer");
 }
 
+#[test]
+fn a_node_refuses_the_key_if_the_leader_or_this_process_says_so() {
+    let members = ["n1", "n2", "n3"].map(|id| (id.to_owned(), node(id, "")));
+    let leader = Leader {
+        node_id: "n1".to_owned(),
+        address: "a:1".to_owned(),
+        session_id: "s".to_owned(),
+        token: 1,
+        elected_at_ms: 1,
+    };
+    let mut snapshot = Snapshot::default().with(|it| it.nodes = members.into());
+    let shown = |snapshot: &Snapshot| {
+        let mut of_this = Told::default();
+        of_this.refuses_key = true;
+        let told = [("n1", Told::of_refusing("n2")), ("n2", Told::default()), ("n3", of_this)];
+        let told = told.map(|(id, told)| (id.to_owned(), told)).into();
+        let shown = nodes(snapshot, &mut Known { told, ..Known::default() }, Instant::default());
+        shown.iter().map(|it| it.refuses_key).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&snapshot), [false, false, true], "n1 was the leader");
+    snapshot.leader = Some(leader);
+    assert_eq!(shown(&snapshot), [false, true, true]);
+}
+
 /// What a node with a map of this epoch lags behind, while this process learns of these newest maps (in
 /// milliseconds since the beginning, epoch), at the last of these times.
 fn lag(epoch: u64, newest: &[(u64, u64)]) -> Option<u64> {

@@ -14,6 +14,12 @@ use tokio::sync::{Notify, watch};
 pub trait Peers: Send + Sync {
     /// Sends a request to a node and waits for its answer, up to a time limit of its own.
     fn ask(&self, node: &NodeId, request: Request) -> BoxFuture<'static, Result<Reply, Error>>;
+
+    /// Finds out whether a node and this one accept each other's signatures, if requests have any. An error of the
+    /// kind [`Kind::PermissionDenied`](crate::error::Kind) says that they do not.
+    fn greet(&self, _node: &NodeId) -> BoxFuture<'static, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// Time, and tasks in the background.

@@ -6,6 +6,9 @@ use super::Report;
 /// The most endpoints of Consul that one process has.
 const MAX_ENDPOINTS: usize = 16;
 
+/// The most nodes that a leader names.
+const MAX_REFUSING: usize = 1024;
+
 /// The most stores that one process has.
 const MAX_STORES: usize = 64;
 
@@ -38,6 +41,8 @@ impl Report {
         self.at_ms = self.at_ms.map(|at| at.min(LAST_MS));
         self.copies.truncate(MAX_STORES);
         self.endpoints.truncate(MAX_ENDPOINTS);
+        self.refusing.truncate(MAX_REFUSING);
+        self.refusing.iter_mut().for_each(|node| cut(node, MAX_NAME));
         for endpoint in &mut self.endpoints {
             teller.clone_into(&mut endpoint.told_by);
             cut(&mut endpoint.address, MAX_TEXT);

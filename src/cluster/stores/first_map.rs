@@ -24,6 +24,11 @@ impl Duty<'_> {
         if let Some(why) = self.awaited(store, said, snapshot) {
             return self.show_wait(store, why).await;
         }
+        if self.is_outvoted(snapshot) {
+            let leader = &self.cluster.options().node_id;
+            let why = format!("too many nodes refuse the cluster_key of {leader}, the leader");
+            return self.show_wait(store, why).await;
+        }
         let first = live.iter().find_map(|node| said.members.get(node));
         let Some(shared) = first.map(|(record, _)| record.shared) else { return Ok(()) };
         let needed = shared.write_quorum.max(shared.read_quorum);

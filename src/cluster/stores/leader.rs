@@ -1,5 +1,6 @@
 //! The leader's work for all replicated stores of the cluster: it alone changes their maps.
 
+use super::counted::Greetings;
 use super::document::StoreMap;
 use super::said::{Said, parse};
 use super::{Shared, accepted_key, map_key, members_prefix, read_map, said};
@@ -66,6 +67,7 @@ pub async fn run(cluster: &Cluster, reach: &Reach) -> Infallible {
 
 /// Leads until the lease has ended.
 async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach, life: &Life) {
+    cluster.note_refusing(Vec::new());
     let (said, news) = (Mutex::new(None), Notify::new());
     let prefix = members_prefix(cluster.options());
     let watched = cluster.observe(&kv::LIST, &prefix, WAIT, |state| {
@@ -83,6 +85,7 @@ async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach, life: &Life)
         begun: cluster.now(),
         begun_ms: cluster.unix_ms(),
         heard: BTreeMap::new(),
+        greetings: Greetings::default(),
         stores: BTreeMap::new(),
     };
     let work = async {
@@ -113,23 +116,24 @@ async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach, life: &Life)
 }
 
 /// What a process knows from all its leaderships.
-struct Life {
+pub(super) struct Life {
     started: Instant,
     /// The stores' nodes that have given it their word.
-    met: Mutex<BTreeSet<(String, NodeId)>>,
+    pub(super) met: Mutex<BTreeSet<(String, NodeId)>>,
 }
 
 /// The state of the leader's work during one leadership.
 pub(super) struct Duty<'a> {
     pub(super) cluster: &'a Cluster,
-    lease: &'a Lease,
-    reach: &'a Reach,
-    life: &'a Life,
+    pub(super) lease: &'a Lease,
+    pub(super) reach: &'a Reach,
+    pub(super) life: &'a Life,
     pub(super) begun: Instant,
     /// The Unix milliseconds at that moment.
     begun_ms: u64,
     /// Since when each live node has not given its word to this leader.
     pub(super) heard: BTreeMap<(String, NodeId), Instant>,
+    pub(super) greetings: Greetings,
     pub(super) stores: BTreeMap<String, Known>,
 }
 
@@ -137,7 +141,7 @@ pub(super) struct Duty<'a> {
 pub(super) struct Known {
     stored: Option<StoreMap>,
     /// The nodes that it names.
-    named: BTreeSet<NodeId>,
+    pub(super) named: BTreeSet<NodeId>,
     /// The modify index of the map's key; 0: it does not exist.
     index: u64,
     /// When; `None`: it has to be read again.
@@ -151,7 +155,7 @@ pub(super) struct Known {
     /// What the first map waits for, as it was shown last.
     pub(super) waits_for: Option<String>,
     /// What led to no change, when nothing was planned.
-    idle_with: Option<(Arc<Said>, Arc<Snapshot>)>,
+    pub(super) idle_with: Option<(Arc<Said>, Arc<Snapshot>)>,
     /// When each change was first seen, or its target last made progress.
     progress: BTreeMap<(u32, u64), (u64, Instant)>,
 }
@@ -164,6 +168,7 @@ impl Duty<'_> {
             return Ok(());
         }
         let snapshot = self.cluster.snapshot();
+        self.greet(store, said, &snapshot, now).await;
         let Some(live) = self.live(store, said, &snapshot, now) else { return Ok(()) };
         self.read(store, now).await?;
         let Some(known) = self.stores.get_mut(store) else { return Ok(()) };
@@ -223,40 +228,6 @@ impl Duty<'_> {
         {
             known.idle_with = Some((Arc::clone(said), Arc::clone(snapshot)));
         }
-    }
-
-    /// The live nodes that have given their word to this leader; `None` while one has yet to do so.
-    fn live(
-        &mut self,
-        store: &str,
-        said: &Said,
-        snapshot: &Snapshot,
-        now: Instant,
-    ) -> Option<BTreeSet<NodeId>> {
-        let mut live = BTreeSet::new();
-        let mut waits = false;
-        let named = self.stores.get(store).map(|known| &known.named);
-        let nodes = ordered::set(named.into_iter().flatten().chain(said.members.keys()));
-        for node in nodes {
-            let key = (store.to_owned(), node.clone());
-            let Some(member) = snapshot.nodes.get(&**node).filter(|it| it.is_live) else {
-                self.heard.remove(&key);
-                continue;
-            };
-            let has_said = said.members.get(node).is_some_and(|(record, _)| {
-                record.incarnation == member.record.incarnation
-                    && record.leader == self.lease.session()
-            });
-            if has_said {
-                self.heard.remove(&key);
-                lock(&self.life.met).insert(key);
-                live.insert(node.clone());
-            } else {
-                let since = *self.heard.entry(key).or_insert(now);
-                waits |= now < since + ANSWER_TIME;
-            }
-        }
-        (!waits).then_some(live)
     }
 
     /// Reads the map of a store, unless it is known.
@@ -376,8 +347,10 @@ impl Duty<'_> {
         self.recover(store, &mut next, said, &live, &newer).await;
         let members = self.members(said, &live, snapshot, shared, &next.down, &named);
         let min_nodes = self.cluster.options().min_nodes;
+        let is_outvoted = self.is_outvoted(snapshot);
         let known = self.stores.get_mut(store)?;
         let may_plan = snapshot.frozen.is_empty()
+            && !is_outvoted
             && snapshot.live().count() >= min_nodes
             && now >= known.planned_at + PLAN_PAUSE;
         // Consul may have gone back while all nodes were away.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 /// process and its disks know: a Consul that lost its data names nobody.
 ///
 /// # Errors
-/// As [`outside::held`].
+/// As [`outside::held_shards`].
 pub async fn holds_none(cluster: &Cluster) -> Result<bool, Error> {
     let (id, maps) = (&cluster.options().node_id, outside::maps(cluster).await?);
     if maps.values().any(|map| map.names(id)) {

@@ -4,6 +4,7 @@
 //! A store has a map in Consul, which only the leader changes ([`leader`]). Each node that keeps records
 //! of the store writes a record of its own, from which the leader learns which copies are done.
 
+mod counted;
 mod document;
 mod first_map;
 mod identity;

@@ -57,16 +57,6 @@ pub(super) async fn check_whole(
     }
 }
 
-/// How many shards of each store name a node, as a holder or as the target of a change.
-///
-/// # Errors
-/// Those of the call; [`Kind::PermissionDenied`] if ACLs hide some; [`Kind::Unsupported`] for a map of another
-/// release.
-pub async fn held(cluster: &Cluster, node: &str) -> Result<BTreeMap<String, usize>, Error> {
-    let count = |map: &StoreMap| map.map.shards.iter().filter(|entry| entry.names(node)).count();
-    Ok(maps(cluster).await?.iter().map(|(store, map)| (store.clone(), count(map))).collect())
-}
-
 /// What the map of a store says about a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeldShards {
@@ -81,7 +71,8 @@ pub struct HeldShards {
 /// What the maps of all stores say about a node.
 ///
 /// # Errors
-/// As [`held`].
+/// Those of the call; [`Kind::PermissionDenied`] if ACLs hide some; [`Kind::Unsupported`] for a map of another
+/// release.
 pub async fn held_shards(
     cluster: &Cluster,
     node: &str,
@@ -98,7 +89,7 @@ pub async fn held_shards(
 /// The stores of which a node has or gets replicas, each with the number of nodes that it needs.
 ///
 /// # Errors
-/// As [`held`].
+/// As [`held_shards`].
 pub async fn needed_nodes(cluster: &Cluster, node: &str) -> Result<BTreeMap<String, usize>, Error> {
     let mut maps = maps(cluster).await?;
     maps.retain(|_, map| map.names(node));
@@ -165,7 +156,8 @@ pub async fn accept_loss(
     accept(cluster, store, (Some(&map), shard), of, condition.as_ref()).await
 }
 
-/// Says that the loss of what is missing of a shard is accepted, if something is, or that on these nodes.
+/// Says that the loss of what is missing of a shard is accepted, if something is, or that on these nodes, and
+/// leaves what was accepted before.
 pub(super) async fn accept(
     cluster: &Cluster,
     store: &str,
@@ -174,15 +166,15 @@ pub(super) async fn accept(
     condition: Option<&Unchanged>,
 ) -> Result<Option<Vec<NodeId>>, Error> {
     let lost = only(missing_of(cluster, map, shard), shard, of)?;
-    if let Some(lost) = &lost {
-        said::log_word(store, shard, lost);
-        if lost.is_empty() {
-            return Ok(Some(Vec::new()));
-        }
+    if !lost.as_ref().is_some_and(BTreeSet::is_empty) {
+        let key = accepted_key(cluster.options(), store, shard);
+        let add = |found: Option<&[u8]>| {
+            let all = said::joined(found, lost.as_ref());
+            Ok(Update::Put(said::encode(all.as_ref())))
+        };
+        cluster.update_while(condition, &key, add).await?;
     }
-    let key = accepted_key(cluster.options(), store, shard);
-    let word = || Ok(Update::Put(said::encode(lost.as_ref())));
-    cluster.update_while(condition, &key, |_| word()).await?;
+    lost.iter().for_each(|lost| said::log_word(store, shard, lost));
     Ok(lost.as_ref().map(nodes))
 }
 

@@ -93,6 +93,11 @@ impl Peers for Remote {
             Reply::decode(&reply.bytes)
         })
     }
+
+    fn greet(&self, node: &NodeId) -> BoxFuture<'static, Result<(), Error>> {
+        let (plane, node) = (Arc::clone(&self.plane), node.clone());
+        Box::pin(async move { plane.greet(&node).await })
+    }
 }
 
 /// Tasks on a runtime, with a client's clock.

@@ -56,6 +56,16 @@ pub(super) fn encode(lost: Option<&BTreeSet<Place>>) -> Vec<u8> {
     lost.map_or(UNBOUND.to_vec(), |lost| serde_json::to_vec(lost).unwrap_or_default())
 }
 
+/// What is accepted after another word, if the key had this value before; `None`: unbound.
+pub(super) fn joined(
+    found: Option<&[u8]>,
+    lost: Option<&BTreeSet<Place>>,
+) -> Option<BTreeSet<Place>> {
+    let Some(found) = found else { return lost.cloned() };
+    let before = Word::decode(found, 0).lost?;
+    Some(ordered::set(lost?.union(&before).cloned()))
+}
+
 /// Tells what a word is about.
 pub(super) fn log_word(store: &str, shard: u32, lost: &BTreeSet<Place>) {
     if lost.is_empty() {

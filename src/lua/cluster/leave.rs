@@ -24,6 +24,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 const ATTEMPTS: u32 = 5;
 const ATTEMPT_PAUSE: Duration = Duration::from_secs(1);
 
+/// What a node does whose leave has failed after its shards had moved.
+const STAYS: &str = "it stays, and drains";
+
 /// `cluster:leave(options)`
 pub fn leave(call: &Call<ClusterNode>) -> native::Result {
     let node = &*call.object;
@@ -74,9 +77,13 @@ async fn hand_over(
         drained = drain_in_turn(cluster, client, stores, end) => drained.map(|()| true)?,
         () = clock.sleep_until(end) => false,
     };
-    let mut is_left = false;
+    let (mut is_left, mut unread) = (false, None);
     while is_drained && clock.now() < end {
-        is_left = is_without_shards(cluster, stores).await;
+        match is_without_shards(cluster, stores).await {
+            Ok(found) => (is_left, unread) = (found, None),
+            Err(why) if why.is_transient() => unread = Some(why),
+            Err(why) => return Err(why.context(STAYS)),
+        }
         if is_left {
             break;
         }
@@ -89,18 +96,20 @@ async fn hand_over(
     }
     let left = stores.iter().map(|store| held(store, id)).sum();
     if is_drained && left == 0 && !is_left {
-        let why =
-            "it stays: Consul has older maps of the stores than this node, or does not answer";
-        return Err(Error::new(Kind::Timeout, why).with_maybe_applied(false));
+        let still = "Consul's maps of the stores still name it, or are older than what it knows";
+        let why = unread.map_or(still.to_owned(), |why: Error| why.message().to_owned());
+        let error = Error::new(Kind::Timeout, format!("{STAYS}: {why}"));
+        return Err(error.with_maybe_applied(false));
     }
     Ok(left)
 }
 
 /// Whether neither this process nor Consul knows of a shard of the node. Consul may have lost what it knew.
-async fn is_without_shards(cluster: &Cluster, stores: &[Arc<Store>]) -> bool {
-    stores.is_empty()
-        || stores.iter().all(|store| store.holds_none())
-            && stores::leave::holds_none(cluster).await.unwrap_or(false)
+async fn is_without_shards(cluster: &Cluster, stores: &[Arc<Store>]) -> Result<bool, Error> {
+    if stores.is_empty() {
+        return Ok(true);
+    }
+    Ok(stores.iter().all(|store| store.holds_none()) && stores::leave::holds_none(cluster).await?)
 }
 
 /// Drains the node; again for a while if others that leave at the same time may be refused.

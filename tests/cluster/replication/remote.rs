@@ -4,14 +4,14 @@
 use crate::data_plane::world::{self, Node, World};
 use bytes::Bytes;
 use consul_ffi::cluster::Options;
-use consul_ffi::cluster::data_plane::{Body, CallOptions};
+use consul_ffi::cluster::data_plane::{Body, CallOptions, ClusterKey};
 use consul_ffi::cluster::replication::clock::VersionClock;
 use consul_ffi::cluster::replication::holder::Holder;
 use consul_ffi::cluster::replication::map::{
     Change, ChangeKind, Disk, Entry, Place, Quorums, Slot,
 };
 use consul_ffi::cluster::replication::message::{Action, Outcome, Request};
-use consul_ffi::cluster::replication::peers::Entries;
+use consul_ffi::cluster::replication::peers::{Entries, Peers as _};
 use consul_ffi::cluster::replication::quorum::Router;
 use consul_ffi::cluster::replication::record::{HybridTime, Range, Record, Version};
 use consul_ffi::cluster::replication::rules::Rules;
@@ -260,5 +260,41 @@ fn a_request_with_numbers_out_of_bounds_is_answered() {
         let buckets = (0..1 << 18).collect();
         let versions = Outcome::Versions { versions: vec![(id.clone(), version)], is_last: true };
         assert_eq!(ask(Action::Versions { bits, buckets, horizon, after: None }), versions);
+    }
+}
+
+#[test]
+fn a_greeting_tells_a_node_of_another_key_from_one_that_does_not_answer() {
+    const OLD: &str = "the secret of last year";
+    const NEW: &str = "the secret of this year";
+    const OTHER: &str = "the secret of others";
+    let world = World::new();
+    let node = |id: &str, key| world.echo(Options { cluster_key: key, ..world::options(id) });
+    let old = node("old", Some(ClusterKey::new(OLD)));
+    let both = node("both", Some(ClusterKey::new(NEW).with(OLD)));
+    let new = node("new", Some(ClusterKey::new(NEW)));
+    let other = node("other", Some(ClusterKey::new(OTHER)));
+    let none = node("none", None);
+    world.member("closed", "127.0.0.1:1");
+    world.settle();
+    let greet = |from: &Node, to: &str| {
+        let greeted = world.runtime.block_on(remote(from).greet(&to.into()));
+        greeted.err().map(|error| error.kind())
+    };
+    let refused = Some(Kind::PermissionDenied);
+    for (from, accepted) in [
+        (&old, &["both"][..]),
+        (&both, &["old", "new"]),
+        (&new, &["both"]),
+        (&other, &[]),
+        (&none, &[]),
+    ] {
+        let own = from.cluster.options().node_id.as_str();
+        for to in ["old", "both", "new", "other", "none"].iter().filter(|to| **to != own) {
+            let expected = if accepted.contains(to) { None } else { refused };
+            assert_eq!(greet(from, to), expected, "{own} greets {to}");
+        }
+        assert_eq!(greet(from, "closed"), Some(Kind::Connect));
+        assert_eq!(greet(from, "nobody"), Some(Kind::NotFound));
     }
 }

@@ -2,9 +2,11 @@
 
 mod clocks;
 mod disks;
+mod foreign_keys;
 mod golden;
 mod identity;
 mod leadership;
+mod leaving;
 mod numbers;
 mod repairs;
 mod set_back;
@@ -28,28 +30,52 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// The nodes that can be called: those whose processes run.
+/// The nodes that can be called: those whose processes run and have a key that the caller has.
 #[derive(Clone)]
 struct Network {
     clock: ManualClock,
     stores: Arc<Mutex<BTreeMap<NodeId, Arc<Store>>>>,
+    /// The caller; empty: an observer.
+    own: NodeId,
+    /// The keys of the nodes that do not have the cluster's one.
+    keys: Arc<Mutex<BTreeMap<NodeId, &'static [&'static str]>>>,
 }
 
 impl Network {
     fn holder(&self, node: &NodeId) -> Option<Arc<Holder>> {
         self.stores.lock().expect("no panic elsewhere").get(node)?.holder()
     }
+
+    /// The same network as another process sees it.
+    fn of(&self, own: &str) -> Self {
+        Network { own: own.into(), ..self.clone() }
+    }
+
+    fn check_key(&self, node: &NodeId) -> Result<(), Error> {
+        let all = self.keys.lock().expect("no panic elsewhere");
+        let keys = |node| all.get(node).copied().unwrap_or(&["the cluster's"]);
+        match keys(&self.own).iter().any(|key| keys(node).contains(key)) {
+            true => Ok(()),
+            false => Err(Error::new(Kind::PermissionDenied, "another cluster_key")),
+        }
+    }
 }
 
 impl Peers for Network {
     fn ask(&self, node: &NodeId, request: Request) -> BoxFuture<'static, Result<Reply, Error>> {
-        let holder = self.holder(node);
+        let (holder, checked) = (self.holder(node), self.check_key(node));
         Box::pin(async move {
-            match holder {
-                Some(holder) => Ok(holder.serve(request).await),
-                None => Err(Error::new(Kind::Connect, "it is down")),
-            }
+            let Some(holder) = holder else {
+                return Err(Error::new(Kind::Connect, "it is down"));
+            };
+            checked?;
+            Ok(holder.serve(request).await)
         })
+    }
+
+    fn greet(&self, node: &NodeId) -> BoxFuture<'static, Result<(), Error>> {
+        let checked = self.check_key(node);
+        Box::pin(async { checked })
     }
 }
 
@@ -82,7 +108,8 @@ struct Cases {
 impl Cases {
     fn new() -> Self {
         let world = World::new();
-        let network = Network { clock: world.clock.clone(), stores: Arc::default() };
+        let (clock, own) = (world.clock.clone(), "".into());
+        let network = Network { clock, stores: Arc::default(), own, keys: Arc::default() };
         Cases { world, network }
     }
 
@@ -109,15 +136,15 @@ impl Cases {
     fn start_with(&self, options: Options, store: StoreOptions, disk: &Arc<Disk>) -> Process {
         let client = self.world.client();
         let cluster = Cluster::new(Arc::clone(&client), client, options).expect("options");
-        let peers: Arc<dyn Peers> = Arc::new(self.network.clone());
-        let runtime: Arc<dyn Runtime> = Arc::new(self.network.clone());
+        let network = self.network.of(&cluster.options().node_id);
+        let peers: Arc<dyn Peers> = Arc::new(network.clone());
+        let runtime: Arc<dyn Runtime> = Arc::new(network.clone());
         let storage: Arc<dyn Storage> = Arc::clone(disk) as Arc<dyn Storage>;
         let store = Store::new(Arc::clone(&cluster), peers, runtime, Some(storage), store)
             .expect("options");
         let name: NodeId = cluster.options().node_id.as_str().into();
         self.network.stores.lock().expect("no panic").insert(name, Arc::clone(&store));
         let (running, serving) = (Arc::clone(&cluster), Arc::clone(&store));
-        let network = self.network.clone();
         let task = self.world.clock.spawn(async move {
             let reach: leader::Reach = Arc::new(move |_| Arc::new(network.clone()));
             tokio::select! {

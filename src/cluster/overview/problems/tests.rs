@@ -15,6 +15,7 @@ fn node(id: &str) -> NodeOverview {
         down_for_ms: None,
         map_epoch: Some(9),
         clock_ahead_ms: None,
+        asked: Default::default(),
         map_lag: Some(0),
         primaries: 1,
         replicas: 1,
@@ -23,6 +24,7 @@ fn node(id: &str) -> NodeOverview {
         store_replicas: 0,
         check_output: String::new(),
         silent: None,
+        refuses_key: false,
     }
 }
 
@@ -86,7 +88,7 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 22] = [
+    let cases: [Case; 24] = [
         (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
         (|it| it.leader = None, "no_leader", Level::Error, "has no leader"),
         (|it| it.hidden = vec!["keys of nodes"], "hidden_by_acl", Level::Error, "keys of nodes"),
@@ -113,6 +115,20 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "node_silent",
             Level::Error,
             "n2 does not answer at its data address: no route",
+        ),
+        (
+            |it| {
+                (it.nodes[1].silent, it.nodes[1].refuses_key) = (Some("no".to_owned()), true);
+            },
+            "key_refused",
+            Level::Error,
+            "n2 refuses our cluster_key, or we refuse its (no): the leader does not count on",
+        ),
+        (
+            |it| it.nodes[0].refuses_key = true,
+            "key_refused",
+            Level::Error,
+            "n1 refuses the leader's cluster_key, or we refuse its: while it leads, the replicas of stores stay",
         ),
         (
             |it| it.nodes[1].map_lag = Some(2),
