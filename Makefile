@@ -4,20 +4,21 @@
 # Two flavours built at once would only compete for the processors.
 .NOTPARALLEL:
 
-# The engine of the programs and the specs: luajit, lua5.1 or lua5.4.
+# The engine of the programs and the specs: luajit, lua5.1, lua5.3 or lua5.4.
 LUA ?= luajit
 # The real Consul that they run against: 1.21 or 1.8.
 CONSUL ?=
 
-FLAVOURS := luajit 5.1 5.4
+FLAVOURS := luajit 5.1 5.3 5.4
 feature-luajit := luajit
 feature-5.1 := lua51
+feature-5.3 := lua53
 feature-5.4 := lua54
 
 # luajit → luajit, lua5.4 → 5.4, wherever the program is.
 flavour = $(patsubst lua5.%,5.%,$(patsubst luajit%,luajit,$(notdir $(LUA))))
 # These would win over the two that are set here.
-unexport LUA_PATH_5_4 LUA_CPATH_5_4
+unexport LUA_PATH_5_3 LUA_CPATH_5_3 LUA_PATH_5_4 LUA_CPATH_5_4
 lua_env = LUA_PATH="./lua/?.lua;./etcd/lua/?.lua;./resty/lua/?.lua;;" LUA_CPATH="./target/lua/$(flavour)/?.so;;"
 
 LINTS := fmt clippy $(FLAVOURS:%=clippy-%) rustdoc luacheck annotations shellcheck gofmt words
@@ -33,10 +34,10 @@ deps:
 	scripts/install-deps.sh
 
 .PHONY: build $(FLAVOURS:%=build-%)
-## build: builds the module for LuaJIT, Lua 5.1 and Lua 5.4 into target/lua
+## build: builds the module for LuaJIT, Lua 5.1, Lua 5.3 and Lua 5.4 into target/lua
 build: $(FLAVOURS:%=build-%)
 
-## build-luajit|5.1|5.4: builds one of them
+## build-luajit|5.1|5.3|5.4 [QUICK=1]: builds one of them, with QUICK for a smoke test: ours is not optimised
 $(FLAVOURS:%=build-%): build-%:
 	@rockspec/build.sh $(feature-$*) target/lua/$*/consul_ffi.so
 
@@ -177,7 +178,7 @@ bench-failover:
 	benches/failover.sh $(or $(ROUNDS),10) $(or $(GO_ROUNDS),3)
 
 .PHONY: docs
-## docs: generates docs/api.md, docs/api-endpoints.md, docs/configuration.md, the options in docs/production.md, lua/meta and the Rust documentation
+## docs: generates docs/api.md, docs/api-endpoints.md, docs/quick-reference.md, docs/configuration.md, the options in docs/production.md, lua/meta and the Rust documentation
 docs:
 	UPDATE_REFERENCE=1 cargo test --quiet --no-default-features --test docs reference::
 	UPDATE_REFERENCE=1 $(MAKE) spec ARGS=spec/consul_production/options_spec.lua
@@ -195,6 +196,18 @@ docs-screenshots: build-luajit
 ## golden: writes tests/golden for the version in Cargo.toml, which later builds must read
 golden:
 	WRITE_GOLDEN=1 cargo test --quiet --no-default-features --features server --test cluster of_each_release
+
+.PHONY: rocks install
+## rocks: packs a rock of the module for each engine into target/rocks, which needs no Rust where it is installed
+rocks:
+	@scripts/rocks.sh
+
+## install [LUA=lua5.4] [ARGS=--local]: builds and packs the module for one engine, then installs it with luarocks
+install:
+	@scripts/rocks.sh $(flavour)
+	luarocks --lua-version=$(patsubst luajit,5.1,$(flavour)) $(ARGS) install $(rock)
+
+rock = target/rocks/consul_ffi-$(shell sed -n '/^version/{s/.*"\(.*\)"/\1/p;q}' Cargo.toml).$(feature-$(flavour))-1.*.rock
 
 .PHONY: release release-check
 ## release: packs, tests and tags the version in Cargo.toml (an hour); see scripts/release.sh

@@ -3,7 +3,7 @@
 --
 -- The older module computed a hash of 32 bits, in the manner of MurmurHash3, in doubles: products above 2^53 are
 -- rounded, and LuaJIT on x86-64 takes the low 32 bits of a double's mantissa after it has added 1.5 * 2^52. The
--- placement includes both effects, so this file repeats them, on LuaJIT and on Lua 5.4.
+-- placement includes both effects, so this file repeats them, on LuaJIT, Lua 5.3 and Lua 5.4.
 local OldRing = {}
 OldRing.__index = OldRing
 
@@ -31,7 +31,7 @@ else
       rotate = function(a, n) a = a & 0xffffffff return signed(a << n | a >> (32 - n)) end,
       shift = function(a, n) return (a & 0xffffffff) >> n end,
     }
-  ]], "old_ring"), "Lua 5.1 has no integers of 32 bits: use LuaJIT or Lua 5.4")()
+  ]], "old_ring"), "Lua 5.1 has no integers of 32 bits: use LuaJIT, Lua 5.3 or Lua 5.4")()
 end
 
 -- The product of a 32-bit integer and a constant, rounded to a double.

@@ -2,7 +2,10 @@
 -- module left behind would take its place.
 local consul_ffi = require("consul_ffi")
 
-if type(consul_ffi) ~= "table" or not consul_ffi._internal then
+-- Native modules before revision 4 have it under another name.
+local own = type(consul_ffi) == "table" and (consul_ffi._internal or consul_ffi._older)
+
+if not own then
   local new = type(consul_ffi) == "table" and rawget(consul_ffi, "new")
   local path = type(new) == "function" and debug.getinfo(new, "S").source:match("^@(.*)") or "consul_ffi"
   error(path .. " is an older consul_ffi, which Lua finds before the native module: delete that file, and beside it "
@@ -12,7 +15,7 @@ end
 -- What these Lua modules need of the native module; the same as in src/lua/module.lua.
 local REVISION = 4
 
-if consul_ffi._internal.revision ~= REVISION then
+if own.revision ~= REVISION then
   -- Lua 5.1 has no such function.
   local searchpath = rawget(package, "searchpath")
   local path = searchpath and searchpath("consul_ffi", package.cpath) or "consul_ffi.so"

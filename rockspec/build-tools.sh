@@ -5,13 +5,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-fail() {
-    echo "consul_ffi-tools: $*" >&2
-    exit 1
-}
+# shellcheck source=rockspec/lib.sh
+source rockspec/lib.sh
 
 [ $# -eq 1 ] || fail "usage: rockspec/build-tools.sh FOLDER"
-command -v cargo >/dev/null || fail "cargo is missing, which builds the programs: install Rust from https://rustup.rs"
+check_rust "the programs"
 
 # luarocks sets CC to its default, which cargo would treat as a change and rebuild ring.
 [ "${CC:-}" != gcc ] || unset CC

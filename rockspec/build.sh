@@ -1,35 +1,36 @@
 #!/usr/bin/env bash
 # Builds the module for one Lua engine, and copies the guard's program into the same folder.
 #
-#   rockspec/build.sh FEATURE FILE          FEATURE is luajit, lua51 or lua54
+#   rockspec/build.sh FEATURE FILE          FEATURE is luajit, lua51, lua53 or lua54
 #   rockspec/build.sh INTERPRETER FILE      for the engine of this interpreter; luarocks calls this form
+#
+# With QUICK=1 our own code is not optimised, for a smoke test.
 #
 # Each engine has its own build folder: all builds are called libconsul_ffi.so, so in a shared folder
 # each build would make cargo rebuild the others. The program is the same for all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-fail() {
-    echo "consul_ffi: $*" >&2
-    exit 1
-}
+# shellcheck source=rockspec/lib.sh
+source rockspec/lib.sh
 
 [ $# -eq 2 ] || fail "usage: rockspec/build.sh FEATURE|INTERPRETER FILE"
 case $1 in
-    luajit | lua51 | lua54) feature=$1 ;;
+    luajit | lua51 | lua53 | lua54) feature=$1 ;;
     *)
         # LuaJIT's _VERSION is Lua 5.1, but the two need different builds of the module.
         engine=$("$1" -e 'print(jit and "LuaJIT" or _VERSION)') || fail "the Lua interpreter $1 does not run"
         case $engine in
             LuaJIT) feature=luajit ;;
             "Lua 5.1") feature=lua51 ;;
+            "Lua 5.3") feature=lua53 ;;
             "Lua 5.4") feature=lua54 ;;
-            *) fail "$engine is not supported: use LuaJIT, Lua 5.1 or Lua 5.4" ;;
+            *) fail "$engine is not supported: use LuaJIT, Lua 5.1, Lua 5.3 or Lua 5.4" ;;
         esac
         echo "consul_ffi: building for $engine ($1)"
         ;;
 esac
-command -v cargo >/dev/null || fail "cargo is missing, which builds the module: install Rust from https://rustup.rs"
+check_rust "the module"
 
 # luarocks sets CC to its default, which cargo would treat as a change and rebuild ring.
 [ "${CC:-}" != gcc ] || unset CC
@@ -38,7 +39,7 @@ folder=${CARGO_TARGET_DIR:-target}
 # The dependencies are the same for all engines but for two crates, so the first build for one engine
 # starts with a copy of what was built for another.
 if [ ! -e "$folder/$feature" ]; then
-    for other in luajit lua51 lua54; do
+    for other in luajit lua51 lua53 lua54; do
         [ -d "$folder/$other/release" ] || continue
         cp -a "$folder/$other" "$folder/$feature.$$"
         mv -T "$folder/$feature.$$" "$folder/$feature" || rm -rf "$folder/$feature.$$"
@@ -46,11 +47,21 @@ if [ ! -e "$folder/$feature" ]; then
     done
 fi
 
-# Direct calls between crates, and less inlining than LLVM's own: see docs/architecture.md, the size of the module.
+# Less inlining than LLVM's own, functions that are alike in the module once, and direct calls between
+# crates: see docs/architecture.md, the size of the module.
+flags=(-C llvm-args=-inline-threshold=100)
+[ -z "${QUICK:-}" ] || flags=(-C opt-level=0)
+# Not every linker can fold functions.
+fold=(-C "link-arg=-Wl,--icf=all")
+mkdir -p "$folder"
+if echo | "${RUSTC:-rustc}" --crate-type=cdylib --crate-name=empty "${fold[@]}" -o "$folder/empty.$$" - 2>/dev/null; then
+    flags+=("${fold[@]}")
+fi
+rm -f "$folder/empty.$$"
 linux_x86="target.'cfg(all(target_os=\"linux\", target_arch=\"x86_64\"))'"
 CARGO_TARGET_DIR=$folder/$feature cargo --config "$linux_x86.rustflags=['-C', 'relro-level=partial']" \
     rustc --release --locked --lib \
-    --no-default-features --features "$feature" -- -C llvm-args=-inline-threshold=100
+    --no-default-features --features "$feature" -- "${flags[@]}"
 CARGO_TARGET_DIR=$folder/guard cargo build --profile guard --locked --bin consul-guard \
     --no-default-features --features guard
 

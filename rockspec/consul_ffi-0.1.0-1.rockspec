@@ -8,7 +8,7 @@ source = {
 description = {
   summary = "A Consul client for Lua engines, with an in-memory Consul agent",
   detailed = [[
-A native module for LuaJIT, Lua 5.1 and Lua 5.4. Building it requires Rust's cargo.
+A native module for LuaJIT, Lua 5.1, Lua 5.3 and Lua 5.4. Building it requires Rust's cargo.
 For LuaJIT: luarocks --lua-version=5.1 make LUA=/usr/bin/luajit]],
   homepage = "https://github.com/consul-ffi/consul_ffi",
   license = "MIT OR Apache-2.0",
@@ -19,7 +19,7 @@ build = {
   type = "command",
   build_command = "bash rockspec/build.sh '$(LUA)' target/rock/consul_ffi.so",
   install = {
-    lib = { consul_ffi = "target/rock/consul_ffi.so" },
+    lib = { consul_ffi = "target/rock/consul_ffi.so", "target/rock/consul-guard" },
     lua = {
       consistent_hash_cluster = "lua/consistent_hash_cluster.lua",
       ["consistent_hash_cluster.advice"] = "lua/consistent_hash_cluster/advice.lua",
@@ -59,6 +59,5 @@ build = {
       ["consul_production.sources"] = "lua/consul_production/sources.lua",
       ["consul_production.values"] = "lua/consul_production/values.lua",
     },
-    bin = { "target/rock/consul-guard" },
   },
 }

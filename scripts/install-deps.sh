@@ -19,9 +19,9 @@ case $purpose in
     demo)
         engine=$(basename "$lua")
         case $engine in
-            luajit | lua5.1 | lua5.4) ;;
+            luajit | lua5.1 | lua5.3 | lua5.4) ;;
             *)
-                echo "LUA is $lua: it must be luajit, lua5.1 or lua5.4" >&2
+                echo "LUA is $lua: it must be luajit, lua5.1, lua5.3 or lua5.4" >&2
                 exit 2
                 ;;
         esac
@@ -29,9 +29,9 @@ case $purpose in
         ;;
     test)
         needs=(
-            luajit=luajit lua5.1=lua5.1 lua5.4=lua5.4
+            luajit=luajit lua5.1=lua5.1 lua5.3=lua5.3 lua5.4=lua5.4
             busted=lua-busted luacheck=lua-check luarocks=luarocks shellcheck=shellcheck
-            cc=build-essential ip=iproute2 etcd=etcd-server
+            cc=build-essential ip=iproute2 etcd=etcd-server systemd-analyze=systemd
         )
         # luarocks needs the headers of the Lua that it installs for, and so does the tests' C program.
         [ -e /usr/include/lua5.4/lua.h ] || packages+=(liblua5.4-dev)

@@ -22,6 +22,7 @@
 #   prometheus  the numbers and the alert rules, read by promtool (Debian's package prometheus)
 #   tools     consul-ha and consul-migrate, installed by cargo and by luarocks
 #   migrate   100,000 keys from etcd to Consul under writers and 20 kills; both leaders killed; 5,000 random histories
+#   engines   all Lua specs on Lua 5.3, of which `make test` runs the smoke test
 #   memory    an engine whose memory is refused at every point while it loads the module
 #
 # A step that needs something unavailable is skipped and prints why. Exit status: 0 when nothing failed.
@@ -31,7 +32,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate memory)
+all_steps=(api random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines memory)
 select_steps "$@"
 prepare_runs 0
 passed=0 failed=0 skipped=0
@@ -152,6 +153,11 @@ step_tools() {
 step_migrate() {
     LONG=1 run cargo test --no-default-features --features server,guard,tools --test migrate || return
     ! grep -q '^SKIPPED' "$log" || return 3
+}
+
+step_engines() {
+    run scripts/install-deps.sh test || return 3
+    run make --no-print-directory spec LUA=lua5.3
 }
 
 step_memory() {

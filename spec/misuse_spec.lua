@@ -286,10 +286,14 @@ end
 
 it("a native module of another version is named", function()
   local loaded = { package.loaded.consul_ffi, package.loaded.consul_native }
-  package.loaded.consul_ffi, package.loaded.consul_native = { _internal = {} }, nil
-  local found, message = pcall(require, "consul_native")
-  package.loaded.consul_ffi, package.loaded.consul_native = loaded[1], loaded[2]
-  assert.is_false(found)
-  assert.matches("consul_ffi.so", message, 1, true)
-  assert.matches("are of different versions: install both from one build", message, 1, true)
+  for name, own in pairs({ _internal = {}, _older = { revision = 3 } }) do
+    package.loaded.consul_ffi, package.loaded.consul_native = { [name] = own }, nil
+    local found, message = pcall(require, "consul_native")
+    package.loaded.consul_ffi, package.loaded.consul_native = loaded[1], loaded[2]
+    assert.is_false(found)
+    assert.matches("consul_ffi.so", message, 1, true)
+    assert.matches("are of different versions: install both from one build", message, 1, true)
+  end
+  -- Lua modules before revision 4 look here, for revision 3.
+  assert.same({ revision = 4 }, loaded[1]._older)
 end)

@@ -5,7 +5,7 @@ local options = require("consul_production.options")
 
 local config = {}
 
--- Whether `pairs` asks a metatable, as in Lua 5.4. In the other engines the sections have to contain every
+-- Whether `pairs` asks a metatable, as in Lua 5.3 and 5.4. In the other engines the sections have to contain every
 -- option, so an assignment of the value that is there already is not noticed.
 local asks_metatable = false
 for _ in pairs(setmetatable({}, { __pairs = function() return next, { true }, nil end })) do

@@ -204,8 +204,8 @@ describe("the manager's options", function()
     managers.write(file, "[consul]\ntimeout = 3\nretry_attempts = 9\n[cluster]\nread_timeout = 3\n")
     local manager = managers.manager({ consul = { timeout = 10 }, sources = { file = file } })
     manager:init()
-    -- Only Lua 5.4 can notice the assignment of a value that pairs shows.
-    assert.equal(_VERSION == "Lua 5.4" and 10 or 3, manager.config.consul.timeout)
+    -- Only Lua 5.3 and 5.4 can notice the assignment of a value that pairs shows.
+    assert.equal(_VERSION >= "Lua 5.3" and 10 or 3, manager.config.consul.timeout)
     assert.equal(3, manager.config.cluster.read_timeout)
     manager:cleanup()
     manager.config.consul = { timeout = 10, simulate = support.simulated }

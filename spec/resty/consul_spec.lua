@@ -5,7 +5,7 @@ local consul_ffi = require("consul_ffi")
 local resty_consul = require("resty.consul")
 local support = require("spec.support")
 
-local engine = rawget(_G, "jit") and "luajit" or _VERSION == "Lua 5.1" and "lua5.1" or "lua5.4"
+local engine = support.interpreter
 
 -- Waits until a file has a line, and returns what `pattern` finds in it.
 local function found_in(path, pattern)

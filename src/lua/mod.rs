@@ -49,11 +49,13 @@ const ENGINE: &str = if cfg!(feature = "luajit") {
     "LuaJIT"
 } else if cfg!(feature = "lua51") {
     "Lua 5.1"
+} else if cfg!(feature = "lua53") {
+    "Lua 5.3"
 } else {
     "Lua 5.4"
 };
 
-/// The error of a build that is for another engine, with the command that builds the right one.
+/// The error of a build that has all functions that it calls, but is for another engine.
 ///
 /// LuaJIT and Lua 5.1 load each other's modules without an error, and luarocks has both in the tree
 /// 5.1.
@@ -61,9 +63,11 @@ fn wrong_engine(lua: &Lua) -> mlua::Result<Option<String>> {
     let globals = lua.globals();
     let version: String = globals.get("_VERSION")?;
     let loaded_by = if globals.contains_key("jit")? { "LuaJIT" } else { version.as_str() };
-    if loaded_by == ENGINE {
-        return Ok(None);
-    }
+    Ok((loaded_by != ENGINE).then(|| built_for_another(loaded_by)))
+}
+
+/// The error of a build that is for another engine, with the command that builds the right one.
+fn built_for_another(loaded_by: &str) -> String {
     let install = match loaded_by {
         "LuaJIT" => "luarocks --lua-version=5.1 make LUA=$(command -v luajit)".to_owned(),
         other => {
@@ -71,10 +75,10 @@ fn wrong_engine(lua: &Lua) -> mlua::Result<Option<String>> {
             format!("luarocks --lua-version={number} make LUA=$(command -v lua{number})")
         }
     };
-    Ok(Some(format!(
+    format!(
         "this build of consul_ffi is for {ENGINE}, but {loaded_by} loads it; \
          in a checkout of consul_ffi run: {install}"
-    )))
+    )
 }
 
 /// The table of the module. Each Lua state has one, however often it loads the module.

@@ -181,7 +181,7 @@ local function of_text(text)
 end
 
 -- The same for tables that are not lists. They also compare as text, with each other and, where Lua calls
--- these for different types, with strings; Lua 5.4 takes their length.
+-- these for different types, with strings; Lua 5.3 and 5.4 take their length.
 local function of_id(text)
   local metatable = of_text(text)
   function metatable.__eq(left, right)
@@ -498,4 +498,6 @@ module._internal = {
   raise_at_caller = raise_at_caller,
   options = native.older.options,
 }
+-- For Lua modules before revision 4, which say by it that this native module is of another version.
+module._older = { revision = module._internal.revision }
 return module

@@ -2,12 +2,24 @@
 
 use crate::support::outside::outside_cargo;
 use crate::support::trials::{Trials, add};
+use crate::support::{consul, islands};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Each engine with its luarocks version.
-const ENGINES: &[(&str, &str)] = &[("luajit", "5.1"), ("lua5.1", "5.1"), ("lua5.4", "5.4")];
+/// Each engine with its luarocks version, its folder in `target/lua`, and its name.
+const ENGINES: &[(&str, &str, &str, &str)] = &[
+    ("luajit", "5.1", "luajit", "LuaJIT"),
+    ("lua5.1", "5.1", "5.1", "Lua 5.1"),
+    ("lua5.4", "5.4", "5.4", "Lua 5.4"),
+    ("lua5.3", "5.3", "5.3", "Lua 5.3"),
+];
+
+/// Those of which `make test` has an optimised build; with LONG all are built.
+fn built_engines() -> &'static [(&'static str, &'static str, &'static str, &'static str)] {
+    if std::env::var_os("LONG").is_some() { ENGINES } else { &ENGINES[..3] }
+}
 
 const PROGRAM: &str = "local c = require('consul_ffi').new({ simulate = true }) \
     assert(c:kv_put('k', 'v')) print((select(2, c:kv_get('k')))) \
@@ -17,6 +29,9 @@ const PROGRAM: &str = "local c = require('consul_ffi').new({ simulate = true }) 
 
 /// `new` succeeds only if the guard's program is found; it sends nothing.
 const GUARDED: &str = "require('consul_ffi').new({ guard = true }) print('guarded')";
+
+/// The aim is 9.5 MB.
+const LARGEST_MODULE: u64 = 9_900_000;
 
 /// The aim is 1 MB; TLS alone takes more than half of it.
 const LARGEST_GUARD: u64 = 1_600_000;
@@ -49,10 +64,13 @@ fn luarocks(version: &str, tree: &Path, folder: &Path) -> Command {
 
 /// Runs a program with the module of one tree, in another folder.
 fn lua(engine: &str, tree: &Path, version: &str, program: &str) -> Result<String, String> {
-    let cpath = format!("{}/lib/lua/{version}/?.so", tree.display());
-    let path = format!("{}/share/lua/{version}/?.lua", tree.display());
     let mut lua = Command::new(engine);
-    run(lua.args(["-e", program]).env("LUA_CPATH", cpath).env("LUA_PATH", path).current_dir("/"))
+    run(with_tree(lua.args(["-e", program]), tree, version).current_dir("/"))
+}
+
+fn with_tree<'a>(lua: &'a mut Command, tree: &Path, version: &str) -> &'a mut Command {
+    lua.env("LUA_CPATH", format!("{}/lib/lua/{version}/?.so", tree.display()))
+        .env("LUA_PATH", format!("{}/share/lua/{version}/?.lua", tree.display()))
 }
 
 fn fresh(name: &str) -> PathBuf {
@@ -65,12 +83,20 @@ fn fresh(name: &str) -> PathBuf {
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
     add!(trials, the_rock_is_made_packed_and_installed_for_each_engine);
-    add!(trials, a_build_for_another_engine_is_refused_with_the_command_to_build_it);
+    add!(trials, each_build_for_another_engine_is_refused_with_the_command_to_build_it);
+    add!(trials, a_build_that_fails_leaves_the_installed_module);
+    add!(trials, a_rust_that_is_too_old_is_refused_with_the_one_that_is_needed);
+    let missing = islands::are_missing();
+    trials.add_unless(
+        missing.inspect(|why| consul::say_skipped("the rocks in a namespace", why)).is_some(),
+        "rocks_need_no_rust_no_compiler_and_no_network",
+        rocks_need_no_rust_no_compiler_and_no_network,
+    );
     trials
 }
 
 fn the_rock_is_made_packed_and_installed_for_each_engine() {
-    for (engine, version) in ENGINES {
+    for (engine, version, ..) in built_engines() {
         let (made, packed, installed) = (
             fresh(&format!("{engine}-made")),
             fresh("packed"),
@@ -90,33 +116,137 @@ fn the_rock_is_made_packed_and_installed_for_each_engine() {
 }
 
 /// The rock's guard is found by its module.
-#[allow(clippy::print_stdout)]
 fn has_its_guard(engine: &str, tree: &Path, version: &str) {
-    let program = tree.join("bin/consul-guard");
+    let folder = tree.join("lib/lua").join(version);
+    is_smaller(&folder.join("consul_ffi.so"), LARGEST_MODULE);
+    let program = folder.join("consul-guard");
     let said = run(Command::new(&program).arg("version")).expect("a program");
     assert_eq!(said, format!("consul-guard {}\n", env!("CARGO_PKG_VERSION")));
     assert_eq!(lua(engine, tree, version, GUARDED).expect(engine), "guarded\n");
 
-    let size = fs::metadata(&program).expect("it is there").len();
-    println!("consul-guard: {} kB", size / 1000);
-    assert!(size < LARGEST_GUARD, "consul-guard: {size} bytes");
-
+    is_smaller(&program, LARGEST_GUARD);
     fs::remove_file(&program).expect("it can be removed");
     let refusal = lua(engine, tree, version, GUARDED).expect_err("there is no guard");
     assert!(refusal.contains("guard: there is no program"), "{refusal}");
 }
 
-fn a_build_for_another_engine_is_refused_with_the_command_to_build_it() {
-    for (built_for, engine, command) in [
-        ("luajit", "lua5.1", "luarocks --lua-version=5.1 make LUA=$(command -v lua5.1)"),
-        ("5.1", "luajit", "luarocks --lua-version=5.1 make LUA=$(command -v luajit)"),
-    ] {
-        let cpath = root().join(format!("target/lua/{built_for}/?.so"));
-        let refusal = run(Command::new(engine)
-            .args(["-e", "require('consul_ffi')"])
-            .env("LUA_CPATH", cpath)
-            .current_dir("/"))
-        .expect_err("the wrong flavour was loaded");
-        assert!(refusal.contains(command), "{refusal}");
+#[allow(clippy::print_stdout)]
+fn is_smaller(file: &Path, limit: u64) {
+    let size = fs::metadata(file).expect("it is there").len();
+    println!("{}: {} kB", file.display(), size / 1000);
+    assert!(size < limit, "{}: {size} bytes", file.display());
+}
+
+fn each_build_for_another_engine_is_refused_with_the_command_to_build_it() {
+    for (_, _, flavour, built_for) in ENGINES {
+        let cpath = root().join(format!("target/lua/{flavour}/?.so"));
+        for (engine, version, _, loaded_by) in ENGINES {
+            let loaded = run(Command::new(engine)
+                .args(["-e", "print(require('consul_ffi')._VERSION)"])
+                .env("LUA_CPATH", &cpath)
+                .current_dir("/"));
+            if built_for == loaded_by {
+                assert_eq!(loaded.expect(engine), format!("{}\n", env!("CARGO_PKG_VERSION")));
+                continue;
+            }
+            let refusal = loaded.expect_err("the wrong flavour was loaded");
+            let said = format!(
+                "this build of consul_ffi is for {built_for}, but {loaded_by} loads it; in a checkout of consul_ffi \
+                 run: luarocks --lua-version={version} make LUA=$(command -v {engine})\n"
+            );
+            assert!(refusal.contains(&said), "{refusal}");
+        }
+    }
+}
+
+/// Packs the rock of an engine, as `make rocks` does, and returns its path.
+fn rock(flavour: &str) -> PathBuf {
+    let mut script = Command::new("scripts/rocks.sh");
+    outside_cargo(script.arg(flavour)).current_dir(root()).env("CARGO_NET_OFFLINE", "true");
+    let said = run(&mut script).expect(flavour);
+    let line = said.lines().find(|line| line.contains(", needs GLIBC_2.")).expect(&said);
+    root().join(line.split_once(": ").expect("a path and its size").0)
+}
+
+/// Hides Rust, each compiler and linker, and the network from a command.
+const BARE: &str = r#"
+    mount -t tmpfs none "$HOME"
+    for program in cargo rustc rustup cc c++ gcc g++ clang as ld ld.lld make go; do
+        while path=$(command -v $program) && [ -s "$path" ]; do
+            mount --bind /dev/null "$(realpath "$path")"
+        done
+    done
+    ! cargo --version 2>/dev/null && ! cc --version 2>/dev/null || exit 90
+    ! ip route get 192.0.2.1 2>/dev/null || exit 91
+    exec "$@"
+"#;
+
+fn bare(command: &Command) -> Result<String, String> {
+    let mut bare = Command::new("unshare");
+    bare.args(["--mount", "--net", "sh", "-c", BARE, "sh"]).arg(command.get_program());
+    bare.args(command.get_args()).current_dir("/");
+    for (name, value) in command.get_envs() {
+        bare.env(name, value.unwrap_or_default());
+    }
+    run(&mut bare)
+}
+
+/// Also: the rocks of two engines in one tree are apart, so that removing one leaves the other whole.
+fn rocks_need_no_rust_no_compiler_and_no_network() {
+    let tree = fresh("bare");
+    let engines = built_engines();
+    for (engine, version, flavour, _) in engines.iter().filter(|engine| engine.2 != "5.1") {
+        let rock = rock(flavour);
+        bare(luarocks(version, &tree, Path::new("/")).arg("install").arg(rock)).expect(engine);
+        let mut shown = Command::new(engine);
+        shown.arg(root().join("examples/demo.lua"));
+        let said = bare(with_tree(&mut shown, &tree, version)).expect(engine);
+        assert!(said.contains("stored greeting and read back: hello"), "{said}");
+    }
+    run(luarocks("5.1", &tree, Path::new("/")).args(["remove", "consul_ffi"])).expect("removed");
+    assert!(lua("luajit", &tree, "5.1", PROGRAM).is_err(), "it is not removed");
+    assert_eq!(lua("lua5.4", &tree, "5.4", PROGRAM).expect("the other"), "v\n");
+    has_its_guard("lua5.4", &tree, "5.4");
+}
+
+/// A folder for PATH with a program of this text.
+fn with_program(folder: &Path, name: &str, text: &str) -> String {
+    let program = folder.join(name);
+    fs::write(&program, text).expect("a program can be written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it can be run");
+    format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default())
+}
+
+fn a_build_that_fails_leaves_the_installed_module() {
+    let (tree, programs) = (fresh("upgraded"), fresh("upgrade-programs"));
+    let install = |path: &str| {
+        let mut make = Command::new("make");
+        make.args(["install", "LUA=lua5.4", &format!("ARGS=--tree={}", tree.display())]);
+        run(outside_cargo(&mut make).current_dir(root()).env("PATH", path))
+    };
+    let path = std::env::var("PATH").unwrap_or_default();
+    for _ in 0..2 {
+        install(&path).expect("it is installed");
+        assert_eq!(lua("lua5.4", &tree, "5.4", PROGRAM).expect("it loads"), "v\n");
+    }
+    let path = with_program(&programs, "cargo", "#!/bin/sh\necho broken >&2\nexit 1\n");
+    let refusal = install(&path).expect_err("it cannot be built");
+    assert!(refusal.contains("broken"), "{refusal}");
+    assert_eq!(lua("lua5.4", &tree, "5.4", PROGRAM).expect("it is still there"), "v\n");
+}
+
+fn a_rust_that_is_too_old_is_refused_with_the_one_that_is_needed() {
+    let folder = fresh("old-rust");
+    let path =
+        with_program(&folder, "rustc", "#!/bin/sh\necho 'rustc 1.75.0 (82e1608df 2023-12-21)'\n");
+    let needed = env!("CARGO_PKG_RUST_VERSION");
+    for script in [&["build.sh", "lua54", "no/module.so"][..], &["build-tools.sh", "no/folder"]] {
+        let mut build = Command::new(root().join("rockspec").join(script[0]));
+        let refusal = run(build.args(&script[1..]).env("PATH", &path)).expect_err("it is too old");
+        assert!(refusal.contains("this is Rust 1.75.0, and the "), "{refusal}");
+        assert!(
+            refusal.contains(&format!(" needs {needed} or newer: run \"rustup update\"")),
+            "{refusal}"
+        );
     }
 }

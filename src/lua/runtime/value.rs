@@ -15,8 +15,11 @@ const MAX_DEPTH: usize = 100;
 /// A double represents all integers up to this one.
 const EXACT_IN_DOUBLE: u64 = 1 << 53;
 
+/// Whether the numbers of this Lua are integers of 64 bits where they have no fraction.
+pub const HAS_INTEGERS: bool = cfg!(any(feature = "lua53", feature = "lua54"));
+
 /// A number of this Lua represents all integers up to this one.
-pub const MAX_EXACT: u64 = if cfg!(feature = "lua54") { i64::MAX as u64 } else { EXACT_IN_DOUBLE };
+pub const MAX_EXACT: u64 = if HAS_INTEGERS { i64::MAX as u64 } else { EXACT_IN_DOUBLE };
 
 /// The registry's name for the metatable of empty lists from Consul, which are still lists when they are
 /// sent back.

@@ -3,8 +3,9 @@
 #![allow(unsafe_code)]
 
 mod load;
+mod stand_ins;
 
-use super::value::{LIST_METATABLE, MAX_EXACT};
+use super::value::{HAS_INTEGERS, LIST_METATABLE, MAX_EXACT};
 use crate::error::Error;
 use crate::wire::response::{EntryMeta, Meta};
 use crate::wire::tape::{Item, Tape};
@@ -330,7 +331,7 @@ unsafe fn push_integer(state: *mut ffi::lua_State, magnitude: u64, negative: boo
     let number = if negative { -(magnitude as i64) } else { magnitude as i64 };
     // SAFETY: as the caller promised.
     unsafe {
-        if cfg!(feature = "lua54") {
+        if HAS_INTEGERS {
             ffi::lua_pushinteger(state, number as _);
         } else {
             ffi::lua_pushnumber(state, number as f64);

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Functions that the scripts in this folder share; they source this file and run in the checkout.
+
+fail() {
+    echo "consul_ffi: $*" >&2
+    exit 1
+}
+
+# check_rust WHAT: ends the script unless there is a Rust that is new enough to build WHAT.
+check_rust() {
+    local needed found
+    needed=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    command -v cargo >/dev/null ||
+        fail "cargo is missing, which builds $1: install Rust $needed or newer from https://rustup.rs"
+    found=$("${RUSTC:-rustc}" --version) || fail "rustc does not run: install Rust $needed or newer from https://rustup.rs"
+    found=${found#rustc }
+    found=${found%%[ -]*}
+    [ "$(printf '%s\n' "$needed" "$found" | sort -V | head -n 1)" = "$needed" ] ||
+        fail "this is Rust $found, and $1 needs $needed or newer: run \"rustup update\", or install it from https://rustup.rs"
+}
