@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 /// A part of the page: its text, which begins with the title, and its annotations.
 pub(super) struct Subject {
-    text: &'static str,
+    pub text: &'static str,
     pub annotations: &'static str,
 }
 
@@ -60,6 +60,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("Handle", "handle"),
     ("Watch", "watch"),
     ("ServiceView", "view"),
+    ("ServiceViews", "views"),
     ("Lock", "lock"),
     ("ConsistentHashRing", "ring"),
     ("ConsulHACluster", "cluster"),
@@ -121,14 +122,8 @@ fn class(page: &mut Page, class: &Class) {
 }
 
 fn function(page: &mut Page, function: &Function, items: &[Item]) {
-    let Function { owner, name, parameters, doc, params, .. } = function;
-    let variable = VARIABLES.iter().find(|(class, _)| class == owner).map(|(_, name)| *name);
-    let path = match variable {
-        Some(_) if *name == "new" => format!("consul_ffi.{owner}:new"),
-        Some(variable) => format!("{variable}:{name}"),
-        None => format!("{owner}.{name}"),
-    };
-    page.entry(&format!("{path}({parameters})"), &path);
+    let Function { doc, params, .. } = function;
+    page.entry(&heading(function), &path(function));
     page.add(doc);
     let mut rows = String::new();
     for param in params {
@@ -148,6 +143,20 @@ fn function(page: &mut Page, function: &Function, items: &[Item]) {
     page.add(&returns(&function.returns));
 }
 
+/// How an example calls it, without its arguments.
+fn path(Function { owner, name, .. }: &Function) -> String {
+    match VARIABLES.iter().find(|(class, _)| class == owner) {
+        Some(_) if *name == "new" => format!("consul_ffi.{owner}:new"),
+        Some((_, variable)) => format!("{variable}:{name}"),
+        None => format!("{owner}.{name}"),
+    }
+}
+
+/// The heading of its entry: a call with the names of its parameters.
+pub(super) fn heading(function: &Function) -> String {
+    format!("{}({})", path(function), function.parameters)
+}
+
 fn row(prefix: &str, Value { name, kind, is_optional, doc }: &Value) -> String {
     let required = if *is_optional || *name == "..." { "" } else { " (required)" };
     format!("| `{prefix}{name}` | `{}`{required} | {doc} |\n", shown(kind))
@@ -160,18 +169,24 @@ fn shown(kind: &str) -> String {
 
 /// What a success returns, in one line.
 fn returns(values: &[Value]) -> String {
-    let is_of_failure = |value: &&Value| !matches!(value.name, "message" | "err");
-    let mut names = Vec::new();
+    let Some(names) = returned(values) else { return "Returns nothing.".to_owned() };
     let mut docs = String::new();
-    for Value { name, kind, doc, .. } in values.iter().filter(is_of_failure) {
+    for Value { name, doc, .. } in of_success(values).filter(|value| !value.doc.is_empty()) {
+        let _ = write!(docs, "; {name}: {doc}");
+    }
+    format!("Returns `{names}`{docs}.")
+}
+
+/// The names of the values of a success; `None`: it has none.
+pub(super) fn returned(values: &[Value]) -> Option<String> {
+    let mut names = Vec::new();
+    for Value { name, kind, .. } in of_success(values) {
         let is_true = *kind == "true" || names.is_empty() && *name == "success";
         names.push(if is_true { "true" } else { name });
-        if !doc.is_empty() {
-            let _ = write!(docs, "; {name}: {doc}");
-        }
     }
-    match names.is_empty() {
-        true => "Returns nothing.".to_owned(),
-        false => format!("Returns `{}`{docs}.", names.join(", ")),
-    }
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+fn of_success(values: &[Value]) -> impl Iterator<Item = &Value> {
+    values.iter().filter(|value| !matches!(value.name, "message" | "err"))
 }

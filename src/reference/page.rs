@@ -57,9 +57,14 @@ impl Page {
     }
 }
 
-/// A link to a heading of the same page, by the anchor that Markdown viewers make of it.
+/// A link to a heading of the same page.
 fn link(text: &str, heading: &str) -> String {
+    format!("[{text}](#{})", anchor(heading))
+}
+
+/// The anchor that Markdown viewers make of a heading.
+pub(super) fn anchor(heading: &str) -> String {
     let is_kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
     let kept: String = heading.chars().filter(is_kept).collect();
-    format!("[{text}](#{})", kept.to_lowercase().replace(' ', "-"))
+    kept.to_lowercase().replace(' ', "-")
 }

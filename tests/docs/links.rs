@@ -37,7 +37,8 @@ fn anchors(text: &str) -> HashSet<String> {
 
 #[test]
 fn every_link_leads_to_a_file_and_a_heading() {
-    let in_docs = fs::read_dir("docs").expect("docs").map(|entry| entry.expect("an entry").path());
+    let folders = ["docs", "docs/zh"].map(|folder| fs::read_dir(folder).expect(folder));
+    let in_docs = folders.into_iter().flatten().map(|entry| entry.expect("an entry").path());
     let pages = in_docs.filter(|path| path.extension().is_some_and(|kind| kind == "md"));
     let roots = ["README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(Into::into);
     let (mut checked, mut broken) = (0, Vec::new());

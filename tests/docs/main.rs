@@ -11,3 +11,4 @@ mod reference;
 mod release;
 #[path = "../support/mod.rs"]
 mod support;
+mod translations;

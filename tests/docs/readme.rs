@@ -1,6 +1,7 @@
 //! The two READMEs have the same content, and the guides show the files that run.
 
 use crate::support::pages::{blocks, read};
+use crate::translations::translated;
 use consul_ffi::error::Kind;
 use std::fs;
 
@@ -44,8 +45,9 @@ fn links(text: &str) -> Vec<&str> {
 #[test]
 fn both_languages_link_to_the_same_files_and_they_exist() {
     let (english, chinese) = (read("README.md"), read("README.zh.md"));
-    assert_eq!(links(&english), links(&chinese));
-    for link in links(&english) {
+    let translated: Vec<_> = links(&english).into_iter().map(translated).collect();
+    assert_eq!(translated, links(&chinese));
+    for link in links(&english).into_iter().chain(links(&chinese)) {
         assert!(fs::exists(link).is_ok_and(|exists| exists), "there is no {link}");
     }
 }

@@ -42,6 +42,19 @@ fn each_method_says_in_one_line_what_it_returns() {
     }
 }
 
+#[test]
+fn the_quick_reference_has_each_method_once() {
+    let files = reference::files();
+    let (_, quick) = files.iter().find(|(name, _)| name.contains("quick")).expect("the page");
+    for (page, text) in files.iter().filter(|(name, _)| name.contains("docs/api")) {
+        let file = page.trim_start_matches("docs/");
+        for (heading, _) in methods(text) {
+            let rows = quick.matches(&format!("| [`{heading}`]({file}#")).count();
+            assert_eq!(rows, 1, "{page}: {heading}");
+        }
+    }
+}
+
 /// The classes of objects that have methods.
 const OBJECTS: &[&str] =
     &["Handle", "Watch", "ServiceView", "ServiceViews", "Lock", "ReplicatedStore"];

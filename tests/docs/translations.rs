@@ -1,0 +1,188 @@
+//! The pages of docs/zh say what the English ones do: the same sections, code, tables and identifiers.
+
+use crate::support::pages::read;
+use std::collections::BTreeSet;
+use std::fs;
+use std::mem::take;
+
+/// The index of docs/zh, with the glossary: it has no counterpart.
+const INDEX: &str = "README.md";
+
+/// What follows a heading, up to the next one.
+#[derive(Default)]
+struct Section {
+    heading: String,
+    level: usize,
+    /// Code blocks as they are, pictures without their labels, and tables as "rows x columns", in their order.
+    parts: Vec<String>,
+    /// What is in backticks: identifiers, options, commands and names of tests.
+    identifiers: BTreeSet<String>,
+}
+
+fn columns(row: &str) -> usize {
+    row.replace("\\|", "").matches('|').count() - 1
+}
+
+/// A line of a picture without what a reader sees as text.
+fn without_labels(line: &str) -> String {
+    let line: String = line.split(['"', '|']).step_by(2).collect();
+    let end = [": ", " as "].iter().filter_map(|mark| line.find(mark)).min();
+    line[..end.unwrap_or(line.len())].to_owned()
+}
+
+fn sections(page: &str) -> Vec<Section> {
+    let (mut sections, mut section, mut prose) = (Vec::new(), Section::default(), String::new());
+    let mut lines = page.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line.starts_with("```") {
+            let code = lines.by_ref().take_while(|line| *line != "```");
+            let code: Vec<_> = match line {
+                "```mermaid" => code.map(without_labels).collect(),
+                _ => code.map(str::to_owned).collect(),
+            };
+            section.parts.push(format!("{line}\n{}", code.join("\n")));
+            continue;
+        }
+        if line.starts_with('#') {
+            finish(&mut section, &mut prose);
+            sections.push(take(&mut section));
+            section.heading = line.to_owned();
+            section.level = line.chars().take_while(|c| *c == '#').count();
+        } else if line.trim_start().starts_with('|') {
+            let mut rows = vec![line];
+            while let Some(row) = lines.next_if(|line| line.trim_start().starts_with('|')) {
+                rows.push(row);
+            }
+            let widths: BTreeSet<_> = rows.iter().map(|row| columns(row)).collect();
+            section.parts.push(format!("table: {} x {widths:?}", rows.len()));
+            prose += &rows.join("\n");
+        }
+        prose += line;
+        prose.push('\n');
+    }
+    finish(&mut section, &mut prose);
+    sections.push(section);
+    sections
+}
+
+fn finish(section: &mut Section, prose: &mut String) {
+    let in_ticks = take(prose);
+    let words = |code: &str| code.split_whitespace().collect::<Vec<_>>().join(" ");
+    section.identifiers = in_ticks.split('`').skip(1).step_by(2).map(words).collect();
+}
+
+fn names() -> Vec<String> {
+    let entries = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/zh")).expect("docs/zh");
+    let names = entries.map(|entry| entry.expect("an entry").file_name().into_string());
+    names.map(|name| name.expect("a name")).filter(|name| name != INDEX).collect()
+}
+
+/// The pages of docs/zh, each with its English one, and their name.
+fn pairs() -> Vec<(String, String, String)> {
+    let pages = names().into_iter();
+    let pairs: Vec<_> = pages
+        .map(|name| (read(&format!("docs/{name}")), read(&format!("docs/zh/{name}")), name))
+        .collect();
+    assert!(pairs.len() > 1, "{} pages", pairs.len());
+    pairs
+}
+
+/// What differs, up to the first section that has no counterpart.
+fn differences(english: &str, chinese: &str) -> Vec<String> {
+    let (english, chinese) = (sections(english), sections(chinese));
+    let mut found = Vec::new();
+    if english.len() != chinese.len() {
+        found.push(format!("{} and {} sections", english.len() - 1, chinese.len() - 1));
+    }
+    for (one, other) in english.iter().zip(&chinese) {
+        let headings = format!("\"{}\" and \"{}\"", one.heading, other.heading);
+        if (one.level, &one.parts) != (other.level, &other.parts) {
+            found.push(format!("{headings}: {:#?} are not {:#?}", one.parts, other.parts));
+            break;
+        }
+        let differing: Vec<_> = one.identifiers.symmetric_difference(&other.identifiers).collect();
+        if !differing.is_empty() {
+            found.push(format!("{headings}: only one of them has {differing:?}"));
+        }
+    }
+    found
+}
+
+#[test]
+fn translated_pages_have_the_same_sections_code_tables_and_identifiers() {
+    let mut found = Vec::new();
+    for (english, chinese, name) in pairs() {
+        found.extend(differences(&english, &chinese).iter().map(|it| format!("{name}: {it}")));
+    }
+    assert!(found.is_empty(), "docs/zh and docs differ:\n{}", found.join("\n"));
+}
+
+#[test]
+fn a_section_a_table_row_or_a_line_of_code_that_is_missing_is_found() {
+    let page = "# A\n\n`a`\n\n## B\n\n```sh\nls\npwd\n```\n\n```mermaid\nA->>B: c\n```\n\n## C\n\n| a | b |\n|---|---|\n| `c` | d |\n";
+    assert!(differences(page, page).is_empty());
+    for left_out in ["## B\n", "pwd\n", "A->>", "| `c` | d |\n", "`a`"] {
+        assert!(!differences(page, &page.replace(left_out, "")).is_empty(), "{left_out}");
+    }
+}
+
+#[test]
+fn each_page_links_to_its_other_language_at_the_top() {
+    for (english, chinese, name) in pairs() {
+        let has = |page: &str, link: &str| page.lines().take(8).any(|line| line.contains(link));
+        assert!(has(&english, &format!("[中文](zh/{name})")), "docs/{name}");
+        assert!(has(&chinese, &format!("[English](../{name})")), "docs/zh/{name}");
+    }
+}
+
+/// Where a link of an English page leads from the Chinese one: to the translation, if there is one.
+pub fn translated(link: &str) -> String {
+    match link.strip_prefix("docs/") {
+        Some(page) if fs::exists(format!("docs/zh/{page}")).is_ok_and(|exists| exists) => {
+            format!("docs/zh/{page}")
+        }
+        _ => link.to_owned(),
+    }
+}
+
+#[test]
+fn chinese_pages_link_to_chinese_ones() {
+    for (_, chinese, name) in pairs() {
+        for other in names() {
+            let links = chinese.matches(&format!("](../{other}")).count();
+            assert_eq!(links, usize::from(other == name), "docs/zh/{name}: ../{other}");
+        }
+    }
+}
+
+/// `**文。**字` is not bold in Markdown: a closing mark after punctuation has to be followed by space or punctuation.
+#[test]
+fn bold_text_ends_before_its_punctuation() {
+    for (_, chinese, name) in pairs() {
+        for line in chinese.lines() {
+            for bold in line.split("**").skip(1).step_by(2) {
+                assert!(!bold.ends_with(['。', '：', '，', '；']), "docs/zh/{name}: {bold}");
+            }
+        }
+    }
+}
+
+/// The translations that the glossary rules out: its last column.
+fn ruled_out(glossary: &str) -> Vec<&str> {
+    let rows = glossary.lines().filter(|line| line.starts_with('|')).skip(2);
+    rows.map(|row| row.trim_matches(['|', ' ']).rsplit('|').next().unwrap_or_default().trim())
+        .collect()
+}
+
+#[test]
+fn the_pages_use_the_words_of_the_glossary() {
+    let glossary = read("docs/zh/README.md");
+    let words = ruled_out(&glossary);
+    assert!(words.len() > 30 && words.iter().all(|word| !word.is_empty()), "{words:?}");
+    let pages = names().into_iter().map(|name| format!("docs/zh/{name}"));
+    for page in pages.chain(["README.zh.md".to_owned()]) {
+        let text = read(&page);
+        let found: Vec<_> = words.iter().filter(|word| text.contains(**word)).collect();
+        assert!(found.is_empty(), "{page}: {found:?}; docs/zh/README.md has what to write");
+    }
+}
