@@ -19,6 +19,9 @@ fail() {
 command -v luarocks >/dev/null || fail "luarocks is missing"
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 mkdir -p target/rocks
+# luarocks leaves a rock in the present folder: two runs would take it from each other.
+exec 9>target/rocks/lock
+flock 9
 
 # oldest_glibc FILE…: the newest version of glibc that one of them asks for.
 oldest_glibc() {
