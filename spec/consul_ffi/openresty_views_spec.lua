@@ -322,16 +322,23 @@ describe("views that one worker of nginx writes for all", function()
     assert.equal("2", ports(worker, "web"))
   end)
 
-  it("have a list again whose text was removed with those of no name", function()
-    local worker = new_views()
-    watch(worker, 3, {
-      [2] = function()
-        assert(worker.dict:safe_set("v:s:web", 999))
-        assert.is_false(worker:view("web"):all())
-      end,
-    })
-    assert.equal("2", ports(worker, "web"))
-  end)
+  for whose, version in pairs({ ["another worker's"] = 999, ["its own"] = false }) do
+    it(("have a list again whose text was removed, in %s version"):format(whose), function()
+      local worker = new_views()
+      watch(worker, 3, {
+        [2] = function()
+          if version then
+            assert(worker.dict:safe_set("v:s:web", version))
+          else
+            worker.dict:delete("t:" .. worker.dict:get("v:s:web"))
+          end
+          worker.views = {}
+          assert.is_false(worker:view("web"):all())
+        end,
+      })
+      assert.equal("2", ports(worker, "web"))
+    end)
+  end
 
   it("tell a service without a list yet from a dict without room", function()
     lists.api = false

@@ -235,7 +235,8 @@ end
 -- the lease may have written last. Returns false if there is no room for it.
 local function confirm(self, all, name)
   local written = self.written[name]
-  if not self.held[name] and (not written or texts.version(self.dict, LIST .. name) ~= written) then
+  local _, version = texts.read(self.dict, LIST .. name)
+  if not self.held[name] and (not written or version ~= written) then
     take(self, all, name)
   end
   local view = self.written[name] and all:view(name)
