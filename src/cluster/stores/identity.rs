@@ -4,7 +4,7 @@
 //! whose Consul lost everything while no node with an old disk was there. Each has the random id of its first
 //! map, which each disk keeps. A node never brings the records of two ids together.
 
-use super::document::{Announcement, FORMAT, StoreMap};
+use super::document::{Announcement, FORMAT};
 use super::{PAUSE, Store, announcement_key, read_map, waiting_key};
 use crate::cluster::keys;
 use crate::cluster::replication::map::StoreId;
@@ -62,21 +62,21 @@ impl Store {
         StoreId::differ(*lock(&self.id), map)
     }
 
-    /// Whether a map that Consul has takes the place of the one that this process knows: it is not older, or that of
-    /// another store, whose versions say nothing about this one's.
-    pub(super) fn replaces(found: &StoreMap, known: Option<&StoreMap>) -> bool {
-        known.is_none_or(|known| {
-            found.map.version >= known.map.version || StoreId::differ(found.id, known.id)
-        })
-    }
-
-    /// Reads the map again whenever a node has refused a request as one about another store.
-    pub(super) async fn follow_refusals(&self) -> Infallible {
+    /// Reads the map again whenever that which is known may be that of an earlier store: a node has refused a request as
+    /// one about another store, or an answer was about another one. Ends with the reason why the store cannot be used.
+    pub(super) async fn follow_doubts(&self) -> Error {
         loop {
             self.router.entries.doubted().await;
-            if let Err(error) = self.learn_stored().await {
+            while let Err(error) = self.learn_stored().await {
+                match error.kind() {
+                    Kind::Conflict | Kind::Unsupported => return error,
+                    // It is read again when it changes.
+                    Kind::Decode => break,
+                    _ => {}
+                }
                 let store = &self.options.name;
-                tracing::debug!(store, %error, "the map of another store was not learned");
+                tracing::debug!(store, %error, "the map is not known for sure; it is read again");
+                self.sleep(PAUSE).await;
             }
             self.sleep(PAUSE).await;
         }

@@ -120,7 +120,7 @@ impl Member {
         if let Some(map) = storage.kept(MAP).await? {
             let map = StoreMap::decode(&map)?;
             store.check_disk(map.id)?;
-            store.adopt(map)?;
+            store.adopt(map, None)?;
             store.restore().await;
         }
         let is_whole = |mark: &&DiskMark| mark.boot.is_none() || mark.boot == this_boot;

@@ -111,8 +111,10 @@ pub struct Store {
     storage: Option<Arc<dyn Storage>>,
     clock: Arc<VersionClock>,
     router: Router,
-    /// The newest map that this process knows.
+    /// The newest map that this process knows. [`Store::adopt`] sets it, together with the router's entries.
     map: watch::Sender<Option<Arc<StoreMap>>>,
+    /// How many stores of this name the map was of; locked while the map and the entries are set.
+    stores_met: Mutex<u64>,
     /// What it does as a node with records; `None` before the storage is open, and without one.
     member: Mutex<Option<Arc<Member>>>,
     /// Which store of this name it is: the id that this process has met first, with a storage.
@@ -131,6 +133,17 @@ impl fmt::Debug for Store {
 
 /// The id of a record, and its bytes; without bytes it is deleted.
 pub type Write = (Bytes, Option<Bytes>);
+
+/// What [`Store::adopt`] did with a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Adopted {
+    /// It is the current one.
+    Current,
+    /// A newer one of the same store is known.
+    Older,
+    /// It is that of another store, and may be that of an earlier one: it has to be read again.
+    Unsure,
+}
 
 /// A shard as this process knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,6 +209,7 @@ impl Store {
                 clock,
                 router,
                 map: watch::Sender::default(),
+                stores_met: Mutex::default(),
                 member: Mutex::default(),
                 id: Mutex::default(),
                 waits_for: Mutex::default(),
@@ -269,7 +283,7 @@ impl Store {
             why = why => why,
             why = map => why,
             why = work => why,
-            never = self.follow_refusals() => match never {},
+            why = self.follow_doubts() => why,
             () = async { self.learn_why_it_waits().await; pending().await } => Error::misuse("no reason"),
         }
     }
@@ -308,15 +322,16 @@ impl Store {
     /// Applies what the map's key has.
     async fn apply(&self, mut found: Option<StoreMap>) -> Result<(), Error> {
         loop {
-            let known = self.map.borrow().clone();
-            if let Some(found) = &found {
-                self.check_map(found.id)?;
-            }
-            if let Some(found) = found.filter(|found| Self::replaces(found, known.as_deref())) {
-                return self.adopt(found);
+            let adopted = match found {
+                Some(found) => self.adopt(found, None)?,
+                None => Adopted::Older,
+            };
+            if adopted == Adopted::Unsure {
+                self.router.entries.doubt();
             }
             // Nodes with records put it back.
-            let Some(known) = known.filter(|_| self.storage.is_some()) else { return Ok(()) };
+            let known = self.map.borrow().clone().filter(|_| self.storage.is_some());
+            let Some(known) = known.filter(|_| adopted == Adopted::Older) else { return Ok(()) };
             found = match self.put_back(&known).await {
                 Ok(now) => Some(now),
                 Err(error) => {
@@ -329,8 +344,20 @@ impl Store {
         }
     }
 
-    /// Makes a map the current one unless it is.
-    fn adopt(&self, map: StoreMap) -> Result<(), Error> {
+    /// Makes a map, with its entries, the current one unless it is. `met` is the number of stores met before it was
+    /// read, by a linearizable read; `None`: it was read in another way. A map of another store than the known one's
+    /// is only believed if it was read after that was learned: a late answer is that of an earlier store.
+    fn adopt(&self, map: StoreMap, met: Option<u64>) -> Result<Adopted, Error> {
+        let mut stores_met = lock(&self.stores_met);
+        let known = self.map.borrow().clone();
+        let is_other = known.as_ref().is_some_and(|known| StoreId::differ(known.id, map.id));
+        if is_other && met != Some(*stores_met) {
+            return Ok(Adopted::Unsure);
+        }
+        self.check_map(map.id)?;
+        if known.as_ref().is_some_and(|it| !is_other && map.map.version < it.map.version) {
+            return Ok(Adopted::Older);
+        }
         let (ours, theirs) = (self.options.shared(), map.shared);
         if ours != theirs {
             let why = format!(
@@ -347,16 +374,14 @@ impl Store {
             );
             return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
         }
-        self.check_map(map.id)?;
+        if is_other || known.is_none() {
+            *stores_met += 1;
+        }
         self.router.entries.adopt(map.id, map.entries());
-        self.map.send_if_modified(|known| {
-            let is_new = known.as_deref() != Some(&map);
-            if is_new {
-                *known = Some(Arc::new(map));
-            }
-            is_new
-        });
-        Ok(())
+        if known.as_deref() != Some(&map) {
+            self.map.send_replace(Some(Arc::new(map)));
+        }
+        Ok(Adopted::Current)
     }
 
     /// Learns the map that Consul has, if it has one.
@@ -370,10 +395,14 @@ impl Store {
     }
 
     async fn learn_stored(&self) -> Result<(), Error> {
-        let (stored, _) = read_map(&self.cluster, &self.options.name).await?;
-        let Some(stored) = stored else { return Ok(()) };
-        let is_new = Self::replaces(&stored, self.map.borrow().as_deref());
-        if is_new { self.adopt(stored) } else { Ok(()) }
+        loop {
+            let met = *lock(&self.stores_met);
+            let (stored, _) = read_map(&self.cluster, &self.options.name).await?;
+            let Some(stored) = stored else { return Ok(()) };
+            if self.adopt(stored, Some(met))? != Adopted::Unsure {
+                return Ok(());
+            }
+        }
     }
 
     /// Writes the known map again, which Consul has lost; returns what is stored then.

@@ -1,6 +1,11 @@
 //! Two stores of one name, and the first map of a store.
 
 use super::*;
+use consul_ffi::client::Settings;
+use consul_ffi::simulate::SimTransport;
+use consul_ffi::transport::Transport;
+use consul_ffi::wire::request::Defaults;
+use http::{Request as HttpRequest, Response};
 
 impl Cases {
     /// Stops the nodes, and lets Consul lose everything.
@@ -185,4 +190,118 @@ fn an_observer_of_an_earlier_store_of_the_name_teaches_the_new_one_nothing() {
     fresh.iter().for_each(|node| assert!(node.is_settled(3)));
     assert_eq!(highest(&observer), highest(&fresh[0].store));
     cases.has(&fresh[2], "new");
+}
+
+/// How late the late answers are.
+const LATE: Duration = Duration::from_secs(300);
+
+/// An agent from which some answers about the map of the store come late: those to linearizable reads, or the others.
+#[derive(Debug)]
+struct Late {
+    transport: SimTransport,
+    clock: ManualClock,
+    of_linearizable: bool,
+    is_late: Mutex<bool>,
+}
+
+impl Late {
+    fn new(cases: &Cases, of_linearizable: bool) -> Arc<Self> {
+        let transport = SimTransport::new(Arc::clone(&cases.world.agent), "simulated");
+        let clock = cases.world.clock.clone();
+        Arc::new(Late { transport, clock, of_linearizable, is_late: Mutex::default() })
+    }
+
+    fn client(self: &Arc<Self>) -> Arc<Client> {
+        let timeout = 3 * LATE;
+        let settings = Settings { timeout, retry_count: 0, defaults: Defaults::default() };
+        let clock = Arc::new(self.clock.clone());
+        let rng = fastrand::Rng::with_seed(99);
+        Arc::new(Client::new(vec![Arc::clone(self) as _], settings, clock, rng))
+    }
+
+    fn set(&self, is_late: bool) {
+        *self.is_late.lock().expect("no panic") = is_late;
+    }
+}
+
+impl Transport for Late {
+    fn send(&self, request: HttpRequest<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let is_of_map = request.uri().path().ends_with("/shards/maps/points");
+        let query = request.uri().query().unwrap_or_default();
+        let is_meant = is_of_map && query.contains("consistent") == self.of_linearizable;
+        let is_late = is_meant && *self.is_late.lock().expect("no panic");
+        Box::pin(async move {
+            let answer = self.transport.send(request).await;
+            if is_late {
+                self.clock.sleep(LATE).await;
+            }
+            answer
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+impl Cases {
+    /// Waits until late answers have come, and looks whether an observer still knows the new store and not the earlier
+    /// one, whose nodes are gone.
+    fn knows_the_new_store(&self, observer: &Arc<Store>, fresh: &[Process]) {
+        let known = || observer.status();
+        self.wait_until(60, || known() == fresh[0].store.status());
+        for _ in 0..LATE.as_secs() {
+            self.world.wait(Duration::from_secs(1));
+            let is_gone = |node: &NodeId| ["n1", "n2", "n3"].contains(&&**node);
+            assert!(!known().iter().flat_map(|it| &it.holders).any(is_gone), "{:?}", known());
+        }
+        let record = (Bytes::from_static(b"key"), Some(Bytes::from_static(b"seen")));
+        let write = observer.write(b"key", vec![record], self.deadline(10));
+        self.world.run(write).expect("the entries are those of the new store");
+        assert_eq!(self.read(&fresh[1], "key").as_deref(), Some("seen"));
+    }
+
+    /// Begins the store again on other nodes.
+    fn begin_again(&self, nodes: &[Process]) -> [Process; 3] {
+        self.wipe(nodes);
+        let fresh = [4, 5, 6].map(|n| self.start(&format!("n{n}"), &Disk::new()));
+        self.wait_until(60, || fresh[0].is_settled(3));
+        fresh
+    }
+}
+
+/// It was read before Consul was replaced, and the watch has the new map already.
+#[test]
+fn a_late_answer_does_not_bring_an_earlier_store_back() {
+    let (cases, nodes) = Cases::filled(3);
+    let late = Late::new(&cases, true);
+    let observer = cases.observe_with("gateway", late.client());
+    cases.world.run(observer.ready()).expect("a map");
+    late.set(true);
+    let asked = Arc::clone(&observer);
+    let learned = Arc::new(Mutex::new(None));
+    let outcome = Arc::clone(&learned);
+    cases.world.clock.spawn(async move {
+        *outcome.lock().expect("no panic") = Some(asked.refresh().await);
+    });
+    cases.world.wait(Duration::from_secs(1));
+    late.set(false);
+    let fresh = cases.begin_again(&nodes);
+    cases.knows_the_new_store(&observer, &fresh);
+    let learned = learned.lock().expect("no panic").take();
+    learned.expect("the late answer has come").expect("the map was read again");
+}
+
+/// The same with the answer to the watch, while another read has learned the new map.
+#[test]
+fn a_late_answer_to_a_watch_does_not_bring_an_earlier_store_back() {
+    let (cases, nodes) = Cases::filled(3);
+    let late = Late::new(&cases, false);
+    late.set(true);
+    let observer = cases.observe_with("gateway", late.client());
+    cases.world.wait(Duration::from_secs(1));
+    let fresh = cases.begin_again(&nodes);
+    assert!(observer.status().is_empty(), "the watch has no answer yet");
+    cases.world.run(observer.refresh()).expect("the new map");
+    cases.knows_the_new_store(&observer, &fresh);
 }

@@ -15,6 +15,7 @@ use crate::nodes::node;
 use crate::support::disk::Disk;
 use crate::support::world::World;
 use bytes::Bytes;
+use consul_ffi::client::Client;
 use consul_ffi::clock::{BoxFuture, Clock, Instant, ManualClock, TaskId, WallClock};
 use consul_ffi::cluster::replication::holder::Holder;
 use consul_ffi::cluster::replication::map::{NodeId, Quorums};
@@ -158,9 +159,15 @@ impl Cases {
 
     /// Starts an observer, which keeps no records.
     fn observe(&self, id: &str) -> Arc<Store> {
+        let store = self.observe_with(id, self.world.client());
+        self.world.run(store.ready()).expect("a map");
+        store
+    }
+
+    /// The same with this client; it may have no map yet.
+    fn observe_with(&self, id: &str, client: Arc<Client>) -> Arc<Store> {
         let options = Options { observer: true, ..Self::options(id) };
         let store = StoreOptions::new("points", &options);
-        let client = self.world.client();
         let cluster = Cluster::new(Arc::clone(&client), client, options).expect("options");
         let peers: Arc<dyn Peers> = Arc::new(self.network.clone());
         let runtime: Arc<dyn Runtime> = Arc::new(self.network.clone());
@@ -172,7 +179,6 @@ impl Cases {
                 () = async move { serving.run().await; std::future::pending().await } => {}
             }
         });
-        self.world.run(store.ready()).expect("a map");
         store
     }
 
