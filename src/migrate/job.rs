@@ -45,6 +45,9 @@ pub struct Record {
     pub loaded: Option<String>,
     /// Whether Consul may have keys that the snapshot does not have.
     pub sweeps: bool,
+    /// The index of Consul up to which a sweep deletes also keys that the job has not written.
+    #[serde(default)]
+    pub replaces: u64,
     /// Tail: the revision whose events are applied next, and how many of them are already.
     pub revision: u64,
     pub offset: u64,
@@ -60,7 +63,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// The record of a job that begins with this snapshot.
+    /// The record of a job that begins with this snapshot. If it sweeps, it replaces all keys that Consul has.
     pub fn new(cluster_id: String, mapping: Mapping, snapshot: u64, sweeps: bool) -> Record {
         Record {
             cluster_id,
@@ -69,6 +72,7 @@ impl Record {
             snapshot,
             loaded: None,
             sweeps,
+            replaces: 0,
             revision: snapshot + 1,
             offset: 0,
             alarms: Vec::new(),
@@ -255,7 +259,10 @@ impl<'a> Job<'a> {
         let found = record(target, &keys).await?;
         let (first, index) = match (found, new) {
             (Some(found), _) => found,
-            (None, Some(new)) => (new, 0),
+            (None, Some(new)) => {
+                let replaces = if new.sweeps { epoch } else { 0 };
+                (Record { replaces, ..new }, 0)
+            }
             (None, None) => return Err(Stop::Refused(format!("there is no job {name:?}"))),
         };
         let job =
@@ -268,6 +275,15 @@ impl<'a> Job<'a> {
 
     pub fn record(&self) -> Record {
         lock(&self.state).0.clone()
+    }
+
+    /// Lets sweeps delete the keys that Consul has now, also those of others.
+    ///
+    /// # Errors
+    /// [`Stop::Held`] if another instance has taken over.
+    pub async fn replace_all(&self) -> Result<(), Stop> {
+        let replaces = *lock(&self.epoch);
+        self.save(Record { replaces, ..self.record() }, &[]).await
     }
 
     /// The index of Consul at which the record was last changed.
@@ -357,16 +373,16 @@ impl<'a> Job<'a> {
     ///
     /// # Errors
     /// [`Stop::Held`] if another instance has taken over.
-    pub async fn put(&self, key: &str, value: &[u8]) -> Result<(), Stop> {
+    pub async fn put(&self, key: &str, value: &[u8], flags: u64) -> Result<(), Stop> {
         let text = format!("consul-migrate {} sets this key", self.me.id);
-        let ours = Op::set(key.to_owned(), text.clone().into());
+        let ours = Op::Set { key: key.to_owned(), value: text.clone().into(), flags };
         loop {
             self.apply(std::slice::from_ref(&ours)).await?;
             let Some(stored) = self.target.get(key).await? else { continue };
             if stored.value != text {
                 continue;
             }
-            let written = self.target.put(key, value, stored.index).await;
+            let written = self.target.put(key, value, flags, stored.index).await;
             if let Err(error) = &written
                 && !(error.is_transient() || error.maybe_applied())
             {
@@ -387,8 +403,8 @@ impl<'a> Job<'a> {
         let mut rest = ops;
         while let [first, others @ ..] = rest {
             match (self.target.fitting(rest, 1), first) {
-                (0, Op::Set { key, value, .. }) => {
-                    self.put(key, value).await?;
+                (0, Op::Set { key, value, flags }) => {
+                    self.put(key, value, *flags).await?;
                     rest = others;
                 }
                 (fitting, _) => {

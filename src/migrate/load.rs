@@ -5,8 +5,11 @@ use super::ahead::ahead;
 use super::etcd::{Page, Pages, Range};
 use super::job::{Phase, Record};
 use super::mapping::{Op, hex};
+use super::survey::shown;
+use super::target::Stored;
 use super::{Run, Stop, verify};
 use crate::clock::Instant;
+use crate::error::Kind;
 use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::stream::{self, TryStreamExt};
@@ -109,17 +112,73 @@ async fn advance(run: &Run<'_>, phase: Phase) -> Result<(), Stop> {
 
 async fn sweep(run: &Run<'_>) -> Result<(), Stop> {
     let record = run.job.record();
-    let mut deleted = 0;
+    let mut sweep = Sweep { run, record: &record, deleted: 0, kept: 0, first: None };
+    let mut waiting = Vec::new();
     let found = async |difference: verify::Difference| {
         let verify::What::Extra = difference.what else { return Ok(()) };
-        run.job.apply(&[Op::Delete { key: difference.key }]).await?;
-        deleted += 1;
-        run.report.progress("deleted", deleted, None);
-        Ok(())
+        waiting.push(difference.key);
+        match waiting.len() < run.job.target.max_ops {
+            true => Ok(()),
+            false => sweep.delete(std::mem::take(&mut waiting)).await,
+        }
     };
     verify::extras(run.etcd, run.job.target, &record.mapping, record.snapshot, run.pace, found)
         .await?;
+    sweep.delete(waiting).await?;
+    if let Some(first) = &sweep.first {
+        run.report.note(&format!(
+            "Consul has {} keys that are neither in etcd nor as the job wrote them, such as {}: they stay, and \
+             `verify` names them. Move them, or delete them with `copy --again --replace`",
+            sweep.kept,
+            shown(first.as_bytes())
+        ));
+    }
     advance(run, Phase::Tail).await
+}
+
+/// Deletes the keys that the snapshot does not have, but none of others.
+struct Sweep<'r, 'a> {
+    run: &'r Run<'a>,
+    record: &'r Record,
+    deleted: u64,
+    /// The keys that stay, and the first of them.
+    kept: u64,
+    first: Option<String>,
+}
+
+impl Sweep<'_, '_> {
+    async fn delete(&mut self, names: Vec<String>) -> Result<(), Stop> {
+        let job = &self.run.job;
+        let asked: Vec<&str> = names.iter().map(String::as_str).collect();
+        loop {
+            let (mut ops, mut kept) = (Vec::new(), Vec::new());
+            for (name, stored) in names.iter().zip(job.target.entries(&asked).await?) {
+                match stored {
+                    Some(stored) if self.is_own(&stored) => {
+                        ops.push(Op::DeleteAt { key: name.clone(), index: stored.index });
+                    }
+                    Some(_) => kept.push(name),
+                    None => {}
+                }
+            }
+            match job.apply_all(&ops).await {
+                // A program has changed a key meanwhile, which is then its own.
+                Err(Stop::Failed(error)) if error.kind() == Kind::TxnFailed => continue,
+                applied => applied?,
+            }
+            self.deleted += ops.len() as u64;
+            self.kept += kept.len() as u64;
+            self.first = self.first.take().or(kept.first().map(|name| (*name).clone()));
+            self.run.report.progress("deleted", self.deleted, None);
+            return Ok(());
+        }
+    }
+
+    /// Whether a key is as the job wrote it, or was there before a job that replaces all.
+    fn is_own(&self, stored: &Stored) -> bool {
+        let mark = self.record.mapping.mark;
+        (mark != 0 && stored.flags == mark) || stored.index <= self.record.replaces
+    }
 }
 
 /// Operations that are written together, and what is done with them.

@@ -122,6 +122,9 @@ pub struct Mapping {
     pub on: BTreeMap<Problem, Choice>,
     /// The form that keys get on the way back; `None` until the keys were counted.
     pub form: Option<Form>,
+    /// The flags of all keys that the job writes, by which it knows them again. 0: there is none.
+    #[serde(default)]
+    pub mark: u64,
 }
 
 /// The place of a key in Consul.
@@ -157,7 +160,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// Sets a key without flags, as all copies of etcd's keys are.
+    /// Sets a key without flags.
     pub fn set(key: String, value: Bytes) -> Op {
         Op::Set { key, value, flags: 0 }
     }
@@ -312,6 +315,15 @@ impl Mapping {
             }
             Place::Encoded(prefix) => ops.extend(parts(&prefix, &kv.value.0)),
         }
+        self.marked(ops)
+    }
+
+    fn marked(&self, mut ops: Vec<Op>) -> Vec<Op> {
+        for op in &mut ops {
+            if let Op::Set { flags, .. } = op {
+                *flags = self.mark;
+            }
+        }
         ops
     }
 
@@ -352,8 +364,8 @@ impl Mapping {
     pub fn load(&self, kv: &KeyValue) -> Vec<Op> {
         match self.place(kv) {
             Place::Nowhere(_) | Place::Sentinel => Vec::new(),
-            Place::Plain(key) => vec![Op::set(key, kv.value.0.clone())],
-            Place::Encoded(prefix) => parts(&prefix, &kv.value.0).collect(),
+            Place::Plain(key) => self.marked(vec![Op::set(key, kv.value.0.clone())]),
+            Place::Encoded(prefix) => self.marked(parts(&prefix, &kv.value.0).collect()),
         }
     }
 
@@ -447,6 +459,7 @@ mod tests {
             consul_prefix: String::new(),
             on: on.iter().copied().collect(),
             form: Some(Form::Slashed),
+            mark: 0,
         }
     }
 

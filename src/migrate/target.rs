@@ -111,8 +111,15 @@ impl Target {
     ///
     /// # Errors
     /// Consul's.
-    pub async fn put(&self, key: &str, value: &[u8], index: u64) -> Result<bool, Error> {
-        let args = Args::new().arg(key).arg(Value::Bytes(value.to_vec())).opt("cas", index);
+    pub async fn put(
+        &self,
+        key: &str,
+        value: &[u8],
+        flags: u64,
+        index: u64,
+    ) -> Result<bool, Error> {
+        let args = Args::new().arg(key).arg(Value::Bytes(value.to_vec()));
+        let args = args.opt("flags", flags).opt("cas", index);
         applied(self.client.call(&kv::PUT, &args).await)
     }
 

@@ -59,11 +59,23 @@ fn survives_compaction(servers: &Servers) {
         gateway.delete(format!("/app/{place:04}").as_bytes());
     }
     gateway.put(b"/app/0500", b"changed");
+    let consul = servers.consul();
+    let others = ["app/0007", "app/of-consul", "others/a"];
+    for key in others {
+        consul.send("PUT", &format!("/v1/kv/{key}"), "of another program").unwrap();
+    }
     gateway.compact();
     gateway.put(b"/app/after", b"1");
-    let mut tail = servers.start_run(&["tail"]);
+    let tail = servers.start_run(&["tail"]);
     servers.wait_for_tail();
-    tail.kill();
-    let run = servers.run(&["verify"]);
-    run.ends(0, &["compared 1902 keys", "0 missing, 0 extra, 0 different"]);
+    tail.signal("TERM");
+    tail.end().ends(130, &["Consul has 3 keys", "such as app/0007: they stay"]);
+    for key in others {
+        assert_eq!(servers.stored(key).unwrap(), b"of another program", "{key}");
+    }
+    servers.run(&["verify"]).ends(1, &["compared 1902 keys", "0 missing, 3 extra, 0 different"]);
+    servers.run(&["copy", "--again"]).ends(0, &["3 keys"]);
+    assert_eq!(servers.stored("others/a").unwrap(), b"of another program");
+    servers.run(&["copy", "--again", "--replace"]).ok();
+    servers.run(&["verify"]).ends(0, &["compared 1902 keys", "0 missing, 0 extra, 0 different"]);
 }

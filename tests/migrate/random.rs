@@ -236,6 +236,7 @@ fn mapping(rng: &mut fastrand::Rng) -> Mapping {
         consul_prefix: rng.choice(["", "copy/"]).unwrap().to_owned(),
         on: Problem::ALL.iter().map(|problem| (*problem, choice(rng))).collect(),
         form: None,
+        mark: rng.u64(1..1 << 48),
     }
 }
 

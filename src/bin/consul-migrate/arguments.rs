@@ -173,7 +173,8 @@ pub enum Verb {
 pub struct Copy {
     #[command(flatten)]
     pub hold: Hold,
-    /// Begin although Consul has keys in their place: those that etcd does not have are deleted.
+    /// Begin although Consul has keys in their place: those that etcd does not have are deleted. With --again
+    /// too.
     #[arg(long)]
     pub replace: bool,
     /// Copy a new snapshot although one was copied already.

@@ -47,6 +47,7 @@ impl Session {
                 consul_prefix: job.consul_prefix.clone(),
                 on: job.on.iter().copied().collect(),
                 form: None,
+                mark: 0,
             },
             pace: Pace { page: job.page, in_flight: job.in_flight.into() },
             me: instance(line.verb.name()),

@@ -24,6 +24,9 @@ pub const SHOWN: usize = 20;
 /// With more differences a comparison ends.
 const MAX_DIFFERENCES: usize = 10_000;
 
+/// A job's mark is below this, which each language has exactly; the flags of `etcd_ffi` are above it.
+const MARKS: u64 = 1 << 48;
+
 impl Verb {
     pub fn name(&self) -> &'static str {
         match self {
@@ -186,6 +189,9 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
         .into());
     }
     held(&run, async || {
+        if asked.again && asked.replace {
+            run.job.replace_all().await?;
+        }
         if asked.again && is_copied {
             restart(&run).await?;
         }
@@ -209,7 +215,11 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
 /// The record of a new job, if nothing is in its way.
 async fn begin(session: &Session, asked: &Copy) -> Result<Record, Failure> {
     let found = look(session).await?;
-    let mapping = Mapping { form: Some(found.form()), ..session.mapping.clone() };
+    let mapping = Mapping {
+        form: Some(found.form()),
+        mark: fastrand::u64(1..MARKS),
+        ..session.mapping.clone()
+    };
     let refused = found.refused(&mapping);
     if let Some(problem) = refused.first() {
         let affected = &found.problems[problem];
