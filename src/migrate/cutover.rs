@@ -3,7 +3,7 @@
 use super::etcd::{Change, Etcd, Range, Refused};
 use super::job::{Phase, Record};
 use super::verify::{self, Difference};
-use super::{Run, Stop, Until, tail};
+use super::{Run, Stop, Until, source, tail};
 use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::future::{Either, select, try_join};
@@ -126,6 +126,7 @@ async fn prepare(run: &Run<'_>) -> Result<(), Stop> {
     if lift_left(run.etcd, &record).await? {
         run.report.note(LIFTED);
     }
+    source::check(run.etcd, &record).await?;
     if !run.etcd.alarms().await?.is_empty() {
         return Err(Stop::Refused(
             "etcd refuses writes by an alarm of its own: free its disk, and disarm it with etcdctl"

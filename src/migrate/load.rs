@@ -7,7 +7,7 @@ use super::job::{Phase, Record};
 use super::mapping::{Op, hex};
 use super::survey::shown;
 use super::target::Stored;
-use super::{Run, Stop, verify};
+use super::{Run, Stop, source, verify};
 use crate::clock::Instant;
 use crate::error::Kind;
 use crate::sync::lock;
@@ -27,6 +27,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// # Errors
 /// See [`Stop`].
 pub async fn load(run: &Run<'_>) -> Result<(), Stop> {
+    source::check(run.etcd, &run.job.record()).await?;
     loop {
         let done = match run.job.record().phase {
             Phase::Load => write(run).await,

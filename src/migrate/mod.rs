@@ -7,6 +7,7 @@
 //! target    Consul, with requests that are repeated
 //! ahead     what is read next while the present is worked on
 //! job       the record in Consul, and which instance may go on
+//! source    whether etcd is still the one of the job
 //! survey    all keys of a snapshot, and which have a problem
 //! load      the keys of a snapshot -> Consul
 //! verify    the differences of a snapshot and Consul, which also a sweep needs
@@ -27,6 +28,7 @@ mod load;
 pub mod mapping;
 mod names;
 mod rollback;
+pub mod source;
 pub mod survey;
 mod tail;
 pub mod target;

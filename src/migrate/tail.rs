@@ -7,7 +7,7 @@ use super::load::{load, restart};
 use super::mapping::{Choice, Form, Op, Place, Problem, counterpart, form_of};
 use super::survey::shown;
 use super::target::Stored;
-use super::{Run, Stop};
+use super::{Run, Stop, source};
 use crate::error::Kind;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -174,12 +174,11 @@ impl<'r, 'a> Tail<'r, 'a> {
         }
     }
 
-    /// Waits until etcd answers, on another server if there are several.
+    /// Waits until etcd answers, on another server if there are several. It may have been restored meanwhile.
     async fn wait_for_etcd(&self) -> Result<(), Stop> {
         self.run.etcd.leave_server();
         self.run.etcd.clock().sleep(PAUSE).await;
-        self.run.etcd.status().await?;
-        Ok(())
+        source::check(self.run.etcd, &self.run.job.record()).await
     }
 
     /// Follows one watch until all is done, or it is silent for long.

@@ -25,6 +25,7 @@ pub fn missing() -> Option<String> {
 /// A server with its cluster's other members, if there are any; they end when this is dropped.
 pub struct Etcd {
     process: Mutex<Child>,
+    arguments: Vec<String>,
     folder: PathBuf,
     /// Its URL.
     pub url: String,
@@ -62,21 +63,28 @@ impl Etcd {
             let (of_test, url, peer) = (std::process::id(), &clients[place], &peers[place]);
             let folder = std::env::temp_dir().join(format!("migrate-{of_test}-{name}-{place}"));
             let _ = std::fs::remove_dir_all(&folder);
-            let process = Command::new("etcd")
-                .args(["--name", &format!("{name}-{place}"), "--initial-cluster", &all])
-                .args(["--data-dir", folder.to_str().unwrap(), "--unsafe-no-fsync"])
-                .args(["--listen-client-urls", url, "--advertise-client-urls", url])
-                .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
-                .args(["--initial-cluster-token", name, "--max-txn-ops", "128"])
-                .args(["--max-request-bytes", "4000000"])
-                .args(options)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            Etcd { process: Mutex::new(process), folder, url: url.clone(), others: Vec::new() }
+            let own_name = format!("{name}-{place}");
+            let arguments = [
+                &["--name", &own_name, "--initial-cluster", &all][..],
+                &["--data-dir", folder.to_str().unwrap(), "--unsafe-no-fsync"],
+                &["--listen-client-urls", url, "--advertise-client-urls", url],
+                &["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer],
+                &["--initial-cluster-token", name, "--max-txn-ops", "128"],
+                &["--max-request-bytes", "4000000"],
+                options,
+            ];
+            let arguments: Vec<_> = arguments.concat().iter().map(|it| (*it).to_owned()).collect();
+            let process = Mutex::new(spawn(&arguments));
+            Etcd { process, arguments, folder, url: url.clone(), others: Vec::new() }
         })
+    }
+
+    /// Makes the cluster begin anew: its id stays the same, as after a restore, and it has no keys.
+    pub fn begin_anew(&self) {
+        self.kill();
+        std::fs::remove_dir_all(&self.folder).unwrap();
+        *self.process.lock().unwrap() = spawn(&self.arguments);
+        self.wait();
     }
 
     fn wait(&self) {
@@ -126,6 +134,12 @@ impl Drop for Etcd {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+fn spawn(arguments: &[String]) -> Child {
+    let mut command = Command::new("etcd");
+    let none = Stdio::null;
+    command.args(arguments).stdin(none()).stdout(none()).stderr(none()).spawn().unwrap()
 }
 
 /// A client of one cluster, for one thread.

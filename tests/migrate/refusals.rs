@@ -17,8 +17,11 @@ pub fn run(version: &'static str) {
 
     // Another cluster than the job began with.
     let first = std::mem::replace(&mut servers.etcd, Etcd::start("another"));
-    servers.run(&["copy"]).ends(1, &["began with the etcd cluster"]);
+    for verb in ["copy", "tail", "verify", "status"] {
+        servers.run(&[verb]).ends(1, &["began with the etcd cluster", "--replace"]);
+    }
     servers.etcd = first;
+    goes_back(&servers);
     users(&servers);
 
     servers.etcd = Etcd::with("off", &["--enable-grpc-gateway=false"]);
@@ -28,6 +31,28 @@ pub fn run(version: &'static str) {
     without_tls(&servers, &without_tls_server(answers_in_plain));
     without_tls(&servers, &without_tls_server(resets));
     servers.run(&["plan", "--etcd", "127.0.0.1:1", "--patience", "0"]).ends(3, &["127.0.0.1:1"]);
+}
+
+/// etcd is restored, and has less than the job has applied.
+fn goes_back(servers: &Servers) {
+    let keys = |count: usize| (0..count).map(|place| (format!("/app/{place}"), "1".to_owned()));
+    servers.etcd.gateway().fill(keys(500));
+    let tail = servers.start_run(&["tail"]);
+    servers.wait_for_tail();
+    servers.etcd.begin_anew();
+    let words = ["etcd is at revision 1, and the job has applied revision", "copy --again"];
+    tail.end().ends(1, &words);
+    for verb in [&["copy"][..], &["tail"], &["verify"], &["status"], &["cutover", "--yes"]] {
+        servers.run(verb).ends(1, &words);
+    }
+    servers.etcd.gateway().fill(keys(1));
+    servers.run(&["copy", "--again"]).ok();
+    servers.run(&["verify"]).ends(0, &["compared 1 key", "0 missing, 0 extra, 0 different"]);
+    servers.run(&["cutover", "--yes"]).ok();
+    servers.etcd.begin_anew();
+    servers.run(&["verify"]).ends(1, &["`rollback` makes etcd as it is"]);
+    servers.run(&["rollback", "--yes"]).ends(0, &["set 1 key of etcd"]);
+    servers.run(&["verify"]).ends(0, &["compared 1 key", "0 missing, 0 extra, 0 different"]);
 }
 
 fn without_tls(servers: &Servers, url: &str) {

@@ -10,7 +10,7 @@ use consul_ffi::migrate::job::{self, Instance, Job, Keys, Phase, Record};
 use consul_ffi::migrate::mapping::{Choice, Mapping};
 use consul_ffi::migrate::survey::{Survey, survey};
 use consul_ffi::migrate::{
-    LIFTED, Report, Run, Stop, Until, lift_left, load, restart, tail, verify,
+    LIFTED, Report, Run, Stop, Until, lift_left, load, restart, source, tail, verify,
 };
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};
@@ -181,7 +181,9 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
     let before = run.job.record();
     let is_copied = matches!(before.phase, Phase::Tail | Phase::Switched);
     if is_copied && !asked.again {
+        let checked = source::check_revision(run.etcd, &before).await;
         run.job.release().await;
+        checked?;
         return Err(Stop::Refused(
             "the snapshot is copied already: go on with tail, or use --again for a new snapshot"
                 .to_owned(),
@@ -192,7 +194,7 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
         if asked.again && asked.replace {
             run.job.replace_all().await?;
         }
-        if asked.again && is_copied {
+        if asked.again && (is_copied || source::check_revision(run.etcd, &before).await.is_err()) {
             restart(&run).await?;
         }
         load(&run).await
@@ -261,17 +263,10 @@ pub async fn open<'s>(
     name: &str,
     hold: &Hold,
 ) -> Result<Option<Job<'s>>, Failure> {
-    let cluster = session.etcd.status().await?.cluster_id;
     let Some((record, _)) = job::record(&session.target, &Keys::new(name)).await? else {
         return Ok(None);
     };
-    if record.cluster_id != cluster {
-        return Err(Stop::Refused(format!(
-            "the job {name:?} began with the etcd cluster {}, and this is {cluster}: use another --job",
-            record.cluster_id
-        ))
-        .into());
-    }
+    source::check_cluster(&session.etcd, &record).await?;
     let (asked, begun) = (&session.mapping, &record.mapping);
     if asked.etcd_prefix != begun.etcd_prefix || asked.consul_prefix != begun.consul_prefix {
         return Err(Stop::Refused(format!(
@@ -323,6 +318,7 @@ async fn compare(session: &Session, name: &str) -> Result<Done, Failure> {
     let Some((record, _)) = job::record(&session.target, &Keys::new(name)).await? else {
         return Err(without(name));
     };
+    source::check(&session.etcd, &record).await?;
     let mapping = &record.mapping;
     let (etcd, target) = (&session.etcd, &session.target);
     let (total, revision) = etcd.count(&Range::prefix(&mapping.etcd_prefix), 0).await?;
@@ -367,8 +363,10 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
         return Err(without(name));
     };
     let holder = job::holder(&session.target, &keys).await?.map(|(instance, _)| instance);
+    source::check_cluster(&session.etcd, &record).await?;
     let etcd = session.etcd.status().await?;
     let freeze = switch::freeze_left(session, &keys, &record).await?;
+    source::check_revision(&session.etcd, &record).await?;
     let state = match record.phase {
         Phase::Load => format!("the snapshot of revision {} is being copied", record.snapshot),
         Phase::Sweep => format!(
