@@ -23,7 +23,7 @@ pub async fn check_cluster(etcd: &Etcd, record: &Record) -> Result<(), Stop> {
         true => Ok(()),
         false => Err(Stop::Refused(format!(
             "the job began with the etcd cluster {}, and this is {found}: give its addresses, or begin another --job \
-             with `copy --replace` if etcd was set up anew or restored as a new cluster",
+             with `copy --replace` if etcd was replaced or restored as a new cluster",
             record.cluster_id
         ))),
     }
@@ -49,7 +49,6 @@ pub async fn check_revision(etcd: &Etcd, record: &Record) -> Result<(), Stop> {
         }
     };
     Err(Stop::Refused(format!(
-        "etcd is at revision {found}, and the job has applied revision {applied}: etcd was restored from a snapshot or \
-         begun anew; {cure}"
+        "etcd is at revision {found}, and the job has applied revision {applied}: etcd was restored from a snapshot; {cure}"
     )))
 }

@@ -79,8 +79,8 @@ impl Etcd {
         })
     }
 
-    /// Makes the cluster begin anew: its id stays the same, as after a restore, and it has no keys.
-    pub fn begin_anew(&self) {
+    /// Loses all keys of the cluster: its id stays the same, as after a restore of an older state.
+    pub fn lose_all(&self) {
         self.kill();
         std::fs::remove_dir_all(&self.folder).unwrap();
         *self.process.lock().unwrap() = spawn(&self.arguments);

@@ -39,7 +39,7 @@ fn goes_back(servers: &Servers) {
     servers.etcd.gateway().fill(keys(500));
     let tail = servers.start_run(&["tail"]);
     servers.wait_for_tail();
-    servers.etcd.begin_anew();
+    servers.etcd.lose_all();
     let words = ["etcd is at revision 1, and the job has applied revision", "copy --again"];
     tail.end().ends(1, &words);
     for verb in [&["copy"][..], &["tail"], &["verify"], &["status"], &["cutover", "--yes"]] {
@@ -49,7 +49,7 @@ fn goes_back(servers: &Servers) {
     servers.run(&["copy", "--again"]).ok();
     servers.run(&["verify"]).ends(0, &["compared 1 key", "0 missing, 0 extra, 0 different"]);
     servers.run(&["cutover", "--yes"]).ok();
-    servers.etcd.begin_anew();
+    servers.etcd.lose_all();
     servers.run(&["verify"]).ends(1, &["`rollback` makes etcd as it is"]);
     servers.run(&["rollback", "--yes"]).ends(0, &["set 1 key of etcd"]);
     servers.run(&["verify"]).ends(0, &["compared 1 key", "0 missing, 0 extra, 0 different"]);
