@@ -2,7 +2,7 @@
 //! so the same event results in the same operations again after a restart.
 
 use super::etcd::{Event, EventKind, KeyValue};
-use crate::wire::value::shape::check_key;
+use crate::wire::value::shape::{check_key, is_printable};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -71,7 +71,9 @@ impl Problem {
         match self {
             Problem::EmptyKey => "the key is `/`, which would be empty in Consul",
             Problem::Collision => "`/a` beside `a`: Consul has one key for both",
-            Problem::ControlKey => "the key has NUL or another control character",
+            Problem::ControlKey => {
+                "the key has a character that is not printable, such as NUL, and no URL of Consul reads it"
+            }
             Problem::PathKey => {
                 "the key has `//`, or a segment `.` or `..`, and no URL of Consul reads it"
             }
@@ -197,7 +199,7 @@ impl Mapping {
         let Ok(key) = std::str::from_utf8(key) else { return Some(Problem::NotUtf8) };
         if key.is_empty() {
             Some(Problem::EmptyKey)
-        } else if key.contains(char::is_control) {
+        } else if !is_printable(key) {
             Some(Problem::ControlKey)
         } else if check_key(key).is_err() {
             Some(Problem::PathKey)
@@ -488,6 +490,8 @@ mod tests {
             (&b"/"[..], Problem::EmptyKey),
             (b"a\0b", Problem::ControlKey),
             (b"a\x7f", Problem::ControlKey),
+            ("a\u{200b}".as_bytes(), Problem::ControlKey),
+            ("\u{a0}".as_bytes(), Problem::ControlKey),
             (b"/a//b", Problem::PathKey),
             (b"//a", Problem::PathKey),
             (b"a/../b", Problem::PathKey),

@@ -94,6 +94,10 @@ impl Target {
     /// # Errors
     /// Consul's, when it has not answered for long.
     pub async fn get(&self, key: &str) -> Result<Option<Stored>, Error> {
+        if !key.is_ascii() {
+            // Consul may not know a character as printable, and refuses such a URL.
+            return Ok(self.entries(&[key]).await?.pop().flatten());
+        }
         let args = Args::new().arg(key).opt("consistent", true);
         let answer = self.patiently(async || self.client.call(&kv::GET, &args).await).await?;
         let Answer { value: Value::Bytes(value), meta } = answer else { return Ok(None) };

@@ -15,6 +15,12 @@ const KINDS: &[(&str, &[u8])] = &[
     ("large-value", b"/large"),
 ];
 
+/// Further keys with characters that are not printable.
+const UNPRINTABLE: [&str; 3] = ["/zero\u{200b}width", "/no\u{a0}break", "/private\u{e000}"];
+
+/// A key with a character that is newer than the servers.
+const NEWER: &str = "/newer\u{1faea}";
+
 pub fn run(version: &'static str) {
     let servers = Servers::start("odd", version);
     let gateway = servers.etcd.gateway();
@@ -22,6 +28,9 @@ pub fn run(version: &'static str) {
     for (kind, key) in KINDS {
         let value = if *kind == "large-value" { &large[..] } else { b"odd" };
         gateway.put(key, value);
+    }
+    for key in UNPRINTABLE.iter().chain([&NEWER]) {
+        gateway.put(key.as_bytes(), b"odd");
     }
     gateway.put(b"/both", b"with a slash");
     gateway.put(b"/empty-value", b"");
@@ -46,7 +55,24 @@ fn plan_names_them_all(servers: &Servers) {
         let shown = consul_ffi::migrate::survey::shown(key);
         assert!(named.iter().any(|name| *name == *shown), "{kind}: {named:?}");
     }
+    let named = &said["survey"]["problems"]["control-key"]["keys"];
+    for key in UNPRINTABLE {
+        let status =
+            servers.consul().send("GET", &format!("/v1/kv{}", escaped(key)), "").unwrap().0;
+        let shown = consul_ffi::migrate::survey::shown(key.as_bytes());
+        assert!(
+            status == 400 && named.as_array().unwrap().contains(&shown.into()),
+            "{key:?}: {status}"
+        );
+    }
     assert_eq!(said["refused"].as_array().unwrap().len(), KINDS.len(), "{said}");
+}
+
+/// The key in a URL.
+fn escaped(key: &str) -> String {
+    key.bytes()
+        .map(|byte| if byte == b'/' { "/".to_owned() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 fn nothing_is_written(servers: &Servers) {
@@ -64,7 +90,7 @@ fn skipped(servers: &Servers) {
     arguments.extend(choices.iter().map(String::as_str));
     servers.run(&[&arguments[..], &["copy"]].concat()).ok();
     let said = servers.run(&[&arguments[..], &["verify"]].concat()).ok();
-    assert!(said.contains("compared 4 keys"), "{said}");
+    assert!(said.contains("compared 5 keys"), "{said}");
 }
 
 fn encoded(servers: &Servers, large: &[u8]) {
@@ -110,19 +136,21 @@ fn comes_back(servers: &Servers, arguments: &[&str], large: &[u8]) {
     let run = |more: &[&str]| servers.run(&[arguments, more].concat()).ok();
     run(&["cutover", "--yes", "--take-over"]);
     let gateway = servers.etcd.gateway();
-    let lost: [(&[u8], &[u8]); 6] = [
+    let lost: [(&[u8], &[u8]); 8] = [
         (b"/", b"odd"),
         (b"/with\0nul", b"odd"),
         (b"/a//b/../c", b"odd"),
         (b"/\xff\xfe", b"odd"),
         (b"/512", large),
         (b"/late", &large[..500_000]),
+        (UNPRINTABLE[0].as_bytes(), b"odd"),
+        (NEWER.as_bytes(), b"odd"),
     ];
     for (key, _) in lost {
         gateway.delete(key);
     }
     let said = run(&["rollback", "--yes"]);
-    assert!(said.contains("set 6 keys of etcd and deleted 0 keys"), "{said}");
+    assert!(said.contains("set 8 keys of etcd and deleted 0 keys"), "{said}");
     for (key, value) in lost {
         assert!(super::cutover::value(&gateway, key) == Some(text(value)), "{key:?}");
     }

@@ -18,7 +18,7 @@ A move, while the programs go on writing to etcd:
 Kinds of keys that Consul does not take as they are, for --on KIND=skip|encode|refuse:
   empty-key     the key is `/`
   collision     `/a` beside `a`; skip or encode applies to all keys of the rarer form
-  control-key   NUL or another control character in the key
+  control-key   NUL or another character in the key that is not printable: no URL of Consul reads it
   path-key      `//`, `.` or `..` between slashes: no URL of Consul reads it
   not-utf8      the key is not UTF-8
   reserved-key  the key begins with _etcd/ or _migrate/

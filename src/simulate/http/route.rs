@@ -10,6 +10,7 @@ use crate::simulate::{
     Agent, acl, agent, catalog, entry, event, kv, operator, query, session, status, txn,
 };
 use crate::wire::table::{Endpoint, Location, Verb};
+use crate::wire::value::shape::is_printable;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, LOCATION, VARY};
 use http::request::Parts;
@@ -124,7 +125,7 @@ async fn answer_without_own_headers(agent: &Agent, parts: Parts, body: Bytes) ->
     let Some(decoded) = unescape(path.as_bytes()) else {
         return Reply::text(StatusCode::BAD_REQUEST, "400 Bad Request");
     };
-    if !String::from_utf8_lossy(&decoded).chars().all(is_printable) {
+    if !is_printable(&String::from_utf8_lossy(&decoded)) {
         return Reply::empty(StatusCode::BAD_REQUEST);
     }
     if let Some(target) = redirect(path) {
@@ -279,13 +280,6 @@ fn unknown(path: &str) -> Reply {
     Reply::text(StatusCode::NOT_FOUND, text)
 }
 
-/// Whether the agent accepts a path with this character, as Go's `unicode.IsPrint` decides.
-fn is_printable(c: char) -> bool {
-    let invisible = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    c == ' ' || !(c.is_control() || c.is_whitespace() || invisible)
-}
-
 /// The target of a redirect, for a path that is not clean or lacks the slash at its end.
 fn redirect(path: &str) -> Option<String> {
     let clean = cleaned(path);
@@ -386,9 +380,14 @@ mod tests {
     #[test]
     fn unprintable_characters_are_refused_in_a_path() {
         let world = World::new();
-        for path in ["kv/%00", "kv/a%0A", "kv/%7F"] {
-            let answer = world.get(path);
-            assert_eq!((answer.status(), answer.text()), (400, ""));
+        // A control character, a zero-width space, another space, a private and an unassigned one.
+        for name in ["%00", "a%0A", "%7F", "%E2%80%8B", "%C2%A0", "%EE%80%80", "%CD%B8"] {
+            let answer = world.get(&format!("kv/{name}"));
+            assert_eq!((answer.status(), answer.text()), (400, ""), "{name}");
+        }
+        // Quotes, an umlaut, a combining mark, an emoji, what is not UTF-8.
+        for name in ["%22'%5C", "%C3%BC", "%CC%88", "%F0%9F%98%80", "%FF"] {
+            assert_eq!(world.get(&format!("kv/{name}")).status(), 404, "{name}");
         }
     }
 

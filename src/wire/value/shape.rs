@@ -346,6 +346,15 @@ fn has_dots(path: &[u8]) -> bool {
     path.split(|byte| *byte == b'/').any(|segment| matches!(segment, b"." | b".."))
 }
 
+/// Whether Consul takes a path with this text: all of its characters are letters, marks, numbers, punctuation, symbols
+/// or the space, as Go's `unicode.IsPrint` decides. The standard library here may know newer characters.
+pub fn is_printable(text: &str) -> bool {
+    let is_ascii = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    let quotes = || text.chars().filter(|c| matches!(c, '"' | '\'' | '\\')).count();
+    // It escapes these, what is not printable, and a mark that is first.
+    is_ascii || format!("a{text}").escape_debug().count() == 1 + text.chars().count() + quotes()
+}
+
 /// Refuses a key that the server would not store under exactly this name.
 ///
 /// Measured: the server redirects such paths to another key; in a transaction it stores a key that no path
