@@ -2312,7 +2312,7 @@ function ConsulClient:acl_templated_policy_preview(name, variables, options) end
 ---@field dc? string The datacenter; default: the agent's own.
 
 ---Whether the token has these permissions: the same list with `Allow`, true or false. Consul's UI uses this endpoint; Consul's reference does not list it.
----@param requests { Resource?: string, Segment?: string, Access?: "read"|"list"|"write" }[] The permissions, up to 64.
+---@param requests { Resource?: string, Segment?: string, Access?: "read"|"list"|"write"|"write-prefix" }[] The permissions, up to 64.
 ---@param options? consul_ffi.acl_authorize.options
 ---@return boolean success
 ---@return any value Consul's JSON with its field names

@@ -3,13 +3,15 @@
 use super::mapping::Op;
 use crate::client::Client;
 use crate::clock::{Clock, Instant};
+use crate::cluster::rights::{Right, lacking};
 use crate::error::{Error, Kind};
+use crate::sync::lock;
 use crate::wire::api::{kv, txn};
 use crate::wire::request::Args;
-use crate::wire::response::Answer;
+use crate::wire::response::{Answer, Meta};
 use crate::wire::value::Value;
 use bytes::Bytes;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// The pauses between attempts.
@@ -26,6 +28,8 @@ pub struct Target {
     patience: Duration,
     /// The operations of a transaction; servers before 1.14 take 64.
     pub max_ops: usize,
+    /// The prefixes of which it is known that ACLs hide no keys.
+    seen: Mutex<Vec<String>>,
 }
 
 /// A key as it is stored.
@@ -58,7 +62,7 @@ pub enum Check {
 
 impl Target {
     pub fn new(client: Arc<Client>, patience: Duration, max_ops: usize) -> Self {
-        Target { client, patience, max_ops }
+        Target { client, patience, max_ops, seen: Mutex::default() }
     }
 
     pub fn clock(&self) -> &Arc<dyn Clock> {
@@ -156,21 +160,48 @@ impl Target {
     /// The keys that begin with a prefix, in bytewise order; with a separator only up to its next one.
     ///
     /// # Errors
-    /// Consul's.
+    /// Consul's; that ACLs hide some, or may hide some.
     pub async fn keys(&self, prefix: &str, separator: Option<&str>) -> Result<Vec<String>, Error> {
         let mut args = Args::new().arg(prefix).opt("consistent", true);
         if let Some(separator) = separator {
             args = args.opt("separator", separator);
         }
         let answer = self.patiently(async || self.client.call(&kv::KEYS, &args).await).await?;
+        self.check_hidden(prefix, &answer.meta).await?;
         let names = answer.value.items().iter().filter_map(Value::as_str);
         Ok(names.map(str::to_owned).collect())
+    }
+
+    /// Refuses a list of which ACLs may have hidden keys.
+    async fn check_hidden(&self, prefix: &str, meta: &Meta) -> Result<(), Error> {
+        let hidden = |why: &str| {
+            let why = format!("ACLs {why} that begin with {prefix:?}");
+            Err(Error::new(Kind::PermissionDenied, why))
+        };
+        if meta.filtered_by_acl == Some(true) {
+            return hidden("hide keys of Consul: the token lacks key:read on some");
+        }
+        let is_seen = || lock(&self.seen).iter().any(|seen| prefix.starts_with(seen));
+        if meta.tells_hidden() || is_seen() {
+            return Ok(());
+        }
+        // Of the rights it is the only one that no rule below the prefix restricts.
+        let write = Right::write("key", prefix);
+        let all = Right { access: "write-prefix", ..write };
+        let ask = async || lacking(&self.client, vec![all.clone()]).await;
+        if !self.patiently(ask).await?.is_empty() {
+            return hidden(
+                "may hide keys of Consul, and the server does not say: that needs key:write on all",
+            );
+        }
+        lock(&self.seen).push(prefix.to_owned());
+        Ok(())
     }
 
     /// Keys, read in one transaction.
     ///
     /// # Errors
-    /// Consul's.
+    /// Consul's; that ACLs hide one.
     pub async fn entries(&self, keys: &[&str]) -> Result<Vec<Option<Stored>>, Error> {
         let mut found = vec![None; keys.len()];
         let mut asked: Vec<usize> = (0..keys.len()).collect();
@@ -179,12 +210,14 @@ impl Target {
             let args = Args::new().arg(Value::List(ops.collect())).opt("consistent", true);
             match self.patiently(async || self.client.call(&txn::TXN, &args).await).await {
                 Ok(answer) => {
-                    let results = answer.value.items();
-                    if results.len() != asked.len() {
-                        return Err(without_results(results.len(), asked.len()));
-                    }
-                    for (place, result) in asked.iter().zip(results) {
-                        found[*place] = result.get("KV").and_then(stored);
+                    let mut results = answer.value.items().iter();
+                    for place in asked {
+                        let kv = results.next().and_then(|result| result.get("KV"));
+                        let key = kv.and_then(|kv| kv.get("Key")).and_then(Value::as_str);
+                        if key != Some(keys[place]) {
+                            return Err(not_read(keys[place]));
+                        }
+                        found[place] = kv.and_then(stored);
                     }
                     return Ok(found);
                 }
@@ -245,6 +278,12 @@ impl Target {
         }
         count
     }
+}
+
+/// The answer to a transaction that reads leaves out what the token may not read.
+fn not_read(key: &str) -> Error {
+    let why = format!("txn: the token lacks key:read on {key:?}, or the answer is not Consul's");
+    Error::new(Kind::PermissionDenied, why)
 }
 
 /// The answer of something that is not Consul, such as a proxy.

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acl;
 mod cutover;
 mod etcd;
 mod fake;
@@ -41,6 +42,7 @@ fn trials() -> Trials {
             cutover::run,
         );
         add("the_commands_of_the_guide_move_the_keys_and_go_back", guide::run);
+        add("keys_that_acls_hide_are_an_error", acl::run);
         add("a_job_is_held_goes_on_and_survives_compaction", job::run);
     }
     let is_missing = consul::is_missing("1.21", "consul-migrate");

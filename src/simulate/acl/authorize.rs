@@ -129,10 +129,15 @@ impl Authority {
         }
     }
 
+    /// Whether the caller may write all keys with a prefix.
+    pub fn allows_tree(&self, prefix: &[u8]) -> bool {
+        let level = |rules: &Rules| rules.tree_level(Resource::Key, prefix);
+        self.holds(Access::Write, Resource::Key, level)
+    }
+
     /// Refuses a caller without the permission to write all keys with a prefix.
     pub fn check_tree(&self, prefix: &[u8]) -> Result<(), Refusal> {
-        let level = |rules: &Rules| rules.tree_level(Resource::Key, prefix);
-        match self.holds(Access::Write, Resource::Key, level) {
+        match self.allows_tree(prefix) {
             true => Ok(()),
             false => self.refuse(Resource::Key, prefix, Access::Write),
         }

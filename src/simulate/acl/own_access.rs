@@ -38,9 +38,12 @@ fn authorize(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
     authority.known()?;
     for request in &mut requests {
-        let (resource, access) = request.parse()?;
+        let resource = request.resource()?;
         let name = if resource.has_names() { request.segment.as_str() } else { "" };
-        request.allow = authority.allows(resource, name, access);
+        request.allow = match request.access.as_str() {
+            "write-prefix" if resource == Resource::Key => authority.allows_tree(name.as_bytes()),
+            _ => authority.allows(resource, name, request.access(resource)?),
+        };
     }
     Ok(Reply::json(call.style, &requests))
 }
@@ -66,20 +69,22 @@ fn decode(call: &Call) -> Result<Vec<Authorization>, String> {
 }
 
 impl Authorization {
-    fn parse(&self) -> Result<(Resource, Access), Refusal> {
+    fn resource(&self) -> Result<Resource, Refusal> {
         let name = self.resource.as_str();
-        let resource = Resource::of_name(name).ok_or_else(|| {
+        Resource::of_name(name).ok_or_else(|| {
             Refusal::bad(format!("Invalid ACL resource requested: {}", go::quoted(name)))
-        })?;
-        let access = match self.access.as_str() {
-            "read" => Access::Read,
-            "write" => Access::Write,
-            "list" if resource == Resource::Key => Access::List,
+        })
+    }
+
+    fn access(&self, resource: Resource) -> Result<Access, Refusal> {
+        match self.access.as_str() {
+            "read" => Ok(Access::Read),
+            "write" => Ok(Access::Write),
+            "list" if resource == Resource::Key => Ok(Access::List),
             other => {
-                let why = format!("Invalid access level for {name} resource: {other}");
-                return Err(Refusal::bad(why));
+                let name = &self.resource;
+                Err(Refusal::bad(format!("Invalid access level for {name} resource: {other}")))
             }
-        };
-        Ok((resource, access))
+        }
     }
 }

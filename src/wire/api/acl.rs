@@ -78,7 +78,11 @@ const AUTHORIZATION: &[Field] = &[
         Shape::TextOrEmpty,
         "the name of the key, service, node, …; nothing for acl, keyring, mesh, operator, peering",
     ),
-    field("Access", Shape::OneOf(&["read", "list", "write"]), "list is for keys only"),
+    field(
+        "Access",
+        Shape::OneOf(&["read", "list", "write", "write-prefix"]),
+        "list and write-prefix, which is about all keys that begin so, are for keys only",
+    ),
 ];
 
 const CLONE_FIELDS: &[Field] = &[field("Description", Shape::TextOrEmpty, "a description")];

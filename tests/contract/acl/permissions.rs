@@ -622,13 +622,17 @@ fn access(resource: &str, segment: &str, access: &str) -> Value {
 
 async fn authorize_returns_the_permissions_of_the_token(t: T) {
     let t = t.with_acls(Deny);
-    let rules = rule("key_prefix", "a/", "list") + &rule("service", "web", "write");
+    let keys = rule("key_prefix", "w/", "write") + &rule("key", "w/x", "read");
+    let rules = rule("key_prefix", "a/", "list") + &rule("service", "web", "write") + &keys;
     let t = caller(&t, &(rules + "operator = \"read\"")).await;
     let expected = [
         (access("key", "a/b", "read"), true),
         (access("key", "a/b", "list"), true),
         (access("key", "a/b", "write"), false),
         (access("key", "b", "read"), false),
+        (access("key", "w/", "write"), true),
+        (access("key", "w/", "write-prefix"), false),
+        (access("key", "w/y", "write-prefix"), true),
         (access("service", "web", "write"), true),
         (access("service", "db", "read"), false),
         (access("operator", "", "read"), true),
@@ -653,6 +657,10 @@ async fn authorize_refuses_unknown_resources_and_accesses(t: T) {
     for (question, why) in [
         (access("kei", "a", "read"), "Invalid ACL resource requested: \"kei\""),
         (access("service", "a", "list"), "Invalid access level for service resource: list"),
+        (
+            access("node", "a", "write-prefix"),
+            "Invalid access level for node resource: write-prefix",
+        ),
     ] {
         let error = t.fails("acl_authorize", args![list![question]], Kind::Argument).await;
         assert!(error.message().contains(why), "{error}");

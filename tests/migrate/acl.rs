@@ -1,0 +1,57 @@
+//! A token from which ACLs hide keys: no comparison and no backup is without them.
+
+use super::etcd::Etcd;
+use super::program::{Run, Servers};
+use crate::support::consul::RealConsul;
+use serde_json::{Value, json};
+
+/// Writes all keys of the application but one, which it may not even read.
+const RULES: &str = r#"
+    key_prefix "app/" { policy = "write" }
+    key "app/1" { policy = "deny" }
+    key_prefix "_migrate/" { policy = "write" }
+    session_prefix "" { policy = "write" }"#;
+
+pub fn run(version: &'static str) {
+    let consul = RealConsul::start_with_acl(version, "deny").unwrap();
+    let servers = Servers::of(Etcd::start(&format!("acl-{version}")), vec![consul.address.clone()]);
+    servers.etcd.gateway().fill((0..3).map(|place| (format!("/app/{place}"), place.to_string())));
+    let run = |token: &str, arguments: &[&str]| {
+        let mut command = servers.program(arguments);
+        let output = command.env("CONSUL_HTTP_TOKEN", token).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let (out, err) = (text(output.stdout), text(output.stderr));
+        Run { out, err, status: output.status.code().unwrap() }
+    };
+    let prefix = ["--etcd-prefix", "/app/"];
+    let all = |verb: &[&str]| run(&consul.token, &[&prefix[..], verb].concat());
+    all(&["copy"]).ok();
+    all(&["verify"]).ok();
+
+    let limited = limited(&servers, &consul.token);
+    let few = |verb: &[&str]| run(&limited, &[&prefix[..], verb].concat());
+    let file = std::env::temp_dir().join(format!("migrate-{}-acl-{version}", std::process::id()));
+    let file = file.to_str().unwrap();
+    let words = ["ACLs", "hide keys of Consul", "app/"];
+    few(&["plan"]).ends(5, &words);
+    few(&["verify"]).ends(5, &words);
+    few(&["export", file, "--consul-prefix", "app/"]).ends(5, &words);
+    all(&["cutover", "--yes"]).ok();
+    few(&["rollback", "--yes"]).ends(5, &words);
+    run("", &["verify", "--etcd-prefix", "/app/"]).ends(5, &["ermission denied"]);
+    run("", &["export", "--consul-prefix", "app/"]).ends(5, &words);
+    assert_eq!(super::cutover::value(&servers.etcd.gateway(), b"/app/1").unwrap(), "MQ==");
+    all(&["rollback", "--yes"]).ok();
+}
+
+/// The secret of a token with the rules.
+fn limited(servers: &Servers, token: &str) -> String {
+    let consul = servers.consul();
+    let create = |what: &str, body: Value| -> Value {
+        let path = format!("/v1/acl/{what}?token={token}");
+        serde_json::from_slice(&consul.send("PUT", &path, body.to_string()).unwrap().1).unwrap()
+    };
+    create("policy", json!({ "Name": "few", "Rules": RULES }));
+    let made = create("token", json!({ "Policies": [{ "Name": "few" }] }));
+    made["SecretID"].as_str().unwrap().to_owned()
+}
