@@ -169,6 +169,7 @@ bench:
 	benches/ring.sh
 	LUA_PATH='lua/?.lua;;' luajit benches/balancer.lua
 	benches/reads.sh
+	benches/gateway.sh
 	benches/clients.sh
 	benches/replicated.sh
 
