@@ -4,6 +4,9 @@
 use std::iter::Peekable;
 use std::str::CharIndices;
 
+/// The most levels of lists, objects and names of blocks, as for JSON. A real server has no limit.
+const MAX_DEPTH: usize = 128;
+
 /// A value. A block with names is an object inside of objects, as in its JSON form.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -47,7 +50,7 @@ pub fn parse(text: &str) -> Result<Object, String> {
             _ => Object::new(),
         });
     }
-    let mut parser = Parser { lexer: Lexer::new(text), next: None };
+    let mut parser = Parser { lexer: Lexer::new(text), next: None, depth: 0 };
     let members = parser.members(false)?;
     Ok(members)
 }
@@ -215,6 +218,7 @@ impl<'a> Lexer<'a> {
 struct Parser<'a> {
     lexer: Lexer<'a>,
     next: Option<(Token, Place)>,
+    depth: usize,
 }
 
 impl Parser<'_> {
@@ -229,6 +233,21 @@ impl Parser<'_> {
         let next = self.take()?;
         self.next = Some(next.clone());
         Ok(next)
+    }
+
+    /// Reads what is inside of a token at this place.
+    fn inside<T>(
+        &mut self,
+        place: Place,
+        read: impl FnOnce(&mut Self) -> Result<T, String>,
+    ) -> Result<T, String> {
+        if self.depth == MAX_DEPTH {
+            return place.error(&format!("nested too deeply: the limit is {MAX_DEPTH} levels"));
+        }
+        self.depth += 1;
+        let found = read(self)?;
+        self.depth -= 1;
+        Ok(found)
     }
 
     /// The members up to the end of the text, or up to the closing brace if `inside`.
@@ -258,9 +277,11 @@ impl Parser<'_> {
         let (token, place) = self.take()?;
         match token {
             Token::Sign('=') => Ok((name, self.value()?)),
-            Token::Sign('{') => Ok((name, Value::Object(self.members(true)?))),
+            Token::Sign('{') => {
+                Ok((name, Value::Object(self.inside(place, |it| it.members(true))?)))
+            }
             Token::Identifier(inner) | Token::Text(inner) => {
-                let inner = self.member(inner)?;
+                let inner = self.inside(place, |it| it.member(inner))?;
                 Ok((name, Value::Object(vec![inner])))
             }
             Token::End => place.error(&format!(
@@ -281,8 +302,8 @@ impl Parser<'_> {
             Token::Identifier(word) if word == "true" || word == "false" => {
                 Ok(Value::Bool(word == "true"))
             }
-            Token::Sign('{') => Ok(Value::Object(self.members(true)?)),
-            Token::Sign('[') => self.list(),
+            Token::Sign('{') => Ok(Value::Object(self.inside(place, |it| it.members(true))?)),
+            Token::Sign('[') => self.inside(place, Self::list),
             Token::Identifier(word) => {
                 place.error(&format!("Unknown token: {}:{} IDENT {word}", place.0, place.1))
             }
@@ -362,6 +383,25 @@ mod tests {
         ] {
             assert_eq!(parse(text), Err(error.to_owned()));
         }
+    }
+
+    /// Without the limit the stack overflows, which ends the process.
+    #[test]
+    fn what_nests_too_deeply_is_refused_at_its_place() {
+        let forms: [fn(usize) -> String; 4] = [
+            |depth| format!("a = {}{}", "[".repeat(depth), "]".repeat(depth)),
+            |depth| format!("{}{}", "a {".repeat(depth), "}".repeat(depth)),
+            |depth| format!("a = {}{}", "{a = ".repeat(depth), "}".repeat(depth)),
+            |depth| format!("{}{{}}", "a ".repeat(depth)),
+        ];
+        for form in forms {
+            let error = parse(&form(100_000)).expect_err("too deep");
+            assert!(error.starts_with("At 1:") && error.ends_with("128 levels"), "{error}");
+        }
+        assert!(parse(&forms[0](MAX_DEPTH)).is_ok() && parse(&forms[1](MAX_DEPTH)).is_ok());
+        assert!(parse(&forms[0](MAX_DEPTH + 1)).is_err());
+        let error = parse(&"{\"a\":".repeat(100_000)).expect_err("JSON that is too deep");
+        assert!(error.contains("recursion limit"), "{error}");
     }
 
     #[test]
