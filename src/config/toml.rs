@@ -15,9 +15,10 @@ pub fn decode(text: &str) -> Result<(Value, Vec<(String, usize)>), Error> {
         let why = error.message().replace('\n', ", ");
         Error::new(Kind::Decode, format!("line {}, column {}: {why}", at.0, at.1)).not_sent()
     })?;
-    let mut lines = Vec::new();
-    let values = table(text, document.get_ref(), "", &mut lines);
-    Ok((values, lines))
+    let ends = text.match_indices('\n').map(|(end, _)| end).collect();
+    let mut lines = Lines { ends, found: Vec::new() };
+    let values = lines.table(document.get_ref(), "");
+    Ok((values, lines.found))
 }
 
 /// Line and column of an offset, from 1.
@@ -27,36 +28,47 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
-fn table(text: &str, table: &DeTable, path: &str, lines: &mut Vec<(String, usize)>) -> Value {
-    let member = |(name, member): (&Spanned<_>, &Spanned<DeValue>)| {
-        let name: &std::borrow::Cow<str> = name.get_ref();
-        let path = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
-        lines.push((path.clone(), position(text, member.span().start).0));
-        (name.to_string(), value(text, member.get_ref(), &path, lines))
-    };
-    Value::Map(table.iter().map(member).collect())
+struct Lines {
+    /// The offsets of the line breaks.
+    ends: Vec<usize>,
+    /// The line of each value, by its path.
+    found: Vec<(String, usize)>,
 }
 
-fn value(text: &str, found: &DeValue, path: &str, lines: &mut Vec<(String, usize)>) -> Value {
-    match found {
-        DeValue::String(text) => text.as_ref().into(),
-        DeValue::Boolean(flag) => (*flag).into(),
-        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-            .map_or_else(|_| number.as_str().into(), Value::Int),
-        DeValue::Float(number) => {
-            number.as_str().parse().map_or_else(|_| number.as_str().into(), Value::Float)
+impl Lines {
+    fn table(&mut self, table: &DeTable, path: &str) -> Value {
+        let member = |(name, member): (&Spanned<_>, &Spanned<DeValue>)| {
+            let name: &std::borrow::Cow<str> = name.get_ref();
+            let path = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+            let start = member.span().start;
+            self.found.push((path.clone(), self.ends.partition_point(|end| *end < start) + 1));
+            (name.to_string(), self.value(member.get_ref(), &path))
+        };
+        Value::Map(table.iter().map(member).collect())
+    }
+
+    fn value(&mut self, found: &DeValue, path: &str) -> Value {
+        match found {
+            DeValue::String(text) => text.as_ref().into(),
+            DeValue::Boolean(flag) => (*flag).into(),
+            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+                .map_or_else(|_| number.as_str().into(), Value::Int),
+            DeValue::Float(number) => {
+                number.as_str().parse().map_or_else(|_| number.as_str().into(), Value::Float)
+            }
+            DeValue::Datetime(time) => time.to_string().as_str().into(),
+            DeValue::Array(items) => {
+                Value::List(items.iter().map(|item| self.value(item.get_ref(), path)).collect())
+            }
+            DeValue::Table(members) => self.table(members, path),
         }
-        DeValue::Datetime(time) => time.to_string().as_str().into(),
-        DeValue::Array(items) => {
-            Value::List(items.iter().map(|item| value(text, item.get_ref(), path, lines)).collect())
-        }
-        DeValue::Table(members) => table(text, members, path, lines),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn values_have_their_lines() {
@@ -72,6 +84,16 @@ mod tests {
         let line = |path: &str| lines.iter().find(|(name, _)| name == path).map(|(_, line)| *line);
         assert_eq!(line("cluster.min_nodes"), Some(9));
         assert_eq!(line("consul.timeout"), Some(6));
+    }
+
+    /// When the lines were counted from the beginning for each value, this took minutes.
+    #[test]
+    fn a_large_document_takes_time_in_proportion_to_its_size() {
+        let text: String = (0..60_000).map(|number| format!("name{number} = 1\n")).collect();
+        let begun = Instant::now();
+        let (_, lines) = decode(&text).expect("TOML");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert_eq!(lines.iter().map(|(_, line)| line).max(), Some(&60_000));
     }
 
     #[test]
