@@ -1,9 +1,14 @@
 //! A program's log file, rotated by size: `path`, then `path.1` (the newest) up to `path.N`. The path may
 //! also name a character device or a pipe. Nothing here waits: lines that a pipe does not take are counted.
+//!
+//! If another program has renamed or removed the file, the next line goes to a new one. Of a symbolic link, the
+//! file that it names is rotated.
 
 use crate::os::{self, NoSigpipe};
-use std::fs::{self, File};
+use std::borrow::Cow;
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -22,11 +27,15 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct LogFile {
     path: PathBuf,
+    /// The path without symbolic links, which is rotated.
+    target: PathBuf,
     limits: Limits,
-    /// `None`: a pipe that no process reads, or a file that could not be opened again.
+    /// `None`: a pipe that no process reads.
     file: Option<File>,
-    /// Of a regular file; others are not rotated.
-    size: Option<u64>,
+    /// Device and number of a regular file; others are not rotated.
+    identity: Option<(u64, u64)>,
+    /// Whether the path names another file, which cannot be opened.
+    is_away: bool,
     /// The number of lines that the pipe did not take since the last one that it took.
     left_out: u64,
     /// Whether the last line was written in part.
@@ -41,9 +50,11 @@ impl LogFile {
     pub fn open(path: &Path, limits: Limits) -> Result<Self, String> {
         let mut log = LogFile {
             path: path.to_owned(),
+            target: path.to_owned(),
             limits,
             file: None,
-            size: None,
+            identity: None,
+            is_away: false,
             left_out: 0,
             is_torn: false,
         };
@@ -53,22 +64,54 @@ impl LogFile {
     }
 
     fn open_again(&mut self) -> io::Result<()> {
-        self.file = os::open_to_append(&self.path)?;
-        let found = self.file.as_ref().map(File::metadata).transpose()?;
-        self.size = found.filter(|found| found.is_file()).map(|found| found.len());
+        let file = os::open_to_append(&self.path)?;
+        let found = file.as_ref().map(File::metadata).transpose()?;
+        let identity = found.filter(Metadata::is_file).as_ref().map(identity);
+        if identity.is_some() {
+            self.target = fs::canonicalize(&self.path)?;
+        }
+        (self.file, self.identity, self.is_away) = (file, identity, false);
         Ok(())
     }
 
-    /// Writes a line, which includes its line break. A pipe takes a line of up to 4096 bytes as a whole,
-    /// or not at all: then the line is counted, and the next one that it takes ends with the count.
+    /// Opens the file again if its path does not name it any more; returns the size of a regular file that is to be
+    /// rotated. One that cannot be opened again takes further lines.
+    fn follow(&mut self) -> Option<u64> {
+        self.identity?;
+        let size = self.size();
+        if size.is_some() {
+            return size;
+        }
+        match self.open_again() {
+            Ok(()) => self.size(),
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_away, true) {
+                    let path = self.path.display();
+                    tracing::warn!(
+                        %path, %error,
+                        "the log file was moved and cannot be opened again: lines go to the old file"
+                    );
+                }
+                None
+            }
+        }
+    }
+
+    /// The size of the regular file if its path names it.
+    fn size(&self) -> Option<u64> {
+        let found = fs::metadata(&self.path).ok()?;
+        (self.identity == Some(identity(&found))).then_some(found.len())
+    }
+
+    /// Writes a line, which includes its line break; others in it are escaped. A pipe takes a line of up to 4096 bytes
+    /// as a whole, or not at all: then the line is counted, and the next one that it takes ends with the count.
     ///
     /// # Errors
     /// When the line cannot be written for another reason.
     pub fn line(&mut self, line: &str) -> io::Result<()> {
-        if self
-            .size
-            .is_some_and(|size| size > 0 && size + line.len() as u64 > self.limits.max_bytes)
-        {
+        let line = &*one_line(line);
+        let size = self.follow();
+        if size.is_some_and(|size| size > 0 && size + line.len() as u64 > self.limits.max_bytes) {
             self.rotate()?;
         }
         let start = if self.is_torn { "\n" } else { "" };
@@ -98,7 +141,7 @@ impl LogFile {
             self.open_again()?;
         }
         let Some(file) = &mut self.file else { return Err(io::ErrorKind::BrokenPipe.into()) };
-        let _no_sigpipe = self.size.is_none().then(NoSigpipe::new);
+        let _no_sigpipe = self.identity.is_none().then(NoSigpipe::new);
         let mut rest = text.as_bytes();
         while !rest.is_empty() {
             match file.write(rest) {
@@ -116,36 +159,46 @@ impl LogFile {
             }
         }
         self.is_torn = false;
-        self.size = self.size.map(|size| size + text.len() as u64);
         Ok(())
     }
 
-    fn backup(&self, number: u32) -> PathBuf {
-        let mut path = self.path.clone().into_os_string();
-        path.push(format!(".{number}"));
-        path.into()
+    /// The rotated files, the newest first, and the next path that is free. A folder or anything else with such a
+    /// path is passed over and stays.
+    fn backups(&self) -> (Vec<PathBuf>, PathBuf) {
+        let mut found = Vec::new();
+        let mut number = 1;
+        loop {
+            let mut path = self.target.clone().into_os_string();
+            path.push(format!(".{number}"));
+            let path = PathBuf::from(path);
+            match fs::symlink_metadata(&path) {
+                Ok(it) if it.is_file() => found.push(path),
+                Ok(_) => {}
+                Err(_) => return (found, path),
+            }
+            number += 1;
+        }
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        let mut last = 1;
-        while last <= self.limits.max_backups && exists(&self.backup(last)) {
-            last += 1;
+        let (mut paths, free) = self.backups();
+        paths.truncate(self.limits.max_backups as usize);
+        paths.push(free);
+        paths.insert(0, self.target.clone());
+        for pair in paths.windows(2).rev() {
+            fs::rename(&pair[0], &pair[1])?;
         }
-        for number in (2..=last).rev() {
-            fs::rename(self.backup(number - 1), self.backup(number))?;
-        }
-        fs::rename(&self.path, self.backup(1))?;
         self.remove_old();
         self.open_again()
     }
 
     /// Removes rotated files beyond `max_backups` and `max_age`. One that cannot be removed stays.
     fn remove_old(&self) {
-        let paths = (1..).map(|number| (number, self.backup(number)));
-        for (number, path) in paths.take_while(|(_, path)| exists(path)) {
-            let written = fs::symlink_metadata(&path).and_then(|found| found.modified());
+        for (number, path) in self.backups().0.into_iter().enumerate() {
+            let written = fs::metadata(&path).and_then(|found| found.modified());
             let age = written.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
-            if number > self.limits.max_backups || age.is_some_and(|age| age > self.limits.max_age)
+            if number >= self.limits.max_backups as usize
+                || age.is_some_and(|age| age > self.limits.max_age)
             {
                 let _ = fs::remove_file(&path);
             }
@@ -162,8 +215,17 @@ impl Drop for LogFile {
     }
 }
 
-fn exists(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok()
+fn identity(found: &Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
+/// A line without line breaks but the last one.
+fn one_line(line: &str) -> Cow<'_, str> {
+    let (text, end) = line.strip_suffix('\n').map_or((line, ""), |text| (text, "\n"));
+    match text.contains(['\n', '\r']) {
+        true => (text.replace('\n', "\\n").replace('\r', "\\r") + end).into(),
+        false => line.into(),
+    }
 }
 
 /// Whether a pipe is full, or no process reads it.
@@ -175,6 +237,7 @@ fn is_unread(error: &io::Error) -> bool {
 mod tests {
     use super::*;
     use std::io::Read;
+    use std::os::unix::fs::symlink;
     use std::process::Command;
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -252,10 +315,74 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_a_rotated_file_is_passed_over() {
+        let world = World::new();
+        let inside = world.0.join("log.1/kept");
+        fs::create_dir_all(inside.parent().unwrap()).unwrap();
+        fs::create_dir_all(world.0.join("log.3")).unwrap();
+        fs::write(&inside, "kept").unwrap();
+        let mut log = LogFile::open(&world.path(), LIMITS).unwrap();
+        for number in 0..5 {
+            log.line(&format!("{number} {}\n", "x".repeat(60))).unwrap();
+        }
+        let starts = ["log", "log.2", "log.4"]
+            .map(|name| fs::read_to_string(world.0.join(name)).unwrap().chars().next().unwrap());
+        assert_eq!(starts, ['4', '3', '2']);
+        assert_eq!(fs::read_to_string(inside).unwrap(), "kept");
+        assert!(world.0.join("log.3").is_dir() && !world.0.join("log.5").exists());
+    }
+
+    #[test]
+    fn of_a_symbolic_link_the_file_that_it_names_is_rotated() {
+        let (world, other) = (World::new(), World::new());
+        symlink(other.path(), world.path()).unwrap();
+        let mut log = LogFile::open(&world.path(), LIMITS).unwrap();
+        for number in 0..3 {
+            log.line(&format!("{number} {}\n", "x".repeat(60))).unwrap();
+        }
+        assert_eq!(fs::read_link(world.path()).unwrap(), other.path());
+        assert_eq!((world.texts().len(), other.texts().len()), (1, 3));
+    }
+
+    /// As logrotate does it, which creates the file again or leaves that to the program.
+    #[test]
+    fn a_file_that_another_program_renames_or_removes_is_followed() {
+        let world = World::new();
+        let mut log = LogFile::open(&world.path(), LIMITS).unwrap();
+        log.line("one\n").unwrap();
+        fs::rename(world.path(), world.0.join("log.1")).unwrap();
+        log.line("two\n").unwrap();
+        assert_eq!(world.texts(), ["two\n", "one\n"]);
+        fs::rename(world.path(), world.0.join("other")).unwrap();
+        fs::write(world.path(), "created\n").unwrap();
+        log.line("three\n").unwrap();
+        assert_eq!(world.texts(), ["created\nthree\n", "one\n"]);
+        // Its size is that of the file, not of the lines.
+        File::options().write(true).open(world.path()).unwrap().set_len(0).unwrap();
+        log.line(&format!("{}\n", "x".repeat(95))).unwrap();
+        assert_eq!(world.texts().len(), 2, "it was not rotated");
+        fs::remove_file(world.path()).unwrap();
+        fs::create_dir(world.path()).unwrap();
+        log.line("to the removed file\n").unwrap();
+        fs::remove_dir(world.path()).unwrap();
+        log.line("four\n").unwrap();
+        assert_eq!(world.texts(), ["four\n", "one\n"]);
+    }
+
+    #[test]
+    fn a_record_is_one_line() {
+        let world = World::new();
+        let mut log = LogFile::open(&world.path(), LIMITS).unwrap();
+        log.line("INFO key=a\r\nERROR forged\n").unwrap();
+        log.line("end\n").unwrap();
+        assert_eq!(world.texts(), ["INFO key=a\\r\\nERROR forged\nend\n"]);
+    }
+
+    #[test]
     fn a_device_is_written_and_not_rotated() {
         let mut log = LogFile::open(Path::new("/dev/null"), LIMITS).unwrap();
         (0..100).for_each(|_| log.line("a line\n").unwrap());
-        assert!(!exists(Path::new("/dev/null.1")));
+        assert!(!Path::new("/dev/null.1").exists());
         let mut full = LogFile::open(Path::new("/dev/full"), LIMITS).unwrap();
         assert_eq!(full.line("a line\n").unwrap_err().kind(), io::ErrorKind::StorageFull);
     }

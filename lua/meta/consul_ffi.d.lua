@@ -1136,7 +1136,7 @@ function ConsulClient:destroy_session(session, options) end
 ---@field forget_after_s? number|string How long a node may be down before it is removed from the members, in seconds; not less than `replace_after_s`. Default: 3600.
 ---@field start_timeout_ms? number How long `start` waits for the node to be a member and for a leader, in milliseconds. Default: 10000.
 ---@field data_address? string The address at which the node listens for requests of other nodes, `host:port`; port 0: any free port. The node's key publishes the address in use. An address that other machines can reach requires a `cluster_key` or `data_tls`. With `0.0.0.0`, all addresses of the machine, the host of `node_address` is published. Default: 127.0.0.1:0.
----@field cluster_key? string|string[] The secret that signs requests and replies between nodes, 16 bytes or more; the same on all nodes. With a list, nodes call each other if their lists have a secret in common, so that it can be rotated. Without `data_tls` requests and replies are not encrypted. Default: none.
+---@field cluster_key? string|string[] The secret that signs requests and replies between nodes, 16 bytes or more; the same on all nodes. With a list of up to 8, nodes call each other if their lists have a secret in common, so that it can be rotated. Without `data_tls` requests and replies are not encrypted. Default: none.
 ---@field data_tls? { cert_file: string, key_file: string, ca_file: string } PEM files for mutual TLS 1.3 between the nodes: the node's certificate followed by those that signed it, its private key (not encrypted), and the authorities. Every certificate that these authorities have signed is one of a member, whatever names are in it, so they must sign for this cluster alone. The files are read again when they change. All nodes have it, or none. Default: none.
 ---@field encrypt_traffic? boolean True: `data_tls` is required, so that a node whose files are not configured does not start. Default: false.
 ---@field max_request_bytes? integer The largest request that the node sends or accepts, in bytes. Default: 4194304.
@@ -3030,7 +3030,8 @@ function StatusServer:close() end
 function consul_ffi.read_file(path) end
 
 ---Opens a log file to append to: a regular file, a character device or a pipe. Neither this nor a write waits.
----A regular file is rotated to `path.1`, and so on. Only one process may write a file.
+---A regular file is rotated to `path.1`, and so on; of a symbolic link, the file that it names. If another program,
+---such as logrotate, has renamed or removed the file, the next line goes to a new one. Only one process may write a file.
 ---@param path string
 ---@param limits? consul_ffi.log_file.limits
 ---@return consul_ffi.LogFile? file nil for a file that cannot be opened, and for a directory, a block device or a socket
@@ -3045,7 +3046,7 @@ function consul_ffi.log_file(path, limits) end
 ---@class consul_ffi.LogFile
 local LogFile = {}
 
----Writes a line, which must end with a line break. A pipe that is full, or that no process reads, does not take
+---Writes a line, which must end with a line break; others in it are written as `\n` and `\r`. A pipe that is full, or that no process reads, does not take
 ---it; then it is counted, and the next line that the pipe takes ends with `left_out=` and the count.
 ---@param line string of up to 4,000 bytes, which a pipe takes as a whole or not at all
 ---@return boolean? success nil when the line cannot be written for another reason

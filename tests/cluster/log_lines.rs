@@ -45,6 +45,7 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("changed", "a file of this machine"),
     ("for an older program", "a program of this machine"),
     ("cannot be used; the last content stays in use", "a file of this machine"),
+    ("the log file was moved and cannot be opened again", "once; a process of this machine"),
     ("the pipe is not read: lines are left out", "a process of this machine"),
     ("the pipe was not read: lines were left out", "a process of this machine"),
     ("the authorities in data_tls.ca_file do not vouch", "a file of this machine"),

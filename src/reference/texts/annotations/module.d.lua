@@ -92,7 +92,8 @@ function StatusServer:close() end
 function consul_ffi.read_file(path) end
 
 ---Opens a log file to append to: a regular file, a character device or a pipe. Neither this nor a write waits.
----A regular file is rotated to `path.1`, and so on. Only one process may write a file.
+---A regular file is rotated to `path.1`, and so on; of a symbolic link, the file that it names. If another program,
+---such as logrotate, has renamed or removed the file, the next line goes to a new one. Only one process may write a file.
 ---@param path string
 ---@param limits? consul_ffi.log_file.limits
 ---@return consul_ffi.LogFile? file nil for a file that cannot be opened, and for a directory, a block device or a socket
@@ -107,7 +108,7 @@ function consul_ffi.log_file(path, limits) end
 ---@class consul_ffi.LogFile
 local LogFile = {}
 
----Writes a line, which must end with a line break. A pipe that is full, or that no process reads, does not take
+---Writes a line, which must end with a line break; others in it are written as `\n` and `\r`. A pipe that is full, or that no process reads, does not take
 ---it; then it is counted, and the next line that the pipe takes ends with `left_out=` and the count.
 ---@param line string of up to 4,000 bytes, which a pipe takes as a whole or not at all
 ---@return boolean? success nil when the line cannot be written for another reason
