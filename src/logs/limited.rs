@@ -6,6 +6,7 @@ use crate::clock::{Clock, Instant};
 use crate::metrics::numbers;
 use crate::os::PerProcess;
 use crate::sync::lock;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -87,12 +88,13 @@ where
     ) -> fmt::Result {
         let Some(left_out) = self.pass(event.metadata()) else { return Ok(()) };
         let as_text = |mut writer: Writer<'_>| {
-            if left_out == 0 {
-                return self.format.format_event(context, writer, event);
-            }
             let mut line = String::new();
             self.format.format_event(context, Writer::new(&mut line), event)?;
-            writeln!(writer, "{} left_out={left_out}", line.trim_end())
+            let line = one_line(line.trim_end());
+            match left_out {
+                0 => writeln!(writer, "{line}"),
+                _ => writeln!(writer, "{line} left_out={left_out}"),
+            }
         };
         let is_of_process = self.way == Way::OfProcess;
         let is_json = is_of_process && IS_JSON.load(Ordering::Relaxed);
@@ -108,4 +110,20 @@ where
         let left = if is_taken { queue::of_process().push(line) } else { Some(line) };
         left.map_or(Ok(()), |line| writer.write_str(&line.written()))
     }
+}
+
+/// A text without control characters, which could look like another line.
+fn one_line(text: &str) -> Cow<'_, str> {
+    let is_control = |c: char| c.is_control() && c != '\t';
+    if !text.contains(is_control) {
+        return text.into();
+    }
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_control(c) {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line.into()
 }

@@ -240,4 +240,18 @@ mod tests {
             assert!(first.ends_with("one kind number=0 left_out=990"), "{first}");
         });
     }
+
+    /// Texts of servers and other nodes are in lines.
+    #[test]
+    fn a_text_with_line_breaks_is_one_line() {
+        let kept = Kept::default();
+        let written = kept.clone();
+        let layer = layer(Level::WARN, Arc::new(ManualClock::default()), move || written.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::warn!(why = %"it said\r\nERROR forged", "first\nsecond");
+        });
+        let text = String::from_utf8(std::mem::take(&mut *lock(&kept.0))).expect("text");
+        let end = "first\\nsecond why=it said\\r\\nERROR forged\n";
+        assert!(text.ends_with(end) && text.lines().count() == 1, "{text}");
+    }
 }
