@@ -180,6 +180,13 @@ describe("calls between nodes", function()
     assert.is_true(other:call("n1", "echo", "x"))
     local config = { node_id = "n", node_address = "a:1", cluster_key = { "the secret of the first", "short" } }
     support.raises("cluster_key is too short: it must have at least 16 bytes", consul_ffi.ConsulHACluster.new, config)
+    for i = 1, 8 do
+      config.cluster_key[i] = "the secret of number " .. i
+    end
+    consul_ffi.ConsulHACluster.new(config):close()
+    config.cluster_key[9] = "the secret of number 9"
+    local why = "cluster_key is a list of 9 secrets: it can have up to 8"
+    support.raises(why, consul_ffi.ConsulHACluster.new, config)
   end)
 
   it("can be made by a handler, also back to the caller #smoke", function()

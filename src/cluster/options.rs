@@ -1,6 +1,6 @@
 //! The options of a node, with their defaults and the checks that they fit together.
 
-use super::data_plane::auth::{ClusterKey, MIN_SECRET_BYTES};
+use super::data_plane::auth::{ClusterKey, MAX_SECRETS, MIN_SECRET_BYTES};
 use super::data_plane::tls::DataTls;
 use super::shard_map::MAX_SHARDS;
 use crate::client::coordination::Profile;
@@ -161,6 +161,12 @@ impl Options {
         if self.cluster_key.as_ref().is_some_and(ClusterKey::is_too_short) {
             return refuse(format!(
                 "cluster_key is too short: it must have at least {MIN_SECRET_BYTES} bytes"
+            ));
+        }
+        let secrets = self.cluster_key.as_ref().map_or(0, ClusterKey::secrets);
+        if secrets > MAX_SECRETS {
+            return refuse(format!(
+                "cluster_key is a list of {secrets} secrets: it can have up to {MAX_SECRETS}"
             ));
         }
         if self.encrypt_traffic && self.data_tls.is_none() {

@@ -134,7 +134,7 @@ pub const CLUSTER_OPTIONS: &[Setting<Options>] = &[
             options.cluster_key = first.map(|key| secrets.fold(key, |key, it| key.with(it)));
         }),
         "none",
-        "The secret that signs requests and replies between nodes, 16 bytes or more; the same on all nodes. With a list, nodes call each other if their lists have a secret in common, so that it can be rotated. Without `data_tls` requests and replies are not encrypted.",
+        "The secret that signs requests and replies between nodes, 16 bytes or more; the same on all nodes. With a list of up to 8, nodes call each other if their lists have a secret in common, so that it can be rotated. Without `data_tls` requests and replies are not encrypted.",
     ),
     Setting::new(
         "data_tls",

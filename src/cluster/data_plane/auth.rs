@@ -14,8 +14,8 @@ use std::fmt;
 /// The least length of a secret; a shorter one can be guessed from one signed request.
 pub const MIN_SECRET_BYTES: usize = 16;
 
-/// The most secrets that sign a request, and the most signatures that are verified.
-const MAX_SIGNATURES: usize = 8;
+/// The most secrets of a key. Each signs a request, and no more signatures are verified.
+pub const MAX_SECRETS: usize = 8;
 
 /// A cluster's key: one secret, or several while it is rotated. Its `Debug` output does not show a secret.
 #[derive(Clone)]
@@ -52,16 +52,21 @@ impl ClusterKey {
         self.is_too_short
     }
 
+    /// How many secrets it has.
+    pub fn secrets(&self) -> usize {
+        self.secrets.len()
+    }
+
     /// A signature with each secret, since the receiver may have any one of them.
     pub(super) fn sign(&self, text: &str) -> String {
-        let signatures = self.secrets.iter().take(MAX_SIGNATURES);
-        let signatures = signatures.map(|it| BASE64.encode(hmac::sign(it, text.as_bytes())));
+        let signatures =
+            self.secrets.iter().map(|it| BASE64.encode(hmac::sign(it, text.as_bytes())));
         signatures.collect::<Vec<_>>().join(",")
     }
 
     /// The key with only the secret that has made one of the signatures.
     pub(super) fn signer(&self, text: &str, signatures: &str) -> Option<ClusterKey> {
-        let signatures = signatures.split(',').take(MAX_SIGNATURES);
+        let signatures = signatures.split(',').take(MAX_SECRETS);
         let signatures: Vec<_> = signatures.filter_map(|it| BASE64.decode(it).ok()).collect();
         let has_signed = |secret: &&hmac::Key| {
             signatures.iter().any(|it| hmac::verify(secret, text.as_bytes(), it).is_ok())
