@@ -3,10 +3,9 @@
 use super::mapping::Op;
 use crate::client::Client;
 use crate::clock::{Clock, Instant};
-use crate::cluster::rights::{Right, lacking};
 use crate::error::{Error, Kind};
 use crate::sync::lock;
-use crate::wire::api::{kv, txn};
+use crate::wire::api::{acl, kv, txn};
 use crate::wire::request::Args;
 use crate::wire::response::{Answer, Meta};
 use crate::wire::value::Value;
@@ -185,17 +184,30 @@ impl Target {
         if meta.tells_hidden() || is_seen() {
             return Ok(());
         }
-        // Of the rights it is the only one that no rule below the prefix restricts.
-        let write = Right::write("key", prefix);
-        let all = Right { access: "write-prefix", ..write };
-        let ask = async || lacking(&self.client, vec![all.clone()]).await;
-        if !self.patiently(ask).await?.is_empty() {
+        if !self.may_write_all(prefix).await? {
             return hidden(
                 "may hide keys of Consul, and the server does not say: that needs key:write on all",
             );
         }
         lock(&self.seen).push(prefix.to_owned());
         Ok(())
+    }
+
+    /// Whether the token may write all keys that begin with a prefix: of the rights that Consul tells it is the only
+    /// one that no rule below the prefix restricts.
+    async fn may_write_all(&self, prefix: &str) -> Result<bool, Error> {
+        let members = [("Resource", "key"), ("Access", "write-prefix"), ("Segment", prefix)];
+        let members = members.map(|(name, text)| (name.to_owned(), text.into()));
+        let args = Args::new().arg(Value::List(vec![Value::Map(members.into())]));
+        match self.patiently(async || self.client.call(&acl::AUTHORIZE, &args).await).await {
+            Ok(answer) => {
+                let allows = |answer: &Value| answer.get("Allow") == Some(&Value::Bool(true));
+                Ok(answer.value.items().first().is_some_and(allows))
+            }
+            // Without ACLs.
+            Err(error) if error.kind() == Kind::Unsupported => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Keys, read in one transaction.
