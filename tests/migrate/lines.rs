@@ -57,11 +57,30 @@ pub fn run(version: &'static str) {
     let read = |name| std::fs::read(name).unwrap();
     assert!(read(&first) == read(&second));
 
+    reports(&servers, &file("report"));
+
     let odd = json!([{ "KV": { "Verb": "set", "Key": "//odd", "Value": "" } }]).to_string();
     servers.consul().send("PUT", "/v1/txn", odd).unwrap();
     servers.run(&["export"]).ends(2, &["//odd", "leading `/`"]);
     std::fs::write(&given, "{\"key\":\"x\",\"value\":\"\"}\n{\"key\":3}\n").unwrap();
     servers.run(&["import", "--merge", &given]).ends(1, &["line 2 is not of an export"]);
+}
+
+/// The report is written, also of a failure, and what cannot be written is told before anything is done.
+fn reports(servers: &Servers, report: &str) {
+    let import =
+        |report: &str, file: &str| servers.run(&["import", "--merge", "--report", report, file]);
+    let read = || serde_json::from_str::<Value>(&std::fs::read_to_string(report).unwrap()).unwrap();
+    let given = format!("{report}.jsonl");
+    std::fs::write(&given, "{\"key\":\"of-report\",\"value\":\"\"}\n").unwrap();
+    import("/no/folder/report", &given).ends(2, &["--report", "/no/folder/report"]);
+    assert_eq!(servers.stored("of-report"), None);
+    import(report, &given).ok();
+    assert_eq!(read(), json!({ "verb": "import", "keys": 1 }));
+    import(report, "/no/file").ends(2, &["/no/file"]);
+    assert_eq!(read()["error"]["kind"], "usage", "{}", read());
+    import("/dev/full", &given).ends(1, &["imported 1 key", "/dev/full", "cannot be written"]);
+    servers.consul().send("DELETE", "/v1/kv/of-report", "").unwrap();
 }
 
 /// The name, the value and the flags of all keys of Consul but those of jobs.

@@ -15,6 +15,7 @@ mod connection;
 mod failure;
 mod lines;
 mod progress;
+mod report;
 mod switch;
 mod verbs;
 
@@ -24,6 +25,7 @@ use common::print::{self, PROGRAM, failed, print_json, say};
 use connection::Session;
 use failure::Failure;
 use futures_util::future::select_all;
+use report::ReportFile;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
 
 async fn run(line: &CommandLine) -> Result<(), Failure> {
     let session = Session::new(line)?;
+    let report = ReportFile::open(line.report.as_deref())?;
     let unheard = |error| Failure::Usage(format!("no signals: {error}"));
     let kinds = [
         SignalKind::interrupt(),
@@ -66,9 +69,16 @@ async fn run(line: &CommandLine) -> Result<(), Failure> {
         kinds.map(signal).into_iter().collect::<Result<Vec<_>, _>>().map_err(unheard)?;
     let any = select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv())));
     let done = tokio::select! {
-        done = verbs::run(&session, line) => done,
+        done = verbs::run(&session, line, &report) => done,
         _ = any => Err(Failure::Interrupted),
     };
-    switch::unfreeze(&session, &line.job.name).await?;
+    let done = switch::unfreeze(&session, &line.job.name).await.and(done);
+    if let Err(failure) = &done
+        && let text = failure.to_string()
+        && !text.is_empty()
+        && let Err(why) = report.write(&failed(failure.kind(), &text))
+    {
+        say(&format!("{PROGRAM}: {why}"));
+    }
     done
 }

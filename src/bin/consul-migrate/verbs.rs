@@ -1,9 +1,10 @@
 //! What each verb does.
 
 use super::arguments::{CommandLine, Copy, Hold, Verb};
-use super::common::print::{counted, inert, print, print_json, table};
+use super::common::print::{PROGRAM, counted, inert, print, print_json, say, table};
 use super::connection::{Session, is_dead};
 use super::failure::Failure;
+use super::report::ReportFile;
 use super::{lines, switch};
 use consul_ffi::migrate::etcd::Range;
 use consul_ffi::migrate::job::{self, Instance, Job, Keys, Phase, Record};
@@ -52,7 +53,11 @@ pub struct Done {
     pub is_well: bool,
 }
 
-pub async fn run(session: &Session, line: &CommandLine) -> Result<(), Failure> {
+pub async fn run(
+    session: &Session,
+    line: &CommandLine,
+    report: &ReportFile<'_>,
+) -> Result<(), Failure> {
     let done = match &line.verb {
         Verb::Plan => plan(session, &line.job.name).await?,
         Verb::Copy(it) => copy(session, &line.job.name, it).await?,
@@ -66,16 +71,16 @@ pub async fn run(session: &Session, line: &CommandLine) -> Result<(), Failure> {
         Verb::Completion { .. } => return Ok(()),
     };
     session.progress.end();
-    if let Some(file) = &line.report {
-        let unwritten = |error| Failure::Usage(format!("--report {file:?}: {error}"));
-        std::fs::write(file, format!("{}\n", done.json)).map_err(unwritten)?;
-    }
     match line.json {
         _ if done.text.is_empty() => {}
         true => print_json(&done.json),
         false => print(&inert(done.text.trim_end())),
     }
-    if done.is_well { Ok(()) } else { Err(Failure::NotWell) }
+    let written = report.write(&done.json);
+    if let Err(why) = &written {
+        say(&format!("{PROGRAM}: {why}; the verb has done what it says above"));
+    }
+    if done.is_well && written.is_ok() { Ok(()) } else { Err(Failure::NotWell) }
 }
 
 async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
