@@ -1,7 +1,8 @@
 //! Keys of Consul as lines of JSON: a backup, which needs no etcd.
 //!
 //! A line is `{"key": "app/a", "value": "<base64>", "flags": 1}`; flags of 0 are left out. A key that is
-//! encoded in Consul is one line with `etcd_key`, the bytes of its key in base64, and its whole value.
+//! encoded in Consul is one line with `etcd_key`, the bytes of its key in base64, and its whole value. The last
+//! line is `{"lines": 2}`, the number of those before it: an export that was cut does not have it.
 
 use super::etcd::Base64;
 use super::mapping::{Mapping, Op, part_of, parts};
@@ -11,7 +12,7 @@ use super::target::{Outcome, Stored, Target};
 use super::{Report, Stop};
 use crate::error::{Error, Kind};
 use serde::{Deserialize, Serialize};
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read, Seek, SeekFrom, Write};
 
 /// The operations that are written together, and their bytes.
 const MAX_BYTES: usize = 300_000;
@@ -29,6 +30,16 @@ struct Line {
     flags: u64,
 }
 
+/// The last line.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct End {
+    lines: u64,
+}
+
+/// The most bytes that are searched for the last line.
+const END_SEARCHED: u64 = 256;
+
 fn is_zero(flags: &u64) -> bool {
     *flags == 0
 }
@@ -37,7 +48,7 @@ fn failed(doing: &str, error: &std::io::Error) -> Stop {
     Error::new(Kind::Config, format!("{doing}: {error}")).into()
 }
 
-/// Writes all keys that begin with the prefix of `mapping`, but those of jobs; returns how many lines.
+/// Writes all keys that begin with the prefix of `mapping`, but those of jobs; returns how many they are.
 ///
 /// # Errors
 /// See [`Stop`]; that it cannot be written.
@@ -64,6 +75,7 @@ pub async fn export(
         }
     }
     export.flush().await?;
+    export.line(&End { lines: export.lines })?;
     export.out.flush().map_err(|error| failed("the export", &error))?;
     Ok(export.lines)
 }
@@ -108,30 +120,62 @@ impl Export<'_> {
         }
     }
 
-    fn write(&mut self, line: &Line) -> Result<(), Stop> {
+    fn line(&mut self, line: &impl Serialize) -> Result<(), Stop> {
         let text =
             serde_json::to_string(line).map_err(|error| Error::argument(error.to_string()))?;
-        writeln!(self.out, "{text}").map_err(|error| failed("the export", &error))?;
+        writeln!(self.out, "{text}").map_err(|error| failed("the export", &error))
+    }
+
+    fn write(&mut self, line: &Line) -> Result<(), Stop> {
+        self.line(line)?;
         self.lines += 1;
         self.report.progress("exported", self.lines, None);
         Ok(())
     }
 }
 
-/// Sets the keys of all lines; returns how many lines.
+/// Whether a file ends with the last line of an export. Its position is its start again then.
 ///
 /// # Errors
-/// See [`Stop`]; a line that is not one, by its number.
+/// That it cannot be read.
+pub fn is_whole(file: &mut (impl Read + Seek)) -> std::io::Result<bool> {
+    let size = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(size - size.min(END_SEARCHED)))?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    file.rewind()?;
+    let last = end.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
+    Ok(last.is_some_and(|last| serde_json::from_slice::<End>(last).is_ok()))
+}
+
+/// What a file is without the last line of an export.
+pub const CUT: &str = "the export was cut, or the file is not one of `export`: its last line is not \
+                       {\"lines\": …} (--partial takes it)";
+
+/// Sets the keys of all lines; returns how many they are. Without `is_partial` the last line must be that of an
+/// export.
+///
+/// # Errors
+/// See [`Stop`]; a line that is not one, by its number; that the export is not whole.
 pub async fn import(
     target: &Target,
     mapping: &Mapping,
     from: &mut dyn BufRead,
+    is_partial: bool,
     report: &dyn Report,
 ) -> Result<u64, Stop> {
     let (mut waiting, mut bytes, mut count) = (Vec::new(), 0, 0);
+    let mut end = None;
     for (at, line) in from.lines().enumerate() {
         let line = line.map_err(|error| failed("the import", &error))?;
         if line.trim().is_empty() {
+            continue;
+        }
+        if end.is_some() {
+            return Err(Stop::Refused(format!("line {} is after the end of the export", at + 1)));
+        }
+        end = serde_json::from_str::<End>(&line).ok();
+        if end.is_some() {
             continue;
         }
         for op in ops(mapping, &line, at + 1)? {
@@ -146,7 +190,14 @@ pub async fn import(
         }
     }
     write(target, &waiting).await?;
-    Ok(count)
+    match end {
+        Some(End { lines }) if lines == count => Ok(count),
+        Some(End { lines }) => Err(Stop::Refused(format!(
+            "the export is not whole: it has {count} lines of {lines}, which were set"
+        ))),
+        None if is_partial => Ok(count),
+        None => Err(Stop::Refused(format!("{CUT}: its {count} lines were set"))),
+    }
 }
 
 fn ops(mapping: &Mapping, line: &str, number: usize) -> Result<Vec<Op>, Stop> {

@@ -35,7 +35,7 @@ pub mod target;
 pub mod verify;
 
 pub use cutover::{CutOver, Freeze, Frozen, LIFTED, cut_over, lift_left};
-pub use lines::{export, import};
+pub use lines::{CUT, export, import, is_whole};
 pub use load::{load, restart};
 pub use rollback::{RolledBack, roll_back};
 pub use tail::{Until, tail};

@@ -38,6 +38,10 @@ pub fn run(version: &'static str) {
     add(json!({ "key": "large", "value": alone, "flags": u64::MAX }));
     add(json!({ "etcd_key": BASE64.encode(b"/\xff\0"), "value": large }));
     std::fs::write(&given, &lines).unwrap();
+    servers.run(&["import", &given]).ends(1, &["nothing was written", "was cut", "--partial"]);
+    assert!(all(&servers).is_empty());
+    writeln!(lines, "{}", json!({ "lines": 11 })).unwrap();
+    std::fs::write(&given, &lines).unwrap();
 
     servers.run(&["import", &given]).ends(0, &["imported 11 keys"]);
     servers.consul().send("PUT", "/v1/kv/_migrate/job", "not a key of the programs").unwrap();
@@ -54,8 +58,9 @@ pub fn run(version: &'static str) {
     assert!(all(&servers) == before, "the import differs");
     servers.run(&["import", "--merge", &first]).ok();
     servers.run(&["export", &second]).ok();
-    let read = |name| std::fs::read(name).unwrap();
+    let read = |name| std::fs::read_to_string(name).unwrap();
     assert!(read(&first) == read(&second));
+    is_cut(&servers, &read(&first), &file("cut"));
 
     reports(&servers, &file("report"));
 
@@ -63,13 +68,48 @@ pub fn run(version: &'static str) {
     servers.consul().send("PUT", "/v1/txn", odd).unwrap();
     servers.run(&["export"]).ends(2, &["//odd", "leading `/`"]);
     std::fs::write(&given, "{\"key\":\"x\",\"value\":\"\"}\n{\"key\":3}\n").unwrap();
-    servers.run(&["import", "--merge", &given]).ends(1, &["line 2 is not of an export"]);
+    let import = ["import", "--merge", "--partial", &given];
+    servers.run(&import).ends(1, &["line 2 is not of an export"]);
+}
+
+/// An export without its end is not taken for a whole one, and one that fails leaves no file.
+fn is_cut(servers: &Servers, whole: &str, file: &str) {
+    let lines: Vec<&str> = whole.lines().collect();
+    let (last, others) = lines.split_last().unwrap();
+    assert_eq!(*last, "{\"lines\":11}");
+    let import = |text: String, more: &[&str]| {
+        std::fs::write(file, text).unwrap();
+        servers.run(&[&["import", "--merge", file], more].concat())
+    };
+    import(others.join("\n"), &[]).ends(1, &["nothing was written", "was cut"]);
+    import(others.join("\n"), &["--partial"]).ok();
+    import(format!("{}\n{last}", others[1..].join("\n")), &[]).ends(1, &["10 lines of 11"]);
+    import(format!("{whole}{last}\n"), &[]).ends(1, &["line 13 is after the end"]);
+    let mut piped = servers.program(&["import", "--merge"]);
+    std::fs::write(file, others.join("\n")).unwrap();
+    let piped = piped.stdin(std::fs::File::open(file).unwrap()).output().unwrap();
+    assert_eq!(piped.status.code(), Some(1), "{piped:?}");
+    std::fs::remove_file(file).unwrap();
+
+    // A key that cannot be read ends an export in the middle.
+    let odd = |verb: &str| {
+        let op = json!([{ "KV": { "Verb": verb, "Key": "a//odd", "Value": "" } }]).to_string();
+        servers.consul().send("PUT", "/v1/txn", op).unwrap();
+    };
+    odd("set");
+    servers.run(&["export", file]).ends(2, &["a//odd"]);
+    odd("delete");
+    let folder = std::path::Path::new(file).parent().unwrap();
+    let names = std::fs::read_dir(folder).unwrap().map(|it| it.unwrap().file_name());
+    let left: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with("cut")).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 /// The report is written, also of a failure, and what cannot be written is told before anything is done.
 fn reports(servers: &Servers, report: &str) {
-    let import =
-        |report: &str, file: &str| servers.run(&["import", "--merge", "--report", report, file]);
+    let import = |report: &str, file: &str| {
+        servers.run(&["import", "--merge", "--partial", "--report", report, file])
+    };
     let read = || serde_json::from_str::<Value>(&std::fs::read_to_string(report).unwrap()).unwrap();
     let given = format!("{report}.jsonl");
     std::fs::write(&given, "{\"key\":\"of-report\",\"value\":\"\"}\n").unwrap();

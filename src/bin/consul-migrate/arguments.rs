@@ -229,7 +229,7 @@ pub struct Rollback {
 
 #[derive(Args)]
 pub struct Export {
-    /// The file; it must not exist. Standard output by default.
+    /// The file; it must not exist, and does once it is whole. Standard output by default.
     pub file: Option<String>,
 }
 
@@ -240,6 +240,9 @@ pub struct Import {
     /// Begin although Consul has keys: those of the file are replaced, others stay.
     #[arg(long)]
     pub merge: bool,
+    /// Take a file without the last line of an export: one that you have made, or an export that was cut.
+    #[arg(long)]
+    pub partial: bool,
 }
 
 fn job_name(name: &str) -> Result<String, String> {

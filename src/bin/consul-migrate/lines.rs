@@ -5,25 +5,60 @@ use super::common::print::{counted, say};
 use super::connection::Session;
 use super::failure::Failure;
 use super::verbs::{Done, existing};
-use consul_ffi::migrate::{self, Stop};
+use consul_ffi::migrate::{self, CUT, Stop};
 use serde_json::json;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 
 pub async fn export(session: &Session, asked: &Export) -> Result<Done, Failure> {
-    let mut out: Box<dyn Write> = match &asked.file {
-        Some(name) => Box::new(BufWriter::new(File::create_new(name).map_err(unusable(name))?)),
-        None => Box::new(BufWriter::new(io::stdout())),
-    };
-    let report = &*session.progress;
-    let count = migrate::export(&session.target, &session.mapping, &mut *out, report).await?;
-    let text = format!("exported {}", counted(count as usize, "key"));
-    if asked.file.is_none() {
+    let (target, mapping, report) = (&session.target, &session.mapping, &*session.progress);
+    let Some(name) = &asked.file else {
+        let mut out = BufWriter::new(io::stdout());
+        let count = migrate::export(target, mapping, &mut out, report).await?;
         session.progress.end();
-        say(&text);
+        say(&exported(count));
         return Ok(Done { text: String::new(), json: json!(null), is_well: true });
-    }
+    };
+    let unusable = || unusable(name);
+    let mut file = Unfinished::create(name).map_err(unusable())?;
+    let count = migrate::export(target, mapping, &mut file.out, report).await?;
+    file.finish().map_err(unusable())?;
+    let text = exported(count);
     Ok(Done { text, json: json!({ "verb": "export", "keys": count }), is_well: true })
+}
+
+fn exported(count: u64) -> String {
+    format!("exported {}", counted(count as usize, "key"))
+}
+
+/// A file that has another name until it is whole; if it is dropped before, it is removed.
+struct Unfinished<'a> {
+    name: &'a str,
+    part: String,
+    out: BufWriter<File>,
+}
+
+impl<'a> Unfinished<'a> {
+    fn create(name: &'a str) -> io::Result<Self> {
+        if fs::exists(name)? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let part = format!("{name}.part");
+        let out = BufWriter::new(File::create(&part)?);
+        Ok(Unfinished { name, part, out })
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        self.out.flush()?;
+        self.out.get_ref().sync_all()?;
+        fs::rename(&self.part, self.name)
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.part);
+    }
 }
 
 pub async fn import(session: &Session, asked: &Import) -> Result<Done, Failure> {
@@ -34,11 +69,20 @@ pub async fn import(session: &Session, asked: &Import) -> Result<Done, Failure> 
         return Err(Stop::Refused(why).into());
     }
     let mut from: Box<dyn BufRead> = match &asked.file {
-        Some(name) => Box::new(BufReader::new(File::open(name).map_err(unusable(name))?)),
+        Some(name) => {
+            let mut file = File::open(name).map_err(unusable(name))?;
+            let is_file = file.metadata().map_err(unusable(name))?.is_file();
+            let is_cut = is_file && !migrate::is_whole(&mut file).map_err(unusable(name))?;
+            if is_cut && !asked.partial {
+                return Err(Stop::Refused(format!("nothing was written: {name:?}: {CUT}")).into());
+            }
+            Box::new(BufReader::new(file))
+        }
         None => Box::new(BufReader::new(io::stdin())),
     };
     let report = &*session.progress;
-    let count = migrate::import(&session.target, &session.mapping, &mut *from, report).await?;
+    let (target, mapping) = (&session.target, &session.mapping);
+    let count = migrate::import(target, mapping, &mut *from, asked.partial, report).await?;
     let text = format!("imported {}", counted(count as usize, "key"));
     Ok(Done { text, json: json!({ "verb": "import", "keys": count }), is_well: true })
 }
