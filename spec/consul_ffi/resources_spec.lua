@@ -1,5 +1,6 @@
 -- Many calls leak no file descriptors, threads or memory.
 local lfs = require("lfs")
+local managers = require("spec.consul_production.support")
 local support = require("spec.support")
 
 -- The free memory that the allocators of engine and library may keep.
@@ -121,6 +122,35 @@ describe("a process", function()
         end
       end
     end)
+  end)
+
+  it("has no descriptors for 3,000 clients that make no call, and collects those of dropped ones without any left", function()
+    local program, output = os.tmpname(), os.tmpname()
+    managers.write(program, [[
+      collectgarbage("stop")
+      local consul_ffi, kept = require("consul_ffi"), {}
+      local function client()
+        return assert(consul_ffi.new({ simulate = true }))
+      end
+      for i = 1, 3000 do
+        kept[i] = client()
+      end
+      for _ = 1, 300 do
+        assert(client():kv_get("key"))
+      end
+      for i = 1, 300 do
+        local success, message, err = kept[i]:kv_get("key")
+        if not success then
+          io.write(err.kind, ": ", message)
+          return
+        end
+      end
+    ]])
+    os.execute(("ulimit -n 64; %s %s > %s 2>&1"):format(support.interpreter, program, output))
+    local said = managers.read(output)
+    assert.matches("^config: .*Too many open files.* keeps descriptors until it is closed$", said)
+    os.remove(program)
+    os.remove(output)
   end)
 
   it("leaks nothing with 50 cluster nodes that were stopped or garbage-collected", function()
