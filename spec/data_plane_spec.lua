@@ -59,6 +59,12 @@ describe("calls between nodes", function()
         end,
       }))
     end)
+    other:handle("raises no text", function()
+      error({})
+    end)
+    other:handle("says no text", function()
+      return nil, function() end
+    end)
     other:handle("yields", function()
       coroutine.yield()
     end)
@@ -69,6 +75,8 @@ describe("calls between nodes", function()
       says = "no such metric",
       raises = "a defect",
       ["raises a table"] = "a described defect",
+      ["raises no text"] = "an error object of type table",
+      ["says no text"] = "an error object of type function",
       yields = "yield",
       ["replies nonsense"] = "a function",
     }) do

@@ -7,7 +7,7 @@ use crate::clock::BoxFuture;
 use crate::cluster::replication::record::{Range, Record, Version};
 use crate::cluster::replication::storage::Storage;
 use crate::error::{Error, Kind};
-use crate::lua::runtime::native::{Failure, pcall};
+use crate::lua::runtime::native::{Failure, pcall, text_of};
 use crate::lua::runtime::value;
 use crate::os;
 use crate::wire::value::Value;
@@ -134,10 +134,9 @@ fn called<A: IntoLuaMulti, R>(
     given.push_front(storage.into_lua(lua)?);
     given.push_front(LuaValue::Function(function));
     let (ran, first, second): (bool, LuaValue, LuaValue) = pcall(lua)?.call(given)?;
-    let text = |value: &LuaValue| value.to_string().unwrap_or_else(|_| shown(value));
     let failed = match (&first, &second) {
         (raised, _) if !ran => {
-            let error = text(raised);
+            let error = text_of(raised);
             tracing::warn!(store, function = name, error, "a storage raised an error");
             Some(raised)
         }
@@ -145,7 +144,7 @@ fn called<A: IntoLuaMulti, R>(
         _ => None,
     };
     Ok(match failed {
-        Some(error) => Err(without_positions(&text(error), own_name.as_deref())),
+        Some(error) => Err(without_positions(&text_of(error), own_name.as_deref())),
         None => read(lua, &first),
     })
 }

@@ -127,9 +127,18 @@ pub fn pcall(lua: &Lua) -> mlua::Result<Function> {
     lua.named_registry_value(PCALL)
 }
 
-/// An error that a program has raised, as text.
+/// An error that a program has raised, as text; of an object without a text of its own the type, since its address is
+/// nobody else's business.
 pub fn text_of(raised: &Value) -> String {
-    raised.to_string().unwrap_or_else(|_| raised.type_name().to_owned())
+    let is_address = |text: &str| {
+        let address =
+            text.split_once(": 0x").filter(|(name, _)| !name.contains(char::is_whitespace));
+        address.is_some_and(|(_, digits)| digits.chars().all(|c| c.is_ascii_hexdigit()))
+    };
+    match raised.to_string() {
+        Ok(text) if matches!(raised, Value::String(_)) || !is_address(&text) => text,
+        _ => format!("an error object of type {}", raised.type_name()),
+    }
 }
 
 /// What the body of a native function returns.
