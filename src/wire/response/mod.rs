@@ -238,10 +238,12 @@ impl Success {
                 Ok(results)
             }
             Reply::KvValue => {
-                let entry = self.entries(&body, Keys::One(&self.key()))?.into_first();
+                let entries = self.entries(&body, Keys::One(&self.key()))?;
+                let entry =
+                    (entries.top() == Item::List(1)).then(|| entries.into_first()).flatten();
                 let meta = entry.as_ref().and_then(EntryMeta::of);
                 let (Some(entry), Some(meta)) = (entry, meta) else {
-                    return Err(self.not_understood("expected an entry", &body));
+                    return Err(self.not_understood("expected one entry", &body));
                 };
                 self.meta.entry = Some(meta);
                 Ok(entry.into_member("Value").unwrap_or_else(|| Tape::of_bytes(Bytes::new())))

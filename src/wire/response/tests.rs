@@ -238,6 +238,7 @@ fn a_body_that_is_not_a_list_of_entries_is_refused() {
         let twice = entry(r#""dg==","Key":"a é""#);
         let mut entries = vec!["5".to_owned(), "null".to_owned(), "{}".to_owned(), twice];
         entries.push(format!("[{}]", entry(r#""dg==""#)));
+        entries.push(entry(r#""dg==","Value":"dw==""#));
         entries.extend(["5", "-1", "1.5", "true", "[]", r#"{"a":"dg=="}"#].map(entry));
         for entry in entries {
             let error = read(method, &[&entry]).unwrap_err();
@@ -247,6 +248,9 @@ fn a_body_that_is_not_a_list_of_entries_is_refused() {
     }
     assert!(read("kv_get", &[]).is_err());
     assert!(read("kv_list", &[]).is_ok());
+    let (own, other) = (entry("a é"), entry("a é").replace("dg==", "dw=="));
+    let error = read("kv_get", &[&own, &other]).unwrap_err();
+    assert_eq!(error.kind(), Kind::Decode, "one key has one entry");
 }
 
 #[test]

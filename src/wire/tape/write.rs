@@ -299,8 +299,11 @@ impl<'a> Visitor<'a> for Seed<'_, 'a> {
             part.refuse(Unexpected::Map)?;
         }
         let at = writer.enter();
-        let mut count = 0;
+        let (mut count, mut has_value) = (0, false);
         while let Some(member) = members.next_key_seed(Name { writer, parent: part })? {
+            if member == Part::Encoded && std::mem::replace(&mut has_value, true) {
+                return Err(M::Error::custom("an entry has two values"));
+            }
             members.next_value_seed(Seed { writer, part: member })?;
             count += 1;
         }
