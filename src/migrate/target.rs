@@ -1,6 +1,6 @@
 //! Consul's side: reads and writes that are repeated while no server answers.
 
-use super::mapping::Op;
+use super::mapping::{JOBS, Op};
 use crate::client::Client;
 use crate::clock::{Clock, Instant};
 use crate::error::{Error, Kind};
@@ -25,7 +25,7 @@ pub struct Target {
     client: Arc<Client>,
     /// For how long a request is repeated while no server answers.
     patience: Duration,
-    /// The operations of a transaction; servers before 1.14 take 64.
+    /// The operations of a transaction.
     pub max_ops: usize,
     /// The prefixes of which it is known that ACLs hide no keys.
     seen: Mutex<Vec<String>>,
@@ -66,6 +66,23 @@ impl Target {
 
     pub fn clock(&self) -> &Arc<dyn Clock> {
         self.client.clock()
+    }
+
+    /// Learns how many operations the server takes in a transaction, if it takes fewer than were wanted.
+    ///
+    /// # Errors
+    /// Consul's.
+    pub async fn learn_max_ops(&mut self) -> Result<(), Error> {
+        let gets = (0..self.max_ops).map(|_| operation("get", JOBS, []));
+        let args = Args::new().arg(Value::List(gets.collect()));
+        match self.patiently(async || self.client.call(&txn::TXN, &args).await).await {
+            Err(error) if error.kind() == Kind::TooLarge => {
+                self.max_ops = limit_in(error.message()).ok_or(error)?;
+                Ok(())
+            }
+            Err(error) if error.kind() != Kind::TxnFailed => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Repeats a call that may be repeated.
@@ -210,11 +227,28 @@ impl Target {
         }
     }
 
-    /// Keys, read in one transaction.
+    /// Keys, read in transactions.
     ///
     /// # Errors
     /// Consul's; that ACLs hide one.
     pub async fn entries(&self, keys: &[&str]) -> Result<Vec<Option<Stored>>, Error> {
+        let (mut found, mut rest) = (Vec::with_capacity(keys.len()), keys);
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |key: &&&str| {
+                bytes += size_of(key);
+                bytes <= MAX_BODY
+            };
+            let count = rest.iter().take(self.max_ops).take_while(fits).count().max(1);
+            let (now, later) = rest.split_at(count);
+            found.extend(self.entries_at_once(now).await?);
+            rest = later;
+        }
+        Ok(found)
+    }
+
+    /// Keys, read in one transaction.
+    async fn entries_at_once(&self, keys: &[&str]) -> Result<Vec<Option<Stored>>, Error> {
         let mut found = vec![None; keys.len()];
         let mut asked: Vec<usize> = (0..keys.len()).collect();
         while !asked.is_empty() {
@@ -282,7 +316,7 @@ impl Target {
     pub fn fitting<'o>(&self, ops: impl IntoIterator<Item = &'o Op>, checks: usize) -> usize {
         let (mut bytes, mut count) = (2048, 0);
         for op in ops.into_iter().take(self.max_ops - checks) {
-            bytes += op.size().div_ceil(3) * 4 + op.key().len() * 2 + 80;
+            bytes += op.size().div_ceil(3) * 4 + size_of(op.key());
             if bytes > MAX_BODY || op.needs_put() {
                 break;
             }
@@ -290,6 +324,22 @@ impl Target {
         }
         count
     }
+}
+
+/// The limit in a refusal such as `Transaction contains too many operations (128 > 64)`.
+fn limit_in(text: &str) -> Option<usize> {
+    let (_, limit) = text.split_once(" > ")?;
+    limit.split_once(')')?.0.parse().ok()
+}
+
+/// The size of an operation on a key in a transaction's body, without a value.
+fn size_of(key: &str) -> usize {
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' => 2,
+        _ if byte.is_ascii_control() => 6,
+        _ => 1,
+    };
+    key.bytes().map(escaped).sum::<usize>() + 120
 }
 
 /// The answer to a transaction that reads leaves out what the token may not read.

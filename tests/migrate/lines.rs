@@ -62,6 +62,7 @@ pub fn run(version: &'static str) {
     assert!(read(&first) == read(&second));
     is_cut(&servers, &read(&first), &file("cut"));
 
+    long_names(&servers, &file("long"));
     reports(&servers, &file("report"));
 
     let odd = json!([{ "KV": { "Verb": "set", "Key": "//odd", "Value": "" } }]).to_string();
@@ -103,6 +104,17 @@ fn is_cut(servers: &Servers, whole: &str, file: &str) {
     let names = std::fs::read_dir(folder).unwrap().map(|it| it.unwrap().file_name());
     let left: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with("cut")).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// Names that together are larger than a transaction may be, also when their characters are escaped.
+fn long_names(servers: &Servers, file: &str) {
+    let name = |place: usize| format!("long/{place}{}", "\u{1}".repeat(15_000));
+    let lines = (0..20).map(|place| json!({ "key": name(place), "value": "" }).to_string());
+    std::fs::write(file, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let long = |verb: &[&str]| servers.run(&[verb, &["--consul-prefix", "long/"]].concat());
+    long(&["import", "--partial", file]).ends(0, &["imported 20 keys"]);
+    assert_eq!(long(&["export"]).ok().lines().count(), 21);
+    servers.consul().send("DELETE", "/v1/kv/long/?recurse", "").unwrap();
 }
 
 /// The report is written, also of a failure, and what cannot be written is told before anything is done.

@@ -126,7 +126,7 @@ pub struct Job {
     #[arg(long, global = true, default_value_t = 5000, value_name = "N",
         value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub page: u64,
-    /// The operations of a transaction; servers before Consul 1.14 take 64.
+    /// The most operations of a transaction; for Consul before 1.14 there are up to 64.
     #[arg(long, global = true, default_value_t = 64, value_name = "N",
         value_parser = clap::value_parser!(u16).range(3..=128))]
     pub txn: u16,

@@ -22,6 +22,9 @@ use std::time::Duration;
 /// The time limit of an attempt to read a page of etcd.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The operations in a transaction that each server takes.
+const EACH_TAKES: u16 = 64;
+
 pub struct Session {
     pub etcd: Etcd,
     pub target: Target,
@@ -33,15 +36,19 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(line: &CommandLine) -> Result<Self, Failure> {
+    pub async fn new(line: &CommandLine) -> Result<Self, Failure> {
         let config = line.consul.config()?;
         logs::set(Wanted { level: config.log_level, json: config.log_json });
         let patience = Duration::from_secs(line.job.patience);
         let client = Arc::new(connect(&config)?);
         let job = &line.job;
+        let mut target = Target::new(client, patience, job.txn.into());
+        if job.txn > EACH_TAKES {
+            target.learn_max_ops().await?;
+        }
         Ok(Session {
             etcd: etcd(&line.etcd, patience)?,
-            target: Target::new(client, patience, job.txn.into()),
+            target,
             mapping: Mapping {
                 etcd_prefix: line.etcd.prefix.clone().into_bytes(),
                 consul_prefix: job.consul_prefix.clone(),

@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(line: &CommandLine) -> Result<(), Failure> {
-    let session = Session::new(line)?;
+    let session = Session::new(line).await?;
     let report = ReportFile::open(line.report.as_deref())?;
     let unheard = |error| Failure::Usage(format!("no signals: {error}"));
     let kinds = [
