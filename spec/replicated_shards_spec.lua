@@ -476,7 +476,7 @@ describe("replicated shards", function()
         function() error(select(2, pcall(node.call, node, "n1", "x")), 0) end,
         "must not call nodes",
       },
-      ["an error of scan"] = { "scan", function() error({}) end, "table: " },
+      ["an error of scan"] = { "scan", function() error({}) end, "an error object of type table" },
       ["no list"] = { "scan", function() return "x" end, "it must be a list of records" },
       ["wrong order"] = {
         "scan",

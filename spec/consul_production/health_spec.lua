@@ -277,7 +277,7 @@ describe("the manager's health", function()
     end
     assert.equal(6, raised)
     assert.is_nil(manager:next_alert())
-    local _, lines = managers.read(path):gsub("ERROR monitoring.on_alert raised an error: table: ", "")
+    local _, lines = managers.read(path):gsub("ERROR monitoring.on_alert raised an error: an error object", "")
     assert.equal(1, lines)
     -- It cannot yield: the program's coroutine goes on.
     manager:reload_config({ monitoring = { on_alert = coroutine.yield } })
