@@ -82,7 +82,8 @@ impl PemFile {
         }
     }
 
-    fn error(&self, why: &dyn Display) -> Error {
+    /// The file cannot be used for this reason.
+    pub fn error(&self, why: &dyn Display) -> Error {
         refusal(self.option, &self.path, why)
     }
 }

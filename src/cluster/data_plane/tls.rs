@@ -111,6 +111,9 @@ impl Ends {
         if let Some((own, others)) = certificate.some_certificates()?.split_first()
             && let Err(why) = members.verify_client_cert(own, others, UnixTime::now())
         {
+            if is_not_valid_now(&why) {
+                return Err(certificate.error(&why));
+            }
             let (cert_file, ca_file) = (certificate.path().display(), authorities.path().display());
             tracing::warn!(
                 %cert_file, %ca_file, %why,
@@ -197,13 +200,25 @@ impl Member {
                 *last = Check { by: current, at: now };
                 return Ok(());
             }
-            Some(Err(rustls::Error::InvalidCertificate(
-                CertificateError::Expired | CertificateError::ExpiredContext { .. },
-            ))) => "the caller's certificate has expired",
+            Some(Err(error)) if has_expired(&error) => "the caller's certificate has expired",
             _ => "it does not trust the caller's certificate any more (data_tls.ca_file)",
         };
         Err(refusal(401, Kind::PermissionDenied, why))
     }
+}
+
+fn has_expired(error: &rustls::Error) -> bool {
+    use CertificateError::{Expired, ExpiredContext};
+    matches!(error, rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }))
+}
+
+fn is_not_valid_now(error: &rustls::Error) -> bool {
+    use CertificateError::{NotValidYet, NotValidYetContext};
+    has_expired(error)
+        || matches!(
+            error,
+            rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. })
+        )
 }
 
 /// The reason in words if TLS ended a connection.

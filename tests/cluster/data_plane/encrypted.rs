@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -33,8 +34,16 @@ impl Files {
     }
 
     fn identity(&self, signed_by: &Authority) {
+        self.identity_for(signed_by, 2000..=3000);
+    }
+
+    /// The same with a certificate that is valid in these years.
+    fn identity_for(&self, signed_by: &Authority, years: RangeInclusive<i32>) {
         // No name of it is that of a node.
-        let identity = signed_by.sign(&["any.name"]);
+        let identity = signed_by.sign_changed(&["any.name"], |it| {
+            it.not_before = rcgen::date_time_ymd(*years.start(), 1, 1);
+            it.not_after = rcgen::date_time_ymd(*years.end(), 1, 1);
+        });
         self.0.file("cert.pem", &identity.certificate);
         self.0.file("key.pem", &identity.key);
     }
@@ -222,6 +231,35 @@ fn broken_files_change_nothing() {
         for (from, to) in [(0, "n2"), (1, "n1")] {
             world.call(&nodes[from], to, "echo", "hello", AMPLE).0.expect("a reply");
         }
+    }
+}
+
+#[test]
+fn a_certificate_that_is_not_valid_now_does_not_replace_one_that_is() {
+    let log = Log::limited();
+    let authority = Authority::new("cluster");
+    let files = [Files::new(&authority, &[&authority]), Files::new(&authority, &[&authority])];
+    let world = World::new();
+    let nodes =
+        [world.echo(files[0].node(options("n1"))), world.echo(files[1].node(options("n2")))];
+    world.settle();
+    let path = files[0].0.path("cert.pem").display().to_string();
+    let warnings = || log.text().lines().filter(|line| line.contains(&path)).count();
+    for years in [2000..=2001, 2900..=2901] {
+        files[0].identity_for(&authority, years);
+        // The second time it is read again, and nothing is said.
+        for _ in 0..2 {
+            thread::sleep(READ_AGAIN);
+            for (from, to) in [(0, "n2"), (1, "n1")] {
+                world.call(&nodes[from], to, "echo", "hello", AMPLE).0.expect("a reply");
+            }
+        }
+    }
+    assert_eq!(warnings(), 1, "{}", log.text());
+    let text = log.text();
+    let line = text.lines().find(|line| line.contains(&path)).expect("a line");
+    for part in ["the last content stays in use", "data_tls.cert_file", "expired"] {
+        assert!(line.contains(part), "{part:?} is not in: {line}");
     }
 }
 
