@@ -52,6 +52,8 @@ impl Cluster {
         let mut missing = missing.to_owned();
         if let Some(hidden) = hidden {
             missing.push_str(&format!("; {hidden}"));
+        } else if let Ok(Some(rights)) = self.may_hide().await {
+            missing.push_str(&format!("; ACLs may hide nodes: the token lacks {rights}"));
         }
         if let Some(error) = self.presence.registration_error() {
             missing.push_str(&format!("; its service is not registered: {error}"));

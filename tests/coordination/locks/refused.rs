@@ -186,6 +186,7 @@ fn refused(management: &str, transport: impl Fn() -> Arc<dyn Transport>) {
             unreadable(&world),
             release(&world),
             cluster(&world),
+            blind_node(&world),
         );
     });
 }
@@ -256,4 +257,32 @@ async fn cluster(world: &World<'_>) {
         started
     };
     world.refuses("the start of a node", &sent, &lacking, work).await;
+}
+
+/// A node from which ACLs hide its instance says so, also where Consul's answer does not tell it.
+async fn blind_node(world: &World<'_>) {
+    let rules = r#"
+        key_prefix "" { policy = "write" }
+        session_prefix "" { policy = "write" }
+        service_prefix "" { policy = "write" }
+    "#;
+    let client = Arc::new(world.client(&world.token(rules).await.0).0);
+    let options = cluster::Options {
+        nodes_prefix: "blind/nodes/".to_owned(),
+        leader_key: "blind/leader".to_owned(),
+        shards_prefix: "blind/shards/".to_owned(),
+        ..cluster::Options::new("blind", "127.0.0.1:1")
+    };
+    let node = Cluster::new(Arc::clone(&client), client, options).expect("good options");
+    let running = Arc::clone(&node);
+    tokio::spawn(async move { running.run().await });
+    let begun = Instant::now();
+    loop {
+        let why = node.missing().await;
+        if why.starts_with("its check does not pass; ") && why.contains("node:read") {
+            return;
+        }
+        assert!(begun.elapsed() < AT_ONCE, "{why}");
+        sleep(Duration::from_millis(100)).await;
+    }
 }
