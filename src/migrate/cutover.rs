@@ -2,7 +2,7 @@
 
 use super::etcd::{Change, Etcd, Range, Refused};
 use super::job::{Phase, Record};
-use super::verify::{self, Difference};
+use super::verify::{self, Difference, Found};
 use super::{Run, Stop, Until, source, tail};
 use crate::sync::lock;
 use bytes::Bytes;
@@ -46,6 +46,8 @@ pub struct CutOver {
     pub stopped: Duration,
     /// If there are any, the job is not switched, and the alarm is to be lifted.
     pub differences: Vec<Difference>,
+    /// Whether these are all.
+    pub is_whole: bool,
 }
 
 impl Frozen {
@@ -188,7 +190,8 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     if freeze == Freeze::Operator {
         refuse_writers(drained)?;
     }
-    let (keys, differences) = compared(run, run.job.record().revision - 1).await?;
+    let found = compared(run, run.job.record().revision - 1).await?;
+    let Found { keys, differences, is_whole } = found;
     if differences.is_empty() {
         match freeze {
             Freeze::Alarm => is_still_on(run).await?,
@@ -207,7 +210,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
         run.job.next_epoch().await?;
     }
     let revision = run.job.record().revision - 1;
-    Ok(CutOver { keys, revision, stopped: clock.now() - begun, differences })
+    Ok(CutOver { keys, revision, stopped: clock.now() - begun, differences, is_whole })
 }
 
 fn refuse_writers(set: u64) -> Result<(), Stop> {
@@ -243,18 +246,9 @@ async fn stop_writes(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
     Ok(())
 }
 
-async fn compared(run: &Run<'_>, revision: u64) -> Result<(u64, Vec<Difference>), Stop> {
-    let mut differences = Vec::new();
-    let found = async |difference, _| {
-        differences.push(difference);
-        match differences.len() < MAX_DIFFERENCES {
-            true => Ok(()),
-            false => Err(Stop::Refused(format!("more than {MAX_DIFFERENCES} keys differ"))),
-        }
-    };
-    let (target, mapping) = (run.job.target, &run.job.record().mapping);
+async fn compared(run: &Run<'_>, revision: u64) -> Result<Found, Stop> {
+    let (etcd, target, mapping) = (run.etcd, run.job.target, &run.job.record().mapping);
     let progress = |done| run.report.progress("compared", done, None);
-    let keys =
-        verify::compare(run.etcd, target, mapping, revision, run.pace, found, progress).await?;
-    Ok((keys, differences))
+    let most = MAX_DIFFERENCES;
+    verify::compare_up_to(most, etcd, target, mapping, revision, run.pace, progress).await
 }

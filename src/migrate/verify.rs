@@ -64,6 +64,44 @@ pub async fn compare(
     sides.compare(found, progress).await
 }
 
+/// What a comparison has found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The keys of etcd that were compared.
+    pub keys: u64,
+    pub differences: Vec<Difference>,
+    /// Whether all keys were compared. If not there may be more differences.
+    pub is_whole: bool,
+}
+
+/// Compares the keys of a revision with Consul until there are `most` differences.
+///
+/// # Errors
+/// See [`Stop`].
+pub async fn compare_up_to(
+    most: usize,
+    etcd: &Etcd,
+    target: &Target,
+    mapping: &Mapping,
+    revision: u64,
+    pace: Pace,
+    progress: impl Fn(u64),
+) -> Result<Found, Stop> {
+    let mut found = Found { keys: 0, differences: Vec::new(), is_whole: true };
+    let add = async |difference, compared| {
+        found.keys = compared;
+        found.differences.push(difference);
+        found.is_whole = found.differences.len() < most;
+        // The error ends the comparison.
+        if found.is_whole { Ok(()) } else { Err(Stop::Refused(String::new())) }
+    };
+    match compare(etcd, target, mapping, revision, pace, add, progress).await {
+        Ok(keys) => Ok(Found { keys, ..found }),
+        Err(_) if !found.is_whole => Ok(found),
+        Err(stop) => Err(stop),
+    }
+}
+
 /// The keys that Consul has and the revision does not.
 ///
 /// # Errors

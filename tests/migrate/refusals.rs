@@ -22,6 +22,7 @@ pub fn run(version: &'static str) {
     }
     servers.etcd = first;
     goes_back(&servers);
+    differs_in_many(&servers);
     users(&servers);
 
     servers.etcd = Etcd::with("off", &["--enable-grpc-gateway=false"]);
@@ -53,6 +54,18 @@ fn goes_back(servers: &Servers) {
     servers.run(&["verify"]).ends(1, &["`rollback` makes etcd as it is"]);
     servers.run(&["rollback", "--yes"]).ends(0, &["set 1 key of etcd"]);
     servers.run(&["verify"]).ends(0, &["compared 1 key", "0 missing, 0 extra, 0 different"]);
+}
+
+/// A comparison that ends early says so, and that its count is not all.
+fn differs_in_many(servers: &Servers) {
+    let file = std::env::temp_dir().join(format!("migrate-{}-many", std::process::id()));
+    let line = |place| json!({ "key": format!("many/{place}"), "value": "" }).to_string();
+    std::fs::write(&file, (0..10_100).map(line).collect::<Vec<_>>().join("\n")).unwrap();
+    servers.run(&["import", "--merge", "--partial", file.to_str().unwrap()]).ok();
+    std::fs::remove_file(&file).unwrap();
+    servers.run(&["verify"]).ends(1, &["at least: 0 missing, 200 extra, 0 different"]);
+    servers.run(&["cutover", "--yes"]).ends(1, &["not cut over: at least 1000 keys differ"]);
+    servers.consul().send("DELETE", "/v1/kv/many/?recurse", "").unwrap();
 }
 
 fn without_tls(servers: &Servers, url: &str) {

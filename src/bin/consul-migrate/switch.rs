@@ -49,6 +49,7 @@ pub async fn cutover(session: &Session, name: &str, asked: &Cutover) -> Result<D
     let json = json!({
         "verb": "cutover", "keys": done.keys, "revision": done.revision,
         "stopped_seconds": done.stopped.as_secs_f64(), "differences": done.differences,
+        "whole": done.is_whole,
     });
     let is_well = done.differences.is_empty();
     Ok(Done { text: told(&done, asked.freeze), json, is_well })
@@ -59,7 +60,11 @@ fn told(done: &CutOver, freeze: Given) -> String {
     let seconds = done.stopped.as_secs_f64();
     let keys = counted(done.keys as usize, "key");
     if !done.differences.is_empty() {
-        let mut text = format!("not cut over: {} of {keys} differ\n", done.differences.len());
+        let count = done.differences.len();
+        let mut text = match done.is_whole {
+            true => format!("not cut over: {count} of {keys} differ\n"),
+            false => format!("not cut over: at least {count} keys differ\n"),
+        };
         for difference in done.differences.iter().take(SHOWN) {
             text += &format!("  {difference}\n");
         }

@@ -10,6 +10,7 @@ use consul_ffi::migrate::etcd::Range;
 use consul_ffi::migrate::job::{self, Instance, Job, Keys, Phase, Record};
 use consul_ffi::migrate::mapping::{Choice, Mapping};
 use consul_ffi::migrate::survey::{Survey, survey};
+use consul_ffi::migrate::verify::Found;
 use consul_ffi::migrate::{
     LIFTED, Report, Run, Stop, Until, lift_left, load, restart, source, tail, verify,
 };
@@ -22,8 +23,9 @@ use std::time::Instant;
 /// The keys that are named for each problem, and the differences, when people read them.
 pub const SHOWN: usize = 20;
 
-/// With more differences a comparison ends.
+/// With more differences a comparison ends, and the first are looked at again.
 const MAX_DIFFERENCES: usize = 10_000;
+const LOOKED_AT: usize = 200;
 
 /// A job's mark is below this, which each language has exactly; the flags of `etcd_ffi` are above it.
 const MARKS: u64 = 1 << 48;
@@ -327,26 +329,29 @@ async fn compare(session: &Session, name: &str) -> Result<Done, Failure> {
     let mapping = &record.mapping;
     let (etcd, target) = (&session.etcd, &session.target);
     let (total, revision) = etcd.count(&Range::prefix(&mapping.etcd_prefix), 0).await?;
-    let mut suspects = Vec::new();
-    let found = async |difference, _| {
-        suspects.push(difference);
-        if suspects.len() < MAX_DIFFERENCES {
-            return Ok(());
-        }
-        Err(Stop::Refused(format!(
-            "more than {MAX_DIFFERENCES} keys differ; `status` says how far the job is"
-        )))
-    };
     let progress = |done| session.progress.progress("compared", done, Some(total));
-    let compared =
-        verify::compare(etcd, target, mapping, revision, session.pace, found, progress).await?;
+    let (most, pace) = (MAX_DIFFERENCES, session.pace);
+    let found =
+        verify::compare_up_to(most, etcd, target, mapping, revision, pace, progress).await?;
+    let Found { keys: compared, differences: mut suspects, is_whole } = found;
+    if !is_whole {
+        suspects.truncate(LOOKED_AT);
+    }
     let differences = verify::confirmed(etcd, target, mapping, suspects).await?;
+    if !is_whole && differences.is_empty() {
+        return Err(Stop::Refused(format!(
+            "more than {MAX_DIFFERENCES} keys differed, and the first no longer do: `status` says how far the job is; \
+             compare again when it is less behind"
+        ))
+        .into());
+    }
     let seconds = begun.elapsed().as_secs_f64();
     let count = |what| differences.iter().filter(|it| it.what == what).count();
     let [missing, extra, different] =
         [verify::What::Missing, verify::What::Extra, verify::What::Different].map(count);
+    let ended = if is_whole { "" } else { ", and ended there, at least" };
     let mut text = format!(
-        "compared {} in {seconds:.1} s: {missing} missing, {extra} extra, {different} different\n",
+        "compared {} in {seconds:.1} s{ended}: {missing} missing, {extra} extra, {different} different\n",
         counted(compared as usize, "key")
     );
     for difference in differences.iter().take(SHOWN) {
@@ -357,7 +362,7 @@ async fn compare(session: &Session, name: &str) -> Result<Done, Failure> {
     }
     let json = json!({
         "verb": "verify", "keys": compared, "revision": revision, "seconds": seconds, "missing": missing,
-        "extra": extra, "different": different, "differences": differences,
+        "extra": extra, "different": different, "differences": differences, "whole": is_whole,
     });
     Ok(Done { text, json, is_well: differences.is_empty() })
 }
