@@ -6,7 +6,7 @@ use super::job::Record;
 use super::load::{load, restart};
 use super::mapping::{Choice, Form, Op, Place, Problem, counterpart, form_of};
 use super::survey::shown;
-use super::target::Stored;
+use super::target::{Stored, Target};
 use super::{Run, Stop, source};
 use crate::error::Kind;
 use bytes::Bytes;
@@ -61,6 +61,8 @@ pub async fn tail(run: &Run<'_>, until: &Until) -> Result<u64, Stop> {
 
 /// An event that waits, with the position after it.
 struct Waiting {
+    /// The key, if the event has set one.
+    set: Option<Bytes>,
     ops: Vec<Op>,
     revision: u64,
     offset: u64,
@@ -252,8 +254,11 @@ impl<'r, 'a> Tail<'r, 'a> {
             Until::Deleted(key) => event.kind == EventKind::Delete && event.kv.key.0 == *key,
             Until::Dropped => false,
         };
+        let is_set = event.kind == EventKind::Put
+            && !matches!(record.mapping.place(&event.kv), Place::Sentinel);
+        let set = is_set.then(|| event.kv.key.0.clone());
         let (revision, offset) = (self.revision, self.offset);
-        self.waiting.push_back(Waiting { ops, revision, offset });
+        self.waiting.push_back(Waiting { set, ops, revision, offset });
     }
 
     /// Refuses what the mapping refuses; nothing of these events is applied yet.
@@ -316,33 +321,32 @@ impl<'r, 'a> Tail<'r, 'a> {
         Ok(())
     }
 
-    /// After the cut-over: a key is deleted only if it is as the job wrote it, and none is set.
+    /// After the cut-over: of a deletion, keys of Consul are deleted that are as the job wrote them; of a write, nothing
+    /// is applied.
     async fn apply_switched(&mut self, index: u64) -> Result<(), Stop> {
-        let job = &self.run.job;
         let Some(first) = self.waiting.front() else { return Ok(()) };
-        let mut ops = Vec::new();
-        for op in &first.ops {
-            match op {
-                Op::Delete { key } => {
-                    let stored = job.target.get(key).await?.filter(|stored| stored.index <= index);
-                    let delete =
-                        |stored: Stored| Op::DeleteAt { key: key.clone(), index: stored.index };
-                    ops.extend(stored.map(delete));
-                }
-                Op::Set { key, .. } => self.run.report.note(&format!(
+        let job = &self.run.job;
+        let ops = match &first.set {
+            Some(key) => {
+                self.run.report.note(&format!(
                     "a program has set {} in etcd after the cut-over; Consul is not changed",
-                    shown(key.as_bytes())
-                )),
-                Op::DeleteTree { .. } => ops.push(op.clone()),
-                Op::DeleteAt { .. } => {}
+                    shown(key)
+                ));
+                Vec::new()
             }
+            None => deletions(job.target, &first.ops, index).await?,
+        };
+        let fitting = job.target.fitting(&ops, 2);
+        let (now, is_all) = (&ops[..fitting], fitting == ops.len());
+        let mut next = job.record();
+        if is_all {
+            (next.revision, next.offset) = (first.revision, first.offset);
         }
-        let (revision, offset) = (first.revision, first.offset);
-        match job.save(Record { revision, offset, ..job.record() }, &ops).await {
-            // A program has changed the key meanwhile: it is looked at again.
+        match job.save(next, now).await {
+            // A program has changed a key meanwhile: they are looked at again.
             Err(Stop::Failed(error)) if error.kind() == Kind::TxnFailed => Ok(()),
             Ok(()) => {
-                self.applied(1);
+                self.applied(usize::from(is_all));
                 Ok(())
             }
             Err(stop) => Err(stop),
@@ -371,4 +375,23 @@ impl<'r, 'a> Tail<'r, 'a> {
         }
         self.run.report.progress("followed", self.applied, None);
     }
+}
+
+/// The deletions of keys that nothing has written since this index of Consul.
+async fn deletions(target: &Target, ops: &[Op], index: u64) -> Result<Vec<Op>, Stop> {
+    let mut keys = Vec::new();
+    for op in ops {
+        match op {
+            Op::Delete { key } => keys.push(key.clone()),
+            Op::DeleteTree { prefix } => keys.extend(target.keys(prefix, None).await?),
+            Op::Set { .. } | Op::DeleteAt { .. } => {}
+        }
+    }
+    let names: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let found = target.entries(&names).await?;
+    let deletion = |(key, stored): (String, Option<Stored>)| {
+        let index = stored.filter(|stored| stored.index <= index)?.index;
+        Some(Op::DeleteAt { key, index })
+    };
+    Ok(keys.into_iter().zip(found).filter_map(deletion).collect())
 }

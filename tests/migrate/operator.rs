@@ -21,6 +21,7 @@ pub fn run(version: &'static str) {
     servers.run(&["copy"]).ok();
     notices_a_writer(&servers);
     is_without_alarm(&servers);
+    follows_no_write(&servers);
     follows_deletions(&servers);
 }
 
@@ -55,6 +56,31 @@ fn is_without_alarm(servers: &Servers) {
     servers.run(&["rollback", "--yes"]).ok();
 }
 
+/// After the cut-over no write of etcd changes Consul, whatever its value is.
+fn follows_no_write(servers: &Servers) {
+    let mut cutover = servers.start_run(&[&CUTOVER[..], &["--follow", "--within", "300"]].concat());
+    let end = Instant::now() + PATIENCE;
+    while servers.record()["switched_at"].is_null() {
+        assert!(Instant::now() < end && !cutover.has_ended(), "it is not cut over");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let gateway = servers.etcd.gateway();
+    // Consul takes no value of this size.
+    gateway.put(b"/app/0003", "x".repeat(600_000).as_bytes());
+    gateway.delete(b"/app/0004");
+    while servers.stored("app/0004").is_some() {
+        assert!(Instant::now() < end && !cutover.has_ended(), "the deletion is not applied");
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(servers.stored("app/0003").as_deref(), Some(&b"3"[..]));
+    cutover.signal("TERM");
+    cutover.end().ends(130, &["a program has set /app/0003 in etcd after the cut-over"]);
+    for key in [&b"/app/0003"[..], b"/app/0004"] {
+        gateway.put(key, b"again");
+    }
+    servers.run(&["rollback", "--yes"]).ok();
+}
+
 fn follows_deletions(servers: &Servers) {
     let mut cutover = servers.start_run(&["cutover", "--yes", "--follow", "--within", "300"]);
     let end = Instant::now() + PATIENCE;
@@ -75,7 +101,8 @@ fn follows_deletions(servers: &Servers) {
     cutover.signal("TERM");
     let run = cutover.end();
     assert!(!run.err.contains("takes writes again"), "{run:?}");
-    run.ends(130, &["cut over: 500 keys are equal", "writers were stopped for"]);
+    assert!(run.err.contains("\nconsul-migrate: start the programs with"), "{run:?}");
+    run.ends(130, &["cut over: 499 keys are equal", "writers were stopped for"]);
     assert_eq!(alarms(&gateway), 1, "the freeze of a cut-over that is done stays");
     servers.run(&["rollback", "--yes"]).ok();
     assert_eq!(alarms(&gateway), 0);

@@ -40,7 +40,7 @@ pub async fn cutover(session: &Session, name: &str, asked: &Cutover) -> Result<D
     let done = held(&run, async || {
         let done = cut_over(&run, freeze, &session.frozen, limit, consent).await?;
         if asked.follow && done.differences.is_empty() {
-            session.progress.note(&told(&done, asked.freeze));
+            told(&done, asked.freeze).lines().for_each(|line| session.progress.note(line));
             tail(&run, &Until::Dropped).await?;
         }
         Ok(done)
