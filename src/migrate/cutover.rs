@@ -32,10 +32,17 @@ pub enum Freeze {
     Operator,
 }
 
-/// The alarms that this process must lift if its cut-over does not come to its end: its own, and those that
-/// instances before it may have raised since.
+/// What this process leaves open if its cut-over does not come to its end.
 #[derive(Debug, Default)]
-pub struct Frozen(Mutex<Vec<u64>>);
+pub struct Frozen(Mutex<Open>);
+
+#[derive(Debug, Default)]
+struct Open {
+    /// The alarms that it must lift: its own, and those that instances before it may have raised since.
+    alarms: Vec<u64>,
+    /// Whether the request that switches the job was sent.
+    may_be_switched: bool,
+}
 
 /// A cut-over that came to its end, or found differences.
 #[derive(Debug)]
@@ -51,8 +58,14 @@ pub struct CutOver {
 }
 
 impl Frozen {
+    /// Whether the alarm may be on.
     pub fn may_be_on(&self) -> bool {
-        !lock(&self.0).is_empty()
+        !lock(&self.0).alarms.is_empty()
+    }
+
+    /// Whether the job may be switched, because the answer to the request is not known.
+    pub fn may_be_switched(&self) -> bool {
+        lock(&self.0).may_be_switched
     }
 
     /// Lifts the alarms, if they may be on.
@@ -60,7 +73,7 @@ impl Frozen {
     /// # Errors
     /// etcd's: an alarm may be on still.
     pub async fn lift(&self, etcd: &Etcd) -> Result<(), Refused> {
-        let alarms = lock(&self.0).clone();
+        let alarms = lock(&self.0).alarms.clone();
         if !alarms.is_empty() {
             etcd.lift_alarms(&alarms).await?;
             self.forget();
@@ -70,7 +83,7 @@ impl Frozen {
 
     /// The alarms are to stay on, or are off.
     fn forget(&self) {
-        lock(&self.0).clear();
+        *lock(&self.0) = Open::default();
     }
 }
 
@@ -88,7 +101,8 @@ pub async fn lift_left(etcd: &Etcd, record: &Record) -> Result<bool, Refused> {
 /// Applies all changes, stops the writers of etcd after `consent`, applies the rest and compares both sides.
 /// If they are equal the job is switched. It has to be done within `limit` from the stop on.
 ///
-/// After an error, and when the future is dropped, `frozen` has the alarm that is to be lifted.
+/// After an error, and when the future is dropped, `frozen` has the alarm that is to be lifted unless the job is
+/// switched nevertheless.
 ///
 /// # Errors
 /// See [`Stop`], and those of `consent`.
@@ -203,6 +217,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
         }
         let (phase, index) = (Phase::Switched, run.job.index());
         let switched = Record { phase, switched_at: Some(index), ..run.job.record() };
+        lock(&frozen.0).may_be_switched = true;
         run.job.save(switched, &[]).await?;
         frozen.forget();
     } else {
@@ -241,7 +256,7 @@ async fn stop_writes(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
     record.alarms.push(alarm);
     let alarms = record.alarms.clone();
     run.job.save(record, &[]).await?;
-    *lock(&frozen.0) = alarms;
+    lock(&frozen.0).alarms = alarms;
     run.etcd.raise_alarm(alarm).await?;
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! A cut-over whose writers the operator stops, and one that goes on with deletions.
 
 use super::cutover::{alarms, try_put};
+use super::etcd::text;
 use super::program::{PATIENCE, Servers};
 use super::storm::Over;
+use crate::support::proxy::Proxy;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -106,4 +108,40 @@ fn follows_deletions(servers: &Servers) {
     assert_eq!(alarms(&gateway), 1, "the freeze of a cut-over that is done stays");
     servers.run(&["rollback", "--yes"]).ok();
     assert_eq!(alarms(&gateway), 0);
+}
+
+/// Consul applies the last request of a cut-over, but its answer is lost, and Consul answers no more: programs may
+/// have gone over to it, so that etcd must not take writes again.
+pub fn run_to_unknown_end(version: &'static str) {
+    let mut servers = Servers::start("unknown", version);
+    servers.etcd.gateway().put(b"/app/a", b"1");
+    servers.run(&["copy"]).ok();
+    let gateway = servers.etcd.gateway();
+    for (freeze, alarm, words) in
+        [("alarm", 1, "etcd REFUSES WRITES STILL"), ("operator", 0, "leave etcd's writers stopped")]
+    {
+        let proxy = Proxy::new(&servers.consul[0]);
+        proxy.silence_after(in_base64("\"phase\":\"switched\""));
+        let direct = std::mem::replace(&mut servers.consul, vec![proxy.address.clone()]);
+        let cutover = ["cutover", "--yes", "--within", "300", "--freeze", freeze];
+        let mut cutover = servers.start_run(&cutover);
+        servers.consul = direct;
+        let end = Instant::now() + PATIENCE;
+        while !proxy.is_silent() {
+            assert!(Instant::now() < end && !cutover.has_ended(), "it is not cut over");
+            thread::sleep(Duration::from_millis(20));
+        }
+        cutover.signal("TERM");
+        let status = "run `consul-migrate status` when Consul answers";
+        cutover.end().ends(130, &["not known whether the job is cut over", words, status]);
+        assert_eq!(alarms(&gateway), alarm, "{freeze}");
+        servers.run(&["status"]).ends(0, &["cut over: programs use Consul"]);
+        servers.run(&["rollback", "--yes"]).ok();
+    }
+}
+
+/// What base64 of any text that has this one inside has, whatever is before it.
+fn in_base64(words: &str) -> Vec<String> {
+    let whole = |bytes: &[u8]| text(&bytes[..bytes.len() / 3 * 3]);
+    (0..3).map(|skipped| whole(&words.as_bytes()[skipped..])).collect()
 }

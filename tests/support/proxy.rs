@@ -3,8 +3,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,7 +35,24 @@ pub struct Proxy {
     /// Its address, `127.0.0.1:port`.
     pub address: String,
     network: watch::Sender<Network>,
+    silence: Arc<Silence>,
     connections: Arc<AtomicUsize>,
+}
+
+/// Once a request has one of the texts, no answer arrives any more, on any connection.
+#[derive(Default)]
+struct Silence {
+    texts: Mutex<Vec<String>>,
+    is_on: AtomicBool,
+}
+
+impl Silence {
+    fn hear(&self, request: &[u8]) {
+        let has = |text: &String| request.windows(text.len()).any(|part| part == text.as_bytes());
+        if self.texts.lock().expect("no panic").iter().any(has) {
+            self.is_on.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Proxy {
@@ -51,12 +68,13 @@ impl Proxy {
         let address = listener.local_addr().expect("it is bound");
         let (network, watched) = watch::channel(Network::Good);
         let connections = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&connections);
+        let silence = Arc::<Silence>::default();
+        let (count, silent) = (Arc::clone(&connections), Arc::clone(&silence));
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(run(listener, server, watched, count));
+            runtime.expect("a runtime").block_on(run(listener, server, watched, silent, count));
         });
-        Proxy { address: address.to_string(), network, connections }
+        Proxy { address: address.to_string(), network, silence, connections }
     }
 
     /// Its URL.
@@ -67,6 +85,16 @@ impl Proxy {
     /// Sets the state of the network.
     pub fn set(&self, network: Network) {
         self.network.send_replace(network);
+    }
+
+    /// From a request with one of these texts on, which still arrives, no answer arrives any more.
+    pub fn silence_after(&self, texts: Vec<String>) {
+        *self.silence.texts.lock().expect("no panic") = texts;
+    }
+
+    /// Whether such a request has come.
+    pub fn is_silent(&self) -> bool {
+        self.silence.is_on.load(Ordering::Relaxed)
     }
 
     /// The number of connections that were made through it.
@@ -82,6 +110,7 @@ async fn run(
     listener: std::net::TcpListener,
     server: SocketAddr,
     mut network: Watched,
+    silence: Arc<Silence>,
     connections: Arc<AtomicUsize>,
 ) {
     let address = listener.local_addr().expect("it is bound");
@@ -106,7 +135,7 @@ async fn run(
             accepted = accepted => {
                 if let Ok((client, _)) = accepted {
                     connections.fetch_add(1, Ordering::Relaxed);
-                    tokio::spawn(connect(client, server, network.clone()));
+                    tokio::spawn(connect(client, server, network.clone(), Arc::clone(&silence)));
                 }
             }
         }
@@ -114,7 +143,12 @@ async fn run(
 }
 
 /// Serves one connection until either side or the network ends it.
-async fn connect(client: TcpStream, server: SocketAddr, mut network: Watched) {
+async fn connect(
+    client: TcpStream,
+    server: SocketAddr,
+    mut network: Watched,
+    silence: Arc<Silence>,
+) {
     if hold(&mut network).await.is_err() {
         return;
     }
@@ -124,8 +158,8 @@ async fn connect(client: TcpStream, server: SocketAddr, mut network: Watched) {
     let (from_server, to_server) = server.into_split();
     // The first direction that ends takes the other with it.
     tokio::select! {
-        _ = pump(from_client, to_server, network.clone(), false) => {}
-        _ = pump(from_server, to_client, network, true) => {}
+        _ = pump(from_client, to_server, network.clone(), &silence, false) => {}
+        _ = pump(from_server, to_client, network, &silence, true) => {}
     }
 }
 
@@ -146,6 +180,7 @@ async fn pump(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
     mut network: Watched,
+    silence: &Silence,
     is_answer: bool,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
@@ -165,6 +200,11 @@ async fn pump(
             return Ok(());
         }
         let bytes = &buffer[..count];
+        if !is_answer {
+            silence.hear(bytes);
+        } else if silence.is_on.load(Ordering::Relaxed) {
+            continue;
+        }
         match present {
             Network::CutAfter(limit) if is_answer => {
                 let left = limit.saturating_sub(carried).min(count);

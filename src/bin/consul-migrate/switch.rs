@@ -5,6 +5,7 @@ use super::common::print::{PROGRAM, counted, say};
 use super::connection::{Session, is_dead};
 use super::failure::Failure;
 use super::verbs::{Done, SHOWN, held, of, open, without};
+use consul_ffi::error::Error;
 use consul_ffi::migrate::job::{self, Instance, Keys, Phase, Record};
 use consul_ffi::migrate::{
     CutOver, Freeze, Report, RolledBack, Stop, Until, cut_over, lift_left, roll_back, tail,
@@ -21,6 +22,8 @@ const ALARM: &str = "Now all writers of this etcd cluster are stopped, those of 
                      rollback lifts the alarm.";
 
 const UNFROZEN: &str = "no cut-over has stopped the writers of etcd";
+
+const KEEP_STOPPED: &str = "leave etcd's writers stopped";
 
 const OPERATOR: &str = "Stop all writers of etcd now, such as by a read-only role.";
 
@@ -72,7 +75,7 @@ fn told(done: &CutOver, freeze: Given) -> String {
     }
     let state = match freeze {
         Given::Alarm => "etcd refuses writes, and `rollback` undoes that",
-        Given::Operator => "leave etcd's writers stopped",
+        Given::Operator => KEEP_STOPPED,
     };
     format!(
         "cut over: {keys} are equal; writers were stopped for {seconds:.2} s\n\
@@ -82,17 +85,35 @@ fn told(done: &CutOver, freeze: Given) -> String {
 
 /// Lifts the alarm of a cut-over that has not come to its end.
 pub async fn unfreeze(session: &Session, name: &str) -> Result<(), Failure> {
-    if !session.frozen.may_be_on() {
+    let frozen = &session.frozen;
+    let (is_on, may_be_switched) = (frozen.may_be_on(), frozen.may_be_switched());
+    if !is_on && !may_be_switched {
         return Ok(());
     }
     // The last request of the cut-over may be on its way, or have been applied.
-    if timeout(LAST_LOOK, is_switched(session, name)).await.is_ok_and(|is| is) {
-        say(&format!("{PROGRAM}: the cut-over had come to its end: etcd refuses writes"));
-        return Ok(());
+    match timeout(LAST_LOOK, is_switched(session, name)).await {
+        Ok(Ok(true)) => {
+            let state = if is_on { "etcd refuses writes" } else { KEEP_STOPPED };
+            say(&format!("{PROGRAM}: the cut-over had come to its end: {state}"));
+            return Ok(());
+        }
+        Ok(Err(_)) | Err(_) if may_be_switched => {
+            let (state, lifts) = match is_on {
+                true => ("etcd REFUSES WRITES STILL", ", which lifts the alarm if it is not"),
+                false => (KEEP_STOPPED, ""),
+            };
+            say(&format!(
+                "{PROGRAM}: it is not known whether the job is cut over, because Consul does not answer: {state}; \
+                 run `{PROGRAM} status` when Consul answers{lifts}"
+            ));
+            return Ok(());
+        }
+        _ => {}
     }
-    match session.frozen.lift(&session.etcd).await {
+    match frozen.lift(&session.etcd).await {
         Ok(()) => {
-            say(&format!("{PROGRAM}: not cut over: etcd takes writes again"));
+            let state = if is_on { "etcd takes writes again" } else { "its writers may go on" };
+            say(&format!("{PROGRAM}: not cut over: {state}"));
             Ok(())
         }
         Err(refused) => {
@@ -105,13 +126,11 @@ pub async fn unfreeze(session: &Session, name: &str) -> Result<(), Failure> {
 }
 
 /// Whether the job is cut over; from now on this instance changes nothing any more.
-async fn is_switched(session: &Session, name: &str) -> bool {
+async fn is_switched(session: &Session, name: &str) -> Result<bool, Error> {
     let keys = Keys::new(name);
-    if job::end(&session.target, &keys, &session.me).await.is_err() {
-        return false;
-    }
-    let record = job::record(&session.target, &keys).await;
-    record.is_ok_and(|record| record.is_some_and(|(record, _)| record.phase == Phase::Switched))
+    job::end(&session.target, &keys, &session.me).await?;
+    let record = job::record(&session.target, &keys).await?;
+    Ok(record.is_some_and(|(record, _)| record.phase == Phase::Switched))
 }
 
 /// The state of the freeze, for `status`. It lifts one that was left.
