@@ -198,7 +198,11 @@ fn restarts(mut cluster: Cluster) {
     assert!(web.age().expect("an age") >= away.elapsed());
     wait_for(&web, &["w1"], Duration::ZERO);
     cluster.restart(0);
-    assert_eq!(told.resynchronised(START), "1".into());
+    // A server can answer before it has replayed its log.
+    if told.resynchronised(START) != "1".into() {
+        let change = told.next(SLACK).expect("an answer");
+        assert_eq!(change, Change::Put { id: String::new(), value: "1".into() });
+    }
     put(&url, "2");
     let change = told.next(SLACK).expect("an answer");
     assert_eq!(change, Change::Put { id: String::new(), value: "2".into() });
