@@ -12,7 +12,6 @@ behaviours![
     a_snapshot_is_bytes_and_an_invalid_one_is_refused,
     an_unknown_peering_is_absent,
     enterprise_endpoints_are_unsupported,
-    there_are_no_auth_methods_at_first,
     templates_of_policies_are_known,
     replication_is_off_in_the_first_datacenter,
 ];
@@ -81,18 +80,6 @@ async fn enterprise_endpoints_are_unsupported(t: T) {
         t.fails(method, args![], Kind::Unsupported).await;
     }
     t.fails("namespace_read", args!["default"], Kind::Unsupported).await;
-}
-
-async fn there_are_no_auth_methods_at_first(t: T) {
-    let t = t.with_acls(Deny);
-    if is_unknown(&t, "acl_auth_method_list", args![]).await {
-        return;
-    }
-    assert_eq!(t.value("acl_auth_method_list", args![]).await, list![]);
-    assert_eq!(t.value("acl_binding_rule_list", args![]).await, list![]);
-    t.fails("acl_auth_method_read", args![t.name("none")], Kind::NotFound).await;
-    let login = table! {"AuthMethod" = t.name("none"), "BearerToken" = "x"};
-    assert!(t.call("acl_login", args![login]).await.is_err());
 }
 
 async fn templates_of_policies_are_known(t: T) {

@@ -2,6 +2,8 @@
 
 mod authorize;
 mod bootstrap;
+#[cfg(feature = "server")]
+mod login;
 mod own_access;
 mod policies;
 mod policy;
@@ -27,12 +29,15 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
-    policies::ROUTES
+    let all = policies::ROUTES
         .iter()
         .chain(roles::ROUTES)
         .chain(tokens::ROUTES)
         .chain(bootstrap::ROUTES)
-        .chain(own_access::ROUTES)
+        .chain(own_access::ROUTES);
+    #[cfg(feature = "server")]
+    let all = all.chain(login::routes());
+    all
 }
 
 /// The ACL configuration of an agent.
@@ -132,6 +137,8 @@ struct Token {
     services: Vec<ServiceIdentity>,
     nodes: Vec<NodeIdentity>,
     local: bool,
+    /// The auth method of the login that created it.
+    method: Option<String>,
     /// In RFC 3339.
     created: String,
     expires: Option<String>,
@@ -166,6 +173,8 @@ pub(super) struct AclTable {
     /// By id.
     roles: BTreeMap<String, Role>,
     roles_newest: u64,
+    #[cfg(feature = "server")]
+    logins: login::Table,
     /// The index of the first management token, after which bootstrapping is refused.
     bootstrapped: Option<u64>,
 }
@@ -181,6 +190,8 @@ impl AclTable {
             policies_newest: 0,
             roles: BTreeMap::new(),
             roles_newest: 0,
+            #[cfg(feature = "server")]
+            logins: login::Table::default(),
             bootstrapped: None,
         }
     }

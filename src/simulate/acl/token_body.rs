@@ -24,6 +24,7 @@ pub(super) struct Given {
     pub nodes: Vec<NodeIdentity>,
     pub has_templates: bool,
     pub local: bool,
+    pub method: String,
     pub expires: String,
     pub ttl: Duration,
 }
@@ -60,6 +61,7 @@ pub(super) fn decode(call: &Call) -> Result<Given, Refusal> {
             nodes: nodes(&given)?,
             has_templates: has_templates(&given)?,
             local: given.flag("Local")?,
+            method: given.text("AuthMethod")?,
             expires: given.text("ExpirationTime")?,
             ttl: ttl(&given)?,
         })

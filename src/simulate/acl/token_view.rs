@@ -28,6 +28,8 @@ pub(super) struct View<'a> {
     node_identities: Vec<NodeView<'a>>,
     local: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    auth_method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     expiration_time: Option<&'a str>,
     create_time: &'a str,
     hash: String,
@@ -89,6 +91,7 @@ impl<'a> View<'a> {
             service_identities: token.services.iter().map(ServiceView::from).collect(),
             node_identities: token.nodes.iter().map(NodeView::from).collect(),
             local: token.local,
+            auth_method: token.method.as_deref(),
             expiration_time: token.expires.as_deref(),
             create_time: &token.created,
             hash: content_hash(&(

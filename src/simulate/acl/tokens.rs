@@ -48,13 +48,18 @@ fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
         check_lookup("token", link)?;
     }
     let service = call.query.get("servicename");
+    let method = call.query.get("authmethod");
+    if [policy, role, service, method].iter().filter(|filter| !filter.is_empty()).count() > 1 {
+        let why = "can only filter by one of policy, role, serviceName, or methodName at a time";
+        return Err(Refusal::server(why));
+    }
     let is_wanted = |token: &&Token| {
         let has_policy = policy.is_empty() || token.policies.iter().any(|id| id == policy);
         let has_service =
             service.is_empty() || token.services.iter().any(|identity| identity.name == service);
         let has_role = role.is_empty() || token.roles.iter().any(|id| id == role);
-        // No token is from an auth method.
-        has_policy && has_role && has_service && call.query.get("authmethod").is_empty()
+        let has_method = method.is_empty() || token.method.as_deref() == Some(method);
+        has_policy && has_role && has_service && has_method
     };
     let tokens = state.acl.tokens.values().filter(is_wanted);
     let views: Vec<_> =
@@ -98,6 +103,9 @@ fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     check_new_id("AccessorID", &given.accessor, state.acl.token_of(&given.accessor).is_some())?;
     let secret = Secret::new(given.secret.as_str());
     check_new_id("SecretID", &given.secret, state.acl.tokens.contains_key(&secret))?;
+    if !given.method.is_empty() {
+        return Err(Refusal::server("AuthMethod field is disallowed outside of login"));
+    }
     if !given.expires.is_empty() {
         return Err(Refusal::server(
             "ExpirationTime is not supported by the simulated agent; use ExpirationTTL",
@@ -153,6 +161,9 @@ fn update(state: &mut State, call: &Call, accessor: String) -> Result<Reply, Ref
     if given.local != present.local {
         return Err(Refusal::server(format!("Cannot toggle local mode of {accessor}")));
     }
+    if !given.method.is_empty() && present.method.as_ref() != Some(&given.method) {
+        return Err(Refusal::server(format!("Cannot change AuthMethod of {accessor}")));
+    }
     if !given.expires.is_empty() && present.expires.as_ref() != Some(&given.expires) {
         return Err(Refusal::server(format!("Cannot change expiration time of {accessor}")));
     }
@@ -163,6 +174,9 @@ fn clone(state: &mut State, call: &Call, accessor: &str) -> Result<Reply, Refusa
     let given = decode(call)?;
     state.authority(call).check(Resource::Acl, "", Access::Write)?;
     let source = state.acl.token_of(accessor).cloned().ok_or_else(not_found)?;
+    if source.method.is_some() {
+        return Err(Refusal::server("Cannot clone a token created from an auth method"));
+    }
     let description = match given.description {
         none if none.is_empty() => source.description.clone(),
         description => description,
@@ -214,6 +228,7 @@ fn write(
             services: given.services,
             nodes: given.nodes,
             local: given.local,
+            method: None,
             created: state.date(Duration::ZERO),
             expires: (!given.ttl.is_zero()).then(|| state.date(given.ttl)),
             create_index: index,

@@ -88,6 +88,10 @@ static CONFIG_ENTRIES: Schema = checked_early(&SERVICE_DEFAULTS);
 /// `connect/intentions`.
 static INTENTIONS: Schema = checked_early(&INTENTION);
 
+/// The variables of an identity that logs in.
+#[cfg(feature = "server")]
+pub(crate) static IDENTITIES: Schema = checked_early(&[("value", TEXT_MAP), ("list", Map(&Texts))]);
+
 const fn checked_early(fields: &'static [Field]) -> Schema {
     Schema { fields, is_checked_late: false }
 }

@@ -201,6 +201,13 @@ impl State {
         go::date_text(self.epoch + self.now.since_origin() + from_now)
     }
 
+    /// The seconds since 1970.
+    #[cfg(feature = "server")]
+    pub fn seconds(&self) -> i64 {
+        let now = self.epoch + self.now.since_origin();
+        i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+    }
+
     /// The date of the start, in RFC 3339.
     pub fn start_date(&self) -> String {
         go::date_text(self.epoch)

@@ -44,6 +44,12 @@ pub(crate) enum Topic {
     Policies,
     /// The ACL roles.
     Roles,
+    /// The auth methods.
+    #[cfg(feature = "server")]
+    AuthMethods,
+    /// The binding rules.
+    #[cfg(feature = "server")]
+    BindingRules,
     /// The coordinates of nodes.
     Coordinates,
     /// The prepared queries.
