@@ -1,6 +1,6 @@
 //! The cut-over: etcd takes no writes any more, what is left is applied, and both sides are compared.
 
-use super::etcd::{Change, Etcd, Range, Refused};
+use super::etcd::{Etcd, Range, Refused};
 use super::job::{Phase, Record};
 use super::verify::{self, Difference, Found};
 use super::{Run, Stop, Until, source, tail};
@@ -169,7 +169,7 @@ async fn catch_up(run: &Run<'_>) -> Result<Duration, Stop> {
 }
 
 /// The prefix of the sentinels of this job.
-fn sentinels(run: &Run<'_>) -> Vec<u8> {
+pub(super) fn sentinels(run: &Run<'_>) -> Vec<u8> {
     let (all, job) = (run.job.record().mapping.sentinels(), run.job.keys.record.as_bytes());
     [&all, job, b"/"].concat()
 }
@@ -178,7 +178,7 @@ fn sentinels(run: &Run<'_>) -> Vec<u8> {
 async fn put_sentinel(run: &Run<'_>) -> Result<Bytes, Stop> {
     let name = format!("{:016x}", fastrand::u64(..));
     let key = Bytes::from([&sentinels(run)[..], name.as_bytes()].concat());
-    run.etcd.change(&[Change { key: key.clone(), value: Some(Bytes::new()) }]).await?;
+    run.etcd.touch(&key).await?;
     Ok(key)
 }
 
@@ -215,8 +215,13 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
                 refuse_writers(drain(run, sentinel).await?)?;
             }
         }
-        let (phase, index) = (Phase::Switched, run.job.index());
-        let switched = Record { phase, switched_at: Some(index), ..run.job.record() };
+        let record = run.job.record();
+        let switched = Record {
+            phase: Phase::Switched,
+            switched_at: Some(run.job.index()),
+            switched_revision: Some(record.revision - 1),
+            ..record
+        };
         lock(&frozen.0).may_be_switched = true;
         run.job.save(switched, &[]).await?;
         frozen.forget();

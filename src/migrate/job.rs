@@ -58,6 +58,9 @@ pub struct Record {
     /// Switched: the index of Consul up to which all writes were those of the job.
     #[serde(default)]
     pub switched_at: Option<u64>,
+    /// Switched: the revision of etcd up to which Consul has all writes of programs.
+    #[serde(default)]
+    pub switched_revision: Option<u64>,
     /// Grows with each change of the record.
     pub step: u64,
 }
@@ -77,6 +80,7 @@ impl Record {
             offset: 0,
             alarms: Vec::new(),
             switched_at: None,
+            switched_revision: None,
             step: 0,
         }
     }

@@ -1,15 +1,21 @@
-//! The way back: etcd gets the state that Consul has now.
+//! The way back: etcd gets the state that Consul has now, but for what programs have set in etcd since the cut-over.
+//!
+//! Each transaction changes keys only as they were looked at, and sets a *mark* with them, a sentinel. So the revisions of
+//! the marks are those of the way back itself, also of a run before it that was killed; a later revision of any other
+//! key is a program's.
 
-use super::etcd::{Change, Etcd, KeyValue, Range};
+use super::cutover::sentinels;
+use super::etcd::{Change, Etcd, KeyValue, Pages, Range};
 use super::job::{Phase, Record};
 use super::mapping::{Choice, Form, Mapping, Place, Problem, part_of};
+use super::survey::shown;
 use super::target::Target;
 use super::verify::{self, Difference};
 use super::{Run, Stop};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// The changes that are made together.
 const AT_ONCE: usize = 64;
@@ -34,6 +40,8 @@ pub struct RolledBack {
     pub keys: Vec<String>,
     /// The keys of Consul that no key of etcd has as its place.
     pub without_source: Vec<String>,
+    /// The keys that programs have set in etcd since the cut-over, and otherwise than Consul: they stay.
+    pub changed: Vec<String>,
 }
 
 /// What becomes of a difference.
@@ -43,6 +51,8 @@ enum Way {
     Change(Change),
     Left,
     WithoutSource(String),
+    /// A program has set the key since the cut-over.
+    Changed,
 }
 
 /// Makes etcd as Consul, or tells with `is_dry` what that would change.
@@ -60,81 +70,163 @@ pub async fn roll_back(run: &Run<'_>, is_dry: bool) -> Result<RolledBack, Stop> 
     if !is_dry {
         run.etcd.lift_alarms(&record.alarms).await?;
     }
-    let mut done = RolledBack::default();
+    let marks = [&sentinels(run)[..], b"rollback/"].concat();
+    let mapping = &record.mapping;
+    // A version that did not note the revision has set none either that can be told.
+    let switched = record.switched_revision.unwrap_or(u64::MAX);
+    let (own, done) = (HashSet::new(), RolledBack::default());
+    let mut back = Back { run, mapping, is_dry, switched, marks, own, is_equal: true, done };
     for _ in 0..ROUNDS {
-        let revision = match round(run, &record.mapping, is_dry, &mut done).await {
+        let revision = match back.round().await {
             Err(Stop::Compacted) => continue,
             round => round?,
         };
-        if is_dry {
-            return Ok(done);
+        if !is_dry && !back.is_equal {
+            continue;
         }
-        if let Some(revision) = revision {
-            let (phase, revision) = (Phase::Tail, revision + 1);
-            let back = Record { phase, revision, offset: 0, switched_at: None, ..record };
-            run.job.save(back, &[]).await?;
-            return Ok(done);
+        let Back { marks, done, .. } = back;
+        if !is_dry {
+            end(run, &record, if done.changed.is_empty() { revision } else { switched }).await?;
+            // The next cut-over deletes those that are left.
+            let _ = run.etcd.delete(&Range::prefix(&marks)).await;
         }
+        return Ok(done);
     }
     Err(Stop::Refused("etcd changes all the time: stop its writers first".to_owned()))
 }
 
-/// Compares both sides and changes what differs; returns the revision if nothing was to be changed.
-async fn round(
-    run: &Run<'_>,
-    mapping: &Mapping,
-    is_dry: bool,
-    done: &mut RolledBack,
-) -> Result<Option<u64>, Stop> {
-    let before = done.set + done.deleted;
-    (done.left, done.without_source) = (0, Vec::new());
-    let (total, revision) = run.etcd.count(&Range::prefix(&mapping.etcd_prefix), 0).await?;
-    let mut waiting = Vec::new();
-    let found = async |difference, _| {
-        waiting.push(difference);
-        match waiting.len() < AT_ONCE {
-            true => Ok(()),
-            false => apply(run, mapping, is_dry, std::mem::take(&mut waiting), done).await,
-        }
+/// The job goes on with the changes after this revision.
+async fn end(run: &Run<'_>, record: &Record, revision: u64) -> Result<(), Stop> {
+    let back = Record {
+        phase: Phase::Tail,
+        revision: revision + 1,
+        offset: 0,
+        switched_at: None,
+        switched_revision: None,
+        ..record.clone()
     };
-    let progress = |keys| run.report.progress("compared", keys, Some(total));
-    verify::compare(run.etcd, run.job.target, mapping, revision, run.pace, found, progress).await?;
-    apply(run, mapping, is_dry, waiting, done).await?;
-    Ok((done.set + done.deleted == before).then_some(revision))
+    run.job.save(back, &[]).await
 }
 
-async fn apply(
-    run: &Run<'_>,
-    mapping: &Mapping,
+struct Back<'r, 'a> {
+    run: &'r Run<'a>,
+    mapping: &'r Mapping,
     is_dry: bool,
-    differences: Vec<Difference>,
-    done: &mut RolledBack,
-) -> Result<(), Stop> {
-    let mut sources = BTreeSet::new();
-    for difference in differences {
-        match source(run.etcd, mapping, &difference.key).await? {
-            Some(source) => _ = sources.insert(source),
-            None => done.without_source.push(difference.key),
+    /// The revision of the cut-over.
+    switched: u64,
+    /// The prefix of the marks.
+    marks: Vec<u8>,
+    /// The revisions of the way back itself.
+    own: HashSet<u64>,
+    /// Whether the present round has found nothing to change.
+    is_equal: bool,
+    done: RolledBack,
+}
+
+impl Back<'_, '_> {
+    /// Compares both sides and changes what differs; returns the revision that it has compared.
+    async fn round(&mut self) -> Result<u64, Stop> {
+        let Back { run, mapping, .. } = *self;
+        self.is_equal = true;
+        (self.done.left, self.done.without_source, self.done.changed) = (0, vec![], vec![]);
+        let (total, revision) = run.etcd.count(&Range::prefix(&mapping.etcd_prefix), 0).await?;
+        let mut pages = Pages::new(run.etcd, Range::prefix(&self.marks), revision, run.pace.page);
+        while let Some(page) = pages.next().await? {
+            self.own.extend(page.kvs.iter().map(|mark| mark.mod_revision.0));
         }
+        let mut waiting = Vec::new();
+        let found = async |difference, _| {
+            waiting.push(difference);
+            match waiting.len() < AT_ONCE {
+                true => Ok(()),
+                false => self.apply(std::mem::take(&mut waiting)).await,
+            }
+        };
+        let progress = |keys| run.report.progress("compared", keys, Some(total));
+        let (etcd, target, pace) = (run.etcd, run.job.target, run.pace);
+        verify::compare(etcd, target, mapping, revision, pace, found, progress).await?;
+        self.apply(waiting).await?;
+        Ok(revision)
     }
-    let ways = sources.iter().map(|key| way(run.etcd, run.job.target, mapping, key));
-    let ways: Vec<Way> = stream::iter(ways).buffered(IN_FLIGHT).try_collect().await?;
-    let mut changes = Vec::new();
-    for way in ways {
-        match way {
-            Way::Nothing => {}
-            Way::Left => done.left += 1,
-            Way::WithoutSource(key) => done.without_source.push(key),
-            Way::Change(change) => {
-                done.count(&change);
-                changes.push(change);
+
+    async fn apply(&mut self, differences: Vec<Difference>) -> Result<(), Stop> {
+        let Back { run, mapping, .. } = *self;
+        let mut sources = BTreeSet::new();
+        for difference in differences {
+            match source(run.etcd, mapping, &difference.key).await? {
+                Some(source) => _ = sources.insert(source),
+                None => self.done.without_source.push(difference.key),
             }
         }
+        let ways = sources.iter().map(|key| self.way(key));
+        let ways: Vec<Way> = stream::iter(ways).buffered(IN_FLIGHT).try_collect().await?;
+        let mut changes = Vec::new();
+        for (key, way) in sources.iter().zip(ways) {
+            match way {
+                Way::Nothing => {}
+                Way::Left => self.done.left += 1,
+                Way::WithoutSource(key) => self.done.without_source.push(key),
+                Way::Changed => self.done.changed.push(shown(key)),
+                Way::Change(change) => changes.push(change),
+            }
+        }
+        let mut rest = &changes[..];
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(Change::fitting(rest));
+            self.is_equal = false;
+            if self.is_dry || self.change(now).await? {
+                now.iter().for_each(|change| self.done.count(change));
+            }
+            rest = later;
+        }
+        Ok(())
     }
-    if !is_dry {
-        run.etcd.change(&changes).await?;
+
+    /// Makes changes; returns whether they were made. If not, a program has changed a key meanwhile, and the next round
+    /// looks at it again.
+    async fn change(&mut self, changes: &[Change]) -> Result<bool, Stop> {
+        let name = format!("{:016x}", fastrand::u64(..));
+        let mark = Bytes::from([&self.marks[..], name.as_bytes()].concat());
+        let etcd = self.run.etcd;
+        let made = match etcd.change(changes, &mark).await? {
+            Some(revision) => Some(revision),
+            None => etcd.get(&mark, 0).await?.map(|mark| mark.mod_revision.0),
+        };
+        self.own.extend(made);
+        Ok(made.is_some())
     }
-    Ok(())
+
+    /// What is to be changed so that a key of etcd is as Consul has it.
+    async fn way(&self, key: &Bytes) -> Result<Way, Stop> {
+        let (target, mapping) = (self.run.job.target, self.mapping);
+        let before = self.run.etcd.get(key, 0).await?;
+        let is_leased = before.as_ref().is_some_and(|kv| kv.lease.0 != 0);
+        if is_leased && mapping.choice(Problem::Leased) != Choice::Encode {
+            return Ok(Way::Left);
+        }
+        let plain = match mapping.place(&empty(key)) {
+            Place::Plain(place) => target.get(&place).await?,
+            _ => None,
+        };
+        if plain.as_ref().is_some_and(|stored| stored.is_held) {
+            return Ok(Way::Left);
+        }
+        let value = match plain {
+            Some(stored) => Some(stored.value),
+            None => match joined(target, &mapping.encoded(key)).await? {
+                Ok(value) => value,
+                Err(part) => return Ok(Way::WithoutSource(part)),
+            },
+        };
+        let from = before.as_ref().map_or(0, |kv| kv.mod_revision.0);
+        if before.map(|kv| kv.value.0) == value {
+            return Ok(Way::Nothing);
+        }
+        Ok(match from > self.switched && !self.own.contains(&from) {
+            true => Way::Changed,
+            false => Way::Change(Change { key: key.clone(), value, from }),
+        })
+    }
 }
 
 impl RolledBack {
@@ -144,7 +236,7 @@ impl RolledBack {
             None => self.deleted += 1,
         }
         if self.keys.len() < NAMED {
-            self.keys.push(super::survey::shown(&change.key));
+            self.keys.push(shown(&change.key));
         }
     }
 }
@@ -173,31 +265,6 @@ fn empty(key: &Bytes) -> KeyValue {
     let mut kv = KeyValue::default();
     kv.key.0 = key.clone();
     kv
-}
-
-/// What is to be changed so that a key of etcd is as Consul has it.
-async fn way(etcd: &Etcd, target: &Target, mapping: &Mapping, key: &Bytes) -> Result<Way, Stop> {
-    let before = etcd.get(key, 0).await?;
-    let is_leased = before.as_ref().is_some_and(|kv| kv.lease.0 != 0);
-    if is_leased && mapping.choice(Problem::Leased) != Choice::Encode {
-        return Ok(Way::Left);
-    }
-    let plain = match mapping.place(&empty(key)) {
-        Place::Plain(place) => target.get(&place).await?,
-        _ => None,
-    };
-    if plain.as_ref().is_some_and(|stored| stored.is_held) {
-        return Ok(Way::Left);
-    }
-    let value = match plain {
-        Some(stored) => Some(stored.value),
-        None => match joined(target, &mapping.encoded(key)).await? {
-            Ok(value) => value,
-            Err(part) => return Ok(Way::WithoutSource(part)),
-        },
-    };
-    let is_same = before.map(|kv| kv.value.0) == value;
-    Ok(if is_same { Way::Nothing } else { Way::Change(Change { key: key.clone(), value }) })
 }
 
 /// The value whose parts have this prefix; `None` without parts, an error with a part if others are missing.

@@ -204,6 +204,9 @@ impl State {
                 whole(200, &json!({ "header": header, "version": "3.4.0" }))
             }
             "/v3/kv/range" => self.range(asked, &header),
+            "/v3/kv/txn" if !self.holds(&asked["compare"]) => {
+                whole(200, &json!({ "header": header }))
+            }
             "/v3/kv/txn" => {
                 let changes: Vec<Change> =
                     asked["success"].as_array().unwrap().iter().map(change).collect();
@@ -211,7 +214,8 @@ impl State {
                     return refused("etcdserver: mvcc: database space exceeded", 8);
                 }
                 self.apply(&changes);
-                whole(200, &json!({ "header": header }))
+                let header = json!({ "cluster_id": "7", "revision": self.revision.to_string() });
+                whole(200, &json!({ "header": header, "succeeded": true }))
             }
             "/v3/kv/deleterange" => {
                 let range = range(asked);
@@ -223,6 +227,15 @@ impl State {
             "/v3/maintenance/alarm" => self.alarm(asked),
             other => panic!("{other}"),
         }
+    }
+
+    /// Whether the keys were changed last in the revisions that a transaction says.
+    fn holds(&self, compares: &Value) -> bool {
+        compares.as_array().into_iter().flatten().all(|compare| {
+            let changed = self.keys.get(&bytes(&compare["key"])).map_or(0, |entry| entry.changed);
+            assert_eq!((&compare["target"], &compare["result"]), (&json!("MOD"), &json!("EQUAL")));
+            changed == number(&compare["mod_revision"])
+        })
     }
 
     fn range(&mut self, asked: &Value, header: &Value) -> Response<Parts> {

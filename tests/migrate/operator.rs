@@ -1,6 +1,6 @@
 //! A cut-over whose writers the operator stops, and one that goes on with deletions.
 
-use super::cutover::{alarms, try_put};
+use super::cutover::{alarms, try_put, value};
 use super::etcd::text;
 use super::program::{PATIENCE, Servers};
 use super::storm::Over;
@@ -77,10 +77,29 @@ fn follows_no_write(servers: &Servers) {
     assert_eq!(servers.stored("app/0003").as_deref(), Some(&b"3"[..]));
     cutover.signal("TERM");
     cutover.end().ends(130, &["a program has set /app/0003 in etcd after the cut-over"]);
+    leaves_what_programs_have_written(servers);
+}
+
+/// The way back does not overwrite what a program has set in etcd since the cut-over.
+fn leaves_what_programs_have_written(servers: &Servers) {
+    let (gateway, consul) = (servers.etcd.gateway(), servers.consul());
+    consul.send("PUT", "/v1/kv/app/0003", "of Consul").unwrap();
+    consul.send("PUT", "/v1/kv/app/0005", "of Consul").unwrap();
     for key in [&b"/app/0003"[..], b"/app/0004"] {
         gateway.put(key, b"again");
     }
-    servers.run(&["rollback", "--yes"]).ok();
+    let words = ["set 1 key of etcd", "since the cut-over", "  /app/0003\n  /app/0004\n"];
+    servers.run(&["rollback", "--yes"]).ends(1, &words);
+    for (key, wanted) in [("3", "again"), ("4", "again"), ("5", "of Consul")] {
+        let found = value(&gateway, format!("/app/000{key}").as_bytes());
+        assert_eq!(found, Some(text(wanted.as_bytes())), "{key}");
+    }
+    // The tail takes it to Consul. The large value is in its way.
+    let tail = servers.start_run(&["tail", "--on", "large-value=skip"]);
+    servers.wait_for_tail();
+    assert_eq!(servers.stored("app/0003").unwrap(), b"again");
+    servers.run(&["verify"]).ends(0, &["0 missing, 0 extra, 0 different"]);
+    drop(tail);
 }
 
 fn follows_deletions(servers: &Servers) {
@@ -104,7 +123,7 @@ fn follows_deletions(servers: &Servers) {
     let run = cutover.end();
     assert!(!run.err.contains("takes writes again"), "{run:?}");
     assert!(run.err.contains("\nconsul-migrate: start the programs with"), "{run:?}");
-    run.ends(130, &["cut over: 499 keys are equal", "writers were stopped for"]);
+    run.ends(130, &["cut over: 500 keys are equal", "writers were stopped for"]);
     assert_eq!(alarms(&gateway), 1, "the freeze of a cut-over that is done stays");
     servers.run(&["rollback", "--yes"]).ok();
     assert_eq!(alarms(&gateway), 0);

@@ -10,7 +10,7 @@ use consul_ffi::clock::{BoxFuture, Clock, ManualClock};
 use consul_ffi::error::{Error, Kind};
 use consul_ffi::migrate::etcd::{Etcd, KeyValue};
 use consul_ffi::migrate::job::{self, Instance, Job, Keys, Phase, Record};
-use consul_ffi::migrate::mapping::{Choice, Mapping, Op, Problem};
+use consul_ffi::migrate::mapping::{Choice, Mapping, Op, Problem, hex};
 use consul_ffi::migrate::survey::survey;
 use consul_ffi::migrate::target::{Outcome, Target};
 use consul_ffi::migrate::{
@@ -19,7 +19,7 @@ use consul_ffi::migrate::{
 use consul_ffi::simulate::{Agent, Options, SimTransport};
 use consul_ffi::transport::Transport;
 use consul_ffi::wire::request::Defaults;
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{Request, Response};
 use std::collections::{BTreeMap, BTreeSet};
@@ -349,29 +349,87 @@ async fn move_over(world: &World, rng: &mut fastrand::Rng) -> u64 {
     unreachable!("the numbers have no end")
 }
 
-/// Programs change Consul, and etcd becomes as it is.
+/// Programs change Consul, and etcd becomes as it is, but for what a program sets in etcd meanwhile. The run is killed
+/// and repeated. Then the job can go on.
 async fn go_back(world: &World, mapping: &Mapping, rng: &mut fastrand::Rng) {
-    let prefix = mapping.plain_prefix();
-    let mut ops = Vec::new();
-    for name in ["a", "d/e", "new", "d/new"] {
-        let key = format!("{prefix}{name}");
-        ops.push(match rng.bool() {
-            true => Op::set(key, vec![rng.u8(..); 9].into()),
-            false => Op::Delete { key },
-        });
+    let names =
+        ["a", "d/e", "new", "d/new"].map(|name| format!("{}{name}", mapping.plain_prefix()));
+    let late = write_late(world, mapping, &names, fastrand::Rng::with_seed(rng.u64(..)));
+    let kills = rng.u64(..3);
+    let back = async {
+        for number in 0.. {
+            if world.record().await.unwrap().phase != Phase::Switched {
+                // It was killed after its last request but one.
+                return None;
+            }
+            change_consul(world, &names, rng).await;
+            let before = world.found().await;
+            let run = world.hold(u64::MAX - number).await.unwrap();
+            let life =
+                Duration::from_millis(if number < kills { rng.u64(..400) } else { 3_600_000 });
+            let life = pin!(world.clock.sleep(life));
+            if let Either::Left((done, _)) = select(pin!(roll_back(&run, false)), life).await {
+                return Some((done.unwrap(), before));
+            }
+        }
+        unreachable!("the numbers have no end")
+    };
+    let (late, back) = join(late, back).await;
+    assert!(world.fake.alarms().is_empty());
+    let revision = world.fake.revision();
+    for (key, value) in &late {
+        let kept = world.fake.at(revision).get(&key[..]).map(|entry| entry.value.clone());
+        assert_eq!(kept.as_ref(), Some(value), "{key:?}: {back:?}");
     }
+    let Some((done, before)) = back else { return };
+    let (found, wanted) = (world.found().await, world.wanted(mapping, revision));
+    assert!(found == before, "Consul was changed");
+    let is_late = |key: &&&String| {
+        let name = key.strip_prefix(&mapping.encoded_prefix()).unwrap_or_default();
+        mapping.sources(key).iter().any(|source| late.contains_key(source))
+            || late.keys().any(|late| name.starts_with(&hex::text(late)))
+    };
+    let is_left = done.left > 0 || !done.without_source.is_empty();
+    let all = differing(&found, &wanted);
+    let differing: Vec<_> = all.iter().filter(|key| !is_late(key)).collect();
+    assert!(differing.is_empty() || is_left, "{done:?}: {differing:?}");
+    if is_left {
+        return;
+    }
+    let again = world.instance(0, true).await.unwrap().unwrap();
+    assert!(again.differences.is_empty(), "{done:?}: {:?}", again.differences);
+    assert!(world.found().await == world.wanted(mapping, again.revision), "{done:?}");
+}
+
+/// A program of which nobody knows writes to etcd as soon as it takes writes again; returns what it has set.
+async fn write_late(
+    world: &World,
+    mapping: &Mapping,
+    names: &[String],
+    mut rng: fastrand::Rng,
+) -> BTreeMap<Bytes, Bytes> {
+    let mut late = BTreeMap::new();
+    for number in 0..rng.usize(..4) {
+        world.clock.sleep(Duration::from_millis(rng.u64(..300))).await;
+        let name = rng.choice(names).unwrap();
+        let Some(key) = rng.choice(mapping.sources(name)) else { continue };
+        let value = Bytes::from(format!("late {number}"));
+        if world.fake.write(&[(key.to_vec(), Some((value.clone(), 0)))]) {
+            late.insert(key, value);
+        }
+    }
+    late
+}
+
+/// Programs change some keys of Consul.
+async fn change_consul(world: &World, names: &[String], rng: &mut fastrand::Rng) {
+    let change = |key: &String| match rng.bool() {
+        true => Op::set(key.clone(), vec![rng.u8(..); 9].into()),
+        false => Op::Delete { key: key.clone() },
+    };
+    let ops: Vec<Op> = names.iter().map(change).collect();
     let applied = world.direct.txn_surely(&[], &ops).await.unwrap();
     assert!(matches!(applied, Outcome::Applied(_)));
-    let before = world.found().await;
-    let run = world.hold(u64::MAX).await.unwrap();
-    let done = roll_back(&run, false).await.unwrap();
-    assert!(world.fake.alarms().is_empty());
-    let found = world.found().await;
-    assert!(found == before, "Consul was changed");
-    let wanted = world.wanted(mapping, world.fake.revision());
-    let is_left = done.left > 0 || !done.without_source.is_empty();
-    let differing = differing(&found, &wanted);
-    assert!(differing.is_empty() || is_left, "{done:?}: {differing:?}");
 }
 
 /// The keys that two states do not have alike.

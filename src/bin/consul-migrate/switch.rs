@@ -170,7 +170,7 @@ pub async fn rollback(session: &Session, name: &str, asked: &Rollback) -> Result
         roll_back(&run, asked.dry_run).await
     });
     let done = done.await?;
-    let is_well = done.without_source.is_empty();
+    let is_well = done.without_source.is_empty() && done.changed.is_empty();
     let json = json!({ "verb": "rollback", "dry_run": asked.dry_run, "done": done });
     Ok(Done { text: told_back(&done, asked.dry_run), json, is_well })
 }
@@ -180,7 +180,8 @@ fn told_back(done: &RolledBack, is_dry: bool) -> String {
     let mut text = match is_dry {
         true => format!("a rollback would set {set} of etcd and delete {deleted}\n"),
         false => {
-            format!("set {set} of etcd and deleted {deleted}: it is as Consul, and takes writes\n")
+            let state = if done.changed.is_empty() { "is as Consul, and" } else { "now" };
+            format!("set {set} of etcd and deleted {deleted}: it {state} takes writes\n")
         }
     };
     for key in done.keys.iter().take(if is_dry { SHOWN } else { 0 }) {
@@ -191,6 +192,12 @@ fn told_back(done: &RolledBack, is_dry: bool) -> String {
             "left as they are, with a session or a lease: {}\n",
             counted(done.left as usize, "key")
         );
+    }
+    if !done.changed.is_empty() {
+        text += "programs have set these keys of etcd since the cut-over; they stay, and `tail` takes them to Consul:\n";
+        for key in done.changed.iter().take(SHOWN) {
+            text += &format!("  {key}\n");
+        }
     }
     if !done.without_source.is_empty() {
         text += "these keys of Consul have no place in etcd:\n";

@@ -1,6 +1,6 @@
 //! Writes to etcd, and the alarm with which it refuses those of all others.
 
-use super::message::{Base64, Changed, Int};
+use super::message::{Base64, Changed, Compared, Int};
 use super::{Etcd, Range, Refused};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 /// The operations of a transaction and the bytes of its keys and values that etcd takes by default are 128
-/// and 1.5 MiB.
+/// and 1.5 MiB. One operation is for the mark.
 const MAX_OPS: usize = 100;
 const MAX_BYTES: usize = 1 << 20;
 
@@ -20,6 +20,8 @@ const ALARM: &str = "NOSPACE";
 pub struct Change {
     pub key: Bytes,
     pub value: Option<Bytes>,
+    /// The revision that has set the key as it is; 0: it does not exist.
+    pub from: u64,
 }
 
 #[derive(Default, Deserialize)]
@@ -35,40 +37,63 @@ struct Alarm {
     member: Int,
 }
 
+fn put(key: &Bytes, value: &Bytes) -> Value {
+    json!({ "requestPut": { "key": Base64(key.clone()), "value": Base64(value.clone()) } })
+}
+
 impl Change {
     fn operation(&self) -> Value {
-        let key = Base64(self.key.clone());
         match &self.value {
-            Some(value) => json!({ "requestPut": { "key": key, "value": Base64(value.clone()) } }),
-            None => json!({ "requestDeleteRange": { "key": key } }),
+            Some(value) => put(&self.key, value),
+            None => json!({ "requestDeleteRange": { "key": Base64(self.key.clone()) } }),
         }
+    }
+
+    fn compare(&self) -> Value {
+        json!({
+            "key": Base64(self.key.clone()), "target": "MOD", "result": "EQUAL",
+            "mod_revision": Int(self.from),
+        })
     }
 
     fn size(&self) -> usize {
         self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
     }
+
+    /// How many of these changes one transaction takes, and one at least.
+    pub fn fitting(changes: &[Change]) -> usize {
+        let mut bytes = 0;
+        let fits = |change: &&Change| {
+            bytes += change.size();
+            bytes <= MAX_BYTES
+        };
+        changes.iter().take(MAX_OPS).take_while(fits).count().max(1)
+    }
 }
 
 impl Etcd {
-    /// Applies changes of different keys, those that fit together at once.
+    /// Sets a key to an empty value.
     ///
     /// # Errors
     /// See [`Refused`].
-    pub async fn change(&self, changes: &[Change]) -> Result<(), Refused> {
-        let mut rest = changes;
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = |change: &&Change| {
-                bytes += change.size();
-                bytes <= MAX_BYTES
-            };
-            let fitting = rest.iter().take(MAX_OPS).take_while(fits).count().max(1);
-            let (now, later) = rest.split_at(fitting);
-            let operations: Vec<Value> = now.iter().map(Change::operation).collect();
-            let Changed { .. } = self.ask("kv/txn", &json!({ "success": operations })).await?;
-            rest = later;
-        }
+    pub async fn touch(&self, key: &Bytes) -> Result<(), Refused> {
+        let Changed { .. } =
+            self.ask("kv/txn", &json!({ "success": [put(key, &Bytes::new())] })).await?;
         Ok(())
+    }
+
+    /// Makes changes of different keys and sets the mark, all in one revision, if each key is as the change says;
+    /// returns that revision. `None`: they were not made, or by an attempt whose answer was lost.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn change(&self, changes: &[Change], mark: &Bytes) -> Result<Option<u64>, Refused> {
+        let compares: Vec<Value> = changes.iter().map(Change::compare).collect();
+        let operations = changes.iter().map(Change::operation);
+        let operations: Vec<Value> = operations.chain([put(mark, &Bytes::new())]).collect();
+        let asked = json!({ "compare": compares, "success": operations });
+        let done: Compared = self.ask("kv/txn", &asked).await?;
+        Ok(done.succeeded.then_some(done.header.revision.0))
     }
 
     /// Deletes all keys of a range.

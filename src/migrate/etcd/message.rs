@@ -129,6 +129,14 @@ pub struct Changed {
     pub _header: Header,
 }
 
+/// The answer to a transaction that compares.
+#[derive(Debug, Deserialize)]
+pub struct Compared {
+    pub header: Header,
+    #[serde(default)]
+    pub succeeded: bool,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct WatchResponse {
