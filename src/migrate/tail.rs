@@ -1,7 +1,7 @@
 //! The changes since the snapshot. Each transaction moves the record's position with the changes up to it,
 //! so that each event is applied exactly once, in the order of etcd.
 
-use super::etcd::{Changes, Event, EventKind, Pages, Range, Watch, by_form};
+use super::etcd::{Changes, Event, EventKind, Pages, Range, Refused, Watch, by_form};
 use super::job::Record;
 use super::load::{load, restart};
 use super::mapping::{Choice, Form, Op, Place, Problem, counterpart, form_of};
@@ -21,7 +21,8 @@ use twox_hash::XxHash3_64;
 const MAX_WAITING: usize = 10_000;
 const MAX_WAITING_BYTES: usize = 16 << 20;
 
-/// After so long without an event the watch's server is asked whether it is cut off from the others.
+/// After so long without an event the watch's server is asked whether it is cut off from the others, or sooner if no
+/// request is to be repeated for so long.
 const SILENCE: Duration = Duration::from_secs(10);
 
 const PAUSE: Duration = Duration::from_millis(200);
@@ -66,6 +67,23 @@ struct Waiting {
     ops: Vec<Op>,
     revision: u64,
     offset: u64,
+}
+
+/// Why a watch is followed no longer.
+enum Ended {
+    Done,
+    /// Another server is to be asked.
+    Silent,
+    /// Its connection has ended.
+    Broken,
+}
+
+/// What a watch has told; `None` if its connection has ended. Other requests have been repeated for long.
+fn unbroken<T>(told: Result<T, Refused>) -> Result<Option<T>, Stop> {
+    match told {
+        Err(Refused::Failed(error)) if error.is_retryable() => Ok(None),
+        told => Ok(Some(told?)),
+    }
 }
 
 /// The keys of the rarer form, with which others may collide: hashes of them, as of the present event.
@@ -162,16 +180,10 @@ impl<'r, 'a> Tail<'r, 'a> {
     async fn follow(&mut self) -> Result<u64, Stop> {
         loop {
             self.told = 0;
-            let opened = self.run.etcd.watch(&self.range, self.revision).await;
-            let ended = match opened {
-                Ok(watch) => self.follow_watch(watch).await,
-                Err(refused) => Err(refused.into()),
-            };
-            match ended {
-                Ok(()) if self.is_last => return Ok(self.sets),
-                Ok(()) => {}
-                Err(Stop::Failed(error)) if error.is_retryable() => self.wait_for_etcd().await?,
-                Err(stop) => return Err(stop),
+            match self.follow_watch().await? {
+                Ended::Done => return Ok(self.sets),
+                Ended::Silent => {}
+                Ended::Broken => self.wait_for_etcd().await?,
             }
         }
     }
@@ -183,33 +195,43 @@ impl<'r, 'a> Tail<'r, 'a> {
         source::check(self.run.etcd, &self.run.job.record()).await
     }
 
-    /// Follows one watch until all is done, or it is silent for long.
-    async fn follow_watch(&mut self, mut watch: Watch) -> Result<(), Stop> {
+    /// Follows one watch until all is done, or it is broken or silent for long.
+    async fn follow_watch(&mut self) -> Result<Ended, Stop> {
+        let etcd = self.run.etcd;
+        let opened = etcd.watch(&self.range, self.revision).await;
+        let Some(mut watch) = unbroken(opened)? else { return Ok(Ended::Broken) };
         loop {
-            let failed = self.take_ready(&mut watch).await;
+            let ready = self.take_ready(&mut watch).await;
             while !self.waiting.is_empty() {
                 self.apply().await?;
             }
-            failed?;
+            let is_broken = ready?.is_none();
             if self.is_last {
-                return Ok(());
+                return Ok(Ended::Done);
             }
-            let silence = self.run.etcd.clock().sleep(SILENCE);
+            if is_broken {
+                return Ok(Ended::Broken);
+            }
+            let silence = etcd.clock().sleep(SILENCE.min(etcd.patience().max(PAUSE)));
             match select(pin!(watch.next()), silence).await {
-                Either::Left((changes, _)) => self.add(changes?).await?,
-                Either::Right(_) if self.run.etcd.answers_on_this_server(&self.range).await? => {}
-                Either::Right(_) => return Ok(()),
+                Either::Left((changes, _)) => match unbroken(changes)? {
+                    Some(changes) => self.add(changes).await?,
+                    None => return Ok(Ended::Broken),
+                },
+                Either::Right(_) if etcd.answers_on_this_server(&self.range).await? => {}
+                Either::Right(_) => return Ok(Ended::Silent),
             }
         }
     }
 
-    /// Takes what has arrived already.
-    async fn take_ready(&mut self, watch: &mut Watch) -> Result<(), Stop> {
+    /// Takes what has arrived already; `None` if the watch is broken.
+    async fn take_ready(&mut self, watch: &mut Watch) -> Result<Option<()>, Stop> {
         while self.waiting.len() < MAX_WAITING && self.bytes < MAX_WAITING_BYTES && !self.is_last {
             let Some(changes) = watch.next().now_or_never() else { break };
-            self.add(changes?).await?;
+            let Some(changes) = unbroken(changes)? else { return Ok(None) };
+            self.add(changes).await?;
         }
-        Ok(())
+        Ok(Some(()))
     }
 
     async fn add(&mut self, changes: Changes) -> Result<(), Stop> {

@@ -55,6 +55,8 @@ fn trials() -> Trials {
     );
     let name = "etcd_stays_as_it_is_while_it_is_not_known_whether_a_cut_over_has_ended";
     trials.add_unless(is_missing, name, || operator::run_to_unknown_end("1.21"));
+    let name = "a_tail_whose_etcd_is_silent_ends_with_its_patience";
+    trials.add_unless(is_missing, name, || refusals::run_silent("1.21"));
     // Three servers of each have much to do: once in a long run.
     if std::env::var_os("LONG").is_some() {
         trials.add_unless(is_missing, "both_leaders_are_killed_in_a_storm", || {

@@ -2,9 +2,11 @@
 
 use super::etcd::{Etcd, text};
 use super::program::Servers;
+use crate::support::proxy::{Network, Proxy};
 use serde_json::json;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 const PASSWORD: &str = "s3cret-of-root";
 
@@ -32,6 +34,23 @@ pub fn run(version: &'static str) {
     without_tls(&servers, &without_tls_server(answers_in_plain));
     without_tls(&servers, &without_tls_server(resets));
     servers.run(&["plan", "--etcd", "127.0.0.1:1", "--patience", "0"]).ends(3, &["127.0.0.1:1"]);
+}
+
+/// etcd answers no more, and closes no connection: the tail ends when its patience does.
+pub fn run_silent(version: &'static str) {
+    let mut servers = Servers::start("silent", version);
+    servers.etcd.gateway().put(b"/app/a", b"1");
+    servers.run(&["copy"]).ok();
+    let proxy = Proxy::new(servers.etcd.url.strip_prefix("http://").unwrap());
+    let direct = std::mem::replace(&mut servers.etcd.url, proxy.url());
+    let tail = servers.start_run(&["tail", "--patience", "1"]);
+    servers.etcd.url = direct;
+    servers.etcd.gateway().put(b"/app/b", b"1");
+    servers.wait_for_tail();
+    proxy.set(Network::BlackHole);
+    let begun = Instant::now();
+    tail.end().ends(3, &["no answer within 5000 ms"]);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
 /// etcd is restored, and has less than the job has applied.

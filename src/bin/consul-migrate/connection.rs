@@ -19,8 +19,9 @@ use consul_ffi::transport::{Options, TlsOptions};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The time limit of an attempt to read a page of etcd.
+/// The time limit of an attempt to read a page of etcd, and the least that less patience makes of it.
 const TIMEOUT: Duration = Duration::from_secs(20);
+const LEAST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The operations in a transaction that each server takes.
 const EACH_TAKES: u16 = 64;
@@ -79,7 +80,8 @@ fn etcd(given: &Given, patience: Duration) -> Result<Etcd, Failure> {
     };
     let servers = given.addresses.iter().map(server).collect::<Result<Vec<_>, _>>()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    Ok(Etcd::new(servers, login(given)?, clock, TIMEOUT, patience))
+    let timeout = patience.clamp(LEAST_TIMEOUT, TIMEOUT);
+    Ok(Etcd::new(servers, login(given)?, clock, timeout, patience))
 }
 
 fn url(address: &str, is_tls: bool) -> String {

@@ -167,6 +167,11 @@ impl Etcd {
         &self.clock
     }
 
+    /// For how long a request is repeated while no server answers.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// What the server says of itself.
     ///
     /// # Errors
