@@ -1,7 +1,7 @@
 //! The cut-over: etcd takes no writes any more, what is left is applied, and both sides are compared.
 
 use super::etcd::{Etcd, Range, Refused};
-use super::job::{Phase, Record};
+use super::job::{self, Phase, Record};
 use super::verify::{self, Difference, Found};
 use super::{Run, Stop, Until, source, tail};
 use crate::sync::lock;
@@ -143,14 +143,42 @@ async fn prepare(run: &Run<'_>) -> Result<(), Stop> {
         run.report.note(LIFTED);
     }
     source::check(run.etcd, &record).await?;
-    if !run.etcd.alarms().await?.is_empty() {
-        return Err(Stop::Refused(
-            "etcd refuses writes by an alarm of its own: free its disk, and disarm it with etcdctl"
-                .to_owned(),
-        ));
-    }
+    refuse_alarms(run).await?;
     run.etcd.delete(&Range::prefix(&sentinels(run))).await?;
     Ok(())
+}
+
+/// Refuses alarms but those of this job, and says whose one is.
+pub(super) async fn refuse_alarms(run: &Run<'_>) -> Result<(), Stop> {
+    let (own, mut on) = (run.job.record().alarms, run.etcd.alarms().await?);
+    on.retain(|alarm| !own.contains(alarm));
+    if on.is_empty() {
+        return Ok(());
+    }
+    let others = job::others(run.job.target, &run.job.keys).await?;
+    let other = others.iter().find(|(_, other)| on.iter().any(|it| other.alarms.contains(it)));
+    Err(Stop::Refused(match other {
+        None => {
+            "etcd refuses writes by an alarm of its own: free its disk, and disarm it with etcdctl"
+                .to_owned()
+        }
+        Some((name, other)) if other.phase == Phase::Switched => format!(
+            "etcd refuses writes since the cut-over of the job {name:?}: take it back with --job {name} rollback, or let all \
+             programs write to etcd again with `etcdctl alarm disarm`"
+        ),
+        Some((name, _)) => format!(
+            "etcd refuses writes during a cut-over of the job {name:?}: wait for its end, or let --job {name} status lift what \
+             it has left"
+        ),
+    }))
+}
+
+/// The result of a write to etcd; if an alarm is on, the error says whose.
+pub(super) async fn written<R>(run: &Run<'_>, result: Result<R, Refused>) -> Result<R, Stop> {
+    if matches!(result, Err(Refused::Alarm(_))) {
+        refuse_alarms(run).await?;
+    }
+    Ok(result?)
 }
 
 /// Follows etcd in rounds until they do not get shorter; returns the time of the last one.
@@ -178,7 +206,7 @@ pub(super) fn sentinels(run: &Run<'_>) -> Vec<u8> {
 async fn put_sentinel(run: &Run<'_>) -> Result<Bytes, Stop> {
     let name = format!("{:016x}", fastrand::u64(..));
     let key = Bytes::from([&sentinels(run)[..], name.as_bytes()].concat());
-    run.etcd.touch(&key).await?;
+    written(run, run.etcd.touch(&key).await).await?;
     Ok(key)
 }
 

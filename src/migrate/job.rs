@@ -166,6 +166,27 @@ pub async fn record(target: &Target, keys: &Keys) -> Result<Option<(Record, u64)
     Ok(Some((Record::decode(&stored)?, stored.index)))
 }
 
+/// Reads the names and records of the other jobs.
+///
+/// # Errors
+/// Consul's.
+pub async fn others(target: &Target, keys: &Keys) -> Result<Vec<(String, Record)>, Error> {
+    let mut others = Vec::new();
+    for key in target.keys(JOBS, Some("/")).await? {
+        let name = key.strip_prefix(JOBS).unwrap_or_default();
+        if key == keys.record || name.is_empty() || name.ends_with('/') {
+            continue;
+        }
+        match record(target, &Keys::new(name)).await {
+            Ok(found) => others.extend(found.map(|(record, _)| (name.to_owned(), record))),
+            // A key of something else.
+            Err(error) if error.kind() == Kind::Decode => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(others)
+}
+
 /// Reads which instance holds a job.
 ///
 /// # Errors

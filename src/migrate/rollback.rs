@@ -4,7 +4,7 @@
 //! the marks are those of the way back itself, also of a run before it that was killed; a later revision of any other
 //! key is a program's.
 
-use super::cutover::sentinels;
+use super::cutover::{refuse_alarms, sentinels, written};
 use super::etcd::{Change, Etcd, KeyValue, Pages, Range};
 use super::job::{Phase, Record};
 use super::mapping::{Choice, Form, Mapping, Place, Problem, part_of};
@@ -68,6 +68,7 @@ pub async fn roll_back(run: &Run<'_>, is_dry: bool) -> Result<RolledBack, Stop> 
         ));
     }
     if !is_dry {
+        refuse_alarms(run).await?;
         run.etcd.lift_alarms(&record.alarms).await?;
     }
     let marks = [&sentinels(run)[..], b"rollback/"].concat();
@@ -188,7 +189,7 @@ impl Back<'_, '_> {
         let name = format!("{:016x}", fastrand::u64(..));
         let mark = Bytes::from([&self.marks[..], name.as_bytes()].concat());
         let etcd = self.run.etcd;
-        let made = match etcd.change(changes, &mark).await? {
+        let made = match written(self.run, etcd.change(changes, &mark).await).await? {
             Some(revision) => Some(revision),
             None => etcd.get(&mark, 0).await?.map(|mark| mark.mod_revision.0),
         };

@@ -5,6 +5,7 @@ use super::etcd::text;
 use super::program::{PATIENCE, Servers};
 use super::storm::Over;
 use crate::support::proxy::Proxy;
+use serde_json::json;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ pub fn run(version: &'static str) {
     is_without_alarm(&servers);
     follows_no_write(&servers);
     follows_deletions(&servers);
+    names_the_other_job(&servers);
 }
 
 /// A writer that nobody has stopped is noticed, and may go on.
@@ -127,6 +129,25 @@ fn follows_deletions(servers: &Servers) {
     assert_eq!(alarms(&gateway), 1, "the freeze of a cut-over that is done stays");
     servers.run(&["rollback", "--yes"]).ok();
     assert_eq!(alarms(&gateway), 0);
+}
+
+/// Two jobs of one etcd: the alarm of one stops the other, which says so.
+fn names_the_other_job(servers: &Servers) {
+    let other = |verb: &[&str]| {
+        servers.run(&[&["--job", "other", "--consul-prefix", "other/"], verb].concat())
+    };
+    other(&["copy"]).ok();
+    other(&["cutover", "--yes", "--within", "300"]).ok();
+    let words = ["since the cut-over of the job \"other\"", "--job other rollback"];
+    servers.run(&["cutover", "--yes"]).ends(1, &words);
+    let alarm = |action: &str| {
+        let asked = json!({ "action": action, "memberID": "7", "alarm": "NOSPACE" });
+        servers.etcd.gateway().post("maintenance/alarm", asked);
+    };
+    alarm("ACTIVATE");
+    other(&["rollback", "--yes"]).ends(1, &["an alarm of its own", "free its disk"]);
+    alarm("DEACTIVATE");
+    other(&["rollback", "--yes"]).ok();
 }
 
 /// Consul applies the last request of a cut-over, but its answer is lost, and Consul answers no more: programs may

@@ -44,6 +44,8 @@ pub enum Refused {
     Compacted,
     /// The answer would be too large: the page must be smaller.
     TooLarge,
+    /// An alarm is on, while which etcd takes no writes.
+    Alarm(Error),
     /// Anything else.
     Failed(Error),
 }
@@ -58,7 +60,7 @@ impl Refused {
     /// The error of a request that none of the special cases can help.
     pub fn into_error(self) -> Error {
         let text = match self {
-            Refused::Failed(error) => return error,
+            Refused::Alarm(error) | Refused::Failed(error) => return error,
             Refused::Compacted => "etcd: the revision is compacted",
             Refused::TooLarge => "etcd: the answer is too large, also for one key",
         };
@@ -411,7 +413,7 @@ impl Etcd {
             return Refused::Compacted;
         } else if says("database space exceeded") {
             let message = format!("{}: {what}: {text}: an alarm is on", self.endpoint());
-            return Error::new(Kind::Http, message).with_status(status).into();
+            return Refused::Alarm(Error::new(Kind::Http, message).with_status(status));
         } else if code == 8 && (says("larger than max") || says("message too large")) {
             return Refused::TooLarge;
         }
