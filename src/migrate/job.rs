@@ -499,7 +499,8 @@ impl<'a> Job<'a> {
             let is_fixed = before != Choice::Refuse || *problem == Problem::Leased;
             if before != *choice && is_fixed {
                 return Err(Stop::Refused(format!(
-                    "the job began with another choice for {problem}, which can no longer change: use another --job"
+                    "the job began with --on {problem}={before}, which can no longer change, and --on {problem}={choice} is \
+                     given: leave it out, or use another --job"
                 )));
             }
             record.mapping.on.insert(*problem, *choice);

@@ -105,6 +105,22 @@ pub enum Choice {
     Refuse,
 }
 
+impl Choice {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Choice::Skip => "skip",
+            Choice::Encode => "encode",
+            Choice::Refuse => "refuse",
+        }
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// The form of most keys: a leading slash or none. Consul has no leading slash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]

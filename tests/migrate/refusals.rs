@@ -1,7 +1,7 @@
 //! What etcd refuses: a clear error and its exit status.
 
 use super::etcd::{Etcd, text};
-use super::program::Servers;
+use super::program::{PATIENCE, Servers};
 use crate::support::proxy::{Network, Proxy};
 use serde_json::json;
 use std::io::{Read as _, Write as _};
@@ -19,10 +19,19 @@ pub fn run(version: &'static str) {
 
     // Another cluster than the job began with.
     let first = std::mem::replace(&mut servers.etcd, Etcd::start("another"));
-    for verb in ["copy", "tail", "verify", "status"] {
-        servers.run(&[verb]).ends(1, &["began with the etcd cluster", "--replace"]);
+    for verb in [
+        &["plan"][..],
+        &["copy"],
+        &["tail"],
+        &["verify"],
+        &["cutover", "--yes"],
+        &["rollback", "--yes"],
+        &["status"],
+    ] {
+        servers.run(verb).ends(1, &["began with the etcd cluster", "--replace"]);
     }
     servers.etcd = first;
+    is_of_another(&mut servers);
     goes_back(&servers);
     differs_in_many(&servers);
     users(&servers);
@@ -34,6 +43,37 @@ pub fn run(version: &'static str) {
     without_tls(&servers, &without_tls_server(answers_in_plain));
     without_tls(&servers, &without_tls_server(resets));
     servers.run(&["plan", "--etcd", "127.0.0.1:1", "--patience", "0"]).ends(3, &["127.0.0.1:1"]);
+}
+
+/// A job that another copy has begun otherwise, before this one or meanwhile.
+fn is_of_another(servers: &mut Servers) {
+    let words = [
+        "the job \"etcd\" began with --etcd-prefix \"\" and --consul-prefix \"\"",
+        "now it is --etcd-prefix \"/app/\" and --consul-prefix \"x/\"",
+        "use another --job",
+    ];
+    let prefixes = ["--etcd-prefix", "/app/", "--consul-prefix", "x/"];
+    for verb in ["plan", "copy", "tail"] {
+        servers.run(&[&prefixes[..], &[verb]].concat()).ends(1, &words);
+    }
+    let words = ["began with --on leased=skip", "--on leased=encode is given", "use another --job"];
+    servers.run(&["copy", "--on", "leased=encode"]).ends(1, &words);
+
+    // It waits for etcd, after it has seen that there is no such job.
+    let proxy = Proxy::new(servers.etcd.url.strip_prefix("http://").unwrap());
+    proxy.set(Network::BlackHole);
+    let direct = std::mem::replace(&mut servers.etcd.url, proxy.url());
+    let late = servers.start_run(&["copy", "--job", "twice", "--consul-prefix", "late/"]);
+    let end = Instant::now() + PATIENCE;
+    while proxy.connections() == 0 {
+        assert!(Instant::now() < end, "it asks etcd nothing");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    servers.etcd.url = direct;
+    servers.run(&["copy", "--job", "twice", "--consul-prefix", "first/"]).ok();
+    proxy.set(Network::Good);
+    late.end().ends(1, &["the job \"twice\" began with", "\"first/\"", "now it is", "\"late/\""]);
+    servers.consul().send("DELETE", "/v1/kv/first/?recurse", "").unwrap();
 }
 
 /// etcd answers no more, and closes no connection: the tail ends when its patience does.

@@ -8,7 +8,7 @@ use super::report::ReportFile;
 use super::{lines, switch};
 use consul_ffi::migrate::etcd::Range;
 use consul_ffi::migrate::job::{self, Instance, Job, Keys, Phase, Record};
-use consul_ffi::migrate::mapping::{Choice, Mapping};
+use consul_ffi::migrate::mapping::Mapping;
 use consul_ffi::migrate::survey::{Survey, survey};
 use consul_ffi::migrate::verify::Found;
 use consul_ffi::migrate::{
@@ -92,6 +92,14 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
     let refused = found.refused(&mapping);
     let existing = existing(session, &mapping).await?;
     let record = job::record(&session.target, &Keys::new(name)).await?;
+    let other = match &record {
+        Some((record, _)) => match check_begun(session, name, record).await {
+            Ok(()) => None,
+            Err(Stop::Refused(why)) => Some(why),
+            Err(stop) => return Err(stop.into()),
+        },
+        None => None,
+    };
     let mut text = format!(
         "{} of {} in etcd at revision {}, the largest value {} bytes\n",
         counted(found.keys as usize, "key"),
@@ -117,11 +125,14 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
             "Consul has keys in their place already, such as {key:?}: --replace deletes those that etcd does not have\n"
         );
     }
-    let is_well = refused.is_empty() && (existing.is_none() || record.is_some());
+    if let Some(why) = &other {
+        text += &format!("{why}\n");
+    }
+    let is_well = refused.is_empty() && (existing.is_none() || record.is_some()) && other.is_none();
     text += if is_well { "nothing is in the way of a copy" } else { "a copy would be refused" };
     let json = json!({
-        "verb": "plan", "survey": found, "refused": refused, "existing": existing, "seconds": seconds,
-        "ready": is_well,
+        "verb": "plan", "survey": found, "refused": refused, "existing": existing, "other": other,
+        "seconds": seconds, "ready": is_well,
     });
     Ok(Done { text, json, is_well })
 }
@@ -148,13 +159,8 @@ fn problems(found: &Survey, mapping: &Mapping) -> String {
     if found.problems.is_empty() {
         return String::new();
     }
-    let choice = |choice| match choice {
-        Choice::Skip => "skip",
-        Choice::Encode => "encode",
-        Choice::Refuse => "refuse",
-    };
     let rows = found.problems.iter().map(|(problem, affected)| {
-        let chosen = choice(mapping.choice(*problem)).to_owned();
+        let chosen = mapping.choice(*problem).to_string();
         vec![
             problem.name().to_owned(),
             affected.count.to_string(),
@@ -273,18 +279,8 @@ pub async fn open<'s>(
     let Some((record, _)) = job::record(&session.target, &Keys::new(name)).await? else {
         return Ok(None);
     };
-    source::check_cluster(&session.etcd, &record).await?;
-    let (asked, begun) = (&session.mapping, &record.mapping);
-    if asked.etcd_prefix != begun.etcd_prefix || asked.consul_prefix != begun.consul_prefix {
-        return Err(Stop::Refused(format!(
-            "the job {name:?} began with --etcd-prefix {:?} and --consul-prefix {:?}: give them again, or use another --job",
-            String::from_utf8_lossy(&begun.etcd_prefix),
-            begun.consul_prefix
-        ))
-        .into());
-    }
+    check_begun(session, name, &record).await?;
     let job = create(session, name, hold, None).await?;
-    job.choose(&session.mapping.on).await?;
     if lift_left(&session.etcd, &job.record()).await? {
         session.progress.note(LIFTED);
     }
@@ -299,7 +295,35 @@ async fn create<'s>(
 ) -> Result<Job<'s>, Failure> {
     let me = session.me.clone();
     let dead = |instance: &Instance| is_dead(instance, &session.me);
-    Ok(Job::hold(&session.target, name, me, &dead, hold.take_over, new).await?)
+    let job = Job::hold(&session.target, name, me, &dead, hold.take_over, new).await?;
+    // Another instance may have begun it meanwhile.
+    let checked = match check_begun(session, name, &job.record()).await {
+        Ok(()) => job.choose(&session.mapping.on).await,
+        refused => refused,
+    };
+    if checked.is_err() {
+        job.release().await;
+    }
+    checked?;
+    Ok(job)
+}
+
+/// Refuses a job that began with another cluster of etcd, or other prefixes.
+async fn check_begun(session: &Session, name: &str, record: &Record) -> Result<(), Stop> {
+    source::check_cluster(&session.etcd, record).await?;
+    let (asked, begun) = (&session.mapping, &record.mapping);
+    if asked.etcd_prefix == begun.etcd_prefix && asked.consul_prefix == begun.consul_prefix {
+        return Ok(());
+    }
+    let prefixes = |mapping: &Mapping| {
+        let etcd = String::from_utf8_lossy(&mapping.etcd_prefix).into_owned();
+        format!("--etcd-prefix {etcd:?} and --consul-prefix {:?}", mapping.consul_prefix)
+    };
+    Err(Stop::Refused(format!(
+        "the job {name:?} began with {}, and now it is {}: give those of the beginning, or use another --job",
+        prefixes(begun),
+        prefixes(asked)
+    )))
 }
 
 pub fn of<'s>(session: &'s Session, job: Job<'s>) -> Run<'s> {
