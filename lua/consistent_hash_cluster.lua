@@ -12,7 +12,76 @@ local CAPACITY = 1000
 -- MAP_POLLS times this pause.
 local MAP_POLLS, PAUSE_MS = 40, 50
 
+---A node that routes requests to the node with a key's shard.
+---@class consistent_hash_cluster.HighAvailabilityCluster
+---@field node consul_ffi.ConsulHACluster the node that it uses
+---@field node_id string
+---@field config consistent_hash_cluster.Config
+---@field total_shards integer
+---@field is_leader boolean
+---@field is_running boolean
+---@field local_node consistent_hash_cluster.LocalNode
+---@field data_shards table<integer, consul_ffi.ShardReplica[]> the replicas of each shard by its number, from 0
+---@field metadata { version: integer, total_shards: integer, nodes_count: integer }
+---@field hash_ring consul_ffi.ConsistentHashRing a ring of the live nodes; requests are routed by the shard map
+---@field new fun(this: any, config?: consistent_hash_cluster.Config): consistent_hash_cluster.HighAvailabilityCluster
+---@field rebalance_shards fun(self: any): boolean, { received: integer }|string, consul_ffi.Error?
+---@field poll fun(self: any, timeout_ms?: number, max?: integer): integer|false
+---@field run fun(self: any): boolean, string?, consul_ffi.Error?
+---@field fd fun(self: any): integer|false, string?, consul_ffi.Error?
 local HighAvailabilityCluster = {}
+
+---Options of a node. Others are ignored, with a warning if they look like ours.
+---@class consistent_hash_cluster.Config
+---@field node_id? string default: a random one
+---@field host? string default 127.0.0.1
+---@field port? integer|string the program's port
+---@field data_port? integer|string the port for calls between nodes; default: any free one
+---@field cluster_name? string default "cluster"
+---@field consul_endpoints? string|string[]
+---@field simulate? boolean|string
+---@field replication_factor? integer
+---@field capacity? number 1000 is the weight 1
+---@field virtual_nodes_per_physical? integer
+---@field time_partition_s? number
+---@field receive_shard? fun(shard: integer, source: string): boolean, string?
+---@field cluster_key? string|string[]
+---@field data_tls? table
+---@field encrypt_traffic? boolean
+---@field cluster_options? consul_ffi.ClusterConfig options of the node that it uses
+---@field [string] any
+
+---@class consistent_hash_cluster.LocalNode
+---@field id string
+---@field host string
+---@field port integer|string
+---@field cluster_port? integer|string
+---@field status string
+---@field last_heartbeat integer
+---@field role string
+---@field shards integer[]
+---@field load integer
+---@field capacity number
+
+---@class consistent_hash_cluster.Node: consul_ffi.ClusterNode
+---@field host? string
+---@field port? integer
+---@field last_heartbeat integer
+---@field status string
+
+---@class consistent_hash_cluster.Stats
+---@field node_id string
+---@field state string
+---@field is_leader boolean
+---@field is_running boolean
+---@field nodes_count integer
+---@field active_nodes integer
+---@field total_shards integer
+---@field local_shards integer
+---@field map_version integer
+---@field served integer
+---@field forwarded integer
+---@field failed integer
 
 -- Fields that are computed at each read.
 local fields = {}
@@ -244,8 +313,11 @@ function fields.hash_ring(self)
   return ring
 end
 
--- Joins the cluster; does nothing when it is a member already. When no Consul answers it fails, and the node
--- joins by itself when one does.
+---Joins the cluster; does nothing when it is a member already. When no Consul answers it fails, and the node
+---joins by itself when one does.
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
 function HighAvailabilityCluster:initialize()
   if has_joined(self) then
     return true
@@ -270,6 +342,10 @@ function HighAvailabilityCluster:initialize()
   return true
 end
 
+---Joins the cluster and serves requests; fails with `conflict` if it is running.
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
 function HighAvailabilityCluster:start()
   if self.is_running then
     local message = "the node is running already"
@@ -279,6 +355,10 @@ function HighAvailabilityCluster:start()
   return self:initialize()
 end
 
+---Leaves the cluster; it can be started again.
+---@return boolean? success
+---@return string? message
+---@return consul_ffi.Error? err
 function HighAvailabilityCluster:stop()
   local joined = has_joined(self)
   self.serves, self.joined, self.failure = false, false, nil
@@ -286,7 +366,11 @@ function HighAvailabilityCluster:stop()
   return self.node[joined and "stop" or "close"](self.node)
 end
 
--- Hands the replicas of its stores over to other nodes, then stops.
+---Hands the replicas of its stores over to other nodes, then stops.
+---@param options? { timeout_s?: number|string }
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
 function HighAvailabilityCluster:leave(options)
   if not has_joined(self) then
     return self:stop()
@@ -298,7 +382,11 @@ function HighAvailabilityCluster:leave(options)
   return left, message, err
 end
 
--- Keeps records in replicated shards on the nodes of the cluster; docs/data.md describes it.
+---Keeps records in replicated shards on the nodes of the cluster; docs/data.md describes it.
+---@param name string
+---@param storage? consul_ffi.Storage|"memory"
+---@param options? consul_ffi.ReplicateOptions
+---@return consul_ffi.ReplicatedStore store
 function HighAvailabilityCluster:replicate(name, storage, options)
   if self.is_unnamed then
     older.node_id("replicate")
@@ -306,11 +394,15 @@ function HighAvailabilityCluster:replicate(name, storage, options)
   return self.node:replicate(name, storage, options)
 end
 
+---Closes the node without waiting.
+---@return true success
 function HighAvailabilityCluster:close()
   self.serves, self.joined, self.failure = false, false, nil
   return self.node:close()
 end
 
+---Counts.
+---@return consistent_hash_cluster.Stats stats
 function HighAvailabilityCluster:get_stats()
   local status, counts = self.node:status(), self.counts
   return {
@@ -329,6 +421,8 @@ function HighAvailabilityCluster:get_stats()
   }
 end
 
+---The live nodes.
+---@return consistent_hash_cluster.Node[] nodes
 function HighAvailabilityCluster:get_active_nodes()
   local nodes = self.node:get_live_nodes()
   for _, node in ipairs(nodes) do
@@ -337,7 +431,10 @@ function HighAvailabilityCluster:get_active_nodes()
   return nodes
 end
 
--- The routing key of a key and a time in seconds; without `time_partition_s` it is the key.
+---The routing key of a key and a time in seconds; without `time_partition_s` it is the key.
+---@param key string
+---@param timestamp? number
+---@return string key
 function HighAvailabilityCluster:partition(key, timestamp)
   local span = self.config.time_partition_s
   if span and timestamp then
@@ -346,10 +443,18 @@ function HighAvailabilityCluster:partition(key, timestamp)
   return key
 end
 
+---The number of a key's shard, from 0, and the node that owns it.
+---@param key string
+---@return integer? shard
+---@return string? id
 function HighAvailabilityCluster:get_shard_for_key(key)
   return self.node:get_shard_for_key(key)
 end
 
+---The id of the node that owns a key.
+---@param key string
+---@param timestamp? number
+---@return string? id
 function HighAvailabilityCluster:get_target_node(key, timestamp)
   if type(key) ~= "string" then
     error("get_target_node: key must be a string, got a " .. type(key))
@@ -357,8 +462,10 @@ function HighAvailabilityCluster:get_target_node(key, timestamp)
   return (self.node:get_node_for_key(self:partition(key, timestamp)))
 end
 
--- The replicas of a key's shard, the owner first and those without the data last: a list of
--- { id, state, source }, which convert to their ids as strings.
+---The replicas of a key's shard, the owner first and those without the data last.
+---@param key string
+---@param timestamp? number
+---@return consul_ffi.ShardReplica[] replicas
 function HighAvailabilityCluster:get_replicas(key, timestamp)
   local shard, owner = self.node:get_shard_for_key(self:partition(key, timestamp))
   local replicas, without_data = {}, {}
@@ -426,8 +533,11 @@ local function rebalance_shards(self)
   return true, { received = #received }
 end
 
--- Sets the handler of requests with a name, from this node and others: fn(data, request) returns the
--- reply, or nil and a message; `request.key` is the key given to route_request. nil removes the handler.
+---Sets the handler of requests with a name, from this node and others: fn(data, request) returns the
+---reply, or nil and a message; `request.key` is the key given to route_request. nil removes the handler.
+---@param name string
+---@param ... fun(data: any, request: consul_ffi.ClusterRequest): any, string?|nil
+---@return true success
 function HighAvailabilityCluster:handle(name, ...)
   local fn = ...
   if select("#", ...) == 0 or type(fn) ~= "function" then
@@ -460,11 +570,25 @@ local function call(self, node_id, name, body, options)
   return success, reply, err
 end
 
+---Calls a node.
+---@param node_id string|{ id: string }
+---@param name string
+---@param data? any
+---@param options? consul_ffi.ClusterCallOptions
+---@return boolean success
+---@return any reply
+---@return consul_ffi.Error? err
 function HighAvailabilityCluster:call(node_id, name, data, options)
   return call(self, node_id, name, { data = data }, options)
 end
 
--- Calls all live nodes at once, or those of `options.nodes`.
+---Calls all live nodes at once, or those of `options.nodes`.
+---@param name string
+---@param data? any
+---@param options? consul_ffi.BroadcastOptions
+---@return boolean success
+---@return table<string, consul_ffi.BroadcastResult> results by id
+---@return consul_ffi.Error? err
 function HighAvailabilityCluster:broadcast(name, data, options)
   local ready, reason = has_joined(self)
   if not ready then
@@ -489,7 +613,11 @@ local function keep_data(self, name)
   end)
 end
 
--- Calls the node that owns a key. Returns { success, data, error, node_id }; raises only for misuse.
+---Calls the node that owns a key; raises only for misuse.
+---@param key string
+---@param operation string the name of the request
+---@param data? any
+---@return { success: boolean, data?: any, error?: string, node_id?: string } result
 function HighAvailabilityCluster:route_request(key, operation, data)
   local target = self:get_target_node(key)
   if rawget(self, "kept") and target and type(operation) == "string" and not self.handled[operation] then
@@ -510,11 +638,23 @@ local function send(self, method, node_id, message)
   return self:call(node_id, message.type, message)
 end
 
+---Sends a message to the handler of its type.
+---@param node_id string
+---@param message table with the field `type`
+---@return boolean success
+---@return any reply
+---@return consul_ffi.Error? err
 function HighAvailabilityCluster:forward_data(node_id, message)
   local success, reply, err = send(self, "forward_data", node_id, message)
   return success, reply, err
 end
 
+---Sends a query to the handler of its type.
+---@param node_id string
+---@param query table with the field `type`
+---@return boolean success
+---@return any reply
+---@return consul_ffi.Error? err
 function HighAvailabilityCluster:fetch_data(node_id, query)
   local success, rows, err = send(self, "fetch_data", node_id, query)
   return success, rows, err
@@ -532,7 +672,12 @@ older.raise_at_caller(HighAvailabilityCluster, "consistent_hash_cluster", is_nod
 -- The first is not called on a node, and the second calls a function of the program.
 HighAvailabilityCluster.new, HighAvailabilityCluster.rebalance_shards = new, rebalance_shards
 
-return {
+---@class consistent_hash_cluster
+---@field ConsistentHashRing consul_ffi.ConsistentHashRing
+---@field HighAvailabilityCluster consistent_hash_cluster.HighAvailabilityCluster
+local module = {
   ConsistentHashRing = consul_ffi.ConsistentHashRing,
   HighAvailabilityCluster = HighAvailabilityCluster,
 }
+
+return module

@@ -4,7 +4,26 @@ local consul_ffi = require("consul_native")
 
 local native, older = consul_ffi.ConsulHACluster, consul_ffi._internal
 
+---A node of a cluster, with the node tables of the older module.
+---@class consul_ha_cluster.ConsulHACluster: consul_ffi.ConsulHACluster
+---@field cluster_nodes table<string, consul_ha_cluster.Node> all known nodes by id
 local ConsulHACluster = {}
+
+---A node of a cluster. As text it reads as the id.
+---@class consul_ha_cluster.Node
+---@field id string
+---@field address string
+---@field status "alive"|"failed"|"draining"|"maintenance"
+---@field zone string empty if it has none
+---@field weight number
+---@field meta table<string, string>
+---@field started_at integer seconds of Unix time
+---@field last_seen integer seconds of Unix time
+---@field session_id string empty if it is not the leader
+
+---The leader of a cluster. As text it reads as the node's id.
+---@class consul_ha_cluster.Leader: consul_ffi.ClusterLeader
+---@field timestamp integer seconds of Unix time
 
 -- The states of a node under their older names; the other two, draining and maintenance, are new.
 local STATUS = { up = "alive", down = "failed" }
@@ -45,10 +64,18 @@ for name in pairs(native) do
   end
 end
 
+---The live nodes.
+---@return consul_ha_cluster.Node[] nodes
 function ConsulHACluster:get_live_nodes()
   return all_as_before(self, native.get_live_nodes(node_of(self)))
 end
 
+---The nodes with replicas of a key's shard, the owner first.
+---@param key string
+---@param count? integer how many
+---@return consul_ha_cluster.Node[]|false nodes
+---@return string? message
+---@return consul_ffi.Error? err
 function ConsulHACluster:get_replica_nodes(key, count)
   local nodes, message, err = native.get_replica_nodes(node_of(self), key, count)
   if not nodes then
@@ -57,6 +84,10 @@ function ConsulHACluster:get_replica_nodes(key, count)
   return all_as_before(self, nodes)
 end
 
+---The node that owns a key.
+---@param key string
+---@return string? id
+---@return consul_ha_cluster.Node? node
 function ConsulHACluster:get_node_for_key(key)
   local id, node = native.get_node_for_key(node_of(self), key)
   return id, as_before(self, node)
@@ -69,6 +100,8 @@ function ConsulHACluster:replicate(...)
   return native.replicate(node_of(self), ...)
 end
 
+---The leader; nil if there is none.
+---@return consul_ha_cluster.Leader? leader
 function ConsulHACluster:get_leader_info()
   local leader = native.get_leader_info(node_of(self))
   if leader then
@@ -165,11 +198,21 @@ setmetatable(ConsulHACluster, {
   end,
 })
 
-return {
+---@class consul_ha_cluster
+---@field ConsistentHashRing consul_ffi.ConsistentHashRing
+---@field ConsulHACluster consul_ha_cluster.ConsulHACluster
+local module = {
   ConsulHACluster = ConsulHACluster,
   ConsistentHashRing = consul_ffi.ConsistentHashRing,
-  new = function(config)
-    local made = create(config)
-    return made
-  end,
 }
+
+---Creates a node, which is not started; without `node_id` and `node_address` it has defaults, with a warning. Names
+---that are not options are ignored, with a warning. Raises an error for an invalid option.
+---@param config? table as consul_ffi.ClusterConfig; the names of other programs' options are allowed
+---@return consul_ha_cluster.ConsulHACluster node
+function module.new(config)
+  local made = create(config)
+  return made
+end
+
+return module

@@ -3,9 +3,14 @@ local Manager = require("consul_production.manager")
 
 local ConsulManager = Manager.new()
 
-return {
+---@class consul_production_config
+---@field ConsulManager consul_production.Manager
+---@field config consul_production.Config
+---@field new fun(sections?: consul_production.Config): consul_production.Manager another manager
+local module = {
   ConsulManager = ConsulManager,
   config = ConsulManager.config,
-  -- Makes another manager, with its own `config`.
   new = Manager.new,
 }
+
+return module

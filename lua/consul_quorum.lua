@@ -1,6 +1,23 @@
 -- Requests to the nodes with replicas, which succeed when a quorum of them answers. The nodes' handlers
 -- store and read the replicas; this module counts answers.
+---@class consul_quorum
 local quorum = {}
+
+---@class consul_quorum.options
+---@field quorum? integer how many nodes must answer; default: all
+---@field timeout_ms? number
+
+---@class consul_quorum.read.options: consul_quorum.options
+---@field newest fun(one: any, other: any): any returns the newer of two replies
+
+---@class consul_quorum.Acknowledged
+---@field acknowledged string[] the ids of the nodes that answered
+---@field missing string[] those of the others
+
+---@class consul_quorum.Answered
+---@field answered string[] the ids of the nodes that answered
+---@field missing string[] those of the others
+---@field complete boolean whether all have answered
 
 -- Asks all nodes at once. Returns the ids with and without an answer, both in the order of `node_ids`,
 -- the replies by id, and the failures by id.
@@ -32,9 +49,16 @@ local function not_reached(name, wanted, node_ids, answered, missing, reasons)
     name, #answered, #node_ids, wanted, table.concat(failures, ", "))
 end
 
--- Returns true and { acknowledged = ids, missing = ids } when `options.quorum` nodes (default all)
--- answered; else false, a message that names the nodes without an answer, and the same lists: written
--- replicas stay.
+---Returns true and the ids when `options.quorum` nodes (default all) answered; else false, a message that names the
+---nodes without an answer, and the ids: written replicas stay.
+---@param cluster consul_ffi.ConsulHACluster
+---@param node_ids string[]
+---@param name string the name of the requests
+---@param body any
+---@param options? consul_quorum.options
+---@return boolean success
+---@return consul_quorum.Acknowledged outcome
+---@return consul_quorum.Acknowledged? outcome after a failure
 function quorum.write(cluster, node_ids, name, body, options)
   local wanted = options and options.quorum or #node_ids
   local answered, missing, _, reasons = ask(cluster, node_ids, name, body, options or {})
@@ -45,10 +69,16 @@ function quorum.write(cluster, node_ids, name, body, options)
   return true, outcome
 end
 
--- Returns the newest of the replies and { complete, answered, missing } when `options.quorum` nodes
--- (default all) answered: `options.newest(one, other)` returns the newer of two, and nil replies are
--- ignored. Else returns nil and a message that names the nodes without an answer. The type of the second
--- result, table or string, tells "no value" from "no quorum".
+---Returns the newest of the replies and the ids when `options.quorum` nodes (default all) answered; nil replies are
+---ignored. Else returns nil and a message that names the nodes without an answer. The type of the second result, table
+---or string, tells "no value" from "no quorum".
+---@param cluster consul_ffi.ConsulHACluster
+---@param node_ids string[]
+---@param name string the name of the requests
+---@param body any
+---@param options consul_quorum.read.options
+---@return any newest
+---@return consul_quorum.Answered|string outcome
 function quorum.read(cluster, node_ids, name, body, options)
   local wanted = options.quorum or #node_ids
   local answered, missing, replies, reasons = ask(cluster, node_ids, name, body, options)

@@ -2,6 +2,7 @@
 -- differences from etcd.
 local consul_ffi = require("consul_ffi")
 
+---@class etcd_ffi
 local etcd_ffi = {}
 
 -- The options with the endpoints of etcd's servers.
@@ -28,8 +29,11 @@ local function mapped(by_etcd, etcd)
   return found
 end
 
--- Converts an old program's options to those of consul_ffi; nil and a message without an address of Consul.
--- Never uses etcd's endpoints.
+---Converts an old program's options to those of consul_ffi; nil and a message without an address of Consul.
+---Never uses etcd's endpoints.
+---@param options? table
+---@return table? options
+---@return string? message
 function etcd_ffi.consul_options(options)
   local etcd, consul = nil, {}
   for name, value in pairs(options or {}) do
@@ -81,8 +85,19 @@ local function has_expired(flags)
   return at ~= nil and os.time() >= at
 end
 
+---@class etcd_ffi.Client
+---@field consul consul_ffi.ConsulClient the client that it uses
 local Client = {}
 Client.__index = Client
+
+---@class etcd_ffi.Instance
+---@field id string
+---@field name string
+---@field address string
+---@field port integer
+---@field tags string[]
+---@field meta table<string, string>
+---@field node string
 
 -- Raises at the caller of the method unless it is called on a client.
 local function check_self(method, self)
@@ -144,7 +159,11 @@ local function done(success, message, err)
   return nil, message, err
 end
 
--- Returns value, nil; nil, nil when there is no such key; nil, message, err.
+---Returns a key's value; nil when there is no such key.
+---@param key string
+---@return string? value
+---@return string? message
+---@return consul_ffi.Error? err
 function Client:get(key)
   check_self("get", self)
   check("get", "key", key, "string")
@@ -157,8 +176,14 @@ function Client:get(key)
   return value, nil
 end
 
--- Returns true; nil, message, err. With options.ttl in seconds the key expires after them, or a second
--- later, unless it is set again. Without it a previous TTL of the key is cancelled.
+---Writes a key. With options.ttl in seconds the key expires after them, or a second later, unless it is set again.
+---Without it a previous TTL of the key is cancelled.
+---@param key string
+---@param value string|number|boolean
+---@param options? { ttl?: number }
+---@return true? success
+---@return string? message
+---@return consul_ffi.Error? err
 function Client:set(key, value, options)
   check_self("set", self)
   check("set", "key", key, "string")
@@ -201,7 +226,11 @@ function Client:set(key, value, options)
   return true
 end
 
--- Returns true, also when there was no such key; nil, message, err.
+---Deletes a key; succeeds also when there was no such key.
+---@param key string
+---@return true? success
+---@return string? message
+---@return consul_ffi.Error? err
 function Client:delete(key)
   check_self("delete", self)
   check("delete", "key", key, "string")
@@ -219,8 +248,11 @@ function Client:delete(key)
   return true
 end
 
--- Returns a list of { key, value } of the keys with a prefix, in byte order, and nil; nil, message, err.
--- The keys have a leading slash when the prefix has one.
+---Returns the keys with a prefix, in byte order. They have a leading slash when the prefix has one.
+---@param prefix string
+---@return { key: string, value: string }[]? entries
+---@return string? message
+---@return consul_ffi.Error? err
 function Client:list(prefix)
   check_self("list", self)
   check("list", "prefix", prefix, "string")
@@ -237,8 +269,12 @@ function Client:list(prefix)
   return found, nil
 end
 
--- Returns true; nil, message, err. `info` has name, address, port, tags and the other fields of
--- consul_ffi's register_service.
+---Registers an instance. `info` has name, address, port, tags and the other fields of consul_ffi's register_service.
+---@param id string
+---@param info table
+---@return true? success
+---@return string? message
+---@return consul_ffi.Error? err
 function Client:register_service(id, info)
   check_self("register_service", self)
   check("register_service", "id", id, "string")
@@ -251,7 +287,11 @@ function Client:register_service(id, info)
   return done(self.consul:register_service(definition))
 end
 
--- Returns true, also when there is no such instance; nil, message, err.
+---Deregisters an instance; succeeds also when there is no such instance.
+---@param id string
+---@return true? success
+---@return string? message
+---@return consul_ffi.Error? err
 function Client:deregister_service(id)
   check_self("deregister_service", self)
   check("deregister_service", "id", id, "string")
@@ -259,8 +299,11 @@ function Client:deregister_service(id)
   return done(success or err.kind == "not_found", message, err)
 end
 
--- Returns a list of { id, name, address, port, tags, meta, node } of the passing instances, and nil; nil,
--- message, err.
+---Returns the passing instances of a service.
+---@param name string
+---@return etcd_ffi.Instance[]? instances
+---@return string? message
+---@return consul_ffi.Error? err
 function Client:discover_services(name)
   check_self("discover_services", self)
   check("discover_services", "name", name, "string")
@@ -271,13 +314,16 @@ function Client:discover_services(name)
   return instances, nil
 end
 
+---Closes the client.
 function Client:close()
   check_self("close", self)
   self.consul:close()
 end
 
--- Creates a client; its field `consul` is the client of consul_ffi that it uses. Raises when an option is
--- invalid. Reads are linearizable by default, like etcd's; `consistency` changes that.
+---Creates a client. Raises an error for an invalid option. Reads are linearizable by default, like etcd's;
+---`consistency` changes that.
+---@param options? table as consul_ffi.ConsulConfig; the options with etcd's endpoints are allowed
+---@return etcd_ffi.Client client
 function etcd_ffi.new(options)
   if options ~= nil and type(options) ~= "table" then
     error("etcd_ffi.new: options must be a table, got a " .. type(options), 2)

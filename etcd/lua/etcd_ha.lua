@@ -2,10 +2,12 @@
 local consul_ffi = require("consul_ffi")
 local etcd_ffi = require("etcd_ffi")
 
+---@class etcd_ha
 local etcd_ha = {}
 
--- Creates a node of consul_ha_cluster; finds Consul's address like etcd_ffi.new. Raises when an option is
--- invalid.
+---Creates a node of a cluster; finds Consul's address like etcd_ffi.new. Raises an error for an invalid option.
+---@param options? table as consul_ffi.ClusterConfig; the options with etcd's endpoints are allowed
+---@return consul_ffi.ConsulHACluster node
 function etcd_ha.new(options)
   local config, why = etcd_ffi.consul_options(options)
   if not config then

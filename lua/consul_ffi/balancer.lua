@@ -29,9 +29,18 @@ local balancer = {}
 ---@field now? fun(): number the time in seconds; default `ngx.now`, or `os.time` outside OpenResty
 ---@field random? fun(): number random numbers from 0 up to 1
 
+---What a balancer reads of an instance: one of a view, or a table of the program.
+---@class consul_ffi.balancer.Instance
+---@field id? string
+---@field address string
+---@field port integer
+---@field weight? number default 1
+---@field meta? table<string, string>
+---@field [string] any
+
 ---An instance in a balancer, as `status` returns it.
 ---@class consul_ffi.balancer.Status
----@field instance consul_ffi.Instance
+---@field instance consul_ffi.balancer.Instance
 ---@field state "active"|"doubtful"|"ejected"|"probing"
 ---@field share number the share of the requests that it gets by weight, from 0 to 1
 ---@field in_flight? integer picked and not reported yet; nil for "round_robin"
@@ -122,8 +131,8 @@ end
 ---Picks an instance; the tables are the source's. Fails with the view's error while it has no list, and with
 ---`not_found` if there is no instance, or none that is not in `tried`.
 ---@param key? string for "hash": what the instance is chosen by; without it a random one
----@param tried? consul_ffi.Instance[] the instances that this request has tried
----@return consul_ffi.Instance|false instance
+---@param tried? consul_ffi.balancer.Instance[] the instances that this request has tried
+---@return consul_ffi.balancer.Instance|false instance
 ---@return string? message
 ---@return consul_ffi.Error? err
 function Balancer:pick(key, tried)
@@ -153,7 +162,7 @@ function Balancer:pick(key, tried)
 end
 
 ---Reports the end of a request: once for each pick. Ignores an instance that has left the list.
----@param instance consul_ffi.Instance as `pick` returned it
+---@param instance consul_ffi.balancer.Instance as `pick` returned it
 ---@param succeeded boolean? false if the instance failed; nil if that is unknown, as when the client went away
 ---@param ms? number the response time in milliseconds
 function Balancer:report(instance, succeeded, ms)

@@ -37,6 +37,7 @@ local function wait(object, limit_ms)
   coroutine.yield(setmetatable({ fd = fd, ends = limit_ms and now_s() + limit_ms / 1000 }, Wait))
 end
 
+---@class consul_ffi.luasocket.Loop
 local Loop = {}
 Loop.__index = Loop
 
@@ -51,13 +52,18 @@ local function resume(loop, thread)
   loop.waits[thread] = waits
 end
 
--- Runs a function as a coroutine, in which calls yield. An error in it is raised by the step in which it happens.
+---Runs a function as a coroutine, in which calls yield. An error in it is raised by the step in which it happens.
+---@param work fun()
 function Loop:spawn(work)
   resume(self, coroutine.create(work))
 end
 
--- Waits for up to timeout_s seconds until a coroutine can continue or one of the program's own sockets can be read, and
--- runs the coroutines. Returns the sockets that can be read, and whether coroutines are left.
+---Waits for up to timeout_s seconds until a coroutine can continue or one of the program's own sockets can be read, and
+---runs the coroutines. Returns the sockets that can be read, and whether coroutines are left.
+---@param timeout_s? number
+---@param sockets? table[]
+---@return table[] readable
+---@return boolean left
 function Loop:step(timeout_s, sockets)
   local readable, now, left = {}, now_s(), timeout_s
   for i, own in ipairs(sockets or {}) do
@@ -88,16 +94,18 @@ function Loop:step(timeout_s, sockets)
   return own, next(self.waits) ~= nil
 end
 
--- Steps until all coroutines have ended.
+---Steps until all coroutines have ended.
 function Loop:run()
   while next(self.waits) do
     self:step()
   end
 end
 
+---@class consul_ffi.luasocket: consul_ffi.Yielding
 local luasocket = yielding(wait, now_s)
 
--- A loop without coroutines.
+---A loop without coroutines.
+---@return consul_ffi.luasocket.Loop loop
 function luasocket.loop()
   return setmetatable({ waits = {} }, Loop)
 end

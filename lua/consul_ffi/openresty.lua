@@ -71,9 +71,12 @@ local function wait(object, limit_ms)
   end
 end
 
+---@class consul_ffi.openresty: consul_ffi.Yielding
 local openresty = yielding(wait, now_s)
 
--- Whether a call can be made in a phase of nginx.
+---Whether a call can be made in a phase of nginx.
+---@param phase string as `ngx.get_phase()` returns it
+---@return boolean can_wait
 function openresty.can_wait(phase)
   return YIELDS[phase] == true
 end

@@ -196,14 +196,19 @@ return function(wait, now_s)
     end,
   })
 
+  ---@class consul_ffi.Yielding
   local adapter = { wait = wait }
 
-  -- A client whose methods yield, from one whose methods block.
+  ---A client whose methods yield, from one whose methods block.
+  ---@param client consul_ffi.ConsulClient
+  ---@return consul_ffi.ConsulClient client
   function adapter.client(client)
     return setmetatable({ object = client }, client_class)
   end
 
-  -- A new client whose methods yield, with the options of consul_ffi.new.
+  ---A new client whose methods yield.
+  ---@param options? consul_ffi.ConsulConfig
+  ---@return consul_ffi.ConsulClient client
   function adapter.new(options)
     return made(client_class, raising(pcall(consul_ffi.new, options)))
   end

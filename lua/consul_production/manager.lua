@@ -9,7 +9,41 @@ local options = require("consul_production.options")
 local session = require("consul_production.session")
 local sources = require("consul_production.sources")
 
+---@class consul_production.Manager
+---@field config consul_production.Config its options, which the program reads and assigns
+---@field is_initialized boolean
+---@field init fun(self: any): true, { not_in_force: table<string, string> } connects and joins; raises an error
 local Manager = {}
+
+---An alert: the health has changed.
+---@class consul_production.Alert
+---@field state "raised"|"cleared"
+---@field reason string
+---@field message string
+---@field timestamp integer seconds of Unix time
+
+---@class consul_production.Health
+---@field timestamp integer seconds of Unix time
+---@field is_healthy boolean
+---@field issues string[] a message for each reason
+---@field reasons table<string, string> the messages by reason
+---@field node_count integer
+---@field leader_node consul_ffi.ClusterLeader|string "none" if there is none
+---@field metrics? table
+
+---@class consul_production.ClusterInfo
+---@field node_count integer
+---@field leader_node consul_ffi.ClusterLeader|string "none" if there is none
+---@field current_node string
+---@field is_leader boolean
+---@field nodes consul_ffi.ClusterNode[] the nodes, also by id
+
+---@class consul_production.store.options
+---@field consistency? "default"|"stale"|"consistent"
+---@field replication_factor? integer
+
+---@class consul_production.read.options
+---@field consistency? "default"|"stale"|"consistent"
 
 -- Fields of older programs, which are computed at each read.
 local fields = {}
@@ -246,7 +280,10 @@ function Manager:_refresh()
   end
 end
 
--- Returns the client, which asks a healthy server first.
+---Returns the client, which asks a healthy server first. Initialises the manager if that has not been done.
+---@return consul_ffi.ConsulClient? client
+---@return string? message
+---@return consul_ffi.Error? err
 function Manager:get_healthy_client()
   local now, message, err = opened_by_itself(self, "get_healthy_client")
   if not now then
@@ -256,7 +293,8 @@ function Manager:get_healthy_client()
   return now.client
 end
 
--- Returns this process's cluster node, for events, calls between nodes and an operator's commands.
+---Returns this process's cluster node, for events, calls between nodes and an operator's commands.
+---@return consul_ffi.ConsulHACluster node
 function Manager:get_node()
   local now = opened(self, "get_node")
   self:_refresh()
@@ -268,8 +306,13 @@ local STORE_OPTIONS = {
   replication_factor = "cluster.replication_factor",
 }
 
--- Stores a value in Consul and, with replicas, on the nodes of its key. Returns true and { nodes }, the ids of these
--- nodes; else false, a message and an error table.
+---Stores a value in Consul and, with replicas, on the nodes of its key, whose ids it returns.
+---@param key string
+---@param value string|number|boolean|table
+---@param given? consul_production.store.options
+---@return boolean success
+---@return { nodes: string[] } stored
+---@return consul_ffi.Error? err
 function Manager:store_data(key, value, given)
   check_key("store_data", key)
   if not STORED[type(value)] then
@@ -286,9 +329,14 @@ end
 
 local READ_OPTIONS = { consistency = "cluster.consistency_mode" }
 
--- Returns a key's value, as the type that was stored; nil, a message and an error table when there is no such
--- key or the read fails. While Consul is unreachable and with replicas, returns the newest replica of
--- `read_quorum` nodes, and { nodes }, the ids of the nodes with replicas.
+---Returns a key's value, as the type that was stored; nil, a message and an error table when there is no such
+---key or the read fails. While Consul is unreachable and with replicas, returns the newest replica of
+---`read_quorum` nodes, and the ids of the nodes with replicas.
+---@param key string
+---@param given? consul_production.read.options
+---@return any value
+---@return string|{ nodes: string[] }|nil message
+---@return consul_ffi.Error? err
 function Manager:read_data(key, given)
   check_key("read_data", key)
   given = check_options("read_data", given, READ_OPTIONS)
@@ -300,8 +348,11 @@ function Manager:read_data(key, given)
   return data.read(now, key, given)
 end
 
--- Returns the node that owns a key, with `id` and `address`, twice, since older programs take the table from the
--- second place; nil when there is none, and before init.
+---Returns the node that owns a key, twice, since older programs take the table from the second place; nil when there
+---is none, and before init.
+---@param key string
+---@return consul_ffi.ClusterNode? node
+---@return consul_ffi.ClusterNode? node
 function Manager:get_consistent_node(key)
   check_key("get_consistent_node", key)
   if not self.session then
@@ -318,8 +369,8 @@ local function leader_of(node)
   return node:get_leader_info() or "none"
 end
 
--- Returns { node_count, leader_node, current_node, is_leader, nodes }: `nodes` is a list, and has the nodes by id,
--- too; nil before init.
+---Returns what the node knows of its cluster; nil before init.
+---@return consul_production.ClusterInfo? info
 function Manager:get_cluster_info()
   if not self.session then
     return nil
@@ -340,8 +391,10 @@ function Manager:get_cluster_info()
   }
 end
 
--- Checks the health. Returns { timestamp, is_healthy, issues, reasons, node_count, leader_node, metrics }:
--- `reasons` are messages by reason, `issues` the same as a list of strings.
+---Checks the health; fails before init.
+---@return consul_production.Health|false health
+---@return string? message
+---@return consul_ffi.Error? err
 function Manager:monitor_health()
   if not self.session then
     local message = "monitor_health: the manager is not initialised: call init() first"
@@ -371,7 +424,8 @@ function Manager:monitor_health()
   }
 end
 
--- Takes the oldest alert, { state, reason, message, timestamp }, from the queue; nil when it is empty.
+---Takes the oldest alert from the queue; nil when it is empty.
+---@return consul_production.Alert? alert
 function Manager:next_alert()
   return opened(self, "next_alert").health:next_alert()
 end
@@ -398,8 +452,11 @@ local function tell_alerts(now)
   now.is_telling = false
 end
 
--- Serves other nodes' requests, applies a changed configuration, checks the health when it is due, and tells alerts.
--- Returns the number of requests served; false and a message when the node is no longer a member.
+---Serves other nodes' requests, applies a changed configuration, checks the health when it is due, and tells alerts.
+---Returns the number of requests served; false when the node is no longer a member.
+---@param timeout_ms? number
+---@param most? integer
+---@return integer|false served
 function Manager:poll(timeout_ms, most)
   local now = opened(self, "poll")
   self:_refresh()
@@ -411,8 +468,11 @@ function Manager:poll(timeout_ms, most)
   return served
 end
 
--- Puts new options, a table of sections, in force above the assigned ones; without it reads all sources again.
--- Returns false and a message, with everything unchanged, when they are invalid.
+---Puts new options in force above the assigned ones; without them reads all sources again. Fails, with everything
+---unchanged, when they are invalid.
+---@param new? consul_production.Config
+---@return boolean success
+---@return string|{ not_in_force: table<string, string> } message
 function Manager:reload_config(new)
   local now = opened(self, "reload_config")
   if new ~= nil and type(new) ~= "table" then
@@ -438,7 +498,8 @@ function Manager:reload_config(new)
   return true, { not_in_force = now.not_in_force }
 end
 
--- Leaves the cluster gracefully and closes everything. May be called again; init() may follow.
+---Leaves the cluster gracefully and closes everything. May be called again; init() may follow.
+---@return true success
 function Manager:cleanup()
   if self.session then
     self.session:close()

@@ -38,7 +38,7 @@ function ConsulClient:registered() end
 ---@param options? consul_ffi.http_request.options
 ---@return boolean success
 ---@return string|consul_ffi.Response body the answer's body as it is; with `full_response` the whole answer
----@return consul_ffi.Meta meta
+---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:http_request(method, path, body, params, options) end
 
 ---Besides these it has the [options of every method](api-endpoints.md#options-of-every-method).
@@ -80,7 +80,7 @@ function ConsulClient:http_request(method, path, body, params, options) end
 ---@field retryable boolean whether the same call may succeed later
 ---@field maybe_applied boolean false if the request certainly changed nothing and never will
 ---@field endpoint? string the endpoint that failed
----@field attempts integer how many times the request was sent
+---@field attempts? integer how many times the request was sent; nil for errors of the Lua modules
 ---@field operations? { index: integer, what: string }[] for a transaction that was refused (`txn_failed`, `permission_denied`): the operations that failed, counted from 1, and the server's reasons
 
 ---An entry of the key-value store.
@@ -129,7 +129,7 @@ local Handle = {}
 ---@return boolean done false while the call runs, and then the only value
 ---@return boolean? success as the method returns it, like the next two
 ---@return any response
----@return consul_ffi.Meta|consul_ffi.Error|nil extra
+---@return consul_ffi.Meta|consul_ffi.Error|{ next?: string }|nil extra
 function Handle:poll() end
 
 ---Waits for the call, then returns what `poll` does.
@@ -137,7 +137,7 @@ function Handle:poll() end
 ---@return boolean done false if the call still runs, and then the only value
 ---@return boolean? success as the method returns it, like the next two
 ---@return any response
----@return consul_ffi.Meta|consul_ffi.Error|nil extra
+---@return consul_ffi.Meta|consul_ffi.Error|{ next?: string }|nil extra
 function Handle:wait(timeout_ms) end
 
 ---A descriptor for poll(2), readable once the call is done. Do not read or close it.
@@ -184,13 +184,13 @@ local Watch = {}
 ---@param timeout_ms? number the longest wait, in milliseconds; default: until there is a change
 ---@return boolean success
 ---@return consul_ffi.Change? change nil if there was none in time
----@return consul_ffi.Meta? meta
+---@return consul_ffi.Meta|consul_ffi.Error|nil meta
 function Watch:next(timeout_ms) end
 
 ---The next change, without waiting; the same as `next(0)`.
 ---@return boolean success
 ---@return consul_ffi.Change? change nil if there is none
----@return consul_ffi.Meta? meta
+---@return consul_ffi.Meta|consul_ffi.Error|nil meta
 function Watch:poll() end
 
 ---For a loop over the changes until the watch ends; outages are skipped: `for change, meta in watch:changes() do`.
@@ -1011,9 +1011,18 @@ function ConsulClient:deregister_service(id, options) end
 ---@param name string
 ---@param options? consul_ffi.health_service.options
 ---@return boolean success
----@return consul_ffi.Instance[] instances without `status` and `weight`; as text they read as Consul's JSON
----@return consul_ffi.Meta meta
+---@return consul_ffi.Discovered[] instances as text they read as Consul's JSON
+---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:discover_services(name, options) end
+
+---@class consul_ffi.Discovered
+---@field id string
+---@field name string the service's name
+---@field address string its own address, or that of its node
+---@field port integer 0 if it registered none
+---@field tags string[]
+---@field meta table<string, string>
+---@field node string the node's name
 
 ---The result of `create_session`.
 ---@class consul_ffi.SessionText: string
@@ -1026,7 +1035,7 @@ function ConsulClient:discover_services(name, options) end
 ---@param options? consul_ffi.session_create.options
 ---@return boolean success
 ---@return consul_ffi.SessionText session as text it reads as Consul's JSON, `{"ID":"…"}`, and it has the methods of a string. `session_renew`, `session_info`, `session_destroy`, and `acquire` and `release` of `kv_put` take it as an id
----@return consul_ffi.Meta meta
+---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:create_session(name, ttl, options) end
 
 ---Ends a session, as `session_destroy`.
@@ -1036,6 +1045,213 @@ function ConsulClient:create_session(name, ttl, options) end
 ---@return string response the text `true`
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:destroy_session(session, options) end
+
+---An instance of a service with its node and its checks.
+---@class consul_ffi.HealthEntry
+---@field Node consul_ffi.CatalogNode
+---@field Service consul_ffi.NodeService
+---@field Checks consul_ffi.HealthCheck[]
+
+---A node of the catalog, a machine with an agent.
+---@class consul_ffi.CatalogNode
+---@field ID string a UUID; empty for a node that was registered without one
+---@field Node string its name
+---@field Address string
+---@field Datacenter string
+---@field TaggedAddresses? table<string, string>
+---@field Meta? table<string, string>
+---@field CreateIndex integer
+---@field ModifyIndex integer
+---@field Partition? string
+---@field PeerName? string
+
+---An instance of a service, as it was registered.
+---@class consul_ffi.NodeService
+---@field ID string
+---@field Service string the name of the service
+---@field Address string empty: that of the node
+---@field Port? integer
+---@field SocketPath? string
+---@field Kind? string
+---@field Tags? string[]
+---@field Meta? table<string, string>
+---@field TaggedAddresses? table<string, { Address: string, Port: integer }>
+---@field Weights? { Passing: integer, Warning: integer }
+---@field EnableTagOverride boolean
+---@field Proxy? table
+---@field Connect? table
+---@field PeerName? string
+---@field Locality? { Region?: string, Zone?: string }
+---@field Datacenter? string
+---@field ContentHash? string
+---@field Namespace? string
+---@field Partition? string
+---@field CreateIndex? integer
+---@field ModifyIndex? integer
+
+---A check and its state.
+---@class consul_ffi.HealthCheck
+---@field Node string
+---@field CheckID string
+---@field Name string
+---@field Status "passing"|"warning"|"critical"
+---@field Notes string
+---@field Output string what the check printed or answered last
+---@field ServiceID string empty: it is a check of the node
+---@field ServiceName string
+---@field ServiceTags? string[]
+---@field Type? string
+---@field Interval? string
+---@field Timeout? string
+---@field ExposedPort? integer
+---@field Definition? table
+---@field PeerName? string
+---@field Namespace? string
+---@field Partition? string
+---@field CreateIndex integer
+---@field ModifyIndex integer
+
+---The state of an instance of the agent: the worst of its checks.
+---@class consul_ffi.AgentHealth
+---@field AggregatedStatus "passing"|"warning"|"critical"|"maintenance"
+---@field Checks consul_ffi.HealthCheck[]
+---@field Service consul_ffi.NodeService
+
+---An instance of a service as the catalog lists it.
+---@class consul_ffi.CatalogService
+---@field ID string that of the node
+---@field Node string the name of the node
+---@field Address string that of the node
+---@field Datacenter string
+---@field TaggedAddresses? table<string, string>
+---@field NodeMeta? table<string, string>
+---@field ServiceKind string
+---@field ServiceID string
+---@field ServiceName string
+---@field ServiceAddress string empty: that of the node
+---@field ServicePort? integer
+---@field ServiceSocketPath? string
+---@field ServiceTags? string[]
+---@field ServiceMeta? table<string, string>
+---@field ServiceTaggedAddresses? table<string, { Address: string, Port: integer }>
+---@field ServiceWeights { Passing: integer, Warning: integer }
+---@field ServiceEnableTagOverride boolean
+---@field ServiceProxy? table
+---@field ServiceConnect? table
+---@field ServiceLocality? { Region?: string, Zone?: string }
+---@field PeerName? string
+---@field CreateIndex integer
+---@field ModifyIndex integer
+
+---A session.
+---@class consul_ffi.SessionEntry
+---@field ID string
+---@field Name string
+---@field Node string
+---@field Behavior "release"|"delete"
+---@field TTL string such as `"30s"`; empty: it does not expire
+---@field LockDelay integer in nanoseconds
+---@field NodeChecks? string[]
+---@field ServiceChecks? { ID: string, Namespace?: string }[]
+---@field Checks? string[]
+---@field CreateIndex integer
+---@field ModifyIndex integer
+
+---A member of the gossip pool.
+---@class consul_ffi.AgentMember
+---@field Name string
+---@field Addr string
+---@field Port integer
+---@field Tags table<string, string>
+---@field Status integer 1 alive, 2 leaving, 3 left, 4 failed
+---@field ProtocolMin integer
+---@field ProtocolMax integer
+---@field ProtocolCur integer
+---@field DelegateMin integer
+---@field DelegateMax integer
+---@field DelegateCur integer
+
+---A user event.
+---@class consul_ffi.UserEvent
+---@field ID string
+---@field Name string
+---@field Payload? string bytes
+---@field NodeFilter string
+---@field ServiceFilter string
+---@field TagFilter string
+---@field Version integer
+---@field LTime integer
+
+---A result of a transaction: what an operation read or wrote.
+---@class consul_ffi.TxnResult
+---@field KV? { Key: string, Value?: string, Flags: integer, Session?: string, LockIndex: integer, CreateIndex: integer, ModifyIndex: integer }
+---@field Node? table
+---@field Service? table
+---@field Check? table
+
+---The network coordinate of a node.
+---@class consul_ffi.Coordinate
+---@field Node string
+---@field Segment string
+---@field Partition? string
+---@field Coord { Vec: number[], Error: number, Adjustment: number, Height: number }
+
+---The answer to a prepared query.
+---@class consul_ffi.QueryResult
+---@field Service string
+---@field Nodes consul_ffi.HealthEntry[]
+---@field DNS { TTL: string }
+---@field Datacenter string the datacenter that answered
+---@field Failovers integer how many datacenters were asked without success
+---@field [string] any
+
+---A reference to a policy, role or templated policy.
+---@class consul_ffi.AclLink
+---@field ID? string
+---@field Name? string
+
+---A token of ACLs.
+---@class consul_ffi.AclToken
+---@field AccessorID string
+---@field SecretID? string
+---@field Description string
+---@field Policies? consul_ffi.AclLink[]
+---@field Roles? consul_ffi.AclLink[]
+---@field ServiceIdentities? table[]
+---@field NodeIdentities? table[]
+---@field TemplatedPolicies? table[]
+---@field Local boolean
+---@field CreateTime string
+---@field ExpirationTime? string
+---@field ExpirationTTL? string
+---@field Hash? string
+---@field CreateIndex integer
+---@field ModifyIndex integer
+---@field [string] any
+
+---A policy of ACLs.
+---@class consul_ffi.AclPolicy
+---@field ID string
+---@field Name string
+---@field Description string
+---@field Rules? string
+---@field Datacenters? string[]
+---@field Hash? string
+---@field CreateIndex integer
+---@field ModifyIndex integer
+
+---A role of ACLs.
+---@class consul_ffi.AclRole
+---@field ID string
+---@field Name string
+---@field Description string
+---@field Policies? consul_ffi.AclLink[]
+---@field ServiceIdentities? table[]
+---@field NodeIdentities? table[]
+---@field TemplatedPolicies? table[]
+---@field Hash? string
+---@field CreateIndex integer
+---@field ModifyIndex integer
 
 ---@alias consul_ffi.ErrorKind
 ---| "argument" # A value is invalid: for the client, which then sent nothing (there is no `status`), or for the server (status 300 to 400).
@@ -1205,7 +1421,7 @@ function ConsulClient:kv_get(key, options) end
 ---@param key string The prefix, as plain text: `/` has no special meaning.
 ---@param options? consul_ffi.kv_list.options
 ---@return boolean success
----@return consul_ffi.KvEntry[]|string value a list of entries with Consul's field names (`Value`: a string of bytes)
+---@return consul_ffi.KvEntry[] value a list of entries with Consul's field names (`Value`: a string of bytes)
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:kv_list(key, options) end
 
@@ -1216,7 +1432,7 @@ function ConsulClient:kv_list(key, options) end
 ---@param key string The prefix, as plain text: `/` has no special meaning.
 ---@param options? consul_ffi.kv_keys.options
 ---@return boolean success
----@return any value a list of strings
+---@return string[] value a list of strings
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:kv_keys(key, options) end
 
@@ -1266,7 +1482,7 @@ function ConsulClient:kv_delete_tree(key, options) end
 ---@param operations { KV?: { Verb?: "set"|"cas"|"lock"|"unlock"|"get"|"get-or-empty"|"get-tree"|"check-index"|"check-session"|"check-not-exists"|"delete"|"delete-tree"|"delete-cas", Key?: string, Value?: string, Flags?: integer|string, Index?: integer|string, Session?: string }, Node?: { Verb?: "set"|"cas"|"get"|"delete"|"delete-cas", Node?: { ID?: string, Node?: string, Address?: string, TaggedAddresses?: table<string, string>, Meta?: table<string, string>, ModifyIndex?: integer|string } }, Service?: { Verb?: "set"|"cas"|"get"|"delete"|"delete-cas", Node?: string, Service?: { ID?: string, Service?: string, Tags?: string|string[], Meta?: table<string, string>, Address?: string, Port?: integer|string, TaggedAddresses?: table, Weights?: table, EnableTagOverride?: boolean, ModifyIndex?: integer|string } }, Check?: { Verb?: "set"|"cas"|"get"|"delete"|"delete-cas", Check?: { Node?: string, CheckID?: string, Name?: string, Notes?: string, Status?: "passing"|"warning"|"critical", Output?: string, ServiceID?: string, ModifyIndex?: integer|string } } }[] The operations, applied in order.
 ---@param options? consul_ffi.txn.options
 ---@return boolean success
----@return any value a list of results (`KV.Value`: a string of bytes, in results of reads only)
+---@return consul_ffi.TxnResult[] value a list of results (`KV.Value`: a string of bytes, in results of reads only)
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:txn(operations, options) end
 
@@ -1298,7 +1514,7 @@ function ConsulClient:session_destroy(session, options) end
 ---@param session string The session's id.
 ---@param options? consul_ffi.session_renew.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.SessionEntry value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:session_renew(session, options) end
 
@@ -1308,7 +1524,7 @@ function ConsulClient:session_renew(session, options) end
 ---@param session string The session's id.
 ---@param options? consul_ffi.session_info.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.SessionEntry? value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:session_info(session, options) end
 
@@ -1318,7 +1534,7 @@ function ConsulClient:session_info(session, options) end
 ---@param node string The node's name.
 ---@param options? consul_ffi.session_node.options
 ---@return boolean success
----@return any value a list of tables with Consul's field names
+---@return consul_ffi.SessionEntry[] value a list of tables with Consul's field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:session_node(node, options) end
 
@@ -1327,7 +1543,7 @@ function ConsulClient:session_node(node, options) end
 ---Lists all sessions.
 ---@param options? consul_ffi.session_list.options
 ---@return boolean success
----@return any value a list of tables with Consul's field names
+---@return consul_ffi.SessionEntry[] value a list of tables with Consul's field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:session_list(options) end
 
@@ -1349,7 +1565,7 @@ function ConsulClient:agent_self(options) end
 ---The instances registered with this agent, by id.
 ---@param options? consul_ffi.agent_services.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return table<string, consul_ffi.NodeService> value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:agent_services(options) end
 
@@ -1363,7 +1579,7 @@ function ConsulClient:agent_services(options) end
 ---@param service_id string The instance's id (not the service's name).
 ---@param options? consul_ffi.agent_service.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.NodeService? value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:agent_service(service_id, options) end
 
@@ -1374,7 +1590,7 @@ function ConsulClient:agent_service(service_id, options) end
 ---The checks registered with this agent, by id.
 ---@param options? consul_ffi.agent_checks.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return table<string, consul_ffi.HealthCheck> value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:agent_checks(options) end
 
@@ -1487,7 +1703,7 @@ function ConsulClient:agent_check_update(check_id, update, options) end
 ---@param service_id string The instance's id (not the service's name).
 ---@param options? consul_ffi.agent_health_service_id.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AgentHealth? value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:agent_health_service_id(service_id, options) end
 
@@ -1499,7 +1715,7 @@ function ConsulClient:agent_health_service_id(service_id, options) end
 ---@param service string The service's name.
 ---@param options? consul_ffi.agent_health_service_name.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AgentHealth[] value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:agent_health_service_name(service, options) end
 
@@ -1535,7 +1751,7 @@ function ConsulClient:agent_maintenance(enable, options) end
 ---The members of the gossip pool.
 ---@param options? consul_ffi.agent_members.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AgentMember[] value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:agent_members(options) end
 
@@ -1680,7 +1896,7 @@ function ConsulClient:catalog_deregister(deregistration, options) end
 ---Lists the known datacenters, the nearest first.
 ---@param options? consul_ffi.catalog_datacenters.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return string[] value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:catalog_datacenters(options) end
 
@@ -1690,7 +1906,7 @@ function ConsulClient:catalog_datacenters(options) end
 ---Lists the nodes.
 ---@param options? consul_ffi.catalog_nodes.options
 ---@return boolean success
----@return any value a list of tables with Consul's field names
+---@return consul_ffi.CatalogNode[] value a list of tables with Consul's field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:catalog_nodes(options) end
 
@@ -1701,7 +1917,7 @@ function ConsulClient:catalog_nodes(options) end
 ---The tags of each service, by the service's name.
 ---@param options? consul_ffi.catalog_services.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return table<string, string[]> value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:catalog_services(options) end
 
@@ -1715,7 +1931,7 @@ function ConsulClient:catalog_services(options) end
 ---@param service string The service's name.
 ---@param options? consul_ffi.catalog_service.options
 ---@return boolean success
----@return any value a list of tables with Consul's field names
+---@return consul_ffi.CatalogService[] value a list of tables with Consul's field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:catalog_service(service, options) end
 
@@ -1726,7 +1942,7 @@ function ConsulClient:catalog_service(service, options) end
 ---@param node string The node's name.
 ---@param options? consul_ffi.catalog_node.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return { Node: consul_ffi.CatalogNode, Services: table<string, consul_ffi.NodeService> }? value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:catalog_node(node, options) end
 
@@ -1738,7 +1954,7 @@ function ConsulClient:catalog_node(node, options) end
 ---@param node string The node's name.
 ---@param options? consul_ffi.catalog_node_services.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return { Node: consul_ffi.CatalogNode, Services: consul_ffi.NodeService[] }? value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:catalog_node_services(node, options) end
 
@@ -1752,7 +1968,7 @@ function ConsulClient:catalog_node_services(node, options) end
 ---@param service string The service's name.
 ---@param options? consul_ffi.catalog_connect.options
 ---@return boolean success
----@return any value a list of tables with Consul's field names
+---@return consul_ffi.CatalogService[] value a list of tables with Consul's field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:catalog_connect(service, options) end
 
@@ -1779,7 +1995,7 @@ function ConsulClient:catalog_gateway_services(gateway, options) end
 ---@param service string The service's name.
 ---@param options? consul_ffi.health_service.options
 ---@return boolean success
----@return any value a list of tables with Consul's field names
+---@return consul_ffi.HealthEntry[] value a list of tables with Consul's field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:health_service(service, options) end
 
@@ -1794,7 +2010,7 @@ function ConsulClient:health_service(service, options) end
 ---@param service string The service's name.
 ---@param options? consul_ffi.health_connect.options
 ---@return boolean success
----@return any value a list of tables with Consul's field names
+---@return consul_ffi.HealthEntry[] value a list of tables with Consul's field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:health_connect(service, options) end
 
@@ -1809,7 +2025,7 @@ function ConsulClient:health_connect(service, options) end
 ---@param service string The service's name.
 ---@param options? consul_ffi.health_ingress.options
 ---@return boolean success
----@return any value a list of tables with Consul's field names
+---@return consul_ffi.HealthEntry[] value a list of tables with Consul's field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:health_ingress(service, options) end
 
@@ -1820,7 +2036,7 @@ function ConsulClient:health_ingress(service, options) end
 ---@param node string The node's name.
 ---@param options? consul_ffi.health_node.options
 ---@return boolean success
----@return any value a list of tables with Consul's field names
+---@return consul_ffi.HealthCheck[] value a list of tables with Consul's field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:health_node(node, options) end
 
@@ -1831,7 +2047,7 @@ function ConsulClient:health_node(node, options) end
 ---@param service string The service's name.
 ---@param options? consul_ffi.health_checks.options
 ---@return boolean success
----@return any value a list of tables with Consul's field names
+---@return consul_ffi.HealthCheck[] value a list of tables with Consul's field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:health_checks(service, options) end
 
@@ -1842,7 +2058,7 @@ function ConsulClient:health_checks(service, options) end
 ---@param state "any"|"passing"|"warning"|"critical" The state, or any.
 ---@param options? consul_ffi.health_state.options
 ---@return boolean success
----@return any value a list of tables with Consul's field names
+---@return consul_ffi.HealthCheck[] value a list of tables with Consul's field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:health_state(state, options) end
 
@@ -1859,7 +2075,7 @@ function ConsulClient:health_state(state, options) end
 ---@param payload? string|number|boolean|table Bytes sent with the event, up to about 400.
 ---@param options? consul_ffi.event_fire.options
 ---@return boolean success
----@return any value Consul's JSON with its field names (`Payload`: a string of bytes)
+---@return consul_ffi.UserEvent value Consul's JSON with its field names (`Payload`: a string of bytes)
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:event_fire(name, payload, options) end
 
@@ -1869,7 +2085,7 @@ function ConsulClient:event_fire(name, payload, options) end
 ---Lists the last events that reached this agent, up to 256; the index is a hash.
 ---@param options? consul_ffi.event_list.options
 ---@return boolean success
----@return any value Consul's JSON with its field names (`Payload`: a string of bytes)
+---@return consul_ffi.UserEvent[] value Consul's JSON with its field names (`Payload`: a string of bytes)
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:event_list(options) end
 
@@ -1890,7 +2106,7 @@ function ConsulClient:coordinate_datacenters(options) end
 ---The coordinates of all nodes.
 ---@param options? consul_ffi.coordinate_nodes.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.Coordinate[] value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:coordinate_nodes(options) end
 
@@ -1901,7 +2117,7 @@ function ConsulClient:coordinate_nodes(options) end
 ---@param node string The node's name.
 ---@param options? consul_ffi.coordinate_node.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.Coordinate[] value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:coordinate_node(node, options) end
 
@@ -1923,7 +2139,7 @@ function ConsulClient:coordinate_update(update, options) end
 ---The Raft leader's address, as "ip:port"; empty if there is none.
 ---@param options? consul_ffi.status_leader.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return string value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:status_leader(options) end
 
@@ -1933,7 +2149,7 @@ function ConsulClient:status_leader(options) end
 ---The addresses of all Raft peers.
 ---@param options? consul_ffi.status_peers.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return string[] value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:status_peers(options) end
 
@@ -1945,7 +2161,7 @@ function ConsulClient:status_peers(options) end
 ---@param secret? { BootstrapSecret?: string } The secret; default: a random one.
 ---@param options? consul_ffi.acl_bootstrap.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclToken value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_bootstrap(secret, options) end
 
@@ -1965,7 +2181,7 @@ function ConsulClient:acl_replication(options) end
 ---@param login { AuthMethod?: string, BearerToken?: string, Meta?: table<string, string> } The auth method and its token.
 ---@param options? consul_ffi.acl_login.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclToken value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_login(login, options) end
 
@@ -1987,7 +2203,7 @@ function ConsulClient:acl_logout(options) end
 ---Lists the tokens.
 ---@param options? consul_ffi.acl_token_list.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclToken[] value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_token_list(options) end
 
@@ -1996,7 +2212,7 @@ function ConsulClient:acl_token_list(options) end
 ---Reads the token that the call is made with.
 ---@param options? consul_ffi.acl_token_self.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclToken value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_token_self(options) end
 
@@ -2006,7 +2222,7 @@ function ConsulClient:acl_token_self(options) end
 ---@param token { AccessorID?: string, SecretID?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], Roles?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[], Local?: boolean, ExpirationTime?: string, ExpirationTTL?: number|string, AuthMethod?: string } The token.
 ---@param options? consul_ffi.acl_token_create.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclToken value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_token_create(token, options) end
 
@@ -2017,7 +2233,7 @@ function ConsulClient:acl_token_create(token, options) end
 ---@param accessor string The token's accessor id.
 ---@param options? consul_ffi.acl_token_read.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclToken value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_token_read(accessor, options) end
 
@@ -2028,7 +2244,7 @@ function ConsulClient:acl_token_read(accessor, options) end
 ---@param token { AccessorID?: string, SecretID?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], Roles?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[], Local?: boolean, ExpirationTime?: string, ExpirationTTL?: number|string, AuthMethod?: string } The token.
 ---@param options? consul_ffi.acl_token_update.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclToken value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_token_update(accessor, token, options) end
 
@@ -2049,7 +2265,7 @@ function ConsulClient:acl_token_delete(accessor, options) end
 ---@param clone? { Description?: string } Fields that differ from the original.
 ---@param options? consul_ffi.acl_token_clone.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclToken value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_token_clone(accessor, clone, options) end
 
@@ -2058,7 +2274,7 @@ function ConsulClient:acl_token_clone(accessor, clone, options) end
 ---Lists the policies.
 ---@param options? consul_ffi.acl_policy_list.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclPolicy[] value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_policy_list(options) end
 
@@ -2068,7 +2284,7 @@ function ConsulClient:acl_policy_list(options) end
 ---@param policy { Name?: string, Description?: string, Rules?: string, Datacenters?: string|string[] } The policy.
 ---@param options? consul_ffi.acl_policy_create.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclPolicy value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_policy_create(policy, options) end
 
@@ -2078,7 +2294,7 @@ function ConsulClient:acl_policy_create(policy, options) end
 ---@param policy string The policy's id.
 ---@param options? consul_ffi.acl_policy_read.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclPolicy value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_policy_read(policy, options) end
 
@@ -2089,7 +2305,7 @@ function ConsulClient:acl_policy_read(policy, options) end
 ---@param policy { Name?: string, Description?: string, Rules?: string, Datacenters?: string|string[] } The policy.
 ---@param options? consul_ffi.acl_policy_update.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclPolicy value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_policy_update(policy, policy, options) end
 
@@ -2109,7 +2325,7 @@ function ConsulClient:acl_policy_delete(policy, options) end
 ---@param name string The name.
 ---@param options? consul_ffi.acl_policy_read_by_name.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclPolicy value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_policy_read_by_name(name, options) end
 
@@ -2119,7 +2335,7 @@ function ConsulClient:acl_policy_read_by_name(name, options) end
 ---Lists the roles.
 ---@param options? consul_ffi.acl_role_list.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclRole[] value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_role_list(options) end
 
@@ -2129,7 +2345,7 @@ function ConsulClient:acl_role_list(options) end
 ---@param role { Name?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[] } The role.
 ---@param options? consul_ffi.acl_role_create.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclRole value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_role_create(role, options) end
 
@@ -2139,7 +2355,7 @@ function ConsulClient:acl_role_create(role, options) end
 ---@param role string The role's id.
 ---@param options? consul_ffi.acl_role_read.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclRole value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_role_read(role, options) end
 
@@ -2150,7 +2366,7 @@ function ConsulClient:acl_role_read(role, options) end
 ---@param role { Name?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[] } The role.
 ---@param options? consul_ffi.acl_role_update.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclRole value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_role_update(role, role, options) end
 
@@ -2170,7 +2386,7 @@ function ConsulClient:acl_role_delete(role, options) end
 ---@param name string The name.
 ---@param options? consul_ffi.acl_role_read_by_name.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.AclRole value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:acl_role_read_by_name(name, options) end
 
@@ -2387,7 +2603,7 @@ function ConsulClient:query_delete(query, options) end
 ---@param query string The query's id or name.
 ---@param options? consul_ffi.query_execute.options
 ---@return boolean success
----@return any value Consul's JSON with its field names
+---@return consul_ffi.QueryResult value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:query_execute(query, options) end
 
@@ -2976,7 +3192,7 @@ function consul_ffi.json_encode(value) end
 ---@param text string
 ---@return boolean success
 ---@return table value
----@return table<string, integer> lines the number of the line of each value, by its path: `lines["cluster.min_nodes"]`
+---@return table<string, integer>|consul_ffi.Error lines the number of the line of each value, by its path: `lines["cluster.min_nodes"]`
 function consul_ffi.toml_decode(text) end
 
 ---Encodes bytes in base64, with padding.
@@ -3006,7 +3222,7 @@ function consul_ffi.metrics(options) end
 ---it. It only reads, and asks nobody for a password: other machines reach it only at an address of theirs.
 ---@param address? string `host:port`; default `127.0.0.1:0`, any free port
 ---@param options? consul_ffi.serve_status.options
----@return consul_ffi.StatusServer server
+---@return consul_ffi.StatusServer|false server
 ---@return string? message
 ---@return consul_ffi.Error? err `config`: the address is in use, or not one of this machine
 function consul_ffi.serve_status(address, options) end

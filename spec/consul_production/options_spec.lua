@@ -4,7 +4,7 @@ local managers = require("spec.consul_production.support")
 local options = require("consul_production.options")
 local sources = require("consul_production.sources")
 
-local PAGE = "docs/production.md"
+local PAGE, ANNOTATIONS = "docs/production.md", "lua/meta/consul_production.d.lua"
 
 local function shown(value)
   if type(value) == "table" then
@@ -30,6 +30,37 @@ local function documented()
   return table.concat(lines, "\n") .. "\n"
 end
 
+-- How the annotations name the types of options; those with names have these.
+local TYPES = {
+  callback = "function", count = "integer", flag = "boolean", nodes = "integer", number = "number", seconds = "number",
+  secrets = "string|string[]", simulate = "boolean|string", text = "string", urls = "string[]",
+}
+
+-- The annotations that the options should have.
+local function annotated()
+  local lines = {
+    "---@meta consul_production", "",
+    "---The options of a manager: docs/production.md. Sections are tables.", "---@class consul_production.Config",
+  }
+  for _, section in ipairs({ "consul", "cluster", "storage", "monitoring", "security", "sources" }) do
+    table.insert(lines, ("---@field %s? consul_production.%s"):format(section, section))
+  end
+  for _, section in ipairs(options.order) do
+    table.insert(lines, "")
+    table.insert(lines, ("---@class consul_production.%s"):format(section))
+    for _, name in ipairs(options.sections[section]) do
+      local option = options.by_path[section .. "." .. name]
+      local names = option and option.kind.names
+      local kind = ("consul_production.%s.%s"):format(section, name)
+      if option then
+        kind = names and '"' .. table.concat(names, '"|"') .. '"' or assert(TYPES[option[2]])
+      end
+      table.insert(lines, ("---@field %s? %s"):format(name, kind))
+    end
+  end
+  return table.concat(lines, "\n") .. "\n"
+end
+
 describe("the manager's options", function()
   after_each(managers.close)
 
@@ -42,6 +73,14 @@ describe("the manager's options", function()
       first, last = text:find("\n| option | .-\n\n")
     end
     assert.equal(wanted, text:sub(first + 1, last - 1), "`make docs` regenerates it")
+  end)
+
+  it("are annotated in lua/meta", function()
+    local wanted = annotated()
+    if os.getenv("UPDATE_REFERENCE") then
+      managers.write(ANNOTATIONS, wanted)
+    end
+    assert.equal(wanted, managers.read(ANNOTATIONS), "`make docs` regenerates it")
   end)
 
   -- A value that is not the default.

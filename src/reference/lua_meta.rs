@@ -5,12 +5,76 @@ use super::{objects, options};
 use crate::client::coordination::Profile;
 use crate::error::Kind;
 use crate::wire::AREAS;
-use crate::wire::table::{COMMON, Endpoint, Field, Param, Reply, Shape};
+use crate::wire::table::{Absent, COMMON, Endpoint, Field, Param, Reply, Shape};
 use std::fmt::Write;
+
+/// The classes of Consul's answers.
+const ANSWERS: &str = include_str!("texts/annotations/answers.d.lua");
+
+/// The types of the common answers, by endpoint. The others are `any`.
+const TYPES: &[(&str, &str)] = &[
+    ("kv_keys", "string[]"),
+    ("txn", "consul_ffi.TxnResult[]"),
+    ("session_info", "consul_ffi.SessionEntry?"),
+    ("session_node", "consul_ffi.SessionEntry[]"),
+    ("session_list", "consul_ffi.SessionEntry[]"),
+    ("session_renew", "consul_ffi.SessionEntry"),
+    ("agent_services", "table<string, consul_ffi.NodeService>"),
+    ("agent_service", "consul_ffi.NodeService"),
+    ("agent_checks", "table<string, consul_ffi.HealthCheck>"),
+    ("agent_members", "consul_ffi.AgentMember[]"),
+    ("agent_health_service_id", "consul_ffi.AgentHealth"),
+    ("agent_health_service_name", "consul_ffi.AgentHealth[]"),
+    ("catalog_datacenters", "string[]"),
+    ("catalog_nodes", "consul_ffi.CatalogNode[]"),
+    ("catalog_services", "table<string, string[]>"),
+    ("catalog_service", "consul_ffi.CatalogService[]"),
+    (
+        "catalog_node",
+        "{ Node: consul_ffi.CatalogNode, Services: table<string, consul_ffi.NodeService> }?",
+    ),
+    (
+        "catalog_node_services",
+        "{ Node: consul_ffi.CatalogNode, Services: consul_ffi.NodeService[] }?",
+    ),
+    ("catalog_connect", "consul_ffi.CatalogService[]"),
+    ("health_service", "consul_ffi.HealthEntry[]"),
+    ("health_connect", "consul_ffi.HealthEntry[]"),
+    ("health_ingress", "consul_ffi.HealthEntry[]"),
+    ("health_node", "consul_ffi.HealthCheck[]"),
+    ("health_checks", "consul_ffi.HealthCheck[]"),
+    ("health_state", "consul_ffi.HealthCheck[]"),
+    ("event_fire", "consul_ffi.UserEvent"),
+    ("event_list", "consul_ffi.UserEvent[]"),
+    ("coordinate_nodes", "consul_ffi.Coordinate[]"),
+    ("coordinate_node", "consul_ffi.Coordinate[]"),
+    ("status_leader", "string"),
+    ("status_peers", "string[]"),
+    ("query_execute", "consul_ffi.QueryResult"),
+    ("acl_bootstrap", "consul_ffi.AclToken"),
+    ("acl_login", "consul_ffi.AclToken"),
+    ("acl_token_list", "consul_ffi.AclToken[]"),
+    ("acl_token_self", "consul_ffi.AclToken"),
+    ("acl_token_create", "consul_ffi.AclToken"),
+    ("acl_token_read", "consul_ffi.AclToken"),
+    ("acl_token_update", "consul_ffi.AclToken"),
+    ("acl_token_clone", "consul_ffi.AclToken"),
+    ("acl_policy_list", "consul_ffi.AclPolicy[]"),
+    ("acl_policy_create", "consul_ffi.AclPolicy"),
+    ("acl_policy_read", "consul_ffi.AclPolicy"),
+    ("acl_policy_update", "consul_ffi.AclPolicy"),
+    ("acl_policy_read_by_name", "consul_ffi.AclPolicy"),
+    ("acl_role_list", "consul_ffi.AclRole[]"),
+    ("acl_role_create", "consul_ffi.AclRole"),
+    ("acl_role_read", "consul_ffi.AclRole"),
+    ("acl_role_update", "consul_ffi.AclRole"),
+    ("acl_role_read_by_name", "consul_ffi.AclRole"),
+];
 
 /// The file.
 pub(super) fn text() -> String {
-    let objects: Vec<_> = objects::OBJECTS.iter().map(|subject| subject.annotations).collect();
+    let mut objects: Vec<_> = objects::OBJECTS.iter().map(|subject| subject.annotations).collect();
+    objects.push(ANSWERS);
     let mut file = objects.join("\n");
     alias(&mut file, "ErrorKind", Kind::ALL.iter().map(|kind| (kind.name(), kind.cause())));
     let profiles = Profile::NAMED.iter().map(|named| (named.name, named.purpose));
@@ -71,14 +135,20 @@ fn method(file: &mut String, endpoint: &Endpoint) {
     let _ = writeln!(file, "function ConsulClient:{name}({}) end", names.join(", "));
 }
 
-fn lua_value(endpoint: &Endpoint) -> &'static str {
-    match endpoint.reply {
-        Reply::KvValue => "string?",
-        Reply::KvEntries => "consul_ffi.KvEntry[]|string",
-        Reply::Applied | Reply::Done => "true|string",
-        Reply::Member(_) | Reply::Body => "string",
-        Reply::Json | Reply::FirstItem | Reply::Events | Reply::Txn => "any",
-    }
+/// The type of the value of a success. That of a failure is a string: as a type of its own it would have language servers
+/// mark each use of a list or a table, as if the program had not looked at the success.
+fn lua_value(endpoint: &Endpoint) -> String {
+    let known = TYPES.iter().find(|(name, _)| *name == endpoint.name);
+    let kind = match (endpoint.reply, known) {
+        (Reply::KvValue, _) => "string?",
+        (Reply::KvEntries, _) => "consul_ffi.KvEntry[]",
+        (Reply::Applied | Reply::Done, _) => "true|string",
+        (Reply::Member(_) | Reply::Body, _) => "string",
+        (_, Some((_, kind))) if endpoint.absent == Absent::Null => return format!("{kind}?"),
+        (_, Some((_, kind))) => kind,
+        (Reply::Json | Reply::FirstItem | Reply::Events | Reply::Txn, None) => "any",
+    };
+    kind.to_owned()
 }
 
 /// The depth to which the fields of tables are spelled out; below, a table is just a table.
@@ -117,4 +187,20 @@ fn table(fields: &[Field], depth: usize) -> String {
     let fields =
         fields.iter().map(|field| format!("{}?: {}", field.name, lua_type(&field.kind, depth + 1)));
     format!("{{ {} }}", fields.collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_type_of_an_answer_is_that_of_an_endpoint() {
+        let mut endpoints = AREAS.iter().flat_map(|(_, endpoints)| endpoints.iter());
+        for (name, _) in TYPES {
+            let found = endpoints.find(|it| it.name == *name);
+            let found =
+                found.unwrap_or_else(|| panic!("{name}: no endpoint, or not in their order"));
+            assert!(!matches!(found.reply, Reply::Applied | Reply::Done), "{name}");
+        }
+    }
 }

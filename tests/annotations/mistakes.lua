@@ -13,3 +13,13 @@ cluster:begin() -- !
 cluster:handle("name", "function") -- !
 cluster:replicate("points"):put("key", {}) -- !
 consul_ffi.client() -- !
+for _, entry in ipairs(select(2, client:health_service("web"))) do
+  print(entry.Service.Prt) -- !
+end
+local _, nodes = client:catalog_nodes()
+for _, node in ipairs(nodes) do
+  print(node.Adress) -- !
+end
+for name, tags in pairs(select(2, client:catalog_services())) do
+  print(name.tags, tags) -- !
+end

@@ -72,3 +72,17 @@ local ring = consul_ffi.ConsistentHashRing:new(100)
 ring:add_node("n1", { address = "127.0.0.1:9000" })
 print(ring:get_node("key"))
 consul_ffi.simulator("name", { clock = "manual" }):advance(5)
+
+local listed, services = client:catalog_services()
+if listed then
+  for name, tags in pairs(services) do
+    print(name:upper(), tags[1])
+  end
+end
+local healthy, entries, reason = client:health_service("web", { passing = true })
+if not healthy then
+  error("health: " .. tostring(entries) .. reason.kind)
+end
+local first = entries[1]
+print(first.Service.Port + 1, first.Service.Meta.version, first.Node.Address, first.Checks[1].Status)
+print(select(2, client:session_info("id")).TTL)

@@ -34,7 +34,7 @@ local LARGER = 1.5
 ---@class consul_ffi.openresty.views.options
 ---@field dict string the name of the lua_shared_dict
 ---@field filter string[]|fun(name: string, tags: string[]): boolean as for client:service_views
----@field config? consul_ffi.config the options of consul_ffi.new
+---@field config? consul_ffi.ConsulConfig the options of consul_ffi.new
 ---@field dump_file? string a file with the last lists, to start from while Consul is unreachable; the workers write it
 
 -- { name, type }
@@ -67,7 +67,13 @@ local OPTIONS = {
   } },
 }
 
-local View, Views = {}, {}
+---The view of a service in OpenResty.
+---@class consul_ffi.openresty.View
+local View = {}
+
+---Views of many services, which one worker of nginx writes for all.
+---@class consul_ffi.openresty.Views
+local Views = {}
 View.__index, Views.__index = View, Views
 
 local function json_of(value)
@@ -388,6 +394,7 @@ function Views:start()
 end
 
 ---The names of the services; nil before the first list.
+---@return string[]? names
 function Views:names()
   return names_of(self.dict)
 end
@@ -430,6 +437,7 @@ function Views:view(service)
 end
 
 ---Changes with the list.
+---@return any version
 function View:version()
   return texts.version(self.dict, LIST .. self.service)
 end

@@ -7,6 +7,16 @@ local consul_ffi = require("consul_ffi")
 local ngx = rawget(_G, "ngx")
 local openresty = ngx and require("consul_ffi.openresty")
 
+---@class resty.consul
+---@field consul consul_ffi.ConsulClient the client that it uses
+---@field host string
+---@field port? integer
+---@field connect_timeout number in milliseconds
+---@field read_timeout number in milliseconds
+---@field default_args table
+---@field ssl boolean
+---@field ssl_verify boolean
+---@field sni_host? string
 local Consul = { _VERSION = "0.4.0" }
 Consul.__index = Consul
 
@@ -26,7 +36,8 @@ local MAX_CLIENTS = 16
 
 local logs_debug = false
 
--- Switches debug lines in nginx's log on or off, for all objects of the process.
+---Switches debug lines in nginx's log on or off, for all objects of the process.
+---@param on boolean
 function Consul._debug(on)
   logs_debug = on
 end
@@ -196,7 +207,17 @@ local function is_text(value)
   return type(value) == "string"
 end
 
--- consul:get(path, args): the response; nil, a message.
+---@class resty.consul.Response
+---@field status integer
+---@field headers table<string, string> the names in any case
+---@field body any decoded, if it is JSON
+
+---Sends GET.
+---@param path string without `/v1`
+---@param args? table
+---@return resty.consul.Response? response
+---@return string? message
+---@return consul_ffi.Error? err
 function Consul:get(path, args)
   if not is_text(path) then
     return nil, "Path (string) required"
@@ -204,7 +225,13 @@ function Consul:get(path, args)
   return request(self, "GET", path, args)
 end
 
--- consul:put(path, body, args)
+---Sends PUT.
+---@param path string without `/v1`
+---@param body string|number|boolean|table|function a table is sent as JSON, the pieces of a reader as one text
+---@param args? table
+---@return resty.consul.Response? response
+---@return string? message
+---@return consul_ffi.Error? err
 function Consul:put(path, body, args)
   if not is_text(path) or not body then
     return nil, "Path (string) and body required"
@@ -212,7 +239,12 @@ function Consul:put(path, body, args)
   return request(self, "PUT", path, args, body)
 end
 
--- consul:delete(path, args)
+---Sends DELETE.
+---@param path string without `/v1`
+---@param args? table
+---@return resty.consul.Response? response
+---@return string? message
+---@return consul_ffi.Error? err
 function Consul:delete(path, args)
   if not is_text(path) then
     return nil, "Path (string) required"
@@ -220,7 +252,12 @@ function Consul:delete(path, args)
   return request(self, "DELETE", path, args)
 end
 
--- consul:get_key(key, args): the entries in the body have their values as bytes.
+---Reads a key: the entries in the body have their values as bytes.
+---@param key string
+---@param args? table
+---@return resty.consul.Response? response
+---@return string? message
+---@return consul_ffi.Error? err
 function Consul:get_key(key, args)
   if not is_text(key) then
     return nil, "Key (string) required"
@@ -234,7 +271,13 @@ function Consul:get_key(key, args)
   return response, message, err
 end
 
--- consul:put_key(key, value, args)
+---Writes a key.
+---@param key string
+---@param value string|number|boolean|table|function
+---@param args? table
+---@return resty.consul.Response? response
+---@return string? message
+---@return consul_ffi.Error? err
 function Consul:put_key(key, value, args)
   if not is_text(key) or not value then
     return nil, "Key (string) and value required"
@@ -242,7 +285,12 @@ function Consul:put_key(key, value, args)
   return request(self, "PUT", "/kv/" .. key, args, value)
 end
 
--- consul:delete_key(key, args)
+---Deletes a key.
+---@param key string
+---@param args? table
+---@return resty.consul.Response? response
+---@return string? message
+---@return consul_ffi.Error? err
 function Consul:delete_key(key, args)
   if not is_text(key) then
     return nil, "Key (string) required"
@@ -250,7 +298,12 @@ function Consul:delete_key(key, args)
   return request(self, "DELETE", "/kv/" .. key, args)
 end
 
--- consul:list_keys(prefix, args)
+---Lists the keys with a prefix.
+---@param prefix? string
+---@param args? table
+---@return resty.consul.Response? response
+---@return string? message
+---@return consul_ffi.Error? err
 function Consul:list_keys(prefix, args)
   if prefix ~= nil and not is_text(prefix) then
     return nil, "non-string prefix"
@@ -276,7 +329,12 @@ local function encoded(operations)
   return copies
 end
 
--- consul:txn(payload, args): a table's values are bytes; a text is sent as it is.
+---Executes a transaction. A table's values are bytes; a text is sent as it is.
+---@param payload table|string
+---@param args? table
+---@return resty.consul.Response? response
+---@return string? message
+---@return consul_ffi.Error? err
 function Consul:txn(payload, args)
   if not payload then
     return nil, "Payload required"
@@ -292,8 +350,11 @@ function Consul:txn(payload, args)
   return response, message, err
 end
 
--- A function that returns the body of the request that nginx serves in pieces of up to `size` bytes, then nil; nil
--- for a request without a body. nginx reads the body first, as its limits allow it.
+---A function that returns the body of the request that nginx serves in pieces of up to `size` bytes, then nil; nil
+---for a request without a body. nginx reads the body first, as its limits allow it.
+---@param size? integer
+---@return (fun(): string?)? reader
+---@return string? message
 function Consul.get_client_body_reader(_, size)
   ngx.req.read_body()
   local text, path = ngx.req.get_body_data(), ngx.req.get_body_file()
@@ -383,8 +444,9 @@ local function client_for(options)
   return client
 end
 
--- consul:new(options). Further options are those of consul_ffi; a wrong one raises an error. The field `consul` is the
--- client of consul_ffi.
+---Creates an object. Options besides those of lua-resty-consul are those of consul_ffi; a wrong one raises an error.
+---@param given? table
+---@return resty.consul consul
 function Consul.new(_, given)
   given = given or {}
   return setmetatable({

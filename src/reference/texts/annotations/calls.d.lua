@@ -34,7 +34,7 @@ local Handle = {}
 ---@return boolean done false while the call runs, and then the only value
 ---@return boolean? success as the method returns it, like the next two
 ---@return any response
----@return consul_ffi.Meta|consul_ffi.Error|nil extra
+---@return consul_ffi.Meta|consul_ffi.Error|{ next?: string }|nil extra
 function Handle:poll() end
 
 ---Waits for the call, then returns what `poll` does.
@@ -42,7 +42,7 @@ function Handle:poll() end
 ---@return boolean done false if the call still runs, and then the only value
 ---@return boolean? success as the method returns it, like the next two
 ---@return any response
----@return consul_ffi.Meta|consul_ffi.Error|nil extra
+---@return consul_ffi.Meta|consul_ffi.Error|{ next?: string }|nil extra
 function Handle:wait(timeout_ms) end
 
 ---A descriptor for poll(2), readable once the call is done. Do not read or close it.

@@ -38,7 +38,7 @@ function ConsulClient:registered() end
 ---@param options? consul_ffi.http_request.options
 ---@return boolean success
 ---@return string|consul_ffi.Response body the answer's body as it is; with `full_response` the whole answer
----@return consul_ffi.Meta meta
+---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:http_request(method, path, body, params, options) end
 
 ---Besides these it has the [options of every method](api-endpoints.md#options-of-every-method).
@@ -80,7 +80,7 @@ function ConsulClient:http_request(method, path, body, params, options) end
 ---@field retryable boolean whether the same call may succeed later
 ---@field maybe_applied boolean false if the request certainly changed nothing and never will
 ---@field endpoint? string the endpoint that failed
----@field attempts integer how many times the request was sent
+---@field attempts? integer how many times the request was sent; nil for errors of the Lua modules
 ---@field operations? { index: integer, what: string }[] for a transaction that was refused (`txn_failed`, `permission_denied`): the operations that failed, counted from 1, and the server's reasons
 
 ---An entry of the key-value store.

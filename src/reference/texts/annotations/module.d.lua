@@ -38,7 +38,7 @@ function consul_ffi.json_encode(value) end
 ---@param text string
 ---@return boolean success
 ---@return table value
----@return table<string, integer> lines the number of the line of each value, by its path: `lines["cluster.min_nodes"]`
+---@return table<string, integer>|consul_ffi.Error lines the number of the line of each value, by its path: `lines["cluster.min_nodes"]`
 function consul_ffi.toml_decode(text) end
 
 ---Encodes bytes in base64, with padding.
@@ -68,7 +68,7 @@ function consul_ffi.metrics(options) end
 ---it. It only reads, and asks nobody for a password: other machines reach it only at an address of theirs.
 ---@param address? string `host:port`; default `127.0.0.1:0`, any free port
 ---@param options? consul_ffi.serve_status.options
----@return consul_ffi.StatusServer server
+---@return consul_ffi.StatusServer|false server
 ---@return string? message
 ---@return consul_ffi.Error? err `config`: the address is in use, or not one of this machine
 function consul_ffi.serve_status(address, options) end

@@ -23,9 +23,18 @@ function ConsulClient:deregister_service(id, options) end
 ---@param name string
 ---@param options? consul_ffi.health_service.options
 ---@return boolean success
----@return consul_ffi.Instance[] instances without `status` and `weight`; as text they read as Consul's JSON
----@return consul_ffi.Meta meta
+---@return consul_ffi.Discovered[] instances as text they read as Consul's JSON
+---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:discover_services(name, options) end
+
+---@class consul_ffi.Discovered
+---@field id string
+---@field name string the service's name
+---@field address string its own address, or that of its node
+---@field port integer 0 if it registered none
+---@field tags string[]
+---@field meta table<string, string>
+---@field node string the node's name
 
 ---The result of `create_session`.
 ---@class consul_ffi.SessionText: string
@@ -38,7 +47,7 @@ function ConsulClient:discover_services(name, options) end
 ---@param options? consul_ffi.session_create.options
 ---@return boolean success
 ---@return consul_ffi.SessionText session as text it reads as Consul's JSON, `{"ID":"…"}`, and it has the methods of a string. `session_renew`, `session_info`, `session_destroy`, and `acquire` and `release` of `kv_put` take it as an id
----@return consul_ffi.Meta meta
+---@return consul_ffi.Meta|consul_ffi.Error meta
 function ConsulClient:create_session(name, ttl, options) end
 
 ---Ends a session, as `session_destroy`.

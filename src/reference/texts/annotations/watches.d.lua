@@ -19,13 +19,13 @@ local Watch = {}
 ---@param timeout_ms? number the longest wait, in milliseconds; default: until there is a change
 ---@return boolean success
 ---@return consul_ffi.Change? change nil if there was none in time
----@return consul_ffi.Meta? meta
+---@return consul_ffi.Meta|consul_ffi.Error|nil meta
 function Watch:next(timeout_ms) end
 
 ---The next change, without waiting; the same as `next(0)`.
 ---@return boolean success
 ---@return consul_ffi.Change? change nil if there is none
----@return consul_ffi.Meta? meta
+---@return consul_ffi.Meta|consul_ffi.Error|nil meta
 function Watch:poll() end
 
 ---For a loop over the changes until the watch ends; outages are skipped: `for change, meta in watch:changes() do`.

@@ -1,0 +1,92 @@
+---@meta consul_production
+
+---The options of a manager: docs/production.md. Sections are tables.
+---@class consul_production.Config
+---@field consul? consul_production.consul
+---@field cluster? consul_production.cluster
+---@field storage? consul_production.storage
+---@field monitoring? consul_production.monitoring
+---@field security? consul_production.security
+---@field sources? consul_production.sources
+
+---@class consul_production.consul
+---@field servers? string[]
+---@field timeout? number
+---@field retry_attempts? integer
+---@field retry_interval? number
+---@field health_check_interval? number
+---@field health_check_timeout? number
+---@field acl_token? string
+---@field encryption_key? string|string[]
+---@field tls_enabled? boolean
+---@field tls_verify? boolean
+---@field tls_cert_file? string
+---@field tls_key_file? string
+---@field tls_ca_file? string
+---@field simulate? boolean|string
+
+---@class consul_production.cluster
+---@field node_id? string
+---@field node_address? string
+---@field data_address? string
+---@field datacenter? string
+---@field min_nodes? integer
+---@field notify? boolean
+---@field max_nodes? integer
+---@field heartbeat_interval? number
+---@field heartbeat_timeout? number
+---@field election_timeout? number
+---@field leader_lease_duration? number
+---@field consistency_mode? "default"|"stale"|"consistent"
+---@field read_timeout? number
+---@field write_timeout? number
+---@field failover_timeout? number
+---@field recovery_interval? number
+---@field replication_factor? integer
+---@field write_quorum? integer
+---@field read_quorum? integer
+
+---@class consul_production.storage
+---@field kv_prefix? string
+---@field kv_consistency? "default"|"stale"|"consistent"
+---@field metadata_prefix? string
+---@field lock_prefix? string
+---@field session_prefix? string
+
+---@class consul_production.monitoring
+---@field metrics_enabled? boolean
+---@field metrics_interval? number
+---@field all_checks? boolean
+---@field log_level? "DEBUG"|"INFO"|"WARN"|"ERROR"|"OFF"
+---@field log? function
+---@field log_format? "text"|"json"
+---@field log_file? string
+---@field log_max_size? number
+---@field log_max_backups? integer
+---@field log_max_age? number
+---@field alert_enabled? boolean
+---@field on_alert? function
+---@field alert_threshold? consul_production.monitoring.alert_threshold
+
+---@class consul_production.monitoring.alert_threshold
+---@field node_down_count? integer
+---@field response_time_ms? number
+---@field error_rate_percent? number
+
+---@class consul_production.security
+---@field enable_acl? boolean
+---@field acl_policy_file? string
+---@field encrypt_traffic? boolean
+---@field data_tls? consul_production.security.data_tls
+---@field encryption_key? string|string[]
+---@field audit_enabled? boolean
+---@field audit_log_file? string
+
+---@class consul_production.security.data_tls
+---@field cert_file? string
+---@field key_file? string
+---@field ca_file? string
+
+---@class consul_production.sources
+---@field file? string
+---@field kv_prefix? string

@@ -1,0 +1,206 @@
+---An instance of a service with its node and its checks.
+---@class consul_ffi.HealthEntry
+---@field Node consul_ffi.CatalogNode
+---@field Service consul_ffi.NodeService
+---@field Checks consul_ffi.HealthCheck[]
+
+---A node of the catalog, a machine with an agent.
+---@class consul_ffi.CatalogNode
+---@field ID string a UUID; empty for a node that was registered without one
+---@field Node string its name
+---@field Address string
+---@field Datacenter string
+---@field TaggedAddresses? table<string, string>
+---@field Meta? table<string, string>
+---@field CreateIndex integer
+---@field ModifyIndex integer
+---@field Partition? string
+---@field PeerName? string
+
+---An instance of a service, as it was registered.
+---@class consul_ffi.NodeService
+---@field ID string
+---@field Service string the name of the service
+---@field Address string empty: that of the node
+---@field Port? integer
+---@field SocketPath? string
+---@field Kind? string
+---@field Tags? string[]
+---@field Meta? table<string, string>
+---@field TaggedAddresses? table<string, { Address: string, Port: integer }>
+---@field Weights? { Passing: integer, Warning: integer }
+---@field EnableTagOverride boolean
+---@field Proxy? table
+---@field Connect? table
+---@field PeerName? string
+---@field Locality? { Region?: string, Zone?: string }
+---@field Datacenter? string
+---@field ContentHash? string
+---@field Namespace? string
+---@field Partition? string
+---@field CreateIndex? integer
+---@field ModifyIndex? integer
+
+---A check and its state.
+---@class consul_ffi.HealthCheck
+---@field Node string
+---@field CheckID string
+---@field Name string
+---@field Status "passing"|"warning"|"critical"
+---@field Notes string
+---@field Output string what the check printed or answered last
+---@field ServiceID string empty: it is a check of the node
+---@field ServiceName string
+---@field ServiceTags? string[]
+---@field Type? string
+---@field Interval? string
+---@field Timeout? string
+---@field ExposedPort? integer
+---@field Definition? table
+---@field PeerName? string
+---@field Namespace? string
+---@field Partition? string
+---@field CreateIndex integer
+---@field ModifyIndex integer
+
+---The state of an instance of the agent: the worst of its checks.
+---@class consul_ffi.AgentHealth
+---@field AggregatedStatus "passing"|"warning"|"critical"|"maintenance"
+---@field Checks consul_ffi.HealthCheck[]
+---@field Service consul_ffi.NodeService
+
+---An instance of a service as the catalog lists it.
+---@class consul_ffi.CatalogService
+---@field ID string that of the node
+---@field Node string the name of the node
+---@field Address string that of the node
+---@field Datacenter string
+---@field TaggedAddresses? table<string, string>
+---@field NodeMeta? table<string, string>
+---@field ServiceKind string
+---@field ServiceID string
+---@field ServiceName string
+---@field ServiceAddress string empty: that of the node
+---@field ServicePort? integer
+---@field ServiceSocketPath? string
+---@field ServiceTags? string[]
+---@field ServiceMeta? table<string, string>
+---@field ServiceTaggedAddresses? table<string, { Address: string, Port: integer }>
+---@field ServiceWeights { Passing: integer, Warning: integer }
+---@field ServiceEnableTagOverride boolean
+---@field ServiceProxy? table
+---@field ServiceConnect? table
+---@field ServiceLocality? { Region?: string, Zone?: string }
+---@field PeerName? string
+---@field CreateIndex integer
+---@field ModifyIndex integer
+
+---A session.
+---@class consul_ffi.SessionEntry
+---@field ID string
+---@field Name string
+---@field Node string
+---@field Behavior "release"|"delete"
+---@field TTL string such as `"30s"`; empty: it does not expire
+---@field LockDelay integer in nanoseconds
+---@field NodeChecks? string[]
+---@field ServiceChecks? { ID: string, Namespace?: string }[]
+---@field Checks? string[]
+---@field CreateIndex integer
+---@field ModifyIndex integer
+
+---A member of the gossip pool.
+---@class consul_ffi.AgentMember
+---@field Name string
+---@field Addr string
+---@field Port integer
+---@field Tags table<string, string>
+---@field Status integer 1 alive, 2 leaving, 3 left, 4 failed
+---@field ProtocolMin integer
+---@field ProtocolMax integer
+---@field ProtocolCur integer
+---@field DelegateMin integer
+---@field DelegateMax integer
+---@field DelegateCur integer
+
+---A user event.
+---@class consul_ffi.UserEvent
+---@field ID string
+---@field Name string
+---@field Payload? string bytes
+---@field NodeFilter string
+---@field ServiceFilter string
+---@field TagFilter string
+---@field Version integer
+---@field LTime integer
+
+---A result of a transaction: what an operation read or wrote.
+---@class consul_ffi.TxnResult
+---@field KV? { Key: string, Value?: string, Flags: integer, Session?: string, LockIndex: integer, CreateIndex: integer, ModifyIndex: integer }
+---@field Node? table
+---@field Service? table
+---@field Check? table
+
+---The network coordinate of a node.
+---@class consul_ffi.Coordinate
+---@field Node string
+---@field Segment string
+---@field Partition? string
+---@field Coord { Vec: number[], Error: number, Adjustment: number, Height: number }
+
+---The answer to a prepared query.
+---@class consul_ffi.QueryResult
+---@field Service string
+---@field Nodes consul_ffi.HealthEntry[]
+---@field DNS { TTL: string }
+---@field Datacenter string the datacenter that answered
+---@field Failovers integer how many datacenters were asked without success
+---@field [string] any
+
+---A reference to a policy, role or templated policy.
+---@class consul_ffi.AclLink
+---@field ID? string
+---@field Name? string
+
+---A token of ACLs.
+---@class consul_ffi.AclToken
+---@field AccessorID string
+---@field SecretID? string
+---@field Description string
+---@field Policies? consul_ffi.AclLink[]
+---@field Roles? consul_ffi.AclLink[]
+---@field ServiceIdentities? table[]
+---@field NodeIdentities? table[]
+---@field TemplatedPolicies? table[]
+---@field Local boolean
+---@field CreateTime string
+---@field ExpirationTime? string
+---@field ExpirationTTL? string
+---@field Hash? string
+---@field CreateIndex integer
+---@field ModifyIndex integer
+---@field [string] any
+
+---A policy of ACLs.
+---@class consul_ffi.AclPolicy
+---@field ID string
+---@field Name string
+---@field Description string
+---@field Rules? string
+---@field Datacenters? string[]
+---@field Hash? string
+---@field CreateIndex integer
+---@field ModifyIndex integer
+
+---A role of ACLs.
+---@class consul_ffi.AclRole
+---@field ID string
+---@field Name string
+---@field Description string
+---@field Policies? consul_ffi.AclLink[]
+---@field ServiceIdentities? table[]
+---@field NodeIdentities? table[]
+---@field TemplatedPolicies? table[]
+---@field Hash? string
+---@field CreateIndex integer
+---@field ModifyIndex integer
