@@ -172,6 +172,7 @@ bench:
 	benches/gateway.sh
 	benches/clients.sh
 	benches/replicated.sh
+	luajit benches/plots.lua
 
 .PHONY: bench-failover
 ## bench-failover [ROUNDS=10] [GO_ROUNDS=3]: measures how long a lock has no holder after its holder is gone

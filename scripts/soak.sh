@@ -23,6 +23,7 @@
 #   tools     consul-ha and consul-migrate, installed by cargo and by luarocks
 #   migrate   100,000 keys from etcd to Consul under writers and 20 kills; both leaders killed; 5,000 random histories
 #   engines   all Lua specs on Lua 5.3, of which `make test` runs the smoke test
+#   annotations  uses and mistakes in Lua, marked by emmylua_check, which cargo installs (ten minutes the first time)
 #   memory    an engine whose memory is refused at every point while it loads the module
 #
 # A step that needs something unavailable is skipped and prints why. Exit status: 0 when nothing failed.
@@ -32,7 +33,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines memory)
+all_steps=(api random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations memory)
 select_steps "$@"
 prepare_runs 0
 passed=0 failed=0 skipped=0
@@ -158,6 +159,20 @@ step_migrate() {
 step_engines() {
     run scripts/install-deps.sh test || return 3
     run make --no-print-directory spec LUA=lua5.3
+}
+
+# install_emmylua FOLDER: installs the language server's checker there.
+install_emmylua() {
+    cargo install --quiet --locked --root "$1" --target-dir "$1/target" emmylua_check >&2 \
+        || cannot "SKIPPED: emmylua_check: cargo could not install it"
+    rm -rf "$1/target"
+}
+
+step_annotations() {
+    local folder_of_checker
+    folder_of_checker=$(cache_once emmylua bin/emmylua_check install_emmylua && echo "$cached") || return 3
+    PATH=$folder_of_checker/bin:$PATH run scripts/lint-annotations.sh || return
+    ! grep -q '^SKIPPED' "$log" || return 3
 }
 
 step_memory() {

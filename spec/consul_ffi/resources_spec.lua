@@ -124,7 +124,7 @@ describe("a process", function()
     end)
   end)
 
-  it("has no descriptors for 3,000 clients that make no call, and collects those of dropped ones without any left", function()
+  it("has no descriptors for 3,000 idle clients, and collects those of dropped ones without any left", function()
     local program, output = os.tmpname(), os.tmpname()
     managers.write(program, [[
       collectgarbage("stop")
