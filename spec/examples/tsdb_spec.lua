@@ -178,13 +178,14 @@ describe("examples/tsdb", function()
         assert.is_true(all[1]:put_metric_data("cpu-b", i * 100, i))
       end
       assert.same({ true, 3 }, { all[1]:delete("metric", "cpu", 1800, 2000) })
-      -- Each node deletes what it has: on a busy machine that may be less than all until a repair.
+      -- Each node deletes what it has: on a busy machine one that missed a write has its point after a repair, so that
+      -- a point may be counted again.
       local expired = 0
       support.eventually(function()
-        expired = expired + select(2, assert(all[2]:expire(1000)))
-        return expired == 18
+        local count = select(2, assert(all[2]:expire(1000)))
+        expired = expired + count
+        return count == 0 and expired >= 18
       end)
-      assert.same({ true, 0 }, { all[2]:expire(1000) })
       local _, rows = all[3]:get_metric_data("cpu", 0, 5000)
       assert.same({ 8, 1000, 1700 }, { #rows, rows[1].timestamp, rows[8].timestamp })
       _, rows = all[3]:get_metric_data("cpu-b", 0, 5000)
