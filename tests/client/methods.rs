@@ -22,10 +22,6 @@ const NOT_SIMULATED: &[(&str, &str)] = &[
     ("peering_", "there is one cluster"),
     ("partition_", "Consul Enterprise"),
     ("namespace_", "Consul Enterprise"),
-    ("acl_login", "auth methods need an outside authority"),
-    ("acl_logout", "auth methods need an outside authority"),
-    ("acl_auth_method_", "auth methods need an outside authority"),
-    ("acl_binding_rule_", "auth methods need an outside authority"),
     ("acl_replication", "there is one datacenter"),
     ("acl_templated_policy_", "tokens name their policies directly"),
 ];
