@@ -211,7 +211,7 @@ install:
 
 rock = target/rocks/consul_ffi-$(shell sed -n '/^version/{s/.*"\(.*\)"/\1/p;q}' Cargo.toml).$(feature-$(flavour))-1.*.rock
 
-.PHONY: release release-check
+.PHONY: release release-check release-dry
 ## release: packs, tests and tags the version in Cargo.toml (an hour); see scripts/release.sh
 release:
 	@scripts/release.sh
@@ -219,6 +219,10 @@ release:
 ## release-check: looks whether all files are those of the version
 release-check:
 	@scripts/release.sh --check
+
+## release-dry: makes a release in a clone, without its tests, and removes it
+release-dry:
+	@scripts/release.sh --dry
 
 .PHONY: clean
 ## clean: removes all build output

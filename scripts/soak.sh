@@ -24,6 +24,7 @@
 #   migrate   100,000 keys from etcd to Consul under writers and 20 kills; both leaders killed; 5,000 random histories
 #   engines   all Lua specs on Lua 5.3, of which `make test` runs the smoke test
 #   annotations  uses and mistakes in Lua, marked by emmylua_check, which cargo installs (ten minutes the first time)
+#   release   make release, but for its tests, in a clone that is removed
 #   memory    an engine whose memory is refused at every point while it loads the module
 #
 # A step that needs something unavailable is skipped and prints why. Exit status: 0 when nothing failed.
@@ -33,7 +34,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations memory)
+all_steps=(api random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations release memory)
 select_steps "$@"
 prepare_runs 0
 passed=0 failed=0 skipped=0
@@ -173,6 +174,10 @@ step_annotations() {
     folder_of_checker=$(cache_once emmylua bin/emmylua_check install_emmylua && echo "$cached") || return 3
     PATH=$folder_of_checker/bin:$PATH run scripts/lint-annotations.sh || return
     ! grep -q '^SKIPPED' "$log" || return 3
+}
+
+step_release() {
+    run scripts/release.sh --dry
 }
 
 step_memory() {
