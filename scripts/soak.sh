@@ -25,6 +25,7 @@
 #   engines   all Lua specs on Lua 5.3, of which `make test` runs the smoke test
 #   annotations  uses and mistakes in Lua, marked by emmylua_check, which cargo installs (ten minutes the first time)
 #   release   make release, but for its tests, in a clone that is removed
+#   newcomer  README's first command and program in a mount namespace with an empty home (some minutes)
 #   memory    an engine whose memory is refused at every point while it loads the module
 #
 # A step that needs something unavailable is skipped and prints why. Exit status: 0 when nothing failed.
@@ -34,7 +35,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations release memory)
+all_steps=(api random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations release newcomer memory)
 select_steps "$@"
 prepare_runs 0
 passed=0 failed=0 skipped=0
@@ -178,6 +179,10 @@ step_annotations() {
 
 step_release() {
     run scripts/release.sh --dry
+}
+
+step_newcomer() {
+    run scripts/newcomer.sh
 }
 
 step_memory() {
