@@ -137,6 +137,11 @@ impl Record {
         }
     }
 
+    /// Whether a live node with this record may get shards.
+    pub fn may_get_shards(&self) -> bool {
+        self.mode != Mode::Draining && self.weight > 0.0
+    }
+
     /// Reads the document of a key; `None` if it is not a node's.
     pub(super) fn parse(id: &str, bytes: &[u8]) -> Option<Self> {
         let record: Option<Record> = serde_json::from_slice(bytes).ok();

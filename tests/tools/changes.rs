@@ -56,8 +56,12 @@ fn drain(system: &System) {
     assert_eq!(run.ok(), "n3 has no shard\n");
     let node = system.node("n3");
     assert_eq!((&node["mode"], &node["replicas"]), (&"draining".into(), &0.into()));
+    system.run(&["drain", "n2"]).ok();
     let ended = system.run(&["drain", "n3", "--off", "--json"]).json();
     assert_eq!((&ended["node"], &ended["mode"]), (&"n3".into(), &"active".into()));
+    // No map names n3 yet, and the shards of n2 can go nowhere else.
+    system.run(&["drain", "n3", "--wait"]).refused(1, &["store points needs 2 nodes"]);
+    system.run(&["drain", "n2", "--off"]).ok();
     system.wait_for("n3 has shards", || system.node("n3")["replicas"].as_u64() > Some(0));
 }
 

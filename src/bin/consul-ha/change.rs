@@ -92,9 +92,8 @@ async fn kept_stores(cluster: &Cluster, node: &str) -> Vec<String> {
         Err(error) => return vec![format!("the maps of the stores cannot be read: {error}")],
     };
     let snapshot = cluster.snapshot();
-    let may_have = |id: &str, mode, weight| id != node && mode != Mode::Draining && weight > 0.0;
     let others = snapshot.live().map(|node| &node.record);
-    let others = others.filter(|it| may_have(&it.id, it.mode, it.weight)).count();
+    let others = others.filter(|it| it.id != node && it.may_get_shards()).count();
     let kept = |(store, replicas): (String, usize)| {
         let needed = counted(replicas, "node");
         format!(

@@ -86,13 +86,15 @@ pub async fn held_shards(
     Ok(maps(cluster).await?.into_iter().map(|(store, map)| (store, of(map))).collect())
 }
 
-/// The stores of which a node has or gets replicas, each with the number of nodes that it needs.
+/// The stores of which a node has or may get replicas, each with the number of nodes that it needs.
 ///
 /// # Errors
 /// As [`held_shards`].
 pub async fn needed_nodes(cluster: &Cluster, node: &str) -> Result<BTreeMap<String, usize>, Error> {
     let mut maps = maps(cluster).await?;
-    maps.retain(|_, map| map.names(node));
+    let snapshot = cluster.snapshot();
+    let may_get = snapshot.live().any(|it| it.record.id == node && it.record.may_get_shards());
+    maps.retain(|_, map| may_get || map.names(node));
     Ok(maps.into_iter().map(|(store, map)| (store, map.shared.replicas)).collect())
 }
 
