@@ -42,6 +42,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("agent", agent::BEHAVIOURS),
     ("agent", agent::health::BEHAVIOURS),
     ("agent", agent::member::BEHAVIOURS),
+    ("sidecar", agent::sidecar::BEHAVIOURS),
     ("check", agent::check::BEHAVIOURS),
     ("catalog", catalog::BEHAVIOURS),
     ("health", health::BEHAVIOURS),

@@ -2,6 +2,7 @@
 
 use super::checks::{CheckTls, Probe, Schedule};
 use super::local_state::{Alias, LocalCheck};
+use super::sidecar::{self, Sidecar};
 use crate::simulate::catalog::body::{addresses, check_meta, weights};
 use crate::simulate::catalog::proxy;
 use crate::simulate::go;
@@ -110,14 +111,14 @@ pub(crate) enum Origin {
     File,
 }
 
-/// The service of a body, with its checks.
-pub(crate) fn service(
+/// The service of a body and, if it asks for one, its sidecar, each with its checks.
+pub(crate) fn services(
     json: &Json,
     state: &State,
     origin: Origin,
-) -> Result<(Service, Vec<LocalCheck>), Refusal> {
+) -> Result<Vec<(Service, Vec<LocalCheck>)>, Refusal> {
     let given = Object::of_body(json, SERVICE)?;
-    let (service, checks) = read_service(&given).map_err(decode_error)?;
+    let (service, checks, sidecar) = read_service(&given).map_err(decode_error)?;
     if service.name.is_empty() {
         return Err(Refusal::bad("Missing service name"));
     }
@@ -126,15 +127,60 @@ pub(crate) fn service(
     }
     check_meta(service.meta.as_ref())
         .map_err(|why| Refusal::bad(format!("Invalid Service Meta: {why}")))?;
-    proxy::check(&service).map_err(|why| Refusal::bad(format!("Validation failed: {why}")))?;
+    proxy::check(&service, sidecar.as_ref().map(|it| it.mistakes.as_slice()))
+        .map_err(|why| Refusal::bad(format!("Validation failed: {why}")))?;
     check_weights(service.weights)
         .map_err(|why| Refusal::bad(format!("Invalid Weights: {why}")))?;
     for check in &checks {
-        check.validate()?;
+        check.validate().map_err(|why| Refusal::bad(format!("Invalid check: {why}")))?;
     }
     if checks.iter().any(|check| !check.status.is_empty() && !is_status(&check.status)) {
         return Err(Refusal::bad("Status for checks must 'passing', 'warning', 'critical'"));
     }
+    let sidecar = sidecar.map(|given| beside(given, &service, state)).transpose()?;
+    [Some((service, checks)), sidecar]
+        .into_iter()
+        .flatten()
+        .map(|(service, checks)| {
+            let checks = finish_checks(checks, &service, state, origin)?;
+            Ok((service, checks))
+        })
+        .collect()
+}
+
+/// The sidecar of a service, with its port and its checks.
+fn beside(
+    given: Sidecar,
+    service: &Service,
+    state: &State,
+) -> Result<(Service, Vec<GivenCheck>), Refusal> {
+    let (mut sidecar, mut checks) = given.beside(service);
+    check_meta(sidecar.meta.as_ref())
+        .map_err(|why| Refusal::bad(format!("Invalid SidecarService: {why}")))?;
+    for check in &checks {
+        let refused = |why| Refusal::bad(format!("Invalid check in sidecar_service: {why}"));
+        check.validate().map_err(refused)?;
+    }
+    proxy::check(&sidecar, None)
+        .map_err(|why| Refusal::bad(format!("Failed Validation: {why}")))?;
+    if sidecar.port < 1 {
+        sidecar.port = sidecar::port(state, &sidecar.id).map_err(Refusal::server)?;
+        // Those of its own address have no port yet.
+        sidecar.tagged_addresses.retain(|_, address| address.port != 0);
+        add_own_addresses(&mut sidecar.tagged_addresses, &sidecar.address, sidecar.port);
+    }
+    if checks.is_empty() {
+        checks = sidecar::default_checks(sidecar.port, &service.id);
+    }
+    Ok((sidecar, checks))
+}
+
+fn finish_checks(
+    checks: Vec<GivenCheck>,
+    service: &Service,
+    state: &State,
+    origin: Origin,
+) -> Result<Vec<LocalCheck>, Refusal> {
     for check in &checks {
         check.refuse_what_cannot_run(origin, &state.settings)?;
     }
@@ -151,10 +197,9 @@ pub(crate) fn service(
         }
         check.interval_text = text_of_given(check.interval);
         check.timeout_text = text_of_given(check.timeout);
-        check.finish(state, Some(&service))
+        check.finish(state, Some(service))
     });
-    let checks = named.collect();
-    Ok((service, checks))
+    Ok(named.collect())
 }
 
 /// A duration of a service's check as replies show it.
@@ -175,7 +220,7 @@ pub(crate) fn check(json: &Json, state: &State, origin: Origin) -> Result<LocalC
     if !check.status.is_empty() && !is_status(&check.status) {
         return Err(Refusal::bad("Bad check status"));
     }
-    check.validate()?;
+    check.validate().map_err(|why| Refusal::bad(format!("Invalid check: {why}")))?;
     check.refuse_what_cannot_run(origin, &state.settings)?;
     let service = match check.service_id.as_str() {
         "" => None,
@@ -196,7 +241,10 @@ pub(super) fn is_status(text: &str) -> bool {
     STATUSES.contains(&text)
 }
 
-fn read_service(given: &Object<'_>) -> Result<(Service, Vec<GivenCheck>), String> {
+/// A service, its checks and its sidecar as they were given.
+pub(super) fn read_service(
+    given: &Object<'_>,
+) -> Result<(Service, Vec<GivenCheck>, Option<Sidecar>), String> {
     given.check_known(SERVICE_FIELDS)?;
     let name = given.text("Name")?;
     let id = given.text("ID")?;
@@ -205,6 +253,7 @@ fn read_service(given: &Object<'_>) -> Result<(Service, Vec<GivenCheck>), String
     let mut tagged_addresses = addresses(given, "TaggedAddresses")?;
     tagged_addresses.append(&mut addresses(given, "tagged_addresses")?);
     add_own_addresses(&mut tagged_addresses, &address, port);
+    let (connect, sidecar) = sidecar::read(given)?;
     let service = Service {
         kind: given.text("Kind")?,
         id: if id.is_empty() { name.clone() } else { id },
@@ -218,8 +267,8 @@ fn read_service(given: &Object<'_>) -> Result<(Service, Vec<GivenCheck>), String
         weights: weights(given, WEIGHTS)?,
         enable_tag_override: given.flag("EnableTagOverride")?
             || given.flag("enable_tag_override")?,
-        proxy: given.get("Proxy").map(Value::from),
-        connect: given.get("Connect").map(Value::from),
+        proxy: proxy::read(given)?,
+        connect,
         locality: given.get("Locality").map(Value::from),
         ..Service::default()
     };
@@ -238,7 +287,7 @@ fn read_service(given: &Object<'_>) -> Result<(Service, Vec<GivenCheck>), String
             checks.push(definition);
         }
     }
-    Ok((service, checks))
+    Ok((service, checks, sidecar))
 }
 
 /// An IP address is also a tagged address, by its version.
@@ -265,7 +314,7 @@ fn check_weights(weights: Weights) -> Result<(), &'static str> {
 
 /// A check as its definition describes it.
 #[derive(Default, PartialEq)]
-struct GivenCheck {
+pub(super) struct GivenCheck {
     id: String,
     name: String,
     notes: String,
@@ -363,7 +412,7 @@ fn probe(given: &Object<'_>) -> Result<Option<Probe>, String> {
             follows: !given.flag("DisableRedirects")?,
             tls,
         },
-        "tcp" => Probe::Tcp {
+        TCP => Probe::Tcp {
             address: given.text("TCP")?,
             tls: with_tls(["TCPUseTLS", "tcp_use_tls"], false)?,
         },
@@ -408,6 +457,7 @@ fn duration(given: &Object<'_>, name: &str) -> Result<u64, String> {
 
 const TTL: &str = "ttl";
 const ALIAS: &str = "alias";
+const TCP: &str = "tcp";
 const SCRIPT: &str = "script";
 const DOCKER: &str = "docker";
 const OS_SERVICE: &str = "os_service";
@@ -419,7 +469,7 @@ fn kind(given: &Object<'_>) -> Result<&'static str, String> {
     }
     for (field, kind) in [
         ("HTTP", "http"),
-        ("TCP", "tcp"),
+        ("TCP", TCP),
         ("UDP", "udp"),
         ("GRPC", "grpc"),
         ("H2PING", "h2ping"),
@@ -435,7 +485,18 @@ fn kind(given: &Object<'_>) -> Result<&'static str, String> {
 }
 
 impl GivenCheck {
-    fn validate(&self) -> Result<(), Refusal> {
+    /// A check of a TCP address; `interval` is in nanoseconds.
+    pub fn tcp(name: &str, address: String, interval: u64) -> Self {
+        let probe = Some(Probe::Tcp { address, tls: None });
+        Self { name: name.to_owned(), kind: TCP, interval, probe, ..Self::default() }
+    }
+
+    /// A check that mirrors a service.
+    pub fn alias(name: String, service: &str) -> Self {
+        Self { name, kind: ALIAS, alias_service: service.to_owned(), ..Self::default() }
+    }
+
+    fn validate(&self) -> Result<(), String> {
         let runs = !matches!(self.kind, TTL | ALIAS);
         let why = if self.interval > 0 && self.ttl > 0 {
             "Interval and TTL cannot both be specified"
@@ -452,7 +513,7 @@ impl GivenCheck {
         } else {
             return Ok(());
         };
-        Err(Refusal::bad(format!("Invalid check: {why}")))
+        Err(why.to_owned())
     }
 
     fn refuse_what_cannot_run(&self, origin: Origin, settings: &Settings) -> Result<(), Refusal> {

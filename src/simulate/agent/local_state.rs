@@ -2,6 +2,7 @@
 //! makes the catalog's entries of the agent's node the same.
 
 use super::checks::Schedule;
+use super::sidecar;
 use crate::clock::Instant;
 use crate::simulate::SERF_HEALTH;
 use crate::simulate::catalog::server;
@@ -128,7 +129,7 @@ impl State {
         }
     }
 
-    /// Deregisters a service and its checks.
+    /// Deregisters a service and its checks, and its sidecar with those.
     pub fn deregister_service(&mut self, id: &str) {
         for check in self.checks_of_service(id) {
             self.remove_local_check(&check);
@@ -138,6 +139,10 @@ impl State {
         let index = self.next_index();
         let node = self.node_name.clone();
         self.delete_service(&node, id, index);
+        let sidecar = sidecar::id_of(id);
+        if self.local.services.get(&sidecar).is_some_and(|service| service.is_sidecar) {
+            self.deregister_service(&sidecar);
+        }
     }
 
     fn checks_of_service(&self, id: &str) -> Vec<String> {

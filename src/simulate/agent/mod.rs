@@ -10,6 +10,7 @@ mod maintenance;
 mod members;
 mod metrics;
 pub(super) mod probe;
+mod sidecar;
 
 use super::acl::{Access, Resource};
 use super::blocking::HashedRead;
@@ -103,17 +104,21 @@ fn content_hash(service: &Service) -> String {
 }
 
 fn register_service(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let (service, checks) = definition::service(&body(&call.body)?, state, Origin::Request)?;
+    let services = definition::services(&body(&call.body)?, state, Origin::Request)?;
     let authority = state.authority(call);
-    authority.check(Resource::Service, &service.name, Access::Write)?;
-    if let Some(present) = state.local.services.get(&service.id) {
-        authority.check(Resource::Service, &present.name, Access::Write)?;
+    for (service, _) in &services {
+        authority.check(Resource::Service, &service.name, Access::Write)?;
+        if let Some(present) = state.local.services.get(&service.id) {
+            authority.check(Resource::Service, &present.name, Access::Write)?;
+        }
     }
     let replace = match call.query.get("replace-existing-checks") {
         "" => call.query.has("replace-existing-checks"),
         value => value == "true",
     };
-    state.register_service(service, checks, replace);
+    for (service, checks) in services {
+        state.register_service(service, checks, replace);
+    }
     Ok(Reply::done())
 }
 

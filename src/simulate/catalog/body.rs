@@ -6,12 +6,14 @@ use crate::simulate::http::decode::{GoType, Json, Object};
 use crate::simulate::store::catalog::{
     Address, Check, Definition, Node, Service, TextMap, Weights,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 const ADDRESS: GoType =
     GoType { value: "structs.ServiceAddress", fields: ".Alias.TaggedAddresses." };
+
+const LOCALITY: GoType = GoType { value: "structs.Locality", fields: "Locality.Locality." };
 
 /// The limits of metadata. Source: `Meta` in Consul's HTTP reference of services.
 const META_MAX_PAIRS: usize = 64;
@@ -65,8 +67,24 @@ pub(super) fn node(given: &Object<'_>, meta: &str) -> Result<Node, String> {
         datacenter: given.text("Datacenter")?,
         tagged_addresses: given.text_map("TaggedAddresses")?,
         meta: given.text_map(meta)?,
+        locality: locality(given)?,
         ..Node::default()
     })
+}
+
+/// Where a node is, without what is empty.
+fn locality(given: &Object<'_>) -> Result<Option<Value>, String> {
+    let Some(json) = given.get("Locality") else { return Ok(None) };
+    let given = Object::new(json, LOCALITY)?;
+    given.check_known(&["Region", "Zone"])?;
+    let mut locality = Map::new();
+    for name in ["Region", "Zone"] {
+        let text = given.text(name)?;
+        if !text.is_empty() {
+            locality.insert(name.to_owned(), text.into());
+        }
+    }
+    Ok(Some(Value::Object(locality)))
 }
 
 /// A service as it was given, without defaults.

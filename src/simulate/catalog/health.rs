@@ -1,7 +1,7 @@
 //! `/v1/health`: nodes and services with their checks.
 
 use super::service_json::Instance;
-use super::{configured_only, distance, has_meta, matching};
+use super::{ByTag, configured_only, distance, has_meta, matching};
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
 use crate::simulate::go;
 use crate::simulate::http::handler::{Handler, Route};
@@ -32,7 +32,7 @@ static SERVICE: Read = Read {
     index: |state, call| ResultIndex::new(state.catalog.service_newest(&call.rest_text())),
     answer: |state, call| {
         let name = call.rest_text();
-        instances(state, call, state.catalog.instances(&name))
+        instances(state, call, ByTag::Yes, state.catalog.instances(&name))
     },
     headers: Headers::Catalog { cache: true, streams: true },
 };
@@ -43,7 +43,7 @@ static CONNECT: Read = Read {
     index: connect_index,
     answer: |state, call| {
         let name = call.rest_text();
-        instances(state, call, state.catalog.connect_instances(&name))
+        instances(state, call, ByTag::No, state.catalog.connect_instances(&name))
     },
     headers: Headers::Catalog { cache: true, streams: true },
 };
@@ -73,12 +73,13 @@ fn check_service(call: &Call) -> Result<(), Refusal> {
 fn instances<'a>(
     state: &'a State,
     call: &Call,
+    by_tag: ByTag,
     instances: impl Iterator<Item = (&'a Record, &'a Service)>,
 ) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
     // There are no other clusters, so nothing was imported from one.
     let is_here = call.query.get("peer").is_empty();
-    let found = matching(call, &authority, instances.filter(|_| is_here))
+    let found = matching(call, &authority, by_tag, instances.filter(|_| is_here))
         .map(|(record, service)| Instance::new(record, service));
     let mut found = call.select(found)?;
     if passing(call)? {

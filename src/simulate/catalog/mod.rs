@@ -116,7 +116,7 @@ static SERVICE: Read = Read {
     index: |state, call| ResultIndex::new(state.catalog.service_newest(&call.rest_text())),
     answer: |state, call| {
         let name = call.rest_text();
-        instances(state, call, state.catalog.instances(&name))
+        instances(state, call, ByTag::Yes, state.catalog.instances(&name))
     },
     headers: CACHED,
 };
@@ -127,7 +127,7 @@ static CONNECT: Read = Read {
     index: connect_index,
     answer: |state, call| {
         let name = call.rest_text();
-        instances(state, call, state.catalog.connect_instances(&name))
+        instances(state, call, ByTag::No, state.catalog.connect_instances(&name))
     },
     headers: CACHED,
 };
@@ -158,22 +158,32 @@ const fn configured_only(check: fn(&Call) -> Result<(), Refusal>) -> Read {
 fn instances<'a>(
     state: &'a State,
     call: &Call,
+    by_tag: ByTag,
     instances: impl Iterator<Item = (&'a Record, &'a Service)>,
 ) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
-    let found = matching(call, &authority, instances)
+    let found = matching(call, &authority, by_tag, instances)
         .map(|(record, service)| ServiceNode::new(&record.node, service));
     let found = call.select(found)?;
     Ok(authority.mark(distance::sorted(state, call, found, |instance| instance.node())))
+}
+
+/// Whether a read regards the parameter `tag`; those of instances in the mesh do not.
+#[derive(Clone, Copy, PartialEq)]
+enum ByTag {
+    Yes,
+    No,
 }
 
 /// The instances that the caller may see, with the tags and node metadata of the query.
 fn matching<'a>(
     call: &Call,
     authority: &Authority,
+    by_tag: ByTag,
     instances: impl Iterator<Item = (&'a Record, &'a Service)>,
 ) -> impl Iterator<Item = (&'a Record, &'a Service)> {
-    let tags: Vec<_> = call.query.all("tag").map(str::to_lowercase).collect();
+    let tags = call.query.all("tag").filter(|_| by_tag == ByTag::Yes);
+    let tags: Vec<_> = tags.map(str::to_lowercase).collect();
     instances
         .filter(move |(record, service)| has_meta(call, record) && has_tags(&tags, service))
         .filter(|(record, service)| authority.sees_instance(&record.node.node, &service.name))

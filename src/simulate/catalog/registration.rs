@@ -249,7 +249,7 @@ fn check(registration: &Registration) -> Result<(), String> {
         check_node_id(id)?;
     }
     let Some(service) = &registration.service else { return Ok(()) };
-    proxy::check(service)?;
+    proxy::check(service, None)?;
     if service.name.is_empty() && !service.id.is_empty() {
         return Err(
             "Must provide service name (Service.Service) when service ID is provided".to_owned()

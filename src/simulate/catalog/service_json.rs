@@ -1,5 +1,6 @@
 //! Services in replies: each area has its own form.
 
+use super::proxy::has_proxy;
 use crate::simulate::store::catalog::{Address, Check, Node, Record, Service, TextMap, Weights};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -194,7 +195,7 @@ pub(crate) struct AgentService<'a> {
     enable_tag_override: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     content_hash: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "local_proxy")]
     proxy: Option<&'a Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connect: Option<&'a Value>,
@@ -218,7 +219,7 @@ impl<'a> AgentService<'a> {
             weights: service.weights,
             enable_tag_override: service.enable_tag_override,
             content_hash: None,
-            proxy: service.proxy.as_ref(),
+            proxy: has_proxy(&service.kind).then(|| service.proxy.as_ref().unwrap_or(&Value::Null)),
             connect: service.connect.as_ref(),
             datacenter,
             locality: service.locality.as_ref(),
@@ -254,17 +255,30 @@ fn object<S: Serializer>(given: &Option<&Value>, serializer: S) -> Result<S::Ok,
     }
 }
 
-/// The given fields, and the three that a proxy's definition always has.
+/// The given fields, and the three that a proxy's definition always has in the catalog.
 fn proxy<S: Serializer>(given: &Option<&Value>, serializer: S) -> Result<S::Ok, S::Error> {
-    let given = given.and_then(Value::as_object);
     let defaults = [("Mode", json!("")), ("MeshGateway", json!({})), ("Expose", json!({}))];
+    with_defaults(given, &defaults, serializer)
+}
+
+/// The given fields, and the two that the agent always shows.
+fn local_proxy<S: Serializer>(given: &Option<&Value>, serializer: S) -> Result<S::Ok, S::Error> {
+    with_defaults(given, &[("MeshGateway", json!({})), ("Expose", json!({}))], serializer)
+}
+
+fn with_defaults<S: Serializer>(
+    given: &Option<&Value>,
+    defaults: &[(&str, Value)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let given = given.and_then(Value::as_object);
     let mut map = serializer.serialize_map(None)?;
     for (name, value) in given.into_iter().flatten() {
         if defaults.iter().all(|(always, _)| always != name) {
             map.serialize_entry(name, value)?;
         }
     }
-    for (name, default) in &defaults {
+    for (name, default) in defaults {
         map.serialize_entry(name, given.and_then(|given| given.get(*name)).unwrap_or(default))?;
     }
     map.end()

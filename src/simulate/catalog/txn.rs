@@ -104,7 +104,7 @@ impl Operation {
                 (_, id) => check_node_id(id),
             },
             Subject::Service { service, .. } => {
-                proxy::check(service)?;
+                proxy::check(service, None)?;
                 complete_service(service)
             }
             Subject::Check(check) => {

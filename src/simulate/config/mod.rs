@@ -369,11 +369,13 @@ impl Config {
     fn register(&self, state: &mut State) -> Result<(), String> {
         let (mut services, mut checks) = (BTreeSet::new(), BTreeSet::new());
         for given in self.get("service").into_iter().chain(self.items("services")) {
-            let (service, own) = definition::service(&service_of(given), state, Origin::File)
+            let defined = definition::services(&service_of(given), state, Origin::File)
                 .map_err(|refusal| refused("service", given, &refusal))?;
-            services.insert(service.id.clone());
-            checks.extend(own.iter().map(|check| check.check.check_id.clone()));
-            state.register_service(service, own, false);
+            for (service, own) in defined {
+                services.insert(service.id.clone());
+                checks.extend(own.iter().map(|check| check.check.check_id.clone()));
+                state.register_service(service, own, false);
+            }
         }
         for given in self.get("check").into_iter().chain(self.items("checks")) {
             let mut check = definition::check(&definition_of(given), state, Origin::File)

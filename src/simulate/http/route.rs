@@ -223,10 +223,11 @@ fn takes(endpoint: &Endpoint, parameter: &'static str) -> bool {
 
 /// Refuses the parameters of Consul Enterprise.
 fn check_enterprise(call: &Call) -> Result<(), Refusal> {
-    // Nodes have no namespace, so the agent does not check for one in the list of nodes.
-    let namespace = takes(call.endpoint, "ns") && call.endpoint.name != "catalog_nodes";
+    // Nodes have no namespace, so the agent does not check for one in what is read of nodes alone.
+    let of_nodes = ["catalog_nodes", "coordinate_nodes", "coordinate_node"];
+    let namespace = takes(call.endpoint, "ns") && !of_nodes.contains(&call.endpoint.name);
     let namespace = namespace.then_some(("ns", "X-Consul-Namespace", "Namespaces"));
-    let partition = takes(call.endpoint, "partition");
+    let partition = takes(call.endpoint, "partition") || call.endpoint.name == "agent_members";
     let partition = partition.then_some(("partition", "X-Consul-Partition", "Partitions"));
     for (parameter, header, noun) in namespace.into_iter().chain(partition) {
         let place = if !call.query.get(parameter).is_empty() {

@@ -29,6 +29,9 @@ const MAX_BODY: usize = 64 << 20;
 /// The largest head of a request, in bytes: that of a Go server.
 const MAX_HEAD: usize = (1 << 20) + 4096;
 
+/// The most headers of a request, for which each request takes memory. A Go server has no such limit.
+const MAX_HEADERS: usize = 1000;
+
 /// The time limit for the head of a request, so that half-open connections are closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -107,6 +110,7 @@ async fn connection(agent: Arc<Agent>, stream: Box<dyn Stream>) {
         .header_read_timeout(HEAD_TIMEOUT)
         .title_case_headers(true)
         .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {

@@ -7,6 +7,7 @@ use crate::ordered;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 /// A map of strings in the order of its keys.
 pub(crate) type TextMap = BTreeMap<String, String>;
@@ -22,6 +23,8 @@ pub(crate) struct Node {
     pub datacenter: String,
     pub tagged_addresses: Option<TextMap>,
     pub meta: Option<TextMap>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locality: Option<Value>,
     pub create_index: u64,
     pub modify_index: u64,
 }
@@ -34,9 +37,9 @@ impl Node {
     /// Whether registering it over `other` changes nothing.
     pub fn same_as(&self, other: &Node) -> bool {
         let Node { create_index, modify_index, .. } = *other;
-        let node = other.node.clone();
+        let Node { node, locality, .. } = other.clone();
         self.node.eq_ignore_ascii_case(&node)
-            && Node { node, create_index, modify_index, ..self.clone() } == *other
+            && Node { node, locality, create_index, modify_index, ..self.clone() } == *other
     }
 }
 
@@ -103,9 +106,14 @@ pub(crate) struct Service {
     pub proxy: Option<Value>,
     pub connect: Option<Value>,
     pub locality: Option<Value>,
+    /// Whether the agent has registered it with another service.
+    pub is_sidecar: bool,
     pub create_index: u64,
     pub modify_index: u64,
 }
+
+/// The network of virtual addresses, 240.0.0.0/4.
+const VIRTUAL_NETWORK: u32 = 0xF000_0000;
 
 /// The kind of a service's sidecar or other proxy in the mesh.
 pub(crate) const CONNECT_PROXY: &str = "connect-proxy";
@@ -185,6 +193,8 @@ struct Group {
 pub(crate) struct CatalogTable {
     nodes: BTreeMap<String, Record>,
     groups: BTreeMap<String, Group>,
+    /// The numbers of the virtual addresses of services in the mesh.
+    virtual_numbers: BTreeMap<String, u32>,
     /// The index of the list of nodes.
     pub nodes_newest: u64,
     /// The index of the list of services.
@@ -290,6 +300,21 @@ impl CatalogTable {
         for name in self.names_on(&key) {
             self.touch_instances(&name, index, touched);
         }
+    }
+
+    /// Gives an instance in the mesh the virtual address of its service.
+    pub fn add_virtual_address(&mut self, service: &mut Service) {
+        let name = match service.proxy_destination() {
+            Some(destination) => destination.to_lowercase(),
+            None if service.is_connect_native() => service.name.to_lowercase(),
+            None => return,
+        };
+        let taken: BTreeSet<u32> = self.virtual_numbers.values().copied().collect();
+        let free = || (1..).find(|number| !taken.contains(number)).unwrap_or(u32::MAX);
+        let number = *self.virtual_numbers.entry(name).or_insert_with(free);
+        let address = Ipv4Addr::from(VIRTUAL_NETWORK | number).to_string();
+        let own = Address { address, port: service.port };
+        service.tagged_addresses.insert("consul-virtual".to_owned(), own);
     }
 
     /// Adds an instance to a node that exists.
@@ -409,6 +434,7 @@ impl CatalogTable {
         let last = group.instances.is_empty();
         if last {
             self.groups.remove(name);
+            self.virtual_numbers.remove(name);
         }
         last
     }

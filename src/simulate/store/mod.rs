@@ -456,6 +456,7 @@ impl State {
         if self.catalog.node(node).is_none() {
             return Err("Missing node registration".to_owned());
         }
+        self.catalog.add_virtual_address(&mut service);
         let present = self.catalog.service(node, &service.id);
         let same = present.is_some_and(|present| service.same_as(present));
         if !same {

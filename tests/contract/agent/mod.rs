@@ -3,6 +3,7 @@
 pub mod check;
 pub mod health;
 pub mod member;
+pub mod sidecar;
 
 use crate::target::{T, args, behaviours, list, pause, table, text, texts};
 use consul_ffi::error::Kind;
