@@ -1,5 +1,7 @@
 -- A gateway to the instances of a service: picks one for each request, retries on another, ejects those that fail.
 local balancer = require("consul_ffi.balancer")
+local ffi = require("ffi")
+local get_request = require("resty.core.base").get_request
 local peer = require("ngx.balancer")
 local views = require("consul_ffi.openresty.views")
 
@@ -36,24 +38,33 @@ function gateway.wait()
   end
 end
 
+-- By the address of a request: its instance and since when, and those that it tried before. ngx.ctx is for that, but
+-- costs a table and its release for each request. An entry counts only after an attempt of the same request.
+local picked, picked_at, tried_by = {}, {}, {}
+
+local function key_of_request()
+  return tonumber(ffi.cast("uintptr_t", get_request()))
+end
+
 -- The instances that a request has tried, after a failure of the last one.
-local function tried_by(request)
-  web:report(request.instance, false)
-  local tried = request.tried or {}
-  tried[#tried + 1], request.tried = request.instance, tried
+local function after_failure(request)
+  local instance, tried = picked[request], tried_by[request] or {}
+  web:report(instance, false)
+  tried[#tried + 1], tried_by[request] = instance, tried
   return tried
 end
 
 -- In balancer_by_lua, for each attempt of a request.
 function gateway.balance()
-  local request, tried = ngx.ctx, nil
-  if request.instance then
-    tried = tried_by(request)
+  local request, tried = key_of_request(), nil
+  if peer.get_last_failure() then
+    tried = after_failure(request)
   else
+    tried_by[request] = nil
     peer.set_more_tries(MORE_TRIES)
   end
   local instance = web:pick(nil, tried)
-  request.instance = instance or nil
+  picked[request], picked_at[request] = instance or nil, ngx.now()
   if not instance then
     -- nginx answers 500 whatever the balancer's status is, which gateway.conf directs to `wait`.
     return ngx.exit(500)
@@ -68,16 +79,22 @@ end
 
 -- In log_by_lua: reports the last attempt.
 function gateway.report()
-  local instance, status = ngx.ctx.instance, ngx.status
+  local request = key_of_request()
+  local instance, status = picked[request], ngx.status
   if not instance then
     return
   end
+  picked[request] = nil
   -- The client went away (499): the instance may be well or not.
   local succeeded = nil
   if status ~= 499 then
     succeeded = not FAILURES[status]
   end
-  local seconds = last_of(ngx.var.upstream_header_time)
+  local seconds = nil
+  -- The variable costs more than a pick, and of many answers in the same millisecond few say something new.
+  if web:needs_ms(instance, (ngx.now() - picked_at[request]) * 1000) then
+    seconds = last_of(ngx.var.upstream_header_time)
+  end
   web:report(instance, succeeded, seconds and seconds * 1000)
 end
 

@@ -161,6 +161,23 @@ function Balancer:pick(key, tried)
   return entry.instance
 end
 
+---Returns whether a report with a time of at most `at_most_ms` may change the instance's average: for a caller that
+---knows such a bound, and to whom the time itself is costly.
+---@param instance consul_ffi.balancer.Instance as `pick` returned it
+---@param at_most_ms number
+---@return boolean
+function Balancer:needs_ms(instance, at_most_ms)
+  local now, pooled = self.now(), self.pool
+  if now ~= self.read_at then
+    tick(self, now)
+  end
+  if not pooled.policy.observe then
+    return false
+  end
+  local entry = pool.entry_of(pooled, instance)
+  return entry ~= nil and not (entry.ms and entry.observed_at == pooled.time and at_most_ms <= entry.ms)
+end
+
 ---Reports the end of a request: once for each pick. Ignores an instance that has left the list.
 ---@param instance consul_ffi.balancer.Instance as `pick` returned it
 ---@param succeeded boolean? false if the instance failed; nil if that is unknown, as when the client went away

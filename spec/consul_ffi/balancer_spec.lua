@@ -228,6 +228,32 @@ describe("a balancer", function()
       assert.is_true(picked["web-1"] > 0)
     end)
 
+    it("needs the time of an answer unless its bound says that the average stays", function()
+      local list = equal(2)
+      local web = new(list, { policy = "least_time" })
+      assert.is_true(web:needs_ms(list[1], 1))
+      web:report(list[1], true, 20)
+      assert.is_false(web:needs_ms(list[1], 20))
+      assert.is_true(web:needs_ms(list[1], 20.5))
+      assert.is_true(web:needs_ms(list[2], 1))
+      for _, succeeded in ipairs({ true, false }) do
+        web:report(list[1], succeeded, 5)
+        assert.are.equal(20, web:status()[1].ms)
+      end
+      time = time + 1
+      assert.is_true(web:needs_ms(list[1], 5))
+      web:report(list[1], true, 5)
+      assert.is_true(web:status()[1].ms < 20)
+      assert.is_false(web:needs_ms({ address = "left", port = 80 }, 5))
+    end)
+
+    it("needs no time with another policy", function()
+      local list = equal(2)
+      for _, policy in ipairs({ "round_robin", "hash" }) do
+        assert.is_false(new(list, { policy = policy }):needs_ms(list[1], 5))
+      end
+    end)
+
     it("does not prefer an instance that fails fast", function()
       local list = equal(2)
       local web = new(list, { policy = "least_time", max_failures = 1000 })
