@@ -153,7 +153,7 @@ lint-shellcheck:
 lint-gofmt:
 	@if ! command -v gofmt >/dev/null; then \
 		echo "SKIPPED: there is no gofmt"; \
-	elif unformatted=$$(gofmt -l tests/simulated/interop benches/clients/go benches/failover/go) && [ -n "$$unformatted" ]; then \
+	elif unformatted=$$(gofmt -l tests/simulated/interop examples/consul-sim/go benches/clients/go benches/failover/go) && [ -n "$$unformatted" ]; then \
 		echo "gofmt -w: $$unformatted"; \
 		exit 1; \
 	fi

@@ -3,23 +3,30 @@
 //! ```text
 //! consul-sim agent -dev -http-port=8500
 //! consul-sim agent -config-file agent.hcl
+//! consul-sim agent -dev -http-port=0 -sim-port=0 -sim-seed=1 -sim-clock=manual
 //! consul-sim version -format=json
 //! ```
+//!
+//! The flags `-sim-…` are those of tests: docs/consul-sim.md.
 //!
 //! Flags and keys that Consul knows and that have no effect on a simulated agent are named in one warning; those that Consul
 //! does not know are refused, as Consul does.
 
+use consul_ffi::clock::{Clock, SystemClock};
 use consul_ffi::simulate::VERSION;
 use consul_ffi::simulate::config::{CommandLine, Config};
-use consul_ffi::simulate::http::serve::serve;
+use consul_ffi::simulate::control::endpoints::Control;
+use consul_ffi::simulate::http::serve::{serve, serve_answers};
 use std::future::pending;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str =
     "usage: consul-sim agent [-dev] [-http-port=N] [-node=NAME] [-config-file=FILE] …
+                        [-sim-port=N] [-sim-seed=N] [-sim-clock=real|manual] [-sim-ready-file=FILE]
        consul-sim version [-format=json]";
 
 fn main() -> ExitCode {
@@ -80,9 +87,29 @@ fn starting(why: String) -> String {
 
 async fn run(config: &Config) -> Result<(), String> {
     let failed = |error: std::io::Error| error.to_string();
-    let agent = Arc::new(config.agent().map_err(starting)?);
+    if let Some(file) = config.ready_file() {
+        remove(file)?;
+    }
+    let (control_urls, control_listeners): (Vec<_>, Vec<_>) =
+        config.control_listeners().await.map_err(starting)?.into_iter().unzip();
+    let steered = config.clock().map_err(starting)?;
+    // A clock that nothing can advance costs each request its time for nothing.
+    let clock: Arc<dyn Clock> = match config.is_steered() {
+        true => Arc::new(steered.clone()),
+        false => Arc::new(SystemClock::new()),
+    };
+    let agent = Arc::new(config.agent(clock).map_err(starting)?);
     let (urls, listeners): (Vec<_>, Vec<_>) =
         config.listeners().await.map_err(starting)?.into_iter().unzip();
+    let control = Arc::new(Control::default());
+    control.add_first(Arc::clone(&agent), steered, urls.clone());
+    let most = config.connections_per_client();
+    let controlled = async {
+        match control_listeners.is_empty() {
+            true => pending().await,
+            false => serve_answers(control, control_listeners, most).await,
+        }
+    };
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
@@ -94,17 +121,52 @@ async fn run(config: &Config) -> Result<(), String> {
         }
         pending().await
     };
-    print_line(
-        &mut std::io::stdout(),
-        &format!("==> Simulated Consul agent running on {}", urls.join(" ")),
-    );
-    tokio::select! {
-        ended = serve(Arc::clone(&agent), listeners, config.connections_per_client()) => match ended {
+    let mut line = format!("==> Simulated Consul agent running on {}", urls.join(" "));
+    if !control_urls.is_empty() {
+        line += &format!(" with control endpoints on {}", control_urls.join(" "));
+    }
+    if let Some(file) = config.ready_file() {
+        let ready = serde_json::json!({
+            "pid": std::process::id(), "urls": urls, "control_urls": control_urls,
+        });
+        write_whole(file, &format!("{ready}\n"))?;
+    }
+    print_line(&mut std::io::stdout(), &line);
+    let ended = tokio::select! {
+        ended = serve(Arc::clone(&agent), listeners, most) => match ended {
+            Ok(never) => match never {},
+            Err(error) => Err(failed(error)),
+        },
+        ended = controlled => match ended {
             Ok(never) => match never {},
             Err(error) => Err(failed(error)),
         },
         never = reloads => never,
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
+    };
+    if let Some(file) = config.ready_file() {
+        remove(file)?;
     }
+    ended
+}
+
+/// Removes a file that an earlier process may have left.
+fn remove(file: &Path) -> Result<(), String> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(of_file(file, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file that its readers never see in part.
+fn write_whole(file: &Path, text: &str) -> Result<(), String> {
+    let mut partial = file.as_os_str().to_owned();
+    partial.push(".partial");
+    let written = std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, file));
+    written.map_err(|error| of_file(file, &error))
+}
+
+fn of_file(file: &Path, error: &std::io::Error) -> String {
+    starting(format!("{}: {error}", file.display()))
 }

@@ -123,22 +123,8 @@ fn fault(call: &Call<Simulator>) -> native::Result {
 
 fn restart(call: &Call<Simulator>) -> native::Result {
     let options = call.options(1)?;
-    let mut retained = Retained::Disk;
-    for (option, value) in
-        Shape::Any.members(options_or_none(&options), &ValuePath::top("options"))?
-    {
-        let is_set = Shape::Bool.boolean(value, &ValuePath::top(option))?;
-        retained = match (option.as_str(), is_set) {
-            ("wipe", true) => Retained::Nothing,
-            ("lose_sessions", true) if retained == Retained::Disk => Retained::DiskWithoutSessions,
-            ("wipe" | "lose_sessions", _) => retained,
-            _ => {
-                let known = ["lose_sessions", "wipe"];
-                return Err(Error::misuse(unknown("option", option, &known)).into());
-            }
-        };
-    }
-    call.object.agent.restart(retained);
+    let members = Shape::Any.members(options_or_none(&options), &ValuePath::top("options"))?;
+    call.object.agent.restart(Retained::from_options(members)?);
     Ok(Returned::Value(LuaValue::Nil))
 }
 

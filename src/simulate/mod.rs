@@ -44,7 +44,7 @@ mod blocking;
 mod catalog;
 #[cfg(feature = "server")]
 pub mod config;
-mod control;
+pub mod control;
 mod entry;
 mod event;
 mod filter;
@@ -195,6 +195,25 @@ impl Agent {
         http::route::answer(self, parts, body).await.into()
     }
 
+    /// Answers a client's request under the faults; a restart closes its connection.
+    async fn exchange(
+        &self,
+        client: &str,
+        endpoint: &str,
+        request: Request<Bytes>,
+    ) -> Result<Response<Bytes>, Error> {
+        let mut restarted = pin!(self.restarted.notified());
+        restarted.as_mut().enable();
+        let answer = self.handle_with_faults(client, endpoint, request);
+        match select(pin!(answer), restarted).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right(_) => {
+                let message = format!("{endpoint}: the agent was restarted");
+                Err(Error::new(Kind::Connect, message).with_endpoint(endpoint).retryable())
+            }
+        }
+    }
+
     /// Reads the configuration files again, if the agent was made from any.
     ///
     /// # Errors
@@ -313,24 +332,14 @@ impl SimTransport {
     pub fn for_client(self, client: impl Into<String>) -> Self {
         Self { client: client.into(), ..self }
     }
-
-    async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
-        let mut restarted = pin!(self.agent.restarted.notified());
-        restarted.as_mut().enable();
-        let answer = self.agent.handle_with_faults(&self.client, &self.endpoint, request);
-        match self.agent.driving(select(pin!(answer), restarted)).await {
-            Either::Left((answer, _)) => answer,
-            Either::Right(_) => {
-                let message = format!("{}: the agent was restarted", self.endpoint);
-                Err(Error::new(Kind::Connect, message).with_endpoint(&self.endpoint).retryable())
-            }
-        }
-    }
 }
 
 impl Transport for SimTransport {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
-        Box::pin(self.exchange(request))
+        Box::pin(async {
+            let answer = self.agent.exchange(&self.client, &self.endpoint, request);
+            self.agent.driving(answer).await
+        })
     }
 
     fn endpoint(&self) -> &str {

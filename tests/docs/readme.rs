@@ -87,15 +87,22 @@ fn every_kind_of_error_has_its_cause_and_its_cure() {
 }
 
 #[test]
-fn the_guide_to_testing_shows_the_files_that_run() {
-    let guide = read("docs/testing-your-program.md");
-    let blocks = blocks(&guide);
-    for file in ["examples/worker.lua", "spec/examples/worker_spec.lua"] {
-        let text = read(file);
-        assert!(
-            blocks.iter().any(|(_, block)| block == text.trim_end()),
-            "docs/testing-your-program.md does not show {file} as it is"
-        );
+fn the_guides_to_testing_show_the_files_that_run() {
+    let in_sim = ["go/main.go", "lock.py", "lock.mjs", "Lock.java", "lock.sh"];
+    let in_sim = in_sim.map(|file| format!("examples/consul-sim/{file}"));
+    let of_lua = ["examples/worker.lua", "spec/examples/worker_spec.lua"].map(str::to_owned);
+    for (guide, files) in
+        [("docs/testing-your-program.md", &of_lua[..]), ("docs/consul-sim.md", &in_sim)]
+    {
+        let text = read(guide);
+        let blocks = blocks(&text);
+        for file in files {
+            let text = read(file);
+            assert!(
+                blocks.iter().any(|(_, block)| block == text.trim_end()),
+                "{guide} does not show {file} as it is"
+            );
+        }
     }
 }
 

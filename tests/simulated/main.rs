@@ -4,6 +4,7 @@
 
 mod checks;
 mod config;
+mod controlled;
 mod fuzz;
 mod interop;
 mod random;
@@ -24,6 +25,7 @@ fn main() {
             config::trials,
             seldom::trials,
             checks::trials,
+            controlled::trials,
         ],
     );
 }

@@ -10,7 +10,8 @@ enum Kind {
 
 use Kind::{Int, Switch, Text};
 
-/// The flags of `consul agent` 1.21, and the key that each sets. Those without a key are read by [`super::Config`].
+/// The flags of `consul agent` 1.21, and the key that each sets, and those of consul-sim, whose names begin with `sim-`. Those
+/// without a key are read by [`super::Config`].
 const FLAGS: &[(&str, Kind, &str)] = &[
     ("advertise", Text, "advertise_addr"),
     ("advertise-wan", Text, "advertise_addr_wan"),
@@ -76,6 +77,10 @@ const FLAGS: &[(&str, Kind, &str)] = &[
     ("serf-wan-port", Int, "ports.serf_wan"),
     ("server", Switch, "server"),
     ("server-port", Int, "ports.server"),
+    ("sim-clock", Text, ""),
+    ("sim-port", Int, ""),
+    ("sim-ready-file", Text, ""),
+    ("sim-seed", Int, ""),
     ("syslog", Switch, "enable_syslog"),
     ("ui", Switch, "ui_config.enabled"),
     ("ui-content-path", Text, "ui_config.content_path"),
@@ -142,6 +147,14 @@ impl CommandLine {
     pub(super) fn texts_of(&self, names: &'static [&str]) -> impl Iterator<Item = &str> {
         self.flags.iter().filter_map(move |flag| match &flag.value {
             Given::Text(text) if names.contains(&flag.name) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The value of a flag that is a number, the last one of several.
+    pub(super) fn number_of(&self, name: &'static str) -> Option<i64> {
+        self.flags.iter().rev().find_map(|flag| match flag.value {
+            Given::Int(number) if flag.name == name => Some(number),
             _ => None,
         })
     }

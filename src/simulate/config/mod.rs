@@ -8,12 +8,14 @@ mod keys;
 use super::acl::{Acl, DefaultPolicy, Secret};
 use super::agent::definition::{self, Origin};
 use super::agent::probe::all::AllProber;
+use super::control::clock::SteeredClock;
 use super::http::decode;
 use super::http::listen::{Listener, TlsFiles};
 use super::http::reply::Refusal;
 use super::settings::Settings;
 use super::store::{Reload, State};
 use super::{Agent, Options, go, hcl};
+use crate::clock::Clock;
 use crate::os;
 use ::http::{HeaderName, HeaderValue};
 pub use flags::CommandLine;
@@ -242,17 +244,69 @@ impl Config {
         most.and_then(|most| most.try_into().ok()).unwrap_or(200)
     }
 
-    /// An agent with this configuration, its services and its checks.
+    /// The sockets of the control endpoints and their URLs, at the addresses of the agent; none without `-sim-port`.
+    ///
+    /// # Errors
+    /// An address or port that cannot be used.
+    pub async fn control_listeners(&self) -> Result<Vec<(String, Listener)>, String> {
+        let mut listeners = Vec::new();
+        if let Some(port) = self.line.number_of("sim-port") {
+            let port =
+                u16::try_from(port).map_err(|_| format!("-sim-port: invalid port: {port}"))?;
+            for address in self.text("client_addr").unwrap_or("127.0.0.1").split_whitespace() {
+                let address = address
+                    .parse()
+                    .map_err(|_| format!("client_addr: invalid ip address: {address}"))?;
+                let (url, on) = listen("http", SocketAddr::new(address, port)).await?;
+                listeners.push((url, Listener::Tcp(on)));
+            }
+        }
+        Ok(listeners)
+    }
+
+    /// `-sim-ready-file`: the file that appears when the agent answers.
+    pub fn ready_file(&self) -> Option<&Path> {
+        self.line.texts_of(&["sim-ready-file"]).last().map(Path::new)
+    }
+
+    /// Whether a flag concerns more than an agent.
+    pub fn is_of_a_process(&self) -> bool {
+        self.is_steered() || self.ready_file().is_some()
+    }
+
+    /// Whether a test moves the agent's clock.
+    pub fn is_steered(&self) -> bool {
+        self.line.number_of("sim-port").is_some()
+    }
+
+    /// `-sim-clock`: the clock of an agent that can be controlled.
+    ///
+    /// # Errors
+    /// Another value than `real` and `manual`.
+    pub fn clock(&self) -> Result<SteeredClock, String> {
+        match self.line.texts_of(&["sim-clock"]).last() {
+            None | Some("real") => Ok(SteeredClock::running()),
+            Some("manual") => Ok(SteeredClock::standing()),
+            Some(other) => Err(format!("-sim-clock = {other}: must be real or manual")),
+        }
+    }
+
+    /// An agent with this configuration, its services and its checks, on this clock.
     ///
     /// # Errors
     /// The first value that is invalid.
-    pub fn agent(&self) -> Result<Agent, String> {
+    pub fn agent(&self, clock: Arc<dyn Clock>) -> Result<Agent, String> {
         let mut options = Options {
+            clock,
             pretty: self.is_dev,
             settings: self.settings()?,
             prober: Arc::new(AllProber),
             ..Options::default()
         };
+        if let Some(seed) = self.line.number_of("sim-seed") {
+            options.seed =
+                u64::try_from(seed).map_err(|_| format!("-sim-seed = {seed}: negative"))?;
+        }
         if let Some(name) = self.text("node_name") {
             name.clone_into(&mut options.node_name);
         }

@@ -1,11 +1,19 @@
 //! Restart, reset and figures of an agent, for tests.
 
+#[cfg(feature = "server")]
+pub mod clock;
+#[cfg(feature = "server")]
+pub mod endpoints;
 pub(super) mod fault;
 #[cfg(test)]
 pub(super) mod testing;
 
-use super::Agent;
 use super::store::State;
+use super::{Agent, Options};
+use crate::error::Error;
+use crate::wire::table::Shape;
+use crate::wire::value::Value;
+use crate::wire::value::shape::{ValuePath, unknown};
 
 /// The state that an agent retains when it restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +25,31 @@ pub enum Retained {
     DiskWithoutSessions,
     /// Nothing, as an agent in dev mode: the index starts again.
     Nothing,
+}
+
+impl Retained {
+    /// What a restart with these options retains.
+    ///
+    /// # Errors
+    /// [`Kind::Argument`](crate::error::Kind::Argument), naming the option, what was given and what is allowed.
+    pub fn from_options(options: &[(String, Value)]) -> Result<Self, Error> {
+        let mut retained = Retained::Disk;
+        for (option, value) in options {
+            let is_set = Shape::Bool.boolean(value, &ValuePath::top(option))?;
+            retained = match (option.as_str(), is_set) {
+                ("wipe", true) => Retained::Nothing,
+                ("lose_sessions", true) if retained == Retained::Disk => {
+                    Retained::DiskWithoutSessions
+                }
+                ("wipe" | "lose_sessions", _) => retained,
+                _ => {
+                    let known = ["lose_sessions", "wipe"];
+                    return Err(Error::misuse(unknown("option", option, &known)));
+                }
+            };
+        }
+        Ok(retained)
+    }
 }
 
 /// Figures about an agent.
@@ -55,7 +88,7 @@ impl Agent {
             // The random generator goes on, so that ids do not repeat.
             Retained::Nothing => {
                 let rng = state.rng.clone();
-                *state = State::new(state.now, &self.options);
+                begin(state, &self.options);
                 state.rng = rng;
             }
         });
@@ -92,7 +125,15 @@ impl Agent {
     /// Resets the agent to its initial state, seed included, and ends all faults.
     pub fn reset(&self) {
         self.faults().clear();
-        self.start_again(|state| *state = State::new(state.now, &self.options));
+        self.start_again(|state| begin(state, &self.options));
+    }
+
+    /// As [`Agent::reset`], with another seed.
+    #[cfg(feature = "server")]
+    pub fn reset_to(&self, seed: u64) {
+        self.faults().clear();
+        let options = Options { seed, ..self.options.clone() };
+        self.start_again(|state| begin(state, &options));
     }
 
     fn start_again(&self, change: impl FnOnce(&mut State)) {
@@ -116,6 +157,13 @@ impl Agent {
             waiting: state.watches.waiters(),
         })
     }
+}
+
+/// Begins with the state of a fresh server, and without the services of the configuration.
+fn begin(state: &mut State, options: &Options) {
+    let reload = state.reload.take();
+    *state = State::new(state.now, options);
+    state.reload = reload;
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
-//! Serves the agent on sockets, for `consul-sim`.
+//! Serves the agent and its control endpoints on sockets, for `consul-sim`.
 
 use super::listen::Listener;
+use crate::error::Error;
 use crate::os::Stream;
 use crate::simulate::Agent;
 use crate::sync::lock;
 use bytes::Bytes;
-use futures_util::future::select_all;
+use futures_util::future::{select, select_all};
 use http::header::{CONNECTION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, Limited};
@@ -16,11 +17,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 /// The largest body, in bytes; the agent's own limits are lower.
@@ -40,7 +45,54 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
     Content-Type: text/plain\r\nConnection: close\r\nContent-Length: 81\r\n\r\n\
     Your IP is issuing too many concurrent connections, please rate limit your calls\n";
 
-/// Serves the agent forever.
+/// The header by which a client says its name, so that faults can be limited to it.
+const CLIENT: &str = "x-sim-client";
+
+/// What answers the requests of sockets.
+pub trait Answer: Send + Sync + 'static {
+    /// Answers a request of the client of this name; after an error its connection is closed.
+    fn answer(
+        &self,
+        client: &str,
+        request: Request<Bytes>,
+    ) -> impl Future<Output = Result<Response<Bytes>, Error>> + Send;
+}
+
+impl Answer for Agent {
+    async fn answer(
+        &self,
+        client: &str,
+        request: Request<Bytes>,
+    ) -> Result<Response<Bytes>, Error> {
+        self.exchange(client, "consul-sim", request).await
+    }
+}
+
+/// An agent on its sockets, until it is dropped.
+pub struct Serving(AbortHandle);
+
+impl Serving {
+    /// Serves an agent in the background; a socket that fails ends it.
+    pub fn start(
+        agent: Arc<Agent>,
+        listeners: Vec<Listener>,
+        connections_per_client: usize,
+    ) -> Self {
+        let serving = async move {
+            let Err(error) = serve(agent, listeners, connections_per_client).await;
+            tracing::error!(%error, "an agent is no longer served");
+        };
+        Serving(tokio::spawn(serving).abort_handle())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Serves the agent and drives its timers until this is dropped.
 ///
 /// `connections_per_client` is the limit of connections from one address.
 ///
@@ -52,19 +104,37 @@ pub async fn serve(
     connections_per_client: usize,
 ) -> io::Result<Infallible> {
     let timers = Arc::clone(&agent);
-    tokio::spawn(async move { timers.run_timers().await });
+    let driver =
+        Serving(tokio::spawn(async move { match timers.run_timers().await {} }).abort_handle());
+    let ended = serve_answers(agent, listeners, connections_per_client).await;
+    drop(driver);
+    ended
+}
+
+/// Serves what answers requests until this is dropped, which closes the connections.
+///
+/// # Errors
+/// When a socket fails.
+pub async fn serve_answers(
+    answers: Arc<impl Answer>,
+    listeners: Vec<Listener>,
+    connections_per_client: usize,
+) -> io::Result<Infallible> {
     let clients = Arc::new(Clients { most: connections_per_client, held: Mutex::default() });
+    let (_open, closed) = watch::channel(());
     let each = listeners.into_iter().map(|listener| {
-        let (agent, clients) = (Arc::clone(&agent), Arc::clone(&clients));
-        Box::pin(async move { accept(&agent, &listener, &clients).await })
+        let (answers, clients, closed) =
+            (Arc::clone(&answers), Arc::clone(&clients), closed.clone());
+        Box::pin(async move { accept(&answers, &listener, &clients, &closed).await })
     });
     select_all(each).await.0
 }
 
 async fn accept(
-    agent: &Arc<Agent>,
+    answers: &Arc<impl Answer>,
     listener: &Listener,
     clients: &Arc<Clients>,
+    closed: &watch::Receiver<()>,
 ) -> io::Result<Infallible> {
     loop {
         let (accepted, address) = match listener.accept().await {
@@ -77,9 +147,9 @@ async fn accept(
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => return Err(error),
         };
-        let agent = Arc::clone(agent);
+        let answers = Arc::clone(answers);
         let place = address.map(|address| clients.enter(address));
-        tokio::spawn(async move {
+        let served = async move {
             let stream = match timeout(HEAD_TIMEOUT, accepted.stream()).await {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => return tracing::debug!(%error, "a handshake failed"),
@@ -88,10 +158,14 @@ async fn accept(
             match place {
                 Some(None) => refuse(stream).await,
                 place => {
-                    connection(agent, stream).await;
+                    connection(answers, address, stream).await;
                     drop(place);
                 }
             }
+        };
+        let mut closed = closed.clone();
+        tokio::spawn(async move {
+            select(pin!(served), pin!(closed.changed())).await;
         });
     }
 }
@@ -103,8 +177,9 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn connection(agent: Arc<Agent>, stream: Box<dyn Stream>) {
-    let service = service_fn(|request| answer(Arc::clone(&agent), request));
+async fn connection(answers: Arc<impl Answer>, address: Option<IpAddr>, stream: Box<dyn Stream>) {
+    let address: Arc<str> = address.map_or_else(String::new, |address| address.to_string()).into();
+    let service = service_fn(|request| answer(Arc::clone(&answers), Arc::clone(&address), request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -119,7 +194,8 @@ async fn connection(agent: Arc<Agent>, stream: Box<dyn Stream>) {
 }
 
 async fn answer(
-    agent: Arc<Agent>,
+    answers: Arc<impl Answer>,
+    address: Arc<str>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
     let mut response = match refusal(&request) {
@@ -127,7 +203,10 @@ async fn answer(
         None => {
             let (parts, body) = request.into_parts();
             let body = Limited::new(body, MAX_BODY).collect().await?.to_bytes();
-            agent.handle(Request::from_parts(parts, body)).await.map(Full::new)
+            let named = parts.headers.get(CLIENT).and_then(|name| name.to_str().ok());
+            let client = named.map_or_else(|| Arc::clone(&address), Arc::from);
+            let answered = answers.answer(&client, Request::from_parts(parts, body)).await;
+            answered.map_err(|error| error.message().to_owned())?.map(Full::new)
         }
     };
     if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
