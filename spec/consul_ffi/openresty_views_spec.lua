@@ -311,6 +311,65 @@ describe("views that one worker of nginx writes for all", function()
     end)
   end)
 
+  -- Has a worker watch, stopped before its access number `stop` to the dict, as long as its list changes from one
+  -- second to the next; nil if it does not have so many.
+  local function watcher_stopped_at(stop)
+    local worker, accesses = new_views(), 0
+    local thread = coroutine.create(function()
+      lists.web, lists.gone = { instance(3) }, { instance(4) }
+      watch(worker, 4, {
+        [2] = function()
+          lists.web, lists.gone = { instance(5) }, nil
+        end,
+      })
+    end)
+    on_access = function()
+      if coroutine.running() == thread then
+        accesses = accesses + 1
+        if accesses == stop then
+          coroutine.yield()
+        end
+      end
+    end
+    assert(coroutine.resume(thread))
+    return coroutine.status(thread) == "suspended" and thread or nil
+  end
+
+  for what, goes_on in pairs({ ["was killed"] = false, ["went on late"] = true }) do
+    it(("have Consul's lists after a worker that %s at any access while it watched"):format(what), function()
+      local points = 0
+      while true do
+        now, lists, _G.ngx.shared.consul = START, {}, new_dict()
+        local stopped = watcher_stopped_at(points + 1)
+        if not stopped then
+          break
+        end
+        points = points + 1
+        local where = ("stopped at access %d"):format(points)
+        now, lists = now + 6, { web = { instance(2) }, api = { instance(1) } }
+        local worker = new_views()
+        watch(worker, 40, {
+          [3] = goes_on and function()
+            assert(coroutine.resume(stopped))
+          end or nil,
+          [6] = function()
+            assert.equal("2", ports(worker, "web"), where)
+            assert.equal("1", ports(worker, "api"), where)
+          end,
+        })
+        assert.equal("2", ports(worker, "web"), where)
+        assert.equal("", ports(worker, "gone"), where)
+        assert.is_true(worker:view("web"):age_s() <= 2, where)
+        local entries = 0
+        for _, key in ipairs(worker.dict:get_keys()) do
+          entries = entries + (key:find("^[vt]:") and 1 or 0)
+        end
+        assert.equal(6, entries, where)
+      end
+      assert.is_true(points > 30, points .. " points")
+    end)
+  end
+
   it("have Consul's list again after a worker that has lost the lease wrote another one", function()
     local worker = new_views()
     watch(worker, 3, {
