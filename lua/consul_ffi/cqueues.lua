@@ -2,10 +2,14 @@
 local cqueues = require("cqueues")
 local yielding = require("consul_ffi.yielding")
 
-local function wait(object, limit_ms)
+local function check(level)
   if not cqueues.running() then
-    error("a call that yields must be made in a coroutine of a controller: controller:wrap(function() … end)", 3)
+    error("a call that yields must be made in a coroutine of a controller: controller:wrap(function() … end)", level)
   end
+end
+
+local function wait(object, limit_ms)
+  check(4)
   local fd, message, err = object:fd()
   if not fd then
     return false, message, err
@@ -15,4 +19,4 @@ local function wait(object, limit_ms)
   cqueues.cancel(fd)
 end
 
-return yielding(wait, cqueues.monotime)
+return yielding(wait, cqueues.monotime, check)

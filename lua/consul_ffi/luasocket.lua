@@ -25,11 +25,15 @@ end
 -- The loop that runs the current coroutine.
 local running
 
-local function wait(object, limit_ms)
+local function check(level)
   local thread, is_main = coroutine.running()
   if not (running and thread) or is_main then
-    error("a call that yields must be made in a coroutine of a loop: loop:spawn(function() … end)", 3)
+    error("a call that yields must be made in a coroutine of a loop: loop:spawn(function() … end)", level)
   end
+end
+
+local function wait(object, limit_ms)
+  check(4)
   local fd, message, err = object:fd()
   if not fd then
     return false, message, err
@@ -102,7 +106,7 @@ function Loop:run()
 end
 
 ---@class consul_ffi.luasocket: consul_ffi.Yielding
-local luasocket = yielding(wait, now_s)
+local luasocket = yielding(wait, now_s, check)
 
 ---A loop without coroutines.
 ---@return consul_ffi.luasocket.Loop loop

@@ -5,12 +5,18 @@ local yielding = require("consul_ffi.yielding")
 -- How soon a coroutine looks again that cannot poll, in milliseconds.
 local AGAIN_MS = 10
 
--- Starts a poll of libuv, or a timer, which calls `continue` once.
-local function wait(object, limit_ms)
+-- Returns the coroutine that calls this.
+local function check(level)
   local thread, is_main = coroutine.running()
   if not thread or is_main then
-    error("a call that yields must be made in a coroutine: coroutine.wrap(function() … end)()", 3)
+    error("a call that yields must be made in a coroutine: coroutine.wrap(function() … end)()", level)
   end
+  return thread
+end
+
+-- Starts a poll of libuv, or a timer, which calls `continue` once.
+local function wait(object, limit_ms)
+  local thread = check(4)
   local fd, message, err = object:fd()
   if not fd then
     return false, message, err
@@ -42,4 +48,4 @@ end
 
 return yielding(wait, function()
   return uv.hrtime() / 1e9
-end)
+end, check)

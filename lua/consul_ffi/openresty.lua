@@ -49,11 +49,15 @@ local function answer(socket, limit_ms)
   return socket:receive()
 end
 
-local function wait(object, limit_ms)
+local function check(level)
   local phase = ngx.get_phase()
   if not YIELDS[phase] then
-    error(("a call cannot wait in the phase %s: make it in a timer (ngx.timer.at), or use a view"):format(phase), 3)
+    error(("a call cannot wait in the phase %s: make it in a timer (ngx.timer.at), or use a view"):format(phase), level)
   end
+end
+
+local function wait(object, limit_ms)
+  check(4)
   local path, line, err = object:unix_socket()
   if not path then
     return false, line, err
@@ -72,7 +76,7 @@ local function wait(object, limit_ms)
 end
 
 ---@class consul_ffi.openresty: consul_ffi.Yielding
-local openresty = yielding(wait, now_s)
+local openresty = yielding(wait, now_s, check)
 
 ---Whether a call can be made in a phase of nginx.
 ---@param phase string as `ngx.get_phase()` returns it

@@ -47,13 +47,39 @@ local function made(class, object, ...)
   return setmetatable({ object = object }, class)
 end
 
+-- The number of values in a call of a batch, some of which may be nil. Raises an error where the batch was called.
+local function count_of(i, call)
+  if type(call) ~= "table" then
+    error(("batch: call #%d: a call must be a table such as { \"kv_get\", \"key\" }, got a %s"):format(i, type(call)), 3)
+  end
+  local count = 0
+  for place in pairs(call) do
+    if type(place) ~= "number" then
+      error(("batch: call #%d: a call must be a list of its method, its arguments and a table of options, got the key %q")
+        :format(i, tostring(place)), 3)
+    end
+    count = math.max(count, place)
+  end
+  return count
+end
+
 -- The functions of the module for an event loop. `wait(object, limit_ms)` yields until a handle, watch, view, lock or
 -- cluster is ready, or up to a limit in milliseconds, or for a shorter time; it returns false, a message and an error
--- if nothing more can come. `now_s()` is a clock in seconds.
-return function(wait, now_s)
+-- if nothing more can come. `now_s()` is a clock in seconds. `check(level)` raises an error at that level if the caller
+-- cannot wait; what is begun without a check has its effect although the caller gets an error.
+return function(wait, now_s, check)
   local Watch, View, Views, Lock, Client = {}, {}, {}, {}, {}
   local watch_class, view_class, views_class = class_of(Watch), class_of(View), class_of(Views)
   local lock_class, client_class = class_of(Lock), class_of(Client)
+
+  -- Returns a limit in milliseconds, which the native methods do not see.
+  local function limit_of(method, limit_ms)
+    if limit_ms ~= nil and (type(limit_ms) ~= "number" or limit_ms ~= limit_ms) then
+      local got = type(limit_ms) == "number" and "a number NaN" or "a " .. type(limit_ms)
+      error(("%s: timeout_ms must be a number of milliseconds, got %s"):format(method, got), 3)
+    end
+    return limit_ms
+  end
 
   -- The results of a call in the background, when it is done.
   local function finished(handle)
@@ -88,7 +114,7 @@ return function(wait, now_s)
   end
 
   function Watch.next(this, limit_ms)
-    return wait_for(this.object, limit_ms, function()
+    return wait_for(this.object, limit_of("next", limit_ms), function()
       local success, change, extra = this.object:poll()
       return not success or change ~= nil, success, change, extra
     end)
@@ -97,7 +123,7 @@ return function(wait, now_s)
   Watch.changes = iterators.changes_of(Watch)
 
   function View.ready(this, limit_ms)
-    return wait_for(this.object, limit_ms, function()
+    return wait_for(this.object, limit_of("ready", limit_ms), function()
       local success, message, err = this.object:ready(0)
       return success or err.kind == "closed", success, message, err
     end)
@@ -106,13 +132,14 @@ return function(wait, now_s)
   Views.ready = View.ready
 
   function Views.next(this, limit_ms)
-    return wait_for(this.object, limit_ms, function()
+    return wait_for(this.object, limit_of("next", limit_ms), function()
       local success, name, err = this.object:next(0)
       return not success or name ~= nil, success, name, err
     end)
   end
 
   function Lock.acquire(this, options)
+    check(3)
     local lock = this.object
     local started, message, err = raising(pcall(lock.start, lock, options))
     while started ~= false do
@@ -129,6 +156,7 @@ return function(wait, now_s)
   end
 
   function Lock.next_event(this, limit_ms)
+    limit_ms = limit_of("next_event", limit_ms)
     local event, detail = this.object:poll()
     if event == nil and wait(this.object, limit_ms) ~= false then
       event, detail = this.object:poll()
@@ -140,6 +168,7 @@ return function(wait, now_s)
 
   for _, name in ipairs({ "release", "fenced_put" }) do
     Lock[name] = function(this, ...)
+      check(3)
       return finished(raising(pcall(this.object.start, this.object, name, ...)))
     end
   end
@@ -159,14 +188,20 @@ return function(wait, now_s)
 
   -- As the native method, without its options: the calls run as those of handles do.
   function Client.batch(this, calls)
-    local handles, results = {}, {}
+    if type(calls) ~= "table" then
+      error(("batch: calls must be a list of calls, got %s"):format(type(calls)), 2)
+    end
+    check(3)
+    local handles, counts, results = {}, {}, {}
     for i, call in ipairs(calls) do
-      local count = 0
-      for place in pairs(call) do
-        count = math.max(count, place)
-      end
-      local started, handle = pcall(this.object.start, this.object, unpack(call, 1, count))
+      counts[i] = count_of(i, call)
+    end
+    for i, call in ipairs(calls) do
+      local started, handle = pcall(this.object.start, this.object, unpack(call, 1, counts[i]))
       if not started then
+        for _, earlier in ipairs(handles) do
+          earlier:close()
+        end
         error(("batch: call #%d: %s"):format(i, handle:gsub("^start: ", "")), 2)
       end
       handles[i] = handle
@@ -189,6 +224,10 @@ return function(wait, now_s)
         return nil
       end
       local function call(this, ...)
+        if getmetatable(this) ~= client_class then
+          error(("%s: call it with a colon, as in object:%s(…)"):format(name, name), 2)
+        end
+        check(3)
         return finished(raising(pcall(this.object.start, this.object, name, ...)))
       end
       methods[name] = call

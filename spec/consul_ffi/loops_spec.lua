@@ -227,13 +227,111 @@ for name, loop in pairs(LOOPS) do
       end
     end)
 
-    it("a call outside of a coroutine is refused", function()
-      assert.error_matches(function()
-        client:kv_get(key)
-      end, "in a coroutine")
+    it("wrong arguments are refused in words, as by the native methods", function()
+      run({
+        function()
+          local watch, lock = assert(client:watch("kv_get", key)), assert(client:lock(key))
+          local view, views = assert(client:service_view(key)), assert(client:service_views({ key }))
+          for _, limit in ipairs({ "1", 0 / 0, {} }) do
+            for method, object in pairs({ next = watch, next_event = lock, ready = view }) do
+              local words = method .. ": timeout_ms must be a number of milliseconds, got a"
+              assert.error_matches(function()
+                object[method](object, limit)
+              end, words)
+            end
+            assert.error_matches(function()
+              views:next(limit)
+            end, "next: timeout_ms must be")
+          end
+          for words, calls in pairs({
+            ["calls must be a list of calls"] = false,
+            ["call #1: a call must be a table"] = { 1 },
+            ["call #2: a call must be a list of its method"] = { { "kv_put", key, "1" }, { "kv_get", key = "x" } },
+            ["call #2: method must be"] = { { "kv_get", key }, {} },
+          }) do
+            assert.error_matches(function()
+              client:batch(calls)
+            end, "batch: " .. words)
+          end
+          assert.error_matches(function()
+            client.kv_get(key)
+          end, "kv_get: call it with a colon")
+          assert.is_nil(select(2, assert(client:kv_get(key))))
+          for _, object in ipairs({ watch, lock, view, views }) do
+            object:close()
+          end
+        end,
+      })
+    end)
+
+    it("what is refused outside of a coroutine is not done", function()
+      local lock = assert(client:lock(key .. "-lock"))
+      local refused = {
+        function()
+          client:kv_put(key, "1")
+        end,
+        function()
+          client:batch({ { "kv_put", key, "1" } })
+        end,
+        function()
+          lock:acquire()
+        end,
+        function()
+          lock:fenced_put(key, "1")
+        end,
+      }
+      for _, call in ipairs(refused) do
+        assert.error_matches(call, "a call that yields must be made in a coroutine")
+      end
+      assert.is_nil(lock:poll())
+      local other = assert(blocking:lock(key .. "-lock"))
+      assert(other:acquire({ try = true }))
+      assert(other:release())
+      assert.is_nil(select(2, assert(blocking:kv_get(key))))
+      lock:close()
     end)
   end)
 end
+
+describe("in a phase of nginx that cannot wait", function()
+  local OPENRESTY, CLOCK = "consul_ffi.openresty", "consul_ffi.openresty.clock"
+  local blocking, key, ngx_before
+
+  support.each_test(function(...)
+    blocking, key = ...
+    ngx_before = rawget(_G, "ngx")
+    rawset(_G, "ngx", {
+      now = socket.gettime,
+      get_phase = function()
+        return "log"
+      end,
+    })
+  end)
+
+  after_each(function()
+    rawset(_G, "ngx", ngx_before)
+    package.loaded[OPENRESTY], package.loaded[CLOCK] = nil, nil
+  end)
+
+  it("what is refused is not done", function()
+    local client = require(OPENRESTY).client(blocking)
+    local lock = assert(client:lock(key))
+    for _, call in ipairs({
+      function()
+        client:kv_put(key, "1")
+      end,
+      function()
+        lock:acquire()
+      end,
+    }) do
+      assert.error_matches(call, "a call cannot wait in the phase log")
+    end
+    local other = assert(blocking:lock(key))
+    assert(other:acquire({ try = true }))
+    other:close()
+    lock:close()
+  end)
+end)
 
 describe("a loop of luasocket", function()
   local client, key
