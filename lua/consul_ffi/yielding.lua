@@ -50,13 +50,13 @@ end
 -- The number of values in a call of a batch, some of which may be nil. Raises an error where the batch was called.
 local function count_of(i, call)
   if type(call) ~= "table" then
-    error(("batch: call #%d: a call must be a table such as { \"kv_get\", \"key\" }, got a %s"):format(i, type(call)), 3)
+    error(([[batch: call #%d: a call must be a table such as { "kv_get", "key" }, got a %s]]):format(i, type(call)), 3)
   end
   local count = 0
   for place in pairs(call) do
     if type(place) ~= "number" then
-      error(("batch: call #%d: a call must be a list of its method, its arguments and a table of options, got the key %q")
-        :format(i, tostring(place)), 3)
+      local words = "batch: call #%d: a call must be a list of its method, its arguments and a table of options, got %q"
+      error(words:format(i, tostring(place)), 3)
     end
     count = math.max(count, place)
   end

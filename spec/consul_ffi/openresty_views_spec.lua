@@ -311,8 +311,7 @@ describe("views that one worker of nginx writes for all", function()
     end)
   end)
 
-  -- Has a worker watch, stopped before its access number `stop` to the dict, as long as its list changes from one
-  -- second to the next; nil if it does not have so many.
+  -- A worker that watches while lists change, stopped before its access number `stop` to the dict; nil if it has fewer.
   local function watcher_stopped_at(stop)
     local worker, accesses = new_views(), 0
     local thread = coroutine.create(function()
@@ -433,6 +432,37 @@ describe("views that one worker of nginx writes for all", function()
     now = now + 10
     assert.equal("", ports(worker, "none"))
     assert.equal(worker:view("web"):age_s(), worker:view("none"):age_s())
+  end)
+
+  for what, json in pairs({
+    ["without a port"] = '{"address":"10.0.0.1"}',
+    ["without an address"] = '{"port":1}',
+    ["with a weight that is not a number"] = '{"address":"10.0.0.1","port":1,"weight":"heavy"}',
+    ["with meta that is not a table"] = '{"address":"10.0.0.1","port":1,"meta":3}',
+  }) do
+    it("do not start with a dump that has an instance " .. what, function()
+      dump_file = os.tmpname()
+      local file = assert(io.open(dump_file, "w"))
+      assert(file:write(('{"services":{"web":{"confirmed":%d,"instances":[%s]}}}'):format(START, json)))
+      assert(file:close())
+      local list = new_views():view("web"):all()
+      assert.is_false(list)
+      assert.matches("an instance of its service web is not one", logged[1])
+    end)
+  end
+
+  it("refuse in words what is not a service or a limit", function()
+    local worker = new_views()
+    for _, service in ipairs({ {}, 1 }) do
+      assert.error_matches(function()
+        worker:view(service)
+      end, "^views:view: service must be a string")
+    end
+    for _, limit in ipairs({ "1", 0 / 0, {} }) do
+      assert.error_matches(function()
+        worker:view("web"):ready(limit)
+      end, "^ready: timeout_ms must be a number of milliseconds")
+    end
   end)
 
   it("have no age before Consul has answered", function()

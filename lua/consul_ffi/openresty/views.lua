@@ -124,6 +124,15 @@ local function say_full(self, jsons)
     #names, self.dict_name, size_k))
 end
 
+-- Whether a balancer can use a value of a dump file, which another version may have written.
+local function is_instance(value)
+  if type(value) ~= "table" or type(value.address) ~= "string" or type(value.port) ~= "number" then
+    return false
+  end
+  local weight, meta = value.weight, value.meta
+  return (weight == nil or type(weight) == "number") and (meta == nil or type(meta) == "table")
+end
+
 -- Returns the services of a dump file, or nil and the reason.
 local function read_dump(path)
   local file, why = io.open(path, "r")
@@ -150,7 +159,7 @@ local function read_dump(path)
       return nil, ("its service %s is not one"):format(tostring(name))
     end
     for _, instance in pairs(instances) do
-      if type(instance) ~= "table" or type(instance.address) ~= "string" or type(instance.port) ~= "number" then
+      if not is_instance(instance) then
         return nil, ("an instance of its service %s is not one"):format(name)
       end
     end
@@ -426,6 +435,9 @@ end
 ---@param service string
 ---@return consul_ffi.openresty.View
 function Views:view(service)
+  if type(service) ~= "string" then
+    error(("views:view: service must be a string, got a %s"):format(type(service)), 2)
+  end
   local view = self.views[service]
   if not view then
     view = setmetatable({ dict = self.dict, service = service, all_views = self }, View)
@@ -508,6 +520,9 @@ end
 ---@return string? message
 ---@return consul_ffi.Error? err
 function View:ready(timeout_ms)
+  if timeout_ms ~= nil and (type(timeout_ms) ~= "number" or timeout_ms ~= timeout_ms) then
+    error(("ready: timeout_ms must be a number of milliseconds, got %s"):format(tostring(timeout_ms)), 2)
+  end
   local ends = timeout_ms and now_s() + timeout_ms / 1000
   while true do
     local list, message, err = self:all()
