@@ -46,6 +46,12 @@ local function key_of_request()
   return tonumber(ffi.cast("uintptr_t", get_request()))
 end
 
+-- Has nginx send the request to an instance. Returns nil and the reason if its address is not of IP.
+local function send_to(instance)
+  local address = instance.address
+  return peer.set_current_peer(address:find(":", 1, true) and "[" .. address .. "]" or address, instance.port)
+end
+
 -- The instances that a request has tried, after a failure of the last one.
 local function after_failure(request)
   local instance, tried = picked[request], tried_by[request] or {}
@@ -63,13 +69,20 @@ function gateway.balance()
     tried_by[request] = nil
     peer.set_more_tries(MORE_TRIES)
   end
-  local instance = web:pick(nil, tried)
-  picked[request], picked_at[request] = instance or nil, ngx.now()
-  if not instance then
-    -- nginx answers 500 whatever the balancer's status is, which gateway.conf directs to `wait`.
-    return ngx.exit(500)
+  while true do
+    local instance = web:pick(nil, tried)
+    picked[request], picked_at[request] = instance or nil, ngx.now()
+    if not instance then
+      -- nginx answers 500 whatever the balancer's status is, which gateway.conf directs to `wait`.
+      return ngx.exit(500)
+    end
+    local sent, why = send_to(instance)
+    if sent then
+      return
+    end
+    ngx.log(ngx.ERR, "no request can be sent to ", instance.address, ":", instance.port, ": ", why)
+    tried = after_failure(request)
   end
-  assert(peer.set_current_peer(instance.address, instance.port))
 end
 
 -- The last number of a variable with one for each attempt, such as "0.250, 0.001".
