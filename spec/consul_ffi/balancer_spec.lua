@@ -680,6 +680,36 @@ describe("a balancer", function()
       assert.are.equal(1, source.reads)
     end)
 
+    it("reading the list again after a failure, also of the same version", function()
+      local source = view(nil)
+      source.version = function()
+        return 7
+      end
+      local web = new(source)
+      assert.is_false(web:pick())
+      source.list = equal(1)
+      time = time + 1
+      assert.are.equal("web-1", web:pick().id)
+    end)
+
+    it("counting an instance once that the list has twice", function()
+      local list = joined(equal(2), equal(1))
+      assert.are.same({ ["web-1"] = 50, ["web-2"] = 50 }, counts(new(list), 100))
+    end)
+
+    it("ejecting no more than may be after a change of the list", function()
+      local source = view(equal(4))
+      local web = new(source)
+      eject(web, "web-1")
+      eject(web, "web-2")
+      source.list = equal(4)
+      time = time + 1
+      for _ = 1, 5 do
+        assert.is_true(report_next(web, "web-3", false))
+      end
+      assert.are_not.equal("ejected", (state(web, "web-3")))
+    end)
+
     it("keeping what it knows of an instance that stays, whose table is new", function()
       local source = view(equal(4))
       local web = new(source)
@@ -753,6 +783,23 @@ describe("a balancer", function()
       web:report(instance, false, 5)
       assert.are.same({}, web:status())
     end)
+  end)
+
+  it("tries an ejected instance again for a request that has tried the others", function()
+    local list = equal(2)
+    local web = new(list)
+    eject(web, "web-2")
+    assert.are.equal("web-2", web:pick(nil, { list[1] }).id)
+  end)
+
+  it("keeps a ring of limited size for great weights", function()
+    local weights = {}
+    for i = 1, 100 do
+      weights[i] = 10000
+    end
+    local web = new(instances(weights), { policy = "hash" })
+    assert(web:pick("a"))
+    assert.is_true(web.pool.ring.count <= 16384, web.pool.ring.count .. " points")
   end)
 
   it("continues when the clock is set back", function()

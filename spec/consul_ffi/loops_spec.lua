@@ -202,6 +202,40 @@ for name, loop in pairs(LOOPS) do
       })
     end)
 
+    it("two coroutines can wait for the same watch", function()
+      local watch, kinds = nil, {}
+      run({
+        function()
+          watch = assert(client:watch("kv_get", key))
+          for _ = 1, 2 do
+            local _, change = assert(watch:next())
+            kinds[#kinds + 1] = change.type
+          end
+          watch:close()
+        end,
+        function()
+          repeat
+            assert(client:kv_get(key))
+          until kinds[1]
+          local waited, _, err = watch:next(60000)
+          kinds[#kinds + 1] = waited and "put" or err.kind
+        end,
+        function()
+          repeat
+            assert(client:kv_get(key))
+          until kinds[1]
+          local _, _, meta = assert(client:kv_get(key))
+          client:kv_get(key, { index = meta.index, wait = "100ms" })
+          assert(client:kv_put(key, "1"))
+          client:kv_get(key, { index = meta.index + 1000, wait = "100ms" })
+          assert(client:kv_put(key, "2"))
+        end,
+      })
+      assert.equal("initial", kinds[1])
+      assert.equal("put", kinds[2])
+      assert.equal(3, #kinds)
+    end)
+
     it("a view becomes ready", function()
       run({
         function()
@@ -338,6 +372,42 @@ describe("a loop of luasocket", function()
 
   support.each_test(function(...)
     client, key = ...
+  end)
+
+  it("ends a wait at its limit when nothing else happens", function()
+    local luasocket, ended = require("consul_ffi.luasocket"), false
+    local loop = luasocket.loop()
+    loop:spawn(function()
+      local watch = assert(luasocket.client(client):watch("kv_get", key))
+      assert(watch:next())
+      ended = watch:next(50)
+      watch:close()
+    end)
+    local before = socket.gettime()
+    while not ended and socket.gettime() - before < 5 do
+      local _, are_left = loop:step(5)
+      assert.is_true(are_left or ended)
+    end
+    assert.is_true(ended and socket.gettime() - before < 4)
+  end)
+
+  it("tells which of the program's own sockets can be read, and none that is not the program's", function()
+    local luasocket = require("consul_ffi.luasocket")
+    local loop, server = luasocket.loop(), assert(socket.bind("127.0.0.1", 0))
+    loop:spawn(function()
+      assert(luasocket.client(client):kv_get(key))
+    end)
+    local are_left = true
+    while are_left do
+      local readable
+      readable, are_left = loop:step(5, { server })
+      assert.same({}, readable)
+    end
+    local _, port = server:getsockname()
+    local connection = assert(socket.connect("127.0.0.1", port))
+    assert.same({ server }, (loop:step(5, { server })))
+    connection:close()
+    server:close()
   end)
 
   it("goes on after an error in a coroutine", function()

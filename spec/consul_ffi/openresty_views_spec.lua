@@ -12,6 +12,10 @@ describe("views that one worker of nginx writes for all", function()
   -- The time in seconds; Consul's lists by service, where false is one that is not read yet; what is done instead of a
   -- wait for news; the log.
   local now, lists, on_next, logged
+  -- The age of Consul's lists.
+  local age_s
+  -- The filter that the last worker gave to client:service_views.
+  local chosen_by
   local ngx_before, loaded_before, dump_file, views, texts
   -- Is called before each access to the dict.
   local on_access
@@ -82,8 +86,9 @@ describe("views that one worker of nginx writes for all", function()
   end
 
   -- What client:service_views returns.
-  local function service_views()
+  local function service_views(_, filter)
     local all = {}
+    chosen_by = filter
 
     function all.ready()
       return true
@@ -103,7 +108,7 @@ describe("views that one worker of nginx writes for all", function()
           return lists[name]
         end,
         age_s = function()
-          return lists[name] and 0
+          return lists[name] and age_s
         end,
       }
     end
@@ -119,7 +124,7 @@ describe("views that one worker of nginx writes for all", function()
   end
 
   before_each(function()
-    now, lists, logged = START, { web = { instance(2) } }, {}
+    now, lists, age_s, logged = START, { web = { instance(2) } }, 0, {}
     on_access = function() end
     ngx_before, loaded_before = rawget(_G, "ngx"), {}
     for _, name in ipairs(LOADED) do
@@ -424,6 +429,162 @@ describe("views that one worker of nginx writes for all", function()
     local _, _, err = worker:view("api"):all()
     assert.equal("config", err.kind)
     assert.equal("2", ports(worker, "web"))
+  end)
+
+  -- A worker that comes to watch after one that saw instance 2 of web and 1 of api.
+  local function second_worker()
+    lists.api = { instance(1) }
+    watch(new_views(), 3)
+    return new_views()
+  end
+
+  for what, instances in pairs({ ["no instances of a service"] = {}, ["no such service"] = false }) do
+    it(("keep the lists of the worker before for 30 s while Consul has %s"):format(what), function()
+      local worker = second_worker()
+      lists.api = instances or nil
+      watch(worker, 40, {
+        [25] = function()
+          assert.equal("1", ports(worker, "api"))
+          assert.is_true(worker:view("api"):age_s() >= 20)
+        end,
+      })
+      assert.equal("", ports(worker, "api"))
+      assert.equal("2", ports(worker, "web"))
+    end)
+  end
+
+  it("keep no list that Consul had shown to the same worker", function()
+    local worker = second_worker()
+    watch(worker, 6, {
+      [3] = function()
+        lists.api = nil
+      end,
+      [5] = function()
+        assert.equal("", ports(worker, "api"))
+      end,
+    })
+  end)
+
+  it("write a dump file with the ages, from which the next nginx starts", function()
+    dump_file = os.tmpname()
+    os.remove(dump_file)
+    age_s = 50
+    local worker = new_views()
+    watch(worker, 8, {
+      [4] = function()
+        lists.web = { instance(7) }
+        texts.remove(worker.dict, "s:web")
+      end,
+    })
+    now = now + 100
+    _G.ngx.shared.consul = new_dict()
+    local restarted = new_views()
+    assert.equal("7", ports(restarted, "web"))
+    assert.is_true(math.abs(restarted:view("web"):age_s() - worker:view("web"):age_s()) <= 4)
+  end)
+
+  it("choose nothing by a filter that raises an error, and say it", function()
+    local worker = views.new({
+      dict = "consul",
+      filter = function(name)
+        return name == "web" or error("a defect")
+      end,
+    })
+    watch(worker, 1)
+    assert.is_true(chosen_by("web", {}))
+    assert.is_false(chosen_by("api", {}))
+    assert.matches("a defect", logged[1])
+  end)
+
+  it("keep their versions while the lists are the same, and no text of an earlier version", function()
+    local worker, dict = new_views(), _G.ngx.shared.consul
+    local version
+    watch(worker, 20, {
+      [2] = function()
+        version = worker:view("web"):version()
+      end,
+      [4] = function()
+        assert.equal(version, texts.write(dict, "s:web", dict:get("t:" .. version)))
+        for port = 3, 9 do
+          assert(texts.write(dict, "s:web", ('[{"address":"10.0.0.1","port":%d}]'):format(port)))
+        end
+      end,
+    })
+    assert.are_not.equal(version, worker:view("web"):version())
+    local count = 0
+    for _, key in ipairs(dict:get_keys()) do
+      count = count + (key:find("^t:") and 1 or 0)
+    end
+    assert.equal(2, count)
+  end)
+
+  it("do not keep a view by a name that no service has", function()
+    local worker = second_worker()
+    assert.equal(worker:view("web"), worker:view("web"))
+    assert.are_not.equal(worker:view("none"), worker:view("none"))
+  end)
+
+  describe("have a lease that", function()
+    local lease
+
+    before_each(function()
+      lease = require("consul_ffi.openresty.lease")
+    end)
+
+    local function new_lease(pid)
+      _G.ngx.worker.pid = function()
+        return pid
+      end
+      return lease.new(_G.ngx.shared.consul)
+    end
+
+    it("one worker has as long as it renews it, and another one five seconds later", function()
+      local one, other = new_lease(1), new_lease(2)
+      for _ = 1, 20 do
+        assert.is_true(one:is_held())
+        assert.is_false(other:is_held())
+        now = now + 1
+      end
+      now = now + 3.5
+      assert.is_false(other:is_held())
+      now = now + 0.6
+      assert.is_true(other:is_held())
+      assert.is_false(one:is_held())
+    end)
+
+    it("another one has at once when it is released, and nobody else can release", function()
+      local one, other = new_lease(1), new_lease(2)
+      assert.is_true(one:is_held())
+      other:release()
+      assert.is_false(other:is_held())
+      one:release()
+      assert.is_true(other:is_held())
+    end)
+
+    it("one of two has that see its end at once", function()
+      local one, other = new_lease(1), new_lease(2)
+      local took, accesses = nil, 0
+      local thread = coroutine.create(function()
+        took = one:is_held()
+      end)
+      assert.is_true(new_lease(3):is_held())
+      now = now + 6
+      -- One has read the number of terms, and when the lease was renewed.
+      on_access = function()
+        if coroutine.running() == thread then
+          accesses = accesses + 1
+          if accesses == 7 then
+            coroutine.yield()
+          end
+        end
+      end
+      assert(coroutine.resume(thread))
+      assert.equal("suspended", coroutine.status(thread))
+      assert.is_true(other:is_held())
+      assert(coroutine.resume(thread))
+      assert.is_false(took)
+      assert.is_true(other:is_held())
+    end)
   end)
 
   it("have an age also for a service that Consul does not list", function()

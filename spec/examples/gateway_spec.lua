@@ -92,6 +92,14 @@ describe("the gateway of the example", function()
     assert.matches("a.example:80: no host allowed", logged[1], 1, true)
   end)
 
+  it("reports nothing about a request without an instance", function()
+    list = {}
+    gateway.start()
+    request()
+    assert.equal(500, exited)
+    gateway.report()
+  end)
+
   it("has no instance when all have names", function()
     list = { { address = "a.example", port = 80 }, { address = "b.example", port = 80 } }
     gateway.start()

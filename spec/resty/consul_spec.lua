@@ -389,6 +389,12 @@ describe("resty.consul, as lua-resty-consul's", function()
         { host = "unix:/run/consul.sock", port = 0, ssl = true })
     end)
 
+    it("connects to an IPv6 address, with brackets and without", function()
+      for _, host in ipairs({ "::1", "[::1]" }) do
+        assert.matches("http://[::1]:8500", tostring(resty_consul:new({ host = host }).consul), 1, true)
+      end
+    end)
+
     it("connects to a unix socket", function()
       c = resty_consul:new({ host = "unix:/run/consul.sock", port = 0 })
       assert.matches("unix:///run/consul.sock", tostring(c.consul), 1, true)
