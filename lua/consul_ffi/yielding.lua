@@ -166,11 +166,16 @@ return function(wait, now_s, check)
 
   Lock.events = iterators.events_of(Lock)
 
-  for _, name in ipairs({ "release", "fenced_put" }) do
-    Lock[name] = function(this, ...)
-      check(3)
-      return finished(raising(pcall(this.object.start, this.object, name, ...)))
-    end
+  function Lock.fenced_put(this, ...)
+    check(3)
+    return finished(raising(pcall(this.object.start, this.object, "fenced_put", ...)))
+  end
+
+  -- It begins also where a caller cannot wait for its end: other holders would wait for the session's end.
+  function Lock.release(this, ...)
+    local handle = raising(pcall(this.object.start, this.object, "release", ...))
+    check(3)
+    return finished(handle)
   end
 
   local classes = {
