@@ -32,6 +32,7 @@ pub mod connect;
 pub mod error;
 mod files;
 pub mod guard;
+pub mod hosts;
 #[cfg(any(feature = "binding", test))]
 mod log_file;
 pub mod logs;

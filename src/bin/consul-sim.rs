@@ -26,7 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str =
     "usage: consul-sim agent [-dev] [-http-port=N] [-node=NAME] [-config-file=FILE] …
-                        [-sim-port=N] [-sim-seed=N] [-sim-clock=real|manual] [-sim-ready-file=FILE]
+                        [-sim-port=N] [-sim-address=IP] [-sim-host=NAME] [-sim-seed=N] [-sim-clock=real|manual] [-sim-ready-file=FILE]
        consul-sim version [-format=json]";
 
 fn main() -> ExitCode {
@@ -90,8 +90,7 @@ async fn run(config: &Config) -> Result<(), String> {
     if let Some(file) = config.ready_file() {
         remove(file)?;
     }
-    let (control_urls, control_listeners): (Vec<_>, Vec<_>) =
-        config.control_listeners().await.map_err(starting)?.into_iter().unzip();
+    let control = config.control().await.map_err(starting)?;
     let steered = config.clock().map_err(starting)?;
     // A clock that nothing can advance costs each request its time for nothing.
     let clock: Arc<dyn Clock> = match config.is_steered() {
@@ -101,13 +100,20 @@ async fn run(config: &Config) -> Result<(), String> {
     let agent = Arc::new(config.agent(clock).map_err(starting)?);
     let (urls, listeners): (Vec<_>, Vec<_>) =
         config.listeners().await.map_err(starting)?.into_iter().unzip();
-    let control = Arc::new(Control::default());
-    control.add_first(Arc::clone(&agent), steered, urls.clone());
     let most = config.connections_per_client();
+    let (control_urls, controlled) = match control {
+        None => (Vec::new(), None),
+        Some((listener, address, hosts)) => {
+            let control = Control::new(hosts);
+            control.add_first(Arc::clone(&agent), steered, urls.clone());
+            let served = serve_answers(Arc::new(control), vec![listener], most);
+            (vec![format!("http://{address}")], Some(served))
+        }
+    };
     let controlled = async {
-        match control_listeners.is_empty() {
-            true => pending().await,
-            false => serve_answers(control, control_listeners, most).await,
+        match controlled {
+            None => pending().await,
+            Some(served) => served.await,
         }
     };
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;

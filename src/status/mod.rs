@@ -5,16 +5,15 @@
 //! nothing of the program's data to show, and answers requests for its own names alone: a page of another
 //! site whose name was bound to this machine's address does not get through.
 
-mod host;
 mod limits;
 mod route;
 mod stream;
 
 use crate::cluster::report::Overviews;
 use crate::error::{Error, Kind};
+use crate::hosts::Hosts;
 use crate::os::CloseOnFork;
 use crate::sync::lock;
-use host::Hosts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};

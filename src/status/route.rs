@@ -1,8 +1,8 @@
 //! The answers of the server.
 
-use super::host::Refusal;
 use super::{State, stream};
 use crate::cluster::report::Overviews;
+use crate::hosts::Refusal;
 use crate::metrics::{self, Format};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;

@@ -1,6 +1,6 @@
 //! The control endpoints of consul-sim: what a test in any language does with its clock, its faults and its agents.
 
-use crate::served::{Outcome, Served, talk};
+use crate::served::{Named, Outcome, Served, talk};
 use crate::support::authority::Folder;
 use crate::support::consul;
 use crate::support::trials::Trials;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
     let missing = consul::is_missing(consul::SIM, "the control endpoints of consul-sim");
-    let all: [(&'static str, fn() -> Outcome); 8] = [
+    let all: [Named; 10] = [
         ("a_session_ends_when_its_clock_is_advanced", a_session_ends),
         ("a_waiting_query_ends_at_its_advanced_moment", a_waiting_query_ends),
         ("a_clock_that_stands_still_moves_only_when_advanced", a_standing_clock),
@@ -22,6 +22,8 @@ pub fn trials() -> Trials {
         ("a_restart_loses_what_it_is_told_to_lose", restarts),
         ("a_reset_begins_again_with_the_services_of_the_configuration", resets),
         ("further_agents_have_their_own_state_and_end", further_agents),
+        ("only_requests_for_its_own_names_control_it", own_names),
+        ("the_control_endpoints_are_on_loopback_unless_an_address_is_given", own_address),
         ("a_file_says_that_it_answers", a_file_says_that_it_answers),
     ];
     for (name, run) in all {
@@ -132,7 +134,7 @@ fn exchange(
 ) -> Result<(u16, Value), Failed> {
     let length = body.len();
     let request = format!(
-        "{method} {target} HTTP/1.0\r\nHost: a\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+        "{method} {target} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
     );
     let said = talk(address, request.as_bytes())?;
     let status = said.statuses.first().copied().unwrap_or_default();
@@ -272,6 +274,50 @@ fn further_agents() -> Outcome {
     }
     let page = exchange(sim.control, "POST", "/sim/reset", "Origin: http://example.com\r\n", "")?;
     same("a web page", page.0, 403)
+}
+
+fn own_names() -> Outcome {
+    let sim = Controlled::start(&["-sim-host=sim.example"])?;
+    sim.put("kv/kept", "x")?;
+    let reset = |host: &str| {
+        let asked = format!(
+            "POST /sim/reset HTTP/1.1\r\n{host}Connection: close\r\nContent-Length: 0\r\n\r\n"
+        );
+        talk(sim.control, asked.as_bytes())
+    };
+    for host in ["evil.example", "127.0.0.1.evil.example:80", "10.0.0.1"] {
+        let said = reset(&format!("Host: {host}\r\n"))?;
+        same(host, &said.statuses[..], &[421])?;
+        same("the flag is named", said.text.contains("-sim-host"), true)?;
+    }
+    same("no name", &reset("")?.statuses[..], &[400])?;
+    same("two names", &reset("Host: localhost\r\nHost: localhost\r\n")?.statuses[..], &[400])?;
+    same("the key afterwards", sim.get("kv/kept")?.0, 200)?;
+    same("a name of its own", &reset("Host: Sim.Example:1\r\n")?.statuses[..], &[200])?;
+    same("the key after a reset", sim.get("kv/kept")?.0, 404)
+}
+
+fn own_address() -> Outcome {
+    let sim = Controlled::start(&["-client=0.0.0.0"])?;
+    same("with -client", sim.control.ip().to_string(), "127.0.0.1".to_owned())?;
+    let sim = Controlled::start(&["-sim-address=127.0.0.2"])?;
+    same("with -sim-address", sim.control.ip().to_string(), "127.0.0.2".to_owned())?;
+    sim.control("GET", "stats", Value::Null)?;
+    for (flags, why) in [
+        (&["-sim-port=0", "-sim-address=here"][..], "-sim-address = here: must be an IP address"),
+        (&["-sim-port=70000"], "-sim-port = 70000: must be from 0 to 65535"),
+        (&["-sim-address=127.0.0.1"], "-sim-address requires -sim-port"),
+        (&["-sim-host=a"], "-sim-host requires -sim-port"),
+    ] {
+        let mut agent = Command::new("timeout");
+        agent.arg("20").arg(consul::binary(consul::SIM)?).args(["agent", "-dev", "-http-port=0"]);
+        let output = agent.args(flags).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if output.status.code() != Some(1) || !said.contains(why) {
+            return Err(format!("{flags:?}: {}: {said}", output.status).into());
+        }
+    }
+    Ok(())
 }
 
 fn a_file_says_that_it_answers() -> Outcome {

@@ -20,7 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 const CONNECTIONS: usize = 200;
 
 pub type Outcome = Result<(), Failed>;
-type Named = (&'static str, fn() -> Outcome);
+pub type Named = (&'static str, fn() -> Outcome);
 
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());

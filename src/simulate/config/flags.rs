@@ -77,7 +77,9 @@ const FLAGS: &[(&str, Kind, &str)] = &[
     ("serf-wan-port", Int, "ports.serf_wan"),
     ("server", Switch, "server"),
     ("server-port", Int, "ports.server"),
+    ("sim-address", Text, ""),
     ("sim-clock", Text, ""),
+    ("sim-host", Text, ""),
     ("sim-port", Int, ""),
     ("sim-ready-file", Text, ""),
     ("sim-seed", Int, ""),
@@ -149,6 +151,10 @@ impl CommandLine {
             Given::Text(text) if names.contains(&flag.name) => Some(text.as_str()),
             _ => None,
         })
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.flags.iter().any(|flag| flag.name == name)
     }
 
     /// The value of a flag that is a number, the last one of several.

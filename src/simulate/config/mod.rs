@@ -16,6 +16,7 @@ use super::settings::Settings;
 use super::store::{Reload, State};
 use super::{Agent, Options, go, hcl};
 use crate::clock::Clock;
+use crate::hosts::Hosts;
 use crate::os;
 use ::http::{HeaderName, HeaderValue};
 pub use flags::CommandLine;
@@ -244,24 +245,30 @@ impl Config {
         most.and_then(|most| most.try_into().ok()).unwrap_or(200)
     }
 
-    /// The sockets of the control endpoints and their URLs, at the addresses of the agent; none without `-sim-port`.
+    /// The socket of the control endpoints, its address and the names under which they answer; none without `-sim-port`.
     ///
     /// # Errors
     /// An address or port that cannot be used.
-    pub async fn control_listeners(&self) -> Result<Vec<(String, Listener)>, String> {
-        let mut listeners = Vec::new();
-        if let Some(port) = self.line.number_of("sim-port") {
-            let port =
-                u16::try_from(port).map_err(|_| format!("-sim-port: invalid port: {port}"))?;
-            for address in self.text("client_addr").unwrap_or("127.0.0.1").split_whitespace() {
-                let address = address
-                    .parse()
-                    .map_err(|_| format!("client_addr: invalid ip address: {address}"))?;
-                let (url, on) = listen("http", SocketAddr::new(address, port)).await?;
-                listeners.push((url, Listener::Tcp(on)));
-            }
-        }
-        Ok(listeners)
+    pub async fn control(&self) -> Result<Option<(Listener, SocketAddr, Hosts)>, String> {
+        let given = self.line.texts_of(&["sim-address"]).last();
+        let names: Vec<_> = self.line.texts_of(&["sim-host"]).map(str::to_owned).collect();
+        let Some(port) = self.line.number_of("sim-port") else {
+            return match (given, &names[..]) {
+                (None, []) => Ok(None),
+                (Some(_), _) => Err("-sim-address requires -sim-port".to_owned()),
+                (None, _) => Err("-sim-host requires -sim-port".to_owned()),
+            };
+        };
+        let port = u16::try_from(port)
+            .map_err(|_| format!("-sim-port = {port}: must be from 0 to {}", u16::MAX))?;
+        let address = given.unwrap_or("127.0.0.1");
+        let ip = address
+            .parse()
+            .map_err(|_| format!("-sim-address = {address}: must be an IP address"))?;
+        let failed = |error| format!("-sim-address = {ip}, -sim-port = {port}: {error}");
+        let listener = TcpListener::bind(SocketAddr::new(ip, port)).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        Ok(Some((Listener::Tcp(listener), bound, Hosts::new(ip, &names))))
     }
 
     /// `-sim-ready-file`: the file that appears when the agent answers.
@@ -269,14 +276,15 @@ impl Config {
         self.line.texts_of(&["sim-ready-file"]).last().map(Path::new)
     }
 
-    /// Whether a flag concerns more than an agent.
-    pub fn is_of_a_process(&self) -> bool {
-        self.is_steered() || self.ready_file().is_some()
+    /// The first flag that concerns more than an agent.
+    pub fn flag_of_a_process(&self) -> Option<&'static str> {
+        let flags = ["sim-port", "sim-address", "sim-host", "sim-ready-file"];
+        flags.into_iter().find(|flag| self.line.has(flag))
     }
 
     /// Whether a test moves the agent's clock.
     pub fn is_steered(&self) -> bool {
-        self.line.number_of("sim-port").is_some()
+        self.line.has("sim-port")
     }
 
     /// `-sim-clock`: the clock of an agent that can be controlled.

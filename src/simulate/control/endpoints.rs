@@ -5,6 +5,7 @@ use super::Retained;
 use super::clock::SteeredClock;
 use super::fault::Fault;
 use crate::error::Error;
+use crate::hosts::{Hosts, Refusal as HostRefusal};
 use crate::simulate::Agent;
 use crate::simulate::config::{CommandLine, Config};
 use crate::simulate::http::serve::{Answer, Serving};
@@ -27,8 +28,8 @@ pub const FIRST: &str = "first";
 const FURTHER: [&str; 2] = ["-dev", "-http-port=0"];
 
 /// The agents of a process, by name.
-#[derive(Default)]
 pub struct Control {
+    hosts: Hosts,
     agents: Mutex<BTreeMap<String, Controlled>>,
 }
 
@@ -57,6 +58,11 @@ impl From<Error> for Refused {
 }
 
 impl Control {
+    /// Control endpoints without agents, which answer under these names.
+    pub fn new(hosts: Hosts) -> Self {
+        Self { hosts, agents: Mutex::default() }
+    }
+
     /// Adds the agent of the command line, which the caller serves.
     pub fn add_first(&self, agent: Arc<Agent>, clock: SteeredClock, urls: Vec<String>) {
         let first = Controlled { agent, clock, urls, _serving: None };
@@ -83,6 +89,14 @@ impl Control {
     }
 
     async fn answered(&self, request: &Request<Bytes>) -> Answered {
+        match self.hosts.check(request) {
+            Err(HostRefusal::Malformed) => return Err(bad("one Host header is required")),
+            Err(HostRefusal::Foreign) => {
+                let why = "the Host header names another server: give its name by -sim-host";
+                return Err((StatusCode::MISDIRECTED_REQUEST, why.to_owned()));
+            }
+            Ok(()) => {}
+        }
         // Each web page that a browser shows can send a POST to this machine, but not without this header.
         if request.headers().contains_key(ORIGIN) {
             return Err((StatusCode::FORBIDDEN, "requests of web pages are refused".to_owned()));
@@ -160,8 +174,8 @@ impl Control {
             return Err(bad("name must be a non-empty string without \"/\""));
         }
         let config = Config::read(&CommandLine::parse(&flags).map_err(bad)?).map_err(bad)?;
-        if config.is_of_a_process() {
-            return Err(bad("-sim-port and -sim-ready-file are flags of the process"));
+        if let Some(flag) = config.flag_of_a_process() {
+            return Err(bad(format!("flags must not have -{flag}, which is one of the process")));
         }
         let clock = config.clock().map_err(bad)?;
         let agent = Arc::new(config.agent(Arc::new(clock.clone())).map_err(bad)?);
@@ -243,10 +257,13 @@ mod tests {
     use crate::clock::Clock;
     use futures_util::FutureExt;
     use http::Method;
+    use http::header::HOST;
+    use std::net::Ipv4Addr;
     use std::time::Duration;
 
     fn control() -> Control {
-        let (control, clock) = (Control::default(), SteeredClock::standing());
+        let (control, clock) =
+            (Control::new(Hosts::new(Ipv4Addr::LOCALHOST.into(), &[])), SteeredClock::standing());
         let options =
             crate::simulate::Options { clock: Arc::new(clock.clone()), ..Default::default() };
         control.add_first(Arc::new(Agent::new(options)), clock, Vec::new());
@@ -255,7 +272,11 @@ mod tests {
 
     fn ask(control: &Control, method: &str, target: &str, body: &str) -> (u16, serde_json::Value) {
         let request = Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap());
-        let request = request.uri(target).body(Bytes::copy_from_slice(body.as_bytes())).unwrap();
+        let request = request
+            .uri(target)
+            .header(HOST, "localhost")
+            .body(Bytes::copy_from_slice(body.as_bytes()))
+            .unwrap();
         let answer = control.answer("", request).now_or_never().expect("at once").unwrap();
         (answer.status().as_u16(), serde_json::from_slice(answer.body()).expect("JSON"))
     }
@@ -289,7 +310,9 @@ mod tests {
     #[test]
     fn a_web_page_is_refused() {
         let control = control();
-        let request = Request::post("/sim/reset").header(ORIGIN, "http://example.com");
+        let request = Request::post("/sim/reset")
+            .header(HOST, "localhost")
+            .header(ORIGIN, "http://example.com");
         let request = request.body(Bytes::new()).unwrap();
         let answer = control.answer("", request).now_or_never().expect("at once").unwrap();
         assert_eq!(answer.status(), 403);

@@ -1,4 +1,4 @@
-//! The names under which the server answers. A browser sends the name that its user or a page has asked
+//! The names under which a server answers that asks for no proof. A browser sends the name that its user or a page has asked
 //! for, so a name of another site that was bound to this machine's address is refused.
 
 use http::header::HOST;
@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 /// The names that requests may use.
 #[derive(Debug)]
-pub(super) struct Hosts {
+pub struct Hosts {
     /// The address of the listener.
     ip: IpAddr,
     /// Names without a port, in lower case.
@@ -16,7 +16,7 @@ pub(super) struct Hosts {
 
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub enum Refusal {
     /// It has no name or several.
     Malformed,
     /// It is for another server.
@@ -24,6 +24,7 @@ pub(super) enum Refusal {
 }
 
 impl Hosts {
+    /// The names of a listener at this address, besides the address itself and `localhost`.
     pub fn new(ip: IpAddr, names: &[String]) -> Self {
         let names = names.iter().map(|name| name.to_ascii_lowercase()).collect();
         Hosts { ip: ip.to_canonical(), names }
