@@ -43,6 +43,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("agent", agent::health::BEHAVIOURS),
     ("agent", agent::member::BEHAVIOURS),
     ("sidecar", agent::sidecar::BEHAVIOURS),
+    ("certificate", agent::certificate::BEHAVIOURS),
     ("check", agent::check::BEHAVIOURS),
     ("catalog", catalog::BEHAVIOURS),
     ("health", health::BEHAVIOURS),

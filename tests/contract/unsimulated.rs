@@ -8,7 +8,6 @@ use consul_ffi::wire::value::Value;
 behaviours![
     a_discovery_chain_is_compiled,
     nothing_is_exported_at_first,
-    the_mesh_has_a_configured_authority,
     a_snapshot_is_bytes_and_an_invalid_one_is_refused,
     an_unknown_peering_is_absent,
     enterprise_endpoints_are_unsupported,
@@ -42,14 +41,6 @@ async fn nothing_is_exported_at_first(t: T) {
     } else {
         assert_eq!(t.value("exported_services", args![]).await, list![]);
     }
-}
-
-async fn the_mesh_has_a_configured_authority(t: T) {
-    if is_unknown(&t, "connect_ca_configuration", args![]).await {
-        return;
-    }
-    let configuration = t.value("connect_ca_configuration", args![]).await;
-    assert_eq!(text(&configuration, "Provider"), "consul");
 }
 
 async fn a_snapshot_is_bytes_and_an_invalid_one_is_refused(t: T) {

@@ -4,8 +4,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
 };
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, crypto::ring};
 use std::fs;
 use std::path::PathBuf;
@@ -53,6 +54,31 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.0).expect("a certificate").pem();
         Identity { certificate, key: key.serialize_pem() }
     }
+}
+
+/// Whether a client's certificate is valid, with this root.
+pub fn verify(root: &str, certificate: &str) -> Result<(), String> {
+    let mut roots = RootCertStore::empty();
+    let failed = |error: &dyn std::fmt::Display| error.to_string();
+    let root = CertificateDer::from_pem_slice(root.as_bytes()).map_err(|error| failed(&error))?;
+    roots.add(root).map_err(|error| failed(&error))?;
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let verifier = verifier.build().map_err(|error| failed(&error))?;
+    let leaf = CertificateDer::from_pem_slice(certificate.as_bytes());
+    let leaf = leaf.map_err(|error| failed(&error))?;
+    let verified = verifier.verify_client_cert(&leaf, &[], UnixTime::now());
+    verified.map(drop).map_err(|error| failed(&error))
+}
+
+/// Whether a private key is that of a certificate.
+pub fn key_fits(certificate: &str, key: &str) -> Result<(), String> {
+    let failed = |error: &dyn std::fmt::Display| error.to_string();
+    let leaf = CertificateDer::from_pem_slice(certificate.as_bytes());
+    let leaf = leaf.map_err(|error| failed(&error))?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| failed(&error))?;
+    let fits = CertifiedKey::from_der(vec![leaf], key, &ring::default_provider());
+    fits.map(drop).map_err(|error| failed(&error))
 }
 
 impl Identity {

@@ -1,5 +1,5 @@
-//! The service mesh, as far as it is simulated: its root certificate, and permission for all
-//! services to connect. Leaf certificates are not issued.
+//! The service mesh, as far as it is simulated: its root certificate, the certificates of services in consul-sim, and
+//! permission for all services to connect.
 
 use crate::simulate::acl::{Access, DefaultPolicy, Resource};
 use crate::simulate::blocking::{Headers, Read, ResultIndex, cache_headers};
@@ -13,47 +13,53 @@ use crate::wire::api::{agent, connect as wire};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
+use serde_json::json;
+#[cfg(feature = "server")]
+use {
+    super::authority::{Authority, Leaf},
+    std::sync::Arc,
+    url::Url,
+};
 
 pub(super) static ROUTES: &[Route] = &[
     Route(&wire::CA_ROOTS, Handler::Read(&ROOTS)),
     Route(&agent::CONNECT_CA_ROOTS, Handler::Read(&CACHED_ROOTS)),
-    Route(&agent::CONNECT_CA_LEAF, Handler::Now(leaf)),
+    #[cfg(feature = "server")]
+    Route(&agent::CONNECT_CA_LEAF, Handler::Read(&LEAF)),
+    #[cfg(not(feature = "server"))]
+    Route(&agent::CONNECT_CA_LEAF, Handler::Now(no_leaf)),
+    Route(&wire::CA_CONFIGURATION, Handler::Now(configuration)),
     Route(&agent::CONNECT_AUTHORIZE, Handler::Now(authorize)),
 ];
 
-/// A certificate that is valid until 2126, and its fields. It has signed nothing.
-const ROOT_CERT: &str = include_str!("ca_root.pem");
-const ROOT_ID: &str = "a2:10:43:42:b2:0a:77:78:38:35:7a:c1:38:af:81:25:5c:82:2a:0a";
-const SIGNING_KEY_ID: &str = "81:d3:ed:a0:15:68:64:49:fb:13:13:7c:ec:36:42:aa:80:34:ad:b5";
+/// The trust domain, without its suffix.
 const TRUST_DOMAIN: &str = "5ca1ab1e-0000-4000-8000-000000000001";
-const NOT_BEFORE: &str = "2026-11-20T09:50:25Z";
-const NOT_AFTER: &str = "2126-10-27T09:50:25Z";
 
 /// The index at which a fresh server creates its certificate authority.
-const INDEX: u64 = 9;
+pub(super) const INDEX: u64 = 9;
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Roots {
+struct Roots<'a> {
     #[serde(rename = "ActiveRootID")]
-    active_root_id: &'static str,
+    active_root_id: &'a str,
     trust_domain: String,
-    roots: [Root; 1],
+    roots: [RootView<'a>; 1],
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Root {
+struct RootView<'a> {
     #[serde(rename = "ID")]
-    id: &'static str,
+    id: &'a str,
     name: &'static str,
     serial_number: u64,
     #[serde(rename = "SigningKeyID")]
-    signing_key_id: &'static str,
+    signing_key_id: &'a str,
     external_trust_domain: &'static str,
-    not_before: &'static str,
-    not_after: &'static str,
-    root_cert: &'static str,
+    not_before: &'a str,
+    not_after: &'a str,
+    root_cert: &'a str,
     intermediate_certs: Option<Vec<&'static str>>,
     active: bool,
     private_key_type: &'static str,
@@ -76,19 +82,20 @@ fn roots(state: &State, call: &Call) -> Result<Reply, Refusal> {
     if !state.connect {
         return Err(disabled());
     }
+    let root = root(state)?;
     if go::boolean(call.query.get("pem")) == Some(true) {
         const CHAIN: HeaderValue = HeaderValue::from_static("application/pem-certificate-chain");
-        return Ok(Reply::text(StatusCode::OK, ROOT_CERT).with(CONTENT_TYPE, CHAIN));
+        return Ok(Reply::text(StatusCode::OK, root.pem.as_str()).with(CONTENT_TYPE, CHAIN));
     }
-    let root = Root {
-        id: ROOT_ID,
+    let view = RootView {
+        id: &root.id,
         name: "Consul CA Primary Cert",
         serial_number: 7,
-        signing_key_id: SIGNING_KEY_ID,
+        signing_key_id: &root.signing_key_id,
         external_trust_domain: TRUST_DOMAIN,
-        not_before: NOT_BEFORE,
-        not_after: NOT_AFTER,
-        root_cert: ROOT_CERT,
+        not_before: &root.not_before,
+        not_after: &root.not_after,
+        root_cert: &root.pem,
         intermediate_certs: None,
         active: true,
         private_key_type: "ec",
@@ -97,7 +104,7 @@ fn roots(state: &State, call: &Call) -> Result<Reply, Refusal> {
         modify_index: INDEX,
     };
     let trust_domain = format!("{TRUST_DOMAIN}.consul");
-    let roots = Roots { active_root_id: ROOT_ID, trust_domain, roots: [root] };
+    let roots = Roots { active_root_id: &root.id, trust_domain, roots: [view] };
     Ok(Reply::json(call.style, &roots))
 }
 
@@ -105,10 +112,96 @@ fn disabled() -> Refusal {
     Refusal::server("Connect must be enabled in order to use this endpoint")
 }
 
-/// The error of an agent without a mesh, since leaf certificates are not issued.
-fn leaf(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+/// The fields of the root that are shown.
+pub(super) struct Root {
+    pub id: String,
+    pub signing_key_id: String,
+    pub pem: String,
+    pub not_before: String,
+    pub not_after: String,
+}
+
+/// The root of the module's agent, which has signed nothing and is valid until 2126.
+#[cfg(not(feature = "server"))]
+fn root(_: &State) -> Result<Root, Refusal> {
+    Ok(Root {
+        id: "a2:10:43:42:b2:0a:77:78:38:35:7a:c1:38:af:81:25:5c:82:2a:0a".into(),
+        signing_key_id: "81:d3:ed:a0:15:68:64:49:fb:13:13:7c:ec:36:42:aa:80:34:ad:b5".into(),
+        pem: include_str!("ca_root.pem").into(),
+        not_before: "2026-11-20T09:50:25Z".into(),
+        not_after: "2126-10-27T09:50:25Z".into(),
+    })
+}
+
+#[cfg(feature = "server")]
+fn root(state: &State) -> Result<&Root, Refusal> {
+    Ok(&authority(state)?.root)
+}
+
+#[cfg(feature = "server")]
+fn authority(state: &State) -> Result<&Authority, Refusal> {
+    let new = || Authority::new(TRUST_DOMAIN, state.since_1970()).map_err(|why| why.to_string());
+    state.authority.get_or_init(new).as_ref().map_err(|why| Refusal::server(why.clone()))
+}
+
+#[cfg(feature = "server")]
+static LEAF: Read = Read {
+    check: |_| Ok(()),
+    topics: |_| Vec::new(),
+    index: |state, call| {
+        let leaf = leaf(state, &call.rest_text());
+        ResultIndex::new(leaf.map_or(INDEX, |leaf| leaf.modify_index))
+    },
+    answer: |state, call| {
+        let name = call.rest_text();
+        state.authority(call).check(Resource::Service, &name, Access::Write)?;
+        if !state.connect {
+            return Err(disabled());
+        }
+        Ok(Reply::json(call.style, &*leaf(state, &name)?))
+    },
+    headers: Headers::Cached,
+};
+
+#[cfg(feature = "server")]
+fn leaf(state: &State, service: &str) -> Result<Arc<Leaf>, Refusal> {
+    let failed = |why: String| Refusal::server(format!("cannot sign for {service}: {why}"));
+    let mut uri = Url::parse(&format!("spiffe://{TRUST_DOMAIN}.consul"))
+        .map_err(|error| failed(error.to_string()))?;
+    let datacenter = &state.settings.datacenter;
+    if let Ok(mut path) = uri.path_segments_mut() {
+        path.extend(["ns", "default", "dc", datacenter.as_str(), "svc", service]);
+    }
+    let signed = authority(state)?.leaf(&uri, service, state.since_1970());
+    signed.map_err(|error| failed(error.to_string()))
+}
+
+/// The error of an agent without a mesh: the module issues no certificates.
+#[cfg(not(feature = "server"))]
+fn no_leaf(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Service, &call.rest, Access::Write)?;
     Err(disabled())
+}
+
+/// The configuration of the certificate authority, which cannot be changed.
+fn configuration(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    if !state.connect {
+        return Err(disabled());
+    }
+    state.authority(call).check(Resource::Operator, "", Access::Write)?;
+    Ok(Reply::json(
+        call.style,
+        &json!({
+            "Provider": "consul",
+            "Config": {
+                "IntermediateCertTTL": "8760h", "LeafCertTTL": "72h", "RootCertTTL": "87600h",
+            },
+            "State": null,
+            "ForceWithoutCrossSigning": false,
+            "CreateIndex": INDEX,
+            "ModifyIndex": INDEX,
+        }),
+    ))
 }
 
 #[derive(Serialize)]
@@ -148,7 +241,6 @@ fn is_service(uri: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::simulate::control::testing::World;
     use crate::simulate::{Agent, Options};
     use http::Method;
@@ -159,7 +251,7 @@ mod tests {
         let roots = world.get("connect/ca/roots").json();
         assert_eq!(roots["ActiveRootID"], roots["Roots"][0]["ID"]);
         assert_eq!(world.get("agent/connect/ca/roots").json(), roots);
-        assert_eq!(world.get("connect/ca/roots?pem=true").text(), ROOT_CERT);
+        assert_eq!(world.get("connect/ca/roots?pem=true").text(), roots["Roots"][0]["RootCert"]);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `/v1/agent`: the agent's own services and checks.
 
 mod agent_self;
+#[cfg(feature = "server")]
+pub(super) mod authority;
 pub mod checks;
 mod connect;
 pub(super) mod definition;

@@ -9,6 +9,8 @@ pub(super) mod timer;
 pub(super) mod watch;
 
 use super::acl::AclTable;
+#[cfg(feature = "server")]
+use super::agent::authority::Authority;
 use super::agent::checks::DueCheck;
 use super::agent::local_state::Local;
 use super::entry::EntryTable;
@@ -27,6 +29,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+#[cfg(feature = "server")]
+use std::sync::OnceLock;
 use std::time::Duration;
 use timer::{Timer, Timers};
 use watch::{Topic, Watches};
@@ -77,6 +81,9 @@ pub(super) struct State {
     pub autopilot: Autopilot,
     /// Whether the certificate authority of the mesh is on.
     pub connect: bool,
+    /// The certificate authority of the mesh, from its first use.
+    #[cfg(feature = "server")]
+    pub authority: Arc<OnceLock<Result<Authority, String>>>,
     pub local: Local,
     /// The due runs of checks.
     pub due_checks: Vec<DueCheck>,
@@ -115,6 +122,8 @@ impl State {
             events: Events::default(),
             autopilot: Autopilot::default(),
             connect: options.connect,
+            #[cfg(feature = "server")]
+            authority: Arc::default(),
             local: Local::default(),
             due_checks: Vec::new(),
             last_generation: 0,
@@ -201,11 +210,10 @@ impl State {
         go::date_text(self.epoch + self.now.since_origin() + from_now)
     }
 
-    /// The seconds since 1970.
+    /// The time since 1970.
     #[cfg(feature = "server")]
-    pub fn seconds(&self) -> i64 {
-        let now = self.epoch + self.now.since_origin();
-        i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+    pub fn since_1970(&self) -> Duration {
+        self.epoch + self.now.since_origin()
     }
 
     /// The date of the start, in RFC 3339.

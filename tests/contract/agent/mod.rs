@@ -1,5 +1,6 @@
 //! The agent's services and TTL checks.
 
+pub mod certificate;
 pub mod check;
 pub mod health;
 pub mod member;

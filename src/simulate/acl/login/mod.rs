@@ -89,7 +89,8 @@ fn login(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         let why = format!("ACL not found: auth method {name} not found");
         return Err(Refusal::new(StatusCode::FORBIDDEN, why));
     };
-    let identity = method.jwt.identity(&given.bearer, state.seconds()).map_err(Refusal::server)?;
+    let now_s = i64::try_from(state.since_1970().as_secs()).unwrap_or(i64::MAX);
+    let identity = method.jwt.identity(&given.bearer, now_s).map_err(Refusal::server)?;
     let bound = bound(state, &given.method, &identity)?;
     if bound.is_empty() {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "Permission denied"));
