@@ -174,7 +174,10 @@ return function(wait, now_s, check)
   -- It begins also where a caller cannot wait for its end: other holders would wait for the session's end.
   function Lock.release(this, ...)
     local handle = raising(pcall(this.object.start, this.object, "release", ...))
-    check(3)
+    local can_wait, why = pcall(check, 0)
+    if not can_wait then
+      error(why .. "; the release has begun", 2)
+    end
     return finished(handle)
   end
 

@@ -487,6 +487,53 @@ describe("views that one worker of nginx writes for all", function()
     assert.is_true(math.abs(restarted:view("web"):age_s() - worker:view("web"):age_s()) <= 4)
   end)
 
+  it("start with a dump file that is larger than consul_ffi.read_file reads", function()
+    write_dump({ web = 1 })
+    local file = assert(io.open(dump_file, "a"))
+    assert(file:write((" "):rep(2 ^ 20)))
+    assert(file:close())
+    assert.is_nil((consul_ffi.read_file(dump_file)))
+    assert.equal("1", ports(new_views(), "web"))
+  end)
+
+  it("refuse a pipe as the dump file, without a wait for its writer", function()
+    dump_file = os.tmpname()
+    -- A reader has the writer go on, and so ends itself.
+    local command = 'rm "%s" && mkfifo "%s" && { : >"%s" & }'
+    local made = os.execute(command:gsub("%%s", dump_file))
+    assert.is_true(made == 0 or made == true)
+    local ran, why = pcall(new_views)
+    if ran then
+      error("it was read")
+    end
+    assert(io.open(dump_file, "r")):close()
+    assert.matches("views.new: dump_file must be the path of a regular file, got the string", why, 1, true)
+  end)
+
+  it("remove what a worker left that was killed while it wrote the dump file", function()
+    dump_file = os.tmpname()
+    local rename, left = os.rename, nil
+    local killed = new_views()
+    rawset(os, "rename", function(from)
+      left = from
+      error("killed")
+    end)
+    local watched, why = pcall(watch, killed, 8)
+    rawset(os, "rename", rename)
+    assert(watched, why)
+    assert(assert(io.open(left, "r")):close())
+    _G.ngx.worker.pid = function()
+      return 2
+    end
+    local other = new_views()
+    now = now + 6
+    watch(other, 8)
+    assert.is_nil((io.open(left, "r")))
+    assert.is_nil(other.dict:get("writing"))
+    _G.ngx.shared.consul = new_dict()
+    assert.equal("2", ports(new_views(), "web"))
+  end)
+
   it("choose nothing by a filter that raises an error, and say it", function()
     local worker = views.new({
       dict = "consul",

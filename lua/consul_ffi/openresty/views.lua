@@ -28,6 +28,9 @@ local NAMES, LIST, CONFIRMED = "names", "s:", "c:"
 -- While the dict has no room for all texts, the size in KiB that the log names; else 0.
 local FULL = "full"
 
+-- The path of the file that a worker is writing, to be renamed to the dump file.
+local WRITING = "writing"
+
 -- A size that is larger by this factor is told again.
 local LARGER = 1.5
 
@@ -36,6 +39,12 @@ local LARGER = 1.5
 ---@field filter string[]|fun(name: string, tags: string[]): boolean as for client:service_views
 ---@field config? consul_ffi.ConsulConfig the options of consul_ffi.new
 ---@field dump_file? string a file with the last lists, to start from while Consul is unreachable; the workers write it
+
+-- Why a path is none of a regular file; nil for a file, or if there is nothing yet. A pipe blocks its reader.
+local function not_regular(path)
+  local _, why = consul_ffi.read_file(path)
+  return why and why:match("it is not a regular file.*")
+end
 
 -- { name, type }
 local OPTIONS = {
@@ -60,9 +69,9 @@ local OPTIONS = {
     end,
   } },
   { "dump_file", {
-    words = "the path of a file",
+    words = "the path of a regular file",
     accepts = function(value)
-      return type(value) == "string" and value ~= ""
+      return type(value) == "string" and value ~= "" and not not_regular(value)
     end,
   } },
 }
@@ -208,6 +217,12 @@ local function dump(self)
     end
   end
   local path = ("%s.%d"):format(self.dump_file, ngx.worker.pid())
+  local left = dict:get(WRITING)
+  if left then
+    -- Its worker was killed, or is so slow that its lists are older than these.
+    os.remove(left)
+  end
+  dict:safe_set(WRITING, path)
   local file, why = io.open(path, "w")
   local written = file and file:write('{"services":{', table.concat(services, ","), "}}\n")
   local closed = file and file:close()
@@ -216,6 +231,7 @@ local function dump(self)
   else
     closed, why = os.rename(path, self.dump_file)
   end
+  dict:delete(WRITING)
   if not closed then
     ngx.log(ngx.ERR, "consul_ffi: cannot write ", self.dump_file, ": ", why or "the disk may be full")
   end
