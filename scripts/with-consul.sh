@@ -3,7 +3,7 @@
 #
 #   scripts/with-consul.sh [--acl allow|deny] [--config FILE] 1.21|1.8 COMMAND [ARG…]
 #
-# The command gets CONSUL_HTTP_ADDR (127.0.0.1:PORT), CONSUL_PID and CONSUL_VERSION (such as
+# The command gets CONSUL_HTTP_ADDR and CONSUL_DNS_ADDR (127.0.0.1:PORT), CONSUL_PID and CONSUL_VERSION (such as
 # 1.21.0), and no other CONSUL_* variable of the caller. With --acl the server enforces ACLs with
 # that default policy, and CONSUL_HTTP_TOKEN is its management token. With --config it also reads
 # that file. The server ends with the command, with this script and with this script's parent, also
@@ -149,19 +149,20 @@ acl {
 END
 }
 
-# start: starts a server, sets `server` and `http`, returns when it is ready. Fails when the server
+# start: starts a server, sets `server`, `http` and `dns`, returns when it is ready. Fails when the server
 # ends early, for instance because another program has taken one of its ports.
 start() {
     local ports id more=() deadline
-    read -r -a ports <<<"$(free_ports 4)"
+    read -r -a ports <<<"$(free_ports 5)"
     http=${ports[0]}
+    dns=${ports[4]}
     id=$(cat /proc/sys/kernel/random/uuid)
     [[ $full == 1.8.* ]] || more+=(-grpc-tls-port=-1)
     [ -z "$acl" ] || more+=(-hcl="$(acl_config)")
     [ -z "$config" ] || more+=(-config-file="$config")
     setsid "$binary" agent -dev -log-level=err -node-id="$id" -http-port="$http" \
         -server-port="${ports[1]}" -serf-lan-port="${ports[2]}" -serf-wan-port="${ports[3]}" \
-        -dns-port=-1 -grpc-port=-1 "${more[@]}" -hcl='disable_update_check = true' \
+        -dns-port="${ports[4]}" -grpc-port=-1 "${more[@]}" -hcl='disable_update_check = true' \
         </dev/null >"$log" 2>&1 &
     server=$!
     echo "$server" >"$folder/server"
@@ -190,7 +191,7 @@ until start; do
     fi
 done
 
-export CONSUL_HTTP_ADDR=127.0.0.1:$http CONSUL_PID=$server CONSUL_VERSION=$full
+export CONSUL_HTTP_ADDR=127.0.0.1:$http CONSUL_DNS_ADDR=127.0.0.1:$dns CONSUL_PID=$server CONSUL_VERSION=$full
 [ -z "$token" ] || export CONSUL_HTTP_TOKEN=$token
 # In the background, because bash runs a trap only when the command in the foreground has ended.
 if [ -t 0 ]; then

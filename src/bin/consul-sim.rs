@@ -100,12 +100,14 @@ async fn run(config: &Config) -> Result<(), String> {
     let agent = Arc::new(config.agent(clock).map_err(starting)?);
     let (urls, listeners): (Vec<_>, Vec<_>) =
         config.listeners().await.map_err(starting)?.into_iter().unzip();
+    let dns = config.dns(Arc::clone(&agent)).await.map_err(starting)?;
+    let asked_at = dns.addresses();
     let most = config.connections_per_client();
     let (control_urls, controlled) = match control {
         None => (Vec::new(), None),
         Some((listener, address, hosts)) => {
             let control = Control::new(hosts);
-            control.add_first(Arc::clone(&agent), steered, urls.clone());
+            control.add_first(Arc::clone(&agent), steered, urls.clone(), asked_at.clone());
             let served = serve_answers(Arc::new(control), vec![listener], most);
             (vec![format!("http://{address}")], Some(served))
         }
@@ -131,9 +133,12 @@ async fn run(config: &Config) -> Result<(), String> {
     if !control_urls.is_empty() {
         line += &format!(" with control endpoints on {}", control_urls.join(" "));
     }
+    if !asked_at.is_empty() {
+        line += &format!(" and DNS on {}", asked_at.join(" "));
+    }
     if let Some(file) = config.ready_file() {
         let ready = serde_json::json!({
-            "pid": std::process::id(), "urls": urls, "control_urls": control_urls,
+            "pid": std::process::id(), "urls": urls, "control_urls": control_urls, "dns": asked_at,
         });
         write_whole(file, &format!("{ready}\n"))?;
     }
@@ -148,6 +153,7 @@ async fn run(config: &Config) -> Result<(), String> {
             Err(error) => Err(failed(error)),
         },
         never = reloads => never,
+        never = dns.serve() => match never {},
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
     };

@@ -45,6 +45,8 @@ mod catalog;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod control;
+#[cfg(feature = "server")]
+pub mod dns;
 mod entry;
 mod event;
 mod filter;

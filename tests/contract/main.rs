@@ -11,6 +11,7 @@ mod agent;
 mod catalog;
 mod config_entry;
 mod coordinate;
+mod dns;
 mod event;
 mod health;
 mod http;
@@ -52,6 +53,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("coordinate", coordinate::BEHAVIOURS),
     ("http", http::BEHAVIOURS),
     ("query", query::BEHAVIOURS),
+    ("dns", dns::BEHAVIOURS),
     ("operator", operator::BEHAVIOURS),
     ("config_entry", config_entry::BEHAVIOURS),
     ("intention", intention::BEHAVIOURS),
@@ -90,6 +92,9 @@ fn main() {
         if let Some(why) = &target.missing {
             consul::say_skipped(&format!("the contract on Consul {}", target.name), why);
         }
+        if !target.has_sockets() {
+            consul::say_skipped("the contract of DNS on the simulated agent", "it has no sockets");
+        }
         let target = Arc::new(target);
         for (area, behaviours) in AREAS {
             trials.extend(behaviours.iter().map(|behaviour| trial(area, behaviour, &target)));
@@ -118,7 +123,7 @@ fn print_differences() {
 
 fn trial(area: &str, behaviour: &'static Behaviour, target: &Arc<Target>) -> Trial {
     let name = format!("{area}::{} [{}]", behaviour.name, target.name);
-    let skip = target.missing.is_some();
+    let skip = target.missing.is_some() || area == "dns" && !target.has_sockets();
     let target = Arc::clone(target);
     Trial::test(name, move || {
         let held = Arc::clone(&target);

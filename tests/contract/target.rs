@@ -80,6 +80,11 @@ impl Target {
         Target { name, missing, open, with_acls, turns: RwLock::new(()) }
     }
 
+    /// Whether it is a process, and not an agent in this one.
+    pub fn has_sockets(&self) -> bool {
+        !matches!(self.open, Some(Server::Simulated(_)))
+    }
+
     /// Its server with ACLs and this default policy.
     fn with_acls(&self, policy: DefaultPolicy) -> &Server {
         self.with_acls[policy as usize].get_or_init(|| {
@@ -134,6 +139,13 @@ impl Server {
         }
     }
 
+    fn dns(&self) -> Option<&str> {
+        match self {
+            Server::Process(server) => Some(&server.dns),
+            Server::Simulated(_) => None,
+        }
+    }
+
     fn management(&self) -> &str {
         match self {
             Server::Process(server) => &server.token,
@@ -152,33 +164,35 @@ pub struct T {
     target: Arc<Target>,
     transport: Arc<dyn Transport>,
     client: Arc<Client>,
+    dns: Option<String>,
     behaviour: &'static str,
     unique: String,
 }
 
 impl T {
     pub fn new(target: Arc<Target>, behaviour: &'static str) -> T {
-        let transport = target.open.as_ref().expect("the target is there").transport();
+        let server = target.open.as_ref().expect("the target is there");
+        let (transport, dns) = (server.transport(), server.dns().map(str::to_owned));
         let client = client(&transport, Defaults::default());
         let unique = format!("{behaviour}-{}", RUNS.fetch_add(1, Ordering::Relaxed));
-        T { target, transport, client, behaviour, unique }
+        T { target, transport, client, dns, behaviour, unique }
     }
 
     /// The same on a server of the target that has ACLs, with its management token.
     pub fn with_acls(self, policy: DefaultPolicy) -> T {
         let server = self.target.with_acls(policy);
-        let transport = server.transport();
+        let (transport, dns) = (server.transport(), server.dns().map(str::to_owned));
         let token = Some(server.management().to_owned());
         let client = client(&transport, Defaults { token, ..Defaults::default() });
-        T { transport, client, ..self }
+        T { transport, client, dns, ..self }
     }
 
     /// The same without any token.
     pub fn anonymous(&self) -> T {
         let (target, transport) = (Arc::clone(&self.target), Arc::clone(&self.transport));
         let client = client(&transport, Defaults::default());
-        let (behaviour, unique) = (self.behaviour, self.unique.clone());
-        T { target, transport, client, behaviour, unique }
+        let (behaviour, unique, dns) = (self.behaviour, self.unique.clone(), self.dns.clone());
+        T { target, transport, client, dns, behaviour, unique }
     }
 
     /// The same with another token.
@@ -190,6 +204,11 @@ impl T {
     /// The client that makes the calls.
     pub fn client(&self) -> Arc<Client> {
         Arc::clone(&self.client)
+    }
+
+    /// Where the target is asked by DNS.
+    pub fn dns(&self) -> &str {
+        self.dns.as_deref().expect("the target has sockets")
     }
 
     /// Whether the target is the simulated agent, in process or served.

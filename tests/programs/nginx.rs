@@ -457,7 +457,7 @@ fn start_consul_at(address: SocketAddr) -> Result<Child, Failed> {
 
 fn consul_at(port: u16) -> Result<(Child, SocketAddr), Failed> {
     let mut child = Command::new(consul::binary(consul::SIM)?)
-        .args(["agent", "-dev", &format!("-http-port={port}")])
+        .args(["agent", "-dev", "-dns-port=-1", &format!("-http-port={port}")])
         .stdout(Stdio::piped())
         .spawn()?;
     let mut line = String::new();

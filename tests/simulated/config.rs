@@ -95,6 +95,11 @@ fn invalid_files_and_flags_get_consuls_errors() -> Outcome {
         ("named.hcl", r#"service { name = "a" check { name = "n" id = "i" http = "http://x" } }"#),
         ("both.hcl", r#"check { name = "y" http = "http://x" interval = "1s" ttl = "5s" }"#),
         ("ttl.hcl", r#"check { name = "x" }"#),
+        ("ttls.hcl", r#"dns_config { node_ttl = "x" service_ttl { web = "1y" } }"#),
+        ("answers.hcl", "dns_config { udp_answer_limit = -1 }"),
+        ("records.hcl", "dns_config { a_record_limit = -2 }"),
+        ("alternative.hcl", r#"datacenter = "a" alt_domain = "a.b""#),
+        ("socket.hcl", r#"addresses { dns = "unix:///x" } ports { dns = 1 }"#),
         ("extension.txt", ""),
     ] {
         check_same(&["-config-file", &folder.file(name, text)])?;

@@ -5,6 +5,7 @@
 mod checks;
 mod config;
 mod controlled;
+mod dns;
 mod fuzz;
 mod interop;
 mod random;
@@ -26,6 +27,7 @@ fn main() {
             seldom::trials,
             checks::trials,
             controlled::trials,
+            dns::trials,
         ],
     );
 }

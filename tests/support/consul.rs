@@ -55,6 +55,8 @@ pub fn script(version: &str, options: &[&str]) -> Result<Command, String> {
 pub struct RealConsul {
     /// Its address, `127.0.0.1:port`.
     pub address: String,
+    /// Where it is asked by DNS, `127.0.0.1:port`.
+    pub dns: String,
     /// The secret of its management token; empty when it has no ACLs.
     pub token: String,
     script: Child,
@@ -80,7 +82,11 @@ impl RealConsul {
     fn run(version: &str, options: &[&str]) -> Result<RealConsul, String> {
         let mut script = script(version, options)?
             // The command lives until its input is closed.
-            .args(["sh", "-c", "echo \"$CONSUL_HTTP_ADDR $CONSUL_HTTP_TOKEN\"; cat"])
+            .args([
+                "sh",
+                "-c",
+                "echo \"$CONSUL_HTTP_ADDR $CONSUL_DNS_ADDR $CONSUL_HTTP_TOKEN\"; cat",
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -89,9 +95,11 @@ impl RealConsul {
         let mut line = String::new();
         let stdout = script.stdout.take().expect("stdout is piped");
         BufReader::new(stdout).read_line(&mut line).expect("the script's output can be read");
-        if let Some((address, token)) = line.trim_end_matches('\n').split_once(' ') {
-            let (address, token) = (address.to_owned(), token.to_owned());
-            return Ok(RealConsul { address, token, script });
+        if let [address, dns, token] =
+            line.trim_end_matches('\n').split(' ').collect::<Vec<_>>()[..]
+        {
+            let [address, dns, token] = [address, dns, token].map(str::to_owned);
+            return Ok(RealConsul { address, dns, token, script });
         }
         let mut said = String::new();
         if let Some(mut stderr) = script.stderr.take() {

@@ -10,6 +10,7 @@ pub mod browser;
 pub mod cluster;
 pub mod consul;
 pub mod disk;
+pub mod dns;
 pub mod golden;
 pub mod holder;
 pub mod islands;

@@ -69,13 +69,21 @@ impl State {
         ];
         match given.into_iter().find(|secret| !secret.is_empty()) {
             Some(secret) => Secret::new(secret),
-            None => self
-                .acl
-                .config
-                .default_token
-                .clone()
-                .unwrap_or_else(|| Secret::new(ANONYMOUS_SECRET)),
+            None => self.default_secret(),
         }
+    }
+
+    /// The secret of the token of requests without one.
+    fn default_secret(&self) -> Secret {
+        let configured = self.acl.config.default_token.clone();
+        configured.unwrap_or_else(|| Secret::new(ANONYMOUS_SECRET))
+    }
+
+    /// The permissions of DNS, whose requests have no token.
+    #[cfg(feature = "server")]
+    pub fn dns_authority(&self) -> Authority {
+        let own = self.acl.config.dns_token.clone();
+        self.authority_of(&own.unwrap_or_else(|| self.default_secret()))
     }
 }
 

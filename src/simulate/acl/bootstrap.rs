@@ -123,9 +123,12 @@ fn set_agent_token(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     if !AGENT_TOKENS.contains(&kind.as_str()) {
         return Err(Refusal::unknown(format!("Token {} is unknown", go::quoted(&kind))));
     }
-    // The others are for requests that a simulated agent does not make.
-    if kind == "default" || kind == "acl_token" {
-        state.acl.config.default_token = (!secret.is_empty()).then(|| Secret::new(secret));
+    let secret = (!secret.is_empty()).then(|| Secret::new(secret));
+    match kind.as_str() {
+        "default" | "acl_token" => state.acl.config.default_token = secret,
+        "dns" => state.acl.config.dns_token = secret,
+        // The others are for requests that a simulated agent does not make.
+        _ => {}
     }
     Ok(Reply::done())
 }

@@ -55,6 +55,8 @@ pub struct Acl {
     pub initial_management: Option<Secret>,
     /// The secret of the token of requests without one; by default the anonymous token.
     pub default_token: Option<Secret>,
+    /// The secret of the token of DNS; by default that of requests without one.
+    pub dns_token: Option<Secret>,
 }
 
 /// What a token may do that no rule of its policies speaks of.

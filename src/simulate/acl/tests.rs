@@ -138,6 +138,7 @@ fn listing_keys_can_be_a_right_of_its_own() {
         enable_key_list_policy: true,
         initial_management: Some(Secret::new(MANAGEMENT)),
         default_token: None,
+        dns_token: None,
     };
     let world = World::with(Options { seed: 1, acl, ..Options::default() });
     let rules = "key_prefix \"a\" { policy = \"read\" } key_prefix \"b\" { policy = \"list\" }";

@@ -160,11 +160,8 @@ impl<'a> Instance<'a> {
     }
 
     pub fn new(record: &'a Record, service: &'a Service) -> Self {
-        let of_node = record.checks.values().filter(|check| check.service_id.is_empty());
-        let is_own = |check: &&Check| check.service_id.eq_ignore_ascii_case(&service.id);
-        let own =
-            record.checks.values().filter(|check| !check.service_id.is_empty()).filter(is_own);
-        Self { node: &record.node, service: service.into(), checks: of_node.chain(own).collect() }
+        let checks = record.checks_of(service).collect();
+        Self { node: &record.node, service: service.into(), checks }
     }
 
     /// Whether every check passes.

@@ -2,6 +2,7 @@
 //!
 //! Source of the rules: the reference of the agent's configuration in Consul's documentation, and what Consul 1.21 prints.
 
+mod dns;
 mod flags;
 mod keys;
 
@@ -423,6 +424,7 @@ impl Config {
         if let Some(secret) = token("acl.tokens.default") {
             acl.default_token = Some(secret);
         }
+        acl.dns_token = token("acl.tokens.dns");
         Ok(())
     }
 

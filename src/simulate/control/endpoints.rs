@@ -38,6 +38,7 @@ struct Controlled {
     agent: Arc<Agent>,
     clock: SteeredClock,
     urls: Vec<String>,
+    dns: Vec<String>,
     /// Ends its service with the last clone; none for the first agent, which is served as long as the process lives.
     _serving: Option<Arc<Serving>>,
 }
@@ -64,8 +65,14 @@ impl Control {
     }
 
     /// Adds the agent of the command line, which the caller serves.
-    pub fn add_first(&self, agent: Arc<Agent>, clock: SteeredClock, urls: Vec<String>) {
-        let first = Controlled { agent, clock, urls, _serving: None };
+    pub fn add_first(
+        &self,
+        agent: Arc<Agent>,
+        clock: SteeredClock,
+        urls: Vec<String>,
+        dns: Vec<String>,
+    ) {
+        let first = Controlled { agent, clock, urls, dns, _serving: None };
         lock(&self.agents).insert(FIRST.to_owned(), first);
     }
 
@@ -156,7 +163,8 @@ impl Control {
 
     fn list(&self) -> serde_json::Value {
         let agents = lock(&self.agents);
-        agents.iter().map(|(name, agent)| (name.clone(), json!({ "urls": agent.urls }))).collect()
+        let places = |agent: &Controlled| json!({ "urls": agent.urls, "dns": agent.dns });
+        agents.iter().map(|(name, agent)| (name.clone(), places(agent))).collect()
     }
 
     /// Starts a further agent.
@@ -181,6 +189,8 @@ impl Control {
         let agent = Arc::new(config.agent(Arc::new(clock.clone())).map_err(bad)?);
         let (urls, listeners): (Vec<_>, Vec<_>) =
             config.listeners().await.map_err(bad)?.into_iter().unzip();
+        let asked = config.dns(Arc::clone(&agent)).await.map_err(bad)?;
+        let dns = asked.addresses();
         match lock(&self.agents).entry(name) {
             Entry::Occupied(taken) => {
                 let why = format!("an agent has the name {:?} already", taken.key());
@@ -188,12 +198,13 @@ impl Control {
             }
             Entry::Vacant(place) => {
                 let most = config.connections_per_client();
-                let serving = Serving::start(Arc::clone(&agent), listeners, most);
-                let (urls, _serving) = (urls.clone(), Some(Arc::new(serving)));
-                place.insert(Controlled { agent, clock, urls, _serving });
+                let serving = Serving::start(Arc::clone(&agent), listeners, asked, most);
+                let _serving = Some(Arc::new(serving));
+                let (urls, dns) = (urls.clone(), dns.clone());
+                place.insert(Controlled { agent, clock, urls, dns, _serving });
             }
         }
-        Ok(json!({ "urls": urls }))
+        Ok(json!({ "urls": urls, "dns": dns }))
     }
 
     /// Ends a further agent and its connections.
@@ -266,7 +277,7 @@ mod tests {
             (Control::new(Hosts::new(Ipv4Addr::LOCALHOST.into(), &[])), SteeredClock::standing());
         let options =
             crate::simulate::Options { clock: Arc::new(clock.clone()), ..Default::default() };
-        control.add_first(Arc::new(Agent::new(options)), clock, Vec::new());
+        control.add_first(Arc::new(Agent::new(options)), clock, Vec::new(), Vec::new());
         control
     }
 

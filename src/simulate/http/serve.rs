@@ -4,9 +4,10 @@ use super::listen::Listener;
 use crate::error::Error;
 use crate::os::Stream;
 use crate::simulate::Agent;
+use crate::simulate::dns::Listening;
 use crate::sync::lock;
 use bytes::Bytes;
-use futures_util::future::{select, select_all};
+use futures_util::future::{Either, select, select_all};
 use http::header::{CONNECTION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, Limited};
@@ -76,10 +77,12 @@ impl Serving {
     pub fn start(
         agent: Arc<Agent>,
         listeners: Vec<Listener>,
+        dns: Listening,
         connections_per_client: usize,
     ) -> Self {
         let serving = async move {
-            let Err(error) = serve(agent, listeners, connections_per_client).await;
+            let http = serve(agent, listeners, connections_per_client);
+            let Either::Left((Err(error), _)) = select(pin!(http), pin!(dns.serve())).await;
             tracing::error!(%error, "an agent is no longer served");
         };
         Serving(tokio::spawn(serving).abort_handle())

@@ -77,18 +77,15 @@ fn execute(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     authority.known()?;
     let mut order = state.rng.clone();
     state.rng.u64(..);
-    let mut found = if query.definition.at("Service").at("Peer").as_text().is_empty() {
-        instances(state, &query, &authority, connect(call)?)
-    } else {
-        Vec::new()
-    };
-    order.shuffle(&mut found);
-    nearest_first(state, call, &query, &mut found);
+    let mut found =
+        found(state, &query, &authority, connect(call)?, call.query.get("near"), &mut order);
     if limit(call)? > 0 {
         found.truncate(limit(call)?);
     }
     let place = place(state, &query, found.is_empty());
     let service = query.definition.at("Service").at("Service").as_text();
+    let found: Vec<_> =
+        found.into_iter().map(|(record, instance)| Instance::new(record, instance)).collect();
     let nodes = serde_json::to_value(&found).map_err(|why| Refusal::server(why.to_string()))?;
     let mut reply = json!({
         "Service": service,
@@ -128,13 +125,59 @@ fn place<'a>(state: &'a State, query: &'a Query, is_empty: bool) -> Place<'a> {
     Place { datacenter, peer, failovers: peers.len() }
 }
 
+/// What DNS needs of an executed query.
+#[cfg(feature = "server")]
+pub(in crate::simulate) struct Executed<'a> {
+    pub found: Vec<(&'a Record, &'a Service)>,
+    pub service: String,
+    /// How long the answer holds, as the query says; it may be empty.
+    pub ttl: String,
+}
+
+#[cfg(feature = "server")]
+impl State {
+    /// Executes the query of this name or id for DNS.
+    pub fn execute_for_dns(
+        &self,
+        name: &str,
+        own: &Authority,
+        order: &mut fastrand::Rng,
+    ) -> Result<Executed<'_>, Refusal> {
+        let query = self.queries.resolve(name)?;
+        let of_query = self.authority_of(&Secret::new(query.token.as_str()));
+        let authority = if query.token.is_empty() { own } else { &of_query };
+        authority.known()?;
+        let found = found(self, &query, authority, false, "", order);
+        let text = |part: &str, name: &str| query.definition.at(part).at(name).as_text().to_owned();
+        Ok(Executed { found, service: text("Service", "Service"), ttl: text("DNS", "TTL") })
+    }
+}
+
+/// The instances in the order of the answer: at random, or the nearest one first.
+fn found<'a>(
+    state: &'a State,
+    query: &Query,
+    authority: &Authority,
+    connect: bool,
+    near: &str,
+    order: &mut fastrand::Rng,
+) -> Vec<(&'a Record, &'a Service)> {
+    if !query.definition.at("Service").at("Peer").as_text().is_empty() {
+        return Vec::new();
+    }
+    let mut found = instances(state, query, authority, connect);
+    order.shuffle(&mut found);
+    nearest_first(state, near, query, &mut found);
+    found
+}
+
 /// The instances that are healthy, that match and that the caller may see.
 fn instances<'a>(
     state: &'a State,
     query: &Query,
     authority: &Authority,
     connect: bool,
-) -> Vec<Instance<'a>> {
+) -> Vec<(&'a Record, &'a Service)> {
     let service = query.definition.at("Service");
     let name = service.at("Service").as_text();
     let all: Vec<_> = match connect || service.at("Connect").is_true() {
@@ -149,7 +192,7 @@ fn instances<'a>(
             && authority.sees(Resource::Node, &record.node.node)
             && authority.sees(Resource::Service, &instance.name)
     });
-    wanted.map(|(record, instance)| Instance::new(record, instance)).collect()
+    wanted.collect()
 }
 
 fn is_healthy(query: &Json, record: &Record, instance: &Service) -> bool {
@@ -179,15 +222,15 @@ fn has_tags(query: &Json, instance: &Service) -> bool {
 }
 
 /// Sorts by the distance from the node that the request names, else from that of the query. That node itself is the first.
-fn nearest_first(state: &State, call: &Call, query: &Query, found: &mut Vec<Instance<'_>>) {
-    let from = match call.query.get("near") {
+fn nearest_first(state: &State, near: &str, query: &Query, found: &mut Vec<(&Record, &Service)>) {
+    let from = match near {
         "" => query.definition.at("Service").at("Near").as_text(),
         near => near,
     };
     let from = if from == "_agent" { state.node_name.as_str() } else { from };
     if let Some(coordinate) = state.coordinates.get(from) {
-        let distance = |instance: &Instance<'_>| {
-            let other = state.coordinates.get(instance.node());
+        let distance = |(record, _): &(&Record, &Service)| {
+            let other = state.coordinates.get(&record.node.node);
             other.map_or(f64::INFINITY, |other| other.distance(coordinate))
         };
         let mut places: Vec<_> =
@@ -197,7 +240,7 @@ fn nearest_first(state: &State, call: &Call, query: &Query, found: &mut Vec<Inst
     }
     /// The local agent is never farther down a sorted answer.
     const DEPTH: usize = 10;
-    let own = |instance: &Instance<'_>| instance.node().eq_ignore_ascii_case(from);
+    let own = |(record, _): &(&Record, &Service)| record.node.node.eq_ignore_ascii_case(from);
     if let Some(place) = found.iter().take(DEPTH).position(own) {
         found.swap(0, place);
     }

@@ -179,6 +179,15 @@ pub(crate) struct Record {
     pub newest: u64,
 }
 
+impl Record {
+    /// The checks of the node, then those of one of its services.
+    pub fn checks_of(&self, service: &Service) -> impl Iterator<Item = &Check> {
+        let of_node = self.checks.values().filter(|check| check.service_id.is_empty());
+        let own = self.checks.values().filter(|check| !check.service_id.is_empty());
+        of_node.chain(own.filter(|check| check.service_id.eq_ignore_ascii_case(&service.id)))
+    }
+}
+
 /// The instances of a service.
 #[derive(Clone, Debug, Default)]
 struct Group {
@@ -315,6 +324,13 @@ impl CatalogTable {
         let address = Ipv4Addr::from(VIRTUAL_NETWORK | number).to_string();
         let own = Address { address, port: service.port };
         service.tagged_addresses.insert("consul-virtual".to_owned(), own);
+    }
+
+    /// The virtual address of a service in the mesh.
+    #[cfg(feature = "server")]
+    pub fn virtual_address(&self, service: &str) -> Option<Ipv4Addr> {
+        let number = self.virtual_numbers.get(&service.to_lowercase())?;
+        Some(Ipv4Addr::from(VIRTUAL_NETWORK | number))
     }
 
     /// Adds an instance to a node that exists.

@@ -53,7 +53,11 @@ pub fn commands(unpacked: &Path) -> Outcome {
     // The module is there as built.
     program(&bin, "luarocks", "test \"$2\" = path || test \"$2\" = make")?;
     symlink(consul::binary(consul::SIM)?, bin.join("consul-sim"))?;
-    program(&bin, "consul", &format!("exec consul-sim \"$@\" -http-port={}", ports[0]))?;
+    program(
+        &bin,
+        "consul",
+        &format!("exec consul-sim \"$@\" -dns-port=-1 -http-port={}", ports[0]),
+    )?;
     let modules = unpacked.join("usr/lib/nginx/modules").display().to_string();
     let load = ["ndk_http_module", "ngx_http_lua_module"]
         .map(|it| format!("load_module {modules}/{it}.so;"));
