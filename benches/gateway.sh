@@ -74,7 +74,7 @@ start "$folder/instances"
     echo ']}'
 } >"$folder/consul/services.json"
 consul=127.0.0.1:18180
-"$sim" agent -dev -http-port=18180 -config-file="$folder/consul/services.json" >"$folder/log" 2>&1 &
+"$sim" agent -dev -dns-port=-1 -http-port=18180 -config-file="$folder/consul/services.json" >"$folder/log" 2>&1 &
 pids+=($!)
 reaches "http://$consul/v1/health/service/web"
 

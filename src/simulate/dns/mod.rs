@@ -159,3 +159,79 @@ fn begun(request: &Message) -> Message {
     reply.queries.clone_from(&request.queries);
     reply
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulate::Options;
+    use hickory_proto::op::{Edns, Query};
+    use hickory_proto::rr::{Name, RecordType};
+
+    fn dns() -> Dns {
+        Dns::new(Arc::new(Agent::new(Options::default())), Settings::default())
+    }
+
+    fn question(name: &str, kind: RecordType) -> Message {
+        let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+        message.add_query(Query::query(Name::from_ascii(name).expect("a name"), kind));
+        message.edns = Some(Edns::new());
+        message
+    }
+
+    #[test]
+    fn the_exact_name_of_a_service_sets_its_ttl_then_the_longest_start() {
+        let ttls = [("w*", 5), ("we*", 6), ("web", 7), ("*", 3)];
+        let service_ttl = ttls.map(|(name, ttl)| (name.to_owned(), ttl)).to_vec();
+        let settings = Settings { service_ttl, ..Settings::default() };
+        for (service, ttl) in [("web", 7), ("webs", 6), ("wide", 5), ("other", 3)] {
+            assert_eq!(settings.ttl_of(service), ttl, "{service}");
+        }
+        assert_eq!(Settings::default().ttl_of("web"), 0);
+    }
+
+    #[test]
+    fn a_reply_is_not_answered() {
+        let mut message = question("consul.", RecordType::SOA);
+        let dns = dns();
+        let ask = |message: &Message| dns.answer(&message.to_vec().expect("bytes"), Over::Udp);
+        assert!(ask(&message).is_some());
+        message.metadata.message_type = MessageType::Response;
+        assert_eq!(ask(&message), None);
+    }
+
+    #[test]
+    fn no_bytes_stop_it() {
+        let dns = dns();
+        let names = [
+            "consul.service.consul.",
+            "_consul._tcp.service.dc1.dc.consul.",
+            "_a._.query.consul.",
+            "_._.service.consul.",
+            "1.0.0.127.in-addr.arpa.",
+            "7f000001.addr.consul.",
+            "sim.node.consul.",
+        ];
+        let kinds = [RecordType::SRV, RecordType::ANY, RecordType::PTR, RecordType::A];
+        let mut rng = fastrand::Rng::with_seed(3);
+        for name in names {
+            for kind in kinds {
+                let whole = question(name, kind).to_vec().expect("bytes");
+                assert!(dns.answer(&whole, Over::Tcp).is_some(), "{name}");
+                for _ in 0..300 {
+                    let mut bytes = whole.clone();
+                    for _ in 0..rng.usize(1..4) {
+                        let place = rng.usize(..bytes.len());
+                        bytes[place] = rng.u8(..);
+                    }
+                    bytes.truncate(rng.usize(..=bytes.len()));
+                    // It may have no answer.
+                    let _ = dns.answer(&bytes, Over::Udp);
+                }
+            }
+        }
+        let name = "7f000001.addr.consul.";
+        let whole = question(name, RecordType::A).to_vec().expect("bytes");
+        let reply = dns.answer(&whole, Over::Udp).expect("an answer");
+        assert_eq!(Message::from_vec(&reply).expect("a message").answers.len(), 1);
+    }
+}
