@@ -20,6 +20,7 @@ pub fn trials() -> Trials {
     trials.add_unless(missing, "a_taken_port_is_an_error", a_taken_port_is_an_error);
     let missing = missing || consul::is_missing("1.21", "the DNS of Consul 1.21");
     trials.add_unless(missing, "a_file_means_the_same [1.21]", a_file_means_the_same);
+    trials.add_unless(missing, "a_file_is_read_again [1.21]", a_file_is_read_again);
     trials
 }
 
@@ -181,6 +182,29 @@ fn a_file_means_the_same() -> Outcome {
     for server in &servers {
         let reply = over_tcp(&server.dns, &request);
         check("it has its limit", reply.answers.len() == 4, reply)?;
+    }
+    Ok(())
+}
+
+fn a_file_is_read_again() -> Outcome {
+    let folder = Folder::new();
+    let config = |ttl: &str, domain: &str| {
+        format!(r#"domain = "{domain}" dns_config {{ node_ttl = "{ttl}" }}"#)
+    };
+    for version in [consul::SIM, "1.21"] {
+        let file = folder.file("agent.hcl", config("3s", "first"));
+        let server = RealConsul::start_with_config(version, &file)?;
+        let ttl = |domain: &str| {
+            let name = format!("0a000001.addr.{domain}.");
+            over_udp(&server.dns, &question(&name, A)).answers.first().map(|record| record.ttl)
+        };
+        check("at the start", ttl("first") == Some(3), version)?;
+        folder.file("agent.hcl", config("4s", "second"));
+        let url = format!("http://{}/v1/agent/reload", server.address);
+        let output = Command::new("curl").args(["-sS", "-X", "PUT", &url]).output()?;
+        check("the reload", output.status.success() && output.stdout.is_empty(), output)?;
+        // The domain stays.
+        check("afterwards", ttl("first") == Some(4) && ttl("second").is_none(), version)?;
     }
     Ok(())
 }

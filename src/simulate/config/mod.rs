@@ -2,14 +2,15 @@
 //!
 //! Source of the rules: the reference of the agent's configuration in Consul's documentation, and what Consul 1.21 prints.
 
-mod dns;
 mod flags;
 mod keys;
+mod names;
 
 use super::acl::{Acl, DefaultPolicy, Secret};
 use super::agent::definition::{self, Origin};
 use super::agent::probe::all::AllProber;
 use super::control::clock::SteeredClock;
+use super::dns;
 use super::http::decode;
 use super::http::listen::{Listener, TlsFiles};
 use super::http::reply::Refusal;
@@ -428,9 +429,14 @@ impl Config {
         Ok(())
     }
 
-    /// Registers the services and checks of the configuration. Those that only requests registered are removed in dev mode, in
+    /// Sets what DNS answers, and registers the services and checks of the configuration. Those that only requests registered are removed in dev mode, in
     /// which Consul keeps nothing on disk.
     fn register(&self, state: &mut State) -> Result<(), String> {
+        let dns = self.dns_settings()?;
+        // The domains are those of the start.
+        let domains =
+            state.dns.take().map_or_else(|| dns.domains.clone(), |dns| dns.domains.clone());
+        state.dns = Some(Arc::new(dns::Settings { domains, ..dns }));
         let (mut services, mut checks) = (BTreeSet::new(), BTreeSet::new());
         for given in self.get("service").into_iter().chain(self.items("services")) {
             let defined = definition::services(&service_of(given), state, Origin::File)

@@ -162,8 +162,14 @@ impl Agent {
 /// Begins with the state of a fresh server, and without the services of the configuration.
 fn begin(state: &mut State, options: &Options) {
     let reload = state.reload.take();
+    #[cfg(feature = "server")]
+    let dns = state.dns.take();
     *state = State::new(state.now, options);
     state.reload = reload;
+    #[cfg(feature = "server")]
+    {
+        state.dns = dns;
+    }
 }
 
 #[cfg(test)]

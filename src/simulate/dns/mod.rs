@@ -104,13 +104,12 @@ enum Over {
 #[derive(Debug)]
 pub(super) struct Dns {
     agent: Arc<Agent>,
-    settings: Settings,
 }
 
 impl Dns {
     /// Answers with the state of this agent.
-    pub fn new(agent: Arc<Agent>, settings: Settings) -> Self {
-        Self { agent, settings }
+    pub fn new(agent: Arc<Agent>) -> Self {
+        Self { agent }
     }
 
     /// The answer to a request; none to what is not a request, or if no message can hold the answer.
@@ -136,13 +135,14 @@ impl Dns {
             return refused(ResponseCode::FormErr);
         };
         let mut reply = begun(&request);
-        let settings = &self.settings;
-        self.agent.with(|state| {
+        let settings = self.agent.with(|state| {
             let order = state.rng.fork();
-            Answering::new(state, settings, order).answer(&request, &mut reply)
+            let settings = state.dns.clone().unwrap_or_default();
+            Answering::new(state, &settings, order).answer(&request, &mut reply)?;
+            Some(settings)
         })?;
         if reply.metadata.authoritative {
-            trim(&mut reply, &request, settings, over);
+            trim(&mut reply, &request, &settings, over);
         }
         encoded(&reply, !settings.disable_compression)
     }
@@ -168,7 +168,7 @@ mod tests {
     use hickory_proto::rr::{Name, RecordType};
 
     fn dns() -> Dns {
-        Dns::new(Arc::new(Agent::new(Options::default())), Settings::default())
+        Dns::new(Arc::new(Agent::new(Options::default())))
     }
 
     fn question(name: &str, kind: RecordType) -> Message {

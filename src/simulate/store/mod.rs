@@ -69,6 +69,9 @@ pub(super) struct State {
     pub settings: Arc<Settings>,
     /// Reads the configuration files again, if there are any.
     pub reload: Option<Reload>,
+    /// The configuration of DNS.
+    #[cfg(feature = "server")]
+    pub dns: Option<Arc<super::dns::Settings>>,
     pub rng: fastrand::Rng,
     pub kv: KvTable,
     pub sessions: SessionTable,
@@ -111,6 +114,8 @@ impl State {
             node_name: options.node_name.clone(),
             settings: Arc::new(options.settings.clone()),
             reload: None,
+            #[cfg(feature = "server")]
+            dns: None,
             rng: fastrand::Rng::with_seed(options.seed),
             kv: KvTable::default(),
             sessions: SessionTable::default(),

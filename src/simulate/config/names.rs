@@ -17,7 +17,7 @@ impl Config {
     /// # Errors
     /// A value, address or port that cannot be used, as Consul prints it.
     pub async fn dns(&self, agent: Arc<Agent>) -> Result<Listening, String> {
-        let dns = Dns::new(agent, self.dns_settings()?);
+        let dns = Dns::new(agent);
         let is_any = self.get("ports.http").and_then(Value::as_i64) == Some(0);
         let mut sockets = Vec::new();
         for place in self.places("dns", if is_any { -1 } else { PORT })? {
@@ -29,7 +29,7 @@ impl Config {
         Ok(Listening::new(dns, sockets))
     }
 
-    fn dns_settings(&self) -> Result<Settings, String> {
+    pub(super) fn dns_settings(&self) -> Result<Settings, String> {
         let mut settings = Settings::default();
         let own = self.text("domain").unwrap_or("consul");
         let domains = [own, self.text("alt_domain").unwrap_or_default()];
