@@ -5,7 +5,7 @@
 #
 # Without a STEP all of them run, each to its end, also after a failure:
 #
-#   api       the tests of HashiCorp's Go client on consul-sim (some minutes)
+#   api       the tests of HashiCorp's Go client on Consul 1.21 and on consul-sim (some minutes)
 #   random    5,000 sequences of random requests, simulated and on a real Consul (SEQUENCES)
 #   fuzz      10 minutes of random requests, valid and malformed, simulated (FUZZ_SECONDS)
 #   locks     20,000 histories of locks under faults (SEEDS)

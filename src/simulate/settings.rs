@@ -13,6 +13,8 @@ pub struct Settings {
     pub datacenter: String,
     /// `advertise_addr`: the address of the agent's node, and of its server for other servers.
     pub address: IpAddr,
+    /// `connect.ca_config.cluster_id`: the trust domain, without its suffix.
+    pub cluster_id: String,
     /// `session_ttl_min`: the shortest TTL of a session.
     pub session_ttl_min: Duration,
     /// `limits.kv_max_value_size`: the most bytes of a key's value.
@@ -40,6 +42,7 @@ impl Default for Settings {
         Self {
             datacenter: "dc1".to_owned(),
             address: Ipv4Addr::LOCALHOST.into(),
+            cluster_id: "5ca1ab1e-0000-4000-8000-000000000001".to_owned(),
             session_ttl_min: Duration::from_secs(session::TTL_RANGE_S.0),
             kv_max_value_size: kv::MAX_VALUE_BYTES,
             txn_max_req_len: kv::MAX_VALUE_BYTES,

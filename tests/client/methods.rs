@@ -22,7 +22,6 @@ const NOT_SIMULATED: &[(&str, &str)] = &[
     ("peering_", "there is one cluster"),
     ("partition_", "Consul Enterprise"),
     ("namespace_", "Consul Enterprise"),
-    ("acl_replication", "there is one datacenter"),
     ("acl_templated_policy_", "tokens name their policies directly"),
 ];
 

@@ -14,6 +14,7 @@ behaviours![
     an_intention_is_a_source_of_an_entry,
     invalid_intentions_are_refused,
     both_ends_must_be_given,
+    names_have_only_the_default_namespace,
     intentions_need_permissions_of_the_destination,
 ];
 
@@ -153,6 +154,36 @@ async fn both_ends_must_be_given(t: T) {
         assert_eq!(refused.status, 500, "{query}: {}", refused.body);
         assert!(refused.body.contains(why), "{query}: {}", refused.body);
     }
+}
+
+async fn names_have_only_the_default_namespace(t: T) {
+    if t.is_1_8("the names of intentions have no namespaces (before 1.9)") {
+        return;
+    }
+    upsert(&t, &t.name("a"), "b", "deny").await;
+    let [a, b] = ["a", "b"].map(|name| t.name(name));
+    for source in [format!("default/{a}"), format!("/{a}"), format!("p/default/{a}")] {
+        let answer = t.value("connect_intention_check", args![source.clone(), b.clone()]).await;
+        assert_eq!(answer.get("Allowed"), Some(&false.into()), "{source}");
+    }
+    let of_other = "Namespaces is a Consul Enterprise feature";
+    for (path, why) in [
+        ("check?source=x/a&destination=b", format!("Invalid source namespace \"x\": {of_other}")),
+        (
+            "check?source=a&destination=y/b",
+            format!("Invalid destination namespace \"y\": {of_other}"),
+        ),
+        ("exact?source=x/a&destination=b", format!("Invalid SourceNS \"x\": {of_other}")),
+        ("match?by=source&name=x/a", format!("Invalid match entry namespace \"x\": {of_other}")),
+        (
+            "check?source=a/b/c/d&destination=b",
+            "source \"a/b/c/d\" is invalid: input can contain at most two '/'".to_owned(),
+        ),
+    ] {
+        let refused = t.raw("GET", &format!("/v1/connect/intentions/{path}"), "").await;
+        assert_eq!((refused.status, refused.body), (500, why), "{path}");
+    }
+    t.ok("connect_intention_delete", args![a, b]).await;
 }
 
 async fn intentions_need_permissions_of_the_destination(t: T) {

@@ -12,7 +12,6 @@ behaviours![
     an_unknown_peering_is_absent,
     enterprise_endpoints_are_unsupported,
     templates_of_policies_are_known,
-    replication_is_off_in_the_first_datacenter,
 ];
 
 /// Whether the target is a simulated agent; if so, checks that the method is `unsupported`.
@@ -89,13 +88,4 @@ async fn templates_of_policies_are_known(t: T) {
     let preview = args!["builtin/service", table! {"Name" = "api"}];
     let policy = t.value("acl_templated_policy_preview", preview).await;
     assert!(text(&policy, "Rules").contains("api"));
-}
-
-async fn replication_is_off_in_the_first_datacenter(t: T) {
-    let t = t.with_acls(Deny);
-    if is_unknown(&t, "acl_replication", args![]).await {
-        return;
-    }
-    let replication = t.value("acl_replication", args![]).await;
-    assert_eq!(replication.get("Enabled"), Some(&false.into()));
 }

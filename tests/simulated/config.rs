@@ -22,6 +22,12 @@ pub fn trials() -> Trials {
     trials.add_unless(missing, name, one_warning_names_the_keys_without_effect);
     let name = "it_answers_on_a_unix_socket_and_with_tls";
     trials.add_unless(missing, name, it_answers_on_a_unix_socket_and_with_tls);
+    let name = "a_port_with_tls_and_without_files_has_a_certificate_of_its_own";
+    trials.add_unless(
+        missing,
+        name,
+        a_port_with_tls_and_without_files_has_a_certificate_of_its_own,
+    );
     let missing = missing || consul::is_missing("1.21", "the configuration of Consul 1.21");
     let name = "invalid_files_and_flags_get_consuls_errors [1.21]";
     trials.add_unless(missing, name, invalid_files_and_flags_get_consuls_errors);
@@ -349,4 +355,18 @@ fn it_answers_on_a_unix_socket_and_with_tls() -> Outcome {
         return Ok(());
     }
     Err(format!("{said}, {mode:o}, {over_tls:?}").into())
+}
+
+fn a_port_with_tls_and_without_files_has_a_certificate_of_its_own() -> Outcome {
+    let served = Served::start_with(&["-http-port=0", "-hcl", "ports { https = 0 }"])?;
+    let mut urls = served.urls.iter();
+    let url = urls.find(|url| url.starts_with("https://")).ok_or("no port with TLS")?;
+    let answer = |options: &[&str]| {
+        Command::new("curl").args(options).arg(format!("{url}/v1/status/leader")).output()
+    };
+    let (trusting, careful) = (answer(&["-sSk"])?, answer(&["-sS"])?);
+    if trusting.stdout == b"\"127.0.0.1:8300\"" && !careful.status.success() {
+        return Ok(());
+    }
+    Err(format!("{trusting:?}, {careful:?}").into())
 }

@@ -21,7 +21,9 @@ enum Caller {
     /// ACLs are off: everything is allowed.
     Unchecked,
     /// The token does not exist.
-    Unknown,
+    Unknown {
+        bootstrapped: bool,
+    },
     Known {
         accessor: String,
         rules: Rules,
@@ -47,7 +49,7 @@ impl State {
                     rules: acl.rules_of(token, &self.settings.datacenter),
                     default: acl.config.default_policy,
                 },
-                None => Caller::Unknown,
+                None => Caller::Unknown { bootstrapped: acl.bootstrapped.is_some() },
             }
         };
         Authority {
@@ -91,7 +93,12 @@ impl Authority {
     /// Refuses a token that does not exist.
     pub fn known(&self) -> Result<(), Refusal> {
         match self.caller {
-            Caller::Unknown => Err(Refusal::new(StatusCode::FORBIDDEN, "ACL not found")),
+            Caller::Unknown { bootstrapped } => {
+                let why = "ACL system must be bootstrapped before making any requests that \
+                           require authorization: ";
+                let why = if bootstrapped { "" } else { why };
+                Err(Refusal::new(StatusCode::FORBIDDEN, format!("{why}ACL not found")))
+            }
             Caller::Unchecked | Caller::Known { .. } => Ok(()),
         }
     }
@@ -114,7 +121,7 @@ impl Authority {
     ) -> bool {
         match &self.caller {
             Caller::Unchecked => true,
-            Caller::Unknown => false,
+            Caller::Unknown { .. } => false,
             Caller::Known { rules, default, .. } => match level(rules) {
                 Some(level) => level.allows(access),
                 // The default policy does not apply to tokens and policies.

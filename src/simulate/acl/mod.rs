@@ -321,7 +321,7 @@ fn content_hash(content: &impl Hash) -> String {
     BASE64.encode([part(0), part(1), part(2), part(3)].concat())
 }
 
-fn is_uuid(text: &str) -> bool {
+pub(super) fn is_uuid(text: &str) -> bool {
     let lengths: Vec<_> = text.split('-').map(str::len).collect();
     lengths == [8, 4, 4, 4, 12] && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
 }

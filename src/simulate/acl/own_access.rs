@@ -1,4 +1,4 @@
-//! What the caller's own token allows: `/v1/internal/acl/authorize`.
+//! What the caller's own token allows: `/v1/internal/acl/authorize`; the replication of tokens, of which there is none.
 
 use super::{Access, Resource};
 use crate::simulate::go;
@@ -9,8 +9,12 @@ use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
 use crate::wire::api::acl as wire;
 use serde::Serialize;
+use serde_json::json;
 
-pub(super) static ROUTES: &[Route] = &[Route(&wire::AUTHORIZE, Handler::Now(authorize))];
+pub(super) static ROUTES: &[Route] = &[
+    Route(&wire::AUTHORIZE, Handler::Now(authorize)),
+    Route(&wire::REPLICATION, Handler::Checked(replication)),
+];
 
 const REQUESTS: &str = "[]structs.ACLAuthorizationRequest";
 const REQUEST: GoType =
@@ -87,4 +91,15 @@ impl Authorization {
             }
         }
     }
+}
+
+/// The state of the only datacenter, which copies from no other. Anybody may read it.
+fn replication(_: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    const NEVER: &str = "0001-01-01T00:00:00Z";
+    let status = json!({
+        "Enabled": false, "Running": false, "SourceDatacenter": "", "ReplicationType": "",
+        "ReplicatedIndex": 0, "ReplicatedRoleIndex": 0, "ReplicatedTokenIndex": 0,
+        "LastSuccess": NEVER, "LastError": NEVER, "LastErrorMessage": "",
+    });
+    Ok(Reply::json(call.style, &status))
 }

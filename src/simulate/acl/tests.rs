@@ -35,7 +35,7 @@ fn without_access_control_its_endpoints_are_refused_and_tokens_mean_nothing() {
     }
     assert_eq!(world.put("acl/bootstrap", "").status(), 401);
     assert_eq!(world.put("agent/token/default", "{}").status(), 401);
-    assert_eq!(world.get("acl/replication").status(), 404);
+    assert_eq!(world.get("acl/replication").status(), 401);
     assert_eq!(world.send_as("nope", Method::GET, "kv/?keys", "").status(), 200);
 }
 

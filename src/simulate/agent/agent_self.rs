@@ -7,7 +7,7 @@ use crate::simulate::{SERVER_PORT, VERSION};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The gossip port of the members of a datacenter.
 pub(super) const SERF_PORT: u16 = 8301;
@@ -88,6 +88,8 @@ pub(crate) fn about(state: &State) -> About {
             "NodeID": id,
             "NodeName": name,
             "PrimaryDatacenter": datacenter,
+            "SerfAdvertiseAddrLAN": serf_address(state, SERF_PORT),
+            "SerfAdvertiseAddrWAN": serf_address(state, SERF_WAN_PORT),
             "ServerMode": true,
             "Version": VERSION,
         }),
@@ -96,6 +98,10 @@ pub(crate) fn about(state: &State) -> About {
         stats: stats(state),
         meta: node.and_then(|node| node.meta.clone()).unwrap_or_default(),
     }
+}
+
+fn serf_address(state: &State, port: u16) -> String {
+    format!("tcp://{}", SocketAddr::new(state.settings.address, port))
 }
 
 /// The agent as a member of its datacenter.

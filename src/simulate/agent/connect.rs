@@ -32,9 +32,6 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&agent::CONNECT_AUTHORIZE, Handler::Now(authorize)),
 ];
 
-/// The trust domain, without its suffix.
-const TRUST_DOMAIN: &str = "5ca1ab1e-0000-4000-8000-000000000001";
-
 /// The index at which a fresh server creates its certificate authority.
 pub(super) const INDEX: u64 = 9;
 
@@ -56,7 +53,7 @@ struct RootView<'a> {
     serial_number: u64,
     #[serde(rename = "SigningKeyID")]
     signing_key_id: &'a str,
-    external_trust_domain: &'static str,
+    external_trust_domain: &'a str,
     not_before: &'a str,
     not_after: &'a str,
     root_cert: &'a str,
@@ -92,7 +89,7 @@ fn roots(state: &State, call: &Call) -> Result<Reply, Refusal> {
         name: "Consul CA Primary Cert",
         serial_number: 7,
         signing_key_id: &root.signing_key_id,
-        external_trust_domain: TRUST_DOMAIN,
+        external_trust_domain: &state.settings.cluster_id,
         not_before: &root.not_before,
         not_after: &root.not_after,
         root_cert: &root.pem,
@@ -103,7 +100,7 @@ fn roots(state: &State, call: &Call) -> Result<Reply, Refusal> {
         create_index: INDEX,
         modify_index: INDEX,
     };
-    let trust_domain = format!("{TRUST_DOMAIN}.consul");
+    let trust_domain = format!("{}.consul", state.settings.cluster_id);
     let roots = Roots { active_root_id: &root.id, trust_domain, roots: [view] };
     Ok(Reply::json(call.style, &roots))
 }
@@ -140,7 +137,10 @@ fn root(state: &State) -> Result<&Root, Refusal> {
 
 #[cfg(feature = "server")]
 fn authority(state: &State) -> Result<&Authority, Refusal> {
-    let new = || Authority::new(TRUST_DOMAIN, state.since_1970()).map_err(|why| why.to_string());
+    let new = || {
+        let authority = Authority::new(&state.settings.cluster_id, state.since_1970());
+        authority.map_err(|why| why.to_string())
+    };
     state.authority.get_or_init(new).as_ref().map_err(|why| Refusal::server(why.clone()))
 }
 
@@ -166,7 +166,7 @@ static LEAF: Read = Read {
 #[cfg(feature = "server")]
 fn leaf(state: &State, service: &str) -> Result<Arc<Leaf>, Refusal> {
     let failed = |why: String| Refusal::server(format!("cannot sign for {service}: {why}"));
-    let mut uri = Url::parse(&format!("spiffe://{TRUST_DOMAIN}.consul"))
+    let mut uri = Url::parse(&format!("spiffe://{}.consul", state.settings.cluster_id))
         .map_err(|error| failed(error.to_string()))?;
     let datacenter = &state.settings.datacenter;
     if let Ok(mut path) = uri.path_segments_mut() {

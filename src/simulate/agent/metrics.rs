@@ -63,12 +63,12 @@ fn metrics(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         let why = "Prometheus is not enabled since its retention time is not positive";
         return Ok(reply.with_text("x-consul-reason", why));
     }
-    let prefix = format!("consul.{}", state.node_name);
+    let prefix = format!("consul.{}", host_name(state));
     let gauge = |name: &str, value: u64| json!({"Name": name, "Value": value, "Labels": {}});
     let own = |name: &str, value: u64| gauge(&format!("{prefix}.{name}"), value);
     let nodes = state.catalog.nodes().count() as u64;
     let instances = state.catalog.nodes().map(|record| record.services.len() as u64).sum();
-    let gauges: Vec<Value> = vec![
+    let mut gauges: Vec<Value> = vec![
         own("autopilot.failure_tolerance", 0),
         own("autopilot.healthy", 1),
         own("members.servers", 1),
@@ -80,10 +80,45 @@ fn metrics(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         own("state.nodes", nodes),
         own("state.service_instances", instances),
     ];
+    gauges.extend(runtime().into_iter().map(|(name, value)| own(name, value)));
     let metrics = json!({
         "Timestamp": TIMESTAMP, "Gauges": gauges, "Points": [], "Counters": [], "Samples": [],
     });
     Ok(Reply::json(call.style, &metrics))
+}
+
+/// The name in front of the metrics: the machine's in consul-sim.
+fn host_name(state: &State) -> String {
+    #[cfg(feature = "server")]
+    if let Ok(name) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
+        return name.trim().to_owned();
+    }
+    state.node_name.clone()
+}
+
+/// The memory of the process in bytes, resident and mapped, and its tasks.
+#[cfg(feature = "server")]
+fn runtime() -> Vec<(&'static str, u64)> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bytes = |field: &str| {
+        let kib = status.lines().find_map(|line| line.strip_prefix(field))?;
+        let kib: u64 = kib.split_whitespace().next()?.parse().ok()?;
+        Some(kib * 1024)
+    };
+    let tasks = tokio::runtime::Handle::try_current();
+    let tasks = tasks.ok().map(|handle| handle.metrics().num_alive_tasks() as u64);
+    let gauges = [
+        ("runtime.alloc_bytes", bytes("VmRSS:")),
+        ("runtime.sys_bytes", bytes("VmSize:")),
+        ("runtime.num_goroutines", tasks),
+    ];
+    gauges.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// The module runs in its program's process, whose numbers change from run to run.
+#[cfg(not(feature = "server"))]
+fn runtime() -> [(&'static str, u64); 0] {
+    []
 }
 
 /// The interval of the numbers; a simulated agent has no date.

@@ -1,8 +1,9 @@
 //! `/v1/health`: nodes and services with their checks.
 
 use super::service_json::Instance;
-use super::{ByTag, configured_only, distance, has_meta, matching};
+use super::{ByTag, distance, gateways_newest, has_meta, matching};
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
+use crate::simulate::entry::gateways::{self, GatewayService};
 use crate::simulate::go;
 use crate::simulate::http::handler::{Handler, Route};
 use crate::simulate::http::reply::{Refusal, Reply};
@@ -11,6 +12,7 @@ use crate::simulate::store::State;
 use crate::simulate::store::catalog::{Check, Record, Service};
 use crate::simulate::store::watch::Topic;
 use crate::wire::api::health as wire;
+use std::collections::BTreeSet;
 
 pub(super) static ROUTES: &[Route] = &[
     Route(&wire::SERVICE, Handler::Read(&SERVICE)),
@@ -56,7 +58,27 @@ fn connect_index(state: &State, call: &Call) -> ResultIndex {
     ResultIndex::new(newest.unwrap_or_else(|| state.catalog.missing_newest(&name)))
 }
 
-static INGRESS: Read = configured_only(check_service);
+/// The instances of the ingress gateways that lead to a service.
+static INGRESS: Read = Read {
+    check: check_service,
+    topics: |_| vec![Topic::Services, Topic::Nodes, Topic::Checks, Topic::Entries],
+    index: |state, _| {
+        let newest = gateways_newest(state);
+        ResultIndex::new(if newest == 0 { 0 } else { newest.max(state.catalog.checks_newest) })
+    },
+    answer: |state, call| {
+        let name = call.rest_text();
+        let behind = gateways::services(state);
+        let leads = |behind: &&GatewayService<'_>| {
+            behind.gateway_kind == gateways::INGRESS && behind.service.name == name
+        };
+        let names: BTreeSet<_> =
+            behind.iter().filter(leads).map(|behind| behind.gateway.name).collect();
+        let found = names.into_iter().flat_map(|gateway| state.catalog.instances(gateway));
+        instances(state, call, ByTag::No, found)
+    },
+    headers: HEADERS,
+};
 
 fn check_service(call: &Call) -> Result<(), Refusal> {
     match (call.query.get("peer"), call.query.get("sg")) {

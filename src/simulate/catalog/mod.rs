@@ -10,8 +10,9 @@ pub(super) mod server;
 pub(super) mod service_json;
 pub(super) mod txn;
 
-use super::acl::{Authority, Resource};
+use super::acl::{Access, Authority, Resource};
 use super::blocking::{Headers, Read, ResultIndex, cache_headers};
+use super::entry::gateways;
 use super::http::handler::{Handler, Route};
 use super::http::reply::{Refusal, Reply};
 use super::http::request::Call;
@@ -141,17 +142,29 @@ fn connect_index(state: &State, call: &Call) -> ResultIndex {
     })
 }
 
-static GATEWAY_SERVICES: Read =
-    configured_only(|call| call.required_rest("Missing gateway name").map(|_| ()));
+static GATEWAY_SERVICES: Read = Read {
+    check: |call| call.required_rest("Missing gateway name").map(|_| ()),
+    topics: |_| vec![Topic::Entries, Topic::Services],
+    index: |state, _| ResultIndex::new(gateways_newest(state)),
+    answer: |state, call| {
+        let gateway = call.rest_text();
+        let authority = state.authority(call);
+        authority.check(Resource::Service, &gateway, Access::Read)?;
+        let behind = gateways::services(state);
+        let behind = behind.iter().filter(|behind| behind.gateway.name == gateway);
+        let seen: Vec<_> = behind
+            .filter(|behind| authority.sees(Resource::Service, behind.service.name))
+            .collect();
+        Ok(authority.mark(Reply::json(call.style, &seen)))
+    },
+    headers: UNCACHED,
+};
 
-/// A list of what only configuration entries can define, which are not simulated.
-const fn configured_only(check: fn(&Call) -> Result<(), Refusal>) -> Read {
-    Read {
-        check,
-        topics: |_| Vec::new(),
-        index: |_, _| ResultIndex::new(0),
-        answer: |_, call| Ok(Reply::json(call.style, &[(); 0])),
-        headers: UNCACHED,
+/// The index of the newest change of what gateways lead to; 0 if there never was a gateway.
+fn gateways_newest(state: &State) -> u64 {
+    match state.entries.gateways_newest() {
+        0 => 0,
+        newest => newest.max(state.catalog.services_newest),
     }
 }
 

@@ -102,6 +102,11 @@ fn collect_unused(path: &str, members: &Map<String, Value>, found: &mut Vec<Stri
             (Some(Key { r#type: Type::Object, .. }), Value::Object(inner)) => {
                 collect_unused(&path, inner, found);
             }
+            (Some(Key { r#type: Type::Any, is_used: false }), Value::Object(inner)) => {
+                let paths = inner.keys().map(|name| join(&path, name));
+                found
+                    .extend(paths.filter(|path| !KEYS.get(&**path).is_some_and(|key| key.is_used)));
+            }
             (Some(key), _) if !key.is_used => found.push(path),
             _ => {}
         }

@@ -6,13 +6,13 @@ mod flags;
 mod keys;
 mod names;
 
-use super::acl::{Acl, DefaultPolicy, Secret};
+use super::acl::{Acl, DefaultPolicy, Secret, is_uuid};
 use super::agent::definition::{self, Origin};
 use super::agent::probe::all::AllProber;
 use super::control::clock::SteeredClock;
 use super::dns;
 use super::http::decode;
-use super::http::listen::{Listener, TlsFiles};
+use super::http::listen::{Listener, TlsFiles, self_signed};
 use super::http::reply::Refusal;
 use super::settings::Settings;
 use super::store::{Reload, State};
@@ -185,7 +185,11 @@ impl Config {
             let Place::Port(address) = place else {
                 return Err("addresses.https: a unix socket is not supported".to_owned());
             };
-            let acceptor = self.tls()?.acceptor().map_err(|error| error.to_string())?;
+            let acceptor = match self.tls()? {
+                Some(files) => files.acceptor(),
+                None => self_signed(),
+            };
+            let acceptor = acceptor.map_err(|error| error.to_string())?;
             let (url, on) = listen("https", address).await?;
             listeners.push((url, Listener::Tls(on, acceptor)));
         }
@@ -215,8 +219,8 @@ impl Config {
         addresses.split_whitespace().map(place).collect()
     }
 
-    /// The files of the port with TLS.
-    fn tls(&self) -> Result<TlsFiles, String> {
+    /// The files of the port with TLS, if there are any.
+    fn tls(&self) -> Result<Option<TlsFiles>, String> {
         let first = |names: [&str; 3]| names.into_iter().find_map(|name| self.get(name));
         let file = |name: &str| {
             let names =
@@ -228,9 +232,15 @@ impl Config {
         let verifies = first(verifies)
             .and_then(Value::as_bool)
             .unwrap_or(self.is_on("verify_incoming_https", false));
-        Ok(TlsFiles {
-            certificate: file("cert_file").ok_or("ports.https requires tls.defaults.cert_file")?,
-            key: file("key_file").ok_or("ports.https requires tls.defaults.key_file")?,
+        let (certificate, key) = match (file("cert_file"), file("key_file")) {
+            (Some(certificate), Some(key)) => (certificate, key),
+            (None, None) if !verifies => return Ok(None),
+            (None, _) => return Err("ports.https requires tls.defaults.cert_file".to_owned()),
+            (_, None) => return Err("ports.https requires tls.defaults.key_file".to_owned()),
+        };
+        Ok(Some(TlsFiles {
+            certificate,
+            key,
             authorities: match (verifies, file("ca_file")) {
                 (false, _) => None,
                 (true, None) => {
@@ -238,7 +248,7 @@ impl Config {
                 }
                 (true, authorities) => authorities,
             },
-        })
+        }))
     }
 
     /// The limit of connections from one address.
@@ -348,6 +358,12 @@ impl Config {
                 ));
             }
             settings.datacenter = name;
+        }
+        if let Some(id) = self.text("connect.ca_config.cluster_id") {
+            if !is_uuid(id) {
+                return Err("cluster_id was supplied but was not a valid UUID".to_owned());
+            }
+            settings.cluster_id = id.to_owned();
         }
         let mut errors = Vec::new();
         if let Some(text) = self.text("advertise_addr") {

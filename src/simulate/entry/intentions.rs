@@ -175,7 +175,9 @@ static MATCH: Read = Read {
     answer: |state, call| {
         let authority = state.authority(call);
         let mut found = Vec::new();
-        for name in call.query.all("name") {
+        for given in call.query.all("name") {
+            let (namespace, name) = service(given, "name")?;
+            is_default(namespace, "match entry namespace")?;
             authority.check(Resource::Intention, name, Access::Read)?;
             let all = all(state);
             let matching = all.iter().filter(|intention| {
@@ -185,7 +187,9 @@ static MATCH: Read = Read {
                 };
                 end == name || end == "*"
             });
-            found.push((name.to_owned(), Json::List(matching.map(Intention::view).collect())));
+            let matching: Vec<_> = matching.map(Intention::view).collect();
+            let list = if matching.is_empty() { Json::Null } else { Json::List(matching) };
+            found.push((given.to_owned(), list));
         }
         Ok(Reply::json(call.style, &Json::Object(found)))
     },
@@ -193,9 +197,44 @@ static MATCH: Read = Read {
     ..LIST
 };
 
-/// Source and destination of the query.
-fn ends(call: &Call) -> Result<(&str, &str), Refusal> {
-    Ok((required(call, "source")?, required(call, "destination")?))
+/// Source and destination of the query, and their namespaces.
+fn ends(call: &Call) -> Result<[(&str, &str); 2], Refusal> {
+    let source = service(required(call, "source")?, "source")?;
+    Ok([source, service(required(call, "destination")?, "destination")?])
+}
+
+/// Source and destination of the query, in the only namespace; `called` says how errors name theirs.
+fn own_ends<'a>(call: &'a Call, called: [&str; 2]) -> Result<(&'a str, &'a str), Refusal> {
+    let ends = ends(call)?;
+    for ((namespace, _), called) in ends.iter().zip(called) {
+        is_default(namespace, called)?;
+    }
+    let [(_, source), (_, destination)] = ends;
+    Ok((source, destination))
+}
+
+/// The namespace and name of `[[PARTITION/]NAMESPACE/]NAME`.
+fn service<'a>(text: &'a str, parameter: &str) -> Result<(&'a str, &'a str), Refusal> {
+    let mut parts = text.rsplitn(4, '/');
+    let name = parts.next().unwrap_or_default();
+    let namespace = parts.next().unwrap_or_default();
+    match parts.nth(1) {
+        None => Ok((namespace, name)),
+        Some(_) => Err(Refusal::server(format!(
+            "{parameter} {} is invalid: input can contain at most two '/'",
+            go::quoted(text)
+        ))),
+    }
+}
+
+fn is_default(namespace: &str, called: &str) -> Result<(), Refusal> {
+    match namespace {
+        "" | "default" => Ok(()),
+        _ => Err(Refusal::server(format!(
+            "Invalid {called} {}: Namespaces is a Consul Enterprise feature",
+            go::quoted(namespace)
+        ))),
+    }
 }
 
 fn denied() -> Refusal {
@@ -225,7 +264,7 @@ fn shown(state: &State, call: &Call, found: Option<&Intention<'_>>) -> Result<Re
 }
 
 fn read(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let (source, destination) = ends(call)?;
+    let (source, destination) = own_ends(call, ["SourceNS", "DestinationNS"])?;
     let all = all(state);
     let mut all = all.iter();
     let found = all.find(|found| found.source_name() == source && found.destination == destination);
@@ -244,7 +283,7 @@ fn read_by_id(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 
 /// Whether the source may call the destination: what the first intention for both says, else the default policy.
 fn allowed(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let (source, destination) = ends(call)?;
+    let (source, destination) = own_ends(call, ["source namespace", "destination namespace"])?;
     let kind = call.query.get("source-type");
     if !["", "consul"].contains(&kind) {
         let kind = go::quoted(kind);
@@ -351,7 +390,7 @@ fn store(state: &mut State, destination: &str, sources: Vec<Json>) -> Result<(),
 }
 
 fn upsert(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let (source, destination) = ends(call)?;
+    let [(_, source), (_, destination)] = ends(call)?;
     let given = given(call)?;
     check_write(&state.authority(call), destination)?;
     if given.meta != Json::Null {
@@ -371,7 +410,7 @@ fn upsert(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 }
 
 fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let (source, destination) = ends(call)?;
+    let [(_, source), (_, destination)] = ends(call)?;
     check_write(&state.authority(call), destination)?;
     let present = sources(state, destination);
     let is_other = |known: &Json| known.at("Name").as_text() != source;

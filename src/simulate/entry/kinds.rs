@@ -31,6 +31,8 @@ impl Kind {
 }
 
 pub(super) const INTENTIONS: &str = "service-intentions";
+pub(in crate::simulate) const INGRESS: &str = "ingress-gateway";
+pub(super) const TERMINATING: &str = "terminating-gateway";
 
 static KINDS: &[Kind] = &[
     Kind::of_service("service-defaults", &SERVICE_DEFAULTS),
@@ -54,8 +56,8 @@ static KINDS: &[Kind] = &[
         reads: Some(Resource::Mesh),
         ..Kind::stored("exported-services")
     },
-    Kind::stored("ingress-gateway"),
-    Kind::stored("terminating-gateway"),
+    Kind { shape: Some(&INGRESS_GATEWAY), ..Kind::stored(INGRESS) },
+    Kind { shape: Some(&TERMINATING_GATEWAY), ..Kind::stored(TERMINATING) },
     Kind::stored("api-gateway"),
     Kind::stored("http-route"),
     Kind::stored("tcp-route"),
@@ -246,7 +248,7 @@ static SERVICE_RESOLVER_TARGET: Shape = Shape(&[
 static HASH_POLICY: Shape = Shape(&[
     M::text("Field"),
     M::text("FieldValue"),
-    M::object("CookieConfig", &Shape(&[M::plain("Session"), M::time("TTL"), M::text("Path")])),
+    M::object("CookieConfig", &Shape(&[M::plain("Session"), M::nanos("TTL"), M::text("Path")])),
     M::plain("SourceIP"),
     M::plain("Terminal"),
 ]);
@@ -337,7 +339,6 @@ static SERVICE_INTENTIONS: Shape = Shape(&[
             M::text("Name"),
             M::text("Peer"),
             M::text("Partition"),
-            M::text("Namespace"),
             M::text("SamenessGroup"),
             M::text("Action"),
             M::list(
@@ -362,4 +363,79 @@ static INTENTION_HTTP: Shape = Shape(&[
     M::text("PathRegex"),
     M::list("Header", &HTTP_HEADER),
     M::plain("Methods"),
+]);
+
+static SDS: Shape = Shape(&[M::text("ClusterName"), M::text("CertResource")]);
+
+static GATEWAY_TLS: Shape = Shape(&[
+    M::flag("Enabled").always(),
+    M::object("SDS", &SDS),
+    M::text("TLSMinVersion"),
+    M::text("TLSMaxVersion"),
+    M::plain("CipherSuites"),
+]);
+
+static INGRESS_HEALTH: Shape = Shape(&[
+    M::nanos("Interval"),
+    M::plain("MaxFailures"),
+    M::plain("EnforcingConsecutive5xx"),
+    M::plain("MaxEjectionPercent"),
+    M::nanos("BaseEjectionTime"),
+]);
+
+static INGRESS_SERVICE: Shape = Shape(&[
+    M::text("Name"),
+    M::plain("Hosts"),
+    M::object("TLS", &Shape(&[M::object("SDS", &SDS)])),
+    M::object("RequestHeaders", &HEADERS),
+    M::object("ResponseHeaders", &HEADERS),
+    M::free("Meta"),
+    M::plain("MaxConnections"),
+    M::plain("MaxPendingRequests"),
+    M::plain("MaxConcurrentRequests"),
+    M::object("PassiveHealthCheck", &INGRESS_HEALTH),
+]);
+
+static INGRESS_GATEWAY: Shape = Shape(&[
+    M::text("Kind"),
+    M::text("Name"),
+    M::object("TLS", &GATEWAY_TLS).always(),
+    M::list(
+        "Listeners",
+        &Shape(&[
+            M::plain("Port"),
+            M::text("Protocol"),
+            M::object("TLS", &GATEWAY_TLS),
+            M::list("Services", &INGRESS_SERVICE).always(),
+        ]),
+    )
+    .always(),
+    M::object(
+        "Defaults",
+        &Shape(&[
+            M::count("MaxConnections").always(),
+            M::count("MaxPendingRequests").always(),
+            M::count("MaxConcurrentRequests").always(),
+            M::object("PassiveHealthCheck", &INGRESS_HEALTH),
+        ]),
+    ),
+    M::free("Meta"),
+]);
+
+static TERMINATING_GATEWAY: Shape = Shape(&[
+    M::text("Kind"),
+    M::text("Name"),
+    M::list(
+        "Services",
+        &Shape(&[
+            M::text("Name"),
+            M::text("CAFile"),
+            M::text("CertFile"),
+            M::text("KeyFile"),
+            M::text("SNI"),
+            M::flag("DisableAutoHostRewrite"),
+        ]),
+    )
+    .always(),
+    M::free("Meta"),
 ]);

@@ -2,6 +2,7 @@
 
 mod chain;
 mod check;
+pub(super) mod gateways;
 mod intentions;
 mod kinds;
 mod shape;
@@ -20,8 +21,8 @@ use super::store::State;
 use super::store::watch::Topic;
 use crate::wire::api::config_entry as wire;
 use http::StatusCode;
-use kinds::{INTENTIONS, Kind};
-use shape::member;
+use kinds::{INGRESS, INTENTIONS, Kind, TERMINATING};
+use shape::{OF_THE_STORE, member};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
     ROUTES.iter().chain(intentions::ROUTES)
@@ -145,6 +146,9 @@ fn write(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
     kind.check_write(&authority, &name)?;
     check_references(&authority, kind, &body, &name)?;
+    if matches!(kind.name, INGRESS | TERMINATING) {
+        chain::check_gateway(&state.entries, kind.name, &name, &body).map_err(Refusal::server)?;
+    }
     let present = state.entries.get(kind.name, &name);
     // A write that changes nothing does not reach the log.
     if expected.is_none() && present.is_some_and(|present| present.body == body) {
@@ -209,13 +213,17 @@ fn completed(kind: &Kind, name: &str, given: Json) -> Json {
     }
     let Json::Object(given) = given else { return Json::Object(members) };
     let is_more = |(name, _): &(String, Json)| {
-        !["kind", "name"].iter().any(|known| name.eq_ignore_ascii_case(known))
+        let is_first = ["kind", "name"].iter().any(|known| name.eq_ignore_ascii_case(known));
+        !is_first && !OF_THE_STORE.contains(&name.as_str())
     };
     members.extend(given.into_iter().filter(is_more));
     for (member, value) in &mut members {
         match (kind.name, member.as_str(), value) {
             (INTENTIONS, "Sources", Json::List(sources)) => {
                 intentions::complete_sources(name, sources);
+            }
+            (INGRESS, "Listeners", Json::List(listeners)) => {
+                listeners.iter_mut().for_each(complete_listener);
             }
             ("service-router", "Routes", Json::List(routes)) => {
                 routes.iter_mut().for_each(upper_case_methods);
@@ -224,6 +232,18 @@ fn completed(kind: &Kind, name: &str, given: Json) -> Json {
         }
     }
     Json::Object(members)
+}
+
+/// Gives a listener its protocol.
+fn complete_listener(listener: &mut Json) {
+    let protocol = match listener.at("Protocol").as_text() {
+        "" => "tcp".to_owned(),
+        protocol => protocol.to_lowercase(),
+    };
+    let Json::Object(members) = listener else { return };
+    members.retain(|(name, _)| name != "Protocol");
+    let place = members.iter().take_while(|(name, _)| name == "Port").count();
+    members.insert(place, ("Protocol".to_owned(), Json::Text(protocol)));
 }
 
 /// Writes the methods of all HTTP matches below a value in upper case.

@@ -20,6 +20,8 @@ enum Kind {
     Text,
     /// A number, a boolean or a list of texts, kept as given.
     Plain,
+    /// A number.
+    Count,
     /// A boolean.
     Flag,
     /// Anything, kept as given.
@@ -28,6 +30,8 @@ enum Kind {
     Config,
     /// A duration, as a text or in nanoseconds.
     Time,
+    /// A duration, which replies have in nanoseconds.
+    Nanos,
     Object(&'static Shape),
     List(&'static Shape),
     Map(&'static Shape),
@@ -46,6 +50,10 @@ impl Member {
         Self::new(name, Kind::Plain)
     }
 
+    pub const fn count(name: &'static str) -> Self {
+        Self::new(name, Kind::Count)
+    }
+
     pub const fn flag(name: &'static str) -> Self {
         Self::new(name, Kind::Flag)
     }
@@ -60,6 +68,10 @@ impl Member {
 
     pub const fn time(name: &'static str) -> Self {
         Self::new(name, Kind::Time)
+    }
+
+    pub const fn nanos(name: &'static str) -> Self {
+        Self::new(name, Kind::Nanos)
     }
 
     pub const fn object(name: &'static str, shape: &'static Shape) -> Self {
@@ -83,6 +95,7 @@ impl Member {
         self.always.then(|| match self.kind {
             Kind::Text => Json::Text(String::new()),
             Kind::Flag => Json::Bool(false),
+            Kind::Count => Json::Number(0.into()),
             Kind::Object(shape) => {
                 let members = shape.0.iter().filter_map(|member| {
                     member.empty().map(|value| (member.name.to_owned(), value))
@@ -100,6 +113,21 @@ pub(super) fn member<'a>(object: &'a Json, name: &str) -> Option<&'a Json> {
     found.map(|(_, value)| value).filter(|value| **value != Json::Null)
 }
 
+/// Members that the store writes, and a caller may send back.
+pub(super) const OF_THE_STORE: [&str; 4] = ["CreateIndex", "ModifyIndex", "Hash", "RaftIndex"];
+
+fn unknown_key(name: &str) -> String {
+    let lower = name.to_lowercase();
+    let why = match () {
+        () if lower.ends_with("namespace") => ", namespaces are a consul enterprise feature",
+        () if lower.contains("jwt") => {
+            ", api-gateway jwt validation is a consul enterprise feature"
+        }
+        () => "",
+    };
+    format!("invalid config key {}{why}", go::quoted(name))
+}
+
 fn is_same(given: &str, name: &str) -> bool {
     given == name || given.replace('_', "").eq_ignore_ascii_case(name)
 }
@@ -110,10 +138,21 @@ impl Shape {
         if !matches!(given, Json::Object(_)) {
             return Err(one_decoding(&format!("'{path}' expected a map")));
         }
-        let is_known = |name: &str| self.0.iter().any(|member| is_same(name, member.name));
-        if let Some((name, _)) = given.members().iter().find(|(name, _)| !is_known(name)) {
-            let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            return Err(one_error(&format!("invalid config key {}", go::quoted(at))));
+        let unknown = given.members().iter().filter(|(name, _)| {
+            let is_own = path.is_empty() && OF_THE_STORE.contains(&name.as_str());
+            !is_own && !self.0.iter().any(|member| is_same(name, member.name))
+        });
+        let unknown: Vec<_> = unknown
+            .map(|(name, _)| if path.is_empty() { name.clone() } else { format!("{path}.{name}") })
+            .map(|name| unknown_key(&name))
+            .collect();
+        match &unknown[..] {
+            [] => {}
+            [why] => return Err(one_error(why)),
+            all => {
+                let all: String = all.iter().map(|why| format!("\t* {why}\n")).collect();
+                return Err(format!("{} errors occurred:\n{all}\n", unknown.len()));
+            }
         }
         let mut members = Vec::new();
         for known in self.0 {
@@ -157,19 +196,23 @@ impl Kind {
             (Kind::Text, Json::Number(number)) => Json::Text(number.to_string()),
             (Kind::Text, Json::Bool(flag)) => Json::Text(u8::from(*flag).to_string()),
             (Kind::Text, _) => return wrong("type 'string'"),
-            (Kind::Plain, Json::Object(_)) => return wrong("a plain value"),
-            (Kind::Plain, plain) => plain.clone(),
+            (Kind::Plain | Kind::Count, Json::Object(_)) => return wrong("a plain value"),
+            (Kind::Plain | Kind::Count, plain) => plain.clone(),
             (Kind::Flag, Json::Bool(flag)) => Json::Bool(*flag),
             (Kind::Flag, _) => return wrong("type 'bool'"),
-            (Kind::Time, Json::Text(text)) => {
+            (Kind::Time | Kind::Nanos, Json::Text(text)) => {
                 let nanos = go::duration(text)
                     .map_err(|why| one_decoding(&format!("error decoding '{path}': {why}")))?;
-                Json::Text(time_text(nanos))
+                match self {
+                    Kind::Nanos => Json::Number(nanos.into()),
+                    _ => Json::Text(time_text(nanos)),
+                }
             }
+            (Kind::Nanos, Json::Number(number)) => Json::Number(number.clone()),
             (Kind::Time, Json::Number(number)) => {
                 Json::Text(time_text(number.as_i64().unwrap_or(0)))
             }
-            (Kind::Time, _) => return wrong("type 'time.Duration'"),
+            (Kind::Time | Kind::Nanos, _) => return wrong("type 'time.Duration'"),
             (Kind::Object(shape), object) => shape.read(object, path)?,
             (Kind::List(shape), Json::List(items)) => {
                 let items = items.iter().enumerate();

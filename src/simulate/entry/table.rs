@@ -1,5 +1,6 @@
 //! The stored entries.
 
+use super::kinds::{INGRESS, TERMINATING};
 use crate::simulate::http::decode::Json;
 use std::collections::BTreeMap;
 
@@ -30,12 +31,19 @@ impl Entry {
 pub(in crate::simulate) struct EntryTable {
     entries: BTreeMap<&'static str, BTreeMap<String, Entry>>,
     newest: u64,
+    /// The index of the last change of a gateway's entry.
+    gateways_newest: u64,
 }
 
 impl EntryTable {
     /// The index of the last change.
     pub fn newest(&self) -> u64 {
         self.newest
+    }
+
+    /// The index of the last change of the services behind gateways; 0 if there was none.
+    pub fn gateways_newest(&self) -> u64 {
+        self.gateways_newest
     }
 
     pub(super) fn get(&self, kind: &str, name: &str) -> Option<&Entry> {
@@ -51,13 +59,20 @@ impl EntryTable {
         let entries = self.entries.entry(kind).or_default();
         let create_index = entries.get(&name).map_or(index, |present| present.create_index);
         entries.insert(name, Entry { body, create_index, modify_index: index });
-        self.newest = index;
+        self.changed(kind, index);
     }
 
     pub(super) fn remove(&mut self, kind: &str, name: &str, index: u64) {
         let removed = self.entries.get_mut(kind).and_then(|entries| entries.remove(name));
         if removed.is_some() {
-            self.newest = index;
+            self.changed(kind, index);
+        }
+    }
+
+    fn changed(&mut self, kind: &str, index: u64) {
+        self.newest = index;
+        if matches!(kind, INGRESS | TERMINATING) {
+            self.gateways_newest = index;
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::error::{Error, Kind};
 use crate::files::pem::PemFile;
 use crate::os::Stream;
 use rustls::crypto::ring;
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use std::fs::{self, Permissions};
@@ -45,8 +46,6 @@ impl TlsFiles {
         let certificate = PemFile::read("cert_file", &self.certificate)?;
         let key = PemFile::read("key_file", &self.key)?;
         let provider = Arc::new(ring::default_provider());
-        let failed =
-            |error: &dyn std::error::Error| Error::new(Kind::Config, format!("tls: {error}"));
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| failed(&error))?;
@@ -66,6 +65,27 @@ impl TlsFiles {
             .map_err(|error| certificate.unusable(&key, &error))?;
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
+}
+
+/// Answers with a certificate that no client trusts: the one of a port without files.
+///
+/// # Errors
+/// [`Kind::Config`], if there is none.
+pub fn self_signed() -> Result<TlsAcceptor, Error> {
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+    let signed = signed.map_err(|error| failed(&error))?;
+    let key = PrivatePkcs8KeyDer::from(signed.signing_key.serialize_der());
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed(&error))?
+        .with_no_client_auth()
+        .with_single_cert(vec![signed.cert.der().clone()], key.into())
+        .map_err(|error| failed(&error))?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn failed(error: &dyn std::error::Error) -> Error {
+    Error::new(Kind::Config, format!("tls: {error}"))
 }
 
 impl Listener {

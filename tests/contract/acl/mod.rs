@@ -27,6 +27,7 @@ behaviours![
     bootstrap_works_only_once,
     a_list_of_policies_wakes_on_a_new_one,
     a_token_is_never_shown,
+    replication_is_off_in_the_first_datacenter,
 ];
 
 pub const UNKNOWN: &str = "8a1b2c3d-0000-4000-8000-123456789abc";
@@ -291,4 +292,12 @@ async fn a_token_is_never_shown(t: T) {
     let error = me.fails("kv_get", args![t.name("x"); "token" = UNKNOWN], Kind::AclNotFound).await;
     shown.push(format!("{error} {error:?}"));
     assert!(!shown.iter().any(|text| text.contains(secret) || text.contains(UNKNOWN)), "{shown:?}");
+}
+
+async fn replication_is_off_in_the_first_datacenter(t: T) {
+    let t = t.with_acls(Deny);
+    let replication = t.value("acl_replication", args![]).await;
+    assert_eq!(replication.get("Enabled"), Some(&false.into()));
+    assert_eq!(replication.get("Running"), Some(&false.into()));
+    assert_eq!(text(&replication, "LastSuccess"), "0001-01-01T00:00:00Z");
 }
