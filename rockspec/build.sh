@@ -49,7 +49,7 @@ fi
 
 # Less inlining than LLVM's own, functions that are alike in the module once, and direct calls between
 # crates: see docs/architecture.md, the size of the module.
-flags=(-C "llvm-args=-inline-threshold=75 -inlinehint-threshold=75")
+flags=(-C "llvm-args=-inline-threshold=65 -inlinehint-threshold=65")
 [ -z "${QUICK:-}" ] || flags=(-C opt-level=0)
 # Not every linker can fold functions.
 fold=(-C "link-arg=-Wl,--icf=all")
