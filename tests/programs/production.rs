@@ -135,7 +135,7 @@ end
 const TRIES: usize = 20;
 
 /// The limit for a manager's recovery after Consul's return.
-const BACK: Duration = Duration::from_secs(10);
+const BACK: Duration = Duration::from_secs(25);
 
 fn luajit(program: &str) -> Command {
     let mut luajit = Command::new("luajit");

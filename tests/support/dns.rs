@@ -36,6 +36,11 @@ pub fn question(name: &str, kind: RecordType) -> Message {
 
 /// The answer over UDP.
 pub fn over_udp(server: &str, request: &Message) -> Message {
+    over_udp_with_size(server, request).0
+}
+
+/// The answer over UDP, and its size in bytes.
+pub fn over_udp_with_size(server: &str, request: &Message) -> (Message, usize) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     socket.set_read_timeout(WAIT).expect("a timeout");
     socket.send_to(&request.to_vec().expect("bytes"), server).expect("it can be sent");
@@ -43,7 +48,7 @@ pub fn over_udp(server: &str, request: &Message) -> Message {
     let size = socket.recv(&mut bytes).expect("an answer");
     let reply = Message::from_vec(&bytes[..size]).expect("a message");
     assert_eq!(reply.metadata.id, request.metadata.id);
-    reply
+    (reply, size)
 }
 
 /// The answer over TCP.
