@@ -370,7 +370,9 @@ async fn answers_over_udp_are_short(t: T) {
         assert_eq!(reply.edns.as_ref().map(Edns::max_payload), Some(65_000));
         let (reply, size) = dns::over_udp_with_size(t.dns(), &with_size(700));
         assert!((4..40).contains(&reply.answers.len()), "{reply}");
-        assert!(size <= 700, "{size}");
+        let more =
+            if t.is_1_8("an answer can be a few bytes longer than the limit") { 20 } else { 0 };
+        assert!(size <= 700 + more, "{size}");
         // What is left out is not told, unless dns_config.enable_truncate says so.
         assert!(!reply.metadata.truncation);
     }
