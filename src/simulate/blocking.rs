@@ -270,17 +270,18 @@ impl Agent {
             Some(reply) => Err(reply),
             None => {
                 let deadline = state.now + wait + jitter.mul_f64(state.rng.f64());
-                Ok((deadline, state.watches.add(topics, &waiter)))
+                Ok((deadline, state.watches.add(topics, &waiter), state.restores))
             }
         });
-        let (deadline, id) = match begun {
+        let (deadline, id, restores) = match begun {
             Ok(begun) => begun,
             Err(reply) => return Some(reply),
         };
         let _subscription = Subscription { agent: self, topics, id };
         while self.woken(&waiter, deadline).await {
-            if let Some(reply) = self.with(&mut news) {
-                return Some(reply);
+            let (reply, restored) = self.with(|state| (news(state), state.restores != restores));
+            if reply.is_some() || restored {
+                return reply;
             }
         }
         None
@@ -381,7 +382,7 @@ pub(super) fn cache_headers(reply: Reply, state: &mut State, call: &Call, asked:
     }
 }
 
-fn index_headers(reply: Reply, index: u64, known_leader: bool) -> Reply {
+pub(super) fn index_headers(reply: Reply, index: u64, known_leader: bool) -> Reply {
     reply
         .with_text("x-consul-index", &index.max(1).to_string())
         .with_text("x-consul-knownleader", if known_leader { "true" } else { "false" })

@@ -58,6 +58,8 @@ mod operator;
 mod query;
 mod session;
 pub mod settings;
+#[cfg(feature = "server")]
+mod snapshot;
 mod status;
 mod store;
 mod txn;

@@ -27,9 +27,10 @@ pub(super) static ROUTES: &[Route] = &[
 
 /// The configuration of autopilot. It is stored and read, and has no effect on the only server.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub(super) struct Autopilot {
     /// The members in the order of replies.
-    given: Vec<(&'static str, Json)>,
+    given: Vec<(String, Json)>,
     create_index: u64,
     modify_index: u64,
 }
@@ -48,7 +49,7 @@ fn permit(state: &State, call: &Call, access: Access) -> Result<(), Refusal> {
 }
 
 /// The id of the server, which is that of its node.
-fn server_id(state: &State) -> &str {
+pub(super) fn server_id(state: &State) -> &str {
     state.catalog.node(&state.node_name).map_or("", |record| &record.node.id)
 }
 
@@ -95,7 +96,7 @@ const CONFIGURATION: GoType =
     GoType { value: "api.AutopilotConfiguration", fields: "AutopilotConfiguration." };
 
 /// The complete configuration of a body.
-fn configuration(body: &Json) -> Result<Vec<(&'static str, Json)>, String> {
+fn configuration(body: &Json) -> Result<Vec<(String, Json)>, String> {
     let given = Object::new(body, CONFIGURATION)?;
     given.check_known(&[
         "CleanupDeadServers",
@@ -127,7 +128,7 @@ fn configuration(body: &Json) -> Result<Vec<(&'static str, Json)>, String> {
         Ok(Json::Number(if number == 0 { default } else { number }.into()))
     };
     let cleanup = !given.has("CleanupDeadServers") || given.flag("CleanupDeadServers")?;
-    Ok(vec![
+    let members = [
         ("CleanupDeadServers", Json::Bool(cleanup)),
         ("LastContactThreshold", time("LastContactThreshold", "200ms")?),
         ("MaxTrailingLogs", number("MaxTrailingLogs", 250)?),
@@ -136,7 +137,8 @@ fn configuration(body: &Json) -> Result<Vec<(&'static str, Json)>, String> {
         ("RedundancyZoneTag", Json::Text(given.text("RedundancyZoneTag")?)),
         ("DisableUpgradeMigration", Json::Bool(given.flag("DisableUpgradeMigration")?)),
         ("UpgradeVersionTag", Json::Text(given.text("UpgradeVersionTag")?)),
-    ])
+    ];
+    Ok(members.map(|(name, value)| (name.to_owned(), value)).into())
 }
 
 fn autopilot(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
@@ -144,11 +146,10 @@ fn autopilot(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let stored = &state.autopilot;
     let number = |index: u64| Json::Number(index.into());
     let indexes = [
-        ("CreateIndex", number(stored.create_index)),
-        ("ModifyIndex", number(stored.modify_index)),
+        ("CreateIndex".to_owned(), number(stored.create_index)),
+        ("ModifyIndex".to_owned(), number(stored.modify_index)),
     ];
-    let members = stored.given.iter().cloned().chain(indexes);
-    let members = members.map(|(name, value)| (name.to_owned(), value)).collect();
+    let members = stored.given.iter().cloned().chain(indexes).collect();
     Ok(Reply::json(call.style, &Json::Object(members)))
 }
 

@@ -268,7 +268,7 @@ fn apply(
         _ => None,
     });
     let nodes: Vec<_> = in_catalog.collect();
-    let before = (!nodes.is_empty()).then(|| state.snapshot());
+    let before = (!nodes.is_empty()).then(|| state.before());
     state.kv.begin();
     for (place, operation) in operations.iter().enumerate() {
         let applied = match operation {
@@ -291,7 +291,7 @@ fn apply(
         state.kv.roll_back();
         state.forget_touched();
         if let Some(before) = before {
-            state.restore(before);
+            state.roll_back(before);
         }
     }
     (results, errors)

@@ -18,7 +18,6 @@ const NOT_SIMULATED: &[(&str, &str)] = &[
     ("discovery_chain", "there is no mesh"),
     ("exported_services", "there is one cluster"),
     ("operator_keyring_", "gossip is not encrypted"),
-    ("snapshot_", "the state is in memory"),
     ("peering_", "there is one cluster"),
     ("partition_", "Consul Enterprise"),
     ("namespace_", "Consul Enterprise"),

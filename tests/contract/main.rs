@@ -21,6 +21,7 @@ mod observer;
 mod operator;
 mod query;
 mod session;
+mod snapshot;
 mod status;
 mod target;
 mod txn;
@@ -57,6 +58,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("operator", operator::BEHAVIOURS),
     ("config_entry", config_entry::BEHAVIOURS),
     ("intention", intention::BEHAVIOURS),
+    ("snapshot", snapshot::BEHAVIOURS),
     ("unsimulated", unsimulated::BEHAVIOURS),
     ("acl", acl::BEHAVIOURS),
     ("permissions", acl::permissions::BEHAVIOURS),
@@ -65,7 +67,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("observer", observer::BEHAVIOURS),
 ];
 
-/// Behaviours that change or check the state of the whole agent: they run alone on their target. A
+/// Behaviours that change or check the state of the whole agent: they run alone on their target, as those of snapshots do. A
 /// reload drops registrations over the API; a check of the node counts for each of its services.
 const ALONE: &[&str] = &[
     "each_method_requires_its_own_permission",
@@ -121,13 +123,13 @@ fn print_differences() {
     }
 }
 
-fn trial(area: &str, behaviour: &'static Behaviour, target: &Arc<Target>) -> Trial {
+fn trial(area: &'static str, behaviour: &'static Behaviour, target: &Arc<Target>) -> Trial {
     let name = format!("{area}::{} [{}]", behaviour.name, target.name);
     let skip = target.missing.is_some() || area == "dns" && !target.has_sockets();
     let target = Arc::clone(target);
     Trial::test(name, move || {
         let held = Arc::clone(&target);
-        let alone = ALONE.contains(&behaviour.name);
+        let alone = area == "snapshot" || ALONE.contains(&behaviour.name);
         let _alone = alone.then(|| held.turns.write().unwrap_or_else(PoisonError::into_inner));
         let _beside = (!alone).then(|| held.turns.read().unwrap_or_else(PoisonError::into_inner));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -8,7 +8,6 @@ use consul_ffi::wire::value::Value;
 behaviours![
     a_discovery_chain_is_compiled,
     nothing_is_exported_at_first,
-    a_snapshot_is_bytes_and_an_invalid_one_is_refused,
     an_unknown_peering_is_absent,
     enterprise_endpoints_are_unsupported,
     templates_of_policies_are_known,
@@ -40,16 +39,6 @@ async fn nothing_is_exported_at_first(t: T) {
     } else {
         assert_eq!(t.value("exported_services", args![]).await, list![]);
     }
-}
-
-async fn a_snapshot_is_bytes_and_an_invalid_one_is_refused(t: T) {
-    if is_unknown(&t, "snapshot_save", args![]).await {
-        return;
-    }
-    let t = t.with_acls(Deny);
-    let snapshot = t.value("snapshot_save", args![]).await;
-    assert!(matches!(&snapshot, Value::Bytes(bytes) if bytes.starts_with(&[0x1f, 0x8b])));
-    t.fails("snapshot_restore", args!["garbage"], Kind::Http).await;
 }
 
 async fn an_unknown_peering_is_absent(t: T) {

@@ -19,6 +19,7 @@ use super::http::handler::Route;
 use super::http::reply::Refusal;
 use super::http::request::Call;
 use super::store::State;
+use super::store::timer::Timer;
 use super::store::watch::Topic;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -27,6 +28,7 @@ use policy::{Level, Rules};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
     let all = policies::ROUTES
@@ -71,6 +73,7 @@ pub enum DefaultPolicy {
 
 /// A token's secret, which `Debug` hides.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub struct Secret(String);
 
 impl Secret {
@@ -99,12 +102,14 @@ const RESERVED: &str = "00000000-0000-0000-0000-0000000000";
 
 /// One policy.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 struct Policy {
     id: String,
     name: String,
     description: String,
     /// The rules as given.
     text: String,
+    #[cfg_attr(feature = "server", serde(skip))]
     rules: Rules,
     /// Where the policy applies; `None`: everywhere.
     datacenters: Option<Vec<String>>,
@@ -114,6 +119,7 @@ struct Policy {
 
 /// Permissions that several tokens have in common.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 struct Role {
     id: String,
     name: String,
@@ -128,6 +134,7 @@ struct Role {
 
 /// One token.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 struct Token {
     accessor: String,
     secret: Secret,
@@ -143,13 +150,15 @@ struct Token {
     method: Option<String>,
     /// In RFC 3339.
     created: String,
-    expires: Option<String>,
+    /// As the time since 1970.
+    expires: Option<Duration>,
     create_index: u64,
     modify_index: u64,
 }
 
 /// A service that a token may act as.
 #[derive(Clone, Debug, Hash)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 struct ServiceIdentity {
     name: String,
     datacenters: Option<Vec<String>>,
@@ -157,6 +166,7 @@ struct ServiceIdentity {
 
 /// A node that a token may act as.
 #[derive(Clone, Debug, Hash)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 struct NodeIdentity {
     name: String,
     datacenter: String,
@@ -164,7 +174,9 @@ struct NodeIdentity {
 
 /// All tokens, policies and roles.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub(super) struct AclTable {
+    #[cfg_attr(feature = "server", serde(skip))]
     config: Acl,
     /// By secret, the order of lists.
     tokens: BTreeMap<Secret, Token>,
@@ -206,6 +218,15 @@ impl AclTable {
     /// The default policy; allow if ACLs are off.
     pub fn default_policy(&self) -> DefaultPolicy {
         if self.config.enabled { self.config.default_policy } else { DefaultPolicy::Allow }
+    }
+
+    /// Reads again what a snapshot has as text alone.
+    #[cfg(feature = "server")]
+    pub fn complete(&mut self) -> Result<(), String> {
+        for policy in self.policies.values_mut() {
+            policy.rules = Rules::parse(&policy.text)?;
+        }
+        self.logins.complete()
     }
 
     fn token_of(&self, accessor: &str) -> Option<&Token> {
@@ -289,6 +310,19 @@ impl State {
         self.acl.tokens_newest = token.modify_index;
         self.acl.tokens.insert(token.secret.clone(), token);
         self.touch(Topic::Tokens);
+    }
+
+    /// Replaces the tokens, policies and roles; the configuration stays.
+    pub fn restore_acl(&mut self, table: AclTable) {
+        let config = std::mem::take(&mut self.acl.config);
+        self.acl = AclTable { config, ..table };
+        let expiring = self.acl.tokens.values().filter_map(|token| {
+            let left = token.expires?.saturating_sub(self.since_1970());
+            Some((left, token.accessor.clone()))
+        });
+        for (left, accessor) in expiring.collect::<Vec<_>>() {
+            self.timers.set(self.now + left, Timer::TokenExpires(accessor));
+        }
     }
 
     /// Deletes a token; false if it does not exist.

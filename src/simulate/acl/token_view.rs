@@ -4,6 +4,7 @@ use super::{
     Access, Authority, DefaultPolicy, NodeIdentity, Resource, ServiceIdentity, Token, content_hash,
     policies, roles,
 };
+use crate::simulate::go;
 use crate::simulate::store::State;
 use serde::Serialize;
 
@@ -30,7 +31,7 @@ pub(super) struct View<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     auth_method: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    expiration_time: Option<&'a str>,
+    expiration_time: Option<String>,
     create_time: &'a str,
     hash: String,
     create_index: u64,
@@ -92,7 +93,7 @@ impl<'a> View<'a> {
             node_identities: token.nodes.iter().map(NodeView::from).collect(),
             local: token.local,
             auth_method: token.method.as_deref(),
-            expiration_time: token.expires.as_deref(),
+            expiration_time: token.expires.map(go::date_text),
             create_time: &token.created,
             hash: content_hash(&(
                 &token.description,

@@ -164,7 +164,9 @@ fn update(state: &mut State, call: &Call, accessor: String) -> Result<Reply, Ref
     if !given.method.is_empty() && present.method.as_ref() != Some(&given.method) {
         return Err(Refusal::server(format!("Cannot change AuthMethod of {accessor}")));
     }
-    if !given.expires.is_empty() && present.expires.as_ref() != Some(&given.expires) {
+    if !given.expires.is_empty()
+        && present.expires.map(go::date_text).as_ref() != Some(&given.expires)
+    {
         return Err(Refusal::server(format!("Cannot change expiration time of {accessor}")));
     }
     write(state, call, given, Some(&present))
@@ -230,7 +232,7 @@ fn write(
             local: given.local,
             method: None,
             created: state.date(Duration::ZERO),
-            expires: (!given.ttl.is_zero()).then(|| state.date(given.ttl)),
+            expires: (!given.ttl.is_zero()).then(|| state.since_1970() + given.ttl),
             create_index: index,
             modify_index: index,
         },

@@ -161,17 +161,19 @@ fn read_definition(given: &Object<'_>) -> Result<Definition, String> {
         let nanos = duration(given, name)?;
         if nanos != 0 {
             let length = Duration::from_nanos(nanos.unsigned_abs());
-            shown.push((*name, Value::from(go::duration_text(length))));
+            shown.push(((*name).to_owned(), Value::from(go::duration_text(length))));
         }
     }
     for name in DEFINITION_FIELDS {
         let is_nothing = |value: &Value| *value == false || *value == "" || *value == 0;
         let value = given.get(name).map(Value::from);
-        shown.extend(value.filter(|value| !is_nothing(value)).map(|value| (*name, value)));
+        shown.extend(
+            value.filter(|value| !is_nothing(value)).map(|value| ((*name).to_owned(), value)),
+        );
     }
     match duration(given, "TTL")? {
         0 => {}
-        nanos => shown.push(("TTL", Value::from(nanos))),
+        nanos => shown.push(("TTL".to_owned(), Value::from(nanos))),
     }
     Ok(Definition(shown))
 }

@@ -109,17 +109,10 @@ impl Agent {
         });
     }
 
-    /// Restores a snapshot of the servers, like `PUT /v1/snapshot`: the index goes back, and the agent
-    /// keeps its services and checks, which it compares with the catalog up to a minute later.
+    /// Restores a snapshot of the servers, like `PUT /v1/snapshot`: the indexes of the tables go back, and the
+    /// agent keeps its services and checks, which it compares with the catalog up to a minute later.
     pub fn restore_snapshot(&self, Backup(past): &Backup) {
-        self.start_again(|state| {
-            let present = std::mem::replace(state, past.clone());
-            (state.rng, state.now, state.local) = (present.rng, present.now, present.local);
-            state.timers.take_agents_timers(present.timers);
-            state.restart();
-            let node = state.node_name.clone();
-            state.catalog_changed(&node);
-        });
+        self.with(|state| state.restore(past.image()));
     }
 
     /// Resets the agent to its initial state, seed included, and ends all faults.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 /// One entry.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub(super) struct Entry {
     /// The members in the order of replies, without the indexes.
     pub body: Json,
@@ -28,8 +29,9 @@ impl Entry {
 
 /// All entries, by kind and name.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub(in crate::simulate) struct EntryTable {
-    entries: BTreeMap<&'static str, BTreeMap<String, Entry>>,
+    entries: BTreeMap<String, BTreeMap<String, Entry>>,
     newest: u64,
     /// The index of the last change of a gateway's entry.
     gateways_newest: u64,
@@ -55,8 +57,8 @@ impl EntryTable {
         self.entries.get(kind).into_iter().flatten()
     }
 
-    pub(super) fn put(&mut self, kind: &'static str, name: String, body: Json, index: u64) {
-        let entries = self.entries.entry(kind).or_default();
+    pub(super) fn put(&mut self, kind: &str, name: String, body: Json, index: u64) {
+        let entries = self.entries.entry(kind.to_owned()).or_default();
         let create_index = entries.get(&name).map_or(index, |present| present.create_index);
         entries.insert(name, Entry { body, create_index, modify_index: index });
         self.changed(kind, index);

@@ -35,6 +35,17 @@ fn routes() -> impl Iterator<Item = &'static Route> {
     .chain(catalog::routes())
     .chain(acl::routes())
     .chain(entry::routes())
+    .chain(snapshots())
+}
+
+#[cfg(feature = "server")]
+fn snapshots() -> &'static [Route] {
+    crate::simulate::snapshot::ROUTES
+}
+
+#[cfg(not(feature = "server"))]
+fn snapshots() -> &'static [Route] {
+    &[]
 }
 
 /// The routes by path. A path that ends in a slash matches all paths below it, as in Go's

@@ -4,6 +4,8 @@
 
 use super::watch::Topic;
 use crate::ordered;
+#[cfg(feature = "server")]
+use crate::simulate::http::decode::Json;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +16,7 @@ pub(crate) type TextMap = BTreeMap<String, String>;
 
 /// One node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize))]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Node {
     #[serde(rename = "ID")]
@@ -67,6 +70,7 @@ impl Check {
 
 /// A tagged address of a service.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize))]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Address {
     pub address: String,
@@ -75,6 +79,7 @@ pub(crate) struct Address {
 
 /// The share of the traffic of an instance, by its status.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize))]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Weights {
     pub passing: i64,
@@ -89,6 +94,7 @@ impl Default for Weights {
 
 /// One instance of a service.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub(crate) struct Service {
     /// Its node's name as registered; empty for a service of the agent.
     pub node: String,
@@ -136,6 +142,7 @@ impl Service {
 
 /// One check of a node or of an instance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize))]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Check {
     pub node: String,
@@ -161,7 +168,7 @@ pub(crate) struct Check {
 
 /// The definition of a check that an external monitor registers; empty for the agent's own checks.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Definition(pub Vec<(&'static str, Value)>);
+pub(crate) struct Definition(pub Vec<(String, Value)>);
 
 impl Serialize for Definition {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -169,8 +176,18 @@ impl Serialize for Definition {
     }
 }
 
+#[cfg(feature = "server")]
+impl<'de> serde::Deserialize<'de> for Definition {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Json::deserialize(deserializer)?;
+        let members = json.members().iter();
+        Ok(Self(members.map(|(name, value)| (name.clone(), value.into())).collect()))
+    }
+}
+
 /// A node with its services and checks.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub(crate) struct Record {
     pub node: Node,
     pub services: BTreeMap<String, Service>,
@@ -190,6 +207,7 @@ impl Record {
 
 /// The instances of a service.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 struct Group {
     /// By node and id.
     instances: BTreeSet<(String, String)>,
@@ -199,6 +217,7 @@ struct Group {
 
 /// All nodes, and the indexes of their reads.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub(crate) struct CatalogTable {
     nodes: BTreeMap<String, Record>,
     groups: BTreeMap<String, Group>,

@@ -6,6 +6,7 @@ use std::ops::Bound::{Included, Unbounded};
 
 /// An entry without its key.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub(crate) struct Entry {
     pub value: Box<[u8]>,
     pub flags: u64,
@@ -28,6 +29,7 @@ impl Entry {
 
 /// All entries.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub(crate) struct KvTable {
     entries: BTreeMap<Box<[u8]>, Entry>,
     tombstones: BTreeMap<Box<[u8]>, u64>,
@@ -35,6 +37,7 @@ pub(crate) struct KvTable {
     newest: u64,
     locked: BTreeMap<SessionId, BTreeSet<Box<[u8]>>>,
     /// How to undo the changes of the current transaction, if there is one.
+    #[cfg_attr(feature = "server", serde(skip))]
     undo: Option<Undo>,
 }
 

@@ -2,9 +2,10 @@
 
 pub(super) mod catalog;
 pub(super) mod coordinate;
+pub(super) mod image;
 pub(super) mod kv;
+mod rollback;
 pub(super) mod session;
-mod snapshot;
 pub(super) mod timer;
 pub(super) mod watch;
 
@@ -100,6 +101,8 @@ pub(super) struct State {
     epoch: Duration,
     /// The newest index of the Raft log.
     index: u64,
+    /// The number of snapshots that were restored.
+    pub restores: u64,
     touched: Vec<Topic>,
     lock_delays: HashMap<Box<[u8]>, Instant>,
     /// The tombstones of each 30 seconds: when they are reaped, and their newest index.
@@ -137,6 +140,7 @@ impl State {
             cached: HashSet::new(),
             epoch: options.epoch,
             index: FIRST_INDEX,
+            restores: 0,
             touched: Vec::new(),
             lock_delays: HashMap::new(),
             tombstone_batches: VecDeque::new(),
@@ -212,11 +216,10 @@ impl State {
 
     /// The date after this time from now, in RFC 3339.
     pub fn date(&self, from_now: Duration) -> String {
-        go::date_text(self.epoch + self.now.since_origin() + from_now)
+        go::date_text(self.since_1970() + from_now)
     }
 
     /// The time since 1970.
-    #[cfg(feature = "server")]
     pub fn since_1970(&self) -> Duration {
         self.epoch + self.now.since_origin()
     }

@@ -11,6 +11,7 @@ pub(crate) type SessionId = Arc<str>;
 
 /// The effect of a session's end on the keys that it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub(crate) enum Behavior {
     Release,
     Delete,
@@ -18,6 +19,7 @@ pub(crate) enum Behavior {
 
 /// One session.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub(crate) struct Session {
     pub id: SessionId,
     pub name: String,
@@ -34,6 +36,7 @@ pub(crate) struct Session {
     pub checks: Option<Vec<String>>,
     pub create_index: u64,
     pub modify_index: u64,
+    #[cfg_attr(feature = "server", serde(skip))]
     pub expires: Option<TimerKey>,
 }
 
@@ -52,6 +55,7 @@ type CheckPlace = (String, String);
 
 /// All sessions.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub(crate) struct SessionTable {
     sessions: BTreeMap<SessionId, Session>,
     by_check: BTreeMap<CheckPlace, BTreeSet<SessionId>>,

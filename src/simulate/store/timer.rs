@@ -61,12 +61,9 @@ impl Timers {
         self.queue.remove(&key);
     }
 
-    /// Replaces the timers of the agent by those of `others`; the servers' timers stay.
-    pub fn take_agents_timers(&mut self, others: Timers) {
-        self.queue.retain(|_, timer| !timer.is_of_agent());
-        self.queue.extend(others.queue.into_iter().filter(|(_, timer)| timer.is_of_agent()));
-        self.next_id = self.next_id.max(others.next_id);
-        self.earlier = true;
+    /// Removes the server's timers.
+    pub fn keep_those_of_the_agent(&mut self) {
+        self.queue.retain(|_, timer| timer.is_of_agent());
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {

@@ -135,6 +135,13 @@ impl Watches {
         }
     }
 
+    /// Notifies all waiters.
+    pub fn wake_all(&self) {
+        self.keys.values().for_each(|waiters| wake(Some(waiters)));
+        self.prefixes.values().for_each(|waiters| wake(Some(waiters)));
+        self.others.values().for_each(|waiters| wake(Some(waiters)));
+    }
+
     /// The number of waiters.
     pub fn waiters(&self) -> usize {
         let ids = self.keys.values().chain(self.prefixes.values()).chain(self.others.values());

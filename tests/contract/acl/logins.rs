@@ -34,18 +34,18 @@ behaviours![
 ];
 
 /// A key that signs tokens.
-struct Issuer(rcgen::KeyPair);
+pub struct Issuer(rcgen::KeyPair);
 
 impl Issuer {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Issuer(rcgen::KeyPair::generate().expect("a key"))
     }
 
-    fn public_key(&self) -> String {
+    pub fn public_key(&self) -> String {
         self.0.public_key_pem()
     }
 
-    fn sign(&self, claims: &serde_json::Value) -> String {
+    pub fn sign(&self, claims: &serde_json::Value) -> String {
         let signed = signed("ES256", claims);
         let (rng, der) = (SystemRandom::new(), self.0.serialize_der());
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der, &rng);
@@ -65,7 +65,7 @@ fn now_s() -> u64 {
 }
 
 /// Claims that `method` accepts.
-fn claims() -> serde_json::Value {
+pub fn claims() -> serde_json::Value {
     json!({
         "iss": "issuer", "aud": "consul", "sub": "Ann", "team": "a", "groups": ["g1", "g2"],
         "iat": now_s(), "exp": now_s() + 600,

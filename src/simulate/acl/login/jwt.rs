@@ -38,7 +38,7 @@ const ALGORITHMS: &[&str] =
     &["RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "EdDSA"];
 
 /// How tokens are checked, and what of them becomes variables.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Jwt {
     keys: Vec<Key>,
     issuer: String,

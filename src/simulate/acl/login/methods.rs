@@ -11,7 +11,7 @@ use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
 use crate::simulate::store::watch::Topic;
 use crate::wire::api::acl as wire;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ const TYPES: &[&str] = &["aws-iam", "jwt", "kubernetes"];
 const JWT: &str = "jwt";
 
 /// A way to log in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Method {
     name: String,
     display_name: String,
@@ -48,12 +48,20 @@ pub(super) struct Method {
     locality: String,
     /// As it was given.
     config: Value,
+    #[serde(skip)]
     pub jwt: Jwt,
     create_index: u64,
     modify_index: u64,
 }
 
 impl Method {
+    /// Reads the configuration again.
+    pub fn complete(&mut self) -> Result<(), String> {
+        let config = Json::deserialize(&self.config).map_err(|why| why.to_string())?;
+        self.jwt = Jwt::new(config.members())?;
+        Ok(())
+    }
+
     pub fn is_local(&self) -> bool {
         self.locality != "global"
     }

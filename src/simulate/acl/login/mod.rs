@@ -20,6 +20,7 @@ use http::StatusCode;
 use jwt::Identity;
 use methods::Method;
 use rules::{Bind, Rule};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ static OWN: &[Route] =
 const LOGIN: GoType = GoType { value: "structs.ACLLoginParams", fields: "ACLLoginParams." };
 
 /// All auth methods and binding rules.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Table {
     /// By name.
     methods: BTreeMap<String, Method>,
@@ -41,6 +42,14 @@ pub(super) struct Table {
     /// By id.
     rules: BTreeMap<String, Rule>,
     rules_newest: u64,
+}
+
+impl Table {
+    /// Reads again what a snapshot has as text alone.
+    pub fn complete(&mut self) -> Result<(), String> {
+        self.methods.values_mut().try_for_each(Method::complete)?;
+        self.rules.values_mut().try_for_each(Rule::complete)
+    }
 }
 
 /// What the binding rules give to a new token.
@@ -108,7 +117,7 @@ fn login(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         local: is_local,
         method: Some(given.method),
         created: state.date(Duration::ZERO),
-        expires: (!ttl.is_zero()).then(|| state.date(ttl)),
+        expires: (!ttl.is_zero()).then(|| state.since_1970() + ttl),
         create_index: index,
         modify_index: index,
     };

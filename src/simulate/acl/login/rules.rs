@@ -13,7 +13,7 @@ use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
 use crate::simulate::store::watch::Topic;
 use crate::wire::api::acl as wire;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -37,13 +37,14 @@ const MAX_POLICY: usize = 128;
 const MAX_NAME: usize = 256;
 
 /// What tokens get whose identity a selector fits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Rule {
     id: String,
     description: String,
     pub method: String,
     selector: String,
     /// `None`: it fits each identity.
+    #[serde(skip)]
     filter: Option<Arc<Filter>>,
     pub bind: Bind,
     pub bind_name: String,
@@ -52,7 +53,7 @@ pub(super) struct Rule {
 }
 
 /// The kind of what a token gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Bind {
     Service,
@@ -98,6 +99,12 @@ impl Bind {
 }
 
 impl Rule {
+    /// Compiles the selector again.
+    pub fn complete(&mut self) -> Result<(), String> {
+        self.filter = filter(&self.selector)?;
+        Ok(())
+    }
+
     pub fn applies_to(&self, identity: &Identity) -> bool {
         let holds = |filter: &Arc<Filter>| filter.matches(&identity.selectable) == Ok(true);
         self.filter.as_ref().is_none_or(holds)
@@ -233,6 +240,16 @@ fn update(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     write(state, call, Given { id, method, ..given }, Some(created))
 }
 
+/// The filter of a selector; `None` for an empty one, which fits each identity.
+fn filter(selector: &str) -> Result<Option<Arc<Filter>>, String> {
+    match selector {
+        "" => Ok(None),
+        selector => {
+            Filter::compile(selector, &schema::IDENTITIES).map(|filter| Some(Arc::new(filter)))
+        }
+    }
+}
+
 fn invalid(why: &str) -> Refusal {
     Refusal::server(format!("Invalid Binding Rule: {why}"))
 }
@@ -250,15 +267,10 @@ fn write(
         let name = go::quoted(&given.method);
         return Err(Refusal::server(format!("cannot find auth method with name {name}")));
     };
-    let filter = match given.selector.as_str() {
-        "" => None,
-        selector => {
-            Some(Arc::new(Filter::compile(selector, &schema::IDENTITIES).map_err(|why| {
-                let why = why.strip_prefix(OF_FILTERS).unwrap_or(&why);
-                Refusal::server(format!("invalid Binding Rule: Selector is invalid: {why}"))
-            })?))
-        }
-    };
+    let filter = filter(&given.selector).map_err(|why| {
+        let why = why.strip_prefix(OF_FILTERS).unwrap_or(&why);
+        Refusal::server(format!("invalid Binding Rule: Selector is invalid: {why}"))
+    })?;
     if given.bind_type.is_empty() {
         return Err(invalid("no BindType is set"));
     }

@@ -11,7 +11,7 @@ use crate::simulate::query::QueryTable;
 use std::collections::{HashMap, VecDeque};
 
 /// A copy of the tables that a change of the catalog can affect.
-pub(crate) struct Snapshot {
+pub(crate) struct Before {
     catalog: CatalogTable,
     coordinates: CoordinateTable,
     sessions: SessionTable,
@@ -22,8 +22,9 @@ pub(crate) struct Snapshot {
 }
 
 impl State {
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
+    /// A copy of the tables that a change of the catalog can affect.
+    pub fn before(&self) -> Before {
+        Before {
             catalog: self.catalog.clone(),
             coordinates: self.coordinates.clone(),
             sessions: self.sessions.clone(),
@@ -34,8 +35,9 @@ impl State {
         }
     }
 
-    pub fn restore(&mut self, before: Snapshot) {
-        let Snapshot {
+    /// Takes all changes back since the copy was made.
+    pub fn roll_back(&mut self, before: Before) {
+        let Before {
             catalog,
             coordinates,
             sessions,
