@@ -6,7 +6,8 @@
 # Without a STEP all of them run, each to its end, also after a failure:
 #
 #   api       the tests of HashiCorp's Go client on Consul 1.21 and on consul-sim (some minutes)
-#   random    5,000 sequences of random requests, simulated and on a real Consul (SEQUENCES)
+#   commands  136 commands of Consul's command line, on Consul 1.21 and on consul-sim
+  random    5,000 sequences of random requests, simulated and on a real Consul (SEQUENCES)
 #   fuzz      10 minutes of random requests, valid and malformed, simulated (FUZZ_SECONDS)
 #   locks     20,000 histories of locks under faults (SEEDS)
 #   clusters  20,000 histories of clusters under faults (SEEDS), and one of 1,000 nodes (NODES)
@@ -35,7 +36,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations release newcomer memory)
+all_steps=(api commands random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations release newcomer memory)
 select_steps "$@"
 prepare_runs 0
 passed=0 failed=0 skipped=0
@@ -48,6 +49,11 @@ test_with() {
 
 step_api() {
     run tests/simulated/interop/api-suite.sh
+}
+
+step_commands() {
+    COMMANDS=all test_with simulated commands || return
+    ! grep -q '^SKIPPED' "$log" || return 3
 }
 
 step_random() {

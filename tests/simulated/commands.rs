@@ -86,6 +86,7 @@ fn without_accidents(text: &str) -> String {
         (r"127\.0\.0\.1:\d+", "127.0.0.1:<port>"),
         (r"\b(port|wan_join_port)=\d+", "$1=<port>"),
         (r#"(Index"?:? +|Hash"?:? +|true +3 +)\d+"#, "$1<index>"),
+        (r"to index \d+", "to index <index>"),
         (r"\d+(\.\d+)? ?(µs|ms)\b", "<time>"),
         (r" +", " "),
     ];

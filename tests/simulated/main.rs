@@ -3,6 +3,7 @@
 #![deny(dead_code)] // a test that is not listed
 
 mod checks;
+mod commands;
 mod config;
 mod controlled;
 mod dns;
@@ -28,6 +29,7 @@ fn main() {
             checks::trials,
             controlled::trials,
             dns::trials,
+            commands::trials,
         ],
     );
 }
