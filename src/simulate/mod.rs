@@ -71,6 +71,7 @@ use crate::transport::Transport;
 use ::http::{Request, Response};
 use acl::{Acl, DefaultPolicy};
 use agent::checks::Prober;
+use agent::monitor::Level;
 use agent::probe::SocketProber;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -155,6 +156,8 @@ pub struct Agent {
     /// The default policy as replies report it.
     default_policy: &'static str,
     state: Mutex<State>,
+    #[cfg(feature = "server")]
+    log: agent::monitor::Log,
     faults: Mutex<Vec<control::fault::ActiveFault>>,
     requests: AtomicU64,
     /// Notifies waiting requests that their connection is closed.
@@ -175,6 +178,8 @@ impl Agent {
     pub fn new(options: Options) -> Self {
         let state = State::new(options.clock.now(), &options);
         Self {
+            #[cfg(feature = "server")]
+            log: state.log.clone(),
             default_policy: match state.acl.default_policy() {
                 DefaultPolicy::Allow => "allow",
                 DefaultPolicy::Deny => "deny",
@@ -301,6 +306,8 @@ impl Agent {
 fn fire(state: &mut State, timer: Timer) {
     match timer {
         Timer::SessionExpires(id) => {
+            let fields = [("session", &*id)];
+            state.log(Level::Debug, "agent.server", "Session TTL expired", &fields);
             let index = state.next_index();
             state.end_session(&id, index);
         }

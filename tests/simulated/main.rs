@@ -9,6 +9,7 @@ mod controlled;
 mod dns;
 mod fuzz;
 mod interop;
+mod monitor;
 mod random;
 mod seldom;
 mod served;
@@ -29,6 +30,7 @@ fn main() {
             checks::trials,
             controlled::trials,
             dns::trials,
+            monitor::trials,
             commands::trials,
         ],
     );

@@ -2,6 +2,7 @@
 //! makes the catalog's entries of the agent's node the same.
 
 use super::checks::Schedule;
+use super::monitor::Level;
 use super::sidecar;
 use crate::clock::Instant;
 use crate::simulate::SERF_HEALTH;
@@ -139,6 +140,7 @@ impl State {
         let index = self.next_index();
         let node = self.node_name.clone();
         self.delete_service(&node, id, index);
+        self.log(Level::Info, "agent", "Deregistered service", &[("service", id)]);
         let sidecar = sidecar::id_of(id);
         if self.local.services.get(&sidecar).is_some_and(|service| service.is_sidecar) {
             self.deregister_service(&sidecar);
@@ -239,6 +241,13 @@ impl State {
             local.check.status = status.to_owned();
             local.critical_since =
                 (status == "critical").then(|| local.critical_since.unwrap_or(now));
+            if status != "passing" {
+                let message = match status {
+                    "critical" => "Check is now critical",
+                    _ => "Check is now warning",
+                };
+                self.log(Level::Warn, "agent", message, &[("check", id)]);
+            }
             self.sync_check_now(id);
         } else if local.deferred.is_none() {
             let part = self.rng.f64() + 0.5;
@@ -258,8 +267,13 @@ impl State {
         let Some(service) = self.local.services.get(id).cloned() else { return };
         self.sync_node(index);
         let node = self.node_name.clone();
+        let written = |state: &State| state.catalog.service(&node, id).map(|s| s.modify_index);
+        let before = written(self);
         // It cannot fail: only a missing node is refused.
         let _ = self.ensure_service(&node, service, index);
+        if written(self) != before {
+            self.log(Level::Info, "agent", "Synced service", &[("service", id)]);
+        }
     }
 
     /// Updates a check in the catalog, and the service that it needs.
@@ -273,8 +287,14 @@ impl State {
         if !check.service_id.is_empty() {
             self.sync_service(&check.service_id, index);
         }
+        let node = self.node_name.clone();
+        let written = |state: &State| state.catalog.check(&node, id).map(|c| c.modify_index);
+        let before = written(self);
         // It cannot fail: only a missing node or service is refused.
         let _ = self.ensure_check(check, index);
+        if written(self) != before {
+            self.log(Level::Info, "agent", "Synced check", &[("check", id)]);
+        }
     }
 
     fn sync_node(&mut self, index: u64) {

@@ -11,6 +11,7 @@ pub(super) mod local_state;
 mod maintenance;
 mod members;
 mod metrics;
+pub(crate) mod monitor;
 pub(super) mod probe;
 mod sidecar;
 
@@ -31,9 +32,17 @@ use definition::{Origin, is_status};
 use std::hash::{DefaultHasher, Hasher};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
-    [ROUTES, connect::ROUTES, health::ROUTES, maintenance::ROUTES, members::ROUTES, metrics::ROUTES]
-        .into_iter()
-        .flatten()
+    let all = [
+        ROUTES,
+        connect::ROUTES,
+        health::ROUTES,
+        maintenance::ROUTES,
+        members::ROUTES,
+        metrics::ROUTES,
+        #[cfg(feature = "server")]
+        monitor::ROUTES,
+    ];
+    all.into_iter().flatten()
 }
 
 static ROUTES: &[Route] = &[

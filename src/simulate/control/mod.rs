@@ -156,12 +156,12 @@ impl Agent {
 fn begin(state: &mut State, options: &Options) {
     let reload = state.reload.take();
     #[cfg(feature = "server")]
-    let dns = state.dns.take();
+    let (dns, log) = (state.dns.take(), state.log.clone());
     *state = State::new(state.now, options);
     state.reload = reload;
     #[cfg(feature = "server")]
     {
-        state.dns = dns;
+        (state.dns, state.log) = (dns, log);
     }
 }
 

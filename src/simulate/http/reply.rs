@@ -1,5 +1,7 @@
 //! Replies: status, headers and body, and JSON as Go writes it.
 
+#[cfg(feature = "server")]
+use crate::simulate::agent::monitor::Monitor;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -26,11 +28,20 @@ pub(crate) struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// The log that follows the body without an end.
+    #[cfg(feature = "server")]
+    pub monitor: Option<Monitor>,
 }
 
 impl Reply {
     pub fn empty(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::new(), body: Bytes::new() }
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            #[cfg(feature = "server")]
+            monitor: None,
+        }
     }
 
     /// A success with no body.
@@ -75,6 +86,10 @@ impl From<Reply> for Response<Bytes> {
         let mut response = Response::new(reply.body);
         *response.status_mut() = reply.status;
         *response.headers_mut() = reply.headers;
+        #[cfg(feature = "server")]
+        if let Some(monitor) = reply.monitor {
+            response.extensions_mut().insert(monitor);
+        }
         response
     }
 }

@@ -4,14 +4,18 @@ use super::listen::Listener;
 use crate::error::Error;
 use crate::os::Stream;
 use crate::simulate::Agent;
+use crate::simulate::agent::monitor::{Level, Monitor};
 use crate::simulate::dns::Listening;
+use crate::simulate::go;
 use crate::sync::lock;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::future::{Either, select, select_all};
 use http::header::{CONNECTION, CONTENT_TYPE, HOST};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Body, Incoming};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Either as EitherBody, Full, Limited, StreamBody};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::ext::ReasonPhrase;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -49,6 +53,9 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
 /// The header by which a client says its name, so that faults can be limited to it.
 const CLIENT: &str = "x-sim-client";
 
+/// The body of an answer: whole, or the lines of a log.
+type Body = EitherBody<Full<Bytes>, UnsyncBoxBody<Bytes, Infallible>>;
+
 /// What answers the requests of sockets.
 pub trait Answer: Send + Sync + 'static {
     /// Answers a request of the client of this name; after an error its connection is closed.
@@ -65,8 +72,30 @@ impl Answer for Agent {
         client: &str,
         request: Request<Bytes>,
     ) -> Result<Response<Bytes>, Error> {
-        self.exchange(client, "consul-sim", request).await
+        if !self.log.is_read() {
+            return self.exchange(client, "consul-sim", request).await;
+        }
+        let (method, url) = (request.method().to_string(), shown(request.uri()));
+        let begun = self.clock.now();
+        let answer = self.exchange(client, "consul-sim", request).await;
+        self.with(|state| {
+            let latency = go::duration_text(state.now - begun);
+            let fields =
+                [("method", &*method), ("url", &url), ("from", client), ("latency", &latency)];
+            state.log(Level::Debug, "agent.http", "Request finished", &fields);
+        });
+        answer
     }
+}
+
+/// A URL without the secret of a parameter `token`.
+fn shown(url: &Uri) -> String {
+    let Some(query) = url.query() else { return url.path().to_owned() };
+    let parameters = query.split('&').map(|parameter| match parameter.starts_with("token=") {
+        true => "token=<hidden>",
+        false => parameter,
+    });
+    format!("{}?{}", url.path(), parameters.collect::<Vec<_>>().join("&"))
 }
 
 /// An agent on its sockets, until it is dropped.
@@ -200,16 +229,23 @@ async fn answer(
     answers: Arc<impl Answer>,
     address: Arc<str>,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
     let mut response = match refusal(&request) {
-        Some(refusal) => refusal,
+        Some(refusal) => refusal.map(Body::Left),
         None => {
             let (parts, body) = request.into_parts();
             let body = Limited::new(body, MAX_BODY).collect().await?.to_bytes();
             let named = parts.headers.get(CLIENT).and_then(|name| name.to_str().ok());
             let client = named.map_or_else(|| Arc::clone(&address), Arc::from);
             let answered = answers.answer(&client, Request::from_parts(parts, body)).await;
-            answered.map_err(|error| error.message().to_owned())?.map(Full::new)
+            let answered = answered.map_err(|error| error.message().to_owned())?;
+            match answered.extensions().get::<Monitor>().cloned() {
+                None => answered.map(|body| Body::Left(Full::new(body))),
+                Some(monitor) => {
+                    let lines = monitor.lines().map(|line| Ok(Frame::data(line)));
+                    answered.map(|_| Body::Right(UnsyncBoxBody::new(StreamBody::new(lines))))
+                }
+            }
         }
     };
     if response.status() == StatusCode::PAYLOAD_TOO_LARGE {

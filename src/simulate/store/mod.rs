@@ -70,6 +70,9 @@ pub(super) struct State {
     pub settings: Arc<Settings>,
     /// Reads the configuration files again, if there are any.
     pub reload: Option<Reload>,
+    /// What monitors of the agent see.
+    #[cfg(feature = "server")]
+    pub log: super::agent::monitor::Log,
     /// The configuration of DNS.
     #[cfg(feature = "server")]
     pub dns: Option<Arc<super::dns::Settings>>,
@@ -117,6 +120,8 @@ impl State {
             node_name: options.node_name.clone(),
             settings: Arc::new(options.settings.clone()),
             reload: None,
+            #[cfg(feature = "server")]
+            log: super::agent::monitor::Log::default(),
             #[cfg(feature = "server")]
             dns: None,
             rng: fastrand::Rng::with_seed(options.seed),
