@@ -154,6 +154,7 @@ async fn run(config: &Config) -> Result<(), String> {
         },
         never = reloads => never,
         never = dns.serve() => match never {},
+        () = agent.left() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
     };

@@ -24,7 +24,7 @@ pub type Named = (&'static str, fn() -> Outcome);
 
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
-    let alone: [Named; 8] = [
+    let alone: [Named; 9] = [
         ("command_line_and_files_configure_it", command_line_and_files_configure_it),
         (
             "a_configuration_that_is_not_a_file_is_refused",
@@ -34,6 +34,7 @@ pub fn trials() -> Trials {
         ("a_chunked_upload_is_stored", a_chunked_upload_is_stored),
         ("a_client_that_disconnects_in_mid_request_does_not_affect_others", leaving_in_the_middle),
         ("half_open_connections_leave_room_for_others", half_open_connections_leave_room),
+        ("leaving_ends_it_after_the_answer", leaving_ends_it),
         ("sigint_ends_it_promptly", || ends_promptly("INT")),
         ("sigterm_ends_it_promptly", || ends_promptly("TERM")),
     ];
@@ -418,8 +419,15 @@ fn one_too_many(address: SocketAddr) -> Result<Said, Failed> {
     Ok(said)
 }
 
+fn leaving_ends_it() -> Outcome {
+    let served = Served::start()?;
+    let said = talk(served.address, &request("PUT", "/v1/agent/leave", "", ""))?;
+    assert_eq!(said.statuses, [200]);
+    ends(served)
+}
+
 fn ends_promptly(signal: &str) -> Outcome {
-    let mut served = Served::start()?;
+    let served = Served::start()?;
     let mut open = Vec::new();
     for part in [
         &b"GET /v1/kv/a?index=1000&wait=5m HTTP/1.1\r\nHost: a\r\n\r\n"[..],
@@ -432,8 +440,13 @@ fn ends_promptly(signal: &str) -> Outcome {
         open.push(stream);
     }
     served.answers()?;
-    let sent = Instant::now();
     Command::new("kill").args([&format!("-{signal}"), &served.child.id().to_string()]).status()?;
+    ends(served)
+}
+
+/// It ends as a success, within 3 s.
+fn ends(mut served: Served) -> Outcome {
+    let sent = Instant::now();
     while sent.elapsed() < Duration::from_secs(3) {
         match served.child.try_wait()? {
             Some(status) if status.code() == Some(0) => return Ok(()),

@@ -13,8 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 pub(super) static ROUTES: &[Route] = &[
     Route(&wire::MEMBERS, Handler::Now(members)),
     Route(&wire::JOIN, Handler::Now(join)),
-    // Leaving does nothing: it must not end a process that has other users.
-    Route(&wire::LEAVE, Handler::Now(done)),
+    Route(&wire::LEAVE, Handler::Now(leave)),
     Route(&wire::FORCE_LEAVE, Handler::Now(force_leave)),
     Route(&wire::RELOAD, Handler::Now(reload)),
 ];
@@ -22,6 +21,14 @@ pub(super) static ROUTES: &[Route] = &[
 fn done(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Agent, &state.node_name, Access::Write)?;
     Ok(Reply::done())
+}
+
+/// Ends the service of a served agent. One in a program's own process stays, for its other users.
+fn leave(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    let reply = done(state, call)?;
+    #[cfg(feature = "server")]
+    state.left.notify_one();
+    Ok(reply)
 }
 
 fn reload(state: &mut State, call: &Call) -> Result<Reply, Refusal> {

@@ -14,6 +14,8 @@ use crate::error::Error;
 use crate::wire::table::Shape;
 use crate::wire::value::Value;
 use crate::wire::value::shape::{ValuePath, unknown};
+#[cfg(feature = "server")]
+use std::sync::Arc;
 
 /// The state that an agent retains when it restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,12 +158,12 @@ impl Agent {
 fn begin(state: &mut State, options: &Options) {
     let reload = state.reload.take();
     #[cfg(feature = "server")]
-    let (dns, log) = (state.dns.take(), state.log.clone());
+    let (dns, log, left) = (state.dns.take(), state.log.clone(), Arc::clone(&state.left));
     *state = State::new(state.now, options);
     state.reload = reload;
     #[cfg(feature = "server")]
     {
-        (state.dns, state.log) = (dns, log);
+        (state.dns, state.log, state.left) = (dns, log, left);
     }
 }
 

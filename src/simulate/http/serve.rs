@@ -10,7 +10,7 @@ use crate::simulate::go;
 use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::future::{Either, select, select_all};
+use futures_util::future::{select, select_all};
 use http::header::{CONNECTION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -110,11 +110,24 @@ impl Serving {
         connections_per_client: usize,
     ) -> Self {
         let serving = async move {
-            let http = serve(agent, listeners, connections_per_client);
-            let Either::Left((Err(error), _)) = select(pin!(http), pin!(dns.serve())).await;
-            tracing::error!(%error, "an agent is no longer served");
+            let http = serve(Arc::clone(&agent), listeners, connections_per_client);
+            tokio::select! {
+                Err(error) = http => tracing::error!(%error, "an agent is no longer served"),
+                never = dns.serve() => match never {},
+                () = agent.left() => {}
+            }
         };
         Serving(tokio::spawn(serving).abort_handle())
+    }
+}
+
+impl Agent {
+    /// Waits until the agent is told to leave, and a moment longer so that the answer reaches its caller.
+    pub async fn left(&self) {
+        const MOMENT: Duration = Duration::from_millis(100);
+        let left = self.with(|state| Arc::clone(&state.left));
+        left.notified().await;
+        tokio::time::sleep(MOMENT).await;
     }
 }
 

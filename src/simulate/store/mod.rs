@@ -73,6 +73,9 @@ pub(super) struct State {
     /// What monitors of the agent see.
     #[cfg(feature = "server")]
     pub log: super::agent::monitor::Log,
+    /// Notified when the agent is told to leave.
+    #[cfg(feature = "server")]
+    pub left: Arc<tokio::sync::Notify>,
     /// The configuration of DNS.
     #[cfg(feature = "server")]
     pub dns: Option<Arc<super::dns::Settings>>,
@@ -122,6 +125,8 @@ impl State {
             reload: None,
             #[cfg(feature = "server")]
             log: super::agent::monitor::Log::default(),
+            #[cfg(feature = "server")]
+            left: Arc::default(),
             #[cfg(feature = "server")]
             dns: None,
             rng: fastrand::Rng::with_seed(options.seed),
