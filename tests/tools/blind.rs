@@ -74,6 +74,20 @@ fn names_rights(run: &impl Fn(&[&str], &[&str]) -> Run) {
     assert_eq!(locks["token_lacks"], serde_json::json!(lacks));
 }
 
+/// A rule that hides the map of one store, about which a node says something.
+fn hides_a_store(run: &impl Fn(&[&str], &[&str]) -> Run) {
+    let of_one = format!(r#"{READS} key "ha/shards/maps/points" {{ policy = "deny" }} "#);
+    let lacks = "the token lacks key:read on \"ha/shards/maps/points\"";
+    for verb in [&["shards"][..], &["shards", "--json"], &["why"], &["drain", "n1", "--dry-run"]] {
+        let said = run(&[&of_one, SERVICES, NODES], verb);
+        let said = format!("{}{}", said.out, said.err).replace("\\\"", "\"");
+        assert!(said.contains(lacks), "{verb:?}: {said}");
+    }
+    // A store that has no map yet is none that is hidden.
+    let said = run(&[READS, SERVICES, NODES], &["shards"]).ok();
+    assert!(!said.contains("not all stores are known"), "{said}");
+}
+
 /// Rules that hide keys: of all nodes, since the rule is about the prefix as a name, or of one node.
 fn hides_keys(run: &impl Fn(&[&str], &[&str]) -> Run) {
     let exact = r#"key "ha/nodes/" { policy = "read" } key "ha/leader" { policy = "read" }
@@ -146,6 +160,11 @@ pub fn removes_no_live_node() {
     names_rights(&run);
     let map = Args::new().arg("ha/shards/map").arg(MAP.as_bytes().to_vec());
     runtime.block_on(admin.call(&kv::PUT, &map)).expect("a key");
+    let said = Args::new().arg("ha/shards/members/points/nodes/n1").arg("{}");
+    runtime.block_on(admin.call(&kv::PUT, &said)).expect("a key");
+    hides_a_store(&run);
+    let gone = Args::new().arg("ha/shards/members/points/nodes/n1");
+    runtime.block_on(admin.call(&kv::DELETE, &gone)).expect("no key");
     hides_keys(&run);
     serves(&runtime.block_on(token(&admin, &[KEYS, SERVICES].concat())), &consul.address);
     let doctor = run(&[KEYS, SERVICES], &["doctor"]).out;

@@ -109,7 +109,13 @@ pub async fn shards(session: &Session, given: &Shards) -> Result<Shown, Failure>
     if !overview.stores.is_empty() {
         text.push_str(&format!("\n\n{}", stores(&overview.stores)));
     }
-    let json = json!({ "map": overview.map, "listed": listed, "stores": overview.stores });
+    for why in &overview.unread_stores {
+        text.push_str(&format!("\n\nnot all stores are known: {why}"));
+    }
+    let json = json!({
+        "map": overview.map, "listed": listed, "stores": overview.stores,
+        "unread_stores": overview.unread_stores,
+    });
     Ok(Shown::well(text, json))
 }
 

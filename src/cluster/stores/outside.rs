@@ -1,7 +1,7 @@
 //! Stores as their maps in Consul show them, for operators whose process has none of them open.
 
 use super::document::StoreMap;
-use super::{accepted_key, is_live, map_key, read_map, said};
+use super::{accepted_key, is_live, map_key, members_prefix, read_map, said};
 use crate::cluster::keys::Update;
 use crate::cluster::replication::map::{Entry, NodeId, Place};
 use crate::cluster::rights::{Right, lacking};
@@ -50,11 +50,36 @@ pub(super) async fn check_whole(
     if listed.meta.tells_hidden() {
         return Ok(());
     }
-    let lacking = lacking(cluster.client(), vec![Right::read_all("key", prefix)]).await?;
+    let mut rights = vec![Right::read_all("key", prefix)];
+    if prefix == map_key(cluster.options(), "") {
+        rights.extend(rights_to_unseen(cluster, listed).await?);
+    }
+    let lacking = lacking(cluster.client(), rights).await?;
     match lacking.first() {
         Some(right) => refused(format!("ACLs may hide maps of stores: the token lacks {right}")),
         None => Ok(()),
     }
+}
+
+/// The rights to read the maps that are not in a list, of stores about which nodes say something. ACLs may hide
+/// them, or they do not exist.
+async fn rights_to_unseen(cluster: &Cluster, listed: &Answer) -> Result<Vec<Right>, Error> {
+    let prefix = members_prefix(cluster.options());
+    let args = Args::new().arg(prefix.as_str()).opt("separator", "/");
+    let found = cluster.client().call(&kv::KEYS, &args).await?;
+    let store = |folder: &Value| {
+        Some(folder.as_str()?.strip_prefix(&prefix)?.strip_suffix('/')?.to_owned())
+    };
+    let keys = found.value.items().iter().filter_map(store);
+    let keys = keys.map(|store| map_key(cluster.options(), &store));
+    let is_listed = |key: &String| {
+        listed
+            .value
+            .items()
+            .iter()
+            .any(|entry| entry.get("Key").and_then(Value::as_str) == Some(key))
+    };
+    Ok(keys.filter(|key| !is_listed(key)).map(|key| Right::read("key", &key)).collect())
 }
 
 /// What the map of a store says about a node.
