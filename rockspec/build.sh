@@ -51,13 +51,15 @@ fi
 # crates: see docs/architecture.md, the size of the module.
 flags=(-C "llvm-args=-inline-threshold=65 -inlinehint-threshold=65")
 [ -z "${QUICK:-}" ] || flags=(-C opt-level=0)
-# Not every linker can fold functions.
+# Not every linker can fold functions. A folder of its own: rustc's intermediate files in it have the
+# crate's name alone, so builds of two engines at once would remove each other's.
 fold=(-C "link-arg=-Wl,--icf=all")
 mkdir -p "$folder"
-if echo | "${RUSTC:-rustc}" --crate-type=cdylib --crate-name=empty "${fold[@]}" -o "$folder/empty.$$" - 2>/dev/null; then
+probe=$(mktemp -d "$folder/probe.XXXXXX")
+if echo | "${RUSTC:-rustc}" --crate-type=cdylib --crate-name=empty "${fold[@]}" -o "$probe/empty.so" - 2>/dev/null; then
     flags+=("${fold[@]}")
 fi
-rm -f "$folder/empty.$$"
+rm -rf "$probe"
 linux_x86="target.'cfg(all(target_os=\"linux\", target_arch=\"x86_64\"))'"
 CARGO_TARGET_DIR=$folder/$feature cargo --config "$linux_x86.rustflags=['-C', 'relro-level=partial']" \
     rustc --release --locked --lib \
