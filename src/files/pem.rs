@@ -11,6 +11,12 @@ use std::path::{Path, PathBuf};
 /// The largest file that is read, in bytes. All authorities of a system together are a quarter of it.
 pub(crate) const MAX_BYTES: usize = 1 << 20;
 
+/// Whether a text has a certificate in PEM.
+#[cfg(feature = "server")]
+pub(crate) fn is_certificate(text: &str) -> bool {
+    CertificateDer::from_pem_slice(text.as_bytes()).is_ok()
+}
+
 /// The content of a PEM file, and the option that names the file.
 #[derive(PartialEq, Eq)]
 pub(crate) struct PemFile {

@@ -55,6 +55,8 @@ pub mod hcl;
 pub mod http;
 mod kv;
 mod operator;
+#[cfg(feature = "server")]
+mod peering;
 mod query;
 mod session;
 pub mod settings;

@@ -18,7 +18,6 @@ const NOT_SIMULATED: &[(&str, &str)] = &[
     ("discovery_chain", "there is no mesh"),
     ("exported_services", "there is one cluster"),
     ("operator_keyring_", "gossip is not encrypted"),
-    ("peering_", "there is one cluster"),
     ("partition_", "Consul Enterprise"),
     ("namespace_", "Consul Enterprise"),
     ("acl_templated_policy_", "tokens name their policies directly"),

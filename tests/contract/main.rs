@@ -19,6 +19,7 @@ mod intention;
 mod kv;
 mod observer;
 mod operator;
+mod peering;
 mod query;
 mod session;
 mod snapshot;
@@ -58,6 +59,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("operator", operator::BEHAVIOURS),
     ("config_entry", config_entry::BEHAVIOURS),
     ("intention", intention::BEHAVIOURS),
+    ("peering", peering::BEHAVIOURS),
     ("snapshot", snapshot::BEHAVIOURS),
     ("unsimulated", unsimulated::BEHAVIOURS),
     ("acl", acl::BEHAVIOURS),

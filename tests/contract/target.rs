@@ -120,8 +120,8 @@ impl Server {
                 let options = simulate::Options { acl, ..simulate::Options::default() };
                 return Ok(Server::Simulated(Arc::new(simulate::Agent::new(options))));
             }
-            (version, Some(policy)) => RealConsul::start_with_acl(version, policy),
-            (version, None) => RealConsul::start(version),
+            (version, Some(policy)) => RealConsul::run(version, &["--acl", policy, "--grpc-tls"]),
+            (version, None) => RealConsul::run(version, &["--grpc-tls"]),
         };
         process.map(Server::Process)
     }

@@ -3,12 +3,10 @@
 use crate::target::{T, args, behaviours, list, table, text};
 use consul_ffi::error::Kind;
 use consul_ffi::simulate::acl::DefaultPolicy::Deny;
-use consul_ffi::wire::value::Value;
 
 behaviours![
     a_discovery_chain_is_compiled,
     nothing_is_exported_at_first,
-    an_unknown_peering_is_absent,
     enterprise_endpoints_are_unsupported,
     templates_of_policies_are_known,
 ];
@@ -39,19 +37,6 @@ async fn nothing_is_exported_at_first(t: T) {
     } else {
         assert_eq!(t.value("exported_services", args![]).await, list![]);
     }
-}
-
-async fn an_unknown_peering_is_absent(t: T) {
-    let request = || args![table! {"PeerName" = "cluster-02"}];
-    if is_unknown(&t, "peering_token", request()).await {
-        return;
-    }
-    if t.is_1_8("there are no peerings (before 1.13)") {
-        t.fails("peering_list", args![], Kind::Unsupported).await;
-        return;
-    }
-    assert_eq!(t.value("peering_read", args!["none"]).await, Value::Null);
-    assert_eq!(t.value("peering_list", args![]).await, list![]);
 }
 
 async fn enterprise_endpoints_are_unsupported(t: T) {

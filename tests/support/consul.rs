@@ -79,7 +79,8 @@ impl RealConsul {
         Self::run(version, &["--config", file])
     }
 
-    fn run(version: &str, options: &[&str]) -> Result<RealConsul, String> {
+    /// Starts the Consul of this version with these options of the script.
+    pub fn run(version: &str, options: &[&str]) -> Result<RealConsul, String> {
         let mut script = script(version, options)?
             // The command lives until its input is closed.
             .args([

@@ -135,6 +135,12 @@ fn root(state: &State) -> Result<&Root, Refusal> {
     Ok(&authority(state)?.root)
 }
 
+/// The certificate of the root.
+#[cfg(feature = "server")]
+pub(crate) fn root_pem(state: &State) -> Result<&str, Refusal> {
+    root(state).map(|root| root.pem.as_str())
+}
+
 #[cfg(feature = "server")]
 fn authority(state: &State) -> Result<&Authority, Refusal> {
     let new = || {

@@ -4,7 +4,7 @@ mod agent_self;
 #[cfg(feature = "server")]
 pub(super) mod authority;
 pub mod checks;
-mod connect;
+pub(super) mod connect;
 pub(super) mod definition;
 mod health;
 pub(super) mod local_state;

@@ -365,6 +365,9 @@ impl Config {
             }
             settings.cluster_id = id.to_owned();
         }
+        if let Some(port) = self.get("ports.grpc_tls").and_then(Value::as_i64) {
+            settings.grpc_tls_port = u16::try_from(port).ok().filter(|port| *port > 0);
+        }
         let mut errors = Vec::new();
         if let Some(text) = self.text("advertise_addr") {
             match text.parse() {

@@ -35,17 +35,19 @@ fn routes() -> impl Iterator<Item = &'static Route> {
     .chain(catalog::routes())
     .chain(acl::routes())
     .chain(entry::routes())
-    .chain(snapshots())
+    .chain(servers_own())
 }
 
+/// The areas that only `consul-sim` has.
 #[cfg(feature = "server")]
-fn snapshots() -> &'static [Route] {
-    crate::simulate::snapshot::ROUTES
+fn servers_own() -> impl Iterator<Item = &'static Route> {
+    use crate::simulate::{peering, snapshot};
+    snapshot::ROUTES.iter().chain(peering::ROUTES)
 }
 
 #[cfg(not(feature = "server"))]
-fn snapshots() -> &'static [Route] {
-    &[]
+fn servers_own() -> impl Iterator<Item = &'static Route> {
+    std::iter::empty()
 }
 
 /// The routes by path. A path that ends in a slash matches all paths below it, as in Go's

@@ -8,6 +8,8 @@ use super::session::SessionTable;
 use crate::simulate::acl::AclTable;
 use crate::simulate::entry::EntryTable;
 use crate::simulate::operator::Autopilot;
+#[cfg(feature = "server")]
+use crate::simulate::peering::PeeringTable;
 use crate::simulate::query::QueryTable;
 use std::sync::Arc;
 
@@ -25,6 +27,8 @@ pub(crate) struct Image {
     pub acl: AclTable,
     coordinates: CoordinateTable,
     autopilot: Autopilot,
+    #[cfg(feature = "server")]
+    peerings: PeeringTable,
 }
 
 impl State {
@@ -40,6 +44,8 @@ impl State {
             acl: self.acl.clone(),
             coordinates: self.coordinates.clone(),
             autopilot: self.autopilot.clone(),
+            #[cfg(feature = "server")]
+            peerings: self.peerings.clone(),
         }
     }
 
@@ -49,8 +55,23 @@ impl State {
     ///
     /// Source: `Restore` of the library hashicorp/raft, and Consul 1.21.
     pub fn restore(&mut self, image: Image) {
-        let Image { index, kv, sessions, queries, entries, catalog, acl, coordinates, autopilot } =
-            image;
+        let Image {
+            index,
+            kv,
+            sessions,
+            queries,
+            entries,
+            catalog,
+            acl,
+            coordinates,
+            autopilot,
+            #[cfg(feature = "server")]
+            peerings,
+        } = image;
+        #[cfg(feature = "server")]
+        {
+            self.peerings = peerings;
+        }
         self.index = self.index.max(index) + 1;
         self.kv = kv;
         self.sessions = sessions;

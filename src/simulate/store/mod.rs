@@ -18,6 +18,8 @@ use super::entry::EntryTable;
 use super::event::Events;
 use super::go;
 use super::operator::Autopilot;
+#[cfg(feature = "server")]
+use super::peering::PeeringTable;
 use super::query::QueryTable;
 use super::settings::Settings;
 use super::{Options, SERVER_PORT};
@@ -89,6 +91,8 @@ pub(super) struct State {
     pub coordinates: CoordinateTable,
     pub events: Events,
     pub autopilot: Autopilot,
+    #[cfg(feature = "server")]
+    pub peerings: PeeringTable,
     /// Whether the certificate authority of the mesh is on.
     pub connect: bool,
     /// The certificate authority of the mesh, from its first use.
@@ -139,6 +143,8 @@ impl State {
             coordinates: CoordinateTable::default(),
             events: Events::default(),
             autopilot: Autopilot::default(),
+            #[cfg(feature = "server")]
+            peerings: PeeringTable::default(),
             connect: options.connect,
             #[cfg(feature = "server")]
             authority: Arc::default(),

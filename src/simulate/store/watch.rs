@@ -56,6 +56,9 @@ pub(crate) enum Topic {
     Queries,
     /// The configuration entries.
     Entries,
+    /// The peerings.
+    #[cfg(feature = "server")]
+    Peerings,
     /// The events that the agent received.
     Events,
 }
