@@ -14,7 +14,6 @@ use std::time::Duration;
 
 /// The methods that the simulated agent answers as unknown endpoints, and the reasons.
 const NOT_SIMULATED: &[(&str, &str)] = &[
-    ("connect_ca_configuration_update", "its certificate authority cannot be configured"),
     ("discovery_chain", "there is no mesh"),
     ("exported_services", "there is one cluster"),
     ("operator_keyring_", "gossip is not encrypted"),

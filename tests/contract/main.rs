@@ -72,6 +72,12 @@ const AREAS: &[(&str, &[Behaviour])] = &[
 /// Behaviours that change or check the state of the whole agent: they run alone on their target, as those of snapshots do. A
 /// reload drops registrations over the API; a check of the node counts for each of its services.
 const ALONE: &[&str] = &[
+    "a_new_configuration_of_the_authority_is_stored",
+    "new_certificates_have_the_configured_lifetime",
+    "an_earlier_certificate_outlives_a_new_configuration",
+    "an_unknown_provider_of_the_authority_is_refused",
+    "a_lifetime_under_an_hour_is_refused",
+    "the_authority_has_a_configuration",
     "each_method_requires_its_own_permission",
     "the_health_of_an_instance_is_a_status",
     "the_health_of_a_service_is_its_worst_instances",

@@ -20,7 +20,6 @@ use url::Url;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const ROOT_LIFETIME: Duration = DAY.saturating_mul(3650);
-const LEAF_LIFETIME: Duration = DAY.saturating_mul(3);
 
 /// A certificate is valid a little earlier, for clocks that are slow.
 const BEFORE: Duration = Duration::from_secs(60);
@@ -56,7 +55,7 @@ pub(crate) struct Leaf {
     pub create_index: u64,
     pub modify_index: u64,
     #[serde(skip)]
-    ends: Duration,
+    renews: Duration,
 }
 
 impl Authority {
@@ -89,16 +88,22 @@ impl Authority {
     }
 
     /// The certificate of a service, a new one if the last third of its lifetime has begun.
-    pub fn leaf(&self, uri: &Url, service: &str, now: Duration) -> Result<Arc<Leaf>, rcgen::Error> {
+    pub fn leaf(
+        &self,
+        uri: &Url,
+        service: &str,
+        now: Duration,
+        lifetime: Duration,
+    ) -> Result<Arc<Leaf>, rcgen::Error> {
         let mut issued = lock(&self.issued);
         let before = issued.leaves.get(service);
-        if let Some(leaf) = before.filter(|leaf| now + LEAF_LIFETIME / 3 < leaf.ends) {
+        if let Some(leaf) = before.filter(|leaf| now < leaf.renews) {
             return Ok(Arc::clone(leaf));
         }
         let created = before.map(|leaf| leaf.create_index);
         issued.serial += 1;
         let serial = issued.serial;
-        let (after, ends) = (now.saturating_sub(BEFORE), now + LEAF_LIFETIME - BEFORE);
+        let (after, ends) = (now.saturating_sub(BEFORE), now + lifetime - BEFORE);
         let mut params = params(serial, after, ends);
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![
@@ -124,7 +129,7 @@ impl Authority {
             valid_before: whole_seconds(ends),
             create_index: created.unwrap_or(index),
             modify_index: index,
-            ends,
+            renews: ends - lifetime / 3,
         });
         issued.leaves.insert(service.to_owned(), Arc::clone(&leaf));
         Ok(leaf)
@@ -167,7 +172,7 @@ mod tests {
         let now = DAY * 20_000;
         let authority = Authority::new("domain", now).expect("a key");
         let uri = Url::parse("spiffe://domain.consul/ns/default/dc/dc1/svc/web").expect("a URI");
-        let after = |time| authority.leaf(&uri, "web", now + time).expect("a key");
+        let after = |time| authority.leaf(&uri, "web", now + time, DAY * 3).expect("a key");
         let first = after(Duration::ZERO);
         assert!(Arc::ptr_eq(&first, &after(DAY)));
         let second = after(DAY * 2);

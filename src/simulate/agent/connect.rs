@@ -13,10 +13,12 @@ use crate::wire::api::{agent, connect as wire};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
+#[cfg(not(feature = "server"))]
 use serde_json::json;
 #[cfg(feature = "server")]
 use {
     super::authority::{Authority, Leaf},
+    super::authority_config,
     std::sync::Arc,
     url::Url,
 };
@@ -28,6 +30,11 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&agent::CONNECT_CA_LEAF, Handler::Read(&LEAF)),
     #[cfg(not(feature = "server"))]
     Route(&agent::CONNECT_CA_LEAF, Handler::Now(no_leaf)),
+    #[cfg(feature = "server")]
+    Route(&wire::CA_CONFIGURATION, Handler::Now(authority_config::read)),
+    #[cfg(feature = "server")]
+    Route(&wire::CA_CONFIGURATION_UPDATE, Handler::Now(authority_config::update)),
+    #[cfg(not(feature = "server"))]
     Route(&wire::CA_CONFIGURATION, Handler::Now(configuration)),
     Route(&agent::CONNECT_AUTHORIZE, Handler::Now(authorize)),
 ];
@@ -105,7 +112,7 @@ fn roots(state: &State, call: &Call) -> Result<Reply, Refusal> {
     Ok(Reply::json(call.style, &roots))
 }
 
-fn disabled() -> Refusal {
+pub(super) fn disabled() -> Refusal {
     Refusal::server("Connect must be enabled in order to use this endpoint")
 }
 
@@ -178,7 +185,12 @@ fn leaf(state: &State, service: &str) -> Result<Arc<Leaf>, Refusal> {
     if let Ok(mut path) = uri.path_segments_mut() {
         path.extend(["ns", "default", "dc", datacenter.as_str(), "svc", service]);
     }
-    let signed = authority(state)?.leaf(&uri, service, state.since_1970());
+    let signed = authority(state)?.leaf(
+        &uri,
+        service,
+        state.since_1970(),
+        state.authority_config.leaf_lifetime(),
+    );
     signed.map_err(|error| failed(error.to_string()))
 }
 
@@ -189,7 +201,8 @@ fn no_leaf(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     Err(disabled())
 }
 
-/// The configuration of the certificate authority, which cannot be changed.
+/// The configuration of the module's certificate authority, which cannot be changed.
+#[cfg(not(feature = "server"))]
 fn configuration(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     if !state.connect {
         return Err(disabled());

@@ -3,6 +3,8 @@
 mod agent_self;
 #[cfg(feature = "server")]
 pub(super) mod authority;
+#[cfg(feature = "server")]
+pub(super) mod authority_config;
 pub mod checks;
 pub(super) mod connect;
 pub(super) mod definition;

@@ -12,6 +12,8 @@ pub(super) mod watch;
 use super::acl::AclTable;
 #[cfg(feature = "server")]
 use super::agent::authority::Authority;
+#[cfg(feature = "server")]
+use super::agent::authority_config::AuthorityConfig;
 use super::agent::checks::DueCheck;
 use super::agent::local_state::Local;
 use super::entry::EntryTable;
@@ -98,6 +100,8 @@ pub(super) struct State {
     /// The certificate authority of the mesh, from its first use.
     #[cfg(feature = "server")]
     pub authority: Arc<OnceLock<Result<Authority, String>>>,
+    #[cfg(feature = "server")]
+    pub authority_config: AuthorityConfig,
     pub local: Local,
     /// The due runs of checks.
     pub due_checks: Vec<DueCheck>,
@@ -148,6 +152,8 @@ impl State {
             connect: options.connect,
             #[cfg(feature = "server")]
             authority: Arc::default(),
+            #[cfg(feature = "server")]
+            authority_config: AuthorityConfig::default(),
             local: Local::default(),
             due_checks: Vec::new(),
             last_generation: 0,

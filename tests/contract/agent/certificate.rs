@@ -2,7 +2,7 @@
 
 use crate::acl::{caller, denied, rule};
 use crate::support::authority::{key_fits, verify};
-use crate::target::{T, args, behaviours, text, texts};
+use crate::target::{T, args, behaviours, table, text, texts};
 use consul_ffi::simulate::acl::DefaultPolicy::Deny;
 use consul_ffi::wire::value::Value;
 use std::time::{Duration, Instant};
@@ -19,6 +19,13 @@ behaviours![
     the_roots_are_also_a_chain_of_pem,
     the_authority_has_a_configuration,
     the_configuration_requires_a_permission,
+    a_new_configuration_of_the_authority_is_stored,
+    new_certificates_have_the_configured_lifetime,
+    an_earlier_certificate_outlives_a_new_configuration,
+    an_unknown_provider_of_the_authority_is_refused,
+    a_lifetime_under_an_hour_is_refused,
+    a_configuration_that_is_not_json_is_refused,
+    a_new_configuration_requires_a_permission,
 ];
 
 async fn leaf(t: &T, name: &str) -> Value {
@@ -103,4 +110,73 @@ async fn the_configuration_requires_a_permission(t: T) {
     denied(&other, "connect_ca_configuration", args![]).await;
     let operator = caller(&t, r#"operator = "write""#).await;
     operator.value("connect_ca_configuration", args![]).await;
+}
+
+/// A configuration with this lifetime of certificates.
+fn lifetime(leaf: &str) -> Value {
+    table! {"Provider" = "consul", "Config" = table! {"LeafCertTTL" = leaf}}
+}
+
+async fn configured_lifetime(t: &T) -> String {
+    let configuration = t.value("connect_ca_configuration", args![]).await;
+    text(configuration.get("Config").unwrap(), "LeafCertTTL").to_owned()
+}
+
+async fn configure(t: &T, leaf: &str) {
+    t.ok("connect_ca_configuration_update", args![lifetime(leaf)]).await;
+}
+
+async fn a_new_configuration_of_the_authority_is_stored(t: T) {
+    let index = |configuration: &Value| configuration.get("ModifyIndex").cloned();
+    let before = t.value("connect_ca_configuration", args![]).await;
+    configure(&t, "48h").await;
+    let after = t.value("connect_ca_configuration", args![]).await;
+    assert_eq!(text(after.get("Config").unwrap(), "LeafCertTTL"), "48h");
+    assert_ne!(index(&after), index(&before));
+    configure(&t, "72h").await;
+}
+
+async fn new_certificates_have_the_configured_lifetime(t: T) {
+    let long = leaf(&t, "long").await;
+    configure(&t, "2h").await;
+    let short = leaf(&t, "short").await;
+    assert!(text(&short, "ValidBefore") < text(&long, "ValidBefore"));
+    configure(&t, "72h").await;
+}
+
+async fn an_earlier_certificate_outlives_a_new_configuration(t: T) {
+    let before = leaf(&t, "web").await;
+    configure(&t, "2h").await;
+    assert_eq!(leaf(&t, "web").await, before);
+    configure(&t, "72h").await;
+}
+
+async fn an_unknown_provider_of_the_authority_is_refused(t: T) {
+    let before = configured_lifetime(&t).await;
+    let other = r#"{"Provider": "other", "Config": {"LeafCertTTL": "5h"}}"#;
+    let answer = t.raw("PUT", "/v1/connect/ca/configuration", other).await;
+    assert_eq!(answer.status, 500);
+    assert!(answer.body.contains(r#"unknown CA provider "other""#), "{}", answer.body);
+    assert_eq!(configured_lifetime(&t).await, before);
+}
+
+async fn a_lifetime_under_an_hour_is_refused(t: T) {
+    let before = configured_lifetime(&t).await;
+    let short = r#"{"Provider": "consul", "Config": {"LeafCertTTL": "30m"}}"#;
+    let answer = t.raw("PUT", "/v1/connect/ca/configuration", short).await;
+    assert_eq!(answer.status, 500);
+    assert!(answer.body.contains("leaf cert TTL must be greater"), "{}", answer.body);
+    assert_eq!(configured_lifetime(&t).await, before);
+}
+
+async fn a_configuration_that_is_not_json_is_refused(t: T) {
+    assert_eq!(t.raw("PUT", "/v1/connect/ca/configuration", "{").await.status, 400);
+}
+
+async fn a_new_configuration_requires_a_permission(t: T) {
+    let t = t.with_acls(Deny);
+    let reader = caller(&t, r#"operator = "read""#).await;
+    denied(&reader, "connect_ca_configuration_update", args![lifetime("72h")]).await;
+    let operator = caller(&t, r#"operator = "write""#).await;
+    configure(&operator, "72h").await;
 }
