@@ -1,7 +1,7 @@
 //! Waiting queries by topic, so that a change wakes only the queries that it affects.
 
 use super::session::SessionId;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tokio::sync::Notify;
 
@@ -138,17 +138,19 @@ impl Watches {
         }
     }
 
-    /// Notifies all waiters.
+    /// Notifies all waiters, in the order in which they came: that of the topics is random.
     pub fn wake_all(&self) {
-        self.keys.values().for_each(|waiters| wake(Some(waiters)));
-        self.prefixes.values().for_each(|waiters| wake(Some(waiters)));
-        self.others.values().for_each(|waiters| wake(Some(waiters)));
+        wake(Some(&self.all()));
     }
 
     /// The number of waiters.
     pub fn waiters(&self) -> usize {
-        let ids = self.keys.values().chain(self.prefixes.values()).chain(self.others.values());
-        ids.flat_map(BTreeMap::keys).collect::<BTreeSet<_>>().len()
+        self.all().len()
+    }
+
+    fn all(&self) -> Waiters {
+        let topics = self.keys.values().chain(self.prefixes.values()).chain(self.others.values());
+        topics.flatten().map(|(id, waiter)| (*id, Arc::clone(waiter))).collect()
     }
 
     /// The number of topics with waiters.
@@ -181,6 +183,21 @@ fn forget<K: std::hash::Hash + Eq + std::borrow::Borrow<Q>, Q: std::hash::Hash +
 mod tests {
     use super::*;
     use futures_util::FutureExt;
+    use std::future::Future as _;
+    use std::sync::Mutex;
+    use std::task::{Context, Wake, Waker};
+
+    struct OnWake<F>(F);
+
+    impl<F: Fn() + Send + Sync + 'static> Wake for OnWake<F> {
+        fn wake(self: Arc<Self>) {
+            self.0();
+        }
+    }
+
+    fn waker(on_wake: impl Fn() + Send + Sync + 'static) -> Waker {
+        Waker::from(Arc::new(OnWake(on_wake)))
+    }
 
     fn woken(waiter: &Arc<Notify>) -> bool {
         waiter.notified().now_or_never().is_some()
@@ -203,6 +220,25 @@ mod tests {
         });
         watches.publish(&topics[0]);
         assert_eq!(waiters.map(|waiter| woken(&waiter)), [true, false, true, true, false]);
+    }
+
+    /// Simulations have the same history again only if the order is.
+    #[test]
+    fn all_waiters_are_woken_in_the_order_in_which_they_came() {
+        let mut watches = Watches::default();
+        let woken = Arc::new(Mutex::new(Vec::new()));
+        let mut waiting = Vec::new();
+        for place in 0..20 {
+            let waiter = Arc::new(Notify::new());
+            watches.add(&[Topic::Key(format!("{place}").into_bytes().into())], &waiter);
+            let mut notified = Box::pin(waiter.notified_owned());
+            let woken = Arc::clone(&woken);
+            let waker = waker(move || woken.lock().expect("no panic").push(place));
+            assert!(notified.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            waiting.push(notified);
+        }
+        watches.wake_all();
+        assert_eq!(*woken.lock().expect("no panic"), Vec::from_iter(0..20));
     }
 
     #[test]
