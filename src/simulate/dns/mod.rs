@@ -4,6 +4,7 @@
 
 mod answer;
 mod listen;
+mod question;
 mod record;
 mod size;
 
