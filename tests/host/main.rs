@@ -84,9 +84,9 @@ fn trials() -> Trials {
     let missing = consul::is_missing(consul::SIM, "locks and clusters in other programs");
     for engine in ENGINES {
         for (name, program) in [
-            ("children_have_none_of_their_parents_locks", &["run", "fork_locks.lua"][..]),
+            ("children_have_none_of_their_parents_locks", &["run", "fork/locks.lua"][..]),
             ("a_state_that_ends_gives_its_locks_up", &["states", "20", "locks.lua"]),
-            ("children_have_none_of_their_parents_nodes", &["run", "fork_cluster.lua"]),
+            ("children_have_none_of_their_parents_nodes", &["run", "fork/cluster.lua"]),
             ("a_state_that_ends_leaves_its_cluster", &["states", "10", "cluster.lua"]),
         ] {
             let name = format!("{name} [{}]", engine.interpreter);
@@ -123,7 +123,7 @@ fn threads_with_log_functions(engine: &Engine) -> Result<(), Failed> {
 }
 
 fn children_have_their_parents_log_function(engine: &Engine) -> Result<(), Failed> {
-    succeeds(engine.host()?.args(["run", "fork_log.lua"]))
+    succeeds(engine.host()?.args(["run", "fork/log.lua"]))
 }
 
 fn a_name_look_up_holds_no_end_up(engine: &Engine) -> Result<(), Failed> {
@@ -149,12 +149,12 @@ fn refused_memory_never_ends_the_process(engine: &Engine) -> Result<(), Failed> 
 }
 
 fn parent_and_children_go_on_simulated(engine: &Engine) -> Result<(), Failed> {
-    succeeds(engine.host()?.args(["run", "fork.lua"]))
+    succeeds(engine.host()?.args(["run", "fork/calls.lua"]))
 }
 
 fn parent_and_children_share_no_connection(engine: &Engine) -> Result<(), Failed> {
     let server = CountingServer::start();
-    succeeds(engine.host()?.args(["run", "fork.lua", &server.url]))?;
+    succeeds(engine.host()?.args(["run", "fork/calls.lua", &server.url]))?;
     let connections = server.connections_by_user()?;
     let one_each = ["child", "grandchild", "hooked", "nephew", "parent"];
     let expected = BTreeMap::from(one_each.map(|user| (user.to_owned(), 1)));
@@ -165,15 +165,15 @@ fn parent_and_children_share_no_connection(engine: &Engine) -> Result<(), Failed
 }
 
 fn children_have_none_of_their_parents_handles(engine: &Engine) -> Result<(), Failed> {
-    succeeds(engine.host()?.args(["run", "fork_handles.lua"]))
+    succeeds(engine.host()?.args(["run", "fork/handles.lua"]))
 }
 
 fn children_have_none_of_their_parents_watches(engine: &Engine) -> Result<(), Failed> {
-    succeeds(engine.host()?.args(["run", "fork_watches.lua"]))
+    succeeds(engine.host()?.args(["run", "fork/watches.lua"]))
 }
 
 fn children_have_none_of_their_parents_servers(engine: &Engine) -> Result<(), Failed> {
-    succeeds(engine.host()?.args(["run", "fork_status.lua"]))
+    succeeds(engine.host()?.args(["run", "fork/status.lua"]))
 }
 
 fn finalizers_call_log_functions(engine: &Engine) -> Result<(), Failed> {
@@ -181,7 +181,7 @@ fn finalizers_call_log_functions(engine: &Engine) -> Result<(), Failed> {
 }
 
 fn children_begin_with_zeros(engine: &Engine) -> Result<(), Failed> {
-    succeeds(engine.host()?.args(["run", "fork_metrics.lua"]))
+    succeeds(engine.host()?.args(["run", "fork/metrics.lua"]))
 }
 
 fn scrapes_leave_memory_and_descriptors(engine: &Engine) -> Result<(), Failed> {
@@ -194,7 +194,7 @@ fn a_state_that_ends_closes_its_servers(engine: &Engine) -> Result<(), Failed> {
 
 fn handles_share_no_connection_with_children(engine: &Engine) -> Result<(), Failed> {
     let server = CountingServer::start();
-    succeeds(engine.host()?.args(["run", "fork_handles.lua", &server.url]))?;
+    succeeds(engine.host()?.args(["run", "fork/handles.lua", &server.url]))?;
     let connections = server.connections_by_user()?;
     if connections.get("child") == Some(&1) && connections.get("grandchild") == Some(&1) {
         return Ok(());

@@ -1,4 +1,4 @@
--- fork_handles.lua [URL]: a parent with handles, a child and a grandchild with their own, on real
+-- handles.lua [URL]: a parent with handles, a child and a grandchild with their own, on real
 -- connections or on a simulated agent. Each reads the key of its name.
 local url = ...
 local consul_ffi = require("consul_ffi")

@@ -1,4 +1,4 @@
--- fork.lua [URL]: a parent, two children and a grandchild continue with one client, on a real
+-- calls.lua [URL]: a parent, two children and a grandchild continue with one client, on a real
 -- connection or on a simulated agent. Each reads the key of its name.
 local url = ...
 local consul_ffi = require("consul_ffi")
