@@ -32,7 +32,10 @@ for want of = without
 phrases=$(sed '/^$/d' <<<"$phrases")
 any=$(awk -F ' = ' '{ print $1 }' <<<"$phrases" | paste -sd '|')
 
-# -w: whole words. A search without a match is not an error. An unpacked archive has no index of tracked files.
+# -w: whole words. A search without a match is not an error. An unpacked archive has no index of tracked files, and the
+# repository that it may be in ignores its files or does not track them.
+GIT_CEILING_DIRECTORIES=$(dirname "$(pwd -P)")
+export GIT_CEILING_DIRECTORIES
 where=()
 git rev-parse --is-inside-work-tree >/dev/null 2>&1 || where=(--no-index --exclude-standard)
 found=$(git grep "${where[@]}" -nIwiE -e "$any" -- "${@:-.}" || [ $? = 1 ])

@@ -6,7 +6,8 @@
 # It looks whether the files agree on the version, packs the source, builds and tests what it has packed, packs the rocks,
 # asks each build for its version, and writes target/release-VERSION: the archive, the rockspecs, the rocks and
 # SHA256SUMS. With --check it only looks. With --dry it does all of it but the tests, in a clone of the last commit that it
-# removes afterwards, with one rock, which is not optimised.
+# removes afterwards, with one rock, which is not optimised; there it also dates the newest section of CHANGELOG.md, as the
+# commit that is released does ("Releasing" in CONTRIBUTING.md).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,26 +37,45 @@ if [ "$mode" = dry ]; then
     flavours=(luajit)
     git clone -q --no-tags . "$work/clone"
     cd "$work/clone"
-    sed -i "s/^## \[$version\] - not released yet$/## [$version] - $(date -u +%F)/" CHANGELOG.md
-    git diff --quiet || git commit -qam "The date of the release"
+    sed -i "0,/^## /s/^## .*/## [$version] - $(date -u +%F)/" CHANGELOG.md
+    git commit -qam "The date of the release" --allow-empty
 fi
 
-[ -z "$(git status --porcelain)" ] || fail "commit everything first"
+# An unpacked archive can be in the repository of something else.
+GIT_CEILING_DIRECTORIES=$(dirname "$(pwd -P)")
+export GIT_CEILING_DIRECTORIES
+# The commit that is released, also when another one is made meanwhile.
+commit=$(git rev-parse HEAD) || fail "git cannot read this checkout"
+changed=$(git status --porcelain) || fail "git cannot read the files of this checkout"
+[ -z "$changed" ] || fail "commit everything first:"$'\n'"$changed"
 scripts/rockspecs.sh --check || fail "the rockspecs are not those of $version: run scripts/rockspecs.sh"
-grep -Eq "^## \[$version\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$" CHANGELOG.md ||
-    fail "CHANGELOG.md has no line \"## [$version] - YEAR-MONTH-DAY\""
-cargo metadata --format-version=1 --locked --no-deps >/dev/null || fail "Cargo.lock is not that of Cargo.toml"
+newest=$(grep -m 1 '^## ' CHANGELOG.md) || fail "CHANGELOG.md has no section"
+dated=${newest#"## [$version] - "}
+[ "$(date -u -d "$dated" +%F 2>/dev/null)" = "$dated" ] || fail "the newest section of CHANGELOG.md is \"$newest\":" \
+    "the commit that is released has \"## [$version] - $(date -u +%F)\" there"
+host=$(rustc -vV | sed -n 's/^host: //p')
+cargo metadata --format-version=1 --locked --filter-platform="$host" >/dev/null || fail "Cargo.lock is not that of Cargo.toml"
 [ -d "tests/golden/$version" ] || fail "tests/golden/$version is missing: run make golden"
+tagged=$(git rev-parse -q --verify "refs/tags/v$version^{commit}") || tagged=
 if [ "$mode" = check ]; then
-    echo "release: all files are those of $version"
+    echo "release: all files are those of $version, dated $dated"
+    case $tagged in
+        "") echo "release: there is no tag v$version here: make release makes it" ;;
+        "$commit") echo "release: this commit is v$version" ;;
+        *) echo "release: v$version is another commit: a release of this one needs another version" ;;
+    esac
     exit
 fi
-! git rev-parse -q --verify "refs/tags/v$version" >/dev/null || fail "there is a tag v$version"
+[ -z "$tagged" ] || fail "there is a tag v$version"
+committed=$(TZ=UTC git log -1 --format=%cd --date=format-local:%F "$commit")
+[ "$dated" = "$committed" ] ||
+    fail "CHANGELOG.md dates $version on $dated, and the last commit is of $committed (UTC): commit that date"
+git var GIT_COMMITTER_IDENT >/dev/null || fail "git does not know the author of the tag: set user.name and user.email"
 
 folder=$PWD/target/release-$version
 rm -rf "$folder"
 mkdir -p "$folder"
-git archive --prefix="consul_ffi-$version/" -o "$folder/consul_ffi-$version.tar.gz" HEAD
+git archive --prefix="consul_ffi-$version/" -o "$folder/consul_ffi-$version.tar.gz" "$commit"
 cp rockspec/*-"$version"-1.rockspec rockspec/tools/*-"$version"-1.rockspec \
     etcd/*-"$version"-1.rockspec resty/*-"$version"-1.rockspec "$folder"
 
@@ -75,7 +95,7 @@ done
 cp "$source"/target/rocks/*.rock "$folder"
 
 (cd "$folder" && sha256sum -- *.tar.gz *.rockspec *.rock >SHA256SUMS && cat SHA256SUMS)
-git tag -a "v$version" -m "consul_ffi $version"
+git tag -a "v$version" -m "consul_ffi $version" "$commit"
 if [ "$mode" = dry ]; then
     (cd "$folder" && sha256sum --quiet -c SHA256SUMS) || fail "SHA256SUMS is wrong"
     [ "$(git cat-file -t "v$version")" = tag ] || fail "v$version is not an annotated tag"

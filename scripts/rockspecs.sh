@@ -26,22 +26,22 @@ esac
 version=$(field version) repository=$(field repository)
 failed=0
 
-# made FILE: compares standard input with the file, or writes it there.
+# made FILE: compares standard input with the file, or writes it there. Fails if they differ.
 made() {
     local text
     text=$(cat)
     if [ -z "$check" ]; then
         printf '%s\n' "$text" >"$1"
-    elif ! diff -u --label "$1" --label "$1 as scripts/rockspecs.sh makes it" "$1" - <<<"$text"; then
-        failed=1
+    else
+        diff -u --label "$1" --label "$1 as scripts/rockspecs.sh makes it" "$1" - <<<"$text"
     fi
 }
 
 for checkout in rockspec/*-scm-1.rockspec rockspec/tools/*-scm-1.rockspec etcd/*-scm-1.rockspec resty/*-scm-1.rockspec; do
     sed -e "s|^\( *url = \).*|\1\"git+$repository.git\",|" \
-        -e "s|^\( *homepage = \).*|\1\"$repository\",|" "$checkout" | made "$checkout"
+        -e "s|^\( *homepage = \).*|\1\"$repository\",|" "$checkout" | made "$checkout" || failed=1
     sed -e "s|^version = .*|version = \"$version-1\"|" \
         -e "s|^\( *\)url = .*|\1url = \"git+$repository.git\",\n\1tag = \"v$version\",|" \
-        -e "s|^\( *homepage = \).*|\1\"$repository\",|" "$checkout" | made "${checkout/-scm-/-$version-}"
+        -e "s|^\( *homepage = \).*|\1\"$repository\",|" "$checkout" | made "${checkout/-scm-/-$version-}" || failed=1
 done
 exit "$failed"

@@ -9,6 +9,7 @@ mod readme;
 mod recipes;
 mod reference;
 mod release;
+mod release_script;
 #[path = "../support/mod.rs"]
 mod support;
 mod translations;

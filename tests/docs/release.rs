@@ -45,7 +45,7 @@ fn version(text: &str) -> [u32; 3] {
 }
 
 /// The files of the checkout, without what is built.
-fn files() -> Vec<PathBuf> {
+pub fn files() -> Vec<PathBuf> {
     let mut folders = vec![root().to_owned()];
     let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
