@@ -26,6 +26,8 @@
 #   engines   all Lua specs on Lua 5.3, of which `make test` runs the smoke test
 #   annotations  uses and mistakes in Lua, marked by emmylua_check, which cargo installs (ten minutes the first time)
 #   release   make release, but for its tests, in a clone that is removed
+#   archive   make test in the unpacked source archive, without .git (STEPS="lint rust": these steps of it alone)
+#   upgrade   nodes of each release in tests/golden whose tag is in this clone, beside ours in one cluster
 #   newcomer  README's first command and program in a mount namespace with an empty home (some minutes)
 #   memory    an engine whose memory is refused at every point while it loads the module
 #
@@ -36,7 +38,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api commands random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations release newcomer memory)
+all_steps=(api commands random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations release archive upgrade newcomer memory)
 select_steps "$@"
 prepare_runs 0
 passed=0 failed=0 skipped=0
@@ -185,6 +187,42 @@ step_annotations() {
 
 step_release() {
     run scripts/release.sh --dry
+}
+
+step_archive() {
+    local source=$folder/archive
+    mkdir "$source"
+    git archive HEAD | tar -x -C "$source" || return
+    # The dependencies are those of this checkout.
+    # shellcheck disable=SC2086 # a list of steps
+    CARGO_TARGET_DIR=$(realpath "${CARGO_TARGET_DIR:-target}") run "$source/scripts/test.sh" ${STEPS:-}
+}
+
+# build_release COMMIT FOLDER: builds the module of a commit there, unless it has been built.
+build_release() {
+    [ ! -e "$2/target/lua/luajit/consul_ffi.so" ] || return 0
+    rm -rf "$2"
+    mkdir -p "$2"
+    git archive "$1" | tar -x -C "$2" && CARGO_TARGET_DIR=$2/target run make --no-print-directory -C "$2" build-luajit
+}
+
+step_upgrade() {
+    local golden version commit missing=0
+    run make --no-print-directory build-luajit consul-sim || return
+    for golden in tests/golden/*/; do
+        version=$(basename "$golden")
+        if ! commit=$(git rev-parse -q --verify "refs/tags/v$version^{commit}"); then
+            echo "SKIPPED: nodes of $version beside ours: there is no tag v$version in this clone" | tee -a "$notes"
+            missing=3
+            continue
+        fi
+        local -x OLD_RELEASE=$PWD/target/releases/$commit
+        build_release "$commit" "$OLD_RELEASE" || return
+        CONSUL_BIN=$(realpath "${CARGO_TARGET_DIR:-target}/debug/consul-sim") \
+            LUA_PATH="./lua/?.lua;;" LUA_CPATH="./target/lua/luajit/?.so;;" run scripts/with-consul.sh 1.21 \
+            luajit tests/programs/replicated/scenarios.lua upgrades 1 || return
+    done
+    return "$missing"
 }
 
 step_newcomer() {

@@ -63,6 +63,14 @@ function processes.new(folder, prefix, shards, around)
     return processes.is_alive(pids[name])
   end
 
+  -- Whether a node's process has loaded this module.
+  function all.has_loaded(name, module)
+    local maps = assert(io.open("/proc/" .. pids[name] .. "/maps"))
+    local text = maps:read("*a")
+    maps:close()
+    return text:find(module, 1, true) ~= nil
+  end
+
   -- Deletes the disk of a node that has ended.
   function all.lose_disk(name)
     for _, ending in ipairs({ "", "-wal", "-shm" }) do

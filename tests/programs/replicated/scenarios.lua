@@ -4,7 +4,8 @@
 --
 --   CONSUL_HTTP_ADDR=… luajit tests/programs/replicated/scenarios.lua SCENARIO FACTOR
 --
--- FACTOR makes it longer: more nodes, more rounds. A cut needs a network namespace of its own (islands.lua).
+-- FACTOR makes it longer: more nodes, more rounds. A cut needs a network namespace of its own (islands.lua), `upgrades`
+-- the folder OLD_RELEASE, a checkout of an older release with its build for LuaJIT.
 
 local own_folder = arg[0]:match("^.*/")
 package.path = own_folder .. "../../?.lua;" .. package.path
@@ -38,14 +39,25 @@ local LONG_S = 180
 
 local SHARDS, REPLICAS, WRITE_QUORUM = 64, 3, 2
 
+-- The older release, where its module is, and what the command of a node with it begins with.
+local OLD_RELEASE = os.getenv("OLD_RELEASE")
+local OLD_MODULE = OLD_RELEASE and OLD_RELEASE .. "/target/lua/luajit/consul_ffi.so"
+local WITH_OLD_RELEASE = OLD_RELEASE and ("env LUA_PATH='%s/lua/?.lua;;' LUA_CPATH='%s;;'"):format(
+  OLD_RELEASE, (OLD_MODULE:gsub("consul_ffi%.so$", "?.so")))
+
 local World = {}
 World.__index = World
 
 -- Makes the writer; no node runs yet.
 function World.new(folder, network)
+  local old = {}
+  local function around(name)
+    return network and network.around(name) or old[name] and WITH_OLD_RELEASE or ""
+  end
   return setmetatable({
-    nodes = processes.new(folder, support.prefix, SHARDS, network and network.around),
+    nodes = processes.new(folder, support.prefix, SHARDS, around),
     network = network,
+    old = old,
     engine = Engine.new(config_of("writer", nil, support.prefix, SHARDS)),
     live = {},
     attempted = {},
@@ -225,6 +237,22 @@ function World:kill(name)
   self.live[name] = nil
 end
 
+-- Kills a node, starts it without its disk and waits until its shards are settled again.
+function World:lose_disk(name)
+  local before = self:epochs(name)
+  self:kill(name)
+  self.nodes.lose_disk(name)
+  self:start(name)
+  self:wait("the failover of each shard of the lost disk", function()
+    for shard, epoch in pairs(self:epochs(name)) do
+      if epoch == before[shard] then
+        return false
+      end
+    end
+    return self:is_settled()
+  end)
+end
+
 -- Returns the number of acknowledged points that a read through a node does not have, or has in an older
 -- version or one that was never written.
 function World:wrong_through(node)
@@ -343,21 +371,54 @@ end
 function scenarios.lost_disk(world)
   world:begin(4)
   for round = 1, factor do
-    local name = "n" .. round % 4 + 1
     world:load(400)
-    local before = world:epochs(name)
-    world:kill(name)
-    world.nodes.lose_disk(name)
-    world:start(name)
-    world:wait("the failover of each shard of the lost disk", function()
-      for shard, epoch in pairs(world:epochs(name)) do
-        if epoch == before[shard] then
-          return false
-        end
-      end
-      return world:is_settled()
-    end)
+    world:lose_disk("n" .. round % 4 + 1)
     world:check()
+  end
+end
+
+-- Starts a node with the old release or with this one, and looks which module it has loaded.
+local function start_with(world, name, is_old)
+  world.old[name] = is_old
+  world:start(name)
+  assert(world.nodes.has_loaded(name, OLD_MODULE) == is_old, name .. " has the module of the other release")
+end
+
+-- Restarts the nodes n1 to n`count` with the other release, one after the other under load; no write fails. Half way, a
+-- node of each release loses its disk.
+local function roll(world, count, to_old)
+  for i = 1, count do
+    world:load(200)
+    world:finish("stop", "n" .. i)
+    start_with(world, "n" .. i, to_old)
+    if i == count / 2 then
+      world:load(200)
+      assert(world.refused == 0, world.refusal)
+      world:check()
+      world:lose_disk("n1")
+      world:lose_disk("n" .. count)
+      world:check()
+      world.refused = 0
+    end
+  end
+  assert(world.refused == 0, world.refusal)
+  world:check()
+end
+
+-- The nodes of an older release are upgraded one after the other, and taken back to it. The writer has this release.
+function scenarios.upgrades(world)
+  assert(OLD_RELEASE, "OLD_RELEASE is not set")
+  local count = 4
+  for i = 1, count do
+    world.old["n" .. i] = true
+  end
+  world:begin(count)
+  for i = 1, count do
+    assert(world.nodes.has_loaded("n" .. i, OLD_MODULE), "this is not the module of the old release")
+  end
+  for _ = 1, factor do
+    roll(world, count, false)
+    roll(world, count, true)
   end
 end
 
