@@ -68,16 +68,10 @@ fn wrong_engine(lua: &Lua) -> mlua::Result<Option<String>> {
 
 /// The error of a build that is for another engine, with the command that builds the right one.
 fn built_for_another(loaded_by: &str) -> String {
-    let install = match loaded_by {
-        "LuaJIT" => "luarocks --lua-version=5.1 make LUA=$(command -v luajit)".to_owned(),
-        other => {
-            let number = other.trim_start_matches("Lua ");
-            format!("luarocks --lua-version={number} make LUA=$(command -v lua{number})")
-        }
-    };
+    let program = loaded_by.to_lowercase().replace(' ', "");
     format!(
         "this build of consul_ffi is for {ENGINE}, but {loaded_by} loads it; \
-         in a checkout of consul_ffi run: {install}"
+         in a checkout of consul_ffi run: make install LUA={program}"
     )
 }
 
