@@ -64,6 +64,8 @@ pub mod settings;
 mod snapshot;
 mod status;
 mod store;
+#[cfg(feature = "server")]
+mod structure;
 mod txn;
 
 use crate::clock::{BoxFuture, Clock, SystemClock};

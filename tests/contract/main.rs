@@ -75,6 +75,7 @@ const ALONE: &[&str] = &[
     "a_new_configuration_of_the_authority_is_stored",
     "new_certificates_have_the_configured_lifetime",
     "an_earlier_certificate_outlives_a_new_configuration",
+    "proxy_defaults_have_one_name",
     "an_unknown_provider_of_the_authority_is_refused",
     "a_lifetime_under_an_hour_is_refused",
     "the_authority_has_a_configuration",

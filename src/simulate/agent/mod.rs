@@ -7,6 +7,8 @@ pub(super) mod authority;
 pub(super) mod authority_config;
 pub mod checks;
 pub(super) mod connect;
+#[cfg(feature = "server")]
+mod content_hash;
 pub(super) mod definition;
 mod health;
 pub(super) mod local_state;
@@ -23,7 +25,7 @@ use super::catalog::service_json::AgentService;
 use super::go;
 use super::http::decode::{GoType, Object, body, decode_error};
 use super::http::handler::{Handler, Route};
-use super::http::reply::{Refusal, Reply, Style};
+use super::http::reply::{Refusal, Reply};
 use super::http::request::Call;
 use super::store::State;
 use super::store::catalog::{Check, Service};
@@ -31,7 +33,11 @@ use super::store::watch::Topic;
 use crate::ordered;
 use crate::wire::api::agent as wire;
 use definition::{Origin, is_status};
-use std::hash::{DefaultHasher, Hasher};
+#[cfg(not(feature = "server"))]
+use {
+    super::http::reply::Style,
+    std::hash::{DefaultHasher, Hasher},
+};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
     let all = [
@@ -109,7 +115,15 @@ static SERVICE: HashedRead = HashedRead {
     },
 };
 
+/// The hash of the service's reply, as Consul computes it.
+#[cfg(feature = "server")]
+fn content_hash(service: &Service) -> String {
+    // A service is made of text and numbers, so it is JSON.
+    content_hash::of(&serde_json::to_value(AgentService::new(service, "")).unwrap_or_default())
+}
+
 /// A hash of the service's reply, whose only meaning is whether it changes.
+#[cfg(not(feature = "server"))]
 fn content_hash(service: &Service) -> String {
     let mut hasher = DefaultHasher::new();
     hasher.write(&Reply::json(Style::Compact, &AgentService::new(service, "")).body);
