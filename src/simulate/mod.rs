@@ -53,6 +53,8 @@ mod filter;
 mod go;
 pub mod hcl;
 pub mod http;
+#[cfg(feature = "server")]
+mod keyring;
 mod kv;
 mod operator;
 #[cfg(feature = "server")]

@@ -17,6 +17,9 @@ pub struct Settings {
     pub cluster_id: String,
     /// `ports.grpc_tls`: the port that tokens of peerings name, on which nothing answers.
     pub grpc_tls_port: Option<u16>,
+    /// `encrypt`: the first key of gossip, in base64; `None` if it is not encrypted.
+    #[cfg(feature = "server")]
+    pub encrypt: Option<String>,
     /// `session_ttl_min`: the shortest TTL of a session.
     pub session_ttl_min: Duration,
     /// `limits.kv_max_value_size`: the most bytes of a key's value.
@@ -46,6 +49,8 @@ impl Default for Settings {
             address: Ipv4Addr::LOCALHOST.into(),
             cluster_id: "5ca1ab1e-0000-4000-8000-000000000001".to_owned(),
             grpc_tls_port: Some(8503),
+            #[cfg(feature = "server")]
+            encrypt: None,
             session_ttl_min: Duration::from_secs(session::TTL_RANGE_S.0),
             kv_max_value_size: kv::MAX_VALUE_BYTES,
             txn_max_req_len: kv::MAX_VALUE_BYTES,

@@ -16,7 +16,6 @@ use std::time::Duration;
 const NOT_SIMULATED: &[(&str, &str)] = &[
     ("discovery_chain", "there is no mesh"),
     ("exported_services", "there is one cluster"),
-    ("operator_keyring_", "gossip is not encrypted"),
     ("partition_", "Consul Enterprise"),
     ("namespace_", "Consul Enterprise"),
     ("acl_templated_policy_", "tokens name their policies directly"),

@@ -16,6 +16,7 @@ mod event;
 mod health;
 mod http;
 mod intention;
+mod keyring;
 mod kv;
 mod observer;
 mod operator;
@@ -57,6 +58,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("query", query::BEHAVIOURS),
     ("dns", dns::BEHAVIOURS),
     ("operator", operator::BEHAVIOURS),
+    ("keyring", keyring::BEHAVIOURS),
     ("config_entry", config_entry::BEHAVIOURS),
     ("intention", intention::BEHAVIOURS),
     ("peering", peering::BEHAVIOURS),
@@ -75,6 +77,8 @@ const ALONE: &[&str] = &[
     "a_new_configuration_of_the_authority_is_stored",
     "new_certificates_have_the_configured_lifetime",
     "an_earlier_certificate_outlives_a_new_configuration",
+    "the_first_key_is_that_of_the_configuration",
+    "messages_are_encrypted_with_the_selected_key",
     "proxy_defaults_have_one_name",
     "an_unknown_provider_of_the_authority_is_refused",
     "a_lifetime_under_an_hour_is_refused",

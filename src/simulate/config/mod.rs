@@ -14,6 +14,7 @@ use super::dns;
 use super::http::decode;
 use super::http::listen::{Listener, TlsFiles, self_signed};
 use super::http::reply::Refusal;
+use super::keyring::Keyring;
 use super::settings::Settings;
 use super::store::{Reload, State};
 use super::{Agent, Options, go, hcl};
@@ -367,6 +368,10 @@ impl Config {
         }
         if let Some(port) = self.get("ports.grpc_tls").and_then(Value::as_i64) {
             settings.grpc_tls_port = u16::try_from(port).ok().filter(|port| *port > 0);
+        }
+        if let Some(key) = self.text("encrypt").filter(|key| !key.is_empty()) {
+            Keyring::new(key)?;
+            settings.encrypt = Some(key.to_owned());
         }
         let mut errors = Vec::new();
         if let Some(text) = self.text("advertise_addr") {

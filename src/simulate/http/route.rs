@@ -41,8 +41,8 @@ fn routes() -> impl Iterator<Item = &'static Route> {
 /// The areas that only `consul-sim` has.
 #[cfg(feature = "server")]
 fn servers_own() -> impl Iterator<Item = &'static Route> {
-    use crate::simulate::{peering, snapshot};
-    snapshot::ROUTES.iter().chain(peering::ROUTES)
+    use crate::simulate::{keyring, peering, snapshot};
+    [snapshot::ROUTES, peering::ROUTES, keyring::ROUTES].into_iter().flatten()
 }
 
 #[cfg(not(feature = "server"))]

@@ -19,6 +19,8 @@ use super::agent::local_state::Local;
 use super::entry::EntryTable;
 use super::event::Events;
 use super::go;
+#[cfg(feature = "server")]
+use super::keyring::Keyring;
 use super::operator::Autopilot;
 #[cfg(feature = "server")]
 use super::peering::PeeringTable;
@@ -102,6 +104,9 @@ pub(super) struct State {
     pub authority: Arc<OnceLock<Result<Authority, String>>>,
     #[cfg(feature = "server")]
     pub authority_config: AuthorityConfig,
+    /// The keys of gossip; `None` if it is not encrypted.
+    #[cfg(feature = "server")]
+    pub keyring: Option<Keyring>,
     pub local: Local,
     /// The due runs of checks.
     pub due_checks: Vec<DueCheck>,
@@ -154,6 +159,8 @@ impl State {
             authority: Arc::default(),
             #[cfg(feature = "server")]
             authority_config: AuthorityConfig::default(),
+            #[cfg(feature = "server")]
+            keyring: options.settings.encrypt.as_deref().and_then(|key| Keyring::new(key).ok()),
             local: Local::default(),
             due_checks: Vec::new(),
             last_generation: 0,
