@@ -14,7 +14,6 @@ use std::time::Duration;
 
 /// The methods that the simulated agent answers as unknown endpoints, and the reasons.
 const NOT_SIMULATED: &[(&str, &str)] = &[
-    ("discovery_chain", "there is no mesh"),
     ("exported_services", "there is one cluster"),
     ("partition_", "Consul Enterprise"),
     ("namespace_", "Consul Enterprise"),

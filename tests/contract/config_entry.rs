@@ -16,6 +16,7 @@ behaviours![
     names_of_members_are_read_in_any_case,
     invalid_service_defaults_are_refused,
     invalid_resolvers_are_refused,
+    settings_of_consul_enterprise_are_refused,
     the_weights_of_splits_are_a_hundred,
     invalid_routes_are_refused,
     routes_and_splits_need_a_protocol_with_requests,
@@ -181,6 +182,30 @@ async fn invalid_resolvers_are_refused(t: T) {
         if members.contains("Filter") && t.is_1_8("filters of subsets are not checked") {
             continue;
         }
+        let body = format!("{{\"Kind\":\"service-resolver\",\"Name\":\"{name}\",{members}}}");
+        refused(&t, 500, &body, why).await;
+    }
+}
+
+async fn settings_of_consul_enterprise_are_refused(t: T) {
+    if t.is_1_8("entries have no settings of Consul Enterprise") {
+        return;
+    }
+    let name = t.name("web");
+    for (members, why) in [
+        (
+            r#""Failover":{"*":{"Service":"x","Policy":{"Mode":"sequential"}}}"#,
+            "Bad Failover[\"*\"]: Setting failover policies requires Consul Enterprise",
+        ),
+        (
+            r#""Failover":{"*":{"Service":"x","SamenessGroup":"g"}}"#,
+            "Bad Failover[\"*\"]: Setting SamenessGroup requires Consul Enterprise",
+        ),
+        (
+            r#""PrioritizeByLocality":{"Mode":"failover"}"#,
+            "Prioritize-by-locality requires Consul Enterprise",
+        ),
+    ] {
         let body = format!("{{\"Kind\":\"service-resolver\",\"Name\":\"{name}\",{members}}}");
         refused(&t, 500, &body, why).await;
     }

@@ -11,6 +11,7 @@ mod agent;
 mod catalog;
 mod config_entry;
 mod coordinate;
+mod discovery;
 mod dns;
 mod event;
 mod health;
@@ -61,6 +62,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("keyring", keyring::BEHAVIOURS),
     ("config_entry", config_entry::BEHAVIOURS),
     ("intention", intention::BEHAVIOURS),
+    ("discovery", discovery::BEHAVIOURS),
     ("peering", peering::BEHAVIOURS),
     ("snapshot", snapshot::BEHAVIOURS),
     ("unsimulated", unsimulated::BEHAVIOURS),

@@ -5,7 +5,6 @@ use consul_ffi::error::Kind;
 use consul_ffi::simulate::acl::DefaultPolicy::Deny;
 
 behaviours![
-    a_discovery_chain_is_compiled,
     nothing_is_exported_at_first,
     enterprise_endpoints_are_unsupported,
     templates_of_policies_are_known,
@@ -18,14 +17,6 @@ async fn is_unknown(t: &T, method: &str, args: consul_ffi::wire::request::Args) 
         t.fails(method, args, Kind::Unsupported).await;
     }
     simulated
-}
-
-async fn a_discovery_chain_is_compiled(t: T) {
-    if is_unknown(&t, "discovery_chain", args!["web"]).await {
-        return;
-    }
-    let chain = t.value("discovery_chain", args!["web"]).await;
-    assert_eq!(text(chain.get("Chain").unwrap(), "ServiceName"), "web");
 }
 
 async fn nothing_is_exported_at_first(t: T) {

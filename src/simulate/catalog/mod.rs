@@ -9,6 +9,8 @@ mod registration;
 pub(super) mod server;
 pub(super) mod service_json;
 pub(super) mod txn;
+#[cfg(feature = "server")]
+mod virtual_ip;
 
 use super::acl::{Access, Authority, Resource};
 use super::blocking::{Headers, Read, ResultIndex, cache_headers};
@@ -26,7 +28,14 @@ use service_json::{NodeService, ServiceNode};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
-    [ROUTES, coordinate::ROUTES, health::ROUTES].into_iter().flatten()
+    let all = [
+        ROUTES,
+        coordinate::ROUTES,
+        health::ROUTES,
+        #[cfg(feature = "server")]
+        virtual_ip::ROUTES,
+    ];
+    all.into_iter().flatten()
 }
 
 static ROUTES: &[Route] = &[

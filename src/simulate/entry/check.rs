@@ -23,8 +23,10 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
     }
     match kind.name {
         "service-defaults" => service_defaults(name, entry),
-        "proxy-defaults" if *entry.at("PrioritizeByLocality") != Json::Null => {
-            Err("Prioritize-by-locality requires Consul Enterprise".to_owned())
+        "proxy-defaults" | "service-resolver"
+            if *entry.at("PrioritizeByLocality") != Json::Null =>
+        {
+            Err("Prioritize-by-locality requires Consul Enterprise ".to_owned())
         }
         "service-resolver" => service_resolver(entry),
         "service-splitter" => service_splitter(name, entry),
@@ -182,6 +184,12 @@ fn service_resolver(entry: &Json) -> Result<(), String> {
         let has = |name: &str| *failover.at(name) != Json::Null;
         if has("Targets") && has("Datacenters") {
             return refuse("Targets cannot be set with Datacenters");
+        }
+        if !failover.at("Policy").at("Mode").as_text().is_empty() {
+            return refuse("Setting failover policies requires Consul Enterprise");
+        }
+        if has("SamenessGroup") {
+            return refuse("Setting SamenessGroup requires Consul Enterprise");
         }
     }
     for time in ["ConnectTimeout", "RequestTimeout"] {

@@ -30,6 +30,10 @@ impl Kind {
     }
 }
 
+/// The kinds whose entries have the name of a service in the mesh.
+pub(super) const OF_THE_MESH: &[&str] =
+    &["service-defaults", "service-resolver", "service-splitter", "service-router", INTENTIONS];
+
 pub(super) const INTENTIONS: &str = "service-intentions";
 pub(in crate::simulate) const INGRESS: &str = "ingress-gateway";
 pub(super) const TERMINATING: &str = "terminating-gateway";

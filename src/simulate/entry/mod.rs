@@ -2,6 +2,8 @@
 
 mod chain;
 mod check;
+#[cfg(feature = "server")]
+mod discovery;
 pub(super) mod gateways;
 mod intentions;
 mod kinds;
@@ -25,7 +27,13 @@ use kinds::{INGRESS, INTENTIONS, Kind, TERMINATING};
 use shape::{OF_THE_STORE, member};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
-    ROUTES.iter().chain(intentions::ROUTES)
+    let all = [
+        ROUTES,
+        intentions::ROUTES,
+        #[cfg(feature = "server")]
+        discovery::ROUTES,
+    ];
+    all.into_iter().flatten()
 }
 
 static ROUTES: &[Route] = &[
@@ -296,11 +304,24 @@ impl State {
         body: Json,
         index: u64,
     ) -> Result<(), Refusal> {
-        self.change_entries(|entries| entries.put(kind, name, body, index))
+        self.change_entries(|entries| entries.put(kind, name.clone(), body, index))?;
+        self.update_virtual_address(kind, &name);
+        Ok(())
     }
 
     fn remove_entry(&mut self, kind: &str, name: &str, index: u64) -> Result<(), Refusal> {
-        self.change_entries(|entries| entries.remove(kind, name, index))
+        self.change_entries(|entries| entries.remove(kind, name, index))?;
+        self.update_virtual_address(kind, name);
+        Ok(())
+    }
+
+    /// A service has a virtual address while an entry of the mesh has its name.
+    fn update_virtual_address(&mut self, kind: &str, name: &str) {
+        if kinds::OF_THE_MESH.contains(&kind) && name != "*" {
+            let mut kinds = kinds::OF_THE_MESH.iter();
+            let is_named = kinds.any(|kind| self.entries.get(kind, name).is_some());
+            self.catalog.set_virtual_of_entry(name, is_named);
+        }
     }
 
     fn change_entries(&mut self, change: impl FnOnce(&mut EntryTable)) -> Result<(), Refusal> {

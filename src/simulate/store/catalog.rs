@@ -215,14 +215,30 @@ struct Group {
     newest: u64,
 }
 
+/// The virtual addresses of a service in the mesh.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+struct VirtualAddress {
+    /// The name of the service as it was first given.
+    #[cfg(feature = "server")]
+    service: String,
+    /// The number of the first one in the network.
+    number: u32,
+    /// Whether a configuration entry has the service's name, so that it is kept without instances.
+    is_of_entry: bool,
+    /// Those that an operator has assigned.
+    #[cfg(feature = "server")]
+    manual: BTreeSet<String>,
+}
+
 /// All nodes, and the indexes of their reads.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub(crate) struct CatalogTable {
     nodes: BTreeMap<String, Record>,
     groups: BTreeMap<String, Group>,
-    /// The numbers of the virtual addresses of services in the mesh.
-    virtual_numbers: BTreeMap<String, u32>,
+    /// The virtual addresses of services in the mesh.
+    virtual_addresses: BTreeMap<String, VirtualAddress>,
     /// The index of the list of nodes.
     pub nodes_newest: u64,
     /// The index of the list of services.
@@ -333,23 +349,72 @@ impl CatalogTable {
     /// Gives an instance in the mesh the virtual address of its service.
     pub fn add_virtual_address(&mut self, service: &mut Service) {
         let name = match service.proxy_destination() {
-            Some(destination) => destination.to_lowercase(),
-            None if service.is_connect_native() => service.name.to_lowercase(),
+            Some(destination) => destination,
+            None if service.is_connect_native() => service.name.as_str(),
             None => return,
         };
-        let taken: BTreeSet<u32> = self.virtual_numbers.values().copied().collect();
-        let free = || (1..).find(|number| !taken.contains(number)).unwrap_or(u32::MAX);
-        let number = *self.virtual_numbers.entry(name).or_insert_with(free);
+        let number = self.virtual_of(name).number;
         let address = Ipv4Addr::from(VIRTUAL_NETWORK | number).to_string();
         let own = Address { address, port: service.port };
         service.tagged_addresses.insert("consul-virtual".to_owned(), own);
     }
 
+    /// The virtual addresses of a service, at first the next free one.
+    fn virtual_of(&mut self, service: &str) -> &mut VirtualAddress {
+        let taken: BTreeSet<u32> = self.virtual_addresses.values().map(|it| it.number).collect();
+        self.virtual_addresses.entry(service.to_lowercase()).or_insert_with(|| VirtualAddress {
+            #[cfg(feature = "server")]
+            service: service.to_owned(),
+            number: (1..).find(|number| !taken.contains(number)).unwrap_or(u32::MAX),
+            is_of_entry: false,
+            #[cfg(feature = "server")]
+            manual: BTreeSet::new(),
+        })
+    }
+
+    /// Gives a service a virtual address because configuration entries have its name, or no longer.
+    pub fn set_virtual_of_entry(&mut self, service: &str, is_of_entry: bool) {
+        if is_of_entry {
+            self.virtual_of(service).is_of_entry = true;
+            return;
+        }
+        let name = service.to_lowercase();
+        let is_in_mesh = self.connect_instances(&name).next().is_some();
+        match self.virtual_addresses.get_mut(&name) {
+            Some(known) if is_in_mesh => known.is_of_entry = false,
+            _ => drop(self.virtual_addresses.remove(&name)),
+        }
+    }
+
     /// The virtual address of a service in the mesh.
     #[cfg(feature = "server")]
     pub fn virtual_address(&self, service: &str) -> Option<Ipv4Addr> {
-        let number = self.virtual_numbers.get(&service.to_lowercase())?;
-        Some(Ipv4Addr::from(VIRTUAL_NETWORK | number))
+        let known = self.virtual_addresses.get(&service.to_lowercase())?;
+        Some(Ipv4Addr::from(VIRTUAL_NETWORK | known.number))
+    }
+
+    /// The virtual addresses that an operator has assigned to a service in the mesh.
+    #[cfg(feature = "server")]
+    pub fn manual_addresses(&self, service: &str) -> Option<&BTreeSet<String>> {
+        Some(&self.virtual_addresses.get(&service.to_lowercase())?.manual)
+    }
+
+    /// Replaces the addresses that an operator has assigned to a service, and takes them from others; returns the names of these.
+    #[cfg(feature = "server")]
+    pub fn assign_addresses(&mut self, service: &str, addresses: BTreeSet<String>) -> Vec<String> {
+        let own = service.to_lowercase();
+        let mut losers = Vec::new();
+        for (_, known) in self.virtual_addresses.iter_mut().filter(|(name, _)| **name != own) {
+            let before = known.manual.len();
+            known.manual.retain(|address| !addresses.contains(address));
+            if known.manual.len() != before {
+                losers.push(known.service.clone());
+            }
+        }
+        if let Some(known) = self.virtual_addresses.get_mut(&own) {
+            known.manual = addresses;
+        }
+        losers
     }
 
     /// Adds an instance to a node that exists.
@@ -469,7 +534,9 @@ impl CatalogTable {
         let last = group.instances.is_empty();
         if last {
             self.groups.remove(name);
-            self.virtual_numbers.remove(name);
+            if self.virtual_addresses.get(name).is_some_and(|known| !known.is_of_entry) {
+                self.virtual_addresses.remove(name);
+            }
         }
         last
     }
