@@ -89,7 +89,7 @@ struct Remote {
 #[derive(Serialize)]
 struct Token<'a> {
     #[serde(rename = "CA")]
-    authorities: [&'a str; 1],
+    authorities: Vec<&'a str>,
     #[serde(rename = "ManualServerAddresses")]
     manual_addresses: Option<Vec<String>>,
     #[serde(rename = "ServerAddresses")]
@@ -279,7 +279,7 @@ fn create_token(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let (id, meta) = known.unwrap_or_else(|| (state.new_id(), given.meta));
     let secret = state.new_id();
     let token = Token {
-        authorities: [connect::root_pem(state)?],
+        authorities: connect::root_pems(state)?,
         manual_addresses: given.own.filter(|addresses| !addresses.is_empty()),
         addresses: [SocketAddr::new(state.settings.address, port).to_string()],
         server_name: server_name(state),

@@ -74,11 +74,17 @@ const AREAS: &[(&str, &[Behaviour])] = &[
 ];
 
 /// Behaviours that change or check the state of the whole agent: they run alone on their target, as those of snapshots do. A
-/// reload drops registrations over the API; a check of the node counts for each of its services.
+/// reload drops registrations over the API; a check of the node counts for each of its services; defaults of proxies count for all
+/// services.
 const ALONE: &[&str] = &[
     "a_new_configuration_of_the_authority_is_stored",
     "new_certificates_have_the_configured_lifetime",
     "an_earlier_certificate_outlives_a_new_configuration",
+    "another_root_replaces_the_first",
+    "a_query_waits_for_another_root",
+    "a_service_gets_a_certificate_of_the_new_root",
+    "a_root_is_made_for_a_given_key",
+    "what_is_not_a_root_is_refused",
     "the_first_key_is_that_of_the_configuration",
     "messages_are_encrypted_with_the_selected_key",
     "proxy_defaults_have_one_name",

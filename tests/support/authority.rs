@@ -56,7 +56,7 @@ impl Authority {
     }
 }
 
-/// Whether a client's certificate is valid, with this root.
+/// Whether a client's certificate is valid with this root, and those that follow it.
 pub fn verify(root: &str, certificate: &str) -> Result<(), String> {
     let mut roots = RootCertStore::empty();
     let failed = |error: &dyn std::fmt::Display| error.to_string();
@@ -65,9 +65,10 @@ pub fn verify(root: &str, certificate: &str) -> Result<(), String> {
     let provider = Arc::new(ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     let verifier = verifier.build().map_err(|error| failed(&error))?;
-    let leaf = CertificateDer::from_pem_slice(certificate.as_bytes());
-    let leaf = leaf.map_err(|error| failed(&error))?;
-    let verified = verifier.verify_client_cert(&leaf, &[], UnixTime::now());
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect();
+    let chain = chain.map_err(|error| failed(&error))?;
+    let (leaf, more) = chain.split_first().ok_or("there is no certificate")?;
+    let verified = verifier.verify_client_cert(leaf, more, UnixTime::now());
     verified.map(drop).map_err(|error| failed(&error))
 }
 

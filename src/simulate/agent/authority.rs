@@ -1,41 +1,59 @@
-//! The mesh's certificate authority in consul-sim: a root of its own, and a certificate for each service that asks.
+//! The mesh's certificate authority in consul-sim: a root of its own or an operator's, those before it, and a certificate for each
+//! service that asks.
 //!
 //! Source: "Built-in CA provider" in Consul's documentation for lifetimes; the SPIFFE standard for names (SPIFFE-ID, X509-SVID).
 
 use super::connect::Root;
 use crate::simulate::go;
 use crate::sync::lock;
-use rcgen::string::Ia5String;
+use rcgen::string::{Ia5String, PrintableString};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData,
+    SanType, SerialNumber,
 };
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use url::Url;
+use x509_parser::asn1_rs::Tag;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::FromDer;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const ROOT_LIFETIME: Duration = DAY.saturating_mul(3650);
+
+/// How long an earlier root vouches for a new one.
+const CROSS_SIGNED_FOR: Duration = DAY.saturating_mul(7);
 
 /// A certificate is valid a little earlier, for clocks that are slow.
 const BEFORE: Duration = Duration::from_secs(60);
 
-/// The serial number of the root, after which the leaves' come. Those of a fresh server.
+/// The serial number of the first root, after which the leaves' come. Those of a fresh server.
 const ROOT_SERIAL: u64 = 7;
 
 pub(crate) struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-    pub(super) root: Root,
+    issuer: Issuer<'static, KeyPair>,
+    /// The active root, then the earlier ones.
+    pub(super) roots: Vec<Root>,
     issued: Mutex<Issued>,
 }
 
 struct Issued {
     serial: u64,
     leaves: BTreeMap<String, Arc<Leaf>>,
+}
+
+/// What an operator sets of a root; nothing for one that is generated.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Given<'a> {
+    pub private_key: Option<&'a str>,
+    pub certificate: Option<&'a str>,
 }
 
 /// A service's certificate, with its key.
@@ -58,33 +76,67 @@ pub(crate) struct Leaf {
     renews: Duration,
 }
 
+/// A root that has no place among others yet.
+struct NewRoot {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its certificate, as another root signs it.
+    params: CertificateParams,
+    root: Root,
+}
+
 impl Authority {
     /// A new one for this trust domain; `now` is the time since 1970.
-    pub fn new(trust_domain: &str, now: Duration) -> Result<Self, rcgen::Error> {
-        let short = trust_domain.split('-').next().unwrap_or(trust_domain);
-        let mut params = params(ROOT_SERIAL, now, now + ROOT_LIFETIME);
-        let name = format!("pri-sim.consul.ca.{short}.consul");
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::CrlSign,
-        ];
-        let uri = Ia5String::try_from(format!("spiffe://{trust_domain}.consul"))?;
-        params.subject_alt_names = vec![SanType::URI(uri)];
-        let key = KeyPair::generate()?;
-        let signing_key_id = with_colons(&params.key_identifier(&key));
-        let issuer = CertifiedIssuer::self_signed(params, key)?;
-        let root = Root {
-            id: with_colons(digest(&SHA1_FOR_LEGACY_USE_ONLY, issuer.der()).as_ref()),
-            signing_key_id,
-            pem: issuer.pem(),
-            not_before: whole_seconds(now),
-            not_after: whole_seconds(now + ROOT_LIFETIME),
-        };
+    pub fn new(trust_domain: &str, now: Duration, lifetime: Duration) -> Result<Self, String> {
+        let new = generated(trust_domain, KeyPair::generate(), ROOT_SERIAL, now, lifetime)
+            .map_err(|why| why.to_string())?;
         let issued = Mutex::new(Issued { serial: ROOT_SERIAL, leaves: BTreeMap::new() });
-        Ok(Self { issuer, root, issued })
+        Ok(Self { issuer: new.issuer, roots: vec![new.root], issued })
+    }
+
+    /// The same with another root, for which the present one vouches. All services get new certificates. `None` if it is the
+    /// present one.
+    ///
+    /// # Errors
+    /// What is given is not a root.
+    pub(super) fn rotated(
+        &self,
+        trust_domain: &str,
+        given: Given<'_>,
+        now: Duration,
+        lifetime: Duration,
+        index: u64,
+    ) -> Result<Option<Self>, String> {
+        let mut serial = lock(&self.issued).serial + 1;
+        let private = given.private_key.map(key);
+        let NewRoot { issuer, params, mut root } = match (given.certificate, private) {
+            (Some(pem), Some(key)) => imported(pem, key?)?,
+            (_, key) => {
+                serial += 1;
+                let key = key.transpose()?.map_or_else(KeyPair::generate, Ok);
+                generated(trust_domain, key, serial - 1, now, lifetime)
+                    .map_err(|why| why.to_string())?
+            }
+        };
+        if root.id == self.root().id {
+            return Ok(None);
+        }
+        let mut vouched = params;
+        vouched.serial_number = Some(SerialNumber::from(serial));
+        set_validity(&mut vouched, now.saturating_sub(BEFORE), now + CROSS_SIGNED_FOR - BEFORE);
+        vouched.use_authority_key_identifier_extension = true;
+        let vouched = vouched.signed_by(issuer.key(), &self.issuer);
+        root.intermediates = vec![vouched.map_err(|why| why.to_string())?.pem()];
+        (root.create_index, root.modify_index) = (index, index);
+        let earlier = self.roots.iter().filter(|earlier| earlier.id != root.id);
+        let earlier = earlier.map(|root| Root { modify_index: index, ..root.clone() });
+        let roots = std::iter::once(root.clone()).chain(earlier).collect();
+        let issued = Mutex::new(Issued { serial, leaves: BTreeMap::new() });
+        Ok(Some(Self { issuer, roots, issued }))
+    }
+
+    /// The root that signs.
+    pub(super) fn root(&self) -> &Root {
+        &self.roots[0]
     }
 
     /// The certificate of a service, a new one if the last third of its lifetime has begun.
@@ -119,9 +171,12 @@ impl Authority {
         let key = KeyPair::generate()?;
         // Each certificate is a write to the server's log.
         let index = super::connect::INDEX + serial;
+        // Those who trust an earlier root need what it has signed.
+        let mut cert_pem = params.signed_by(&key, &self.issuer)?.pem();
+        cert_pem.extend(self.root().intermediates.iter().map(String::as_str));
         let leaf = Arc::new(Leaf {
-            serial_number: with_colons(&SerialNumber::from(serial).to_bytes()),
-            cert_pem: params.signed_by(&key, &self.issuer)?.pem(),
+            serial_number: with_colons(without_zeros(&serial.to_be_bytes())),
+            cert_pem,
             private_key_pem: key.serialize_pem(),
             service: service.to_owned(),
             service_uri: uri.to_string(),
@@ -138,8 +193,159 @@ impl Authority {
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority").field("root", &self.root.id).finish_non_exhaustive()
+        f.debug_struct("Authority").field("root", &self.root().id).finish_non_exhaustive()
     }
+}
+
+/// A root with a name of its own.
+fn generated(
+    trust_domain: &str,
+    key: Result<KeyPair, rcgen::Error>,
+    serial: u64,
+    now: Duration,
+    lifetime: Duration,
+) -> Result<NewRoot, rcgen::Error> {
+    let key = key?;
+    let short = trust_domain.split('-').next().unwrap_or(trust_domain);
+    let mut params = params(serial, now, now + lifetime);
+    let name = format!("pri-sim{serial}.consul.ca.{short}.consul");
+    params.distinguished_name.push(DnType::CommonName, name);
+    let uri = Ia5String::try_from(format!("spiffe://{trust_domain}.consul"))?;
+    params.subject_alt_names = vec![SanType::URI(uri)];
+    make_authority(&mut params);
+    let certificate = params.self_signed(&key)?;
+    let root = Root {
+        id: root_id(certificate.der()),
+        serial,
+        signing_key_id: with_colons(&params.key_identifier(&key)),
+        pem: certificate.pem(),
+        not_before: whole_seconds(now),
+        not_after: whole_seconds(now + lifetime),
+        intermediates: Vec::new(),
+        create_index: super::connect::INDEX,
+        modify_index: super::connect::INDEX,
+    };
+    Ok(NewRoot { issuer: Issuer::new(params.clone(), key), params, root })
+}
+
+fn make_authority(params: &mut CertificateParams) {
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+    ];
+}
+
+/// The root that an operator has. Consul 1.21 takes a key of another certificate too, and then signs nothing that is valid.
+fn imported(pem: &str, key: KeyPair) -> Result<NewRoot, String> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes());
+    let der = der.map_err(|_| "no PEM-encoded data found".to_owned())?;
+    let failed = |why: &dyn fmt::Display| format!("error parsing the root certificate: {why}");
+    let (_, certificate) = X509Certificate::from_der(&der).map_err(|why| failed(&why))?;
+    if certificate.public_key().raw != key.subject_public_key_info() {
+        return Err("the private key is not that of the root certificate".to_owned());
+    }
+    let validity = certificate.validity();
+    let time = |seconds: i64| Duration::from_secs(seconds.try_into().unwrap_or(0));
+    let (after, before) =
+        (time(validity.not_before.timestamp()), time(validity.not_after.timestamp()));
+    let mut params = params(0, after, before);
+    params.distinguished_name = name_of(&certificate)?;
+    for extension in certificate.extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => {
+                params.key_identifier_method = KeyIdMethod::PreSpecified(id.0.to_vec());
+            }
+            ParsedExtension::SubjectAlternativeName(names) => {
+                for name in &names.general_names {
+                    if let GeneralName::URI(uri) = name {
+                        let uri = Ia5String::try_from(*uri).map_err(|why| failed(&why))?;
+                        params.subject_alt_names.push(SanType::URI(uri));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    make_authority(&mut params);
+    let serial = certificate.raw_serial().iter().rev().take(8).rev();
+    let root = Root {
+        id: root_id(&der),
+        serial: serial.fold(0, |serial, byte| serial << 8 | u64::from(*byte)),
+        signing_key_id: with_colons(&params.key_identifier(&key)),
+        pem: pem.to_owned(),
+        not_before: whole_seconds(after),
+        not_after: whole_seconds(before),
+        intermediates: Vec::new(),
+        create_index: 0,
+        modify_index: 0,
+    };
+    Ok(NewRoot { issuer: Issuer::new(params.clone(), key), params, root })
+}
+
+/// The name of a certificate, in the same encoding: a certificate that it signs has it as its issuer.
+fn name_of(certificate: &X509Certificate<'_>) -> Result<DistinguishedName, String> {
+    let mut name = DistinguishedName::new();
+    for attribute in certificate.subject().iter_attributes() {
+        let refused = || "the name of the root certificate is not text".to_owned();
+        let kind: Vec<u64> = attribute.attr_type().iter().ok_or_else(refused)?.collect();
+        let text = attribute.as_str().map_err(|_| refused())?;
+        let value = match attribute.attr_value().tag() {
+            Tag::PrintableString => {
+                DnValue::PrintableString(PrintableString::try_from(text).map_err(|_| refused())?)
+            }
+            Tag::Ia5String => DnValue::Ia5String(Ia5String::try_from(text).map_err(|_| refused())?),
+            _ => DnValue::Utf8String(text.to_owned()),
+        };
+        name.push(DnType::from_oid(&kind), value);
+    }
+    Ok(name)
+}
+
+/// A private key of an elliptic curve in either form of PEM.
+fn key(pem: &str) -> Result<KeyPair, String> {
+    let failed = |why: &str| {
+        let pem = go::quoted(pem);
+        format!(
+            "error generating CA root certificate: error generating CA: error parsing private key {pem}: {why}"
+        )
+    };
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes());
+    let pkcs8 = match key.map_err(|_| failed("no PEM-encoded data found"))? {
+        PrivateKeyDer::Pkcs8(key) => key.secret_pkcs8_der().to_vec(),
+        PrivateKeyDer::Sec1(key) => as_pkcs8(key.secret_sec1_der()),
+        _ => return Err("consul-sim has only EC keys of 256 bits".to_owned()),
+    };
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(pkcs8);
+    KeyPair::from_pkcs8_der_and_sign_algo(&key, &rcgen::PKCS_ECDSA_P256_SHA256)
+        .map_err(|_| "consul-sim has only EC keys of 256 bits".to_owned())
+}
+
+/// A key of the curve P-256 in the form of SEC 1 (RFC 5915), wrapped as PKCS #8 (RFC 5208).
+fn as_pkcs8(sec1: &[u8]) -> Vec<u8> {
+    /// Version 0, and the identifiers `ecPublicKey` and `prime256v1`.
+    const HEAD: &[u8] = &[
+        0x02, 0x01, 0x00, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06,
+        0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07,
+    ];
+    const SEQUENCE: u8 = 0x30;
+    const OCTETS: u8 = 0x04;
+    let wrapped = |tag: u8, content: &[u8]| {
+        let length = content.len().to_be_bytes();
+        let length = without_zeros(&length);
+        let mut der = vec![tag];
+        match content.len() {
+            short @ 0..0x80 => der.extend(u8::try_from(short)),
+            _ => {
+                der.push(0x80 | u8::try_from(length.len()).unwrap_or(0));
+                der.extend(length);
+            }
+        }
+        der.extend(content);
+        der
+    };
+    wrapped(SEQUENCE, &[HEAD, &wrapped(OCTETS, sec1)].concat())
 }
 
 /// The parameters of a certificate that is valid between two times since 1970.
@@ -147,14 +353,28 @@ fn params(serial: u64, after: Duration, before: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.serial_number = Some(SerialNumber::from(serial));
+    set_validity(&mut params, after, before);
+    params
+}
+
+fn set_validity(params: &mut CertificateParams, after: Duration, before: Duration) {
     let origin = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = origin + Duration::from_secs(after.as_secs());
     params.not_after = origin + Duration::from_secs(before.as_secs());
-    params
+}
+
+fn root_id(der: &[u8]) -> String {
+    with_colons(digest(&SHA1_FOR_LEGACY_USE_ONLY, der).as_ref())
 }
 
 fn whole_seconds(since_1970: Duration) -> String {
     go::date_text(Duration::from_secs(since_1970.as_secs()))
+}
+
+/// The bytes of a number without the first ones that are zero.
+fn without_zeros(bytes: &[u8]) -> &[u8] {
+    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+    &bytes[zeros..]
 }
 
 /// Bytes in hexadecimal, with colons between them.
@@ -170,7 +390,7 @@ mod tests {
     #[test]
     fn a_certificate_is_renewed_in_the_last_third_of_its_lifetime() {
         let now = DAY * 20_000;
-        let authority = Authority::new("domain", now).expect("a key");
+        let authority = Authority::new("domain", now, DAY * 3650).expect("a key");
         let uri = Url::parse("spiffe://domain.consul/ns/default/dc/dc1/svc/web").expect("a URI");
         let after = |time| authority.leaf(&uri, "web", now + time, DAY * 3).expect("a key");
         let first = after(Duration::ZERO);

@@ -2,18 +2,21 @@
 //!
 //! Source: `ParseConsulCAConfig` of Consul's package `connect/ca`, and Consul 1.21.
 
-use super::connect::{INDEX, disabled};
+use super::authority::Given;
+use super::connect::{INDEX, authority, disabled};
 use crate::simulate::acl::{Access, Resource};
 use crate::simulate::go;
 use crate::simulate::http::decode::{GoType, Json, Object, body, decode_error};
 use crate::simulate::http::reply::{Refusal, Reply};
 use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
+use crate::simulate::store::watch::Topic;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 const HOUR: i64 = 3_600_000_000_000;
@@ -48,8 +51,26 @@ impl Default for AuthorityConfig {
 impl AuthorityConfig {
     /// The lifetime of a new certificate.
     pub fn leaf_lifetime(&self) -> Duration {
-        let nanos = nanos(self.config.get("LeafCertTTL"), 72 * HOUR).unwrap_or(72 * HOUR);
-        Duration::from_nanos(nanos.unsigned_abs())
+        self.time("LeafCertTTL", 72 * HOUR)
+    }
+
+    /// The lifetime of a new root.
+    pub fn root_lifetime(&self) -> Duration {
+        self.time("RootCertTTL", 87_600 * HOUR)
+    }
+
+    fn time(&self, name: &str, default: i64) -> Duration {
+        Duration::from_nanos(
+            nanos(self.config.get(name), default).unwrap_or(default).unsigned_abs(),
+        )
+    }
+
+    /// What an operator sets of the root; another value requires another root.
+    fn given(&self) -> Given<'_> {
+        let text = |name| {
+            self.config.get(name).and_then(Value::as_str).filter(|text| !text.trim().is_empty())
+        };
+        Given { private_key: text("PrivateKey"), certificate: text("RootCert") }
     }
 }
 
@@ -67,7 +88,7 @@ fn duration_text(nanos: i64) -> String {
     format!("{sign}{}", go::duration_text(Duration::from_nanos(nanos.unsigned_abs())))
 }
 
-/// Refuses a configuration that Consul refuses, or one that requires another root.
+/// Refuses a configuration that Consul refuses, or one that requires another kind of key.
 fn check(config: &Value) -> Result<(), String> {
     let time = |name: &str, default: i64| {
         nanos(config.get(name), default * HOUR).map_err(|why| {
@@ -118,9 +139,6 @@ fn check(config: &Value) -> Result<(), String> {
         return Err(format!(
             "Intermediate Cert TTL must be greater or equal than 3 * LeafCertTTL (>={least})."
         ));
-    }
-    if is_given("PrivateKey") {
-        return Err("consul-sim has a root of its own and takes no private key".to_owned());
     }
     Ok(())
 }
@@ -189,11 +207,28 @@ pub(super) fn update(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         members.iter().map(|(name, value)| (name.clone(), text(value))).collect()
     });
     let index = state.next_index();
-    let stored = &mut state.authority_config;
-    stored.config = config;
-    stored.state = test_state.or(stored.state.take());
-    stored.force_without_cross_signing = force;
-    stored.modify_index = index;
+    let changed = AuthorityConfig {
+        provider,
+        config,
+        state: test_state.or_else(|| state.authority_config.state.clone()),
+        force_without_cross_signing: force,
+        create_index: state.authority_config.create_index,
+        modify_index: index,
+    };
+    if changed.given() != state.authority_config.given() {
+        let rotated = authority(state)?.rotated(
+            &state.settings.cluster_id,
+            changed.given(),
+            state.since_1970(),
+            changed.root_lifetime(),
+            index,
+        );
+        if let Some(rotated) = rotated.map_err(Refusal::server)? {
+            state.authority = Arc::new(Ok(rotated).into());
+        }
+    }
+    state.authority_config = changed;
+    state.touch(Topic::Authority);
     const JSON: HeaderValue = HeaderValue::from_static("application/json");
     Ok(Reply::empty(StatusCode::OK).with(CONTENT_TYPE, JSON))
 }

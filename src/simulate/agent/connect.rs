@@ -1,6 +1,7 @@
 //! The service mesh, as far as it is simulated: its root certificate, the certificates of services in consul-sim, and
 //! permission for all services to connect.
 
+use crate::ordered;
 use crate::simulate::acl::{Access, DefaultPolicy, Resource};
 use crate::simulate::blocking::{Headers, Read, ResultIndex, cache_headers};
 use crate::simulate::go;
@@ -19,6 +20,7 @@ use serde_json::json;
 use {
     super::authority::{Authority, Leaf},
     super::authority_config,
+    crate::simulate::store::watch::Topic,
     std::sync::Arc,
     url::Url,
 };
@@ -48,7 +50,7 @@ struct Roots<'a> {
     #[serde(rename = "ActiveRootID")]
     active_root_id: &'a str,
     trust_domain: String,
-    roots: [RootView<'a>; 1],
+    roots: Vec<RootView<'a>>,
 }
 
 #[derive(Serialize)]
@@ -64,7 +66,7 @@ struct RootView<'a> {
     not_before: &'a str,
     not_after: &'a str,
     root_cert: &'a str,
-    intermediate_certs: Option<Vec<&'static str>>,
+    intermediate_certs: Option<&'a [String]>,
     active: bool,
     private_key_type: &'static str,
     private_key_bits: u64,
@@ -74,7 +76,13 @@ struct RootView<'a> {
 
 static ROOTS: Read = Read {
     check: |_| Ok(()),
+    #[cfg(feature = "server")]
+    topics: |_| vec![Topic::Authority],
+    #[cfg(feature = "server")]
+    index: |state, _| ResultIndex::new(state.authority_config.modify_index),
+    #[cfg(not(feature = "server"))]
     topics: |_| Vec::new(),
+    #[cfg(not(feature = "server"))]
     index: |_, _| ResultIndex::new(INDEX),
     answer: roots,
     headers: Headers::Deferred,
@@ -86,73 +94,94 @@ fn roots(state: &State, call: &Call) -> Result<Reply, Refusal> {
     if !state.connect {
         return Err(disabled());
     }
-    let root = root(state)?;
+    let known = known_roots(state)?;
+    // The first one is active.
+    let active_root_id = known.first().map_or("", |root| root.id.as_str());
+    let known = in_order(known);
     if go::boolean(call.query.get("pem")) == Some(true) {
         const CHAIN: HeaderValue = HeaderValue::from_static("application/pem-certificate-chain");
-        return Ok(Reply::text(StatusCode::OK, root.pem.as_str()).with(CONTENT_TYPE, CHAIN));
+        let pems: Vec<_> = known.iter().map(|root| root.pem.as_str()).collect();
+        return Ok(Reply::text(StatusCode::OK, pems.concat()).with(CONTENT_TYPE, CHAIN));
     }
-    let view = RootView {
+    let views = known.into_iter().map(|root| RootView {
         id: &root.id,
         name: "Consul CA Primary Cert",
-        serial_number: 7,
+        serial_number: root.serial,
         signing_key_id: &root.signing_key_id,
         external_trust_domain: &state.settings.cluster_id,
         not_before: &root.not_before,
         not_after: &root.not_after,
         root_cert: &root.pem,
-        intermediate_certs: None,
-        active: true,
+        intermediate_certs: Some(root.intermediates.as_slice()).filter(|some| !some.is_empty()),
+        active: root.id == active_root_id,
         private_key_type: "ec",
         private_key_bits: 256,
-        create_index: INDEX,
-        modify_index: INDEX,
-    };
+        create_index: root.create_index,
+        modify_index: root.modify_index,
+    });
+    let roots = views.collect();
     let trust_domain = format!("{}.consul", state.settings.cluster_id);
-    let roots = Roots { active_root_id: &root.id, trust_domain, roots: [view] };
-    Ok(Reply::json(call.style, &roots))
+    Ok(Reply::json(call.style, &Roots { active_root_id, trust_domain, roots }))
+}
+
+/// Roots in the order of replies.
+fn in_order(roots: &[Root]) -> Vec<&Root> {
+    let mut roots: Vec<_> = roots.iter().collect();
+    ordered::sort_by(&mut roots, |one, other| one.id.cmp(&other.id));
+    roots
 }
 
 pub(super) fn disabled() -> Refusal {
     Refusal::server("Connect must be enabled in order to use this endpoint")
 }
 
-/// The fields of the root that are shown.
+/// The fields of a root that are shown.
+#[derive(Clone)]
 pub(super) struct Root {
     pub id: String,
+    pub serial: u64,
     pub signing_key_id: String,
     pub pem: String,
     pub not_before: String,
     pub not_after: String,
+    /// Its certificates that earlier roots have signed.
+    pub intermediates: Vec<String>,
+    pub create_index: u64,
+    pub modify_index: u64,
 }
 
 /// The root of the module's agent, which has signed nothing and is valid until 2126.
 #[cfg(not(feature = "server"))]
-fn root(_: &State) -> Result<Root, Refusal> {
-    Ok(Root {
+fn known_roots(_: &State) -> Result<[Root; 1], Refusal> {
+    Ok([Root {
+        serial: 7,
         id: "a2:10:43:42:b2:0a:77:78:38:35:7a:c1:38:af:81:25:5c:82:2a:0a".into(),
         signing_key_id: "81:d3:ed:a0:15:68:64:49:fb:13:13:7c:ec:36:42:aa:80:34:ad:b5".into(),
         pem: include_str!("ca_root.pem").into(),
         not_before: "2026-11-20T09:50:25Z".into(),
         not_after: "2126-10-27T09:50:25Z".into(),
-    })
+        intermediates: Vec::new(),
+        create_index: INDEX,
+        modify_index: INDEX,
+    }])
 }
 
 #[cfg(feature = "server")]
-fn root(state: &State) -> Result<&Root, Refusal> {
-    Ok(&authority(state)?.root)
+fn known_roots(state: &State) -> Result<&[Root], Refusal> {
+    Ok(&authority(state)?.roots)
 }
 
-/// The certificate of the root.
+/// The certificates of all roots, in the order of replies.
 #[cfg(feature = "server")]
-pub(crate) fn root_pem(state: &State) -> Result<&str, Refusal> {
-    root(state).map(|root| root.pem.as_str())
+pub(crate) fn root_pems(state: &State) -> Result<Vec<&str>, Refusal> {
+    Ok(in_order(known_roots(state)?).into_iter().map(|root| root.pem.as_str()).collect())
 }
 
 #[cfg(feature = "server")]
-fn authority(state: &State) -> Result<&Authority, Refusal> {
+pub(super) fn authority(state: &State) -> Result<&Authority, Refusal> {
     let new = || {
-        let authority = Authority::new(&state.settings.cluster_id, state.since_1970());
-        authority.map_err(|why| why.to_string())
+        let lifetime = state.authority_config.root_lifetime();
+        Authority::new(&state.settings.cluster_id, state.since_1970(), lifetime)
     };
     state.authority.get_or_init(new).as_ref().map_err(|why| Refusal::server(why.clone()))
 }
@@ -160,7 +189,7 @@ fn authority(state: &State) -> Result<&Authority, Refusal> {
 #[cfg(feature = "server")]
 static LEAF: Read = Read {
     check: |_| Ok(()),
-    topics: |_| Vec::new(),
+    topics: |_| vec![Topic::Authority],
     index: |state, call| {
         let leaf = leaf(state, &call.rest_text());
         ResultIndex::new(leaf.map_or(INDEX, |leaf| leaf.modify_index))

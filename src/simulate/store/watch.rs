@@ -56,6 +56,9 @@ pub(crate) enum Topic {
     Queries,
     /// The configuration entries.
     Entries,
+    /// The mesh's certificate authority.
+    #[cfg(feature = "server")]
+    Authority,
     /// The peerings.
     #[cfg(feature = "server")]
     Peerings,

@@ -5,6 +5,9 @@ use crate::support::authority::{key_fits, verify};
 use crate::target::{T, args, behaviours, table, text, texts};
 use consul_ffi::simulate::acl::DefaultPolicy::Deny;
 use consul_ffi::wire::value::Value;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
 use std::time::{Duration, Instant};
 
 behaviours![
@@ -26,6 +29,11 @@ behaviours![
     a_lifetime_under_an_hour_is_refused,
     a_configuration_that_is_not_json_is_refused,
     a_new_configuration_requires_a_permission,
+    another_root_replaces_the_first,
+    a_query_waits_for_another_root,
+    a_service_gets_a_certificate_of_the_new_root,
+    a_root_is_made_for_a_given_key,
+    what_is_not_a_root_is_refused,
 ];
 
 async fn leaf(t: &T, name: &str) -> Value {
@@ -179,4 +187,139 @@ async fn a_new_configuration_requires_a_permission(t: T) {
     denied(&reader, "connect_ca_configuration_update", args![lifetime("72h")]).await;
     let operator = caller(&t, r#"operator = "write""#).await;
     configure(&operator, "72h").await;
+}
+
+/// A root with its key, in PEM.
+fn new_root() -> (String, String) {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "CA of an operator");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let key = KeyPair::generate().expect("a key");
+    (params.self_signed(&key).expect("a certificate").pem(), key.serialize_pem())
+}
+
+async fn set(t: &T, config: Value) {
+    let configuration = table! {"Provider" = "consul", "Config" = config};
+    t.ok("connect_ca_configuration_update", args![configuration]).await;
+}
+
+async fn replace_root(t: &T) -> String {
+    let (certificate, key) = new_root();
+    set(t, table! {"RootCert" = certificate.as_str(), "PrivateKey" = key}).await;
+    certificate
+}
+
+/// A root of the authority's own again.
+async fn restore(t: &T) {
+    configure(t, "72h").await;
+}
+
+/// The roots: the certificate of the active one, and those of the others.
+async fn all_roots(t: &T) -> (String, Vec<String>) {
+    let roots = t.value("connect_ca_roots", args![]).await;
+    let (mut active, mut others) = (Vec::new(), Vec::new());
+    for root in roots.get("Roots").unwrap().items() {
+        let pem = text(root, "RootCert").to_owned();
+        match root.get("Active") == Some(&true.into()) {
+            true => {
+                assert_eq!(root.get("ID"), roots.get("ActiveRootID"));
+                active.push(pem);
+            }
+            false => others.push(pem),
+        }
+    }
+    assert_eq!(active.len(), 1, "{roots:?}");
+    (active.remove(0), others)
+}
+
+async fn another_root_replaces_the_first(t: T) {
+    let (before, _) = all_roots(&t).await;
+    let new = replace_root(&t).await;
+    let (active, others) = all_roots(&t).await;
+    assert_eq!(active.trim(), new.trim());
+    assert!(others.contains(&before));
+    let chain = t.raw("GET", "/v1/connect/ca/roots?pem=true", "").await;
+    assert!(chain.body.contains(before.trim()) && chain.body.contains(new.trim()));
+    // The earlier root vouches for the new one.
+    let roots = t.value("agent_connect_ca_roots", args![]).await;
+    let mut root = roots.get("Roots").unwrap().items().iter();
+    let root = root.find(|root| root.get("Active") == Some(&true.into())).unwrap();
+    assert_eq!(root.get("IntermediateCerts").unwrap().items().len(), 1);
+    restore(&t).await;
+    assert!(all_roots(&t).await.1.iter().any(|other| other.trim() == new.trim()));
+}
+
+async fn a_query_waits_for_another_root(t: T) {
+    let index = t.index("agent_connect_ca_roots", args![]).await;
+    let again = args![; "index" = index, "wait" = "60s"];
+    let change = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        replace_root(&t).await
+    };
+    let (answer, new) = tokio::join!(t.ok("agent_connect_ca_roots", again), change);
+    assert!(answer.meta.index > Some(index));
+    t.until("the agent has the new root", || async {
+        let roots = t.value("agent_connect_ca_roots", args![]).await;
+        let roots = texts(roots.get("Roots").unwrap(), "RootCert").join("\n");
+        roots.contains(new.trim())
+    })
+    .await;
+    restore(&t).await;
+}
+
+async fn a_service_gets_a_certificate_of_the_new_root(t: T) {
+    let (old, _) = all_roots(&t).await;
+    let first = leaf(&t, "web").await;
+    let new = replace_root(&t).await;
+    if t.is_1_8("a certificate is replaced up to 30 s after its root") {
+        restore(&t).await;
+        return;
+    }
+    let second = leaf(&t, "web").await;
+    assert_ne!(text(&second, "PrivateKeyPEM"), text(&first, "PrivateKeyPEM"));
+    assert_ne!(second.get("ModifyIndex"), first.get("ModifyIndex"));
+    let chain = text(&second, "CertPEM");
+    verify(&new, chain).expect("it is valid for those who know the new root");
+    verify(&old, chain).expect("it is valid for those who know the old root");
+    restore(&t).await;
+}
+
+async fn a_root_is_made_for_a_given_key(t: T) {
+    /// As openssl and Go write a key.
+    const KEY: &str = "-----BEGIN EC PRIVATE KEY-----
+MHcCAQEEIKXZN0CtECcdR8mPWelVdHjttKuCj+Ram2Ku4H69tRvuoAoGCCqGSM49
+AwEHoUQDQgAEW+crbHs9zjw4RzmCJQIdf3Prw+RNYW08g1DNqVl9l2cPxxutwGai
+KasqJAUtfZKj7QEcC5pTDQyu8W7xThcbgA==
+-----END EC PRIVATE KEY-----
+";
+    let (before, _) = all_roots(&t).await;
+    set(&t, table! {"PrivateKey" = KEY}).await;
+    let (active, others) = all_roots(&t).await;
+    assert!(active != before && others.contains(&before));
+    verify(&active, text(&leaf(&t, "new").await, "CertPEM")).expect("it signs");
+    // Another lifetime of certificates needs no other root.
+    set(&t, table! {"PrivateKey" = KEY, "LeafCertTTL" = "71h"}).await;
+    assert_eq!(all_roots(&t).await.0, active);
+    restore(&t).await;
+}
+
+async fn what_is_not_a_root_is_refused(t: T) {
+    let (before, _) = all_roots(&t).await;
+    let (certificate, key) = new_root();
+    let config = |member: &str, value: &str| serde_json::json!({ member: value });
+    let mut no_certificate = config("PrivateKey", &key);
+    no_certificate["RootCert"] = "x".into();
+    for (config, why) in [
+        (config("PrivateKey", "x"), "error parsing private key \"x\": no PEM-encoded data found"),
+        (config("RootCert", &certificate), "must provide a private key when providing a root cert"),
+        (no_certificate, "no PEM-encoded data found"),
+    ] {
+        let body = serde_json::json!({"Provider": "consul", "Config": config});
+        let answer = t.raw("PUT", "/v1/connect/ca/configuration", &body.to_string()).await;
+        assert_eq!(answer.status, 500);
+        assert!(answer.body.contains(why), "{}", answer.body);
+    }
+    assert_eq!(all_roots(&t).await.0, before);
 }
