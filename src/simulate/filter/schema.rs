@@ -92,6 +92,13 @@ static INTENTIONS: Schema = checked_early(&INTENTION);
 #[cfg(feature = "server")]
 pub(crate) static IDENTITIES: Schema = checked_early(&[("value", TEXT_MAP), ("list", Map(&Texts))]);
 
+/// The account of a service of Kubernetes that logs in.
+#[cfg(feature = "server")]
+pub(crate) static SERVICE_ACCOUNTS: Schema = checked_early(&[(
+    "serviceaccount",
+    Struct(&[("namespace", Text), ("name", Text), ("uid", Text)]),
+)]);
+
 const fn checked_early(fields: &'static [Field]) -> Schema {
     Schema { fields, is_checked_late: false }
 }

@@ -1,11 +1,13 @@
 //! Auth methods, binding rules, logins and logouts.
 
 use super::{UNKNOWN, caller, denied, policy, rule};
+use crate::support::authority::Authority;
 use crate::target::{T, args, behaviours, list, pause, table, text, texts};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use consul_ffi::error::Kind;
+use consul_ffi::error::{Error, Kind};
 use consul_ffi::simulate::acl::DefaultPolicy::Deny;
+use consul_ffi::wire::response::Answer;
 use consul_ffi::wire::value::Value;
 use ring::hmac;
 use ring::rand::SystemRandom;
@@ -31,6 +33,9 @@ behaviours![
     a_deleted_auth_method_ends_its_rules_and_tokens,
     auth_methods_and_rules_need_permissions_for_tokens,
     a_list_of_auth_methods_wakes_on_a_new_one,
+    an_auth_method_of_kubernetes_is_stored,
+    invalid_auth_methods_of_kubernetes_are_refused,
+    rules_of_kubernetes_know_the_account_of_a_service,
 ];
 
 /// A key that signs tokens.
@@ -535,4 +540,77 @@ async fn a_list_of_auth_methods_wakes_on_a_new_one(t: T) {
     };
     let (answer, _) = tokio::join!(t.ok("acl_auth_method_list", wait), change);
     assert!(answer.meta.index > Some(index));
+}
+
+/// The configuration of a method that asks a Kubernetes that is not there.
+fn of_kubernetes() -> Vec<(String, Value)> {
+    let (authority, token) = (Authority::new("kubernetes").pem(), Issuer::new().sign(&claims()));
+    let host = "https://192.0.2.42:8443".to_owned();
+    let config = [("Host", host), ("CACert", authority), ("ServiceAccountJWT", token)];
+    config.map(|(name, value)| (name.to_owned(), value.into())).into()
+}
+
+async fn create_of_kubernetes(t: &T, config: Vec<(String, Value)>) -> Result<Answer, Error> {
+    let method = table! {
+        "Name" = t.name("k"), "Type" = "kubernetes", "Config" = Value::Map(config),
+    };
+    t.call("acl_auth_method_create", args![method]).await
+}
+
+async fn an_auth_method_of_kubernetes_is_stored(t: T) {
+    let t = t.with_acls(Deny);
+    create_of_kubernetes(&t, of_kubernetes()).await.expect("it is valid");
+    let found = t.value("acl_auth_method_read", args![t.name("k")]).await;
+    assert_eq!(text(&found, "Type"), "kubernetes");
+    assert_eq!(text(found.get("Config").unwrap(), "Host"), "https://192.0.2.42:8443");
+    let all = t.value("acl_auth_method_list", args![]).await;
+    let listed = all.items().iter().find(|method| text(method, "Name") == t.name("k")).unwrap();
+    assert_eq!((text(listed, "Type"), listed.get("Config")), ("kubernetes", None));
+    // The type stays.
+    let jwt = table! {"Type" = "jwt"};
+    let error = t.fails("acl_auth_method_update", args![t.name("k"), jwt], Kind::Http).await;
+    assert!(error.message().contains("the Type field of an Auth Method is immutable"), "{error}");
+    t.ok("acl_auth_method_delete", args![t.name("k")]).await;
+}
+
+async fn invalid_auth_methods_of_kubernetes_are_refused(t: T) {
+    let t = t.with_acls(Deny);
+    for (member, value, why) in [
+        ("Host", "", "Invalid Auth Method: Config.Host is required"),
+        ("CACert", "", "Invalid Auth Method: Config.CACert is required"),
+        ("CACert", "x", "error parsing kubernetes ca cert: data does not contain any valid RSA or"),
+        ("ServiceAccountJWT", "", "Invalid Auth Method: Config.ServiceAccountJWT is required"),
+        ("ServiceAccountJWT", "x", "Config.ServiceAccountJWT is not a valid JWT: "),
+        ("Foo", "x", "error decoding config: 1 error"),
+    ] {
+        let mut config = of_kubernetes();
+        config.retain(|(name, _)| name != member);
+        config.push((member.to_owned(), value.into()));
+        let error = create_of_kubernetes(&t, config).await.expect_err(why);
+        assert!(error.message().contains(why), "{member} {value}: {error}");
+    }
+}
+
+async fn rules_of_kubernetes_know_the_account_of_a_service(t: T) {
+    let t = t.with_acls(Deny);
+    create_of_kubernetes(&t, of_kubernetes()).await.expect("it is valid");
+    let (method, name) = (t.name("k"), "${serviceaccount.namespace}-${serviceaccount.name}");
+    let selector = "serviceaccount.namespace == default";
+    let bound = bind(&t, &method, "service", name, selector).await;
+    assert_eq!(text(&bound, "BindName"), name);
+    for (name, selector, why) in [
+        ("${value.x}", "", "unknown variable accessed: value.x"),
+        ("a", "value.x == default", "Selector is invalid: "),
+    ] {
+        let rule = table! {
+            "AuthMethod" = method.as_str(), "BindType" = "service", "BindName" = name,
+            "Selector" = selector,
+        };
+        let error = t.fails("acl_binding_rule_create", args![rule], Kind::Http).await;
+        assert!(error.message().contains(why), "{error}");
+    }
+    // What is not a JWT is refused before Kubernetes is asked.
+    let why = refused(&t, &method, "x").await;
+    assert!(why.contains("failed to parse and validate JWT: "), "{why}");
+    t.ok("acl_auth_method_delete", args![method]).await;
 }

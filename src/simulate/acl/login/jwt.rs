@@ -80,17 +80,27 @@ impl fmt::Debug for Jwt {
     }
 }
 
+/// The error of a configuration that cannot be read.
+pub(super) fn refused(why: &str) -> String {
+    format!("error decoding config: 1 error(s) decoding:\n\n* {why}")
+}
+
+/// Refuses a configuration with other fields.
+pub(super) fn check_known(config: &[(String, Json)], known: &[&str]) -> Result<(), String> {
+    let is_known = |name: &str| known.iter().any(|known| known.eq_ignore_ascii_case(name));
+    let names = config.iter().map(|(name, _)| name.as_str());
+    let mut unknown: Vec<&str> = names.filter(|name| !is_known(name)).collect();
+    unknown.sort_unstable();
+    match unknown.is_empty() {
+        true => Ok(()),
+        false => Err(refused(&format!("'' has invalid keys: {}", unknown.join(", ")))),
+    }
+}
+
 impl Jwt {
     /// Reads the configuration of a method.
     pub fn new(config: &[(String, Json)]) -> Result<Self, String> {
-        let refused = |why: &str| format!("error decoding config: 1 error(s) decoding:\n\n* {why}");
-        let is_known = |name: &str| KNOWN.iter().any(|known| known.eq_ignore_ascii_case(name));
-        let names = config.iter().map(|(name, _)| name.as_str());
-        let mut unknown: Vec<&str> = names.filter(|name| !is_known(name)).collect();
-        if !unknown.is_empty() {
-            unknown.sort_unstable();
-            return Err(refused(&format!("'' has invalid keys: {}", unknown.join(", "))));
-        }
+        check_known(config, KNOWN)?;
         let given = Object::of_members(config, "");
         let read = || -> Result<(Self, Vec<String>), String> {
             let jwt = Jwt {

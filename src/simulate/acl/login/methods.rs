@@ -1,8 +1,10 @@
 //! Auth methods: `/v1/acl/auth-method`.
 
-use super::jwt::Jwt;
+use super::jwt::{Identity, Jwt};
+use super::kubernetes;
 use crate::simulate::acl::{Access, Resource};
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
+use crate::simulate::filter::schema::{self, Schema};
 use crate::simulate::go;
 use crate::simulate::http::decode::{GoType, Json, Object};
 use crate::simulate::http::handler::{Handler, Route};
@@ -13,6 +15,7 @@ use crate::simulate::store::watch::Topic;
 use crate::wire::api::acl as wire;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(super) static ROUTES: &[Route] = &[
@@ -33,14 +36,62 @@ const MIN_TTL: Duration = Duration::from_secs(60);
 
 const MISSING: &str = "Missing auth method name";
 
-/// The types that Consul knows, of which the simulated agent has one.
-const TYPES: &[&str] = &["aws-iam", "jwt", "kubernetes"];
+/// The types that Consul knows, of which the simulated agent has two.
+const TYPES: &[&str] = &["aws-iam", JWT, KUBERNETES];
 const JWT: &str = "jwt";
+const KUBERNETES: &str = "kubernetes";
+
+/// How the tokens of others are checked.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Kind {
+    Jwt(Jwt),
+    #[default]
+    Kubernetes,
+}
+
+impl Kind {
+    /// Reads the configuration of a method of this type.
+    fn new(name: &str, config: &[(String, Json)]) -> Result<Self, String> {
+        match name {
+            JWT => Jwt::new(config).map(Kind::Jwt),
+            KUBERNETES => kubernetes::check(config).map(|()| Kind::Kubernetes),
+            _ => Err(format!("the simulated agent has no auth methods of type {name}")),
+        }
+    }
+
+    /// What a token says, if it is valid at this time, in seconds since 1970.
+    ///
+    /// # Errors
+    /// Consul's text.
+    pub fn identity(&self, token: &str, now_s: i64) -> Result<Identity, String> {
+        match self {
+            Kind::Jwt(jwt) => jwt.identity(token, now_s),
+            Kind::Kubernetes => Err(kubernetes::refuse(token)),
+        }
+    }
+
+    /// The variables of templates, each with the text that stands for it when a rule is checked.
+    pub fn variables(&self) -> BTreeMap<String, String> {
+        match self {
+            Kind::Jwt(jwt) => jwt.variables(),
+            Kind::Kubernetes => kubernetes::variables(),
+        }
+    }
+
+    /// What selectors see.
+    pub fn identities(&self) -> &'static Schema {
+        match self {
+            Kind::Jwt(_) => &schema::IDENTITIES,
+            Kind::Kubernetes => &schema::SERVICE_ACCOUNTS,
+        }
+    }
+}
 
 /// A way to log in.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Method {
     name: String,
+    r#type: String,
     display_name: String,
     description: String,
     /// 0: tokens do not expire.
@@ -49,7 +100,7 @@ pub(super) struct Method {
     /// As it was given.
     config: Value,
     #[serde(skip)]
-    pub jwt: Jwt,
+    pub kind: Kind,
     create_index: u64,
     modify_index: u64,
 }
@@ -58,7 +109,7 @@ impl Method {
     /// Reads the configuration again.
     pub fn complete(&mut self) -> Result<(), String> {
         let config = Json::deserialize(&self.config).map_err(|why| why.to_string())?;
-        self.jwt = Jwt::new(config.members())?;
+        self.kind = Kind::new(&self.r#type, config.members())?;
         Ok(())
     }
 
@@ -74,7 +125,7 @@ struct View<'a> {
     #[serde(rename = "MaxTokenTTL", skip_serializing_if = "Option::is_none")]
     max_token_ttl: Option<String>,
     name: &'a str,
-    r#type: &'static str,
+    r#type: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     display_name: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -93,7 +144,7 @@ impl<'a> View<'a> {
         Self {
             max_token_ttl: (!ttl.is_zero()).then(|| go::duration_text(ttl)),
             name: &method.name,
-            r#type: JWT,
+            r#type: &method.r#type,
             display_name: &method.display_name,
             description: &method.description,
             token_locality: &method.locality,
@@ -201,12 +252,13 @@ fn write(state: &mut State, call: &Call, mut given: Given) -> Result<Reply, Refu
     if given.name.len() > MAX_NAME || !given.name.chars().all(is_right) {
         return Err(invalid("invalid Name. Only alphanumeric characters, '-' and '_' are allowed"));
     }
-    let created = state.acl.logins.methods.get(&given.name).map(|known| known.create_index);
-    if created.is_some() {
+    let known = state.acl.logins.methods.get(&given.name);
+    let created = known.map(|known| known.create_index);
+    if let Some(known) = known {
         if given.r#type.is_empty() {
-            JWT.clone_into(&mut given.r#type);
+            given.r#type.clone_from(&known.r#type);
         }
-        if given.r#type != JWT {
+        if given.r#type != known.r#type {
             return Err(Refusal::server("the Type field of an Auth Method is immutable"));
         }
     }
@@ -224,20 +276,17 @@ fn write(state: &mut State, call: &Call, mut given: Given) -> Result<Reply, Refu
     if !["", "local", "global"].contains(&given.locality.as_str()) {
         return Err(invalid("TokenLocality should be one of 'local' or 'global'"));
     }
-    if given.r#type != JWT {
-        let why = format!("the simulated agent has no auth methods of type {}", given.r#type);
-        return Err(invalid(&why));
-    }
-    let jwt = Jwt::new(&given.config).map_err(|why| invalid(&why))?;
+    let kind = Kind::new(&given.r#type, &given.config).map_err(|why| invalid(&why))?;
     let index = state.next_index();
     let method = Method {
         name: given.name,
+        r#type: given.r#type,
         display_name: given.display_name,
         description: given.description,
         max_token_ttl,
         locality: given.locality,
         config: Value::from(&Json::Object(given.config)),
-        jwt,
+        kind,
         create_index: created.unwrap_or(index),
         modify_index: index,
     };

@@ -3,6 +3,7 @@
 //! Source: "Auth Methods" in Consul's documentation of ACLs, and what a server of 1.21 answers.
 
 mod jwt;
+mod kubernetes;
 mod methods;
 mod rules;
 mod template;
@@ -48,7 +49,10 @@ impl Table {
     /// Reads again what a snapshot has as text alone.
     pub fn complete(&mut self) -> Result<(), String> {
         self.methods.values_mut().try_for_each(Method::complete)?;
-        self.rules.values_mut().try_for_each(Rule::complete)
+        self.rules.values_mut().try_for_each(|rule| match self.methods.get(&rule.method) {
+            Some(method) => rule.complete(method.kind.identities()),
+            None => Err(format!("there is no auth method {}", go::quoted(&rule.method))),
+        })
     }
 }
 
@@ -99,7 +103,7 @@ fn login(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         return Err(Refusal::new(StatusCode::FORBIDDEN, why));
     };
     let now_s = i64::try_from(state.since_1970().as_secs()).unwrap_or(i64::MAX);
-    let identity = method.jwt.identity(&given.bearer, now_s).map_err(Refusal::server)?;
+    let identity = method.kind.identity(&given.bearer, now_s).map_err(Refusal::server)?;
     let bound = bound(state, &given.method, &identity)?;
     if bound.is_empty() {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "Permission denied"));

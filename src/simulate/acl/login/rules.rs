@@ -4,7 +4,8 @@ use super::jwt::Identity;
 use super::template;
 use crate::simulate::acl::{Access, Resource, check_lookup, is_uuid};
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
-use crate::simulate::filter::{Filter, schema};
+use crate::simulate::filter::Filter;
+use crate::simulate::filter::schema::Schema;
 use crate::simulate::go;
 use crate::simulate::http::decode::{GoType, Json, Object};
 use crate::simulate::http::handler::{Handler, Route};
@@ -100,8 +101,8 @@ impl Bind {
 
 impl Rule {
     /// Compiles the selector again.
-    pub fn complete(&mut self) -> Result<(), String> {
-        self.filter = filter(&self.selector)?;
+    pub fn complete(&mut self, identities: &'static Schema) -> Result<(), String> {
+        self.filter = filter(&self.selector, identities)?;
         Ok(())
     }
 
@@ -241,12 +242,10 @@ fn update(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 }
 
 /// The filter of a selector; `None` for an empty one, which fits each identity.
-fn filter(selector: &str) -> Result<Option<Arc<Filter>>, String> {
+fn filter(selector: &str, identities: &'static Schema) -> Result<Option<Arc<Filter>>, String> {
     match selector {
         "" => Ok(None),
-        selector => {
-            Filter::compile(selector, &schema::IDENTITIES).map(|filter| Some(Arc::new(filter)))
-        }
+        selector => Filter::compile(selector, identities).map(|filter| Some(Arc::new(filter))),
     }
 }
 
@@ -267,7 +266,7 @@ fn write(
         let name = go::quoted(&given.method);
         return Err(Refusal::server(format!("cannot find auth method with name {name}")));
     };
-    let filter = filter(&given.selector).map_err(|why| {
+    let filter = filter(&given.selector, method.kind.identities()).map_err(|why| {
         let why = why.strip_prefix(OF_FILTERS).unwrap_or(&why);
         Refusal::server(format!("invalid Binding Rule: Selector is invalid: {why}"))
     })?;
@@ -287,7 +286,7 @@ fn write(
             _ => format!("invalid Binding Rule: unknown BindType {kind}"),
         }));
     };
-    bind.name(&given.bind_name, &method.jwt.variables())
+    bind.name(&given.bind_name, &method.kind.variables())
         .map_err(|why| wrong(&format!("failed to validate bindType {kind}: {why}")))?;
     let index = state.next_index();
     let rule = Rule {
