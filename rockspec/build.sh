@@ -51,6 +51,8 @@ fi
 # crates: see docs/architecture.md, the size of the module.
 flags=(-C "llvm-args=-inline-threshold=65 -inlinehint-threshold=65")
 [ -z "${QUICK:-}" ] || flags=(-C opt-level=0)
+# For its size; consul-sim serves with it, and has it as it is fast.
+small=(--config 'profile.release.package.hyper.opt-level="z"' --config 'profile.release.package.hyper-util.opt-level="z"')
 # Not every linker can fold functions. A folder of its own: rustc's intermediate files in it have the
 # crate's name alone, so builds of two engines at once would remove each other's.
 fold=(-C "link-arg=-Wl,--icf=all")
@@ -61,7 +63,7 @@ if echo | "${RUSTC:-rustc}" --crate-type=cdylib --crate-name=empty "${fold[@]}" 
 fi
 rm -rf "$probe"
 linux_x86="target.'cfg(all(target_os=\"linux\", target_arch=\"x86_64\"))'"
-CARGO_TARGET_DIR=$folder/$feature cargo --config "$linux_x86.rustflags=['-C', 'relro-level=partial']" \
+CARGO_TARGET_DIR=$folder/$feature cargo --config "$linux_x86.rustflags=['-C', 'relro-level=partial']" "${small[@]}" \
     rustc --release --locked --lib \
     --no-default-features --features "$feature" -- "${flags[@]}"
 CARGO_TARGET_DIR=$folder/guard cargo build --profile guard --locked --bin consul-guard \

@@ -9,7 +9,8 @@ use super::store::State;
 use super::store::watch::Topic;
 use crate::clock::Instant;
 use futures_util::future::{Either, select};
-use http::StatusCode;
+use http::header::HeaderName;
+use http::{HeaderValue, StatusCode};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,11 @@ use tokio::sync::Notify;
 
 /// A wait is up to a 16th longer, so that many queries do not end together.
 const JITTER_PART: u32 = 16;
+
+const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
+const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
+const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
+const QUERY_BACKEND: HeaderName = HeaderName::from_static("x-consul-query-backend");
 
 /// The consistency mode of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +188,6 @@ pub(super) enum Headers {
 impl Agent {
     /// Answers a read, after a wait if the caller already has the current index.
     pub(super) async fn read(&self, read: &Read, call: &Call, options: &ReadOptions) -> Reply {
-        let topics = (read.topics)(call);
         let streams = streams(read, call, options);
         // The streaming backend adds no jitter.
         let jitter = if streams { Duration::ZERO } else { options.wait / JITTER_PART };
@@ -201,7 +206,7 @@ impl Agent {
             let is_news = options.index == 0 || index.value > seen;
             is_news.then(|| read.reply(state, call))
         };
-        let reply = match self.wait_for(&topics, options.wait, jitter, news).await {
+        let reply = match self.wait_for(read.topics, call, options.wait, jitter, news).await {
             Some(reply) => reply,
             None => self.with(|state| read.reply(state, call)),
         };
@@ -244,13 +249,13 @@ impl Agent {
         options: &ReadOptions,
     ) -> Result<Reply, Refusal> {
         let seen = call.query.get(read.parameter);
-        let topics = (read.topics)(call);
         let news = |state: &mut State| {
             let hash = (read.hash)(state, call);
             let is_news = seen.is_empty() || hash.is_none_or(|hash| hash != seen);
             is_news.then(|| (read.answer)(state, call))
         };
-        match self.wait_for(&topics, options.wait, options.wait / JITTER_PART, news).await {
+        let jitter = options.wait / JITTER_PART;
+        match self.wait_for(read.topics, call, options.wait, jitter, news).await {
             Some(reply) => reply,
             None => self.with(|state| (read.answer)(state, call)),
         }
@@ -260,24 +265,25 @@ impl Agent {
     /// topics. `None` if `wait`, plus up to `jitter`, is over first.
     async fn wait_for<R>(
         &self,
-        topics: &[Topic],
+        topics: fn(&Call) -> Vec<Topic>,
+        call: &Call,
         wait: Duration,
         jitter: Duration,
         mut news: impl FnMut(&mut State) -> Option<R>,
     ) -> Option<R> {
-        let waiter = Arc::new(Notify::new());
         let begun = self.with(|state| match news(state) {
             Some(reply) => Err(reply),
             None => {
+                let (topics, waiter) = (topics(call), Arc::new(Notify::new()));
                 let deadline = state.now + wait + jitter.mul_f64(state.rng.f64());
-                Ok((deadline, state.watches.add(topics, &waiter), state.restores))
+                let id = state.watches.add(&topics, &waiter);
+                Ok((deadline, waiter, state.restores, Subscription { agent: self, topics, id }))
             }
         });
-        let (deadline, id, restores) = match begun {
+        let (deadline, waiter, restores, _subscription) = match begun {
             Ok(begun) => begun,
             Err(reply) => return Some(reply),
         };
-        let _subscription = Subscription { agent: self, topics, id };
         while self.woken(&waiter, deadline).await {
             let (reply, restored) = self.with(|state| (news(state), state.restores != restores));
             if reply.is_some() || restored {
@@ -297,13 +303,13 @@ impl Agent {
 /// Removes the waiter when its query ends or is abandoned.
 struct Subscription<'a> {
     agent: &'a Agent,
-    topics: &'a [Topic],
+    topics: Vec<Topic>,
     id: u64,
 }
 
 impl Drop for Subscription<'_> {
     fn drop(&mut self) {
-        self.agent.lock().watches.remove(self.topics, self.id);
+        self.agent.lock().watches.remove(&self.topics, self.id);
     }
 }
 
@@ -357,8 +363,8 @@ fn reply_headers(
     if headers == Headers::OfSuccess && !reply.status.is_success() {
         return reply;
     }
-    let backend = if streams { "streaming" } else { "blocking-query" };
-    let reply = index_headers(reply, index, !streams).with_text("x-consul-query-backend", backend);
+    let backend = HeaderValue::from_static(if streams { "streaming" } else { "blocking-query" });
+    let reply = index_headers(reply, index, !streams).with(QUERY_BACKEND, backend);
     match headers {
         Headers::Plain
         | Headers::Deferred
@@ -383,10 +389,11 @@ pub(super) fn cache_headers(reply: Reply, state: &mut State, call: &Call, asked:
 }
 
 pub(super) fn index_headers(reply: Reply, index: u64, known_leader: bool) -> Reply {
+    let known_leader = if known_leader { "true" } else { "false" };
     reply
-        .with_text("x-consul-index", &index.max(1).to_string())
-        .with_text("x-consul-knownleader", if known_leader { "true" } else { "false" })
-        .with_text("x-consul-lastcontact", "0")
+        .with(INDEX, HeaderValue::from(index.max(1)))
+        .with(KNOWN_LEADER, HeaderValue::from_static(known_leader))
+        .with(LAST_CONTACT, HeaderValue::from_static("0"))
 }
 
 /// The reply of a read that a server refused: most reads set the index headers all the same, but
@@ -400,7 +407,8 @@ pub(super) fn failed(headers: Headers, reply: impl Into<Reply>) -> Reply {
     if has_none || reply.status == StatusCode::NOT_FOUND && !is_query {
         return reply;
     }
-    index_headers(reply, 1, false).with_text("x-consul-query-backend", "blocking-query")
+    let backend = HeaderValue::from_static("blocking-query");
+    index_headers(reply, 1, false).with(QUERY_BACKEND, backend)
 }
 
 #[cfg(test)]

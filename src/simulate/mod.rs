@@ -217,8 +217,8 @@ impl Agent {
         endpoint: &str,
         request: Request<Bytes>,
     ) -> Result<Response<Bytes>, Error> {
-        let mut restarted = pin!(self.restarted.notified());
-        restarted.as_mut().enable();
+        // It is notified of every restart from here on, also before its first poll.
+        let restarted = pin!(self.restarted.notified());
         let answer = self.handle_with_faults(client, endpoint, request);
         match select(pin!(answer), restarted).await {
             Either::Left((answer, _)) => answer,

@@ -34,16 +34,21 @@ enum Caller {
 impl State {
     /// The permissions of the caller at this moment.
     pub fn authority(&self, call: &Call) -> Authority {
-        self.authority_of(&self.secret(call))
+        self.authority_by(&|| self.secret(call))
     }
 
     /// The permissions of a token at this moment.
     pub fn authority_of(&self, secret: &Secret) -> Authority {
+        self.authority_by(&|| secret.clone())
+    }
+
+    /// The permissions of a token whose secret is only asked for under access control.
+    fn authority_by(&self, secret: &dyn Fn() -> Secret) -> Authority {
         let acl = &self.acl;
         let caller = if !acl.is_enabled() {
             Caller::Unchecked
         } else {
-            match acl.tokens.get(secret) {
+            match acl.tokens.get(&secret()) {
                 Some(token) => Caller::Known {
                     accessor: token.accessor.clone(),
                     rules: acl.rules_of(token, &self.settings.datacenter),

@@ -12,6 +12,9 @@ use std::io;
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
+/// The number of headers for which a reply has room at once: those of most reads.
+const MOST_HEADERS: usize = 12;
+
 /// The layout of JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
@@ -37,7 +40,7 @@ impl Reply {
     pub fn empty(status: StatusCode) -> Self {
         Self {
             status,
-            headers: HeaderMap::new(),
+            headers: HeaderMap::with_capacity(MOST_HEADERS),
             body: Bytes::new(),
             #[cfg(feature = "server")]
             monitor: None,

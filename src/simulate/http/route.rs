@@ -9,14 +9,16 @@ use crate::simulate::settings::Settings;
 use crate::simulate::{
     Agent, acl, agent, catalog, entry, event, kv, operator, query, session, status, txn,
 };
-use crate::wire::table::{Endpoint, Location, Verb};
+use crate::wire::table::{Endpoint, Location};
 use crate::wire::value::shape::is_printable;
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, LOCATION, VARY};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, LOCATION, VARY};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
+
+const DEFAULT_ACL_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
 
 /// Every route, area by area.
 fn routes() -> impl Iterator<Item = &'static Route> {
@@ -54,18 +56,22 @@ fn servers_own() -> impl Iterator<Item = &'static Route> {
 /// `http.ServeMux`.
 struct Mux(BTreeMap<&'static str, Routes>);
 
-/// The routes of one fixed part, those with more after their first parameter before the others.
-type Routes = Vec<&'static Route>;
+/// The routes of one fixed part with their tails, those with more after their first parameter before the others.
+type Routes = Vec<(&'static Route, &'static str)>;
+
+/// The routes that fit a path, one for each method, in the order of the methods.
+type Fitting = Vec<&'static Route>;
 
 static MUX: LazyLock<Mux> = LazyLock::new(|| {
     let mut paths: BTreeMap<&str, Routes> = BTreeMap::new();
     for route in routes() {
         let (fixed, tail) = parts(route);
         let known = paths.entry(fixed).or_default();
-        let is_same = |other: &&Route| other.0.method == route.0.method && parts(other).1 == tail;
+        let is_same =
+            |other: &(&Route, &str)| (other.0.0.method, other.1) == (route.0.method, tail);
         if !known.iter().any(is_same) {
             let place = if tail.is_empty() { known.len() } else { 0 };
-            known.insert(place, route);
+            known.insert(place, (route, tail));
         }
     }
     Mux(paths)
@@ -85,29 +91,30 @@ impl Mux {
             return Some((exact, ""));
         }
         let slashes = path.match_indices('/').map(|(place, _)| place + 1);
-        let split = slashes.rev().find(|end| self.0.contains_key(&path[..*end]))?;
-        Some((self.0.get(&path[..split])?, &path[split..]))
+        slashes.rev().find_map(|end| Some((self.0.get(&path[..end])?, &path[end..])))
     }
 }
 
-/// The routes that fit the rest of a path, by method, and the rest without a fixed end.
-fn fitting<'a>(routes: &Routes, rest: &'a str) -> (BTreeMap<Verb, &'static Route>, &'a str) {
-    let ended = routes.iter().find_map(|route| {
-        let tail = parts(route).1;
-        (is_fixed(tail) && rest.ends_with(tail)).then_some(tail)
-    });
-    let mut verbs = BTreeMap::new();
-    for route in routes {
-        let tail = parts(route).1;
+/// The routes that fit the rest of a path, and the rest without a fixed end.
+fn fitting<'a>(routes: &Routes, rest: &'a str) -> (Fitting, &'a str) {
+    let ended = routes
+        .iter()
+        .find_map(|(_, tail)| (is_fixed(tail) && rest.ends_with(tail)).then_some(*tail));
+    let mut verbs = Fitting::with_capacity(routes.len());
+    for (route, tail) in routes {
         let has_more = tail.contains('{');
-        if ended.map_or(is_fixed(tail), |ended| tail != ended) {
+        if ended.map_or(is_fixed(tail), |ended| *tail != ended) {
             continue;
         }
         // A handler with two parameters reports a missing one itself.
-        match has_more == rest.contains('/') {
-            true => verbs.insert(route.0.method, *route),
-            false => Some(*verbs.entry(route.0.method).or_insert(*route)),
-        };
+        let method = route.0.method;
+        let place = verbs.iter().position(|known| known.0.method >= method).unwrap_or(verbs.len());
+        let is_known = verbs.get(place).is_some_and(|known| known.0.method == method);
+        if !is_known {
+            verbs.insert(place, route);
+        } else if has_more == rest.contains('/') {
+            verbs[place] = route;
+        }
     }
     (verbs, rest.strip_suffix(ended.unwrap_or("")).unwrap_or(rest))
 }
@@ -121,8 +128,11 @@ fn is_fixed(tail: &str) -> bool {
 pub(crate) fn endpoint(request: &Request<Bytes>) -> Option<&'static Endpoint> {
     let (routes, rest) = MUX.find(request.uri().path())?;
     let (verbs, _) = fitting(routes, rest);
-    let route = verbs.iter().find(|(verb, _)| Method::from(**verb) == *request.method());
-    route.map(|(_, route)| route.0)
+    of_method(&verbs, request.method()).map(|route| route.0)
+}
+
+fn of_method(verbs: &[&'static Route], method: &Method) -> Option<&'static Route> {
+    verbs.iter().find(|route| Method::from(route.0.method) == *method).copied()
 }
 
 /// Answers a request, and adds the headers of the configuration.
@@ -141,10 +151,11 @@ async fn answer_without_own_headers(agent: &Agent, parts: Parts, body: Bytes) ->
     if !is_printable(&String::from_utf8_lossy(&decoded)) {
         return Reply::empty(StatusCode::BAD_REQUEST);
     }
-    if let Some(target) = redirect(path) {
+    let found = MUX.find(path);
+    if let Some(target) = redirect(path, found.is_some_and(|(_, rest)| rest.is_empty())) {
         return redirected(&parts.method, &parts.uri, &target);
     }
-    match MUX.find(path) {
+    match found {
         Some((routes, rest)) => {
             let (verbs, rest) = fitting(routes, rest);
             let rest = unescape(rest.as_bytes()).unwrap_or_default();
@@ -155,7 +166,7 @@ async fn answer_without_own_headers(agent: &Agent, parts: Parts, body: Bytes) ->
             };
             reply
                 .with(VARY, HeaderValue::from_static("Accept-Encoding"))
-                .with_text("x-consul-default-acl-policy", agent.default_policy)
+                .with(DEFAULT_ACL_POLICY, HeaderValue::from_static(agent.default_policy))
         }
         None => unknown(path),
     }
@@ -163,7 +174,7 @@ async fn answer_without_own_headers(agent: &Agent, parts: Parts, body: Bytes) ->
 
 async fn routed(
     agent: &Agent,
-    verbs: &BTreeMap<Verb, &'static Route>,
+    verbs: &[&'static Route],
     rest: Vec<u8>,
     parts: Parts,
     body: Bytes,
@@ -174,8 +185,7 @@ async fn routed(
     if parts.method == Method::OPTIONS {
         return Reply::done().with(ALLOW, allowed(verbs));
     }
-    let route = verbs.iter().find(|(verb, _)| Method::from(**verb) == parts.method);
-    let Some((_, route)) = route else {
+    let Some(route) = of_method(verbs, &parts.method) else {
         let text = format!("method {} not allowed", parts.method);
         return Reply::text(StatusCode::METHOD_NOT_ALLOWED, text).with(ALLOW, allowed(verbs));
     };
@@ -238,11 +248,14 @@ fn takes(endpoint: &Endpoint, parameter: &'static str) -> bool {
 fn check_enterprise(call: &Call) -> Result<(), Refusal> {
     // Nodes have no namespace, so the agent does not check for one in what is read of nodes alone.
     let of_nodes = ["catalog_nodes", "coordinate_nodes", "coordinate_node"];
-    let namespace = takes(call.endpoint, "ns") && !of_nodes.contains(&call.endpoint.name);
-    let namespace = namespace.then_some(("ns", "X-Consul-Namespace", "Namespaces"));
-    let partition = takes(call.endpoint, "partition") || call.endpoint.name == "agent_members";
-    let partition = partition.then_some(("partition", "X-Consul-Partition", "Partitions"));
-    for (parameter, header, noun) in namespace.into_iter().chain(partition) {
+    let endpoint = call.endpoint;
+    let namespace = || takes(endpoint, "ns") && !of_nodes.contains(&endpoint.name);
+    let partition = || takes(endpoint, "partition") || endpoint.name == "agent_members";
+    let features: [(_, _, _, &dyn Fn() -> bool); 2] = [
+        ("ns", "X-Consul-Namespace", "Namespaces", &namespace),
+        ("partition", "X-Consul-Partition", "Partitions", &partition),
+    ];
+    for (parameter, header, noun, is_checked) in features {
         let place = if !call.query.get(parameter).is_empty() {
             format!("query parameter: \"{parameter}\"")
         } else if !call.header(header).is_empty() {
@@ -250,6 +263,9 @@ fn check_enterprise(call: &Call) -> Result<(), Refusal> {
         } else {
             continue;
         };
+        if !is_checked() {
+            continue;
+        }
         return Err(Refusal::bad(format!(
             "Invalid {place} - {noun} are a Consul Enterprise feature"
         )));
@@ -261,7 +277,7 @@ fn check_enterprise(call: &Call) -> Result<(), Refusal> {
 fn check_scope(call: &mut Call, settings: &Settings) -> Result<(), Refusal> {
     let asked = [call.query.get("datacenter"), call.query.get("dc")];
     let dc = asked.into_iter().find(|name| !name.is_empty()).unwrap_or(&settings.datacenter);
-    if takes(call.endpoint, "dc") && dc != settings.datacenter {
+    if dc != settings.datacenter && takes(call.endpoint, "dc") {
         return Err(Refusal::server("No path to datacenter"));
     }
     let expression = call.query.get("filter");
@@ -273,8 +289,8 @@ fn check_scope(call: &mut Call, settings: &Settings) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn allowed(verbs: &BTreeMap<Verb, &'static Route>) -> HeaderValue {
-    let names = verbs.keys().map(|verb| Method::from(*verb).to_string());
+fn allowed(verbs: &[&'static Route]) -> HeaderValue {
+    let names = verbs.iter().map(|route| Method::from(route.0.method).to_string());
     let list = std::iter::once("OPTIONS".to_owned()).chain(names).collect::<Vec<_>>().join(",");
     HeaderValue::from_str(&list).unwrap_or(HeaderValue::from_static("OPTIONS"))
 }
@@ -294,15 +310,20 @@ fn unknown(path: &str) -> Reply {
     Reply::text(StatusCode::NOT_FOUND, text)
 }
 
-/// The target of a redirect, for a path that is not clean or lacks the slash at its end.
-fn redirect(path: &str) -> Option<String> {
-    let clean = cleaned(path);
-    if clean != path {
-        return Some(clean);
+/// The target of a redirect, for a path that is not clean, or is no route's (`is_exact`) and lacks the slash at its end.
+fn redirect(path: &str, is_exact: bool) -> Option<String> {
+    let is_clean = path.starts_with('/') && !path.contains("//") && !path.contains("/.");
+    if !is_clean {
+        let clean = cleaned(path);
+        if clean != path {
+            return Some(clean);
+        }
+    }
+    if is_exact {
+        return None;
     }
     let below = format!("{path}/");
-    (MUX.find(path).is_none_or(|(_, rest)| !rest.is_empty()) && MUX.0.contains_key(below.as_str()))
-        .then_some(below)
+    MUX.0.contains_key(below.as_str()).then_some(below)
 }
 
 /// The path without empty segments, `.` and `..`.

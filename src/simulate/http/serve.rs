@@ -10,27 +10,28 @@ use crate::simulate::go;
 use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::future::{select, select_all};
+use futures_util::future::select_all;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either as EitherBody, Full, Limited, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
 use hyper::ext::ReasonPhrase;
+use hyper::rt::{Sleep, Timer};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 /// The largest body, in bytes; the agent's own limits are lower.
@@ -166,11 +167,9 @@ pub async fn serve_answers(
     connections_per_client: usize,
 ) -> io::Result<Infallible> {
     let clients = Arc::new(Clients { most: connections_per_client, held: Mutex::default() });
-    let (_open, closed) = watch::channel(());
     let each = listeners.into_iter().map(|listener| {
-        let (answers, clients, closed) =
-            (Arc::clone(&answers), Arc::clone(&clients), closed.clone());
-        Box::pin(async move { accept(&answers, &listener, &clients, &closed).await })
+        let (answers, clients) = (Arc::clone(&answers), Arc::clone(&clients));
+        Box::pin(async move { accept(&answers, &listener, &clients).await })
     });
     select_all(each).await.0
 }
@@ -179,10 +178,14 @@ async fn accept(
     answers: &Arc<impl Answer>,
     listener: &Listener,
     clients: &Arc<Clients>,
-    closed: &watch::Receiver<()>,
 ) -> io::Result<Infallible> {
+    let mut connections = JoinSet::new();
     loop {
-        let (accepted, address) = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        let (accepted, address) = match accepted {
             Ok(accepted) => accepted,
             // The process has no free file descriptor at the moment.
             Err(error) if error.raw_os_error() == Some(EMFILE) => {
@@ -194,7 +197,7 @@ async fn accept(
         };
         let answers = Arc::clone(answers);
         let place = address.map(|address| clients.enter(address));
-        let served = async move {
+        connections.spawn(async move {
             let stream = match timeout(HEAD_TIMEOUT, accepted.stream()).await {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => return tracing::debug!(%error, "a handshake failed"),
@@ -207,10 +210,6 @@ async fn accept(
                     drop(place);
                 }
             }
-        };
-        let mut closed = closed.clone();
-        tokio::spawn(async move {
-            select(pin!(served), pin!(closed.changed())).await;
         });
     }
 }
@@ -222,11 +221,56 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
+/// The times by which a connection's heads of requests must have come. Each request has its own, but only one in
+/// [`HEAD_TIMEOUT`] goes to the timers of the runtime, which all connections share.
+#[derive(Clone)]
+struct HeadTimer(Arc<Mutex<Pin<Box<tokio::time::Sleep>>>>);
+
+impl HeadTimer {
+    fn new(limit: Duration) -> Self {
+        HeadTimer(Arc::new(Mutex::new(Box::pin(tokio::time::sleep(limit)))))
+    }
+}
+
+impl Timer for HeadTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        self.sleep_until(self.now() + duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        Box::pin(HeadDeadline { at: deadline.into(), timer: self.clone() })
+    }
+}
+
+struct HeadDeadline {
+    at: tokio::time::Instant,
+    timer: HeadTimer,
+}
+
+impl Sleep for HeadDeadline {}
+
+impl Future for HeadDeadline {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut shared = lock(&self.timer.0);
+        while shared.as_mut().poll(context).is_ready() {
+            // It was that of an earlier request, which came in time.
+            if shared.deadline() < self.at {
+                shared.as_mut().reset(self.at);
+            } else {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+}
+
 async fn connection(answers: Arc<impl Answer>, address: Option<IpAddr>, stream: Box<dyn Stream>) {
     let address: Arc<str> = address.map_or_else(String::new, |address| address.to_string()).into();
     let service = service_fn(|request| answer(Arc::clone(&answers), Arc::clone(&address), request));
     let served = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(HeadTimer::new(HEAD_TIMEOUT))
         .header_read_timeout(HEAD_TIMEOUT)
         .title_case_headers(true)
         .max_buf_size(MAX_HEAD)
@@ -330,5 +374,24 @@ impl Drop for Place {
                 held.remove(&self.address);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn a_head_that_came_in_time_does_not_shorten_the_time_of_the_next_one() {
+        const LIMIT: Duration = Duration::from_millis(20);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("a runtime").block_on(async {
+            let begun = Instant::now();
+            let timer = HeadTimer::new(LIMIT);
+            let _ = timer.sleep_until(begun + LIMIT).now_or_never();
+            timer.sleep_until(begun + LIMIT * 3).await;
+            assert!(begun.elapsed() >= LIMIT * 3);
+        });
     }
 }
