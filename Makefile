@@ -168,7 +168,7 @@ bench:
 	cargo bench --no-default-features --features server --bench simulate --bench shard_map --bench data_plane
 	benches/ring.sh
 	LUA_PATH='lua/?.lua;;' luajit benches/balancer.lua
-	benches/reads.sh
+	benches/consul-sim.sh
 	benches/gateway.sh
 	benches/clients.sh
 	benches/replicated.sh

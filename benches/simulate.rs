@@ -90,7 +90,7 @@ async fn keys() -> bool {
         join_all(writes).await;
     }
     println!("{KEYS} keys with 100 bytes each:");
-    let is_small = figure("memory", memory_mib() - before, 1000.0, "MiB");
+    let is_small = figure("memory", memory_mib() - before, 300.0, "MiB");
     let mut times: Vec<f64> = Vec::new();
     for list in 0..LISTS {
         let path = format!("kv/app/{:05}/?recurse", list * 7);
