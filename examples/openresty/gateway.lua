@@ -38,12 +38,24 @@ function gateway.wait()
   end
 end
 
--- By the address of a request: its instance and since when, and those that it tried before. ngx.ctx is for that, but
--- costs a table and its release for each request. An entry counts only after an attempt of the same request.
-local picked, picked_at, tried_by = {}, {}, {}
+-- The requests on their way, by their addresses: the instance of each and since when, and those that it tried before.
+-- ngx.ctx is for that, but costs a table and its release for each request. A table here serves later requests, too.
+local requests, unused = {}, {}
 
-local function key_of_request()
-  return tonumber(ffi.cast("uintptr_t", get_request()))
+local function address_of_request()
+  -- A variable, because LuaJIT does not compile a function that ends in a call of tonumber.
+  local address = tonumber(ffi.cast("uintptr_t", get_request()))
+  return address
+end
+
+-- The table of the request that is balanced.
+local function request_at(address)
+  local request = requests[address]
+  if not request then
+    request = table.remove(unused) or { instance = nil, picked_at = 0, tried = nil }
+    requests[address] = request
+  end
+  return request
 end
 
 -- Has nginx send the request to an instance. Returns nil and the reason if its address is not of IP.
@@ -52,37 +64,40 @@ local function send_to(instance)
   return peer.set_current_peer(address:find(":", 1, true) and "[" .. address .. "]" or address, instance.port)
 end
 
--- The instances that a request has tried, after a failure of the last one.
-local function after_failure(request)
-  local instance, tried = picked[request], tried_by[request] or {}
+-- Takes the failure of a request's instance into account.
+local function failed(request)
+  local instance, tried = request.instance, request.tried or {}
   web:report(instance, false)
-  tried[#tried + 1], tried_by[request] = instance, tried
-  return tried
+  tried[#tried + 1], request.tried = instance, tried
+end
+
+-- Has nginx send a request to an instance that it has not tried. A loop here would keep LuaJIT from compiling all of
+-- `balance`.
+local function attempt(request)
+  local instance = web:pick(nil, request.tried)
+  request.instance, request.picked_at = instance or nil, ngx.now()
+  if not instance then
+    -- nginx answers 500 whatever the balancer's status is, which gateway.conf directs to `wait`.
+    return ngx.exit(500)
+  end
+  local sent, why = send_to(instance)
+  if not sent then
+    ngx.log(ngx.ERR, "no request can be sent to ", instance.address, ":", instance.port, ": ", why)
+    failed(request)
+    return attempt(request)
+  end
 end
 
 -- In balancer_by_lua, for each attempt of a request.
 function gateway.balance()
-  local request, tried = key_of_request(), nil
+  local request = request_at(address_of_request())
   if peer.get_last_failure() then
-    tried = after_failure(request)
+    failed(request)
   else
-    tried_by[request] = nil
+    request.tried = nil
     peer.set_more_tries(MORE_TRIES)
   end
-  while true do
-    local instance = web:pick(nil, tried)
-    picked[request], picked_at[request] = instance or nil, ngx.now()
-    if not instance then
-      -- nginx answers 500 whatever the balancer's status is, which gateway.conf directs to `wait`.
-      return ngx.exit(500)
-    end
-    local sent, why = send_to(instance)
-    if sent then
-      return
-    end
-    ngx.log(ngx.ERR, "no request can be sent to ", instance.address, ":", instance.port, ": ", why)
-    tried = after_failure(request)
-  end
+  attempt(request)
 end
 
 -- The last number of a variable with one for each attempt, such as "0.250, 0.001".
@@ -92,12 +107,16 @@ end
 
 -- In log_by_lua: reports the last attempt.
 function gateway.report()
-  local request = key_of_request()
-  local instance, status = picked[request], ngx.status
+  local address = address_of_request()
+  local request = requests[address]
+  if not request then
+    return
+  end
+  requests[address], unused[#unused + 1] = nil, request
+  local instance, status = request.instance, ngx.status
   if not instance then
     return
   end
-  picked[request] = nil
   -- The client went away (499): the instance may be well or not.
   local succeeded = nil
   if status ~= 499 then
@@ -105,7 +124,7 @@ function gateway.report()
   end
   local seconds = nil
   -- The variable costs more than a pick, and of many answers in the same millisecond few say something new.
-  if web:needs_ms(instance, (ngx.now() - picked_at[request]) * 1000) then
+  if web:needs_ms(instance, (ngx.now() - request.picked_at) * 1000) then
     seconds = last_of(ngx.var.upstream_header_time)
   end
   web:report(instance, succeeded, seconds and seconds * 1000)

@@ -1,14 +1,20 @@
--- What the gateway of examples/openresty does with addresses that nginx does not take. The parts of nginx are the
--- spec's own, and refuse what nginx refuses.
+-- The gateway of examples/openresty. The parts of nginx are the spec's own, and refuse what nginx refuses.
 local SOURCES = { "ffi", "ngx.balancer", "resty.core.base", "consul_ffi.openresty.views" }
 
 describe("the gateway of the example", function()
-  local gateway, list, chosen, logged, exited
+  local gateway, list, chosen, logged, exited, said
+  -- What nginx says of the last attempt, and how many more it was told to make.
+  local last_failure, more_tries
+  -- Whether there is an answer of Consul, and whether one comes.
+  local age_s, is_ready
+  -- The global `ngx`, and its time.
+  local nginx, now
   local request_address = 0
   local ngx_before, loaded_before
 
   before_each(function()
-    chosen, logged, exited = {}, {}, nil
+    chosen, logged, exited, said = {}, {}, nil, {}
+    last_failure, more_tries, age_s, is_ready = nil, nil, 1, true
     ngx_before, loaded_before = rawget(_G, "ngx"), {}
     for _, name in ipairs(SOURCES) do
       loaded_before[name] = package.loaded[name] or false
@@ -24,8 +30,11 @@ describe("the gateway of the example", function()
       end,
     }
     package.loaded["ngx.balancer"] = {
-      get_last_failure = function() end,
-      set_more_tries = function()
+      get_last_failure = function()
+        return last_failure
+      end,
+      set_more_tries = function(count)
+        more_tries = (more_tries or 0) + count
         return true
       end,
       set_current_peer = function(address, port)
@@ -45,13 +54,25 @@ describe("the gateway of the example", function()
               all = function()
                 return list
               end,
+              pick = function()
+                return list[1] or false
+              end,
+              age_s = function()
+                return age_s
+              end,
+              ready = function()
+                return is_ready
+              end,
             }
           end,
         }
       end,
     }
-    rawset(_G, "ngx", {
-      now = os.time,
+    now = 100
+    nginx = {
+      now = function()
+        return now
+      end,
       worker = {
         pid = function()
           return 1
@@ -68,7 +89,13 @@ describe("the gateway of the example", function()
       exit = function(status)
         exited = status
       end,
-    })
+      say = function(line)
+        said[#said + 1] = line
+      end,
+      header = {},
+      var = {},
+    }
+    rawset(_G, "ngx", nginx)
     gateway = dofile("examples/openresty/gateway.lua")
   end)
 
@@ -118,5 +145,143 @@ describe("the gateway of the example", function()
     assert.equal(500, exited)
     assert.same({}, chosen)
     gateway.report()
+  end)
+
+  -- A request that nginx has answered with this status.
+  local function answered(status, times)
+    request()
+    now = now + 1
+    nginx.status, nginx.var.upstream_header_time = status, times
+    gateway.report()
+  end
+
+  local function shown()
+    said = {}
+    gateway.show()
+    return said
+  end
+
+  it("ejects an instance after three answers with 502, 503 or 504, and after none of others", function()
+    for _, status in ipairs({ 502, 503, 504, 500, 200, 404, 499 }) do
+      list = { { address = "10.0.0.1", port = 80 }, { address = "10.0.0.2", port = 80 } }
+      gateway = dofile("examples/openresty/gateway.lua")
+      gateway.start()
+      for _ = 1, 30 do
+        answered(status)
+      end
+      local states = table.concat(shown(), "\n")
+      local is_ejected = states:find("ejected", 1, true) ~= nil
+      assert.equal(status >= 502, is_ejected, status)
+      assert.equal(status < 502, select(2, states:gsub(" active ", "")) == 2, states)
+    end
+  end)
+
+  it("neither forgives nor blames an instance whose client went away, and does not wait for it", function()
+    list = { { address = "10.0.0.1", port = 80 } }
+    gateway.start()
+    answered(502)
+    answered(499)
+    assert.matches("10.0.0.1:80 doubtful 1.000 of the requests, 0 in flight, 0.0 ms", shown()[1], 1, true)
+  end)
+
+  it("reports the response time of the last attempt", function()
+    list = { { address = "10.0.0.1", port = 80 } }
+    gateway.start()
+    answered(200, "0.250")
+    assert.matches(" 250.0 ms", shown()[1], 1, true)
+    answered(200, "0.001, 0.750")
+    assert.matches(" 750.0 ms", shown()[1], 1, true)
+    answered(200, "-")
+    answered(200, nil)
+    assert.matches(" 750.0 ms", shown()[1], 1, true)
+  end)
+
+  it("reads no response time that took less than the average in the same tick of the clock", function()
+    local reads = 0
+    list = { { address = "10.0.0.1", port = 80 } }
+    gateway.start()
+    nginx.var = setmetatable({}, {
+      __index = function()
+        reads = reads + 1
+        return "0.100"
+      end,
+    })
+    request()
+    local first = request_address
+    request()
+    now, nginx.status = now + 0.1, 200
+    gateway.report()
+    assert.equal(1, reads)
+    request_address = first
+    gateway.report()
+    assert.equal(1, reads)
+    request()
+    now = now + 0.2
+    gateway.report()
+    assert.equal(2, reads)
+  end)
+
+  it("tries two other instances, and no instance twice", function()
+    list = {}
+    for i = 1, 5 do
+      list[i] = { address = "10.0.0." .. i, port = 80 }
+    end
+    gateway.start()
+    request()
+    last_failure = "failed"
+    gateway.balance()
+    gateway.balance()
+    assert.equal(2, more_tries)
+    table.sort(chosen)
+    assert.equal(3, #chosen)
+    assert.is_true(chosen[1] ~= chosen[2] and chosen[2] ~= chosen[3])
+    nginx.status, nginx.var.upstream_header_time = 200, "0.1, 0.2, 0.3"
+    gateway.report()
+    local states = table.concat(shown(), "\n")
+    assert.equal(2, select(2, states:gsub(" doubtful ", "")), states)
+    assert.equal(5, select(2, states:gsub(" 0 in flight", "")), states)
+    -- The next request at this address begins anew.
+    last_failure, chosen = nil, {}
+    for _ = 1, 50 do
+      gateway.balance()
+      gateway.report()
+    end
+    assert.equal(50, #chosen)
+  end)
+
+  it("reports the instance of each of several requests", function()
+    list = { { address = "10.0.0.1", port = 80 }, { address = "10.0.0.2", port = 80 } }
+    gateway.start()
+    local first = request_address + 1
+    for _ = 1, 10 do
+      request()
+    end
+    nginx.status = 200
+    for address = first, request_address do
+      request_address = address
+      gateway.report()
+      gateway.report()
+    end
+    for _, line in ipairs(shown()) do
+      assert.matches(" 0 in flight", line, 1, true)
+    end
+  end)
+
+  it("answers 503 for a request that found no instance when the list is empty, or none comes", function()
+    list = {}
+    gateway.start()
+    gateway.wait()
+    assert.equal(503, exited)
+    assert.equal(1, nginx.header["Retry-After"])
+    exited, age_s, is_ready, list = nil, nil, false, { { address = "10.0.0.1", port = 80 } }
+    gateway.wait()
+    assert.equal(503, exited)
+    exited, is_ready = nil, true
+    gateway.wait()
+    assert.is_nil(exited)
+    -- The list has come meanwhile, and all its instances have failed.
+    age_s = 1
+    gateway.wait()
+    assert.equal(503, exited)
   end)
 end)
