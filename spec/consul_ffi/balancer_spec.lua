@@ -38,6 +38,13 @@ local function joined(...)
   return all
 end
 
+-- The hashes of the first characters of a text, by their number.
+local HASHES = {
+  [0] = 0, [1] = 2826400152, [3] = 1216441656, [7] = 3954876200, [8] = 3810458496, [9] = 233558588,
+  [15] = 2059895192, [16] = 1419910774, [17] = 855841412, [18] = 2491479926, [24] = 3594220208,
+  [25] = 2578799168, [26] = 2249059328, [36] = 2897557889,
+}
+
 describe("a balancer", function()
   local time
 
@@ -243,7 +250,7 @@ describe("a balancer", function()
       time = time + 1
       assert.is_true(web:needs_ms(list[1], 5))
       web:report(list[1], true, 5)
-      assert.is_true(web:status()[1].ms < 20)
+      assert.is_true(math.abs(web:status()[1].ms - (5 + 15 * math.exp(-0.1))) < 1e-9)
       assert.is_false(web:needs_ms({ address = "left", port = 80 }, 5))
     end)
 
@@ -396,6 +403,30 @@ describe("a balancer", function()
       assert.are.equal(first, web:pick("user"))
     end)
 
+    it("bounds the load by the requests that still count", function()
+      local web = new(equal(2), { policy = "hash", report_within_s = 30 })
+      for _ = 1, 40 do
+        web:pick("user")
+      end
+      time = time + 31
+      web:status()
+      time = time + 31
+      for _ = 1, 8 do
+        web:pick("user")
+      end
+      local states = web:status()
+      assert.are.equal(8, states[1].in_flight + states[2].in_flight)
+      assert.are.equal(5, math.max(states[1].in_flight, states[2].in_flight))
+    end)
+
+    it("hashes a text to the same value in every process and on every engine", function()
+      local hash = require("consul_ffi.balancer.text_hash")
+      local text = "0123456789abcdefghijklmnopqrstuvwxyz"
+      for length, value in pairs(HASHES) do
+        assert.are.equal(value, hash(text:sub(1, length)), length)
+      end
+    end)
+
     it("picks at random without a key", function()
       local web, picked = new(equal(4), { policy = "hash" }), {}
       for _ = 1, 100 do
@@ -441,6 +472,16 @@ describe("a balancer", function()
       end)
     end)
   end
+
+  it("picks by its policy also for a request that tried some", function()
+    local list = instances({ 1, 1, 2 })
+    local web, picked = new(list), {}
+    for _ = 1, 300 do
+      local instance = assert(web:pick(nil, { list[1] }))
+      picked[instance.id] = (picked[instance.id] or 0) + 1
+    end
+    assert.is_true(picked["web-2"] >= 75 and picked["web-3"] > picked["web-2"], picked["web-2"] .. " of 300")
+  end)
 
   describe("ejects", function()
     it("an instance after failures in a row, not after as many with a success between them", function()
@@ -531,6 +572,19 @@ describe("a balancer", function()
       time = time + 30
       eject(web, "web-2")
       time = time + 10.1
+      assert.is_true(report_next(web, "web-2", true))
+    end)
+
+    it("for longer again after an instance was healthy for less than ten seconds", function()
+      local web = new(equal(4))
+      eject(web, "web-2")
+      time = time + 10
+      report_next(web, "web-2", true)
+      time = time + 9
+      eject(web, "web-2")
+      time = time + 19.9
+      assert.is_false(report_next(web, "web-2", true))
+      time = time + 0.1
       assert.is_true(report_next(web, "web-2", true))
     end)
 
@@ -865,6 +919,7 @@ describe("a balancer", function()
         local made, message = pcall(call)
         assert.is_false(made)
         assert.is_truthy(message:find(wanted, 1, true), message)
+        assert.is_truthy(message:find("balancer_spec.lua:", 1, true), message)
       end
     end)
   end)

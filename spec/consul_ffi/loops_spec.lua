@@ -389,12 +389,14 @@ describe("a loop of luasocket", function()
   end)
 
   it("ends a wait at its limit when nothing else happens", function()
-    local luasocket, ended = require("consul_ffi.luasocket"), false
+    local luasocket, ended, waited_s = require("consul_ffi.luasocket"), false, nil
     local loop = luasocket.loop()
     loop:spawn(function()
       local watch = assert(luasocket.client(client):watch("kv_get", key))
       assert(watch:next())
+      local begun = socket.gettime()
       ended = watch:next(50)
+      waited_s = socket.gettime() - begun
       watch:close()
     end)
     local before = socket.gettime()
@@ -403,6 +405,7 @@ describe("a loop of luasocket", function()
       assert.is_true(are_left or ended)
     end
     assert.is_true(ended and socket.gettime() - before < 4)
+    assert.is_true(waited_s > 0.045, waited_s)
   end)
 
   it("tells which of the program's own sockets can be read, and none that is not the program's", function()

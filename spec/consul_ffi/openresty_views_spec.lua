@@ -13,6 +13,8 @@ describe("views that one worker of nginx writes for all", function()
   -- The time in seconds; Consul's lists by service, where false is one that is not read yet; what is done instead of a
   -- wait for news; the log.
   local now, lists, on_next, logged
+  -- The name of a service that changed, or nil.
+  local on_changed
   -- The age of Consul's lists.
   local age_s
   -- The filter that the last worker gave to client:service_views.
@@ -116,7 +118,8 @@ describe("views that one worker of nginx writes for all", function()
 
     function all.next()
       now = now + 1
-      return on_next(), nil
+      local goes_on = on_next()
+      return goes_on, goes_on and on_changed() or nil
     end
 
     function all.close() end
@@ -126,7 +129,7 @@ describe("views that one worker of nginx writes for all", function()
 
   before_each(function()
     now, lists, age_s, logged = START, { web = { instance(2) } }, 0, {}
-    on_access = function() end
+    on_access, on_changed = function() end, function() end
     ngx_before, loaded_before = rawget(_G, "ngx"), {}
     for _, name in ipairs(LOADED) do
       loaded_before[name] = package.loaded[name] or false
@@ -429,10 +432,120 @@ describe("views that one worker of nginx writes for all", function()
     local worker = new_views()
     watch(worker, 3)
     assert.equal(1, #logged)
-    assert.matches("do not fit", logged[1])
+    assert.matches("the lists of 2 services do not fit", logged[1])
+    local size_k = tonumber(logged[1]:match("at least (%d+)k"))
+    local _, json = consul_ffi.json_encode(lists.api)
+    -- It is written before the last one is removed.
+    assert.is_true(size_k * 1024 >= 2 * #json and size_k < 64, size_k)
     local _, _, err = worker:view("api"):all()
     assert.equal("config", err.kind)
     assert.equal("2", ports(worker, "web"))
+  end)
+
+  it("say again that the dict has no room when the lists are longer by half", function()
+    _G.ngx.shared.consul = new_dict(400)
+    lists.api = {}
+    for port = 1, 100 do
+      lists.api[port] = instance(port)
+    end
+    local turn = 0
+    on_changed = function()
+      turn = turn + 1
+      return turn % 2 == 1 and "api" or nil
+    end
+    local worker = new_views()
+    watch(worker, 6, {
+      [3] = function()
+        assert.equal(1, #logged)
+        for port = 101, 400 do
+          lists.api[port] = instance(port)
+        end
+      end,
+    })
+    assert.equal(2, #logged)
+    assert.matches("do not fit", logged[2])
+  end)
+
+  it("need a dict and a filter", function()
+    for missing, options in pairs({ dict = { filter = {} }, filter = { dict = "consul" } }) do
+      assert.error_matches(function()
+        views.new(options)
+      end, "views.new: " .. missing)
+    end
+  end)
+
+  it("write the dump file two seconds after a change", function()
+    dump_file = os.tmpname()
+    local worker = new_views()
+    local function dumped()
+      local file = assert(io.open(dump_file, "r"))
+      local text = file:read("*a")
+      file:close()
+      return text
+    end
+    watch(worker, 10, {
+      [4] = function()
+        lists.web = { instance(7) }
+        texts.remove(worker.dict, "s:web")
+      end,
+      [6] = function()
+        assert.equal("7", ports(worker, "web"))
+        assert.is_nil(dumped():find('"port":7', 1, true))
+      end,
+      [7] = function()
+        assert.is_truthy(dumped():find('"port":7', 1, true))
+      end,
+    })
+  end)
+
+  it("wait for the first list up to a limit, or until the worker exits", function()
+    local sleeps = 0
+    _G.ngx.sleep = function(seconds)
+      sleeps, now = sleeps + 1, now + seconds
+    end
+    local view = new_views():view("web")
+    local ready, message, err = view:ready(100)
+    assert.is_false(ready)
+    assert.matches("no answer from Consul yet", message)
+    assert.equal("timeout", err.kind)
+    assert.is_true(math.abs(now - START - 0.1) < 0.021, now - START)
+    sleeps, _G.ngx.worker.exiting = 0, function()
+      return sleeps == 3
+    end
+    assert.is_false((view:ready()))
+    assert.equal(3, sleeps)
+    sleeps = 0
+    watch(new_views(), 2)
+    assert.is_true(view:ready(0))
+  end)
+
+  describe("have texts that", function()
+    it("are written whole or not at all", function()
+      local text = ("x"):rep(40)
+      for limit = 0, 200 do
+        local dict = new_dict(limit)
+        local first = texts.write(dict, "a", text)
+        assert.equal(first and text or nil, (texts.read(dict, "a")))
+        local second = texts.write(dict, "a", text .. "longer")
+        assert.equal(second and text .. "longer" or first and text or nil, (texts.read(dict, "a")))
+        local added = texts.add(dict, "b", "y")
+        assert.equal(added and "y" or nil, (texts.read(dict, "b")))
+        local count = 0
+        for _, key in ipairs(dict:get_keys()) do
+          count = count + (key:find("^t:") and 1 or 0)
+        end
+        assert.equal(((first or second) and 1 or 0) + (added and 1 or 0), count)
+      end
+    end)
+
+    it("take powers of two bytes, and above half a page whole pages", function()
+      -- 80 bytes for nginx, 16 for the key; a second entry has the version.
+      assert.equal(128 + 128, texts.size_of("web", 32))
+      assert.equal(256 + 128, texts.size_of("web", 33))
+      assert.equal(2048 + 128, texts.size_of("web", 2048 - 96))
+      assert.equal(4096 + 128, texts.size_of("web", 2049 - 96))
+      assert.equal(8192 + 128, texts.size_of("web", 4097 - 96))
+    end)
   end)
 
   -- A worker that comes to watch after one that saw instance 2 of web and 1 of api.
@@ -624,7 +737,7 @@ describe("views that one worker of nginx writes for all", function()
       on_access = function()
         if coroutine.running() == thread then
           accesses = accesses + 1
-          if accesses == 7 then
+          if accesses == 10 then
             coroutine.yield()
           end
         end

@@ -23,11 +23,8 @@ function lease.new(dict)
   return setmetatable({ dict = dict, token = token .. ("."):rep(LENGTH - #token), renew_at = 0 }, Lease)
 end
 
--- Whether the dict has room for a lease, which was made now if it was not there.
+-- Whether the dict has room for a lease, which is made if it is not there.
 local function is_there(dict)
-  if dict:get(TERMS) and dict:get(HOLDER) and dict:get(RENEWED) then
-    return true
-  end
   dict:safe_add(HOLDER, ("."):rep(LENGTH))
   dict:safe_add(RENEWED, -VALID_S)
   dict:safe_add(TERMS, 0)
