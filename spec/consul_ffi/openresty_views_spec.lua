@@ -466,6 +466,20 @@ describe("views that one worker of nginx writes for all", function()
     assert.matches("do not fit", logged[2])
   end)
 
+  it("ask Consul nothing while another worker watches", function()
+    watch(new_views(), 4, {
+      [3] = function()
+        chosen_by = nil
+        _G.ngx.timer.at = function(_, tick, other)
+          tick(false, other)
+          return true
+        end
+        new_views():start()
+        assert.is_nil(chosen_by)
+      end,
+    })
+  end)
+
   it("need a dict and a filter", function()
     for missing, options in pairs({ dict = { filter = {} }, filter = { dict = "consul" } }) do
       assert.error_matches(function()

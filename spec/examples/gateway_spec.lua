@@ -206,19 +206,25 @@ describe("the gateway of the example", function()
         return "0.100"
       end,
     })
+    -- The first takes 200 ms, the others 100.
     request()
     local first = request_address
+    now = now + 0.1
+    request()
     request()
     now, nginx.status = now + 0.1, 200
     gateway.report()
     assert.equal(1, reads)
-    request_address = first
+    request_address = first + 1
     gateway.report()
     assert.equal(1, reads)
-    request()
-    now = now + 0.2
+    request_address = first
     gateway.report()
     assert.equal(2, reads)
+    request()
+    now = now + 0.1
+    gateway.report()
+    assert.equal(3, reads)
   end)
 
   it("tries two other instances, and no instance twice", function()
