@@ -57,6 +57,11 @@ impl ReadOptions {
     pub fn parse(call: &Call, settings: &Settings) -> Result<Self, Refusal> {
         let consistency = consistency(&call.query)?;
         check_cache_control(call.header("cache-control"))?;
+        Ok(Self { consistency, ..Self::waiting(call, settings)? })
+    }
+
+    /// Only how long to wait, as the agent reads it for what is its own.
+    pub fn waiting(call: &Call, settings: &Settings) -> Result<Self, Refusal> {
         let wait = match call.query.get("wait") {
             "" => 0,
             text => go::duration(text).map_err(|_| Refusal::bad("Invalid wait time"))?,
@@ -69,6 +74,7 @@ impl ReadOptions {
             Ok(nanos) if nanos > 0 => Duration::from_nanos(nanos).min(settings.max_query_time),
             _ => settings.default_query_time,
         };
+        let consistency = Consistency::Leader;
         Ok(Self { index, wait, consistency, cached: call.query.has("cached") })
     }
 }
@@ -173,6 +179,9 @@ pub(super) enum Headers {
     Catalog {
         /// Whether the agent's cache can answer.
         cache: bool,
+    },
+    /// Instances with their health: as those of the catalog, and an error has none.
+    Instances {
         /// Whether blocking and cached reads are answered by the streaming backend.
         streams: bool,
     },
@@ -217,7 +226,8 @@ impl Agent {
         if read.headers == Headers::Cached {
             return self.with(|state| cache_headers(reply, state, call, true));
         }
-        let caches = matches!(read.headers, Headers::Catalog { cache: true, .. });
+        let caches =
+            matches!(read.headers, Headers::Catalog { cache: true } | Headers::Instances { .. });
         if caches && (options.cached || streams) {
             return self.with(|state| cache_headers(reply, state, call, options.cached));
         }
@@ -316,7 +326,7 @@ impl Drop for Subscription<'_> {
 /// Whether the streaming backend answers. It does so for reads of a service's health that wait or
 /// may come from the cache, unless they are sorted by distance.
 fn streams(read: &Read, call: &Call, options: &ReadOptions) -> bool {
-    matches!(read.headers, Headers::Catalog { streams: true, .. })
+    matches!(read.headers, Headers::Instances { streams: true })
         && (options.index > 0 || options.cached)
         && call.query.get("near").is_empty()
 }
@@ -371,7 +381,7 @@ fn reply_headers(
         | Headers::Cached
         | Headers::OfSuccess
         | Headers::Entry => reply,
-        Headers::Catalog { .. } | Headers::Query { .. } => {
+        Headers::Catalog { .. } | Headers::Instances { .. } | Headers::Query { .. } => {
             reply.with_text("x-consul-effective-consistency", options.consistency.name())
         }
     }
@@ -396,12 +406,10 @@ pub(super) fn index_headers(reply: Reply, index: u64, known_leader: bool) -> Rep
         .with(LAST_CONTACT, HeaderValue::from_static("0"))
 }
 
-/// The reply of a read that a server refused: most reads set the index headers all the same, but
-/// not those that the streaming backend may answer.
+/// The reply of a read that a server refused: most reads set the index headers all the same.
 pub(super) fn failed(headers: Headers, reply: impl Into<Reply>) -> Reply {
     let reply = reply.into();
-    let has_none =
-        matches!(headers, Headers::Plain | Headers::Entry | Headers::Catalog { streams: true, .. });
+    let has_none = matches!(headers, Headers::Plain | Headers::Entry | Headers::Instances { .. });
     // A missing entry is not an error of the server.
     let is_query = matches!(headers, Headers::Query { .. });
     if has_none || reply.status == StatusCode::NOT_FOUND && !is_query {

@@ -2,6 +2,7 @@
 //! the texts of its errors.
 
 use crate::wire::value::duration;
+use crate::wire::value::shape::is_printable;
 use std::time::Duration;
 
 /// Bytes as text, with one U+FFFD for each byte that is not UTF-8, as Go's JSON encoder writes it.
@@ -30,8 +31,9 @@ pub(super) fn quoted(text: impl AsRef<[u8]>) -> String {
                 '\t' => quoted.push_str("\\t"),
                 '\u{b}' => quoted.push_str("\\v"),
                 c if c.is_ascii_control() => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
-                c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
-                c => quoted.push(c),
+                c if is_printable(c.encode_utf8(&mut [0; 4])) => quoted.push(c),
+                c if c > '\u{ffff}' => quoted.push_str(&format!("\\U{:08x}", u32::from(c))),
+                c => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
             }
         }
         quoted.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
@@ -93,6 +95,12 @@ fn duration_error(text: &str, magnitude: &str) -> String {
         rest = &after[unit.len()..];
     }
     format!("time: invalid duration {}", quoted(text))
+}
+
+/// As [`duration_text`], of what may be negative.
+pub(super) fn signed_duration_text(nanos: i64) -> String {
+    let sign = if nanos < 0 { "-" } else { "" };
+    format!("{sign}{}", duration_text(Duration::from_nanos(nanos.unsigned_abs())))
 }
 
 /// Nanoseconds as `Duration.String` writes them: `1m30s`, `1.5s`, `10ms`.

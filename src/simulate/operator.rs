@@ -272,5 +272,5 @@ static USAGE: Read = Read {
         });
         Ok(Reply::json(call.style, &answer))
     },
-    headers: Headers::Catalog { cache: false, streams: false },
+    headers: Headers::Catalog { cache: false },
 };

@@ -20,6 +20,7 @@ mod intention;
 mod keyring;
 mod kv;
 mod observer;
+mod odd;
 mod operator;
 mod peering;
 mod query;
@@ -71,6 +72,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("logins", acl::logins::BEHAVIOURS),
     ("roles", acl::roles::BEHAVIOURS),
     ("observer", observer::BEHAVIOURS),
+    ("odd", odd::BEHAVIOURS),
 ];
 
 /// Behaviours that change or check the state of the whole agent: they run alone on their target, as those of snapshots do. A

@@ -234,11 +234,11 @@ impl AclTable {
     }
 
     fn policy_named(&self, name: &str) -> Option<&Policy> {
-        self.policies.values().find(|policy| policy.name == name)
+        self.policies.values().find(|policy| policy.name.eq_ignore_ascii_case(name))
     }
 
     fn role_named(&self, name: &str) -> Option<&Role> {
-        self.roles.values().find(|role| role.name == name)
+        self.roles.values().find(|role| role.name.eq_ignore_ascii_case(name))
     }
 
     fn roles_of(&self, token: &Token) -> impl Iterator<Item = &Role> {
@@ -360,14 +360,32 @@ pub(super) fn is_uuid(text: &str) -> bool {
     lengths == [8, 4, 4, 4, 12] && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
 }
 
-/// Refuses an id without the length of a UUID.
+/// Refuses an id of the table that its index cannot look up.
 fn check_lookup(table: &str, id: &str) -> Result<(), Refusal> {
-    if id.len() == 36 {
-        return Ok(());
-    }
-    Err(Refusal::server(format!(
-        "failed acl {table} lookup: index error: UUID must be 36 characters"
-    )))
+    // Two implementations of such an index, with texts of their own.
+    check_index(table, id, if table == "token" { "invalid" } else { "Invalid" })
+}
+
+fn check_index(table: &str, id: &str, invalid: &str) -> Result<(), Refusal> {
+    let why = if id.len() != 36 {
+        "UUID must be 36 characters".to_owned()
+    } else {
+        match id.chars().find(|c| *c != '-' && !c.is_ascii_hexdigit()) {
+            None => return Ok(()),
+            Some(c) => {
+                format!("{invalid} UUID: encoding/hex: invalid byte: U+{:04X} '{c}'", u32::from(c))
+            }
+        }
+    };
+    Err(Refusal::server(format!("failed acl {table} lookup: index error: {why}")))
+}
+
+/// Refuses a caller who may not delete; to one whose token is unknown, so is everything else.
+fn check_delete(state: &State, call: &Call, what: &str) -> Result<(), Refusal> {
+    let authority = state.authority(call);
+    let unknown = |_| Refusal::unknown(format!("Cannot find {what} to delete"));
+    authority.known().map_err(unknown)?;
+    authority.check(Resource::Acl, "", Access::Write)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::ordered;
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
-use crate::simulate::http::decode::{GoType, Json, Object};
+use crate::simulate::http::decode::{GoType, Json, Object, with_hint};
 use crate::simulate::http::handler::{Handler, Route};
 use crate::simulate::http::reply::{Refusal, Reply};
 use crate::simulate::http::request::Call;
@@ -24,6 +24,8 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&wire::POLICY_DELETE, Handler::Now(delete)),
     Route(&wire::POLICY_BY_NAME, Handler::Read(&BY_NAME)),
 ];
+
+const MAX_NAME: usize = 128;
 
 const POLICY: GoType =
     GoType { value: "struct { Hash string; *structs.Alias }", fields: ".Alias." };
@@ -104,7 +106,9 @@ static LIST: Read = Read {
 fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Acl, "", Access::Read)?;
     let mut policies: Vec<_> = state.acl.policies.values().collect();
-    ordered::sort_by(&mut policies, |one, other| one.name.cmp(&other.name));
+    ordered::sort_by(&mut policies, |one, other| {
+        one.name.to_lowercase().cmp(&other.name.to_lowercase())
+    });
     Ok(Reply::json(call.style, &policies.into_iter().map(Stub::from).collect::<Vec<_>>()))
 }
 
@@ -163,10 +167,10 @@ fn decode(call: &Call) -> Result<Given, Refusal> {
             name: given.text("Name")?,
             description: given.text("Description")?,
             rules: given.text("Rules")?,
-            datacenters: given.texts("Datacenters")?,
+            datacenters: given.texts("Datacenters")?.filter(|names| !names.is_empty()),
         })
     };
-    read().map_err(|why| Refusal::bad(format!("Policy decoding failed: {why}")))
+    read().map_err(|why| Refusal::bad(format!("Policy decoding failed: {}", with_hint(why))))
 }
 
 fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
@@ -175,18 +179,25 @@ fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         return Err(Refusal::bad("Cannot specify the ID when creating a new policy"));
     }
     state.authority(call).check(Resource::Acl, "", Access::Write)?;
+    check_name(&given.name)?;
     let id = state.new_id();
     write(state, call, Given { id, ..given }, None)
 }
 
 fn update(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let id = call.required_rest("Missing policy ID")?;
+    let id = call.rest_text();
+    if id.is_empty() {
+        return create(state, call);
+    }
     let given = decode(call)?;
     if !given.id.is_empty() && given.id != id {
         return Err(Refusal::bad("Policy ID in URL and payload do not match"));
     }
     state.authority(call).check(Resource::Acl, "", Access::Write)?;
-    check_lookup("policy", &id)?;
+    check_name(&given.name)?;
+    if !super::is_uuid(&id) {
+        return Err(Refusal::server("Policy ID invalid UUID"));
+    }
     let Some(present) = state.acl.policies.get(&id).cloned() else {
         return Err(Refusal::server(format!("cannot find policy {id}")));
     };
@@ -199,9 +210,14 @@ fn write(
     given: Given,
     present: Option<&Policy>,
 ) -> Result<Reply, Refusal> {
-    check_name(state, &given)?;
-    if present.is_some_and(|present| is_builtin(&present.id) && present.text != given.rules) {
-        let name = present.map_or("", |present| &present.name);
+    check_taken(state, &given, present.is_none())?;
+    let builtin = present.filter(|present| is_builtin(&present.id));
+    if let Some(Policy { name, .. }) = builtin.filter(|it| it.datacenters != given.datacenters) {
+        return Err(Refusal::server(format!(
+            "Changing the Datacenters of the {name} policy is not permitted"
+        )));
+    }
+    if let Some(Policy { name, .. }) = builtin.filter(|it| it.text != given.rules) {
         return Err(Refusal::server(format!(
             "Changing the Rules for the builtin {name} policy is not permitted"
         )));
@@ -227,30 +243,45 @@ fn is_builtin(id: &str) -> bool {
     id == GLOBAL_MANAGEMENT || id == GLOBAL_READ_ONLY
 }
 
-fn check_name(state: &State, given: &Given) -> Result<(), Refusal> {
-    let refuse = |why: &str| Err(Refusal::server(format!("Invalid Policy: {why}")));
-    let name = &given.name;
-    if name.is_empty() {
-        return refuse("no Name is set");
-    }
+fn invalid(why: &str) -> Refusal {
+    Refusal::server(format!("Invalid Policy: {why}"))
+}
+
+fn check_name(name: &str) -> Result<(), Refusal> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_');
-    if !name.chars().all(is_allowed) || name.matches('/').count() > 1 || name.len() > 128 {
-        return refuse(
-            "invalid Name. Only alphanumeric characters, a single '/', '-' and '_' are allowed",
-        );
+    if name.is_empty() {
+        return Err(invalid("no Name is set"));
     }
-    match state.acl.policy_named(name) {
-        Some(other) if other.id != given.id => {
-            let name = crate::simulate::go::quoted(name);
-            refuse(&format!("A Policy with Name {name} already exists"))
+    if name.len() > MAX_NAME {
+        return Err(invalid("invalid Name. Length must be greater than 0 and less than 128"));
+    }
+    if !name.chars().all(is_allowed) || name.matches('/').count() > 1 {
+        return Err(invalid(
+            "invalid Name. Only alphanumeric characters, a single '/', '-' and '_' are allowed",
+        ));
+    }
+    match name.starts_with('/') || name.starts_with("builtin/") {
+        true => Err(invalid("invalid Name. Names cannot be prefixed with '/' or 'builtin/'")),
+        false => Ok(()),
+    }
+}
+
+/// Refuses the name of another policy.
+fn check_taken(state: &State, given: &Given, is_new: bool) -> Result<(), Refusal> {
+    let other = state.acl.policy_named(&given.name).filter(|other| other.id != given.id);
+    match other {
+        None => Ok(()),
+        Some(_) => {
+            let what = if is_new { "Policy with Name" } else { "policy with name" };
+            let name = crate::simulate::go::quoted(&given.name);
+            Err(invalid(&format!("A {what} {name} already exists")))
         }
-        _ => Ok(()),
     }
 }
 
 fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let id = call.required_rest("Missing policy ID")?;
-    state.authority(call).check(Resource::Acl, "", Access::Write)?;
+    super::check_delete(state, call, "policy")?;
     check_lookup("policy", &id)?;
     let Some(policy) = state.acl.policies.get(&id) else {
         return Err(Refusal::new(StatusCode::NOT_FOUND, "Cannot find policy to delete"));

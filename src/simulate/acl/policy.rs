@@ -168,6 +168,8 @@ impl Rules {
     fn add_single(&mut self, resource: Resource, value: &Value) -> Result<(), String> {
         let text = value.literal().unwrap_or_default();
         match Level::parse(text) {
+            // It says nothing, as if it were absent.
+            None if *value == Value::Text(String::new()) => Ok(()),
             Some(level) if level != Level::List => {
                 self.add(resource, false, "", level);
                 Ok(())

@@ -2,11 +2,13 @@
 
 use super::token_body::{self, Link};
 use super::token_view::{self, NodeView, ServiceView};
-use super::{Access, NodeIdentity, Resource, Role, ServiceIdentity, check_lookup, content_hash};
+use super::{
+    Access, NodeIdentity, Policy, Resource, Role, ServiceIdentity, check_lookup, content_hash,
+};
 use crate::ordered;
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
 use crate::simulate::go;
-use crate::simulate::http::decode::{GoType, Json, Object};
+use crate::simulate::http::decode::{GoType, Json, Object, with_hint};
 use crate::simulate::http::handler::{Handler, Route};
 use crate::simulate::http::reply::{Refusal, Reply};
 use crate::simulate::http::request::Call;
@@ -82,7 +84,7 @@ fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Acl, "", Access::Read)?;
     let policy = call.query.get("policy");
     if !policy.is_empty() {
-        check_lookup("role", policy)?;
+        super::check_index("role", policy, "invalid")?;
     }
     let has_policy =
         |role: &&Role| policy.is_empty() || role.policies.iter().any(|id| id == policy);
@@ -150,13 +152,13 @@ fn decode(call: &Call) -> Result<Given, Refusal> {
             id: given.text("ID")?,
             name: given.text("Name")?,
             description: given.text("Description")?,
-            policies: token_body::links(&given, "Policies")?,
+            policies: token_body::links(&given, "Policies", "structs.ACLRolePolicyLink")?,
             services: token_body::services(&given)?,
             nodes: token_body::nodes(&given)?,
             has_templates: token_body::has_templates(&given)?,
         })
     };
-    read().map_err(|why| Refusal::bad(format!("Role decoding failed: {why}")))
+    read().map_err(|why| Refusal::bad(format!("Role decoding failed: {}", with_hint(why))))
 }
 
 fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
@@ -225,11 +227,14 @@ fn write(
     given: Given,
     created: Option<u64>,
 ) -> Result<Reply, Refusal> {
-    let policies = policies(state, &given.policies)?;
+    for (_, name) in given.policies.iter().filter(|(id, _)| id.is_empty()) {
+        named_policy(state, name)?;
+    }
+    token_body::check_identities(&given.services, &given.nodes, "role", false)?;
     if given.has_templates {
         return Err(Refusal::server("templated policies are not supported by the simulated agent"));
     }
-    check_identities(&given)?;
+    let policies = policies(state, &given.policies)?;
     let index = state.next_index();
     let role = Role {
         id: given.id,
@@ -248,20 +253,25 @@ fn write(
     Ok(reply)
 }
 
+fn named_policy<'a>(state: &'a State, name: &str) -> Result<&'a Policy, Refusal> {
+    let unknown = || Refusal::server(format!("No such ACL policy with name {}", go::quoted(name)));
+    state.acl.policy_named(name).ok_or_else(unknown)
+}
+
 /// The ids of a role's policies; refuses unknown ones.
 fn policies(state: &State, links: &[Link]) -> Result<Vec<String>, Refusal> {
     let mut policies = Vec::new();
     for (id, name) in links {
         let found = if id.is_empty() {
-            let text = || format!("No such ACL policy with name {}", go::quoted(name));
-            state.acl.policy_named(name).ok_or_else(text)
+            named_policy(state, name)?
         } else {
-            let upsert = |why: &str| format!("Failed to apply role upsert request: {why}");
-            check_lookup("policy", id).map_err(|why| Refusal::server(upsert(&why.text)))?;
-            let text = || upsert(&format!("No such policy with ID: {id}"));
-            state.acl.policies.get(id).ok_or_else(text)
+            let upsert =
+                |why: &str| Refusal::server(format!("Failed to apply role upsert request: {why}"));
+            check_lookup("policy", id).map_err(|why| upsert(&why.text))?;
+            let found = state.acl.policies.get(id);
+            found.ok_or_else(|| upsert(&format!("No such policy with ID: {id}")))?
         };
-        let id = &found.map_err(Refusal::server)?.id;
+        let id = &found.id;
         if !policies.contains(id) {
             policies.push(id.clone());
         }
@@ -269,42 +279,9 @@ fn policies(state: &State, links: &[Link]) -> Result<Vec<String>, Refusal> {
     Ok(policies)
 }
 
-fn check_identities(given: &Given) -> Result<(), Refusal> {
-    const ALLOWED: &str = "Only lowercase alphanumeric characters, '-' and '_' are allowed";
-    for service in &given.services {
-        if service.name.is_empty() {
-            let why = "Service identity is missing the service name field on this role";
-            return Err(Refusal::server(why));
-        }
-        if !is_identity(&service.name) {
-            let name = go::quoted(&service.name);
-            let why = format!("Service identity {name} has an invalid name. {ALLOWED}");
-            return Err(Refusal::server(why));
-        }
-    }
-    for node in &given.nodes {
-        let why = match (node.name.as_str(), node.datacenter.as_str()) {
-            ("", _) => "Node identity is missing the node name field on this role".to_owned(),
-            (_, "") => "Node identity is missing the datacenter field on this role".to_owned(),
-            (name, _) if is_identity(name) => continue,
-            _ => format!("Node identity has an invalid name. {ALLOWED}"),
-        };
-        return Err(Refusal::server(why));
-    }
-    Ok(())
-}
-
-fn is_identity(name: &str) -> bool {
-    let is_end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    name.len() <= MAX_NAME
-        && name.starts_with(is_end)
-        && name.ends_with(is_end)
-        && name.chars().all(|c| is_end(c) || c == '-' || c == '_')
-}
-
 fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let id = call.required_rest("Missing role ID")?;
-    state.authority(call).check(Resource::Acl, "", Access::Write)?;
+    super::check_delete(state, call, "role")?;
     check_lookup("role", &id)?;
     if state.acl.roles.remove(&id).is_none() {
         return Err(Refusal::unknown("Cannot find role to delete"));

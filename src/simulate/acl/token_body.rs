@@ -2,13 +2,14 @@
 
 use super::{NodeIdentity, ServiceIdentity};
 use crate::simulate::go;
-use crate::simulate::http::decode::{GoType, Json, Object};
+use crate::simulate::http::decode::{GoType, Json, Object, with_hint};
 use crate::simulate::http::reply::Refusal;
 use crate::simulate::http::request::Call;
-use std::time::Duration;
 
-const TOKEN: GoType = GoType { value: "struct { *structs.Alias }", fields: ".Alias." };
-const LINK: GoType = GoType { value: "structs.ACLTokenPolicyLink", fields: ".Alias.Policies." };
+const TOKEN: GoType = GoType {
+    value: "struct { ExpirationTTL interface {}; Hash string; *structs.Alias }",
+    fields: ".Alias.",
+};
 
 /// The id and the name of a policy or role, of which one is given.
 pub(super) type Link = (String, String);
@@ -26,7 +27,8 @@ pub(super) struct Given {
     pub local: bool,
     pub method: String,
     pub expires: String,
-    pub ttl: Duration,
+    /// In nanoseconds.
+    pub ttl: i64,
 }
 
 pub(super) fn decode(call: &Call) -> Result<Given, Refusal> {
@@ -55,8 +57,8 @@ pub(super) fn decode(call: &Call) -> Result<Given, Refusal> {
             accessor: given.text("AccessorID")?,
             secret: given.text("SecretID")?,
             description: given.text("Description")?,
-            policies: links(&given, "Policies")?,
-            roles: links(&given, "Roles")?,
+            policies: links(&given, "Policies", "structs.ACLTokenPolicyLink")?,
+            roles: links(&given, "Roles", "structs.ACLTokenRoleLink")?,
             services: services(&given)?,
             nodes: nodes(&given)?,
             has_templates: has_templates(&given)?,
@@ -66,16 +68,17 @@ pub(super) fn decode(call: &Call) -> Result<Given, Refusal> {
             ttl: ttl(&given)?,
         })
     };
-    read().map_err(|why| Refusal::bad(format!("Token decoding failed: {why}")))
+    read().map_err(|why| Refusal::bad(format!("Token decoding failed: {}", with_hint(why))))
 }
 
-fn ttl(given: &Object<'_>) -> Result<Duration, String> {
-    let nanos = match given.get("ExpirationTTL") {
-        Some(Json::Text(text)) if !text.is_empty() => go::duration(text)?,
-        Some(Json::Number(_)) => given.int("ExpirationTTL")?,
-        _ => 0,
-    };
-    Ok(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
+fn ttl(given: &Object<'_>) -> Result<i64, String> {
+    match given.get("ExpirationTTL") {
+        Some(Json::Text(text)) => go::duration(text),
+        Some(Json::Number(number)) => {
+            Ok(number.as_i64().or(number.as_f64().map(|nanos| nanos as i64)).unwrap_or(0))
+        }
+        _ => Ok(0),
+    }
 }
 
 pub(super) fn has_templates(given: &Object<'_>) -> Result<bool, String> {
@@ -83,10 +86,11 @@ pub(super) fn has_templates(given: &Object<'_>) -> Result<bool, String> {
     Ok(templates.is_some_and(|templates| !templates.is_empty()))
 }
 
-pub(super) fn links(given: &Object<'_>, name: &str) -> Result<Vec<Link>, String> {
-    let items = given.list(name, "[]structs.ACLTokenPolicyLink")?.unwrap_or_default();
+pub(super) fn links(given: &Object<'_>, name: &str, go_type: &str) -> Result<Vec<Link>, String> {
+    let items = given.list(name, &format!("[]{go_type}"))?.unwrap_or_default();
     let read = |item: &Json| {
-        let link = Object::new(item, LINK)?;
+        let link = given.nested(name, item, go_type)?;
+        link.check_known(&["ID", "Name"])?;
         Ok((link.text("ID")?, link.text("Name")?))
     };
     items.iter().map(read).collect()
@@ -96,7 +100,8 @@ pub(super) fn links(given: &Object<'_>, name: &str) -> Result<Vec<Link>, String>
 pub(super) fn services(given: &Object<'_>) -> Result<Vec<ServiceIdentity>, String> {
     let items = given.list("ServiceIdentities", "structs.ACLServiceIdentities")?;
     let read = |item: &Json| -> Result<ServiceIdentity, String> {
-        let item = Object::new(item, LINK)?;
+        let item = given.nested("ServiceIdentities", item, "structs.ACLServiceIdentity")?;
+        item.check_known(&["ServiceName", "Datacenters"])?;
         Ok(ServiceIdentity {
             name: item.text("ServiceName")?,
             datacenters: item.texts("Datacenters")?.filter(|names| !names.is_empty()),
@@ -123,8 +128,53 @@ pub(super) fn services(given: &Object<'_>) -> Result<Vec<ServiceIdentity>, Strin
 pub(super) fn nodes(given: &Object<'_>) -> Result<Vec<NodeIdentity>, String> {
     let items = given.list("NodeIdentities", "structs.ACLNodeIdentities")?;
     let read = |item: &Json| {
-        let item = Object::new(item, LINK)?;
+        let item = given.nested("NodeIdentities", item, "structs.ACLNodeIdentity")?;
+        item.check_known(&["NodeName", "Datacenter"])?;
         Ok(NodeIdentity { name: item.text("NodeName")?, datacenter: item.text("Datacenter")? })
     };
     items.unwrap_or_default().iter().map(read).collect()
+}
+
+/// Refuses identities without a name or with a wrong one; `on` is what has them.
+pub(super) fn check_identities(
+    services: &[ServiceIdentity],
+    nodes: &[NodeIdentity],
+    on: &str,
+    is_local: bool,
+) -> Result<(), Refusal> {
+    const ALLOWED: &str = "Only lowercase alphanumeric characters, '-' and '_' are allowed";
+    for ServiceIdentity { name, datacenters } in services {
+        let quoted = go::quoted(name);
+        let why = if name.is_empty() {
+            format!("Service identity is missing the service name field on this {on}")
+        } else if is_local && datacenters.is_some() {
+            format!(
+                "Service identity {quoted} cannot specify a list of datacenters on a local {on}"
+            )
+        } else if is_identity(name) {
+            continue;
+        } else {
+            format!("Service identity {quoted} has an invalid name. {ALLOWED}")
+        };
+        return Err(Refusal::server(why));
+    }
+    for node in nodes {
+        let why = match (node.name.as_str(), node.datacenter.as_str()) {
+            ("", _) => format!("Node identity is missing the node name field on this {on}"),
+            (_, "") => format!("Node identity is missing the datacenter field on this {on}"),
+            (name, _) if is_identity(name) => continue,
+            _ => format!("Node identity has an invalid name. {ALLOWED}"),
+        };
+        return Err(Refusal::server(why));
+    }
+    Ok(())
+}
+
+fn is_identity(name: &str) -> bool {
+    const MAX: usize = 256;
+    let is_end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    name.len() <= MAX
+        && name.starts_with(is_end)
+        && name.ends_with(is_end)
+        && name.chars().all(|c| is_end(c) || c == '-' || c == '_')
 }

@@ -1,6 +1,6 @@
 //! Tokens: `/v1/acl/token`.
 
-use super::token_body::{Given, Link, decode};
+use super::token_body::{self, Given, Link, decode};
 use super::token_view::{Expanded, View};
 use super::{ANONYMOUS, Access, RESERVED, Resource, Secret, Token, check_lookup, is_uuid};
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
@@ -103,6 +103,10 @@ fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     check_new_id("AccessorID", &given.accessor, state.acl.token_of(&given.accessor).is_some())?;
     let secret = Secret::new(given.secret.as_str());
     check_new_id("SecretID", &given.secret, state.acl.tokens.contains_key(&secret))?;
+    if given.ttl < 0 {
+        let ttl = go::signed_duration_text(given.ttl);
+        return Err(Refusal::server(format!("Token Expiration TTL '{ttl}' should be > 0")));
+    }
     if !given.method.is_empty() {
         return Err(Refusal::server("AuthMethod field is disallowed outside of login"));
     }
@@ -111,8 +115,9 @@ fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
             "ExpirationTime is not supported by the simulated agent; use ExpirationTTL",
         ));
     }
-    if !given.ttl.is_zero() && given.ttl < MIN_TTL {
-        let (least, ttl) = (go::duration_text(MIN_TTL), go::duration_text(given.ttl));
+    let ttl = Duration::from_nanos(given.ttl.unsigned_abs());
+    if !ttl.is_zero() && ttl < MIN_TTL {
+        let (least, ttl) = (go::duration_text(MIN_TTL), go::duration_text(ttl));
         return Err(Refusal::server(format!(
             "ExpirationTime cannot be less than {least} in the future (was {ttl})"
         )));
@@ -138,7 +143,10 @@ fn check_new_id(field: &str, id: &str, is_taken: bool) -> Result<(), Refusal> {
 
 /// Both have the same path and method; the end of the path decides.
 fn update_or_clone(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let path = call.required_rest("Missing token AccessorID")?;
+    let path = call.rest_text();
+    if path.is_empty() {
+        return create(state, call);
+    }
     match path.strip_suffix("/clone") {
         Some(accessor) => clone(state, call, accessor),
         None => update(state, call, path),
@@ -151,6 +159,9 @@ fn update(state: &mut State, call: &Call, accessor: String) -> Result<Reply, Ref
         return Err(Refusal::bad("Token Accessor ID in URL and payload do not match"));
     }
     state.authority(call).check(Resource::Acl, "", Access::Write)?;
+    if !is_uuid(&accessor) {
+        return Err(Refusal::server("AccessorID is not a valid UUID"));
+    }
     let Some(present) = state.acl.token_of(&accessor).cloned() else {
         let accessor = go::quoted(&accessor);
         return Err(Refusal::server(format!("Cannot find token {accessor}")));
@@ -164,8 +175,11 @@ fn update(state: &mut State, call: &Call, accessor: String) -> Result<Reply, Ref
     if !given.method.is_empty() && present.method.as_ref() != Some(&given.method) {
         return Err(Refusal::server(format!("Cannot change AuthMethod of {accessor}")));
     }
-    if !given.expires.is_empty()
-        && present.expires.map(go::date_text).as_ref() != Some(&given.expires)
+    // Also by the same TTL as before.
+    let has_ttl = given.ttl != 0;
+    if has_ttl
+        || !given.expires.is_empty()
+            && present.expires.map(go::date_text).as_ref() != Some(&given.expires)
     {
         return Err(Refusal::server(format!("Cannot change expiration time of {accessor}")));
     }
@@ -175,6 +189,7 @@ fn update(state: &mut State, call: &Call, accessor: String) -> Result<Reply, Ref
 fn clone(state: &mut State, call: &Call, accessor: &str) -> Result<Reply, Refusal> {
     let given = decode(call)?;
     state.authority(call).check(Resource::Acl, "", Access::Write)?;
+    check_lookup("token", accessor)?;
     let source = state.acl.token_of(accessor).cloned().ok_or_else(not_found)?;
     if source.method.is_some() {
         return Err(Refusal::server("Cannot clone a token created from an auth method"));
@@ -204,8 +219,13 @@ fn write(
     given: Given,
     present: Option<&Token>,
 ) -> Result<Reply, Refusal> {
-    let policies = resolve(state, &given)?;
     let roles = roles(state, &given)?;
+    let policies = resolve(state, &given)?;
+    token_body::check_identities(&given.services, &given.nodes, "token", given.local)?;
+    if given.has_templates {
+        return Err(Refusal::server("templated policies are not supported by the simulated agent"));
+    }
+    let ttl = Duration::from_nanos(given.ttl.unsigned_abs());
     let index = state.next_index();
     let id_or_new = |state: &mut State, id: String| match id {
         none if none.is_empty() => state.new_id(),
@@ -232,42 +252,33 @@ fn write(
             local: given.local,
             method: None,
             created: state.date(Duration::ZERO),
-            expires: (!given.ttl.is_zero()).then(|| state.since_1970() + given.ttl),
+            expires: (!ttl.is_zero()).then(|| state.since_1970() + ttl),
             create_index: index,
             modify_index: index,
         },
     };
-    if present.is_none() && !given.ttl.is_zero() {
+    if present.is_none() && !ttl.is_zero() {
         let timer = Timer::TokenExpires(token.accessor.clone());
-        state.timers.set(state.now + given.ttl, timer);
+        state.timers.set(state.now + ttl, timer);
     }
     Ok(put(state, call, token))
 }
 
-/// The ids of the token's policies; refuses unknown ones and templates.
+/// The ids of the token's policies; refuses unknown ones.
 fn resolve(state: &State, given: &Given) -> Result<Vec<String>, Refusal> {
     let mut policies = Vec::new();
     for link in &given.policies {
         let (id, name) = link;
-        let policy = match id.is_empty() {
-            true => state.acl.policy_named(name),
-            false => state.acl.policies.get(id),
+        let policy = if id.is_empty() {
+            state.acl.policy_named(name)
+        } else {
+            check_linked("policy", id)?;
+            state.acl.policies.get(id)
         };
         let policy = policy.ok_or_else(|| no_such("policy", link))?;
         if !policies.contains(&policy.id) {
             policies.push(policy.id.clone());
         }
-    }
-    if given.has_templates {
-        return Err(Refusal::server("templated policies are not supported by the simulated agent"));
-    }
-    if given.services.iter().any(|service| service.name.is_empty()) {
-        let why = "Service identity is missing the service name field on this token";
-        return Err(Refusal::server(why));
-    }
-    if given.nodes.iter().any(|node| node.name.is_empty()) {
-        let why = "Node identity is missing the node name field on this token";
-        return Err(Refusal::server(why));
     }
     Ok(policies)
 }
@@ -280,10 +291,7 @@ fn roles(state: &State, given: &Given) -> Result<Vec<String>, Refusal> {
         let role = if id.is_empty() {
             state.acl.role_named(name)
         } else {
-            check_lookup("role", id).map_err(|why| {
-                let (id, why) = (go::quoted(id), why.text);
-                Refusal::server(format!("Error looking up role for ID: {id}: {why}"))
-            })?;
+            check_linked("role", id)?;
             state.acl.roles.get(id)
         };
         let role = role.ok_or_else(|| no_such("role", link))?;
@@ -292,6 +300,13 @@ fn roles(state: &State, given: &Given) -> Result<Vec<String>, Refusal> {
         }
     }
     Ok(roles)
+}
+
+fn check_linked(table: &str, id: &str) -> Result<(), Refusal> {
+    check_lookup(table, id).map_err(|why| {
+        let (id, why) = (go::quoted(id), why.text);
+        Refusal::server(format!("Error looking up {table} for ID: {id}: {why}"))
+    })
 }
 
 fn no_such(kind: &str, (id, name): &Link) -> Refusal {
@@ -307,12 +322,17 @@ fn put(state: &mut State, call: &Call, token: Token) -> Reply {
 
 fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let accessor = call.required_rest("Missing token AccessorID")?;
-    state.authority(call).check(Resource::Acl, "", Access::Write)?;
+    super::check_delete(state, call, "token")?;
     if !is_uuid(&accessor) {
         return Err(Refusal::server("Accessor ID is missing or an invalid UUID"));
     }
     if accessor == ANONYMOUS {
         return Err(Refusal::server("Delete operation not permitted on the anonymous token"));
+    }
+    let own = state.secret(call);
+    if state.acl.token_of(&accessor).is_some_and(|token| token.secret == own) {
+        let why = "Deletion of the request's authorization token is not permitted";
+        return Err(Refusal::server(why));
     }
     match state.delete_token(&accessor) {
         true => Ok(Reply::json(call.style, &true)),

@@ -3,25 +3,30 @@
 use super::checks::{CheckTls, Probe, Schedule};
 use super::local_state::{Alias, LocalCheck};
 use super::sidecar::{self, Sidecar};
-use crate::simulate::catalog::body::{addresses, check_meta, weights};
+use crate::simulate::catalog::body::{
+    self, addresses, check_address, check_meta, check_weights, locality, weights,
+};
 use crate::simulate::catalog::proxy;
 use crate::simulate::go;
 use crate::simulate::http::decode::{GoType, Json, Object, decode_error};
 use crate::simulate::http::reply::Refusal;
 use crate::simulate::settings::Settings;
 use crate::simulate::store::State;
-use crate::simulate::store::catalog::{Address, Check, Service, Weights};
+use crate::simulate::store::catalog::{Address, Check, Service};
 use crate::wire::api::agent::STATUSES;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-const SERVICE: GoType = GoType { value: "structs.ServiceDefinition", fields: ".Alias." };
-const EMBEDDED: GoType = GoType { value: "structs.CheckType", fields: ".Alias.Check.Alias." };
-const OWN: GoType = GoType { value: "structs.CheckDefinition", fields: ".Alias." };
-const WEIGHTS: GoType = GoType { value: "structs.Weights", fields: ".Alias.Weights." };
+const SERVICE: GoType = GoType {
+    value: "struct { EnableTagOverrideSnake bool \"json:\\\"enable_tag_override\\\"\"; TaggedAddressesSnake map[string]structs.ServiceAddress \"json:\\\"tagged_addresses\\\"\"; *structs.Alias }",
+    fields: ".Alias.",
+};
+/// Go's name for the type of a service's check has all fields of a check.
+const EMBEDDED: &str = "struct { Interval interface {} }";
+const ADDRESS: &str = "structs.ServiceAddress";
+const OWN: GoType = GoType { value: EMBEDDED, fields: ".Alias." };
 
 /// Fields of several words also have a form with underscores.
 const SERVICE_FIELDS: &[&str] = &[
@@ -122,15 +127,13 @@ pub(crate) fn services(
     if service.name.is_empty() {
         return Err(Refusal::bad("Missing service name"));
     }
-    if service.address.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()) {
-        return Err(Refusal::bad("Invalid service address"));
-    }
+    check_address(&service.address).map_err(Refusal::bad)?;
+    check_weights(service.weights)
+        .map_err(|why| Refusal::bad(format!("Invalid Weights: {why}")))?;
     check_meta(service.meta.as_ref())
         .map_err(|why| Refusal::bad(format!("Invalid Service Meta: {why}")))?;
     proxy::check(&service, sidecar.as_ref().map(|it| it.mistakes.as_slice()))
         .map_err(|why| Refusal::bad(format!("Validation failed: {why}")))?;
-    check_weights(service.weights)
-        .map_err(|why| Refusal::bad(format!("Invalid Weights: {why}")))?;
     for check in &checks {
         check.validate().map_err(|why| Refusal::bad(format!("Invalid check: {why}")))?;
     }
@@ -203,10 +206,10 @@ fn finish_checks(
 }
 
 /// A duration of a service's check as replies show it.
-fn text_of_given(nanos: u64) -> String {
+fn text_of_given(nanos: i64) -> String {
     match nanos {
         0 => String::new(),
-        nanos => go::duration_text(Duration::from_nanos(nanos)),
+        nanos => go::signed_duration_text(nanos),
     }
 }
 
@@ -231,8 +234,8 @@ pub(crate) fn check(json: &Json, state: &State, origin: Origin) -> Result<LocalC
     if check.id.is_empty() {
         check.id.clone_from(&check.name);
     }
-    check.interval_text = go::duration_text(Duration::from_nanos(check.interval));
-    check.timeout_text = go::duration_text(Duration::from_nanos(check.timeout));
+    check.interval_text = go::signed_duration_text(check.interval);
+    check.timeout_text = go::signed_duration_text(check.timeout);
     Ok(check.finish(state, service))
 }
 
@@ -250,12 +253,13 @@ pub(super) fn read_service(
     let id = given.text("ID")?;
     let address = given.text("Address")?;
     let port = given.int("Port")?;
-    let mut tagged_addresses = addresses(given, "TaggedAddresses")?;
-    tagged_addresses.append(&mut addresses(given, "tagged_addresses")?);
+    let mut tagged_addresses = addresses(given, "TaggedAddresses", ADDRESS)?;
+    tagged_addresses.append(&mut addresses(given, "tagged_addresses", ADDRESS)?);
+    given.text("Token")?;
     add_own_addresses(&mut tagged_addresses, &address, port);
     let (connect, sidecar) = sidecar::read(given)?;
     let service = Service {
-        kind: given.text("Kind")?,
+        kind: given.text_of("Kind", "structs.ServiceKind")?,
         id: if id.is_empty() { name.clone() } else { id },
         name,
         tags: Some(given.texts("Tags")?.unwrap_or_default()),
@@ -264,28 +268,24 @@ pub(super) fn read_service(
         meta: given.text_map("Meta")?,
         port,
         socket_path: given.text("SocketPath")?,
-        weights: weights(given, WEIGHTS)?,
+        weights: weights(given, "structs.Weights")?,
         enable_tag_override: given.flag("EnableTagOverride")?
             || given.flag("enable_tag_override")?,
         proxy: proxy::read(given)?,
         connect,
-        locality: given.get("Locality").map(Value::from),
+        locality: locality(given, body::LOCALITY)?,
         ..Service::default()
     };
     let mut checks = Vec::new();
-    if let Some(json) = given.get("Check") {
-        let check = read_check(&Object::new(json, EMBEDDED)?, "CheckID", &[])?;
+    if let Some(check) = given.inner("Check", EMBEDDED)? {
+        let definition = read_check(&check, "CheckID", &[])?;
         // A check whose every field has its zero value is none.
-        if check != (GivenCheck { kind: TTL, ..GivenCheck::default() }) {
-            checks.push(check);
+        if !check.is_zero(is_time) {
+            checks.push(definition);
         }
     }
     for json in given.list("Checks", "structs.CheckTypes")?.unwrap_or_default() {
-        let check = Object::new(json, EMBEDDED)?;
-        let definition = read_check(&check, "CheckID", &[])?;
-        if !check.is_empty() {
-            checks.push(definition);
-        }
+        checks.push(read_check(&given.nested("Checks", json, EMBEDDED)?, "CheckID", &[])?);
     }
     Ok((service, checks, sidecar))
 }
@@ -293,36 +293,24 @@ pub(super) fn read_service(
 /// An IP address is also a tagged address, by its version.
 fn add_own_addresses(tagged: &mut BTreeMap<String, Address>, address: &str, port: i64) {
     let Ok(ip) = address.parse::<IpAddr>() else { return };
-    let version = if ip.is_ipv4() { "ipv4" } else { "ipv6" };
+    let version = if ip.to_canonical().is_ipv4() { "ipv4" } else { "ipv6" };
     for side in ["lan", "wan"] {
         let own = Address { address: address.to_owned(), port };
         tagged.entry(format!("{side}_{version}")).or_insert(own);
     }
 }
 
-fn check_weights(weights: Weights) -> Result<(), &'static str> {
-    const MAX: i64 = 65535;
-    match weights {
-        Weights { passing, .. } if passing < 1 => Err("Passing must be greater than 0"),
-        Weights { warning, .. } if warning < 0 => Err("Warning must be greater or equal than 0"),
-        Weights { passing, warning } if passing > MAX || warning > MAX => {
-            Err("DNS Weight must be between 0 and 65535")
-        }
-        _ => Ok(()),
-    }
-}
-
 /// A check as its definition describes it.
-#[derive(Default, PartialEq)]
+#[derive(Default)]
 pub(super) struct GivenCheck {
     id: String,
     name: String,
     notes: String,
     status: String,
-    /// Durations are in nanoseconds, and 0 if negative.
-    ttl: u64,
-    interval: u64,
-    timeout: u64,
+    /// Durations are in nanoseconds.
+    ttl: i64,
+    interval: i64,
+    timeout: i64,
     interval_text: String,
     timeout_text: String,
     kind: &'static str,
@@ -331,7 +319,7 @@ pub(super) struct GivenCheck {
     success_before_passing: i64,
     failures_before_warning: i64,
     failures_before_critical: i64,
-    deregister_after: u64,
+    deregister_after: i64,
     probe: Option<Probe>,
     alias_node: String,
     alias_service: String,
@@ -348,7 +336,7 @@ fn read_check(given: &Object<'_>, id: &str, more: &[&str]) -> Result<GivenCheck,
         nanos => nanos,
     };
     Ok(GivenCheck {
-        id: given.text(id)?,
+        id: given.text_of(id, "types.CheckID")?,
         name: given.text("Name")?,
         notes: given.text("Notes")?,
         status: given.text("Status")?,
@@ -431,28 +419,34 @@ fn probe(given: &Object<'_>) -> Result<Option<Probe>, String> {
 }
 
 fn headers(given: &Object<'_>) -> Result<Vec<(String, String)>, String> {
-    let members = given.object("Header", "map[string][]string")?.unwrap_or_default();
     let mut headers = Vec::new();
-    for (name, values) in members {
-        for value in values.list(".Alias.Header", "[]string")? {
-            if let Json::Text(value) = value {
-                headers.push((name.clone(), value.clone()));
-            }
-        }
+    for (name, values) in given.text_lists("Header")?.unwrap_or_default() {
+        headers.extend(values.into_iter().flatten().map(|value| (name.clone(), value)));
     }
     Ok(headers)
 }
 
+/// Whether the field of a check is a duration.
+fn is_time(field: &str) -> bool {
+    ["TTL", "Interval", "Timeout", "DeregisterCriticalServiceAfter"]
+        .iter()
+        .any(|name| name.eq_ignore_ascii_case(&field.replace('_', "")))
+}
+
 /// A duration in nanoseconds: a Go string, or a number of nanoseconds.
-fn duration(given: &Object<'_>, name: &str) -> Result<u64, String> {
-    let nanos = match given.get(name) {
+fn duration(given: &Object<'_>, name: &str) -> Result<i64, String> {
+    Ok(match given.get(name) {
         Some(Json::Text(text)) => go::duration(text)?,
         Some(Json::Number(number)) => {
             number.as_i64().or(number.as_f64().map(|nanos| nanos as i64)).unwrap_or(0)
         }
         _ => 0,
-    };
-    Ok(u64::try_from(nanos).unwrap_or(0))
+    })
+}
+
+/// The length of a duration; none if it is not positive.
+fn length(nanos: i64) -> Option<Duration> {
+    u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos)
 }
 
 const TTL: &str = "ttl";
@@ -486,7 +480,7 @@ fn kind(given: &Object<'_>) -> Result<&'static str, String> {
 
 impl GivenCheck {
     /// A check of a TCP address; `interval` is in nanoseconds.
-    pub fn tcp(name: &str, address: String, interval: u64) -> Self {
+    pub fn tcp(name: &str, address: String, interval: i64) -> Self {
         let probe = Some(Probe::Tcp { address, tls: None });
         Self { name: name.to_owned(), kind: TCP, interval, probe, ..Self::default() }
     }
@@ -500,11 +494,11 @@ impl GivenCheck {
         let runs = !matches!(self.kind, TTL | ALIAS);
         let why = if self.interval > 0 && self.ttl > 0 {
             "Interval and TTL cannot both be specified"
-        } else if runs && self.interval == 0 {
+        } else if runs && self.interval <= 0 {
             "Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks"
         } else if self.kind == ALIAS && self.ttl > 0 {
             "TTL must be not be set for Alias checks"
-        } else if self.kind == TTL && self.ttl == 0 {
+        } else if self.kind == TTL && self.ttl <= 0 {
             "TTL must be > 0 for TTL checks"
         } else if self.output_max_size < 0 {
             "MaxOutputMaxSize must be positive"
@@ -539,7 +533,6 @@ impl GivenCheck {
             0 => state.settings.check_output_max_size,
             size => size,
         };
-        let after = Duration::from_nanos(self.deregister_after).max(MIN_DEREGISTER_AFTER);
         LocalCheck {
             check: Check {
                 node: state.node_name.clone(),
@@ -559,11 +552,8 @@ impl GivenCheck {
             },
             schedule: self.probe.map(|probe| Schedule {
                 probe: Arc::new(probe),
-                interval: Duration::from_nanos(self.interval).max(MIN_INTERVAL),
-                timeout: match self.timeout {
-                    0 => DEFAULT_TIMEOUT,
-                    nanos => Duration::from_nanos(nanos),
-                },
+                interval: length(self.interval).map_or(MIN_INTERVAL, |it| it.max(MIN_INTERVAL)),
+                timeout: length(self.timeout).unwrap_or(DEFAULT_TIMEOUT),
                 success_before_passing: self.success_before_passing,
                 // The default is the threshold of critical.
                 failures_before_warning: match self.failures_before_warning {
@@ -579,9 +569,9 @@ impl GivenCheck {
             }),
             alias: (self.kind == ALIAS)
                 .then_some(Alias { node: self.alias_node, service: self.alias_service }),
-            ttl: (self.kind == TTL).then(|| Duration::from_nanos(self.ttl)),
+            ttl: (self.kind == TTL).then(|| length(self.ttl).unwrap_or_default()),
             output_max_size: usize::try_from(most).unwrap_or(usize::MAX),
-            deregister_after: (self.deregister_after > 0).then_some(after),
+            deregister_after: length(self.deregister_after).map(|it| it.max(MIN_DEREGISTER_AFTER)),
             critical_since: None,
             expires: None,
             deferred: None,

@@ -183,7 +183,10 @@ impl State {
             check.check.status.clone_from(&before.check.status);
             check.check.output.clone_from(&before.check.output);
             check.critical_since = before.critical_since;
-            changed = check.check != before.check;
+            // An output that was not yet sent is sent along.
+            changed = check.check != before.check || before.deferred.is_some();
+            // A TTL runs on when a check of another kind takes its id.
+            check.ttl = check.ttl.or(before.ttl);
         }
         if check.check.status == "critical" && check.critical_since.is_none() {
             check.critical_since = Some(self.now);

@@ -3,7 +3,8 @@
 //! Source: "Deploy sidecar services" in Consul's documentation, for names, ports and checks.
 
 use super::definition::{self, GivenCheck};
-use crate::simulate::http::decode::{GoType, Object};
+use crate::simulate::catalog::body;
+use crate::simulate::http::decode::Object;
 use crate::simulate::store::State;
 use crate::simulate::store::catalog::{CONNECT_PROXY, Service};
 use serde_json::{Map, Value, json};
@@ -11,11 +12,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-const CONNECT: GoType = GoType { value: "structs.ServiceConnect", fields: ".Alias.Connect.Alias." };
-const SIDECAR: GoType = GoType {
-    value: "structs.ServiceDefinition",
-    fields: ".Alias.Connect.Alias.SidecarService.Alias.",
-};
+const SIDECAR: &str = "struct { EnableTagOverrideSnake bool }";
 
 /// The ports that the agent gives to sidecars. Source: `sidecar_min_port` and `sidecar_max_port` in Consul's agent
 /// configuration reference.
@@ -38,14 +35,13 @@ pub(super) fn id_of(service: &str) -> String {
 
 /// The `Connect` of a service's definition: what replies show of it, and the sidecar.
 pub(super) fn read(given: &Object<'_>) -> Result<(Option<Value>, Option<Sidecar>), String> {
-    let Some(json) = given.get("Connect") else { return Ok((None, None)) };
-    let connect = Object::new(json, CONNECT)?;
+    let Some(connect) = given.inner("Connect", body::CONNECT)? else { return Ok((None, None)) };
     let shown = connect.flag("Native")?.then(|| json!({ "Native": true }));
     let Some(json) = connect.get("SidecarService").or_else(|| connect.get("sidecar_service"))
     else {
         return Ok((shown, None));
     };
-    let given = Object::new(json, SIDECAR)?;
+    let given = connect.nested("SidecarService", json, SIDECAR)?;
     let (service, checks, nested) = definition::read_service(&given)?;
     let mut mistakes = Vec::new();
     if !given.text("ID")?.is_empty() {
@@ -123,7 +119,7 @@ pub(super) fn port(state: &State, id: &str) -> Result<i64, String> {
 
 /// The checks of a sidecar to which none were given: its port, and the health of its service.
 pub(super) fn default_checks(port: i64, service: &str) -> Vec<GivenCheck> {
-    let interval = u64::try_from(CHECK_INTERVAL.as_nanos()).unwrap_or(u64::MAX);
+    let interval = i64::try_from(CHECK_INTERVAL.as_nanos()).unwrap_or(i64::MAX);
     vec![
         GivenCheck::tcp("Connect Sidecar Listening", format!("127.0.0.1:{port}"), interval),
         GivenCheck::alias(format!("Connect Sidecar Aliasing {service}"), service),

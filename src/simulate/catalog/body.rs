@@ -2,18 +2,13 @@
 
 use crate::ordered;
 use crate::simulate::go;
-use crate::simulate::http::decode::{GoType, Json, Object};
+use crate::simulate::http::decode::{Json, Object};
+use crate::simulate::http::fields::Kind;
 use crate::simulate::store::catalog::{
     Address, Check, Definition, Node, Service, TextMap, Weights,
 };
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::time::Duration;
-
-const ADDRESS: GoType =
-    GoType { value: "structs.ServiceAddress", fields: ".Alias.TaggedAddresses." };
-
-const LOCALITY: GoType = GoType { value: "structs.Locality", fields: "Locality.Locality." };
 
 /// The limits of metadata. Source: `Meta` in Consul's HTTP reference of services.
 const META_MAX_PAIRS: usize = 64;
@@ -58,24 +53,24 @@ pub(super) const CHECK_FIELDS: &[&str] = &[
     "ModifyIndex",
 ];
 
-/// A node, whose metadata is the field `meta`.
-pub(super) fn node(given: &Object<'_>, meta: &str) -> Result<Node, String> {
+/// A node, whose metadata is the field `meta`; `types` are those of its id and its locality.
+pub(super) fn node(given: &Object<'_>, meta: &str, types: [&str; 2]) -> Result<Node, String> {
+    let [id, place] = types;
     Ok(Node {
-        id: given.text("ID")?,
+        id: given.text_of("ID", id)?,
         node: given.text("Node")?,
         address: given.text("Address")?,
         datacenter: given.text("Datacenter")?,
         tagged_addresses: given.text_map("TaggedAddresses")?,
         meta: given.text_map(meta)?,
-        locality: locality(given)?,
+        locality: locality(given, place)?,
         ..Node::default()
     })
 }
 
-/// Where a node is, without what is empty.
-fn locality(given: &Object<'_>) -> Result<Option<Value>, String> {
-    let Some(json) = given.get("Locality") else { return Ok(None) };
-    let given = Object::new(json, LOCALITY)?;
+/// Where a node or a service is, without what is empty.
+pub(crate) fn locality(given: &Object<'_>, go_type: &str) -> Result<Option<Value>, String> {
+    let Some(given) = given.inner("Locality", go_type)? else { return Ok(None) };
     given.check_known(&["Region", "Zone"])?;
     let mut locality = Map::new();
     for name in ["Region", "Zone"] {
@@ -87,18 +82,25 @@ fn locality(given: &Object<'_>) -> Result<Option<Value>, String> {
     Ok(Some(Value::Object(locality)))
 }
 
+/// The names of the types of a service's fields in errors.
+pub(super) struct ServiceTypes {
+    pub kind: &'static str,
+    pub address: &'static str,
+    pub weights: &'static str,
+}
+
 /// A service as it was given, without defaults.
-pub(super) fn service(given: &Object<'_>, weights_type: GoType) -> Result<Service, String> {
+pub(super) fn service(given: &Object<'_>, types: &ServiceTypes) -> Result<Service, String> {
     Ok(Service {
-        kind: given.text("Kind")?,
+        kind: given.text_of("Kind", types.kind)?,
         id: given.text("ID")?,
         name: given.text("Service")?,
         tags: Some(given.texts("Tags")?.unwrap_or_default()),
         address: given.text("Address")?,
-        tagged_addresses: addresses(given, "TaggedAddresses")?,
+        tagged_addresses: addresses(given, "TaggedAddresses", types.address)?,
         meta: given.text_map("Meta")?,
         port: given.int("Port")?,
-        weights: weights(given, weights_type)?,
+        weights: weights(given, types.weights)?,
         enable_tag_override: given.flag("EnableTagOverride")?,
         proxy: given.get("Proxy").map(Value::from),
         modify_index: given.uint("ModifyIndex")?,
@@ -107,12 +109,16 @@ pub(super) fn service(given: &Object<'_>, weights_type: GoType) -> Result<Servic
 }
 
 /// A check as it was given, without defaults.
-pub(super) fn check(given: &Object<'_>, definition_type: GoType) -> Result<Check, String> {
-    let definition = given.object("Definition", definition_type.value)?.unwrap_or_default();
-    let definition = Object::of_members(definition, definition_type.fields);
+pub(super) fn check(
+    given: &Object<'_>,
+    id_type: &str,
+    definition_type: &str,
+) -> Result<Check, String> {
+    let definition = given.inner("Definition", definition_type)?;
+    let definition = definition.map(|given| read_definition(&given)).transpose()?;
     Ok(Check {
         node: given.text("Node")?,
-        check_id: given.text("CheckID")?,
+        check_id: given.text_of("CheckID", id_type)?,
         name: given.text("Name")?,
         status: given.text("Status")?,
         notes: given.text("Notes")?,
@@ -122,7 +128,7 @@ pub(super) fn check(given: &Object<'_>, definition_type: GoType) -> Result<Check
         service_tags: Some(given.texts("ServiceTags")?.unwrap_or_default()),
         kind: given.text("Type")?,
         exposed_port: given.int("ExposedPort")?,
-        definition: read_definition(&definition)?,
+        definition: definition.unwrap_or_default(),
         modify_index: given.uint("ModifyIndex")?,
         ..Check::default()
     })
@@ -130,28 +136,28 @@ pub(super) fn check(given: &Object<'_>, definition_type: GoType) -> Result<Check
 
 /// The fields of a check's definition in the order of replies.
 const DURATIONS: &[&str] = &["Interval", "Timeout", "DeregisterCriticalServiceAfter"];
-const DEFINITION_FIELDS: &[&str] = &[
-    "HTTP",
-    "TLSServerName",
-    "TLSSkipVerify",
-    "Header",
-    "Method",
-    "Body",
-    "DisableRedirects",
-    "TCP",
-    "TCPUseTLS",
-    "UDP",
-    "H2PING",
-    "OSService",
-    "H2PingUseTLS",
-    "ScriptArgs",
-    "DockerContainerID",
-    "Shell",
-    "GRPC",
-    "GRPCUseTLS",
-    "AliasNode",
-    "AliasService",
-    "SessionName",
+const DEFINITION_FIELDS: &[(&str, Kind)] = &[
+    ("HTTP", Kind::Text),
+    ("TLSServerName", Kind::Text),
+    ("TLSSkipVerify", Kind::Flag),
+    ("Header", Kind::TextLists),
+    ("Method", Kind::Text),
+    ("Body", Kind::Text),
+    ("DisableRedirects", Kind::Flag),
+    ("TCP", Kind::Text),
+    ("TCPUseTLS", Kind::Flag),
+    ("UDP", Kind::Text),
+    ("H2PING", Kind::Text),
+    ("OSService", Kind::Text),
+    ("H2PingUseTLS", Kind::Flag),
+    ("ScriptArgs", Kind::Texts),
+    ("DockerContainerID", Kind::Text),
+    ("Shell", Kind::Text),
+    ("GRPC", Kind::Text),
+    ("GRPCUseTLS", Kind::Flag),
+    ("AliasNode", Kind::Text),
+    ("AliasService", Kind::Text),
+    ("SessionName", Kind::Text),
 ];
 
 /// A check's definition, with its fields in the order of replies.
@@ -160,16 +166,15 @@ fn read_definition(given: &Object<'_>) -> Result<Definition, String> {
     for name in DURATIONS {
         let nanos = duration(given, name)?;
         if nanos != 0 {
-            let length = Duration::from_nanos(nanos.unsigned_abs());
-            shown.push(((*name).to_owned(), Value::from(go::duration_text(length))));
+            shown.push(((*name).to_owned(), Value::from(go::signed_duration_text(nanos))));
         }
     }
-    for name in DEFINITION_FIELDS {
-        let is_nothing = |value: &Value| *value == false || *value == "" || *value == 0;
-        let value = given.get(name).map(Value::from);
-        shown.extend(
-            value.filter(|value| !is_nothing(value)).map(|value| ((*name).to_owned(), value)),
-        );
+    for (name, kind) in DEFINITION_FIELDS {
+        let value = Value::from(&kind.read(given, name)?);
+        let is_nothing = value.is_null() || value == false || value == "" || is_empty(&value);
+        if !is_nothing {
+            shown.push(((*name).to_owned(), value));
+        }
     }
     match duration(given, "TTL")? {
         0 => {}
@@ -178,36 +183,75 @@ fn read_definition(given: &Object<'_>) -> Result<Definition, String> {
     Ok(Definition(shown))
 }
 
+fn is_empty(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty)
+}
+
 fn duration(given: &Object<'_>, name: &str) -> Result<i64, String> {
     match given.get(name) {
-        Some(Json::Text(text)) if !text.is_empty() => go::duration(text),
-        Some(Json::Number(number)) => Ok(number.as_i64().unwrap_or(0)),
+        Some(Json::Text(text)) => go::duration(text),
+        Some(Json::Number(number)) => {
+            Ok(number.as_i64().or(number.as_f64().map(|nanos| nanos as i64)).unwrap_or(0))
+        }
         _ => Ok(0),
     }
 }
 
-/// The tagged addresses of a service, with the type names of the agent's body in errors.
+/// The tagged addresses of a service.
 pub(crate) fn addresses(
     given: &Object<'_>,
-    name: &str,
+    field: &str,
+    go_type: &str,
 ) -> Result<BTreeMap<String, Address>, String> {
-    let members = given.object(name, "map[string]structs.ServiceAddress")?.unwrap_or_default();
+    let map = format!("map[string]{go_type}");
+    let members = given.object(field, &map)?.unwrap_or_default();
     let read = |(name, json): &(String, Json)| {
-        let given = Object::new(json, ADDRESS)?;
+        let given = given.nested(field, json, go_type)?;
+        given.check_known(&["Address", "Port"])?;
         Ok((name.clone(), Address { address: given.text("Address")?, port: given.int("Port")? }))
     };
     ordered::try_map(members.iter().map(read))
 }
 
 /// The weights of a service, by default 1 and 1.
-pub(crate) fn weights(given: &Object<'_>, go_type: GoType) -> Result<Weights, String> {
-    match given.get("Weights") {
-        Some(json) => {
-            let given = Object::new(json, go_type)?;
+pub(crate) fn weights(given: &Object<'_>, go_type: &str) -> Result<Weights, String> {
+    match given.inner("Weights", go_type)? {
+        Some(given) => {
+            given.check_known(&["Passing", "Warning"])?;
             Ok(Weights { passing: given.int("Passing")?, warning: given.int("Warning")? })
         }
         None => Ok(Weights::default()),
     }
+}
+
+pub(crate) const CONNECT: &str = "struct { SidecarServiceSnake *structs.ServiceDefinition \"json:\\\"sidecar_service\\\"\"; *structs.Alias }";
+
+pub(crate) const LOCALITY: &str = "structs.Locality";
+
+/// Refuses the addresses that stand for all of a host's, as Consul writes them.
+pub(crate) fn check_address(address: &str) -> Result<(), &'static str> {
+    match address {
+        "0.0.0.0" | "::" | "[::]" => Err("Invalid service address"),
+        _ => Ok(()),
+    }
+}
+
+/// Validates a service's weights.
+pub(crate) fn check_weights(weights: Weights) -> Result<(), &'static str> {
+    const MAX: i64 = 65535;
+    match weights {
+        Weights { passing, .. } if passing < 1 => Err("Passing must be greater than 0"),
+        Weights { warning, .. } if warning < 0 => Err("Warning must be greater or equal than 0"),
+        Weights { passing, warning } if passing > MAX || warning > MAX => {
+            Err("DNS Weight must be between 0 and 65535")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The weights that the catalog keeps: those of a service that the agent would refuse are 1 and 1.
+pub(super) fn kept_weights(given: Weights) -> Weights {
+    check_weights(given).map_or_else(|_| Weights::default(), |()| given)
 }
 
 /// Validates a service's metadata.

@@ -2,6 +2,7 @@
 
 use super::service_json::Instance;
 use super::{ByTag, distance, gateways_newest, has_meta, matching};
+use crate::simulate::acl::{Access, Resource};
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
 use crate::simulate::entry::gateways::{self, GatewayService};
 use crate::simulate::go;
@@ -12,6 +13,7 @@ use crate::simulate::store::State;
 use crate::simulate::store::catalog::{Check, Record, Service};
 use crate::simulate::store::watch::Topic;
 use crate::wire::api::health as wire;
+use http::StatusCode;
 use std::collections::BTreeSet;
 
 pub(super) static ROUTES: &[Route] = &[
@@ -23,7 +25,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&wire::INGRESS, Handler::Read(&INGRESS)),
 ];
 
-const HEADERS: Headers = Headers::Catalog { cache: false, streams: false };
+const HEADERS: Headers = Headers::Catalog { cache: false };
 
 static SERVICE: Read = Read {
     check: check_service,
@@ -31,12 +33,15 @@ static SERVICE: Read = Read {
         let name = call.rest_text().to_lowercase();
         vec![Topic::Health(name.clone()), Topic::Instances(name)]
     },
-    index: |state, call| ResultIndex::new(state.catalog.service_newest(&call.rest_text())),
+    index: |state, call| {
+        let newest = || state.catalog.service_newest(&call.rest_text());
+        ResultIndex::new(if is_here(call) { newest() } else { 0 })
+    },
     answer: |state, call| {
         let name = call.rest_text();
         instances(state, call, ByTag::Yes, state.catalog.instances(&name))
     },
-    headers: Headers::Catalog { cache: true, streams: true },
+    headers: Headers::Instances { streams: true },
 };
 
 static CONNECT: Read = Read {
@@ -45,13 +50,21 @@ static CONNECT: Read = Read {
     index: connect_index,
     answer: |state, call| {
         let name = call.rest_text();
+        // The streaming backend leaves out what the caller may not see.
+        let waits = !matches!(call.query.get("index"), "" | "0");
+        if !(call.query.has("cached") || waits) || !call.query.get("near").is_empty() {
+            check_target(state, call, &name)?;
+        }
         instances(state, call, ByTag::No, state.catalog.connect_instances(&name))
     },
-    headers: Headers::Catalog { cache: true, streams: true },
+    headers: Headers::Instances { streams: true },
 };
 
 /// The newest index among the services of the instances found.
 fn connect_index(state: &State, call: &Call) -> ResultIndex {
+    if !is_here(call) {
+        return ResultIndex::new(0);
+    }
     let name = call.rest_text();
     let found = state.catalog.connect_instances(&name);
     let newest = found.map(|(_, service)| state.catalog.known_service_newest(&service.name)).max();
@@ -68,6 +81,7 @@ static INGRESS: Read = Read {
     },
     answer: |state, call| {
         let name = call.rest_text();
+        check_target(state, call, &name)?;
         let behind = gateways::services(state);
         let leads = |behind: &&GatewayService<'_>| {
             behind.gateway_kind == gateways::INGRESS && behind.service.name == name
@@ -77,8 +91,18 @@ static INGRESS: Read = Read {
         let found = names.into_iter().flat_map(|gateway| state.catalog.instances(gateway));
         instances(state, call, ByTag::No, found)
     },
-    headers: HEADERS,
+    headers: Headers::Instances { streams: false },
 };
+
+/// Refuses a caller who may not read the service behind the instances in question.
+fn check_target(state: &State, call: &Call, name: &str) -> Result<(), Refusal> {
+    let authority = state.authority(call);
+    authority.known()?;
+    match authority.allows(Resource::Service, name, Access::Read) {
+        true => Ok(()),
+        false => Err(Refusal::new(StatusCode::FORBIDDEN, "Permission denied")),
+    }
+}
 
 fn check_service(call: &Call) -> Result<(), Refusal> {
     match (call.query.get("peer"), call.query.get("sg")) {
@@ -92,6 +116,11 @@ fn check_service(call: &Call) -> Result<(), Refusal> {
     passing(call).map(|_| ())
 }
 
+/// Whether instances of this cluster are asked for. No other one is known, so nothing was imported from one.
+fn is_here(call: &Call) -> bool {
+    call.query.get("peer").is_empty()
+}
+
 fn instances<'a>(
     state: &'a State,
     call: &Call,
@@ -99,8 +128,7 @@ fn instances<'a>(
     instances: impl Iterator<Item = (&'a Record, &'a Service)>,
 ) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
-    // There are no other clusters, so nothing was imported from one.
-    let is_here = call.query.get("peer").is_empty();
+    let is_here = is_here(call);
     let found = matching(call, &authority, by_tag, instances.filter(|_| is_here))
         .map(|(record, service)| Instance::new(record, service));
     let mut found = call.select(found)?;

@@ -51,8 +51,8 @@ static ROUTES: &[Route] = &[
     Route(&wire::GATEWAY_SERVICES, Handler::Read(&GATEWAY_SERVICES)),
 ];
 
-const UNCACHED: Headers = Headers::Catalog { cache: false, streams: false };
-const CACHED: Headers = Headers::Catalog { cache: true, streams: false };
+const UNCACHED: Headers = Headers::Catalog { cache: false };
+const CACHED: Headers = Headers::Catalog { cache: true };
 
 fn datacenters(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let reply = Reply::json(call.style, &[&state.settings.datacenter]);

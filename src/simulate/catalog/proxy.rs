@@ -3,19 +3,14 @@
 //! Source of the fields: the reference of proxy configurations in Consul's documentation.
 
 use crate::simulate::go;
-use crate::simulate::http::decode::{GoType, Json, Object};
+use crate::simulate::http::decode::{Json, Object};
 use crate::simulate::store::catalog::{CONNECT_PROXY, Service};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
-const PROXY: GoType = GoType {
-    value: "struct { DestinationServiceNameSnake string }",
-    fields: ".Alias.Proxy.Alias.",
-};
-const UPSTREAM: GoType = GoType {
-    value: "struct { DestinationTypeSnake string }",
-    fields: ".Alias.Proxy.Alias.Upstreams.Alias.",
-};
+/// Go's names for these types have all their fields.
+const PROXY: &str = "struct { DestinationServiceNameSnake string }";
+const UPSTREAM: &str = "struct { DestinationTypeSnake string }";
 
 const PROXY_FIELDS: &[&str] = &[
     "DestinationServiceName",
@@ -67,11 +62,13 @@ const DESTINATION_TYPES: &[&str] = &["", "service", "prepared_query"];
 /// The `Proxy` of a definition that is registered with the agent: its fields also have names with underscores.
 pub(crate) fn read(given: &Object<'_>) -> Result<Option<Value>, String> {
     let Some(json) = given.get("Proxy") else { return Ok(None) };
-    let mut proxy = with_names(&Object::new(json, PROXY)?, json, PROXY_FIELDS)?;
-    let upstreams = Object::new(json, PROXY)?.list("Upstreams", "structs.Upstreams")?;
+    let given = given.nested("Proxy", json, PROXY)?;
+    let mut proxy = with_names(&given, json, PROXY_FIELDS)?;
+    let upstreams = given.list("Upstreams", "structs.Upstreams")?;
     if let Some(upstreams) = upstreams {
         let read = |json| {
-            let mut upstream = with_names(&Object::new(json, UPSTREAM)?, json, UPSTREAM_FIELDS)?;
+            let upstream = given.nested("Upstreams", json, UPSTREAM)?;
+            let mut upstream = with_names(&upstream, json, UPSTREAM_FIELDS)?;
             let kind = upstream.entry("DestinationType").or_insert("service".into());
             if kind == "" {
                 *kind = "service".into();
@@ -129,6 +126,10 @@ pub(crate) fn check(service: &Service, sidecar: Option<&[&str]>) -> Result<(), S
     wrong.extend(sidecar.unwrap_or_default().iter().map(|why| (*why).to_owned()));
     if service.is_connect_native() && !has_port(service) {
         wrong.push("Port or SocketPath must be set for a Connect native service.".to_owned());
+    }
+    let place = service.locality.as_ref();
+    if place.is_some_and(|place| place.get("Region").is_none() && place.get("Zone").is_some()) {
+        wrong.push("zone cannot be set without region".to_owned());
     }
     let lines: String = wrong.iter().map(|why| format!("\n\t* {why}")).collect();
     match wrong.len() {

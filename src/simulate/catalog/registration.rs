@@ -5,23 +5,23 @@ use super::proxy;
 use crate::simulate::SERF_HEALTH;
 use crate::simulate::acl::{Access, Authority, Resource};
 use crate::simulate::go;
-use crate::simulate::http::decode::{self, GoType, Object, decode_error};
+use crate::simulate::http::decode::{self, GoType, Json, Object, with_hint};
 use crate::simulate::http::reply::{Refusal, Reply};
 use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
-use crate::simulate::store::catalog::{Check, Definition, Node, Service, Weights};
-use serde_json::Value;
-use std::net::IpAddr;
+use crate::simulate::store::catalog::{Check, Definition, Node, Service};
+use serde_json::{Value, json};
 
 const REGISTRATION: GoType =
     GoType { value: "structs.RegisterRequest", fields: "RegisterRequest." };
-const SERVICE: GoType = GoType { value: "structs.NodeService", fields: "NodeService.Service." };
-const WEIGHTS: GoType = GoType { value: "structs.Weights", fields: "Weights.Service.Weights." };
-const DEFINITION: GoType =
-    GoType { value: "structs.HealthCheckDefinition", fields: "HealthCheck.Check.Definition." };
-const CHECK: GoType = GoType { value: "structs.HealthCheck", fields: "HealthCheck.Check." };
+const SERVICE_TYPES: body::ServiceTypes = body::ServiceTypes {
+    kind: "structs.ServiceKind",
+    address: "structs.ServiceAddress",
+    weights: "structs.Weights",
+};
+const DEFINITION: &str = "struct { Interval interface {}; Timeout interface {}; DeregisterCriticalServiceAfter interface {}; TTL interface {}; *structs.Alias }";
 const DEREGISTRATION: GoType =
-    GoType { value: "structs.DeregisterRequest", fields: "DeregisterRequest." };
+    GoType { value: "struct { Address string; *structs.Alias }", fields: ".Alias." };
 
 const FIELDS: &[&str] = &[
     "Datacenter",
@@ -82,8 +82,12 @@ pub(crate) fn deregister(state: &mut State, call: &Call) -> Result<Reply, Refusa
             "Token",
         ])
         .map_err(decode_error)?;
-    text("Address")?;
-    let (node, service, check) = (text("Node")?, text("ServiceID")?, text("CheckID")?);
+    match given.get("Address") {
+        None | Some(Json::Text(_)) => {}
+        Some(other) => return Err(decode_error(other.field_type_error(".Address", "string"))),
+    }
+    let (node, service) = (text("Node")?, text("ServiceID")?);
+    let check = given.text_of("CheckID", "types.CheckID").map_err(decode_error)?;
     if node.is_empty() {
         return Err(Refusal::server("Must provide node"));
     }
@@ -99,6 +103,10 @@ pub(crate) fn deregister(state: &mut State, call: &Call) -> Result<Reply, Refusa
     }
     state.catalog_changed(&node);
     Ok(Reply::json(call.style, &true))
+}
+
+fn decode_error(why: String) -> Refusal {
+    decode::decode_error(with_hint(why))
 }
 
 /// Refuses a caller without the permissions: a service needs its new and its present name, a
@@ -165,14 +173,16 @@ fn check_datacenter(state: &State, name: &str) -> Result<(), Refusal> {
 
 fn read(given: &Object<'_>) -> Result<Registration, String> {
     given.check_known(FIELDS)?;
-    let node = body::node(given, "NodeMeta")?;
-    let service = match given.get("Service") {
-        Some(json) => Some(read_service(&Object::new(json, SERVICE)?)?),
-        None => None,
-    };
+    let node = body::node(given, "NodeMeta", ["types.NodeID", body::LOCALITY])?;
+    let service = given.inner("Service", "structs.NodeService")?;
+    let service = service.map(|service| read_service(&service)).transpose()?;
     let several = given.list("Checks", "structs.HealthChecks")?.unwrap_or_default();
-    let checks = given.get("Check").into_iter().chain(several);
-    let checks = checks.map(|json| read_check(&Object::new(json, CHECK)?, &node.node));
+    let one = given.get("Check").into_iter().map(|json| ("Check", json));
+    // The single check comes after the others, and counts if it has the id of one.
+    let checks = several.iter().map(|json| ("Checks", json)).chain(one);
+    let checks = checks.map(|(field, json)| {
+        read_check(&given.nested(field, json, "structs.HealthCheck")?, &node.node)
+    });
     Ok(Registration {
         checks: checks.collect::<Result<_, _>>()?,
         skip_node_update: given.flag("SkipNodeUpdate")?,
@@ -184,22 +194,26 @@ fn read(given: &Object<'_>) -> Result<Registration, String> {
 
 fn read_service(given: &Object<'_>) -> Result<Service, String> {
     given.check_known(body::SERVICE_FIELDS)?;
-    let service = body::service(given, WEIGHTS)?;
-    let weights = if service.weights.passing == 0 { Weights::default() } else { service.weights };
+    let service = body::service(given, &SERVICE_TYPES)?;
     Ok(Service {
-        weights,
+        weights: body::kept_weights(service.weights),
         id: or(service.id, &service.name),
         socket_path: given.text("SocketPath")?,
-        connect: given.get("Connect").map(Value::from),
-        locality: given.get("Locality").map(Value::from),
+        connect: connect(given)?,
+        locality: body::locality(given, body::LOCALITY)?,
         ..service
     })
+}
+
+fn connect(given: &Object<'_>) -> Result<Option<Value>, String> {
+    let Some(connect) = given.inner("Connect", body::CONNECT)? else { return Ok(None) };
+    Ok(connect.flag("Native")?.then(|| json!({"Native": true})))
 }
 
 /// `node` is the check's node if it names none.
 fn read_check(given: &Object<'_>, node: &str) -> Result<Check, String> {
     given.check_known(&[body::CHECK_FIELDS, &["Interval", "Timeout"]].concat())?;
-    let check = body::check(given, DEFINITION)?;
+    let check = body::check(given, "types.CheckID", DEFINITION)?;
     Ok(Check {
         node: or(check.node, node),
         check_id: or(check.check_id, &check.name),
@@ -215,9 +229,9 @@ fn or(text: String, default: &str) -> String {
     if text.is_empty() { default.to_owned() } else { text }
 }
 
-/// The type of a check with this definition.
+/// The type of a check with this definition. One that runs has an interval.
 fn kind_of(definition: &Definition) -> &'static str {
-    const KINDS: &[(&str, &str)] = &[
+    const RUNNING: &[(&str, &str)] = &[
         ("GRPC", "grpc"),
         ("HTTP", "http"),
         ("TCP", "tcp"),
@@ -225,12 +239,15 @@ fn kind_of(definition: &Definition) -> &'static str {
         ("H2PING", "h2ping"),
         ("OSService", "os_service"),
         ("ScriptArgs", "script"),
-        ("AliasNode", "alias"),
-        ("AliasService", "alias"),
-        ("TTL", "ttl"),
     ];
-    let has = |field: &str| definition.0.iter().any(|(name, _)| *name == field);
-    KINDS.iter().find(|(field, _)| has(field)).map_or("", |(_, kind)| kind)
+    const OTHERS: &[(&str, &str)] =
+        &[("AliasNode", "alias"), ("AliasService", "alias"), ("TTL", "ttl")];
+    let given = |field: &str| definition.0.iter().find(|(name, _)| *name == field);
+    let interval = given("Interval").and_then(|(_, text)| text.as_str());
+    let runs = interval.is_some_and(|text| !text.starts_with('-'));
+    let running = if runs { RUNNING } else { &[] };
+    let kind = running.iter().chain(OTHERS).find(|(field, _)| given(field).is_some());
+    kind.map_or("", |(_, kind)| kind)
 }
 
 /// Validates what a server validates before it writes to its log.
@@ -255,10 +272,7 @@ fn check(registration: &Registration) -> Result<(), String> {
             "Must provide service name (Service.Service) when service ID is provided".to_owned()
         );
     }
-    if service.address.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()) {
-        return Err("Invalid service address".to_owned());
-    }
-    Ok(())
+    Ok(body::check_address(&service.address)?)
 }
 
 /// Requires that the checks belong to the node, and their services exist.
@@ -271,10 +285,11 @@ fn check_references(state: &State, registration: &Registration) -> Result<(), St
                 check.node, check.check_id, node.node
             ));
         }
-        let is_new = |service: &Service| service.id.eq_ignore_ascii_case(&check.service_id);
+        // Here, unlike elsewhere, the spelling counts.
+        let is_its = |service: &Service| service.id == check.service_id;
         let is_known = check.service_id.is_empty()
-            || service.as_ref().is_some_and(is_new)
-            || state.catalog.service(&node.node, &check.service_id).is_some();
+            || service.as_ref().is_some_and(is_its)
+            || state.catalog.service(&node.node, &check.service_id).is_some_and(is_its);
         if !is_known {
             return Err(format!(
                 "Unknown service ID '{}' for check ID '{}'",

@@ -197,8 +197,17 @@ pub(crate) struct AgentService<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     connect: Option<&'a Value>,
     datacenter: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "whole_locality")]
     locality: Option<&'a Value>,
+}
+
+/// A locality as the agent shows it, also with what is empty.
+fn whole_locality<S: Serializer>(
+    locality: &Option<&Value>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let text = |name: &str| locality.and_then(|it| it.get(name)?.as_str()).unwrap_or_default();
+    json!({"Region": text("Region"), "Zone": text("Zone")}).serialize(serializer)
 }
 
 impl<'a> AgentService<'a> {

@@ -6,17 +6,18 @@ use super::registration::{check_node_name, put_node};
 use super::service_json::NodeService;
 use crate::simulate::acl::{Access, Authority, Resource};
 use crate::simulate::go;
-use crate::simulate::http::decode::{GoType, Object};
+use crate::simulate::http::decode::Object;
 use crate::simulate::http::reply::Refusal;
 use crate::simulate::store::State;
-use crate::simulate::store::catalog::{Check, Node, Service, Weights};
+use crate::simulate::store::catalog::{Check, Node, Service};
 use serde::{Serialize, Serializer};
-use std::net::IpAddr;
 
-const WEIGHTS: GoType =
-    GoType { value: "api.AgentWeights", fields: "AgentWeights.Service.Service.Weights." };
-const DEFINITION: GoType =
-    GoType { value: "api.HealthCheckDefinition", fields: "HealthCheck.Check.Check.Definition." };
+const SERVICE_TYPES: body::ServiceTypes = body::ServiceTypes {
+    kind: "api.ServiceKind",
+    address: "api.ServiceAddress",
+    weights: "api.AgentWeights",
+};
+const DEFINITION: &str = "struct { IntervalDuration interface {}; TimeoutDuration interface {}; DeregisterCriticalServiceAfterDuration interface {}; *api.Alias }";
 
 /// One operation. Its subject may be no more than an id.
 pub(crate) struct Operation {
@@ -300,12 +301,8 @@ fn complete_service(service: &mut Service) -> Result<(), String> {
             "Must provide service name (Service.Service) when service ID is provided".to_owned()
         );
     }
-    if service.address.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()) {
-        return Err("Invalid service address".to_owned());
-    }
-    if (service.weights.passing, service.weights.warning) == (0, 0) {
-        service.weights = Weights::default();
-    }
+    body::check_address(&service.address)?;
+    service.weights = body::kept_weights(service.weights);
     Ok(())
 }
 
@@ -323,17 +320,19 @@ fn read_node(given: &Object<'_>) -> Result<Node, String> {
         "PeerName",
         "Locality",
     ])?;
-    Ok(Node { modify_index: given.uint("ModifyIndex")?, ..body::node(given, "Meta")? })
+    // A transaction ignores the locality, as it does a service's.
+    let node = body::node(given, "Meta", ["string", "api.Locality"])?;
+    Ok(Node { locality: None, modify_index: given.uint("ModifyIndex")?, ..node })
 }
 
 /// A transaction ignores a service's socket, connect and locality.
 fn read_service(given: &Object<'_>) -> Result<Service, String> {
     const MORE: &[&str] = &["ContentHash", "Namespace", "Partition", "Datacenter"];
     given.check_known(&[body::SERVICE_FIELDS, MORE].concat())?;
-    body::service(given, WEIGHTS)
+    body::service(given, &SERVICE_TYPES)
 }
 
 fn read_check(given: &Object<'_>) -> Result<Check, String> {
     given.check_known(&[body::CHECK_FIELDS, &["Namespace", "Partition"]].concat())?;
-    body::check(given, DEFINITION)
+    body::check(given, "string", DEFINITION)
 }

@@ -47,7 +47,7 @@ static CHAIN: Read = Read {
         missing: !has_entries(&state.entries, &call.rest_text()),
     },
     answer,
-    headers: Headers::Catalog { cache: true, streams: false },
+    headers: Headers::Catalog { cache: true },
 };
 
 /// Whether the chain of a service depends on entries. Else the entries of other services do not wake its readers.

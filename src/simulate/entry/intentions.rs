@@ -193,7 +193,7 @@ static MATCH: Read = Read {
         }
         Ok(Reply::json(call.style, &Json::Object(found)))
     },
-    headers: Headers::Catalog { cache: true, streams: false },
+    headers: Headers::Catalog { cache: true },
     ..LIST
 };
 

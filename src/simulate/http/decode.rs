@@ -6,6 +6,7 @@ use crate::ordered;
 use crate::simulate::go;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -56,6 +57,11 @@ impl Json {
         }
     }
 
+    fn text_items(&self, field: &str) -> Result<Vec<String>, String> {
+        let items = self.list(field, "[]string")?.iter();
+        items.map(|item| item.text(field, "string")).collect()
+    }
+
     /// The error of a value that does not fit Go type `go_type`.
     pub fn value_type_error(&self, go_type: &str) -> String {
         format!("json: cannot unmarshal {} into Go value of type {go_type}", self.kind())
@@ -83,6 +89,19 @@ impl From<&Json> for serde_json::Value {
     }
 }
 
+const IN_KEY: &str = "looking for beginning of object key string";
+
+/// Where a wrong character is, as the reader here and as Go's decoder say it.
+const SYNTAX_ERRORS: &[(&str, &str)] = &[
+    ("key must be a string", IN_KEY),
+    ("trailing comma", "looking for beginning of value"),
+    ("expected `:`", "after object key"),
+    ("expected `,` or `}`", "after object key:value pair"),
+    ("expected `,` or `]`", "after array element"),
+    ("control character", "in string literal"),
+    ("invalid escape", "in string escape code"),
+];
+
 fn syntax_error(text: &str, error: &serde_json::Error) -> String {
     if text.trim().is_empty() {
         return "EOF".to_owned();
@@ -92,7 +111,20 @@ fn syntax_error(text: &str, error: &serde_json::Error) -> String {
     }
     let line = text.split('\n').nth(error.line().saturating_sub(1)).unwrap_or("");
     let wrong = line.as_bytes().get(error.column().saturating_sub(1)).copied().unwrap_or(b' ');
-    format!("invalid character '{}' looking for beginning of value", char::from(wrong))
+    let wrong = match wrong {
+        b'\'' => "\\'".to_owned(),
+        b'"' => "\"".to_owned(),
+        other => go::quoted(char::from(other).to_string()).trim_matches('"').to_owned(),
+    };
+    let why = error.to_string();
+    let place = SYNTAX_ERRORS.iter().find(|(own, _)| why.starts_with(own));
+    let place = match place {
+        // A comma that is followed by the end of its object, not of its list.
+        Some(("trailing comma", _)) if wrong == "}" => IN_KEY,
+        Some((_, place)) => place,
+        None => "looking for beginning of value",
+    };
+    format!("invalid character '{wrong}' {place}")
 }
 
 impl<'de> Deserialize<'de> for Json {
@@ -161,10 +193,15 @@ pub(crate) struct GoType {
     pub fields: &'static str,
 }
 
+/// A map of lists of strings, which may be null.
+pub(crate) type TextLists = BTreeMap<String, Option<Vec<String>>>;
+
 /// A JSON object whose fields are read by the rules of Go's decoder.
 pub(crate) struct Object<'a> {
     members: &'a [(String, Json)],
-    fields: &'static str,
+    fields: Cow<'static, str>,
+    /// Whether errors name the type around a decoder of its own, and not the innermost one.
+    in_own_decoder: bool,
 }
 
 impl<'a> Object<'a> {
@@ -175,12 +212,34 @@ impl<'a> Object<'a> {
             Json::Null => &[],
             other => return Err(other.value_type_error(go_type.value)),
         };
-        Ok(Self { members, fields: go_type.fields })
+        Ok(Self { members, fields: go_type.fields.into(), in_own_decoder: false })
     }
 
     /// The object with these members, whose fields are called `fields` and their name in errors.
     pub fn of_members(members: &'a [(String, Json)], fields: &'static str) -> Self {
-        Self { members, fields }
+        Self { members, fields: fields.into(), in_own_decoder: false }
+    }
+
+    /// The object in a field, or in an item or a member of it; null is an empty one. A Go type
+    /// without a name has a decoder of its own, in which its fields are those of an `Alias`.
+    pub fn nested(&self, name: &str, json: &'a Json, go_type: &str) -> Result<Object<'a>, String> {
+        let members = match json {
+            Json::Object(members) => members.as_slice(),
+            Json::Null => &[],
+            other => return Err(other.field_type_error(&self.path(name), go_type)),
+        };
+        let (around, path) = self.fields.split_once('.').unwrap_or_default();
+        let is_nameless = go_type.starts_with("struct ");
+        let own = go_type.rsplit_once('.').map_or(go_type, |(_, own)| own);
+        let own = if is_nameless || self.in_own_decoder { around } else { own };
+        let alias = if is_nameless { "Alias." } else { "" };
+        let fields = format!("{own}.{path}{name}.{alias}").into();
+        Ok(Object { members, fields, in_own_decoder: self.in_own_decoder || is_nameless })
+    }
+
+    /// As [`Object::nested`]; `None` if the field is null or absent.
+    pub fn inner(&self, name: &str, go_type: &str) -> Result<Option<Object<'a>>, String> {
+        self.get(name).map(|json| self.nested(name, json, go_type)).transpose()
     }
 
     /// The object of a request's body, or the error that most endpoints return.
@@ -195,11 +254,6 @@ impl<'a> Object<'a> {
             Some((name, _)) => Err(format!("json: unknown field {}", go::quoted(name))),
             None => Ok(()),
         }
-    }
-
-    /// Whether there are no fields but null ones.
-    pub fn is_empty(&self) -> bool {
-        self.members.iter().all(|(_, value)| *value == Json::Null)
     }
 
     /// Whether the field is present, even as null.
@@ -221,10 +275,29 @@ impl<'a> Object<'a> {
         format!("{}{name}", self.fields)
     }
 
+    /// Whether every field has the zero value of its type. A duration is a text or a number, and
+    /// anything else says nothing of it.
+    pub fn is_zero(&self, is_time: impl Fn(&str) -> bool) -> bool {
+        self.members.iter().all(|(name, value)| match (value, is_time(name)) {
+            (Json::Null | Json::Bool(false), _) => true,
+            (Json::Text(text), true) => go::duration(text) == Ok(0),
+            (Json::Text(text), false) => text.is_empty(),
+            (Json::Number(number), is_time) => {
+                number.as_f64().is_some_and(|it| it == 0.0 || is_time && it.abs() < 1.0)
+            }
+            (Json::Bool(true) | Json::List(_) | Json::Object(_), is_time) => is_time,
+        })
+    }
+
     /// A string; empty if absent.
     pub fn text(&self, name: &str) -> Result<String, String> {
+        self.text_of(name, "string")
+    }
+
+    /// A string of a Go type of its own; empty if absent.
+    pub fn text_of(&self, name: &str, go_type: &str) -> Result<String, String> {
         match self.get(name) {
-            Some(value) => value.text(&self.path(name), "string"),
+            Some(value) => value.text(&self.path(name), go_type),
             None => Ok(String::new()),
         }
     }
@@ -270,10 +343,18 @@ impl<'a> Object<'a> {
 
     /// A list of strings; `None` if absent.
     pub fn texts(&self, name: &str) -> Result<Option<Vec<String>>, String> {
-        let Some(value) = self.get(name) else { return Ok(None) };
+        self.get(name).map(|value| value.text_items(&self.path(name))).transpose()
+    }
+
+    /// A map of lists of strings, which may be null; `None` if absent.
+    pub fn text_lists(&self, name: &str) -> Result<Option<TextLists>, String> {
+        let Some(members) = self.object(name, "map[string][]string")? else { return Ok(None) };
         let path = self.path(name);
-        let items = value.list(&path, "[]string")?;
-        items.iter().map(|item| item.text(&path, "string")).collect::<Result<_, _>>().map(Some)
+        let read = |(name, value): &(String, Json)| {
+            let list = (*value != Json::Null).then(|| value.text_items(&path)).transpose()?;
+            Ok((name.clone(), list))
+        };
+        ordered::try_map(members.iter().map(read)).map(Some)
     }
 
     /// A list; `None` if absent.
@@ -307,6 +388,14 @@ impl<'a> Object<'a> {
 /// The reply to a body that cannot be read.
 pub(crate) fn decode_error(why: String) -> Refusal {
     Refusal::bad(format!("Request decode failed: {why}"))
+}
+
+/// The error of an unknown field, with a hint if only Consul Enterprise has it. Some endpoints give it.
+pub(crate) fn with_hint(mut why: String) -> String {
+    if why == "json: unknown field \"Namespace\"" {
+        why += " - Namespaces are a Consul Enterprise feature";
+    }
+    why
 }
 
 /// The JSON of a required body.

@@ -20,6 +20,8 @@ pub(crate) enum Kind {
     Texts,
     /// A map of strings; null if absent.
     TextMap,
+    /// A map of lists of strings; null if absent.
+    TextLists,
     Object(&'static Fields),
     /// A list of objects; null if absent. The text is Go's name of the list's type.
     Objects(&'static Fields, &'static str),
@@ -40,7 +42,7 @@ impl Fields {
 }
 
 impl Kind {
-    fn read(self, given: &Object<'_>, name: &str) -> Result<Json, String> {
+    pub fn read(self, given: &Object<'_>, name: &str) -> Result<Json, String> {
         let texts = |list: Vec<String>| Json::List(list.into_iter().map(Json::Text).collect());
         Ok(match self {
             Kind::Text => Json::Text(given.text(name)?),
@@ -49,6 +51,10 @@ impl Kind {
             Kind::Texts => given.texts(name)?.map_or(Json::Null, texts),
             Kind::TextMap => given.text_map(name)?.map_or(Json::Null, |map| {
                 Json::Object(map.into_iter().map(|(name, text)| (name, Json::Text(text))).collect())
+            }),
+            Kind::TextLists => given.text_lists(name)?.map_or(Json::Null, |map| {
+                let list = |list: Option<Vec<String>>| list.map_or(Json::Null, texts);
+                Json::Object(map.into_iter().map(|(name, given)| (name, list(given))).collect())
             }),
             Kind::Object(fields) => {
                 given.object(name, fields.go_type.value)?;

@@ -233,7 +233,7 @@ async fn dispatch(agent: &Agent, handler: &Handler, call: &mut Call) -> Result<R
             }
         }
         Handler::Hashed(read) => {
-            let options = ReadOptions::parse(call, settings)?;
+            let options = ReadOptions::waiting(call, settings)?;
             check_enterprise(call)?;
             agent.read_hashed(read, call, &options).await
         }
@@ -250,7 +250,8 @@ fn check_enterprise(call: &Call) -> Result<(), Refusal> {
     let of_nodes = ["catalog_nodes", "coordinate_nodes", "coordinate_node"];
     let endpoint = call.endpoint;
     let namespace = || takes(endpoint, "ns") && !of_nodes.contains(&endpoint.name);
-    let partition = || takes(endpoint, "partition") || endpoint.name == "agent_members";
+    let of_members = ["agent_members", "agent_force_leave"];
+    let partition = || takes(endpoint, "partition") || of_members.contains(&endpoint.name);
     let features: [(_, _, _, &dyn Fn() -> bool); 2] = [
         ("ns", "X-Consul-Namespace", "Namespaces", &namespace),
         ("partition", "X-Consul-Partition", "Partitions", &partition),

@@ -6,7 +6,7 @@ use crate::simulate::acl::{Access, Resource};
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
 use crate::simulate::filter::schema::{self, Schema};
 use crate::simulate::go;
-use crate::simulate::http::decode::{GoType, Json, Object};
+use crate::simulate::http::decode::{GoType, Json, Object, with_hint};
 use crate::simulate::http::handler::{Handler, Route};
 use crate::simulate::http::reply::{Refusal, Reply};
 use crate::simulate::http::request::Call;
@@ -221,7 +221,7 @@ fn decode(call: &Call) -> Result<Given, Refusal> {
             config: given.object("Config", "map[string]interface {}")?.unwrap_or(&[]).to_vec(),
         })
     };
-    read().map_err(|why| Refusal::bad(format!("AuthMethod decoding failed: {why}")))
+    read().map_err(|why| Refusal::bad(format!("AuthMethod decoding failed: {}", with_hint(why))))
 }
 
 fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
@@ -299,7 +299,7 @@ fn write(state: &mut State, call: &Call, mut given: Given) -> Result<Reply, Refu
 
 fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let name = call.required_rest(MISSING)?;
-    state.authority(call).check(Resource::Acl, "", Access::Write)?;
+    super::super::check_delete(state, call, "auth method")?;
     if state.acl.logins.methods.remove(&name).is_none() {
         return Err(Refusal::unknown("Cannot find auth method to delete"));
     }

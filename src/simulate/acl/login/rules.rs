@@ -7,7 +7,7 @@ use crate::simulate::blocking::{Headers, Read, ResultIndex};
 use crate::simulate::filter::Filter;
 use crate::simulate::filter::schema::Schema;
 use crate::simulate::go;
-use crate::simulate::http::decode::{GoType, Json, Object};
+use crate::simulate::http::decode::{GoType, Json, Object, with_hint};
 use crate::simulate::http::handler::{Handler, Route};
 use crate::simulate::http::reply::{Refusal, Reply};
 use crate::simulate::http::request::Call;
@@ -205,8 +205,8 @@ fn decode(call: &Call, id: &str) -> Result<Given, Refusal> {
             bind_name: given.text("BindName")?,
         })
     };
-    let given =
-        read().map_err(|why| Refusal::bad(format!("BindingRule decoding failed: {why}")))?;
+    let given = read()
+        .map_err(|why| Refusal::bad(format!("BindingRule decoding failed: {}", with_hint(why))))?;
     match given.id.is_empty() || given.id == id {
         true => Ok(given),
         false => Err(Refusal::bad("BindingRule ID in URL and payload do not match")),
@@ -309,7 +309,7 @@ fn write(
 
 fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let id = call.required_rest(MISSING)?;
-    state.authority(call).check(Resource::Acl, "", Access::Write)?;
+    super::super::check_delete(state, call, "binding rule")?;
     check_lookup("binding rule", &id)?;
     if state.acl.logins.rules.remove(&id).is_none() {
         return Err(Refusal::unknown("Cannot find binding rule to delete"));

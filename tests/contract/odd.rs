@@ -1,0 +1,294 @@
+//! What Consul says of members and parameters that no sound client sends.
+
+use crate::target::{T, args, behaviours, text};
+use consul_ffi::simulate::acl::DefaultPolicy;
+use serde_json::{Value, json};
+
+behaviours![
+    a_nested_field_of_a_wrong_type_is_named_with_its_path,
+    unknown_members_of_nested_fields_are_refused,
+    broken_json_is_refused_with_the_place_of_the_mistake,
+    a_negative_ttl_of_a_services_check_is_refused,
+    an_empty_check_in_a_list_is_refused,
+    weights_are_checked_before_metadata,
+    the_catalog_keeps_no_invalid_weights,
+    a_zone_needs_a_region,
+    addresses_of_all_of_a_host_are_refused_as_they_are_written,
+    the_agents_own_service_is_read_with_any_consistency,
+    a_wrong_filter_of_ingress_instances_has_no_index,
+    identities_of_tokens_have_names_and_datacenters,
+    a_token_expires_in_the_future,
+    a_policys_name_has_a_length,
+];
+
+const SERVICE: &str = "/v1/agent/service/register";
+const CATALOG: &str = "/v1/catalog/register";
+
+/// The status and text of the answer to a body.
+async fn put(t: &T, target: &str, body: &Value) -> (u16, String) {
+    let answer = t.raw("PUT", target, &body.to_string()).await;
+    (answer.status, answer.body)
+}
+
+/// Fails if a service with these members is not refused with this text. The texts of Go's decoder are
+/// others on 1.8.
+async fn refused(t: &T, target: &str, body: Value, why: &str) {
+    let (status, said) = put(t, target, &body).await;
+    let expected = if why.starts_with("json: ") || why.starts_with("invalid character") {
+        format!("Request decode failed: {why}")
+    } else {
+        why.to_owned()
+    };
+    let is_same = said == expected || t.is_1_8("texts of wrong bodies are shorter");
+    assert!(status >= 400 && is_same, "{body}: {status} {said}");
+}
+
+async fn a_nested_field_of_a_wrong_type_is_named_with_its_path(t: T) {
+    if t.is_1_8("a place has no locality, and fields have no path") {
+        return;
+    }
+    for (field, value, go) in [
+        (
+            "Weights",
+            json!(true),
+            "bool into Go struct field .Alias.Weights of type structs.Weights",
+        ),
+        (
+            "Weights",
+            json!({"Passing": "x"}),
+            "string into Go struct field Weights.Alias.Weights.Passing of type int",
+        ),
+        (
+            "TaggedAddresses",
+            json!({"lan": 1}),
+            "number into Go struct field .Alias.TaggedAddresses of type structs.ServiceAddress",
+        ),
+        (
+            "TaggedAddresses",
+            json!({"lan": {"Port": []}}),
+            "array into Go struct field ServiceAddress.Alias.TaggedAddresses.Port of type int",
+        ),
+        (
+            "Locality",
+            json!({"Zone": 1}),
+            "number into Go struct field Locality.Alias.Locality.Zone of type string",
+        ),
+        ("Kind", json!({}), "object into Go struct field .Alias.Kind of type structs.ServiceKind"),
+        ("Token", json!(1), "number into Go struct field .Alias.Token of type string"),
+        (
+            "Check",
+            json!({"CheckID": 1}),
+            "number into Go struct field .Alias.Check.Alias.CheckID of type types.CheckID",
+        ),
+        (
+            "Checks",
+            json!([{"Header": {"a": [1]}}]),
+            "number into Go struct field .Alias.Checks.Alias.Header of type string",
+        ),
+    ] {
+        let body = json!({"Name": t.name("s"), field: value});
+        refused(&t, SERVICE, body, &format!("json: cannot unmarshal {go}")).await;
+    }
+    for (body, go) in [
+        (json!({"ID": 1}), "number into Go struct field RegisterRequest.ID of type types.NodeID"),
+        (
+            json!({"Service": 1}),
+            "number into Go struct field RegisterRequest.Service of type structs.NodeService",
+        ),
+        (
+            json!({"Service": {"Weights": {"Passing": "x"}}}),
+            "string into Go struct field Weights.Service.Weights.Passing of type int",
+        ),
+        (
+            json!({"Checks": [{"Name": 1}]}),
+            "number into Go struct field HealthCheck.Checks.Name of type string",
+        ),
+        (
+            json!({"Check": {"Definition": {"HTTP": 1}}}),
+            "number into Go struct field HealthCheck.Check.Definition.Alias.HTTP of type string",
+        ),
+    ] {
+        refused(&t, CATALOG, body, &format!("json: cannot unmarshal {go}")).await;
+    }
+}
+
+async fn unknown_members_of_nested_fields_are_refused(t: T) {
+    for (field, value) in [
+        ("Weights", json!({"Passing": 1, "Odd": 1})),
+        ("TaggedAddresses", json!({"lan": {"Odd": 1}})),
+        ("Check", json!({"Odd": 1})),
+    ] {
+        let service = json!({"Name": t.name("s"), field: value});
+        refused(&t, SERVICE, service, "json: unknown field \"Odd\"").await;
+    }
+}
+
+async fn broken_json_is_refused_with_the_place_of_the_mistake(t: T) {
+    for (body, why) in [
+        ("{'Name'", "'\\'' looking for beginning of object key string"),
+        (r#"{"Name":"a",}"#, "'}' looking for beginning of object key string"),
+        (r#"{"Name" "a"}"#, "'\"' after object key"),
+        (r#"{"Name":"a" "b"}"#, "'\"' after object key:value pair"),
+        (r#"{"Tags":["a" "b"]}"#, "'\"' after array element"),
+    ] {
+        let answer = t.raw("PUT", SERVICE, body).await;
+        let expected = format!("Request decode failed: invalid character {why}");
+        assert_eq!((answer.status, answer.body), (400, expected), "{body}");
+    }
+}
+
+async fn a_negative_ttl_of_a_services_check_is_refused(t: T) {
+    for check in [json!({"TTL": "-1s"}), json!({"TTL": -1}), json!({"Interval": "-5s"})] {
+        let body = json!({"Name": t.name("s"), "Check": check});
+        refused(&t, SERVICE, body, "Invalid check: TTL must be > 0 for TTL checks").await;
+    }
+}
+
+async fn an_empty_check_in_a_list_is_refused(t: T) {
+    let body = json!({"Name": t.name("s"), "Checks": [{}]});
+    refused(&t, SERVICE, body, "Invalid check: TTL must be > 0 for TTL checks").await;
+}
+
+async fn weights_are_checked_before_metadata(t: T) {
+    let body = json!({"Name": t.name("s"), "Weights": {"Passing": 0}, "Meta": {"a b": "c"}});
+    refused(&t, SERVICE, body, "Invalid Weights: Passing must be greater than 0").await;
+}
+
+async fn the_catalog_keeps_no_invalid_weights(t: T) {
+    if t.is_1_8("the catalog keeps invalid weights") {
+        return;
+    }
+    let (node, service) = (t.name("n"), t.name("s"));
+    for (given, kept) in [
+        (json!({"Passing": -1, "Warning": 2}), (1, 1)),
+        (json!({"Passing": 2, "Warning": -1}), (1, 1)),
+        (json!({"Passing": 2, "Warning": 65_536}), (1, 1)),
+        (json!({"Passing": 2}), (2, 0)),
+    ] {
+        let own = json!({"Service": service, "Weights": given});
+        let body = json!({"Node": node, "Address": "10.0.0.1", "Service": own});
+        assert_eq!(put(&t, CATALOG, &body).await.0, 200);
+        let set = json!([{"Service": {"Verb": "set", "Node": node, "Service": own}}]);
+        for is_set_again in [false, true] {
+            if is_set_again {
+                assert_eq!(put(&t, "/v1/txn", &set).await.0, 200);
+            }
+            let found = t.raw("GET", &format!("/v1/catalog/service/{service}"), "").await;
+            let found: Value = serde_json::from_str(&found.body).unwrap();
+            let weights = json!({"Passing": kept.0, "Warning": kept.1});
+            assert_eq!(found[0]["ServiceWeights"], weights, "{given}");
+        }
+    }
+    put(&t, "/v1/catalog/deregister", &json!({"Node": node})).await;
+}
+
+async fn a_zone_needs_a_region(t: T) {
+    if t.is_1_8("a place has no locality") {
+        return;
+    }
+    let why = "1 error occurred:\n\t* zone cannot be set without region";
+    let place = json!({"Zone": "z"});
+    let service = json!({"Name": t.name("s"), "Locality": place});
+    refused(&t, SERVICE, service, &format!("Validation failed: {why}")).await;
+    let service = json!({"Service": t.name("s"), "Locality": place});
+    let body = json!({"Node": t.name("n"), "Address": "10.0.0.1", "Service": service});
+    refused(&t, CATALOG, body, why).await;
+    let service = json!({"Name": t.name("s"), "Locality": {"region": "r"}});
+    assert_eq!(put(&t, SERVICE, &service).await.0, 200);
+    let found = t.raw("GET", &format!("/v1/agent/service/{}", t.name("s")), "").await;
+    let found: Value = serde_json::from_str(&found.body).unwrap();
+    assert_eq!(found["Locality"], json!({"Region": "r", "Zone": ""}));
+    t.ok("agent_service_deregister", args![t.name("s")]).await;
+}
+
+async fn addresses_of_all_of_a_host_are_refused_as_they_are_written(t: T) {
+    for address in ["0.0.0.0", "::", "[::]"] {
+        let body = json!({"Name": t.name("s"), "Address": address});
+        refused(&t, SERVICE, body, "Invalid service address").await;
+    }
+    let body = json!({"Name": t.name("s"), "Address": "0:0:0:0:0:0:0:0"});
+    assert_eq!(put(&t, SERVICE, &body).await, (200, String::new()));
+    t.ok("agent_service_deregister", args![t.name("s")]).await;
+}
+
+async fn the_agents_own_service_is_read_with_any_consistency(t: T) {
+    let target = format!("/v1/agent/service/{}", t.name("none"));
+    for query in ["stale&consistent", "max_stale=x", "cached&consistent"] {
+        assert_eq!(t.raw("GET", &format!("{target}?{query}"), "").await.status, 404, "{query}");
+    }
+    for query in ["wait=x", "index=x"] {
+        assert_eq!(t.raw("GET", &format!("{target}?{query}"), "").await.status, 400, "{query}");
+    }
+}
+
+async fn a_wrong_filter_of_ingress_instances_has_no_index(t: T) {
+    let answer = t.raw("GET", "/v1/health/ingress/none?filter=x", "").await;
+    let has_index = answer.header("x-consul-index").is_some();
+    let is_right = !has_index || t.is_1_8("a wrong filter of ingress instances has an index");
+    assert!(answer.status == 500 && is_right, "{:?}", answer.headers);
+}
+
+/// The answer to a body that needs the management token.
+async fn put_as_manager(t: &T, target: &str, body: &Value) -> (u16, String) {
+    let own = t.value("acl_token_self", args![]).await;
+    put(t, &format!("{target}?token={}", text(&own, "SecretID")), body).await
+}
+
+async fn identities_of_tokens_have_names_and_datacenters(t: T) {
+    if t.is_1_8("identities of nodes are not known") {
+        return;
+    }
+    let t = t.with_acls(DefaultPolicy::Deny);
+    const ALLOWED: &str = "Only lowercase alphanumeric characters, '-' and '_' are allowed";
+    for (body, why) in [
+        (
+            json!({"ServiceIdentities": [{"ServiceName": "-1"}]}),
+            format!("Service identity \"-1\" has an invalid name. {ALLOWED}"),
+        ),
+        (
+            json!({"Local": true, "ServiceIdentities": [{"ServiceName": "a", "Datacenters": ["dc1"]}]}),
+            "Service identity \"a\" cannot specify a list of datacenters on a local token"
+                .to_owned(),
+        ),
+        (
+            json!({"NodeIdentities": [{"NodeName": "A", "Datacenter": "dc1"}]}),
+            format!("Node identity has an invalid name. {ALLOWED}"),
+        ),
+        (
+            json!({"NodeIdentities": [{"NodeName": "a"}]}),
+            "Node identity is missing the datacenter field on this token".to_owned(),
+        ),
+    ] {
+        assert_eq!(put_as_manager(&t, "/v1/acl/token", &body).await, (500, why));
+    }
+    let body = json!({"Policies": [{"Odd": 1}]});
+    let why = "Token decoding failed: json: unknown field \"Odd\"";
+    assert_eq!(put_as_manager(&t, "/v1/acl/token", &body).await, (400, why.to_owned()));
+    let body = json!({"Name": "a", "Policies": [1]});
+    let why = "Role decoding failed: json: cannot unmarshal number into Go struct field \
+               .Alias.Policies of type structs.ACLRolePolicyLink";
+    assert_eq!(put_as_manager(&t, "/v1/acl/role", &body).await, (400, why.to_owned()));
+}
+
+async fn a_token_expires_in_the_future(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let body = json!({"ExpirationTTL": "-0.5h"});
+    let (status, said) = put_as_manager(&t, "/v1/acl/token", &body).await;
+    assert_eq!((status, said.as_str()), (500, "Token Expiration TTL '-30m0s' should be > 0"));
+    let body = json!({"ExpirationTTL": ""});
+    assert_eq!(put_as_manager(&t, "/v1/acl/token", &body).await.0, 400);
+}
+
+async fn a_policys_name_has_a_length(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let body = json!({"Name": "n".repeat(129)});
+    let (status, said) = put_as_manager(&t, "/v1/acl/policy", &body).await;
+    let why = "Invalid Policy: invalid Name. Length must be greater than 0 and less than 128";
+    assert!(status == 500 && (said == why || t.is_1_8("the text names the characters")), "{said}");
+    // A rule of an empty text says nothing, and no datacenters are none.
+    let body = json!({"Name": t.name("p"), "Rules": "acl = \"\"", "Datacenters": []});
+    if !t.is_1_8("an empty rule is refused") {
+        let (status, said) = put_as_manager(&t, "/v1/acl/policy", &body).await;
+        assert!(status == 200 && !said.contains("Datacenters"), "{said}");
+    }
+}
