@@ -7,7 +7,7 @@
 #
 #   api       the tests of HashiCorp's Go client on Consul 1.21 and on consul-sim (some minutes)
 #   commands  142 commands of Consul's command line, on Consul 1.21 and on consul-sim
-#   random    5,000 sequences of random requests, simulated and on a real Consul (SEQUENCES)
+#   random    5,000 sequences of random requests of each kind (sound, odd, odd with ACLs), simulated and on a real Consul (SEQUENCES)
 #   fuzz      10 minutes of random requests, valid and malformed, simulated (FUZZ_SECONDS)
 #   locks     20,000 histories of locks under faults (SEEDS)
 #   clusters  20,000 histories of clusters under faults (SEEDS), and one of 1,000 nodes (NODES)

@@ -6,16 +6,17 @@ use serde_json::{Value, json};
 pub struct Step {
     pub method: &'static str,
     pub target: String,
+    pub headers: Vec<(&'static str, String)>,
     pub body: String,
 }
 
 pub const SERVICES: &[&str] = &["web", "db"];
 pub const NODES: &[&str] = &["ext1", "ext2"];
-const STATUSES: &[&str] = &["passing", "warning", "critical"];
+pub const STATUSES: &[&str] = &["passing", "warning", "critical"];
 
 impl Step {
     pub fn new(method: &'static str, target: String, body: &str) -> Step {
-        Step { method, target, body: body.to_owned() }
+        Step { method, target, headers: Vec::new(), body: body.to_owned() }
     }
 
     pub fn get(target: &str) -> Step {
@@ -251,6 +252,6 @@ impl Step {
     }
 }
 
-fn pick<'a>(rng: &mut fastrand::Rng, from: &[&'a str]) -> &'a str {
+pub fn pick<'a>(rng: &mut fastrand::Rng, from: &[&'a str]) -> &'a str {
     from[rng.usize(..from.len())]
 }
