@@ -46,6 +46,8 @@ pub fn trials() -> Trials {
     let missing = missing || consul::is_missing("1.21", what);
     let name = "malformed_requests_get_the_same_status [1.21]";
     trials.add_unless(missing, name, malformed_requests_get_the_same_status);
+    let name = "the_limits_of_a_request_are_documented [1.21]";
+    trials.add_unless(missing, name, the_limits_of_a_request_are_documented);
     let name = "too_many_connections_get_the_same_answer [1.21]";
     trials.add_unless(missing, name, too_many_connections);
     trials
@@ -258,6 +260,12 @@ fn malformed_requests_get_the_same_status() -> Outcome {
         ("a control character", request("GET", "/v1/kv/\u{1}", "", "")),
         ("letters beyond ASCII", request("GET", "/v1/kv/\u{e4}", "", "")),
         ("a long path", request("GET", &format!("/v1/kv/{}", "a".repeat(60_000)), "", "")),
+        (
+            "nearly the longest path",
+            request("GET", &format!("/v1/kv/{}", "a".repeat(65_500)), "", ""),
+        ),
+        ("many headers", get(&"X-A: b\r\n".repeat(900))),
+        ("escaped angle brackets", request("GET", "/v1/kv/%3Ca%3E", "", "")),
         ("a header without a colon", get("nonsense\r\n")),
         ("a header with a space before it", get("X-A : b\r\n")),
         ("a zero in a header", get("X-A: \0\r\n")),
@@ -300,6 +308,31 @@ fn malformed_requests_get_the_same_status() -> Outcome {
         served.answers()?;
     }
     if different.is_empty() { Ok(()) } else { Err(different.join("\n").into()) }
+}
+
+/// What Consul takes and `consul-sim` does not.
+fn the_limits_of_a_request_are_documented() -> Outcome {
+    const SAID: &str = "Keys are up to 65,534 characters long in a request's path, `<` and `>` in a path must be \
+                        written as `%3C` and `%3E`, and a request may have up to 1,000 headers.";
+    let page = include_str!("../../docs/consul-sim.md");
+    let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
+    if !page.contains(SAID) {
+        return Err("docs/consul-sim.md does not say so".into());
+    }
+    let real = RealConsul::start("1.21")?;
+    let real: SocketAddr = real_address(&real)?;
+    let served = Served::start()?;
+    for (what, bytes, status) in [
+        ("a long key", request("GET", &format!("/v1/kv/{}", "a".repeat(65_535)), "", ""), 414),
+        ("angle brackets", request("GET", "/v1/kv/<a>", "", ""), 400),
+        ("more headers", get(&"X-A: b\r\n".repeat(1_100)), 431),
+    ] {
+        let [ours, theirs] = [talk(served.address, &bytes)?, talk(real, &bytes)?];
+        if ours.statuses != [status] || !matches!(theirs.statuses[..], [200] | [404]) {
+            return Err(format!("{what}: {ours:?}, on 1.21 {theirs:?}").into());
+        }
+    }
+    Ok(())
 }
 
 fn real_address(real: &RealConsul) -> Result<SocketAddr, Failed> {

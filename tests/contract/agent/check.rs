@@ -1,7 +1,10 @@
 //! Checks that the agent runs itself.
 
-use crate::target::{T, args, behaviours, list, table, text};
+use crate::target::{T, args, behaviours, list, pause, table, text};
 use consul_ffi::wire::value::Value;
+use futures_util::future::select;
+use std::pin::pin;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -14,6 +17,7 @@ behaviours![
     the_first_result_counts_at_once,
     an_alias_fails_with_its_service,
     an_alias_of_an_unknown_service_is_critical,
+    an_alias_of_a_node_follows_its_checks,
 ];
 
 /// Registers a check of a new service: a failing check of the node would make the services of
@@ -169,4 +173,27 @@ async fn an_alias_of_an_unknown_service_is_critical(t: T) {
     let why = format!("Service {} could not be found", t.name("none"));
     becomes(&t, "c", "critical", &why).await;
     deregister(&t, "c").await;
+}
+
+async fn an_alias_of_a_node_follows_its_checks(t: T) {
+    let node = t.name("n");
+    let put = |status: &'static str| {
+        let check = table! {"Name" = "c", "Status" = status, "Output" = "why"};
+        let body = table! {"Node" = node.as_str(), "Address" = "10.0.0.1", "Check" = check};
+        t.ok("catalog_register", args![body])
+    };
+    put("passing").await;
+    register(&t, "c", table! {"AliasNode" = node.as_str()}).await;
+    becomes(&t, "c", "passing", "All checks passing.").await;
+    put("critical").await;
+    becomes(&t, "c", "critical", "Aliased check \"c\" failing: why").await;
+    // A real agent ends the check with the next change of the node.
+    let changes = async {
+        for status in ["passing", "critical"].into_iter().cycle() {
+            put(status).await;
+            pause(Duration::from_millis(50)).await;
+        }
+    };
+    select(pin!(deregister(&t, "c")), pin!(changes)).await;
+    t.ok("catalog_deregister", args![table! {"Node" = node.as_str()}]).await;
 }
