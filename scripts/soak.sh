@@ -193,9 +193,9 @@ step_archive() {
     local source=$folder/archive
     mkdir "$source"
     git archive HEAD | tar -x -C "$source" || return
-    # The dependencies are those of this checkout.
+    # Not the build folder of this checkout: cargo would take what was built from one of them for the other's.
     # shellcheck disable=SC2086 # a list of steps
-    CARGO_TARGET_DIR=$(realpath "${CARGO_TARGET_DIR:-target}") run "$source/scripts/test.sh" ${STEPS:-}
+    CARGO_TARGET_DIR=$source/target run "$source/scripts/test.sh" ${STEPS:-}
 }
 
 # build_release COMMIT FOLDER: builds the module of a commit there, unless it has been built.

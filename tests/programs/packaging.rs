@@ -160,10 +160,14 @@ fn each_build_for_another_engine_is_refused_with_the_command_to_build_it() {
     }
 }
 
-/// Packs the rock of an engine, as `make rocks` does, and returns its path.
+/// Packs the rock of an engine, as `make rocks` does, and returns its path. Of Lua 5.3 `make test` has a build that is not
+/// optimised.
 fn rock(flavour: &str) -> PathBuf {
     let mut script = Command::new("scripts/rocks.sh");
     outside_cargo(script.arg(flavour)).current_dir(root()).env("CARGO_NET_OFFLINE", "true");
+    if !built_engines().iter().any(|engine| engine.2 == flavour) {
+        script.env("QUICK", "1");
+    }
     let said = run(&mut script).expect(flavour);
     let line = said.lines().find(|line| line.contains(", needs GLIBC_2.")).expect(&said);
     root().join(line.split_once(": ").expect("a path and its size").0)
@@ -195,8 +199,7 @@ fn bare(command: &Command) -> Result<String, String> {
 /// Also: the rocks of two engines in one tree are apart, so that removing one leaves the other whole.
 fn rocks_need_no_rust_no_compiler_and_no_network() {
     let tree = fresh("bare");
-    let engines = built_engines();
-    for (engine, version, flavour, _) in engines.iter().filter(|engine| engine.2 != "5.1") {
+    for (engine, version, flavour, _) in ENGINES.iter().filter(|engine| engine.2 != "5.1") {
         let rock = rock(flavour);
         bare(luarocks(version, &tree, Path::new("/")).arg("install").arg(rock)).expect(engine);
         let mut shown = Command::new(engine);
