@@ -14,8 +14,6 @@ use crate::wire::api::{agent, connect as wire};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
-#[cfg(not(feature = "server"))]
-use serde_json::json;
 #[cfg(feature = "server")]
 use {
     super::authority::{Authority, Leaf},
@@ -24,6 +22,8 @@ use {
     std::sync::Arc,
     url::Url,
 };
+#[cfg(not(feature = "server"))]
+use {serde_json::json, std::sync::LazyLock};
 
 pub(super) static ROUTES: &[Route] = &[
     Route(&wire::CA_ROOTS, Handler::Read(&ROOTS)),
@@ -152,8 +152,8 @@ pub(super) struct Root {
 
 /// The root of the module's agent, which has signed nothing and is valid until 2126.
 #[cfg(not(feature = "server"))]
-fn known_roots(_: &State) -> Result<[Root; 1], Refusal> {
-    Ok([Root {
+static ROOT: LazyLock<[Root; 1]> = LazyLock::new(|| {
+    [Root {
         serial: 7,
         id: "a2:10:43:42:b2:0a:77:78:38:35:7a:c1:38:af:81:25:5c:82:2a:0a".into(),
         signing_key_id: "81:d3:ed:a0:15:68:64:49:fb:13:13:7c:ec:36:42:aa:80:34:ad:b5".into(),
@@ -163,7 +163,12 @@ fn known_roots(_: &State) -> Result<[Root; 1], Refusal> {
         intermediates: Vec::new(),
         create_index: INDEX,
         modify_index: INDEX,
-    }])
+    }]
+});
+
+#[cfg(not(feature = "server"))]
+fn known_roots(_: &State) -> Result<&'static [Root], Refusal> {
+    Ok(&*ROOT)
 }
 
 #[cfg(feature = "server")]
