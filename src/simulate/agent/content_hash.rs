@@ -37,7 +37,7 @@ static ADDRESS: Struct = Struct("ServiceAddress", &[("Address", Type::Text), ("P
 
 static WEIGHTS: Struct = Struct("AgentWeights", &[("Passing", Type::Int), ("Warning", Type::Int)]);
 
-/// A sidecar is registered by itself, so its definition is no part of a service.
+/// A sidecar is registered by itself, so a service never has its definition.
 static CONNECT: Struct =
     Struct("AgentServiceConnect", &[("Native", Type::Flag), ("SidecarService", Type::Any)]);
 
