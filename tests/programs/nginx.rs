@@ -3,6 +3,7 @@
 
 mod aborts;
 mod gateway;
+mod hostile;
 mod long;
 mod page;
 mod views;
@@ -31,7 +32,7 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 22] = [
+    let all: [Named; 23] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
@@ -45,6 +46,7 @@ pub fn trials() -> Trials {
         ("a_phase_that_cannot_wait_says_so", a_phase_that_cannot_wait),
         ("a_gateway_follows_consul_and_ejects_a_dead_instance", gateway::follows_consul),
         ("a_gateway_reloads_while_consul_is_unreachable", gateway::reloads_without_consul),
+        ("a_gateway_serves_while_consul_misbehaves", hostile::misbehaves),
         ("a_worker_serves_others_while_20_calls_of_resty_consul_wait", resty_consul_yields),
         ("workers_share_the_views_of_one_of_them", views::workers_share),
         (

@@ -18,7 +18,7 @@ fn start(unpacked: &Path) -> Result<Nginx, Failed> {
 }
 
 /// A server that answers every request with its name; it ends with the process.
-fn backend(name: &'static str) -> Result<SocketAddr, Failed> {
+pub fn backend(name: &'static str) -> Result<SocketAddr, Failed> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     thread::spawn(move || {
@@ -43,7 +43,7 @@ fn answer(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
     write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}")
 }
 
-fn register(nginx: &Nginx, id: &str, address: SocketAddr) -> Outcome {
+pub fn register(nginx: &Nginx, id: &str, address: SocketAddr) -> Outcome {
     let port = address.port();
     let body = format!(r#"{{"ID":"{id}","Name":"web","Address":"127.0.0.1","Port":{port}}}"#);
     ask_agent(nginx, "register", &body)
