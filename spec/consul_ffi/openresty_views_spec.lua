@@ -419,7 +419,7 @@ describe("views that one worker of nginx writes for all", function()
     local list, message, err = worker:view("api"):all()
     assert.is_false(list)
     assert.matches("no answer from Consul yet", message)
-    assert.equal("timeout", err.kind)
+    assert.same({ kind = "timeout", message = message, retryable = true, maybe_applied = false }, err)
     assert.equal("", ports(worker, "none"))
   end)
 
