@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # Compares the gateway of examples/openresty with a static upstream: requests per second and the 99th percentile.
 #
-#   benches/gateway.sh [SECONDS]
+#   benches/gateway.sh [SECONDS [ROUNDS]]
 #
-# One worker of Debian's nginx (scripts/nginx.sh) serves both, from four instances in another nginx. Measures each five
-# times, alternately, and prints the medians and their ratios. Fails when the gateway has less than 0.9 of the static
-# upstream's rate, or its p99 is more than 1.3 times the other's. Needs wrk and the LuaJIT module (make build-luajit).
+# One worker of Debian's nginx (scripts/nginx.sh) serves both, from four instances in another nginx. It has a processor of
+# its own, if there are two; the instances and wrk have the other one. Each round measures both, in turns. Prints the
+# medians, the medians of the ratios within a round, and the processor's time of the worker for a request. Fails when the
+# gateway has less than 0.9 of the static upstream's rate, or its p99 is more than 1.3 times the other's. Needs wrk and
+# the LuaJIT module (make build-luajit). CONSUL_SIM is a consul-sim that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-seconds=${1:-4}
-rounds=5
+seconds=${1:-2}
+rounds=${2:-11}
 if ! command -v wrk >/dev/null; then
     echo "SKIPPED: the gateway: wrk is missing (Debian package wrk)"
     exit 0
@@ -21,8 +23,15 @@ if [ "$status" -eq 3 ]; then
     echo "SKIPPED: the gateway: $nginx"
     exit 0
 fi
-cargo build --quiet --no-default-features --features server --bin consul-sim
-sim=${CARGO_TARGET_DIR:-target}/debug/consul-sim
+if [ -z "${CONSUL_SIM:-}" ]; then
+    cargo build --quiet --no-default-features --features server --bin consul-sim
+fi
+sim=${CONSUL_SIM:-${CARGO_TARGET_DIR:-target}/debug/consul-sim}
+# The commands that put a process on the one processor and on the other.
+first=() second=()
+if command -v taskset >/dev/null && [ "$(nproc)" -ge 2 ]; then
+    first=(taskset -c 0) second=(taskset -c 1)
+fi
 
 folder=$(mktemp -d)
 pids=()
@@ -36,11 +45,11 @@ trap finish EXIT
 # Debian's own are in /var/lib/nginx.
 paths=$(printf '%s_temp_path %s; ' client_body t proxy t fastcgi t uwsgi t scgi t)
 
-# start FOLDER: starts nginx with the configuration in it.
+# start FOLDER [COMMAND…]: starts nginx with the configuration in the folder, by the command.
 start() {
     LD_LIBRARY_PATH=$nginx/libraries LUA_PATH="$PWD/lua/?.lua;$nginx/usr/share/lua/5.1/?.lua;;" \
         LUA_CPATH="$PWD/target/lua/luajit/?.so" CONSUL_HTTP_ADDR=${consul:-} SERVICE=web \
-        "$nginx/usr/sbin/nginx" -p "$1" -c nginx.conf -e stderr 2>>"$folder/log" -g "daemon off; load_module $nginx/usr/lib/nginx/modules/ndk_http_module.so;
+        "${@:2}" "$nginx/usr/sbin/nginx" -p "$1" -c nginx.conf -e stderr 2>>"$folder/log" -g "daemon off; user root; load_module $nginx/usr/lib/nginx/modules/ndk_http_module.so;
             load_module $nginx/usr/lib/nginx/modules/ngx_http_lua_module.so;" &
     pids+=($!)
 }
@@ -63,7 +72,7 @@ mkdir "$folder/instances" "$folder/gateway" "$folder/consul"
     printf 'listen 127.0.0.1:%s;\n' "${ports[@]}"
     echo 'location / { return 200 "an answer"; } } }'
 } >"$folder/instances/nginx.conf"
-start "$folder/instances"
+start "$folder/instances" "${second[@]}"
 
 {
     echo '{"services":['
@@ -83,7 +92,7 @@ cp examples/openresty/gateway.lua "$folder/gateway/"
 static=$(printf '        server 127.0.0.1:%s;\\n' "${ports[@]}")
 sed -e 's/^worker_processes .*/worker_processes 1;/' -e "s|^pid .*|pid $folder/gateway/pid;|" \
     -e 's/listen 127.0.0.1:8080/listen 127.0.0.1:18190/' \
-    -e "s|^http {|&\n    $paths|" -e "s|^    upstream service {|    upstream static {\\n$static        keepalive 64;\\n    }\\n\\n&|" \
+    -e "s|^http {|&\n    $paths|" -e "s|^    upstream service {|    upstream static {\\n$static        keepalive 256;\\n    }\\n\\n&|" \
     -e '$d' examples/openresty/gateway.conf >"$folder/gateway/nginx.conf"
 cat >>"$folder/gateway/nginx.conf" <<'END'
     server {
@@ -99,32 +108,52 @@ cat >>"$folder/gateway/nginx.conf" <<'END'
     }
 }
 END
-start "$folder/gateway"
+start "$folder/gateway" "${first[@]}"
 reaches http://127.0.0.1:18190/
 reaches http://127.0.0.1:18191/
 
-# measure PORT: sets `rate` and `p99` in microseconds.
-measure() {
-    local said
-    said=$(wrk -t1 -c64 -d"${seconds}s" --latency "http://127.0.0.1:$1/")
-    ! grep -E 'Non-2xx|Socket errors' <<<"$said" || exit 1
-    rate=$(awk '/Requests\/sec/ { print int($2) }' <<<"$said")
-    p99=$(awk '$1 == "99%" { n = $2 + 0; if ($2 ~ /ms/) n *= 1000; else if ($2 !~ /us/) n *= 1000000; print int(n) }' <<<"$said")
+worker=$(pgrep -P "$(cat "$folder/gateway/pid")")
+
+# ticks: the processor's time of the worker so far, in hundredths of a second.
+ticks() {
+    awk '{ sub(/.*\) /, ""); print $12 + $13 }' "/proc/$worker/stat"
 }
 
-gateway_rates=() static_rates=() gateway_p99=() static_p99=()
-for _ in $(seq "$rounds"); do
-    measure 18190
-    gateway_rates+=("$rate") gateway_p99+=("$p99")
-    measure 18191
-    static_rates+=("$rate") static_p99+=("$p99")
+# measure PORT: prints the rate, p99 in microseconds, the requests and the worker's ticks.
+measure() {
+    local said before
+    before=$(ticks)
+    said=$("${second[@]}" wrk -t1 -c64 -d"${seconds}s" --latency "http://127.0.0.1:$1/")
+    ! grep -E 'Non-2xx|Socket errors' <<<"$said" >&2 || exit 1
+    awk -v ticks="$(($(ticks) - before))" '
+        /requests in/ { requests = $1 }
+        $1 == "99%" { p99 = $2 + 0; if ($2 ~ /ms/) p99 *= 1000; else if ($2 !~ /us/) p99 *= 1000000 }
+        /Requests\/sec/ { print int($2), int(p99), requests, ticks }' <<<"$said"
+}
+
+# Of each, until the traces are compiled.
+for port in 18190 18191; do measure "$port" >"$folder/warm"; done
+for round in $(seq "$rounds"); do
+    # The order changes: what slows down the machine does not always meet the same one.
+    order=(18190 18191)
+    [ $((round % 2)) -eq 0 ] || order=(18191 18190)
+    for port in "${order[@]}"; do measure "$port" >"$folder/last.$port"; done
+    paste -d ' ' "$folder/last.18190" "$folder/last.18191" >>"$folder/rounds"
 done
-median() { printf '%s\n' "$@" | sort -n | sed -n "$(((rounds + 1) / 2))p"; }
-echo "a gateway with one worker, 64 connections, median of $rounds runs of $seconds s:"
-echo "  the gateway        $(median "${gateway_rates[@]}") requests/s (${gateway_rates[*]}), p99 $(median "${gateway_p99[@]}") us"
-echo "  a static upstream  $(median "${static_rates[@]}") requests/s (${static_rates[*]}), p99 $(median "${static_p99[@]}") us"
-awk -v a="$(median "${gateway_rates[@]}")" -v b="$(median "${static_rates[@]}")" \
-    -v c="$(median "${gateway_p99[@]}")" -v d="$(median "${static_p99[@]}")" 'BEGIN {
-        printf "  ratio              %.2f (at least 0.9), p99 %.2f (at most 1.3)\n", a / b, c / d
-        exit a < 0.9 * b || c > 1.3 * d
-    }'
+# median FIELD [BY]: of the rounds, of a field or of its quotient by another one; fields 1 to 4 are the gateway's rate,
+# p99, requests and ticks, 5 to 8 the other's.
+median() {
+    awk -v field="$1" -v by="${2:-0}" '{ print by ? $field / $by : $field }' "$folder/rounds" |
+        sort -g | sed -n "$(((rounds + 1) / 2))p"
+}
+# time_of REQUESTS TICKS: the processor's time for a request in microseconds, of all rounds, by the fields' numbers.
+time_of() {
+    awk -v requests="$1" -v ticks="$2" '{ r += $requests; t += $ticks } END { printf "%.1f", 10000 * t / r }' "$folder/rounds"
+}
+echo "a gateway with one worker, 64 connections, medians of $rounds rounds of $seconds s:"
+echo "  the gateway        $(median 1) requests/s, p99 $(median 2) us, $(time_of 3 4) us of a processor for a request"
+echo "  a static upstream  $(median 5) requests/s, p99 $(median 6) us, $(time_of 7 8) us of a processor for a request"
+awk -v rate="$(median 1 5)" -v p99="$(median 2 6)" 'BEGIN {
+    printf "  ratio              %.2f (at least 0.9), p99 %.2f (at most 1.3)\n", rate, p99
+    exit rate < 0.9 || p99 > 1.3
+}'
