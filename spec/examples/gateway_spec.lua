@@ -246,7 +246,7 @@ describe("the gateway of the example", function()
     local states = table.concat(shown(), "\n")
     assert.equal(2, select(2, states:gsub(" doubtful ", "")), states)
     assert.equal(5, select(2, states:gsub(" 0 in flight", "")), states)
-    -- The next request at this address begins anew.
+    -- The next request at this address begins again.
     last_failure, chosen = nil, {}
     for _ = 1, 50 do
       gateway.balance()
