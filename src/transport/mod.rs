@@ -2,6 +2,8 @@
 //! comes out. Real agents, the simulated agent and all test doubles implement it.
 
 pub mod blocking_read;
+#[cfg(feature = "tools")]
+mod grpc;
 pub mod http;
 pub(crate) mod http1;
 mod https;

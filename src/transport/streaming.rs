@@ -1,5 +1,6 @@
 //! Requests whose answers are read in parts as they come: for servers that answer without end.
 
+use super::grpc::Grpc;
 use super::http::error;
 use super::https::{self, Https};
 use super::{Options, TlsOptions};
@@ -21,6 +22,17 @@ pub trait Streaming: fmt::Debug + Send + Sync {
     /// Sends one request. A response of any status is `Ok`.
     fn open(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Parts>, Error>>;
 
+    /// What the server answers to a call of gRPC; `None` without a success, also if it does not speak it. Then it
+    /// can be asked by HTTP, which has the reason.
+    fn call<'a>(
+        &'a self,
+        _method: &'a str,
+        _token: Option<&'a str>,
+        _message: &'a [u8],
+    ) -> BoxFuture<'a, Option<Bytes>> {
+        Box::pin(async { None })
+    }
+
     /// The server's name for messages, without credentials.
     fn endpoint(&self) -> &str;
 }
@@ -29,6 +41,7 @@ pub trait Streaming: fmt::Debug + Send + Sync {
 pub struct StreamingHttp {
     endpoint: String,
     pool: Https,
+    grpc: Grpc,
 }
 
 impl StreamingHttp {
@@ -52,7 +65,8 @@ impl StreamingHttp {
             _ => return refuse("must begin with http:// or https://"),
         }
         let pool = Https::new(endpoint, HeaderMap::new(), &options)?;
-        Ok(StreamingHttp { endpoint: endpoint.to_owned(), pool })
+        let grpc = Grpc::new(endpoint, &options)?;
+        Ok(StreamingHttp { endpoint: endpoint.to_owned(), pool, grpc })
     }
 }
 
@@ -63,6 +77,15 @@ impl Streaming for StreamingHttp {
             let answer = answer.map_err(|failure| error(&self.endpoint, failure))?;
             Ok(answer.map(|body| parts(body, self.endpoint.clone())))
         })
+    }
+
+    fn call<'a>(
+        &'a self,
+        method: &'a str,
+        token: Option<&'a str>,
+        message: &'a [u8],
+    ) -> BoxFuture<'a, Option<Bytes>> {
+        Box::pin(self.grpc.call(method, token, message))
     }
 
     fn endpoint(&self) -> &str {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use consul_ffi::clock::{BoxFuture, Clock, ManualClock};
 use consul_ffi::error::{Error, Kind};
 use consul_ffi::transport::streaming::{Parts, Streaming};
+use futures_util::StreamExt;
 use futures_util::stream;
 use http::{Request, Response};
 use serde_json::{Value, json};
@@ -44,6 +45,8 @@ struct State {
     rng: fastrand::Rng,
     /// How many of a hundred requests have a fault.
     faults: u8,
+    /// Whether it speaks gRPC beside HTTP.
+    has_grpc: bool,
 }
 
 /// A put, or without a value a deletion; the number is the lease.
@@ -67,6 +70,7 @@ impl Fake {
             alarms: BTreeSet::new(),
             rng,
             faults,
+            has_grpc: false,
         };
         Fake { state: Arc::new(Mutex::new(state)), clock: clock.clone() }
     }
@@ -86,6 +90,10 @@ impl Fake {
 
     pub fn alarms(&self) -> BTreeSet<u64> {
         self.state().alarms.clone()
+    }
+
+    pub fn speak_grpc(&self) {
+        self.state().has_grpc = true;
     }
 
     /// From now on no request has a fault.
@@ -153,8 +161,110 @@ impl Streaming for Fake {
         Box::pin(async move { self.answer(request.uri().path(), request.body()).await })
     }
 
+    fn call<'a>(
+        &'a self,
+        method: &'a str,
+        _: Option<&'a str>,
+        message: &'a [u8],
+    ) -> BoxFuture<'a, Option<Bytes>> {
+        assert_eq!(method, "/etcdserverpb.KV/Range");
+        Box::pin(async move {
+            if !self.state().has_grpc {
+                return None;
+            }
+            let asked = protobuf::asked(message).to_string();
+            let answer = self.answer("/v3/kv/range", asked.as_bytes()).await.ok()?;
+            if answer.status() != 200 {
+                return None;
+            }
+            let said = answer.into_body().next().await?.ok()?;
+            Some(protobuf::said(&serde_json::from_slice(&said).unwrap()).into())
+        })
+    }
+
     fn endpoint(&self) -> &str {
         "fake"
+    }
+}
+
+/// The messages of gRPC that say the same as those of the gateway.
+mod protobuf {
+    use super::{BASE64, bytes, number};
+    use base64::Engine as _;
+    use serde_json::{Value, json};
+
+    pub fn asked(mut message: &[u8]) -> Value {
+        let mut asked = json!({});
+        while !message.is_empty() {
+            let tag = take_number(&mut message);
+            let content = take_number(&mut message);
+            let name = ["key", "range_end", "limit", "revision"][(tag >> 3) as usize - 1];
+            asked[name] = match tag & 7 {
+                0 => content.to_string().into(),
+                _ => {
+                    // Real servers take an empty end that is there for none.
+                    assert_ne!(content, 0, "{name}");
+                    let (text, rest) = message.split_at(content as usize);
+                    message = rest;
+                    BASE64.encode(text).into()
+                }
+            };
+        }
+        asked
+    }
+
+    fn take_number(message: &mut &[u8]) -> u64 {
+        let mut number = 0;
+        for shift in (0..).step_by(7) {
+            let (byte, rest) = message.split_first().unwrap();
+            *message = rest;
+            number |= u64::from(byte & 0x7f) << shift;
+            if *byte < 0x80 {
+                break;
+            }
+        }
+        number
+    }
+
+    /// The answer to a range.
+    pub fn said(answer: &Value) -> Vec<u8> {
+        let mut message = Vec::new();
+        let header = numbers(&answer["header"], &[(1, "cluster_id"), (3, "revision")]);
+        add(&mut message, 1, &header);
+        for kv in answer["kvs"].as_array().into_iter().flatten() {
+            const NUMBERS: [(u8, &str); 4] =
+                [(2, "create_revision"), (3, "mod_revision"), (4, "version"), (6, "lease")];
+            let mut entry = numbers(kv, &NUMBERS);
+            add(&mut entry, 1, &bytes(&kv["key"]));
+            add(&mut entry, 5, &bytes(&kv["value"]));
+            add(&mut message, 2, &entry);
+        }
+        message.extend([3 << 3, u8::from(answer["more"] == true)]);
+        message.extend(numbers(answer, &[(4, "count")]));
+        message
+    }
+
+    fn numbers(of: &Value, fields: &[(u8, &str)]) -> Vec<u8> {
+        let mut message = Vec::new();
+        for (field, name) in fields {
+            message.push(field << 3);
+            put_number(&mut message, number(&of[name]));
+        }
+        message
+    }
+
+    fn add(message: &mut Vec<u8>, field: u8, content: &[u8]) {
+        message.push((field << 3) | 2);
+        put_number(message, content.len() as u64);
+        message.extend(content);
+    }
+
+    fn put_number(message: &mut Vec<u8>, mut rest: u64) {
+        while rest >= 0x80 {
+            message.push((rest & 0x7f) as u8 | 0x80);
+            rest >>= 7;
+        }
+        message.push(rest as u8);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::program::Servers;
 
 pub fn run(version: &'static str) {
-    let servers = Servers::start("job", version);
+    let mut servers = Servers::start("job", version);
     let key = |place: usize| (format!("/app/{place:04}"), place.to_string());
     servers.etcd.gateway().fill((0..2000).map(key));
     servers.run(&["tail"]).ends(1, &["there is no job", "begin it with copy"]);
@@ -11,6 +11,7 @@ pub fn run(version: &'static str) {
     servers.run(&["copy"]).ends(1, &["copied already"]);
     servers.run(&["--job", "other", "copy"]).ends(1, &["nothing was written", "--replace"]);
     finds_each_difference(&servers);
+    super::grpc::run(&mut servers);
     is_held_by_one(&servers);
     survives_compaction(&servers);
 }

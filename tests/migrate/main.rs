@@ -10,6 +10,7 @@ mod acl;
 mod cutover;
 mod etcd;
 mod fake;
+mod grpc;
 mod guide;
 mod job;
 mod lines;

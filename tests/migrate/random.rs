@@ -135,6 +135,9 @@ impl World {
         clock.spawn(async move { match timers.run_timers().await {} });
         let faults = rng.choice([0, 3, 10]).unwrap();
         let fake = Fake::new(&clock, rng.u64(..), faults);
+        if seed.is_multiple_of(2) {
+            fake.speak_grpc();
+        }
         let target = |transport: Arc<dyn Transport>, max_ops| {
             let settings = Settings {
                 timeout: Duration::from_secs(5),

@@ -3,6 +3,7 @@
 mod change;
 mod message;
 mod pages;
+mod protobuf;
 mod sorted;
 mod watch;
 
@@ -194,6 +195,9 @@ impl Etcd {
         limit: u64,
         revision: u64,
     ) -> Result<RangeResponse, Refused> {
+        if let Some(answer) = self.range_by_grpc(range, limit, revision).await {
+            return Ok(answer);
+        }
         let asked = RangeRequest {
             key: Base64(range.start.clone()),
             range_end: Base64(range.end.clone()),
@@ -202,6 +206,25 @@ impl Etcd {
             ..RangeRequest::default()
         };
         self.ask("kv/range", &asked).await
+    }
+
+    /// Without the gateway, which takes etcd five times as much of its processor's time. `None` if it does not
+    /// answer so: the gateway has the reason.
+    async fn range_by_grpc(
+        &self,
+        range: &Range,
+        limit: u64,
+        revision: u64,
+    ) -> Option<RangeResponse> {
+        let token = match &self.login {
+            // The gateway gets it.
+            Some(_) => Some(lock(&self.now).token.as_ref()?.0.clone()),
+            None => None,
+        };
+        let asked = protobuf::range_request(range, limit, revision);
+        let server = Arc::clone(self.server());
+        let answer = server.call("/etcdserverpb.KV/Range", token.as_deref(), &asked).await?;
+        protobuf::range_response(&answer)
     }
 
     /// The key at a revision; 0 is the current one.
