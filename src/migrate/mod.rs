@@ -11,6 +11,7 @@
 //! survey    all keys of a snapshot, and which have a problem
 //! load      the keys of a snapshot -> Consul
 //! verify    the differences of a snapshot and Consul, which also a sweep needs
+//! trees     the prefixes by which it reads many names at once
 //! tail      the changes since the snapshot -> Consul
 //! cutover   the end of the tail, while etcd takes no writes
 //! rollback  the way back
@@ -32,6 +33,7 @@ pub mod source;
 pub mod survey;
 mod tail;
 pub mod target;
+mod trees;
 pub mod verify;
 
 pub use cutover::{CutOver, Freeze, Frozen, LIFTED, cut_over, lift_left};

@@ -234,14 +234,45 @@ impl Target {
     pub async fn entries(&self, keys: &[&str]) -> Result<Vec<Option<Stored>>, Error> {
         let (mut found, mut rest) = (Vec::with_capacity(keys.len()), keys);
         while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = |key: &&&str| {
-                bytes += size_of(key);
-                bytes <= MAX_BODY
-            };
-            let count = rest.iter().take(self.max_ops).take_while(fits).count().max(1);
-            let (now, later) = rest.split_at(count);
+            let (now, later) = rest.split_at(self.readable(rest));
             found.extend(self.entries_at_once(now).await?);
+            rest = later;
+        }
+        Ok(found)
+    }
+
+    /// How many of these keys or prefixes one transaction reads, and one at least.
+    fn readable(&self, keys: &[&str]) -> usize {
+        let mut bytes = 0;
+        let fits = |key: &&&str| {
+            bytes += size_of(key);
+            bytes <= MAX_BODY
+        };
+        keys.iter().take(self.max_ops).take_while(fits).count().max(1)
+    }
+
+    /// The keys that begin with these prefixes, with their values, in transactions. What cannot be read is left out.
+    ///
+    /// # Errors
+    /// Consul's.
+    pub async fn trees(&self, prefixes: &[&str]) -> Result<Vec<(String, Bytes)>, Error> {
+        let (mut found, mut rest) = (Vec::new(), prefixes);
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(self.readable(rest));
+            let ops = now.iter().map(|prefix| operation("get-tree", prefix, []));
+            let args = Args::new().arg(Value::List(ops.collect())).opt("consistent", true);
+            match self.patiently(async || self.client.call(&txn::TXN, &args).await).await {
+                Ok(answer) => found.extend(answer.value.items().iter().filter_map(|result| {
+                    let kv = result.get("KV")?;
+                    Some((kv.get("Key")?.as_str()?.to_owned(), stored(kv)?.value))
+                })),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        Kind::TxnFailed | Kind::PermissionDenied | Kind::TooLarge
+                    ) => {}
+                Err(error) => return Err(error),
+            }
             rest = later;
         }
         Ok(found)

@@ -2,17 +2,18 @@
 
 use super::ahead::{Ahead, ahead};
 use super::etcd::{Etcd, Pages, Range, Sorted, by_form};
-use super::mapping::{Mapping, Op, Place, part_of, parts};
+use super::mapping::{JOBS, Mapping, Op, Place, part_of, parts};
 use super::names::Names;
 use super::survey::shown;
 use super::target::Target;
+use super::trees::Trees;
 use super::{Pace, Stop};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 use std::cmp::Ordering;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -118,6 +119,9 @@ pub async fn extras(
     sides.compare(async |difference, _| found(difference).await, |_| ()).await.map(|_| ())
 }
 
+/// The keys that are compared together, with the transactions' default of 64 operations.
+const AT_ONCE: usize = 256;
+
 /// How often a difference is looked at again: it may be a change that is on its way.
 const LOOKS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(500);
@@ -210,7 +214,7 @@ impl<'a> Sides<'a> {
                     let batches = stream::unfold(walk, |mut walk| async move {
                         Some((Ok::<_, Stop>(walk.batch().await?), walk))
                     });
-                    let checked = batches.map_ok(|batch| self.check(batch));
+                    let checked = batches.map_ok(|batch| self.check(batch, is_encoded));
                     let mut checked = pin!(checked.try_buffer_unordered(self.pace.in_flight));
                     while let Some((keys, differences)) = checked.try_next().await? {
                         compared += keys;
@@ -277,29 +281,64 @@ impl<'a> Sides<'a> {
         Ok(try_join_all(counts).await?.iter().map(|(count, _)| count).sum())
     }
 
-    async fn check(self, batch: Batch) -> Result<(u64, Vec<Difference>), Stop> {
-        let Batch { keys, pairs, mut differences } = batch;
-        if self.compares_values && !pairs.is_empty() {
-            let names: Vec<&str> = pairs.iter().map(|(key, _)| key.as_str()).collect();
-            let found = self.target.entries(&names).await?;
-            for ((key, wanted), found) in pairs.iter().zip(found) {
-                let what = match found {
-                    None => What::Missing,
-                    Some(found) if found.value == wanted => continue,
-                    Some(_) => What::Different,
-                };
-                differences.push(Difference { key: key.clone(), what });
-            }
+    async fn check(self, batch: Batch, is_encoded: bool) -> Result<(u64, Vec<Difference>), Stop> {
+        if !self.compares_values {
+            return Ok((batch.keys, batch.differences));
+        }
+        // Between encoded keys there may be those of other jobs.
+        let equal = if is_encoded { HashSet::new() } else { self.equal_in_trees(&batch).await? };
+        let Batch { keys, names, mut differences, .. } = batch;
+        let pairs =
+            names.iter().filter_map(|(name, wanted)| Some((name.as_str(), wanted.as_ref()?)));
+        let pairs: Vec<_> = pairs.filter(|(name, _)| !equal.contains(*name)).collect();
+        let asked: Vec<&str> = pairs.iter().map(|(name, _)| *name).collect();
+        let found = self.target.entries(&asked).await?;
+        for ((name, wanted), found) in pairs.into_iter().zip(found) {
+            let what = match found {
+                None => What::Missing,
+                Some(found) if found.value == *wanted => continue,
+                Some(_) => What::Different,
+            };
+            differences.push(Difference { key: name.to_owned(), what });
         }
         Ok((keys, differences))
+    }
+
+    /// The names of a batch whose values are found equal by few operations. Of the others nothing is known yet.
+    async fn equal_in_trees(self, batch: &Batch) -> Result<HashSet<String>, Stop> {
+        let (plain, encoded) = (self.mapping.plain_prefix(), self.mapping.encoded_prefix());
+        let trees = Trees {
+            before: batch.before.as_deref(),
+            after: batch.after.as_deref(),
+            least: plain.len(),
+            others: [JOBS, &encoded],
+        };
+        let names: Vec<&str> = batch.names.iter().map(|(name, _)| name.as_str()).collect();
+        let found = self.target.trees(&trees.prefixes(&names)).await?;
+        let (mut equal, mut names) = (HashSet::new(), batch.names.iter().peekable());
+        for (key, value) in found {
+            while names.next_if(|(name, _)| *name < key).is_some() {}
+            if names
+                .next_if(|(name, wanted)| *name == key && wanted.as_ref() == Some(&value))
+                .is_some()
+            {
+                equal.insert(key);
+            }
+        }
+        Ok(equal)
     }
 }
 
 /// Keys that are compared together.
 #[derive(Default)]
 struct Batch {
+    /// Of etcd.
     keys: u64,
-    pairs: Vec<(String, Bytes)>,
+    /// The names of Consul, which follow each other, with the values that etcd has for them.
+    names: Vec<(String, Option<Bytes>)>,
+    /// The names in Consul before and after these.
+    before: Option<String>,
+    after: Option<String>,
     differences: Vec<Difference>,
 }
 
@@ -346,6 +385,7 @@ struct Walk {
     names: Ahead<String>,
     next_wanted: Option<(String, Bytes)>,
     next_name: Option<String>,
+    last_name: Option<String>,
 }
 
 impl Walk {
@@ -355,13 +395,14 @@ impl Walk {
         mut names: Ahead<String>,
     ) -> Self {
         let (next_wanted, next_name) = (wanted.next().await, names.next().await);
-        Walk { max_ops, wanted, names, next_wanted, next_name }
+        Walk { max_ops, wanted, names, next_wanted, next_name, last_name: None }
     }
 
     /// The next keys; `None` after the last ones.
     async fn batch(&mut self) -> Option<Batch> {
         let (mut batch, mut bytes) = (Batch::default(), 0);
-        while batch.pairs.len() < self.max_ops
+        batch.before = self.last_name.take();
+        while batch.names.len() < AT_ONCE.min(4 * self.max_ops)
             && batch.differences.len() < self.max_ops
             && bytes < super::mapping::MAX_IN_TXN
         {
@@ -383,18 +424,21 @@ impl Walk {
             match (wanted, name) {
                 (Some((key, value)), Some(_)) => {
                     bytes += value.len();
-                    batch.pairs.push((key, value));
+                    batch.names.push((key, Some(value)));
                 }
                 (Some((key, _)), None) => {
                     batch.differences.push(Difference { key, what: What::Missing });
                 }
                 (None, Some(key)) => {
+                    batch.names.push((key.clone(), None));
                     batch.differences.push(Difference { key, what: What::Extra });
                 }
                 (None, None) => break,
             }
         }
-        let is_empty = batch.pairs.is_empty() && batch.differences.is_empty();
+        self.last_name = batch.names.last().map(|(name, _)| name.clone()).or(batch.before.clone());
+        batch.after = self.next_name.clone();
+        let is_empty = batch.names.is_empty() && batch.differences.is_empty();
         (!is_empty).then_some(batch)
     }
 }
