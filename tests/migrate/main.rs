@@ -26,7 +26,10 @@ use support::trials::{self, Trials};
 
 fn trials() -> Trials {
     let mut trials = Trials::of("migrate");
-    trials.add("random_histories_with_faults_and_kills_end_equal", random::run);
+    for part in 0..random::PARTS {
+        let name = format!("random_histories_with_faults_and_kills_end_equal_{part}");
+        trials.add(name, move || random::run(part));
+    }
     if let Some(why) = etcd::missing() {
         consul::say_skipped("consul-migrate", &why);
         return trials;
