@@ -273,13 +273,15 @@ fn refuse_writers(set: u64) -> Result<(), Stop> {
 /// Refuses to end a cut-over during which etcd can have taken writes.
 async fn is_still_on(run: &Run<'_>) -> Result<(), Stop> {
     let on = run.etcd.alarms().await?;
-    match run.job.record().alarms.last().is_some_and(|alarm| on.contains(alarm)) {
-        true => Ok(()),
-        false => Err(Stop::Refused(
-            "another program has lifted the alarm that stopped the writers of etcd: some may have written"
-                .to_owned(),
-        )),
+    if run.job.record().alarms.last().is_some_and(|alarm| on.contains(alarm)) {
+        return Ok(());
     }
+    // Another instance that has taken over meanwhile has lifted it.
+    run.job.next_epoch().await?;
+    Err(Stop::Refused(
+        "another program has lifted the alarm that stopped the writers of etcd: some may have written"
+            .to_owned(),
+    ))
 }
 
 /// Raises an alarm with a number of its own, which the record names first, so that another run can lift it.
