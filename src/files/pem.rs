@@ -14,7 +14,31 @@ pub(crate) const MAX_BYTES: usize = 1 << 20;
 /// Whether a text has a certificate in PEM.
 #[cfg(feature = "server")]
 pub(crate) fn is_certificate(text: &str) -> bool {
-    CertificateDer::from_pem_slice(text.as_bytes()).is_ok()
+    certificate(text).is_some()
+}
+
+/// The first certificate of a text in PEM, as DER.
+#[cfg(feature = "server")]
+pub(crate) fn certificate(text: &str) -> Option<Vec<u8>> {
+    CertificateDer::from_pem_slice(text.as_bytes()).ok().map(|der| der.to_vec())
+}
+
+/// A private key as DER.
+#[cfg(feature = "server")]
+pub(crate) enum PrivateKey {
+    Pkcs8(Vec<u8>),
+    Sec1(Vec<u8>),
+    Other,
+}
+
+/// The first private key of a text in PEM.
+#[cfg(feature = "server")]
+pub(crate) fn private_key(text: &str) -> Option<PrivateKey> {
+    Some(match PrivateKeyDer::from_pem_slice(text.as_bytes()).ok()? {
+        PrivateKeyDer::Pkcs8(key) => PrivateKey::Pkcs8(key.secret_pkcs8_der().to_vec()),
+        PrivateKeyDer::Sec1(key) => PrivateKey::Sec1(key.secret_sec1_der().to_vec()),
+        _ => PrivateKey::Other,
+    })
 }
 
 /// The content of a PEM file, and the option that names the file.

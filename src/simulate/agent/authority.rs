@@ -4,6 +4,7 @@
 //! Source: "Built-in CA provider" in Consul's documentation for lifetimes; the SPIFFE standard for names (SPIFFE-ID, X509-SVID).
 
 use super::connect::Root;
+use crate::files::pem::{self, PrivateKey};
 use crate::simulate::go;
 use crate::sync::lock;
 use rcgen::string::{Ia5String, PrintableString};
@@ -13,8 +14,6 @@ use rcgen::{
     SanType, SerialNumber,
 };
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -239,8 +238,7 @@ fn make_authority(params: &mut CertificateParams) {
 
 /// The root that an operator has. Consul 1.21 takes a key of another certificate too, and then signs nothing that is valid.
 fn imported(pem: &str, key: KeyPair) -> Result<NewRoot, String> {
-    let der = CertificateDer::from_pem_slice(pem.as_bytes());
-    let der = der.map_err(|_| "no PEM-encoded data found".to_owned())?;
+    let der = pem::certificate(pem).ok_or("no PEM-encoded data found")?;
     let failed = |why: &dyn fmt::Display| format!("error parsing the root certificate: {why}");
     let (_, certificate) = X509Certificate::from_der(&der).map_err(|why| failed(&why))?;
     if certificate.public_key().raw != key.subject_public_key_info() {
@@ -311,15 +309,17 @@ fn key(pem: &str) -> Result<KeyPair, String> {
             "error generating CA root certificate: error generating CA: error parsing private key {pem}: {why}"
         )
     };
-    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes());
-    let pkcs8 = match key.map_err(|_| failed("no PEM-encoded data found"))? {
-        PrivateKeyDer::Pkcs8(key) => key.secret_pkcs8_der().to_vec(),
-        PrivateKeyDer::Sec1(key) => as_pkcs8(key.secret_sec1_der()),
-        _ => return Err("consul-sim has only EC keys of 256 bits".to_owned()),
+    let other = || "consul-sim has only EC keys of 256 bits".to_owned();
+    let pkcs8 = match pem::private_key(pem).ok_or_else(|| failed("no PEM-encoded data found"))? {
+        PrivateKey::Pkcs8(key) => key,
+        PrivateKey::Sec1(key) => as_pkcs8(&key),
+        PrivateKey::Other => return Err(other()),
     };
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(pkcs8);
-    KeyPair::from_pkcs8_der_and_sign_algo(&key, &rcgen::PKCS_ECDSA_P256_SHA256)
-        .map_err(|_| "consul-sim has only EC keys of 256 bits".to_owned())
+    let key = KeyPair::try_from(pkcs8).map_err(|_| other())?;
+    match key.is_compatible(&rcgen::PKCS_ECDSA_P256_SHA256) {
+        true => Ok(key),
+        false => Err(other()),
+    }
 }
 
 /// A key of the curve P-256 in the form of SEC 1 (RFC 5915), wrapped as PKCS #8 (RFC 5208).
