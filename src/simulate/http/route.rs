@@ -311,7 +311,7 @@ fn unknown(path: &str) -> Reply {
     Reply::text(StatusCode::NOT_FOUND, text)
 }
 
-/// The target of a redirect, for a path that is not clean, or is no route's (`is_exact`) and lacks the slash at its end.
+/// The target of a redirect, for a path that is not clean, or is not that of a route (`is_exact`) and lacks the slash at its end.
 fn redirect(path: &str, is_exact: bool) -> Option<String> {
     let is_clean = path.starts_with('/') && !path.contains("//") && !path.contains("/.");
     if !is_clean {
