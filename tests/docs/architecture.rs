@@ -104,6 +104,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
         &[
             "cluster/data_plane/tls.rs",
             "files/pem.rs",
+            "transport/grpc.rs",
             "transport/http.rs",
             "transport/https.rs",
             "transport/tls.rs",
