@@ -261,7 +261,8 @@ impl AclTable {
     fn rules_of(&self, token: &Token, datacenter: &str) -> Rules {
         let mut rules = Rules::default();
         let is_here = |datacenters: &Option<Vec<String>>| {
-            datacenters.as_ref().is_none_or(|all| all.iter().any(|name| name == datacenter))
+            let names = datacenters.as_deref().unwrap_or_default();
+            names.is_empty() || names.iter().any(|name| name == datacenter)
         };
         for policy in self.policies_of(token) {
             if is_here(&policy.datacenters) {

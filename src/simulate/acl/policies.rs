@@ -76,7 +76,12 @@ impl<'a> From<&'a Policy> for Stub<'a> {
 
 impl Policy {
     fn hash(&self) -> String {
-        content_hash(&(&self.name, &self.description, &self.text, &self.datacenters))
+        content_hash(&(&self.name, &self.description, &self.text, self.valid_in()))
+    }
+
+    /// The datacenters in which it is valid, if not in all. Lists tell an empty list from none.
+    fn valid_in(&self) -> Option<&[String]> {
+        self.datacenters.as_deref().filter(|names| !names.is_empty())
     }
 }
 
@@ -87,7 +92,7 @@ impl<'a> From<&'a Policy> for View<'a> {
             name: &policy.name,
             description: &policy.description,
             rules: &policy.text,
-            datacenters: policy.datacenters.as_deref(),
+            datacenters: policy.valid_in(),
             hash: policy.hash(),
             create_index: policy.create_index,
             modify_index: policy.modify_index,
@@ -167,7 +172,7 @@ fn decode(call: &Call) -> Result<Given, Refusal> {
             name: given.text("Name")?,
             description: given.text("Description")?,
             rules: given.text("Rules")?,
-            datacenters: given.texts("Datacenters")?.filter(|names| !names.is_empty()),
+            datacenters: given.texts("Datacenters")?,
         })
     };
     read().map_err(|why| Refusal::bad(format!("Policy decoding failed: {}", with_hint(why))))
@@ -212,7 +217,9 @@ fn write(
 ) -> Result<Reply, Refusal> {
     check_taken(state, &given, present.is_none())?;
     let builtin = present.filter(|present| is_builtin(&present.id));
-    if let Some(Policy { name, .. }) = builtin.filter(|it| it.datacenters != given.datacenters) {
+    if let Some(Policy { name, .. }) =
+        builtin.filter(|_| given.datacenters.iter().any(|names| !names.is_empty()))
+    {
         return Err(Refusal::server(format!(
             "Changing the Datacenters of the {name} policy is not permitted"
         )));

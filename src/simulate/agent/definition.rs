@@ -542,9 +542,7 @@ impl GivenCheck {
                 notes: self.notes,
                 service_id: service.map(|service| service.id.clone()).unwrap_or_default(),
                 service_name: service.map(|service| service.name.clone()).unwrap_or_default(),
-                service_tags: Some(
-                    service.and_then(|service| service.tags.clone()).unwrap_or_default(),
-                ),
+                service_tags: service.map_or(Some(Vec::new()), |service| service.tags.clone()),
                 kind: self.kind.to_owned(),
                 interval: self.interval_text,
                 timeout: self.timeout_text,
