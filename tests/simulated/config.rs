@@ -107,6 +107,20 @@ fn invalid_files_and_flags_get_consuls_errors() -> Outcome {
         ("alternative.hcl", r#"datacenter = "a" alt_domain = "a.b""#),
         ("socket.hcl", r#"addresses { dns = "unix:///x" } ports { dns = 1 }"#),
         ("extension.txt", ""),
+        ("after.json", r#"{"node_name": "a"} x"#),
+        ("cut.json", r#"{"node_name":"#),
+        ("blank.json", "  "),
+        ("octal.hcl", "ports { dns = 08 }"),
+        ("dotted.hcl", "ports.http = 1"),
+        ("comment.hcl", "/* a"),
+        ("heredoc.hcl", "node_name = <<END\na\n"),
+        ("commas.hcl", r#"retry_join = ["a" "b"]"#),
+        ("open.hcl", "ports { dns = 1"),
+        ("null.hcl", "node_name = \"a\0\""),
+        ("empty.hcl", r#"datacenter = """#),
+        ("meta.hcl", r#"node_meta { consul-x = "y" }"#),
+        ("output.hcl", "check_output_max_size = 0"),
+        ("bootstrap.hcl", r#"config_entries { bootstrap = "x" }"#),
     ] {
         check_same(&["-config-file", &folder.file(name, text)])?;
     }
@@ -126,6 +140,7 @@ fn invalid_files_and_flags_get_consuls_errors() -> Outcome {
         &["-hcl", "foo = 1"],
         &["-node", "a", "extra", "more"],
         &["-config-file=/nonexistent.hcl"],
+        &["-config-format=yaml", "-config-file=/nonexistent.hcl"],
     ] {
         check_same(flags)?;
     }
@@ -208,6 +223,18 @@ const FILE: &str = r#"
         { id = "x" name = "port" tcp = "127.0.0.1:1" interval = "5s" timeout = "1s" },
       ]
     }
+    services {
+      name = "placed"
+      port = 0x10
+      tagged_addresses { lan_ipv4 { address = "10.0.0.9" port = 8 } }
+      meta {
+        note = <<-END
+          two
+            lines
+          END
+      }
+    }
+    config_entries { bootstrap { kind = "service-defaults" name = "web" protocol = "http" } }
     check { id = "mem" name = "memory" ttl = "10s" notes = "hi" status = "passing" }
     checks { name = "of-web" service_id = "web" ttl = "1m" status = "warning" }
 "#;

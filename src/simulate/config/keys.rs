@@ -18,6 +18,8 @@ enum Type {
     Definition(&'static str),
     ListOfText,
     ListOfObject,
+    /// Objects whose members are not checked.
+    ListOfAny,
     ListOf(&'static str),
 }
 
@@ -29,6 +31,7 @@ impl Type {
             "object" => Type::Object,
             "list of string" => Type::ListOfText,
             "list of object" => Type::ListOfObject,
+            "list of any" => Type::ListOfAny,
             "list of service" => Type::ListOf("@service"),
             "list of check" => Type::ListOf("@check"),
             "service" => Type::Definition("@service"),
@@ -135,6 +138,7 @@ impl Check {
         for (name, value) in members {
             let (path, shown) = (join(known, &name.to_lowercase()), join(shown, name));
             match KEYS.get(&*path) {
+                _ if name.contains('.') => self.unknown.push(shown),
                 None => self.unknown.push(shown),
                 Some(_) if value.is_null() => {}
                 Some(key) => {
@@ -168,6 +172,16 @@ impl Check {
             (Type::ListOfObject, Value::Array(items)) => {
                 self.list(Type::Object, path, shown, items)
             }
+            (Type::ListOfAny, Value::Array(items)) => {
+                let item = |(place, item): (usize, &Value)| match item {
+                    Value::Object(_) => item.clone(),
+                    other => {
+                        let kind = if other.is_array() { "slice" } else { go_type(other) };
+                        self.mistaken(format!("'{shown}[{place}]' expected a map, got '{kind}'"))
+                    }
+                };
+                items.iter().enumerate().map(item).collect()
+            }
             (Type::ListOf(definition), Value::Array(items)) => {
                 self.list(Type::Definition(definition), path, shown, items)
             }
@@ -176,7 +190,7 @@ impl Check {
                 let kind = if value.is_array() { "slice" } else { go_type(value) };
                 self.mistaken(format!("'{shown}' expected a map, got '{kind}'"))
             }
-            (Type::ListOfText | Type::ListOfObject | Type::ListOf(_), value) => {
+            (Type::ListOfText | Type::ListOfObject | Type::ListOfAny | Type::ListOf(_), value) => {
                 let kind = if value.is_object() { "map" } else { go_type(value) };
                 self.mistaken(format!(
                     "'{shown}': source data must be an array or slice, got {kind}"
@@ -221,7 +235,10 @@ impl Check {
 /// A block of HCL is a list of one object; so where one value is wanted, a list of one stands for it.
 fn single(r#type: Type, value: &Value) -> &Value {
     match (r#type, value) {
-        (Type::Any | Type::ListOfText | Type::ListOfObject | Type::ListOf(_), list) => list,
+        (
+            Type::Any | Type::ListOfText | Type::ListOfObject | Type::ListOfAny | Type::ListOf(_),
+            list,
+        ) => list,
         (_, Value::Array(items)) if items.len() == 1 => &items[0],
         (_, value) => value,
     }

@@ -9,6 +9,7 @@ mod names;
 use super::acl::{Acl, DefaultPolicy, Secret, is_uuid};
 use super::agent::definition::{self, Origin};
 use super::agent::probe::all::AllProber;
+use super::catalog::body::check_meta;
 use super::control::clock::SteeredClock;
 use super::dns;
 use super::http::decode;
@@ -55,6 +56,9 @@ impl Config {
         }
         let mut config = Self { line: line.clone(), values: Map::new(), is_dev: false };
         let format = line.texts_of(&["config-format"]).last();
+        if format.is_some_and(|format| !["hcl", "json"].contains(&format)) {
+            return Err("-config-format must be either 'hcl' or 'json".to_owned());
+        }
         for file in line.texts_of(&["config-file", "config-dir"]) {
             config.add_path(Path::new(file), format)?;
         }
@@ -95,7 +99,17 @@ impl Config {
         let shown = path.display();
         let bytes =
             os::read_file(path, MAX_FILE_BYTES).map_err(|error| format!("{shown}: {error}"))?;
-        let text = String::from_utf8(bytes).map_err(|_| format!("{shown}: it is not UTF-8"))?;
+        let text = String::from_utf8_lossy(&bytes);
+        if let (Some(chunk), false) =
+            (bytes.utf8_chunks().find(|it| !it.invalid().is_empty()), is_json)
+        {
+            let before = chunk.valid();
+            let line = before.rsplit('\n').next().unwrap_or_default();
+            let (line, column) = (before.matches('\n').count() + 1, line.chars().count() + 1);
+            return Err(format!(
+                "failed to parse {shown}: At {line}:{column}: illegal UTF-8 encoding"
+            ));
+        }
         self.add(&shown.to_string(), &text, is_json)
     }
 
@@ -334,6 +348,7 @@ impl Config {
         options.node_id = self.text("node_id").map(str::to_owned);
         let meta = self.texts("node_meta");
         options.node_meta = meta.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        check_meta(Some(&options.node_meta)).map_err(|why| format!("node_meta invalid: {why}"))?;
         options.connect = self.is_on("connect.enabled", options.connect);
         self.configure_acl(&mut options.acl)?;
         let agent = Agent::new(options);
@@ -357,6 +372,9 @@ impl Config {
                     "datacenter can only contain lowercase alphanumeric, - or _ characters. received: {}",
                     go::quoted(&name)
                 ));
+            }
+            if name.is_empty() {
+                return Err("datacenter cannot be empty".to_owned());
             }
             settings.datacenter = name;
         }
@@ -409,6 +427,13 @@ impl Config {
             }
         }
         if let Some(size) = self.get("check_output_max_size").and_then(Value::as_i64) {
+            if size < 1 {
+                return Err(
+                    "check_output_max_size must be positive, to discard check output use the \
+                            discard_check_output flag"
+                        .to_owned(),
+                );
+            }
             settings.check_output_max_size = size;
         }
         settings.enable_script_checks = self.is_on("enable_script_checks", false);
@@ -518,7 +543,8 @@ async fn listen(protocol: &str, address: SocketAddr) -> Result<(String, TcpListe
 }
 
 fn is_json(path: &Path, format: Option<&str>) -> Option<bool> {
-    match format.or_else(|| path.extension()?.to_str())? {
+    let name = path.file_name()?.to_str()?;
+    match format.or_else(|| Some(name.rsplit_once('.')?.1))? {
         "json" => Some(true),
         "hcl" => Some(false),
         _ => None,
@@ -526,10 +552,21 @@ fn is_json(path: &Path, format: Option<&str>) -> Option<bool> {
 }
 
 fn from_json(text: &str) -> Result<Map<String, Value>, String> {
-    if text.trim().is_empty() {
+    if text.is_empty() {
         return Ok(Map::new());
     }
-    match decode::Json::read(text.as_bytes())? {
+    const CUT: &str = "unexpected end of JSON input";
+    let value = decode::Json::read(text.as_bytes()).map_err(|why| match why.as_str() {
+        "EOF" | "unexpected EOF" => CUT.to_owned(),
+        _ => why,
+    })?;
+    let mut reader = serde_json::Deserializer::from_str(text).into_iter::<serde::de::IgnoredAny>();
+    reader.next();
+    if let Some(c) = text[reader.byte_offset()..].trim_start().chars().next() {
+        return Err(format!("invalid character '{c}' after top-level value"));
+    }
+    match value {
+        decode::Json::Null => Ok(Map::new()),
         decode::Json::Object(members) => Ok(members.into_iter().map(from_member).collect()),
         other => Err(other.value_type_error("map[string]interface {}")),
     }
@@ -627,17 +664,47 @@ fn service_of(value: &Value) -> decode::Json {
     service
 }
 
-/// A definition as the body of a request: the fields of bodies have no underscores.
+/// The members of a service that are lists of objects; a block of HCL with another name is an object.
+const LISTS: [&str; 3] = ["checks", "upstreams", "paths"];
+
+/// A definition as the body of a request: the fields of bodies have no underscores, but for the names that the user chooses.
 fn definition_of(value: &Value) -> decode::Json {
     use decode::Json;
-    let member = |(name, value): (&String, &Value)| match name.as_str() {
-        "meta" | "header" => (name.clone(), plain(value)),
-        name => (name.replace('_', ""), definition_of(value)),
+    let address = |(name, value): (&String, &Value)| (name.clone(), definition_of(in_block(value)));
+    let member = |(name, value): (&String, &Value)| {
+        let value = if LISTS.contains(&name.as_str()) { value } else { in_block(value) };
+        match (name.as_str(), value) {
+            ("meta" | "header", value) => (name.clone(), plain(value)),
+            ("config", value) => (name.clone(), plain(&without_blocks(value))),
+            ("tagged_addresses", Value::Object(all)) => {
+                (name.clone(), Json::Object(all.iter().map(address).collect()))
+            }
+            (name, value) => (name.replace('_', ""), definition_of(value)),
+        }
     };
     match value {
         Value::Object(members) => Json::Object(members.iter().map(member).collect()),
         Value::Array(items) => Json::List(items.iter().map(definition_of).collect()),
         scalar => plain(scalar),
+    }
+}
+
+/// The object of a block, which in HCL is a list of one.
+fn in_block(value: &Value) -> &Value {
+    match value.as_array().map(Vec::as_slice) {
+        Some([object @ Value::Object(_)]) => object,
+        _ => value,
+    }
+}
+
+fn without_blocks(value: &Value) -> Value {
+    match in_block(value) {
+        Value::Object(members) => {
+            let member = |(name, value): (&String, &Value)| (name.clone(), without_blocks(value));
+            Value::Object(members.iter().map(member).collect())
+        }
+        Value::Array(items) => items.iter().map(without_blocks).collect(),
+        scalar => scalar.clone(),
     }
 }
 
