@@ -15,7 +15,7 @@ use super::store::State;
 use super::store::image::Image;
 use crate::wire::api::operator as wire;
 use flate2::Compression;
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
@@ -111,6 +111,10 @@ fn archive(meta: &[u8], tables: &[u8], since_1970_s: u64) -> io::Result<Vec<u8>>
 fn unpacked(body: &[u8]) -> Result<Vec<u8>, String> {
     let go = |why: &io::Error| match why.kind() {
         io::ErrorKind::UnexpectedEof => "unexpected EOF".to_owned(),
+        // What follows the archive, or its sum.
+        io::ErrorKind::InvalidInput if why.to_string().contains("header") => {
+            "gzip: invalid header".to_owned()
+        }
         _ => why.to_string(),
     };
     const MAGIC: &[u8] = &[0x1f, 0x8b];
@@ -123,8 +127,8 @@ fn unpacked(body: &[u8]) -> Result<Vec<u8>, String> {
         _ => {}
     }
     let broken = |what: &str| format!("failed to read snapshot file: {what}");
-    let mut files = BTreeMap::new();
-    let mut tar = tar::Archive::new(GzDecoder::new(body).take(MAX_BYTES));
+    let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut tar = tar::Archive::new(MultiGzDecoder::new(body).take(MAX_BYTES));
     let reading = |why: io::Error| broken(&format!("failed reading snapshot: {}", go(&why)));
     for entry in tar.entries().map_err(reading)? {
         let mut entry = entry.map_err(reading)?;
@@ -141,7 +145,7 @@ fn unpacked(body: &[u8]) -> Result<Vec<u8>, String> {
             };
             broken(&format!("{what}: {}", go(&why)))
         })?;
-        files.insert(name, bytes);
+        files.entry(name).or_default().append(&mut bytes);
     }
     let sums = files.remove(SUMS).unwrap_or_default();
     let sums = String::from_utf8_lossy(&sums);
@@ -159,5 +163,13 @@ fn unpacked(body: &[u8]) -> Result<Vec<u8>, String> {
             return Err(integrity("hash check failed"));
         }
     }
-    Ok(files.remove(STATE).unwrap_or_default())
+    // The end of the compressed data has its sum.
+    let mut rest = Vec::new();
+    tar.into_inner().read_to_end(&mut rest).map_err(|why| go(&why))?;
+    // The archive ends with two empty blocks, of which its reader takes one.
+    let rest = rest.strip_prefix(&[0; 512]).unwrap_or(&rest);
+    match rest.len() {
+        0 => Ok(files.remove(STATE).unwrap_or_default()),
+        more => Err(format!("{more} unread uncompressed bytes remain")),
+    }
 }

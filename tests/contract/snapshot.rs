@@ -313,6 +313,15 @@ async fn an_invalid_snapshot_is_refused_and_changes_nothing(t: T) {
     let half = Value::Bytes(whole[..whole.len() / 2].into());
     let error = t.fails("snapshot_restore", args![half], Kind::Http).await;
     assert!(error.message().contains("failed to read snapshot file: failed"), "{error}");
+    // All files are whole, but not the end of the compressed data; and a second archive follows the first.
+    for (changed, why) in [
+        (whole[..whole.len() - 1].to_vec(), "unexpected EOF"),
+        ([&whole[..], &whole[..]].concat(), "unread uncompressed bytes remain"),
+    ] {
+        let changed = Value::Bytes(changed.into());
+        let error = t.fails("snapshot_restore", args![changed], Kind::Http).await;
+        assert!(error.message().contains(why), "{error} without {why}");
+    }
     assert_eq!(t.value("kv_get", args![t.name("k")]).await, "kept".into());
 }
 
