@@ -16,6 +16,7 @@ use crate::wire::value::shape::{ValuePath, unknown};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ORIGIN};
 use http::{HeaderValue, Request, Response, StatusCode};
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -113,7 +114,8 @@ impl Control {
             ("POST", "/sim/agents") => return self.start(&options(request)?).await,
             ("GET", "/sim/agents") => return Ok(self.list()),
             ("DELETE", path) if path.starts_with("/sim/agents/") => {
-                return self.end(path.trim_start_matches("/sim/agents/"));
+                let name = percent_decode_str(path.trim_start_matches("/sim/agents/"));
+                return self.end(&name.decode_utf8_lossy());
             }
             _ => {}
         }
@@ -266,6 +268,7 @@ impl Answer for Control {
 mod tests {
     use super::*;
     use crate::clock::Clock;
+    use crate::simulate::http::serve::serve_answers;
     use futures_util::FutureExt;
     use http::Method;
     use http::header::HOST;
@@ -308,6 +311,8 @@ mod tests {
             ("GET", "/sim/reset", "", 405, "GET"),
             ("GET", "/sim/other", "", 404, "/sim/other"),
             ("DELETE", "/sim/agents/first", "", 400, "process"),
+            ("DELETE", "/sim/agents/%66irst", "", 400, "process"),
+            ("DELETE", "/sim/agents/a%20%C3%A9%2Fb", "", 404, r#""a é/b""#),
             ("POST", "/sim/agents", r#"{"name": "a/b"}"#, 400, "name"),
             ("POST", "/sim/agents", r#"{"name": "b", "flags": ["-sim-port=0"]}"#, 400, "-sim-port"),
             ("POST", "/sim/agents", r#"{"name": "b", "flags": ["-no"]}"#, 400, "-no"),
@@ -316,6 +321,13 @@ mod tests {
             let error = body["error"].as_str().unwrap_or_default();
             assert!(answered == status && error.contains(why), "{method} {target}: {body}");
         }
+    }
+
+    /// An agent with `-http-port=-1` may have DNS alone.
+    #[test]
+    fn an_agent_without_a_socket_is_served() {
+        let served = serve_answers(Arc::new(control()), Vec::new(), 1);
+        assert!(served.now_or_never().is_none(), "it goes on");
     }
 
     #[test]

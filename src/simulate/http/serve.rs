@@ -171,7 +171,10 @@ pub async fn serve_answers(
         let (answers, clients) = (Arc::clone(&answers), Arc::clone(&clients));
         Box::pin(async move { accept(&answers, &listener, &clients).await })
     });
-    select_all(each).await.0
+    match each.len() {
+        0 => std::future::pending().await,
+        _ => select_all(each).await.0,
+    }
 }
 
 async fn accept(
