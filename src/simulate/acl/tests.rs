@@ -94,6 +94,9 @@ fn a_token_ends_when_its_time_is_over() {
     let short = json!({"ExpirationTTL": "59s"}).to_string();
     let answer = world.send_as(MANAGEMENT, Method::PUT, "acl/token", &short);
     assert_eq!(answer.text(), "ExpirationTime cannot be less than 1m0s in the future (was 59s)");
+    let negative = json!({"ExpirationTTL": "-1h"}).to_string();
+    let answer = world.send_as(MANAGEMENT, Method::PUT, "acl/token", &negative);
+    assert_eq!(answer.text(), "Token Expiration TTL '-1h0m0s' should be > 0");
     let token = manage(&world, "acl/token", json!({"ExpirationTTL": "60s"}));
     assert_eq!(token["ExpirationTime"], "1970-01-01T00:01:00Z");
     let secret = text(&token["SecretID"]);
@@ -212,4 +215,19 @@ fn the_mesh_asks_for_rights_on_services_and_shows_its_roots_to_all() {
     };
     assert_eq!(ask("web").json()["Authorized"], false);
     assert_eq!(ask("db").status(), 403);
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn variables_are_of_templated_policies_alone() {
+    const KEY: &str = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEPteYfaTHJ5p9R5Fqx4Oq7/47EnJM\nsKKXDfmSjDhcqlDgowp3lxwc5WJiFbKNNE1xZ4bY/InSATElKjG5Gt8iMA==\n-----END PUBLIC KEY-----";
+    let world = World::with_acl();
+    let config = json!({"JWTValidationPubKeys": [KEY]});
+    manage(&world, "acl/auth-method", json!({"Name": "m", "Type": "jwt", "Config": config}));
+    let rule = json!({"AuthMethod": "m", "BindType": "service", "BindName": "a", "BindVars": {"Name": "x"}});
+    let answer = world.send_as(MANAGEMENT, Method::PUT, "acl/binding-rule", &rule.to_string());
+    assert_eq!(
+        answer.text(),
+        "invalid Binding Rule: BindVars cannot be set when bind type is not templated-policy."
+    );
 }

@@ -31,6 +31,7 @@ behaviours![
     a_token_of_a_login_stays_one,
     tokens_of_an_auth_method_expire_when_it_says,
     a_deleted_auth_method_ends_its_rules_and_tokens,
+    local_tokens_outlive_a_method_that_became_global,
     auth_methods_and_rules_need_permissions_for_tokens,
     a_list_of_auth_methods_wakes_on_a_new_one,
     an_auth_method_of_kubernetes_is_stored,
@@ -51,7 +52,11 @@ impl Issuer {
     }
 
     pub fn sign(&self, claims: &serde_json::Value) -> String {
-        let signed = signed("ES256", claims);
+        self.sign_as(&json!({ "alg": "ES256", "typ": "JWT" }), claims)
+    }
+
+    fn sign_as(&self, header: &serde_json::Value, claims: &serde_json::Value) -> String {
+        let signed = [header, claims].map(|part| BASE64.encode(part.to_string())).join(".");
         let (rng, der) = (SystemRandom::new(), self.0.serialize_der());
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der, &rng);
         let signature = key.expect("a key of P-256").sign(&rng, signed.as_bytes());
@@ -368,6 +373,7 @@ async fn tokens_of_others_are_refused(t: T) {
         format!("{payload}.{}", BASE64.encode([0; 64])),
         issuer.sign(&with("exp", "soon")),
         issuer.sign(&with("aud", serde_json::Value::Null)),
+        issuer.sign_as(&json!({ "alg": "ES256", "crit": ["x"], "x": 1 }), &claims()),
     ] {
         let why = refused(&t, &method, &token).await;
         assert!(why.contains("no known key successfully validated the token signature"), "{why}");
@@ -502,6 +508,20 @@ async fn a_deleted_auth_method_ends_its_rules_and_tokens(t: T) {
     t.until("the token is deleted", async || me.call("acl_token_self", args![]).await.is_err())
         .await;
     assert!(!refused(&t, &method, &issuer.sign(&claims())).await.is_empty());
+}
+
+/// Those of another datacenter's method with the same name would be.
+async fn local_tokens_outlive_a_method_that_became_global(t: T) {
+    let t = t.with_acls(Deny);
+    let issuer = Issuer::new();
+    let method = method(&t, "m", &issuer).await;
+    bind(&t, &method, "service", "web", "").await;
+    let token = login(&t, &method, &issuer.sign(&claims())).await;
+    let change = table! {"TokenLocality" = "global", "Config" = config(&issuer)};
+    t.ok("acl_auth_method_update", args![method.as_str(), change]).await;
+    t.ok("acl_auth_method_delete", args![method.as_str()]).await;
+    let own = t.with_token(text(&token, "SecretID")).value("acl_token_self", args![]).await;
+    assert_eq!(text(&own, "AuthMethod"), method);
 }
 
 async fn auth_methods_and_rules_need_permissions_for_tokens(t: T) {

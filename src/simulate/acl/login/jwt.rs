@@ -193,15 +193,18 @@ impl Jwt {
         }
         const HEADER: GoType = GoType { value: "jose.rawHeader", fields: "rawHeader." };
         let json = Json::read(&decoded[0]).map_err(|why| failed(&why))?;
-        let algorithm = Object::new(&json, HEADER).and_then(|header| header.text("alg"));
-        let algorithm = algorithm.map_err(|why| failed(&why))?;
+        let given = Object::new(&json, HEADER).map_err(|why| failed(&why))?;
+        let algorithm = given.text("alg").map_err(|why| failed(&why))?;
         let signed = &token[..header.len() + 1 + payload.len()];
-        let is_valid = algorithm_of(&algorithm).is_some_and(|(family, algorithm)| {
-            let keys = self.keys.iter().filter(|key| key.family == family);
-            keys.clone().any(|key| {
-                crypto::verify(signature, signed.as_bytes(), &key.key, algorithm) == Ok(true)
-            })
-        });
+        // Consul understands no extension that a token declares critical.
+        let is_understood = given.get("crit").is_none();
+        let is_valid = is_understood
+            && algorithm_of(&algorithm).is_some_and(|(family, algorithm)| {
+                let keys = self.keys.iter().filter(|key| key.family == family);
+                keys.clone().any(|key| {
+                    crypto::verify(signature, signed.as_bytes(), &key.key, algorithm) == Ok(true)
+                })
+            });
         let claims = is_valid.then(|| Claims::read(&decoded[1])).flatten();
         claims.ok_or_else(|| "no known key successfully validated the token signature".to_owned())
     }

@@ -300,10 +300,10 @@ fn write(state: &mut State, call: &Call, mut given: Given) -> Result<Reply, Refu
 fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let name = call.required_rest(MISSING)?;
     super::super::check_delete(state, call, "auth method")?;
-    if state.acl.logins.methods.remove(&name).is_none() {
+    let Some(method) = state.acl.logins.methods.remove(&name) else {
         return Err(Refusal::unknown("Cannot find auth method to delete"));
-    }
-    super::forget(state, &name);
+    };
+    super::forget(state, &name, method.is_local());
     let index = state.next_index();
     state.acl.logins.methods_newest = index;
     state.acl.logins.rules_newest = index;

@@ -197,9 +197,9 @@ fn logout(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 }
 
 /// Deletes the rules and tokens of a method.
-fn forget(state: &mut State, method: &str) {
+fn forget(state: &mut State, method: &str, is_local: bool) {
     state.acl.logins.rules.retain(|_, rule| rule.method != method);
-    let is_of = |token: &&Token| token.method.as_deref() == Some(method);
+    let is_of = |token: &&Token| token.method.as_deref() == Some(method) && token.local == is_local;
     let tokens: Vec<_> = state.acl.tokens.values().filter(is_of).collect();
     let accessors: Vec<String> = tokens.iter().map(|token| token.accessor.clone()).collect();
     for accessor in accessors {

@@ -179,6 +179,7 @@ struct Given {
     selector: String,
     bind_type: String,
     bind_name: String,
+    has_variables: bool,
 }
 
 fn decode(call: &Call, id: &str) -> Result<Given, Refusal> {
@@ -203,6 +204,7 @@ fn decode(call: &Call, id: &str) -> Result<Given, Refusal> {
             selector: given.text("Selector")?,
             bind_type: given.text("BindType")?,
             bind_name: given.text("BindName")?,
+            has_variables: given.get("BindVars").is_some(),
         })
     };
     let given = read()
@@ -286,6 +288,11 @@ fn write(
             _ => format!("invalid Binding Rule: unknown BindType {kind}"),
         }));
     };
+    if given.has_variables {
+        return Err(Refusal::server(
+            "invalid Binding Rule: BindVars cannot be set when bind type is not templated-policy.",
+        ));
+    }
     bind.name(&given.bind_name, &method.kind.variables())
         .map_err(|why| wrong(&format!("failed to validate bindType {kind}: {why}")))?;
     let index = state.next_index();
