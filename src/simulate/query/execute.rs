@@ -10,7 +10,7 @@ use crate::simulate::http::reply::{Refusal, Reply};
 use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
 use crate::simulate::store::catalog::{Record, Service, TextMap};
-use serde_json::json;
+use serde::Serialize;
 
 pub(super) static EXECUTE: Once = Once {
     check: |call| {
@@ -86,20 +86,31 @@ fn execute(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let service = query.definition.at("Service").at("Service").as_text();
     let found: Vec<_> =
         found.into_iter().map(|(record, instance)| Instance::new(record, instance)).collect();
-    let nodes = serde_json::to_value(&found).map_err(|why| Refusal::server(why.to_string()))?;
-    let mut reply = json!({
-        "Service": service,
-        "Nodes": nodes,
-        "DNS": query.definition.at("DNS"),
-        "Datacenter": place.datacenter,
-        "PeerName": place.peer,
-        "Failovers": place.failovers,
-    });
-    if let Some(members) = reply.as_object_mut() {
-        let meta = meta(call, authority.has_filtered());
-        members.extend(meta.map(|(name, value)| (name, (&value).into())));
-    }
+    let reply = View {
+        service,
+        nodes: found,
+        dns: query.definition.at("DNS"),
+        datacenter: place.datacenter,
+        peer_name: place.peer,
+        failovers: place.failovers,
+        meta: Json::Object(meta(call, authority.has_filtered()).collect()),
+    };
     Ok(authority.mark(Reply::json(call.style, &reply)))
+}
+
+/// An executed query, with its members in Consul's order.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct View<'a> {
+    service: &'a str,
+    nodes: Vec<Instance<'a>>,
+    #[serde(rename = "DNS")]
+    dns: &'a Json,
+    datacenter: &'a str,
+    peer_name: &'a str,
+    failovers: usize,
+    #[serde(flatten)]
+    meta: Json,
 }
 
 /// Where the answer comes from.

@@ -53,6 +53,21 @@ fn a_list_of_queries_wakes_for_each_change_and_for_the_end_of_their_session() {
     assert_eq!(world.get(&format!("query/{id}")).status(), 404);
 }
 
+/// A reader sees them in this order, and so does a test that compares texts.
+#[test]
+fn the_members_of_an_answer_are_in_consuls_order() {
+    let world = World::new();
+    service(&world, "n", "web");
+    create(&world, r#"{"Name":"q","Service":{"Service":"web"}}"#);
+    let answer = world.get("query/q/execute");
+    let text = answer.text();
+    let place = |name: &str| text.find(&format!("\"{name}\":")).unwrap_or_else(|| panic!("{text}"));
+    let of_nodes = ["Nodes", "Node", "Checks", "DNS"].map(place);
+    assert!(of_nodes.is_sorted(), "{text}");
+    let own = ["Failovers", "LastContact", "KnownLeader", "NotModified"].map(place);
+    assert!(own.is_sorted() && own[0] > of_nodes[3], "{text}");
+}
+
 #[test]
 fn the_node_that_near_names_is_the_first() {
     let world = World::new();
