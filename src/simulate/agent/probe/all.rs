@@ -1,9 +1,10 @@
 //! The checks of all kinds.
 
-use super::{answer, connect, dial, http2, script, tls};
+use super::{address_of, answer, connect, dial, http2, script, tls};
 use crate::clock::BoxFuture;
 use crate::os::Stream;
 use crate::simulate::agent::checks::{CheckTls, Probe, ProbeResult, Prober};
+use crate::simulate::go;
 use http::Uri;
 use tokio::net::UdpSocket;
 
@@ -46,10 +47,13 @@ pub(super) async fn stream(
 async fn connect_with(uri: Uri, tls: &CheckTls) -> Result<Box<dyn Stream>, String> {
     match (uri.scheme_str(), uri.host()) {
         (Some("https"), Some(host)) => {
-            let address = format!("{host}:{}", uri.port_u16().unwrap_or(443));
-            stream(&address, Some(tls), &[b"http/1.1"]).await
+            stream(&address_of(&uri, host, 443)?, Some(tls), &[b"http/1.1"]).await
         }
-        _ => connect(uri).await,
+        (Some("http"), _) | (_, None) => connect(uri).await,
+        (scheme, _) => {
+            let scheme = go::quoted(scheme.unwrap_or_default());
+            Err(format!("unsupported protocol scheme {scheme}"))
+        }
     }
 }
 
@@ -66,5 +70,26 @@ async fn udp(address: &str) -> Result<ProbeResult, String> {
             Err(format!("read udp {own}->{address}: read: connection refused"))
         }
         Err(error) => Err(format!("read udp {own}->{address}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    /// A port that is none must not be that of the scheme, where another program may answer.
+    #[test]
+    fn a_url_that_leads_nowhere_is_refused_as_consul_does() {
+        for (url, error) in [
+            ("http://127.0.0.1:99999/", "dial tcp: address 99999: invalid port"),
+            ("https://a@[::1]:99999/", "dial tcp: address 99999: invalid port"),
+            ("ftp://127.0.0.1/", "unsupported protocol scheme \"ftp\""),
+            ("127.0.0.1", "unsupported protocol scheme \"\""),
+        ] {
+            let uri = url.parse().expect("a URI");
+            let refused = connect_with(uri, &CheckTls::default()).now_or_never();
+            assert_eq!(refused.expect("at once").err().as_deref(), Some(error), "{url}");
+        }
     }
 }

@@ -52,11 +52,23 @@ impl Prober for SocketProber {
 async fn connect(uri: Uri) -> Result<Box<dyn Stream>, String> {
     match (uri.scheme_str(), uri.host()) {
         (Some("http"), Some(host)) => {
-            let stream = dial(&format!("{host}:{}", uri.port_u16().unwrap_or(80))).await?;
+            let stream = dial(&address_of(&uri, host, 80)?).await?;
             Ok(Box::new(stream) as Box<dyn Stream>)
         }
         (_, None) => Err("http: no Host in request URL".to_owned()),
         _ => Err("checks run without TLS in the module's simulated agent".to_owned()),
+    }
+}
+
+fn address_of(uri: &Uri, host: &str, default_port: u16) -> Result<String, String> {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    match (uri.port_u16(), place.strip_prefix(host).and_then(|port| port.strip_prefix(':'))) {
+        (Some(port), _) => Ok(format!("{host}:{port}")),
+        (None, Some(port)) if !port.is_empty() => {
+            Err(format!("dial tcp: address {port}: invalid port"))
+        }
+        _ => Ok(format!("{host}:{default_port}")),
     }
 }
 
