@@ -53,7 +53,12 @@ fn exported_services(entry: &Json) -> Result<(), String> {
 }
 
 fn ingress_gateway(entry: &Json) -> Result<(), String> {
+    let mut ports = BTreeSet::new();
     for listener in entry.at("Listeners").items() {
+        let port = listener.at("Port").as_int();
+        if !ports.insert(port) {
+            return Err(format!("port {port} declared on two listeners"));
+        }
         let protocol = listener.at("Protocol").as_text();
         if !["tcp", "http", "http2", "grpc"].contains(&protocol) {
             return Err(format!(

@@ -158,8 +158,8 @@ fn write(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         chain::check_gateway(&state.entries, kind.name, &name, &body).map_err(Refusal::server)?;
     }
     let present = state.entries.get(kind.name, &name);
-    // A write that changes nothing does not reach the log.
-    if expected.is_none() && present.is_some_and(|present| present.body == body) {
+    // A write that changes nothing does not reach the log, and no index is expected of it.
+    if present.is_some_and(|present| present.body == body) {
         return Ok(Reply::json(call.style, &true));
     }
     let present = present.map_or(0, |entry| entry.modify_index);
