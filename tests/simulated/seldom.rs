@@ -78,7 +78,7 @@ const REQUESTS: &[(&str, &str, &str)] = &[
     (
         "PUT",
         "/v1/agent/service/register",
-        r#"{"Name": "f", "Tags": [], "Locality": {"Region": "r"}, "Check": {"TTL": "1h"}}"#,
+        r#"{"Name": "f", "Locality": {"Region": "r"}, "Check": {"TTL": "1h"}}"#,
     ),
     ("GET", "/v1/agent/service/f", ""),
     // Empty lists, and null in their place.

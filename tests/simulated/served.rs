@@ -211,12 +211,12 @@ fn a_configuration_that_is_not_a_file_is_refused() -> Outcome {
         return Err("no pipe".into());
     }
     let large = folder.file("large.hcl", "#".repeat((1 << 20) + 1));
-    let binary = folder.file("binary.json", b"\xff");
+    let binary = folder.file("binary.hcl", b"\xff");
     for (file, why) in [
         (pipe.as_str(), "it is not a regular file but a pipe"),
         ("/dev/zero", "file /dev/zero has unknown extension"),
         (&large, "it has more than 1048576 bytes"),
-        (&binary, "it is not UTF-8"),
+        (&binary, "At 1:1: illegal"),
     ] {
         let mut agent = Command::new("timeout");
         agent.arg("20").arg(consul::binary(consul::SIM)?);
@@ -312,8 +312,8 @@ fn malformed_requests_get_the_same_status() -> Outcome {
 
 /// What Consul takes and `consul-sim` does not.
 fn the_limits_of_a_request_are_documented() -> Outcome {
-    const SAID: &str = "Keys are up to 65,534 characters long in a request's path, `<` and `>` in a path must be \
-                        written as `%3C` and `%3E`, and a request may have up to 1,000 headers.";
+    const SAID: &str = "Keys are up to 65,534 characters long in a request's path, `<`, `>` and `` ` `` in a path must be \
+                        written as `%3C`, `%3E` and `%60`, and a request may have up to 1,000 headers.";
     let page = include_str!("../../docs/consul-sim.md");
     let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
     if !page.contains(SAID) {

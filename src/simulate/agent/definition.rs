@@ -542,7 +542,9 @@ impl GivenCheck {
                 notes: self.notes,
                 service_id: service.map(|service| service.id.clone()).unwrap_or_default(),
                 service_name: service.map(|service| service.name.clone()).unwrap_or_default(),
-                service_tags: service.map_or(Some(Vec::new()), |service| service.tags.clone()),
+                service_tags: Some(
+                    service.and_then(|service| service.tags.clone()).unwrap_or_default(),
+                ),
                 kind: self.kind.to_owned(),
                 interval: self.interval_text,
                 timeout: self.timeout_text,

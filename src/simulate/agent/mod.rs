@@ -93,12 +93,7 @@ fn checks(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     };
     let checks = state.local.checks.values().map(|local| &local.check);
     let checks: Vec<&Check> = call.select(checks.filter(seen))?;
-    let with_tags = |check: &Check| {
-        let service_tags = Some(check.service_tags.clone().unwrap_or_default());
-        Check { service_tags, ..check.clone() }
-    };
-    let checks = checks.into_iter().map(|check| (&check.check_id, with_tags(check)));
-    let checks = ordered::map(checks);
+    let checks = ordered::map(checks.into_iter().map(|check| (&check.check_id, check)));
     Ok(authority.mark(Reply::json(call.style, &checks)))
 }
 

@@ -57,7 +57,7 @@ impl Config {
         let mut config = Self { line: line.clone(), values: Map::new(), is_dev: false };
         let format = line.texts_of(&["config-format"]).last();
         if format.is_some_and(|format| !["hcl", "json"].contains(&format)) {
-            return Err("-config-format must be either 'hcl' or 'json".to_owned());
+            return Err("config: -config-format must be either 'hcl' or 'json'".to_owned());
         }
         for file in line.texts_of(&["config-file", "config-dir"]) {
             config.add_path(Path::new(file), format)?;
