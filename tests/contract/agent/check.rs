@@ -187,6 +187,9 @@ async fn an_alias_of_a_node_follows_its_checks(t: T) {
     becomes(&t, "c", "passing", "All checks passing.").await;
     put("critical").await;
     becomes(&t, "c", "critical", "Aliased check \"c\" failing: why").await;
+    if t.is_1_8("the process of the agent can end when an alias of another node does") {
+        return;
+    }
     // A real agent ends the check with the next change of the node.
     let changes = async {
         for status in ["passing", "critical"].into_iter().cycle() {
