@@ -318,7 +318,7 @@ async fn an_invalid_snapshot_is_refused_and_changes_nothing(t: T) {
         (whole[..whole.len() - 1].to_vec(), "unexpected EOF"),
         ([&whole[..], &whole[..]].concat(), "unread uncompressed bytes remain"),
     ] {
-        let changed = Value::Bytes(changed.into());
+        let changed = Value::Bytes(changed);
         let error = t.fails("snapshot_restore", args![changed], Kind::Http).await;
         assert!(error.message().contains(why), "{error} without {why}");
     }

@@ -342,7 +342,7 @@ impl Scanner {
         }
     }
 
-    /// The number of so many digits, of which the first is read.
+    /// The number of up to `count` digits, of which the first is read.
     fn code(&mut self, mut last: Option<char>, radix: u32, count: usize) -> u32 {
         let (mut code, mut left) = (0u32, count);
         while let Some(digit) = last.and_then(|c| c.to_digit(radix)).filter(|_| left > 0) {
@@ -388,7 +388,7 @@ impl Scanner {
         None
     }
 
-    /// The lines up to this one, which has at least so many bytes.
+    /// The lines up to this one, which has `least` bytes or more.
     fn lines(&mut self, end: &str, least: usize, is_indented: bool) -> Option<String> {
         let mut lines = Vec::new();
         loop {

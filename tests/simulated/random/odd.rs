@@ -33,7 +33,7 @@ pub fn step(rng: &mut Rng, area: Area) -> Step {
         _ => read(rng),
     };
     // Of several mistakes the agents may tell another one.
-    match (&*step.method, area, rng.u8(..10)) {
+    match (step.method, area, rng.u8(..10)) {
         ("GET", Area::Catalog, 0..4) if !says_two_things(&step.target) => {
             add_parameter(rng, &mut step.target, PARAMETERS);
             add_parameter(rng, &mut step.target, SOUND_PARAMETERS);
@@ -316,7 +316,7 @@ fn written(rng: &mut Rng, mut body: Value) -> String {
     body.to_string()
 }
 
-/// Keeps a member of the body by chance.
+/// Leaves out random members of the body.
 fn thin(rng: &mut Rng, body: &mut Value, kept: &[&str]) {
     if let Some(members) = body.as_object_mut() {
         members.retain(|name, _| kept.contains(&name.as_str()) || rng.u8(..3) == 0);
