@@ -243,10 +243,13 @@ async fn another_root_replaces_the_first(t: T) {
     let chain = t.raw("GET", "/v1/connect/ca/roots?pem=true", "").await;
     assert!(chain.body.contains(before.trim()) && chain.body.contains(new.trim()));
     // The earlier root vouches for the new one.
-    let roots = t.value("agent_connect_ca_roots", args![]).await;
-    let mut root = roots.get("Roots").unwrap().items().iter();
-    let root = root.find(|root| root.get("Active") == Some(&true.into())).unwrap();
-    assert_eq!(root.get("IntermediateCerts").unwrap().items().len(), 1);
+    t.until("the agent knows by which root", || async {
+        let roots = t.value("agent_connect_ca_roots", args![]).await;
+        let mut root = roots.get("Roots").unwrap().items().iter();
+        let root = root.find(|root| root.get("Active") == Some(&true.into())).unwrap();
+        root.get("IntermediateCerts").unwrap().items().len() == 1
+    })
+    .await;
     restore(&t).await;
     assert!(all_roots(&t).await.1.iter().any(|other| other.trim() == new.trim()));
 }
