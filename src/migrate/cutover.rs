@@ -20,8 +20,12 @@ const LOOKED_FOR: Duration = Duration::from_secs(2);
 /// With more differences a comparison ends.
 const MAX_DIFFERENCES: usize = 1000;
 
-/// What an operator is told after [`lift_left`].
-pub const LIFTED: &str = "lifted the alarm of a cut-over that was killed: etcd takes writes again";
+/// After as many alarms of replaced instances a write fails.
+const LATE_ALARMS: usize = 20;
+
+/// What an operator is told of an alarm that was left.
+pub const LIFTED: &str =
+    "lifted the alarm of a cut-over that was killed or replaced: etcd takes writes again";
 
 /// How the writers of etcd are stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,9 +152,15 @@ async fn prepare(run: &Run<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Refuses alarms but those of this job, and says whose one is.
+/// Refuses alarms but those of this job, and says whose one is. While any is on, this instance must hold the job: one
+/// that has taken over may rely on it.
 pub(super) async fn refuse_alarms(run: &Run<'_>) -> Result<(), Stop> {
-    let (own, mut on) = (run.job.record().alarms, run.etcd.alarms().await?);
+    let mut on = run.etcd.alarms().await?;
+    if on.is_empty() {
+        return Ok(());
+    }
+    run.job.next_epoch().await?;
+    let own = run.job.record().alarms;
     on.retain(|alarm| !own.contains(alarm));
     if on.is_empty() {
         return Ok(());
@@ -173,10 +183,22 @@ pub(super) async fn refuse_alarms(run: &Run<'_>) -> Result<(), Stop> {
     }))
 }
 
-/// The result of a write to etcd; if an alarm is on, the error says whose.
-pub(super) async fn written<R>(run: &Run<'_>, result: Result<R, Refused>) -> Result<R, Stop> {
-    if matches!(result, Err(Refused::Alarm(_))) {
+/// Writes to etcd. An alarm of this job that refuses it is one that a replaced instance has raised late: it is lifted, if it
+/// is on still, and the write repeated. Of another one the error says whose it is.
+pub(super) async fn write<R>(
+    run: &Run<'_>,
+    attempt: impl AsyncFn() -> Result<R, Refused>,
+) -> Result<R, Stop> {
+    let mut result = attempt().await;
+    for _ in 0..LATE_ALARMS {
+        if !matches!(result, Err(Refused::Alarm(_))) {
+            break;
+        }
         refuse_alarms(run).await?;
+        if run.etcd.lift_alarms(&run.job.record().alarms).await? {
+            run.report.note(LIFTED);
+        }
+        result = attempt().await;
     }
     Ok(result?)
 }
@@ -206,7 +228,7 @@ pub(super) fn sentinels(run: &Run<'_>) -> Vec<u8> {
 async fn put_sentinel(run: &Run<'_>) -> Result<Bytes, Stop> {
     let name = format!("{:016x}", fastrand::u64(..));
     let key = Bytes::from([&sentinels(run)[..], name.as_bytes()].concat());
-    written(run, run.etcd.touch(&key).await).await?;
+    write(run, async || run.etcd.touch(&key).await).await?;
     Ok(key)
 }
 

@@ -4,7 +4,7 @@
 //! the marks are those of the way back itself, also of a run before it that was killed; a later revision of any other
 //! key is a program's.
 
-use super::cutover::{refuse_alarms, sentinels, written};
+use super::cutover::{refuse_alarms, sentinels, write};
 use super::etcd::{Change, Etcd, KeyValue, Pages, Range};
 use super::job::{Phase, Record};
 use super::mapping::{Choice, Form, Mapping, Place, Problem, part_of};
@@ -189,7 +189,7 @@ impl Back<'_, '_> {
         let name = format!("{:016x}", fastrand::u64(..));
         let mark = Bytes::from([&self.marks[..], name.as_bytes()].concat());
         let etcd = self.run.etcd;
-        let made = match written(self.run, etcd.change(changes, &mark).await).await? {
+        let made = match write(self.run, async || etcd.change(changes, &mark).await).await? {
             Some(revision) => Some(revision),
             None => etcd.get(&mark, 0).await?.map(|mark| mark.mod_revision.0),
         };

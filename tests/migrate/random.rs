@@ -41,6 +41,9 @@ const LATE_ALARM: u64 = 1271;
 /// Another instance takes the job over at the end of a cut-over's comparison, and lifts its alarm.
 const LIFTED_ALARM: u64 = 3430;
 
+/// An instance that was replaced raises its alarm while the other one puts its sentinels.
+const ALARM_BEFORE_SENTINEL: [u64; 2] = [4203, 4534];
+
 const PACE: Pace = Pace { page: 7, in_flight: 3 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -74,9 +77,8 @@ pub fn run(part: u64) {
     }
     let count = if std::env::var_os("LONG").is_some() { LONG_SEEDS } else { SEEDS };
     let seeds = number("FROM").unwrap_or(0)..number("SEEDS").unwrap_or(count);
-    for seed in
-        seeds.chain([TAKEN_OVER, LATE_ALARM, LIFTED_ALARM]).filter(|seed| seed % PARTS == part)
-    {
+    let always = [TAKEN_OVER, LATE_ALARM, LIFTED_ALARM].into_iter().chain(ALARM_BEFORE_SENTINEL);
+    for seed in seeds.chain(always).filter(|seed| seed % PARTS == part) {
         let done = std::panic::catch_unwind(|| history(seed));
         assert!(done.is_ok(), "SEED={seed}");
     }
