@@ -92,6 +92,10 @@ impl Fake {
         self.state().alarms.clone()
     }
 
+    pub fn raise(&self, alarm: u64) {
+        self.state().alarms.insert(alarm);
+    }
+
     pub fn speak_grpc(&self) {
         self.state().has_grpc = true;
     }

@@ -30,6 +30,9 @@ fn trials() -> Trials {
         let name = format!("random_histories_with_faults_and_kills_end_equal_{part}");
         trials.add(name, move || random::run(part));
     }
+    trials.add("an_alarm_is_lifted_late_and_never_under_the_instance_that_relies_on_it", || {
+        random::replaced::run();
+    });
     if let Some(why) = etcd::missing() {
         consul::say_skipped("consul-migrate", &why);
         return trials;

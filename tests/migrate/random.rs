@@ -4,6 +4,8 @@
 //!     SEED=17 cargo test … --test migrate random      one seed
 //!     FROM=200 SEEDS=300 cargo test …                 those from 200 to 299
 
+pub mod replaced;
+
 use super::fake::{Change, Fake};
 use bytes::Bytes;
 use consul_ffi::client::{Client, Settings};
@@ -141,13 +143,18 @@ impl Report for Silent {
 
 impl World {
     fn new(seed: u64, rng: &mut fastrand::Rng) -> World {
+        let faults = rng.choice([0, 3, 10]).unwrap();
+        World::with_faults(faults, seed, rng)
+    }
+
+    /// `faults`: how many of a hundred requests have one.
+    fn with_faults(faults: u8, seed: u64, rng: &mut fastrand::Rng) -> World {
         let clock = ManualClock::new();
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let agent = Options { clock: Arc::clone(&shared), seed, ..Options::default() };
         let agent = Arc::new(Agent::new(agent));
         let timers = Arc::clone(&agent);
         clock.spawn(async move { match timers.run_timers().await {} });
-        let faults = rng.choice([0, 3, 10]).unwrap();
         let fake = Fake::new(&clock, rng.u64(..), faults);
         if seed.is_multiple_of(2) {
             fake.speak_grpc();

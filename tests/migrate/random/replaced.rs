@@ -1,0 +1,55 @@
+//! Alarms while one instance has replaced another.
+
+use super::{World, changes};
+use consul_ffi::clock::Clock as _;
+use consul_ffi::migrate::mapping::Op;
+use consul_ffi::migrate::{CutOver, Freeze, Frozen, Run, Stop, cut_over, roll_back};
+use futures_util::future::join;
+use std::time::Duration;
+
+pub fn run() {
+    let mut rng = fastrand::Rng::with_seed(0);
+    let world = World::with_faults(0, 0, &mut rng);
+    for _ in 0..40 {
+        world.fake.write(&changes(&mut rng));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(world.clock.drive(async {
+        let replaced = world.hold(1).await.unwrap();
+        let holder = world.hold(2).await.unwrap();
+        assert!(cut(&holder).await.unwrap().differences.is_empty());
+        relies_on_its_alarm(&world, &replaced).await;
+        goes_back_in_spite_of_a_late_alarm(&world).await;
+    }));
+}
+
+async fn cut(run: &Run<'_>) -> Result<CutOver, Stop> {
+    let limit = Duration::from_secs(60);
+    cut_over(run, Freeze::Alarm, &Frozen::default(), limit, async |_| Ok(())).await
+}
+
+/// The instance that was replaced neither lifts the other one's alarm nor takes it for one of etcd itself.
+async fn relies_on_its_alarm(world: &World, replaced: &Run<'_>) {
+    let on = world.fake.alarms();
+    assert_eq!(on.len(), 1);
+    let done = cut(replaced).await;
+    assert!(matches!(done, Err(Stop::Held(_))), "{done:?}");
+    assert_eq!(world.fake.alarms(), on);
+}
+
+/// The alarm of the cut-over comes once more after the way back has lifted it.
+async fn goes_back_in_spite_of_a_late_alarm(world: &World) {
+    let on = world.fake.alarms();
+    let run = world.hold(3).await.unwrap();
+    let key = format!("{}new", run.job.record().mapping.plain_prefix());
+    world.direct.txn_surely(&[], &[Op::set(key, "of Consul".into())]).await.unwrap();
+    let late = async {
+        while !world.fake.alarms().is_empty() {
+            world.clock.sleep(Duration::from_millis(1)).await;
+        }
+        world.fake.raise(*on.first().unwrap());
+    };
+    let (done, ()) = join(roll_back(&run, false), late).await;
+    assert_eq!(done.unwrap().set, 1);
+    assert!(world.fake.alarms().is_empty(), "etcd takes no writes");
+}
