@@ -23,7 +23,7 @@ const MAX_DIFFERENCES: usize = 1000;
 /// After as many alarms of replaced instances a write fails.
 const LATE_ALARMS: usize = 20;
 
-/// What an operator is told of an alarm that was left.
+/// The note for the operator when an alarm that was left is lifted.
 pub const LIFTED: &str =
     "lifted the alarm of a cut-over that was killed or replaced: etcd takes writes again";
 

@@ -47,6 +47,8 @@ async fn goes_back_in_spite_of_a_late_alarm(world: &World) {
         while !world.fake.alarms().is_empty() {
             world.clock.sleep(Duration::from_millis(1)).await;
         }
+        // The look whether it is off takes 3 ms at most to come.
+        world.clock.sleep(Duration::from_millis(5)).await;
         world.fake.raise(*on.first().unwrap());
     };
     let (done, ()) = join(roll_back(&run, false), late).await;
