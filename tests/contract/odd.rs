@@ -1,8 +1,9 @@
 //! What Consul says of members and parameters that no sound client sends.
 
-use crate::target::{T, args, behaviours, text};
+use crate::target::{T, args, behaviours, pause, text};
 use consul_ffi::simulate::acl::DefaultPolicy;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 behaviours![
     a_nested_field_of_a_wrong_type_is_named_with_its_path,
@@ -19,6 +20,13 @@ behaviours![
     identities_of_tokens_have_names_and_datacenters,
     a_token_expires_in_the_future,
     a_policys_name_has_a_length,
+    ingress_gateways_with_a_tag_are_the_instances_of_the_service,
+    a_name_in_another_spelling_is_taken,
+    an_id_in_a_body_is_not_that_of_a_path_without_one,
+    a_clone_expires_with_its_token,
+    identities_are_kept_once_and_in_order,
+    a_refusal_names_what_it_refuses_as_it_is,
+    an_instances_new_name_leaves_the_index_of_the_old_one,
 ];
 
 const SERVICE: &str = "/v1/agent/service/register";
@@ -291,4 +299,150 @@ async fn a_policys_name_has_a_length(t: T) {
         let (status, said) = put_as_manager(&t, "/v1/acl/policy", &body).await;
         assert!(status == 200 && !said.contains("Datacenters"), "{said}");
     }
+}
+
+async fn ingress_gateways_with_a_tag_are_the_instances_of_the_service(t: T) {
+    let (node, service) = (t.name("n"), t.name("s"));
+    let own = json!({"Service": service, "Tags": ["v1"]});
+    let body = json!({"Node": node, "Address": "10.0.0.1", "Service": own});
+    assert_eq!(put(&t, CATALOG, &body).await.0, 200);
+    let (target, of_service) =
+        (format!("/v1/health/ingress/{service}"), format!("/v1/health/service/{service}"));
+    for (query, count) in [("tag=V1", 1), ("tag=other", 0), ("tag", 0), ("passing", 0)] {
+        let found = t.raw("GET", &format!("{target}?{query}"), "").await;
+        let list: Value = serde_json::from_str(&found.body).unwrap();
+        assert_eq!(list.as_array().map(Vec::len), Some(count), "{query}");
+        let same = t.raw("GET", &format!("{of_service}?{query}"), "").await;
+        let index = found.header("x-consul-index");
+        assert!(query == "passing" || index == same.header("x-consul-index"), "{query}");
+    }
+    put(&t, "/v1/catalog/deregister", &json!({"Node": node})).await;
+}
+
+/// As [`put_as_manager`], with the answer as JSON.
+async fn written(t: &T, target: &str, body: &Value) -> Value {
+    let (status, said) = put_as_manager(t, target, body).await;
+    assert_eq!(status, 200, "{body}: {said}");
+    serde_json::from_str(&said).unwrap()
+}
+
+fn id<'a>(written: &'a Value, member: &str) -> &'a str {
+    written[member].as_str().unwrap()
+}
+
+async fn a_name_in_another_spelling_is_taken(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    for (what, title) in [("policy", "Policy"), ("role", "Role")] {
+        let name = t.name("p").replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let own = written(&t, &format!("/v1/acl/{what}"), &json!({"Name": name})).await;
+        let target = format!("/v1/acl/{what}/{}", id(&own, "ID"));
+        let body = json!({"Name": name, "Description": "d"});
+        assert_eq!(put_as_manager(&t, &target, &body).await.0, 200);
+        let other = name.to_uppercase();
+        let why = format!("Invalid {title}: A {what} with name \"{other}\" already exists");
+        assert_eq!(put_as_manager(&t, &target, &json!({"Name": other})).await, (500, why));
+    }
+}
+
+async fn an_id_in_a_body_is_not_that_of_a_path_without_one(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    for (target, member, what) in [
+        ("/v1/acl/policy/", "ID", "Policy ID"),
+        ("/v1/acl/role/", "ID", "Role ID"),
+        ("/v1/acl/token/", "AccessorID", "Token Accessor ID"),
+    ] {
+        let (status, said) = put_as_manager(&t, target, &json!({member: "x"})).await;
+        let why = format!("{what} in URL and payload do not match");
+        // 1.8 has words before it.
+        assert!(status == 400 && said.ends_with(&why), "{said}");
+    }
+    let token = written(&t, "/v1/acl/token/", &json!({"Description": "d"})).await;
+    assert!(token["AccessorID"].is_string());
+}
+
+async fn a_clone_expires_with_its_token(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    for (body, expires) in [(json!({"ExpirationTTL": "1h"}), true), (json!({}), false)] {
+        let token = written(&t, "/v1/acl/token", &body).await;
+        let target = format!("/v1/acl/token/{}/clone", id(&token, "AccessorID"));
+        let clone = written(&t, &target, &json!({})).await;
+        assert_eq!(clone["ExpirationTime"].is_string(), expires);
+        assert_eq!(clone["ExpirationTime"], token["ExpirationTime"]);
+    }
+}
+
+async fn identities_are_kept_once_and_in_order(t: T) {
+    if t.is_1_8("identities of nodes are not known") {
+        return;
+    }
+    let t = t.with_acls(DefaultPolicy::Deny);
+    for (given, kept) in [
+        (json!([["b", "a"]]), json!(["a", "b"])),
+        (json!([["a", "a"]]), json!(["a", "a"])),
+        (json!([["b", "b"], ["a", "b"]]), json!(["a", "b", "b"])),
+        (json!([["a"], []]), json!(["a"])),
+        (json!([[], []]), Value::Null),
+    ] {
+        let identity = |names| json!({"ServiceName": "s", "Datacenters": names});
+        let identities: Vec<_> = given.as_array().unwrap().iter().map(identity).collect();
+        let body = json!({"ServiceIdentities": identities});
+        let token = written(&t, "/v1/acl/token", &body).await;
+        let list = token["ServiceIdentities"].as_array().unwrap();
+        assert_eq!((list.len(), &list[0]["Datacenters"]), (1, &kept), "{given}");
+    }
+    let node = json!({"NodeName": "s", "Datacenter": "dc1"});
+    let token = written(&t, "/v1/acl/token", &json!({"NodeIdentities": [node, node]})).await;
+    assert_eq!(token["NodeIdentities"], json!([node]));
+    // The hash is one of the texts alone.
+    let service = json!({"ServiceName": "s", "Datacenters": ["dc1"]});
+    let other = written(&t, "/v1/acl/token", &json!({"ServiceIdentities": [service]})).await;
+    assert_eq!(token["Hash"], other["Hash"]);
+}
+
+async fn a_refusal_names_what_it_refuses_as_it_is(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let node = "a\"\\b\u{2028}\n";
+    let (status, said) = put(&t, "/v1/catalog/deregister", &json!({"Node": node})).await;
+    let is_named = said.contains(&format!("on \"{node}\""));
+    assert!(status == 403 && (is_named || t.is_1_8("the text names nothing")), "{said}");
+}
+
+async fn an_instances_new_name_leaves_the_index_of_the_old_one(t: T) {
+    const INSTANCES: u32 = 20;
+    let node = t.name("n");
+    let register = async |id: u32, name: &str| {
+        let service = json!({"ID": id.to_string(), "Service": t.name(name)});
+        let body = json!({"Node": node, "Address": "10.0.0.1", "Service": service});
+        assert_eq!(put(&t, CATALOG, &body).await.0, 200);
+    };
+    for id in 0..INSTANCES {
+        register(id, "old").await;
+    }
+    let read = async |area: &str, query: &str| {
+        let target = format!("/v1/{area}/service/{}{query}", t.name("old"));
+        let index = t.raw("GET", &target, "").await.header("x-consul-index").map(str::to_owned);
+        index.unwrap().parse::<u64>().unwrap()
+    };
+    let before = read("health", "").await;
+    let query = format!("?index={before}&wait=60s");
+    let renames = async {
+        for id in 1..INSTANCES {
+            // Whoever does not wait yet hears of the next one.
+            pause(Duration::from_millis(300)).await;
+            register(id, "new").await;
+        }
+    };
+    if t.is_1_8("no event tells of the new name") {
+        register(1, "new").await;
+    } else {
+        let woken = tokio::select! {
+            woken = read("health", &query) => Some(woken),
+            () = renames => None,
+        };
+        assert!(woken.is_some_and(|woken| woken > before), "{woken:?} {before}");
+    }
+    for area in ["catalog", "health"] {
+        assert_eq!(read(area, "").await, before, "{area}");
+    }
+    put(&t, "/v1/catalog/deregister", &json!({"Node": node})).await;
 }

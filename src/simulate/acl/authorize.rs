@@ -179,7 +179,8 @@ impl Authority {
             }
             _ => "anonymous token".to_owned(),
         };
-        let on = if name.is_empty() { String::new() } else { format!(" on {}", go::quoted(name)) };
+        let on =
+            if name.is_empty() { String::new() } else { format!(" on \"{}\"", go::lossy(name)) };
         let hint = match self.is_anonymous() {
             true => {
                 ". The anonymous token is used implicitly when a request does not specify a token."

@@ -157,7 +157,7 @@ struct Token {
 }
 
 /// A service that a token may act as.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug)]
 #[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 struct ServiceIdentity {
     name: String,
@@ -165,7 +165,7 @@ struct ServiceIdentity {
 }
 
 /// A node that a token may act as.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 struct NodeIdentity {
     name: String,
@@ -346,14 +346,29 @@ pub(super) fn check_enabled(enabled: bool, call: &Call) -> Result<(), Refusal> {
     Err(Refusal::new(StatusCode::UNAUTHORIZED, "ACL support disabled"))
 }
 
-/// A hash of a token or policy, whose only meaning is whether it changes.
-fn content_hash(content: &impl Hash) -> String {
+/// A hash of a token or policy, whose only meaning is whether it changes. As in Consul, it is one of its
+/// texts in a row, so that a service's identity may have the hash of a node's.
+fn content_hash<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+    let content: String = texts.collect();
     let part = |part: u8| {
         let mut hasher = DefaultHasher::new();
-        (part, content).hash(&mut hasher);
+        (part, &content).hash(&mut hasher);
         hasher.finish().to_be_bytes()
     };
     BASE64.encode([part(0), part(1), part(2), part(3)].concat())
+}
+
+/// The texts of identities in their hash.
+fn identity_texts<'a>(
+    services: &'a [ServiceIdentity],
+    nodes: &'a [NodeIdentity],
+) -> impl Iterator<Item = &'a str> {
+    let of_service = |service: &'a ServiceIdentity| {
+        std::iter::once(&service.name).chain(service.datacenters.iter().flatten())
+    };
+    let of_node = |node: &'a NodeIdentity| [&node.name, &node.datacenter];
+    let texts = services.iter().flat_map(of_service).chain(nodes.iter().flat_map(of_node));
+    texts.map(String::as_str)
 }
 
 pub(super) fn is_uuid(text: &str) -> bool {

@@ -76,7 +76,9 @@ impl<'a> From<&'a Policy> for Stub<'a> {
 
 impl Policy {
     fn hash(&self) -> String {
-        content_hash(&(&self.name, &self.description, &self.text, self.valid_in()))
+        let fixed = [&self.name, &self.description, &self.text];
+        let datacenters = self.datacenters.iter().flatten();
+        content_hash(fixed.into_iter().chain(datacenters).map(String::as_str))
     }
 
     /// The datacenters in which it is valid, if not in all. Lists tell an empty list from none.
@@ -183,6 +185,10 @@ fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     if !given.id.is_empty() {
         return Err(Refusal::bad("Cannot specify the ID when creating a new policy"));
     }
+    add(state, call, given)
+}
+
+fn add(state: &mut State, call: &Call, given: Given) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Acl, "", Access::Write)?;
     check_name(&given.name)?;
     let id = state.new_id();
@@ -191,12 +197,12 @@ fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 
 fn update(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let id = call.rest_text();
-    if id.is_empty() {
-        return create(state, call);
-    }
     let given = decode(call)?;
     if !given.id.is_empty() && given.id != id {
         return Err(Refusal::bad("Policy ID in URL and payload do not match"));
+    }
+    if id.is_empty() {
+        return add(state, call, given);
     }
     state.authority(call).check(Resource::Acl, "", Access::Write)?;
     check_name(&given.name)?;
@@ -215,7 +221,7 @@ fn write(
     given: Given,
     present: Option<&Policy>,
 ) -> Result<Reply, Refusal> {
-    check_taken(state, &given, present.is_none())?;
+    check_taken(state, &given, present)?;
     let builtin = present.filter(|present| is_builtin(&present.id));
     if let Some(Policy { name, .. }) =
         builtin.filter(|_| given.datacenters.iter().any(|names| !names.is_empty()))
@@ -273,17 +279,15 @@ fn check_name(name: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Refuses the name of another policy.
-fn check_taken(state: &State, given: &Given, is_new: bool) -> Result<(), Refusal> {
-    let other = state.acl.policy_named(&given.name).filter(|other| other.id != given.id);
-    match other {
-        None => Ok(()),
-        Some(_) => {
-            let what = if is_new { "Policy with Name" } else { "policy with name" };
-            let name = crate::simulate::go::quoted(&given.name);
-            Err(invalid(&format!("A {what} {name} already exists")))
-        }
+/// Refuses a new name that a policy has, be it this one in another spelling.
+fn check_taken(state: &State, given: &Given, present: Option<&Policy>) -> Result<(), Refusal> {
+    let is_kept = present.is_some_and(|present| present.name == given.name);
+    if is_kept || state.acl.policy_named(&given.name).is_none() {
+        return Ok(());
     }
+    let what = if present.is_none() { "Policy with Name" } else { "policy with name" };
+    let name = crate::simulate::go::quoted(&given.name);
+    Err(invalid(&format!("A {what} {name} already exists")))
 }
 
 fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {

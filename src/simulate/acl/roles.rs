@@ -4,6 +4,7 @@ use super::token_body::{self, Link};
 use super::token_view::{self, NodeView, ServiceView};
 use super::{
     Access, NodeIdentity, Policy, Resource, Role, ServiceIdentity, check_lookup, content_hash,
+    identity_texts,
 };
 use crate::ordered;
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
@@ -59,13 +60,13 @@ impl<'a> View<'a> {
             policies: token_view::policy_links(state, &role.policies),
             service_identities: role.services.iter().map(ServiceView::from).collect(),
             node_identities: role.nodes.iter().map(NodeView::from).collect(),
-            hash: content_hash(&(
-                &role.name,
-                &role.description,
-                &role.policies,
-                &role.services,
-                &role.nodes,
-            )),
+            hash: content_hash(
+                [&role.name, &role.description]
+                    .into_iter()
+                    .chain(&role.policies)
+                    .map(String::as_str)
+                    .chain(identity_texts(&role.services, &role.nodes)),
+            ),
             create_index: role.create_index,
             modify_index: role.modify_index,
         }
@@ -186,10 +187,12 @@ fn update(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     if !super::is_uuid(&id) {
         return Err(Refusal::server("Role ID invalid UUID"));
     }
-    let Some(created) = state.acl.roles.get(&id).map(|role| role.create_index) else {
+    let Some(present) = state.acl.roles.get(&id) else {
         return Err(Refusal::server(format!("cannot find role {id}")));
     };
-    if state.acl.role_named(&given.name).is_some_and(|other| other.id != id) {
+    let created = present.create_index;
+    // Its own name in another spelling is taken, too.
+    if present.name != given.name && state.acl.role_named(&given.name).is_some() {
         let name = go::quoted(&given.name);
         return Err(invalid(&format!("A role with name {name} already exists")));
     }

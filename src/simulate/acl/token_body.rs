@@ -102,37 +102,54 @@ pub(super) fn services(given: &Object<'_>) -> Result<Vec<ServiceIdentity>, Strin
     let read = |item: &Json| -> Result<ServiceIdentity, String> {
         let item = given.nested("ServiceIdentities", item, "structs.ACLServiceIdentity")?;
         item.check_known(&["ServiceName", "Datacenters"])?;
-        Ok(ServiceIdentity {
-            name: item.text("ServiceName")?,
-            datacenters: item.texts("Datacenters")?.filter(|names| !names.is_empty()),
-        })
+        Ok(ServiceIdentity { name: item.text("ServiceName")?, datacenters: datacenters(&item)? })
     };
     let mut services: Vec<ServiceIdentity> = Vec::new();
     for service in items.unwrap_or_default().iter().map(read) {
         let service = service?;
         match services.iter_mut().find(|known| known.name == service.name) {
-            Some(known) => {
-                for datacenter in service.datacenters.unwrap_or_default() {
-                    let all = known.datacenters.get_or_insert_default();
-                    if !all.contains(&datacenter) {
-                        all.push(datacenter);
-                    }
-                }
-            }
+            Some(known) => join(&mut known.datacenters, service.datacenters),
             None => services.push(service),
         }
     }
     Ok(services)
 }
 
+/// The datacenters of an identity in their order; `None` if it names none.
+fn datacenters(identity: &Object<'_>) -> Result<Option<Vec<String>>, String> {
+    let mut names = identity.texts("Datacenters")?.unwrap_or_default();
+    names.sort_unstable();
+    Ok((!names.is_empty()).then_some(names))
+}
+
+/// Adds what one list has more than another.
+fn join(known: &mut Option<Vec<String>>, others: Option<Vec<String>>) {
+    let mut rest = known.clone().unwrap_or_default();
+    for name in others.unwrap_or_default() {
+        match rest.iter().position(|known| *known == name) {
+            Some(place) => drop(rest.swap_remove(place)),
+            None => known.get_or_insert_default().push(name),
+        }
+    }
+    known.iter_mut().for_each(|names| names.sort_unstable());
+}
+
+/// The nodes as which a token may act, each one once.
 pub(super) fn nodes(given: &Object<'_>) -> Result<Vec<NodeIdentity>, String> {
     let items = given.list("NodeIdentities", "structs.ACLNodeIdentities")?;
-    let read = |item: &Json| {
+    let read = |item: &Json| -> Result<NodeIdentity, String> {
         let item = given.nested("NodeIdentities", item, "structs.ACLNodeIdentity")?;
         item.check_known(&["NodeName", "Datacenter"])?;
         Ok(NodeIdentity { name: item.text("NodeName")?, datacenter: item.text("Datacenter")? })
     };
-    items.unwrap_or_default().iter().map(read).collect()
+    let mut nodes = Vec::new();
+    for node in items.unwrap_or_default().iter().map(read) {
+        let node = node?;
+        if !nodes.contains(&node) {
+            nodes.push(node);
+        }
+    }
+    Ok(nodes)
 }
 
 /// Refuses identities without a name or with a wrong one; `on` is what has them.

@@ -2,7 +2,7 @@
 
 use super::{
     Access, Authority, DefaultPolicy, NodeIdentity, Resource, ServiceIdentity, Token, content_hash,
-    policies, roles,
+    identity_texts, policies, roles,
 };
 use crate::simulate::go;
 use crate::simulate::store::State;
@@ -95,14 +95,12 @@ impl<'a> View<'a> {
             auth_method: token.method.as_deref(),
             expiration_time: token.expires.map(go::date_text),
             create_time: &token.created,
-            hash: content_hash(&(
-                &token.description,
-                &token.policies,
-                &token.roles,
-                &token.services,
-                &token.nodes,
-                token.local,
-            )),
+            hash: content_hash(
+                [token.description.as_str(), if token.local { "local" } else { "global" }]
+                    .into_iter()
+                    .chain(token.policies.iter().chain(&token.roles).map(String::as_str))
+                    .chain(identity_texts(&token.services, &token.nodes)),
+            ),
             create_index: token.create_index,
             modify_index: token.modify_index,
         }

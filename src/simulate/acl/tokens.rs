@@ -99,6 +99,10 @@ fn read(state: &State, call: &Call) -> Result<Reply, Refusal> {
 
 fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let given = decode(call)?;
+    add(state, call, given)
+}
+
+fn add(state: &mut State, call: &Call, given: Given) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Acl, "", Access::Write)?;
     check_new_id("AccessorID", &given.accessor, state.acl.token_of(&given.accessor).is_some())?;
     let secret = Secret::new(given.secret.as_str());
@@ -115,14 +119,21 @@ fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
             "ExpirationTime is not supported by the simulated agent; use ExpirationTTL",
         ));
     }
-    let ttl = Duration::from_nanos(given.ttl.unsigned_abs());
-    if !ttl.is_zero() && ttl < MIN_TTL {
-        let (least, ttl) = (go::duration_text(MIN_TTL), go::duration_text(ttl));
-        return Err(Refusal::server(format!(
-            "ExpirationTime cannot be less than {least} in the future (was {ttl})"
-        )));
+    if given.ttl > 0 {
+        check_ttl(Duration::from_nanos(given.ttl.unsigned_abs()))?;
     }
     write(state, call, given, None)
+}
+
+/// Refuses to create a token that expires so soon.
+fn check_ttl(ttl: Duration) -> Result<(), Refusal> {
+    if ttl >= MIN_TTL {
+        return Ok(());
+    }
+    let (least, ttl) = (go::duration_text(MIN_TTL), go::duration_text(ttl));
+    Err(Refusal::server(format!(
+        "ExpirationTime cannot be less than {least} in the future (was {ttl})"
+    )))
 }
 
 /// Validates an id that the user chose.
@@ -144,9 +155,6 @@ fn check_new_id(field: &str, id: &str, is_taken: bool) -> Result<(), Refusal> {
 /// Both have the same path and method; the end of the path decides.
 fn update_or_clone(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let path = call.rest_text();
-    if path.is_empty() {
-        return create(state, call);
-    }
     match path.strip_suffix("/clone") {
         Some(accessor) => clone(state, call, accessor),
         None => update(state, call, path),
@@ -157,6 +165,9 @@ fn update(state: &mut State, call: &Call, accessor: String) -> Result<Reply, Ref
     let given = decode(call)?;
     if !given.accessor.is_empty() && given.accessor != accessor {
         return Err(Refusal::bad("Token Accessor ID in URL and payload do not match"));
+    }
+    if accessor.is_empty() {
+        return add(state, call, given);
     }
     state.authority(call).check(Resource::Acl, "", Access::Write)?;
     if !is_uuid(&accessor) {
@@ -198,17 +209,19 @@ fn clone(state: &mut State, call: &Call, accessor: &str) -> Result<Reply, Refusa
         none if none.is_empty() => source.description.clone(),
         description => description,
     };
+    let ttl = source.expires.map(|expires| expires.saturating_sub(state.since_1970()));
+    ttl.map_or(Ok(()), check_ttl)?;
     let index = state.next_index();
     let token = Token {
         accessor: state.new_id(),
         secret: Secret::new(state.new_id()),
         description,
         created: state.date(Duration::ZERO),
-        expires: None,
         create_index: index,
         modify_index: index,
         ..source
     };
+    expire_after(state, &token, ttl);
     Ok(put(state, call, token))
 }
 
@@ -225,7 +238,7 @@ fn write(
     if given.has_templates {
         return Err(Refusal::server("templated policies are not supported by the simulated agent"));
     }
-    let ttl = Duration::from_nanos(given.ttl.unsigned_abs());
+    let ttl = (given.ttl > 0).then(|| Duration::from_nanos(given.ttl.unsigned_abs()));
     let index = state.next_index();
     let id_or_new = |state: &mut State, id: String| match id {
         none if none.is_empty() => state.new_id(),
@@ -252,16 +265,20 @@ fn write(
             local: given.local,
             method: None,
             created: state.date(Duration::ZERO),
-            expires: (!ttl.is_zero()).then(|| state.since_1970() + ttl),
+            expires: ttl.map(|ttl| state.since_1970() + ttl),
             create_index: index,
             modify_index: index,
         },
     };
-    if present.is_none() && !ttl.is_zero() {
+    expire_after(state, &token, ttl.filter(|_| present.is_none()));
+    Ok(put(state, call, token))
+}
+
+fn expire_after(state: &mut State, token: &Token, ttl: Option<Duration>) {
+    if let Some(ttl) = ttl {
         let timer = Timer::TokenExpires(token.accessor.clone());
         state.timers.set(state.now + ttl, timer);
     }
-    Ok(put(state, call, token))
 }
 
 /// The ids of the token's policies; refuses unknown ones.

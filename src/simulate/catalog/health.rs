@@ -34,8 +34,11 @@ static SERVICE: Read = Read {
         vec![Topic::Health(name.clone()), Topic::Instances(name)]
     },
     index: |state, call| {
-        let newest = || state.catalog.service_newest(&call.rest_text());
-        ResultIndex::new(if is_here(call) { newest() } else { 0 })
+        let newest = service_index(state, call);
+        ResultIndex::new(match may_stream(call) && is_here(call) {
+            true => newest.max(state.catalog.renamed_index(&call.rest_text())),
+            false => newest,
+        })
     },
     answer: |state, call| {
         let name = call.rest_text();
@@ -51,14 +54,24 @@ static CONNECT: Read = Read {
     answer: |state, call| {
         let name = call.rest_text();
         // The streaming backend leaves out what the caller may not see.
-        let waits = !matches!(call.query.get("index"), "" | "0");
-        if !(call.query.has("cached") || waits) || !call.query.get("near").is_empty() {
+        if !may_stream(call) {
             check_target(state, call, &name)?;
         }
         instances(state, call, ByTag::No, state.catalog.connect_instances(&name))
     },
     headers: Headers::Instances { streams: true },
 };
+
+/// The index of reads of a service's instances.
+fn service_index(state: &State, call: &Call) -> u64 {
+    if is_here(call) { state.catalog.service_newest(&call.rest_text()) } else { 0 }
+}
+
+/// Whether the streaming backend answers where it can.
+fn may_stream(call: &Call) -> bool {
+    let waits = !matches!(call.query.get("index"), "" | "0");
+    (call.query.has("cached") || waits) && call.query.get("near").is_empty()
+}
 
 /// The newest index among the services of the instances found.
 fn connect_index(state: &State, call: &Call) -> ResultIndex {
@@ -74,14 +87,23 @@ fn connect_index(state: &State, call: &Call) -> ResultIndex {
 /// The instances of the ingress gateways that lead to a service.
 static INGRESS: Read = Read {
     check: check_service,
-    topics: |_| vec![Topic::Services, Topic::Nodes, Topic::Checks, Topic::Entries],
-    index: |state, _| {
+    topics: |call| match asks_for_itself(call) {
+        true => (SERVICE.topics)(call),
+        false => vec![Topic::Services, Topic::Nodes, Topic::Checks, Topic::Entries],
+    },
+    index: |state, call| {
+        if asks_for_itself(call) {
+            return ResultIndex::new(service_index(state, call));
+        }
         let newest = gateways_newest(state);
         ResultIndex::new(if newest == 0 { 0 } else { newest.max(state.catalog.checks_newest) })
     },
     answer: |state, call| {
         let name = call.rest_text();
         check_target(state, call, &name)?;
+        if asks_for_itself(call) {
+            return (SERVICE.answer)(state, call);
+        }
         let behind = gateways::services(state);
         let leads = |behind: &&GatewayService<'_>| {
             behind.gateway_kind == gateways::INGRESS && behind.service.name == name
@@ -93,6 +115,11 @@ static INGRESS: Read = Read {
     },
     headers: Headers::Instances { streams: false },
 };
+
+/// Whether a read of ingress gateways is one of the service itself: Consul regards a tag first.
+fn asks_for_itself(call: &Call) -> bool {
+    call.query.has("tag")
+}
 
 /// Refuses a caller who may not read the service behind the instances in question.
 fn check_target(state: &State, call: &Call, name: &str) -> Result<(), Refusal> {

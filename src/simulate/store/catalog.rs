@@ -209,10 +209,13 @@ impl Record {
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 struct Group {
-    /// By node and id.
+    /// By node and id; empty if the last one got another name.
     instances: BTreeSet<(String, String)>,
     /// The index of the newest change of an instance, its checks or its node.
     newest: u64,
+    /// The index at which an instance last got another name; 0 if never.
+    #[cfg_attr(feature = "server", serde(default))]
+    renamed_index: u64,
 }
 
 /// The virtual addresses of a service in the mesh.
@@ -300,10 +303,16 @@ impl CatalogTable {
     /// The index of reads of a service's instances. That of an unknown service does not grow with
     /// other services, so that its watchers sleep.
     pub fn service_newest(&self, name: &str) -> u64 {
-        match self.groups.contains_key(&name.to_lowercase()) {
-            true => self.known_service_newest(name),
-            false => self.missing_newest(name),
+        match self.groups.get(&name.to_lowercase()) {
+            Some(group) if !group.instances.is_empty() => group.newest,
+            _ => self.missing_newest(name),
         }
+    }
+
+    /// The index at which an instance of a service last got another name, of which only the streaming
+    /// backend tells; 0 if never.
+    pub fn renamed_index(&self, name: &str) -> u64 {
+        self.groups.get(&name.to_lowercase()).map_or(0, |group| group.renamed_index)
     }
 
     /// The index of a read without a result.
@@ -439,7 +448,11 @@ impl CatalogTable {
             && before != name
         {
             self.leave(&before, &place);
-            self.touch_instances(&before, index, touched);
+            // The index of reads stays as it is, and outlives the last instance.
+            if let Some(group) = self.groups.get_mut(&before) {
+                group.renamed_index = index;
+            }
+            touched.extend([Topic::Instances(before.clone()), Topic::Health(before)]);
         }
         self.groups.entry(name.clone()).or_default().instances.insert(place);
         self.touch_instances(&name, index, touched);
@@ -457,6 +470,7 @@ impl CatalogTable {
         self.checks_newest = index;
         let name = service.name.to_lowercase();
         if self.leave(&name, &(node.clone(), id)) {
+            self.groups.remove(&name);
             self.service_removed_index = index;
         }
         self.touch_instances(&name, index, touched);
@@ -532,11 +546,8 @@ impl CatalogTable {
         let Some(group) = self.groups.get_mut(name) else { return false };
         group.instances.remove(place);
         let last = group.instances.is_empty();
-        if last {
-            self.groups.remove(name);
-            if self.virtual_addresses.get(name).is_some_and(|known| !known.is_of_entry) {
-                self.virtual_addresses.remove(name);
-            }
+        if last && self.virtual_addresses.get(name).is_some_and(|known| !known.is_of_entry) {
+            self.virtual_addresses.remove(name);
         }
         last
     }

@@ -334,11 +334,23 @@ impl Side {
                 }
             }
             Value::Array(items) => {
-                items.iter_mut().for_each(|item| self.normalise(item, indexes));
                 // Sessions and tokens are listed in the order of their ids, which are random.
                 let by_id = ["LockDelay", "AccessorID"];
-                if items.len() > 1 && by_id.iter().any(|member| items[0].get(member).is_some()) {
-                    items.sort_by_key(Value::to_string);
+                let is_by_id =
+                    items.len() > 1 && by_id.iter().any(|member| items[0].get(member).is_some());
+                if is_by_id {
+                    // Before their hashes get numbers.
+                    items.sort_by_cached_key(|item| {
+                        let mut item = item.clone();
+                        if let Value::Object(members) = &mut item {
+                            members.remove("Hash");
+                        }
+                        self.normalise(&mut item, &mut Vec::new());
+                        item.to_string()
+                    });
+                }
+                items.iter_mut().for_each(|item| self.normalise(item, indexes));
+                if is_by_id {
                     indexes.truncate(1);
                 }
             }
