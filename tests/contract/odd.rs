@@ -27,6 +27,7 @@ behaviours![
     identities_are_kept_once_and_in_order,
     a_refusal_names_what_it_refuses_as_it_is,
     an_instances_new_name_leaves_the_index_of_the_old_one,
+    a_token_keeps_the_hash_of_the_policies_that_it_had,
 ];
 
 const SERVICE: &str = "/v1/agent/service/register";
@@ -445,4 +446,20 @@ async fn an_instances_new_name_leaves_the_index_of_the_old_one(t: T) {
         assert_eq!(read(area, "").await, before, "{area}");
     }
     put(&t, "/v1/catalog/deregister", &json!({"Node": node})).await;
+}
+
+async fn a_token_keeps_the_hash_of_the_policies_that_it_had(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let name = t.name("p").replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let policy = written(&t, "/v1/acl/policy", &json!({"Name": name})).await;
+    let token = written(&t, "/v1/acl/token", &json!({"Policies": [{"Name": name}]})).await;
+    t.ok("acl_policy_delete", args![id(&policy, "ID")]).await;
+    let target = format!("/v1/acl/token/{}", id(&token, "AccessorID"));
+    let after = written(&t, &format!("{target}/clone"), &json!({})).await;
+    assert_eq!(after.get("Policies"), None);
+    assert_ne!(after["Hash"], token["Hash"]);
+    let own = t.value("acl_token_self", args![]).await;
+    let found = t.raw("GET", &format!("{target}?token={}", text(&own, "SecretID")), "").await;
+    let found: Value = serde_json::from_str(&found.body).unwrap();
+    assert_eq!((found.get("Policies"), &found["Hash"]), (None, &token["Hash"]));
 }

@@ -305,10 +305,6 @@ fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     }
     state.acl.policies_newest = state.next_index();
     state.acl.policies.remove(&id);
-    // Tokens lose the policy.
-    for token in state.acl.tokens.values_mut() {
-        token.policies.retain(|linked| *linked != id);
-    }
     state.touch(Topic::Policies);
     Ok(Reply::json(call.style, &true))
 }

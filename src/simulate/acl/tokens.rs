@@ -209,6 +209,10 @@ fn clone(state: &mut State, call: &Call, accessor: &str) -> Result<Reply, Refusa
         none if none.is_empty() => source.description.clone(),
         description => description,
     };
+    let acl = &state.acl;
+    let policies = source.policies.iter().filter(|id| acl.policies.contains_key(*id)).cloned();
+    let policies = policies.collect();
+    let roles = acl.roles_of(&source).map(|role| role.id.clone()).collect();
     let ttl = source.expires.map(|expires| expires.saturating_sub(state.since_1970()));
     ttl.map_or(Ok(()), check_ttl)?;
     let index = state.next_index();
@@ -216,6 +220,8 @@ fn clone(state: &mut State, call: &Call, accessor: &str) -> Result<Reply, Refusa
         accessor: state.new_id(),
         secret: Secret::new(state.new_id()),
         description,
+        policies,
+        roles,
         created: state.date(Duration::ZERO),
         create_index: index,
         modify_index: index,
