@@ -428,12 +428,12 @@ async fn an_instances_new_name_leaves_the_index_of_the_old_one(t: T) {
     let query = format!("?index={before}&wait=60s");
     let renames = async {
         for id in 1..INSTANCES {
-            // Whoever does not wait yet hears of the next one.
+            // A waiter that comes late sees the next one.
             pause(Duration::from_millis(300)).await;
             register(id, "new").await;
         }
     };
-    if t.is_1_8("no event tells of the new name") {
+    if t.is_1_8("the new name is not an event") {
         register(1, "new").await;
     } else {
         let woken = tokio::select! {
