@@ -176,6 +176,8 @@ return function(wait, now_s, check)
     local handle = raising(pcall(this.object.start, this.object, "release", ...))
     local can_wait, why = pcall(check, 0)
     if not can_wait then
+      -- A handle that is collected ends its call.
+      this.releasing = handle
       error(why .. "; the release has begun", 2)
     end
     return finished(handle)
