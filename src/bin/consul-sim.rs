@@ -166,6 +166,10 @@ async fn run(config: &Config) -> Result<(), String> {
 
 /// Removes a file that an earlier process may have left.
 fn remove(file: &Path) -> Result<(), String> {
+    let kind = file.symlink_metadata().map(|metadata| metadata.file_type());
+    if kind.is_ok_and(|kind| !kind.is_file() && !kind.is_symlink()) {
+        return Err(format!("{}: it is not a regular file", file.display()));
+    }
     match std::fs::remove_file(file) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(of_file(file, &error)),
         _ => Ok(()),

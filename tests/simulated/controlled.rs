@@ -332,5 +332,14 @@ fn a_file_says_that_it_answers() -> Outcome {
     same("pid", ready["pid"].as_u64(), Some(pid.into()))?;
     Command::new("kill").args(["-TERM", &pid.to_string()]).status()?;
     same("its status", sim.child.wait()?.success(), true)?;
-    same("the file afterwards", std::fs::exists(&file)?, false)
+    same("the file afterwards", std::fs::exists(&file)?, false)?;
+    let pipe = folder.path("pipe").display().to_string();
+    same("a pipe", Command::new("mkfifo").arg(&pipe).status()?.success(), true)?;
+    let flag = format!("-sim-ready-file={pipe}");
+    let mut sim = Command::new("timeout");
+    sim.arg("20").arg(consul::binary(consul::SIM)?).args(["agent", "-http-port=0", &flag]);
+    let output = sim.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    same("its words", said.contains("it is not a regular file"), true)?;
+    same("the pipe afterwards", std::fs::exists(&pipe)?, true)
 }
