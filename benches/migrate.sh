@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Measures consul-migrate between a real etcd and a real Consul 1.21 in dev mode, both on this machine.
+# Measures consul-migrate between a real etcd and a real Consul 1.21, both on this machine.
 #
 #   benches/migrate.sh [PROGRAM]
 #
 # PROGRAM is a consul-migrate of a release build (default: target/release/consul-migrate). Six writers set
-# 50,000 keys of 200 bytes during a cut-over; a tail follows 50,000 more; then three rounds, in each of which
-# Consul takes PUTs, 32 at once, and an empty Consul gets a copy of the 100,000 keys, which is verified.
-# Prints the figures and has no bounds. Needs etcd, wrk, curl and luajit.
+# 50,000 keys of 200 bytes during a cut-over; a tail follows 50,000 more; then three rounds on a server in dev mode and three
+# on one with its data on a disk, in each of which Consul takes PUTs, 32 at once, from this library and from wrk, and an empty Consul gets a copy of the 100,000 keys, which
+# is verified. Prints the figures and has no bounds. Needs etcd, wrk, curl and the LuaJIT module (make build-luajit).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -59,8 +59,25 @@ LUA
     curl -s --fail -K "$folder/bodies"
 }
 
-# puts: the PUTs of 200 bytes a second that Consul takes, 32 at once.
-puts() {
+# puts_of_library: the PUTs of 200 bytes a second of a Lua program, 32 at once.
+puts_of_library() {
+    LUA_PATH="lua/?.lua;;" LUA_CPATH="target/lua/luajit/?.so;;" luajit - <<'LUA'
+local consul_ffi, now = require("consul_ffi"), require("system").monotime
+local client, calls = assert(consul_ffi.ConsulClient.new({})), {}
+for place = 1, 20000 do
+    calls[place] = { "kv_put", ("puts/%06d"):format(place), ("%06d"):format(place) .. ("v"):rep(194) }
+end
+local from = now()
+for _, result in ipairs(select(2, assert(client:batch(calls, { concurrency = 32 })))) do
+    assert(result.ok, result.message)
+end
+print(#calls / (now() - from))
+LUA
+    curl -s -X DELETE "$consul/v1/kv/puts/?recurse" >/dev/null
+}
+
+# puts_of_wrk: the PUTs of 200 bytes a second that Consul takes, 32 at once.
+puts_of_wrk() {
     cat >"$folder/put.lua" <<'LUA'
 local place = 0
 request = function()
@@ -123,15 +140,32 @@ echo "$before $filled $(date +%s.%N)" | awk '{
 kill "$tail"
 wait "$tail" || true
 curl -s -X DELETE "$consul/v1/kv/?recurse" >/dev/null
-for round in 1 2 3; do
-    rate=$(puts)
-    measured --job "round$round" copy
-    copy=$(field seconds) memory=$(cat "$folder/memory")
-    measured --job "round$round" verify
-    verify=$(field seconds)
-    echo "$rate $copy $verify $memory $(cat "$folder/memory")" | awk '{
-        printf "PUTs %.0f/s; copy %.2f s, %.0f keys/s, %.1f times PUT; ", $1, $2, 1e5 / $2, 1e5 / $2 / $1
-        printf "verify %.2f s, %.2f of the copy; %d and %d MB\n", $3, $3 / $2, $4 / 1024, $5 / 1024
-    }'
-    curl -s -X DELETE "$consul/v1/kv/?recurse" >/dev/null
-done
+# rounds NAME: three rounds of PUTs, a copy and its verification, with jobs of this name.
+rounds() {
+    for round in 1 2 3; do
+        library=$(puts_of_library) wrk=$(puts_of_wrk)
+        measured --job "$1$round" copy
+        copy=$(field seconds) memory=$(cat "$folder/memory")
+        measured --job "$1$round" verify
+        verify=$(field seconds)
+        echo "$library $wrk $copy $verify $memory $(cat "$folder/memory")" | awk '{
+            printf "copy %.2f s, %.0f keys/s; PUTs of the library %.0f/s, ratio %.1f; ", $3, 1e5 / $3, $1, 1e5 / $3 / $1
+            printf "of wrk %.0f/s, ratio %.1f; ", $2, 1e5 / $3 / $2
+            printf "verify %.2f s, %.2f of the copy; %d and %d MB\n", $4, $4 / $3, $5 / 1024, $6 / 1024
+        }'
+        curl -s -X DELETE "$consul/v1/kv/?recurse" >/dev/null
+    done
+}
+
+echo "a server in dev mode, which writes nothing to a disk:"
+rounds dev
+first=$((20000 + RANDOM % 2000 * 5))
+"$(scripts/consul.sh 1.21)" agent -server -bootstrap-expect=1 -bind=127.0.0.1 -data-dir="$folder/consul" -dns-port=-1 \
+    -grpc-port=-1 -http-port="$first" -server-port=$((first + 1)) -serf-lan-port=$((first + 2)) \
+    -serf-wan-port=$((first + 3)) >"$folder/consul.log" 2>&1 &
+export CONSUL_HTTP_ADDR=127.0.0.1:$first
+consul=http://$CONSUL_HTTP_ADDR
+until curl -sf -X PUT "$consul/v1/kv/ready" >/dev/null; do sleep 0.1; done
+curl -s -X DELETE "$consul/v1/kv/ready" >/dev/null
+echo "a server with its data on a disk:"
+rounds disk
