@@ -2,10 +2,10 @@
 //! the record names the key before which all are written.
 
 use super::ahead::ahead;
-use super::etcd::{Page, Pages, Range};
+use super::etcd::{KeyValue, Page, Pages, Range};
 use super::job::{Phase, Record};
 use super::mapping::{Op, hex};
-use super::survey::shown;
+use super::survey::{Kept, shown};
 use super::target::Stored;
 use super::{Run, Stop, source, verify};
 use crate::clock::Instant;
@@ -22,15 +22,16 @@ use std::time::Duration;
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 /// Writes the snapshot, and deletes what it does not have if Consul may have it. Goes on where an earlier
-/// run of the job was ended; with a new snapshot if etcd has compacted the old one.
+/// run of the job was ended; with a new snapshot if etcd has compacted the old one. Reads etcd
+/// unless `kept` has the snapshot.
 ///
 /// # Errors
 /// See [`Stop`].
-pub async fn load(run: &Run<'_>) -> Result<(), Stop> {
+pub async fn load(run: &Run<'_>, mut kept: Kept) -> Result<(), Stop> {
     source::check(run.etcd, &run.job.record()).await?;
     loop {
         let done = match run.job.record().phase {
-            Phase::Load => write(run).await,
+            Phase::Load => write(run, std::mem::take(&mut kept)).await,
             Phase::Sweep => sweep(run).await,
             Phase::Tail | Phase::Switched => return Ok(()),
         };
@@ -64,17 +65,52 @@ pub async fn restart(run: &Run<'_>) -> Result<(), Stop> {
     run.job.save(record.restarted(revision), &[]).await
 }
 
-async fn write(run: &Run<'_>) -> Result<(), Stop> {
-    let record = run.job.record();
-    let mut range = Range::prefix(&record.mapping.etcd_prefix);
-    let (total, _) = run.etcd.count(&range, record.snapshot).await?;
-    if let Some(key) = record.loaded.as_deref().and_then(hex::bytes) {
-        range.start = key.into();
+/// Where the pages of the snapshot come from.
+enum Snapshot<'a> {
+    Kept(VecDeque<Page>),
+    Etcd(Pages<'a>),
+}
+
+impl Snapshot<'_> {
+    /// All keys, in pages of up to `most`.
+    fn kept(mut kvs: Vec<KeyValue>, most: u64) -> Self {
+        kvs.sort_unstable_by(|one, other| one.key.0.cmp(&other.key.0));
+        let (mut kvs, mut pages) = (kvs.into_iter().peekable(), VecDeque::new());
+        while kvs.peek().is_some() {
+            let page = kvs.by_ref().take(most as usize).collect();
+            let next = kvs.peek().map(|kv| kv.key.0.clone());
+            pages.push_back(Page { kvs: page, next });
+        }
+        Snapshot::Kept(pages)
     }
-    let (left, _) = run.etcd.count(&range, record.snapshot).await?;
+
+    async fn next(&mut self) -> Result<Option<Page>, Stop> {
+        match self {
+            Snapshot::Kept(pages) => Ok(pages.pop_front()),
+            Snapshot::Etcd(pages) => Ok(pages.next().await?),
+        }
+    }
+}
+
+async fn write(run: &Run<'_>, kept: Kept) -> Result<(), Stop> {
+    let record = run.job.record();
+    let (mut pages, total, done);
+    // Another instance may have begun the job with another snapshot.
+    let is_kept = kept.revision == record.snapshot && record.loaded.is_none();
+    if !is_kept || kept.kvs.is_empty() {
+        let mut range = Range::prefix(&record.mapping.etcd_prefix);
+        total = run.etcd.count(&range, record.snapshot).await?.0;
+        if let Some(key) = record.loaded.as_deref().and_then(hex::bytes) {
+            range.start = key.into();
+        }
+        done = total - run.etcd.count(&range, record.snapshot).await?.0;
+        pages = Snapshot::Etcd(Pages::new(run.etcd, range, record.snapshot, run.pace.page));
+    } else {
+        (total, done) = (kept.kvs.len() as u64, 0);
+        pages = Snapshot::kept(kept.kvs, run.pace.page);
+    }
     let open = Mutex::default();
-    let mut progress = Progress::new(run, total, total - left, &open);
-    let mut pages = Pages::new(run.etcd, range, record.snapshot, run.pace.page);
+    let mut progress = Progress::new(run, total, done, &open);
     let mut ready = VecDeque::new();
     let next = async || loop {
         if let Some(batch) = ready.pop_front() {

@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 /// The keys that are named for each problem.
 const NAMED: usize = 1000;
 
+/// Up to this size in memory all keys of a snapshot are kept.
+const KEPT_BYTES: usize = 32 << 20;
+
 /// The number of keys after which the progress is reported.
 const STEP: u64 = 1000;
 
@@ -33,6 +36,15 @@ pub struct Survey {
     pub slashed: u64,
     pub bare: u64,
     pub problems: BTreeMap<Problem, Affected>,
+    #[serde(skip)]
+    pub kept: Kept,
+}
+
+/// All keys of a snapshot, which a copy then need not read again; none of a large one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kept {
+    pub revision: u64,
+    pub kvs: Vec<KeyValue>,
 }
 
 impl Survey {
@@ -110,7 +122,9 @@ pub async fn survey(
         slashed: 0,
         bare: 0,
         problems: BTreeMap::new(),
+        kept: Kept { revision, kvs: Vec::new() },
     };
+    let mut room = Some(KEPT_BYTES);
     let mut entries = Sorted::new(etcd, &mapping.etcd_prefix, revision, pace.page);
     let mut before: Option<KeyValue> = None;
     while let Some(kv) = entries.next().await? {
@@ -121,7 +135,12 @@ pub async fn survey(
         {
             survey.add(Problem::Collision, &kv.key.0);
         }
-        before = Some(KeyValue { value: Default::default(), ..kv });
+        before = Some(KeyValue { value: Default::default(), ..kv.clone() });
+        room = room.and_then(|room| room.checked_sub(kv.size()));
+        match room {
+            Some(_) => survey.kept.kvs.push(kv),
+            None => survey.kept.kvs = Vec::new(),
+        }
         if survey.keys.is_multiple_of(STEP) {
             report.progress("read", survey.keys, Some(total));
         }

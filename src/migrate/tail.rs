@@ -5,7 +5,7 @@ use super::etcd::{Changes, Event, EventKind, Pages, Range, Refused, Watch, by_fo
 use super::job::Record;
 use super::load::{load, restart};
 use super::mapping::{Choice, Form, Op, Place, Problem, counterpart, form_of};
-use super::survey::shown;
+use super::survey::{Kept, shown};
 use super::target::{Stored, Target};
 use super::{Run, Stop, source};
 use crate::error::Kind;
@@ -44,7 +44,7 @@ pub enum Until {
 pub async fn tail(run: &Run<'_>, until: &Until) -> Result<u64, Stop> {
     let snapshot = run.job.record().snapshot;
     loop {
-        load(run).await?;
+        load(run, Kept::default()).await?;
         if let Until::Deleted(key) = until
             && run.job.record().snapshot != snapshot
             && run.etcd.get(key, run.job.record().snapshot).await?.is_none()

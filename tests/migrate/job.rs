@@ -7,7 +7,7 @@ pub fn run(version: &'static str) {
     let key = |place: usize| (format!("/app/{place:04}"), place.to_string());
     servers.etcd.gateway().fill((0..2000).map(key));
     servers.run(&["tail"]).ends(1, &["there is no job", "begin it with copy"]);
-    servers.run(&["copy", "--txn", "128"]).ok();
+    servers.run(&["copy", "--txn", "64"]).ok();
     servers.run(&["copy"]).ends(1, &["copied already"]);
     servers.run(&["--job", "other", "copy"]).ends(1, &["nothing was written", "--replace"]);
     finds_each_difference(&servers);
@@ -36,11 +36,11 @@ fn finds_each_difference(servers: &Servers) {
     put("app/0007", "7");
     put("app/1999", "1999");
     consul.send("DELETE", "/v1/kv/app/extra", "").unwrap();
-    servers.run(&["verify", "--txn", "128"]).ok();
+    servers.run(&["verify", "--txn", "64"]).ok();
 }
 
 fn is_held_by_one(servers: &Servers) {
-    let mut first = servers.start_run(&["tail", "--txn", "128"]);
+    let mut first = servers.start_run(&["tail", "--txn", "64"]);
     servers
         .etcd
         .gateway()

@@ -14,10 +14,10 @@ use consul_ffi::error::{Error, Kind};
 use consul_ffi::migrate::etcd::{Etcd, KeyValue};
 use consul_ffi::migrate::job::{self, Instance, Job, Keys, Phase, Record};
 use consul_ffi::migrate::mapping::{Choice, Mapping, Op, Problem, hex};
-use consul_ffi::migrate::survey::survey;
+use consul_ffi::migrate::survey::{Kept, survey};
 use consul_ffi::migrate::target::{Outcome, Target};
 use consul_ffi::migrate::{
-    CutOver, Freeze, Frozen, Pace, Report, Run, Stop, Until, cut_over, roll_back, tail,
+    CutOver, Freeze, Frozen, Pace, Report, Run, Stop, Until, cut_over, load, roll_back, tail,
 };
 use consul_ffi::simulate::{Agent, Options, SimTransport};
 use consul_ffi::transport::Transport;
@@ -219,7 +219,7 @@ impl World {
         record.map(|(record, _)| record)
     }
 
-    async fn hold(&self, number: u64) -> Result<Run<'_>, Stop> {
+    async fn hold(&self, number: u64) -> Result<(Run<'_>, Kept), Stop> {
         let found = survey(&self.etcd, &self.mapping, PACE, &Silent).await?;
         let mapping = Mapping { form: Some(found.form()), ..self.mapping.clone() };
         let new = Record::new(found.cluster_id, mapping, found.revision, false);
@@ -227,14 +227,18 @@ impl World {
         let (id, host, boot, verb) = (number.to_string(), text("h"), text("b"), text("tail"));
         let me = Instance { id, host, boot, process: 1, verb };
         let job = Job::hold(&self.target, "job", me, &|_| true, true, Some(new)).await?;
-        Ok(Run { etcd: &self.etcd, job, pace: PACE, report: Arc::new(Silent) })
+        let run = Run { etcd: &self.etcd, job, pace: PACE, report: Arc::new(Silent) };
+        Ok((run, found.kept))
     }
 
     /// One run of the program: a tail, or a cut-over, which returns what it did.
     async fn instance(&self, number: u64, cuts: bool) -> Result<Option<CutOver>, Stop> {
         let frozen = Frozen::default();
         let done = async {
-            let run = self.hold(number).await?;
+            let (run, kept) = self.hold(number).await?;
+            if number.is_multiple_of(2) {
+                load(&run, kept).await?;
+            }
             if !cuts {
                 return tail(&run, &Until::Dropped).await.map(|_| None);
             }
@@ -388,7 +392,7 @@ async fn go_back(world: &World, mapping: &Mapping, rng: &mut fastrand::Rng) {
             }
             change_consul(world, &names, rng).await;
             let before = world.found().await;
-            let run = world.hold(u64::MAX - number).await.unwrap();
+            let (run, _) = world.hold(u64::MAX - number).await.unwrap();
             let life =
                 Duration::from_millis(if number < kills { rng.u64(..400) } else { 3_600_000 });
             let life = pin!(world.clock.sleep(life));

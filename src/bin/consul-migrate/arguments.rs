@@ -127,7 +127,7 @@ pub struct Job {
         value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub page: u64,
     /// The most operations of a transaction; for Consul before 1.14 there are up to 64.
-    #[arg(long, global = true, default_value_t = 64, value_name = "N",
+    #[arg(long, global = true, default_value_t = 128, value_name = "N",
         value_parser = clap::value_parser!(u16).range(3..=128))]
     pub txn: u16,
     /// The transactions at once.

@@ -9,7 +9,7 @@ use super::{lines, switch};
 use consul_ffi::migrate::etcd::Range;
 use consul_ffi::migrate::job::{self, Instance, Job, Keys, Phase, Record};
 use consul_ffi::migrate::mapping::Mapping;
-use consul_ffi::migrate::survey::{Survey, survey};
+use consul_ffi::migrate::survey::{Kept, Survey, survey};
 use consul_ffi::migrate::verify::Found;
 use consul_ffi::migrate::{
     LIFTED, Report, Run, Stop, Until, lift_left, load, restart, source, tail, verify,
@@ -183,11 +183,13 @@ fn problems(found: &Survey, mapping: &Mapping) -> String {
 
 async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failure> {
     let begun = Instant::now();
+    let mut kept = Kept::default();
     let job = match open(session, name, &asked.hold).await? {
         Some(job) => job,
         None => {
-            let new = Some(begin(session, asked).await?);
-            create(session, name, &asked.hold, new).await?
+            let new;
+            (new, kept) = begin(session, asked).await?;
+            create(session, name, &asked.hold, Some(new)).await?
         }
     };
     let run = of(session, job);
@@ -210,7 +212,7 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
         if asked.again && (is_copied || source::check_revision(run.etcd, &before).await.is_err()) {
             restart(&run).await?;
         }
-        load(&run).await
+        load(&run, kept).await
     })
     .await?;
     let record = run.job.record();
@@ -227,8 +229,8 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
     Ok(Done { text, json, is_well: true })
 }
 
-/// The record of a new job, if nothing is in its way.
-async fn begin(session: &Session, asked: &Copy) -> Result<Record, Failure> {
+/// The record of a new job, if nothing is in its way, and what was kept of its snapshot.
+async fn begin(session: &Session, asked: &Copy) -> Result<(Record, Kept), Failure> {
     let found = look(session).await?;
     let mapping = Mapping {
         form: Some(found.form()),
@@ -254,7 +256,8 @@ async fn begin(session: &Session, asked: &Copy) -> Result<Record, Failure> {
         ))
         .into());
     }
-    Ok(Record::new(found.cluster_id, mapping, found.revision, asked.replace))
+    let record = Record::new(found.cluster_id, mapping, found.revision, asked.replace);
+    Ok((record, found.kept))
 }
 
 async fn follow(session: &Session, name: &str, asked: &Hold) -> Result<Done, Failure> {

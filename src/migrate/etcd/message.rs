@@ -96,6 +96,11 @@ pub struct KeyValue {
 }
 
 impl KeyValue {
+    /// About what it takes of memory, in bytes.
+    pub fn size(&self) -> usize {
+        self.key.0.len() + self.value.0.len() + size_of::<Self>()
+    }
+
     /// Whether this write created the key.
     pub fn is_new(&self) -> bool {
         self.create_revision == self.mod_revision

@@ -60,7 +60,7 @@ impl<'a> Pages<'a> {
 
     /// Chooses the size of the next page by the sizes of the keys in this one.
     fn adapt(&mut self, kvs: &[KeyValue]) {
-        let size: usize = kvs.iter().map(|kv| kv.key.0.len() + kv.value.0.len() + 64).sum();
+        let size: usize = kvs.iter().map(KeyValue::size).sum();
         if let Some(each) = size.checked_div(kvs.len()) {
             let fitting = (WANTED_BYTES / each.max(1)) as u64;
             self.limit = fitting.clamp(1, self.most);

@@ -15,8 +15,8 @@ pub fn run() {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(world.clock.drive(async {
-        let replaced = world.hold(1).await.unwrap();
-        let holder = world.hold(2).await.unwrap();
+        let (replaced, _) = world.hold(1).await.unwrap();
+        let (holder, _) = world.hold(2).await.unwrap();
         assert!(cut(&holder).await.unwrap().differences.is_empty());
         relies_on_its_alarm(&world, &replaced).await;
         goes_back_in_spite_of_a_late_alarm(&world).await;
@@ -40,7 +40,7 @@ async fn relies_on_its_alarm(world: &World, replaced: &Run<'_>) {
 /// The alarm of the cut-over comes once more after the way back has lifted it.
 async fn goes_back_in_spite_of_a_late_alarm(world: &World) {
     let on = world.fake.alarms();
-    let run = world.hold(3).await.unwrap();
+    let (run, _) = world.hold(3).await.unwrap();
     let key = format!("{}new", run.job.record().mapping.plain_prefix());
     world.direct.txn_surely(&[], &[Op::set(key, "of Consul".into())]).await.unwrap();
     let late = async {
