@@ -96,8 +96,7 @@ async fn write(run: &Run<'_>, kept: Kept) -> Result<(), Stop> {
     let record = run.job.record();
     let (mut pages, total, done);
     // Another instance may have begun the job with another snapshot.
-    let is_kept = kept.revision == record.snapshot && record.loaded.is_none();
-    if !is_kept || kept.kvs.is_empty() {
+    if kept.revision != record.snapshot || kept.kvs.is_empty() {
         let mut range = Range::prefix(&record.mapping.etcd_prefix);
         total = run.etcd.count(&range, record.snapshot).await?.0;
         if let Some(key) = record.loaded.as_deref().and_then(hex::bytes) {
@@ -309,5 +308,33 @@ impl<'r, 'a> Progress<'r, 'a> {
             self.run.job.save(Record { loaded, ..self.run.job.record() }, &[]).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run that goes on begins at the first key of a page, and takes all keys before it for written.
+    #[test]
+    fn a_snapshot_that_was_kept_has_its_pages_in_the_order_of_etcd() {
+        let names = ["/a", "a", "/b", "c", "/d"];
+        let kvs = names.map(|name| {
+            let mut kv = KeyValue::default();
+            kv.key.0 = Bytes::from_static(name.as_bytes());
+            kv
+        });
+        let Snapshot::Kept(pages) = Snapshot::kept(kvs.into(), 2) else { unreachable!() };
+        let pages: Vec<_> = pages
+            .into_iter()
+            .map(|page| (page.kvs.into_iter().map(|kv| kv.key.0).collect::<Vec<_>>(), page.next))
+            .collect();
+        let page = |keys: &[&'static str], next: Option<&'static str>| {
+            let keys = keys.iter().map(|key| Bytes::from_static(key.as_bytes())).collect();
+            (keys, next.map(|key| Bytes::from_static(key.as_bytes())))
+        };
+        let wanted =
+            [page(&["/a", "/b"], Some("/d")), page(&["/d", "a"], Some("c")), page(&["c"], None)];
+        assert_eq!(pages, wanted);
     }
 }
