@@ -47,6 +47,9 @@ const LIFTED_ALARM: u64 = 3430;
 /// An instance that was replaced raises its alarm while the other one puts its sentinels.
 const ALARM_BEFORE_SENTINEL: [u64; 2] = [4203, 4534];
 
+/// An instance takes over a job that is switched at that moment, and follows etcd, which has compacted its changes.
+const COMPACTED_AFTER_SWITCH: u64 = 5014;
+
 const PACE: Pace = Pace { page: 7, in_flight: 3 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -80,7 +83,8 @@ pub fn run(part: u64) {
     }
     let count = if std::env::var_os("LONG").is_some() { LONG_SEEDS } else { SEEDS };
     let seeds = number("FROM").unwrap_or(0)..number("SEEDS").unwrap_or(count);
-    let always = [TAKEN_OVER, LATE_ALARM, LIFTED_ALARM].into_iter().chain(ALARM_BEFORE_SENTINEL);
+    let always = [TAKEN_OVER, LATE_ALARM, LIFTED_ALARM, COMPACTED_AFTER_SWITCH];
+    let always = always.into_iter().chain(ALARM_BEFORE_SENTINEL);
     for seed in seeds.chain(always).filter(|seed| seed % PARTS == part) {
         let done = std::panic::catch_unwind(|| history(seed));
         assert!(done.is_ok(), "SEED={seed}");
@@ -363,7 +367,9 @@ async fn move_over(world: &World, rng: &mut fastrand::Rng) -> u64 {
             // are counted, or compared, ends the run.
             Some(Err(Stop::Held(_) | Stop::Compacted)) => {}
             // Another one has taken the job back, and come to the end.
-            Some(Err(Stop::Refused(why))) if why.contains("cut over already") => {}
+            Some(Err(Stop::Refused(why)))
+                if why.contains("cut over already")
+                    || why.contains("after the cut-over nothing is copied again") => {}
             Some(other) => panic!("{other:?}"),
             None if rng.bool() => replaced.push(work),
             None => drop(work),
