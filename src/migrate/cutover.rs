@@ -1,6 +1,6 @@
 //! The cut-over: etcd takes no writes any more, what is left is applied, and both sides are compared.
 
-use super::etcd::{Etcd, Range, Refused};
+use super::etcd::{Etcd, Pages, Range, Refused};
 use super::job::{self, Phase, Record};
 use super::verify::{self, Difference, Found};
 use super::{Run, Stop, Until, source, tail};
@@ -148,7 +148,23 @@ async fn prepare(run: &Run<'_>) -> Result<(), Stop> {
     }
     source::check(run.etcd, &record).await?;
     refuse_alarms(run).await?;
-    run.etcd.delete(&Range::prefix(&sentinels(run))).await?;
+    delete_left_sentinels(run).await
+}
+
+/// Deletes the sentinels that were there while this instance held the job, each by its name, and none of one that has taken
+/// over since.
+async fn delete_left_sentinels(run: &Run<'_>) -> Result<(), Stop> {
+    let mut pages = Pages::new(run.etcd, Range::prefix(&sentinels(run)), 0, run.pace.page);
+    let mut left = Vec::new();
+    while let Some(page) = pages.next().await? {
+        left.extend(page.kvs.into_iter().map(|kv| kv.key.0));
+    }
+    if !left.is_empty() {
+        run.job.next_epoch().await?;
+    }
+    for sentinel in left {
+        run.etcd.delete(&Range::one(&sentinel)).await?;
+    }
     Ok(())
 }
 
