@@ -89,6 +89,21 @@ fn the_rock_has_every_lua_file_and_the_annotations() {
 }
 
 #[test]
+fn the_pages_name_the_rocks_of_the_version() {
+    let own = concat!(env!("CARGO_PKG_VERSION"), ".");
+    let mut named = 0;
+    for page in ["README.md", "README.zh.md", "docs/openresty.md"] {
+        let text = read(page).replace('\n', " ");
+        for rock in text.split("install consul_ffi-").skip(1) {
+            let rock = rock.split('`').next().unwrap_or_default();
+            assert!(rock.starts_with(own), "{page}: consul_ffi-{rock}");
+            named += 1;
+        }
+    }
+    assert_eq!(named, 3);
+}
+
+#[test]
 fn the_repository_stands_in_one_place() {
     let repository = env!("CARGO_PKG_REPOSITORY");
     let own = ["Cargo.toml", "rockspec"];

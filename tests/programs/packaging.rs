@@ -47,7 +47,7 @@ fn run(command: &mut Command) -> Result<String, String> {
     if output.status.success() { Ok(text) } else { Err(text) }
 }
 
-fn path_of(program: &str) -> String {
+pub fn path_of(program: &str) -> String {
     run(Command::new("sh").args(["-c", &format!("command -v {program}")]))
         .expect(program)
         .trim()
