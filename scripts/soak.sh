@@ -6,6 +6,7 @@
 # Without a STEP all of them run, each to its end, also after a failure:
 #
 #   api       the tests of HashiCorp's Go client on Consul 1.21 and on consul-sim (some minutes)
+#   languages  programs in Python, Node.js and Java, on Consul 1.21 and on consul-sim
 #   commands  142 commands of Consul's command line, on Consul 1.21 and on consul-sim
 #   random    5,000 sequences of random requests of each kind (sound, odd, odd with ACLs), simulated and on a real Consul (SEQUENCES)
 #   fuzz      10 minutes of random requests, valid and malformed, simulated (FUZZ_SECONDS)
@@ -38,7 +39,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api commands random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations release archive upgrade newcomer memory)
+all_steps=(api languages commands random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations release archive upgrade newcomer memory)
 select_steps "$@"
 prepare_runs 0
 passed=0 failed=0 skipped=0
@@ -57,6 +58,11 @@ unless_skipped() {
 
 step_api() {
     run tests/simulated/interop/api-suite.sh
+}
+
+step_languages() {
+    LONG=1 test_with simulated languages || return
+    ! grep -q '^SKIPPED' "$log" || return 3
 }
 
 step_commands() {

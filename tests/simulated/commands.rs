@@ -79,14 +79,13 @@ fn printed(version: &str, runs: &[Run<'_>]) -> Result<Vec<String>, Failed> {
 }
 
 /// The text without what differs from run to run: ids, indexes, times, ports and the width of columns.
-fn without_accidents(text: &str) -> String {
+pub fn without_accidents(text: &str) -> String {
     let replaced = [
         (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{8}\b", "<id>"),
         (r"\w+day, \d\d-\w{3}-\d\d \d\d:\d\d:\d\d UTC", "<time>"),
         (r"127\.0\.0\.1:\d+", "127.0.0.1:<port>"),
         (r"\b(port|wan_join_port)=\d+", "$1=<port>"),
-        (r#"(Index"?:? +|Hash"?:? +|true +3 +)\d+"#, "$1<index>"),
-        (r"to index \d+", "to index <index>"),
+        (r#"([Ii]ndex(":|=|"?:? +)|Hash"?:? +|true +3 +)\d+"#, "$1<index>"),
         (r"\d+(\.\d+)? ?(µs|ms)\b", "<time>"),
         (r" +", " "),
     ];

@@ -9,6 +9,7 @@ mod controlled;
 mod dns;
 mod fuzz;
 mod interop;
+mod languages;
 mod monitor;
 mod random;
 mod seldom;
@@ -22,6 +23,7 @@ fn main() {
         4,
         &[
             interop::trials,
+            languages::trials,
             random::trials,
             fuzz::trials,
             served::trials,
