@@ -89,7 +89,7 @@ test:
 	@scripts/test.sh
 
 .PHONY: soak
-## soak: tests for longer (half an hour); see scripts/soak.sh --help
+## soak: tests for longer (some hours); see scripts/soak.sh --help
 soak:
 	@scripts/soak.sh
 
@@ -180,7 +180,7 @@ bench-failover:
 	benches/failover.sh $(or $(ROUNDS),10) $(or $(GO_ROUNDS),3)
 
 .PHONY: docs
-## docs: generates docs/api.md, docs/api-endpoints.md, docs/quick-reference.md, docs/configuration.md, the options in docs/production.md, lua/meta and the Rust documentation
+## docs: generates docs/api.md, docs/api-endpoints.md, docs/quick-reference.md, docs/faq.md, docs/configuration.md, the options in docs/production.md, lua/meta and the Rust documentation
 docs:
 	UPDATE_REFERENCE=1 cargo test --quiet --no-default-features --test docs reference::
 	UPDATE_REFERENCE=1 $(MAKE) spec ARGS=spec/consul_production/options_spec.lua

@@ -40,7 +40,8 @@ fn every_link_leads_to_a_file_and_a_heading() {
     let folders = ["docs", "docs/zh"].map(|folder| fs::read_dir(folder).expect(folder));
     let in_docs = folders.into_iter().flatten().map(|entry| entry.expect("an entry").path());
     let pages = in_docs.filter(|path| path.extension().is_some_and(|kind| kind == "md"));
-    let roots = ["README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(Into::into);
+    let roots = ["README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
+        .map(Into::into);
     let (mut checked, mut broken) = (0, Vec::new());
     for page in pages.chain(roots) {
         let text = prose(&read(page.to_str().expect("a name")));
