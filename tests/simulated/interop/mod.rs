@@ -59,9 +59,9 @@ pub fn trials() -> Trials {
     trials
 }
 
-/// The reason why the program could not be built.
+/// The reason why a program could not be built, or its client installed.
 #[derive(Clone)]
-enum Missing {
+pub enum Missing {
     /// A prerequisite is not available here.
     Skipped(String),
     Broken(String),

@@ -2,6 +2,7 @@
 //! with it what its users do. With `LONG` also those that `make test` leaves out.
 
 use crate::commands::without_accidents;
+use crate::interop::Missing;
 use crate::support::authority::Folder;
 use crate::support::consul;
 use crate::support::trials::Trials;
@@ -37,19 +38,6 @@ pub fn trials() -> Trials {
         trials.add_unless(missing, name, move || a_program_prints_the_same(program, &client?));
     }
     trials
-}
-
-/// The reason why a client could not be installed.
-enum Missing {
-    Skipped(String),
-    Broken(String),
-}
-
-impl From<Missing> for Failed {
-    fn from(missing: Missing) -> Self {
-        let (Missing::Skipped(why) | Missing::Broken(why)) = missing;
-        why.into()
-    }
 }
 
 /// The folder of the client of a language.
