@@ -28,6 +28,7 @@ behaviours![
     a_refusal_names_what_it_refuses_as_it_is,
     an_instances_new_name_leaves_the_index_of_the_old_one,
     a_token_keeps_the_hash_of_the_policies_that_it_had,
+    a_built_in_policy_takes_no_list_of_datacenters,
 ];
 
 const SERVICE: &str = "/v1/agent/service/register";
@@ -462,4 +463,15 @@ async fn a_token_keeps_the_hash_of_the_policies_that_it_had(t: T) {
     let found = t.raw("GET", &format!("{target}?token={}", text(&own, "SecretID")), "").await;
     let found: Value = serde_json::from_str(&found.body).unwrap();
     assert_eq!((found.get("Policies"), &found["Hash"]), (None, &token["Hash"]));
+}
+
+async fn a_built_in_policy_takes_no_list_of_datacenters(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let target = "/v1/acl/policy/00000000-0000-0000-0000-000000000001";
+    for (datacenters, changes) in [(json!([]), "Datacenters of"), (json!(null), "Rules for")] {
+        let body = json!({"Name": "global-management", "Datacenters": datacenters});
+        let (status, said) = put_as_manager(&t, target, &body).await;
+        let is_named = said.starts_with(&format!("Changing the {changes} the "));
+        assert!(status == 500 && is_named, "{said}");
+    }
 }

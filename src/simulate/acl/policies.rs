@@ -223,9 +223,7 @@ fn write(
 ) -> Result<Reply, Refusal> {
     check_taken(state, &given, present)?;
     let builtin = present.filter(|present| is_builtin(&present.id));
-    if let Some(Policy { name, .. }) =
-        builtin.filter(|_| given.datacenters.iter().any(|names| !names.is_empty()))
-    {
+    if let Some(Policy { name, .. }) = builtin.filter(|_| given.datacenters.is_some()) {
         return Err(Refusal::server(format!(
             "Changing the Datacenters of the {name} policy is not permitted"
         )));
