@@ -1,6 +1,6 @@
 //! What Consul says of members and parameters that no sound client sends.
 
-use crate::target::{T, args, behaviours, pause, text};
+use crate::target::{T, args, behaviours, pause, text, texts};
 use consul_ffi::simulate::acl::DefaultPolicy;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -29,6 +29,7 @@ behaviours![
     an_instances_new_name_leaves_the_index_of_the_old_one,
     a_token_keeps_the_hash_of_the_policies_that_it_had,
     a_built_in_policy_takes_no_list_of_datacenters,
+    policies_and_roles_are_listed_without_regard_to_case,
 ];
 
 const SERVICE: &str = "/v1/agent/service/register";
@@ -473,5 +474,20 @@ async fn a_built_in_policy_takes_no_list_of_datacenters(t: T) {
         let (status, said) = put_as_manager(&t, target, &body).await;
         let is_named = said.starts_with(&format!("Changing the {changes} the "));
         assert!(status == 500 && is_named, "{said}");
+    }
+}
+
+async fn policies_and_roles_are_listed_without_regard_to_case(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let prefix = t.name("p").replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    for what in ["policy", "role"] {
+        let names = ["a", "B", "c"].map(|name| format!("{prefix}-{name}"));
+        for name in names.iter().rev() {
+            written(&t, &format!("/v1/acl/{what}"), &json!({"Name": name})).await;
+        }
+        let listed = t.value(&format!("acl_{what}_list"), args![]).await;
+        let listed = texts(&listed, "Name").into_iter();
+        let own: Vec<_> = listed.filter(|name| name.starts_with(&prefix)).collect();
+        assert!(own == names || t.is_1_8("capitals come first"), "{own:?}");
     }
 }
