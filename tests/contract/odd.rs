@@ -30,6 +30,7 @@ behaviours![
     a_token_keeps_the_hash_of_the_policies_that_it_had,
     a_built_in_policy_takes_no_list_of_datacenters,
     policies_and_roles_are_listed_without_regard_to_case,
+    a_caller_that_names_the_anonymous_token_learns_that_entries_were_filtered,
 ];
 
 const SERVICE: &str = "/v1/agent/service/register";
@@ -489,5 +490,16 @@ async fn policies_and_roles_are_listed_without_regard_to_case(t: T) {
         let listed = texts(&listed, "Name").into_iter();
         let own: Vec<_> = listed.filter(|name| name.starts_with(&prefix)).collect();
         assert!(own == names || t.is_1_8("capitals come first"), "{own:?}");
+    }
+}
+
+async fn a_caller_that_names_the_anonymous_token_learns_that_entries_were_filtered(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny).anonymous();
+    for (query, told) in [("?token=anonymous", Some("true")), ("", None)] {
+        let answer = t.raw("GET", &format!("/v1/catalog/nodes{query}"), "").await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "[]"));
+        let header = answer.header("x-consul-results-filtered-by-acls");
+        let is_same = header == told || t.is_1_8("answers do not tell of it");
+        assert!(is_same, "{query}: {header:?}");
     }
 }

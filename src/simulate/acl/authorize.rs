@@ -13,6 +13,8 @@ use std::cell::Cell;
 pub(crate) struct Authority {
     caller: Caller,
     key_lists: bool,
+    /// Whether the request named a token; without one it has the anonymous token.
+    has_token: bool,
     /// Whether entries were filtered for lack of permission.
     filtered: Cell<bool>,
 }
@@ -34,21 +36,24 @@ enum Caller {
 impl State {
     /// The permissions of the caller at this moment.
     pub fn authority(&self, call: &Call) -> Authority {
-        self.authority_by(&|| self.secret(call))
+        self.authority_by(&|| self.given_secret(call))
     }
 
     /// The permissions of a token at this moment.
     pub fn authority_of(&self, secret: &Secret) -> Authority {
-        self.authority_by(&|| secret.clone())
+        self.authority_by(&|| Some(secret.clone()))
     }
 
     /// The permissions of a token whose secret is only asked for under access control.
-    fn authority_by(&self, secret: &dyn Fn() -> Secret) -> Authority {
+    fn authority_by(&self, secret: &dyn Fn() -> Option<Secret>) -> Authority {
         let acl = &self.acl;
+        let mut has_token = false;
         let caller = if !acl.is_enabled() {
             Caller::Unchecked
         } else {
-            match acl.tokens.get(&secret()) {
+            let given = secret();
+            has_token = given.is_some();
+            match acl.tokens.get(&given.unwrap_or_else(anonymous)) {
                 Some(token) => Caller::Known {
                     accessor: token.accessor.clone(),
                     rules: acl.rules_of(token, &self.settings.datacenter),
@@ -60,12 +65,18 @@ impl State {
         Authority {
             caller,
             key_lists: acl.config.enable_key_list_policy,
+            has_token,
             filtered: Cell::new(false),
         }
     }
 
     /// The secret of the request's token.
     pub(super) fn secret(&self, call: &Call) -> Secret {
+        self.given_secret(call).unwrap_or_else(anonymous)
+    }
+
+    /// The secret that the request or the agent's configuration names.
+    fn given_secret(&self, call: &Call) -> Option<Secret> {
         // Source: "Authentication" in Consul's HTTP reference.
         let bearer = call.header("authorization").split_once(' ');
         let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -75,23 +86,22 @@ impl State {
             bearer.map_or("", |(_, token)| token.trim()),
         ];
         match given.into_iter().find(|secret| !secret.is_empty()) {
-            Some(secret) => Secret::new(secret),
-            None => self.default_secret(),
+            Some(secret) => Some(Secret::new(secret)),
+            None => self.acl.config.default_token.clone(),
         }
-    }
-
-    /// The secret of the token of requests without one.
-    fn default_secret(&self) -> Secret {
-        let configured = self.acl.config.default_token.clone();
-        configured.unwrap_or_else(|| Secret::new(ANONYMOUS_SECRET))
     }
 
     /// The permissions of DNS, whose requests have no token.
     #[cfg(feature = "server")]
     pub fn dns_authority(&self) -> Authority {
-        let own = self.acl.config.dns_token.clone();
-        self.authority_of(&own.unwrap_or_else(|| self.default_secret()))
+        let config = &self.acl.config;
+        let secret = config.dns_token.as_ref().or(config.default_token.as_ref());
+        self.authority_by(&|| secret.cloned())
     }
+}
+
+fn anonymous() -> Secret {
+    Secret::new(ANONYMOUS_SECRET)
 }
 
 impl Authority {
@@ -217,7 +227,7 @@ impl Authority {
 
     /// Whether entries were filtered. Callers without a token do not learn it.
     pub fn has_filtered(&self) -> bool {
-        self.filtered.get() && !self.is_anonymous()
+        self.filtered.get() && self.has_token
     }
 
     /// Adds the header that reports filtered entries.
