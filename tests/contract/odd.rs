@@ -31,6 +31,7 @@ behaviours![
     a_built_in_policy_takes_no_list_of_datacenters,
     policies_and_roles_are_listed_without_regard_to_case,
     a_caller_that_names_the_anonymous_token_learns_that_entries_were_filtered,
+    no_tags_are_told_from_an_empty_list,
 ];
 
 const SERVICE: &str = "/v1/agent/service/register";
@@ -501,5 +502,38 @@ async fn a_caller_that_names_the_anonymous_token_learns_that_entries_were_filter
         let header = answer.header("x-consul-results-filtered-by-acls");
         let is_same = header == told || t.is_1_8("answers do not tell of it");
         assert!(is_same, "{query}: {header:?}");
+    }
+}
+
+async fn no_tags_are_told_from_an_empty_list(t: T) {
+    for (place, given) in [json!(null), json!([])].into_iter().enumerate() {
+        let id = t.name(&place.to_string());
+        let service = json!({"Name": id, "Tags": given, "Check": {"TTL": "1h"}});
+        assert_eq!(put(&t, SERVICE, &service).await.0, 200);
+        let health = t.raw("GET", &format!("/v1/agent/health/service/id/{id}"), "").await;
+        let health: Value = serde_json::from_str(&health.body).unwrap();
+        assert_eq!(health["Service"]["Tags"], json!([]));
+        let checks = health["Checks"].as_array().unwrap().iter();
+        let own = checks.into_iter().find(|check| check["ServiceID"] == id.as_str()).unwrap();
+        assert_eq!(own["ServiceTags"], given);
+        let node = t.name("n");
+        let service = json!({"Service": id, "Tags": given});
+        let check = json!({"Name": id, "ServiceID": id});
+        let body = json!({"Node": node, "Address": "1.1.1.1", "Service": service, "Check": check});
+        assert_eq!(put(&t, CATALOG, &body).await.0, 200);
+        let read = json!([
+            {"Service": {"Verb": "get", "Node": node, "Service": {"ID": id}}},
+            {"Check": {"Verb": "get", "Check": {"Node": node, "CheckID": id}}},
+        ]);
+        let (_, found) = put(&t, "/v1/txn", &read).await;
+        let found: Value = serde_json::from_str(&found).unwrap();
+        assert_eq!(found["Results"][0]["Service"]["Tags"], given, "{found}");
+        assert_eq!(found["Results"][1]["Check"]["ServiceTags"], given);
+        for target in [format!("/v1/health/service/{id}"), format!("/v1/health/node/{node}")] {
+            let shown = t.raw("GET", &target, "").await.body.replace(' ', "");
+            assert!(shown.contains("Tags\":[]") && !shown.contains("Tags\":null"), "{shown}");
+        }
+        put(&t, "/v1/catalog/deregister", &json!({"Node": node})).await;
+        t.raw("PUT", &format!("/v1/agent/service/deregister/{id}"), "").await;
     }
 }

@@ -135,7 +135,7 @@ impl<'a> From<&'a Check> for CheckView<'a> {
             output: &check.output,
             service_id: &check.service_id,
             service_name: &check.service_name,
-            service_tags: check.service_tags.as_deref().filter(|tags| !tags.is_empty()),
+            service_tags: check.service_tags.as_deref(),
             r#type: "",
             exposed_port: 0,
             definition: Definition::default(),

@@ -72,7 +72,6 @@ fn check(state: &State, call: &Call, id: &str, service: Option<&Service>) -> Loc
         ),
         reason => reason.to_owned(),
     };
-    let tags = service.and_then(|service| service.tags.clone()).unwrap_or_default();
     LocalCheck::without_timers(Check {
         node: state.node_name.clone(),
         check_id: id.to_owned(),
@@ -81,7 +80,7 @@ fn check(state: &State, call: &Call, id: &str, service: Option<&Service>) -> Loc
         notes,
         service_id: service.map(|service| service.id.clone()).unwrap_or_default(),
         service_name: service.map(|service| service.name.clone()).unwrap_or_default(),
-        service_tags: Some(tags),
+        service_tags: service.and_then(|service| service.tags.clone()),
         kind: "maintenance".to_owned(),
         ..Check::default()
     })

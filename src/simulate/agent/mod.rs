@@ -92,8 +92,8 @@ fn checks(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         false => authority.sees(Resource::Service, &check.service_name),
     };
     let checks = state.local.checks.values().map(|local| &local.check);
-    let checks: Vec<&Check> = call.select(checks.filter(seen))?;
-    let checks = ordered::map(checks.into_iter().map(|check| (&check.check_id, check)));
+    let checks = call.select(checks.filter(seen).map(Check::shown))?;
+    let checks = ordered::map(checks.iter().map(|check| (&check.check_id, check)));
     Ok(authority.mark(Reply::json(call.style, &checks)))
 }
 

@@ -197,7 +197,8 @@ static NODE: Read = Read {
         let record = state.catalog.node(&call.rest_text());
         let checks = record.into_iter().flat_map(|record| record.checks.values());
         let authority = state.authority(call);
-        let seen = call.select(checks.filter(|check| authority.sees_check(check)))?;
+        let seen =
+            call.select(checks.filter(|check| authority.sees_check(check)).map(Check::shown))?;
         Ok(authority.mark(Reply::json(call.style, &seen)))
     },
     headers: HEADERS,
@@ -243,7 +244,7 @@ fn checks(state: &State, call: &Call, wanted: impl Fn(&Check) -> bool) -> Result
     let checks = records.flat_map(|record| record.checks.values());
     let authority = state.authority(call);
     let seen = checks.filter(|check| wanted(check) && authority.sees_check(check));
-    let seen = call.select(seen)?;
+    let seen = call.select(seen.map(Check::shown))?;
     Ok(authority.mark(distance::sorted(state, call, seen, |check| &check.node)))
 }
 

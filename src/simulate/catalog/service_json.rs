@@ -5,6 +5,7 @@ use crate::simulate::store::catalog::{Address, Check, Node, Record, Service, Tex
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 type Addresses = BTreeMap<String, Address>;
@@ -46,7 +47,7 @@ impl<'a> From<&'a Service> for NodeService<'a> {
             kind: &service.kind,
             id: &service.id,
             service: &service.name,
-            tags: service.tags.as_deref(),
+            tags: Some(service.tags.as_deref().unwrap_or_default()),
             address: &service.address,
             tagged_addresses: &service.tagged_addresses,
             meta: service.meta.as_ref(),
@@ -65,6 +66,11 @@ impl<'a> From<&'a Service> for NodeService<'a> {
 }
 
 impl<'a> NodeService<'a> {
+    /// As the catalog has it, which tells no tags from an empty list of them.
+    pub fn as_stored(service: &'a Service) -> Self {
+        Self { tags: service.tags.as_deref(), ..service.into() }
+    }
+
     pub fn id(&self) -> &'a str {
         self.id
     }
@@ -85,7 +91,7 @@ pub(crate) struct ServiceNode<'a> {
     #[serde(rename = "ServiceID")]
     service_id: &'a str,
     service_name: &'a str,
-    service_tags: Option<&'a [String]>,
+    service_tags: &'a [String],
     service_address: &'a str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     service_tagged_addresses: &'a Addresses,
@@ -114,7 +120,7 @@ impl<'a> ServiceNode<'a> {
     }
 
     pub fn tags(&self) -> &'a [String] {
-        self.service_tags.unwrap_or_default()
+        self.service_tags
     }
 
     pub fn new(node: &'a Node, service: &'a Service) -> Self {
@@ -128,7 +134,7 @@ impl<'a> ServiceNode<'a> {
             service_kind: &service.kind,
             service_id: &service.id,
             service_name: &service.name,
-            service_tags: service.tags.as_deref(),
+            service_tags: service.tags.as_deref().unwrap_or_default(),
             service_address: &service.address,
             service_tagged_addresses: &service.tagged_addresses,
             service_weights: service.weights,
@@ -151,7 +157,7 @@ impl<'a> ServiceNode<'a> {
 pub(crate) struct Instance<'a> {
     node: &'a Node,
     service: NodeService<'a>,
-    checks: Vec<&'a Check>,
+    checks: Vec<Cow<'a, Check>>,
 }
 
 impl<'a> Instance<'a> {
@@ -160,7 +166,7 @@ impl<'a> Instance<'a> {
     }
 
     pub fn new(record: &'a Record, service: &'a Service) -> Self {
-        let checks = record.checks_of(service).collect();
+        let checks = record.checks_of(service).map(Check::shown).collect();
         Self { node: &record.node, service: service.into(), checks }
     }
 

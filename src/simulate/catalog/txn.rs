@@ -41,7 +41,7 @@ pub(crate) enum Found {
 }
 
 fn as_node_service<S: Serializer>(service: &Service, serializer: S) -> Result<S::Ok, S::Error> {
-    NodeService::from(service).serialize(serializer)
+    NodeService::as_stored(service).serialize(serializer)
 }
 
 impl Operation {
@@ -227,10 +227,7 @@ impl Operation {
             _ => {}
         }
         match state.catalog.service(node, &service.id) {
-            Some(found) => {
-                let tags = filled(&found.tags);
-                Ok(Some(Found::Service(Service { tags, ..found.clone() })))
-            }
+            Some(found) => Ok(Some(Found::Service(found.clone()))),
             None => Err(format!("{} doesn't exist", place())),
         }
     }
@@ -271,10 +268,7 @@ impl Operation {
             _ => {}
         }
         match state.catalog.check(node, id) {
-            Some(found) => {
-                let service_tags = filled(&found.service_tags);
-                Ok(Some(Found::Check(Check { service_tags, ..found.clone() })))
-            }
+            Some(found) => Ok(Some(Found::Check(found.clone()))),
             None => Err(format!("{} doesn't exist", place())),
         }
     }
@@ -286,11 +280,6 @@ fn may_set(present: Option<u64>, expected: u64) -> bool {
         Some(index) => expected != 0 && expected == index,
         None => expected == 0,
     }
-}
-
-/// Empty tags are null in transactions, where other reads have an empty list.
-fn filled(tags: &Option<Vec<String>>) -> Option<Vec<String>> {
-    tags.clone().filter(|tags| !tags.is_empty())
 }
 
 fn complete_service(service: &mut Service) -> Result<(), String> {

@@ -8,6 +8,7 @@ use crate::ordered;
 use crate::simulate::http::decode::Json;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
@@ -58,6 +59,14 @@ impl Service {
 }
 
 impl Check {
+    /// As most reads show it: with a list of tags, be it empty.
+    pub fn shown(&self) -> Cow<'_, Check> {
+        match self.service_tags {
+            Some(_) => Cow::Borrowed(self),
+            None => Cow::Owned(Check { service_tags: Some(Vec::new()), ..self.clone() }),
+        }
+    }
+
     /// Whether registering it over `other` changes nothing.
     pub fn same_as(&self, other: &Check) -> bool {
         let Check { create_index, modify_index, exposed_port, .. } = *other;
