@@ -32,6 +32,7 @@ behaviours![
     policies_and_roles_are_listed_without_regard_to_case,
     a_caller_that_names_the_anonymous_token_learns_that_entries_were_filtered,
     no_tags_are_told_from_an_empty_list,
+    an_instance_stays_while_a_check_spells_its_id_in_another_way,
 ];
 
 const SERVICE: &str = "/v1/agent/service/register";
@@ -536,4 +537,36 @@ async fn no_tags_are_told_from_an_empty_list(t: T) {
         put(&t, "/v1/catalog/deregister", &json!({"Node": node})).await;
         t.raw("PUT", &format!("/v1/agent/service/deregister/{id}"), "").await;
     }
+}
+
+async fn an_instance_stays_while_a_check_spells_its_id_in_another_way(t: T) {
+    let node = t.name("n");
+    let register = async |id: &str, check: Value| {
+        let service = json!({"ID": id, "Service": t.name("s")});
+        let body = json!({"Node": node, "Address": "1.1.1.1", "Service": service, "Check": check});
+        assert_eq!(put(&t, CATALOG, &body).await.0, 200);
+    };
+    let delete = async |what: Value| {
+        let mut body = json!({"Node": node});
+        body.as_object_mut().unwrap().append(what.clone().as_object_mut().unwrap());
+        put(&t, "/v1/catalog/deregister", &body).await
+    };
+    if t.is_1_8("the check is deleted with the instance") {
+        return;
+    }
+    let refused = (500, "Missing service registration".to_owned());
+    register("web", json!({"Name": "c", "ServiceID": "web"})).await;
+    register("Web", Value::Null).await;
+    for id in ["web", "Web"] {
+        assert_eq!(delete(json!({"ServiceID": id})).await, refused);
+        let service =
+            json!({"Verb": "delete", "Node": node, "Service": {"ID": id, "Service": t.name("s")}});
+        let (status, said) = put(&t, "/v1/txn", &json!([{"Service": service}])).await;
+        assert!(status == 409 && said.contains(&refused.1), "{said}");
+    }
+    assert_eq!(delete(json!({"CheckID": "c"})).await.0, 200);
+    assert_eq!(delete(json!({"ServiceID": "web"})).await.0, 200);
+    register("web", json!({"Name": "c", "ServiceID": "web"})).await;
+    register("Web", Value::Null).await;
+    assert_eq!(delete(json!({})).await.0, 200);
 }

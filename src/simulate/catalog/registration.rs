@@ -93,6 +93,9 @@ pub(crate) fn deregister(state: &mut State, call: &Call) -> Result<Reply, Refusa
     }
     check_datacenter(state, &text("Datacenter")?)?;
     permit_removal(state, &state.authority(call), &node, &service, &check)?;
+    if !service.is_empty() {
+        state.check_deletable(&node, &service).map_err(Refusal::server)?;
+    }
     let index = state.next_index();
     if !service.is_empty() {
         state.delete_service(&node, &service, index);

@@ -221,6 +221,7 @@ impl Operation {
                 return Err(format!("failed to delete {}, index is stale", place()));
             }
             "delete" | "delete-cas" => {
+                state.check_deletable(node, &service.id)?;
                 state.delete_service(node, &service.id, index);
                 return Ok(None);
             }

@@ -544,6 +544,18 @@ impl State {
         }
     }
 
+    /// Refuses to delete an instance of which a check spells the id in another way.
+    pub fn check_deletable(&self, node: &str, id: &str) -> Result<(), String> {
+        let record = self.catalog.node(node);
+        let service = self.catalog.service(node, id);
+        let Some((record, service)) = record.zip(service) else { return Ok(()) };
+        let mut ids = record.checks.values().map(|check| &check.service_id);
+        match ids.any(|own| own.eq_ignore_ascii_case(id) && *own != service.id) {
+            true => Err("Missing service registration".to_owned()),
+            false => Ok(()),
+        }
+    }
+
     /// Deletes an instance and its checks.
     pub fn delete_service(&mut self, node: &str, id: &str, index: u64) {
         let Some(record) = self.catalog.node(node) else { return };
