@@ -33,6 +33,7 @@ behaviours![
     a_caller_that_names_the_anonymous_token_learns_that_entries_were_filtered,
     no_tags_are_told_from_an_empty_list,
     an_instance_stays_while_a_check_spells_its_id_in_another_way,
+    a_check_of_another_kind_alone_is_not_written_to_the_catalog,
 ];
 
 const SERVICE: &str = "/v1/agent/service/register";
@@ -569,4 +570,30 @@ async fn an_instance_stays_while_a_check_spells_its_id_in_another_way(t: T) {
     register("web", json!({"Name": "c", "ServiceID": "web"})).await;
     register("Web", Value::Null).await;
     assert_eq!(delete(json!({})).await.0, 200);
+}
+
+async fn a_check_of_another_kind_alone_is_not_written_to_the_catalog(t: T) {
+    let id = t.name("s");
+    let check = format!("service:{id}");
+    let read = async || {
+        let found = t.raw("GET", &format!("/v1/health/checks/{id}"), "").await.body;
+        let found: Value = serde_json::from_str(&found).unwrap();
+        found[0].clone()
+    };
+    for (definition, kind) in [
+        (json!({"TTL": "1h"}), "ttl"),
+        (json!({"TCP": "127.0.0.1:1", "Interval": "1h"}), "ttl"),
+        (json!({"TCP": "127.0.0.1:1", "Interval": "1h", "Notes": "other"}), "tcp"),
+    ] {
+        let notes = definition.get("Notes").cloned().unwrap_or_else(|| json!(""));
+        let service = json!({"Name": id, "Check": definition});
+        assert_eq!(put(&t, SERVICE, &service).await.0, 200);
+        t.until("the check is in the catalog", async || read().await["Notes"] == notes).await;
+        let is_same = read().await["Type"] == kind || t.is_1_8("another kind alone is written");
+        assert!(is_same, "{definition}");
+    }
+    let own = t.raw("GET", "/v1/agent/checks", "").await.body;
+    let own: Value = serde_json::from_str(&own).unwrap();
+    assert_eq!(own[&check]["Type"], "tcp");
+    t.raw("PUT", &format!("/v1/agent/service/deregister/{id}"), "").await;
 }

@@ -184,7 +184,7 @@ impl State {
             check.check.output.clone_from(&before.check.output);
             check.critical_since = before.critical_since;
             // An output that was not yet sent is sent along.
-            changed = check.check != before.check || before.deferred.is_some();
+            changed = !check.check.same_as(&before.check) || before.deferred.is_some();
             // A TTL runs on when a check of another kind takes its id.
             check.ttl = check.ttl.or(before.ttl);
         }
