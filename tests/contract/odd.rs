@@ -34,6 +34,7 @@ behaviours![
     no_tags_are_told_from_an_empty_list,
     an_instance_stays_while_a_check_spells_its_id_in_another_way,
     a_check_of_another_kind_alone_is_not_written_to_the_catalog,
+    an_unknown_node_needs_the_permission_to_write_it_also_if_known_ones_are_left_as_they_are,
 ];
 
 const SERVICE: &str = "/v1/agent/service/register";
@@ -596,4 +597,20 @@ async fn a_check_of_another_kind_alone_is_not_written_to_the_catalog(t: T) {
     let own: Value = serde_json::from_str(&own).unwrap();
     assert_eq!(own[&check]["Type"], "tcp");
     t.raw("PUT", &format!("/v1/agent/service/deregister/{id}"), "").await;
+}
+
+async fn an_unknown_node_needs_the_permission_to_write_it_also_if_known_ones_are_left_as_they_are(
+    t: T,
+) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let node = t.name("n");
+    let known = json!({"Node": node, "Address": "1.1.1.1"});
+    let left = json!({"Node": node, "Address": "1.1.1.2", "SkipNodeUpdate": true});
+    let anonymous = t.anonymous();
+    let (status, said) = put(&anonymous, CATALOG, &left).await;
+    assert_eq!(status, 403, "{said}");
+    assert_eq!(put_as_manager(&t, CATALOG, &known).await.0, 200);
+    assert_eq!(put(&anonymous, CATALOG, &left).await.0, 200);
+    let node = json!({"Node": node});
+    assert_eq!(put_as_manager(&t, "/v1/catalog/deregister", &node).await.0, 200);
 }

@@ -122,7 +122,8 @@ fn permit(state: &State, authority: &Authority, new: &Registration) -> Result<()
             authority.check(Resource::Service, &present.name, Access::Write)?;
         }
     }
-    if !new.skip_node_update && !state.has_node(&new.node) {
+    let is_left_as_it_is = new.skip_node_update && state.catalog.node(node).is_some();
+    if !is_left_as_it_is && !state.has_node(&new.node) {
         authority.check(Resource::Node, node, Access::Write)?;
     }
     for check in &new.checks {
