@@ -35,6 +35,7 @@ behaviours![
     an_instance_stays_while_a_check_spells_its_id_in_another_way,
     a_check_of_another_kind_alone_is_not_written_to_the_catalog,
     an_unknown_node_needs_the_permission_to_write_it_also_if_known_ones_are_left_as_they_are,
+    another_datacenter_is_what_is_wrong_first_with_a_registration,
 ];
 
 const SERVICE: &str = "/v1/agent/service/register";
@@ -613,4 +614,15 @@ async fn an_unknown_node_needs_the_permission_to_write_it_also_if_known_ones_are
     assert_eq!(put(&anonymous, CATALOG, &left).await.0, 200);
     let node = json!({"Node": node});
     assert_eq!(put_as_manager(&t, "/v1/catalog/deregister", &node).await.0, 200);
+}
+
+async fn another_datacenter_is_what_is_wrong_first_with_a_registration(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    for target in [CATALOG, "/v1/catalog/deregister"] {
+        for token in ["", "?token=5d2c1b1e-0000-4000-8000-000000000000"] {
+            let body = json!({"Node": "", "Datacenter": "nope"});
+            let answer = put(&t, &format!("{target}{token}"), &body).await;
+            assert_eq!(answer, (500, "No path to datacenter".to_owned()), "{target}{token}");
+        }
+    }
 }

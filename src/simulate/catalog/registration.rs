@@ -54,10 +54,10 @@ pub(crate) fn register(state: &mut State, call: &Call) -> Result<Reply, Refusal>
     let json = decode::body(&call.body)?;
     let given = Object::of_body(&json, REGISTRATION)?;
     let mut registration = read(&given).map_err(decode_error)?;
+    check_datacenter(state, &registration.node.datacenter)?;
     let authority = state.authority(call);
     authority.known()?;
     check(&registration).map_err(Refusal::server)?;
-    check_datacenter(state, &registration.node.datacenter)?;
     registration.node.datacenter.clone_from(&state.settings.datacenter);
     permit(state, &authority, &registration)?;
     check_references(state, &registration).map_err(Refusal::server)?;
@@ -88,10 +88,10 @@ pub(crate) fn deregister(state: &mut State, call: &Call) -> Result<Reply, Refusa
     }
     let (node, service) = (text("Node")?, text("ServiceID")?);
     let check = given.text_of("CheckID", "types.CheckID").map_err(decode_error)?;
+    check_datacenter(state, &text("Datacenter")?)?;
     if node.is_empty() {
         return Err(Refusal::server("Must provide node"));
     }
-    check_datacenter(state, &text("Datacenter")?)?;
     permit_removal(state, &state.authority(call), &node, &service, &check)?;
     if !service.is_empty() {
         state.check_deletable(&node, &service).map_err(Refusal::server)?;
