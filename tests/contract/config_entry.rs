@@ -15,6 +15,7 @@ behaviours![
     an_entry_is_written_as_it_was_read,
     names_of_members_are_read_in_any_case,
     invalid_service_defaults_are_refused,
+    a_protocol_is_written_in_lower_case,
     invalid_resolvers_are_refused,
     settings_of_consul_enterprise_are_refused,
     the_weights_of_splits_are_a_hundred,
@@ -159,6 +160,18 @@ async fn invalid_service_defaults_are_refused(t: T) {
     for (members, why) in newer {
         refused(&t, 500, &format!("{{\"Kind\":\"service-defaults\",{members}}}"), why).await;
     }
+}
+
+async fn a_protocol_is_written_in_lower_case(t: T) {
+    let name = t.name("s");
+    let body =
+        format!("{{\"Kind\":\"service-defaults\",\"Name\":\"{name}\",\"Protocol\":\"HTTP\"}}");
+    let answer = t.raw("PUT", "/v1/config", &body).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "true"));
+    let target = format!("/v1/config/service-defaults/{name}");
+    let written = t.raw("GET", &target, "").await.body.replace(' ', "");
+    assert!(written.contains("\"Protocol\":\"http\""), "{written}");
+    t.raw("DELETE", &target, "").await;
 }
 
 async fn invalid_resolvers_are_refused(t: T) {

@@ -233,6 +233,9 @@ fn completed(kind: &Kind, name: &str, given: Json) -> Json {
             (INGRESS, "Listeners", Json::List(listeners)) => {
                 listeners.iter_mut().for_each(complete_listener);
             }
+            ("service-defaults", "Protocol", Json::Text(protocol)) => {
+                *protocol = protocol.to_lowercase();
+            }
             ("service-router", "Routes", Json::List(routes)) => {
                 routes.iter_mut().for_each(upper_case_methods);
             }
