@@ -149,10 +149,27 @@ async fn both_ends_must_be_given(t: T) {
         ("check?source=a", "required query parameter 'destination' not set"),
         ("match?name=a", "required query parameter 'by' not set"),
         ("match?by=x&name=a", "'by' parameter must be one of 'source' or 'destination'"),
+        ("exact?source=&destination=b", "SourceName is missing"),
+        ("exact?source=a&destination=", "DestinationName is missing"),
     ] {
+        if query.starts_with("exact") && t.is_1_8("intentions are read by id alone") {
+            continue;
+        }
         let refused = t.raw("GET", &format!("/v1/connect/intentions/{query}"), "").await;
         assert_eq!(refused.status, 500, "{query}: {}", refused.body);
         assert!(refused.body.contains(why), "{query}: {}", refused.body);
+    }
+    // An end without a name is one of nobody's intentions.
+    for query in ["check?source=&destination=b", "check?source=a&destination="] {
+        let answer = t.raw("GET", &format!("/v1/connect/intentions/{query}"), "").await;
+        assert_eq!(answer.status, 200, "{query}: {}", answer.body);
+    }
+    if !t.is_1_8("intentions are not written by their ends") {
+        let target = "/v1/connect/intentions/exact?source=&destination=b";
+        for method in ["PUT", "DELETE"] {
+            let refused = t.raw(method, target, r#"{"Action":"allow"}"#).await;
+            assert_eq!(refused.body, "required query parameter 'source' not set");
+        }
     }
 }
 

@@ -155,10 +155,14 @@ static LIST: Read = Read {
 };
 
 fn required<'a>(call: &'a Call, name: &str) -> Result<&'a str, Refusal> {
-    match call.query.get(name) {
-        "" => Err(Refusal::server(format!("required query parameter '{name}' not set"))),
-        value => Ok(value),
+    match call.query.has(name) {
+        true => Ok(call.query.get(name)),
+        false => Err(not_set(name)),
     }
+}
+
+fn not_set(name: &str) -> Refusal {
+    Refusal::server(format!("required query parameter '{name}' not set"))
 }
 
 static MATCH: Read = Read {
@@ -201,6 +205,14 @@ static MATCH: Read = Read {
 fn ends(call: &Call) -> Result<[(&str, &str); 2], Refusal> {
     let source = service(required(call, "source")?, "source")?;
     Ok([source, service(required(call, "destination")?, "destination")?])
+}
+
+/// The same of a write, which need a name each.
+fn written_ends(call: &Call) -> Result<[(&str, &str); 2], Refusal> {
+    match ["source", "destination"].iter().find(|name| call.query.get(name).is_empty()) {
+        Some(name) => Err(not_set(name)),
+        None => ends(call),
+    }
 }
 
 /// Source and destination of the query, in the only namespace; `called` says how errors name theirs.
@@ -265,6 +277,11 @@ fn shown(state: &State, call: &Call, found: Option<&Intention<'_>>) -> Result<Re
 
 fn read(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let (source, destination) = own_ends(call, ["SourceNS", "DestinationNS"])?;
+    for (what, name) in [("SourceName", source), ("DestinationName", destination)] {
+        if name.is_empty() {
+            return Err(Refusal::server(one_error(&format!("{what} is missing"))));
+        }
+    }
     let all = all(state);
     let mut all = all.iter();
     let found = all.find(|found| found.source_name() == source && found.destination == destination);
@@ -390,7 +407,7 @@ fn store(state: &mut State, destination: &str, sources: Vec<Json>) -> Result<(),
 }
 
 fn upsert(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let [(_, source), (_, destination)] = ends(call)?;
+    let [(_, source), (_, destination)] = written_ends(call)?;
     let given = given(call)?;
     check_write(&state.authority(call), destination)?;
     if given.meta != Json::Null {
@@ -410,7 +427,7 @@ fn upsert(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 }
 
 fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let [(_, source), (_, destination)] = ends(call)?;
+    let [(_, source), (_, destination)] = written_ends(call)?;
     check_write(&state.authority(call), destination)?;
     let present = sources(state, destination);
     let is_other = |known: &Json| known.at("Name").as_text() != source;
