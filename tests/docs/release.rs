@@ -148,6 +148,10 @@ fn the_workflows_call_make_with_the_lowest_rust() {
     let workflow = read(".github/workflows/test.yml");
     let lowest = env!("CARGO_PKG_RUST_VERSION").trim_end_matches(".0");
     assert!(workflow.contains(&format!("RUST: \"{lowest}\"")), "{lowest}");
+    // make soak lints too, in the unpacked archive.
+    let linting =
+        workflow.matches("- run: make test").count() + workflow.matches("- run: make soak").count();
+    assert_eq!(workflow.matches("rustup component add rustfmt clippy").count(), linting);
     let makefile = read("Makefile");
     for step in workflow.lines().filter_map(|line| line.trim().strip_prefix("- run: ")) {
         match step.strip_prefix("make ") {
