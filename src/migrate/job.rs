@@ -292,6 +292,10 @@ impl<'a> Job<'a> {
         };
         let job =
             Job { target, keys, me, epoch: epoch.into(), state: (first.clone(), index).into() };
+        // The record of one that has taken over meanwhile names an alarm on which that one relies.
+        if holder(target, &job.keys).await?.is_none_or(|(_, index)| index != epoch) {
+            return Err(job.fenced().await);
+        }
         if index == 0 {
             job.save(first, &[]).await?;
         }

@@ -504,7 +504,7 @@ async fn a_caller_that_names_the_anonymous_token_learns_that_entries_were_filter
         let answer = t.raw("GET", &format!("/v1/catalog/nodes{query}"), "").await;
         assert_eq!((answer.status, answer.body.as_str()), (200, "[]"));
         let header = answer.header("x-consul-results-filtered-by-acls");
-        let is_same = header == told || t.is_1_8("answers do not tell of it");
+        let is_same = header == told || t.is_1_8("answers do not report it");
         assert!(is_same, "{query}: {header:?}");
     }
 }

@@ -47,6 +47,9 @@ const LIFTED_ALARM: u64 = 3430;
 /// An instance that was replaced raises its alarm while the other one puts its sentinels.
 const ALARM_BEFORE_SENTINEL: [u64; 2] = [4203, 4534];
 
+/// An instance is replaced before it has read the record, which names the other one's alarm then.
+const LATE_RECORD: u64 = 3391;
+
 /// An instance that was replaced deletes the sentinels that are left, when the other one has put its own.
 const LATE_DELETION: u64 = 5030;
 
@@ -86,7 +89,8 @@ pub fn run(part: u64) {
     }
     let count = if std::env::var_os("LONG").is_some() { LONG_SEEDS } else { SEEDS };
     let seeds = number("FROM").unwrap_or(0)..number("SEEDS").unwrap_or(count);
-    let always = [TAKEN_OVER, LATE_ALARM, LIFTED_ALARM, LATE_DELETION, COMPACTED_AFTER_SWITCH];
+    let always =
+        [TAKEN_OVER, LATE_ALARM, LIFTED_ALARM, LATE_RECORD, LATE_DELETION, COMPACTED_AFTER_SWITCH];
     let always = always.into_iter().chain(ALARM_BEFORE_SENTINEL);
     for seed in seeds.chain(always).filter(|seed| seed % PARTS == part) {
         let done = std::panic::catch_unwind(|| history(seed));

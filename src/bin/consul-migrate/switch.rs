@@ -151,11 +151,13 @@ pub async fn freeze_left(
         _ if job::end_abandoned(&session.target, keys, &dead).await? => {}
         _ => return Ok("etcd refuses writes during a cut-over"),
     }
-    // The instance may have come to its end since: from now on it changes nothing any more.
-    let Some((record, _)) = job::record(&session.target, keys).await? else { return Ok(UNFROZEN) };
-    Ok(match lift_left(&session.etcd, &record).await? {
+    // The instance may have come to its end since: from now on it changes nothing any more. Another one may have begun,
+    // whose alarm the record that was read before does not name.
+    let Some((now, _)) = job::record(&session.target, keys).await? else { return Ok(UNFROZEN) };
+    let left = Record { alarms: record.alarms.clone(), ..now };
+    Ok(match lift_left(&session.etcd, &left).await? {
         true => "etcd refused writes since a cut-over was killed; now it takes them again",
-        false if record.phase == Phase::Switched => "etcd refuses writes since the cut-over",
+        false if left.phase == Phase::Switched => "etcd refuses writes since the cut-over",
         false => UNFROZEN,
     })
 }
