@@ -33,7 +33,7 @@ fn trials() -> Trials {
     trials.add("an_alarm_is_lifted_late_and_never_under_the_instance_that_relies_on_it", || {
         random::replaced::run();
     });
-    trials.add("a_snapshot_that_was_kept_serves_only_its_own_revision", || random::kept::run());
+    trials.add("a_snapshot_that_was_kept_serves_only_its_own_revision", random::kept::run);
     if let Some(why) = etcd::missing() {
         consul::say_skipped("consul-migrate", &why);
         return trials;
