@@ -576,27 +576,30 @@ async fn an_instance_stays_while_a_check_spells_its_id_in_another_way(t: T) {
 
 async fn a_check_of_another_kind_alone_is_not_written_to_the_catalog(t: T) {
     let id = t.name("s");
-    let check = format!("service:{id}");
-    let read = async || {
-        let found = t.raw("GET", &format!("/v1/health/checks/{id}"), "").await.body;
-        let found: Value = serde_json::from_str(&found).unwrap();
-        found[0].clone()
+    let register = async |members: Value| {
+        let mut body = json!({"Name": id});
+        body.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        assert_eq!(put(&t, SERVICE, &body).await.0, 200);
     };
-    for (definition, kind) in [
-        (json!({"TTL": "1h"}), "ttl"),
-        (json!({"TCP": "127.0.0.1:1", "Interval": "1h"}), "ttl"),
-        (json!({"TCP": "127.0.0.1:1", "Interval": "1h", "Notes": "other"}), "tcp"),
-    ] {
-        let notes = definition.get("Notes").cloned().unwrap_or_else(|| json!(""));
-        let service = json!({"Name": id, "Check": definition});
-        assert_eq!(put(&t, SERVICE, &service).await.0, 200);
-        t.until("the check is in the catalog", async || read().await["Notes"] == notes).await;
-        let is_same = read().await["Type"] == kind || t.is_1_8("another kind alone is written");
-        assert!(is_same, "{definition}");
-    }
-    let own = t.raw("GET", "/v1/agent/checks", "").await.body;
-    let own: Value = serde_json::from_str(&own).unwrap();
-    assert_eq!(own[&check]["Type"], "tcp");
+    let is_written = async |kind: &str, tags: &Value, notes: &str| {
+        let found = t.raw("GET", &format!("/v1/health/service/{id}"), "").await.body;
+        let found: Value = serde_json::from_str(&found).unwrap();
+        let checks = found[0]["Checks"].as_array().cloned().unwrap_or_default();
+        let own = checks.into_iter().find(|check| check["ServiceID"] == id.as_str());
+        own.is_some_and(|own| {
+            own["Type"] == kind && own["ServiceTags"] == *tags && own["Notes"] == notes
+        })
+    };
+    register(json!({"Check": {"TTL": "1h"}})).await;
+    register(json!({"Tags": ["t"]})).await;
+    // The catalog gives a check that is written the tags of its service.
+    t.raw("PUT", &format!("/v1/agent/check/pass/service:{id}"), "").await;
+    t.until("the check passes", async || is_written("ttl", &json!(["t"]), "").await).await;
+    register(json!({"Check": {"TCP": "127.0.0.1:1", "Interval": "1h"}})).await;
+    let is_kept = is_written("ttl", &json!(["t"]), "").await;
+    assert!(is_kept || t.is_1_8("another kind alone is written"));
+    register(json!({"Check": {"TCP": "127.0.0.1:1", "Interval": "1h", "Notes": "n"}})).await;
+    t.until("the check is written", async || is_written("tcp", &json!([]), "n").await).await;
     t.raw("PUT", &format!("/v1/agent/service/deregister/{id}"), "").await;
 }
 
