@@ -36,6 +36,7 @@ behaviours![
     a_check_of_another_kind_alone_is_not_written_to_the_catalog,
     an_unknown_node_needs_the_permission_to_write_it_also_if_known_ones_are_left_as_they_are,
     another_datacenter_is_what_is_wrong_first_with_a_registration,
+    the_anonymous_token_is_read_by_a_caller_that_names_it,
 ];
 
 const SERVICE: &str = "/v1/agent/service/register";
@@ -628,4 +629,11 @@ async fn another_datacenter_is_what_is_wrong_first_with_a_registration(t: T) {
             assert_eq!(answer, (500, "No path to datacenter".to_owned()), "{target}{token}");
         }
     }
+}
+
+async fn the_anonymous_token_is_read_by_a_caller_that_names_it(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let named = t.raw("GET", "/v1/acl/token/self?token=anonymous", "").await;
+    assert!(named.status == 200 && named.body.contains("\"anonymous\""), "{}", named.body);
+    assert_eq!(t.raw("GET", "/v1/acl/token/self", "").await.status, 403);
 }

@@ -76,7 +76,7 @@ impl State {
     }
 
     /// The secret that the request or the agent's configuration names.
-    fn given_secret(&self, call: &Call) -> Option<Secret> {
+    pub(super) fn given_secret(&self, call: &Call) -> Option<Secret> {
         // Source: "Authentication" in Consul's HTTP reference.
         let bearer = call.header("authorization").split_once(' ');
         let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));

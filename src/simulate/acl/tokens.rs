@@ -70,10 +70,9 @@ fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
 static OWN: Read = Read { answer: own, ..LIST };
 
 fn own(state: &State, call: &Call) -> Result<Reply, Refusal> {
-    let secret = state.secret(call);
-    // No permission is required, but the anonymous token is not readable.
-    let token = state.acl.tokens.get(&secret).filter(|token| token.accessor != ANONYMOUS);
-    let token = token.ok_or_else(not_found)?;
+    // No permission is required, but a token must be named, be it the anonymous one.
+    let secret = state.given_secret(call);
+    let token = secret.and_then(|secret| state.acl.tokens.get(&secret)).ok_or_else(not_found)?;
     Ok(Reply::json(call.style, &View::new(state, token)))
 }
 
