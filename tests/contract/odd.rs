@@ -37,6 +37,7 @@ behaviours![
     an_unknown_node_needs_the_permission_to_write_it_also_if_known_ones_are_left_as_they_are,
     another_datacenter_is_what_is_wrong_first_with_a_registration,
     the_anonymous_token_is_read_by_a_caller_that_names_it,
+    another_place_of_a_node_needs_the_permission_to_write_it,
 ];
 
 const SERVICE: &str = "/v1/agent/service/register";
@@ -636,4 +637,21 @@ async fn the_anonymous_token_is_read_by_a_caller_that_names_it(t: T) {
     let named = t.raw("GET", "/v1/acl/token/self?token=anonymous", "").await;
     assert!(named.status == 200 && named.body.contains("\"anonymous\""), "{}", named.body);
     assert_eq!(t.raw("GET", "/v1/acl/token/self", "").await.status, 403);
+}
+
+async fn another_place_of_a_node_needs_the_permission_to_write_it(t: T) {
+    if t.is_1_8("a place has no locality") {
+        return;
+    }
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let node = json!({"Node": t.name("n"), "Address": "1.1.1.1"});
+    let mut moved = node.clone();
+    moved["Locality"] = json!({"Region": "r"});
+    assert_eq!(put_as_manager(&t, CATALOG, &node).await.0, 200);
+    let anonymous = t.anonymous();
+    assert_eq!(put(&anonymous, CATALOG, &node).await.0, 200);
+    let (status, said) = put(&anonymous, CATALOG, &moved).await;
+    assert_eq!(status, 403, "{said}");
+    let node = json!({"Node": node["Node"]});
+    assert_eq!(put_as_manager(&t, "/v1/catalog/deregister", &node).await.0, 200);
 }

@@ -122,8 +122,11 @@ fn permit(state: &State, authority: &Authority, new: &Registration) -> Result<()
             authority.check(Resource::Service, &present.name, Access::Write)?;
         }
     }
-    let is_left_as_it_is = new.skip_node_update && state.catalog.node(node).is_some();
-    if !is_left_as_it_is && !state.has_node(&new.node) {
+    let is_kept = state.catalog.node(node).is_some_and(|record| {
+        let is_same_place = new.node.locality == record.node.locality;
+        new.skip_node_update || (is_same_place && new.node.same_as(&record.node))
+    });
+    if !is_kept {
         authority.check(Resource::Node, node, Access::Write)?;
     }
     for check in &new.checks {
