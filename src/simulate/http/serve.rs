@@ -24,13 +24,13 @@ use hyper_util::rt::TokioIo;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
+use std::io::{self, Cursor, IoSlice, Write as _};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -269,6 +269,61 @@ impl Future for HeadDeadline {
     }
 }
 
+/// A stream on which the head and the body of a small answer are one text: the kernel takes longer for two.
+struct Joined(Box<dyn Stream>);
+
+/// The largest answer that is joined, in bytes: those of keys with short values are smaller.
+const MOST_JOINED: usize = 1024;
+
+impl AsyncRead for Joined {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, room)
+    }
+}
+
+impl AsyncWrite for Joined {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        text: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, text)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let stream = Pin::new(&mut self.0);
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if length > MOST_JOINED {
+            return stream.poll_write_vectored(context, parts);
+        }
+        let mut joined = Cursor::new([0; MOST_JOINED]);
+        for part in parts {
+            joined.write_all(part)?;
+        }
+        stream.poll_write(context, &joined.get_ref()[..length])
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
 async fn connection(answers: Arc<impl Answer>, address: Option<IpAddr>, stream: Box<dyn Stream>) {
     let address: Arc<str> = address.map_or_else(String::new, |address| address.to_string()).into();
     let service = service_fn(|request| answer(Arc::clone(&answers), Arc::clone(&address), request));
@@ -278,7 +333,7 @@ async fn connection(answers: Arc<impl Answer>, address: Option<IpAddr>, stream: 
         .title_case_headers(true)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Joined(stream)), service)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended");
@@ -384,6 +439,44 @@ impl Drop for Place {
 mod tests {
     use super::*;
     use futures_util::FutureExt;
+
+    /// Takes only the first part of what comes in parts.
+    #[derive(Clone, Default)]
+    struct FirstPart(Arc<Mutex<Vec<u8>>>);
+
+    impl AsyncWrite for FirstPart {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            text: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            lock(&self.0).extend(text);
+            Poll::Ready(Ok(text.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn a_small_answer_is_one_write_and_a_large_one_is_not_copied() {
+        let client = FirstPart::default();
+        let mut joined = Joined(Box::new(tokio::io::join(tokio::io::empty(), client.clone())));
+        let mut write = |body: &[u8]| {
+            let parts = [IoSlice::new(b"head"), IoSlice::new(body)];
+            joined.write_vectored(&parts).now_or_never().expect("at once").expect("written")
+        };
+        assert_eq!(write(&[b'b'; MOST_JOINED - 4]), MOST_JOINED);
+        assert_eq!(write(&[b'b'; MOST_JOINED - 3]), 4);
+        let came = lock(&client.0);
+        assert_eq!(came.len(), MOST_JOINED + 4);
+        assert!(came.starts_with(b"headb") && came.ends_with(b"bhead"));
+    }
 
     #[test]
     fn a_head_that_came_in_time_does_not_shorten_the_time_of_the_next_one() {
