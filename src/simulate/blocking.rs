@@ -9,7 +9,7 @@ use super::store::State;
 use super::store::watch::Topic;
 use crate::clock::Instant;
 use futures_util::future::{Either, select};
-use http::header::HeaderName;
+use http::header::{CACHE_CONTROL, HeaderName};
 use http::{HeaderValue, StatusCode};
 use std::pin::pin;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl ReadOptions {
     /// Reads the parameters and refuses invalid ones.
     pub fn parse(call: &Call, settings: &Settings) -> Result<Self, Refusal> {
         let consistency = consistency(&call.query)?;
-        check_cache_control(call.header("cache-control"))?;
+        check_cache_control(call.header(&CACHE_CONTROL))?;
         Ok(Self { consistency, ..Self::waiting(call, settings)? })
     }
 

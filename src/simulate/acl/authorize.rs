@@ -7,7 +7,10 @@ use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
 use crate::simulate::store::catalog::Check;
 use http::StatusCode;
+use http::header::{AUTHORIZATION, HeaderName};
 use std::cell::Cell;
+
+const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 
 /// The permissions of a caller.
 pub(crate) struct Authority {
@@ -78,11 +81,11 @@ impl State {
     /// The secret that the request or the agent's configuration names.
     pub(super) fn given_secret(&self, call: &Call) -> Option<Secret> {
         // Source: "Authentication" in Consul's HTTP reference.
-        let bearer = call.header("authorization").split_once(' ');
+        let bearer = call.header(&AUTHORIZATION).split_once(' ');
         let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let given = [
             call.query.get("token"),
-            call.header("x-consul-token"),
+            call.header(&TOKEN),
             bearer.map_or("", |(_, token)| token.trim()),
         ];
         match given.into_iter().find(|secret| !secret.is_empty()) {

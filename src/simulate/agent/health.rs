@@ -9,7 +9,7 @@ use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
 use crate::simulate::store::catalog::{Check, Service};
 use crate::wire::api::agent as wire;
-use http::header::CONTENT_TYPE;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
@@ -200,7 +200,7 @@ fn by_name(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 /// The view as JSON, or only the reason if the caller wants text.
 fn answer(call: &Call, status: StatusCode, reason: &str, view: &impl Serialize) -> Reply {
     let wants_text =
-        call.query.get("format") == "text" || call.header("accept").contains("text/plain");
+        call.query.get("format") == "text" || call.header(&ACCEPT).contains("text/plain");
     let reply = if wants_text {
         Reply::text(status, reason).with(CONTENT_TYPE, HeaderValue::from_static("text/plain"))
     } else {

@@ -15,6 +15,12 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// The number of headers for which a reply has room at once: those of most reads.
 const MOST_HEADERS: usize = 12;
 
+/// The bytes for which JSON has room at once: those of a key with a short value.
+const MOST_OF_A_KEY: usize = 256;
+
+/// The first byte of the characters that separate lines, and of others.
+const LINE_SEPARATORS: u8 = 0xe2;
+
 /// The layout of JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
@@ -133,7 +139,7 @@ impl From<Refusal> for Reply {
 
 /// `value` as JSON, written as Go's encoder writes it.
 fn to_json(style: Style, value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
-    let mut out = Vec::with_capacity(128);
+    let mut out = Vec::with_capacity(MOST_OF_A_KEY);
     let indented = (style != Style::Compact).then(|| PrettyFormatter::with_indent(b"    "));
     let formatter = GoFormatter { indented };
     value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
@@ -170,6 +176,10 @@ impl Formatter for GoFormatter {
         out: &mut W,
         text: &str,
     ) -> io::Result<()> {
+        let is_plain = |byte| !matches!(byte, b'<' | b'>' | b'&' | LINE_SEPARATORS);
+        if text.bytes().all(is_plain) {
+            return out.write_all(text.as_bytes());
+        }
         let mut written = 0;
         for (place, c) in text.char_indices() {
             if matches!(c, '<' | '>' | '&' | '\u{2028}' | '\u{2029}') {

@@ -6,9 +6,10 @@ use crate::simulate::filter::Filter;
 use crate::simulate::go::lossy;
 use crate::wire::table::Endpoint;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
 use serde::Serialize;
+use std::borrow::Cow;
 
 /// One request, routed.
 pub(crate) struct Call {
@@ -54,7 +55,7 @@ impl Call {
     }
 
     /// The value of a header; empty if it is absent or not text.
-    pub fn header(&self, name: &str) -> &str {
+    pub fn header(&self, name: &HeaderName) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
     }
 }
@@ -120,12 +121,12 @@ fn parameter(text: &str) -> Option<String> {
 }
 
 /// Percent-decoded bytes; `None` if a `%` is not followed by two hexadecimal digits.
-pub(crate) fn unescape(text: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn unescape(text: &[u8]) -> Option<Cow<'_, [u8]>> {
     let whole = text.iter().enumerate().filter(|(_, byte)| **byte == b'%').all(|(place, _)| {
         text.get(place + 1..place + 3)
             .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
     });
-    whole.then(|| percent_decode(text).collect())
+    whole.then(|| percent_decode(text).into())
 }
 
 #[cfg(test)]

@@ -15,9 +15,11 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, LOCATION, VARY};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
+const NAMESPACE: HeaderName = HeaderName::from_static("x-consul-namespace");
+const PARTITION: HeaderName = HeaderName::from_static("x-consul-partition");
 const DEFAULT_ACL_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
 
 /// Every route, area by area.
@@ -54,7 +56,7 @@ fn servers_own() -> impl Iterator<Item = &'static Route> {
 
 /// The routes by path. A path that ends in a slash matches all paths below it, as in Go's
 /// `http.ServeMux`.
-struct Mux(BTreeMap<&'static str, Routes>);
+struct Mux(HashMap<&'static str, Routes>);
 
 /// The routes of one fixed part with their tails, those with more after their first parameter before the others.
 type Routes = Vec<(&'static Route, &'static str)>;
@@ -63,7 +65,7 @@ type Routes = Vec<(&'static Route, &'static str)>;
 type Fitting = Vec<&'static Route>;
 
 static MUX: LazyLock<Mux> = LazyLock::new(|| {
-    let mut paths: BTreeMap<&str, Routes> = BTreeMap::new();
+    let mut paths: HashMap<&str, Routes> = HashMap::new();
     for route in routes() {
         let (fixed, tail) = parts(route);
         let known = paths.entry(fixed).or_default();
@@ -158,7 +160,7 @@ async fn answer_without_own_headers(agent: &Agent, parts: Parts, body: Bytes) ->
     match found {
         Some((routes, rest)) => {
             let (verbs, rest) = fitting(routes, rest);
-            let rest = unescape(rest.as_bytes()).unwrap_or_default();
+            let rest = unescape(rest.as_bytes()).unwrap_or_default().into_owned();
             let reply = if agent.options.settings.blocks(path) {
                 Reply::text(StatusCode::FORBIDDEN, "Endpoint is blocked by agent configuration")
             } else {
@@ -253,14 +255,14 @@ fn check_enterprise(call: &Call) -> Result<(), Refusal> {
     let of_members = ["agent_members", "agent_force_leave"];
     let partition = || takes(endpoint, "partition") || of_members.contains(&endpoint.name);
     let features: [(_, _, _, &dyn Fn() -> bool); 2] = [
-        ("ns", "X-Consul-Namespace", "Namespaces", &namespace),
-        ("partition", "X-Consul-Partition", "Partitions", &partition),
+        ("ns", &NAMESPACE, "Namespace", &namespace),
+        ("partition", &PARTITION, "Partition", &partition),
     ];
     for (parameter, header, noun, is_checked) in features {
         let place = if !call.query.get(parameter).is_empty() {
             format!("query parameter: \"{parameter}\"")
         } else if !call.header(header).is_empty() {
-            format!("header: \"{header}\"")
+            format!("header: \"X-Consul-{noun}\"")
         } else {
             continue;
         };
@@ -268,7 +270,7 @@ fn check_enterprise(call: &Call) -> Result<(), Refusal> {
             continue;
         }
         return Err(Refusal::bad(format!(
-            "Invalid {place} - {noun} are a Consul Enterprise feature"
+            "Invalid {place} - {noun}s are a Consul Enterprise feature"
         )));
     }
     Ok(())
@@ -323,7 +325,7 @@ fn redirect(path: &str, is_exact: bool) -> Option<String> {
     if is_exact {
         return None;
     }
-    let below = format!("{path}/");
+    let below = [path, "/"].concat();
     MUX.0.contains_key(below.as_str()).then_some(below)
 }
 

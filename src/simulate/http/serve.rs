@@ -11,7 +11,7 @@ use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::select_all;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName};
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either as EitherBody, Full, Limited, StreamBody};
@@ -52,7 +52,7 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
     Your IP is issuing too many concurrent connections, please rate limit your calls\n";
 
 /// The header by which a client says its name, so that faults can be limited to it.
-const CLIENT: &str = "x-sim-client";
+const CLIENT: HeaderName = HeaderName::from_static("x-sim-client");
 
 /// The body of an answer: whole, or the lines of a log.
 type Body = EitherBody<Full<Bytes>, UnsyncBoxBody<Bytes, Infallible>>;
@@ -349,7 +349,10 @@ async fn answer(
         Some(refusal) => refusal.map(Body::Left),
         None => {
             let (parts, body) = request.into_parts();
-            let body = Limited::new(body, MAX_BODY).collect().await?.to_bytes();
+            let body = match body.is_end_stream() {
+                true => Bytes::new(),
+                false => Limited::new(body, MAX_BODY).collect().await?.to_bytes(),
+            };
             let named = parts.headers.get(CLIENT).and_then(|name| name.to_str().ok());
             let client = named.map_or_else(|| Arc::clone(&address), Arc::from);
             let answered = answers.answer(&client, Request::from_parts(parts, body)).await;
