@@ -122,6 +122,9 @@ fn parameter(text: &str) -> Option<String> {
 
 /// Percent-decoded bytes; `None` if a `%` is not followed by two hexadecimal digits.
 pub(crate) fn unescape(text: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if !text.contains(&b'%') {
+        return Some(text.into());
+    }
     let whole = text.iter().enumerate().filter(|(_, byte)| **byte == b'%').all(|(place, _)| {
         text.get(place + 1..place + 3)
             .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))

@@ -315,7 +315,8 @@ fn unknown(path: &str) -> Reply {
 
 /// The target of a redirect, for a path that is not clean, or is not that of a route (`is_exact`) and lacks the slash at its end.
 fn redirect(path: &str, is_exact: bool) -> Option<String> {
-    let is_clean = path.starts_with('/') && !path.contains("//") && !path.contains("/.");
+    let is_unclean = |pair: &[u8]| matches!(pair, b"//" | b"/.");
+    let is_clean = path.starts_with('/') && !path.as_bytes().windows(2).any(is_unclean);
     if !is_clean {
         let clean = cleaned(path);
         if clean != path {
