@@ -38,6 +38,7 @@ behaviours![
     another_datacenter_is_what_is_wrong_first_with_a_registration,
     the_anonymous_token_is_read_by_a_caller_that_names_it,
     another_place_of_a_node_needs_the_permission_to_write_it,
+    a_check_of_an_unknown_service_is_an_error_for_any_caller,
 ];
 
 const SERVICE: &str = "/v1/agent/service/register";
@@ -652,6 +653,23 @@ async fn another_place_of_a_node_needs_the_permission_to_write_it(t: T) {
     assert_eq!(put(&anonymous, CATALOG, &node).await.0, 200);
     let (status, said) = put(&anonymous, CATALOG, &moved).await;
     assert_eq!(status, 403, "{said}");
+    let node = json!({"Node": node["Node"]});
+    assert_eq!(put_as_manager(&t, "/v1/catalog/deregister", &node).await.0, 200);
+}
+
+async fn a_check_of_an_unknown_service_is_an_error_for_any_caller(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let node = json!({"Node": t.name("n"), "Address": "1.1.1.1"});
+    assert_eq!(put_as_manager(&t, CATALOG, &node).await.0, 200);
+    let mut orphan = node.clone();
+    orphan["Check"] = json!({"CheckID": "orphan", "Name": "a", "ServiceID": "no"});
+    let (status, said) = put(&t.anonymous(), CATALOG, &orphan).await;
+    assert_eq!(status, 500, "{said}");
+    let text = match t.is_1_8("the text is shorter") {
+        true => "Unknown service 'no' for check 'orphan'",
+        false => "Unknown service ID 'no' for check ID 'orphan'",
+    };
+    assert_eq!(said, text);
     let node = json!({"Node": node["Node"]});
     assert_eq!(put_as_manager(&t, "/v1/catalog/deregister", &node).await.0, 200);
 }

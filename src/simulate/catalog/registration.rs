@@ -133,7 +133,11 @@ fn permit(state: &State, authority: &Authority, new: &Registration) -> Result<()
         let own = new.service.as_ref().filter(|service| service.id == check.service_id);
         match own.or_else(|| state.catalog.service(node, &check.service_id)) {
             Some(service) => authority.check(Resource::Service, &service.name, Access::Write)?,
-            None => authority.check(Resource::Node, node, Access::Write)?,
+            None if check.service_id.is_empty() => {
+                authority.check(Resource::Node, node, Access::Write)?;
+            }
+            // An unknown service is an error for any caller.
+            None => {}
         }
     }
     Ok(())
