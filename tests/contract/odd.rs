@@ -39,6 +39,7 @@ behaviours![
     the_anonymous_token_is_read_by_a_caller_that_names_it,
     another_place_of_a_node_needs_the_permission_to_write_it,
     a_check_of_an_unknown_service_is_an_error_for_any_caller,
+    a_changed_node_is_refused_before_a_service_that_is_replaced,
 ];
 
 const SERVICE: &str = "/v1/agent/service/register";
@@ -670,6 +671,29 @@ async fn a_check_of_an_unknown_service_is_an_error_for_any_caller(t: T) {
         false => "Unknown service ID 'no' for check ID 'orphan'",
     };
     assert_eq!(said, text);
+    let node = json!({"Node": node["Node"]});
+    assert_eq!(put_as_manager(&t, "/v1/catalog/deregister", &node).await.0, 200);
+}
+
+async fn a_changed_node_is_refused_before_a_service_that_is_replaced(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let own = t.name("own");
+    let token = json!({"ServiceIdentities": [{"ServiceName": own}]});
+    let (status, token) = put_as_manager(&t, "/v1/acl/token", &token).await;
+    assert_eq!(status, 200, "{token}");
+    let token: serde_json::Value = serde_json::from_str(&token).expect("JSON");
+    let target = format!("{CATALOG}?token={}", token["SecretID"].as_str().expect("a secret"));
+    let other = json!({"ID": "one", "Service": t.name("other")});
+    let node = json!({"Node": t.name("n"), "Address": "1.1.1.1", "Service": other});
+    assert_eq!(put_as_manager(&t, CATALOG, &node).await.0, 200);
+    let mut changed = node.clone();
+    changed["Service"]["Service"] = json!(own);
+    let (status, said) = put(&t.anonymous(), &target, &changed).await;
+    assert_eq!((status, said.as_str()), (403, "Permission denied"));
+    changed["Address"] = json!("1.1.1.2");
+    let (status, said) = put(&t.anonymous(), &target, &changed).await;
+    assert_eq!(status, 403, "{said}");
+    assert!(said.contains("node:write") || t.is_1_8("the text names no permission"), "{said}");
     let node = json!({"Node": node["Node"]});
     assert_eq!(put_as_manager(&t, "/v1/catalog/deregister", &node).await.0, 200);
 }

@@ -10,6 +10,7 @@ use crate::simulate::http::reply::{Refusal, Reply};
 use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
 use crate::simulate::store::catalog::{Check, Definition, Node, Service};
+use http::StatusCode;
 use serde_json::{Value, json};
 
 const REGISTRATION: GoType =
@@ -112,15 +113,12 @@ fn decode_error(why: String) -> Refusal {
     decode::decode_error(with_hint(why))
 }
 
-/// Refuses a caller without the permissions: a service needs its new and its present name, a
-/// changed node its name, a check its service, else its node.
+/// Refuses a caller without the permissions, in this order: a service needs its new name, a changed node its name, a service
+/// that is replaced its present name, a check its service, else its node.
 fn permit(state: &State, authority: &Authority, new: &Registration) -> Result<(), Refusal> {
     let node = &new.node.node;
     if let Some(service) = &new.service {
         authority.check(Resource::Service, &service.name, Access::Write)?;
-        if let Some(present) = state.catalog.service(node, &service.id) {
-            authority.check(Resource::Service, &present.name, Access::Write)?;
-        }
     }
     let is_kept = state.catalog.node(node).is_some_and(|record| {
         let is_same_place = new.node.locality == record.node.locality;
@@ -128,6 +126,12 @@ fn permit(state: &State, authority: &Authority, new: &Registration) -> Result<()
     });
     if !is_kept {
         authority.check(Resource::Node, node, Access::Write)?;
+    }
+    let replaced = new.service.as_ref().and_then(|new| state.catalog.service(node, &new.id));
+    let may_replace =
+        |present: &Service| authority.allows(Resource::Service, &present.name, Access::Write);
+    if !replaced.is_none_or(may_replace) {
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "Permission denied"));
     }
     for check in &new.checks {
         let own = new.service.as_ref().filter(|service| service.id == check.service_id);
