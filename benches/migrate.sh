@@ -3,10 +3,11 @@
 #
 #   benches/migrate.sh [PROGRAM]
 #
-# PROGRAM is a consul-migrate of a release build (default: target/release/consul-migrate). Six writers set
-# 50,000 keys of 200 bytes during a cut-over; a tail follows 50,000 more; then three rounds on a server in dev mode and three
-# on one with its data on a disk, in each of which Consul takes PUTs, 32 at once, from this library and from wrk, and an empty Consul gets a copy of the 100,000 keys, which
-# is verified. Prints the figures and has no bounds. Needs etcd, wrk, curl and the LuaJIT module (make build-luajit).
+# PROGRAM is a consul-migrate of a release build (default: target/release/consul-migrate). Six writers set 50,000 keys of
+# 200 bytes during a cut-over; a tail follows 50,000 more; then three rounds on a server in dev mode and three on one with its
+# data on a disk, in each of which Consul takes PUTs, 32 at once, from this library and from wrk, and an empty Consul gets a
+# copy of the 100,000 keys, which is verified. Prints the figures and has no bounds. Needs etcd, wrk, curl and the LuaJIT
+# module (make build-luajit).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

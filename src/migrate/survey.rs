@@ -3,6 +3,7 @@
 use super::etcd::{Etcd, KeyValue, Sorted};
 use super::mapping::{Choice, Form, Mapping, Place, Problem, form_of};
 use super::{Pace, Report, Stop};
+use bytes::Bytes;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -126,16 +127,16 @@ pub async fn survey(
     };
     let mut room = Some(KEPT_BYTES);
     let mut entries = Sorted::new(etcd, &mapping.etcd_prefix, revision, pace.page);
-    let mut before: Option<KeyValue> = None;
+    let mut before: Option<Bytes> = None;
     while let Some(kv) = entries.next().await? {
         survey.count(&kv, mapping);
         if let Some(before) = &before
-            && super::mapping::counterpart(&before.key.0) == kv.key.0
-            && form_of(&before.key.0) != form_of(&kv.key.0)
+            && super::mapping::counterpart(before) == kv.key.0
+            && form_of(before) != form_of(&kv.key.0)
         {
             survey.add(Problem::Collision, &kv.key.0);
         }
-        before = Some(KeyValue { value: Default::default(), ..kv.clone() });
+        before = Some(kv.key.0.clone());
         room = room.and_then(|room| room.checked_sub(kv.size()));
         match room {
             Some(_) => survey.kept.kvs.push(kv),
