@@ -1,5 +1,6 @@
 //! etcd through its JSON gateway.
 
+mod bound;
 mod change;
 mod message;
 mod pages;

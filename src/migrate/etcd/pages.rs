@@ -1,5 +1,7 @@
 //! All keys of a range at one revision, page by page.
 
+use super::bound::Bound;
+use super::message::RangeResponse;
 use super::{Etcd, KeyValue, Range, Refused};
 use bytes::{BufMut as _, Bytes, BytesMut};
 
@@ -13,7 +15,7 @@ const WANTED_BYTES: usize = 2 << 20;
 #[derive(Debug)]
 pub struct Page {
     pub kvs: Vec<KeyValue>,
-    /// Where the next page starts; `None` after the last one.
+    /// Where the next page starts, if there is one; `None` after the last one.
     pub next: Option<Bytes>,
 }
 
@@ -21,7 +23,9 @@ pub struct Page {
 #[derive(Debug)]
 pub struct Pages<'a> {
     etcd: &'a Etcd,
+    /// What is left, up to the bound.
     range: Range,
+    bound: Bound,
     revision: u64,
     limit: u64,
     most: u64,
@@ -31,7 +35,8 @@ pub struct Pages<'a> {
 impl<'a> Pages<'a> {
     /// Pages of up to `most` keys.
     pub fn new(etcd: &'a Etcd, range: Range, revision: u64, most: u64) -> Self {
-        Pages { etcd, range, revision, limit: FIRST.min(most), most, is_at_end: false }
+        let bound = Bound::new(&range.end);
+        Pages { etcd, range, bound, revision, limit: FIRST.min(most), most, is_at_end: false }
     }
 
     /// The next page; `None` after the last one.
@@ -39,23 +44,37 @@ impl<'a> Pages<'a> {
     /// # Errors
     /// See [`Refused`].
     pub async fn next(&mut self) -> Result<Option<Page>, Refused> {
-        if self.is_at_end {
-            return Ok(None);
-        }
-        let answer = loop {
-            match self.etcd.range(&self.range, self.limit, self.revision).await {
-                Err(Refused::TooLarge) if self.limit > 1 => self.limit /= 2,
-                answer => break answer?,
+        while !self.is_at_end {
+            let answer = match self.etcd.range(&self.range, self.limit, self.revision).await {
+                Err(Refused::TooLarge) if self.limit > 1 => {
+                    self.limit /= 2;
+                    continue;
+                }
+                answer => answer?,
+            };
+            self.go_on(&answer);
+            if !answer.kvs.is_empty() {
+                let next = (!self.is_at_end).then(|| self.range.start.clone());
+                return Ok(Some(Page { kvs: answer.kvs, next }));
             }
-        };
-        let last = answer.kvs.last().filter(|_| answer.more);
-        let next = last.map(|last| successor(&last.key.0));
-        match &next {
-            Some(next) => self.range.start = next.clone(),
-            None => self.is_at_end = true,
         }
-        self.adapt(&answer.kvs);
-        Ok(Some(Page { kvs: answer.kvs, next }))
+        Ok(None)
+    }
+
+    /// Chooses what is read next.
+    fn go_on(&mut self, answer: &RangeResponse) {
+        let kvs = &answer.kvs;
+        self.adapt(kvs);
+        if let Some(last) = kvs.last().filter(|_| answer.more) {
+            self.range.start = successor(&last.key.0);
+            self.bound.continued(kvs, answer.count.0, self.limit);
+        } else if self.bound.is_last() {
+            self.is_at_end = true;
+        } else {
+            self.range.start = self.bound.end().clone();
+            self.bound.ended(kvs, self.limit);
+        }
+        self.range.end = self.bound.end().clone();
     }
 
     /// Chooses the size of the next page by the sizes of the keys in this one.
