@@ -6,7 +6,7 @@ use super::etcd::{KeyValue, Page, Pages, Range};
 use super::job::{Phase, Record};
 use super::mapping::{Op, hex};
 use super::survey::{Kept, shown};
-use super::target::Stored;
+use super::target::{Room, Stored};
 use super::{Run, Stop, source, verify};
 use crate::clock::Instant;
 use crate::error::Kind;
@@ -244,20 +244,23 @@ type Open = Mutex<BTreeMap<Bytes, (usize, Option<Bytes>)>>;
 
 fn batches(run: &Run<'_>, record: &Record, page: Page) -> Vec<Batch> {
     let Some(first) = page.kvs.first().map(|kv| kv.key.0.clone()) else { return Vec::new() };
-    let mut parts: Vec<(Vec<Op>, u64)> = vec![(Vec::new(), 0)];
+    let mut parts: Vec<(Vec<Op>, u64)> = Vec::new();
+    let mut room = Room::default();
     for kv in &page.kvs {
         let ops = match record.sweeps {
             // Consul may have an earlier form of the key.
             true => record.mapping.set(kv),
             false => record.mapping.load(kv),
         };
-        let Some((together, keys)) = parts.last_mut() else { continue };
-        let all = together.iter().chain(&ops);
-        if run.job.target.fitting(all, 1) == together.len() + ops.len() || together.is_empty() {
+        let all_fit = |room: &mut Room| ops.iter().all(|op| room.take(op));
+        if !all_fit(&mut room) || parts.is_empty() {
+            room = run.job.target.room(1);
+            all_fit(&mut room);
+            parts.push((Vec::new(), 0));
+        }
+        if let Some((together, keys)) = parts.last_mut() {
             together.extend(ops);
             *keys += 1;
-        } else {
-            parts.push((ops, 1));
         }
     }
     let batch = |(ops, keys)| {

@@ -324,10 +324,9 @@ impl<'r, 'a> Tail<'r, 'a> {
     async fn apply(&mut self) -> Result<(), Stop> {
         let job = &self.run.job;
         let (mut events, mut ops, mut position) = (0, Vec::new(), None);
+        let mut room = job.target.room(2);
         for waiting in &self.waiting {
-            let count = ops.len() + waiting.ops.len();
-            let all = ops.iter().chain(&waiting.ops);
-            if job.target.fitting(all, 2) < count {
+            if !waiting.ops.iter().all(|op| room.take(op)) {
                 break;
             }
             ops.extend(waiting.ops.iter().cloned());

@@ -342,18 +342,36 @@ impl Target {
         self.patiently(async || self.txn(checks, ops).await).await
     }
 
+    /// The room of one transaction with this number of checks.
+    pub fn room(&self, checks: usize) -> Room {
+        Room { bytes: MAX_BODY - 2048, ops: self.max_ops - checks }
+    }
+
     /// How many of the operations fit in one transaction with this number of checks; 0 if the first is too
     /// large for any.
     pub fn fitting<'o>(&self, ops: impl IntoIterator<Item = &'o Op>, checks: usize) -> usize {
-        let (mut bytes, mut count) = (2048, 0);
-        for op in ops.into_iter().take(self.max_ops - checks) {
-            bytes += op.size().div_ceil(3) * 4 + size_of(op.key());
-            if bytes > MAX_BODY || op.needs_put() {
-                break;
-            }
-            count += 1;
-        }
-        count
+        let mut room = self.room(checks);
+        ops.into_iter().take_while(|op| room.take(op)).count()
+    }
+}
+
+/// What a transaction has room for.
+#[derive(Debug, Default)]
+pub struct Room {
+    bytes: usize,
+    ops: usize,
+}
+
+impl Room {
+    /// Takes the room of an operation. If there is not so much, there is none for those after it either.
+    pub fn take(&mut self, op: &Op) -> bool {
+        let size = op.size().div_ceil(3) * 4 + size_of(op.key());
+        let fits = self.ops > 0 && size <= self.bytes && !op.needs_put();
+        *self = match fits {
+            true => Room { bytes: self.bytes - size, ops: self.ops - 1 },
+            false => Room::default(),
+        };
+        fits
     }
 }
 
