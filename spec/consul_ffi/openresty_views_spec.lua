@@ -15,8 +15,8 @@ describe("views that one worker of nginx writes for all", function()
   local now, lists, on_next, logged
   -- The name of a service that changed, or nil.
   local on_changed
-  -- The age of Consul's lists.
-  local age_s
+  -- The age of Consul's lists, and the message when there is no more news.
+  local age_s, ended_by
   -- The filter that the last worker gave to client:service_views.
   local chosen_by
   local ngx_before, loaded_before, dump_file, views, texts
@@ -119,7 +119,10 @@ describe("views that one worker of nginx writes for all", function()
     function all.next()
       now = now + 1
       local goes_on = on_next()
-      return goes_on, goes_on and on_changed() or nil
+      if not goes_on then
+        return false, ended_by
+      end
+      return true, on_changed()
     end
 
     function all.close() end
@@ -128,7 +131,7 @@ describe("views that one worker of nginx writes for all", function()
   end
 
   before_each(function()
-    now, lists, age_s, logged = START, { web = { instance(2) } }, 0, {}
+    now, lists, age_s, logged, ended_by = START, { web = { instance(2) } }, 0, {}, nil
     on_access, on_changed = function() end, function() end
     ngx_before, loaded_before = rawget(_G, "ngx"), {}
     for _, name in ipairs(LOADED) do
@@ -478,6 +481,141 @@ describe("views that one worker of nginx writes for all", function()
         assert.is_nil(chosen_by)
       end,
     })
+  end)
+
+  it("are not watched any more by a worker that exits, also while lists change all the time", function()
+    local turn = 0
+    on_changed = function()
+      turn = turn + 1
+      return turn % 2 == 1 and "web" or nil
+    end
+    local worker = new_views()
+    watch(worker, 30, {
+      [7] = function()
+        _G.ngx.worker.exiting = function()
+          return true
+        end
+      end,
+      [10] = function()
+        error("it goes on")
+      end,
+    })
+    assert.is_true(worker.dict:get("renewed") <= now - 5)
+  end)
+
+  -- Has a worker try to watch, as its timer does.
+  local function try_to_watch(worker)
+    local run
+    on_next = function()
+      return false
+    end
+    _G.ngx.timer = {
+      at = function(_, tick)
+        run = tick
+        return true
+      end,
+      every = function()
+        return true
+      end,
+    }
+    worker:start()
+    run(false, worker)
+  end
+
+  it("say once why they cannot be watched, and let another worker try", function()
+    local worker = new_views()
+    ended_by = "cannot make a unix socket in /none"
+    try_to_watch(worker)
+    try_to_watch(worker)
+    assert.same({ "consul_ffi: cannot watch: cannot make a unix socket in /none" }, logged)
+    assert.is_true(worker.dict:get("renewed") <= now - 5)
+    ended_by = "another reason"
+    try_to_watch(worker)
+    assert.equal(2, #logged)
+    _G.ngx.worker.exiting = function()
+      return true
+    end
+    ended_by = "the worker is exiting"
+    try_to_watch(worker)
+    assert.equal(2, #logged)
+  end)
+
+  it("say once that there is no client, and watch when there is one", function()
+    local worker, make = new_views(), package.loaded[OPENRESTY].new
+    package.loaded[OPENRESTY].new = function()
+      error("ConsulClient: token_file: No such file", 0)
+    end
+    try_to_watch(worker)
+    try_to_watch(worker)
+    assert.same({ "consul_ffi: cannot watch: ConsulClient: token_file: No such file" }, logged)
+    package.loaded[OPENRESTY].new = make
+    watch(worker, 3)
+    assert.equal("2", ports(worker, "web"))
+  end)
+
+  it("can be watched although the dump file fills the dict", function()
+    local dumped = {}
+    for number = 1, 20 do
+      dumped["service" .. number] = number
+    end
+    write_dump(dumped)
+    _G.ngx.shared.consul = new_dict(600)
+    local worker = new_views()
+    assert.matches("do not fit", logged[1])
+    watch(worker, 40)
+    assert.equal("2", ports(worker, "web"))
+    for _, key in ipairs(worker.dict:get_keys()) do
+      assert.is_nil(key:find("service", 1, true), key)
+    end
+  end)
+
+  it("say that the dict is full when no worker can watch", function()
+    _G.ngx.shared.consul = new_dict(10)
+    new_views()
+    assert.matches('the lua_shared_dict "consul" is full: no worker can watch', logged[1], 1, true)
+  end)
+
+  it("refuse a list that has anything but names", function()
+    for _, filter in ipairs({ { "web", 5 }, { "" }, { web = true } }) do
+      assert.error_matches(function()
+        views.new({ dict = "consul", filter = filter })
+      end, "views.new: filter must be a function or a list of services' names")
+    end
+  end)
+
+  it("write the dump file again after a failure, which is told once", function()
+    local folder = os.tmpname()
+    os.remove(folder)
+    dump_file = folder .. "/consul.json"
+    local worker = new_views()
+    logged = {}
+    watch(worker, 30, {
+      [20] = function()
+        assert.equal(1, #logged)
+        assert.matches("cannot write", logged[1])
+        assert(os.execute("mkdir " .. folder))
+      end,
+    })
+    assert.equal(1, #logged)
+    _G.ngx.shared.consul = new_dict()
+    assert.equal("2", ports(new_views(), "web"))
+    os.remove(dump_file)
+    os.remove(folder)
+  end)
+
+  it("write a dump file that only its user can read and write", function()
+    local has_ffi, ffi = pcall(require, "ffi")
+    if not has_ffi then
+      return pending("nginx has LuaJIT")
+    end
+    ffi.cdef("unsigned int umask(unsigned int);")
+    dump_file = os.tmpname()
+    local before = ffi.C.umask(0) -- as in nginx
+    watch(new_views(), 8)
+    local left = ffi.C.umask(before)
+    local pipe = assert(io.popen("stat -c %a " .. dump_file))
+    assert.same({ 0, "600\n" }, { left, pipe:read("*a") })
+    pipe:close()
   end)
 
   it("need a dict and a filter", function()

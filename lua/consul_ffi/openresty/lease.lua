@@ -24,7 +24,7 @@ function lease.new(dict)
 end
 
 -- Whether the dict has room for a lease, which is made if it is not there.
-local function is_there(dict)
+function lease.is_there(dict)
   dict:safe_add(HOLDER, ("."):rep(LENGTH))
   dict:safe_add(RENEWED, -VALID_S)
   dict:safe_add(TERMS, 0)
@@ -34,7 +34,7 @@ end
 -- Whether this worker has the lease now; renews it, or takes it when no other has it.
 function Lease:is_held()
   local dict, now = self.dict, now_s()
-  if not is_there(dict) then
+  if not lease.is_there(dict) then
     return false
   elseif dict:get(HOLDER) == self.token then
     if now >= self.renew_at then

@@ -8,8 +8,12 @@ local option_types = require("consul_ffi.option_types")
 local texts = require("consul_ffi.openresty.texts")
 local now_s = require("consul_ffi.openresty.clock")
 
--- How often a changed list is written to the dump file at most, in seconds.
-local DUMP_S = 2
+-- How often a changed list is written to the dump file at most, and when that is tried again after a failure, in
+-- seconds.
+local DUMP_S, DUMP_AGAIN_S = 2, 10
+
+-- The bits of a file's mode that nobody but its user gets.
+local PRIVATE = tonumber("077", 8)
 
 -- How long a worker that comes to watch keeps lists that another one has written and Consul does not confirm, in
 -- seconds: after an outage Consul may know no instances until they register again.
@@ -46,6 +50,18 @@ local function not_regular(path)
   return why and why:match("it is not a regular file.*")
 end
 
+local function is_filter(value)
+  if type(value) ~= "table" then
+    return type(value) == "function"
+  end
+  for place, name in pairs(value) do
+    if type(place) ~= "number" or type(name) ~= "string" or name == "" then
+      return false
+    end
+  end
+  return true
+end
+
 -- { name, type }
 local OPTIONS = {
   { "dict", {
@@ -58,9 +74,7 @@ local OPTIONS = {
   { "filter", {
     words = "a function or a list of services' names",
     is_required = true,
-    accepts = function(value)
-      return type(value) == "function" or type(value) == "table"
-    end,
+    accepts = is_filter,
   } },
   { "config", {
     words = "a table",
@@ -201,6 +215,31 @@ local function load(self)
   end
 end
 
+-- Opens a new file that only its user can read and write. nginx has the umask 0, which would let everybody choose where
+-- the next one sends its requests. Other engines, which have no ffi, are not in nginx.
+local function open_private(path)
+  local has_ffi, ffi = pcall(require, "ffi")
+  if not has_ffi then
+    return io.open(path, "w")
+  end
+  ffi.cdef("unsigned int umask(unsigned int);")
+  local before = ffi.C.umask(PRIVATE)
+  local file, why = io.open(path, "w")
+  ffi.C.umask(before)
+  return file, why
+end
+
+local function write_file(path, ...)
+  local file, why = open_private(path)
+  if not file then
+    return nil, why
+  end
+  local written, closed, closing
+  written, why = file:write(...)
+  closed, closing = file:close()
+  return written and closed, why or closing
+end
+
 -- Writes the dump file if it is due: as another one that is then renamed, so that no reader finds half of it.
 local function dump(self)
   local services, dict = {}, self.dict
@@ -223,18 +262,19 @@ local function dump(self)
     os.remove(left)
   end
   dict:safe_set(WRITING, path)
-  local file, why = io.open(path, "w")
-  local written = file and file:write('{"services":{', table.concat(services, ","), "}}\n")
-  local closed = file and file:close()
-  if not (written and closed) then
-    os.remove(path)
-  else
-    closed, why = os.rename(path, self.dump_file)
+  local written, why = write_file(path, '{"services":{', table.concat(services, ","), "}}\n")
+  if written then
+    written, why = os.rename(path, self.dump_file)
   end
   dict:delete(WRITING)
-  if not closed then
-    ngx.log(ngx.ERR, "consul_ffi: cannot write ", self.dump_file, ": ", why or "the disk may be full")
+  if not written then
+    os.remove(path)
+    self.dump_at = now_s() + DUMP_AGAIN_S
+    if not self.dump_failed then
+      ngx.log(ngx.ERR, "consul_ffi: cannot write ", self.dump_file, ": ", why)
+    end
   end
+  self.dump_failed = not written
 end
 
 -- Writes a service that is new, has changed or is gone.
@@ -295,6 +335,11 @@ local function sweep(self, names)
     is_name[LIST .. name] = true
   end
   texts.sweep(self.dict, is_name)
+  for _, key in ipairs(self.dict:get_keys(0)) do
+    if key:sub(1, #CONFIRMED) == CONFIRMED and not is_name[LIST .. key:sub(#CONFIRMED + 1)] then
+      self.dict:delete(key)
+    end
+  end
 end
 
 -- Writes the names, and how old each list is; removes what another worker left, after a while.
@@ -333,22 +378,23 @@ local function write_names(self, all)
   end
 end
 
--- Watches as long as this worker has the lease.
+-- Watches as long as this worker has the lease and does not exit. Returns the reason when it cannot.
 local function watch(self, all)
   -- The version of each list that this worker has written: false without room, nil before Consul's answer.
   self.written = {}
   self.is_ready, self.is_swept, self.held = false, false, {}
   -- The worker before may have ended with changes that are not in the file.
   self.hold_until, self.dump_at = now_s() + HOLD_S, now_s()
-  while self.lease:is_held() do
+  while not ngx.worker.exiting() and self.lease:is_held() do
     local success, name = all:next(lease.RENEW_S * 1000)
     if not success then
-      return
+      return name
     end
-    while name do
+    self.said = nil
+    while success and name do
       take(self, all, name)
       self.has_news = true
-      name = select(2, all:next(0))
+      success, name = all:next(0)
     end
     write_names(self, all)
     dump(self)
@@ -369,25 +415,30 @@ local function filter_of(self)
   end
 end
 
-local function tick(premature, self)
-  if premature or self.is_watching or ngx.worker.exiting() then
-    return
-  end
-  if not self.lease:is_held() then
-    return
-  end
+-- Watches, with a client and views of its own. Returns the reason when it cannot, or raises it.
+local function serve(self)
   self.client = self.client or openresty.new(self.config)
   local all, message = self.client:service_views(filter_of(self))
   if not all then
-    return ngx.log(ngx.ERR, "consul_ffi: ", message)
+    return message
+  end
+  local _, why = pcall(watch, self, all)
+  all:close()
+  return why
+end
+
+local function tick(premature, self)
+  if premature or self.is_watching or ngx.worker.exiting() or not self.lease:is_held() then
+    return
   end
   self.is_watching = true
-  local ran, why = pcall(watch, self, all)
+  local _, why = pcall(serve, self)
   self.is_watching = false
-  all:close()
   self.lease:release()
-  if not ran then
-    ngx.log(ngx.ERR, "consul_ffi: ", tostring(why))
+  if why and why ~= self.said and not ngx.worker.exiting() then
+    -- Once, although it is tried again each second.
+    self.said = why
+    ngx.log(ngx.ERR, "consul_ffi: cannot watch: ", tostring(why))
   end
 end
 
@@ -407,6 +458,10 @@ function views.new(options)
     views = {},
   }, Views)
   self.dict:safe_add(FULL, 0)
+  -- Before the lists, which may take all the room.
+  if not lease.is_there(self.dict) then
+    ngx.log(ngx.ERR, ("consul_ffi: the lua_shared_dict %q is full: no worker can watch"):format(read.dict))
+  end
   load(self)
   return self
 end
