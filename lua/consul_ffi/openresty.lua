@@ -56,6 +56,14 @@ local function check(level)
   end
 end
 
+-- Returns what ends a timer of a worker that exits, or nil.
+local function over()
+  if ngx.get_phase() == "timer" and ngx.worker.exiting() then
+    local message = "the worker is exiting"
+    return false, message, { kind = "closed", message = message }
+  end
+end
+
 local function wait(object, limit_ms)
   check(4)
   local path, line, err = object:unix_socket()
@@ -71,12 +79,12 @@ local function wait(object, limit_ms)
   if answered then
     socket:setkeepalive(IDLE_MS)
   elseif why == "exiting" then
-    return false, "the worker is exiting", { kind = "closed", message = "the worker is exiting" }
+    return over()
   end
 end
 
 ---@class consul_ffi.openresty: consul_ffi.Yielding
-local openresty = yielding(wait, now_s, check)
+local openresty = yielding(wait, now_s, check, over)
 
 ---Whether a call can be made in a phase of nginx.
 ---@param phase string as `ngx.get_phase()` returns it

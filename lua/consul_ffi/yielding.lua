@@ -4,6 +4,9 @@ local consul_ffi = require("consul_native")
 
 local iterators = consul_ffi._internal
 
+-- The longest wait, in milliseconds. The loops take no more: luv integers, LuaSocket a timeval, cosockets 31 bits.
+local LONGEST_MS = 2 ^ 31 - 1
+
 -- Methods of a client that ask Consul nothing.
 local LOCAL = { close = true, destroy = true, start = true, registered = true }
 
@@ -66,8 +69,10 @@ end
 -- The functions of the module for an event loop. `wait(object, limit_ms)` yields until a handle, watch, view, lock or
 -- cluster is ready, or up to a limit in milliseconds, or for a shorter time; it returns false, a message and an error
 -- if nothing more can come. `now_s()` is a clock in seconds. `check(level)` raises an error at that level if the caller
--- cannot wait; what is begun without a check has its effect although the caller gets an error.
-return function(wait, now_s, check)
+-- cannot wait; what is begun without a check has its effect although the caller gets an error. `over()`, if there is
+-- one, returns false, a message and an error when a loop of waits is to end, also one that always finds something.
+return function(wait, now_s, check, over)
+  over = over or function() end
   local Watch, View, Views, Lock, Client = {}, {}, {}, {}, {}
   local watch_class, view_class, views_class = class_of(Watch), class_of(View), class_of(Views)
   local lock_class, client_class = class_of(Lock), class_of(Client)
@@ -106,19 +111,31 @@ return function(wait, now_s, check)
       if found or left and left <= 0 then
         return first, second, third
       end
-      local ready, message, err = wait(object, left)
+      local ready, message, err = wait(object, left and math.min(left, LONGEST_MS))
       if ready == false then
         return false, message, err
       end
     end
   end
 
-  function Watch.next(this, limit_ms)
-    return wait_for(this.object, limit_of("next", limit_ms), function()
-      local success, change, extra = this.object:poll()
-      return not success or change ~= nil, success, change, extra
-    end)
+  -- The method `next` of an object whose changes `look` finds.
+  local function next_of(look)
+    return function(this, limit_ms)
+      limit_ms = limit_of("next", limit_ms)
+      local goes_on, message, err = over()
+      if goes_on == false then
+        return false, message, err
+      end
+      return wait_for(this.object, limit_ms, function()
+        local success, change, extra = look(this.object)
+        return not success or change ~= nil, success, change, extra
+      end)
+    end
   end
+
+  Watch.next = next_of(function(watch)
+    return watch:poll()
+  end)
 
   Watch.changes = iterators.changes_of(Watch)
 
@@ -131,12 +148,9 @@ return function(wait, now_s, check)
 
   Views.ready = View.ready
 
-  function Views.next(this, limit_ms)
-    return wait_for(this.object, limit_of("next", limit_ms), function()
-      local success, name, err = this.object:next(0)
-      return not success or name ~= nil, success, name, err
-    end)
-  end
+  Views.next = next_of(function(views)
+    return views:next(0)
+  end)
 
   function Lock.acquire(this, options)
     check(3)
@@ -158,7 +172,7 @@ return function(wait, now_s, check)
   function Lock.next_event(this, limit_ms)
     limit_ms = limit_of("next_event", limit_ms)
     local event, detail = this.object:poll()
-    if event == nil and wait(this.object, limit_ms) ~= false then
+    if event == nil and wait(this.object, limit_ms and math.min(limit_ms, LONGEST_MS)) ~= false then
       event, detail = this.object:poll()
     end
     return event, detail

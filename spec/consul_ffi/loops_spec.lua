@@ -236,6 +236,21 @@ for name, loop in pairs(LOOPS) do
       assert.equal(3, #kinds)
     end)
 
+    it("a limit may be as long as one likes", function()
+      local kinds = {}
+      run({
+        function()
+          for i, limit in ipairs({ math.huge, 1e300, 2 ^ 53 }) do
+            local watch = assert(client:watch("kv_get", key))
+            local _, change = assert(watch:next(limit))
+            kinds[i] = change.type
+            watch:close()
+          end
+        end,
+      })
+      assert.same({ "initial", "initial", "initial" }, kinds)
+    end)
+
     it("a view becomes ready", function()
       run({
         function()

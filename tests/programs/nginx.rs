@@ -217,11 +217,12 @@ fn a_worker_that_exits(unpacked: &Path) -> Outcome {
         local client = require(\"consul\").client
         ngx.timer.at(0, function() client:kv_get(\"none\", { index = 1e9, wait = \"5m\" }) end)
         ngx.timer.at(0, function() for _ in client:watch(\"kv_get\", \"none\"):changes() do end end)
+        ngx.timer.at(0, function() for _ in client:watch(\"kv_get\", \"busy\"):changes() do end end)
         ngx.timer.at(0, function() client:service_view(\"none\"):ready() end)
     }
     server {";
     let mut nginx = Nginx::start_with(unpacked, 1, |text| text.replacen("server {", timers, 1))?;
-    wait_until(|| Ok(nginx.waiting()? >= 3))?;
+    wait_until(|| Ok(nginx.waiting()? >= 4))?;
     for consul_is_there in [true, false] {
         if !consul_is_there {
             nginx.consul.kill()?;
@@ -229,7 +230,13 @@ fn a_worker_that_exits(unpacked: &Path) -> Outcome {
         let before = nginx.worker()?;
         nginx.signal("HUP")?;
         let begun = Instant::now();
-        wait_until(|| Ok(!Path::new(&format!("/proc/{before}")).exists()))?;
+        wait_until(|| {
+            // Each wait for this key ends with a change.
+            if consul_is_there {
+                nginx.put("busy", &begun.elapsed().as_micros().to_string())?;
+            }
+            Ok(!Path::new(&format!("/proc/{before}")).exists())
+        })?;
         check(begun.elapsed() < AT_ONCE, &format!("the worker ended after {:?}", begun.elapsed()))?;
     }
     Ok(())
