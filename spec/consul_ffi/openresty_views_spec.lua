@@ -17,6 +17,10 @@ describe("views that one worker of nginx writes for all", function()
   local on_changed
   -- The age of Consul's lists, and the message when there is no more news.
   local age_s, ended_by
+  -- What the timer of the worker that watches does each second.
+  local run_again
+  -- Whether Consul's answers are there, and how many views were closed.
+  local is_ready, closed
   -- The filter that the last worker gave to client:service_views.
   local chosen_by
   local ngx_before, loaded_before, dump_file, views, texts
@@ -94,7 +98,7 @@ describe("views that one worker of nginx writes for all", function()
     chosen_by = filter
 
     function all.ready()
-      return true
+      return is_ready()
     end
 
     function all.names()
@@ -125,7 +129,9 @@ describe("views that one worker of nginx writes for all", function()
       return true, on_changed()
     end
 
-    function all.close() end
+    function all.close()
+      closed = closed + 1
+    end
 
     return all
   end
@@ -133,6 +139,9 @@ describe("views that one worker of nginx writes for all", function()
   before_each(function()
     now, lists, age_s, logged, ended_by = START, { web = { instance(2) } }, 0, {}, nil
     on_access, on_changed = function() end, function() end
+    closed, is_ready = 0, function()
+      return true
+    end
     ngx_before, loaded_before = rawget(_G, "ngx"), {}
     for _, name in ipairs(LOADED) do
       loaded_before[name] = package.loaded[name] or false
@@ -201,7 +210,8 @@ describe("views that one worker of nginx writes for all", function()
         run = tick
         return true
       end,
-      every = function()
+      every = function(_, tick)
+        run_again = tick
         return true
       end,
     }
@@ -532,12 +542,14 @@ describe("views that one worker of nginx writes for all", function()
     ended_by = "another reason"
     try_to_watch(worker)
     assert.equal(2, #logged)
+    watch(worker, 2)
+    assert.equal(3, #logged)
     _G.ngx.worker.exiting = function()
       return true
     end
     ended_by = "the worker is exiting"
     try_to_watch(worker)
-    assert.equal(2, #logged)
+    assert.equal(3, #logged)
   end)
 
   it("say once that there is no client, and watch when there is one", function()
@@ -601,6 +613,80 @@ describe("views that one worker of nginx writes for all", function()
     assert.equal("2", ports(new_views(), "web"))
     os.remove(dump_file)
     os.remove(folder)
+  end)
+
+  it("leave nothing of a dump file that could not be written", function()
+    dump_file = os.tmpname()
+    os.remove(dump_file)
+    local worker = new_views()
+    assert(os.execute("mkdir " .. dump_file))
+    watch(worker, 4)
+    assert.matches("cannot write", logged[#logged])
+    assert.is_nil((io.open(dump_file .. ".1", "r")))
+    os.execute("rmdir " .. dump_file)
+  end)
+
+  it("write the dump file also while lists change all the time", function()
+    dump_file = os.tmpname()
+    on_changed = function()
+      lists.web = { instance(now) }
+      return now % 2 == 1 and "web" or nil
+    end
+    watch(new_views(), 20)
+    _G.ngx.shared.consul = new_dict()
+    assert.is_true(tonumber(ports(new_views(), "web")) > now - 6)
+  end)
+
+  it("count the age of a dump file from now when its time has yet to come", function()
+    write_dump({ web = 1 })
+    now = START - 120 -- the clock was set back
+    local view = new_views():view("web")
+    now = now + 30
+    assert.equal(30, view:age_s())
+  end)
+
+  it("are not watched twice by one worker, and closed at the end", function()
+    local worker = new_views()
+    watch(worker, 4, {
+      [3] = function()
+        chosen_by = nil
+        run_again(false, worker)
+        assert.is_nil(chosen_by)
+      end,
+    })
+    assert.equal(1, closed)
+  end)
+
+  it("have no names before Consul has answered", function()
+    is_ready = function()
+      return now >= START + 3
+    end
+    local worker = new_views()
+    watch(worker, 6, {
+      [3] = function()
+        assert.is_nil(worker:names())
+      end,
+    })
+    assert.same({ "web" }, worker:names())
+  end)
+
+  it("know services again when the dict has room again", function()
+    _G.ngx.shared.consul = new_dict(400)
+    lists.api = {}
+    for port = 1, 20 do
+      lists.api[port] = instance(port)
+    end
+    local worker = new_views()
+    watch(worker, 8, {
+      [4] = function()
+        assert.equal("config", select(3, worker:view("none"):all()).kind)
+        lists.api = { instance(1) }
+      end,
+      [7] = function()
+        assert.same({}, worker:view("none"):all())
+        assert.equal("1", ports(worker, "api"))
+      end,
+    })
   end)
 
   it("write a dump file that only its user can read and write", function()
@@ -672,6 +758,22 @@ describe("views that one worker of nginx writes for all", function()
   end)
 
   describe("have texts that", function()
+    it("are read whole while another version takes their place", function()
+      local dict, number = new_dict(), 0
+      texts.write(dict, "web", "text 0")
+      local reader = coroutine.running()
+      on_access = function()
+        if number < 6 and reader == coroutine.running() then
+          local before = on_access
+          on_access = function() end
+          number = number + 1
+          texts.write(dict, "web", "text " .. number)
+          on_access = before
+        end
+      end
+      assert.equal("text 6", (texts.read(dict, "web")))
+    end)
+
     it("are written whole or not at all", function()
       local text = ("x"):rep(40)
       for limit = 0, 200 do
