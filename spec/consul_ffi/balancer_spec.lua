@@ -271,6 +271,38 @@ describe("a balancer", function()
       end
       assert.are.equal(20, web:status()[1].ms)
     end)
+
+    it("knows no time of an instance that has only failed", function()
+      local list = equal(2)
+      local web = new(list, { policy = "least_time" })
+      web:report(list[1], false, 1)
+      assert.is_nil(web:status()[1].ms)
+      web:report(list[1], true, 20)
+      web:report(list[1], false, 30)
+      assert.are.equal(30, web:status()[1].ms)
+    end)
+
+    it("spreads the requests in flight also among instances that answer in less than nginx can measure", function()
+      local list = equal(2)
+      local web = new(list, { policy = "least_time" })
+      web:report(list[1], true, 0)
+      web:report(list[2], true, 0)
+      for _ = 1, 101 do
+        web:pick()
+      end
+      assert.is_true(math.abs(web:status()[1].in_flight - 50) <= 1, web:status()[1].in_flight)
+    end)
+
+    it("avoids an instance that was slow in the same tick of the clock", function()
+      local list = equal(2)
+      local web = new(list, { policy = "least_time" })
+      web:report(list[1], true, 10)
+      web:report(list[2], true, 10)
+      time = time + 1
+      counts(web, 10) -- with averages of this tick
+      web:report(list[1], true, 10000)
+      assert.is_nil(counts(web, 100)["web-1"])
+    end)
   end)
 
   describe("with the policy hash", function()
@@ -401,6 +433,48 @@ describe("a balancer", function()
       web:report(first, true, 1)
       assert.are.equal(0, in_flight())
       assert.are.equal(first, web:pick("user"))
+    end)
+
+    it("counts the requests of now when those of before were answered late", function()
+      for _, policy in ipairs({ "hash", "least_time" }) do
+        local web = new(equal(2), { policy = policy, report_within_s = 30 })
+        local late = { web:pick("user"), web:pick("user") }
+        time = time + 31
+        web:status()
+        for _, instance in ipairs(late) do
+          web:report(instance, true, 1)
+        end
+        web:pick("user")
+        web:pick("user")
+        time = time + 31
+        local states = web:status()
+        assert.are.equal(2, states[1].in_flight + states[2].in_flight)
+      end
+    end)
+
+    it("bounds the load as before when the list has changed", function()
+      local tables = equal(4)
+      local source = {
+        all = function()
+          return tables
+        end,
+      }
+      local web = new(source, { policy = "hash" })
+      for i = 1, 400 do
+        web:pick("key " .. i)
+      end
+      local before = {}
+      for i = 1, 20 do
+        local instance = web:pick("user " .. i)
+        before[i] = instance.id
+        web:report(instance, true, 1)
+      end
+      tables, time = equal(4), time + 1
+      for i = 1, 20 do
+        local instance = web:pick("user " .. i)
+        assert.are.equal(before[i], instance.id)
+        web:report(instance, true, 1)
+      end
     end)
 
     it("bounds the load by the requests that still count", function()
@@ -603,6 +677,21 @@ describe("a balancer", function()
       assert.is_nil(counts(web, 90)["web-1"])
     end)
 
+    it("no instance for one failure after it has answered, when there was no room to eject it before", function()
+      local list = equal(2)
+      local web = new(list, { ejection_s = 1 })
+      for _ = 1, 3 do
+        web:report(list[1], false)
+        web:report(list[2], false)
+      end
+      assert.are.same({ "ejected", "active" }, { web:status()[1].state, web:status()[2].state })
+      web:report(list[2], true)
+      time = time + 2
+      assert.is_true(report_next(web, "web-1", true))
+      web:report(list[2], false)
+      assert.are.same({ "active", "doubtful" }, { web:status()[1].state, web:status()[2].state })
+    end)
+
     it("one of few instances even if it is a greater share than may be", function()
       local web = new(equal(3), { max_ejected = 0.1 })
       eject(web, "web-2")
@@ -694,6 +783,15 @@ describe("a balancer", function()
       local web = new(joined(equal(2, "eu"), equal(8, "us")), { zone = "eu" })
       local stay = of_zone(counts(web, 10000), "eu")
       -- The mean zone has 5: 1.4 * 2 / 5.
+      assert.is_true(stay > 5500 and stay < 5700, stay .. " of 10000")
+    end)
+
+    it("where instances without a zone are in one of their own", function()
+      local nowhere = equal(8)
+      for _, instance in ipairs(nowhere) do
+        instance.meta = nil
+      end
+      local stay = of_zone(counts(new(joined(equal(2, "eu"), nowhere), { zone = "eu" }), 10000), "eu")
       assert.is_true(stay > 5500 and stay < 5700, stay .. " of 10000")
     end)
 
