@@ -203,7 +203,7 @@ for name, loop in pairs(LOOPS) do
     end)
 
     it("two coroutines can wait for the same watch", function()
-      local watch, kinds = nil, {}
+      local watch, kinds, begun = nil, {}, socket.gettime()
       run({
         function()
           watch = assert(client:watch("kv_get", key))
@@ -231,6 +231,7 @@ for name, loop in pairs(LOOPS) do
           assert(client:kv_put(key, "2"))
         end,
       })
+      assert.is_true(socket.gettime() - begun < 50, "a wait went on to its limit")
       assert.equal("initial", kinds[1])
       assert.equal("put", kinds[2])
       assert.equal(3, #kinds)
@@ -442,6 +443,20 @@ describe("a loop of luasocket", function()
     assert.same({ server }, (loop:step(5, { server })))
     connection:close()
     server:close()
+  end)
+
+  it("takes no wait of a coroutine that is not its own, also after it has run", function()
+    local luasocket = require("consul_ffi.luasocket")
+    local yielding, loop = luasocket.client(client), luasocket.loop()
+    loop:spawn(function()
+      assert(yielding:kv_get(key))
+    end)
+    loop:run()
+    local ran, why = coroutine.resume(coroutine.create(function()
+      yielding:kv_get(key)
+    end))
+    assert.is_false(ran)
+    assert.matches("a call that yields must be made in a coroutine of a loop", why)
   end)
 
   it("goes on after an error in a coroutine", function()

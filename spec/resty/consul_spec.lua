@@ -383,6 +383,24 @@ describe("resty.consul, as lua-resty-consul's", function()
       assert.are_not.equal(c.consul, resty_consul:new(with).consul)
     end)
 
+    it("shares no client among objects whose lists are in another order", function()
+      local function with(...)
+        return resty_consul:new({ endpoints = { ... } }).consul
+      end
+      assert.are.equal(with("127.0.0.1:1", "127.0.0.1:2"), with("127.0.0.1:1", "127.0.0.1:2"))
+      assert.are_not.equal(with("127.0.0.1:1", "127.0.0.1:2"), with("127.0.0.1:2", "127.0.0.1:1"))
+    end)
+
+    it("keeps the clients of the last sixteen kinds of objects", function()
+      local first = resty_consul:new({ port = 1 }).consul
+      for other = 2, 16 do
+        resty_consul:new({ port = other })
+      end
+      assert.are.equal(first, resty_consul:new({ port = 1 }).consul)
+      resty_consul:new({ port = 17 })
+      assert.are_not.equal(first, resty_consul:new({ port = 1 }).consul)
+    end)
+
     it("raises an error for a wrong option", function()
       support.raises("resty.consul: ", resty_consul.new, resty_consul, { read_timeot = 1 })
       support.raises("a unix socket has no TLS", resty_consul.new, resty_consul,
