@@ -258,6 +258,29 @@ fn a_change_that_names_no_service_is_found_by_reading_in_turn() {
     scene.network.reads();
     scene.pass(60 * SECOND);
     assert_eq!(scene.network.reads(), [""; 0]);
+    // The next one too, in a turn of its own.
+    register(&scene.world, "s07", "w1", "10.9.9.8");
+    scene.pass(5 * SECOND);
+    assert_eq!(scene.shown("s07"), "10.9.9.8");
+}
+
+#[test]
+fn an_empty_answer_after_an_outage_is_held() {
+    for cut in ["/", READ] {
+        let scene = Scene::new(&["web"]);
+        scene.pass(10 * SECOND);
+        scene.network.state().cut = Some(cut);
+        if cut == "/" {
+            scene.world.agent.restart(Retained::Disk);
+        }
+        scene.world.send("PUT", "/v1/agent/service/deregister/web-w1", "");
+        scene.pass(20 * SECOND);
+        scene.network.state().cut = None;
+        scene.pass(20 * SECOND);
+        assert_eq!(scene.shown("web"), "10.0.0.1", "without {cut}");
+        scene.pass(30 * SECOND);
+        assert_eq!(scene.shown("web"), "", "without {cut}");
+    }
 }
 
 #[test]
@@ -319,7 +342,10 @@ fn a_view_that_waits_for_its_place_in_the_turn_is_not_confirmed() {
     let scene = many(8);
     scene.pass(10 * SECOND);
     register(&scene.world, "s07", "w1", "10.9.9.9");
-    scene.pass(2 * SECOND);
+    scene.pass(SECOND);
+    // Both queries are answered in the turn.
+    register(&scene.world, "s01", "w2", "10.0.0.2");
+    scene.pass(SECOND);
     assert_eq!(scene.shown("s07"), "10.0.0.1");
     assert!(scene.age("s07") >= 2 * SECOND, "{:?}", scene.age("s07"));
     scene.pass(3 * SECOND);
