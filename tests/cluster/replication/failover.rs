@@ -26,8 +26,8 @@ pub const OF_THREE: Quorums = Quorums { replicas: 3, write: 2, read: 2 };
 pub struct Net {
     pub holders: Arc<Mutex<BTreeMap<NodeId, Arc<Holder>>>>,
     silent: Arc<Mutex<BTreeSet<NodeId>>>,
-    /// Nodes that answer everything but copies.
-    cannot_be_copied: Arc<Mutex<BTreeSet<NodeId>>>,
+    /// How many more pages of copies some nodes answer.
+    pages_left: Arc<Mutex<BTreeMap<NodeId, usize>>>,
     /// What is written to a node before it is sealed.
     before_seal: Arc<Mutex<Vec<Record>>>,
 }
@@ -36,7 +36,12 @@ impl Peers for Net {
     fn ask(&self, node: &NodeId, request: Request) -> BoxFuture<'static, Result<Reply, Error>> {
         let is_silent = self.silent.lock().expect("no panic").contains(node);
         let is_copy = matches!(request.action, Action::Copy { .. });
-        let refuses = is_copy && self.cannot_be_copied.lock().expect("no panic").contains(node);
+        let mut pages_left = self.pages_left.lock().expect("no panic");
+        let left = pages_left.get_mut(node).filter(|_| is_copy);
+        let refuses = left.as_ref().is_some_and(|left| **left == 0);
+        if let Some(left) = left {
+            *left = left.saturating_sub(1);
+        }
         let holder = self.holders.lock().expect("no panic").get(node).cloned();
         let mut written = Vec::new();
         if let Action::Seal = request.action {
@@ -194,7 +199,7 @@ fn a_failover_does_not_wait_for_ever_for_a_replica_that_it_has_fenced() {
     entry.slots[0].change = change(ChangeKind::Failover, "x", 2);
     now(target.holder.learn(0, &entry)).expect("memory");
     // It is fenced, and then it dies for good.
-    net.cannot_be_copied.lock().expect("no panic").insert("b".into());
+    net.pages_left.lock().expect("no panic").insert("b".into(), 0);
     _ = now(target.pursue(0));
     net.set_silent("b", true);
     let pursued = now(target.pursue(0));
@@ -245,6 +250,24 @@ fn after_an_accepted_loss_a_failover_waits_for_what_is_lost_later() {
     entry.slots[1].change = None;
     now(target.holder.learn(0, &entry)).expect("memory");
     assert!(now(target.pursue(0)).is_ok(), "b is back");
+}
+
+/// How far the copy of another replica is says nothing about this one.
+#[test]
+fn a_copy_that_breaks_off_does_not_shorten_that_of_the_next_replica() {
+    let (net, mut entry) = Net::of_three("of all");
+    assert!(net.stores("c", &entry, &[record("and of c")]));
+    let target = Transfer { page: 1, ..net.start("x", 7, OF_THREE) };
+    entry.epoch = 2;
+    entry.slots[0].change = change(ChangeKind::Failover, "x", 2);
+    now(target.holder.learn(0, &entry)).expect("memory");
+    net.pages_left.lock().expect("no panic").insert("b".into(), 1);
+    now(target.pursue(0)).expect_err("b stops answering after a page");
+    net.pages_left.lock().expect("no panic").clear();
+    assert!(now(target.pursue(0)).expect("all answer"));
+    entry.epoch = 3;
+    entry.slots[0] = Slot::of(Place { is_first: false, ..place("x", 7) });
+    assert_eq!(net.ids("x", &entry), ["and of c", "of all"]);
 }
 
 /// What the source acknowledges until it is sealed, its target has.

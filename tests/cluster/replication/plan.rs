@@ -100,3 +100,23 @@ fn the_loss_of_all_disks_can_be_accepted() {
     assert_eq!(changes(&accepted).len(), 3);
     assert!(changes(&accepted).iter().all(|change| change.lost.len() == 3));
 }
+
+/// A node that was asked, and whose answer was not used, would refuse the shard for ever.
+#[test]
+fn an_entry_gets_an_epoch_that_every_node_executes() {
+    let map = first(2, &members(3));
+    let mut members = members(3);
+    members[1].report.fenced = vec![(1, 1_000_000)];
+    let epochs = |map: &Map| [map.shards[0].epoch, map.shards[1].epoch];
+    let raised = next(&map, &members, &[], &[]);
+    assert_eq!(epochs(&raised), [1, 1_000_001]);
+    assert_eq!(epochs(&next(&raised, &members, &[], &[])), [1, 1_000_001]);
+}
+
+#[test]
+fn a_node_that_drains_is_no_target_of_a_failover() {
+    let (map, mut members) = failing_over();
+    let target = |map: &Map| changes(map)[0].to.clone();
+    members[4].weight = 0.0;
+    assert_eq!(target(&next(&map, &members, &[(0, 1)], &[])), NodeId::from("n4"), "n5 drains");
+}

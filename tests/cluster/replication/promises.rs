@@ -3,8 +3,9 @@
 use super::failover::{Net, OF_THREE, change, now, place, record};
 use consul_ffi::cluster::replication::map::{ChangeKind, Entry, NodeId, Place, Slot, StoreId};
 use consul_ffi::cluster::replication::message::{Action, NotReady, Outcome, Request};
-use consul_ffi::cluster::replication::record::{HybridTime, Version};
+use consul_ffi::cluster::replication::record::{HybridTime, Record, Version};
 use consul_ffi::cluster::replication::recover::Inquiry;
+use consul_ffi::cluster::replication::transfer::Transfer;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -172,4 +173,202 @@ fn a_request_about_another_store_is_refused_and_leaves_nothing_behind() {
     }
     let request = Request { store: Some(own), shard: 0, entry, action: Action::Ping };
     assert_eq!(now(holder.serve(request)).outcome, Outcome::Done);
+}
+
+/// Else a new move would stop the replica at its beginning, until it ends.
+#[test]
+fn a_seal_for_a_move_that_was_cancelled_does_not_hold_in_the_next_one() {
+    let (net, mut entry) = Net::of_three("acknowledged");
+    let ping = |entry: &Entry| net.ask_now("a", entry, Action::Ping).expect("an answer");
+    entry.epoch = 2;
+    entry.slots[0].change = change(ChangeKind::Move, "d", 2);
+    assert_eq!(net.ask_now("a", &entry, Action::Seal).expect("an answer"), Outcome::Done);
+    assert_eq!(ping(&entry), Outcome::NotReady(NotReady::Sealed));
+    entry.epoch = 3;
+    assert_eq!(ping(&entry), Outcome::NotReady(NotReady::Sealed), "another slot has changed");
+    for (epoch, next) in [(4, None), (5, change(ChangeKind::Move, "d", 5))] {
+        entry.epoch = epoch;
+        entry.slots[0].change = next;
+        assert_eq!(ping(&entry), Outcome::Done, "epoch {epoch}");
+    }
+}
+
+#[test]
+fn a_node_seals_and_fences_nothing_below_its_promise() {
+    let (net, mut entry) = Net::of_three("acknowledged");
+    entry.epoch = 2;
+    entry.slots[0].change = change(ChangeKind::Move, "d", 2);
+    assert_eq!(net.ask_now("a", &entry, Action::Ping).expect("an answer"), Outcome::Done);
+    _ = net.ask_now("a", &Entry { epoch: 10, ..entry.clone() }, Action::Recover);
+    for action in [Action::Seal, Action::Fence] {
+        let outcome = net.ask_now("a", &entry, action.clone()).expect("an answer");
+        assert!(matches!(outcome, Outcome::NotReady(_)), "{action:?}: {outcome:?}");
+    }
+    entry.epoch = 10;
+    assert_eq!(net.ask_now("a", &entry, Action::Ping).expect("an answer"), Outcome::Done);
+}
+
+/// The first map gives replicas that begin empty, but not on a disk that has had the shard.
+#[test]
+fn a_node_that_has_dropped_a_shard_is_not_whole_when_consul_goes_back_to_the_first_map() {
+    let (net, first) = Net::of_three("acknowledged");
+    let mut moved = Entry { epoch: 2, ..first.clone() };
+    moved.slots[0] = Slot::of(Place { is_first: false, ..place("d", 4) });
+    let holder = Arc::clone(&net.holders.lock().expect("no panic")["a"]);
+    now(holder.learn(0, &moved)).expect("memory");
+    assert!(now(holder.drop_unnamed(0, &moved)).expect("memory"));
+    let back = Entry { epoch: 3, ..first };
+    let ping = net.ask_now("a", &back, Action::Ping).expect("an answer");
+    assert_eq!(ping, Outcome::NotReady(NotReady::NotWhole));
+}
+
+/// A node that has its disk and not the shard is no survivor that is back.
+#[test]
+fn a_failover_to_the_node_that_has_dropped_the_shard_copies_it() {
+    let (net, mut entry) = Net::of_three("acknowledged");
+    let target = net.start("d", 4, OF_THREE);
+    entry.epoch = 2;
+    entry.slots[0] = Slot::of(Place { is_first: false, ..place("d", 4) });
+    assert_eq!(
+        net.ask_now("d", &entry, Action::Ping).expect("an answer"),
+        Outcome::NotReady(NotReady::NotWhole)
+    );
+    entry.epoch = 3;
+    entry.slots[0].change = change(ChangeKind::Failover, "d", 3);
+    now(target.holder.learn(0, &entry)).expect("memory");
+    assert!(now(target.pursue(0)).expect("the others answer"));
+    entry.epoch = 4;
+    entry.slots[0].change = None;
+    assert_eq!(net.ids("d", &entry), ["acknowledged"]);
+}
+
+#[test]
+fn a_record_too_far_in_the_future_is_refused() {
+    let (net, entry) = Net::of_three("acknowledged");
+    let at = |ms| Record { version: Version::first_of(HybridTime::from_ms(ms)), ..record("new") };
+    let write = |record| net.ask_now("a", &entry, Action::Write(vec![record])).expect("an answer");
+    match write(at(1_700_000_010_001)) {
+        Outcome::Failed(why) => assert!(why.contains("ahead"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(write(at(1_700_000_010_000)), Outcome::Stored { overtaken: Vec::new() });
+}
+
+/// Those below the floor do not shift the places of the others.
+#[test]
+fn each_record_that_was_overtaken_is_named_by_its_place() {
+    let (net, entry) = Net::of_three("acknowledged");
+    let at = |id, ms| Record { version: Version::first_of(HybridTime::from_ms(ms)), ..record(id) };
+    let stored = Outcome::Stored { overtaken: Vec::new() };
+    let write = |records| net.ask_now("a", &entry, Action::Write(records)).expect("an answer");
+    assert_eq!(write(vec![at("newer", 3000)]), stored);
+    let below = Version::first_of(HybridTime::from_ms(1000));
+    assert_eq!(
+        net.ask_now("a", &entry, Action::Floor { below }).expect("an answer"),
+        Outcome::Done
+    );
+    let outcome = write(vec![at("old", 999), at("new", 2000), at("newer", 2000), at("old too", 1)]);
+    let Outcome::Stored { mut overtaken } = outcome else { panic!("{outcome:?}") };
+    overtaken.sort();
+    let newer = Version::first_of(HybridTime::from_ms(3000));
+    assert_eq!(overtaken, [(0, below), (2, newer), (3, below)]);
+    assert_eq!(net.ids("a", &entry), ["acknowledged", "new", "newer"]);
+}
+
+impl Net {
+    fn transfer(&self, node: &str) -> Transfer {
+        let holder = Arc::clone(&self.holders.lock().expect("no panic")[node]);
+        Transfer { holder, peers: Arc::new(self.clone()), quorums: OF_THREE, page: 1000 }
+    }
+}
+
+fn deletion(id: &'static str, ms: u64) -> Record {
+    Record { version: Version::first_of(HybridTime::from_ms(ms)), data: None, ..record(id) }
+}
+
+/// The target may have copied what was deleted since.
+#[test]
+fn a_repair_during_a_move_purges_nothing() {
+    let (net, mut entry) = Net::of_three("deleted");
+    let below = Version::first_of(HybridTime::from_ms(1000));
+    for node in ["a", "b", "c"] {
+        assert!(net.stores(node, &entry, &[deletion("deleted", 2)]));
+    }
+    entry.epoch = 2;
+    entry.slots[2].change = change(ChangeKind::Move, "d", 2);
+    now(net.transfer("a").holder.learn(0, &entry)).expect("memory");
+    now(net.transfer("a").repair(0, below)).expect("all answer");
+    assert_eq!(net.ids("a", &entry), ["deleted"], "the deletion itself");
+    entry.epoch = 3;
+    entry.slots[2].change = None;
+    now(net.transfer("a").holder.learn(0, &entry)).expect("memory");
+    now(net.transfer("a").repair(0, below)).expect("all answer");
+    assert!(net.ids("a", &entry).is_empty());
+}
+
+/// The node that repairs gets it from the last one, and has compared itself with the others before.
+#[test]
+fn a_deletion_that_one_replica_has_is_on_all_before_it_is_purged() {
+    let (net, entry) = Net::of_three("deleted");
+    assert!(net.stores("c", &entry, &[deletion("deleted", 2)]));
+    let below = Version::first_of(HybridTime::from_ms(1000));
+    now(net.transfer("a").repair(0, below)).expect("all answer");
+    for node in ["a", "b", "c"] {
+        assert!(net.ids(node, &entry).is_empty(), "{node} has it again");
+    }
+}
+
+/// So a late delivery, or a copy that was away, brings nothing back.
+#[test]
+fn a_target_refuses_what_its_source_refuses() {
+    let (net, mut entry) = Net::of_three("acknowledged");
+    let below = Version::first_of(HybridTime::from_ms(1000));
+    for node in ["a", "b", "c"] {
+        _ = net.ask_now(node, &entry, Action::Purge { below });
+    }
+    let target = net.start("d", 4, OF_THREE);
+    entry.epoch = 2;
+    entry.slots[0].change = change(ChangeKind::Move, "d", 2);
+    now(target.holder.learn(0, &entry)).expect("memory");
+    assert!(now(target.pursue(0)).expect("all answer"));
+    entry.epoch = 3;
+    entry.slots[0] = Slot::of(Place { is_first: false, ..place("d", 4) });
+    for action in [Action::Repair(vec![record("purged")]), Action::Write(vec![record("purged")])] {
+        let outcome = net.ask_now("d", &entry, action.clone()).expect("an answer");
+        assert_eq!(outcome, Outcome::Stored { overtaken: vec![(0, below)] }, "{action:?}");
+    }
+    assert_eq!(net.ids("d", &entry), ["acknowledged"]);
+}
+
+#[test]
+fn a_shard_is_not_dropped_by_an_older_entry_or_without_all_replicas() {
+    let (net, first) = Net::of_three("acknowledged");
+    _ = net.start("d", 4, OF_THREE);
+    let mut moved = Entry { epoch: 2, ..first.clone() };
+    moved.slots[0] = Slot::of(Place { is_first: false, ..place("d", 4) });
+    let back = Entry { epoch: 3, ..first };
+    let of_a = net.transfer("a");
+    now(of_a.holder.learn(0, &back)).expect("memory");
+    assert!(!now(of_a.holder.drop_unnamed(0, &moved)).expect("memory"), "it knows a newer entry");
+    assert_eq!(net.ids("a", &back), ["acknowledged"]);
+    moved.epoch = 4;
+    moved.slots[0] = Slot::default();
+    now(of_a.holder.learn(0, &moved)).expect("memory");
+    assert!(!now(of_a.drop_unnamed(0, &moved)).expect("all answer"), "there are two others");
+    assert!(now(of_a.holder.state(0)).is_whole);
+}
+
+#[test]
+fn a_leader_goes_beyond_all_epochs_that_others_may_have_promised() {
+    let (net, entry) = Net::of_three("acknowledged");
+    net.set_silent("c", true);
+    let found = now(inquiry(&net).newest(&entry, 100)).expect("two of three replicas");
+    assert_eq!(found.epoch, 1_000_001, "what only c has seen is far below");
+    let knowing = BTreeSet::from([NodeId::from("c")]);
+    let asking = Inquiry { knowing: &knowing, ..inquiry(&net) };
+    now(asking.newest(&entry, 100)).expect_err("c has said that it knows a newer entry");
+    let (net, entry) = Net::of_three("acknowledged");
+    _ = net.ask_now("b", &Entry { epoch: 100, ..entry.clone() }, Action::Recover);
+    let found = now(inquiry(&net).newest(&entry, 100)).expect("all answer");
+    assert_eq!(found.epoch, 101, "another leader may have given 100");
 }

@@ -17,7 +17,7 @@ use consul_ffi::cluster::replication::storage::{Memory, Storage as _};
 use consul_ffi::error::{Error, Kind};
 use futures_util::FutureExt as _;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ struct Nodes {
     clock: ManualClock,
     times_ms: Arc<Mutex<BTreeMap<NodeId, u64>>>,
     refusals: Arc<Mutex<BTreeMap<NodeId, Outcome>>>,
+    /// Whether a node answers so once, and that it is sealed from then on.
+    are_once: Arc<AtomicBool>,
     asked: Arc<Mutex<Vec<NodeId>>>,
 }
 
@@ -37,7 +39,11 @@ impl Peers for Nodes {
         let ms = self.times_ms.lock().expect("no panic").get(node).copied();
         let answer = self.clock.sleep(Duration::from_millis(ms.unwrap_or(0)));
         let horizon = Version::default();
-        let refusal = self.refusals.lock().expect("no panic").get(node).cloned();
+        let mut refusals = self.refusals.lock().expect("no panic");
+        let refusal = match self.are_once.load(Ordering::Relaxed) {
+            true => refusals.remove(node),
+            false => refusals.get(node).cloned(),
+        };
         let outcome = match ms {
             Some(_) => Outcome::Page { records: Vec::new(), is_last: true, horizon },
             None => refusal.unwrap_or(Outcome::NotReady(NotReady::Sealed)),
@@ -371,4 +377,29 @@ fn a_write_that_no_replica_can_have_executed_says_so() {
     assert!(write_may_be_applied(sealed, true));
     assert!(!write_may_be_applied(Outcome::OtherStore(StoreId(1)), false));
     assert!(write_may_be_applied(Outcome::Failed("the disk is full".into()), false));
+}
+
+/// Before all replicas refuse it, one has stored a write, or all have stored the part of it that no newer version had
+/// overtaken.
+#[test]
+fn a_write_that_was_executed_in_part_before_all_refuse_it_may_be_applied() {
+    let overtaken = vec![(0, Version::first_of(HybridTime::from_ms(1)))];
+    for (stored_on, overtaken) in [(&["n1"][..], vec![]), (&["n1", "n2", "n3"], overtaken)] {
+        let (nodes, router) = Nodes::new();
+        for node in ["n1", "n2", "n3"] {
+            nodes.take(node, None);
+        }
+        for node in stored_on {
+            let stored = Outcome::Stored { overtaken: overtaken.clone() };
+            nodes.refusals.lock().expect("no panic").insert((*node).into(), stored);
+        }
+        nodes.are_once.store(true, Ordering::Relaxed);
+        let data = |id: &'static str| (Bytes::from(id), Some(Bytes::from_static(b"data")));
+        let records = vec![data("a"), data("b")];
+        let written = nodes.run(1000, |deadline| {
+            Box::pin(async move { router.write(0, records, deadline).await })
+        });
+        let error = written.expect_err("all refuse it in the end");
+        assert!(error.maybe_applied(), "{stored_on:?}: {error}");
+    }
 }

@@ -37,6 +37,23 @@ fn no_first_map_is_made_while_a_node_opens_its_disk() {
     cases.has(&fresh[0], "before");
 }
 
+/// An operator has deleted the map, and no node that knows it is live.
+#[test]
+fn no_first_map_is_made_while_a_node_that_is_down_knows_the_map() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.world.wait(Duration::from_secs(10));
+    nodes.iter().for_each(|node| cases.kill(node));
+    cases.world.send("DELETE", "/v1/kv/tsdb/cluster/shards/maps/points", "");
+    let fresh = ["n4", "n5", "n6"].map(|id| cases.start(id, &Disk::new()));
+    let why = "n1 or n2 or n3 has the map that Consul has lost";
+    cases.wait_until(60, || fresh[0].store.waits_for().is_some_and(|it| it.contains(why)));
+    cases.world.wait(Duration::from_secs(60));
+    assert!(fresh[0].store.status().is_empty(), "another store has begun");
+    let _old = [0, 1, 2].map(|at| cases.start(&format!("n{}", at + 1), &nodes[at].disk));
+    cases.world.run(fresh[0].store.ready()).expect("the old map");
+    cases.has(&fresh[0], "before");
+}
+
 /// They come so late that the new nodes have begun without them.
 #[test]
 fn a_disk_of_an_earlier_store_of_the_name_is_refused_and_keeps_its_records() {
