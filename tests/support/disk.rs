@@ -20,6 +20,8 @@ pub struct Disk {
     pub is_full: AtomicBool,
     /// How long it takes to read what was kept, by which clock.
     pub slow: Mutex<Option<(ManualClock, Duration)>>,
+    /// The same for a scan.
+    pub slow_scan: Mutex<Option<(ManualClock, Duration)>>,
 }
 
 impl Disk {
@@ -58,7 +60,11 @@ impl Storage for Disk {
         range: Range,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
+        let slow = self.slow_scan.lock().expect("no panic elsewhere").clone();
         Box::pin(async move {
+            if let Some((clock, time)) = slow {
+                clock.sleep(time).await;
+            }
             let found = self.memory.scan(shard, range, limit).await?;
             self.scans.fetch_add(1, Relaxed);
             self.scanned.fetch_add(found.iter().map(Record::size).sum(), Relaxed);

@@ -122,17 +122,40 @@ fn a_running_node_refuses_the_map_of_another_store() {
     }
 }
 
+/// The id of the store that a document names.
+fn id(document: &[u8]) -> Option<u64> {
+    let document: serde_json::Value = serde_json::from_slice(document).expect("a document");
+    document["id"].as_u64()
+}
+
+fn without(text: &str) -> String {
+    let (before, rest) = text.split_once("\"id\":").expect("an id");
+    let (_, after) = rest.split_once(',').expect("more");
+    let changed = format!("{before}{after}");
+    assert_eq!(id(changed.as_bytes()), None);
+    changed
+}
+
+/// A leader of a release before ids has written the map since, and the disks have the id.
+#[test]
+fn a_map_that_has_lost_its_id_gets_that_of_the_disks() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.world.wait(Duration::from_secs(10));
+    nodes.iter().for_each(|node| cases.kill(node));
+    let map = cases.map();
+    cases.world.send("PUT", "/v1/kv/tsdb/cluster/shards/maps/points", &without(&map));
+    let back = [0, 1, 2].map(|at| cases.start(&format!("n{}", at + 1), &nodes[at].disk));
+    cases.wait_until(60, || id(cases.map().as_bytes()).is_some());
+    assert_eq!(id(cases.map().as_bytes()), id(map.as_bytes()));
+    cases.has(&back[0], "before");
+}
+
 /// Releases before ids have written the map and the disks.
 #[test]
 fn a_store_without_an_id_gets_one_and_loses_nothing() {
     let (cases, nodes) = Cases::filled(3);
     cases.world.wait(Duration::from_secs(10));
     nodes.iter().for_each(|node| cases.kill(node));
-    let without = |text: &str| {
-        let (before, rest) = text.split_once("\"id\":").expect("an id");
-        let (_, after) = rest.split_once(',').expect("more");
-        format!("{before}{after}")
-    };
     let map = without(&cases.map());
     cases.world.send("PUT", "/v1/kv/tsdb/cluster/shards/maps/points", &map);
     cases.world.run(async {
@@ -145,15 +168,12 @@ fn a_store_without_an_id_gets_one_and_loses_nothing() {
         }
     });
     let back = [0, 1, 2].map(|at| cases.start(&format!("n{}", at + 1), &nodes[at].disk));
-    cases.wait_until(60, || cases.map().contains("\"id\":"));
+    cases.wait_until(60, || id(cases.map().as_bytes()).is_some());
     cases.has(&back[0], "before");
     cases.fill(&back[1], "after");
     cases.wait_until(20, || {
         let mark = cases.world.run(back[2].disk.kept("disk")).expect("memory").expect("a mark");
-        let map = cases.map();
-        let (_, id) = map.split_once("\"id\":").expect("an id");
-        let id = format!("\"id\":{}", id.split(',').next().expect("a number"));
-        String::from_utf8_lossy(&mark).contains(&id)
+        id(&mark) == id(cases.map().as_bytes())
     });
 }
 

@@ -80,6 +80,38 @@ fn a_node_with_other_quorums_is_refused() {
     assert!(why.message().contains("write_quorum = 2"), "{why}");
 }
 
+/// Nobody knows whether the others have everything: that is for a person to say.
+#[test]
+fn with_a_read_quorum_of_one_a_node_that_stays_away_is_not_replaced() {
+    let cases = Cases::new();
+    let start = |n: usize| {
+        let options = Cases::options(&format!("n{n}"));
+        let quorums = Quorums { replicas: 3, write: 3, read: 1 };
+        let store = StoreOptions { quorums, ..StoreOptions::new("points", &options) };
+        cases.start_with(options, store, &Disk::new())
+    };
+    let nodes = [1, 2, 3, 4].map(start);
+    cases.wait_until(60, || nodes[0].is_settled(3));
+    cases.kill(&nodes[3]);
+    cases.world.wait(Duration::from_secs(150));
+    assert!(nodes[0].is_settled(3), "{:?}", nodes[0].store.status());
+    assert!(nodes[0].holders().contains("n4"));
+}
+
+#[test]
+fn the_first_map_waits_for_min_nodes() {
+    let cases = Cases::new();
+    let start = |n: usize| {
+        let options = Options { min_nodes: 4, ..Cases::options(&format!("n{n}")) };
+        let store = StoreOptions::new("points", &options);
+        cases.start_with(options, store, &Disk::new())
+    };
+    let early = [1, 2, 3].map(start);
+    cases.world.wait(Duration::from_secs(60));
+    assert!(early[0].store.status().is_empty());
+    cases.world.run(start(4).store.ready()).expect("a map");
+}
+
 #[test]
 fn without_enough_replicas_a_read_says_so_until_an_operator_accepts_the_loss() {
     let (cases, nodes) = Cases::filled(4);
@@ -338,6 +370,44 @@ fn a_move_without_progress_is_cancelled_and_a_failover_gets_another_target() {
     cases.has(&nodes[0], "before");
 }
 
+/// Each scan of the sources takes four seconds, so that the copies together take longer than the limit of each.
+#[test]
+fn a_move_that_makes_progress_is_not_cancelled() {
+    let cases = Cases::new();
+    let start = |n: usize| {
+        let options = Cases::options(&format!("n{n}"));
+        let move_timeout = Duration::from_secs(40);
+        let store = StoreOptions { move_timeout, ..StoreOptions::new("points", &options) };
+        cases.start_with(options, store, &Disk::new())
+    };
+    let nodes = [1, 2, 3].map(start);
+    cases.world.run(nodes[0].store.ready()).expect("a map");
+    cases.fill(&nodes[0], "before");
+    cases.world.wait(Duration::from_secs(20));
+    for process in &nodes {
+        let slow = (cases.world.clock.clone(), Duration::from_secs(4));
+        *process.disk.slow_scan.lock().expect("no panic") = Some(slow);
+    }
+    let joined = start(4);
+    // The shards that the new node is to have, and the epochs that have planned it.
+    let planned = Mutex::new(BTreeMap::new());
+    let is_settled = || {
+        for shard in joined.store.status() {
+            if shard.targets.iter().any(|(node, _)| **node == *"n4") {
+                let mut planned = planned.lock().expect("no panic");
+                let epoch = *planned.entry(shard.shard).or_insert(shard.epoch);
+                assert_eq!(shard.epoch, epoch, "shard {} was planned again", shard.shard);
+            }
+        }
+        joined.is_settled(3) && joined.holders().contains("n4")
+    };
+    cases.wait_until(60, || !is_settled() && !planned.lock().expect("no panic").is_empty());
+    let begun = cases.world.clock.now();
+    cases.wait_until(600, is_settled);
+    let took = cases.world.clock.now() - begun;
+    assert!(took > Duration::from_secs(60), "{took:?} do not tell");
+}
+
 #[test]
 fn lines_about_records_that_cannot_be_read_are_limited() {
     let cases = Cases::new();
@@ -487,6 +557,29 @@ fn nodes_that_are_away_when_consul_is_wiped_keep_their_shards_until_they_can_be_
     let back = [3, 4].map(|at| cases.start(&format!("n{}", at + 1), &nodes[at].disk));
     cases.wait_until(60, || back.iter().all(|node| node.is_settled(3)));
     cases.has(&back[0], "before");
+}
+
+/// The word is about whatever does not answer, also about nodes of which the leader does not know what they had.
+#[test]
+fn after_a_wipe_an_operator_ends_the_wait_for_nodes_that_never_come_back() {
+    let (cases, nodes) = Cases::filled(5);
+    cases.world.wait(Duration::from_secs(10));
+    nodes[3..].iter().for_each(|node| cases.kill(node));
+    cases.world.agent.restart(Retained::Nothing);
+    let unrecovered = || {
+        let status = nodes[0].store.status().into_iter().filter(|it| it.is_unrecovered);
+        status.map(|it| it.shard).collect::<Vec<_>>()
+    };
+    cases.world.wait(Duration::from_secs(150));
+    let waiting = unrecovered();
+    assert!(!waiting.is_empty());
+    for shard in waiting {
+        cases.world.run(nodes[0].store.accept_loss(shard)).expect("the right to do so");
+    }
+    cases.wait_until(60, || unrecovered().is_empty());
+    cases.wait_until(200, || nodes[0].holders() == set(&["n1", "n2", "n3"]));
+    cases.wait_until(60, || nodes[0].is_settled(3));
+    cases.has(&nodes[1], "before");
 }
 
 #[test]
