@@ -101,7 +101,7 @@ fn the_loss_of_all_disks_can_be_accepted() {
     assert!(changes(&accepted).iter().all(|change| change.lost.len() == 3));
 }
 
-/// A node that was asked, and whose answer was not used, would refuse the shard for ever.
+/// A node that was asked, and whose answer was not used, would refuse the shard forever.
 #[test]
 fn an_entry_gets_an_epoch_that_every_node_executes() {
     let map = first(2, &members(3));
