@@ -1,12 +1,17 @@
-//! What `scripts/release.sh` refuses, and the words that are searched for in an unpacked archive.
+//! What `scripts/release.sh` refuses and makes, and the words that are searched for in an unpacked archive.
 
 use super::release::files;
 use super::support::outside::outside_cargo;
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The day of each commit in UTC. Here it is the next day already.
+const COMMITTED: &str = "2001-02-04";
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -28,11 +33,17 @@ fn copy(name: &str, files: impl IntoIterator<Item = PathBuf>) -> PathBuf {
 /// Runs a program in a folder, with a git that nothing else configures, and returns what it prints.
 fn run(folder: &Path, program: impl AsRef<Path>, arguments: &[&str]) -> Result<String, String> {
     let mut command = Command::new(program.as_ref());
-    outside_cargo(&mut command).args(arguments).current_dir(folder);
+    outside_cargo(&mut command).args(arguments);
+    finish(folder, command)
+}
+
+fn finish(folder: &Path, mut command: Command) -> Result<String, String> {
+    command.current_dir(folder);
     for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
         command.env_remove(name);
     }
     command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+    command.env("GIT_COMMITTER_DATE", format!("{COMMITTED}T23:59:59Z")).env("TZ", "UTC-1");
     for who in ["AUTHOR", "COMMITTER"] {
         command.env(format!("GIT_{who}_NAME"), "a test");
         command.env(format!("GIT_{who}_EMAIL"), "test@localhost");
@@ -120,8 +131,12 @@ fn a_release_is_refused_if_its_files_do_not_agree() {
         &format!("{package}{other}"),
         "Cargo.lock is not that of Cargo.toml",
     );
-    checkout.git(&format!("mv tests/golden/{VERSION} tests/golden/9.9.9"));
-    checkout.refuses(changelog, dated, dated, "run make golden");
+    let golden = format!("tests/golden/{VERSION}/messages.txt");
+    checkout.git("mv tests/golden tests/earlier");
+    fs::create_dir_all(checkout.0.join("tests/golden/9.9.9")).expect("a folder");
+    checkout.git(&format!("mv tests/earlier/{VERSION}/messages.txt tests/golden/9.9.9"));
+    checkout.git(&format!("mv tests/earlier/{VERSION} tests/golden"));
+    checkout.refuses(changelog, dated, dated, &format!("{golden} is missing: run make golden"));
 
     refuses_before_it_builds(&checkout);
 }
@@ -140,6 +155,89 @@ fn refuses_before_it_builds(checkout: &Checkout) {
     fs::write(checkout.0.join(".git/HEAD"), "").expect("it can be written");
     let refusal = checkout.release(&["--check"]).expect_err("it is not a repository");
     assert!(refusal.contains("git cannot read this checkout"), "{refusal}");
+}
+
+impl Checkout {
+    /// A release of this checkout, in which each engine has the build of its rock, with variables that a developer may have.
+    fn make_release(&self, engines: &Path) -> Result<String, String> {
+        let mut release = Command::new(self.0.join("scripts/release.sh"));
+        let path = std::env::var("PATH").unwrap_or_default();
+        release.env("PATH", format!("{}:{path}", engines.display()));
+        outside_cargo(&mut release).env("QUICK", "1").env("CARGO_TARGET_DIR", "/nowhere");
+        finish(&self.0, release)
+    }
+
+    /// Replaces a file by a program of the shell.
+    fn program(&self, name: &str, text: &str) {
+        let path = self.0.join(name);
+        fs::create_dir_all(path.parent().expect("its folder")).expect("a folder");
+        fs::write(&path, format!("#!/bin/sh -e\n{text}\n")).expect("it can be written");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("it can be run");
+    }
+}
+
+/// With stand-ins for the tests, the builds and the engines, which would take an hour.
+#[test]
+fn a_release_is_what_is_committed_and_tested() {
+    let checkout = Checkout(copy("a whole release", files()));
+    let text = fs::read_to_string(checkout.0.join("CHANGELOG.md")).expect("a changelog");
+    let newest = text.lines().find(|line| line.starts_with("## ")).expect("a section");
+    checkout.replace("CHANGELOG.md", newest, &format!("## [{VERSION}] - {COMMITTED}"));
+    let tests = "test:\n\ttest ! -e .git\n\ttest -z \"$(QUICK)\"\n\
+        \ttest \"$(CARGO_TARGET_DIR)\" = \"$(CURDIR)/target\"\n\ttest ! -e broken\n\techo tested >tested\n";
+    fs::write(checkout.0.join("Makefile"), tests).expect("it can be written");
+    checkout.program(
+        "scripts/rocks.sh",
+        "cd \"$(dirname \"$0\")/..\"\ntest -e tested\ntest -z \"$QUICK\"\n\
+         test \"$CARGO_TARGET_DIR\" = \"$PWD/target\"\nmkdir -p target/rocks\n\
+         for flavour; do\nmkdir -p \"target/rock/$flavour\"\n\
+         cp version \"target/rock/$flavour/consul_ffi.so\"\necho \"$flavour\" >\"target/rocks/$flavour.rock\"\ndone",
+    );
+    let folder = Checkout(checkout.0.with_extension("engines"));
+    for (engine, flavour) in
+        [("luajit", "luajit"), ("lua5.1", "5.1"), ("lua5.3", "5.3"), ("lua5.4", "5.4")]
+    {
+        let cpath = format!("test \"$LUA_CPATH\" = './target/rock/{flavour}/?.so'");
+        folder.program(engine, &format!("{cpath}\ncat target/rock/{flavour}/consul_ffi.so"));
+    }
+    let engines = &folder.0;
+    checkout.git("init --quiet");
+    for (file, text, why) in [
+        ("version", "9.9.9", "the build for luajit says 9.9.9"),
+        ("broken", "", "test ! -e broken"),
+    ] {
+        fs::write(checkout.0.join("version"), VERSION).expect("it can be written");
+        fs::write(checkout.0.join(file), text).expect("it can be written");
+        checkout.commit();
+        let refusal = checkout.make_release(engines).expect_err(why);
+        assert!(refusal.contains(why), "{refusal}");
+        fs::remove_file(checkout.0.join(file)).expect("it can be removed");
+    }
+    fs::write(checkout.0.join("version"), VERSION).expect("it can be written");
+    checkout.commit();
+    let said = checkout.make_release(engines).expect("a release");
+    assert!(said.contains(&format!("git push origin v{VERSION} publishes it")), "{said}");
+
+    let git = |arguments: &[&str]| run(&checkout.0, "git", arguments).expect("git runs");
+    assert_eq!(git(&["cat-file", "-t", &format!("v{VERSION}")]), "tag\n");
+    let tagged = git(&["rev-parse", &format!("v{VERSION}^{{commit}}")]);
+    assert_eq!(tagged, git(&["rev-parse", "HEAD"]));
+    let made = checkout.0.join(format!("target/release-{VERSION}"));
+    let archive = format!("consul_ffi-{VERSION}.tar.gz");
+    let packed = run(&made, "tar", &["-tzf", &archive]).expect("an archive");
+    let committed = git(&["ls-tree", "-r", "--name-only", "HEAD"]);
+    let committed = committed.lines().map(|name| format!("consul_ffi-{VERSION}/{name}"));
+    let packed = packed.lines().filter(|name| !name.ends_with('/')).map(str::to_owned);
+    assert_eq!(packed.collect::<BTreeSet<_>>(), committed.collect());
+    run(&made, "sha256sum", &["--strict", "-c", "SHA256SUMS"]).expect("the sums are right");
+    let sums = fs::read_to_string(made.join("SHA256SUMS")).expect("sums");
+    let sums: BTreeSet<_> =
+        sums.lines().filter_map(|line| Some(line.split_once("  ")?.1)).collect();
+    let rocks = ["luajit", "5.1", "5.3", "5.4"].map(|flavour| format!("{flavour}.rock"));
+    let rockspecs = ["consul_ffi", "consul_ffi-tools", "etcd_ffi", "resty_consul"]
+        .map(|rock| format!("{rock}-{VERSION}-1.rockspec"));
+    let wanted = rocks.iter().chain(&rockspecs).chain([&archive]).map(String::as_str);
+    assert_eq!(sums, wanted.collect());
 }
 
 #[test]
