@@ -85,6 +85,7 @@ pub fn trials() -> Trials {
     add!(trials, each_build_for_another_engine_is_refused_with_the_command_to_build_it);
     add!(trials, a_build_that_fails_leaves_the_installed_module);
     add!(trials, a_rust_that_is_too_old_is_refused_with_the_one_that_is_needed);
+    add!(trials, a_rock_of_one_user_is_found_after_the_command_of_the_readme);
     let missing = islands::are_missing();
     trials.add_unless(
         missing.inspect(|why| consul::say_skipped("the rocks in a namespace", why)).is_some(),
@@ -171,6 +172,23 @@ fn rock(flavour: &str) -> PathBuf {
     let said = run(&mut script).expect(flavour);
     let line = said.lines().find(|line| line.contains(", needs GLIBC_2.")).expect(&said);
     root().join(line.split_once(": ").expect("a path and its size").0)
+}
+
+fn a_rock_of_one_user_is_found_after_the_command_of_the_readme() {
+    let home = fresh("one-user");
+    let for_user = |program: &str| {
+        let mut command = Command::new(program);
+        outside_cargo(command.current_dir("/").env("HOME", &home));
+        command
+    };
+    let mut install = for_user("luarocks");
+    run(install.args(["--lua-version=5.4", "--local", "install"]).arg(rock("5.4")))
+        .expect("a rock");
+    let readme = fs::read_to_string(root().join("README.md")).expect("a page");
+    let command = readme.split('`').find(|code| code.starts_with("eval ")).expect("a command");
+    let script = format!("{command}\nexec lua5.4 -e \"$1\"");
+    let said = run(for_user("sh").args(["-c", &script, "sh", PROGRAM]));
+    assert_eq!(said.expect("it is found"), "v\n");
 }
 
 /// Hides Rust, each compiler and linker, and the network from a command.
