@@ -152,6 +152,9 @@ fn the_workflows_call_make_with_the_lowest_rust() {
     let linting =
         workflow.matches("- run: make test").count() + workflow.matches("- run: make soak").count();
     assert_eq!(workflow.matches("rustup component add rustfmt clippy").count(), linting);
+    let soak = workflow.split("\n  soak:\n").nth(1).expect("a job");
+    let soak = soak.split("make soak").next().unwrap_or_default();
+    assert!(soak.contains("fetch-depth: 0"), "make soak builds the releases of the clone's tags");
     let makefile = read("Makefile");
     for step in workflow.lines().filter_map(|line| line.trim().strip_prefix("- run: ")) {
         match step.strip_prefix("make ") {
