@@ -30,7 +30,7 @@ oldest_glibc() {
 
 # pack FLAVOUR: builds it and packs it.
 pack() {
-    local flavour=$1 feature=lua${1/./} lua=$1 following build=target/rock/$1 rockspec rock
+    local flavour=$1 feature=lua${1/./} lua=$1 following build=target/rock/$1 rockspec rock glibc
     case $flavour in
         luajit) feature=luajit lua=5.1 ;;
         5.1 | 5.3 | 5.4) ;;
@@ -38,6 +38,7 @@ pack() {
     esac
     following=5.$((${lua#5.} + 1))
     rockspec/build.sh "$feature" "$build/consul_ffi.so"
+    glibc=$(oldest_glibc "$build/consul_ffi.so" "$build/consul-guard") || fail "objdump does not show which glibc it needs"
     rockspec=target/rocks/consul_ffi-$version.$feature-1.rockspec
     sed -e "s|^version = .*|version = \"$version.$feature-1\"|" \
         -e "s|^dependencies = .*|dependencies = { \"lua >= $lua, < $following\" }|" \
@@ -51,8 +52,7 @@ pack() {
     [ -f "$rock" ] || fail "luarocks has packed nothing of $rockspec"
     mv "$rock" target/rocks/
     rock=target/rocks/$(basename "$rock")
-    echo "$rock: $(($(stat -c %s "$rock") / 1000)) kB," \
-        "needs $(oldest_glibc "$build/consul_ffi.so" "$build/consul-guard") or newer"
+    echo "$rock: $(($(stat -c %s "$rock") / 1000)) kB, needs $glibc or newer"
 }
 
 for flavour; do

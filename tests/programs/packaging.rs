@@ -118,7 +118,9 @@ fn the_rock_is_made_packed_and_installed_for_each_engine() {
 /// The rock's guard is found by its module.
 fn has_its_guard(engine: &str, tree: &Path, version: &str) {
     let folder = tree.join("lib/lua").join(version);
-    is_smaller(&folder.join("consul_ffi.so"), LARGEST_MODULE);
+    let module = folder.join("consul_ffi.so");
+    is_smaller(&module, LARGEST_MODULE);
+    needs_only_the_c_library(&module);
     let program = folder.join("consul-guard");
     let said = run(Command::new(&program).arg("version")).expect("a program");
     assert_eq!(said, format!("consul-guard {}\n", env!("CARGO_PKG_VERSION")));
@@ -130,6 +132,18 @@ fn has_its_guard(engine: &str, tree: &Path, version: &str) {
     let refusal = lua(engine, tree, version, GUARDED).expect_err("there is no guard");
     assert!(refusal.contains("guard: there is no program"), "{refusal}");
     fs::rename(&away, &program).expect("it can be moved back");
+}
+
+/// As README.md says.
+fn needs_only_the_c_library(file: &Path) {
+    let headers = run(Command::new("objdump").arg("-p").arg(file)).expect("a library");
+    let needed = headers.lines().filter_map(|line| line.trim().strip_prefix("NEEDED"));
+    let needed: Vec<_> = needed.map(str::trim).collect();
+    assert!(needed.contains(&"libc.so.6"), "{needed:?}");
+    for library in needed {
+        let is_known = ["libc.so.6", "libgcc_s.so.1"].contains(&library);
+        assert!(is_known || library.starts_with("ld-linux"), "{}: {library}", file.display());
+    }
 }
 
 #[allow(clippy::print_stdout)]
@@ -251,10 +265,12 @@ fn a_build_that_fails_leaves_the_installed_module() {
         install(&path).expect("it is installed");
         assert_eq!(lua("lua5.4", &tree, "5.4", PROGRAM).expect("it loads"), "v\n");
     }
-    let path = with_program(&programs, "cargo", "#!/bin/sh\necho broken >&2\nexit 1\n");
-    let refusal = install(&path).expect_err("it cannot be built");
-    assert!(refusal.contains("broken"), "{refusal}");
-    assert_eq!(lua("lua5.4", &tree, "5.4", PROGRAM).expect("it is still there"), "v\n");
+    for (program, why) in [("objdump", "which glibc it needs"), ("cargo", "broken")] {
+        let path = with_program(&programs, program, "#!/bin/sh\necho broken >&2\nexit 1\n");
+        let refusal = install(&path).expect_err(why);
+        assert!(refusal.contains(why), "{refusal}");
+        assert_eq!(lua("lua5.4", &tree, "5.4", PROGRAM).expect("it is still there"), "v\n");
+    }
 }
 
 fn a_rust_that_is_too_old_is_refused_with_the_one_that_is_needed() {
