@@ -26,6 +26,7 @@
 #   migrate   100,000 keys from etcd to Consul under writers and 20 kills; both leaders killed; 5,000 random histories
 #   engines   all Lua specs on Lua 5.3, of which `make test` runs the smoke test
 #   annotations  uses and mistakes in Lua, marked by emmylua_check, which cargo installs (ten minutes the first time)
+#   lowest    make lint with the lowest Rust of Cargo.toml, as the workflow runs it; rustup installs it
 #   release   make release, but for its tests, in a clone that is removed
 #   archive   make test in the unpacked source archive, without .git (STEPS="lint rust": these steps of it alone)
 #   upgrade   nodes of each release in tests/golden whose tag is in this clone, beside ours in one cluster
@@ -39,7 +40,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api languages commands random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations release archive upgrade newcomer memory)
+all_steps=(api languages commands random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations lowest release archive upgrade newcomer memory)
 select_steps "$@"
 prepare_runs 0
 passed=0 failed=0 skipped=0
@@ -195,6 +196,17 @@ step_annotations() {
     folder_of_checker=$(cache_once emmylua bin/emmylua_check install_emmylua && echo "$cached") || return 3
     PATH=$folder_of_checker/bin:$PATH run scripts/lint-annotations.sh || return
     unless_skipped
+}
+
+step_lowest() {
+    local rust
+    rust=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    if ! run rustup toolchain install "$rust" --profile minimal --component clippy,rustfmt --no-self-update; then
+        echo "SKIPPED: Rust $rust: rustup could not install it"
+        return 3
+    fi
+    # In a folder of its own, since two releases of Rust would make cargo build all again for each other.
+    RUSTUP_TOOLCHAIN=$rust CARGO_TARGET_DIR=target/lowest run make --no-print-directory lint
 }
 
 step_release() {

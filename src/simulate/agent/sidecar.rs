@@ -108,7 +108,8 @@ pub(super) fn port(state: &State, id: &str) -> Result<i64, String> {
         return Ok(port);
     }
     let taken: BTreeSet<i64> = services.values().map(|service| service.port).collect();
-    PORTS.into_iter().find(|port| !taken.contains(port)).ok_or_else(|| {
+    let mut ports = PORTS;
+    ports.find(|port| !taken.contains(port)).ok_or_else(|| {
         format!(
             "no port provided for sidecar_service and none left in the configured range [{}, {}]",
             PORTS.start(),

@@ -202,8 +202,11 @@ impl Reserve {
         // SAFETY: as the caller promised.
         let (allocator, references) = unsafe {
             let allocator = ffi::lua_getallocf(state, &mut data);
-            (allocator, ffi::lua_rawlen(state, ffi::LUA_REGISTRYINDEX) as usize)
+            (allocator, ffi::lua_rawlen(state, ffi::LUA_REGISTRYINDEX))
         };
+        // Lua 5.4 has it as a `u64`, and the clippy of some releases of Rust refuses the cast for the others.
+        #[allow(clippy::unnecessary_cast)]
+        let references = references as usize;
         let large = LARGE.1 + FOR_REFERENCE * references;
         let mut blocks = [(ptr::null_mut(), large); SMALL.0 + MEDIUM.0 + LARGE.0];
         blocks[..SMALL.0 + MEDIUM.0].fill((ptr::null_mut(), MEDIUM.1));
