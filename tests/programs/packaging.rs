@@ -103,6 +103,9 @@ fn the_rock_is_made_packed_and_installed_for_each_engine() {
             fresh(&format!("{engine}-installed")),
         );
         let interpreter = format!("LUA={}", path_of(engine));
+        for built in ["consul_ffi.so", "consul-guard"] {
+            let _ = fs::remove_file(root().join("target/rock").join(built));
+        }
         run(luarocks(version, &made, root()).args(["make", &interpreter])).expect(engine);
         assert_eq!(lua(engine, &made, version, PROGRAM).expect(engine), "v\n");
         has_its_guard(engine, &made, version);
@@ -287,4 +290,13 @@ fn a_rust_that_is_too_old_is_refused_with_the_one_that_is_needed() {
             "{refusal}"
         );
     }
+    // Not compared as texts.
+    let newer = "#!/bin/sh\necho 'rustc 1.1000.0 (82e1608df 2099-12-21)'\n";
+    with_program(&folder, "rustc", newer);
+    with_program(&folder, "cargo", "#!/bin/sh\necho broken >&2\nexit 1\n");
+    let mut build = Command::new(root().join("rockspec/build.sh"));
+    build.args(["lua54", "no/module.so"]).env("PATH", &path);
+    build.env("CARGO_TARGET_DIR", folder.join("target"));
+    let refusal = run(&mut build).expect_err("it cannot be built");
+    assert!(refusal.ends_with("broken\n"), "{refusal}");
 }
