@@ -81,7 +81,8 @@ impl RealConsul {
 
     /// Starts the Consul of this version with these options of the script.
     pub fn run(version: &str, options: &[&str]) -> Result<RealConsul, String> {
-        let mut script = script(version, options)?
+        let mut command = script(version, options)?;
+        let mut script = command
             // The command lives until its input is closed.
             .args([
                 "sh",
