@@ -37,7 +37,9 @@ fn discard_unwind_tables() {
         "SECTIONS { /DISCARD/ : { *(.eh_frame .eh_frame_hdr .gcc_except_table*) } }
         INSERT AFTER .text;";
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
-    if is_set("RUSTC_LINKER") || is_set("CARGO_ENCODED_RUSTFLAGS") {
+    let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let is_of_paths = |flag: &str| flag.is_empty() || flag.starts_with("--remap-path-prefix=");
+    if is_set("RUSTC_LINKER") || !flags.split('\u{1f}').all(is_of_paths) {
         return;
     }
     let Some(folder) = env::var_os("OUT_DIR") else { return };

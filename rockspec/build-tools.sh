@@ -15,6 +15,6 @@ check_rust "the programs"
 [ "${CC:-}" != gcc ] || unset CC
 
 folder=${CARGO_TARGET_DIR:-target}/tools
-CARGO_TARGET_DIR=$folder cargo build --release --locked --bin consul-ha --bin consul-migrate \
+CARGO_TARGET_DIR=$folder cargo "${without_home[@]}" build --release --locked --bin consul-ha --bin consul-migrate \
     --no-default-features --features tools
 install -D -m 755 -t "$1" "$folder/release/consul-ha" "$folder/release/consul-migrate"

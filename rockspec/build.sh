@@ -63,10 +63,10 @@ if echo | "${RUSTC:-rustc}" --crate-type=cdylib --crate-name=empty "${fold[@]}" 
 fi
 rm -rf "$probe"
 linux_x86="target.'cfg(all(target_os=\"linux\", target_arch=\"x86_64\"))'"
-CARGO_TARGET_DIR=$folder/$feature cargo --config "$linux_x86.rustflags=['-C', 'relro-level=partial']" "${small[@]}" \
+CARGO_TARGET_DIR=$folder/$feature cargo --config "$linux_x86.rustflags=['-C', 'relro-level=partial']" "${without_home[@]}" "${small[@]}" \
     rustc --release --locked --lib \
     --no-default-features --features "$feature" -- "${flags[@]}"
-CARGO_TARGET_DIR=$folder/guard cargo build --profile guard --locked --bin consul-guard \
+CARGO_TARGET_DIR=$folder/guard cargo "${without_home[@]}" build --profile guard --locked --bin consul-guard \
     --no-default-features --features guard
 
 # put FILE TARGET: copies atomically, because a starting program may load the target at any time.

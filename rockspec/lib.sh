@@ -18,3 +18,7 @@ check_rust() {
     [ "$(printf '%s\n' "$needed" "$found" | sort -V | head -n 1)" = "$needed" ] ||
         fail "this is Rust $found, and $1 needs $needed or newer: run \"rustup update\", or install it from https://rustup.rs"
 }
+
+# Arguments of cargo: published files must not show the folder of the user who built them.
+# shellcheck disable=SC2034 # the scripts that source this use it
+without_home=(--config "target.'cfg(unix)'.rustflags=[\"--remap-path-prefix=${CARGO_HOME:-${HOME:-}/.cargo}/registry/src=cargo\"]")

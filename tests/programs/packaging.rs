@@ -123,6 +123,7 @@ fn has_its_guard(engine: &str, tree: &Path, version: &str) {
     let folder = tree.join("lib/lua").join(version);
     let module = folder.join("consul_ffi.so");
     is_smaller(&module, LARGEST_MODULE);
+    shows_no_folder_of_the_user(&module);
     needs_only_the_c_library(&module);
     let program = folder.join("consul-guard");
     let said = run(Command::new(&program).arg("version")).expect("a program");
@@ -130,6 +131,7 @@ fn has_its_guard(engine: &str, tree: &Path, version: &str) {
     assert_eq!(lua(engine, tree, version, GUARDED).expect(engine), "guarded\n");
 
     is_smaller(&program, LARGEST_GUARD);
+    shows_no_folder_of_the_user(&program);
     let away = program.with_extension("away");
     fs::rename(&program, &away).expect("it can be moved");
     let refusal = lua(engine, tree, version, GUARDED).expect_err("there is no guard");
@@ -146,6 +148,13 @@ fn needs_only_the_c_library(file: &Path) {
     for library in needed {
         let is_known = ["libc.so.6", "libgcc_s.so.1"].contains(&library);
         assert!(is_known || library.starts_with("ld-linux"), "{}: {library}", file.display());
+    }
+}
+
+fn shows_no_folder_of_the_user(file: &Path) {
+    let bytes = fs::read(file).expect("it is there");
+    for place in bytes.windows(8).filter(|place| *place == b".cargo/r") {
+        panic!("{}: {}", file.display(), String::from_utf8_lossy(place));
     }
 }
 
