@@ -82,6 +82,7 @@ impl Event {
 
 fn fire(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     permit(state, call)?;
+    call.check_whole()?;
     let event = Event {
         name: call.required_rest("Missing name")?,
         id: state.new_id(),

@@ -197,6 +197,7 @@ fn put(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let flags = number(call, "flags")?.unwrap_or(0);
     let expected = number(call, "cas")?;
     check_length(call, state.settings.kv_max_value_size, "kv_max_value_size")?;
+    call.check_whole()?;
     state.authority(call).check(Resource::Key, key, Access::Write)?;
     // A lock that is refused because of a lock delay does not reach the Raft log.
     if call.query.has("acquire") && state.lock_is_delayed(key) {

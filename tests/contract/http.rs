@@ -10,6 +10,7 @@ behaviours![
     a_wrong_method_is_refused_with_the_allowed_ones,
     an_unknown_path_is_unsupported,
     a_dirty_path_is_redirected_and_never_followed,
+    an_encoded_path_is_that_of_the_endpoint,
     enterprise_namespaces_are_refused,
     json_is_sent_as_json,
     a_value_can_be_read_raw,
@@ -68,6 +69,25 @@ async fn a_dirty_path_is_redirected_and_never_followed(t: T) {
     assert_eq!(answer.header("location"), Some(format!("/v1/kv/{}", t.name("k")).as_str()));
     let keys = t.value("kv_keys", args![t.name("")]).await;
     assert_eq!(keys.items().len(), 0);
+}
+
+async fn an_encoded_path_is_that_of_the_endpoint(t: T) {
+    assert_eq!(t.raw("GET", "/v1/%73tatus/leader", "").await.status, 200);
+    let key = t.name("a/b");
+    t.ok("kv_put", args![key.as_str(), "v"]).await;
+    for path in
+        [format!("/%76%31/%6bv/{key}?raw"), format!("/v1/kv/{}?raw", key.replace('/', "%2F"))]
+    {
+        assert_eq!(t.raw("GET", &path, "").await.body, "v", "{path}");
+    }
+    let slashes = t.raw("GET", &format!("/v1/kv%2F{key}?raw"), "").await;
+    if t.is_1_8("an encoded slash is one between the segments of a path") {
+        assert_eq!(slashes.body, "v");
+    } else {
+        assert!(slashes.body.starts_with("Invalid URL path: not a recognized"), "{}", slashes.body);
+        let redirected = t.raw("GET", "/v1//kv/a%20b!", "").await;
+        assert_eq!(redirected.header("location"), Some("/v1/kv/a%2520b%21"));
+    }
 }
 
 async fn enterprise_namespaces_are_refused(t: T) {

@@ -46,6 +46,8 @@ pub fn trials() -> Trials {
     let missing = missing || consul::is_missing("1.21", what);
     let name = "malformed_requests_get_the_same_status [1.21]";
     trials.add_unless(missing, name, malformed_requests_get_the_same_status);
+    let name = "cut_bodies_have_the_same_effect [1.21]";
+    trials.add_unless(missing, name, cut_bodies_have_the_same_effect);
     let name = "the_limits_of_a_request_are_documented [1.21]";
     trials.add_unless(missing, name, the_limits_of_a_request_are_documented);
     let name = "too_many_connections_get_the_same_answer [1.21]";
@@ -177,6 +179,10 @@ pub fn request(method: &str, target: &str, headers: &str, body: &str) -> Vec<u8>
     .into()
 }
 
+fn host(name: &str) -> Vec<u8> {
+    format!("GET /v1/status/leader HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n").into()
+}
+
 fn put(headers: &str, body: &str) -> Vec<u8> {
     request("PUT", "/v1/kv/served", headers, body)
 }
@@ -251,7 +257,14 @@ fn malformed_requests_get_the_same_status() -> Outcome {
         ("an unknown method", request("FROB", "/v1/status/leader", "", "")),
         ("a method in small letters", request("get", "/v1/status/leader", "", "")),
         ("a method of no endpoint", request("TRACE", "/v1/kv/a", "", "")),
+        ("an encoded name", request("GET", "/v1/%73tatus/leader", "", "")),
         ("a whole URL", request("GET", "http://other/v1/status/leader", "", "")),
+        ("a host with a space", host("a b")),
+        ("a host with a slash", host("a/b")),
+        ("a host with letters beyond ASCII", host("\u{e4}")),
+        ("a host with all signs", host("[a!$%&'()*+,-.:;=_~]")),
+        ("another expectation", put("Expect: much\r\nContent-Length: 3\r\n", "abc")),
+        ("options of the server", request("OPTIONS", "*", "", "")),
         ("a star", request("GET", "*", "", "")),
         ("no slash", request("GET", "v1/status/leader", "", "")),
         ("no target", request("GET", "", "", "")),
@@ -308,6 +321,48 @@ fn malformed_requests_get_the_same_status() -> Outcome {
         served.answers()?;
     }
     if different.is_empty() { Ok(()) } else { Err(different.join("\n").into()) }
+}
+
+/// A handler gets what came of the body; one that needs all of it, or of which a value is cut, refuses it.
+fn cut_bodies_have_the_same_effect() -> Outcome {
+    let real = RealConsul::start("1.21")?;
+    let real: SocketAddr = real_address(&real)?;
+    let served = Served::start()?;
+    let of = |path: &str, headers: &str, body: &str| request("PUT", path, headers, body);
+    let (chunked, five) = ("Transfer-Encoding: chunked\r\n", "Content-Length: 5\r\n");
+    let (mut said, mut stored) = (Vec::new(), Vec::new());
+    for address in [served.address, real] {
+        for bytes in [
+            of("/v1/kv/cut", five, "ab"),
+            of("/v1/kv/cut", chunked, ""),
+            of("/v1/kv/cut", chunked, "3\r\nabc\r\n"),
+            of("/v1/kv/cut", chunked, "3\r\nab"),
+            of("/v1/kv/cut", chunked, "3\r\nabc\r\nzz\r\n"),
+            of("/v1/event/fire/cut", five, "ab"),
+            of("/v1/txn", five, "[]"),
+            of("/v1/agent/service/register", "Content-Length: 50\r\n", r#"{"Name": "whole"}"#),
+            of("/v1/agent/service/register", "Content-Length: 50\r\n", r#"{"Name": "cut""#),
+            request("GET", "/v1/kv/cut", five, "ab"),
+        ] {
+            let mut stream = TcpStream::connect(address)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(&bytes)?;
+            stream.shutdown(std::net::Shutdown::Write)?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            let (head, body) = text.split_once("\r\n\r\n").ok_or("no answer")?;
+            let status = head.split(' ').nth(1).unwrap_or_default().to_owned();
+            let body = if status == "200" { "" } else { body.trim_end() };
+            said.push((status, body.to_owned()));
+        }
+        let services = shown(&address.to_string(), "GET", "/v1/agent/services", "")?;
+        stored.push((services.contains("\"whole\""), services.contains("\"cut\"")));
+    }
+    let (ours, theirs) = said.split_at(said.len() / 2);
+    if ours == theirs && stored == [(true, false); 2] {
+        return Ok(());
+    }
+    Err(format!("{ours:?}\non 1.21:\n{theirs:?}\n{stored:?}").into())
 }
 
 /// What Consul takes and `consul-sim` does not.

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::hosts::{Hosts, Refusal as HostRefusal};
 use crate::simulate::Agent;
 use crate::simulate::config::{CommandLine, Config};
+use crate::simulate::http::request::Cut;
 use crate::simulate::http::serve::{Answer, Serving};
 use crate::sync::lock;
 use crate::wire::table::{DURATION, Shape};
@@ -227,6 +228,9 @@ fn again(agent: &Agent) -> Result<(), Refused> {
 
 /// The members of a body; none without one.
 fn options(request: &Request<Bytes>) -> Result<Vec<(String, Value)>, Refused> {
+    if let Some(Cut(why)) = request.extensions().get() {
+        return Err(bad(format!("the body is cut: {why}")));
+    }
     if request.body().is_empty() {
         return Ok(Vec::new());
     }

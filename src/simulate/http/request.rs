@@ -11,6 +11,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_
 use serde::Serialize;
 use std::borrow::Cow;
 
+/// Why a request has a part of its body only, in Go's words. A handler that decodes JSON takes the part if it is a
+/// whole value.
+#[derive(Clone, Copy)]
+pub(crate) struct Cut(pub &'static str);
+
 /// One request, routed.
 pub(crate) struct Call {
     pub endpoint: &'static Endpoint,
@@ -18,7 +23,9 @@ pub(crate) struct Call {
     pub rest: Vec<u8>,
     pub query: Query,
     pub headers: HeaderMap,
+    /// What has come of the body.
     pub body: Bytes,
+    pub cut: Option<Cut>,
     pub style: Style,
     /// The filter that `filter=` sets for the entries of the answer.
     pub filter: Option<Filter>,
@@ -40,6 +47,11 @@ impl Call {
             }
         }
         Ok(kept)
+    }
+
+    /// Refuses a body that is cut.
+    pub fn check_whole(&self) -> Result<(), Refusal> {
+        self.cut.map_or(Ok(()), |Cut(why)| Err(Refusal::server(why)))
     }
 
     pub fn rest_text(&self) -> String {

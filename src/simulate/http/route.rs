@@ -2,9 +2,10 @@
 
 use super::handler::{Handler, Route};
 use super::reply::{Refusal, Reply, Style};
-use super::request::{Call, Query, unescape};
+use super::request::{Call, Cut, Query, unescape};
 use crate::simulate::blocking::{self, ReadOptions};
 use crate::simulate::filter::{self, Filter};
+use crate::simulate::go::lossy;
 use crate::simulate::settings::Settings;
 use crate::simulate::{
     Agent, acl, agent, catalog, entry, event, kv, operator, query, session, status, txn,
@@ -15,6 +16,8 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, LOCATION, VARY};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -87,21 +90,42 @@ fn parts(route: &Route) -> (&'static str, &'static str) {
 }
 
 impl Mux {
-    /// The routes of a path, and the rest of the path after their fixed part.
-    fn find<'a>(&self, path: &'a str) -> Option<(&Routes, &'a str)> {
-        if let Some(exact) = self.0.get(path) {
-            return Some((exact, ""));
+    /// The routes of a path, and the rest of the path after their fixed part, decoded.
+    fn find<'a>(&self, path: &'a str) -> Option<(&Routes, Cow<'a, [u8]>)> {
+        let segments = decoded_segments(path);
+        if let Some(exact) = self.0.get(&*segments) {
+            return Some((exact, Cow::default()));
         }
-        let slashes = path.match_indices('/').map(|(place, _)| place + 1);
-        slashes.rev().find_map(|end| Some((self.0.get(&path[..end])?, &path[end..])))
+        let ends = segments.match_indices('/').map(|(place, _)| place + 1);
+        let (fixed, routes) = ends.rev().find_map(|end| {
+            let fixed = &segments[..end];
+            Some((fixed, self.0.get(fixed)?))
+        })?;
+        let rest = match segments {
+            Cow::Borrowed(_) => &path[fixed.len()..],
+            Cow::Owned(_) => path.splitn(fixed.matches('/').count() + 1, '/').last()?,
+        };
+        Some((routes, unescape(rest.as_bytes())?))
     }
 }
 
+/// The path with each segment decoded, but for those that have an encoded slash: no route has their names.
+fn decoded_segments(path: &str) -> Cow<'_, str> {
+    if !path.contains('%') {
+        return path.into();
+    }
+    let decoded = |segment| match unescape(str::as_bytes(segment)) {
+        Some(bytes) if !bytes.contains(&b'/') => lossy(&bytes),
+        _ => segment.to_owned(),
+    };
+    path.split('/').map(decoded).collect::<Vec<_>>().join("/").into()
+}
+
 /// The routes that fit the rest of a path, and the rest without a fixed end.
-fn fitting<'a>(routes: &Routes, rest: &'a str) -> (Fitting, &'a str) {
+fn fitting<'a>(routes: &Routes, rest: &'a [u8]) -> (Fitting, &'a [u8]) {
     let ended = routes
         .iter()
-        .find_map(|(_, tail)| (is_fixed(tail) && rest.ends_with(tail)).then_some(*tail));
+        .find_map(|(_, tail)| (is_fixed(tail) && rest.ends_with(tail.as_bytes())).then_some(*tail));
     let mut verbs = Fitting::with_capacity(routes.len());
     for (route, tail) in routes {
         let has_more = tail.contains('{');
@@ -114,11 +138,11 @@ fn fitting<'a>(routes: &Routes, rest: &'a str) -> (Fitting, &'a str) {
         let is_known = verbs.get(place).is_some_and(|known| known.0.method == method);
         if !is_known {
             verbs.insert(place, route);
-        } else if has_more == rest.contains('/') {
+        } else if has_more == rest.contains(&b'/') {
             verbs[place] = route;
         }
     }
-    (verbs, rest.strip_suffix(ended.unwrap_or("")).unwrap_or(rest))
+    (verbs, rest.strip_suffix(ended.unwrap_or("").as_bytes()).unwrap_or(rest))
 }
 
 /// Whether this end of a route's path has no parameter.
@@ -129,7 +153,7 @@ fn is_fixed(tail: &str) -> bool {
 /// The endpoint of a request; `None` if no path and method match.
 pub(crate) fn endpoint(request: &Request<Bytes>) -> Option<&'static Endpoint> {
     let (routes, rest) = MUX.find(request.uri().path())?;
-    let (verbs, _) = fitting(routes, rest);
+    let (verbs, _) = fitting(routes, &rest);
     of_method(&verbs, request.method()).map(|route| route.0)
 }
 
@@ -150,18 +174,19 @@ async fn answer_without_own_headers(agent: &Agent, parts: Parts, body: Bytes) ->
     let Some(decoded) = unescape(path.as_bytes()) else {
         return Reply::text(StatusCode::BAD_REQUEST, "400 Bad Request");
     };
-    if !is_printable(&String::from_utf8_lossy(&decoded)) {
+    let decoded = String::from_utf8_lossy(&decoded);
+    if !is_printable(&decoded) {
         return Reply::empty(StatusCode::BAD_REQUEST);
     }
     let found = MUX.find(path);
-    if let Some(target) = redirect(path, found.is_some_and(|(_, rest)| rest.is_empty())) {
+    if let Some(target) = redirect(path, found.as_ref().is_some_and(|(_, rest)| rest.is_empty())) {
         return redirected(&parts.method, &parts.uri, &target);
     }
     match found {
         Some((routes, rest)) => {
-            let (verbs, rest) = fitting(routes, rest);
-            let rest = unescape(rest.as_bytes()).unwrap_or_default().into_owned();
-            let reply = if agent.options.settings.blocks(path) {
+            let (verbs, rest) = fitting(routes, &rest);
+            let rest = rest.to_vec();
+            let reply = if agent.options.settings.blocks(&decoded) {
                 Reply::text(StatusCode::FORBIDDEN, "Endpoint is blocked by agent configuration")
             } else {
                 routed(agent, &verbs, rest, parts, body).await
@@ -170,7 +195,7 @@ async fn answer_without_own_headers(agent: &Agent, parts: Parts, body: Bytes) ->
                 .with(VARY, HeaderValue::from_static("Accept-Encoding"))
                 .with(DEFAULT_ACL_POLICY, HeaderValue::from_static(agent.default_policy))
         }
-        None => unknown(path),
+        None => unknown(&decoded),
     }
 }
 
@@ -196,8 +221,9 @@ async fn routed(
         (false, true) => Style::Indented,
         (false, false) => Style::Compact,
     };
+    let cut = parts.extensions.get::<Cut>().copied();
     let headers = parts.headers;
-    let mut call = Call { endpoint: route.0, rest, query, headers, body, style, filter: None };
+    let mut call = Call { endpoint: route.0, rest, query, headers, body, cut, style, filter: None };
     dispatch(agent, &route.1, &mut call).await.unwrap_or_else(Reply::from)
 }
 
@@ -313,6 +339,22 @@ fn unknown(path: &str) -> Reply {
     Reply::text(StatusCode::NOT_FOUND, text)
 }
 
+/// What Go's `url.URL` encodes in a path.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'@');
+
 /// The target of a redirect, for a path that is not clean, or is not that of a route (`is_exact`) and lacks the slash at its end.
 fn redirect(path: &str, is_exact: bool) -> Option<String> {
     let is_unclean = |pair: &[u8]| matches!(pair, b"//" | b"/.");
@@ -320,13 +362,14 @@ fn redirect(path: &str, is_exact: bool) -> Option<String> {
     if !is_clean {
         let clean = cleaned(path);
         if clean != path {
-            return Some(clean);
+            // Go's mux cleans the encoded path and encodes it again.
+            return Some(utf8_percent_encode(&clean, ENCODED).to_string());
         }
     }
     if is_exact {
         return None;
     }
-    let below = [path, "/"].concat();
+    let below = [&*decoded_segments(path), "/"].concat();
     MUX.0.contains_key(below.as_str()).then_some(below)
 }
 
@@ -407,6 +450,8 @@ mod tests {
             ("kv/a/../b", "/v1/kv/b"),
             ("kv/a/./b", "/v1/kv/a/b"),
             ("kv/a//", "/v1/kv/a/"),
+            ("%6bv", "/v1/kv/"),
+            ("kv//a%20b!", "/v1/kv/a%2520b%21"),
         ] {
             let answer = world.put(path, "");
             assert_eq!((answer.status(), answer.header("location")), (307, location));
@@ -414,6 +459,23 @@ mod tests {
         }
         let text = "<a href=\"/v1/kv/\">Temporary Redirect</a>.\n\n";
         assert_eq!(world.get("kv").text(), text);
+    }
+
+    #[test]
+    fn encoded_names_are_those_of_the_route_but_for_encoded_slashes() {
+        let world = World::new();
+        for path in ["%73tatus/leader", "status/le%61der"] {
+            assert_eq!(world.get(path).status(), 200, "{path}");
+        }
+        world.put("kv/a/b", "1");
+        for path in ["%6bv/a/b", "kv/a%2Fb", "kv/%61/b"] {
+            assert_eq!(world.get(path).status(), 200, "{path}");
+        }
+        for path in ["kv%2Fa/b", "status%2Fleader", "status/leader%3F"] {
+            let answer = world.get(path);
+            assert_eq!(answer.text(), "Invalid URL path: not a recognized HTTP API endpoint\n");
+        }
+        assert_eq!(world.get("query/a%2Fexecute").text(), "Query not found");
     }
 
     #[test]

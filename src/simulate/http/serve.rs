@@ -1,6 +1,7 @@
 //! Serves the agent and its control endpoints on sockets, for `consul-sim`.
 
 use super::listen::Listener;
+use super::request::Cut;
 use crate::error::Error;
 use crate::os::Stream;
 use crate::simulate::Agent;
@@ -11,10 +12,10 @@ use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::select_all;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName};
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, HeaderName};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Either as EitherBody, Full, Limited, StreamBody};
+use http_body_util::{BodyExt, Either as EitherBody, Full, LengthLimitError, Limited, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
 use hyper::ext::ReasonPhrase;
 use hyper::rt::{Sleep, Timer};
@@ -25,6 +26,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io::{self, Cursor, IoSlice, Write as _};
+use std::mem;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -349,10 +351,14 @@ async fn answer(
     let mut response = match refusal(&request) {
         Some(refusal) => refusal.map(Body::Left),
         None => {
-            let (parts, body) = request.into_parts();
+            let (mut parts, body) = request.into_parts();
             let body = match body.is_end_stream() {
                 true => Bytes::new(),
-                false => Limited::new(body, MAX_BODY).collect().await?.to_bytes(),
+                false => {
+                    let (body, cut) = received(body).await?;
+                    cut.map(|cut| parts.extensions.insert(cut));
+                    body
+                }
             };
             let named = parts.headers.get(CLIENT).and_then(|name| name.to_str().ok());
             let client = named.map_or_else(|| Arc::clone(&address), Arc::from);
@@ -374,28 +380,77 @@ async fn answer(
     Ok(response)
 }
 
-/// The error of a Go server, or of Consul before it reads the body, for an invalid request.
+/// What comes of a body, and why it is not the whole one.
+async fn received(
+    body: Incoming,
+) -> Result<(Bytes, Option<Cut>), Box<dyn std::error::Error + Send + Sync>> {
+    let mut body = Limited::new(body, MAX_BODY);
+    let mut whole: Vec<Bytes> = Vec::new();
+    let cut = loop {
+        match body.frame().await {
+            None => break None,
+            Some(Ok(frame)) => whole.extend(frame.into_data().ok()),
+            Some(Err(error)) if error.is::<LengthLimitError>() => return Err(error),
+            Some(Err(error)) => {
+                let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+                let is_bad = |why: &&io::Error| why.kind() == io::ErrorKind::InvalidInput;
+                break Some(Cut(match cause.filter(is_bad).map(ToString::to_string) {
+                    None => "unexpected EOF",
+                    Some(why) if why.contains("chunk body") => "malformed chunked encoding",
+                    Some(_) => "invalid byte in chunk length",
+                }));
+            }
+        }
+    };
+    Ok((if let [one] = &mut whole[..] { mem::take(one) } else { whole.concat().into() }, cut))
+}
+
+/// Whether a host has only characters that Go's server takes.
+fn is_host(host: &HeaderValue) -> bool {
+    const SIGNS: &[u8] = b"!$%&()*+,-.:;=[']_~";
+    host.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || SIGNS.contains(byte))
+}
+
+/// The answer of a Go server, or of Consul before it reads the body, to a request that no handler gets.
 fn refusal(request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
-    let hosts = request.headers().get_all(HOST).iter().count();
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (host, another) = (hosts.next(), hosts.next());
+    let is_star = request.uri().path() == "*";
+    let expected = request.headers().get(EXPECT).map(HeaderValue::as_bytes).unwrap_or_default();
     let (status, text) = match request.body().size_hint().exact() {
-        _ if hosts == 0 && request.version() == Version::HTTP_11 => {
+        _ if host.is_none() && request.version() == Version::HTTP_11 => {
             (StatusCode::BAD_REQUEST, "400 Bad Request: missing required Host header".to_owned())
         }
-        _ if hosts > 1 || !request.uri().path().starts_with('/') => {
+        _ if another.is_some() || !(is_star || request.uri().path().starts_with('/')) => {
             (StatusCode::BAD_REQUEST, "400 Bad Request".to_owned())
         }
+        _ if host.is_some_and(|host| !is_host(host)) => {
+            (StatusCode::BAD_REQUEST, "400 Bad Request: malformed Host header".to_owned())
+        }
+        _ if !expected.is_empty() && !expected.eq_ignore_ascii_case(b"100-continue") => {
+            return Some(without_text(StatusCode::EXPECTATION_FAILED));
+        }
+        _ if is_star && request.method() == Method::OPTIONS => return Some(Response::default()),
+        _ if is_star => return Some(without_text(StatusCode::BAD_REQUEST)),
         Some(length) if length > MAX_BODY as u64 => (
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("Request body({length} bytes) too large, max size: {MAX_BODY} bytes."),
         ),
         _ => return None,
     };
-    let mut response = Response::new(Full::from(text));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    let reason = text.strip_prefix("400 ").and_then(|reason| reason.as_bytes().try_into().ok());
+    let mut response = without_text(status).map(|_| Full::from(text));
+    reason.map(|reason: ReasonPhrase| response.extensions_mut().insert(reason));
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
     Some(response)
+}
+
+fn without_text(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::default();
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 async fn refuse(mut stream: Box<dyn Stream>) {
