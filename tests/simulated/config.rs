@@ -1,6 +1,6 @@
 //! The configuration of consul-sim: what Consul 1.21 makes of the same files and flags.
 
-use crate::served::{Outcome, PATIENCE, Served, request, shown};
+use crate::served::{Outcome, PATIENCE, Served, request, shown, talk};
 use crate::support::authority::{Authority, Folder};
 use crate::support::consul::{self, RealConsul};
 use crate::support::trials::Trials;
@@ -20,6 +20,8 @@ pub fn trials() -> Trials {
     let missing = consul::is_missing(consul::SIM, "the configuration of consul-sim");
     let name = "one_warning_names_the_keys_without_effect";
     trials.add_unless(missing, name, one_warning_names_the_keys_without_effect);
+    let name = "the_older_name_of_the_management_token_is_known";
+    trials.add_unless(missing, name, the_older_name_of_the_management_token_is_known);
     let name = "it_answers_on_a_unix_socket_and_with_tls";
     trials.add_unless(missing, name, it_answers_on_a_unix_socket_and_with_tls);
     let name = "a_port_with_tls_and_without_files_has_a_certificate_of_its_own";
@@ -35,12 +37,15 @@ pub fn trials() -> Trials {
     trials.add_unless(missing, name, the_keys_and_their_types_are_those_of_consul);
     let name = "a_file_means_the_same [1.21]";
     trials.add_unless(missing, name, a_file_means_the_same);
+    let name = "the_files_of_a_folder_are_read_in_order [1.21]";
+    trials.add_unless(missing, name, the_files_of_a_folder_are_read_in_order);
     let name = "files_are_read_again [1.21]";
     trials.add_unless(missing, name, files_are_read_again);
     trials
 }
 
-/// What an agent that does not start prints on standard error, without empty lines and its usage.
+/// What an agent that does not start prints on standard error, without empty lines, its usage and consul-sim's warning of keys
+/// without effect.
 fn refusal(version: &str, flags: &[&str]) -> Result<String, Failed> {
     let output = Command::new("timeout")
         .arg("20")
@@ -54,7 +59,8 @@ fn refusal(version: &str, flags: &[&str]) -> Result<String, Failed> {
     let printed = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&printed);
     let lines = said.lines().take_while(|line| !line.to_lowercase().starts_with("usage"));
-    Ok(lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"))
+    let is_warning = |line: &str| line.starts_with("==> WARNING: keys without effect");
+    Ok(lines.filter(|line| !line.is_empty() && !is_warning(line)).collect::<Vec<_>>().join("\n"))
 }
 
 fn check_same(flags: &[&str]) -> Outcome {
@@ -141,6 +147,39 @@ fn invalid_files_and_flags_get_consuls_errors() -> Outcome {
         &["-node", "a", "extra", "more"],
         &["-config-file=/nonexistent.hcl"],
         &["-config-format=yaml", "-config-file=/nonexistent.hcl"],
+        &["-node-id=x"],
+        &["-node-id=00000000-0000-0000-0000-00000000000x"],
+        &["-bootstrap-expect=3"],
+        &["-bootstrap-expect=-1"],
+        &["-log-level=loud"],
+        &["-bind="],
+        &["-bind=here"],
+        &["-client=here"],
+        &["-advertise=here"],
+        &["-advertise=::"],
+        &["-advertise-wan=here", "-retry-interval=soon"],
+        &["-advertise-wan=0.0.0.0"],
+        &["-raft-protocol=2"],
+        &["-serf-lan-bind=here"],
+        &["-serf-wan-allowed-cidrs=here", "-serf-wan-allowed-cidrs=10.0.0.0/33"],
+        &["-allow-write-http-from=10.0.0.1"],
+        &["-segment=alpha"],
+        &["-server-port=0"],
+        &["-serf-lan-port=-1"],
+        &["-http-port=65536"],
+        &["-grpc-port=70000", "-hcl", "ports { expose_max_port = 70000 }"],
+        &["-ui-content-path=/a?b/"],
+        &["-hcl", "ports { sidecar_min_port = 10 sidecar_max_port = 5 }"],
+        &["-hcl", "performance { raft_multiplier = 11 }"],
+        &["-hcl", "autopilot { max_trailing_logs = -1 }"],
+        &["-hcl", "raft_logstore { backend = \"x\" }"],
+        &["-hcl", "connect { ca_provider = \"x\" }"],
+        &["-hcl", "locality { zone = \"x\" }"],
+        &["-hcl", "limits { request_limits { mode = \"x\" } }"],
+        &["-hcl", "dns_config { recursor_strategy = \"x\" }"],
+        &["-hcl", "dns_config { max_stale = \"x\" }"],
+        &["-hcl", "telemetry { prometheus_retention_time = \"x\" }"],
+        &["-hcl", "gossip_lan { probe_interval = \"x\" }"],
     ] {
         check_same(flags)?;
     }
@@ -281,6 +320,40 @@ fn a_file_means_the_same() -> Outcome {
     Ok(())
 }
 
+fn the_files_of_a_folder_are_read_in_order() -> Outcome {
+    let folder = Folder::new();
+    // What a later file sets counts, and lists grow; other files are not read.
+    folder.file("b.hcl", r#"node_name = "second" services = [{ name = "b" }]"#);
+    folder.file("a.json", r#"{"node_name": "first", "services": [{"name": "a"}]}"#);
+    folder.file("c.txt", "unknown = 1");
+    let path = folder.path("").display().to_string();
+    let mut seen = Vec::new();
+    for version in [consul::SIM, "1.21"] {
+        let agent = RealConsul::start_with_config(version, &path)?;
+        let services = shown(&agent.address, "GET", "/v1/agent/services", "")?;
+        let nodes = shown(&agent.address, "GET", "/v1/catalog/nodes", "")?;
+        let all = [services.clone(), nodes].concat();
+        if !["\"a\"", "\"b\"", "\"second\""].iter().all(|part| all.contains(part)) {
+            return Err(format!("{version}: {all}").into());
+        }
+        seen.push(services);
+    }
+    if seen[0] == seen[1] { Ok(()) } else { Err(seen.join("\n\non 1.21:\n").into()) }
+}
+
+/// `master` is what Consul before 1.11 calls it.
+fn the_older_name_of_the_management_token_is_known() -> Outcome {
+    const SECRET: &str = "6a1253d2-1785-24fd-91c2-f8e78c745511";
+    let acl = format!(r#"acl {{ enabled = true tokens {{ master = "{SECRET}" }} }}"#);
+    let served = Served::start_with(&["-http-port=0", "-hcl", &acl])?;
+    let token = format!("X-Consul-Token: {SECRET}\r\n");
+    let said = talk(served.address, &request("GET", "/v1/acl/token/self", &token, ""))?;
+    if said.statuses == [200] && said.text.contains(SECRET) {
+        return Ok(());
+    }
+    Err(said.text.into())
+}
+
 fn files_are_read_again() -> Outcome {
     let folder = Folder::new();
     let file = folder.file("agent.hcl", "");
@@ -303,6 +376,21 @@ fn files_are_read_again() -> Outcome {
         said.push(say("GET", "/v1/agent/checks", "")?);
         std::fs::write(&file, "foo = 1")?;
         said.push(say("PUT", "/v1/agent/reload", "")?.replace(&file, "the file"));
+        said.push(say("GET", "/v1/agent/services", "")?);
+        // Earlier services are forgotten before the checks are read, and a mistake there leaves the new ones.
+        std::fs::write(
+            &file,
+            r#"services = [{ name = "web3" }] checks = [{ name = "c" service_id = "web2" ttl = "1h" }]"#,
+        )?;
+        let refused = say("PUT", "/v1/agent/reload", "")?;
+        said.push(refused.split(" &{").next().unwrap_or_default().replace('\'', "\""));
+        said.push(say("GET", "/v1/agent/services", "")?);
+        said.push(say("GET", "/v1/agent/checks", "")?);
+        std::fs::write(
+            &file,
+            r#"services = [{ name = "web4" }, { name = "" }, { name = "web5" }]"#,
+        )?;
+        said.push(say("PUT", "/v1/agent/reload", "")?);
         said.push(say("GET", "/v1/agent/services", "")?);
         seen.push(said);
     }

@@ -122,8 +122,13 @@ impl CommandLine {
         let mut flags = Vec::new();
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.as_slice().first() {
-            let Some(flag) = argument.strip_prefix('-') else { break };
+            let Some(flag) = argument.strip_prefix('-').filter(|flag| !flag.is_empty()) else {
+                break;
+            };
             arguments.next();
+            if flag == "-" {
+                break;
+            }
             let flag = flag.strip_prefix('-').unwrap_or(flag);
             let (name, given) = match flag.split_once('=') {
                 Some((name, value)) => (name, Some(value.to_owned())),

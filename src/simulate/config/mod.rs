@@ -5,6 +5,7 @@
 mod flags;
 mod keys;
 mod names;
+mod values;
 
 use super::acl::{Acl, DefaultPolicy, Secret, is_uuid};
 use super::agent::definition::{self, Origin};
@@ -342,10 +343,10 @@ impl Config {
             options.seed =
                 u64::try_from(seed).map_err(|_| format!("-sim-seed = {seed}: negative"))?;
         }
-        if let Some(name) = self.text("node_name") {
+        if let Some(name) = self.text("node_name").filter(|name| !name.is_empty()) {
             name.clone_into(&mut options.node_name);
         }
-        options.node_id = self.text("node_id").map(str::to_owned);
+        options.node_id = self.text("node_id").filter(|id| !id.is_empty()).map(str::to_lowercase);
         let meta = self.texts("node_meta");
         options.node_meta = meta.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         check_meta(Some(&options.node_meta)).map_err(|why| format!("node_meta invalid: {why}"))?;
@@ -353,7 +354,8 @@ impl Config {
         self.configure_acl(&mut options.acl)?;
         let agent = Agent::new(options);
         let line = self.line.clone();
-        let reload = move |state: &mut State| Config::read(&line)?.register(state);
+        let reload =
+            move |state: &mut State| Config::read(&line)?.register(state).map_err(of_reload);
         agent.with(|state| {
             state.reload = Some(Reload(Arc::new(reload)));
             self.register(state)
@@ -362,6 +364,7 @@ impl Config {
     }
 
     fn settings(&self) -> Result<Settings, String> {
+        self.check_values()?;
         let mut settings = Settings::default();
         if let Some(name) = self.text("datacenter") {
             let name = name.to_lowercase();
@@ -391,12 +394,8 @@ impl Config {
             Keyring::new(key)?;
             settings.encrypt = Some(key.to_owned());
         }
-        let mut errors = Vec::new();
-        if let Some(text) = self.text("advertise_addr") {
-            match text.parse() {
-                Ok(address) => settings.address = address,
-                Err(_) => errors.push(format!("advertise_addr: invalid ip address: {text}")),
-            }
+        if let Some(address) = self.text("advertise_addr").and_then(|text| text.parse().ok()) {
+            settings.address = address;
         }
         let durations = [
             ("default_query_time", &mut settings.default_query_time),
@@ -404,18 +403,9 @@ impl Config {
             ("session_ttl_min", &mut settings.session_ttl_min),
         ];
         for (key, setting) in durations {
-            match self.text(key).map(|text| (text, go::duration(text))) {
-                None => {}
-                Some((_, Ok(nanos))) => {
-                    *setting = Duration::from_nanos(nanos.try_into().unwrap_or(0))
-                }
-                Some((text, Err(why))) => {
-                    errors.push(format!("{key}: invalid duration: {}: {why}", go::quoted(text)));
-                }
+            if let Some(nanos) = self.text(key).and_then(|text| go::duration(text).ok()) {
+                *setting = Duration::from_nanos(nanos.try_into().unwrap_or(0));
             }
-        }
-        if !errors.is_empty() {
-            return Err(keys::errors(errors.into_iter()));
         }
         let sizes = [
             ("limits.kv_max_value_size", &mut settings.kv_max_value_size),
@@ -486,8 +476,60 @@ impl Config {
         let domains =
             state.dns.take().map_or_else(|| dns.domains.clone(), |dns| dns.domains.clone());
         state.dns = Some(Arc::new(dns::Settings { domains, ..dns }));
+        self.check_definitions(state)?;
         let (mut services, mut checks) = (BTreeSet::new(), BTreeSet::new());
-        for given in self.get("service").into_iter().chain(self.items("services")) {
+        // Consul forgets the earlier services before it reads the new ones, and keeps what it has read until a mistake.
+        let read = self.register_services(state, &mut services, &mut checks);
+        if self.is_dev {
+            for id in others(state.local.services.keys(), &services) {
+                state.deregister_service(&id);
+            }
+        }
+        let read = read.and_then(|()| self.register_checks(state, &mut checks));
+        if self.is_dev {
+            for id in others(state.local.checks.keys(), &checks) {
+                state.deregister_check(&id);
+            }
+        }
+        read
+    }
+
+    /// Refuses definitions that no agent takes.
+    fn check_definitions(&self, state: &State) -> Result<(), String> {
+        for given in self.services() {
+            match definition::services(&service_of(given), state, Origin::File) {
+                Err(refusal) if is_of_definition(&refusal) => {
+                    return Err(refused("service", given, &refusal));
+                }
+                _ => {}
+            }
+        }
+        for given in self.checks() {
+            match definition::check(&definition_of(given), state, Origin::File) {
+                Err(refusal) if is_of_definition(&refusal) => {
+                    return Err(refused("check", given, &refusal));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn services(&self) -> impl Iterator<Item = &Value> {
+        self.get("service").into_iter().chain(self.items("services"))
+    }
+
+    fn checks(&self) -> impl Iterator<Item = &Value> {
+        self.get("check").into_iter().chain(self.items("checks"))
+    }
+
+    fn register_services(
+        &self,
+        state: &mut State,
+        services: &mut BTreeSet<String>,
+        checks: &mut BTreeSet<String>,
+    ) -> Result<(), String> {
+        for given in self.services() {
             let defined = definition::services(&service_of(given), state, Origin::File)
                 .map_err(|refusal| refused("service", given, &refusal))?;
             for (service, own) in defined {
@@ -496,7 +538,15 @@ impl Config {
                 state.register_service(service, own, false);
             }
         }
-        for given in self.get("check").into_iter().chain(self.items("checks")) {
+        Ok(())
+    }
+
+    fn register_checks(
+        &self,
+        state: &mut State,
+        checks: &mut BTreeSet<String>,
+    ) -> Result<(), String> {
+        for given in self.checks() {
             let mut check = definition::check(&definition_of(given), state, Origin::File)
                 .map_err(|refusal| refused("check", given, &refusal))?;
             // Consul sets the type of a check only when it is registered by a request.
@@ -504,19 +554,18 @@ impl Config {
             checks.insert(check.check.check_id.clone());
             state.register_check(check);
         }
-        if self.is_dev {
-            let others = |all: Vec<&String>, named: &BTreeSet<String>| -> Vec<String> {
-                all.into_iter().filter(|id| !named.contains(*id)).cloned().collect()
-            };
-            for id in others(state.local.checks.keys().collect(), &checks) {
-                state.deregister_check(&id);
-            }
-            for id in others(state.local.services.keys().collect(), &services) {
-                state.deregister_service(&id);
-            }
-        }
         Ok(())
     }
+}
+
+/// The ids that the configuration does not name.
+fn others<'a>(all: impl Iterator<Item = &'a String>, named: &BTreeSet<String>) -> Vec<String> {
+    all.filter(|id| !named.contains(*id)).cloned().collect()
+}
+
+/// Whether a definition is refused for itself, and not when it is registered.
+fn is_of_definition(refusal: &Refusal) -> bool {
+    refusal.text.starts_with("Invalid check: ")
 }
 
 fn refused(kind: &str, given: &Value, refusal: &Refusal) -> String {
@@ -525,7 +574,24 @@ fn refused(kind: &str, given: &Value, refusal: &Refusal) -> String {
     match (refusal.text.strip_prefix("Invalid check: "), given.get("check")) {
         (Some(why), Some(check)) => format!("{kind} {}: check {}: {why}", name(given), name(check)),
         (Some(why), None) => format!("{kind} {}: {why}", name(given)),
-        (None, _) => format!("Failed to register {kind} {}: {}", name(given), refusal.text),
+        (None, _) => {
+            let why = match refusal.text.as_str() {
+                "Missing service name" => "Service name missing",
+                why => why,
+            };
+            format!("Failed to register {kind} {}: {why}", name(given))
+        }
+    }
+}
+
+/// The error of a reload.
+fn of_reload(why: String) -> String {
+    match ["service", "check"]
+        .iter()
+        .find(|kind| why.starts_with(&format!("Failed to register {kind}")))
+    {
+        Some(kind) => format!("Failed reloading {kind}s: {why}"),
+        None => why,
     }
 }
 
