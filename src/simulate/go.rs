@@ -143,6 +143,85 @@ pub(super) fn date_text(since_1970: Duration) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{pad}{second}Z")
 }
 
+/// Reads a time as `time.Time` does from JSON. It is since 1970, and 0 if it was earlier; `None` is the zero time.
+pub(super) fn date(text: &str) -> Result<Option<Duration>, String> {
+    const LAYOUT: &str = "2006-01-02T15:04:05Z07:00";
+    const ZERO: i64 = -62_135_596_800;
+    let refused = |rest: &str, part: &str| {
+        let [text, layout, rest, part] = [text, LAYOUT, rest, part].map(quoted);
+        format!("parsing time {text} as {layout}: cannot parse {rest} as {part}")
+    };
+    let mut rest = text;
+    let number = |rest: &mut &str, part: &str, end: &str| -> Result<i64, String> {
+        let digits = rest.get(..part.len()).filter(|it| it.bytes().all(|b| b.is_ascii_digit()));
+        let digits = digits.ok_or_else(|| refused(rest, part))?;
+        *rest = &rest[part.len()..];
+        *rest = rest.strip_prefix(end).ok_or_else(|| refused(rest, end))?;
+        Ok(digits.parse().unwrap_or(0))
+    };
+    let year = number(&mut rest, "2006", "-")?;
+    let month = number(&mut rest, "01", "-")?;
+    let day = number(&mut rest, "02", "T")?;
+    let hour = number(&mut rest, "15", ":")?;
+    let minute = number(&mut rest, "04", ":")?;
+    let second = number(&mut rest, "05", "")?;
+    let mut nanos = 0;
+    if let Some(after) = rest.strip_prefix(['.', ',']).filter(|it| it.starts_with(digit)) {
+        let end = after.find(|c| !digit(c)).unwrap_or(after.len());
+        nanos = format!("{:0<9.9}", &after[..end]).parse().unwrap_or(0);
+        rest = &after[end..];
+    }
+    let zone = rest;
+    let sign = if zone.starts_with('-') { -1 } else { 1 };
+    let offset = match zone.strip_prefix(['+', '-']) {
+        Some(after) => {
+            rest = after;
+            let hours = number(&mut rest, "07", ":").map_err(|_| refused(zone, "Z07:00"))?;
+            let minutes = number(&mut rest, "00", "").map_err(|_| refused(zone, "Z07:00"))?;
+            sign * (hours * 3600 + minutes * 60)
+        }
+        None => {
+            rest = zone.strip_prefix('Z').ok_or_else(|| refused(zone, "Z07:00"))?;
+            0
+        }
+    };
+    let text = quoted(text);
+    if !rest.is_empty() {
+        return Err(format!("parsing time {text}: extra text: {}", quoted(rest)));
+    }
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let last = match month {
+        2 if is_leap => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    for (name, value, range) in [
+        ("month", month, 1..=12),
+        ("day", day, 1..=last),
+        ("hour", hour, 0..=23),
+        ("minute", minute, 0..=59),
+        ("second", second, 0..=59),
+    ] {
+        if !range.contains(&value) {
+            return Err(format!("parsing time {text}: {name} out of range"));
+        }
+    }
+    // As in `date_text`, a year begins in March.
+    let years = if month < 3 { year - 1 } else { year };
+    let leaps = years.div_euclid(4) - years.div_euclid(100) + years.div_euclid(400);
+    let days = years * 365 + leaps + (153 * ((month + 9) % 12) + 2) / 5 + day - 1 - 719_468;
+    let seconds = days * 86_400 + hour * 3600 + minute * 60 + second - offset;
+    if seconds == ZERO && nanos == 0 {
+        return Ok(None);
+    }
+    Ok(Some(u64::try_from(seconds).map_or(Duration::ZERO, |seconds| Duration::new(seconds, nanos))))
+}
+
+fn digit(c: char) -> bool {
+    c.is_ascii_digit()
+}
+
 fn decimal(value: u128, unit: u128) -> String {
     let digits = unit.ilog10() as usize;
     let fraction = format!("{:0digits$}", value % unit);
@@ -160,6 +239,44 @@ mod tests {
     #[test]
     fn text_is_quoted_as_go_quotes_it() {
         assert_eq!(quoted(b"a\"\\\n\x01\xff\xc3\xa4"), "\"a\\\"\\\\\\n\\x01\\xff\u{e4}\"");
+    }
+
+    #[test]
+    fn a_date_that_is_written_can_be_read() {
+        for seconds in [0, 951_782_400, 951_868_799, 1_709_164_800, 4_107_542_399, 253_402_300_799]
+        {
+            for nanos in [0, 1, 500_000_000] {
+                let time = Duration::new(seconds, nanos);
+                assert_eq!(date(&date_text(time)), Ok(Some(time)), "{time:?}");
+            }
+        }
+        let noon = date("1970-01-01T12:00:00Z");
+        assert_eq!(noon, Ok(Some(Duration::from_secs(12 * 3600))));
+        for text in ["1970-01-01T14:30:00+02:30", "1970-01-01T12:00:00-00:00"] {
+            assert_eq!(date(text), noon);
+        }
+        assert_eq!(date("0001-01-01T00:00:00Z"), Ok(None));
+        assert_eq!(date("1969-12-31T23:59:59Z"), Ok(Some(Duration::ZERO)));
+    }
+
+    #[test]
+    fn a_date_that_go_cannot_read_has_its_error() {
+        const AS: &str = "as \"2006-01-02T15:04:05Z07:00\": cannot parse";
+        for (text, why) in [
+            ("x", format!("{AS} \"x\" as \"2006\"")),
+            ("2026-11-24", format!("{AS} \"\" as \"T\"")),
+            ("2026-11-24T13:46:03z", format!("{AS} \"z\" as \"Z07:00\"")),
+        ] {
+            assert_eq!(date(text), Err(format!("parsing time {text:?} {why}")));
+        }
+        for (text, why) in [
+            ("2026-13-01T00:00:00Z", "month out of range"),
+            ("2026-02-29T00:00:00Z", "day out of range"),
+            ("2026-02-28T24:00:00Z", "hour out of range"),
+            ("2026-02-28T00:00:00Zx", "extra text: \"x\""),
+        ] {
+            assert_eq!(date(text), Err(format!("parsing time {text:?}: {why}")));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::simulate::go;
 use crate::simulate::http::decode::{GoType, Json, Object, with_hint};
 use crate::simulate::http::reply::Refusal;
 use crate::simulate::http::request::Call;
+use std::time::Duration;
 
 const TOKEN: GoType = GoType {
     value: "struct { ExpirationTTL interface {}; Hash string; *structs.Alias }",
@@ -26,7 +27,8 @@ pub(super) struct Given {
     pub has_templates: bool,
     pub local: bool,
     pub method: String,
-    pub expires: String,
+    /// Since 1970.
+    pub expires: Option<Duration>,
     /// In nanoseconds.
     pub ttl: i64,
 }
@@ -64,11 +66,19 @@ pub(super) fn decode(call: &Call) -> Result<Given, Refusal> {
             has_templates: has_templates(&given)?,
             local: given.flag("Local")?,
             method: given.text("AuthMethod")?,
-            expires: given.text("ExpirationTime")?,
+            expires: expires(&given)?,
             ttl: ttl(&given)?,
         })
     };
     read().map_err(|why| Refusal::bad(format!("Token decoding failed: {}", with_hint(why))))
+}
+
+fn expires(given: &Object<'_>) -> Result<Option<Duration>, String> {
+    match given.get("ExpirationTime") {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::Text(text)) => go::date(text),
+        Some(_) => Err("Time.UnmarshalJSON: input is not a JSON string".to_owned()),
+    }
 }
 
 fn ttl(given: &Object<'_>) -> Result<i64, String> {

@@ -101,7 +101,7 @@ fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     add(state, call, given)
 }
 
-fn add(state: &mut State, call: &Call, given: Given) -> Result<Reply, Refusal> {
+fn add(state: &mut State, call: &Call, mut given: Given) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Acl, "", Access::Write)?;
     check_new_id("AccessorID", &given.accessor, state.acl.token_of(&given.accessor).is_some())?;
     let secret = Secret::new(given.secret.as_str());
@@ -110,16 +110,20 @@ fn add(state: &mut State, call: &Call, given: Given) -> Result<Reply, Refusal> {
         let ttl = go::signed_duration_text(given.ttl);
         return Err(Refusal::server(format!("Token Expiration TTL '{ttl}' should be > 0")));
     }
+    let now = state.since_1970();
+    if given.ttl > 0 {
+        if given.expires.is_some() {
+            let why = "Token Expiration TTL and Expiration Time cannot both be set";
+            return Err(Refusal::server(why));
+        }
+        given.expires = Some(now + Duration::from_nanos(given.ttl.unsigned_abs()));
+    }
     if !given.method.is_empty() {
         return Err(Refusal::server("AuthMethod field is disallowed outside of login"));
     }
-    if !given.expires.is_empty() {
-        return Err(Refusal::server(
-            "ExpirationTime is not supported by the simulated agent; use ExpirationTTL",
-        ));
-    }
-    if given.ttl > 0 {
-        check_ttl(Duration::from_nanos(given.ttl.unsigned_abs()))?;
+    if let Some(expires) = given.expires {
+        let left = expires.checked_sub(now);
+        check_ttl(left.ok_or(Refusal::server("ExpirationTime cannot be before CreateTime"))?)?;
     }
     write(state, call, given, None)
 }
@@ -187,10 +191,7 @@ fn update(state: &mut State, call: &Call, accessor: String) -> Result<Reply, Ref
     }
     // Also by the same TTL as before.
     let has_ttl = given.ttl != 0;
-    if has_ttl
-        || !given.expires.is_empty()
-            && present.expires.map(go::date_text).as_ref() != Some(&given.expires)
-    {
+    if has_ttl || given.expires.is_some() && present.expires != given.expires {
         return Err(Refusal::server(format!("Cannot change expiration time of {accessor}")));
     }
     write(state, call, given, Some(&present))
@@ -243,7 +244,6 @@ fn write(
     if given.has_templates {
         return Err(Refusal::server("templated policies are not supported by the simulated agent"));
     }
-    let ttl = (given.ttl > 0).then(|| Duration::from_nanos(given.ttl.unsigned_abs()));
     let index = state.next_index();
     let id_or_new = |state: &mut State, id: String| match id {
         none if none.is_empty() => state.new_id(),
@@ -270,12 +270,15 @@ fn write(
             local: given.local,
             method: None,
             created: state.date(Duration::ZERO),
-            expires: ttl.map(|ttl| state.since_1970() + ttl),
+            expires: given.expires,
             create_index: index,
             modify_index: index,
         },
     };
-    expire_after(state, &token, ttl.filter(|_| present.is_none()));
+    if present.is_none() {
+        let left = token.expires.map(|expires| expires.saturating_sub(state.since_1970()));
+        expire_after(state, &token, left);
+    }
     Ok(put(state, call, token))
 }
 

@@ -17,6 +17,7 @@ behaviours![
     permissions_change_at_once,
     a_policy_is_what_it_was_created_as,
     a_token_is_what_it_was_created_as,
+    a_token_may_name_the_time_of_its_end,
     a_clone_has_the_same_policies_and_another_secret,
     a_deleted_policy_is_gone_from_its_tokens,
     secrets_of_tokens_are_hidden_without_write_permission,
@@ -159,6 +160,36 @@ fn uuid() -> String {
 }
 
 async fn a_clone_has_the_same_policies_and_another_secret(t: T) {
+async fn a_token_may_name_the_time_of_its_end(t: T) {
+    let t = t.with_acls(Deny);
+    let hour = table! {"ExpirationTTL" = "1h"};
+    let later = t.value("acl_token_create", args![hour]).await;
+    let later = text(&later, "ExpirationTime");
+    let made = t.value("acl_token_create", args![table! {"ExpirationTime" = later}]).await;
+    assert_eq!(text(&made, "ExpirationTime"), later);
+    let accessor = text(&made, "AccessorID");
+    let read = t.value("acl_token_read", args![accessor]).await;
+    assert_eq!(text(&read, "ExpirationTime"), later);
+    let same = table! {"ExpirationTime" = later};
+    t.ok("acl_token_update", args![accessor, same]).await;
+    let changed = table! {"ExpirationTime" = "2100-01-01T00:00:00Z"};
+    let error = t.fails("acl_token_update", args![accessor, changed], Kind::Http).await;
+    assert!(error.message().contains("Cannot change expiration time of"), "{error}");
+    let early = table! {"ExpirationTime" = "1969-12-31T23:00:00Z"};
+    let both = table! {"ExpirationTime" = later, "ExpirationTTL" = "1h"};
+    let unread = table! {"ExpirationTime" = "soon"};
+    for (given, status, why) in [
+        (early, 500, "ExpirationTime cannot be before CreateTime"),
+        (both, 500, "Token Expiration TTL and Expiration Time cannot both be set"),
+        (unread, 400, "cannot parse \"soon"),
+    ] {
+        let answer = t.call("acl_token_create", args![given]).await;
+        let error = answer.expect_err("it is refused");
+        assert_eq!(error.status(), Some(status), "{error}");
+        assert!(error.message().contains(why), "{error}");
+    }
+}
+
     let t = t.with_acls(Deny);
     let source = token(&t, &rule("key", &t.name("x"), "write")).await;
     let clone = t.value("acl_token_clone", args![text(&source, "AccessorID")]).await;
