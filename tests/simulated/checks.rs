@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -35,6 +36,36 @@ fn serve_udp() -> Result<String, Failed> {
         let mut bytes = [0; 100];
         while let Ok((length, from)) = socket.recv_from(&mut bytes) {
             let _ = socket.send_to(&bytes[..length], from);
+        }
+    });
+    Ok(address)
+}
+
+/// A server that redirects `/n` to `/n-1`, answers `/0` with the page that led to it, and redirects other paths to a closed port.
+fn serve_redirects() -> Result<String, Failed> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = format!("http://{}", listener.local_addr()?);
+    let own = address.clone();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = String::new();
+            let mut lines = BufReader::new(&stream);
+            while !head.ends_with("\r\n\r\n")
+                && lines.read_line(&mut head).is_ok_and(|read| read > 0)
+            {}
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let (status, target) = match path.trim_start_matches('/').parse::<u8>() {
+                Ok(0) => ("200 OK", String::new()),
+                Ok(count) => ("302 Found", format!("/{}", count - 1)),
+                Err(_) => ("302 Found", "http://127.0.0.1:1/x".to_owned()),
+            };
+            let referer = head.lines().find_map(|line| line.strip_prefix("Referer: "));
+            let body = referer.unwrap_or("none").replace(&own, "");
+            let length = body.len();
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status}\r\nLocation: {target}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            );
         }
     });
     Ok(address)
@@ -108,6 +139,7 @@ fn each_kind_runs() -> Outcome {
     let folder = Folder::new();
     let tls = Server::tls(Authority::new("the CA").sign(&["localhost"]).server(None)).address;
     let (udp, grpc) = (serve_udp()?, serve_grpc()?);
+    let redirects = serve_redirects()?;
     let closed = "127.0.0.1:1";
     let script = |text: &str| json!({"Args": ["sh", "-c", text]});
     let cases = [
@@ -122,6 +154,9 @@ fn each_kind_runs() -> Outcome {
         roughly("tls", "critical", json!({"TCP": tls, "TCPUseTLS": true})),
         case("tls-any", "passing", json!({"TCP": tls, "TCPUseTLS": true, "TLSSkipVerify": true})),
         case("tls-closed", "critical", json!({"TCP": closed, "TCPUseTLS": true})),
+        case("redirected", "passing", json!({"HTTP": format!("{redirects}/9")})),
+        case("in-circles", "critical", json!({"HTTP": format!("{redirects}/10")})),
+        case("leads-away", "critical", json!({"HTTP": format!("{redirects}/away")})),
         case("grpc", "passing", json!({"GRPC": grpc})),
         case("grpc-service", "passing", json!({"GRPC": format!("{grpc}/serving")})),
         case("grpc-idle", "critical", json!({"GRPC": format!("{grpc}/idle")})),
@@ -134,6 +169,11 @@ fn each_kind_runs() -> Outcome {
         case("script", "passing", script("echo ok")),
         case("script-warns", "warning", script("echo warned >&2; exit 1")),
         case("script-fails", "critical", script("echo failed; exit 7")),
+        case(
+            "script-in-order",
+            "passing",
+            script("echo a; echo b >&2; echo c; echo d >&2; printf e; printf f >&2; printf g"),
+        ),
         case("script-killed", "critical", script("echo killed; kill -9 $$")),
         case("script-long", "passing", script("head -c 6000 /dev/zero | tr '\\0' x")),
         case("script-slow", "critical", json!({"Args": ["sleep", "30"], "Timeout": "1s"})),

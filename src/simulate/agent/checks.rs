@@ -83,6 +83,13 @@ pub enum ProbeResult {
         /// The body.
         body: Vec<u8>,
     },
+    /// A request to which a redirect led failed.
+    Redirected {
+        /// Where it led to.
+        url: String,
+        /// Why the request failed.
+        why: String,
+    },
     /// A program ended; without a code by a signal.
     Exited {
         /// The exit status.
@@ -363,18 +370,24 @@ fn status_and_output(
             }
         }
         (Probe::Http { method, url, .. }, ProbeResult::Failed(why)) => {
-            // The method may be any text.
-            let method = match method.split_at_checked(1) {
-                Some((first, rest)) if method.is_ascii() => {
-                    format!("{first}{}", rest.to_ascii_lowercase())
-                }
-                _ => method.clone(),
-            };
-            ("critical", format!("{method} {url:?}: {why}"))
+            ("critical", failed_at(method, url, &why))
+        }
+        (Probe::Http { method, .. }, ProbeResult::Redirected { url, why }) => {
+            ("critical", failed_at(method, &url, &why))
         }
         (_, ProbeResult::Failed(why)) => ("critical", why),
         (_, other) => ("critical", format!("{other:?}")),
     })
+}
+
+/// The error of a request as Go's client words it.
+fn failed_at(method: &str, url: &str, why: &str) -> String {
+    // The method may be any text.
+    let method = match method.split_at_checked(1) {
+        Some((first, rest)) if method.is_ascii() => format!("{first}{}", rest.to_ascii_lowercase()),
+        _ => method.to_owned(),
+    };
+    format!("{method} {url:?}: {why}")
 }
 
 /// The end of what a program printed.

@@ -14,7 +14,7 @@ use crate::clock::BoxFuture;
 use crate::os::Stream;
 use crate::transport::http1::{ReceiveBuffer, RequestHeads, ResponseParser};
 use bytes::Bytes;
-use http::header::{ACCEPT, CONNECTION, HOST, LOCATION, USER_AGENT};
+use http::header::{ACCEPT, CONNECTION, HOST, LOCATION, REFERER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -90,14 +90,28 @@ async fn answer(probe: &Probe, connect: Connect<'_>) -> Result<ProbeResult, Stri
         return Ok(ProbeResult::NotRun);
     };
     let (mut url, mut method, mut body) = (url.clone(), method.clone(), body.clone());
-    for _ in 0..MAX_REDIRECTS {
-        let (status, answer) = exchange(&url, &method, headers, &body, connect).await?;
+    let (mut referer, mut count) = (None, 0);
+    loop {
+        count += 1;
+        let answered = exchange(&url, &method, headers, &body, referer.as_ref(), connect).await;
+        let (status, answer) = match answered {
+            Err(why) if count > 1 => return Ok(ProbeResult::Redirected { url, why }),
+            answered => answered?,
+        };
         let code = answer.status().as_u16();
         let target = answer.headers().get(LOCATION).and_then(|target| target.to_str().ok());
         match (code, target) {
             (301..=303 | 307 | 308, Some(target)) if *follows => {
-                let base = Url::parse(&url).map_err(|error| error.to_string())?;
-                url = base.join(target).map_err(|error| error.to_string())?.into();
+                if count == MAX_REDIRECTS {
+                    let why = format!("stopped after {MAX_REDIRECTS} redirects");
+                    return Ok(ProbeResult::Redirected { url: target.to_owned(), why });
+                }
+                let mut base = Url::parse(&url).map_err(|error| error.to_string())?;
+                let next = base.join(target).map_err(|error| error.to_string())?;
+                let is_hidden = base.scheme() == "https" && next.scheme() == "http";
+                let _ = (base.set_username(""), base.set_password(None));
+                referer = HeaderValue::from_str(base.as_str()).ok().filter(|_| !is_hidden);
+                url = next.into();
                 if code < 307 && method != "HEAD" {
                     "GET".clone_into(&mut method);
                     body.clear();
@@ -109,7 +123,6 @@ async fn answer(probe: &Probe, connect: Connect<'_>) -> Result<ProbeResult, Stri
             }
         }
     }
-    Err(format!("stopped after {MAX_REDIRECTS} redirects"))
 }
 
 /// The answer to one request, and its status line.
@@ -118,10 +131,15 @@ async fn exchange(
     method: &str,
     headers: &[(String, String)],
     body: &str,
+    referer: Option<&HeaderValue>,
     connect: Connect<'_>,
 ) -> Result<(String, Response<Bytes>), String> {
     let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
-    let heads = RequestHeads::new("", &default_headers(&uri)?);
+    let mut defaults = default_headers(&uri)?;
+    if let Some(referer) = referer {
+        defaults.insert(REFERER, referer.clone());
+    }
+    let heads = RequestHeads::new("", &defaults);
     let mut request = Request::builder().method(method).uri(uri.clone());
     for (name, value) in headers {
         request = request.header(name, value);

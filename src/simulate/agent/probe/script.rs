@@ -4,7 +4,8 @@ use crate::os;
 use crate::simulate::agent::checks::ProbeResult;
 use crate::simulate::go;
 use std::process::Stdio;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 use tokio::process::Command;
 
 /// The output that is read; the rest is read and forgotten.
@@ -23,25 +24,25 @@ impl Drop for Group {
 pub(super) async fn run(arguments: &[String]) -> Result<ProbeResult, String> {
     let [program, arguments @ ..] = arguments else { return Err("no program".to_owned()) };
     let failed = |error: std::io::Error| format!("fork/exec {program}: {}", go::error_text(&error));
+    // One pipe, so that lines keep their order.
+    let (sender, receiver) = pipe::pipe().map_err(failed)?;
+    let to = sender.into_blocking_fd().map_err(failed)?;
     let mut child = Command::new(program)
         .args(arguments)
         .process_group(0)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stdout(to.try_clone().map_err(failed)?)
+        .stderr(to)
         .spawn()
         .map_err(failed)?;
     let _group = child.id().map(Group);
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (mut output, errors) = tokio::join!(all(stdout), all(stderr));
-    output.extend(errors);
+    let output = all(receiver).await;
     let status = child.wait().await.map_err(failed)?;
     Ok(ProbeResult::Exited { code: status.code(), output })
 }
 
-async fn all(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+async fn all(mut from: pipe::Receiver) -> Vec<u8> {
     let (mut output, mut part) = (Vec::new(), [0; 4096]);
-    let Some(mut from) = from else { return output };
     while let Ok(length @ 1..) = from.read(&mut part).await {
         let room = MAX_OUTPUT - output.len();
         output.extend_from_slice(&part[..length.min(room)]);
