@@ -28,6 +28,7 @@ behaviours![
     instances_come_in_random_order,
     names_keep_their_capitals,
     other_domains_are_refused,
+    a_name_with_a_space_is_not_found,
     a_transfer_is_not_possible,
     dns_has_a_token,
 ];
@@ -412,6 +413,23 @@ async fn names_keep_their_capitals(t: T) {
 }
 
 async fn other_domains_are_refused(t: T) {
+/// As Consul takes the escape of text form for a part of the name.
+async fn a_name_with_a_space_is_not_found(t: T) {
+    let (node, service) = (t.name("n o"), t.name("my s"));
+    let service = format!(r#","Service":{{"Service":"{service}"}}"#);
+    register(&t, "n o", "10.0.0.1", &service).await;
+    register(&t, "plain", "10.0.0.2", "").await;
+    for labels in [[&*node, "node", "consul"], [&*t.name("my s"), "service", "consul"]] {
+        let name = Name::from_labels(labels.map(str::as_bytes)).unwrap();
+        let mut asked = question("consul.", A);
+        asked.queries = vec![Query::query(name, A)];
+        assert_eq!(code(&dns::over_udp(t.dns(), &asked)), ResponseCode::NXDomain, "{labels:?}");
+    }
+    let plain = format!("{}.node.consul.", t.name("plain"));
+    assert_eq!(answers(&ask(&t, &plain, A).await), ["A 10.0.0.2"]);
+    deregister(&t, &["n o", "plain"]).await;
+}
+
     for name in ["example.com.", "a.service.consul.com.", "."] {
         let reply = ask(&t, name, A).await;
         assert_eq!((code(&reply), reply.answers.len()), (ResponseCode::Refused, 0), "{name}");

@@ -6,9 +6,15 @@ use std::net::IpAddr;
 /// No message can hold this name.
 pub(super) struct Unnameable;
 
-/// The labels of a name, in lower case.
+/// The labels of a name, in lower case, and with the escapes of text form, which Consul takes for parts of a name.
 pub(super) fn labels(name: &Name) -> Vec<String> {
-    name.iter().map(|label| String::from_utf8_lossy(label).to_lowercase()).collect()
+    const SPECIAL: &[u8] = b". '@;()\"\\";
+    let escaped = |byte: &u8| match byte {
+        byte if SPECIAL.contains(byte) => format!("\\{}", *byte as char),
+        b' '..=b'~' => (byte.to_ascii_lowercase() as char).to_string(),
+        byte => format!("\\{byte:03}"),
+    };
+    name.iter().map(|label| label.iter().map(escaped).collect()).collect()
 }
 
 /// A name from text with dots.
