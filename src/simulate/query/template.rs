@@ -1,7 +1,7 @@
 //! Templates of queries: the texts of a query's service are made from the name that is asked for.
 //!
 //! An expression is a variable, a text, an integer or `match(n)`; Consul's language has arithmetic and conditions too, which
-//! are refused here.
+//! are refused here, as are escapes and expressions within texts.
 
 use super::table::Query;
 use crate::simulate::filter::pattern;
@@ -107,10 +107,14 @@ impl Names<'_> {
         let at = scan.at;
         let digits = scan.take(|c| c.is_ascii_digit() || c == '-');
         if !digits.is_empty() {
-            return Ok(Ok(digits.to_owned()));
+            let value = digits.parse::<i64>().map_err(|_| Fault::unsupported())?;
+            return Ok(Ok(value.to_string()));
         }
         if scan.eat('"') {
             let text = scan.take(|c| c != '"').to_owned();
+            if text.contains('\\') || text.contains("${") {
+                return Err(Fault::unsupported());
+            }
             return scan.expect('"').map(|()| Ok(text));
         }
         let word = scan.take(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
@@ -142,6 +146,7 @@ impl Names<'_> {
             "name.prefix" => self.prefix.to_owned(),
             "name.suffix" => self.full.strip_prefix(self.prefix).unwrap_or(self.full).to_owned(),
             "agent.segment" => String::new(),
+            "true" | "false" => name.to_owned(),
             _ => return None,
         })
     }
@@ -190,7 +195,9 @@ impl<'a> Scan<'a> {
     }
 
     fn expected(&self, what: &str) -> Fault {
+        const OPERATORS: &str = "+-*/%=!<>&|?(.";
         let found = match self.text[self.at..].chars().next() {
+            Some(c) if OPERATORS.contains(c) => return Fault::unsupported(),
             Some(c) => format!("\"{c}\""),
             None => "end of string".to_owned(),
         };
@@ -213,6 +220,11 @@ impl Fault {
     fn evaluation(at: usize, why: String) -> Self {
         let column = at + 1;
         Self { stage: "evaluation", why: format!("1:{column}: {why}") }
+    }
+
+    fn unsupported() -> Self {
+        let why = "only variables, texts, integers and match are supported by the simulated agent";
+        Self { stage: "format", why: why.to_owned() }
     }
 
     fn number(text: &str) -> Self {

@@ -87,6 +87,45 @@ fn the_node_that_near_names_is_the_first() {
     }
 }
 
+#[test]
+fn the_named_node_is_the_first_only_if_it_is_among_the_first_ten() {
+    let world = World::new();
+    for place in 0..11 {
+        service(&world, &format!("n{place}"), "web");
+    }
+    create(&world, r#"{"Name":"q","Service":{"Service":"web","Near":"n0"}}"#);
+    let is_first = || world.get("query/q/execute").json()["Nodes"][0]["Node"]["Node"] == "n0";
+    let count = (0..110).filter(|_| is_first()).count();
+    // It is the eleventh in one of eleven.
+    assert!((85..110).contains(&count), "{count}");
+}
+
+/// Consul computes these.
+#[test]
+fn templates_with_more_than_variables_are_refused_in_words() {
+    let world = World::new();
+    let ask = |service: &str| {
+        let template = r#""Template":{"Type":"name_prefix_match"}"#;
+        let body = serde_json::json!({"Service": service}).to_string();
+        let body = format!("{{\"Name\":\"t\",{template},\"Service\":{body}}}");
+        world.send(World::request(Method::POST, "query", &body)).text().to_owned()
+    };
+    for service in [
+        "${1 + 2}",
+        "${(1)}",
+        "${1.5}",
+        "${--5}",
+        "${name.full == name.prefix ? 1 : 2}",
+        "${!true}",
+        r#"${"a\n"}"#,
+        r#"${"${name.full}"}"#,
+    ] {
+        let why = "only variables, texts, integers and match are supported by the simulated agent";
+        assert!(ask(service).ends_with(why), "{service}: {}", ask(service));
+    }
+    assert!(ask(r#"${true}${-7}${"a"}"#).starts_with("{\"ID\""));
+}
+
 /// Consul 1.21 says the same of these.
 #[test]
 fn templates_that_cannot_be_compiled_are_refused() {
