@@ -1,5 +1,6 @@
 //! DNS: names of services, nodes, queries and addresses, as any resolver asks for them.
 
+use crate::acl::token;
 use crate::support::dns::{self, answers, code, question, section};
 use crate::target::{T, args, behaviours, table, text};
 use consul_ffi::simulate::acl::DefaultPolicy::Deny;
@@ -27,8 +28,8 @@ behaviours![
     answers_over_udp_are_short,
     instances_come_in_random_order,
     names_keep_their_capitals,
-    other_domains_are_refused,
     a_name_with_a_space_is_not_found,
+    other_domains_are_refused,
     a_transfer_is_not_possible,
     dns_has_a_token,
 ];
@@ -412,7 +413,6 @@ async fn names_keep_their_capitals(t: T) {
     deregister(&t, &["N"]).await;
 }
 
-async fn other_domains_are_refused(t: T) {
 /// As Consul takes the escape of text form for a part of the name.
 async fn a_name_with_a_space_is_not_found(t: T) {
     let (node, service) = (t.name("n o"), t.name("my s"));
@@ -430,6 +430,7 @@ async fn a_name_with_a_space_is_not_found(t: T) {
     deregister(&t, &["n o", "plain"]).await;
 }
 
+async fn other_domains_are_refused(t: T) {
     for name in ["example.com.", "a.service.consul.com.", "."] {
         let reply = ask(&t, name, A).await;
         assert_eq!((code(&reply), reply.answers.len()), (ResponseCode::Refused, 0), "{name}");
@@ -475,6 +476,19 @@ async fn dns_has_a_token(t: T) {
     for name in &names {
         assert_eq!(answers(&ask(&t, name, A).await), ["A 10.0.0.1"]);
     }
+    // A token that sees nodes alone does not learn the name of a service.
+    let placed = table! {
+        "Node" = t.name("n"), "Address" = "10.0.0.1",
+        "Service" = table! {"Service" = t.name("placed"), "Address" = "198.51.100.77"},
+    };
+    t.ok("catalog_register", args![placed]).await;
+    let address = "77.100.51.198.in-addr.arpa.";
+    let name = format!("PTR {}.service.dc1.consul.", t.name("placed"));
+    assert_eq!(answers(&ask(&t, address, PTR).await), [name]);
+    let nodes = token(&t, "node_prefix \"\" { policy = \"read\" }").await;
+    use_token(text(&nodes, "SecretID")).await;
+    assert_eq!(code(&ask(&t, address, PTR).await), ResponseCode::NXDomain);
+    assert_eq!(answers(&ask(&t, &names[1], A).await), ["A 10.0.0.1"]);
     use_token("6a1253d2-1785-24fd-91c2-000000000000").await;
     assert_eq!(code(&ask(&t, &names[0], A).await), ResponseCode::ServFail);
     use_token("").await;

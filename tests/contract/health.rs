@@ -17,6 +17,8 @@ behaviours![
     a_blocking_query_wakes_when_a_check_fails,
     a_cached_read_is_marked_in_the_metadata,
     a_filter_chooses_instances_and_checks,
+    the_checks_of_a_service_are_found_in_any_case,
+    a_wait_for_the_nearest_instance_is_not_streamed,
 ];
 
 async fn register(t: &T, node: &str, status: &str) {
@@ -157,4 +159,31 @@ async fn a_filter_chooses_instances_and_checks(t: T) {
     let none = args![t.name("n1"); "filter" = "Status == critical"];
     assert_eq!(t.value("health_node", none).await, list![]);
     deregister(&t, &["n1", "n2"]).await;
+}
+
+async fn the_checks_of_a_service_are_found_in_any_case(t: T) {
+    let service = t.name("Web");
+    let registration = table! {
+        "Node" = t.name("n"), "Address" = "10.9.9.9",
+        "Service" = table! {"Service" = service.as_str()},
+        "Check" = table! {"CheckID" = "c", "Status" = "passing", "ServiceID" = service.as_str()},
+    };
+    t.ok("catalog_register", args![registration]).await;
+    for name in [service.to_uppercase(), service.to_lowercase(), service] {
+        assert_eq!(t.value("health_checks", args![name]).await.items().len(), 1);
+    }
+    deregister(&t, &["n"]).await;
+}
+
+async fn a_wait_for_the_nearest_instance_is_not_streamed(t: T) {
+    if t.is_1_8("no answer names its backend") {
+        return;
+    }
+    register(&t, "n", "passing").await;
+    for (near, backend) in [("", "streaming"), ("&near=_agent", "blocking-query")] {
+        let path = format!("/v1/health/service/{}?index=1{near}", t.name("s"));
+        let answer = t.raw("GET", &path, "").await;
+        assert_eq!(answer.header("x-consul-query-backend"), Some(backend), "{path}");
+    }
+    deregister(&t, &["n"]).await;
 }

@@ -16,6 +16,9 @@ behaviours![
     both_ends_must_be_given,
     names_have_only_the_default_namespace,
     intentions_need_permissions_of_the_destination,
+    alike_intentions_are_listed_by_their_names,
+    an_intention_may_be_for_all_destinations,
+    an_intention_needs_a_destination,
 ];
 
 /// Whether source may call destination.
@@ -233,4 +236,46 @@ async fn intentions_need_permissions_of_the_destination(t: T) {
     // Without an intention, the default policy counts.
     writer.ok("connect_intention_delete", ends()).await;
     assert_eq!(writer.value("connect_intention_check", ends()).await, table! {"Allowed" = false});
+}
+
+async fn alike_intentions_are_listed_by_their_names(t: T) {
+    if t.is_1_8("there are no intentions by their ends (before 1.9)") {
+        return;
+    }
+    let ends =
+        [("b", "y"), ("a", "z"), ("a", "x")].map(|(one, other)| [one, other].map(|it| t.name(it)));
+    for [source, destination] in &ends {
+        let denied = table! {"Action" = "deny"};
+        t.ok("connect_intention_upsert", args![source.as_str(), destination.as_str(), denied])
+            .await;
+    }
+    let all = t.value("connect_intention_list", args![]).await;
+    let own = t.name("");
+    let found = texts(&all, "SourceName").into_iter().zip(texts(&all, "DestinationName"));
+    let found: Vec<_> = found.filter(|(source, _)| source.starts_with(&own)).collect();
+    let [b_y, a_z, a_x] = &ends;
+    assert_eq!(found, [a_x, a_z, b_y].map(|[source, destination]| (&**source, &**destination)));
+    for [source, destination] in &ends {
+        t.ok("connect_intention_delete", args![source.as_str(), destination.as_str()]).await;
+    }
+}
+
+async fn an_intention_may_be_for_all_destinations(t: T) {
+    if t.is_1_8("there are no intentions by their ends (before 1.9)") {
+        return;
+    }
+    let denied = table! {"Action" = "deny"};
+    t.ok("connect_intention_upsert", args![t.name("a"), "*", denied]).await;
+    assert!(!may(&t, "a", "b").await && may(&t, "c", "b").await);
+    t.ok("connect_intention_delete", args![t.name("a"), "*"]).await;
+    assert!(may(&t, "a", "b").await);
+}
+
+async fn an_intention_needs_a_destination(t: T) {
+    if t.is_1_8("intentions are not entries (before 1.9)") {
+        return;
+    }
+    let body = format!("{{\"SourceName\": \"{}\", \"Action\": \"allow\"}}", t.name("a"));
+    let refused = t.raw("POST", "/v1/connect/intentions", &body).await;
+    assert_eq!((refused.status, refused.body.as_str()), (403, "Permission denied"));
 }

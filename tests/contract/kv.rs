@@ -24,6 +24,7 @@ behaviours![
     deleting_a_missing_key_succeeds,
     a_tree_is_a_plain_prefix,
     list_returns_every_entry_under_a_prefix_in_order,
+    a_changed_key_keeps_the_index_of_its_creation,
     list_of_an_unused_prefix_is_empty,
     keys_returns_names_only,
     keys_with_a_separator_are_cut_after_it,
@@ -209,6 +210,22 @@ async fn list_returns_every_entry_under_a_prefix_in_order(t: T) {
     assert_eq!(first.get("Flags").unwrap().as_u64(), Some(3));
     assert_eq!(first.get("LockIndex").unwrap().as_u64(), Some(0));
     assert_eq!(first.get("CreateIndex"), first.get("ModifyIndex"));
+}
+
+async fn a_changed_key_keeps_the_index_of_its_creation(t: T) {
+    let indexes = async || {
+        let entry = t.value("kv_list", args![t.name("k")]).await.items()[0].clone();
+        ["CreateIndex", "ModifyIndex"].map(|name| entry.get(name).unwrap().as_u64().unwrap())
+    };
+    t.ok("kv_put", args![t.name("k"), "1"]).await;
+    let [created, _] = indexes().await;
+    t.ok("kv_put", args![t.name("k"), "2"]).await;
+    let [still, modified] = indexes().await;
+    assert!(still == created && modified > created, "{created}, then {still} and {modified}");
+    t.ok("kv_delete", args![t.name("k")]).await;
+    t.ok("kv_put", args![t.name("k"), "3"]).await;
+    let [again, _] = indexes().await;
+    assert!(again > modified, "{again} after {modified}");
 }
 
 async fn list_of_an_unused_prefix_is_empty(t: T) {

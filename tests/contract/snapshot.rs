@@ -289,6 +289,12 @@ fn archive(files: &[(&str, &str)]) -> Value {
 async fn an_invalid_snapshot_is_refused_and_changes_nothing(t: T) {
     t.ok("kv_put", args![t.name("k"), "kept"]).await;
     let sums = "00  meta.json\n00  state.bin\n";
+    let (of_braces, of_nothing) = (
+        "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    );
+    let of_state = format!("00  meta.json\n{of_nothing}  state.bin\n");
+    let of_meta = format!("{of_braces}  meta.json\n00  state.bin\n");
     for (snapshot, why) in [
         ("".into(), "failed to decompress snapshot: EOF"),
         ("garbage".into(), "failed to decompress snapshot: unexpected EOF"),
@@ -300,6 +306,14 @@ async fn an_invalid_snapshot_is_refused_and_changes_nothing(t: T) {
         (
             archive(&[("meta.json", "{}"), ("state.bin", ""), ("SHA256SUMS", sums)]),
             "failed to read snapshot file: failed checking integrity of snapshot: hash check failed",
+        ),
+        (
+            archive(&[("meta.json", "{}"), ("state.bin", ""), ("SHA256SUMS", &of_state)]),
+            "failed checking integrity of snapshot: hash check failed for \"meta.json\"",
+        ),
+        (
+            archive(&[("meta.json", "{}"), ("state.bin", ""), ("SHA256SUMS", &of_meta)]),
+            "failed checking integrity of snapshot: hash check failed for \"state.bin\"",
         ),
         (
             archive(&[("meta.json", "{}"), ("state.bin", "")]),
@@ -328,8 +342,10 @@ async fn an_invalid_snapshot_is_refused_and_changes_nothing(t: T) {
 async fn snapshots_need_permissions_for_tokens(t: T) {
     let t = t.with_acls(Deny);
     let snapshot = save(&t).await;
-    for (rules, is_enough) in [("operator = \"write\"", false), ("acl = \"write\"", true)] {
-        let name = t.name(if is_enough { "enough" } else { "less" });
+    for (rules, is_enough) in
+        [("operator = \"write\"", false), ("acl = \"read\"", false), ("acl = \"write\"", true)]
+    {
+        let name = t.name(&rules.replace([' ', '"', '='], ""));
         let policy =
             t.value("acl_policy_create", args![table! {"Name" = name, "Rules" = rules}]).await;
         let policies = list![table! {"ID" = text(&policy, "ID")}];

@@ -284,6 +284,17 @@ mod tests {
     }
 
     #[test]
+    fn the_index_of_an_unknown_service_is_that_of_the_last_one_that_went() {
+        let world = World::new();
+        with_check(&world, "w", "a", "passing");
+        assert_eq!(world.put("catalog/deregister", r#"{"Node":"n"}"#).text(), "true");
+        let gone = world.get("health/service/none").index();
+        world.put("kv/later", "");
+        assert!(gone > 1);
+        assert_eq!(world.get("health/connect/none").index(), gone);
+    }
+
+    #[test]
     fn passing_wants_every_check_to_pass() {
         let world = World::new();
         with_check(&world, "w", "a", "warning");

@@ -20,6 +20,7 @@ behaviours![
     a_token_may_name_the_time_of_its_end,
     a_clone_has_the_same_policies_and_another_secret,
     a_deleted_policy_is_gone_from_its_tokens,
+    a_token_does_not_delete_itself,
     secrets_of_tokens_are_hidden_without_write_permission,
     unknown_tokens_and_policies_are_not_found,
     deleting_an_unknown_token_or_policy_succeeds,
@@ -159,7 +160,6 @@ fn uuid() -> String {
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
-async fn a_clone_has_the_same_policies_and_another_secret(t: T) {
 async fn a_token_may_name_the_time_of_its_end(t: T) {
     let t = t.with_acls(Deny);
     let hour = table! {"ExpirationTTL" = "1h"};
@@ -190,6 +190,7 @@ async fn a_token_may_name_the_time_of_its_end(t: T) {
     }
 }
 
+async fn a_clone_has_the_same_policies_and_another_secret(t: T) {
     let t = t.with_acls(Deny);
     let source = token(&t, &rule("key", &t.name("x"), "write")).await;
     let clone = t.value("acl_token_clone", args![text(&source, "AccessorID")]).await;
@@ -210,6 +211,16 @@ async fn a_deleted_policy_is_gone_from_its_tokens(t: T) {
     let token = t.value("acl_token_read", args![text(&token, "AccessorID")]).await;
     assert!(token.get("Policies").is_none());
     denied(&t.with_token(text(&token, "SecretID")), "kv_get", args![t.name("x")]).await;
+}
+
+async fn a_token_does_not_delete_itself(t: T) {
+    let t = t.with_acls(Deny);
+    let token = token(&t, "acl = \"write\"").await;
+    let (accessor, me) = (text(&token, "AccessorID"), t.with_token(text(&token, "SecretID")));
+    let error = me.fails("acl_token_delete", args![accessor], Kind::Http).await;
+    let why = "Deletion of the request's authorization token is not permitted";
+    assert!(error.message().contains(why), "{error}");
+    t.ok("acl_token_delete", args![accessor]).await;
 }
 
 async fn secrets_of_tokens_are_hidden_without_write_permission(t: T) {
