@@ -20,11 +20,14 @@ fn members(count: u64) -> Vec<Member> {
 }
 
 fn next(map: &Map, members: &[Member], stuck: &[(u32, u64)], accepted: &[u32]) -> Map {
-    let stuck: BTreeSet<_> = stuck.iter().copied().collect();
     let missing = |shard: &u32| (*shard, map.missing(*shard, members));
-    let accepted: Accepted = accepted.iter().map(missing).collect();
-    let planner =
-        Planner { members, replicas: 3, may_plan: true, stuck: &stuck, accepted: &accepted };
+    next_after(map, members, stuck, &accepted.iter().map(missing).collect())
+}
+
+/// The same after the word of an operator about these replicas.
+fn next_after(map: &Map, members: &[Member], stuck: &[(u32, u64)], accepted: &Accepted) -> Map {
+    let stuck: BTreeSet<_> = stuck.iter().copied().collect();
+    let planner = Planner { members, replicas: 3, may_plan: true, stuck: &stuck, accepted };
     map.next(&planner).unwrap_or_else(|| map.clone())
 }
 
@@ -119,4 +122,41 @@ fn a_node_that_drains_is_no_target_of_a_failover() {
     let target = |map: &Map| changes(map)[0].to.clone();
     members[4].weight = 0.0;
     assert_eq!(target(&next(&map, &members, &[(0, 1)], &[])), NodeId::from("n4"), "n5 drains");
+}
+
+/// n1 is away too, and may come back with what n2 and itself alone had.
+#[test]
+fn a_failover_waits_for_all_others_unless_the_loss_of_its_own_holder_is_accepted() {
+    let (map, mut members) = failing_over();
+    members[0].presence = Presence::Live;
+    members[1].presence = Presence::Down;
+    let accepted: Accepted = [(0, map.missing(0, &members))].into();
+    members[0].presence = Presence::Gone;
+    let next = next_after(&map, &members, &[], &accepted);
+    let lost = |to: &str| changes(&next).into_iter().find(|it| *it.to == *to).expect("it").lost;
+    assert!(lost("n4").is_empty());
+    assert_eq!(lost("n5"), [NodeId::from("n2")]);
+}
+
+#[test]
+fn a_lost_disk_that_cannot_be_filled_again_is_replaced_on_another_node() {
+    let map = first(1, &members(3));
+    let mut members = members(4);
+    members[0].disk = Disk(99);
+    let filled = next(&map, &members, &[], &[]);
+    let change = changes(&filled).remove(0);
+    assert_eq!(change.to, NodeId::from("n1"));
+    let moved = next(&filled, &members, &[(0, change.since)], &[]);
+    assert_eq!(changes(&moved)[0].to, NodeId::from("n4"));
+}
+
+/// n1 is back, and has not said yet that it has its replica.
+#[test]
+fn a_holder_that_is_being_replaced_gets_no_other_slot_of_its_shard() {
+    let (map, mut members) = failing_over();
+    members.truncate(4);
+    members[0].presence = Presence::Live;
+    members[1].presence = Presence::Gone;
+    let next = next(&map, &members, &[], &[]);
+    assert!(changes(&next).iter().all(|change| *change.to == *"n4"), "{next:?}");
 }

@@ -1,11 +1,14 @@
 //! What a replica promises and refuses, and what the leader believes after Consul went back.
 
 use super::failover::{Net, OF_THREE, change, now, place, record};
+use consul_ffi::clock::BoxFuture;
 use consul_ffi::cluster::replication::map::{ChangeKind, Entry, NodeId, Place, Slot, StoreId};
-use consul_ffi::cluster::replication::message::{Action, NotReady, Outcome, Request};
+use consul_ffi::cluster::replication::message::{Action, NotReady, Outcome, Reply, Request};
+use consul_ffi::cluster::replication::peers::Peers;
 use consul_ffi::cluster::replication::record::{HybridTime, Record, Version};
 use consul_ffi::cluster::replication::recover::Inquiry;
 use consul_ffi::cluster::replication::transfer::Transfer;
+use consul_ffi::error::Error;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -371,4 +374,27 @@ fn a_leader_goes_beyond_all_epochs_that_others_may_have_promised() {
     _ = net.ask_now("b", &Entry { epoch: 100, ..entry.clone() }, Action::Recover);
     let found = now(inquiry(&net).newest(&entry, 100)).expect("all answer");
     assert_eq!(found.epoch, 101, "another leader may have given 100");
+}
+
+/// Nodes of which c answers once.
+struct SilentThen(Net);
+
+impl Peers for SilentThen {
+    fn ask(&self, node: &NodeId, request: Request) -> BoxFuture<'static, Result<Reply, Error>> {
+        let answer = self.0.ask(node, request);
+        if **node == *"c" {
+            self.0.set_silent("c", true);
+        }
+        answer
+    }
+}
+
+#[test]
+fn a_leader_believes_no_entry_when_a_node_becomes_silent_while_it_asks() {
+    let (net, entry) = Net::of_three("acknowledged");
+    let peers = SilentThen(net.clone());
+    let asking = Inquiry { peers: &peers, ..inquiry(&net) };
+    now(asking.newest(&entry, 100)).expect_err("c may know entries of 100 since it was asked");
+    let found = now(asking.newest(&entry, 100)).expect("two of three replicas");
+    assert!(found.epoch > 1_000_000, "{}", found.epoch);
 }

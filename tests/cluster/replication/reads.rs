@@ -403,3 +403,29 @@ fn a_write_that_was_executed_in_part_before_all_refuse_it_may_be_applied() {
         assert!(error.maybe_applied(), "{stored_on:?}: {error}");
     }
 }
+
+/// A network that breaks each connection, before the request is sent or after that.
+struct Broken {
+    is_sent: bool,
+}
+
+impl Peers for Broken {
+    fn ask(&self, _: &NodeId, _: Request) -> BoxFuture<'static, Result<Reply, Error>> {
+        let why = Error::new(Kind::Connect, "reset by peer").with_maybe_applied(self.is_sent);
+        Box::pin(async { Err(why) })
+    }
+}
+
+#[test]
+fn a_write_whose_answers_are_lost_may_be_applied() {
+    for is_sent in [false, true] {
+        let (nodes, router) = Nodes::new();
+        let router = Router { peers: Arc::new(Broken { is_sent }), ..router };
+        let records = vec![(Bytes::from_static(b"id"), Some(Bytes::from_static(b"data")))];
+        let written = nodes.run(1000, |deadline| {
+            Box::pin(async move { router.write(0, records, deadline).await })
+        });
+        let error = written.expect_err("no quorum");
+        assert_eq!(error.maybe_applied(), is_sent, "{error}");
+    }
+}
