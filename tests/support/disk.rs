@@ -19,7 +19,7 @@ pub struct Disk {
     /// Whether it stores nothing.
     pub is_full: AtomicBool,
     /// How long it takes to read what was kept, by which clock.
-    pub slow: Mutex<Option<(ManualClock, Duration)>>,
+    slow: Mutex<Option<(ManualClock, Duration)>>,
     /// The same for a scan.
     pub slow_scan: Mutex<Option<(ManualClock, Duration)>>,
 }
@@ -27,6 +27,11 @@ pub struct Disk {
 impl Disk {
     pub fn new() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// Lets it take this long to read what was kept.
+    pub fn be_slow(&self, clock: &ManualClock, time: Duration) {
+        *self.slow.lock().expect("no panic elsewhere") = Some((clock.clone(), time));
     }
 
     fn fails(&self) -> Option<Error> {

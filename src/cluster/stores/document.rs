@@ -432,4 +432,32 @@ mod tests {
             assert_eq!(why.kind(), Kind::Decode, "{why}");
         }
     }
+
+    #[test]
+    fn the_opening_of_an_old_copy_is_not_noted() {
+        let map = r#"{"format":1,"shared":{"shards":1,"replicas":1,"write_quorum":1,"read_quorum":1},"version":9,
+            "openings":{"1":{"starts":3,"id":30}},"nodes":["n1"],"places":[{"node":"n1","disk":1}],"shards":[[0,[0],[]]]}"#;
+        let mut map = StoreMap::decode(map.as_bytes()).expect("a map");
+        let record = |starts: u64, id: u64, before: Vec<u64>| MemberRecord {
+            format: FORMAT,
+            id: None,
+            shared: map.shared,
+            incarnation: String::new(),
+            leader: String::new(),
+            seen: 9,
+            disk: Disk(1),
+            opening: Opening { starts, id },
+            before,
+            zone: String::new(),
+            weight: 1.0,
+            copied: 0,
+            move_timeout_s: 60,
+            report: Report::default(),
+        };
+        let (copy, next) = (record(4, 41, vec![10, 20, 31]), record(4, 40, vec![10, 20, 30]));
+        for (record, noted) in [(copy, 30), (next, 40)] {
+            map.note_openings([&record].into_iter());
+            assert_eq!(map.openings[&Disk(1)].id, noted);
+        }
+    }
 }

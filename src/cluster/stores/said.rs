@@ -175,3 +175,23 @@ pub(super) fn parse(prefix: &str, state: &State) -> AllSaid {
     }
     ordered::map(all.into_iter().map(|(store, said)| (store, Arc::new(said))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::replication::map::Disk;
+
+    /// Before it knows what it should have, a node with a new disk says that nothing is missing.
+    #[test]
+    fn a_node_with_another_disk_does_not_have_a_replica() {
+        let record = r#"{"format":1,"shared":{"shards":1,"replicas":1,"write_quorum":1,"read_quorum":1},"incarnation":"",
+            "leader":"","seen":0,"disk":2,"opening":{"starts":1,"id":1},"zone":"","weight":1.0,"copied":0,
+            "move_timeout_s":60,"report":{"finished":[],"missing":[7],"returned":[],"fenced":[]}}"#;
+        let record = MemberRecord::decode(record.as_bytes()).expect("a record");
+        let said = Said { members: [("n1".into(), (record, 1))].into(), ..Said::default() };
+        let place = |disk: u64| Place { node: "n1".into(), disk: Disk(disk), is_first: true };
+        assert!(said.has(0, &place(2)));
+        assert!(!said.has(0, &place(1)), "another disk");
+        assert!(!said.has(7, &place(2)), "it is missing");
+    }
+}

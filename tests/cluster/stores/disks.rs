@@ -2,6 +2,10 @@
 
 use super::*;
 use consul_ffi::cluster::stores::Survives;
+use consul_ffi::simulate::Fault;
+
+/// The id of an opening by another process.
+const OTHER: u64 = 7;
 
 impl Cases {
     /// A process of n2 that dies this time after it has opened its disk.
@@ -14,6 +18,40 @@ impl Cases {
         }
         self.world.wait(lives);
         self.kill(&opened);
+    }
+
+    /// Starts a store that does not end with its node, as in a program.
+    fn start_apart(&self, id: &str, disk: &Arc<Disk>) -> Arc<Store> {
+        let options = Cases::options(id);
+        let store = StoreOptions::new("points", &options);
+        let client = self.world.client();
+        let cluster = Cluster::new(Arc::clone(&client), client, options).expect("options");
+        let (peers, runtime) = (Arc::new(self.network.clone()), Arc::new(self.network.clone()));
+        let storage = Some(Arc::clone(disk) as Arc<dyn Storage>);
+        let store = Store::new(Arc::clone(&cluster), peers, runtime, storage, store);
+        let store = store.expect("options");
+        let running = Arc::clone(&store);
+        self.world.clock.spawn(async move { _ = running.run().await });
+        self.world.clock.spawn(async move { _ = cluster.run().await });
+        store
+    }
+
+    /// Lets the mark of a disk be that of another process, which has opened it since.
+    fn open_elsewhere(&self, disk: &Disk) {
+        self.world.run(async {
+            let mark = disk.kept("disk").await.expect("memory").expect("a mark");
+            let mut mark: serde_json::Value = serde_json::from_slice(&mark).expect("a document");
+            let last = mark["opening"]["id"].take();
+            mark["before"] = serde_json::json!([last]);
+            mark["opening"] = serde_json::json!({ "starts": 2, "id": OTHER });
+            disk.keep("disk", mark.to_string().into()).await.expect("memory");
+        });
+    }
+
+    fn is_of_the_other_process(&self, disk: &Disk) -> bool {
+        let mark = self.world.run(disk.kept("disk")).expect("memory").expect("a mark");
+        let mark: serde_json::Value = serde_json::from_slice(&mark).expect("a document");
+        mark["opening"]["id"] == OTHER
     }
 
     /// Waits until a node that counts as empty has its replicas again, and then has all without another node.
@@ -159,17 +197,7 @@ fn a_storage_belongs_to_one_store_of_one_node() {
 fn a_process_without_the_name_of_its_node_does_not_touch_the_store() {
     let (cases, nodes) = Cases::filled(3);
     let disk = Disk::new();
-    let options = Cases::options("n1");
-    let store = StoreOptions::new("points", &options);
-    let client = cases.world.client();
-    let cluster = Cluster::new(Arc::clone(&client), client, options).expect("options");
-    let (peers, runtime) = (Arc::new(cases.network.clone()), Arc::new(cases.network.clone()));
-    let storage = Some(Arc::clone(&disk) as Arc<dyn Storage>);
-    let second = Store::new(Arc::clone(&cluster), peers, runtime, storage, store);
-    let second = second.expect("options");
-    cases.world.clock.spawn(async move { _ = second.run().await });
-    let running = Arc::clone(&cluster);
-    cases.world.clock.spawn(async move { _ = running.run().await });
+    let _second = cases.start_apart("n1", &disk);
     cases.world.wait(Duration::from_secs(30));
     assert_eq!(cases.world.run(disk.kept("disk")).expect("memory"), None);
     assert!(nodes[0].is_settled(3));
@@ -264,4 +292,68 @@ fn what_ends_with_the_process_counts_as_lost_after_its_restart() {
     let store = StoreOptions { survives, ..StoreOptions::new("points", &options) };
     let back = cases.start_with(options, store, &nodes[1].disk);
     cases.is_filled_again(&back);
+}
+
+/// The other process takes the node's name when this one has ended.
+#[test]
+fn a_new_disk_that_another_process_has_opened_since_is_left_to_that_one() {
+    let cases = Cases::new();
+    let first = cases.start("n1", &Disk::new());
+    cases.world.wait(Duration::from_secs(5));
+    cases.open_elsewhere(&first.disk);
+    let _others = ["n2", "n3"].map(|id| cases.start(id, &Disk::new()));
+    cases.world.run(first.store.ready()).expect("a map");
+    cases.world.wait(Duration::from_secs(10));
+    assert!(cases.is_of_the_other_process(&first.disk));
+    assert!(first.store.holder().is_none());
+}
+
+/// A process without Consul has lost the node's name to another one, which has its disk too.
+#[test]
+fn a_disk_that_another_process_has_opened_since_is_left_to_that_one() {
+    let cases = Cases::new();
+    let disk = Disk::new();
+    let others = ["n1", "n3"].map(|id| cases.start(id, &Disk::new()));
+    let first = cases.start_apart("n2", &disk);
+    cases.wait_until(30, || others[0].is_settled(3));
+    cases.fill(&others[0], "before");
+    // The client of that process.
+    let clients = vec!["2".to_owned()];
+    cases.world.agent.add_fault(Fault { clients, partition: true, ..Fault::default() });
+    cases.world.wait(Duration::from_secs(45));
+    let second = cases.start("n2", &disk);
+    cases.wait_until(60, || second.store.holder().is_some());
+    cases.fill(&second, "after");
+    cases.world.agent.clear_faults();
+    cases.wait_until(60, || first.checked().is_err());
+    let why = first.checked().expect_err("the disk of another process");
+    assert!(why.message().contains("another process has opened the storage"), "{why}");
+    cases.world.wait(Duration::from_secs(20));
+    assert!(second.is_settled(3));
+    cases.kill(&others[0]);
+    cases.has(&second, "before");
+    cases.has(&second, "after");
+}
+
+/// What it has of shards that the node does not have any more, nobody else drops.
+#[test]
+fn a_disk_that_counts_as_lost_is_emptied() {
+    let (cases, nodes) = Cases::filled(4);
+    let copy = cases.copy_of(&nodes[3].disk);
+    cases.world.run(async {
+        for shard in 0..8 {
+            let records = nodes[3].disk.scan(shard, Range::all(), 100).await.expect("memory");
+            copy.apply(shard, records).await.expect("memory");
+        }
+    });
+    assert!(!copy.records(8).is_empty());
+    cases.kill(&nodes[3]);
+    let again = cases.start("n4", &nodes[3].disk);
+    cases.wait_until(60, || again.store.holder().is_some());
+    let drain = nodes[0].cluster.set_mode("n4", consul_ffi::cluster::Mode::Draining);
+    cases.world.run(drain).expect("the right to do so");
+    cases.wait_until(60, || again.store.holds_none());
+    cases.kill(&again);
+    let _old = cases.start("n4", &copy);
+    cases.wait_until(120, || copy.records(8).is_empty());
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::support::lines::logged;
+use consul_ffi::cluster::Mode;
 use tracing::Level;
 
 const FOREIGN: &[&str] = &["another"];
@@ -71,12 +72,30 @@ fn a_holder_that_comes_back_with_another_key_is_replaced_like_one_that_is_away()
     cases.has(&nodes[wrong], "meanwhile");
 }
 
+/// The leader plans nothing while all is quiet, and the refusal is no report.
+#[test]
+fn a_holder_with_another_key_that_cannot_be_greeted_at_first_is_replaced_too() {
+    let (cases, nodes) = Cases::filled(4);
+    cases.world.wait(Duration::from_secs(70));
+    let wrong = (0..4).find(|it| !nodes[*it].cluster.is_leader()).expect("a follower");
+    let id: NodeId = nodes[wrong].cluster.options().node_id.as_str().into();
+    let other = &nodes[(wrong + 1) % 4];
+    let foreign = cases.restart(&nodes[wrong], FOREIGN);
+    cases.network.stores.lock().expect("no panic").remove(&id);
+    cases.world.wait(Duration::from_secs(30));
+    cases.network.stores.lock().expect("no panic").insert(id.clone(), Arc::clone(&foreign.store));
+    cases.wait_until(120, || !other.holders().contains(&*id) && other.is_settled(3));
+}
+
 #[test]
 fn a_leader_of_another_key_leaves_the_replicas_where_they_are() {
     let (cases, mut nodes) = Cases::filled(4);
     nodes[0] = cases.restart(&nodes[0], FOREIGN);
     cases.world.wait(Duration::from_secs(20));
     cases.lead(&nodes, 0);
+    // It would have to copy what is moved, and nobody answers it.
+    let set_mode = |mode| cases.world.run(nodes[0].cluster.set_mode("n3", mode));
+    set_mode(Mode::Draining).expect("the right to do so");
     let before = epochs(&nodes[1]);
     // Longer than `replace_after`.
     for _ in 0..60 {
@@ -85,6 +104,7 @@ fn a_leader_of_another_key_leaves_the_replicas_where_they_are() {
         assert_eq!(epochs(&nodes[1]), before);
     }
     cases.fill(&nodes[1], "meanwhile");
+    set_mode(Mode::Active).expect("the right to do so");
     cases.lead(&nodes, 1);
     cases.wait_until(120, || !nodes[1].holders().contains("n1") && nodes[1].is_settled(3));
     cases.has(&nodes[2], "before");

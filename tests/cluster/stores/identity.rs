@@ -27,8 +27,7 @@ fn no_first_map_is_made_while_a_node_opens_its_disk() {
     let (cases, nodes) = Cases::filled(3);
     cases.wipe(&nodes);
     for process in &nodes {
-        let slow = (cases.world.clock.clone(), Duration::from_secs(2));
-        *process.disk.slow.lock().expect("no panic") = Some(slow);
+        process.disk.be_slow(&cases.world.clock, Duration::from_secs(2));
     }
     let start = |id: &str, disk: &Arc<Disk>| cases.start(id, disk);
     let fresh = ["n4", "n5", "n6"].map(|id| start(id, &Disk::new()));
@@ -52,6 +51,45 @@ fn no_first_map_is_made_while_a_node_that_is_down_knows_the_map() {
     let _old = [0, 1, 2].map(|at| cases.start(&format!("n{}", at + 1), &nodes[at].disk));
     cases.world.run(fresh[0].store.ready()).expect("the old map");
     cases.has(&fresh[0], "before");
+}
+
+/// Their records in Consul are from before the first map.
+#[test]
+fn no_first_map_is_made_after_consul_went_back_before_it_while_nodes_open_their_disks() {
+    let cases = Cases::new();
+    let early = ["n1", "n2"].map(|id| cases.start(id, &Disk::new()));
+    cases.world.wait(Duration::from_secs(10));
+    let backup = cases.world.agent.back_up();
+    let third = cases.start("n3", &Disk::new());
+    cases.wait_until(20, || third.is_settled(3));
+    cases.fill(&third, "before");
+    cases.world.wait(Duration::from_secs(10));
+    early.iter().chain([&third]).for_each(|node| cases.kill(node));
+    cases.world.agent.restore_snapshot(&backup);
+    let fresh = ["n4", "n5", "n6"].map(|id| cases.start(id, &Disk::new()));
+    let old = [0, 1].map(|at: usize| {
+        early[at].disk.be_slow(&cases.world.clock, Duration::from_secs(10));
+        cases.start(&format!("n{}", at + 1), &early[at].disk)
+    });
+    cases.wait_until(200, || old.iter().all(|process| process.store.holder().is_some()));
+    cases.has(&fresh[0], "before");
+}
+
+/// A program that does not open the store any more has died while it opened it.
+#[test]
+fn the_first_map_does_not_wait_for_an_earlier_start_of_a_node() {
+    let cases = Cases::new();
+    let key = "/v1/kv/tsdb/cluster/shards/members/points/opening/n4";
+    cases.world.send("PUT", key, r#"{"format":1,"incarnation":"an earlier one"}"#);
+    let nodes = ["n1", "n2"].map(|id| cases.start(id, &Disk::new()));
+    cases.world.wait(Duration::from_secs(5));
+    let client = cases.world.client();
+    let without = Cluster::new(Arc::clone(&client), client, Cases::options("n4")).expect("options");
+    let running = Arc::clone(&without);
+    cases.world.clock.spawn(async move { _ = running.run().await });
+    cases.world.run(without.started()).expect("it joins");
+    let _third = cases.start("n3", &Disk::new());
+    cases.wait_until(60, || nodes[0].is_settled(3));
 }
 
 /// They come so late that the new nodes have begun without them.
@@ -119,6 +157,7 @@ fn a_running_node_refuses_the_map_of_another_store() {
     for process in &nodes {
         let why = cases.why(process);
         assert!(why.message().contains("0000000000000001"), "{why}");
+        assert!(process.store.holder().is_none(), "it answers nobody");
     }
 }
 

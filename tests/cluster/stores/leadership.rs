@@ -96,6 +96,9 @@ fn with_a_read_quorum_of_one_a_node_that_stays_away_is_not_replaced() {
     cases.world.wait(Duration::from_secs(150));
     assert!(nodes[0].is_settled(3), "{:?}", nodes[0].store.status());
     assert!(nodes[0].holders().contains("n4"));
+    // Its record has its weight and its zone, by which the others have their shards.
+    cases.world.wait(Duration::from_secs(600));
+    assert!(cases.said("nodes/n4").is_some());
 }
 
 #[test]
@@ -283,6 +286,30 @@ fn a_leader_changes_nothing_before_each_live_node_has_given_its_word() {
         assert!(nodes[0].is_settled(3), "n3 has not given its word");
     }
     cases.wait_until(20, || !nodes[0].is_settled(3));
+}
+
+/// What a node has said to the last leader is not its word to this one: Consul may have gone back in between.
+#[test]
+fn a_new_leader_waits_for_the_word_of_a_node_that_has_given_it_to_the_last_one() {
+    let (cases, nodes) = Cases::filled(4);
+    cases.world.wait(Duration::from_secs(20));
+    let leader = nodes.iter().position(|it| it.cluster.is_leader()).expect("a leader");
+    let [silent, drained, other] = [1, 2, 3].map(|it| &nodes[(leader + it) % 4]);
+    let id = |it: &Process| it.cluster.options().node_id.clone();
+    cases.kill(silent);
+    cases.world.run(other.cluster.ask_hand_over(None, Some(&id(other)))).expect("a leader");
+    cases.wait_until(20, || other.cluster.is_leader());
+    let drained = id(drained);
+    let drain = other.cluster.set_mode(&drained, Mode::Draining);
+    cases.world.run(drain).expect("the right to do so");
+    let is_live = || other.cluster.snapshot().nodes.get(&id(silent)).is_some_and(|it| it.is_live);
+    let mut waited = 0;
+    while is_live() {
+        assert!(other.is_settled(3), "it has not given its word");
+        cases.world.wait(Duration::from_millis(100));
+        waited += 1;
+    }
+    assert!(waited > 20, "{waited} looks do not tell");
 }
 
 #[test]

@@ -75,7 +75,11 @@ impl Peers for Network {
     }
 
     fn greet(&self, node: &NodeId) -> BoxFuture<'static, Result<(), Error>> {
-        let checked = self.check_key(node);
+        let is_there = self.stores.lock().expect("no panic elsewhere").contains_key(node);
+        let checked = match is_there {
+            true => self.check_key(node),
+            false => Err(Error::new(Kind::Connect, "it is down")),
+        };
         Box::pin(async { checked })
     }
 }

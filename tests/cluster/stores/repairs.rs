@@ -21,6 +21,16 @@ impl Cases {
         self.world.run(nodes[0].store.ready()).expect("a map");
         nodes
     }
+
+    fn set_mode_of_n4(&self, nodes: &[Process], mode: Mode) {
+        let set = nodes[0].cluster.set_mode("n4", mode);
+        self.world.run(set).expect("the right to do so");
+    }
+
+    fn drain_n4(&self, nodes: &[Process]) {
+        self.set_mode_of_n4(nodes, Mode::Draining);
+        self.wait_until(60, || nodes[3].store.holds_none());
+    }
 }
 
 impl Process {
@@ -99,8 +109,8 @@ fn a_deleted_record_is_purged_by_a_repair_when_it_is_a_minute_old() {
     cases.wait_until(60, || nodes.iter().all(|node| node.count() == 0));
 }
 
-#[test]
-fn what_was_moved_away_is_dropped_later_and_given_to_the_others_before() {
+/// Four nodes that keep what was moved away for a minute.
+fn dropping_after_a_minute() -> (Cases, [Process; 4]) {
     let cases = Cases::new();
     let start = |n: usize| {
         let options = Cases::options(&format!("n{n}"));
@@ -112,9 +122,13 @@ fn what_was_moved_away_is_dropped_later_and_given_to_the_others_before() {
     let nodes = [1, 2, 3, 4].map(start);
     cases.world.run(nodes[0].store.ready()).expect("a map");
     cases.fill(&nodes[0], "before");
-    let drain = nodes[0].cluster.set_mode("n4", Mode::Draining);
-    cases.world.run(drain).expect("the right to do so");
-    cases.wait_until(60, || nodes[3].store.holds_none());
+    (cases, nodes)
+}
+
+#[test]
+fn what_was_moved_away_is_dropped_later_and_given_to_the_others_before() {
+    let (cases, nodes) = dropping_after_a_minute();
+    cases.drain_n4(&nodes);
     let left = nodes[3].disk.records(SHARDS);
     assert!(!left.is_empty());
     // What only the one that is to drop it has.
@@ -128,4 +142,17 @@ fn what_was_moved_away_is_dropped_later_and_given_to_the_others_before() {
     cases.wait_until(80, || nodes[3].count() == 0);
     let key = String::from_utf8(id.to_vec()).expect("a text");
     assert_eq!(cases.read(&nodes[1], &key).as_deref(), Some("newer"));
+}
+
+#[test]
+fn what_is_moved_away_again_is_dropped_again_and_as_late() {
+    let (cases, nodes) = dropping_after_a_minute();
+    for _ in 0..3 {
+        cases.drain_n4(&nodes);
+        cases.world.wait(Duration::from_secs(50));
+        assert!(nodes[3].count() > 0);
+        cases.wait_until(60, || nodes[3].count() == 0);
+        cases.set_mode_of_n4(&nodes, Mode::Active);
+        cases.wait_until(60, || nodes[3].is_settled(3) && nodes[3].count() > 0);
+    }
 }

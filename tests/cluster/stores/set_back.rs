@@ -3,6 +3,7 @@
 
 use super::*;
 use consul_ffi::cluster::Mode;
+use consul_ffi::cluster::stores::leave;
 use consul_ffi::simulate::Backup;
 
 impl Cases {
@@ -93,6 +94,24 @@ fn a_node_that_leaves_stays_when_consul_loses_its_data() {
 #[test]
 fn a_node_that_leaves_stays_when_consul_goes_back_before_the_first_map() {
     while_a_node_leaves(|cases, backup| cases.world.agent.restore_snapshot(backup));
+}
+
+/// Only its entries are newer than Consul's map, which does not name it.
+#[test]
+fn a_node_whose_disk_knows_that_consul_went_back_does_not_leave() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.world.wait(Duration::from_secs(10));
+    let (backup, map) = (cases.world.agent.back_up(), cases.map_on(&nodes[0].disk));
+    let fourth = cases.start("n4", &Disk::new());
+    cases.wait_until(60, || fourth.is_settled(3) && fourth.holders().contains("n4"));
+    nodes.iter().chain([&fourth]).for_each(|node| cases.kill(node));
+    cases.world.agent.restore_snapshot(&backup);
+    cases.world.run(fourth.disk.keep("map", map)).expect("memory");
+    let back = cases.start("n4", &fourth.disk);
+    for _ in 0..300 {
+        cases.world.wait(Duration::from_millis(100));
+        assert!(!cases.world.run(leave::holds_none(&back.cluster)).expect("Consul answers"));
+    }
 }
 
 /// Before enough nodes of a shard are back, the new leader cannot know whether Consul went back.
