@@ -40,14 +40,8 @@ impl Greetings {
         self.0.get(node).filter(|greeted| greeted.incarnation == incarnation)
     }
 
-    /// Notes the answer of a node. Returns whether it changes whom the leader counts on.
-    fn note(
-        &mut self,
-        node: NodeId,
-        incarnation: String,
-        at: Instant,
-        answer: Result<(), Error>,
-    ) -> bool {
+    /// Notes the answer of a node.
+    fn note(&mut self, node: NodeId, incarnation: String, at: Instant, answer: Result<(), Error>) {
         let before = self.0.get(&node).and_then(|greeted| greeted.accepts);
         let accepts = match &answer {
             Ok(()) => Some(true),
@@ -67,7 +61,6 @@ impl Greetings {
             _ => {}
         }
         self.0.insert(node, Greeted { incarnation, at, accepts });
-        accepts != before
     }
 
     /// The live nodes that have accepted the signature, or refused it.
@@ -108,14 +101,10 @@ impl Duty<'_> {
             let answer = peers.greet(&node);
             async move { (node, incarnation, answer.await) }
         });
-        let mut has_changed = false;
         for (node, incarnation, answer) in join_all(greetings).await {
-            has_changed |= self.greetings.note(node, incarnation, now, answer);
+            self.greetings.note(node, incarnation, now, answer);
         }
         self.greetings.0.retain(|node, _| snapshot.nodes.contains_key(&**node));
-        if has_changed {
-            self.stores.values_mut().for_each(|known| known.idle_with = None);
-        }
         let refusing = self.greetings.that(false, snapshot);
         self.cluster.note_refusing(refusing.iter().map(|node| node.to_string()).collect());
     }

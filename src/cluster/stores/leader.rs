@@ -155,7 +155,7 @@ pub(super) struct Known {
     /// What the first map waits for, as it was shown last.
     pub(super) waits_for: Option<String>,
     /// What led to no change, when nothing was planned.
-    pub(super) idle_with: Option<(Arc<Said>, Arc<Snapshot>)>,
+    idle_with: Option<(Arc<Said>, Arc<Snapshot>)>,
     /// When each change was first seen, or its target last made progress.
     progress: BTreeMap<(u32, u64), (u64, Instant)>,
 }
@@ -220,7 +220,8 @@ impl Duty<'_> {
         self.tidy(store, said, &snapshot).await
     }
 
-    /// Notes that what is known now leads to no change; soon after a plan, another one may be due.
+    /// Notes that what is known now leads to no change; soon after a plan, another one may be due. It holds until the watch
+    /// of the members' keys answers again, after at most `WAIT`.
     fn note_idle(&mut self, store: &str, said: &Arc<Said>, snapshot: &Arc<Snapshot>) {
         let now = self.cluster.now();
         if let Some(known) = self.stores.get_mut(store)

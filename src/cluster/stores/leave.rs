@@ -1,7 +1,6 @@
 //! Whether the node of this process can leave: no replica of a store is its own.
 
 use super::document::StoreMap;
-use super::member::Member;
 use super::{Store, lock, outside};
 use crate::cluster::Cluster;
 use crate::error::Error;
@@ -40,22 +39,16 @@ impl Store {
         map.as_ref().is_none_or(|map| !map.names(&self.cluster.options().node_id))
     }
 
-    /// Whether Consul's map of this store is at least as new as what this process and its disk know.
+    /// Whether Consul's map of this store is at least as new as all entries that this process's disk knows. The disk
+    /// knows each entry by which it has a replica.
     async fn is_current(&self, stored: Option<&StoreMap>) -> bool {
-        let known = self.map.borrow().as_ref().map(|known| known.map.version);
-        let member = lock(&self.member).clone();
-        let Some(stored) = stored else {
-            let has_none = |it: Arc<Member>| it.transfer.holder.shards().is_empty();
-            return known.is_none() && member.is_some_and(has_none);
-        };
-        let Some(member) = member else {
+        let Some(member) = lock(&self.member).clone() else {
             // What cannot be used any more has no part in the map; the storage may be open soon.
-            return lock(&self.failure).is_some();
+            return stored.is_some() && lock(&self.failure).is_some();
         };
+        let Some(stored) = stored else { return member.transfer.holder.shards().is_empty() };
         let shards = &stored.map.shards;
         let epoch = |shard: u32| shards.get(shard as usize).map_or(0, |entry| entry.epoch);
-        stored.unrecovered.is_empty()
-            && known.is_none_or(|known| known <= stored.map.version)
-            && member.transfer.holder.report(epoch).await.newer.is_empty()
+        member.transfer.holder.report(epoch).await.newer.is_empty()
     }
 }

@@ -225,7 +225,7 @@ fn a_node_that_has_dropped_a_shard_is_not_whole_when_consul_goes_back_to_the_fir
     assert_eq!(ping, Outcome::NotReady(NotReady::NotWhole));
 }
 
-/// A node that has its disk and not the shard has not come back as a survivor.
+/// A node that has its disk and not the shard is not a survivor that is back.
 #[test]
 fn a_failover_to_the_node_that_has_dropped_the_shard_copies_it() {
     let (net, mut entry) = Net::of_three("acknowledged");

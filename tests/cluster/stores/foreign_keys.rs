@@ -72,7 +72,7 @@ fn a_holder_that_comes_back_with_another_key_is_replaced_like_one_that_is_away()
     cases.has(&nodes[wrong], "meanwhile");
 }
 
-/// The leader plans nothing while all is quiet, and the refusal is no report.
+/// While all is quiet the leader does not plan, and a greeting is not a report.
 #[test]
 fn a_holder_with_another_key_that_cannot_be_greeted_at_first_is_replaced_too() {
     let (cases, nodes) = Cases::filled(4);
