@@ -2,10 +2,13 @@
 //!
 //! etcd visits all keys of the range that a request names, to count them, also those beyond its limit. With one range
 //! for all pages the visits grow with the square of the number of keys, so a request names a range of some pages: its
-//! width is guessed from the keys that were read, and the count in the answer tells how good the guess was.
+//! width is guessed from the keys that were read, and the count in the answer tells how good the guess was. Ranges
+//! without keys are followed by wider ones, by factors that grow up to the widths of gaps before: so a gap takes few requests, also
+//! one that begins below a long common prefix.
 
 use super::{KeyValue, after};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 /// The pages that a range is to have, and the most.
 const PAGES: u64 = 1;
@@ -14,8 +17,11 @@ const MOST_PAGES: u64 = 2;
 /// The bytes of a key that make its position.
 const BYTES: u32 = 15;
 
-/// How much wider a range is than the one before, at most.
-const GROWTH: u128 = 16;
+/// How much wider a range is than one with keys before it, at most.
+const MOST_GROWTH: u128 = 16;
+
+/// By which power of two a range is wider than the first one without keys before it.
+const GROWTH: u32 = 1;
 
 /// The end of the next request's range.
 #[derive(Debug)]
@@ -25,16 +31,32 @@ pub struct Bound {
     now: Bytes,
     /// Keys have their positions in the bytes from this one on; those before it are alike.
     depth: usize,
-    /// The width of the present range, in positions, and that of the last one with keys.
+    /// The width of the present range, in positions.
     width: u128,
-    usual: u128,
     /// The keys that were read of it.
     read: u64,
+    /// Where the present range begins, and the first of those without keys before it.
+    from: Bytes,
+    empty: Option<Bytes>,
+    /// By which power of two the next range is wider if the present one has no keys.
+    growth: u32,
+    /// For each depth the width of its last gap.
+    gaps: BTreeMap<usize, u128>,
 }
 
 impl Bound {
     pub fn new(end: &Bytes) -> Self {
-        Bound { last: end.clone(), now: end.clone(), depth: 0, width: 1, usual: 1, read: 0 }
+        Bound {
+            last: end.clone(),
+            now: end.clone(),
+            depth: 0,
+            width: 1,
+            read: 0,
+            from: Bytes::new(),
+            empty: None,
+            growth: GROWTH,
+            gaps: BTreeMap::new(),
+        }
     }
 
     pub fn end(&self) -> &Bytes {
@@ -47,36 +69,66 @@ impl Bound {
 
     /// The range goes on after this page: `count` is the number of its keys from the page's first one on.
     pub fn continued(&mut self, kvs: &[KeyValue], count: u64, limit: u64) {
-        self.read += kvs.len() as u64;
+        self.add(kvs);
         let [first, .., last] = kvs else { return };
         if count <= MOST_PAGES * limit {
             return;
         }
-        let (first, last) = (&first.key.0, &last.key.0);
-        self.depth = first.iter().zip(last).take_while(|(one, other)| one == other).count();
-        // One, also for keys that differ in zero bytes alone.
-        self.width = position(last, self.depth).saturating_sub(position(first, self.depth)).max(1);
+        (self.depth, self.width) = distance(&first.key.0, &last.key.0);
         self.read = kvs.len() as u64;
-        self.go_on(&last.clone(), limit);
+        self.go_on(last.key.0.clone(), limit);
     }
 
     /// The range ends with this page; the next one begins where it ended.
     pub fn ended(&mut self, kvs: &[KeyValue], limit: u64) {
-        self.read += kvs.len() as u64;
-        self.go_on(&self.now.clone(), limit);
+        self.add(kvs);
+        self.go_on(self.now.clone(), limit);
     }
 
-    fn go_on(&mut self, from: &Bytes, limit: u64) {
-        let widest = self.width.saturating_mul(GROWTH);
-        if self.read > 0 {
-            let per_key = self.width / u128::from(self.read);
-            self.usual = per_key.saturating_mul(u128::from(PAGES * limit)).clamp(1, widest);
+    /// Counts the keys of a page. The first one after a gap tells its width.
+    fn add(&mut self, kvs: &[KeyValue]) {
+        self.read += kvs.len() as u64;
+        if let Some(first) = kvs.first()
+            && let Some(from) = self.empty.take()
+        {
+            let (depth, width) = distance(&from, &first.key.0);
+            self.gaps.insert(depth, width);
+            self.growth = GROWTH;
         }
-        self.width = if self.read > 0 { self.usual } else { widest };
+    }
+
+    fn go_on(&mut self, from: Bytes, limit: u64) {
+        if self.read > 0 {
+            let widest = self.width.saturating_mul(MOST_GROWTH);
+            let per_key = self.width / u128::from(self.read);
+            self.width = per_key.saturating_mul(u128::from(PAGES * limit)).clamp(1, widest);
+        } else {
+            self.empty.get_or_insert(self.from.clone());
+            self.widen();
+        }
         self.read = 0;
-        let next = self.beyond(from);
+        let next = self.beyond(&from);
         let is_before_last = self.last[..] == *b"\0" || next < self.last;
         self.now = if next[..] != *b"\0" && is_before_last { next } else { self.last.clone() };
+        self.from = from;
+    }
+
+    /// Makes the next range wider than the present one, which had no keys.
+    fn widen(&mut self) {
+        let power = |depth, width: u128| i64::from(width.ilog2()) - 8 * depth as i64;
+        let now = power(self.depth, self.width);
+        let bits = self.width.ilog2() + self.growth;
+        // What is wider than all positions has them begin some bytes before.
+        let bytes = (bits + 1).saturating_sub(8 * BYTES).div_ceil(8);
+        let next = match self.depth.checked_sub(bytes as usize) {
+            Some(depth) => (depth, 1 << (bits - 8 * bytes)),
+            None => (0, 1 << (8 * BYTES)),
+        };
+        let wanted = now + i64::from(self.growth);
+        let mut gaps = self.gaps.iter().rev().map(|(depth, width)| (*depth, *width));
+        let gap = gaps.find(|(depth, width)| (now + 1..wanted).contains(&power(*depth, *width)));
+        self.growth = if gap.is_some() { GROWTH } else { self.growth.saturating_mul(2) };
+        (self.depth, self.width) = gap.unwrap_or(next);
     }
 
     /// The end of a range of the present width.
@@ -88,12 +140,17 @@ impl Bound {
         }
         // All keys with these bytes, and then positions begin some bytes before.
         let next = after(&from[..depth]);
-        let bits = 8 * (self.depth + 1 - next.len()) as u32;
+        let bits = 8 * (depth + 1 - next.len()) as u32;
         self.depth = next.len() - 1;
-        self.usual = self.usual.checked_shr(bits).unwrap_or(0).max(GROWTH);
-        self.width = self.usual / GROWTH;
+        self.width = self.width.checked_shr(bits).unwrap_or(0).max(1);
         next
     }
+}
+
+/// The depth at which two keys differ, and how far they are apart: one at least, also if they differ in zero bytes alone.
+fn distance(one: &[u8], other: &[u8]) -> (usize, u128) {
+    let depth = one.iter().zip(other).take_while(|(one, other)| one == other).count();
+    (depth, position(other, depth).saturating_sub(position(one, depth)).max(1))
 }
 
 fn position(key: &[u8], depth: usize) -> u128 {
@@ -180,11 +237,40 @@ mod tests {
             .map(|n| if n % 500 == 0 { format!("/{n}") } else { format!("/m/{n:x}") })
             .collect();
         for names in [spread, few, many, among] {
-            let keys: Keys = names.into_iter().map(String::into_bytes).collect();
-            let (found, requests, visits) = read(&keys, 5000, b"/", b"0");
-            assert_eq!(found.len(), keys.len());
-            assert!(requests <= 300, "{requests}");
-            assert!(visits <= 4 * keys.len(), "{visits}");
+            assert_read(names, 5000, 300, 4);
         }
+    }
+
+    /// After each directory the next key is many bytes before in its name.
+    #[test]
+    fn a_gap_below_a_long_common_prefix_takes_few_requests() {
+        let deep = |length: usize| {
+            let names = (0..25_000).map(|n| format!("/{}/{n:05}", "x".repeat(length)));
+            names.chain((0..10).map(|n| format!("/z{n}"))).collect()
+        };
+        let directory = |n: u32| {
+            format!(
+                "{:x}",
+                u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) | 1 << 127
+            )
+        };
+        let scattered = (0..100_000)
+            .map(|n| format!("/registry/{}/{:05x}", directory(n % 30), n / 30))
+            .collect();
+        let nested = (0..100_000)
+            .map(|n| format!("/registry/{}/{}/{:05x}", directory(n % 5), directory(n % 35), n / 35))
+            .collect();
+        assert_read(deep(60), 5000, 40, 4);
+        assert_read(deep(1000), 5000, 40, 4);
+        assert_read(scattered, 500, 1000, 8);
+        assert_read(nested, 500, 1000, 8);
+    }
+
+    fn assert_read(names: Vec<String>, limit: usize, most_requests: usize, most_visits: usize) {
+        let keys: Keys = names.into_iter().map(String::into_bytes).collect();
+        let (found, requests, visits) = read(&keys, limit, b"/", b"0");
+        assert_eq!(found.len(), keys.len());
+        assert!(requests <= most_requests, "{requests}");
+        assert!(visits <= most_visits * keys.len(), "{visits}");
     }
 }
