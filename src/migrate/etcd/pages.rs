@@ -25,7 +25,7 @@ pub struct Pages<'a> {
     etcd: &'a Etcd,
     /// What is left, up to the bound.
     range: Range,
-    bound: Bound,
+    bound: Box<Bound>,
     revision: u64,
     limit: u64,
     most: u64,
@@ -35,7 +35,7 @@ pub struct Pages<'a> {
 impl<'a> Pages<'a> {
     /// Pages of up to `most` keys.
     pub fn new(etcd: &'a Etcd, range: Range, revision: u64, most: u64) -> Self {
-        let bound = Bound::new(&range.end);
+        let bound = Box::new(Bound::new(&range.end));
         Pages { etcd, range, bound, revision, limit: FIRST.min(most), most, is_at_end: false }
     }
 
