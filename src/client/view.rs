@@ -300,7 +300,7 @@ impl RoundRobin {
 }
 
 /// A view of a service, and the stream that keeps it up to date while it is polled, with an item
-/// for each answer of Consul. `args` are those of `health_service`.
+/// for each answer of Consul and for a list that is emptied after its hold. `args` are those of `health_service`.
 ///
 /// An answer without instances right after an outage empties the list only if there are still none
 /// after `empty_hold`.
@@ -375,21 +375,17 @@ impl Drop for Updater {
 }
 
 impl Updater {
-    /// Waits for the next answer and applies it; `None` after the last one.
+    /// Waits for the next answer and applies it, or empties the list when it is time to; `None` after the last answer.
     async fn next(&mut self) -> Option<()> {
-        let state = self.answer().await?;
-        let hidden = hidden(&self.client, &self.args, &state.answer).await;
-        self.view.state().hidden = hidden;
-        self.take(state);
-        Some(())
-    }
-
-    /// Waits for the next answer; empties the list when it is time to.
-    async fn answer(&mut self) -> Option<State> {
         loop {
             let empties = self.view.clock.sleep_until_any(self.empties_at);
             match select(self.states.next(), empties).await {
-                Either::Left((Some(Ok(state)), _)) => return Some(state),
+                Either::Left((Some(Ok(state)), _)) => {
+                    let hidden = hidden(&self.client, &self.args, &state.answer).await;
+                    self.view.state().hidden = hidden;
+                    self.take(state);
+                    return Some(());
+                }
                 Either::Left((Some(Err(error)), _)) => {
                     // The answer after the outage decides.
                     self.empties_at = None;
@@ -399,6 +395,7 @@ impl Updater {
                 Either::Right(_) => {
                     self.empties_at = None;
                     self.replace(Vec::new());
+                    return Some(());
                 }
             }
         }
