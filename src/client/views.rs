@@ -456,7 +456,7 @@ impl Work {
             note(id, check);
         }
         if !nodes.is_empty() && self.confirmed.1.is_some() {
-            let services = self.known_checks.iter().chain(&before);
+            let services = self.known_checks.iter();
             let on_them = services.filter(|((node, _), _)| nodes.contains(node));
             changed.extend(on_them.map(|(_, (_, service))| service.clone()));
             // Services without checks of their own fail and recover with their node.
