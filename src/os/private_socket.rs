@@ -95,6 +95,9 @@ fn remove_at_exit(folder: PathBuf) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
+    use std::os::unix::fs::symlink;
+    use std::time::SystemTime;
 
     fn parent(name: &str) -> PathBuf {
         let parent =
@@ -124,18 +127,45 @@ mod tests {
         let (crashed, left_over) = make("consul_ffi.1.0");
         let (_listener, in_use) = make("consul_ffi.2.0");
         let (other, foreign) = make("else.1.0");
-        drop((crashed, other));
+        let (with_more, shared) = make("consul_ffi.3.0");
+        drop((crashed, other, with_more));
+        let file = shared.join("file");
+        fs::write(&file, "").unwrap();
+        let empty = parent.join("consul_ffi.4.0");
+        fs::create_dir(&empty).unwrap();
+        symlink(&foreign, parent.join("consul_ffi.5.0")).unwrap();
         sweep(&parent, LEFT_OVER).unwrap();
         assert!(left_over.exists(), "it may be about to listen");
         // A child of another test has all descriptors between its fork and its exec.
         for _ in 0..1_000 {
             sweep(&parent, Duration::ZERO).unwrap();
+            if !left_over.exists() && !shared.join(SOCKET).exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(!left_over.exists() && in_use.exists() && foreign.join(SOCKET).exists());
+        assert!(!empty.exists(), "its process crashed before it listened");
+        assert!(file.exists());
+        fs::remove_dir_all(parent).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_begins_to_listen_sweeps() {
+        let left_over = std::env::temp_dir().join(format!("{FOLDER}{}.old", std::process::id()));
+        fs::create_dir(&left_over).unwrap();
+        let old = SystemTime::now() - 2 * LEFT_OVER;
+        File::open(&left_over).unwrap().set_modified(old).unwrap();
+        let (_listener, path) = listen().unwrap();
+        for _ in 0..1_000 {
             if !left_over.exists() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        assert!(!left_over.exists() && in_use.exists() && foreign.exists());
-        fs::remove_dir_all(parent).unwrap();
+        let is_swept = !left_over.exists();
+        let _ = fs::remove_dir(left_over);
+        remove(path.parent().unwrap());
+        assert!(is_swept);
     }
 }
