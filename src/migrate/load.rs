@@ -36,30 +36,31 @@ pub async fn load(run: &Run<'_>, mut kept: Kept) -> Result<(), Stop> {
             Phase::Tail | Phase::Switched => return Ok(()),
         };
         match done {
-            Err(Stop::Compacted) => restart(run).await?,
+            Err(Stop::Compacted) => restart(run, COMPACTED).await?,
             done => done?,
         }
     }
 }
 
-/// Begins again with a snapshot of now.
+/// Why a run needs a new snapshot.
+pub const COMPACTED: &str = "etcd has compacted what the job was to read next";
+
+/// Begins again with a snapshot of now, and says why.
 ///
 /// # Errors
 /// See [`Stop`].
-pub async fn restart(run: &Run<'_>) -> Result<(), Stop> {
+pub async fn restart(run: &Run<'_>, why: &str) -> Result<(), Stop> {
     let record = run.job.record();
     if record.phase == Phase::Switched {
-        return Err(Stop::Refused(
-            "etcd has compacted changes that were not applied, and after the cut-over nothing is copied again: \
-             programs may have changed Consul"
-                .to_owned(),
-        ));
+        return Err(Stop::Refused(format!(
+            "after the cut-over nothing is copied again ({why}): programs may have changed Consul"
+        )));
     }
     let all = Range::prefix(&record.mapping.etcd_prefix);
     let (_, revision) = run.etcd.count(&all, 0).await?;
     run.report.note(&format!(
-        "etcd has compacted revision {}: copying a new snapshot, of revision {revision}",
-        record.revision
+        "copying a new snapshot, of revision {revision}, instead of that of revision {}: {why}",
+        record.snapshot
     ));
     run.job.next_epoch().await?;
     run.job.save(record.restarted(revision), &[]).await

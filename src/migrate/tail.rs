@@ -3,7 +3,7 @@
 
 use super::etcd::{Changes, Event, EventKind, Pages, Range, Refused, Watch, by_form};
 use super::job::Record;
-use super::load::{load, restart};
+use super::load::{COMPACTED, load, restart};
 use super::mapping::{Choice, Form, Op, Place, Problem, counterpart, form_of};
 use super::survey::{Kept, shown};
 use super::target::{Stored, Target};
@@ -54,7 +54,7 @@ pub async fn tail(run: &Run<'_>, until: &Until) -> Result<u64, Stop> {
         }
         let followed = async { Tail::new(run, until).await?.follow().await };
         match followed.await {
-            Err(Stop::Compacted) => restart(run).await?,
+            Err(Stop::Compacted) => restart(run, COMPACTED).await?,
             done => return done,
         }
     }

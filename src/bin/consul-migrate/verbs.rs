@@ -210,7 +210,7 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
             run.job.replace_all().await?;
         }
         if asked.again && (is_copied || source::check_revision(run.etcd, &before).await.is_err()) {
-            restart(&run).await?;
+            restart(&run, "--again").await?;
         }
         load(&run, kept).await
     })
