@@ -18,7 +18,7 @@ pub fn run() {
             let (run, kept) = world.hold(1).await.unwrap();
             assert!(!kept.kvs.is_empty());
             write(40);
-            restart(&run).await.unwrap();
+            restart(&run, "the test").await.unwrap();
             load(&run, kept).await.unwrap();
             let record = run.job.record();
             assert!(world.found().await == world.wanted(&record.mapping, record.snapshot));
