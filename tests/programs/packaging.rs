@@ -153,9 +153,8 @@ fn needs_only_the_c_library(file: &Path) {
 
 fn shows_no_folder_of_the_user(file: &Path) {
     let bytes = fs::read(file).expect("it is there");
-    for place in bytes.windows(8).filter(|place| *place == b".cargo/r") {
-        panic!("{}: {}", file.display(), String::from_utf8_lossy(place));
-    }
+    let shows = bytes.windows(8).any(|part| part == b".cargo/r");
+    assert!(!shows, "{}", file.display());
 }
 
 #[allow(clippy::print_stdout)]
