@@ -135,7 +135,10 @@ fn permit(state: &State, authority: &Authority, new: &Registration) -> Result<()
     }
     for check in &new.checks {
         let own = new.service.as_ref().filter(|service| service.id == check.service_id);
-        match own.or_else(|| state.catalog.service(node, &check.service_id)) {
+        // As in `check_references`.
+        let is_its = |present: &&Service| present.id == check.service_id;
+        let known = || state.catalog.service(node, &check.service_id).filter(is_its);
+        match own.or_else(known) {
             Some(service) => authority.check(Resource::Service, &service.name, Access::Write)?,
             None if check.service_id.is_empty() => {
                 authority.check(Resource::Node, node, Access::Write)?;
