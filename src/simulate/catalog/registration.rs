@@ -134,11 +134,7 @@ fn permit(state: &State, authority: &Authority, new: &Registration) -> Result<()
         return Err(Refusal::new(StatusCode::FORBIDDEN, "Permission denied"));
     }
     for check in &new.checks {
-        let own = new.service.as_ref().filter(|service| service.id == check.service_id);
-        // As in `check_references`.
-        let is_its = |present: &&Service| present.id == check.service_id;
-        let known = || state.catalog.service(node, &check.service_id).filter(is_its);
-        match own.or_else(known) {
+        match service_of(state, new, check) {
             Some(service) => authority.check(Resource::Service, &service.name, Access::Write)?,
             None if check.service_id.is_empty() => {
                 authority.check(Resource::Node, node, Access::Write)?;
@@ -293,9 +289,16 @@ fn check(registration: &Registration) -> Result<(), String> {
     Ok(body::check_address(&service.address)?)
 }
 
+/// The service of a check: that of the registration, or one of the node. Here, unlike elsewhere, the spelling counts.
+fn service_of<'a>(state: &'a State, new: &'a Registration, check: &Check) -> Option<&'a Service> {
+    let is_its = |service: &&Service| service.id == check.service_id;
+    let known = || state.catalog.service(&new.node.node, &check.service_id).filter(is_its);
+    new.service.as_ref().filter(is_its).or_else(known)
+}
+
 /// Requires that the checks belong to the node, and their services exist.
 fn check_references(state: &State, registration: &Registration) -> Result<(), String> {
-    let Registration { node, service, checks, .. } = registration;
+    let Registration { node, checks, .. } = registration;
     for check in checks {
         if !check.node.eq_ignore_ascii_case(&node.node) {
             return Err(format!(
@@ -303,12 +306,7 @@ fn check_references(state: &State, registration: &Registration) -> Result<(), St
                 check.node, check.check_id, node.node
             ));
         }
-        // Here, unlike elsewhere, the spelling counts.
-        let is_its = |service: &Service| service.id == check.service_id;
-        let is_known = check.service_id.is_empty()
-            || service.as_ref().is_some_and(is_its)
-            || state.catalog.service(&node.node, &check.service_id).is_some_and(is_its);
-        if !is_known {
+        if !check.service_id.is_empty() && service_of(state, registration, check).is_none() {
             return Err(format!(
                 "Unknown service ID '{}' for check ID '{}'",
                 check.service_id, check.check_id

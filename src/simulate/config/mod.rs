@@ -2,20 +2,19 @@
 //!
 //! Source of the rules: the reference of the agent's configuration in Consul's documentation, and what Consul 1.21 prints.
 
+mod definitions;
 mod flags;
 mod keys;
 mod names;
 mod values;
 
 use super::acl::{Acl, DefaultPolicy, Secret, is_uuid};
-use super::agent::definition::{self, Origin};
 use super::agent::probe::all::AllProber;
 use super::catalog::body::check_meta;
 use super::control::clock::SteeredClock;
 use super::dns;
 use super::http::decode;
 use super::http::listen::{Listener, TlsFiles, self_signed};
-use super::http::reply::Refusal;
 use super::keyring::Keyring;
 use super::settings::Settings;
 use super::store::{Reload, State};
@@ -27,7 +26,6 @@ use ::http::{HeaderName, HeaderValue};
 pub use flags::CommandLine;
 use flags::{Flag, Given};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -354,8 +352,9 @@ impl Config {
         self.configure_acl(&mut options.acl)?;
         let agent = Agent::new(options);
         let line = self.line.clone();
-        let reload =
-            move |state: &mut State| Config::read(&line)?.register(state).map_err(of_reload);
+        let reload = move |state: &mut State| {
+            Config::read(&line)?.register(state).map_err(definitions::of_reload)
+        };
         agent.with(|state| {
             state.reload = Some(Reload(Arc::new(reload)));
             self.register(state)
@@ -468,130 +467,14 @@ impl Config {
         Ok(())
     }
 
-    /// Sets what DNS answers, and registers the services and checks of the configuration. Those that only requests registered are removed in dev mode, in
-    /// which Consul keeps nothing on disk.
+    /// Sets what DNS answers, and registers the services and checks of the configuration.
     fn register(&self, state: &mut State) -> Result<(), String> {
         let dns = self.dns_settings()?;
         // The domains are those of the start.
         let domains =
             state.dns.take().map_or_else(|| dns.domains.clone(), |dns| dns.domains.clone());
         state.dns = Some(Arc::new(dns::Settings { domains, ..dns }));
-        self.check_definitions(state)?;
-        let (mut services, mut checks) = (BTreeSet::new(), BTreeSet::new());
-        // Consul forgets the earlier services before it reads the new ones, and keeps what it has read until a mistake.
-        let read = self.register_services(state, &mut services, &mut checks);
-        if self.is_dev {
-            for id in others(state.local.services.keys(), &services) {
-                state.deregister_service(&id);
-            }
-        }
-        let read = read.and_then(|()| self.register_checks(state, &mut checks));
-        if self.is_dev {
-            for id in others(state.local.checks.keys(), &checks) {
-                state.deregister_check(&id);
-            }
-        }
-        read
-    }
-
-    /// Refuses definitions that no agent takes.
-    fn check_definitions(&self, state: &State) -> Result<(), String> {
-        for given in self.services() {
-            match definition::services(&service_of(given), state, Origin::File) {
-                Err(refusal) if is_of_definition(&refusal) => {
-                    return Err(refused("service", given, &refusal));
-                }
-                _ => {}
-            }
-        }
-        for given in self.checks() {
-            match definition::check(&definition_of(given), state, Origin::File) {
-                Err(refusal) if is_of_definition(&refusal) => {
-                    return Err(refused("check", given, &refusal));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn services(&self) -> impl Iterator<Item = &Value> {
-        self.get("service").into_iter().chain(self.items("services"))
-    }
-
-    fn checks(&self) -> impl Iterator<Item = &Value> {
-        self.get("check").into_iter().chain(self.items("checks"))
-    }
-
-    fn register_services(
-        &self,
-        state: &mut State,
-        services: &mut BTreeSet<String>,
-        checks: &mut BTreeSet<String>,
-    ) -> Result<(), String> {
-        for given in self.services() {
-            let defined = definition::services(&service_of(given), state, Origin::File)
-                .map_err(|refusal| refused("service", given, &refusal))?;
-            for (service, own) in defined {
-                services.insert(service.id.clone());
-                checks.extend(own.iter().map(|check| check.check.check_id.clone()));
-                state.register_service(service, own, false);
-            }
-        }
-        Ok(())
-    }
-
-    fn register_checks(
-        &self,
-        state: &mut State,
-        checks: &mut BTreeSet<String>,
-    ) -> Result<(), String> {
-        for given in self.checks() {
-            let mut check = definition::check(&definition_of(given), state, Origin::File)
-                .map_err(|refusal| refused("check", given, &refusal))?;
-            // Consul sets the type of a check only when it is registered by a request.
-            check.check.kind.clear();
-            checks.insert(check.check.check_id.clone());
-            state.register_check(check);
-        }
-        Ok(())
-    }
-}
-
-/// The ids that the configuration does not name.
-fn others<'a>(all: impl Iterator<Item = &'a String>, named: &BTreeSet<String>) -> Vec<String> {
-    all.filter(|id| !named.contains(*id)).cloned().collect()
-}
-
-/// Whether a definition is refused for itself, and not when it is registered.
-fn is_of_definition(refusal: &Refusal) -> bool {
-    refusal.text.starts_with("Invalid check: ")
-}
-
-fn refused(kind: &str, given: &Value, refusal: &Refusal) -> String {
-    let name =
-        |given: &Value| go::quoted(given.get("name").and_then(Value::as_str).unwrap_or_default());
-    match (refusal.text.strip_prefix("Invalid check: "), given.get("check")) {
-        (Some(why), Some(check)) => format!("{kind} {}: check {}: {why}", name(given), name(check)),
-        (Some(why), None) => format!("{kind} {}: {why}", name(given)),
-        (None, _) => {
-            let why = match refusal.text.as_str() {
-                "Missing service name" => "Service name missing",
-                why => why,
-            };
-            format!("Failed to register {kind} {}: {why}", name(given))
-        }
-    }
-}
-
-/// The error of a reload.
-fn of_reload(why: String) -> String {
-    match ["service", "check"]
-        .iter()
-        .find(|kind| why.starts_with(&format!("Failed to register {kind}")))
-    {
-        Some(kind) => format!("Failed reloading {kind}s: {why}"),
-        None => why,
+        self.define(state)
     }
 }
 
@@ -698,82 +581,4 @@ fn merge(into: &mut Map<String, Value>, from: Map<String, Value>) {
             }
         }
     }
-}
-
-/// The definition of a service as the body of a request, in which the ids of checks have another name and a weight that is
-/// not given is 0.
-fn service_of(value: &Value) -> decode::Json {
-    let mut service = definition_of(value);
-    let check = |check: &mut decode::Json| {
-        if let decode::Json::Object(members) = check {
-            for (name, _) in members.iter_mut().filter(|(name, _)| name == "id") {
-                "CheckID".clone_into(name);
-            }
-        }
-    };
-    if let decode::Json::Object(members) = &mut service {
-        for (name, value) in members {
-            match (name.as_str(), value) {
-                ("check", one) => check(one),
-                ("checks", decode::Json::List(items)) => items.iter_mut().for_each(check),
-                ("weights", decode::Json::Object(weights)) => {
-                    for name in ["passing", "warning"] {
-                        if !weights.iter().any(|(given, _)| given == name) {
-                            weights.push((name.to_owned(), decode::Json::Number(1.into())));
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-    service
-}
-
-/// The members of a service that are lists of objects; a block of HCL with another name is an object.
-const LISTS: [&str; 3] = ["checks", "upstreams", "paths"];
-
-/// A definition as the body of a request: the fields of bodies have no underscores, but for the names that the user chooses.
-fn definition_of(value: &Value) -> decode::Json {
-    use decode::Json;
-    let address = |(name, value): (&String, &Value)| (name.clone(), definition_of(in_block(value)));
-    let member = |(name, value): (&String, &Value)| {
-        let value = if LISTS.contains(&name.as_str()) { value } else { in_block(value) };
-        match (name.as_str(), value) {
-            ("meta" | "header", value) => (name.clone(), plain(value)),
-            ("config", value) => (name.clone(), plain(&without_blocks(value))),
-            ("tagged_addresses", Value::Object(all)) => {
-                (name.clone(), Json::Object(all.iter().map(address).collect()))
-            }
-            (name, value) => (name.replace('_', ""), definition_of(value)),
-        }
-    };
-    match value {
-        Value::Object(members) => Json::Object(members.iter().map(member).collect()),
-        Value::Array(items) => Json::List(items.iter().map(definition_of).collect()),
-        scalar => plain(scalar),
-    }
-}
-
-/// The object of a block, which in HCL is a list of one.
-fn in_block(value: &Value) -> &Value {
-    match value.as_array().map(Vec::as_slice) {
-        Some([object @ Value::Object(_)]) => object,
-        _ => value,
-    }
-}
-
-fn without_blocks(value: &Value) -> Value {
-    match in_block(value) {
-        Value::Object(members) => {
-            let member = |(name, value): (&String, &Value)| (name.clone(), without_blocks(value));
-            Value::Object(members.iter().map(member).collect())
-        }
-        Value::Array(items) => items.iter().map(without_blocks).collect(),
-        scalar => scalar.clone(),
-    }
-}
-
-fn plain(value: &Value) -> decode::Json {
-    decode::Json::read(value.to_string().as_bytes()).unwrap_or(decode::Json::Null)
 }
