@@ -1,13 +1,13 @@
-//! Where the range of a request ends.
+//! The ranges of the requests that read all keys of a range.
 //!
 //! etcd visits all keys of the range that a request names, to count them, also those beyond its limit. With one range
 //! for all pages the visits grow with the square of the number of keys, so a request names a range of some pages: its
 //! width is guessed from the keys that were read, and the count in the answer tells how good the guess was. Ranges
-//! without keys are followed by wider ones, by factors that grow up to the widths of gaps before: so a gap takes few requests, also
-//! one that begins below a long common prefix.
+//! without keys are followed by wider ones, by factors that grow up to the widths of gaps before: so a gap takes few
+//! requests, also one that begins below a long common prefix.
 
-use super::{KeyValue, after};
-use bytes::Bytes;
+use super::{KeyValue, Range, after};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use std::collections::BTreeMap;
 
 /// The pages that a range is to have, and the most.
@@ -23,20 +23,20 @@ const MOST_GROWTH: u128 = 16;
 /// By which power of two a range is wider than the first one without keys before it.
 const GROWTH: u32 = 1;
 
-/// The end of the next request's range.
+/// What is left of a range, and how much of it the next request names.
 #[derive(Debug)]
 pub struct Bound {
+    range: Range,
     /// The end of all.
     last: Bytes,
-    now: Bytes,
+    is_over: bool,
     /// Keys have their positions in the bytes from this one on; those before it are alike.
     depth: usize,
     /// The width of the present range, in positions.
     width: u128,
     /// The keys that were read of it.
     read: u64,
-    /// Where the present range begins, and the first of those without keys before it.
-    from: Bytes,
+    /// Where the first range without keys before the present one begins.
     empty: Option<Bytes>,
     /// By which power of two the next range is wider if the present one has no keys.
     growth: u32,
@@ -45,44 +45,44 @@ pub struct Bound {
 }
 
 impl Bound {
-    pub fn new(end: &Bytes) -> Self {
+    pub fn new(range: Range) -> Self {
         Bound {
-            last: end.clone(),
-            now: end.clone(),
+            last: range.end.clone(),
+            range,
+            is_over: false,
             depth: 0,
             width: 1,
             read: 0,
-            from: Bytes::new(),
             empty: None,
             growth: GROWTH,
             gaps: BTreeMap::new(),
         }
     }
 
-    pub fn end(&self) -> &Bytes {
-        &self.now
+    /// The range of the next request; `None` when all is read.
+    pub fn range(&self) -> Option<&Range> {
+        (!self.is_over).then_some(&self.range)
     }
 
-    pub fn is_last(&self) -> bool {
-        self.now == self.last
-    }
-
-    /// The range goes on after this page: `count` is the number of its keys from the page's first one on.
-    pub fn continued(&mut self, kvs: &[KeyValue], count: u64, limit: u64) {
+    /// Goes on after a page, after which the range has `more` keys or none: `count` is their number with those of the page.
+    pub fn answered(&mut self, kvs: &[KeyValue], more: bool, count: u64, limit: u64) {
         self.add(kvs);
-        let [first, .., last] = kvs else { return };
-        if count <= MOST_PAGES * limit {
-            return;
+        if let Some(last) = kvs.last().filter(|_| more) {
+            if let [first, .., last] = kvs
+                && count > MOST_PAGES * limit
+            {
+                (self.depth, self.width) = distance(&first.key.0, &last.key.0);
+                self.read = kvs.len() as u64;
+                self.go_on(last.key.0.clone(), limit);
+            }
+            self.range.start = successor(&last.key.0);
+        } else if self.range.end == self.last {
+            self.is_over = true;
+        } else {
+            let end = self.range.end.clone();
+            self.go_on(end.clone(), limit);
+            self.range.start = end;
         }
-        (self.depth, self.width) = distance(&first.key.0, &last.key.0);
-        self.read = kvs.len() as u64;
-        self.go_on(last.key.0.clone(), limit);
-    }
-
-    /// The range ends with this page; the next one begins where it ended.
-    pub fn ended(&mut self, kvs: &[KeyValue], limit: u64) {
-        self.add(kvs);
-        self.go_on(self.now.clone(), limit);
     }
 
     /// Counts the keys of a page. The first one after a gap tells its width.
@@ -97,20 +97,21 @@ impl Bound {
         }
     }
 
+    /// Chooses the end of the range that begins after `from`.
     fn go_on(&mut self, from: Bytes, limit: u64) {
         if self.read > 0 {
             let widest = self.width.saturating_mul(MOST_GROWTH);
             let per_key = self.width / u128::from(self.read);
             self.width = per_key.saturating_mul(u128::from(PAGES * limit)).clamp(1, widest);
         } else {
-            self.empty.get_or_insert(self.from.clone());
+            self.empty.get_or_insert(self.range.start.clone());
             self.widen();
         }
         self.read = 0;
         let next = self.beyond(&from);
         let is_before_last = self.last[..] == *b"\0" || next < self.last;
-        self.now = if next[..] != *b"\0" && is_before_last { next } else { self.last.clone() };
-        self.from = from;
+        self.range.end =
+            if next[..] != *b"\0" && is_before_last { next } else { self.last.clone() };
     }
 
     /// Makes the next range wider than the present one, which had no keys.
@@ -153,6 +154,14 @@ fn distance(one: &[u8], other: &[u8]) -> (usize, u128) {
     (depth, position(other, depth).saturating_sub(position(one, depth)).max(1))
 }
 
+/// The first key after this one.
+fn successor(key: &[u8]) -> Bytes {
+    let mut next = BytesMut::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.put_u8(0);
+    next.freeze()
+}
+
 fn position(key: &[u8], depth: usize) -> u128 {
     let mut bytes = [0; 16];
     for (byte, place) in key.iter().skip(depth).zip(&mut bytes[1..]) {
@@ -169,16 +178,15 @@ mod tests {
 
     type Keys = BTreeSet<Vec<u8>>;
 
-    /// Reads keys in pages as [`super::super::Pages`] does; returns the keys, the requests and the keys that etcd visits.
+    /// Reads keys in pages; returns the keys, the requests and the keys that etcd visits.
     fn read(keys: &Keys, limit: usize, start: &[u8], end: &[u8]) -> (Vec<Vec<u8>>, usize, usize) {
-        let mut start = start.to_vec();
-        let mut bound = Bound::new(&Bytes::copy_from_slice(end));
+        let [start, end] = [start, end].map(Bytes::copy_from_slice);
+        let mut bound = Bound::new(Range { start, end });
         let (mut found, mut requests, mut visits) = (Vec::new(), 0, 0);
-        loop {
-            let end = bound.end().clone();
-            assert!(end[..] == *b"\0" || start[..] <= end[..], "{start:?} {end:?}");
+        while let Some(Range { start, end }) = bound.range() {
+            assert!(end[..] == *b"\0" || start <= end, "{start:?} {end:?}");
             let range: Vec<_> = keys
-                .range(start.clone()..)
+                .range(start.to_vec()..)
                 .take_while(|key| end[..] == *b"\0" || key[..] < end[..])
                 .collect();
             let page: Vec<_> = range
@@ -192,16 +200,10 @@ mod tests {
                 .collect();
             (requests, visits) = (requests + 1, visits + range.len());
             found.extend(page.iter().map(|kv| kv.key.0.to_vec()));
-            if page.len() < range.len() {
-                start = [&page[page.len() - 1].key.0[..], b"\0"].concat();
-                bound.continued(&page, range.len() as u64, limit as u64);
-            } else if bound.is_last() {
-                return (found, requests, visits);
-            } else {
-                start = end.to_vec();
-                bound.ended(&page, limit as u64);
-            }
+            let more = page.len() < range.len();
+            bound.answered(&page, more, range.len() as u64, limit as u64);
         }
+        (found, requests, visits)
     }
 
     fn key() -> impl Strategy<Value = Vec<u8>> {
@@ -216,6 +218,14 @@ mod tests {
     fn keys_that_differ_in_zero_bytes_alone_are_read() {
         let keys: Keys = (0..40).map(|zeros| [b"a".to_vec(), vec![0; zeros]].concat()).collect();
         let (found, ..) = read(&keys, 2, b"\0", b"\0");
+        assert_eq!(found, keys.into_iter().collect::<Vec<_>>());
+    }
+
+    /// A case that the property below has found.
+    #[test]
+    fn a_few_short_keys_are_read() {
+        let keys: Keys = ["0", "00", "1", "5", "a", "b", "long/"].map(|key| key.into()).into();
+        let (found, ..) = read(&keys, 3, b"\0", b"\0");
         assert_eq!(found, keys.into_iter().collect::<Vec<_>>());
     }
 
