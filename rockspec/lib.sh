@@ -6,10 +6,15 @@ fail() {
     exit 1
 }
 
+# lowest_rust: prints the lowest Rust that builds it.
+lowest_rust() {
+    sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml
+}
+
 # check_rust WHAT: ends the script unless there is a Rust that is new enough to build WHAT.
 check_rust() {
     local needed found
-    needed=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    needed=$(lowest_rust)
     command -v cargo >/dev/null ||
         fail "cargo is missing, which builds $1: install Rust $needed or newer from https://rustup.rs"
     found=$("${RUSTC:-rustc}" --version) || fail "rustc does not run: install Rust $needed or newer from https://rustup.rs"

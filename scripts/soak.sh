@@ -200,7 +200,8 @@ step_annotations() {
 
 step_lowest() {
     local rust
-    rust=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    # shellcheck source=rockspec/lib.sh
+    rust=$(source rockspec/lib.sh && lowest_rust)
     if ! run rustup toolchain install "$rust" --profile minimal --component clippy,rustfmt --no-self-update; then
         echo "SKIPPED: Rust $rust: rustup could not install it"
         return 3

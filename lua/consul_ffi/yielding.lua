@@ -102,6 +102,11 @@ return function(wait, now_s, check, over)
     end
   end
 
+  -- Waits once, without a limit if there is none, or for a shorter time.
+  local function wait_up_to(object, limit_ms)
+    return wait(object, limit_ms and math.min(limit_ms, LONGEST_MS))
+  end
+
   -- Waits until `look` returns something, or the limit is over.
   local function wait_for(object, limit_ms, look)
     local ends = limit_ms and now_s() + limit_ms / 1000
@@ -111,7 +116,7 @@ return function(wait, now_s, check, over)
       if found or left and left <= 0 then
         return first, second, third
       end
-      local ready, message, err = wait(object, left and math.min(left, LONGEST_MS))
+      local ready, message, err = wait_up_to(object, left)
       if ready == false then
         return false, message, err
       end
@@ -172,7 +177,7 @@ return function(wait, now_s, check, over)
   function Lock.next_event(this, limit_ms)
     limit_ms = limit_of("next_event", limit_ms)
     local event, detail = this.object:poll()
-    if event == nil and wait(this.object, limit_ms and math.min(limit_ms, LONGEST_MS)) ~= false then
+    if event == nil and wait_up_to(this.object, limit_ms) ~= false then
       event, detail = this.object:poll()
     end
     return event, detail

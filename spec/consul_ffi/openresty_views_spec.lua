@@ -92,6 +92,15 @@ describe("views that one worker of nginx writes for all", function()
     return { address = "10.0.0.1", port = port }
   end
 
+  -- Instances on the ports from 1 to `count`.
+  local function instances_up_to(count)
+    local all = {}
+    for port = 1, count do
+      all[port] = instance(port)
+    end
+    return all
+  end
+
   -- What client:service_views returns.
   local function service_views(_, filter)
     local all = {}
@@ -438,10 +447,7 @@ describe("views that one worker of nginx writes for all", function()
 
   it("say once that the dict has no room", function()
     _G.ngx.shared.consul = new_dict(400)
-    lists.api = {}
-    for port = 1, 20 do
-      lists.api[port] = instance(port)
-    end
+    lists.api = instances_up_to(20)
     local worker = new_views()
     watch(worker, 3)
     assert.equal(1, #logged)
@@ -457,10 +463,7 @@ describe("views that one worker of nginx writes for all", function()
 
   it("say again that the dict has no room when the lists are longer by half", function()
     _G.ngx.shared.consul = new_dict(400)
-    lists.api = {}
-    for port = 1, 100 do
-      lists.api[port] = instance(port)
-    end
+    lists.api = instances_up_to(100)
     local turn = 0
     on_changed = function()
       turn = turn + 1
@@ -672,10 +675,7 @@ describe("views that one worker of nginx writes for all", function()
 
   it("know services again when the dict has room again", function()
     _G.ngx.shared.consul = new_dict(400)
-    lists.api = {}
-    for port = 1, 20 do
-      lists.api[port] = instance(port)
-    end
+    lists.api = instances_up_to(20)
     local worker = new_views()
     watch(worker, 8, {
       [4] = function()

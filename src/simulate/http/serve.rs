@@ -42,8 +42,8 @@ const MAX_BODY: usize = 64 << 20;
 /// The largest head of a request, in bytes: that of a Go server.
 const MAX_HEAD: usize = (1 << 20) + 4096;
 
-/// The most headers of a request. A Go server has no such limit; here each request takes memory for all of them, and with
-/// a thousand it is the tenth of its time.
+/// The most headers of a request. A Go server has no such limit; here each request takes memory for all of them: for a
+/// thousand that is a tenth of its time.
 const MAX_HEADERS: usize = 256;
 
 /// The time limit for the head of a request, so that half-open connections are closed.

@@ -370,15 +370,16 @@ fn a_leader_with_an_old_map_waits_for_the_nodes_that_know_a_newer_one() {
     cases.has(&first, "before");
 }
 
+fn start_with_move_timeout(cases: &Cases, n: usize, move_timeout: Duration) -> Process {
+    let options = Cases::options(&format!("n{n}"));
+    let store = StoreOptions { move_timeout, ..StoreOptions::new("points", &options) };
+    cases.start_with(options, store, &Disk::new())
+}
+
 #[test]
 fn a_move_without_progress_is_cancelled_and_a_failover_gets_another_target() {
     let cases = Cases::new();
-    let start = |n: usize| {
-        let options = Cases::options(&format!("n{n}"));
-        let move_timeout = Duration::from_secs(10);
-        let store = StoreOptions { move_timeout, ..StoreOptions::new("points", &options) };
-        cases.start_with(options, store, &Disk::new())
-    };
+    let start = |n| start_with_move_timeout(&cases, n, Duration::from_secs(10));
     let nodes = [1, 2, 3, 4].map(start);
     cases.world.run(nodes[0].store.ready()).expect("a map");
     cases.fill(&nodes[0], "before");
@@ -401,12 +402,7 @@ fn a_move_without_progress_is_cancelled_and_a_failover_gets_another_target() {
 #[test]
 fn a_move_that_makes_progress_is_not_cancelled() {
     let cases = Cases::new();
-    let start = |n: usize| {
-        let options = Cases::options(&format!("n{n}"));
-        let move_timeout = Duration::from_secs(40);
-        let store = StoreOptions { move_timeout, ..StoreOptions::new("points", &options) };
-        cases.start_with(options, store, &Disk::new())
-    };
+    let start = |n| start_with_move_timeout(&cases, n, Duration::from_secs(40));
     let nodes = [1, 2, 3].map(start);
     cases.world.run(nodes[0].store.ready()).expect("a map");
     cases.fill(&nodes[0], "before");
