@@ -262,7 +262,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     if freeze == Freeze::Alarm {
         stop_writes(run, frozen).await?;
     }
-    let (_, frozen_at) = run.etcd.count(&Range::one(&sentinel), 0).await?;
+    let frozen_at = run.etcd.revision(&sentinel).await?;
     let drained = drain(run, sentinel).await?;
     if run.job.record().revision <= frozen_at {
         return Err(Stop::Refused("another program has deleted the sentinel in etcd".to_owned()));

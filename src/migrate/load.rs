@@ -23,17 +23,20 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 /// Writes the snapshot, and deletes what it does not have if Consul may have it. Goes on where an earlier
 /// run of the job was ended; with a new snapshot if etcd has compacted the old one. Reads etcd
-/// unless `kept` has the snapshot.
+/// unless `kept` has the snapshot. Returns how many keys the snapshot has, unless an earlier run has written all.
 ///
 /// # Errors
 /// See [`Stop`].
-pub async fn load(run: &Run<'_>, mut kept: Kept) -> Result<(), Stop> {
+pub async fn load(run: &Run<'_>, mut kept: Kept) -> Result<Option<u64>, Stop> {
     source::check(run.etcd, &run.job.record()).await?;
+    let mut total = None;
     loop {
         let done = match run.job.record().phase {
-            Phase::Load => write(run, std::mem::take(&mut kept)).await,
+            Phase::Load => {
+                write(run, std::mem::take(&mut kept)).await.map(|keys| total = Some(keys))
+            }
             Phase::Sweep => sweep(run).await,
-            Phase::Tail | Phase::Switched => return Ok(()),
+            Phase::Tail | Phase::Switched => return Ok(total),
         };
         match done {
             Err(Stop::Compacted) => restart(run, COMPACTED).await?,
@@ -57,7 +60,7 @@ pub async fn restart(run: &Run<'_>, why: &str) -> Result<(), Stop> {
         )));
     }
     let all = Range::prefix(&record.mapping.etcd_prefix);
-    let (_, revision) = run.etcd.count(&all, 0).await?;
+    let revision = run.etcd.revision(&all.start).await?;
     run.report.note(&format!(
         "copying a new snapshot, of revision {revision}, instead of that of revision {}: {why}",
         record.snapshot
@@ -93,7 +96,8 @@ impl Snapshot<'_> {
     }
 }
 
-async fn write(run: &Run<'_>, kept: Kept) -> Result<(), Stop> {
+/// Writes all keys of the snapshot, and returns their number.
+async fn write(run: &Run<'_>, kept: Kept) -> Result<u64, Stop> {
     let record = run.job.record();
     let (mut pages, total, done);
     // Another instance may have begun the job with another snapshot.
@@ -138,7 +142,8 @@ async fn write(run: &Run<'_>, kept: Kept) -> Result<(), Stop> {
     })
     .await?;
     let phase = if record.sweeps { Phase::Sweep } else { Phase::Tail };
-    advance(run, phase).await
+    advance(run, phase).await?;
+    Ok(total)
 }
 
 /// Goes to the next phase; requests of this one that are still on their way change nothing any more.

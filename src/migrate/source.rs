@@ -35,7 +35,7 @@ pub async fn check_cluster(etcd: &Etcd, record: &Record) -> Result<(), Stop> {
 /// See [`Stop`].
 pub async fn check_revision(etcd: &Etcd, record: &Record) -> Result<(), Stop> {
     // The status of a server may be late; a linearizable read is not.
-    let (_, found) = etcd.count(&Range::prefix(&record.mapping.etcd_prefix), 0).await?;
+    let found = etcd.revision(&Range::prefix(&record.mapping.etcd_prefix).start).await?;
     let applied = record.revision - u64::from(record.offset == 0);
     if found >= applied {
         return Ok(());

@@ -1,10 +1,13 @@
 //! What a snapshot of etcd has, and which keys Consul does not take as they are. Writes nothing.
 
-use super::etcd::{Etcd, KeyValue, Sorted};
+use super::ahead::ahead;
+use super::etcd::{Etcd, KeyValue, Range, Sorted};
 use super::mapping::{Choice, Form, Mapping, Place, Problem, form_of};
 use super::{Pace, Report, Stop};
 use bytes::Bytes;
+use futures_util::future::try_join;
 use serde::Serialize;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 /// The keys that are named for each problem.
@@ -110,9 +113,9 @@ pub async fn survey(
     report: &dyn Report,
 ) -> Result<Survey, Stop> {
     let status = etcd.status().await?;
-    // The first linearizable read names the revision; the status is that of one server.
-    let all = super::etcd::Range::prefix(&mapping.etcd_prefix);
-    let (total, revision) = etcd.count(&all, 0).await?;
+    let all = Range::prefix(&mapping.etcd_prefix);
+    // The status is that of one server, which may be late.
+    let revision = etcd.revision(&all.start).await?;
     let mut survey = Survey {
         cluster_id: status.cluster_id,
         revision,
@@ -125,27 +128,37 @@ pub async fn survey(
         problems: BTreeMap::new(),
         kept: Kept { revision, kvs: Vec::new() },
     };
-    let mut room = Some(KEPT_BYTES);
+    let total = Cell::new(None);
+    let count = async || {
+        total.set(Some(etcd.count(&all, revision).await?.0));
+        Ok(())
+    };
     let mut entries = Sorted::new(etcd, &mapping.etcd_prefix, revision, pace.page);
-    let mut before: Option<Bytes> = None;
-    while let Some(kv) = entries.next().await? {
-        survey.count(&kv, mapping);
-        if let Some(before) = &before
-            && super::mapping::counterpart(before) == kv.key.0
-            && form_of(before) != form_of(&kv.key.0)
-        {
-            survey.add(Problem::Collision, &kv.key.0);
+    let next = async || Ok(entries.next().await?);
+    let read = ahead(next, KeyValue::size, async |mut entries| {
+        let mut room = Some(KEPT_BYTES);
+        let mut before: Option<Bytes> = None;
+        while let Some(kv) = entries.next().await {
+            survey.count(&kv, mapping);
+            if let Some(before) = &before
+                && super::mapping::counterpart(before) == kv.key.0
+                && form_of(before) != form_of(&kv.key.0)
+            {
+                survey.add(Problem::Collision, &kv.key.0);
+            }
+            before = Some(kv.key.0.clone());
+            room = room.and_then(|room| room.checked_sub(kv.size()));
+            match room {
+                Some(_) => survey.kept.kvs.push(kv),
+                None => survey.kept.kvs = Vec::new(),
+            }
+            if survey.keys.is_multiple_of(STEP) {
+                report.progress("read", survey.keys, total.get());
+            }
         }
-        before = Some(kv.key.0.clone());
-        room = room.and_then(|room| room.checked_sub(kv.size()));
-        match room {
-            Some(_) => survey.kept.kvs.push(kv),
-            None => survey.kept.kvs = Vec::new(),
-        }
-        if survey.keys.is_multiple_of(STEP) {
-            report.progress("read", survey.keys, Some(total));
-        }
-    }
-    report.progress("read", survey.keys, Some(total));
+        Ok(())
+    });
+    try_join(count(), read).await?;
+    report.progress("read", survey.keys, total.get());
     Ok(survey)
 }

@@ -205,7 +205,7 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
         )
         .into());
     }
-    held(&run, async || {
+    let total = held(&run, async || {
         if asked.again && asked.replace {
             run.job.replace_all().await?;
         }
@@ -217,7 +217,10 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
     .await?;
     let record = run.job.record();
     let range = Range::prefix(&record.mapping.etcd_prefix);
-    let (keys, _) = session.etcd.count(&range, record.snapshot).await.unwrap_or_default();
+    let keys = match total {
+        Some(keys) => keys,
+        None => session.etcd.count(&range, record.snapshot).await.unwrap_or_default().0,
+    };
     let seconds = begun.elapsed().as_secs_f64();
     let text = format!(
         "copied {} of revision {} in {seconds:.1} s; `tail` applies what has changed since",

@@ -37,7 +37,7 @@ impl Etcd {
     pub async fn watch(&self, range: &Range, from: u64) -> Result<Watch, Refused> {
         if self.login.is_some() {
             // With a token that has expired a watch is denied as without the right; a read renews the token.
-            self.count(&Range::one(&range.start), 0).await?;
+            self.revision(&range.start).await?;
         }
         let asked = json!({ "create_request": {
             "key": Base64(range.start.clone()),
