@@ -6,8 +6,9 @@
 #
 # The reads in two forms: all processes share two processors, and the server has one of them and wrk the other, so that
 # the servers' rates do not have wrk's processor time in them. Both servers have their defaults, and run at the same time;
-# each is measured five times, in turns. Fails when consul-sim has less than 4 times the rate with a processor of its own,
-# takes more than a quarter of the processor time for a read in either form, starts in 20 ms or more, or has 10 MB or more.
+# each is measured five times, in turns. Fails when consul-sim with a processor of its own has less than 4 times the rate or
+# takes more than a quarter of the processor time for a read, starts in 20 ms or more, or has 10 MB or more. Where wrk
+# shares the processors, its time is in the rates, and what it leaves in their caches in both servers' times: no bound.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -87,9 +88,9 @@ for form in shared apart; do
     awk -v rates="$rate_sim $rate_real" -v times="$time_sim $time_real" -v least="$least" 'BEGIN {
         split(rates, rate); split(times, time)
         by_rate = rate[1] / rate[2]; by_time = time[2] / time[1]
-        printf "  times the reads %.2f%s, a read for one part in %.2f of the processor time (at least 4)\n",
-            by_rate, least ? " (at least " least ")" : "", by_time
-        exit by_rate < least || by_time < 4
+        printf "  times the reads %.2f, a read for one part in %.2f of the processor time%s\n",
+            by_rate, by_time, least ? " (each at least " least ")" : ""
+        exit by_rate < least || by_time < least
     }' || failed=1
 done
 
