@@ -8,7 +8,7 @@
 # the servers' rates do not have wrk's processor time in them. Both servers have their defaults, and run at the same time;
 # each is measured five times, in turns. Fails when consul-sim with a processor of its own has less than 4 times the rate or
 # takes more than a quarter of the processor time for a read, starts in 20 ms or more, or has 10 MB or more. Where wrk
-# shares the processors, its time is in the rates, and what it leaves in their caches in both servers' times: no bound.
+# shares the processors there is no bound, since its time is in the rates.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
