@@ -2,10 +2,6 @@
 //!
 //! One thing only, mostly: of several mistakes Go's decoder reports the first in the order of the
 //! body, and the simulated agent the first in the order in which it reads them.
-//!
-//! Without ACLs seed 994 differs in one of four runs: the agent removes two checks of one service in the random order of
-//! a map of Go. One of them still has the name that the service had when it was written, so the index of that name is
-//! that of the first or of the second removal.
 
 use super::steps::{NODES, STATUSES, Step, pick};
 use fastrand::Rng;
