@@ -17,6 +17,9 @@ const SENTINELS: &[u8] = b"_migrate.sentinel/";
 /// The prefix of encoded keys, after the prefix of the job's keys in Consul.
 pub const ENCODED: &str = "_etcd/";
 
+/// No key of a program is below these.
+pub const RESERVED: [&str; 2] = [JOBS, ENCODED];
+
 /// The largest value of an operation in a transaction, whose JSON body has up to 524,288 bytes.
 pub const MAX_IN_TXN: usize = 380_000;
 
@@ -79,7 +82,7 @@ impl Problem {
             }
             Problem::NotUtf8 => "the key is not UTF-8",
             Problem::ReservedKey => {
-                "the key begins with _etcd/ or _migrate/, which consul-migrate uses"
+                "the key begins with _etcd/ or _migrate/ in Consul, which consul-migrate uses"
             }
             Problem::LargeValue => "the value has more than 524,288 bytes",
             Problem::Leased => "the key has a lease: its owner sets it again",
@@ -219,12 +222,20 @@ impl Mapping {
             Some(Problem::ControlKey)
         } else if check_key(key).is_err() {
             Some(Problem::PathKey)
-        } else if self.consul_prefix.is_empty() && key.starts_with(JOBS) || key.starts_with(ENCODED)
-        {
+        } else if self.is_reserved(key) {
             Some(Problem::ReservedKey)
         } else {
             None
         }
+    }
+
+    /// Whether the place of a key would be among the keys of jobs, or those that this job or one without a prefix encodes.
+    fn is_reserved(&self, key: &str) -> bool {
+        let below = |reserved: &str| {
+            let rest = reserved.strip_prefix(self.consul_prefix.as_str());
+            rest.is_some_and(|rest| key.starts_with(rest))
+        };
+        key.starts_with(ENCODED) || RESERVED.into_iter().any(below)
     }
 
     /// The prefix of the sentinels in etcd.
@@ -523,6 +534,21 @@ mod tests {
         let mut leased = entry(b"a", 1);
         leased.lease.0 = 7;
         assert_eq!(mapping.place(&leased), Place::Nowhere(Problem::Leased));
+    }
+
+    #[test]
+    fn no_prefix_makes_a_key_one_of_a_job() {
+        let place = |prefix: &str, key: &[u8]| {
+            let consul_prefix = prefix.to_owned();
+            Mapping { consul_prefix, ..mapping(&[]) }.place(&entry(key, 1))
+        };
+        let reserved = Place::Nowhere(Problem::ReservedKey);
+        assert_eq!(place("_m", b"/igrate/etcd"), reserved);
+        assert_eq!(place("_migrate", b"//x"), Place::Nowhere(Problem::PathKey));
+        assert_eq!(place("_e", b"tcd/2f61/0000-0001"), reserved);
+        assert_eq!(place("app/", b"/_etcd/x"), reserved);
+        assert_eq!(place("_m", b"/a"), Place::Plain("_ma".to_owned()));
+        assert_eq!(place("app/", b"/_migrate/x"), Place::Plain("app/_migrate/x".to_owned()));
     }
 
     #[test]

@@ -16,6 +16,12 @@ pub fn run(version: &'static str) {
     servers.run(&["copy"]).ok();
     servers.run(&["plan", "--on", "path-key=maybe"]).ends(2, &["skip, encode or refuse"]);
     servers.run(&["plan", "--on", "odd=skip"]).ends(2, &["unknown kind", "path-key"]);
+    for prefix in ["_migrate/", "_migrate/etcd/", "_etcd/"] {
+        let own = "has keys of its own";
+        servers.run(&["plan", "--consul-prefix", prefix]).ends(2, &[own]);
+        servers.run(&["export", "--consul-prefix", prefix]).ends(2, &[own]);
+    }
+    servers.run(&["plan", "--consul-prefix", "/x"]).ends(2, &["do not begin with `/`"]);
 
     // Another cluster than the job began with.
     let first = std::mem::replace(&mut servers.etcd, Etcd::start("another"));

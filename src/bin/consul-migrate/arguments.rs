@@ -1,9 +1,10 @@
 //! The command line.
 
 use super::common::consul::Consul;
+use super::common::print::PROGRAM;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use consul_ffi::migrate::mapping::{Choice, Problem};
+use consul_ffi::migrate::mapping::{Choice, Problem, RESERVED};
 
 const AFTER: &str = "\
 A move, while the programs go on writing to etcd:
@@ -21,7 +22,7 @@ Kinds of keys that Consul does not take as they are, for --on KIND=skip|encode|r
   control-key   NUL or another character in the key that is not printable: no URL of Consul reads it
   path-key      `//`, `.` or `..` between slashes: no URL of Consul reads it
   not-utf8      the key is not UTF-8
-  reserved-key  the key begins with _etcd/ or _migrate/
+  reserved-key  the key begins with _etcd/ or _migrate/, or would in Consul
   large-value   more than 524,288 bytes
   leased        the key has a lease; skip by default. encode makes it a plain key
 
@@ -117,7 +118,7 @@ pub struct Job {
     #[arg(long = "job", global = true, default_value = "etcd", value_name = "NAME", value_parser = job_name)]
     pub name: String,
     /// What the keys in Consul begin with, before etcd's key without its leading slash.
-    #[arg(long, global = true, default_value = "", value_name = "PREFIX")]
+    #[arg(long, global = true, default_value = "", value_name = "PREFIX", value_parser = consul_prefix)]
     pub consul_prefix: String,
     /// What is done with the keys of a kind: skip, encode or refuse; may be repeated.
     #[arg(long, global = true, value_name = "KIND=CHOICE", value_parser = choice)]
@@ -250,6 +251,14 @@ fn job_name(name: &str) -> Result<String, String> {
     match !name.is_empty() && name.chars().all(is_of_name) {
         true => Ok(name.to_owned()),
         false => Err("it must have letters, digits, `-` and `_` only".to_owned()),
+    }
+}
+
+fn consul_prefix(prefix: &str) -> Result<String, String> {
+    match RESERVED.iter().find(|reserved| prefix.starts_with(**reserved)) {
+        None if prefix.starts_with('/') => Err("keys of Consul do not begin with `/`".to_owned()),
+        None => Ok(prefix.to_owned()),
+        Some(reserved) => Err(format!("{PROGRAM} has keys of its own below `{reserved}`")),
     }
 }
 
