@@ -147,6 +147,8 @@ async fn prepare(run: &Run<'_>) -> Result<(), Stop> {
         run.report.note(LIFTED);
     }
     source::check(run.etcd, &record).await?;
+    // The comparison, during which the writers are stopped, would end with the same error.
+    run.job.target.keys(&record.mapping.plain_prefix(), Some("/")).await?;
     refuse_alarms(run).await?;
     delete_left_sentinels(run).await
 }

@@ -210,6 +210,20 @@ impl Target {
         Ok(())
     }
 
+    /// Of these prefixes those below which the token may not write all keys.
+    ///
+    /// # Errors
+    /// Consul's.
+    pub async fn not_writable<'p>(&self, prefixes: &'p [String]) -> Result<Vec<&'p str>, Error> {
+        let mut found = Vec::new();
+        for prefix in prefixes {
+            if !self.may_write_all(prefix).await? {
+                found.push(prefix.as_str());
+            }
+        }
+        Ok(found)
+    }
+
     /// Whether the token may write all keys that begin with a prefix: of the rights that Consul tells it is the only
     /// one that no rule below the prefix restricts.
     async fn may_write_all(&self, prefix: &str) -> Result<bool, Error> {
@@ -424,6 +438,12 @@ fn refused(error: Error) -> Result<Outcome, Error> {
     match error.refused().first() {
         Some(refused) if error.kind() == Kind::TxnFailed => {
             Ok(Outcome::Refused(refused.index, refused.what.clone()))
+        }
+        // Each operation may be denied for the same reason.
+        Some(_) if error.refused().len() > 1 => {
+            let first = error.message().split("; operation ").next().unwrap_or_default();
+            let message = format!("{first}; and {} more", error.refused().len() - 1);
+            Err(Error::new(error.kind(), message))
         }
         _ => Err(error),
     }

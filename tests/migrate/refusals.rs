@@ -14,6 +14,7 @@ pub fn run(version: &'static str) {
     let mut servers = Servers::start("refusals", version);
     servers.etcd.gateway().put(b"/app/a", b"1");
     servers.run(&["copy"]).ok();
+    servers.run(&["plan"]).ends(0, &["copied already: go on with tail"]);
     servers.run(&["plan", "--on", "path-key=maybe"]).ends(2, &["skip, encode or refuse"]);
     servers.run(&["plan", "--on", "odd=skip"]).ends(2, &["unknown kind", "path-key"]);
     for prefix in ["_migrate/", "_migrate/etcd/", "_etcd/"] {
@@ -108,9 +109,10 @@ fn goes_back(servers: &Servers) {
     servers.etcd.lose_all();
     let words = ["etcd is at revision 1, and the job has applied revision", "copy --again"];
     tail.end().ends(1, &words);
-    for verb in [&["copy"][..], &["tail"], &["verify"], &["status"], &["cutover", "--yes"]] {
-        servers.run(verb).ends(1, &words);
+    for verb in ["plan", "copy", "tail", "verify", "status"].map(|verb| vec![verb]) {
+        servers.run(&verb).ends(1, &words);
     }
+    servers.run(&["cutover", "--yes"]).ends(1, &words);
     servers.etcd.gateway().fill(keys(1));
     servers.run(&["copy", "--again"]).ok();
     servers.run(&["verify"]).ends(0, &["compared 1 key", "0 missing, 0 extra, 0 different"]);

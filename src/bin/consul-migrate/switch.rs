@@ -65,7 +65,7 @@ fn told(done: &CutOver, freeze: Given) -> String {
     if !done.differences.is_empty() {
         let count = done.differences.len();
         let mut text = match done.is_whole {
-            true => format!("not cut over: {count} of {keys} differ\n"),
+            true => format!("not cut over: of {keys} of etcd and those of Consul {count} differ\n"),
             false => format!("not cut over: at least {count} keys differ\n"),
         };
         for difference in done.differences.iter().take(SHOWN) {
@@ -167,8 +167,10 @@ pub async fn rollback(session: &Session, name: &str, asked: &Rollback) -> Result
     let Some(job) = open(session, name, &asked.hold).await? else { return Err(without(name)) };
     let run = of(session, job);
     let done = held(&run, async || {
-        let text = "etcd becomes as Consul is now, and takes writes again. Stop the programs that write to either.";
-        agree(session, text, asked.yes || asked.dry_run).await?;
+        if !asked.dry_run {
+            let text = "etcd becomes as Consul is now, and takes writes again. Stop the programs that write to either.";
+            agree(session, text, asked.yes).await?;
+        }
         roll_back(&run, asked.dry_run).await
     });
     let done = done.await?;

@@ -93,7 +93,7 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
     let existing = existing(session, &mapping).await?;
     let record = job::record(&session.target, &Keys::new(name)).await?;
     let other = match &record {
-        Some((record, _)) => match check_begun(session, name, record).await {
+        Some((record, _)) => match check_plan(session, name, record).await {
             Ok(()) => None,
             Err(Stop::Refused(why)) => Some(why),
             Err(stop) => return Err(stop.into()),
@@ -128,13 +128,35 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
     if let Some(why) = &other {
         text += &format!("{why}\n");
     }
+    let prefixes = [Keys::new(name).record, mapping.plain_prefix()];
+    let not_writable = session.target.not_writable(&prefixes).await?;
+    for prefix in &not_writable {
+        text += &format!(
+            "the token may not write all keys of Consul that begin with {prefix:?}: a copy ends with status 5 at one of them\n"
+        );
+    }
     let is_well = refused.is_empty() && (existing.is_none() || record.is_some()) && other.is_none();
-    text += if is_well { "nothing is in the way of a copy" } else { "a copy would be refused" };
+    let is_copied = record.is_some_and(|(record, _)| is_copied(&record));
+    text += match is_well {
+        true if is_copied => "the snapshot is copied already: go on with tail",
+        true => "nothing is in the way of a copy",
+        false => "a copy would be refused",
+    };
     let json = json!({
         "verb": "plan", "survey": found, "refused": refused, "existing": existing, "other": other,
-        "seconds": seconds, "ready": is_well,
+        "not_writable": not_writable, "seconds": seconds, "ready": is_well,
     });
     Ok(Done { text, json, is_well })
+}
+
+/// Refuses what a copy would refuse of a job.
+async fn check_plan(session: &Session, name: &str, record: &Record) -> Result<(), Stop> {
+    check_begun(session, name, record).await?;
+    source::check_revision(&session.etcd, record).await
+}
+
+fn is_copied(record: &Record) -> bool {
+    matches!(record.phase, Phase::Tail | Phase::Switched)
 }
 
 async fn look(session: &Session) -> Result<Survey, Failure> {
@@ -194,7 +216,7 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
     };
     let run = of(session, job);
     let before = run.job.record();
-    let is_copied = matches!(before.phase, Phase::Tail | Phase::Switched);
+    let is_copied = is_copied(&before);
     if is_copied && !asked.again {
         let checked = source::check_revision(run.etcd, &before).await;
         run.job.release().await;
