@@ -5,7 +5,7 @@ use super::etcd::text;
 use super::program::{PATIENCE, Servers};
 use super::storm::Over;
 use crate::support::proxy::Proxy;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -140,13 +140,18 @@ fn names_the_other_job(servers: &Servers) {
     other(&["cutover", "--yes", "--within", "300"]).ok();
     let words = ["since the cut-over of the job \"other\"", "--job other rollback"];
     servers.run(&["cutover", "--yes"]).ends(1, &words);
-    let alarm = |action: &str| {
-        let asked = json!({ "action": action, "memberID": "7", "alarm": "NOSPACE" });
+    let alarm = |action: &str, member: u64| {
+        let asked = json!({ "action": action, "memberID": member.to_string(), "alarm": "NOSPACE" });
         servers.etcd.gateway().post("maintenance/alarm", asked);
     };
-    alarm("ACTIVATE");
+    alarm("ACTIVATE", 7);
     other(&["rollback", "--yes"]).ends(1, &["an alarm of its own", "free its disk"]);
-    alarm("DEACTIVATE");
+    let record = servers.stored("_migrate/other").unwrap();
+    let record: Value = serde_json::from_slice(&record).unwrap();
+    alarm("DEACTIVATE", record["alarms"][0].as_u64().unwrap());
+    other(&["status"]).ends(0, &["refuses writes by an alarm that is not this job's"]);
+    alarm("DEACTIVATE", 7);
+    other(&["status"]).ends(0, &["etcd TAKES WRITES although the job is cut over"]);
     other(&["rollback", "--yes"]).ok();
 }
 

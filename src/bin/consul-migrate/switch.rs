@@ -139,13 +139,17 @@ pub async fn freeze_left(
     keys: &Keys,
     record: &Record,
 ) -> Result<&'static str, Failure> {
-    let is_on = match record.alarms.is_empty() {
-        true => return Ok(UNFROZEN),
-        false => session.etcd.alarms().await?.iter().any(|alarm| record.alarms.contains(alarm)),
-    };
+    if record.alarms.is_empty() {
+        return Ok(UNFROZEN);
+    }
+    let on = session.etcd.alarms().await?;
+    let is_on = on.iter().any(|alarm| record.alarms.contains(alarm));
     let dead = |instance: &Instance| is_dead(instance, &session.me);
     match (record.phase, is_on) {
         (Phase::Switched, true) => return Ok("etcd refuses writes since the cut-over"),
+        (Phase::Switched, false) if !on.is_empty() => {
+            return Ok("etcd refuses writes by an alarm that is not this job's");
+        }
         (Phase::Switched, false) => return Ok("etcd TAKES WRITES although the job is cut over"),
         (_, false) => return Ok(UNFROZEN),
         _ if job::end_abandoned(&session.target, keys, &dead).await? => {}
