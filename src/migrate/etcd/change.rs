@@ -155,3 +155,23 @@ impl Etcd {
         self.ask("maintenance/alarm", &asked).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_takes_so_many_changes_as_etcd_does_by_default() {
+        let change = |size: usize| {
+            let value = Some(vec![0; size].into());
+            Change { key: Bytes::from_static(b"key"), value, from: 0 }
+        };
+        let fitting = |sizes: &[usize]| {
+            Change::fitting(&sizes.iter().map(|size| change(*size)).collect::<Vec<_>>())
+        };
+        assert_eq!(fitting(&[1; 250]), 100);
+        assert_eq!(fitting(&[500_000; 4]), 2);
+        // Without it nothing would go on.
+        assert_eq!(fitting(&[2_000_000, 1]), 1);
+    }
+}

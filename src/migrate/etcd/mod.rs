@@ -6,6 +6,8 @@ mod message;
 mod pages;
 mod protobuf;
 mod sorted;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 pub use change::Change;
