@@ -567,6 +567,21 @@ mod tests {
     }
 
     #[test]
+    fn below_a_prefix_in_consul_the_keys_of_jobs_are_not_in_the_way() {
+        let mapping = Mapping { consul_prefix: "x/".to_owned(), ..mapping(&[]) };
+        let place = |key: &[u8]| mapping.place(&entry(key, 1));
+        assert_eq!(place(b"_migrate/x"), Place::Plain("x/_migrate/x".to_owned()));
+        assert_eq!(place(b"_etcd/x"), Place::Nowhere(Problem::ReservedKey));
+    }
+
+    #[test]
+    fn a_key_of_consul_has_no_source_outside_of_the_prefix_in_etcd() {
+        let mapping = Mapping { etcd_prefix: b"/d".to_vec(), ..mapping(&[]) };
+        assert_eq!(mapping.sources("d/new"), ["/d/new"]);
+        assert!(mapping.sources("other").is_empty());
+    }
+
+    #[test]
     fn a_large_value_is_several_parts_that_together_are_the_value() {
         let mapping = mapping(&[(Problem::LargeValue, Choice::Encode)]);
         let ops = mapping.set(&entry(b"/a", 1_500_000));

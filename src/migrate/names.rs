@@ -58,3 +58,48 @@ impl<'a, Count: AsyncFn(&str) -> Result<u64, super::Stop>> Names<'a, Count> {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Stop;
+    use super::super::mapping::Op;
+    use super::*;
+    use crate::client::{Client, Settings};
+    use crate::clock::ManualClock;
+    use crate::simulate::{Agent, Options, SimTransport};
+    use crate::wire::request::Defaults;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    #[test]
+    fn directory_by_directory_the_names_are_the_same_as_all_at_once() {
+        let wanted = ["a", "d/", "d/a", "d/e/", "d/e/f", "d/e/g/h", "d0", "z/"];
+        let clock = ManualClock::new();
+        let shared: Arc<dyn crate::clock::Clock> = Arc::new(clock.clone());
+        let agent = Agent::new(Options { clock: Arc::clone(&shared), ..Options::default() });
+        let transport = Arc::new(SimTransport::new(Arc::new(agent), "simulated"));
+        let settings = Settings {
+            timeout: Duration::from_secs(5),
+            retry_count: 0,
+            defaults: Defaults::default(),
+        };
+        let client = Client::new(vec![transport], settings, shared, fastrand::Rng::with_seed(1));
+        let target = Target::new(Arc::new(client), Duration::ZERO, 64);
+        let ops: Vec<Op> =
+            wanted.iter().map(|key| Op::set((*key).to_owned(), "v".into())).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(clock.drive(async {
+            target.txn_surely(&[], &ops).await.unwrap();
+            for count in [AT_ONCE, AT_ONCE + 1] {
+                let count = async |_: &str| Ok::<_, Stop>(count);
+                let mut names = Names::new(&target, "", count).await.unwrap();
+                let mut found = Vec::new();
+                while let Some(name) = names.next().await.unwrap() {
+                    found.push(name);
+                    assert!(found.len() <= wanted.len(), "{found:?}");
+                }
+                assert_eq!(found, wanted);
+            }
+        }));
+    }
+}

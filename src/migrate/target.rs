@@ -476,3 +476,45 @@ fn change(op: &Op) -> Value {
         Op::DeleteTree { prefix } => operation("delete-tree", prefix, []),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Settings;
+    use crate::clock::{BoxFuture, SystemClock};
+    use crate::transport::Transport;
+    use crate::wire::request::Defaults;
+    use ::http::{Request, Response};
+
+    /// A server that answers all with a success that has nothing.
+    #[derive(Debug)]
+    struct Proxy;
+
+    impl Transport for Proxy {
+        fn send(&self, _: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+            Box::pin(async { Ok(Response::new(Bytes::from_static(br#"{"Results":[]}"#))) })
+        }
+
+        fn endpoint(&self) -> &str {
+            "proxy"
+        }
+    }
+
+    #[test]
+    fn an_answer_without_results_is_not_that_of_a_transaction() {
+        let settings = Settings {
+            timeout: Duration::from_secs(5),
+            retry_count: 0,
+            defaults: Defaults::default(),
+        };
+        let (clock, rng) = (Arc::new(SystemClock::new()), fastrand::Rng::with_seed(1));
+        let client = Client::new(vec![Arc::new(Proxy)], settings, clock, rng);
+        let target = Target::new(Arc::new(client), Duration::ZERO, 64);
+        let set = Op::set("a".to_owned(), "v".into());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let written = runtime.block_on(target.txn(&[], &[set])).unwrap_err();
+        assert!(written.message().contains("it is not Consul's"), "{written}");
+        let read = runtime.block_on(target.entries(&["a"])).unwrap_err();
+        assert_eq!(read.kind(), Kind::PermissionDenied, "{read}");
+    }
+}

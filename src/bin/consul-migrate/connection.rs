@@ -131,3 +131,15 @@ pub fn is_dead(instance: &Instance, me: &Instance) -> bool {
     let is_here = instance.boot == me.boot && instance.host == me.host && !me.boot.is_empty();
     is_here && Process::new(instance.process).exits_within(Duration::ZERO)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_scheme_has_tls_if_there_are_files_for_it() {
+        assert_eq!(url("a:2379", true), "https://a:2379");
+        assert_eq!(url("a:2379/", false), "http://a:2379");
+        assert_eq!(url("http://a:2379", true), "http://a:2379");
+    }
+}
