@@ -500,8 +500,7 @@ impl<'a> Job<'a> {
         let mut record = self.record();
         for (problem, choice) in wanted {
             let before = record.mapping.choice(*problem);
-            let is_fixed = before != Choice::Refuse || *problem == Problem::Leased;
-            if before != *choice && is_fixed {
+            if before != *choice && before != Choice::Refuse {
                 return Err(Stop::Refused(format!(
                     "the job began with --on {problem}={before}, which can no longer change, and --on {problem}={choice} is \
                      given: leave it out, or use another --job"

@@ -34,6 +34,11 @@ fn trials() -> Trials {
         random::replaced::run();
     });
     trials.add("a_snapshot_that_was_kept_serves_only_its_own_revision", random::kept::run);
+    trials.add("what_a_snapshot_has_is_counted_and_a_large_one_is_not_kept", random::kept::count);
+    trials.add("a_tail_ends_at_what_the_mapping_refuses", random::refused::run);
+    trials.add("a_copy_goes_on_where_all_keys_before_are_written", random::resumed::run);
+    trials.add("an_instance_that_lives_is_not_replaced", random::holder::run);
+    trials.add("nothing_is_lost_at_the_moment_of_a_cut_over", random::switched::run);
     if let Some(why) = etcd::missing() {
         consul::say_skipped("consul-migrate", &why);
         return trials;

@@ -4,8 +4,12 @@
 //!     SEED=17 cargo test … --test migrate random      one seed
 //!     FROM=200 SEEDS=300 cargo test …                 those from 200 to 299
 
+pub mod holder;
 pub mod kept;
+pub mod refused;
 pub mod replaced;
+pub mod resumed;
+pub mod switched;
 
 use super::fake::{Change, Fake};
 use bytes::Bytes;
@@ -196,6 +200,36 @@ impl World {
         }
     }
 
+    /// All keys of etcd, without prefixes; no key is refused but by these choices, and no request has a fault.
+    fn plain(seed: u64, on: &[(Problem, Choice)]) -> World {
+        let world = World::with_faults(0, seed, &mut fastrand::Rng::with_seed(seed));
+        let mapping = Mapping {
+            etcd_prefix: Vec::new(),
+            consul_prefix: String::new(),
+            on: on.iter().copied().collect(),
+            ..world.mapping.clone()
+        };
+        World { mapping, ..world }
+    }
+
+    /// Works in the time of this world.
+    fn works<R>(&self, work: impl Future<Output = R>) -> R {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(self.clock.drive(work))
+    }
+
+    /// Sets or deletes a key of etcd.
+    fn put(&self, key: &str, value: Option<&str>) {
+        let value = value.map(|value| (Bytes::copy_from_slice(value.as_bytes()), 0));
+        assert!(self.fake.write(&[(key.as_bytes().to_vec(), value)]));
+    }
+
+    /// The text of a key in Consul.
+    async fn stored(&self, key: &str) -> Option<String> {
+        let stored = self.direct.entries(&[key]).await.unwrap().pop().flatten()?;
+        Some(String::from_utf8(stored.value.to_vec()).unwrap())
+    }
+
     /// What Consul is to have for a revision of etcd.
     fn wanted(&self, mapping: &Mapping, revision: u64) -> BTreeMap<String, Bytes> {
         let (mut wanted, mut keys) = (BTreeMap::new(), self.fake.at(revision));
@@ -235,9 +269,7 @@ impl World {
         let found = survey(&self.etcd, &self.mapping, PACE, &Silent).await?;
         let mapping = Mapping { form: Some(found.form()), ..self.mapping.clone() };
         let new = Record::new(found.cluster_id, mapping, found.revision, false);
-        let text = |text: &str| text.to_owned();
-        let (id, host, boot, verb) = (number.to_string(), text("h"), text("b"), text("tail"));
-        let me = Instance { id, host, boot, process: 1, verb };
+        let me = instance(number);
         let job = Job::hold(&self.target, "job", me, &|_| true, true, Some(new)).await?;
         let run = Run { etcd: &self.etcd, job, pace: PACE, report: Arc::new(Silent) };
         Ok((run, found.kept))
@@ -267,6 +299,12 @@ impl World {
         }
         done
     }
+}
+
+fn instance(number: u64) -> Instance {
+    let text = |text: &str| text.to_owned();
+    let (id, host, boot, verb) = (number.to_string(), text("h"), text("b"), text("tail"));
+    Instance { id, host, boot, process: 1, verb }
 }
 
 fn mapping(rng: &mut fastrand::Rng) -> Mapping {

@@ -1,6 +1,9 @@
-//! A snapshot that was kept serves only a job of the same one.
+//! What is read before a copy: its counts, and a snapshot that was kept, which serves only a job of the same one.
 
-use super::{World, changes};
+use super::{PACE, Silent, World, changes};
+use bytes::Bytes;
+use consul_ffi::migrate::mapping::Problem;
+use consul_ffi::migrate::survey::survey;
 use consul_ffi::migrate::{load, restart};
 
 pub fn run() {
@@ -24,4 +27,39 @@ pub fn run() {
             assert!(world.found().await == world.wanted(&record.mapping, record.snapshot));
         }));
     }
+}
+
+pub fn count() {
+    let world = World::plain(2, &[]);
+    let put = |key: &str, size: usize, lease: u64| {
+        let value = Some((Bytes::from(vec![0; size]), lease));
+        assert!(world.fake.write(&[(key.as_bytes().to_vec(), value)]));
+    };
+    for (key, size, lease) in [
+        ("/a", 10, 0),
+        ("/large", 400_000, 0),
+        ("/leased", 0, 7),
+        ("/x//y", 1, 7),
+        ("b", 2, 0),
+        ("a", 3, 0),
+    ] {
+        put(key, size, lease);
+    }
+    world.works(async {
+        let survey = async || survey(&world.etcd, &world.mapping, PACE, &Silent).await.unwrap();
+        let found = survey().await;
+        assert_eq!((found.keys, found.slashed, found.bare), (6, 4, 2));
+        assert_eq!((found.bytes, found.largest_value, found.by_put), (400_038, 400_000, 1));
+        assert_eq!(found.kept.kvs.len(), 6);
+        let problem = |problem: Problem| found.problems[&problem].keys.clone();
+        assert_eq!(problem(Problem::Leased), ["/leased", "/x//y"]);
+        assert_eq!(problem(Problem::PathKey), ["/x//y"]);
+        assert_eq!(problem(Problem::Collision), ["a"]);
+        assert_eq!(found.problems.len(), 3);
+
+        // More than is kept.
+        (0..70).for_each(|place| put(&format!("/many/{place}"), 500_000, 0));
+        let found = survey().await;
+        assert_eq!((found.keys, found.kept.kvs.len()), (76, 0));
+    });
 }
