@@ -146,6 +146,20 @@ fn is_switched(servers: &Servers) {
 
 fn goes_back(servers: &Servers) {
     let (consul, gateway) = (servers.consul(), servers.etcd.gateway());
+    let on = gateway.post("maintenance/alarm", json!({ "action": "GET" }));
+    let member = &on["alarms"][0]["memberID"];
+    let lift = json!({ "action": "DEACTIVATE", "memberID": member, "alarm": "NOSPACE" });
+    gateway.post("maintenance/alarm", lift);
+    servers.run(&["status"]).ends(0, &["etcd TAKES WRITES although the job is cut over"]);
+
+    // A key that a session holds stays as it is.
+    let (_, session) = consul.send("PUT", "/v1/session/create", "{}").unwrap();
+    let session: Value = serde_json::from_slice(&session).unwrap();
+    let session = session["ID"].as_str().unwrap();
+    let (unheld, in_etcd) = (servers.stored("app/0010").unwrap(), value(&gateway, b"/app/0010"));
+    let (_, is_held) =
+        consul.send("PUT", &format!("/v1/kv/app/0010?acquire={session}"), "held").unwrap();
+    assert_eq!(is_held.trim_ascii(), b"true");
     consul.send("PUT", "/v1/kv/app/0003", "changed").unwrap();
     consul.send("PUT", "/v1/kv/app/new", "new").unwrap();
     consul.send("DELETE", "/v1/kv/app/0004", "").unwrap();
@@ -155,6 +169,10 @@ fn goes_back(servers: &Servers) {
     servers.run(&["rollback"]).ends(2, &["--yes"]);
     let said = servers.run(&["rollback", "--yes"]).ok();
     assert!(said.contains("set 3 keys of etcd and deleted 1 key"), "{said}");
+    assert!(said.contains("left as they are, with a session or a lease: 1 key"), "{said}");
+    assert_eq!(value(&gateway, b"/app/0010"), in_etcd);
+    consul.send("PUT", &format!("/v1/session/destroy/{session}"), "").unwrap();
+    consul.send("PUT", "/v1/kv/app/0010", unheld).unwrap();
     for (key, wanted) in [("0001", "of Consul"), ("0003", "changed"), ("new", "new")] {
         let found = value(&gateway, format!("/app/{key}").as_bytes()).unwrap();
         assert_eq!(found, text(wanted.as_bytes()), "{key}");

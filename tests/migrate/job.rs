@@ -10,10 +10,34 @@ pub fn run(version: &'static str) {
     servers.run(&["copy", "--txn", "64"]).ok();
     servers.run(&["copy"]).ends(1, &["copied already"]);
     servers.run(&["--job", "other", "copy"]).ends(1, &["nothing was written", "--replace"]);
+    let words = ["Consul has keys in their place already", "a copy would be refused"];
+    servers.run(&["--job", "other", "plan"]).ends(1, &words);
+    replaces(&servers);
+    is_taken_from_elsewhere(&servers);
     finds_each_difference(&servers);
     super::grpc::run(&mut servers);
     is_held_by_one(&servers);
     survives_compaction(&servers);
+}
+
+/// A copy that begins where Consul has keys leaves none that etcd does not have.
+fn replaces(servers: &Servers) {
+    let consul = servers.consul();
+    consul.send("PUT", "/v1/kv/fresh/of-another", "x").unwrap();
+    let fresh = ["--job", "fresh", "--consul-prefix", "fresh/"];
+    servers.run(&[&fresh[..], &["copy", "--replace"]].concat()).ok();
+    assert_eq!(servers.stored("fresh/of-another"), None);
+    servers.run(&[&fresh[..], &["verify"]].concat()).ends(0, &["compared 2000 keys"]);
+    consul.send("DELETE", "/v1/kv/fresh/?recurse", "").unwrap();
+}
+
+/// An instance on another machine that has no beat any more is replaced.
+fn is_taken_from_elsewhere(servers: &Servers) {
+    let holder = r#"{"id":"1","host":"elsewhere","boot":"b","process":4194304,"verb":"tail"}"#;
+    servers.consul().send("PUT", "/v1/kv/_migrate/etcd/holder", holder).unwrap();
+    servers.run(&["status"]).ends(0, &["process 4194304 on elsewhere (tail) holds it"]);
+    servers.run(&["copy"]).ends(1, &["copied already"]);
+    servers.run(&["status"]).ends(0, &["no instance holds it"]);
 }
 
 fn finds_each_difference(servers: &Servers) {

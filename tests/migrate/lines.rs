@@ -61,6 +61,11 @@ pub fn run(version: &'static str) {
     let read = |name| std::fs::read_to_string(name).unwrap();
     assert!(read(&first) == read(&second));
     is_cut(&servers, &read(&first), &file("cut"));
+    has_all_parts(&servers, &large, &file("parts"));
+    std::fs::write(&given, "{\"key\":\"y\",\"value\":\"\"}\n").unwrap();
+    let other = ["import", "--partial", "--consul-prefix", "x/", &given];
+    servers.run(&other).ends(1, &["line 1 is not of an export", "--consul-prefix"]);
+    assert_eq!(servers.stored("y"), None);
 
     long_names(&servers, &file("long"));
     reports(&servers, &file("report"));
@@ -106,6 +111,23 @@ fn is_cut(servers: &Servers, whole: &str, file: &str) {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// A smaller value leaves no part of a larger one, and one of which a part is missing is not exported.
+fn has_all_parts(servers: &Servers, large: &str, file: &str) {
+    let import = |value: &str| {
+        let line = json!({ "etcd_key": BASE64.encode(b"/\xff\0"), "value": value });
+        std::fs::write(file, line.to_string()).unwrap();
+        servers.run(&["import", "--merge", "--partial", file]).ok();
+        let mut names: Vec<Value> = all(servers).into_iter().map(|(key, ..)| key).collect();
+        names.retain(|name| name.as_str().unwrap().starts_with("_etcd/2fff00/"));
+        names
+    };
+    assert_eq!(import(&BASE64.encode("small")), ["_etcd/2fff00/0000-0001"]);
+    assert_eq!(import(large).len(), 3);
+    servers.consul().send("DELETE", "/v1/kv/_etcd/2fff00/0001-0003", "").unwrap();
+    servers.run(&["export"]).ends(1, &["parts of the key", "are missing"]);
+    assert_eq!(import(large).len(), 3);
+}
+
 /// Names that together are larger than a transaction may be, also when their characters are escaped.
 fn long_names(servers: &Servers, file: &str) {
     let name = |place: usize| format!("long/{place}{}", "\u{1}".repeat(15_000));
@@ -127,6 +149,7 @@ fn reports(servers: &Servers, report: &str) {
     std::fs::write(&given, "{\"key\":\"of-report\",\"value\":\"\"}\n").unwrap();
     import("/no/folder/report", &given).ends(2, &["--report", "/no/folder/report"]);
     assert_eq!(servers.stored("of-report"), None);
+    std::fs::write(report, "of a longer run before\n".repeat(50)).unwrap();
     import(report, &given).ok();
     assert_eq!(read(), json!({ "verb": "import", "keys": 1 }));
     import(report, "/no/file").ends(2, &["/no/file"]);

@@ -190,4 +190,23 @@ fn users(servers: &Servers) {
     assert!(said.contains("1 key of"), "{status}: {said}");
     let (_, said) = run("root", PASSWORD, &[]);
     assert!(said.contains("1 key of"), "{said}");
+    for verb in ["copy", "verify"] {
+        let more = [verb, "--etcd-prefix", "/app/", "--consul-prefix", "reader/"];
+        let mut program = servers.program(&["--etcd-user", "reader", "--job", "reader"]);
+        let output = program.args(more).env("ETCDCTL_PASSWORD", PASSWORD).output().unwrap();
+        assert!(output.status.success(), "{verb}: {output:?}");
+    }
+
+    // Other places of the password.
+    let file = std::env::temp_dir().join(format!("migrate-{}-password", std::process::id()));
+    std::fs::write(&file, format!("{PASSWORD}\n")).unwrap();
+    let in_file = ["plan", "--etcd-user", "root", "--etcd-password-file", file.to_str().unwrap()];
+    for (arguments, user) in [(&in_file[..], "x"), (&["plan"], &format!("root:{PASSWORD}"))] {
+        let mut program = servers.program(arguments);
+        let output = program.env("ETCDCTL_USER", user).env("ETCDCTL_PASSWORD", "wrong").output();
+        let output = output.unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(said.contains("1 key of") && !said.contains(PASSWORD), "{said}");
+    }
+    std::fs::remove_file(&file).unwrap();
 }
