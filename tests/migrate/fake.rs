@@ -96,6 +96,11 @@ impl Fake {
         self.state().alarms.insert(alarm);
     }
 
+    /// Lifts all alarms, as a program that does not know of the job.
+    pub fn lift(&self) {
+        self.state().alarms.clear();
+    }
+
     pub fn speak_grpc(&self) {
         self.state().has_grpc = true;
     }

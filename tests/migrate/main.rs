@@ -38,6 +38,7 @@ fn trials() -> Trials {
     trials.add("a_tail_ends_at_what_the_mapping_refuses", random::refused::run);
     trials.add("a_copy_goes_on_where_all_keys_before_are_written", random::resumed::run);
     trials.add("an_instance_that_lives_is_not_replaced", random::holder::run);
+    trials.add("an_instance_is_replaced_at_each_moment", random::overtaken::run);
     trials.add("nothing_is_lost_at_the_moment_of_a_cut_over", random::switched::run);
     if let Some(why) = etcd::missing() {
         consul::say_skipped("consul-migrate", &why);
