@@ -1,5 +1,6 @@
 //! Central configuration.
 
+use crate::acl::caller;
 use crate::target::{T, args, behaviours, list, table, text, texts};
 use consul_ffi::error::Kind;
 use consul_ffi::simulate::acl::DefaultPolicy::Deny;
@@ -15,6 +16,9 @@ behaviours![
     an_entry_is_written_as_it_was_read,
     names_of_members_are_read_in_any_case,
     invalid_service_defaults_are_refused,
+    an_entry_has_no_more_than_64_metadata,
+    the_settings_of_upstreams_are_whole,
+    another_order_of_metadata_changes_nothing,
     a_protocol_is_written_in_lower_case,
     invalid_resolvers_are_refused,
     settings_of_consul_enterprise_are_refused,
@@ -152,14 +156,113 @@ async fn invalid_service_defaults_are_refused(t: T) {
         ),
         (r#""Name":"web","UpstreamConfig":{"Defaults":{"Name":"x"}}"#, "Name must be empty"),
         (r#""Name":"*""#, "and not a wildcard"),
+        (
+            r#""Name":"web","Protocol":"x","BalanceInboundConnections":"y","RateLimits":{}"#,
+            "3 errors occurred:\n\t* invalid value for balance_inbound_connections: y\n\t* invalid \
+             value for protocol: x\n\t* invalid rate_limits config. ",
+        ),
+        (
+            r#""Name":"web","UpstreamConfig":{},"Destination":{"Addresses":["a"],"Port":1}"#,
+            "UpstreamConfig and Destination are mutually exclusive for service defaults",
+        ),
+        (
+            r#""Name":"web","Destination":{"Addresses":["a","a","*.b",""],"Port":1}"#,
+            "3 errors occurred:\n\t* Duplicate address 'a' is not allowed\n\t* Destination address '*.b' \
+             is invalid ",
+        ),
+        (
+            r#""Name":"web","UpstreamConfig":{"Overrides":[{"Name":"*"},{"Name":"b","Peer":"p","Limits":{"MaxPendingRequests":-1}}]}"#,
+            "2 errors occurred:\n\t* error in upstream override for *:: Wildcard name is not \
+             supported\n\t* error in upstream override for b:p: 1 error occurred:\n\t* max pending \
+             requests cannot be negative",
+        ),
+        (
+            r#""Name":"web","UpstreamConfig":{"Defaults":{"PassiveHealthCheck":{"Interval":"-1s"}}}"#,
+            "error in upstream defaults: 1 error occurred:\n\t* passive health check interval \
+             cannot be negative",
+        ),
+        (
+            r#""Name":"web","UpstreamConfig":{"Defaults":{"PassiveHealthCheck":{"MaxEjectionPercent":101}}}"#,
+            "max_ejection_percent must be a percentage between 0 and 100",
+        ),
+        (
+            r#""Name":"web","EnvoyExtensions":[{},{"Name":"x"}]"#,
+            "2 errors occurred:\n\t* invalid EnvoyExtensions[0]: Name is required\n\t* invalid \
+             EnvoyExtensions[1][x]: name \"x\" is not a built-in extension",
+        ),
+        (r#""Name":"web","MutualTLSMode":"x""#, "Invalid MutualTLSMode \"x\". Must be one of"),
+        (
+            r#""Name":"web","MutualTLSMode":"permissive""#,
+            "because AllowEnablingPermissiveMutualTLS=false in the mesh config entry",
+        ),
     ];
     if t.is_1_8("members of service defaults are not checked, or unknown") {
         return;
     }
     refused(&t, 500, r#"{"Kind":"service-defaults"}"#, "Name is required").await;
+    let wrong = r#"{"Kind":"service-defaults","Name":"web","MaxInboundConnections":"x"}"#;
+    refused(&t, 400, wrong, "cannot parse 'MaxInboundConnections' as int").await;
     for (members, why) in newer {
         refused(&t, 500, &format!("{{\"Kind\":\"service-defaults\",{members}}}"), why).await;
     }
+}
+
+async fn an_entry_has_no_more_than_64_metadata(t: T) {
+    if t.is_1_8("metadata of entries are unknown, or not counted") {
+        return;
+    }
+    let meta: Vec<_> = (0..65).map(|place| format!("\"k{place}\":\"\"")).collect();
+    for kind in ["service-defaults", "service-resolver"] {
+        let written = |count: usize| {
+            let (name, meta) = (t.name("m"), meta[..count].join(","));
+            format!("{{\"Kind\":\"{kind}\",\"Name\":\"{name}\",\"Meta\":{{{meta}}}}}")
+        };
+        refused(&t, 500, &written(65), "Meta exceeds maximum element count 64").await;
+        assert_eq!(t.raw("PUT", "/v1/config", &written(64)).await.status, 200);
+        t.ok("config_delete", args![kind, t.name("m")]).await;
+    }
+}
+
+async fn the_settings_of_upstreams_are_whole(t: T) {
+    if t.is_1_8("upstreams have no settings in service defaults (before 1.9)") {
+        return;
+    }
+    let name = t.name("web");
+    let body = format!(
+        "{{\"Kind\":\"service-defaults\",\"Name\":\"{name}\",\"UpstreamConfig\":{{\
+         \"Defaults\":{{\"Protocol\":\"HTTP\",\"ConnectTimeoutMs\":-1}},\
+         \"Overrides\":[{{\"Name\":\"b\",\"ConnectTimeoutMs\":\"7\"}}]}}}}"
+    );
+    assert_eq!(t.raw("PUT", "/v1/config", &body).await.status, 200);
+    let found = t.value("config_read", args!["service-defaults", name.as_str()]).await;
+    let upstreams = found.get("UpstreamConfig").unwrap();
+    let defaults = upstreams.get("Defaults").unwrap();
+    assert_eq!(defaults.get("Peer"), Some(&"".into()));
+    assert_eq!(defaults.get("Protocol"), Some(&"http".into()));
+    assert_eq!(defaults.get("ConnectTimeoutMs"), None);
+    assert!(defaults.get("MeshGateway").is_some());
+    let own = &upstreams.get("Overrides").unwrap().items()[0];
+    assert_eq!(own.get("ConnectTimeoutMs"), Some(&7.into()));
+    t.ok("config_delete", args!["service-defaults", name]).await;
+}
+
+/// As Consul keeps no order of them.
+async fn another_order_of_metadata_changes_nothing(t: T) {
+    let written = async |config: &str| {
+        let name = t.name("web");
+        let body =
+            format!("{{\"Kind\":\"service-resolver\",\"Name\":\"{name}\",\"Meta\":{{{config}}}}}");
+        assert_eq!(t.raw("PUT", "/v1/config", &body).await.status, 200);
+        let found = t.value("config_read", args!["service-resolver", name]).await;
+        found.get("ModifyIndex").unwrap().as_u64()
+    };
+    if t.is_1_8("a write that changes nothing has an index") {
+        return;
+    }
+    let first = written(r#""b":"1","a":"2""#).await;
+    assert_eq!(written(r#""a":"2","b":"1""#).await, first);
+    assert!(written(r#""a":"3","b":"1""#).await > first);
+    t.ok("config_delete", args!["service-resolver", t.name("web")]).await;
 }
 
 async fn a_protocol_is_written_in_lower_case(t: T) {
@@ -194,7 +297,59 @@ async fn invalid_resolvers_are_refused(t: T) {
             r#""Subsets":{"a":{"Filter":"bad bad"}}"#,
             "Filter for subset \"a\" is not a valid expression",
         ),
+        (
+            r#""Failover":{"*":{"Service":"x","Targets":[{"Service":"y"}]}}"#,
+            "Bad Failover[\"*\"]: Targets cannot be set with Service",
+        ),
+        (
+            r#""Failover":{"*":{"Datacenters":["x",""]}}"#,
+            "Bad Failover[\"*\"].Datacenters: found empty datacenter",
+        ),
+        (
+            r#""Failover":{"*":{"Targets":[{"Service":"y"},{"Peer":"p","Datacenter":"d"}]}}"#,
+            "Bad Failover[\"*\"].Targets[1]: Peer cannot be set with Datacenter",
+        ),
+        (
+            r#""Failover":{"*":{"ServiceSubset":"q"}}"#,
+            "Bad Failover[\"*\"]: ServiceSubset \"q\" is not a valid subset of \"\"",
+        ),
+        (
+            r#""Redirect":{"Service":"x","Peer":"p","ServiceSubset":"v"}"#,
+            "Redirect.Peer cannot be set with Redirect.ServiceSubset",
+        ),
+        (r#""Redirect":{"Peer":"p"}"#, "Redirect.Peer defined without Redirect.Service"),
+        (
+            r#""Redirect":{"Service":"x","SamenessGroup":"g"}"#,
+            "Redirect: Setting SamenessGroup requires Consul Enterprise",
+        ),
+        (
+            r#""LoadBalancer":{"Policy":"maglev","RingHashConfig":{"MinimumRingSize":1}}"#,
+            "RingHashConfig specified for incompatible load balancing policy \"maglev\"",
+        ),
+        (
+            r#""LoadBalancer":{"Policy":"random","HashPolicies":[{"SourceIP":true}]}"#,
+            "HashPolicies specified for non-hash-based Policy: \"random\"",
+        ),
+        (
+            r#""LoadBalancer":{"Policy":"maglev","HashPolicies":[{"Field":"x","FieldValue":"y"}]}"#,
+            "Bad LoadBalancer HashPolicy[0]: \"x\" is not a supported field",
+        ),
+        (
+            r#""LoadBalancer":{"Policy":"maglev","HashPolicies":[{},{"Field":"header"}]}"#,
+            "Bad LoadBalancer HashPolicy[1]: Field \"header\" was specified without a FieldValue",
+        ),
+        (
+            r#""LoadBalancer":{"Policy":"maglev","HashPolicies":[{"Field":"cookie","FieldValue":"c","CookieConfig":{"Session":true,"TTL":"1s"}}]}"#,
+            "a session cookie cannot have an associated TTL",
+        ),
     ] {
+        let is_newer =
+            ["Targets", "Datacenters", "Peer", "ServiceSubset\":\"q", "Sameness", "LoadBal"];
+        if is_newer.iter().any(|word| members.contains(word))
+            && t.is_1_8("references and load balancers are not checked, or unknown")
+        {
+            continue;
+        }
         if members.contains("Filter") && t.is_1_8("filters of subsets are not checked") {
             continue;
         }
@@ -265,6 +420,23 @@ async fn invalid_routes_are_refused(t: T) {
         );
         refused(&t, 500, &body, why).await;
     }
+    if t.is_1_8("methods and conditions of retries are not checked") {
+        return;
+    }
+    for (route, why) in [
+        (
+            r#"{"Match":{"HTTP":{"Methods":["x"]}}}"#,
+            "Route[0] Methods contains an invalid method \"X\"",
+        ),
+        (
+            r#"{"Destination":{"RetryOn":["5xx","x"]}}"#,
+            "Route[0] contains an invalid retry condition: \"x\"",
+        ),
+    ] {
+        let body =
+            format!("{{\"Kind\":\"service-router\",\"Name\":\"{name}\",\"Routes\":[{route}]}}");
+        refused(&t, 500, &body, why).await;
+    }
 }
 
 async fn routes_and_splits_need_a_protocol_with_requests(t: T) {
@@ -299,6 +471,30 @@ async fn proxy_defaults_have_one_name(t: T) {
     };
     let error = t.fails("config_write", args![defaults("x")], Kind::Http).await;
     assert!(error.message().contains("only \"global\" is supported"), "{error}");
+    let error = t.fails("config_delete", args!["proxy-defaults", "x"], Kind::Http).await;
+    assert!(error.message().contains("only \"global\" is supported"), "{error}");
+    for (members, why) in [
+        (r#""AccessLogs":{"Type":"x"}"#, "invalid access log type: x"),
+        (
+            r#""AccessLogs":{"Type":"file"}"#,
+            "path must be specified when using file type access logs",
+        ),
+        (r#""AccessLogs":{"Path":"/x"}"#, "path is only valid for file type access logs"),
+        (
+            r#""AccessLogs":{"JSONFormat":"{}","TextFormat":"x"}"#,
+            "cannot specify both access log JSONFormat and TextFormat",
+        ),
+        (
+            r#""AccessLogs":{"JSONFormat":"{"}"#,
+            "invalid access log json for JSON format: unexpected end of JSON input",
+        ),
+        (r#""FailoverPolicy":{"Mode":"x"}"#, "Failover-policy mode must be one of"),
+        (r#""EnvoyExtensions":[{"Name":"x"}]"#, "name \"x\" is not a built-in extension"),
+        (r#""MutualTLSMode":"x""#, "Invalid MutualTLSMode \"x\""),
+    ] {
+        let body = format!("{{\"Kind\":\"proxy-defaults\",\"Name\":\"global\",{members}}}");
+        refused(&t, 500, &body, why).await;
+    }
     t.ok("config_write", args![defaults("global")]).await;
     let found = t.value("config_read", args!["proxy-defaults", "global"]).await;
     let config = found.get("Config").unwrap();
@@ -325,6 +521,10 @@ async fn invalid_gateways_are_refused(t: T) {
             listener(r#""Port":1,"Services":[{"Name":"a"},{"Name":"b"}]"#),
             "Multiple services per listener are only supported for L7 protocols, 'http', 'grpc' and \
              'http2' (listener on port 1)",
+        ),
+        (
+            listener(r#""Port":1,"Services":[{"Name":"a","Hosts":["h"]}]"#),
+            "Associating hosts to a service is not supported for the tcp protocol (listener on port 1)",
         ),
         (
             listener(r#""Port":1,"Services":[{"Name":"*"}]"#),
@@ -407,6 +607,43 @@ async fn the_sources_of_intentions_are_sorted_by_precedence(t: T) {
         let error = t.fails("config_write", write(sources), Kind::Http).await;
         assert!(error.message().contains(why), "{error}");
     }
+    let web = t.name("web");
+    for (source, why) in [
+        (r#""Peer":"*","Action":"allow""#, "Sources[0].Peer: cannot use wildcard '*' in peer"),
+        (
+            r#""SamenessGroup":"g","Action":"allow""#,
+            "Sources[0].SamenessGroup: Sameness groups are a Consul Enterprise feature.",
+        ),
+        (
+            &format!("\"Action\":\"allow\",\"Description\":\"{}\"", "x".repeat(513)),
+            "Sources[0].Description exceeds maximum length 512",
+        ),
+        (
+            r#""Permissions":[{"Action":"allow","HTTP":{"Methods":["x"]}}]"#,
+            "Sources[0].Permissions[0].HTTP.Methods contains an invalid method \"X\"",
+        ),
+        (
+            r#""Permissions":[{"Action":"allow","HTTP":{"Header":[{"Name":"h"}]}}]"#,
+            "should only contain one of Present, Exact, Prefix, Suffix, Contains, or Regex",
+        ),
+    ] {
+        let sources = format!("\"Sources\":[{{\"Name\":\"a\",{source}}}]");
+        let body = format!("{{\"Kind\":\"service-intentions\",\"Name\":\"{web}\",{sources}}}");
+        refused(&t, 500, &body, why).await;
+    }
+    let providers = r#""JWT":{"Providers":[{"Name":"none"}]}"#;
+    let sources = r#""Sources":[{"Name":"a","Action":"allow"}]"#;
+    let body =
+        format!("{{\"Kind\":\"service-intentions\",\"Name\":\"{web}\",{providers},{sources}}}");
+    refused(&t, 500, &body, "Referenced JWT Provider does not exist. Provider Name: none").await;
+    // What only the endpoints by id write is dropped.
+    let legacy = table! {"Name" = "a", "Action" = "allow", "LegacyID" = "x"};
+    t.ok("config_write", write(list![legacy])).await;
+    let found = t.value("config_read", args!["service-intentions", t.name("web")]).await;
+    assert_eq!(found.get("Sources").unwrap().items()[0].get("LegacyID"), None);
+    // One of a peer is another source.
+    let of_peer = table! {"Name" = "a", "Peer" = "p", "Action" = "deny"};
+    t.ok("config_write", write(list![source("a", "allow"), of_peer])).await;
     t.ok("config_write", write(list![source("*", "deny"), source("a", "allow")])).await;
     let found = t.value("config_read", args!["service-intentions", t.name("web")]).await;
     let sources = found.get("Sources").unwrap();
@@ -435,11 +672,11 @@ async fn a_read_of_an_entry_waits_for_its_change(t: T) {
 async fn entries_need_permissions_of_their_service(t: T) {
     let t = t.with_acls(Deny);
     let rules = format!("service \"{}\" {{ policy = \"read\" }}", t.name("web"));
-    let policy = table! {"Name" = t.name("p"), "Rules" = rules};
-    let policy = t.value("acl_policy_create", args![policy]).await;
-    let policies = list![table! {"ID" = text(&policy, "ID")}];
-    let token = t.value("acl_token_create", args![table! {"Policies" = policies}]).await;
-    let reader = t.with_token(text(&token, "SecretID"));
+    let reader = caller(&t, &rules).await;
+    let writer = caller(&t, "service \"own\" { policy = \"write\" }").await;
+    let redirect = table! {"Service" = t.name("other")};
+    let resolver = table! {"Kind" = "service-resolver", "Name" = "own", "Redirect" = redirect};
+    writer.fails("config_write", args![resolver], Kind::PermissionDenied).await;
     t.ok("config_write", args![entry(&t, "http")]).await;
     let read = || args!["service-defaults", t.name("web")];
     assert_eq!(text(&reader.value("config_read", read()).await, "Protocol"), "http");

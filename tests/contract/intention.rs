@@ -1,5 +1,6 @@
 //! Intentions of the mesh.
 
+use crate::acl::token;
 use crate::target::{T, args, behaviours, list, table, text, texts};
 use consul_ffi::error::Kind;
 use consul_ffi::simulate::acl::DefaultPolicy::Deny;
@@ -19,6 +20,9 @@ behaviours![
     alike_intentions_are_listed_by_their_names,
     an_intention_may_be_for_all_destinations,
     an_intention_needs_a_destination,
+    all_that_is_wrong_with_an_intention_by_its_id_is_said,
+    an_intention_by_its_id_keeps_its_destination_and_its_creation,
+    either_end_is_enough_to_read_an_intention,
 ];
 
 /// Whether source may call destination.
@@ -278,4 +282,94 @@ async fn an_intention_needs_a_destination(t: T) {
     let body = format!("{{\"SourceName\": \"{}\", \"Action\": \"allow\"}}", t.name("a"));
     let refused = t.raw("POST", "/v1/connect/intentions", &body).await;
     assert_eq!((refused.status, refused.body.as_str()), (403, "Permission denied"));
+}
+
+async fn all_that_is_wrong_with_an_intention_by_its_id_is_said(t: T) {
+    if t.is_1_8("intentions are checked one by one, and have no peers") {
+        return;
+    }
+    let long = "x".repeat(513);
+    for (status, members, why) in [
+        (
+            500,
+            r#""Permissions":[{"Action":"allow","HTTP":{"PathExact":"/a"}}]"#,
+            "3 errors occurred:\n\t* SourceName must be set\n\t* Action must be set to 'allow' or \
+             'deny'\n\t* Permissions must not be set when using the legacy APIs",
+        ),
+        (
+            500,
+            &format!("\"SourceName\":\"a\",\"Action\":\"deny\",\"Description\":\"{long}\""),
+            "1 error occurred:\n\t* Description exceeds maximum length 512",
+        ),
+        (
+            400,
+            r#""SourceName":"a","Action":"deny","SourceNS":"x""#,
+            "Invalid SourceNS(x): Namespaces is a Consul Enterprise feature",
+        ),
+        (
+            500,
+            r#""SourceName":"a","Action":"deny","SourcePeer":"p""#,
+            "SourcePeer field is not supported on this endpoint. Use config entries instead",
+        ),
+        (
+            500,
+            r#""SourceName":1"#,
+            "Failed to decode request body: json: cannot unmarshal number into Go struct field \
+             .Alias.SourceName of type string",
+        ),
+    ] {
+        let body = format!("{{\"DestinationName\":\"{}\",{members}}}", t.name("b"));
+        let refused = t.raw("POST", "/v1/connect/intentions", &body).await;
+        assert_eq!((refused.status, refused.body.as_str()), (status, why), "{members}");
+    }
+    let path = "/v1/connect/intentions/exact?source=a&destination=b";
+    let refused = t.raw("PUT", path, "").await;
+    assert_eq!((refused.status, refused.body.as_str()), (400, "Request decode failed: EOF"));
+}
+
+async fn an_intention_by_its_id_keeps_its_destination_and_its_creation(t: T) {
+    if t.is_1_8("the destination of an intention may change (before 1.9)") {
+        return;
+    }
+    let body = |destination: &str, action: &str| {
+        let (source, destination) = (t.name("a"), t.name(destination));
+        format!(
+            "{{\"SourceName\":\"{source}\",\"DestinationName\":\"{destination}\",\"Action\":\"{action}\"}}"
+        )
+    };
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let created = t.raw("POST", "/v1/connect/intentions", &body("b", "allow")).await;
+    let path = format!("/v1/connect/intentions/{}", json(&created.body)["ID"].as_str().unwrap());
+    let before = json(&t.raw("GET", &path, "").await.body);
+    let refused = t.raw("PUT", &path, &body("c", "deny")).await;
+    assert!(refused.body.starts_with("Cannot modify Destination"), "{}", refused.body);
+    crate::target::pause(std::time::Duration::from_millis(5)).await;
+    assert_eq!(t.raw("PUT", &path, &body("b", "deny")).await.status, 200);
+    let after = json(&t.raw("GET", &path, "").await.body);
+    assert_eq!((&after["CreatedAt"], &after["Action"]), (&before["CreatedAt"], &"deny".into()));
+    assert_ne!(after["UpdatedAt"], before["UpdatedAt"]);
+    t.raw("DELETE", &path, "").await;
+}
+
+async fn either_end_is_enough_to_read_an_intention(t: T) {
+    if t.is_1_8("there are no intentions by their ends (before 1.9)") {
+        return;
+    }
+    let t = t.with_acls(Deny);
+    let ends = || args![t.name("a"), t.name("b")];
+    let denied = table! {"Action" = "deny"};
+    t.ok("connect_intention_upsert", args![t.name("a"), t.name("b"), denied]).await;
+    for (end, reads, matches) in [("a", true, false), ("b", true, true), ("c", false, false)] {
+        let rule =
+            format!("service \"{}\" {{ policy = \"read\" intentions = \"read\" }}", t.name(end));
+        let token = token(&t, &rule).await;
+        let secret = text(&token, "SecretID");
+        let reader = t.with_token(secret);
+        assert_eq!(reader.call("connect_intention_exact", ends()).await.is_ok(), reads, "{end}");
+        let query = format!("by=destination&name={}&token={secret}", t.name("b"));
+        let path = format!("/v1/connect/intentions/match?{query}");
+        let status = if matches { 200 } else { 403 };
+        assert_eq!(reader.raw("GET", &path, "").await.status, status, "{end}");
+    }
+    t.ok("connect_intention_delete", ends()).await;
 }

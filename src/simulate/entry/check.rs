@@ -1,5 +1,6 @@
 //! What an entry of each kind must say.
 
+use super::defaults;
 use super::kinds::{INGRESS, INTENTIONS, Kind, TERMINATING};
 use super::shape::one_error;
 use crate::simulate::filter::{Filter, schema};
@@ -15,20 +16,25 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
             return Err(format!("{} Name must be \"default\"", kind.name));
         }
         Some(only) if name != only => {
-            let name = go::quoted(name);
-            return Err(format!("invalid name ({name}), only \"{only}\" is supported"));
+            return Err(only_name(name, only));
         }
         None if name.is_empty() => return Err("Name is required".to_owned()),
         _ => {}
     }
+    if kind.name == "service-defaults" {
+        return defaults::check_service(name, entry);
+    }
+    if let Some(why) = defaults::wrong_meta(entry) {
+        return Err(one_error(&why));
+    }
     match kind.name {
-        "service-defaults" => service_defaults(name, entry),
         "proxy-defaults" | "service-resolver"
             if *entry.at("PrioritizeByLocality") != Json::Null =>
         {
             Err("Prioritize-by-locality requires Consul Enterprise ".to_owned())
         }
-        "service-resolver" => service_resolver(entry),
+        "proxy-defaults" => defaults::check_proxies(entry),
+        "service-resolver" => service_resolver(name, entry),
         "service-splitter" => service_splitter(name, entry),
         "service-router" => service_router(entry),
         INTENTIONS => service_intentions(name, entry),
@@ -40,13 +46,30 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
     }
 }
 
+/// Why a name is refused where there is only one.
+pub(super) fn only_name(name: &str, only: &str) -> String {
+    format!("invalid name ({}), only \"{only}\" is supported", go::quoted(name))
+}
+
 fn exported_services(entry: &Json) -> Result<(), String> {
     for (place, service) in entry.at("Services").items().iter().enumerate() {
         if service.at("Name").as_text().is_empty() {
             return Err(format!("Services[{place}]: service name cannot be empty"));
         }
-        if service.at("Consumers").items().is_empty() {
+        let consumers = service.at("Consumers").items();
+        if consumers.is_empty() {
             return Err(format!("Services[{place}]: must have at least one consumer"));
+        }
+        for (index, consumer) in consumers.iter().enumerate() {
+            let given = |name: &&&str| !consumer.at(name).as_text().is_empty();
+            let why = match ["Peer", "Partition", "SamenessGroup"].iter().filter(given).count() {
+                0 | 1 if consumer.at("Peer").as_text() == "*" => {
+                    "exporting to all peers (wildcard) is not supported"
+                }
+                0 | 1 => continue,
+                _ => "must define at most one of Peer, Partition, or SamenessGroup",
+            };
+            return Err(format!("Services[{place}].Consumers[{index}]: {why}"));
         }
     }
     Ok(())
@@ -83,6 +106,9 @@ fn ingress_gateway(entry: &Json) -> Result<(), String> {
                         () if is_all && protocol == "tcp" => {
                             Some("Wildcard service name is only valid for protocol = 'http'")
                         }
+                        () if protocol == "tcp" && !own.items().is_empty() => Some(
+                            "Associating hosts to a service is not supported for the tcp protocol",
+                        ),
                         () if is_all && !own.items().is_empty() => {
                             Some("Associating hosts to a wildcard service is not supported")
                         }
@@ -126,46 +152,7 @@ fn terminating_gateway(entry: &Json) -> Result<(), String> {
     Ok(())
 }
 
-fn service_defaults(name: &str, entry: &Json) -> Result<(), String> {
-    if name == "*" {
-        return Err(
-            "service-defaults name must be the name of a service, and not a wildcard".to_owned()
-        );
-    }
-    let refuse = |why: &str| Err(one_error(why));
-    let protocol = entry.at("Protocol").as_text();
-    if !["", "tcp", "http", "http2", "grpc"].contains(&protocol) {
-        return refuse(&format!("invalid value for protocol: {protocol}"));
-    }
-    let balance = entry.at("BalanceInboundConnections").as_text();
-    if !["", "exact_balance"].contains(&balance) {
-        return refuse(&format!("invalid value for balance_inbound_connections: {balance}"));
-    }
-    if *entry.at("RateLimits") != Json::Null {
-        return refuse("invalid rate_limits config. Rate limiting is a consul enterprise feature");
-    }
-    let upstreams = entry.at("UpstreamConfig");
-    if !upstreams.at("Defaults").at("Name").as_text().is_empty() {
-        return refuse("error in upstream defaults: Name must be empty");
-    }
-    let mut overrides = upstreams.at("Overrides").items().iter();
-    if overrides.any(|upstream| upstream.at("Name").as_text().is_empty()) {
-        return refuse("error in upstream override for :: Name is required");
-    }
-    let destination = entry.at("Destination");
-    if *destination == Json::Null {
-        return Ok(());
-    }
-    if destination.at("Addresses").items().is_empty() {
-        return refuse("Destination must contain at least one valid address");
-    }
-    match destination.at("Port").as_int() {
-        1..=65_535 => Ok(()),
-        port => refuse(&format!("Invalid Port number {port}")),
-    }
-}
-
-fn service_resolver(entry: &Json) -> Result<(), String> {
+fn service_resolver(own: &str, entry: &Json) -> Result<(), String> {
     let subsets = entry.at("Subsets");
     for (name, subset) in subsets.members() {
         check_subset(name, subset.at("Filter").as_text())?;
@@ -187,8 +174,24 @@ fn service_resolver(entry: &Json) -> Result<(), String> {
             );
         }
         let has = |name: &str| *failover.at(name) != Json::Null;
-        if has("Targets") && has("Datacenters") {
-            return refuse("Targets cannot be set with Datacenters");
+        check_own_subset(own, failover, &is_subset, "").or_else(|why| refuse(&why))?;
+        let beside = ["Service", "ServiceSubset", "Datacenters"];
+        if let Some(other) = beside.into_iter().find(|name| has("Targets") && has(name)) {
+            return refuse(&format!("Targets cannot be set with {other}"));
+        }
+        if failover.at("Datacenters").texts().any(str::is_empty) {
+            let subset = go::quoted(subset);
+            return Err(format!("Bad Failover[{subset}].Datacenters: found empty datacenter"));
+        }
+        for (place, target) in failover.at("Targets").items().iter().enumerate() {
+            let refuse =
+                |why| Err(format!("Bad Failover[{}].Targets[{place}]: {why}", go::quoted(subset)));
+            let mut others = BESIDE_NO_PEER.iter();
+            let is_given = |name: &str| !target.at(name).as_text().is_empty();
+            if let Some(other) = others.find(|name| is_given("Peer") && is_given(name)) {
+                return refuse(format!("Peer cannot be set with {other}"));
+            }
+            check_own_subset(own, target, &is_subset, own).or_else(refuse)?;
         }
         if !failover.at("Policy").at("Mode").as_text().is_empty() {
             return refuse("Setting failover policies requires Consul Enterprise");
@@ -206,9 +209,79 @@ fn service_resolver(entry: &Json) -> Result<(), String> {
     let policy = entry.at("LoadBalancer").at("Policy").as_text();
     let policies = ["", "random", "round_robin", "least_request", "ring_hash", "maglev"];
     match policies.contains(&policy) {
-        true => Ok(()),
+        true => check_balancer(policy, entry.at("LoadBalancer")),
         false => Err(format!("Bad LoadBalancer policy: {} is not supported", go::quoted(policy))),
     }
+}
+
+/// What no reference to a peer has.
+const BESIDE_NO_PEER: [&str; 2] = ["ServiceSubset", "Datacenter"];
+
+/// Refuses a subset of the resolver's own service that it does not define; `called` is how the error names the service.
+fn check_own_subset(
+    own: &str,
+    reference: &Json,
+    is_subset: &impl Fn(&str) -> bool,
+    called: &str,
+) -> Result<(), String> {
+    let subset = reference.at("ServiceSubset").as_text();
+    match ["", own].contains(&reference.at("Service").as_text())
+        && !subset.is_empty()
+        && !is_subset(subset)
+    {
+        true => Err(format!(
+            "ServiceSubset {} is not a valid subset of {}",
+            go::quoted(subset),
+            go::quoted(called)
+        )),
+        false => Ok(()),
+    }
+}
+
+fn check_balancer(policy: &str, balancer: &Json) -> Result<(), String> {
+    let of = [("RingHashConfig", "ring_hash"), ("LeastRequestConfig", "least_request")];
+    for (member, only) in of {
+        if *balancer.at(member) != Json::Null && policy != only {
+            let policy = go::quoted(policy);
+            return Err(format!(
+                "Bad LoadBalancer configuration. {member} specified for incompatible load balancing policy {policy}"
+            ));
+        }
+    }
+    let policies = balancer.at("HashPolicies").items();
+    if !policies.is_empty() && !["ring_hash", "maglev"].contains(&policy) {
+        let policy = go::quoted(policy);
+        return Err(format!(
+            "Bad LoadBalancer configuration: HashPolicies specified for non-hash-based Policy: {policy}"
+        ));
+    }
+    for (place, hash) in policies.iter().enumerate() {
+        let (field, value) = (hash.at("Field").as_text(), hash.at("FieldValue").as_text());
+        let (by_source, quoted) = (hash.at("SourceIP").is_true(), go::quoted(field));
+        let cookie = hash.at("CookieConfig");
+        let why = match field {
+            _ if by_source && !field.is_empty() => {
+                format!("A single hash policy cannot hash both a source address and a {quoted}")
+            }
+            _ if by_source && !value.is_empty() => {
+                "A FieldValue cannot be specified when hashing SourceIP".to_owned()
+            }
+            "" if !value.is_empty() => "FieldValue requires a Field to apply to".to_owned(),
+            "" => continue,
+            "header" | "cookie" | "query_parameter" => match value {
+                "" => format!("Field {quoted} was specified without a FieldValue"),
+                _ if *cookie == Json::Null => continue,
+                _ if field != "cookie" => format!("cookie_config provided for {quoted}"),
+                _ if cookie.at("Session").is_true() && cookie.at("TTL").as_int() != 0 => {
+                    "a session cookie cannot have an associated TTL".to_owned()
+                }
+                _ => continue,
+            },
+            _ => format!("{quoted} is not a supported field"),
+        };
+        return Err(format!("Bad LoadBalancer HashPolicy[{place}]: {why}"));
+    }
+    Ok(())
 }
 
 fn check_subset(name: &str, filter: &str) -> Result<(), String> {
@@ -216,10 +289,15 @@ fn check_subset(name: &str, filter: &str) -> Result<(), String> {
         return Err("Subset defined with empty name".to_owned());
     }
     let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let is_name = name.len() <= 63
-        && name.chars().all(|c| is_word(c) || c == '-')
+    let is_name = name.chars().all(|c| is_word(c) || c == '-')
         && name.starts_with(is_word)
         && name.ends_with(is_word);
+    if name.len() > 63 {
+        let name = go::quoted(name);
+        return Err(format!(
+            "Subset {name} is invalid: must be non-empty and 63 characters or fewer"
+        ));
+    }
     if !is_name {
         return Err(format!(
             "Subset {} is invalid: must be 63 characters or fewer, begin or end with lower case \
@@ -243,13 +321,24 @@ fn check_redirect(entry: &Json) -> Result<(), String> {
         Json::Null => return Ok(()),
         _ if *entry.at("Failover") != Json::Null => "Redirect and Failover cannot both be set",
         _ if redirect.members().is_empty() => "Redirect is empty",
-        _ if !redirect.at("Service").as_text().is_empty() => return Ok(()),
-        _ if !redirect.at("ServiceSubset").as_text().is_empty() => {
-            "Redirect.ServiceSubset defined without Redirect.Service"
-        }
-        _ => return Ok(()),
+        _ => "",
     };
-    Err(why.to_owned())
+    if !why.is_empty() {
+        return Err(why.to_owned());
+    }
+    let has = |name: &&str| !redirect.at(name).as_text().is_empty();
+    let of_enterprise = ["SamenessGroup", "Partition", "Namespace"];
+    if let Some(name) = of_enterprise.into_iter().find(has) {
+        return Err(format!("Redirect: Setting {name} requires Consul Enterprise"));
+    }
+    let alone = ["ServiceSubset", "Peer"].into_iter().find(has).filter(|_| !has(&"Service"));
+    if let Some(name) = alone {
+        return Err(format!("Redirect.{name} defined without Redirect.Service"));
+    }
+    match BESIDE_NO_PEER.into_iter().find(|name| has(&"Peer") && has(name)) {
+        Some(other) => Err(format!("Redirect.Peer cannot be set with Redirect.{other}")),
+        None => Ok(()),
+    }
 }
 
 fn service_splitter(name: &str, entry: &Json) -> Result<(), String> {
@@ -290,7 +379,7 @@ fn hundredths(weight: &Json) -> f64 {
 fn service_router(entry: &Json) -> Result<(), String> {
     for (place, route) in entry.at("Routes").items().iter().enumerate() {
         let http = route.at("Match").at("HTTP");
-        check_match(http, &format!("Route[{place}] "))?;
+        check_match(http, &format!("Route[{place}] "), "Present, Exact, Prefix, Suffix, or Regex")?;
         for (index, param) in http.at("QueryParam").items().iter().enumerate() {
             let at = format!("Route[{place}] QueryParam[{index}]");
             check_choice(param, &at, &["Present", "Exact", "Regex"], "Present, Exact, or Regex")?;
@@ -303,12 +392,37 @@ fn service_router(entry: &Json) -> Result<(), String> {
                  PathExact or PathPrefix"
             ));
         }
+        let mut conditions = route.at("Destination").at("RetryOn").texts();
+        if let Some(unknown) = conditions.find(|condition| !RETRY_ON.contains(condition)) {
+            let unknown = go::quoted(unknown);
+            return Err(format!("Route[{place}] contains an invalid retry condition: {unknown}"));
+        }
     }
     Ok(())
 }
 
-/// What routes and the permissions of intentions have in common; `at` ends with the separator.
-fn check_match(http: &Json, at: &str) -> Result<(), String> {
+/// Source: the reference of service routers in Consul's documentation.
+const RETRY_ON: &[&str] = &[
+    "5xx",
+    "gateway-error",
+    "reset",
+    "connect-failure",
+    "envoy-ratelimited",
+    "retriable-4xx",
+    "refused-stream",
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+];
+
+const METHODS: &[&str] =
+    &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"];
+
+/// What routes and the permissions of intentions have in common; `at` ends with the separator, `ways` names the ways to match a
+/// header.
+fn check_match(http: &Json, at: &str, ways: &str) -> Result<(), String> {
     let paths = ["PathExact", "PathPrefix", "PathRegex"];
     if paths.iter().filter(|name| !http.at(name).as_text().is_empty()).count() > 1 {
         let at = at.trim_end_matches(['.', ' ']);
@@ -324,11 +438,14 @@ fn check_match(http: &Json, at: &str) -> Result<(), String> {
     }
     for (index, header) in http.at("Header").items().iter().enumerate() {
         let choices = ["Present", "Exact", "Prefix", "Suffix", "Contains", "Regex"];
-        let said = "Present, Exact, Prefix, Suffix, or Regex";
-        check_choice(header, &format!("{at}Header[{index}]"), &choices, said)?;
+        check_choice(header, &format!("{at}Header[{index}]"), &choices, ways)?;
     }
     let mut seen: Vec<&str> = Vec::new();
     for method in http.at("Methods").texts() {
+        if !METHODS.contains(&method) {
+            let method = go::quoted(method);
+            return Err(format!("{at}Methods contains an invalid method {method}"));
+        }
         if seen.contains(&method) {
             return Err(format!("{at}Methods contains {} more than once", go::quoted(method)));
         }
@@ -354,15 +471,16 @@ fn service_intentions(name: &str, entry: &Json) -> Result<(), String> {
     if sources.is_empty() {
         return Err("At least one source is required".to_owned());
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Vec<(&str, &str)> = Vec::new();
     for (place, source) in sources.iter().enumerate() {
         let at = format!("Sources[{place}]");
         let source_name = source.at("Name").as_text();
         check_source(name, source, &at)?;
-        if seen.contains(&source_name) {
+        let of_peer = (source_name, source.at("Peer").as_text());
+        if seen.contains(&of_peer) {
             return Err(format!("{at} defines {} more than once", go::quoted(source_name)));
         }
-        seen.push(source_name);
+        seen.push(of_peer);
     }
     Ok(())
 }
@@ -374,12 +492,27 @@ fn check_wildcard(name: &str, at: &str) -> Result<(), String> {
     }
 }
 
+/// The longest description of an intention, in bytes.
+pub(super) const LONGEST_DESCRIPTION: usize = 512;
+
 fn check_source(destination: &str, source: &Json, at: &str) -> Result<(), String> {
     let name = source.at("Name").as_text();
     if name.is_empty() {
         return Err(format!("{at}.Name is required"));
     }
     check_wildcard(name, &format!("{at}.Name"))?;
+    if source.at("Peer").as_text() == "*" {
+        return Err(format!("{at}.Peer: cannot use wildcard '*' in peer"));
+    }
+    if !source.at("SamenessGroup").as_text().is_empty() {
+        return Err(format!(
+            "{at}.SamenessGroup: Sameness groups are a Consul Enterprise feature. "
+        ));
+    }
+    if source.at("Description").as_text().len() > LONGEST_DESCRIPTION {
+        let why = "Description exceeds maximum length";
+        return Err(format!("{at}.{why} {LONGEST_DESCRIPTION}"));
+    }
     let is_action = |action: &Json| matches!(action.as_text(), "allow" | "deny");
     let permissions = source.at("Permissions").items();
     if !permissions.is_empty() {
@@ -402,7 +535,8 @@ fn check_source(destination: &str, source: &Json, at: &str) -> Result<(), String
         if *permission.at("HTTP") == Json::Null && *permission.at("JWT") == Json::Null {
             return Err(format!("{at}.HTTP is required"));
         }
-        check_match(permission.at("HTTP"), &format!("{at}.HTTP."))?;
+        let ways = "Present, Exact, Prefix, Suffix, Contains, or Regex";
+        check_match(permission.at("HTTP"), &format!("{at}.HTTP."), ways)?;
     }
     match source.at("Type").as_text() {
         "consul" => Ok(()),

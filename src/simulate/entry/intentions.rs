@@ -1,7 +1,8 @@
 //! Intentions: `/v1/connect/intentions`. Each is a source of an entry `service-intentions`.
 
+use super::check::LONGEST_DESCRIPTION;
 use super::kinds::INTENTIONS;
-use super::shape::one_error;
+use super::shape::{errors, one_error};
 use super::{check, completed, kinds};
 use crate::ordered;
 use crate::simulate::acl::{Access, Authority, DefaultPolicy, Resource};
@@ -320,7 +321,10 @@ fn allowed(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     Ok(Reply::json(call.style, &answer))
 }
 
-const BODY: GoType = GoType { value: "structs.Intention", fields: "Intention." };
+const BODY: GoType = GoType {
+    value: "struct { Hash string; CreatedAt string; UpdatedAt string; *structs.Alias }",
+    fields: ".Alias.",
+};
 
 /// The intention of a body as a source, and the other members that matter.
 struct Given {
@@ -328,9 +332,17 @@ struct Given {
     destination: String,
     source: Vec<(String, Json)>,
     meta: Json,
+    /// The member with another namespace than the only one, and that namespace.
+    elsewhere: Option<(&'static str, String)>,
+    has_peer: bool,
 }
 
-fn given(call: &Call) -> Result<Given, Refusal> {
+/// The body of a request for an intention that has ends or an id already.
+fn changed(call: &Call) -> Result<Given, Refusal> {
+    given(call, |why| Refusal::bad(format!("Request decode failed: {why}")))
+}
+
+fn given(call: &Call, failed: impl FnOnce(String) -> Refusal) -> Result<Given, Refusal> {
     let read = || -> Result<Given, String> {
         let json = Json::read(&call.body)?;
         let given = Object::new(&json, BODY)?;
@@ -372,15 +384,24 @@ fn given(call: &Call) -> Result<Given, Refusal> {
         }
         let meta = given.text_map("Meta")?.filter(|meta| !meta.is_empty());
         let texts = |(name, text)| (name, Json::Text(text));
+        let mut elsewhere = None;
+        for end in ["SourceNS", "DestinationNS"] {
+            let namespace = given.text(end)?;
+            if elsewhere.is_none() && !["", "default"].contains(&namespace.as_str()) {
+                elsewhere = Some((end, namespace));
+            }
+        }
         Ok(Given {
             id: given.text("ID")?,
             destination: given.text("DestinationName")?,
             source,
             meta: meta
                 .map_or(Json::Null, |meta| Json::Object(meta.into_iter().map(texts).collect())),
+            elsewhere,
+            has_peer: !given.text("SourcePeer")?.is_empty(),
         })
     };
-    read().map_err(|why| Refusal::server(format!("Failed to decode request body: {why}")))
+    read().map_err(failed)
 }
 
 fn sources(state: &State, destination: &str) -> Vec<Json> {
@@ -408,7 +429,7 @@ fn store(state: &mut State, destination: &str, sources: Vec<Json>) -> Result<(),
 
 fn upsert(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let [(_, source), (_, destination)] = written_ends(call)?;
-    let given = given(call)?;
+    let given = changed(call)?;
     check_write(&state.authority(call), destination)?;
     if given.meta != Json::Null {
         let text = "Meta must not be specified, or should be unchanged during an update.";
@@ -449,18 +470,25 @@ fn legacy_source(
     let source = Json::Object(given.source);
     let name = source.at("Name").as_text();
     let kind = source.at("Type").as_text();
-    let why = match source.at("Action").as_text() {
-        _ if name.is_empty() => "SourceName must be set",
-        _ if name != "*" && name.contains('*') => {
-            "SourceName: wildcard character '*' cannot be used with partial values"
-        }
-        "allow" | "deny" if ["", "consul"].contains(&kind) => "",
-        "allow" | "deny" => "SourceType must be set to 'consul'",
-        _ => "Action must be set to 'allow' or 'deny'",
-    };
-    if !why.is_empty() {
-        return Err(Refusal::server(one_error(why)));
-    }
+    let is_long = source.at("Description").as_text().len() > LONGEST_DESCRIPTION;
+    let is_action = ["allow", "deny"].contains(&source.at("Action").as_text());
+    let wrong = [
+        (name.is_empty(), "SourceName must be set"),
+        (
+            name != "*" && name.contains('*'),
+            "SourceName: wildcard character '*' cannot be used with partial values",
+        ),
+        (!["", "consul"].contains(&kind), "SourceType must be set to 'consul'"),
+        (is_long, "Description exceeds maximum length 512"),
+        (!is_action, "Action must be set to 'allow' or 'deny'"),
+        (
+            *source.at("Permissions") != Json::Null,
+            "Permissions must not be set when using the legacy APIs",
+        ),
+    ];
+    let wrong: Vec<_> =
+        wrong.iter().filter(|(is, _)| *is).map(|(_, why)| (*why).to_owned()).collect();
+    errors(&wrong).map_err(Refusal::server)?;
     let now = Json::Text(state.date(Duration::ZERO));
     let Json::Object(mut members) = source else { return Ok(source) };
     let added = [
@@ -475,7 +503,17 @@ fn legacy_source(
 }
 
 fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let given = given(call)?;
+    let failed = |why| Refusal::server(format!("Failed to decode request body: {why}"));
+    let given = given(call, failed)?;
+    if let Some((end, namespace)) = &given.elsewhere {
+        return Err(Refusal::bad(format!(
+            "Invalid {end}({namespace}): Namespaces is a Consul Enterprise feature"
+        )));
+    }
+    if given.has_peer {
+        let text = "SourcePeer field is not supported on this endpoint. Use config entries instead";
+        return Err(Refusal::server(text));
+    }
     if !given.id.is_empty() {
         return Err(Refusal::server("ID must be empty when creating a new intention"));
     }
@@ -518,7 +556,7 @@ fn find(state: &State, id: &str, verb: &str) -> Result<(String, usize), Refusal>
 
 fn update_by_id(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let id = call.rest_text();
-    let given = given(call)?;
+    let given = changed(call)?;
     let (destination, place) = find(state, &id, "modify")?;
     check_write(&state.authority(call), &destination)?;
     if given.destination != destination {

@@ -102,43 +102,43 @@ static EXPOSE: Shape = Shape(&[
     M::list(
         "Paths",
         &Shape(&[
-            M::plain("ListenerPort"),
+            M::count("ListenerPort"),
             M::text("Path"),
-            M::plain("LocalPathPort"),
+            M::count("LocalPathPort"),
             M::text("Protocol"),
             M::plain("ParsedFromCheck"),
         ]),
     ),
 ]);
 
-static TRANSPARENT: Shape = Shape(&[M::plain("OutboundListenerPort"), M::plain("DialedDirectly")]);
+static TRANSPARENT: Shape = Shape(&[M::count("OutboundListenerPort"), M::plain("DialedDirectly")]);
 
 static UPSTREAM: Shape = Shape(&[
     M::text("Name"),
-    M::text("Peer"),
+    M::text("Peer").always(),
     M::text("EnvoyListenerJSON"),
     M::text("EnvoyClusterJSON"),
     M::text("Protocol"),
-    M::plain("ConnectTimeoutMs"),
+    M::count("ConnectTimeoutMs"),
     M::object(
         "Limits",
         &Shape(&[
-            M::plain("MaxConnections"),
-            M::plain("MaxPendingRequests"),
-            M::plain("MaxConcurrentRequests"),
+            M::count("MaxConnections"),
+            M::count("MaxPendingRequests"),
+            M::count("MaxConcurrentRequests"),
         ]),
     ),
     M::object(
         "PassiveHealthCheck",
         &Shape(&[
             M::time("Interval"),
-            M::plain("MaxFailures"),
-            M::plain("EnforcingConsecutive5xx"),
-            M::plain("MaxEjectionPercent"),
+            M::count("MaxFailures"),
+            M::count("EnforcingConsecutive5xx"),
+            M::count("MaxEjectionPercent"),
             M::time("BaseEjectionTime"),
         ]),
     ),
-    M::object("MeshGateway", &MODE),
+    M::object("MeshGateway", &MODE).always(),
     M::text("BalanceOutboundConnections"),
 ]);
 
@@ -156,10 +156,10 @@ static SERVICE_DEFAULTS: Shape = Shape(&[
         "UpstreamConfig",
         &Shape(&[M::object("Defaults", &UPSTREAM), M::list("Overrides", &UPSTREAM)]),
     ),
-    M::object("Destination", &Shape(&[M::plain("Addresses"), M::plain("Port")])),
-    M::plain("MaxInboundConnections"),
-    M::plain("LocalConnectTimeoutMs"),
-    M::plain("LocalRequestTimeoutMs"),
+    M::object("Destination", &Shape(&[M::plain("Addresses"), M::count("Port")])),
+    M::count("MaxInboundConnections"),
+    M::count("LocalConnectTimeoutMs"),
+    M::count("LocalRequestTimeoutMs"),
     M::text("BalanceInboundConnections"),
     M::free("RateLimits"),
     M::free("EnvoyExtensions"),
@@ -231,9 +231,9 @@ static SERVICE_RESOLVER: Shape = Shape(&[
             M::text("Policy"),
             M::object(
                 "RingHashConfig",
-                &Shape(&[M::plain("MinimumRingSize"), M::plain("MaximumRingSize")]),
+                &Shape(&[M::count("MinimumRingSize"), M::count("MaximumRingSize")]),
             ),
-            M::object("LeastRequestConfig", &Shape(&[M::plain("ChoiceCount")])),
+            M::object("LeastRequestConfig", &Shape(&[M::count("ChoiceCount")])),
             M::list("HashPolicies", &HASH_POLICY),
         ]),
     ),
@@ -325,7 +325,7 @@ static ROUTE_DESTINATION: Shape = Shape(&[
     M::text("Namespace"),
     M::text("Partition"),
     M::text("PrefixRewrite"),
-    M::plain("NumRetries"),
+    M::count("NumRetries"),
     M::plain("RetryOnConnectFailure"),
     M::plain("RetryOn"),
     M::plain("RetryOnStatusCodes"),
@@ -349,7 +349,7 @@ static SERVICE_INTENTIONS: Shape = Shape(&[
                 "Permissions",
                 &Shape(&[M::text("Action"), M::object("HTTP", &INTENTION_HTTP), M::free("JWT")]),
             ),
-            M::plain("Precedence"),
+            M::count("Precedence"),
             M::text("LegacyID"),
             M::text("Type"),
             M::text("Description"),
@@ -381,9 +381,9 @@ static GATEWAY_TLS: Shape = Shape(&[
 
 static INGRESS_HEALTH: Shape = Shape(&[
     M::nanos("Interval"),
-    M::plain("MaxFailures"),
-    M::plain("EnforcingConsecutive5xx"),
-    M::plain("MaxEjectionPercent"),
+    M::count("MaxFailures"),
+    M::count("EnforcingConsecutive5xx"),
+    M::count("MaxEjectionPercent"),
     M::nanos("BaseEjectionTime"),
 ]);
 
@@ -394,9 +394,9 @@ static INGRESS_SERVICE: Shape = Shape(&[
     M::object("RequestHeaders", &HEADERS),
     M::object("ResponseHeaders", &HEADERS),
     M::free("Meta"),
-    M::plain("MaxConnections"),
-    M::plain("MaxPendingRequests"),
-    M::plain("MaxConcurrentRequests"),
+    M::count("MaxConnections"),
+    M::count("MaxPendingRequests"),
+    M::count("MaxConcurrentRequests"),
     M::object("PassiveHealthCheck", &INGRESS_HEALTH),
 ]);
 
@@ -407,7 +407,7 @@ static INGRESS_GATEWAY: Shape = Shape(&[
     M::list(
         "Listeners",
         &Shape(&[
-            M::plain("Port"),
+            M::count("Port"),
             M::text("Protocol"),
             M::object("TLS", &GATEWAY_TLS),
             M::list("Services", &INGRESS_SERVICE).always(),

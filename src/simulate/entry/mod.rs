@@ -2,6 +2,7 @@
 
 mod chain;
 mod check;
+mod defaults;
 #[cfg(feature = "server")]
 mod discovery;
 pub(super) mod gateways;
@@ -157,6 +158,7 @@ fn write(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     if matches!(kind.name, INGRESS | TERMINATING) {
         chain::check_gateway(&state.entries, kind.name, &name, &body).map_err(Refusal::server)?;
     }
+    check_known(state, kind, &body).map_err(Refusal::server)?;
     let present = state.entries.get(kind.name, &name);
     // A write that changes nothing does not reach the log, and no index is expected of it.
     if present.is_some_and(|present| present.body == body) {
@@ -169,6 +171,30 @@ fn write(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     }
     state.put_entry(kind.name, name, body, index)?;
     Ok(Reply::json(call.style, &true))
+}
+
+/// Refuses what another entry must allow or define first.
+fn check_known(state: &State, kind: &Kind, entry: &Json) -> Result<(), String> {
+    if entry.at("MutualTLSMode").as_text() == "permissive" {
+        let mesh = state.entries.get("mesh", "mesh");
+        if !mesh.is_some_and(|mesh| mesh.body.at("AllowEnablingPermissiveMutualTLS").is_true()) {
+            return Err("cannot set MutualTLSMode=permissive because \
+                        AllowEnablingPermissiveMutualTLS=false in the mesh config entry"
+                .to_owned());
+        }
+    }
+    if kind.name == INTENTIONS {
+        let mut providers = entry.at("JWT").at("Providers").items().iter();
+        let is_known = |name: &str| state.entries.get("jwt-provider", name).is_some();
+        let unknown = providers.find(|provider| !is_known(provider.at("Name").as_text()));
+        if let Some(unknown) = unknown {
+            let name = unknown.at("Name").as_text();
+            return Err(shape::one_error(&format!(
+                "Referenced JWT Provider does not exist. Provider Name: {name}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a caller that must not read the services to which an entry sends requests.
@@ -236,6 +262,11 @@ fn completed(kind: &Kind, name: &str, given: Json) -> Json {
             ("service-defaults", "Protocol", Json::Text(protocol)) => {
                 *protocol = protocol.to_lowercase();
             }
+            ("service-defaults", "UpstreamConfig", Json::Object(upstreams)) => {
+                for (_, upstream) in upstreams {
+                    complete_upstreams(upstream);
+                }
+            }
             ("service-router", "Routes", Json::List(routes)) => {
                 routes.iter_mut().for_each(upper_case_methods);
             }
@@ -255,6 +286,22 @@ fn complete_listener(listener: &mut Json) {
     members.retain(|(name, _)| name != "Protocol");
     let place = members.iter().take_while(|(name, _)| name == "Port").count();
     members.insert(place, ("Protocol".to_owned(), Json::Text(protocol)));
+}
+
+/// Writes the protocols of upstreams in lower case, and leaves out times below zero.
+fn complete_upstreams(upstream: &mut Json) {
+    match upstream {
+        Json::Object(members) => {
+            members.retain(|(name, value)| name != "ConnectTimeoutMs" || value.as_int() >= 0);
+            for (name, value) in members {
+                if let ("Protocol", Json::Text(protocol)) = (name.as_str(), value) {
+                    *protocol = protocol.to_lowercase();
+                }
+            }
+        }
+        Json::List(items) => items.iter_mut().for_each(complete_upstreams),
+        _ => {}
+    }
 }
 
 /// Writes the methods of all HTTP matches below a value in upper case.
@@ -286,6 +333,9 @@ fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let kind = kinds::of_name(&kind).map_err(Refusal::bad)?;
     let expected = expected(call)?;
     kind.check_write(&state.authority(call), &name)?;
+    if kind.name == "proxy-defaults" && name != "global" {
+        return Err(Refusal::server(check::only_name(&name, "global")));
+    }
     let present = state.entries.get(kind.name, &name).map(|entry| entry.modify_index);
     let applies = expected.is_none_or(|expected| present.is_none_or(|found| found == expected));
     if applies && present.is_some() {

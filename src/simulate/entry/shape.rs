@@ -146,14 +146,7 @@ impl Shape {
             .map(|(name, _)| if path.is_empty() { name.clone() } else { format!("{path}.{name}") })
             .map(|name| unknown_key(&name))
             .collect();
-        match &unknown[..] {
-            [] => {}
-            [why] => return Err(one_error(why)),
-            all => {
-                let all: String = all.iter().map(|why| format!("\t* {why}\n")).collect();
-                return Err(format!("{} errors occurred:\n{all}\n", unknown.len()));
-            }
-        }
+        errors(&unknown)?;
         let mut members = Vec::new();
         for known in self.0 {
             let value = match member(given, known.name) {
@@ -189,13 +182,22 @@ impl Kind {
     fn read(self, given: &Json, path: &str) -> Result<Json, String> {
         let wrong = |what: &str| Err(one_decoding(&format!("'{path}' expected {what}")));
         Ok(match (self, given) {
-            (Kind::Free, any) => any.clone(),
-            (Kind::Config, Json::Object(members)) => unwrapped(members),
+            (Kind::Free, any) => sorted(any.clone()),
+            (Kind::Config, Json::Object(members)) => sorted(unwrapped(members)),
             (Kind::Config, _) => return wrong("a map"),
             (Kind::Text, Json::Text(text)) => Json::Text(text.clone()),
             (Kind::Text, Json::Number(number)) => Json::Text(number.to_string()),
             (Kind::Text, Json::Bool(flag)) => Json::Text(u8::from(*flag).to_string()),
             (Kind::Text, _) => return wrong("type 'string'"),
+            (Kind::Count, Json::Text(text)) => match text.parse::<i64>() {
+                Ok(number) => Json::Number(number.into()),
+                Err(_) => {
+                    let text = go::quoted(text);
+                    return Err(one_decoding(&format!(
+                        "cannot parse '{path}' as int: strconv.ParseInt: parsing {text}: invalid syntax"
+                    )));
+                }
+            },
             (Kind::Plain | Kind::Count, Json::Object(_)) => return wrong("a plain value"),
             (Kind::Plain | Kind::Count, plain) => plain.clone(),
             (Kind::Flag, Json::Bool(flag)) => Json::Bool(*flag),
@@ -249,6 +251,32 @@ fn time_text(nanos: i64) -> String {
         0 => String::new(),
         1.. => text,
         _ => format!("-{text}"),
+    }
+}
+
+/// A value with the members of its objects by name: Consul does not keep their order.
+fn sorted(value: Json) -> Json {
+    match value {
+        Json::Object(members) => {
+            let mut members: Vec<_> =
+                members.into_iter().map(|(name, value)| (name, sorted(value))).collect();
+            crate::ordered::sort_by(&mut members, |one, other| one.0.cmp(&other.0));
+            Json::Object(members)
+        }
+        Json::List(items) => Json::List(items.into_iter().map(sorted).collect()),
+        plain => plain,
+    }
+}
+
+/// Refuses for all of these reasons, in the layout of Consul's lists of errors.
+pub(super) fn errors(wrong: &[String]) -> Result<(), String> {
+    match wrong {
+        [] => Ok(()),
+        [why] => Err(one_error(why)),
+        all => {
+            let lines: String = all.iter().map(|why| format!("\t* {why}\n")).collect();
+            Err(format!("{} errors occurred:\n{lines}\n", all.len()))
+        }
     }
 }
 
