@@ -170,6 +170,12 @@ impl<'a> Instance<'a> {
         Self { node: &record.node, service: service.into(), checks }
     }
 
+    /// As the catalog has it, which tells no tags from an empty list of them.
+    pub fn as_stored(record: &'a Record, service: &'a Service) -> Self {
+        let checks = record.checks_of(service).map(Cow::Borrowed).collect();
+        Self { node: &record.node, service: NodeService::as_stored(service), checks }
+    }
+
     /// Whether every check passes.
     pub fn passes(&self) -> bool {
         self.checks.iter().all(|check| check.status == "passing")
@@ -270,7 +276,16 @@ fn object<S: Serializer>(given: &Option<&Value>, serializer: S) -> Result<S::Ok,
 /// The given fields, and the three that a proxy's definition always has in the catalog.
 fn proxy<S: Serializer>(given: &Option<&Value>, serializer: S) -> Result<S::Ok, S::Error> {
     let defaults = [("Mode", json!("")), ("MeshGateway", json!({})), ("Expose", json!({}))];
-    with_defaults(given, &defaults, serializer)
+    let mut whole = given.cloned();
+    let upstreams = whole.as_mut().and_then(|proxy| proxy.get_mut("Upstreams")?.as_array_mut());
+    for upstream in upstreams.into_iter().flatten().filter_map(Value::as_object_mut) {
+        for (name, default) in
+            [("DestinationType", json!("")), ("Datacenter", json!("")), ("MeshGateway", json!({}))]
+        {
+            upstream.entry(name).or_insert(default);
+        }
+    }
+    with_defaults(&whole.as_ref(), &defaults, serializer)
 }
 
 /// The given fields, and the two that the agent always shows.

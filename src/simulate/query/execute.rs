@@ -85,7 +85,7 @@ fn execute(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let place = place(state, &query, found.is_empty());
     let service = query.definition.at("Service").at("Service").as_text();
     let found: Vec<_> =
-        found.into_iter().map(|(record, instance)| Instance::new(record, instance)).collect();
+        found.into_iter().map(|(record, instance)| Instance::as_stored(record, instance)).collect();
     let reply = View {
         service,
         nodes: found,

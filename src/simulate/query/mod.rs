@@ -215,6 +215,12 @@ fn check_definition(query: &Query) -> Result<(), String> {
         return Err("Targets cannot be populated with NearestN or Datacenters".to_owned());
     }
     for (name, value) in service.at("NodeMeta").members() {
+        if name.is_empty() {
+            let value = value.as_text();
+            return Err(format!(
+                "Couldn't load metadata pair ('', '{value}'): Key cannot be blank"
+            ));
+        }
         if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
             let value = value.as_text();
             return Err(format!(

@@ -333,6 +333,10 @@ async fn a_login_that_no_rule_fits_is_denied(t: T) {
     denied(&t.anonymous(), "acl_login", args![given()]).await;
     bind(&t, &method, "service", "web", "").await;
     login(&t, &method, &token).await;
+    // A file's end of line stays on a token that is read from it.
+    let token = login(&t, &method.to_uppercase(), &format!(" {token}\n")).await;
+    assert_eq!(text(&token, "AuthMethod"), method);
+    let token = issuer.sign(&claims());
     let none = table! {"AuthMethod" = t.name("none"), "BearerToken" = token.as_str()};
     assert!(t.anonymous().call("acl_login", args![none]).await.is_err());
 }

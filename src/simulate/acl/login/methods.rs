@@ -90,7 +90,7 @@ impl Kind {
 /// A way to log in.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Method {
-    name: String,
+    pub name: String,
     r#type: String,
     display_name: String,
     description: String,

@@ -97,14 +97,17 @@ fn decode(call: &Call) -> Result<Given, Refusal> {
 
 fn login(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let given = decode(call)?;
-    let Some(method) = state.acl.logins.methods.get(&given.method) else {
+    let mut methods = state.acl.logins.methods.values();
+    let Some(method) = methods.find(|method| method.name.eq_ignore_ascii_case(&given.method))
+    else {
         let name = go::quoted(&given.method);
         let why = format!("ACL not found: auth method {name} not found");
         return Err(Refusal::new(StatusCode::FORBIDDEN, why));
     };
     let now_s = i64::try_from(state.since_1970().as_secs()).unwrap_or(i64::MAX);
-    let identity = method.kind.identity(&given.bearer, now_s).map_err(Refusal::server)?;
-    let bound = bound(state, &given.method, &identity)?;
+    let identity = method.kind.identity(given.bearer.trim(), now_s).map_err(Refusal::server)?;
+    let name = method.name.clone();
+    let bound = bound(state, &name, &identity)?;
     if bound.is_empty() {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "Permission denied"));
     }
@@ -119,7 +122,7 @@ fn login(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         services: bound.services,
         nodes: bound.nodes,
         local: is_local,
-        method: Some(given.method),
+        method: Some(name),
         created: state.date(Duration::ZERO),
         expires: (!ttl.is_zero()).then(|| state.since_1970() + ttl),
         create_index: index,
