@@ -489,6 +489,11 @@ async fn dns_has_a_token(t: T) {
     use_token(text(&nodes, "SecretID")).await;
     assert_eq!(code(&ask(&t, address, PTR).await), ResponseCode::NXDomain);
     assert_eq!(answers(&ask(&t, &names[1], A).await), ["A 10.0.0.1"]);
+    // One that sees services alone does not learn that of a node.
+    let services = token(&t, "service_prefix \"\" { policy = \"read\" }").await;
+    use_token(text(&services, "SecretID")).await;
+    let reply = ask(&t, "1.0.0.10.in-addr.arpa.", PTR).await;
+    assert_eq!(code(&reply), ResponseCode::NXDomain);
     use_token("6a1253d2-1785-24fd-91c2-000000000000").await;
     assert_eq!(code(&ask(&t, &names[0], A).await), ResponseCode::ServFail);
     use_token("").await;

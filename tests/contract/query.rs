@@ -14,8 +14,11 @@ behaviours![
     a_prepared_query_ends_with_its_session,
     invalid_prepared_queries_are_refused,
     a_critical_instance_is_not_found_unless_its_check_is_ignored,
+    an_instance_on_a_critical_node_is_not_found,
+    a_limit_below_zero_is_none,
     only_passing_leaves_out_warnings,
     tags_and_metadata_filter_the_instances,
+    an_answer_tells_no_tags_from_an_empty_list,
     the_nearest_instance_is_the_first,
     an_empty_answer_is_looked_for_at_the_peers,
     a_query_template_is_explained,
@@ -145,6 +148,11 @@ async fn invalid_prepared_queries_are_refused(t: T) {
             500,
             "Key contains invalid characters",
         ),
+        (
+            r#""Service":{"Service":"x","NodeMeta":{"":"c"}}"#,
+            500,
+            "Couldn't load metadata pair ('', 'c'): Key cannot be blank",
+        ),
         (r#""Service":{"Service":"x"},"DNS":{"TTL":"x"}"#, 500, "Bad DNS TTL 'x'"),
         (
             r#""Service":{"Service":"x"},"DNS":{"TTL":"-1s"}"#,
@@ -186,12 +194,56 @@ async fn a_critical_instance_is_not_found_unless_its_check_is_ignored(t: T) {
     deregister(&t, &["a", "b"]).await;
 }
 
+async fn an_instance_on_a_critical_node_is_not_found(t: T) {
+    register(&t, "a", "x", "passing").await;
+    register(&t, "b", "x", "passing").await;
+    let check = table! {"CheckID" = t.name("node"), "Status" = "critical"};
+    let node = table! {"Node" = t.name("b"), "Address" = "10.0.0.1", "Check" = check};
+    t.ok("catalog_register", args![node]).await;
+    let id = create(&t, "q", table! {"Service" = t.name("web")}).await;
+    assert_eq!(found(&t, "q").await, [t.name("a")]);
+    t.ok("query_delete", args![id]).await;
+    deregister(&t, &["a", "b"]).await;
+}
+
+async fn a_limit_below_zero_is_none(t: T) {
+    register(&t, "a", "x", "passing").await;
+    register(&t, "b", "x", "passing").await;
+    let id = create(&t, "q", table! {"Service" = t.name("web")}).await;
+    for (limit, count) in [(-1, 2), (0, 2), (1, 1), (3, 2)] {
+        let answer = t.raw("GET", &format!("/v1/query/{id}/execute?limit={limit}"), "").await;
+        let answer: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(answer["Nodes"].as_array().unwrap().len(), count, "{limit}");
+    }
+    t.ok("query_delete", args![id]).await;
+    deregister(&t, &["a", "b"]).await;
+}
+
 async fn only_passing_leaves_out_warnings(t: T) {
     register(&t, "a", "x", "warning").await;
     register(&t, "b", "x", "passing").await;
     let passing = table! {"Service" = t.name("web"), "OnlyPassing" = true};
     let id = create(&t, "q", passing).await;
     assert_eq!(found(&t, "q").await, [t.name("b")]);
+    t.ok("query_delete", args![id]).await;
+    deregister(&t, &["a", "b"]).await;
+}
+
+async fn an_answer_tells_no_tags_from_an_empty_list(t: T) {
+    for (node, tags) in [("a", ""), ("b", ",\"Tags\":[]")] {
+        let service = format!("{{\"Service\":\"{}\"{tags}}}", t.name("web"));
+        let node = t.name(node);
+        let body = format!(
+            "{{\"Node\":\"{node}\",\"Address\":\"10.0.0.1\",\"Service\":{service},\"Check\":{{\"CheckID\":\"c\",\"Status\":\"passing\"}}}}"
+        );
+        assert_eq!(t.raw("PUT", "/v1/catalog/register", &body).await.status, 200);
+    }
+    let id = create(&t, "q", table! {"Service" = t.name("web")}).await;
+    let answer = t.raw("GET", &format!("/v1/query/{id}/execute"), "").await.body;
+    let answer = answer.replace([' ', '\n'], "");
+    let count = |text: &str| answer.matches(text).count();
+    assert_eq!((count("\"Tags\":null"), count("\"Tags\":[]")), (1, 1), "{answer}");
+    assert_eq!(count("\"ServiceTags\":null"), 2, "{answer}");
     t.ok("query_delete", args![id]).await;
     deregister(&t, &["a", "b"]).await;
 }

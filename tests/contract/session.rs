@@ -15,6 +15,7 @@ behaviours![
     a_lock_delay_above_the_cap_is_refused_before_any_request,
     an_unknown_session_is_absent_and_not_an_error,
     destroying_an_unknown_session_succeeds,
+    a_session_ends_with_a_check_that_is_spelt_in_another_way,
     renewing_an_unknown_session_is_session_invalid,
     renew_returns_the_session,
     destroy_releases_locks_and_keeps_values,
@@ -114,6 +115,26 @@ async fn an_unknown_session_is_absent_and_not_an_error(t: T) {
 
 async fn destroying_an_unknown_session_succeeds(t: T) {
     assert_eq!(t.value("session_destroy", args![UNKNOWN]).await, true.into());
+}
+
+async fn a_session_ends_with_a_check_that_is_spelt_in_another_way(t: T) {
+    if t.is_1_8("ids of checks are told apart by their capitals") {
+        return;
+    }
+    let with = |status: &str| {
+        let check = table! {"CheckID" = "Disk", "Status" = status};
+        table! {"Node" = t.name("n"), "Address" = "10.0.0.1", "Check" = check}
+    };
+    t.ok("catalog_register", args![with("passing")]).await;
+    let bound = table! {"Node" = t.name("n"), "NodeChecks" = list!["disk"]};
+    let id = t.session(bound).await;
+    assert_eq!(
+        t.value("session_info", args![id.as_str()]).await.get("ID"),
+        Some(&id.as_str().into())
+    );
+    t.ok("catalog_register", args![with("critical")]).await;
+    assert_eq!(t.value("session_info", args![id]).await, Value::Null);
+    t.ok("catalog_deregister", args![table! {"Node" = t.name("n")}]).await;
 }
 
 async fn renewing_an_unknown_session_is_session_invalid(t: T) {

@@ -194,6 +194,18 @@ async fn a_clone_has_the_same_policies_and_another_secret(t: T) {
     let t = t.with_acls(Deny);
     let source = token(&t, &rule("key", &t.name("x"), "write")).await;
     let clone = t.value("acl_token_clone", args![text(&source, "AccessorID")]).await;
+    let own = t.value("acl_token_self", args![]).await;
+    let own = text(&own, "SecretID");
+    let named = table! {"Description" = "first"};
+    let named = t.value("acl_token_create", args![named]).await;
+    let accessor = text(&named, "AccessorID");
+    for (given, kept) in [("", "first"), ("second", "second")] {
+        let body = format!("{{\"Description\":\"{given}\"}}");
+        let path = format!("/v1/acl/token/{accessor}/clone?token={own}");
+        let clone = t.raw("PUT", &path, &body).await.body;
+        let clone: serde_json::Value = serde_json::from_str(&clone).unwrap();
+        assert_eq!(clone["Description"], kept);
+    }
     assert_eq!(clone.get("Policies"), source.get("Policies"));
     assert_ne!(text(&clone, "AccessorID"), text(&source, "AccessorID"));
     assert_ne!(text(&clone, "SecretID"), text(&source, "SecretID"));

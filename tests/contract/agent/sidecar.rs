@@ -14,6 +14,7 @@ behaviours![
     deregistering_a_sidecar_keeps_its_service,
     a_sidecar_has_no_id_and_no_sidecar_of_its_own,
     upstreams_have_a_destination_and_a_port_of_their_own,
+    the_catalog_shows_what_upstreams_always_have,
     gateways_have_no_sidecar_and_no_destination,
     an_instance_in_the_mesh_has_the_virtual_address_of_its_service,
     reads_of_instances_in_the_mesh_ignore_tags,
@@ -184,6 +185,24 @@ async fn a_sidecar_has_no_id_and_no_sidecar_of_its_own(t: T) {
         refused(&t, check, "Invalid check in sidecar_service: Interval must be > 0").await;
     }
     deregister(&t).await;
+}
+
+async fn the_catalog_shows_what_upstreams_always_have(t: T) {
+    let name = t.name("s");
+    let proxy = format!(
+        r#"{{"DestinationServiceName":"{name}","Upstreams":[{{"DestinationName":"db","LocalBindPort":1}}]}}"#
+    );
+    let service =
+        format!(r#"{{"Service":"{name}-proxy","Kind":"connect-proxy","Port":9,"Proxy":{proxy}}}"#);
+    let node = t.name("n");
+    let body = format!(r#"{{"Node":"{node}","Address":"10.0.0.1","Service":{service}}}"#);
+    assert_eq!(t.raw("PUT", "/v1/catalog/register", &body).await.status, 200);
+    let found = t.raw("GET", &format!("/v1/catalog/connect/{name}"), "").await.body;
+    let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+    let upstream = &found[0]["ServiceProxy"]["Upstreams"][0];
+    assert_eq!((&upstream["DestinationType"], &upstream["Datacenter"]), (&"".into(), &"".into()));
+    assert_eq!(upstream["MeshGateway"], serde_json::json!({}));
+    t.raw("PUT", "/v1/catalog/deregister", &format!(r#"{{"Node":"{node}"}}"#)).await;
 }
 
 async fn upstreams_have_a_destination_and_a_port_of_their_own(t: T) {
