@@ -6,6 +6,7 @@ use super::*;
 use crate::support::golden;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
 use std::thread;
 
 /// The body of a reply, or the kind of an error and words in its message.
@@ -84,7 +85,9 @@ fn of_each_release() -> Vec<Vec<String>> {
 
 /// A message without what differs each time.
 fn lasting(message: &str) -> String {
-    let lines = message.split("\r\n").filter(|line| !line.starts_with("date: "));
+    let differs = ["date: ", "host: ", "node-deadline-ms: "];
+    let lasts = |line: &&str| !differs.iter().any(|name| line.starts_with(name));
+    let lines = message.split("\r\n").filter(lasts);
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -108,16 +111,27 @@ fn the_replies_of_each_release_mean_what_they_meant() {
     for said in of_each_release() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
+        let (asked, requests) = mpsc::channel();
+        let replies: Vec<_> = said.chunks(2).map(|both| both[1].clone()).collect();
         thread::spawn(move || {
-            let mut replies = said.chunks(2).map(|both| both[1].clone());
+            let mut replies = replies.into_iter();
             for caller in listener.incoming() {
                 let mut caller = caller.expect("a connection");
-                while message(&mut caller).is_some() {
+                while let Some(request) = message(&mut caller) {
                     let Some(reply) = replies.next() else { return };
+                    asked.send(request).expect("a test that waits");
                     caller.write_all(reply.as_bytes()).expect("a caller that reads");
                 }
             }
         });
         call_all(&address);
+        // A node of that release reads what it wrote itself; it ignores further headers.
+        for both in said.chunks(2) {
+            let request = requests.try_recv().expect("a request");
+            let request = String::from_utf8(request).expect("text");
+            for line in lasting(&both[0]).lines() {
+                assert!(request.split("\r\n").any(|it| it == line), "{line:?} is not in {request}");
+            }
+        }
     }
 }

@@ -213,10 +213,11 @@ fn the_messages_of_each_release_mean_what_they_meant() {
             let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).expect("digits");
             let bytes: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
             let read = match meaning.starts_with("Request") {
-                true => Request::decode(&bytes).map(|it| format!("{it:?}")),
-                false => Reply::decode(&bytes).map(|it| format!("{it:?}")),
+                true => Request::decode(&bytes).map(|it| (format!("{it:?}"), it.encode())),
+                false => Reply::decode(&bytes).map(|it| (format!("{it:?}"), it.encode())),
             };
-            assert_eq!(read.expect("a message"), meaning);
+            // That release reads what this one writes, too.
+            assert_eq!(read.expect("a message"), (meaning.to_owned(), bytes.into()));
         }
     }
 }

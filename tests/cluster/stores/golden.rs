@@ -111,5 +111,39 @@ fn the_cluster_of_each_release_goes_on() {
         // What cannot be read is moved aside, to a key of this form.
         let keys = cases.world.get("/v1/kv/?keys").expect("keys");
         assert!(!keys.contains("map."), "{keys}");
+        keeps_its_members(&left, &cases, &nodes);
     }
+}
+
+/// What nodes of this build have written has all members that those of the release wrote, which read it after a way back.
+fn keeps_its_members(left: &Value, cases: &Cases, nodes: &[Process]) {
+    let keys = cases.world.get("/v1/kv/?recurse").expect("keys");
+    let keys: Value = serde_json::from_str(&keys).expect("JSON");
+    let mut written: BTreeMap<String, Value> = BTreeMap::new();
+    let mut released: BTreeMap<String, Value> = BTreeMap::new();
+    for (documents, keys) in [(&mut written, &keys), (&mut released, &left["keys"])] {
+        for key in keys.as_array().expect("a list") {
+            documents.insert(key["Key"].as_str().expect("a name").to_owned(), key["Value"].clone());
+        }
+    }
+    for (id, node) in NODES.iter().zip(nodes).take(3) {
+        let now = cases.content(&node.disk);
+        for (documents, content) in [(&mut written, &now), (&mut released, &left["disks"][id])] {
+            for (name, value) in content["kept"].as_object().expect("an object") {
+                documents.insert(format!("{id}: {name}"), value.clone());
+            }
+        }
+    }
+    let mut compared = 0;
+    for (name, then) in released {
+        let Some(now) = written.get(&name) else { continue };
+        let members = |value| match serde_json::from_slice(&bytes(value)).expect(&name) {
+            Value::Object(members) => members.into_iter().map(|(member, _)| member).collect(),
+            other => panic!("{name}: {other}"),
+        };
+        let (then, now): (BTreeSet<String>, BTreeSet<String>) = (members(&then), members(now));
+        assert!(then.is_subset(&now), "{name}: {then:?} were written, and now {now:?}");
+        compared += 1;
+    }
+    assert!(compared > 20, "{compared} documents");
 }
