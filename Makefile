@@ -197,6 +197,10 @@ docs-screenshots: build-luajit
 .PHONY: golden
 ## golden: writes tests/golden for the version in Cargo.toml, which later builds must read
 golden:
+	@! git rev-parse -q --verify "refs/tags/v$(version)" >/dev/null 2>&1 || { \
+		echo "v$(version) is released, and its golden files stay as they are: raise the version in Cargo.toml first" >&2; \
+		exit 1; \
+	}
 	WRITE_GOLDEN=1 cargo test --quiet --no-default-features --features server --test cluster of_each_release
 
 .PHONY: rocks install
@@ -209,7 +213,8 @@ install:
 	@scripts/rocks.sh $(flavour)
 	luarocks --lua-version=$(patsubst luajit,5.1,$(flavour)) $(ARGS) install $(rock)
 
-rock = target/rocks/consul_ffi-$(shell sed -n '/^version/{s/.*"\(.*\)"/\1/p;q}' Cargo.toml).$(feature-$(flavour))-1.*.rock
+version = $(shell sed -n '/^version/{s/.*"\(.*\)"/\1/p;q}' Cargo.toml)
+rock = target/rocks/consul_ffi-$(version).$(feature-$(flavour))-1.*.rock
 
 .PHONY: release release-check release-dry
 ## release: packs, tests and tags the version in Cargo.toml (an hour); see scripts/release.sh

@@ -29,7 +29,9 @@ esac
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 flavours=(luajit 5.1 5.3 5.4)
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+made=
+# Nothing is left of a release that is not made to its end.
+trap 'rm -rf "$work" ${made:+"$made"}' EXIT
 
 if [ "$mode" = dry ]; then
     export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} QUICK=1
@@ -53,6 +55,8 @@ newest=$(grep -m 1 '^## ' CHANGELOG.md) || fail "CHANGELOG.md has no section"
 dated=${newest#"## [$version] - "}
 [ "$(date -u -d "$dated" +%F 2>/dev/null)" = "$dated" ] || fail "the newest section of CHANGELOG.md is \"$newest\":" \
     "the commit that is released has \"## [$version] - $(date -u +%F)\" there"
+others=$(git tag --points-at "$commit" --list 'v[0-9]*' | grep -vxF "v$version") || others=
+[ -z "$others" ] || fail "this commit is tagged $others, and Cargo.toml has $version"
 host=$(rustc -vV | sed -n 's/^host: //p')
 cargo metadata --format-version=1 --locked --filter-platform="$host" >/dev/null || fail "Cargo.lock is not that of Cargo.toml"
 # Each file that a release has, this one has too.
@@ -60,6 +64,11 @@ golden=$(git ls-tree -r --name-only "$commit" tests/golden | sed 's|.*/||' | sor
 for file in ${golden:-cluster.json}; do
     git cat-file -e "$commit:tests/golden/$version/$file" 2>/dev/null ||
         fail "tests/golden/$version/$file is missing: run make golden"
+done
+# What a release has written stays as it was: later builds are tested with it.
+for release in $(git tag --list 'v[0-9]*'); do
+    git diff --quiet "refs/tags/$release" "$commit" -- "tests/golden/${release#v}" ||
+        fail "tests/golden/${release#v} is not that of $release: restore it, and raise the version before make golden"
 done
 tagged=$(git rev-parse -q --verify "refs/tags/v$version^{commit}") || tagged=
 if [ "$mode" = check ]; then
@@ -78,20 +87,21 @@ committed=$(TZ=UTC git log -1 --format=%cd --date=format-local:%F "$commit")
 git var GIT_COMMITTER_IDENT >/dev/null || fail "git does not know the author of the tag: set user.name and user.email"
 
 folder=$PWD/target/release-$version
-rm -rf "$folder"
-mkdir -p "$folder"
-git archive --prefix="consul_ffi-$version/" -o "$folder/consul_ffi-$version.tar.gz" "$commit"
-cp rockspec/*-"$version"-1.rockspec rockspec/tools/*-"$version"-1.rockspec \
-    etcd/*-"$version"-1.rockspec resty/*-"$version"-1.rockspec "$folder"
+made=$folder.new
+rm -rf "$folder" "$made"
+mkdir -p "$made"
+git archive --prefix="consul_ffi-$version/" -o "$made/consul_ffi-$version.tar.gz" "$commit"
 
 # What is tested is what was packed: without .git, and with nothing else of this checkout.
 source=$work/source
 mkdir "$source"
-tar -xzf "$folder/consul_ffi-$version.tar.gz" -C "$source" --strip-components=1
+tar -xzf "$made/consul_ffi-$version.tar.gz" -C "$source" --strip-components=1
+cp "$source"/{rockspec,rockspec/tools,etcd,resty}/*-"$version"-1.rockspec "$made"
 if [ "$mode" != dry ]; then
     # In another folder cargo would take a later build of this checkout, with changes that are not committed, for its own.
     export CARGO_TARGET_DIR=$source/target
-    unset QUICK
+    # A processor or flags of the developer's are not those of other machines.
+    unset QUICK RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_BUILD_TARGET
     make -C "$source" test
 fi
 "$source/scripts/rocks.sh" "${flavours[@]}"
@@ -102,9 +112,10 @@ for flavour in "${flavours[@]}"; do
         "$engine" -e 'print(require("consul_ffi")._VERSION)') || fail "the build for $engine does not load"
     [ "$built" = "$version" ] || fail "the build for $engine says $built"
 done
-cp "$source"/target/rocks/*.rock "$folder"
+cp "$source"/target/rocks/*.rock "$made"
 
-(cd "$folder" && sha256sum -- *.tar.gz *.rockspec *.rock >SHA256SUMS && cat SHA256SUMS)
+(cd "$made" && sha256sum -- *.tar.gz *.rockspec *.rock >SHA256SUMS && cat SHA256SUMS)
+mv "$made" "$folder"
 git tag -a "v$version" -m "consul_ffi $version" "$commit"
 if [ "$mode" = dry ]; then
     (cd "$folder" && sha256sum --quiet -c SHA256SUMS) || fail "SHA256SUMS is wrong"

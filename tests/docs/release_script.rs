@@ -149,6 +149,7 @@ fn refuses_before_it_builds(checkout: &Checkout) {
     assert!(refusal.contains("on 2001-02-03, and the last commit is of "), "{refusal}");
     checkout.git(&format!("tag v{VERSION}"));
     checkout.accepts(&format!("this commit is v{VERSION}"));
+    stays_as_it_was_released(checkout);
     let refusal = checkout.release(&[]).expect_err("it is tagged");
     assert!(refusal.contains(&format!("there is a tag v{VERSION}")), "{refusal}");
     checkout.commit();
@@ -159,6 +160,22 @@ fn refuses_before_it_builds(checkout: &Checkout) {
     assert!(refusal.contains("git cannot read this checkout"), "{refusal}");
 }
 
+/// The golden files of a version that has a tag, and a commit with the tag of another version.
+fn stays_as_it_was_released(checkout: &Checkout) {
+    let makefile = root().join("Makefile");
+    let golden = ["-f", makefile.to_str().expect("a path"), "golden"];
+    let refusal = run(&checkout.0, "make", &golden).expect_err("it is released");
+    assert!(refusal.contains("raise the version in Cargo.toml first"), "{refusal}");
+    let why = &format!("tests/golden/{VERSION} is not that of v{VERSION}: restore it");
+    let file = &format!("tests/golden/{VERSION}/messages.txt");
+    checkout.refuses(file, "Request", "Reply", why);
+    checkout.git("tag v9.9.8");
+    let why = &format!("this commit is tagged v9.9.8, and Cargo.toml has {VERSION}");
+    let refusal = checkout.release(&["--check"]).expect_err(why);
+    assert!(refusal.contains(why), "{refusal}");
+    checkout.git("tag --delete v9.9.8");
+}
+
 impl Checkout {
     /// A release of this checkout, in which each engine has the build of its rock, with variables that a developer may have.
     fn make_release(&self, engines: &Path) -> Result<String, String> {
@@ -166,6 +183,7 @@ impl Checkout {
         let path = std::env::var("PATH").unwrap_or_default();
         release.env("PATH", format!("{}:{path}", engines.display()));
         outside_cargo(&mut release).env("QUICK", "1").env("CARGO_TARGET_DIR", "/nowhere");
+        release.env("RUSTFLAGS", "-C target-cpu=native").env("CARGO_BUILD_TARGET", "nowhere");
         finish(&self.0, release)
     }
 
@@ -185,7 +203,7 @@ fn a_release_is_what_is_committed_and_tested() {
     let text = fs::read_to_string(checkout.0.join("CHANGELOG.md")).expect("a changelog");
     let newest = text.lines().find(|line| line.starts_with("## ")).expect("a section");
     checkout.replace("CHANGELOG.md", newest, &format!("## [{VERSION}] - {COMMITTED}"));
-    let tests = "test:\n\ttest ! -e .git\n\ttest -z \"$(QUICK)\"\n\
+    let tests = "test:\n\ttest ! -e .git\n\ttest -z \"$(QUICK)$(RUSTFLAGS)$(CARGO_BUILD_TARGET)\"\n\
         \ttest \"$(CARGO_TARGET_DIR)\" = \"$(CURDIR)/target\"\n\ttest ! -e broken\n\techo tested >tested\n";
     fs::write(checkout.0.join("Makefile"), tests).expect("it can be written");
     checkout.program(
@@ -213,6 +231,8 @@ fn a_release_is_what_is_committed_and_tested() {
         checkout.commit();
         let refusal = checkout.make_release(engines).expect_err(why);
         assert!(refusal.contains(why), "{refusal}");
+        let left = fs::read_dir(checkout.0.join("target")).expect("a folder").count();
+        assert_eq!(left, 0, "something is left of a release that failed");
         fs::remove_file(checkout.0.join(file)).expect("it can be removed");
     }
     fs::write(checkout.0.join("version"), VERSION).expect("it can be written");
