@@ -211,8 +211,10 @@ rocks:
 ## install [LUA=lua5.4] [ARGS=--local]: builds and packs the module for one engine, then installs it with luarocks
 install:
 	@scripts/rocks.sh $(flavour)
-	luarocks --lua-version=$(patsubst luajit,5.1,$(flavour)) $(ARGS) install $(rock)
+	luarocks $(place) install $(rock)
+	@scripts/installed.sh $(rock) $(place)
 
+place = --lua-version=$(patsubst luajit,5.1,$(flavour)) $(ARGS)
 version = $(shell sed -n '/^version/{s/.*"\(.*\)"/\1/p;q}' Cargo.toml)
 rock = target/rocks/consul_ffi-$(version).$(feature-$(flavour))-1.*.rock
 

@@ -282,6 +282,18 @@ fn a_build_that_fails_leaves_the_installed_module() {
         assert!(refusal.contains(why), "{refusal}");
         assert_eq!(lua("lua5.4", &tree, "5.4", PROGRAM).expect("it is still there"), "v\n");
     }
+    // As luarocks does on a full disk.
+    let (programs, luarocks) = (fresh("full-disk"), path_of("luarocks"));
+    for file in ["lib/lua/5.4/consul_ffi.so", "share/lua/5.4/consul_ffi/luv.lua"] {
+        let file = tree.join(file);
+        let cut = format!("case \"$*\" in *install*) truncate -s 100 '{}' ;; esac", file.display());
+        let text = format!("#!/bin/sh -e\n{luarocks} \"$@\"\n{cut}\n");
+        let refusal = install(&with_program(&programs, "luarocks", &text)).expect_err("it is cut");
+        let why = format!("{} is not that of target/rocks/", file.display());
+        assert!(refusal.contains(&why), "{refusal}");
+    }
+    install(&path).expect("it is installed again");
+    assert_eq!(lua("lua5.4", &tree, "5.4", PROGRAM).expect("it loads"), "v\n");
 }
 
 fn a_rust_that_is_too_old_is_refused_with_the_one_that_is_needed() {
