@@ -132,6 +132,10 @@ fn every_crate_has_an_allowed_licence_and_source() {
     let allowed = rules.get_ref()["licenses"].get_ref()["allow"].get_ref().as_array();
     let allowed = allowed.expect("a list").iter().filter_map(|it| it.get_ref().as_str());
     let allowed: BTreeSet<_> = allowed.collect();
+    for rule in ["unknown-registry", "unknown-git"] {
+        let rule = rules.get_ref()["sources"].get_ref()[rule].get_ref().as_str();
+        assert_eq!(rule, Some("deny"));
+    }
     for package in PACKAGES.iter() {
         let licence = text(package, "license");
         let parsed = spdx::Expression::parse_mode(licence, spdx::ParseMode::LAX);
@@ -155,6 +159,10 @@ fn the_workflows_call_make_with_the_lowest_rust() {
     let soak = workflow.split("\n  soak:\n").nth(1).expect("a job");
     let soak = soak.split("make soak").next().unwrap_or_default();
     assert!(soak.contains("fetch-depth: 0"), "make soak builds the releases of the clone's tags");
+    assert!(workflow.contains("\npermissions:\n  contents: read\n"), "a job needs no more rights");
+    assert_eq!(workflow.matches("permissions:").count(), 1);
+    let release = workflow.split("\n  release:\n").nth(1).expect("a job");
+    assert!(release.contains("if: startsWith(github.ref, 'refs/tags/v')\n"), "{release}");
     let makefile = read("Makefile");
     for step in workflow.lines().filter_map(|line| line.trim().strip_prefix("- run: ")) {
         match step.strip_prefix("make ") {
