@@ -114,6 +114,10 @@ fn a_release_is_refused_if_its_files_do_not_agree() {
     assert!(refusal.contains("commit everything first:\n M CHANGELOG.md\n"), "{refusal}");
     checkout.commit();
     checkout.accepts(&format!("there is no tag v{VERSION} here"));
+    fs::write(checkout.0.join("forgotten"), "").expect("a file");
+    let refusal = checkout.release(&["--check"]).expect_err("a file is not committed");
+    assert!(refusal.contains("commit everything first:\n?? forgotten\n"), "{refusal}");
+    fs::remove_file(checkout.0.join("forgotten")).expect("it can be removed");
 
     for wrong in [
         "## [Unreleased]",
@@ -124,10 +128,19 @@ fn a_release_is_refused_if_its_files_do_not_agree() {
     ] {
         checkout.refuses(changelog, dated, wrong, &format!("is \"{wrong}\": "));
     }
-    let rockspec = format!("resty/resty_consul-{VERSION}-1.rockspec");
+    let why = format!("the rockspecs are not those of {VERSION}");
     let own = format!("version = \"{VERSION}");
     let other = "version = \"9.9.9";
-    checkout.refuses(&rockspec, &own, other, &format!("the rockspecs are not those of {VERSION}"));
+    for rock in [
+        "rockspec/consul_ffi",
+        "rockspec/tools/consul_ffi-tools",
+        "etcd/etcd_ffi",
+        "resty/resty_consul",
+    ] {
+        checkout.refuses(&format!("{rock}-{VERSION}-1.rockspec"), &own, other, &why);
+        let homepage = ["homepage = \"https:", "homepage = \"http:"];
+        checkout.refuses(&format!("{rock}-scm-1.rockspec"), homepage[0], homepage[1], &why);
+    }
     checkout.refuses("Cargo.toml", &own, other, "the rockspecs are not those of 9.9.9");
     let package = "name = \"consul_ffi\"\n";
     checkout.refuses(
@@ -246,6 +259,9 @@ fn a_release_is_what_is_committed_and_tested() {
     checkout.commit();
     let refusal = checkout.make_release(engines, "").expect_err("nobody makes the tag");
     assert!(refusal.contains("git does not know the author of the tag"), "{refusal}");
+    let made = checkout.0.join(format!("target/release-{VERSION}"));
+    fs::create_dir(&made).expect("a folder");
+    fs::write(made.join("earlier.rock"), "").expect("a file");
     let said = checkout.make_release(engines, "a test").expect("a release");
     assert!(said.contains(&format!("git push origin v{VERSION} publishes it")), "{said}");
 
@@ -253,7 +269,6 @@ fn a_release_is_what_is_committed_and_tested() {
     assert_eq!(git(&["cat-file", "-t", &format!("v{VERSION}")]), "tag\n");
     let tagged = git(&["rev-parse", &format!("v{VERSION}^{{commit}}")]);
     assert_eq!(tagged, git(&["rev-parse", "HEAD"]));
-    let made = checkout.0.join(format!("target/release-{VERSION}"));
     let archive = format!("consul_ffi-{VERSION}.tar.gz");
     let packed = run(&made, "tar", &["-tzf", &archive]).expect("an archive");
     let committed = git(&["ls-tree", "-r", "--name-only", "HEAD"]);
@@ -269,6 +284,7 @@ fn a_release_is_what_is_committed_and_tested() {
         .map(|rock| format!("{rock}-{VERSION}-1.rockspec"));
     let wanted = rocks.iter().chain(&rockspecs).chain([&archive]).map(String::as_str);
     assert_eq!(sums, wanted.collect());
+    assert_eq!(fs::read_dir(&made).expect("a folder").count(), sums.len() + 1, "and the sums");
 }
 
 #[test]
