@@ -31,7 +31,7 @@ const ODD_SEQUENCES: u64 = 15;
 const SHOWN: usize = 20;
 /// How often a sequence is played until its indexes have one order on both sides. What a request has changed of the
 /// agent's services and checks, the agent of Consul writes to the catalog in the random order of a map of Go.
-const TRIES: usize = 40;
+const TRIES: usize = 100;
 
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
