@@ -1,7 +1,7 @@
 -- The programs in docs/migrating-from-etcd.md work.
 local support = require("spec.support")
 
-local engine = support.interpreter
+local engine, version = support.interpreter, _VERSION:match("%d.*")
 local compile = rawget(_G, "loadstring") or load
 
 -- Returns the guide's code blocks in one language, in order.
@@ -98,15 +98,15 @@ build = { type = "builtin", modules = {} }
 END
       printf 'rocks_trees = { { name = "user", root = "%%s/.luarocks" }, { name = "system", root = "%%s/system" } }\n' \
         "$PWD" "$PWD" >config.lua
-      cd rock && LUAROCKS_CONFIG=../config.lua luarocks --lua-version=5.1 --tree=../system make
-    ]]):format(home))
+      cd rock && LUAROCKS_CONFIG=../config.lua luarocks --lua-version=%s --tree=../system make
+    ]]):format(home, version))
     -- One shell, as a user has it, which finds the rock only where luarocks says. Between both commands are those of
     -- consul-migrate.
     local printed = shell(table.concat({
       ("export HOME=%s LUAROCKS_CONFIG=%s/config.lua LUA=%s"):format(home, home, engine),
       "export CONSUL_HTTP_ADDR=127.0.0.1:8501 LUA_PATH=';;'; checkout=$PWD",
       "cd " .. home,
-      commands[1],
+      (commands[1]:gsub("lua%-version=5%.1", "lua-version=" .. version)),
       'cd "$checkout"',
       commands[7],
     }, "\n"))
