@@ -49,7 +49,7 @@ fi
 
 # Less inlining than LLVM's own, functions that are alike in the module once, and direct calls between
 # crates: see docs/architecture.md, the size of the module.
-flags=(-C "llvm-args=-inline-threshold=55 -inlinehint-threshold=55")
+flags=(-C "llvm-args=-inline-threshold=45 -inlinehint-threshold=45")
 [ -z "${QUICK:-}" ] || flags=(-C opt-level=0)
 # For its size; consul-sim serves with it, and has it as it is fast.
 small=(--config 'profile.release.package.hyper.opt-level="z"' --config 'profile.release.package.hyper-util.opt-level="z"')
