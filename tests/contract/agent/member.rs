@@ -2,6 +2,7 @@
 
 use crate::target::{T, args, behaviours, list, text, texts};
 use consul_ffi::error::Kind;
+use consul_ffi::wire::value::Value;
 
 behaviours![
     the_agent_is_a_member_of_its_cluster,
