@@ -62,17 +62,14 @@ impl<'a, Count: AsyncFn(&str) -> Result<u64, super::Stop>> Names<'a, Count> {
 #[cfg(test)]
 mod tests {
     use super::super::Stop;
+    use super::super::target::tests::target_of;
     use super::*;
-    use crate::client::{Client, Settings};
-    use crate::clock::{BoxFuture, SystemClock};
+    use crate::clock::BoxFuture;
     use crate::error::Error;
     use crate::transport::Transport;
-    use crate::wire::request::Defaults;
     use ::http::{HeaderValue, Request, Response};
     use bytes::Bytes;
     use std::collections::BTreeSet;
-    use std::sync::Arc;
-    use std::time::Duration;
 
     const KEYS: [&str; 8] = ["a", "d/", "d/a", "d/e/", "d/e/f", "d/e/g/h", "d0", "z/"];
 
@@ -103,14 +100,7 @@ mod tests {
 
     #[test]
     fn directory_by_directory_the_names_are_the_same_as_all_at_once() {
-        let settings = Settings {
-            timeout: Duration::from_secs(5),
-            retry_count: 0,
-            defaults: Defaults::default(),
-        };
-        let (clock, rng) = (Arc::new(SystemClock::new()), fastrand::Rng::with_seed(1));
-        let client = Client::new(vec![Arc::new(Keys)], settings, clock, rng);
-        let target = Target::new(Arc::new(client), Duration::ZERO, 64);
+        let target = target_of(Keys);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             for count in [AT_ONCE, AT_ONCE + 1] {

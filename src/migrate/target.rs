@@ -478,13 +478,25 @@ fn change(op: &Op) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::client::Settings;
     use crate::clock::{BoxFuture, SystemClock};
     use crate::transport::Transport;
     use crate::wire::request::Defaults;
     use ::http::{Request, Response};
+
+    /// A target with this server, which is asked once.
+    pub fn target_of(server: impl Transport + 'static) -> Target {
+        let settings = Settings {
+            timeout: Duration::from_secs(5),
+            retry_count: 0,
+            defaults: Defaults::default(),
+        };
+        let (clock, rng) = (Arc::new(SystemClock::new()), fastrand::Rng::with_seed(1));
+        let client = Client::new(vec![Arc::new(server)], settings, clock, rng);
+        Target::new(Arc::new(client), Duration::ZERO, 64)
+    }
 
     /// A server that answers all with a success that has nothing.
     #[derive(Debug)]
@@ -502,14 +514,7 @@ mod tests {
 
     #[test]
     fn an_answer_without_results_is_not_that_of_a_transaction() {
-        let settings = Settings {
-            timeout: Duration::from_secs(5),
-            retry_count: 0,
-            defaults: Defaults::default(),
-        };
-        let (clock, rng) = (Arc::new(SystemClock::new()), fastrand::Rng::with_seed(1));
-        let client = Client::new(vec![Arc::new(Proxy)], settings, clock, rng);
-        let target = Target::new(Arc::new(client), Duration::ZERO, 64);
+        let target = target_of(Proxy);
         let set = Op::set("a".to_owned(), "v".into());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let written = runtime.block_on(target.txn(&[], &[set])).unwrap_err();

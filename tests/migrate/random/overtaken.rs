@@ -76,7 +76,7 @@ fn a_large_value_of_the_other_stays(ms: u64) {
     });
 }
 
-/// Waits until the writers are stopped, and then so long.
+/// Waits until the writers are stopped, and then for `ms` more.
 async fn while_stopped(world: &World, ms: u64) {
     while world.fake.alarms().is_empty() {
         world.clock.sleep(Duration::from_millis(1)).await;
