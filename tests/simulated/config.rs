@@ -127,8 +127,31 @@ fn invalid_files_and_flags_get_consuls_errors() -> Outcome {
         ("meta.hcl", r#"node_meta { consul-x = "y" }"#),
         ("output.hcl", "check_output_max_size = 0"),
         ("bootstrap.hcl", r#"config_entries { bootstrap = "x" }"#),
+        ("kind.hcl", r#"config_entries { bootstrap { name = "a" } }"#),
+        ("kinds.hcl", r#"config_entries { bootstrap { kind = "nope" name = "a" } }"#),
+        (
+            "member.hcl",
+            r#"config_entries { bootstrap = [
+                 { kind = "mesh" },
+                 { kind = "service-defaults" name = "a" colour = "red" },
+               ] }"#,
+        ),
+        (
+            "entry.json",
+            r#"{"config_entries": {"bootstrap": [{"Kind": "service-splitter", "Name": "a", "Splits": []}]}}"#,
+        ),
+        ("primary.hcl", r#"datacenter = "a" primary_datacenter = "A B""#),
     ] {
         check_same(&["-config-file", &folder.file(name, text)])?;
+    }
+    for (version, acl) in [consul::SIM, "1.21"].into_iter().flat_map(|version| {
+        ["default_policy", "down_policy"].map(|key| (version, format!("acl {{ {key} = \"x\" }}")))
+    }) {
+        let said = refusal(version, &["-hcl", &acl])?;
+        let what = if acl.contains("default") { "default" } else { "down" };
+        if !said.contains(&format!("Unsupported {what} ACL policy: x")) {
+            return Err(format!("{version}: {acl}\n{said}").into());
+        }
     }
     // A format counts for files of any name.
     check_same(&["-config-format=hcl", "-config-file", &folder.file("agent", "foo = 1")])?;
@@ -273,7 +296,20 @@ const FILE: &str = r#"
           END
       }
     }
-    config_entries { bootstrap { kind = "service-defaults" name = "web" protocol = "http" } }
+    config_entries {
+      bootstrap { kind = "service-defaults" name = "api" protocol = "http" }
+      bootstrap { kind = "service-defaults" name = "web" protocol = "http" meta { of = "a file" } }
+      bootstrap {
+        kind = "service-resolver" name = "web" default_subset = "v1"
+        subsets { v1 { filter = "Service.Meta.v == 1" } v2 { filter = "Service.Meta.v == 2" } }
+        failover { v1 { service_subset = "v2" } }
+      }
+      bootstrap {
+        kind = "service-router" name = "web"
+        routes { match { http { path_prefix = "/a" } } destination { service = "api" } }
+      }
+      bootstrap { kind = "proxy-defaults" name = "global" config { connect_timeout_ms = 5000 } }
+    }
     check { id = "mem" name = "memory" ttl = "10s" notes = "hi" status = "passing" }
     checks { name = "of-web" service_id = "web" ttl = "1m" status = "warning" }
 "#;
@@ -288,6 +324,14 @@ fn a_file_means_the_same() -> Outcome {
         ("GET", "/v1/agent/services", ""),
         ("GET", "/v1/agent/service/api-1", ""),
         ("GET", "/v1/agent/checks", ""),
+        ("GET", "/v1/config/service-defaults", ""),
+        ("GET", "/v1/config/service-resolver/web", ""),
+        ("GET", "/v1/config/service-router/web", ""),
+        ("GET", "/v1/config/proxy-defaults/global", ""),
+        // A reload writes those that are missing.
+        ("DELETE", "/v1/config/proxy-defaults/global", ""),
+        ("PUT", "/v1/agent/reload", ""),
+        ("GET", "/v1/config/proxy-defaults", ""),
         ("GET", "/v1/catalog/datacenters", ""),
         ("GET", "/v1/catalog/nodes?dc=east&filter=Meta.rack==r1", ""),
         ("GET", "/v1/catalog/nodes?dc=dc1", ""),

@@ -153,6 +153,7 @@ pub fn shown(address: &str, method: &str, path: &str, body: &str) -> Result<Stri
             "x-consul-index:",
             "content-length:",
             "\"id\"",
+            "\"hash\"",
             "\"nodeid\"",
             "connection:",
             "x-consul-contenthash",

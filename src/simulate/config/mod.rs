@@ -18,7 +18,7 @@ use super::http::listen::{Listener, TlsFiles, self_signed};
 use super::keyring::Keyring;
 use super::settings::Settings;
 use super::store::{Reload, State};
-use super::{Agent, Options, go, hcl};
+use super::{Agent, Options, entry, go, hcl};
 use crate::clock::Clock;
 use crate::hosts::Hosts;
 use crate::os;
@@ -365,21 +365,13 @@ impl Config {
     fn settings(&self) -> Result<Settings, String> {
         self.check_values()?;
         let mut settings = Settings::default();
-        if let Some(name) = self.text("datacenter") {
-            let name = name.to_lowercase();
-            let is_valid =
-                |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
-            if !name.chars().all(is_valid) {
-                return Err(format!(
-                    "datacenter can only contain lowercase alphanumeric, - or _ characters. received: {}",
-                    go::quoted(&name)
-                ));
-            }
+        if let Some(name) = self.basic_name("datacenter")? {
             if name.is_empty() {
                 return Err("datacenter cannot be empty".to_owned());
             }
             settings.datacenter = name;
         }
+        self.basic_name("primary_datacenter")?;
         if let Some(id) = self.text("connect.ca_config.cluster_id") {
             if !is_uuid(id) {
                 return Err("cluster_id was supplied but was not a valid UUID".to_owned());
@@ -433,6 +425,19 @@ impl Config {
         Ok(settings)
     }
 
+    fn basic_name(&self, key: &str) -> Result<Option<String>, String> {
+        let Some(name) = self.text(key).map(str::to_lowercase) else { return Ok(None) };
+        let is_basic =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
+        if !name.chars().all(is_basic) {
+            let name = go::quoted(&name);
+            return Err(format!(
+                "{key} can only contain lowercase alphanumeric, - or _ characters. received: {name}"
+            ));
+        }
+        Ok(Some(name))
+    }
+
     fn headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
         let header = |(name, value): (&str, &str)| {
             let parsed = HeaderName::from_str(name).ok().zip(HeaderValue::from_str(value).ok());
@@ -448,10 +453,12 @@ impl Config {
         match self.text("acl.default_policy") {
             Some("allow") => acl.default_policy = DefaultPolicy::Allow,
             Some("deny") => acl.default_policy = DefaultPolicy::Deny,
-            Some(other) => {
-                return Err(format!("acl.default_policy = {other}: must be allow or deny"));
-            }
+            Some(other) => return Err(format!("Unsupported default ACL policy: {other}")),
             None => {}
+        }
+        let policies = ["allow", "deny", "extend-cache", "async-cache"];
+        if let Some(other) = self.text("acl.down_policy").filter(|it| !policies.contains(it)) {
+            return Err(format!("Unsupported down ACL policy: {other}"));
         }
         let token = |name| self.text(name).map(Secret::new);
         // `master` is its name before Consul 1.11.
@@ -467,13 +474,14 @@ impl Config {
         Ok(())
     }
 
-    /// Sets what DNS answers, and registers the services and checks of the configuration.
+    /// Sets what DNS answers, writes the missing entries of the configuration, and registers its services and checks.
     fn register(&self, state: &mut State) -> Result<(), String> {
         let dns = self.dns_settings()?;
         // The domains are those of the start.
         let domains =
             state.dns.take().map_or_else(|| dns.domains.clone(), |dns| dns.domains.clone());
         state.dns = Some(Arc::new(dns::Settings { domains, ..dns }));
+        entry::bootstrap(state, self.items("config_entries.bootstrap"))?;
         self.define(state)
     }
 }

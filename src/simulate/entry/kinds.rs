@@ -92,7 +92,7 @@ static MESH: Shape = Shape(&[
     M::free("HTTP"),
     M::free("Peering"),
     M::flag("ValidateClusters"),
-    M::free("Meta"),
+    M::config("Meta"),
 ]);
 
 static MODE: Shape = Shape(&[M::text("Mode")]);
@@ -163,7 +163,7 @@ static SERVICE_DEFAULTS: Shape = Shape(&[
     M::text("BalanceInboundConnections"),
     M::free("RateLimits"),
     M::free("EnvoyExtensions"),
-    M::free("Meta"),
+    M::config("Meta"),
 ]);
 
 static PROXY_DEFAULTS: Shape = Shape(&[
@@ -190,7 +190,7 @@ static PROXY_DEFAULTS: Shape = Shape(&[
     M::free("EnvoyExtensions"),
     M::object("FailoverPolicy", &Shape(&[M::text("Mode"), M::plain("Regions")])),
     M::free("PrioritizeByLocality"),
-    M::free("Meta"),
+    M::config("Meta"),
 ]);
 
 static SERVICE_RESOLVER: Shape = Shape(&[
@@ -237,7 +237,7 @@ static SERVICE_RESOLVER: Shape = Shape(&[
             M::list("HashPolicies", &HASH_POLICY),
         ]),
     ),
-    M::free("Meta"),
+    M::config("Meta"),
 ]);
 
 static SERVICE_RESOLVER_TARGET: Shape = Shape(&[
@@ -275,7 +275,7 @@ static SERVICE_SPLITTER: Shape = Shape(&[
         ]),
     )
     .always(),
-    M::free("Meta"),
+    M::config("Meta"),
 ]);
 
 static HTTP_HEADER: Shape = Shape(&[
@@ -301,7 +301,7 @@ static SERVICE_ROUTER: Shape = Shape(&[
         ]),
     )
     .always(),
-    M::free("Meta"),
+    M::config("Meta"),
 ]);
 
 static ROUTE_MATCH: Shape = Shape(&[
@@ -358,7 +358,7 @@ static SERVICE_INTENTIONS: Shape = Shape(&[
             M::text("LegacyUpdateTime"),
         ]),
     ),
-    M::free("Meta"),
+    M::config("Meta"),
 ]);
 
 static INTENTION_HTTP: Shape = Shape(&[
@@ -393,7 +393,7 @@ static INGRESS_SERVICE: Shape = Shape(&[
     M::object("TLS", &Shape(&[M::object("SDS", &SDS)])),
     M::object("RequestHeaders", &HEADERS),
     M::object("ResponseHeaders", &HEADERS),
-    M::free("Meta"),
+    M::config("Meta"),
     M::count("MaxConnections"),
     M::count("MaxPendingRequests"),
     M::count("MaxConcurrentRequests"),
@@ -423,7 +423,7 @@ static INGRESS_GATEWAY: Shape = Shape(&[
             M::object("PassiveHealthCheck", &INGRESS_HEALTH),
         ]),
     ),
-    M::free("Meta"),
+    M::config("Meta"),
 ]);
 
 static TERMINATING_GATEWAY: Shape = Shape(&[
@@ -441,5 +441,5 @@ static TERMINATING_GATEWAY: Shape = Shape(&[
         ]),
     )
     .always(),
-    M::free("Meta"),
+    M::config("Meta"),
 ]);

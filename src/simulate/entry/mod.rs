@@ -144,21 +144,15 @@ fn expected(call: &Call) -> Result<Option<u64>, Refusal> {
 }
 
 fn write(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let (kind, mut given) = decode(&call.body)
+    let (kind, given) = Json::read(&call.body)
+        .and_then(decode)
         .map_err(|why| Refusal::bad(format!("Request decoding failed: {why}")))?;
     let expected = expected(call)?;
-    let name = kind.only_name.filter(|_| given.at("Name").as_text().is_empty());
-    let name = name.unwrap_or(given.at("Name").as_text()).to_owned();
-    intentions::drop_legacy(&mut given);
-    let body = completed(kind, &name, given);
-    check::check(kind, &name, &body).map_err(Refusal::server)?;
+    let (name, body) = checked(kind, given).map_err(Refusal::server)?;
     let authority = state.authority(call);
     kind.check_write(&authority, &name)?;
     check_references(&authority, kind, &body, &name)?;
-    if matches!(kind.name, INGRESS | TERMINATING) {
-        chain::check_gateway(&state.entries, kind.name, &name, &body).map_err(Refusal::server)?;
-    }
-    check_known(state, kind, &body).map_err(Refusal::server)?;
+    check_others(state, kind, &name, &body).map_err(Refusal::server)?;
     let present = state.entries.get(kind.name, &name);
     // A write that changes nothing does not reach the log, and no index is expected of it.
     if present.is_some_and(|present| present.body == body) {
@@ -171,6 +165,50 @@ fn write(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     }
     state.put_entry(kind.name, name, body, index)?;
     Ok(Reply::json(call.style, &true))
+}
+
+/// Writes the entries of the configuration that do not exist, as a leader does when it starts and reads its files again.
+///
+/// # Errors
+/// The first entry that is invalid, as Consul prints it at its start.
+#[cfg(feature = "server")]
+pub(super) fn bootstrap(state: &mut State, given: &[serde_json::Value]) -> Result<(), String> {
+    let read = |(place, entry): (usize, &serde_json::Value)| {
+        let entry = Json::read(entry.to_string().as_bytes()).and_then(decode);
+        let entry = entry.and_then(|(kind, given)| Ok((kind, checked(kind, given)?)));
+        entry.map_err(|why| format!("config_entries.bootstrap[{place}]: {why}"))
+    };
+    let entries: Vec<_> = given.iter().enumerate().map(read).collect::<Result<_, _>>()?;
+    for (kind, (name, body)) in entries {
+        if state.entries.get(kind.name, &name).is_some() {
+            continue;
+        }
+        let failed =
+            |why: String| format!("failed to apply config entry {} / {name}: {why}", kind.name);
+        check_others(state, kind, &name, &body).map_err(failed)?;
+        let index = state.next_index();
+        let written = state.put_entry(kind.name, name.clone(), body, index);
+        written.map_err(|refusal| failed(refusal.text))?;
+    }
+    Ok(())
+}
+
+/// The name of an entry that its members alone do not forbid, and the entry with what Consul adds.
+fn checked(kind: &Kind, mut given: Json) -> Result<(String, Json), String> {
+    let name = kind.only_name.filter(|_| given.at("Name").as_text().is_empty());
+    let name = name.unwrap_or(given.at("Name").as_text()).to_owned();
+    intentions::drop_legacy(&mut given);
+    let body = completed(kind, &name, given);
+    check::check(kind, &name, &body)?;
+    Ok((name, body))
+}
+
+/// Refuses an entry that does not fit the other ones.
+fn check_others(state: &State, kind: &Kind, name: &str, body: &Json) -> Result<(), String> {
+    if matches!(kind.name, INGRESS | TERMINATING) {
+        chain::check_gateway(&state.entries, kind.name, name, body)?;
+    }
+    check_known(state, kind, body)
 }
 
 /// Refuses what another entry must allow or define first.
@@ -219,9 +257,8 @@ fn check_references(
     Ok(())
 }
 
-/// The kind of a body, and its members.
-fn decode(body: &[u8]) -> Result<(&'static Kind, Json), String> {
-    let given = Json::read(body)?;
+/// The kind of an entry, and its members.
+fn decode(given: Json) -> Result<(&'static Kind, Json), String> {
     match &given {
         Json::Object(_) => {}
         Json::List(_) => return Err("'' expected a map, got 'slice'".to_owned()),

@@ -132,9 +132,18 @@ fn is_same(given: &str, name: &str) -> bool {
     given == name || given.replace('_', "").eq_ignore_ascii_case(name)
 }
 
+/// The object of a block of HCL, which is a list of it.
+fn block(given: &Json) -> &Json {
+    match given.items() {
+        [only @ Json::Object(_)] => only,
+        _ => given,
+    }
+}
+
 impl Shape {
     /// The members of an object under their own names, without those that are empty.
     pub fn read(&self, given: &Json, path: &str) -> Result<Json, String> {
+        let given = block(given);
         if !matches!(given, Json::Object(_)) {
             return Err(one_decoding(&format!("'{path}' expected a map")));
         }
@@ -181,6 +190,7 @@ fn is_zero(value: &Json) -> bool {
 impl Kind {
     fn read(self, given: &Json, path: &str) -> Result<Json, String> {
         let wrong = |what: &str| Err(one_decoding(&format!("'{path}' expected {what}")));
+        let given = if matches!(self, Kind::Config | Kind::Map(_)) { block(given) } else { given };
         Ok(match (self, given) {
             (Kind::Free, any) => sorted(any.clone()),
             (Kind::Config, Json::Object(members)) => sorted(unwrapped(members)),
