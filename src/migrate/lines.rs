@@ -1,13 +1,13 @@
 //! Keys of Consul as lines of JSON: a backup, which needs no etcd.
 //!
 //! A line is `{"key": "app/a", "value": "<base64>", "flags": 1}`; flags of 0 are left out. A key that is
-//! encoded in Consul is one line with `etcd_key`, the bytes of its key in base64, and its whole value. The last
-//! line is `{"lines": 2}`, the number of those before it: an export that was cut does not have it.
+//! encoded in Consul is one line with `etcd_key`, the bytes of its key in base64, its whole value and the flags of
+//! its parts. The last line is `{"lines": 2}`, the number of those before it: an export that was cut does not have it.
 
 use super::etcd::Base64;
-use super::mapping::{Mapping, Op, part_of, parts};
+use super::mapping::{JOBS, Mapping, Op, part_of, parts};
 use super::names::Names;
-use super::rollback::joined;
+use super::rollback::{Joined, joined};
 use super::target::{Outcome, Stored, Target};
 use super::{Report, Stop};
 use crate::error::{Error, Kind};
@@ -65,7 +65,7 @@ pub async fn export(
     while let Some(name) = names.next().await? {
         let part = name.strip_prefix(&mapping.encoded_prefix()).and_then(part_of);
         match part {
-            _ if name.starts_with(super::mapping::JOBS) => {}
+            _ if name.starts_with(JOBS) => {}
             Some((key, ..)) if last.as_ref() != Some(&key) => {
                 export.encoded(mapping, &key).await?;
                 last = Some(key);
@@ -111,9 +111,9 @@ impl Export<'_> {
         self.flush().await?;
         let etcd_key = Base64(bytes::Bytes::copy_from_slice(key));
         match joined(self.target, &mapping.encoded(key)).await? {
-            Ok(Some(value)) => {
+            Ok(Some(Joined { value, flags })) => {
                 let (key, etcd_key) = (None, Some(etcd_key));
-                self.write(&Line { key, etcd_key, value: Base64(value), flags: 0 })
+                self.write(&Line { key, etcd_key, value: Base64(value), flags })
             }
             Ok(None) => Ok(()),
             Err(part) => Err(Stop::Refused(format!("parts of the key at {part:?} are missing"))),
@@ -205,6 +205,9 @@ fn ops(mapping: &Mapping, line: &str, number: usize) -> Result<Vec<Op>, Stop> {
     let line: Line = serde_json::from_str(line).map_err(|error| invalid(&error.to_string()))?;
     let Line { key, etcd_key, value: Base64(value), flags } = line;
     match (key, etcd_key) {
+        (Some(key), None) if key.starts_with(JOBS) => {
+            Err(invalid("its key begins with _migrate/, and is that of a job"))
+        }
         (Some(key), None) if key.starts_with(&mapping.consul_prefix) => {
             Ok(vec![Op::Set { key, value, flags }])
         }
@@ -212,7 +215,7 @@ fn ops(mapping: &Mapping, line: &str, number: usize) -> Result<Vec<Op>, Stop> {
         (None, Some(Base64(key))) => {
             let prefix = mapping.encoded(&key);
             let all = Op::DeleteTree { prefix: prefix.clone() };
-            Ok([all].into_iter().chain(parts(&prefix, &value)).collect())
+            Ok([all].into_iter().chain(parts(&prefix, &value, flags)).collect())
         }
         _ => Err(invalid("it must have key or etcd_key")),
     }

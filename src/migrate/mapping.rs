@@ -340,20 +340,15 @@ impl Mapping {
             Place::Nowhere(_) | Place::Sentinel => {}
             Place::Plain(key) => {
                 ops.retain(|op| !matches!(op, Op::Delete { .. }));
-                ops.push(Op::set(key, kv.value.0.clone()));
+                ops.push(self.marked(key, kv.value.0.clone()));
             }
-            Place::Encoded(prefix) => ops.extend(parts(&prefix, &kv.value.0)),
-        }
-        self.marked(ops)
-    }
-
-    fn marked(&self, mut ops: Vec<Op>) -> Vec<Op> {
-        for op in &mut ops {
-            if let Op::Set { flags, .. } = op {
-                *flags = self.mark;
-            }
+            Place::Encoded(prefix) => ops.extend(parts(&prefix, &kv.value.0, self.mark)),
         }
         ops
+    }
+
+    fn marked(&self, key: String, value: Bytes) -> Op {
+        Op::Set { key, value, flags: self.mark }
     }
 
     /// The operations of a key that has been deleted.
@@ -393,8 +388,8 @@ impl Mapping {
     pub fn load(&self, kv: &KeyValue) -> Vec<Op> {
         match self.place(kv) {
             Place::Nowhere(_) | Place::Sentinel => Vec::new(),
-            Place::Plain(key) => self.marked(vec![Op::set(key, kv.value.0.clone())]),
-            Place::Encoded(prefix) => self.marked(parts(&prefix, &kv.value.0).collect()),
+            Place::Plain(key) => vec![self.marked(key, kv.value.0.clone())],
+            Place::Encoded(prefix) => parts(&prefix, &kv.value.0, self.mark).collect(),
         }
     }
 
@@ -424,12 +419,16 @@ pub fn form_of(key: &[u8]) -> Form {
 }
 
 /// A value under a prefix: `0-1` is all of it, `0-3`, `1-3` and `2-3` are its thirds.
-pub fn parts<'a>(prefix: &'a str, value: &'a Bytes) -> impl Iterator<Item = Op> + 'a {
+pub fn parts<'a>(
+    prefix: &'a str,
+    value: &'a Bytes,
+    flags: u64,
+) -> impl Iterator<Item = Op> + 'a {
     let count = value.len().div_ceil(PART).max(1);
     (0..count).map(move |place| {
         let end = value.len().min((place + 1) * PART);
         let key = format!("{prefix}{place:04}-{count:04}");
-        Op::set(key, value.slice(place * PART..end))
+        Op::Set { key, value: value.slice(place * PART..end), flags }
     })
 }
 

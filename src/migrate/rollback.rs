@@ -9,7 +9,7 @@ use super::etcd::{Change, Etcd, KeyValue, Pages, Range};
 use super::job::{Phase, Record};
 use super::mapping::{Choice, Form, Mapping, Place, Problem, part_of};
 use super::survey::shown;
-use super::target::Target;
+use super::target::{Stored, Target};
 use super::verify::{self, Difference};
 use super::{Run, Stop};
 use bytes::{Bytes, BytesMut};
@@ -215,7 +215,7 @@ impl Back<'_, '_> {
         let value = match plain {
             Some(stored) => Some(stored.value),
             None => match joined(target, &mapping.encoded(key)).await? {
-                Ok(value) => value,
+                Ok(joined) => joined.map(|joined| joined.value),
                 Err(part) => return Ok(Way::WithoutSource(part)),
             },
         };
@@ -268,23 +268,31 @@ fn empty(key: &Bytes) -> KeyValue {
     kv
 }
 
-/// The value whose parts have this prefix; `None` without parts, an error with a part if others are missing.
+/// What is stored in parts.
+pub(super) struct Joined {
+    pub value: Bytes,
+    /// Those of all parts; 0 if they differ.
+    pub flags: u64,
+}
+
+/// The parts that have this prefix, as they are at one moment, together; `None` without parts, an error with a part if
+/// others are missing.
 pub(super) async fn joined(
     target: &Target,
     prefix: &str,
-) -> Result<Result<Option<Bytes>, String>, Stop> {
+) -> Result<Result<Option<Joined>, String>, Stop> {
     let names = target.keys(prefix, None).await?;
     let Some(first) = names.first() else { return Ok(Ok(None)) };
     let place = |at: usize| format!("{prefix}{at:04}-{:04}", names.len());
     if names.iter().enumerate().any(|(at, name)| *name != place(at)) {
         return Ok(Err(first.clone()));
     }
+    let asked: Vec<&str> = names.iter().map(String::as_str).collect();
+    let found: Option<Vec<Stored>> = target.entries(&asked).await?.into_iter().collect();
+    let Some(parts) = found else { return Ok(Err(first.clone())) };
+    let flags = parts[0].flags;
     let mut value = BytesMut::new();
-    for name in &names {
-        match target.get(name).await? {
-            Some(stored) => value.extend_from_slice(&stored.value),
-            None => return Ok(Err(first.clone())),
-        }
-    }
-    Ok(Ok(Some(value.freeze())))
+    parts.iter().for_each(|part| value.extend_from_slice(&part.value));
+    let flags = if parts.iter().all(|part| part.flags == flags) { flags } else { 0 };
+    Ok(Ok(Some(Joined { value: value.freeze(), flags })))
 }

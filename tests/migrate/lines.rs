@@ -36,7 +36,7 @@ pub fn run(version: &'static str) {
     }
     add(json!({ "key": "empty", "value": "" }));
     add(json!({ "key": "large", "value": alone, "flags": u64::MAX }));
-    add(json!({ "etcd_key": BASE64.encode(b"/\xff\0"), "value": large }));
+    add(json!({ "etcd_key": BASE64.encode(b"/\xff\0"), "value": large, "flags": 1_u64 << 47 }));
     std::fs::write(&given, &lines).unwrap();
     servers.run(&["import", &given]).ends(1, &["nothing was written", "was cut", "--partial"]);
     assert!(all(&servers).is_empty());
@@ -47,6 +47,8 @@ pub fn run(version: &'static str) {
     servers.consul().send("PUT", "/v1/kv/_migrate/job", "not a key of the programs").unwrap();
     let before = all(&servers);
     assert_eq!(before.len(), 11 + 2, "the large value is three parts");
+    let flags_of_parts = before.iter().filter(|(key, ..)| is_part(key)).map(|(.., flags)| flags);
+    assert_eq!(flags_of_parts.collect::<Vec<_>>(), vec![&json!(1_u64 << 47); 3]);
     servers.run(&["import", &given]).ends(1, &["Consul has keys already", "--merge"]);
     servers.run(&["export", &first]).ends(0, &["exported 11 keys"]);
     servers.run(&["export", &first]).ends(2, &["exists"]);
@@ -66,6 +68,11 @@ pub fn run(version: &'static str) {
     let other = ["import", "--partial", "--consul-prefix", "x/", &given];
     servers.run(&other).ends(1, &["line 1 is not of an export", "--consul-prefix"]);
     assert_eq!(servers.stored("y"), None);
+
+    let job = json!({ "key": "_migrate/job", "value": "" }).to_string();
+    std::fs::write(&given, job).unwrap();
+    servers.run(&["import", "--merge", "--partial", &given]).ends(1, &["line 1", "that of a job"]);
+    assert_eq!(servers.stored("_migrate/job"), None);
 
     long_names(&servers, &file("long"));
     reports(&servers, &file("report"));
@@ -118,14 +125,26 @@ fn has_all_parts(servers: &Servers, large: &str, file: &str) {
         std::fs::write(file, line.to_string()).unwrap();
         servers.run(&["import", "--merge", "--partial", file]).ok();
         let mut names: Vec<Value> = all(servers).into_iter().map(|(key, ..)| key).collect();
-        names.retain(|name| name.as_str().unwrap().starts_with("_etcd/2fff00/"));
+        names.retain(is_part);
         names
     };
     assert_eq!(import(&BASE64.encode("small")), ["_etcd/2fff00/0000-0001"]);
     assert_eq!(import(large).len(), 3);
+    // A part is a program's own, and so is all of the key.
+    let part = BASE64.decode(large).unwrap()[..360_000].to_vec();
+    servers.consul().send("PUT", "/v1/kv/_etcd/2fff00/0000-0003?flags=7", part).unwrap();
+    let lines = servers.run(&["export"]).ok();
+    let line = lines.lines().find(|line| line.contains("etcd_key")).unwrap();
+    let line: Value = serde_json::from_str(line).unwrap();
+    assert!(line["value"] == large && line["flags"].is_null());
     servers.consul().send("DELETE", "/v1/kv/_etcd/2fff00/0001-0003", "").unwrap();
     servers.run(&["export"]).ends(1, &["parts of the key", "are missing"]);
     assert_eq!(import(large).len(), 3);
+}
+
+/// Whether a key of Consul is a part of the encoded one.
+fn is_part(name: &Value) -> bool {
+    name.as_str().unwrap().starts_with("_etcd/2fff00/")
 }
 
 /// Names that together are larger than a transaction may be, also when their characters are escaped.
