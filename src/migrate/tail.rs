@@ -22,8 +22,8 @@ const MAX_WAITING: usize = 10_000;
 const MAX_WAITING_BYTES: usize = 16 << 20;
 
 /// After so long without an event the watch's server is asked whether it is cut off from the others, or sooner if no
-/// request is to be repeated for so long.
-const SILENCE: Duration = Duration::from_secs(10);
+/// request is to be repeated for so long. One that is stuck is left some 5 s later, see `etcd::SHORT`.
+const SILENCE: Duration = Duration::from_secs(4);
 
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -225,7 +225,7 @@ impl<'r, 'a> Tail<'r, 'a> {
     }
 
     /// Takes what has arrived already; `None` if the watch is broken.
-    async fn take_ready(&mut self, watch: &mut Watch) -> Result<Option<()>, Stop> {
+    async fn take_ready(&mut self, watch: &mut Watch<'_>) -> Result<Option<()>, Stop> {
         while self.waiting.len() < MAX_WAITING && self.bytes < MAX_WAITING_BYTES && !self.is_last {
             let Some(changes) = watch.next().now_or_never() else { break };
             let Some(changes) = unbroken(changes)? else { return Ok(None) };

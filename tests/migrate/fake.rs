@@ -35,6 +35,7 @@ struct Event {
 
 #[derive(Debug)]
 struct State {
+    cluster: u64,
     revision: u64,
     compacted: u64,
     events: Vec<Event>,
@@ -62,6 +63,7 @@ impl Fake {
     pub fn new(clock: &ManualClock, seed: u64, faults: u8) -> Fake {
         let rng = fastrand::Rng::with_seed(seed);
         let state = State {
+            cluster: 7,
             revision: 1,
             compacted: 0,
             events: Vec::new(),
@@ -99,6 +101,11 @@ impl Fake {
     /// Lifts all alarms, as a program that does not know of the job.
     pub fn lift(&self) {
         self.state().alarms.clear();
+    }
+
+    /// Makes it a server of another cluster.
+    pub fn belong_to(&self, cluster: u64) {
+        self.state().cluster = cluster;
     }
 
     pub fn speak_grpc(&self) {
@@ -316,8 +323,12 @@ impl State {
         }
     }
 
+    fn header(&self) -> Value {
+        json!({ "cluster_id": self.cluster.to_string(), "revision": self.revision.to_string() })
+    }
+
     fn request(&mut self, path: &str, asked: &Value) -> Response<Parts> {
-        let header = json!({ "cluster_id": "7", "revision": self.revision.to_string() });
+        let header = self.header();
         match path {
             "/v3/maintenance/status" => {
                 whole(200, &json!({ "header": header, "version": "3.4.0" }))
@@ -333,8 +344,7 @@ impl State {
                     return refused("etcdserver: mvcc: database space exceeded", 8);
                 }
                 self.apply(&changes);
-                let header = json!({ "cluster_id": "7", "revision": self.revision.to_string() });
-                whole(200, &json!({ "header": header, "succeeded": true }))
+                whole(200, &json!({ "header": self.header(), "succeeded": true }))
             }
             "/v3/kv/deleterange" => {
                 let range = range(asked);
@@ -393,7 +403,7 @@ impl State {
             .alarms
             .iter()
             .map(|member| json!({ "memberID": member.to_string(), "alarm": "NOSPACE" }));
-        whole(200, &json!({ "alarms": on.collect::<Vec<_>>() }))
+        whole(200, &json!({ "header": self.header(), "alarms": on.collect::<Vec<_>>() }))
     }
 }
 
@@ -464,7 +474,8 @@ impl Follow {
                 .first()
                 .is_some_and(|next| Some(next.revision) == now.last().map(|it| it.revision));
             let told: Vec<Value> = now.iter().map(told).collect();
-            add(&mut self.unsent, json!({ "events": told, "fragment": is_part }));
+            let line = json!({ "header": state.header(), "events": told, "fragment": is_part });
+            add(&mut self.unsent, line);
             rest = later;
         }
         self.next = state.revision + 1;

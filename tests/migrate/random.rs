@@ -10,6 +10,7 @@ pub mod overtaken;
 pub mod refused;
 pub mod replaced;
 pub mod resumed;
+pub mod silent;
 pub mod switched;
 
 use super::fake::{Change, Fake};

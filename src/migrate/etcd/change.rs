@@ -1,10 +1,8 @@
 //! Writes to etcd, and the alarm with which it refuses those of all others.
 
-use super::message::{Base64, Changed, Compared, Int};
+use super::message::{Alarms, Base64, Changed, Compared, Int};
 use super::{Etcd, Range, Refused};
 use bytes::Bytes;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 /// The operations of a transaction and the bytes of its keys and values that etcd takes by default are 128
@@ -22,19 +20,6 @@ pub struct Change {
     pub value: Option<Bytes>,
     /// The revision that has set the key as it is; 0: it does not exist.
     pub from: u64,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Alarms {
-    alarms: Vec<Alarm>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Alarm {
-    #[serde(rename = "memberID")]
-    member: Int,
 }
 
 fn put(key: &Bytes, value: &Bytes) -> Value {
@@ -112,7 +97,7 @@ impl Etcd {
     /// # Errors
     /// See [`Refused`].
     pub async fn alarms(&self) -> Result<Vec<u64>, Refused> {
-        let found: Alarms = self.alarm("GET", 0).await?;
+        let found = self.alarm("GET", 0).await?;
         Ok(found.alarms.into_iter().map(|alarm| alarm.member.0).collect())
     }
 
@@ -122,8 +107,7 @@ impl Etcd {
     /// # Errors
     /// See [`Refused`].
     pub async fn raise_alarm(&self, member: u64) -> Result<(), Refused> {
-        let IgnoredAny = self.alarm("ACTIVATE", member).await?;
-        Ok(())
+        self.alarm("ACTIVATE", member).await.map(|_| ())
     }
 
     /// Lifts the alarm for each of these members for which it is on, until it is on for none; returns whether
@@ -141,16 +125,12 @@ impl Etcd {
             }
             was_on = true;
             for member in on {
-                let IgnoredAny = self.alarm("DEACTIVATE", member).await?;
+                self.alarm("DEACTIVATE", member).await?;
             }
         }
     }
 
-    async fn alarm<T: for<'de> Deserialize<'de>>(
-        &self,
-        action: &str,
-        member: u64,
-    ) -> Result<T, Refused> {
+    async fn alarm(&self, action: &str, member: u64) -> Result<Alarms, Refused> {
         let asked = json!({ "action": action, "memberID": Int(member), "alarm": ALARM });
         self.ask("maintenance/alarm", &asked).await
     }

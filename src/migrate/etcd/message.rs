@@ -83,6 +83,23 @@ pub struct Header {
     pub revision: Int,
 }
 
+/// An answer of a cluster.
+pub trait Answer: for<'de> Deserialize<'de> {
+    fn header(&self) -> &Header;
+}
+
+macro_rules! answers {
+    ($($answer:ident),*) => {
+        $(impl Answer for $answer {
+            fn header(&self) -> &Header {
+                &self.header
+            }
+        })*
+    };
+}
+
+answers![RangeResponse, Changed, Compared, Alarms, StatusResponse];
+
 /// A key at one revision. A deleted one has only `key` and `mod_revision`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
@@ -130,8 +147,7 @@ pub struct RangeResponse {
 /// The answer to a change.
 #[derive(Debug, Deserialize)]
 pub struct Changed {
-    #[serde(rename = "header")]
-    pub _header: Header,
+    pub header: Header,
 }
 
 /// The answer to a transaction that compares.
@@ -204,6 +220,21 @@ impl Refusal {
 pub struct StatusResponse {
     pub header: Header,
     pub version: String,
+}
+
+/// The alarms that are on.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Alarms {
+    pub header: Header,
+    pub alarms: Vec<Alarm>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Alarm {
+    #[serde(rename = "memberID")]
+    pub member: Int,
 }
 
 #[derive(Debug, Default, Deserialize)]

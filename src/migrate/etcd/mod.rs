@@ -24,7 +24,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use http::{Request, Response};
-use message::{Int, RangeRequest, RangeResponse, Refusal, StatusResponse, TokenResponse, decode};
+use message::{
+    Answer, Header, Int, RangeRequest, RangeResponse, Refusal, StatusResponse, TokenResponse, decode,
+};
 use serde::Deserialize;
 use serde_json::json;
 use std::fmt;
@@ -40,6 +42,10 @@ const MAX_ANSWER: usize = 24 << 20;
 
 /// The pauses between attempts.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// The time limit of the first attempt on each server if there are several, but for requests that read many keys: one may
+/// be stuck while the others answer. Later attempts, and those on the only server, have the whole time.
+const SHORT: Duration = Duration::from_secs(5);
 
 /// Why a request to etcd has no result.
 #[derive(Debug)]
@@ -104,6 +110,8 @@ struct Now {
     server: usize,
     /// How often another server was chosen.
     failures: u64,
+    /// The id in the first answer.
+    cluster: Option<u64>,
     prefix: Option<&'static str>,
     token: Option<Token>,
 }
@@ -208,7 +216,7 @@ impl Etcd {
             revision: Int(revision),
             ..RangeRequest::default()
         };
-        self.ask("kv/range", &asked).await
+        self.ask_within(self.first_limit(range), "kv/range", &asked).await
     }
 
     /// Without the gateway, which takes etcd five times as much of its processor's time. `None` if it does not
@@ -227,7 +235,8 @@ impl Etcd {
         let asked = protobuf::range_request(range, limit, revision);
         let server = Arc::clone(self.server());
         let answer = server.call("/etcdserverpb.KV/Range", token.as_deref(), &asked).await?;
-        protobuf::range_response(&answer)
+        let answer = protobuf::range_response(&answer)?;
+        self.is_of_cluster(&answer.header).then_some(answer)
     }
 
     /// The key at a revision; 0 is the current one.
@@ -250,7 +259,8 @@ impl Etcd {
             count_only: true,
             ..RangeRequest::default()
         };
-        let answer: RangeResponse = self.ask("kv/range", &asked).await?;
+        let limit = self.first_limit(range);
+        let answer: RangeResponse = self.ask_within(limit, "kv/range", &asked).await?;
         Ok((answer.count.0, answer.header.revision.0))
     }
 
@@ -264,16 +274,32 @@ impl Etcd {
     }
 
     /// Sends a request that may be repeated, and decodes the answer.
-    async fn ask<T: for<'de> Deserialize<'de>>(
+    async fn ask<T: Answer>(
         &self,
+        what: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<T, Refused> {
+        self.ask_within(SHORT, what, body).await
+    }
+
+    /// The same with another time limit of the first attempts.
+    async fn ask_within<T: Answer>(
+        &self,
+        first: Duration,
         what: &str,
         body: &impl serde::Serialize,
     ) -> Result<T, Refused> {
         let body = encoded(body)?;
         let deadline = self.clock.now() + self.patience;
-        loop {
-            let error = match self.in_time(what, self.answer(what, &body)).await {
-                Ok(answer) => return self.decoded(what, &answer),
+        for attempt in 0.. {
+            let is_first = self.servers.len() > 1 && attempt < self.servers.len();
+            let limit = if is_first { first.min(self.timeout) } else { self.timeout };
+            let error = match self.in_time(limit, what, self.answer(what, &body)).await {
+                Ok(answer) => {
+                    let answer: T = self.decoded(what, &answer)?;
+                    self.check_cluster(answer.header())?;
+                    return Ok(answer);
+                }
                 Err(Refused::Failed(error)) if error.is_retryable() => error,
                 Err(refused) => return Err(refused),
             };
@@ -283,6 +309,12 @@ impl Etcd {
             self.next_server();
             self.clock.sleep(PAUSE).await;
         }
+        unreachable!("the loop has no end")
+    }
+
+    /// The time limit of the first attempts to read a range: etcd visits all keys of one to count them.
+    fn first_limit(&self, range: &Range) -> Duration {
+        if range.end.is_empty() { SHORT } else { self.timeout }
     }
 
     fn decoded<T: for<'de> Deserialize<'de>>(
@@ -299,13 +331,14 @@ impl Etcd {
     /// The result of an attempt within its time limit.
     async fn in_time<R>(
         &self,
+        limit: Duration,
         what: &str,
         attempt: impl Future<Output = Result<R, Refused>>,
     ) -> Result<R, Refused> {
-        match select(pin!(attempt), self.clock.sleep(self.timeout)).await {
+        match select(pin!(attempt), self.clock.sleep(limit)).await {
             Either::Left((result, _)) => result,
             Either::Right(_) => {
-                let ms = self.timeout.as_millis();
+                let ms = limit.as_millis();
                 let message = format!("{}: {what}: no answer within {ms} ms", self.endpoint());
                 Err(Error::new(Kind::Timeout, message).retryable().into())
             }
@@ -373,6 +406,27 @@ impl Etcd {
         let before = lock(&self.now).failures;
         self.revision(&range.start).await?;
         Ok(lock(&self.now).failures == before)
+    }
+
+    fn is_of_cluster(&self, header: &Header) -> bool {
+        // A proxy of etcd does not always say it.
+        let id = header.cluster_id.0;
+        id == 0 || *lock(&self.now).cluster.get_or_insert(id) == id
+    }
+
+    /// Refuses an answer of another cluster than the first one, and leaves the server.
+    fn check_cluster(&self, header: &Header) -> Result<(), Refused> {
+        if self.is_of_cluster(header) {
+            return Ok(());
+        }
+        let message = format!(
+            "{}: it is a server of the etcd cluster {}, and those before are of another one: --etcd must name servers of one \
+             cluster; or etcd was replaced meanwhile",
+            self.endpoint(),
+            header.cluster_id.0
+        );
+        self.next_server();
+        Err(Error::new(Kind::Config, message).into())
     }
 
     fn next_server(&self) {

@@ -21,7 +21,8 @@ pub struct Changes {
 }
 
 /// A watch. Dropping it ends it.
-pub struct Watch {
+pub struct Watch<'a> {
+    etcd: &'a Etcd,
     parts: Parts,
     unread: BytesMut,
     /// How much of `unread` has no newline.
@@ -34,7 +35,7 @@ impl Etcd {
     ///
     /// # Errors
     /// See [`Refused`]. That the revision is compacted is known only from the first changes.
-    pub async fn watch(&self, range: &Range, from: u64) -> Result<Watch, Refused> {
+    pub async fn watch(&self, range: &Range, from: u64) -> Result<Watch<'_>, Refused> {
         if self.login.is_some() {
             // With a token that has expired a watch is denied as without the right; a read renews the token.
             self.revision(&range.start).await?;
@@ -47,9 +48,10 @@ impl Etcd {
             "progress_notify": true,
         } });
         let asked = encoded(&asked)?;
-        let answer = self.in_time("watch", self.open("watch", &asked)).await?;
+        let answer = self.in_time(self.timeout, "watch", self.open("watch", &asked)).await?;
         let endpoint = self.endpoint().to_owned();
-        Ok(Watch { parts: answer.into_body(), unread: BytesMut::new(), searched: 0, endpoint })
+        let (parts, unread) = (answer.into_body(), BytesMut::new());
+        Ok(Watch { etcd: self, parts, unread, searched: 0, endpoint })
     }
 
     /// Lets the next request go to another server.
@@ -58,7 +60,7 @@ impl Etcd {
     }
 }
 
-impl Watch {
+impl Watch<'_> {
     /// The next changes. May be dropped at any time without loss.
     ///
     /// # Errors
@@ -109,6 +111,7 @@ impl Watch {
             return Err(self.error(Kind::NoLeader, refusal.text()).retryable().into());
         }
         let Some(response) = line.result else { return Ok(None) };
+        self.etcd.check_cluster(&response.header)?;
         self.check(&response)?;
         let is_empty = response.created || response.events.is_empty();
         let changes = Changes { events: response.events, is_part: response.fragment };
