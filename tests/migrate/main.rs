@@ -20,6 +20,7 @@ mod program;
 mod random;
 mod refusals;
 mod storm;
+mod terminal;
 
 use support::consul;
 use support::trials::{self, Trials};
@@ -72,6 +73,8 @@ fn trials() -> Trials {
     trials.add_unless(is_missing, name, || operator::run_to_unknown_end("1.21"));
     let name = "a_tail_whose_etcd_is_silent_ends_with_its_patience";
     trials.add_unless(is_missing, name, || refusals::run_silent("1.21"));
+    let name = "consent_and_progress_are_on_a_terminal";
+    trials.add_unless(is_missing, name, || terminal::run("1.21"));
     // Three servers of each have much to do: once in a long run.
     if std::env::var_os("LONG").is_some() {
         trials.add_unless(is_missing, "both_leaders_are_killed_in_a_storm", || {
