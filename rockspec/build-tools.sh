@@ -15,6 +15,8 @@ check_rust "the programs"
 [ "${CC:-}" != gcc ] || unset CC
 
 folder=${CARGO_TARGET_DIR:-target}/tools
-CARGO_TARGET_DIR=$folder cargo "${without_home[@]}" build --release --locked --bin consul-ha --bin consul-migrate \
-    --no-default-features --features tools
-install -D -m 755 -t "$1" "$folder/release/consul-ha" "$folder/release/consul-migrate"
+messages=$(CARGO_TARGET_DIR=$folder cargo "${without_home[@]}" build --release --locked --bin consul-ha --bin consul-migrate \
+    "$as_messages" --no-default-features --features tools)
+ha=$(built consul-ha "$messages")
+migrate=$(built consul-migrate "$messages")
+install -D -m 755 -t "$1" "$ha" "$migrate"

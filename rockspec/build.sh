@@ -57,25 +57,28 @@ small=(--config 'profile.release.package.hyper.opt-level="z"' --config 'profile.
 # crate's name alone, so builds of two engines at once would remove each other's.
 fold=(-C "link-arg=-Wl,--icf=all")
 mkdir -p "$folder"
+[ -w "$folder" ] || fail "$(id -un) cannot write to $folder, which $(stat -c %U "$folder") has made: set CARGO_TARGET_DIR, or remove it"
 probe=$(mktemp -d "$folder/probe.XXXXXX")
 if echo | "${RUSTC:-rustc}" --crate-type=cdylib --crate-name=empty "${fold[@]}" -o "$probe/empty.so" - 2>/dev/null; then
     flags+=("${fold[@]}")
 fi
 rm -rf "$probe"
 linux_x86="target.'cfg(all(target_os=\"linux\", target_arch=\"x86_64\"))'"
-CARGO_TARGET_DIR=$folder/$feature cargo --config "$linux_x86.rustflags=['-C', 'relro-level=partial']" "${without_home[@]}" "${small[@]}" \
-    rustc --release --locked --lib \
-    --no-default-features --features "$feature" -- "${flags[@]}"
-CARGO_TARGET_DIR=$folder/guard cargo "${without_home[@]}" build --profile guard --locked --bin consul-guard \
-    --no-default-features --features guard
+messages=$(CARGO_TARGET_DIR=$folder/$feature cargo --config "$linux_x86.rustflags=['-C', 'relro-level=partial']" \
+    "${without_home[@]}" "${small[@]}" rustc --release --locked --lib "$as_messages" \
+    --no-default-features --features "$feature" -- "${flags[@]}")
+module=$(built libconsul_ffi.so "$messages")
+messages=$(CARGO_TARGET_DIR=$folder/guard cargo "${without_home[@]}" build --profile guard --locked --bin consul-guard \
+    "$as_messages" --no-default-features --features guard)
+guard=$(built consul-guard "$messages")
 
 # put FILE TARGET: copies atomically, because a starting program may load the target at any time.
 put() {
     install -D -m 755 "$1" "$2.$$"
     mv "$2.$$" "$2"
 }
-put "$folder/$feature/release/libconsul_ffi.so" "$2"
-put "$folder/guard/guard/consul-guard" "$(dirname "$2")/consul-guard"
+put "$module" "$2"
+put "$guard" "$(dirname "$2")/consul-guard"
 for file in "$2" "$(dirname "$2")/consul-guard"; do
     echo "$file: $(($(stat -c %s "$file") / 1000)) kB"
 done

@@ -27,3 +27,16 @@ check_rust() {
 # Arguments of cargo: published files must not show the folder of the user who built them.
 # shellcheck disable=SC2034 # the scripts that source this use it
 without_home=(--config "target.'cfg(unix)'.rustflags=[\"--remap-path-prefix=${CARGO_HOME:-${HOME:-}/.cargo}/registry/src=cargo\"]")
+
+# An argument of cargo with which it says on standard output what it has built.
+# shellcheck disable=SC2034 # the scripts that source this use it
+as_messages=--message-format=json-render-diagnostics
+
+# built NAME MESSAGES: prints the path of the file that cargo has built. Where it is depends on the user's configuration of
+# cargo: with a target there it has a folder of its own, and a file of an earlier build can be where it would be without.
+built() {
+    local paths
+    paths=$(grep -o "\"[^\"]*/$1\"" <<<"$2" | tr -d '"' | sort -u) || paths=
+    [ -f "$paths" ] || fail "cargo has to build one $1, for one target, and has built ${paths:-none}"
+    echo "$paths"
+}

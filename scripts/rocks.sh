@@ -28,6 +28,19 @@ oldest_glibc() {
     objdump -T "$@" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1
 }
 
+# packed_again ROCK TARGET: the same files with no trace of this machine: in one order, with one mode, and with the time of
+# Cargo.toml, which is that of the commit where the source archive of a release is unpacked.
+packed_again() {
+    local folder=$PWD/target/rocks/unpacked
+    rm -rf "$folder" "$folder.zip"
+    unzip -q "$1" -d "$folder"
+    chmod -R u=rwX,go=rX "$folder"
+    find "$folder" -type f -exec touch -r Cargo.toml {} +
+    (cd "$folder" && find . -type f -printf '%P\n' | LC_ALL=C sort | TZ=UTC zip -qX "$folder.zip" -@)
+    mv "$folder.zip" "$2"
+    rm -rf "$folder" "$1"
+}
+
 # pack FLAVOUR: builds it and packs it.
 pack() {
     local flavour=$1 feature=lua${1/./} lua=$1 following build=target/rock/$1 rockspec rock glibc
@@ -50,7 +63,7 @@ pack() {
     rock=$(luarocks --lua-version="$lua" make --pack-binary-rock --deps-mode=none "$rockspec" \
         LUA_INCDIR="$PWD/target/rocks/include/$lua" | sed -n 's/^Packed: //p')
     [ -f "$rock" ] || fail "luarocks has packed nothing of $rockspec"
-    mv "$rock" target/rocks/
+    packed_again "$rock" "target/rocks/$(basename "$rock")"
     rock=target/rocks/$(basename "$rock")
     echo "$rock: $(($(stat -c %s "$rock") / 1000)) kB, needs $glibc or newer"
 }

@@ -1,6 +1,7 @@
 //! The documentation is true: the layers, the references, and claims about code and tests.
 
 mod architecture;
+mod build_script;
 mod coordination;
 mod failures;
 mod links;
