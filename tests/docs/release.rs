@@ -161,7 +161,21 @@ fn the_workflows_call_make_with_the_lowest_rust() {
     assert!(soak.contains("fetch-depth: 0"), "make soak builds the releases of the clone's tags");
     assert!(workflow.contains("\npermissions:\n  contents: read\n"), "a job needs no more rights");
     assert_eq!(workflow.matches("permissions:").count(), 1);
+    // Another commit can get the name of a tag or a branch. The steps need no token after the checkout.
+    for action in workflow.lines().filter_map(|line| line.trim().strip_prefix("- uses: ")) {
+        let (_, commit) = action.split_once('@').expect("a commit");
+        let (commit, version) = commit.split_once(" # v").unwrap_or((commit, ""));
+        let is_pinned = commit.len() == 40 && commit.bytes().all(|it| it.is_ascii_hexdigit());
+        assert!(is_pinned && version.contains('.'), "{action}: not @COMMIT # vVERSION");
+    }
+    let checkouts = workflow.matches("uses: actions/checkout@").count();
+    assert_eq!(workflow.matches("uses:").count(), checkouts);
+    assert_eq!(workflow.matches("persist-credentials: false").count(), checkouts);
     let release = workflow.split("\n  release:\n").nth(1).expect("a job");
+    assert!(
+        release.contains("fetch-depth: 0"),
+        "the golden files are compared with those of the tags"
+    );
     assert!(release.contains("if: startsWith(github.ref, 'refs/tags/v')\n"), "{release}");
     let makefile = read("Makefile");
     for step in workflow.lines().filter_map(|line| line.trim().strip_prefix("- run: ")) {
