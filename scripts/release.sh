@@ -28,7 +28,15 @@ esac
 
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 flavours=(luajit 5.1 5.3 5.4)
-work=$(mktemp -d)
+if [ -z "$mode" ]; then
+    # Two at once would put their files into one folder.
+    exec 8<Cargo.toml
+    flock -n 8 || fail "another release is being made in this checkout"
+fi
+# Not in /tmp, where any user can make the .cargo/config.toml that cargo reads in each folder above.
+cache=${XDG_CACHE_HOME:-$HOME/.cache}
+mkdir -p "$cache"
+work=$(mktemp -d "$cache/tmp.XXXXXX")
 made=
 # Nothing is left of a release that is not made to its end.
 trap 'rm -rf "$work" ${made:+"$made"}' EXIT
@@ -41,6 +49,33 @@ if [ "$mode" = dry ]; then
     cd "$work/clone"
     sed -i "0,/^## /s/^## .*/## [$version] - $(date -u +%F)/" CHANGELOG.md
     git commit -qam "The date of the release" --allow-empty
+fi
+
+# What a developer has set for this machine, such as flags for its processor, is not for others.
+for name in $(compgen -e); do
+    case $name in
+        CARGO_BUILD_JOBS) ;;
+        RUSTFLAGS | RUSTC | RUSTC_* | CARGO_ENCODED_RUSTFLAGS | CARGO_BUILD_* | CARGO_PROFILE_* | CARGO_TARGET_*_* | \
+            CARGO_UNSTABLE_* | CC | CC_* | CFLAGS | CFLAGS_* | HOST_C* | TARGET_C*) unset "$name" ;;
+    esac
+done
+# refuse_settings FILE…: fails if one of these configures what cargo builds.
+refuse_settings() {
+    local file
+    for file; do
+        ! grep -qsE "^[[:space:]]*\[*[[:space:]]*[\"']?(build|env|host|include|patch|paths|profile|target|unstable)\>" "$file" ||
+            fail "$file configures what cargo builds, which is not for other machines: move it away for the release"
+    done
+}
+if [ "$mode" != check ]; then
+    above=$(cd "$work" && pwd -P)
+    while
+        refuse_settings "$above/.cargo/config" "$above/.cargo/config.toml"
+        [ "$above" != / ]
+    do
+        above=$(dirname "$above")
+    done
+    refuse_settings "${CARGO_HOME:-$HOME/.cargo}"/{config,config.toml}
 fi
 
 # An unpacked archive can be in the repository of something else.
@@ -90,7 +125,9 @@ folder=$PWD/target/release-$version
 made=$folder.new
 rm -rf "$folder" "$made"
 mkdir -p "$made"
-git archive --prefix="consul_ffi-$version/" -o "$made/consul_ffi-$version.tar.gz" "$commit"
+# The same bytes with any settings of git.
+git -c tar.umask=0022 -c core.autocrlf=false archive --format=tar --prefix="consul_ffi-$version/" "$commit" |
+    gzip -n >"$made/consul_ffi-$version.tar.gz"
 
 # What is tested is what was packed: without .git, and with nothing else of this checkout.
 source=$work/source
@@ -100,8 +137,7 @@ cp "$source"/{rockspec,rockspec/tools,etcd,resty}/*-"$version"-1.rockspec "$made
 if [ "$mode" != dry ]; then
     # In another folder cargo would take a later build of this checkout, with changes that are not committed, for its own.
     export CARGO_TARGET_DIR=$source/target
-    # A processor or flags of the developer's are not those of other machines.
-    unset QUICK RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_BUILD_TARGET
+    unset QUICK
     make -C "$source" test
 fi
 "$source/scripts/rocks.sh" "${flavours[@]}"
@@ -116,7 +152,8 @@ cp "$source"/target/rocks/*.rock "$made"
 
 (cd "$made" && sha256sum -- *.tar.gz *.rockspec *.rock >SHA256SUMS && cat SHA256SUMS)
 mv "$made" "$folder"
-git tag -a "v$version" -m "consul_ffi $version" "$commit"
+git tag -a "v$version" -m "consul_ffi $version" "$commit" ||
+    fail "$folder is made, but there is no tag: git tag -a v$version -m 'consul_ffi $version' $commit makes it"
 if [ "$mode" = dry ]; then
     (cd "$folder" && sha256sum --quiet -c SHA256SUMS) || fail "SHA256SUMS is wrong"
     [ "$(git cat-file -t "v$version")" = tag ] || fail "v$version is not an annotated tag"

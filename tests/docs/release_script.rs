@@ -4,9 +4,10 @@ use super::release::files;
 use super::support::outside::outside_cargo;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -200,6 +201,8 @@ impl Checkout {
         release.env("PATH", format!("{}:{path}", engines.display()));
         outside_cargo(&mut release).env("QUICK", "1").env("CARGO_TARGET_DIR", "/nowhere");
         release.env("RUSTFLAGS", "-C target-cpu=native").env("CARGO_BUILD_TARGET", "nowhere");
+        release.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CFLAGS", "-march=native");
+        release.env("XDG_CACHE_HOME", self.0.with_extension("cache"));
         release.env("LUA_CPATH_5_3", "/nowhere").env("LUA_CPATH_5_4", "/nowhere");
         release.env("GIT_COMMITTER_NAME", committer);
         finish(&self.0, release)
@@ -214,6 +217,39 @@ impl Checkout {
     }
 }
 
+/// Flags in a file that cargo reads, and a release that another one makes meanwhile.
+fn refuses_settings_and_a_second_release(checkout: &Checkout, engines: &Path) {
+    let cache = checkout.0.with_extension("cache");
+    for (settings, refused) in [
+        ("[target.x86_64-unknown-linux-gnu]\nrustflags = [\"-Ctarget-cpu=native\"]\n", true),
+        ("build.rustc-wrapper = \"other\"\n", true),
+        ("[net]\noffline = true\n", false),
+    ] {
+        let file = cache.join(".cargo/config.toml");
+        fs::create_dir_all(file.parent().expect("its folder")).expect("a folder");
+        fs::write(&file, settings).expect("it can be written");
+        let committer = if refused { "a test" } else { "" };
+        let refusal = checkout.make_release(engines, committer).expect_err(settings);
+        let why = format!("{} configures what cargo builds", file.display());
+        assert_eq!(refusal.contains(&why), refused, "{refusal}");
+    }
+    let mut other = Command::new("flock");
+    other
+        .arg(checkout.0.join("Cargo.toml"))
+        .arg("cat")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut other = other.spawn().expect("flock runs");
+    let mut input = other.stdin.take().expect("its input");
+    input.write_all(b".").expect("it reads");
+    let mut output = other.stdout.take().expect("its output");
+    output.read_exact(&mut [0]).expect("it has the lock");
+    let refusal = checkout.make_release(engines, "a test").expect_err("there are two");
+    drop(input);
+    other.wait().expect("it ends");
+    assert!(refusal.contains("another release is being made in this checkout"), "{refusal}");
+}
+
 /// With stand-ins for the tests, the builds and the engines, which would take an hour.
 #[test]
 fn a_release_is_what_is_committed_and_tested() {
@@ -221,7 +257,7 @@ fn a_release_is_what_is_committed_and_tested() {
     let text = fs::read_to_string(checkout.0.join("CHANGELOG.md")).expect("a changelog");
     let newest = text.lines().find(|line| line.starts_with("## ")).expect("a section");
     checkout.replace("CHANGELOG.md", newest, &format!("## [{VERSION}] - {COMMITTED}"));
-    let tests = "test:\n\ttest ! -e .git\n\ttest -z \"$(QUICK)$(RUSTFLAGS)$(CARGO_BUILD_TARGET)\"\n\
+    let tests = "test:\n\ttest ! -e .git\n\ttest -z \"$(QUICK)$(RUSTFLAGS)$(CARGO_BUILD_TARGET)$(CARGO_PROFILE_RELEASE_LTO)$(CFLAGS)\"\n\
         \ttest \"$(CARGO_TARGET_DIR)\" = \"$(CURDIR)/target\"\n\ttest ! -e broken\n\techo tested >tested\n";
     fs::write(checkout.0.join("Makefile"), tests).expect("it can be written");
     checkout.program(
@@ -259,6 +295,7 @@ fn a_release_is_what_is_committed_and_tested() {
     checkout.commit();
     let refusal = checkout.make_release(engines, "").expect_err("nobody makes the tag");
     assert!(refusal.contains("git does not know the author of the tag"), "{refusal}");
+    refuses_settings_and_a_second_release(&checkout, engines);
     let made = checkout.0.join(format!("target/release-{VERSION}"));
     fs::create_dir(&made).expect("a folder");
     fs::write(made.join("earlier.rock"), "").expect("a file");
