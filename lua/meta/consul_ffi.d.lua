@@ -2291,33 +2291,33 @@ function ConsulClient:acl_policy_create(policy, options) end
 ---@class consul_ffi.acl_policy_read.options: consul_ffi.Options, consul_ffi.Scope
 
 ---Reads a policy.
----@param policy string The policy's id.
+---@param policy_id string The policy's id.
 ---@param options? consul_ffi.acl_policy_read.options
 ---@return boolean success
 ---@return consul_ffi.AclPolicy value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
-function ConsulClient:acl_policy_read(policy, options) end
+function ConsulClient:acl_policy_read(policy_id, options) end
 
 ---@class consul_ffi.acl_policy_update.options: consul_ffi.Options, consul_ffi.Scope
 
 ---Replaces a policy.
----@param policy string The policy's id.
+---@param policy_id string The policy's id.
 ---@param policy { Name?: string, Description?: string, Rules?: string, Datacenters?: string|string[] } The policy.
 ---@param options? consul_ffi.acl_policy_update.options
 ---@return boolean success
 ---@return consul_ffi.AclPolicy value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
-function ConsulClient:acl_policy_update(policy, policy, options) end
+function ConsulClient:acl_policy_update(policy_id, policy, options) end
 
 ---@class consul_ffi.acl_policy_delete.options: consul_ffi.Options, consul_ffi.Scope
 
 ---Deletes a policy; succeeds also if it does not exist.
----@param policy string The policy's id.
+---@param policy_id string The policy's id.
 ---@param options? consul_ffi.acl_policy_delete.options
 ---@return boolean success
 ---@return true|string value
 ---@return consul_ffi.Meta|consul_ffi.Error meta
-function ConsulClient:acl_policy_delete(policy, options) end
+function ConsulClient:acl_policy_delete(policy_id, options) end
 
 ---@class consul_ffi.acl_policy_read_by_name.options: consul_ffi.Options, consul_ffi.Scope
 
@@ -2352,33 +2352,33 @@ function ConsulClient:acl_role_create(role, options) end
 ---@class consul_ffi.acl_role_read.options: consul_ffi.Options, consul_ffi.Scope
 
 ---Reads a role.
----@param role string The role's id.
+---@param role_id string The role's id.
 ---@param options? consul_ffi.acl_role_read.options
 ---@return boolean success
 ---@return consul_ffi.AclRole value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
-function ConsulClient:acl_role_read(role, options) end
+function ConsulClient:acl_role_read(role_id, options) end
 
 ---@class consul_ffi.acl_role_update.options: consul_ffi.Options, consul_ffi.Scope
 
 ---Replaces a role.
----@param role string The role's id.
+---@param role_id string The role's id.
 ---@param role { Name?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[] } The role.
 ---@param options? consul_ffi.acl_role_update.options
 ---@return boolean success
 ---@return consul_ffi.AclRole value Consul's JSON with its field names
 ---@return consul_ffi.Meta|consul_ffi.Error meta
-function ConsulClient:acl_role_update(role, role, options) end
+function ConsulClient:acl_role_update(role_id, role, options) end
 
 ---@class consul_ffi.acl_role_delete.options: consul_ffi.Options, consul_ffi.Scope
 
 ---Deletes a role; succeeds also if it does not exist.
----@param role string The role's id.
+---@param role_id string The role's id.
 ---@param options? consul_ffi.acl_role_delete.options
 ---@return boolean success
 ---@return true|string value
 ---@return consul_ffi.Meta|consul_ffi.Error meta
-function ConsulClient:acl_role_delete(role, options) end
+function ConsulClient:acl_role_delete(role_id, options) end
 
 ---@class consul_ffi.acl_role_read_by_name.options: consul_ffi.Options, consul_ffi.Scope
 

@@ -2,8 +2,10 @@
 //!
 //! `make docs` writes it: it runs this with `UPDATE_REFERENCE` set.
 
+use super::support::pages::read;
 use consul_ffi::reference;
 use consul_ffi::wire::endpoints;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -118,4 +120,41 @@ fn names_and_routes_of_endpoints_are_distinct() {
     routes.sort_unstable();
     routes.dedup();
     assert_eq!((names.len(), routes.len()), (count, count));
+}
+
+#[test]
+fn no_function_has_two_arguments_of_one_name() {
+    let files = reference::files();
+    let (_, annotations) =
+        files.iter().find(|(name, _)| name.ends_with(".d.lua")).expect("annotations");
+    let mut functions = 0;
+    for function in annotations.lines().filter(|line| line.starts_with("function ")) {
+        let names = function.split(['(', ')']).nth(1).unwrap_or_default();
+        let mut names: Vec<_> = names.split(", ").collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count, "{function}");
+        functions += 1;
+    }
+    assert!(functions > 200, "{functions} functions");
+}
+
+#[test]
+fn the_comparison_with_other_clients_names_what_exists() {
+    let page = read("docs/comparison.md");
+    let meta = read("lua/meta/consul_ffi.d.lua");
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words: BTreeSet<_> = meta.split(|c| !is_name(c)).collect();
+    let mut named = 0;
+    for row in page.lines().filter(|line| line.starts_with('|')) {
+        let ours = row.split('|').nth(2).unwrap_or_default();
+        for code in ours.split('`').skip(1).step_by(2).filter(|code| *code != "consul-sim") {
+            for word in code.split(|c| !is_name(c)).filter(|word| !word.is_empty()) {
+                assert!(words.contains(word), "{row}: there is no {word}");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 10, "{named} names");
 }

@@ -88,7 +88,7 @@ pub fn open(call: &Call<ConsulClient>) -> native::Result {
     let slots = [background.watch_slot(lua, LABEL)?, background.watch_slot(lua, LABEL)?];
     let clock = Arc::clone(background.client().clock());
     let job = background.start(LABEL, news.map(Ok))?;
-    let job = ClosableJob::new("views", LABEL.to_owned(), job);
+    let job = ClosableJob::new("list of views", LABEL.to_owned(), job);
     let views =
         native::object(lua, ServiceViews { views, clock, job, slots: RefCell::new(Some(slots)) })?;
     if let Some(filter) = filter {

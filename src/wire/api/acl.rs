@@ -88,8 +88,8 @@ const AUTHORIZATION: &[Field] = &[
 const CLONE_FIELDS: &[Field] = &[field("Description", Shape::TextOrEmpty, "a description")];
 
 const ACCESSOR: Param = path("accessor", Shape::Text, "The token's accessor id.");
-const POLICY_ID: Param = path("policy", Shape::Text, "The policy's id.");
-const ROLE_ID: Param = path("role", Shape::Text, "The role's id.");
+const POLICY_ID: Param = path("policy_id", Shape::Text, "The policy's id.");
+const ROLE_ID: Param = path("role_id", Shape::Text, "The role's id.");
 const METHOD_NAME: Param = path("method", Shape::Text, "The auth method's name.");
 const RULE_ID: Param = path("rule", Shape::Text, "The binding rule's id.");
 const NAME: Param = path("name", Shape::Text, "The name.");
@@ -249,14 +249,14 @@ pub static POLICY_CREATE: Endpoint = Endpoint {
 pub static POLICY_READ: Endpoint = Endpoint {
     positional: &[POLICY_ID],
     options: &[SCOPE],
-    ..read("acl_policy_read", "/v1/acl/policy/{policy}", "Reads a policy.")
+    ..read("acl_policy_read", "/v1/acl/policy/{policy_id}", "Reads a policy.")
 };
 
 pub static POLICY_UPDATE: Endpoint = Endpoint {
     positional: &[POLICY_ID, POLICY_BODY],
     options: &[SCOPE],
     reply: Reply::Json,
-    ..write("acl_policy_update", "/v1/acl/policy/{policy}", "Replaces a policy.")
+    ..write("acl_policy_update", "/v1/acl/policy/{policy_id}", "Replaces a policy.")
 };
 
 pub static POLICY_DELETE: Endpoint = Endpoint {
@@ -266,7 +266,7 @@ pub static POLICY_DELETE: Endpoint = Endpoint {
     absent: Absent::Done,
     ..write(
         "acl_policy_delete",
-        "/v1/acl/policy/{policy}",
+        "/v1/acl/policy/{policy_id}",
         "Deletes a policy; succeeds also if it does not exist.",
     )
 };
@@ -297,14 +297,14 @@ pub static ROLE_CREATE: Endpoint = Endpoint {
 pub static ROLE_READ: Endpoint = Endpoint {
     positional: &[ROLE_ID],
     options: &[SCOPE],
-    ..read("acl_role_read", "/v1/acl/role/{role}", "Reads a role.")
+    ..read("acl_role_read", "/v1/acl/role/{role_id}", "Reads a role.")
 };
 
 pub static ROLE_UPDATE: Endpoint = Endpoint {
     positional: &[ROLE_ID, ROLE_BODY],
     options: &[SCOPE],
     reply: Reply::Json,
-    ..write("acl_role_update", "/v1/acl/role/{role}", "Replaces a role.")
+    ..write("acl_role_update", "/v1/acl/role/{role_id}", "Replaces a role.")
 };
 
 pub static ROLE_DELETE: Endpoint = Endpoint {
@@ -314,7 +314,7 @@ pub static ROLE_DELETE: Endpoint = Endpoint {
     absent: Absent::Done,
     ..write(
         "acl_role_delete",
-        "/v1/acl/role/{role}",
+        "/v1/acl/role/{role_id}",
         "Deletes a role; succeeds also if it does not exist.",
     )
 };
