@@ -36,7 +36,7 @@ fi
 # Not in /tmp, where any user can make the .cargo/config.toml that cargo reads in each folder above.
 cache=${XDG_CACHE_HOME:-$HOME/.cache}
 mkdir -p "$cache"
-work=$(mktemp -d "$cache/tmp.XXXXXX")
+work=$(mktemp -d "$cache/release.XXXXXX")
 made=
 # Nothing is left of a release that is not made to its end.
 trap 'rm -rf "$work" ${made:+"$made"}' EXIT
@@ -152,8 +152,10 @@ cp "$source"/target/rocks/*.rock "$made"
 
 (cd "$made" && sha256sum -- *.tar.gz *.rockspec *.rock >SHA256SUMS && cat SHA256SUMS)
 mv "$made" "$folder"
-git tag -a "v$version" -m "consul_ffi $version" "$commit" ||
-    fail "$folder is made, but there is no tag: git tag -a v$version -m 'consul_ffi $version' $commit makes it"
+# The same programs make the same files of the archive: docs/upgrading.md.
+tools="$(rustc --version), $(cc --version | head -n 1), $(ld --version | head -n 1)"
+git tag -a "v$version" -m "consul_ffi $version" -m "Built with $tools." "$commit" ||
+    fail "$folder is made, but there is no tag: git tag -a v$version -m 'consul_ffi $version' -m 'Built with $tools.' $commit makes it"
 if [ "$mode" = dry ]; then
     (cd "$folder" && sha256sum --quiet -c SHA256SUMS) || fail "SHA256SUMS is wrong"
     [ "$(git cat-file -t "v$version")" = tag ] || fail "v$version is not an annotated tag"

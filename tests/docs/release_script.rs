@@ -304,6 +304,8 @@ fn a_release_is_what_is_committed_and_tested() {
 
     let git = |arguments: &[&str]| run(&checkout.0, "git", arguments).expect("git runs");
     assert_eq!(git(&["cat-file", "-t", &format!("v{VERSION}")]), "tag\n");
+    let message = git(&["tag", "--list", "--format=%(contents)"]);
+    assert!(message.contains("Built with rustc 1."), "{message}");
     let tagged = git(&["rev-parse", &format!("v{VERSION}^{{commit}}")]);
     assert_eq!(tagged, git(&["rev-parse", "HEAD"]));
     let archive = format!("consul_ffi-{VERSION}.tar.gz");
