@@ -2,6 +2,7 @@
 
 use super::release::files;
 use super::support::outside::outside_cargo;
+use super::support::pages::read;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
@@ -316,6 +317,12 @@ fn a_release_is_what_is_committed_and_tested() {
     assert_eq!(packed.collect::<BTreeSet<_>>(), committed.collect());
     run(&made, "sha256sum", &["--strict", "-c", "SHA256SUMS"]).expect("the sums are right");
     let sums = fs::read_to_string(made.join("SHA256SUMS")).expect("sums");
+    let page = read("docs/upgrading.md");
+    let command = page.lines().find(|line| line.ends_with("| sha256sum")).expect("a command");
+    // Whatever git is configured to do.
+    git(&["config", "tar.umask", "0077"]);
+    let sum = run(&checkout.0, "sh", &["-c", command]).expect("the archive again");
+    assert!(sums.contains(&format!("{}  {archive}\n", &sum[..64])), "{sum} is not in {sums}");
     let sums: BTreeSet<_> =
         sums.lines().filter_map(|line| Some(line.split_once("  ")?.1)).collect();
     let rocks = ["luajit", "5.1", "5.3", "5.4"].map(|flavour| format!("{flavour}.rock"));
