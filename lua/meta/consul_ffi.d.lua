@@ -1848,6 +1848,7 @@ function ConsulClient:agent_token(kind, token, options) end
 function ConsulClient:agent_connect_authorize(connection, options) end
 
 ---@class consul_ffi.agent_connect_ca_roots.options: consul_ffi.Options, consul_ffi.Blocking
+---@field dc? string The datacenter; default: the agent's own.
 
 ---The mesh's root certificates, from the agent's cache.
 ---@param options? consul_ffi.agent_connect_ca_roots.options
@@ -2666,6 +2667,7 @@ function ConsulClient:config_delete(kind, name, options) end
 -- The mesh
 
 ---@class consul_ffi.connect_ca_roots.options: consul_ffi.Options, consul_ffi.Blocking
+---@field dc? string The datacenter; default: the agent's own.
 
 ---The mesh's root certificates.
 ---@param options? consul_ffi.connect_ca_roots.options

@@ -406,7 +406,7 @@ pub static CONNECT_AUTHORIZE: Endpoint = Endpoint {
 };
 
 pub static CONNECT_CA_ROOTS: Endpoint = Endpoint {
-    options: &[BLOCKING],
+    options: &[&[SCOPE[0]], BLOCKING],
     ..read(
         "agent_connect_ca_roots",
         "/v1/agent/connect/ca/roots",

@@ -10,7 +10,7 @@ const INTENTION: Param = body("intention", Shape::Any, "The intention.");
 const ID: Param = path("intention_id", Shape::Text, "The intention's id.");
 
 pub static CA_ROOTS: Endpoint = Endpoint {
-    options: &[BLOCKING],
+    options: &[&[SCOPE[0]], BLOCKING],
     ..Endpoint::read("connect_ca_roots", "/v1/connect/ca/roots", "The mesh's root certificates.")
 };
 

@@ -20,6 +20,7 @@ behaviours![
     a_query_waits_for_a_new_certificate,
     a_certificate_requires_the_permission_to_write_its_service,
     the_roots_are_also_a_chain_of_pem,
+    another_datacenter_has_no_roots,
     the_authority_has_a_configuration,
     the_configuration_requires_a_permission,
     a_new_configuration_of_the_authority_is_stored,
@@ -98,6 +99,14 @@ async fn a_certificate_requires_the_permission_to_write_its_service(t: T) {
     denied(&reader, "agent_connect_ca_leaf", args![t.name("web")]).await;
     let writer = caller(&t, &rule("service", &t.name("web"), "write")).await;
     leaf(&writer, "web").await;
+}
+
+async fn another_datacenter_has_no_roots(t: T) {
+    for path in ["/v1/connect/ca/roots", "/v1/agent/connect/ca/roots"] {
+        let answer = t.raw("GET", &format!("{path}?dc=nope"), "").await;
+        assert_eq!((answer.status, answer.body.as_str()), (500, "No path to datacenter"));
+        assert_eq!(t.raw("GET", &format!("{path}?dc=dc1"), "").await.status, 200);
+    }
 }
 
 async fn the_roots_are_also_a_chain_of_pem(t: T) {
