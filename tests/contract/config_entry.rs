@@ -15,6 +15,7 @@ behaviours![
     a_body_that_is_not_an_entry_is_refused,
     an_entry_is_written_as_it_was_read,
     names_of_members_are_read_in_any_case,
+    names_of_entries_in_another_case_are_the_same,
     invalid_service_defaults_are_refused,
     an_entry_has_no_more_than_64_metadata,
     the_settings_of_upstreams_are_whole,
@@ -144,6 +145,21 @@ async fn names_of_members_are_read_in_any_case(t: T) {
     let subset = found.get("Subsets").unwrap().get("v1").unwrap();
     assert_eq!(subset.get("OnlyPassing"), Some(&true.into()));
     t.ok("config_delete", args!["service-resolver", name]).await;
+}
+
+async fn names_of_entries_in_another_case_are_the_same(t: T) {
+    let read = async |name: &str| t.value("config_read", args!["service-defaults", name]).await;
+    let (upper, lower) = (t.name("WEB"), t.name("web"));
+    for (name, other) in [(&upper, &lower), (&lower, &upper)] {
+        let entry = table! {"Kind" = "service-defaults", "Name" = name.as_str()};
+        t.ok("config_write", args![entry]).await;
+        assert_eq!(text(&read(other).await, "Name"), name);
+        let all = t.value("config_list", args!["service-defaults"]).await;
+        let own = texts(&all, "Name").into_iter().filter(|name| name.starts_with(&t.name("")));
+        assert_eq!(own.collect::<Vec<_>>(), [name]);
+    }
+    t.ok("config_delete", args!["service-defaults", upper]).await;
+    assert_eq!(read(&lower).await, Value::Null);
 }
 
 async fn invalid_service_defaults_are_refused(t: T) {

@@ -11,6 +11,7 @@ behaviours![
     the_most_exact_intention_counts,
     an_intention_is_created_and_deleted_by_id,
     an_intention_is_changed_by_id,
+    a_destination_in_another_case_is_the_same,
     intentions_are_matched_by_either_end,
     an_intention_is_a_source_of_an_entry,
     invalid_intentions_are_refused,
@@ -96,6 +97,26 @@ async fn an_intention_is_changed_by_id(t: T) {
     let found = t.value("connect_intention_read", args![id.clone()]).await;
     assert_eq!((text(&found, "Action"), found.get("ID")), ("deny", Some(&id)));
     t.ok("connect_intention_delete_by_id", args![id]).await;
+}
+
+async fn a_destination_in_another_case_is_the_same(t: T) {
+    if t.is_1_8("there are no intentions by their ends (before 1.9)") {
+        return;
+    }
+    upsert(&t, &t.name("a"), "b", "deny").await;
+    upsert(&t, &t.name("c"), "B", "deny").await;
+    let entry = t.value("config_read", args!["service-intentions", t.name("B")]).await;
+    assert_eq!(text(&entry, "Name"), t.name("b"));
+    let found = t.value("connect_intention_exact", args![t.name("c"), t.name("B")]).await;
+    assert_eq!(text(&found, "DestinationName"), t.name("b"));
+    let other = t.value("connect_intention_exact", args![t.name("C"), t.name("b")]).await;
+    assert_eq!(other, Value::Null);
+    let found = t.value("connect_intention_match", args!["destination", t.name("B")]).await;
+    assert_eq!(texts(found.get(&t.name("B")).unwrap(), "SourceName").len(), 2);
+    for source in ["a", "c"] {
+        t.ok("connect_intention_delete", args![t.name(source), t.name("B")]).await;
+    }
+    assert_eq!(t.value("config_read", args!["service-intentions", t.name("b")]).await, Value::Null);
 }
 
 async fn intentions_are_matched_by_either_end(t: T) {

@@ -119,6 +119,11 @@ impl Intention<'_> {
     }
 }
 
+/// Whether two names of destinations, which are names of entries, are the same.
+fn is_same(one: &str, other: &str) -> bool {
+    one.to_lowercase() == other.to_lowercase()
+}
+
 /// All intentions, those that count first in front.
 fn all(state: &State) -> Vec<Intention<'_>> {
     let mut all = Vec::new();
@@ -186,11 +191,11 @@ static MATCH: Read = Read {
             authority.check(Resource::Intention, name, Access::Read)?;
             let all = all(state);
             let matching = all.iter().filter(|intention| {
-                let end = match call.query.get("by") {
-                    "source" => intention.source_name(),
-                    _ => intention.destination,
+                let (end, is_named) = match call.query.get("by") {
+                    "source" => (intention.source_name(), intention.source_name() == name),
+                    _ => (intention.destination, is_same(intention.destination, name)),
                 };
-                end == name || end == "*"
+                is_named || end == "*"
             });
             let matching: Vec<_> = matching.map(Intention::view).collect();
             let list = if matching.is_empty() { Json::Null } else { Json::List(matching) };
@@ -285,7 +290,8 @@ fn read(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     }
     let all = all(state);
     let mut all = all.iter();
-    let found = all.find(|found| found.source_name() == source && found.destination == destination);
+    let found =
+        all.find(|found| found.source_name() == source && is_same(found.destination, destination));
     shown(state, call, found)
 }
 
@@ -417,14 +423,15 @@ fn store(state: &mut State, destination: &str, sources: Vec<Json>) -> Result<(),
         return state.remove_entry(kind.name, destination, index);
     }
     let entry = state.entries.get(INTENTIONS, destination);
+    let destination = entry.map_or(destination, |entry| entry.body.at("Name").as_text()).to_owned();
     let meta = entry.map(|entry| entry.body.at("Meta").clone());
     let mut members = vec![("Sources".to_owned(), Json::List(sources))];
     let meta = meta.filter(|meta| *meta != Json::Null);
     members.extend(meta.map(|meta| ("Meta".to_owned(), meta)));
-    let body = completed(kind, destination, Json::Object(members));
-    check::check(kind, destination, &body).map_err(Refusal::server)?;
+    let body = completed(kind, &destination, Json::Object(members));
+    check::check(kind, &destination, &body).map_err(Refusal::server)?;
     let index = state.next_index();
-    state.put_entry(kind.name, destination.to_owned(), body, index)
+    state.put_entry(kind.name, destination, body, index)
 }
 
 fn upsert(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
@@ -548,7 +555,7 @@ fn find(state: &State, id: &str, verb: &str) -> Result<(String, usize), Refusal>
     for (destination, entry) in state.entries.of_kind(INTENTIONS) {
         let mut sources = entry.body.at("Sources").items().iter();
         if let Some(place) = sources.position(|source| source.at("LegacyID").as_text() == id) {
-            return Ok((destination.clone(), place));
+            return Ok((destination.to_owned(), place));
         }
     }
     Err(Refusal::server(format!("Cannot {verb} non-existent intention: '{id}'")))

@@ -394,7 +394,7 @@ impl State {
         body: Json,
         index: u64,
     ) -> Result<(), Refusal> {
-        self.change_entries(|entries| entries.put(kind, name.clone(), body, index))?;
+        self.change_entries(|entries| entries.put(kind, &name, body, index))?;
         self.update_virtual_address(kind, &name);
         Ok(())
     }

@@ -27,7 +27,7 @@ impl Entry {
     }
 }
 
-/// All entries, by kind and name.
+/// All entries, by kind and by name in lower case: names that differ in case are the same.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub(in crate::simulate) struct EntryTable {
@@ -49,23 +49,29 @@ impl EntryTable {
     }
 
     pub(super) fn get(&self, kind: &str, name: &str) -> Option<&Entry> {
-        self.entries.get(kind)?.get(name)
+        self.entries.get(kind)?.get(&name.to_lowercase())
     }
 
-    /// The entries of a kind, by name.
-    pub(super) fn of_kind(&self, kind: &str) -> impl Iterator<Item = (&String, &Entry)> {
-        self.entries.get(kind).into_iter().flatten()
+    /// The entries of a kind with their names, as these were written.
+    pub(super) fn of_kind(&self, kind: &str) -> impl Iterator<Item = (&str, &Entry)> {
+        let entries = self.entries.get(kind).into_iter().flatten();
+        entries.map(|(key, entry)| match entry.body.at("Name").as_text() {
+            "" => (key.as_str(), entry),
+            name => (name, entry),
+        })
     }
 
-    pub(super) fn put(&mut self, kind: &str, name: String, body: Json, index: u64) {
+    pub(super) fn put(&mut self, kind: &str, name: &str, body: Json, index: u64) {
         let entries = self.entries.entry(kind.to_owned()).or_default();
+        let name = name.to_lowercase();
         let create_index = entries.get(&name).map_or(index, |present| present.create_index);
         entries.insert(name, Entry { body, create_index, modify_index: index });
         self.changed(kind, index);
     }
 
     pub(super) fn remove(&mut self, kind: &str, name: &str, index: u64) {
-        let removed = self.entries.get_mut(kind).and_then(|entries| entries.remove(name));
+        let removed =
+            self.entries.get_mut(kind).and_then(|entries| entries.remove(&name.to_lowercase()));
         if removed.is_some() {
             self.changed(kind, index);
         }
