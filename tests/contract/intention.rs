@@ -11,6 +11,7 @@ behaviours![
     the_most_exact_intention_counts,
     an_intention_is_created_and_deleted_by_id,
     an_intention_is_changed_by_id,
+    an_intention_with_an_id_has_a_hash_of_its_content,
     a_destination_in_another_case_is_the_same,
     intentions_are_matched_by_either_end,
     an_intention_is_a_source_of_an_entry,
@@ -97,6 +98,28 @@ async fn an_intention_is_changed_by_id(t: T) {
     let found = t.value("connect_intention_read", args![id.clone()]).await;
     assert_eq!((text(&found, "Action"), found.get("ID")), ("deny", Some(&id)));
     t.ok("connect_intention_delete_by_id", args![id]).await;
+}
+
+async fn an_intention_with_an_id_has_a_hash_of_its_content(t: T) {
+    let id = t.value("connect_intention_create", args![intention(&t, "allow")]).await;
+    let read = async || {
+        let found = t.value("connect_intention_read", args![id.clone()]).await;
+        text(&found, "Hash").to_owned()
+    };
+    let before = read().await;
+    assert_eq!(before.len(), 44);
+    t.ok("connect_intention_update", args![id.clone(), intention(&t, "allow")]).await;
+    assert_eq!(read().await, before);
+    t.ok("connect_intention_update", args![id.clone(), intention(&t, "deny")]).await;
+    assert_ne!(read().await, before);
+    t.ok("connect_intention_delete_by_id", args![id]).await;
+    if t.is_1_8("there are no intentions by their ends (before 1.9)") {
+        return;
+    }
+    upsert(&t, &t.name("a"), "b", "deny").await;
+    let found = t.value("connect_intention_exact", args![t.name("a"), t.name("b")]).await;
+    assert_eq!(found.get("Hash"), None);
+    t.ok("connect_intention_delete", args![t.name("a"), t.name("b")]).await;
 }
 
 async fn a_destination_in_another_case_is_the_same(t: T) {

@@ -348,7 +348,7 @@ pub(super) fn check_enabled(enabled: bool, call: &Call) -> Result<(), Refusal> {
 
 /// A hash of a token or policy, whose only meaning is whether it changes. As in Consul, it is one of its
 /// texts in a row, so that a service's identity may have the hash of a node's.
-fn content_hash<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn content_hash<'a>(texts: impl Iterator<Item = &'a str>) -> String {
     let content: String = texts.collect();
     let part = |part: u8| {
         let mut hasher = DefaultHasher::new();

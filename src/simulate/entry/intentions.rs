@@ -5,7 +5,7 @@ use super::kinds::INTENTIONS;
 use super::shape::{errors, one_error};
 use super::{check, completed, kinds};
 use crate::ordered;
-use crate::simulate::acl::{Access, Authority, DefaultPolicy, Resource};
+use crate::simulate::acl::{Access, Authority, DefaultPolicy, Resource, content_hash};
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
 use crate::simulate::go;
 use crate::simulate::http::decode::{GoType, Json, Object};
@@ -111,11 +111,26 @@ impl Intention<'_> {
             ("Permissions", self.source.at("Permissions").clone()),
             ("Meta", self.source.at("LegacyMeta").clone()),
             ("Precedence", self.source.at("Precedence").clone()),
+            ("Hash", self.hash()),
             ("CreateIndex", Json::Number(self.create_index.into())),
             ("ModifyIndex", Json::Number(self.modify_index.into())),
         ];
         let present = all.into_iter().filter(|(_, value)| *value != Json::Null);
         Json::Object(present.map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+}
+
+impl Intention<'_> {
+    /// Of an intention with an id: what only says whether it changes.
+    fn hash(&self) -> Json {
+        if *self.source.at("LegacyID") == Json::Null {
+            return Json::Null;
+        }
+        let own = ["LegacyID", "Description", "Name", "Type", "Action"];
+        let own = own.into_iter().map(|name| self.source.at(name).as_text());
+        let meta = self.source.at("LegacyMeta").members().iter();
+        let meta = meta.flat_map(|(name, value)| [name.as_str(), value.as_text()]);
+        Json::Text(content_hash(own.chain([self.destination]).chain(meta)))
     }
 }
 
