@@ -8,6 +8,7 @@
 
 mod acl;
 mod agent;
+mod api_gateway;
 mod catalog;
 mod config_entry;
 mod coordinate;
@@ -62,6 +63,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("operator", operator::BEHAVIOURS),
     ("keyring", keyring::BEHAVIOURS),
     ("config_entry", config_entry::BEHAVIOURS),
+    ("api_gateway", api_gateway::BEHAVIOURS),
     ("intention", intention::BEHAVIOURS),
     ("discovery", discovery::BEHAVIOURS),
     ("peering", peering::BEHAVIOURS),

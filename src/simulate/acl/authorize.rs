@@ -131,6 +131,12 @@ impl Authority {
         })
     }
 
+    /// Whether the caller may write at least one service.
+    #[cfg(feature = "server")]
+    pub fn writes_any_service(&self) -> bool {
+        self.holds(Access::Write, Resource::Service, |rules| rules.any_level(Resource::Service))
+    }
+
     fn holds(
         &self,
         access: Access,

@@ -295,6 +295,14 @@ impl Rules {
         }
     }
 
+    /// The highest level for any name.
+    #[cfg(feature = "server")]
+    pub fn any_level(&self, resource: Resource) -> Option<Level> {
+        let names = self.0.get(&resource)?;
+        let mut levels = names.exact.values().chain(names.prefixes.values());
+        levels.find(|level| level.allows(Access::Write)).copied()
+    }
+
     /// The level for writing everything under a prefix, as deleting a tree does: the longest prefix
     /// must grant it, and no rule below may deny it.
     pub fn tree_level(&self, resource: Resource, prefix: &[u8]) -> Option<Level> {

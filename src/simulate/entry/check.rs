@@ -3,6 +3,8 @@
 use super::defaults;
 use super::kinds::{INGRESS, INTENTIONS, Kind, TERMINATING};
 use super::shape::one_error;
+#[cfg(feature = "server")]
+use super::{certificate, jwt, kinds, routes};
 use crate::simulate::filter::{Filter, schema};
 use crate::simulate::go;
 use crate::simulate::http::decode::Json;
@@ -18,7 +20,7 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
         Some(only) if name != only => {
             return Err(only_name(name, only));
         }
-        None if name.is_empty() => return Err("Name is required".to_owned()),
+        None if name.is_empty() && kind.snake_case => return Err("Name is required".to_owned()),
         _ => {}
     }
     if kind.name == "service-defaults" {
@@ -42,6 +44,26 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
         "exported-services" => exported_services(entry),
         INGRESS => ingress_gateway(entry),
         TERMINATING => terminating_gateway(entry),
+        #[cfg(feature = "server")]
+        _ => of_gateways(kind, name, entry),
+        #[cfg(not(feature = "server"))]
+        _ => Ok(()),
+    }
+}
+
+/// Refuses an entry of the kinds of API gateways.
+#[cfg(feature = "server")]
+fn of_gateways(kind: &Kind, name: &str, entry: &Json) -> Result<(), String> {
+    match kind.name {
+        kinds::API_GATEWAY => routes::check_gateway(entry)?,
+        kinds::HTTP_ROUTE => routes::check_http(entry)?,
+        kinds::TCP_ROUTE => routes::check_tcp(entry)?,
+        kinds::INLINE_CERTIFICATE => certificate::check(entry)?,
+        kinds::JWT_PROVIDER => jwt::check(entry)?,
+        _ => {}
+    }
+    match name {
+        "" => Err("serviceName is required".to_owned()),
         _ => Ok(()),
     }
 }
@@ -417,7 +439,7 @@ const RETRY_ON: &[&str] = &[
     "unavailable",
 ];
 
-const METHODS: &[&str] =
+pub(super) const METHODS: &[&str] =
     &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"];
 
 /// What routes and the permissions of intentions have in common; `at` ends with the separator, `ways` names the ways to match a

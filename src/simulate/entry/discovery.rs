@@ -80,6 +80,27 @@ fn answer(state: &State, call: &Call) -> Result<Reply, Refusal> {
     Ok(Reply::json(call.style, &Answer { chain }))
 }
 
+/// The protocol of the chain of a service.
+///
+/// # Errors
+/// The chain cannot be compiled.
+pub(super) fn protocol_of_chain<'a>(
+    entries: &'a EntryTable,
+    service: &str,
+) -> Result<&'a str, String> {
+    let mut compiler = Compiler {
+        entries,
+        trust_domain: String::new(),
+        datacenter: "dc1",
+        overrides: Overrides::default(),
+        is_overridden: Overrides::default(),
+        nodes: BTreeMap::new(),
+        targets: BTreeMap::new(),
+    };
+    compiler.start(service)?;
+    Ok(chain::protocol(entries, service))
+}
+
 /// What a proxy sets for all targets of a chain; empty values set nothing.
 #[derive(Default)]
 struct Overrides {

@@ -3,6 +3,8 @@
 //! The members of most kinds are checked. Entries of the others are stored as they are given.
 
 use super::shape::{Member, Shape};
+#[cfg(feature = "server")]
+use super::{binding, certificate, jwt, routes};
 use crate::simulate::acl::Resource;
 
 /// One kind.
@@ -10,6 +12,8 @@ pub(super) struct Kind {
     pub name: &'static str,
     /// `None`: the entry is stored as it is given.
     pub shape: Option<&'static Shape>,
+    /// Whether underscores in the names of members do not count.
+    pub snake_case: bool,
     /// The only name of an entry of this kind, if there is only one.
     pub only_name: Option<&'static str>,
     /// The resource that a reader must be allowed to read; `None`: all may read.
@@ -20,13 +24,20 @@ pub(super) struct Kind {
 impl Kind {
     const fn of_service(name: &'static str, shape: &'static Shape) -> Self {
         let (reads, writes) = (Some(Resource::Service), Resource::Service);
-        Self { name, shape: Some(shape), only_name: None, reads, writes }
+        Self { name, shape: Some(shape), snake_case: true, only_name: None, reads, writes }
+    }
+
+    /// A kind of API gateways, with names as Consul writes them.
+    #[cfg(feature = "server")]
+    const fn of_gateways(name: &'static str, shape: &'static Shape) -> Self {
+        let reads = Some(Resource::Mesh);
+        Self { shape: Some(shape), snake_case: false, reads, ..Self::stored(name) }
     }
 
     /// A kind whose entries are stored as they are given.
     const fn stored(name: &'static str) -> Self {
         let (reads, writes) = (Some(Resource::Service), Resource::Mesh);
-        Self { name, shape: None, only_name: None, reads, writes }
+        Self { name, shape: None, snake_case: true, only_name: None, reads, writes }
     }
 }
 
@@ -37,6 +48,22 @@ pub(super) const OF_THE_MESH: &[&str] =
 pub(super) const INTENTIONS: &str = "service-intentions";
 pub(in crate::simulate) const INGRESS: &str = "ingress-gateway";
 pub(super) const TERMINATING: &str = "terminating-gateway";
+
+#[cfg(feature = "server")]
+pub(super) use of_gateways::*;
+
+/// The kinds of API gateways.
+#[cfg(feature = "server")]
+mod of_gateways {
+    pub const API_GATEWAY: &str = "api-gateway";
+    /// What is bound to an API gateway; only Consul writes it.
+    pub const BOUND: &str = "bound-api-gateway";
+    pub const HTTP_ROUTE: &str = "http-route";
+    pub const TCP_ROUTE: &str = "tcp-route";
+    pub const INLINE_CERTIFICATE: &str = "inline-certificate";
+    pub const FILE_CERTIFICATE: &str = "file-system-certificate";
+    pub const JWT_PROVIDER: &str = "jwt-provider";
+}
 
 static KINDS: &[Kind] = &[
     Kind::of_service("service-defaults", &SERVICE_DEFAULTS),
@@ -62,13 +89,33 @@ static KINDS: &[Kind] = &[
     },
     Kind { shape: Some(&INGRESS_GATEWAY), ..Kind::stored(INGRESS) },
     Kind { shape: Some(&TERMINATING_GATEWAY), ..Kind::stored(TERMINATING) },
-    Kind::stored("api-gateway"),
-    Kind::stored("http-route"),
-    Kind::stored("tcp-route"),
-    Kind::stored("inline-certificate"),
-    Kind::stored("file-system-certificate"),
-    Kind::stored("jwt-provider"),
     Kind::stored("sameness-group"),
+    #[cfg(feature = "server")]
+    Kind { reads: Some(Resource::Service), ..Kind::of_gateways(API_GATEWAY, &routes::GATEWAY) },
+    #[cfg(feature = "server")]
+    Kind { reads: Some(Resource::Service), ..Kind::of_gateways(BOUND, &binding::SHAPE) },
+    #[cfg(feature = "server")]
+    Kind::of_gateways(HTTP_ROUTE, &routes::HTTP),
+    #[cfg(feature = "server")]
+    Kind::of_gateways(TCP_ROUTE, &routes::TCP),
+    #[cfg(feature = "server")]
+    Kind::of_gateways(INLINE_CERTIFICATE, &certificate::SHAPE),
+    #[cfg(feature = "server")]
+    Kind::of_gateways(FILE_CERTIFICATE, &certificate::SHAPE),
+    #[cfg(feature = "server")]
+    Kind { snake_case: true, ..Kind::of_gateways(JWT_PROVIDER, &jwt::PROVIDER) },
+    #[cfg(not(feature = "server"))]
+    Kind::stored("api-gateway"),
+    #[cfg(not(feature = "server"))]
+    Kind::stored("http-route"),
+    #[cfg(not(feature = "server"))]
+    Kind::stored("tcp-route"),
+    #[cfg(not(feature = "server"))]
+    Kind::stored("inline-certificate"),
+    #[cfg(not(feature = "server"))]
+    Kind::stored("file-system-certificate"),
+    #[cfg(not(feature = "server"))]
+    Kind::stored("jwt-provider"),
 ];
 
 /// All kinds.

@@ -1,5 +1,9 @@
 //! Central configuration: `/v1/config`, and the intentions, which are entries too.
 
+#[cfg(feature = "server")]
+mod binding;
+#[cfg(feature = "server")]
+mod certificate;
 mod chain;
 mod check;
 mod defaults;
@@ -7,7 +11,11 @@ mod defaults;
 mod discovery;
 pub(super) mod gateways;
 mod intentions;
+#[cfg(feature = "server")]
+mod jwt;
 mod kinds;
+#[cfg(feature = "server")]
+mod routes;
 mod shape;
 mod table;
 
@@ -64,14 +72,39 @@ impl Kind {
     /// Refuses a caller that must not read an entry.
     fn check_read(&self, authority: &Authority, name: &str) -> Result<(), Refusal> {
         authority.known()?;
+        #[cfg(feature = "server")]
+        if self.is_for_proxies(authority) {
+            return Ok(());
+        }
         match self.reads {
             Some(resource) => authority.check(resource, of(resource, name), Access::Read),
             None => Ok(()),
         }
     }
 
+    /// Whether a caller that may write a service, as proxies may, reads all entries.
+    #[cfg(feature = "server")]
+    fn is_for_proxies(&self, authority: &Authority) -> bool {
+        self.name == kinds::JWT_PROVIDER && authority.writes_any_service()
+    }
+
+    /// Whether the caller may read an entry; one that it may not is recorded.
+    fn is_seen(&self, authority: &Authority, name: &str) -> bool {
+        #[cfg(feature = "server")]
+        if self.is_for_proxies(authority) {
+            return true;
+        }
+        self.reads.is_none_or(|resource| authority.sees(resource, of(resource, name)))
+    }
+
     /// Refuses a caller that must not write an entry.
     fn check_write(&self, authority: &Authority, name: &str) -> Result<(), Refusal> {
+        #[cfg(feature = "server")]
+        if self.name == kinds::BOUND {
+            authority.known()?;
+            let why = "Permission denied: only writeable by controller";
+            return Err(Refusal::new(StatusCode::FORBIDDEN, why));
+        }
         authority.check(self.writes, of(self.writes, name), Access::Write)
     }
 }
@@ -100,7 +133,7 @@ static LIST: Read = Read {
         let mut seen = Vec::new();
         for kind in kinds {
             for (name, entry) in state.entries.of_kind(kind.name) {
-                if kind.reads.is_none_or(|resource| authority.sees(resource, of(resource, name))) {
+                if kind.is_seen(&authority, name) {
                     seen.push(entry.view());
                 }
             }
@@ -154,8 +187,12 @@ fn write(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     check_references(&authority, kind, &body, &name)?;
     check_others(state, kind, &name, &body).map_err(Refusal::server)?;
     let present = state.entries.get(kind.name, &name);
+    #[cfg(feature = "server")]
+    let (body, is_bound) = binding::with_status(body, present);
+    #[cfg(not(feature = "server"))]
+    let is_bound = false;
     // A write that changes nothing does not reach the log, and no index is expected of it.
-    if present.is_some_and(|present| present.body == body) {
+    if !is_bound && present.is_some_and(|present| present.body == body) {
         return Ok(Reply::json(call.style, &true));
     }
     let present = present.map_or(0, |entry| entry.modify_index);
@@ -269,7 +306,7 @@ fn decode(given: Json) -> Result<(&'static Kind, Json), String> {
     };
     let kind = kinds::of_name(kind.as_text())?;
     let read = match kind.shape {
-        Some(shape) => shape.read(&given, "")?,
+        Some(shape) => shape.read_entry(&given, kind.snake_case)?,
         None => given,
     };
     Ok((kind, read))
@@ -310,7 +347,14 @@ fn completed(kind: &Kind, name: &str, given: Json) -> Json {
             _ => {}
         }
     }
-    Json::Object(members)
+    let entry = Json::Object(members);
+    #[cfg(feature = "server")]
+    let entry = match kind.name {
+        kinds::API_GATEWAY | kinds::HTTP_ROUTE | kinds::TCP_ROUTE => routes::completed(entry),
+        kinds::JWT_PROVIDER => jwt::completed(entry),
+        _ => entry,
+    };
+    entry
 }
 
 /// Gives a listener its protocol.
@@ -373,6 +417,10 @@ fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     if kind.name == "proxy-defaults" && name != "global" {
         return Err(Refusal::server(check::only_name(&name, "global")));
     }
+    #[cfg(feature = "server")]
+    if kind.name == kinds::JWT_PROVIDER {
+        jwt::check_unused(&name, &state.entries).map_err(Refusal::server)?;
+    }
     let present = state.entries.get(kind.name, &name).map(|entry| entry.modify_index);
     let applies = expected.is_none_or(|expected| present.is_none_or(|found| found == expected));
     if applies && present.is_some() {
@@ -396,12 +444,16 @@ impl State {
     ) -> Result<(), Refusal> {
         self.change_entries(|entries| entries.put(kind, &name, body, index))?;
         self.update_virtual_address(kind, &name);
+        #[cfg(feature = "server")]
+        self.bind_routes(kind, &name);
         Ok(())
     }
 
     fn remove_entry(&mut self, kind: &str, name: &str, index: u64) -> Result<(), Refusal> {
         self.change_entries(|entries| entries.remove(kind, name, index))?;
         self.update_virtual_address(kind, name);
+        #[cfg(feature = "server")]
+        self.bind_routes(kind, name);
         Ok(())
     }
 

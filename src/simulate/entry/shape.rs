@@ -28,11 +28,20 @@ enum Kind {
     Free,
     /// Members of any name and value, in which a list of one item stands for the item.
     Config,
+    /// Members of any name, whose values are texts.
+    #[cfg(feature = "server")]
+    Texts,
+    /// A text, which replies have in base64.
+    #[cfg(feature = "server")]
+    Bytes,
     /// A duration, as a text or in nanoseconds.
     Time,
     /// A duration, which replies have in nanoseconds.
     Nanos,
     Object(&'static Shape),
+    /// An object for which replies have null if it is absent.
+    #[cfg(feature = "server")]
+    Optional(&'static Shape),
     List(&'static Shape),
     Map(&'static Shape),
 }
@@ -66,6 +75,16 @@ impl Member {
         Self::new(name, Kind::Config)
     }
 
+    #[cfg(feature = "server")]
+    pub const fn texts(name: &'static str) -> Self {
+        Self::new(name, Kind::Texts)
+    }
+
+    #[cfg(feature = "server")]
+    pub const fn bytes(name: &'static str) -> Self {
+        Self::new(name, Kind::Bytes)
+    }
+
     pub const fn time(name: &'static str) -> Self {
         Self::new(name, Kind::Time)
     }
@@ -76,6 +95,11 @@ impl Member {
 
     pub const fn object(name: &'static str, shape: &'static Shape) -> Self {
         Self::new(name, Kind::Object(shape))
+    }
+
+    #[cfg(feature = "server")]
+    pub const fn optional(name: &'static str, shape: &'static Shape) -> Self {
+        Self::new(name, Kind::Optional(shape))
     }
 
     pub const fn list(name: &'static str, shape: &'static Shape) -> Self {
@@ -95,7 +119,7 @@ impl Member {
         self.always.then(|| match self.kind {
             Kind::Text => Json::Text(String::new()),
             Kind::Flag => Json::Bool(false),
-            Kind::Count => Json::Number(0.into()),
+            Kind::Count | Kind::Nanos => Json::Number(0.into()),
             Kind::Object(shape) => {
                 let members = shape.0.iter().filter_map(|member| {
                     member.empty().map(|value| (member.name.to_owned(), value))
@@ -104,6 +128,34 @@ impl Member {
             }
             _ => Json::Null,
         })
+    }
+
+    /// Whether a reply leaves the value out. An empty object is a value, an empty map is not.
+    fn is_left_out(&self, value: &Json) -> bool {
+        match value {
+            _ if self.always => false,
+            Json::Null | Json::Bool(false) => true,
+            Json::Number(number) => number.as_f64() == Some(0.0),
+            Json::Text(text) => text.is_empty(),
+            Json::List(items) => items.is_empty(),
+            #[cfg(feature = "server")]
+            Json::Object(members) => members.is_empty() && matches!(self.kind, Kind::Texts),
+            _ => false,
+        }
+    }
+}
+
+/// One reading of an entry.
+pub(super) struct Reading {
+    /// Whether underscores in names do not count.
+    snake_case: bool,
+    /// The errors of unknown members.
+    unknown: Vec<String>,
+}
+
+impl Reading {
+    fn is_same(&self, given: &str, name: &str) -> bool {
+        is_same(given, name) && (self.snake_case || !given.contains('_'))
     }
 }
 
@@ -141,60 +193,56 @@ fn block(given: &Json) -> &Json {
 }
 
 impl Shape {
-    /// The members of an object under their own names, without those that are empty.
-    pub fn read(&self, given: &Json, path: &str) -> Result<Json, String> {
+    /// The members of an entry under their own names, without those that are empty.
+    pub fn read_entry(&self, given: &Json, snake_case: bool) -> Result<Json, String> {
+        let mut reading = Reading { snake_case, unknown: Vec::new() };
+        let read = self.read(given, "", &mut reading)?;
+        errors(&reading.unknown)?;
+        Ok(read)
+    }
+
+    fn read(&self, given: &Json, path: &str, reading: &mut Reading) -> Result<Json, String> {
         let given = block(given);
         if !matches!(given, Json::Object(_)) {
-            return Err(one_decoding(&format!("'{path}' expected a map")));
+            return Err(not_a_map(given, path));
         }
-        let unknown = given.members().iter().filter(|(name, _)| {
-            let is_own = path.is_empty() && OF_THE_STORE.contains(&name.as_str());
-            !is_own && !self.0.iter().any(|member| is_same(name, member.name))
-        });
-        let unknown: Vec<_> = unknown
-            .map(|(name, _)| if path.is_empty() { name.clone() } else { format!("{path}.{name}") })
-            .map(|name| unknown_key(&name))
-            .collect();
-        errors(&unknown)?;
+        let at = |name: &str| match path {
+            "" => name.to_owned(),
+            path => format!("{path}.{name}"),
+        };
         let mut members = Vec::new();
         for known in self.0 {
-            let value = match member(given, known.name) {
-                Some(value) => {
-                    let at = match path {
-                        "" => known.name.to_owned(),
-                        path => format!("{path}.{}", known.name),
-                    };
-                    Some(known.kind.read(value, &at)?).filter(|value| !is_zero(value))
-                }
+            let given = given
+                .members()
+                .iter()
+                .find(|(name, value)| *value != Json::Null && reading.is_same(name, known.name));
+            let value = match given {
+                Some((_, value)) => Some(known.kind.read(value, &at(known.name), reading)?)
+                    .filter(|value| !known.is_left_out(value)),
                 None => None,
             };
             if let Some(value) = value.or_else(|| known.empty()) {
                 members.push((known.name.to_owned(), value));
             }
         }
+        for (name, _) in given.members() {
+            let is_own = path.is_empty() && OF_THE_STORE.contains(&name.as_str());
+            if !is_own && !self.0.iter().any(|member| reading.is_same(name, member.name)) {
+                reading.unknown.push(unknown_key(&at(name)));
+            }
+        }
         Ok(Json::Object(members))
     }
 }
 
-/// Whether a reply leaves the value out. An empty object is a value.
-fn is_zero(value: &Json) -> bool {
-    match value {
-        Json::Null | Json::Bool(false) => true,
-        Json::Number(number) => number.as_f64() == Some(0.0),
-        Json::Text(text) => text.is_empty(),
-        Json::List(items) => items.is_empty(),
-        _ => false,
-    }
-}
-
 impl Kind {
-    fn read(self, given: &Json, path: &str) -> Result<Json, String> {
+    fn read(self, given: &Json, path: &str, reading: &mut Reading) -> Result<Json, String> {
         let wrong = |what: &str| Err(one_decoding(&format!("'{path}' expected {what}")));
         let given = if matches!(self, Kind::Config | Kind::Map(_)) { block(given) } else { given };
         Ok(match (self, given) {
             (Kind::Free, any) => sorted(any.clone()),
             (Kind::Config, Json::Object(members)) => sorted(unwrapped(members)),
-            (Kind::Config, _) => return wrong("a map"),
+            (Kind::Config, _) => return Err(not_a_map(given, path)),
             (Kind::Text, Json::Text(text)) => Json::Text(text.clone()),
             (Kind::Text, Json::Number(number)) => Json::Text(number.to_string()),
             (Kind::Text, Json::Bool(flag)) => Json::Text(u8::from(*flag).to_string()),
@@ -225,21 +273,44 @@ impl Kind {
                 Json::Text(time_text(number.as_i64().unwrap_or(0)))
             }
             (Kind::Time | Kind::Nanos, _) => return wrong("type 'time.Duration'"),
-            (Kind::Object(shape), object) => shape.read(object, path)?,
-            (Kind::List(shape), Json::List(items)) => {
-                let items = items.iter().enumerate();
-                let items =
-                    items.map(|(place, item)| shape.read(item, &format!("{path}[{place}]")));
+            #[cfg(feature = "server")]
+            (Kind::Texts, Json::Object(members)) => {
+                let read = |(name, value): &(String, Json)| {
+                    let value = Kind::Text.read(value, &format!("{path}[{name}]"), reading)?;
+                    Ok((name.clone(), value))
+                };
+                sorted(Json::Object(members.iter().map(read).collect::<Result<_, String>>()?))
+            }
+            #[cfg(feature = "server")]
+            (Kind::Texts, _) => return Err(not_a_map(given, path)),
+            #[cfg(feature = "server")]
+            (Kind::Bytes, given) => {
+                use base64::Engine as _;
+                let text = Kind::Text.read(given, path, reading)?;
+                Json::Text(base64::engine::general_purpose::STANDARD.encode(text.as_text()))
+            }
+            (Kind::Object(shape), object) => shape.read(object, path, reading)?,
+            #[cfg(feature = "server")]
+            (Kind::Optional(shape), object) => shape.read(object, path, reading)?,
+            (Kind::List(shape), given) => {
+                // One that is not in a list is a list of it.
+                let items = match given {
+                    Json::List(items) => items,
+                    one => std::slice::from_ref(one),
+                };
+                let items = items
+                    .iter()
+                    .enumerate()
+                    .map(|(place, item)| shape.read(item, &format!("{path}[{place}]"), reading));
                 Json::List(items.collect::<Result<_, _>>()?)
             }
-            (Kind::List(_), _) => return wrong("a list"),
             (Kind::Map(shape), Json::Object(members)) => {
                 let read = |(name, value): &(String, Json)| {
-                    Ok((name.clone(), shape.read(value, &format!("{path}[{name}]"))?))
+                    Ok((name.clone(), shape.read(value, &format!("{path}[{name}]"), reading)?))
                 };
                 Json::Object(members.iter().map(read).collect::<Result<_, String>>()?)
             }
-            (Kind::Map(_), _) => return wrong("a map"),
+            (Kind::Map(_), _) => return Err(not_a_map(given, path)),
         })
     }
 }
@@ -293,6 +364,16 @@ pub(super) fn errors(wrong: &[String]) -> Result<(), String> {
 /// One error in the layout of Consul's lists of errors.
 pub(super) fn one_error(why: &str) -> String {
     format!("1 error occurred:\n\t* {why}\n\n")
+}
+
+fn not_a_map(given: &Json, path: &str) -> String {
+    let kind = match given {
+        Json::Bool(_) => "bool",
+        Json::Number(_) => "float64",
+        Json::Text(_) => "string",
+        Json::Null | Json::List(_) | Json::Object(_) => "slice",
+    };
+    one_decoding(&format!("'{path}' expected a map, got '{kind}'"))
 }
 
 fn one_decoding(why: &str) -> String {

@@ -15,12 +15,18 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// The entry in replies. Its hash only says whether it changes.
+    /// The entry in replies. Its hash only says whether it changes; what only Consul writes has none.
     pub fn view(&self) -> Json {
         let number = |name: &str, value: u64| (name.to_owned(), Json::Number(value.into()));
         let hash = self.modify_index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut members = self.body.members().to_vec();
-        members.push(number("Hash", hash));
+        #[cfg(feature = "server")]
+        let has_hash = self.body.at("Kind").as_text() != super::kinds::BOUND;
+        #[cfg(not(feature = "server"))]
+        let has_hash = true;
+        if has_hash {
+            members.push(number("Hash", hash));
+        }
         members.push(number("CreateIndex", self.create_index));
         members.push(number("ModifyIndex", self.modify_index));
         Json::Object(members)

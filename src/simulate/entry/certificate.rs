@@ -1,0 +1,105 @@
+//! Certificates of API gateways: their members, and what Consul refuses.
+
+use super::routes::is_host;
+use super::shape::{Member as M, Shape};
+use crate::simulate::go;
+use crate::simulate::http::decode::Json;
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::der_parser::parse_der;
+use x509_parser::extensions::GeneralName;
+use x509_parser::pem::Pem;
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+pub(super) static SHAPE: Shape = Shape(&[
+    M::text("Kind"),
+    M::text("Name").always(),
+    M::text("Certificate").always(),
+    M::text("PrivateKey").always(),
+    M::texts("Meta"),
+]);
+
+/// The shortest RSA key, in bits.
+const SHORTEST: u32 = 2048;
+
+pub(super) fn check(entry: &Json) -> Result<(), String> {
+    let read = |name: &str, what: &str| {
+        let pem = Pem::iter_from_buffer(entry.at(name).as_text().as_bytes()).next();
+        pem.and_then(Result::ok).ok_or_else(|| format!("failed to parse {what} PEM"))
+    };
+    let key = read("PrivateKey", "private key")?;
+    if key.label == "RSA PRIVATE KEY" && rsa_bits(&key.contents).is_some_and(|bits| bits < SHORTEST)
+    {
+        return Err(format!("key length must be at least {SHORTEST} bits"));
+    }
+    let certificate = read("Certificate", "certificate")?;
+    let (_, certificate) = X509Certificate::from_der(&certificate.contents)
+        .map_err(|_| "failed to parse certificate: x509: malformed certificate")?;
+    check_key(&certificate, &key)?;
+    match hosts(&certificate).into_iter().find(|host| !is_host(host)) {
+        Some(host) => Err(format!("host {} must be a valid DNS hostname", go::quoted(host))),
+        None => Ok(()),
+    }
+}
+
+/// The length of an RSA key in the form of PKCS #1 (RFC 8017).
+fn rsa_bits(der: &[u8]) -> Option<u32> {
+    let (_, key) = parse_der(der).ok()?;
+    let modulus = key.as_sequence().ok()?.get(1)?.as_slice().ok()?;
+    let modulus = modulus.strip_prefix(&[0]).unwrap_or(modulus);
+    let unused = modulus.first()?.leading_zeros();
+    Some(u32::try_from(modulus.len()).ok()? * 8 - unused)
+}
+
+/// Refuses a key that is not the certificate's.
+fn check_key(certificate: &X509Certificate<'_>, key: &Pem) -> Result<(), String> {
+    if key.label == "CERTIFICATE" {
+        let why = "tls: found a certificate rather than a key in the PEM for the private key";
+        return Err(why.to_owned());
+    }
+    let failed = |_| "tls: failed to parse private key";
+    let der = match key.label.as_str() {
+        "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(key.contents.as_slice().into()),
+        "EC PRIVATE KEY" => PrivateKeyDer::Sec1(key.contents.as_slice().into()),
+        _ => PrivateKeyDer::Pkcs8(key.contents.as_slice().into()),
+    };
+    let key = any_supported_type(&der).map_err(failed)?;
+    let key = key.public_key();
+    let key = key.unwrap_or(SubjectPublicKeyInfoDer::from(&[] as &[u8]));
+    let of_certificate = certificate.public_key();
+    if *of_certificate.raw == *key {
+        return Ok(());
+    }
+    let has_same_type = SubjectPublicKeyInfo::from_der(&key)
+        .is_ok_and(|(_, key)| key.algorithm.algorithm == of_certificate.algorithm.algorithm);
+    Err(match has_same_type {
+        true => "tls: private key does not match public key",
+        false => "tls: private key type does not match public key type",
+    }
+    .to_owned())
+}
+
+/// The common name, and the alternative names that are hosts.
+fn hosts(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let common = certificate.subject().iter_common_name().next();
+    let common = common.and_then(|name| name.as_str().ok()).unwrap_or_default();
+    let mut hosts = vec![common.to_owned()];
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.map_or(&[] as &[_], |names| names.value.general_names.as_slice());
+    for name in names {
+        match name {
+            GeneralName::DNSName(name) => hosts.push((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => {
+                let v4 = <[u8; 4]>::try_from(*bytes).map(|bytes| Ipv4Addr::from(bytes).to_string());
+                let v6 =
+                    <[u8; 16]>::try_from(*bytes).map(|bytes| Ipv6Addr::from(bytes).to_string());
+                hosts.extend(v4.or(v6));
+            }
+            _ => {}
+        }
+    }
+    hosts
+}
