@@ -52,6 +52,10 @@ pub fn run(version: &'static str) {
     servers.run(&["import", &given]).ends(1, &["Consul has keys already", "--merge"]);
     servers.run(&["export", &first]).ends(0, &["exported 11 keys"]);
     servers.run(&["export", &first]).ends(2, &["exists"]);
+    let (other, part) = (file("other"), file("other.part"));
+    std::fs::write(&part, "of an export that runs").unwrap();
+    servers.run(&["export", &other]).ends(2, &["other.part", "another export writes it"]);
+    assert_eq!(std::fs::read_to_string(&part).unwrap(), "of an export that runs");
     assert!(servers.run(&["export"]).ok() == std::fs::read_to_string(&first).unwrap());
 
     servers.consul().send("DELETE", "/v1/kv/?recurse", "").unwrap();

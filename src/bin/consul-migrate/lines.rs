@@ -44,8 +44,14 @@ impl<'a> Unfinished<'a> {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let part = format!("{name}.part");
-        let out = BufWriter::new(File::create(&part)?);
-        Ok(Unfinished { name, part, out })
+        let out = File::create_new(&part).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                let why = "exists: another export writes it, or one was killed: then remove it";
+                io::Error::other(format!("{part:?} {why}"))
+            }
+            _ => error,
+        })?;
+        Ok(Unfinished { name, part, out: BufWriter::new(out) })
     }
 
     fn finish(mut self) -> io::Result<()> {
