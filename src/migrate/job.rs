@@ -468,15 +468,15 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Changes the beat until another instance holds the job.
+    /// Changes the beat until this instance no longer holds the job.
     pub async fn beat(&self) -> Stop {
         for count in 0_u64.. {
             let text = format!("{} {count}", self.me.id);
             let _ = self.target.put_any(&self.keys.beat, text.as_bytes(), 0).await;
-            if let Ok(Some((instance, _))) = holder(self.target, &self.keys).await
-                && instance != self.me
-            {
-                return Stop::Held(instance.shown());
+            match holder(self.target, &self.keys).await {
+                Ok(Some((instance, _))) if instance == self.me => {}
+                Ok(_) => return self.fenced().await,
+                Err(_) => {}
             }
             self.target.clock().sleep(BEAT).await;
         }

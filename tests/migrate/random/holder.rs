@@ -52,11 +52,19 @@ fn is_replaced_without_a_beat_alone() {
         second.release().await;
         assert_eq!(job::holder(&world.direct, &keys).await.unwrap(), None);
 
+        // A record that was deleted with its holder is noticed without a change of etcd.
+        let (run, _) = world.hold(3).await.unwrap();
+        let (_, index) = job::holder(&world.direct, &keys).await.unwrap().unwrap();
+        assert!(world.direct.delete(&keys.holder, index).await.unwrap());
+        let ended = run.job.beat().await;
+        assert!(matches!(&ended, Stop::Refused(why) if why.contains("was deleted")), "{ended:?}");
+
         // What has certainly ended is not waited for.
         let (_run, _) = world.hold(1).await.unwrap();
         let begun = world.clock.now();
         hold(true).await.unwrap();
         assert!(lives(true).await);
+        assert_eq!(job::holder(&world.direct, &keys).await.unwrap(), None);
         assert!(world.clock.now() - begun < Duration::from_secs(1));
         let _ = world.hold(1).await.unwrap();
         assert!(lives(false).await, "it has no beat");
