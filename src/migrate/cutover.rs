@@ -187,7 +187,8 @@ pub(super) async fn refuse_alarms(run: &Run<'_>) -> Result<(), Stop> {
     let other = others.iter().find(|(_, other)| on.iter().any(|it| other.alarms.contains(it)));
     Err(Stop::Refused(match other {
         None => {
-            "etcd refuses writes by an alarm of its own: free its disk, and disarm it with etcdctl"
+            "etcd refuses writes by an alarm that no job in Consul names: free etcd's disk if it is full, and then \
+             `etcdctl alarm disarm`"
                 .to_owned()
         }
         Some((name, other)) if other.phase == Phase::Switched => format!(

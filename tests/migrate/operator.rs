@@ -145,7 +145,8 @@ fn names_the_other_job(servers: &Servers) {
         servers.etcd.gateway().post("maintenance/alarm", asked);
     };
     alarm("ACTIVATE", 7);
-    other(&["rollback", "--yes"]).ends(1, &["an alarm of its own", "free its disk"]);
+    other(&["rollback", "--yes"]).ends(1, &["an alarm that no job in Consul names", "free etcd's disk"]);
+    servers.run(&["status"]).ends(0, &["refuses writes by an alarm that is not this job's"]);
     let record = servers.stored("_migrate/other").unwrap();
     let record: Value = serde_json::from_slice(&record).unwrap();
     alarm("DEACTIVATE", record["alarms"][0].as_u64().unwrap());
@@ -183,6 +184,29 @@ pub fn run_to_unknown_end(version: &'static str) {
         servers.run(&["status"]).ends(0, &["cut over: programs use Consul"]);
         servers.run(&["rollback", "--yes"]).ok();
     }
+    ends_as_it_is_known(&mut servers);
+}
+
+/// The same, but Consul answers what is asked after the signal: the writers stay stopped.
+fn ends_as_it_is_known(servers: &mut Servers) {
+    let proxy = Proxy::new(&servers.consul[0]);
+    proxy.silence_after(in_base64("\"phase\":\"switched\""));
+    let direct = std::mem::replace(&mut servers.consul, vec![proxy.address.clone()]);
+    let mut cutover = servers.start_run(&["cutover", "--yes", "--within", "300"]);
+    servers.consul = direct;
+    let end = Instant::now() + PATIENCE;
+    while !proxy.is_silent() {
+        assert!(Instant::now() < end && !cutover.has_ended(), "it is not cut over");
+        thread::sleep(Duration::from_millis(20));
+    }
+    // The answer of a real server takes some milliseconds.
+    thread::sleep(Duration::from_millis(500));
+    proxy.end_silence();
+    cutover.signal("TERM");
+    let words = ["the cut-over had come to its end: etcd refuses writes"];
+    cutover.end().ends(130, &words);
+    assert_eq!(alarms(&servers.etcd.gateway()), 1);
+    servers.run(&["rollback", "--yes"]).ok();
 }
 
 /// What base64 of any text that has this one inside has, whatever is before it.

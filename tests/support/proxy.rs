@@ -92,6 +92,12 @@ impl Proxy {
         *self.silence.texts.lock().expect("no panic") = texts;
     }
 
+    /// Answers arrive again.
+    pub fn end_silence(&self) {
+        self.silence_after(Vec::new());
+        self.silence.is_on.store(false, Ordering::Relaxed);
+    }
+
     /// Whether such a request has come.
     pub fn is_silent(&self) -> bool {
         self.silence.is_on.load(Ordering::Relaxed)

@@ -8,7 +8,8 @@ use consul_ffi::migrate::mapping::{Choice, Op, Problem};
 use consul_ffi::migrate::{
     CutOver, Freeze, Frozen, RolledBack, Run, Stop, Until, cut_over, load, roll_back, tail,
 };
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join, select};
+use std::cell::Cell;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -16,6 +17,10 @@ pub fn run() {
     for seed in 0..8 {
         the_last_write_is_of_the_job(seed);
         a_write_behind_a_sentinel_that_another_deletes_is_not_lost(seed);
+        the_record_names_an_alarm_before_it_is_on(seed);
+    }
+    for ms in (0..80).step_by(2).chain([500, 1000, 1900]) {
+        a_writer_that_was_not_stopped_is_noticed(ms);
     }
     it_ends_within_its_limit();
     without_consent_nothing_is_stopped();
@@ -91,6 +96,57 @@ fn a_write_behind_a_sentinel_that_another_deletes_is_not_lost(seed: u64) {
                 let mapping = run.job.record().mapping;
                 assert!(world.found().await == world.wanted(&mapping, world.fake.revision()));
             }
+            Err(other) => panic!("{other:?}"),
+        }
+    });
+}
+
+/// Otherwise nothing could lift that of an instance that is killed then.
+fn the_record_names_an_alarm_before_it_is_on(seed: u64) {
+    let world = World::plain(seed, &[]);
+    world.works(async {
+        let (run, _) = world.hold(1).await.unwrap();
+        let looks = async {
+            loop {
+                if let Some(alarm) = world.fake.alarms().first() {
+                    return world.record().await.unwrap().alarms.contains(alarm);
+                }
+                world.clock.sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let (done, is_named) = join(cut(&run, Freeze::Alarm), looks).await;
+        assert!(done.is_ok() && is_named, "{done:?}");
+    });
+}
+
+/// A program writes until so long after the consent of the operator.
+fn a_writer_that_was_not_stopped_is_noticed(ms: u64) {
+    let world = World::plain(ms, &[]);
+    world.works(async {
+        let (run, _) = world.hold(1).await.unwrap();
+        let begun = world.clock.now();
+        let last = Cell::new(begun);
+        let writes = async {
+            // Late ones write once.
+            world.clock.sleep(Duration::from_millis(if ms < 80 { 0 } else { ms })).await;
+            while last.get() - begun < Duration::from_millis(ms) {
+                last.set(world.clock.now());
+                world.put("/a", Some("1"));
+                world.clock.sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+        let cut = async {
+            let done = cut_over(&run, Freeze::Operator, &frozen, limit, async |_| Ok(())).await;
+            (done, world.clock.now())
+        };
+        let ((done, end), ()) = join(cut, writes).await;
+        match done {
+            Ok(done) => {
+                let (since, last) = (end - last.get(), last.get() - begun);
+                assert!(since > done.stopped, "{ms} ms: {last:?}, {since:?} before the end");
+            }
+            Err(Stop::Refused(why)) => assert!(why.contains("still write to etcd"), "{why}"),
             Err(other) => panic!("{other:?}"),
         }
     });
