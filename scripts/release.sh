@@ -33,13 +33,16 @@ if [ -z "$mode" ]; then
     exec 8<Cargo.toml
     flock -n 8 || fail "another release is being made in this checkout"
 fi
-# Not in /tmp, where any user can make the .cargo/config.toml that cargo reads in each folder above.
-cache=${XDG_CACHE_HOME:-$HOME/.cache}
-mkdir -p "$cache"
-work=$(mktemp -d "$cache/release.XXXXXX")
+work=
+if [ "$mode" != check ]; then
+    # Not in /tmp, where any user can make the .cargo/config.toml that cargo reads in each folder above.
+    cache=${XDG_CACHE_HOME:-$HOME/.cache}
+    mkdir -p "$cache"
+    work=$(mktemp -d "$cache/release.XXXXXX")
+fi
 made=
 # Nothing is left of a release that is not made to its end.
-trap 'rm -rf "$work" ${made:+"$made"}' EXIT
+trap 'rm -rf ${work:+"$work"} ${made:+"$made"}' EXIT
 
 if [ "$mode" = dry ]; then
     export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} QUICK=1
@@ -93,7 +96,10 @@ dated=${newest#"## [$version] - "}
 others=$(git tag --points-at "$commit" --list 'v[0-9]*' | grep -vxF "v$version") || others=
 [ -z "$others" ] || fail "this commit is tagged $others, and Cargo.toml has $version"
 host=$(rustc -vV | sed -n 's/^host: //p')
-cargo metadata --format-version=1 --locked --filter-platform="$host" >/dev/null || fail "Cargo.lock is not that of Cargo.toml"
+said=$(cargo metadata --format-version=1 --locked --filter-platform="$host" 2>&1 >/dev/null) || case $said in
+    *"--locked was passed"*) fail "Cargo.lock is not that of Cargo.toml:"$'\n'"$said" ;;
+    *) fail "cargo does not get the crates of Cargo.lock:"$'\n'"$said" ;;
+esac
 # Each file that a release has, this one has too.
 golden=$(git ls-tree -r --name-only "$commit" tests/golden | sed 's|.*/||' | sort -u)
 for file in ${golden:-cluster.json}; do

@@ -151,6 +151,11 @@ fn a_release_is_refused_if_its_files_do_not_agree() {
         &format!("{package}{other}"),
         "Cargo.lock is not that of Cargo.toml",
     );
+    let mut elsewhere = Command::new(checkout.0.join("scripts/release.sh"));
+    outside_cargo(elsewhere.arg("--check"))
+        .env("CARGO_HOME", checkout.0.with_extension("no crates"));
+    let refusal = finish(&checkout.0, elsewhere).expect_err("no crates");
+    assert!(refusal.contains("cargo does not get the crates of Cargo.lock:\n"), "{refusal}");
     let golden = format!("tests/golden/{VERSION}/messages.txt");
     checkout.git("mv tests/golden tests/earlier");
     fs::create_dir_all(checkout.0.join("tests/golden/9.9.9")).expect("a folder");
