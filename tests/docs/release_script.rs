@@ -199,6 +199,11 @@ fn stays_as_it_was_released(checkout: &Checkout) {
     checkout.git("tag --delete v9.9.8");
 }
 
+/// A folder where releases are built, with no settings of the user's above it.
+fn cache() -> PathBuf {
+    std::env::temp_dir().join(format!("consul_ffi-release.{}", std::process::id()))
+}
+
 impl Checkout {
     /// A release of this checkout, in which each engine has the build of its rock, with variables that a developer may have.
     fn make_release(&self, engines: &Path, committer: &str) -> Result<String, String> {
@@ -208,10 +213,22 @@ impl Checkout {
         outside_cargo(&mut release).env("QUICK", "1").env("CARGO_TARGET_DIR", "/nowhere");
         release.env("RUSTFLAGS", "-C target-cpu=native").env("CARGO_BUILD_TARGET", "nowhere");
         release.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CFLAGS", "-march=native");
-        release.env("XDG_CACHE_HOME", self.0.with_extension("cache"));
+        release.env("XDG_CACHE_HOME", cache()).env("CARGO_HOME", self.cargo_home());
         release.env("LUA_CPATH_5_3", "/nowhere").env("LUA_CPATH_5_4", "/nowhere");
         release.env("GIT_COMMITTER_NAME", committer);
         finish(&self.0, release)
+    }
+
+    /// A home of cargo with the crates of the user's own, and without its settings.
+    fn cargo_home(&self) -> PathBuf {
+        let users = std::env::var_os("CARGO_HOME").map_or_else(
+            || Path::new(&std::env::var_os("HOME").expect("a home")).join(".cargo"),
+            PathBuf::from,
+        );
+        let own = self.0.with_extension("cargo");
+        fs::create_dir_all(&own).expect("a folder");
+        let _ = std::os::unix::fs::symlink(users.join("registry"), own.join("registry"));
+        own
     }
 
     /// Replaces a file by a program of the shell.
@@ -225,7 +242,7 @@ impl Checkout {
 
 /// Flags in a file that cargo reads, and a release that another one makes meanwhile.
 fn refuses_settings_and_a_second_release(checkout: &Checkout, engines: &Path) {
-    let cache = checkout.0.with_extension("cache");
+    let cache = cache();
     for (settings, refused) in [
         ("[target.x86_64-unknown-linux-gnu]\nrustflags = [\"-Ctarget-cpu=native\"]\n", true),
         ("build.rustc-wrapper = \"other\"\n", true),
@@ -336,6 +353,7 @@ fn a_release_is_what_is_committed_and_tested() {
     let wanted = rocks.iter().chain(&rockspecs).chain([&archive]).map(String::as_str);
     assert_eq!(sums, wanted.collect());
     assert_eq!(fs::read_dir(&made).expect("a folder").count(), sums.len() + 1, "and the sums");
+    fs::remove_dir_all(cache()).expect("it can be removed");
 }
 
 #[test]
