@@ -7,6 +7,7 @@ use crate::support::trials::Trials;
 use libtest_mimic::Failed;
 use serde_json::{Map, Value, json};
 use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -41,6 +42,12 @@ pub fn trials() -> Trials {
     trials.add_unless(missing, name, the_files_of_a_folder_are_read_in_order);
     let name = "files_are_read_again [1.21]";
     trials.add_unless(missing, name, files_are_read_again);
+    let name = "a_reload_refuses_wrong_values_before_it_changes_anything [1.21]";
+    trials.add_unless(missing, name, a_reload_refuses_wrong_values);
+    let name = "a_reload_reads_the_files_of_tls_again [1.21]";
+    trials.add_unless(missing, name, a_reload_reads_the_files_of_tls_again);
+    let name = "a_reload_reads_the_agents_own_tokens_again [1.21]";
+    trials.add_unless(missing, name, a_reload_reads_the_agents_own_tokens_again);
     trials
 }
 
@@ -370,14 +377,19 @@ fn the_files_of_a_folder_are_read_in_order() -> Outcome {
     folder.file("b.hcl", r#"node_name = "second" services = [{ name = "b" }]"#);
     folder.file("a.json", r#"{"node_name": "first", "services": [{"name": "a"}]}"#);
     folder.file("c.txt", "unknown = 1");
+    // A service of its own is one more, and does not replace that of another file.
+    folder.file("d.hcl", r#"service { name = "d" } check { name = "cd" ttl = "1h" }"#);
+    folder.file("e.json", r#"{"service": {"name": "e"}, "check": {"name": "ce", "ttl": "1h"}}"#);
     let path = folder.path("").display().to_string();
     let mut seen = Vec::new();
     for version in [consul::SIM, "1.21"] {
         let agent = RealConsul::start_with_config(version, &path)?;
         let services = shown(&agent.address, "GET", "/v1/agent/services", "")?;
         let nodes = shown(&agent.address, "GET", "/v1/catalog/nodes", "")?;
-        let all = [services.clone(), nodes].concat();
-        if !["\"a\"", "\"b\"", "\"second\""].iter().all(|part| all.contains(part)) {
+        let checks = shown(&agent.address, "GET", "/v1/agent/checks", "")?;
+        let all = [services.clone(), nodes, checks].concat();
+        let parts = ["a", "b", "second", "d", "e", "cd", "ce"];
+        if !parts.iter().all(|part| all.contains(&format!("\"{part}\""))) {
             return Err(format!("{version}: {all}").into());
         }
         seen.push(services);
@@ -446,6 +458,120 @@ fn files_are_read_again() -> Outcome {
     by_signal(&file)
 }
 
+fn a_reload_refuses_wrong_values() -> Outcome {
+    const WRONG: &[&str] = &[
+        r#"client_addr = "nonsense""#,
+        r#"max_query_time = "x""#,
+        r#"bind_addr = "nonsense""#,
+        r#"datacenter = "a b""#,
+        r#"encrypt = "abc""#,
+        "check_output_max_size = 0",
+        r#"node_meta { "" = "x" }"#,
+        r#"service { name = "w" check { id = "own" ttl = "x" } }"#,
+        r#"check { name = "c" http = "http://a" interval = "x" }"#,
+        r#"service { name = "w" meta { "" = "x" } }"#,
+        r#"service { name = "w" weights { passing = -1 } }"#,
+        r#"tls { defaults { tls_min_version = "x" } }"#,
+        // Only a start refuses these.
+        r#"log_level = "loud" service { name = "new" }"#,
+        r#"node_id = "x" service { name = "newer" }"#,
+    ];
+    let folder = Folder::new();
+    let file = folder.file("agent.hcl", "");
+    let mut seen = Vec::new();
+    for version in [consul::SIM, "1.21"] {
+        std::fs::write(&file, r#"service { name = "base" }"#)?;
+        let agent = RealConsul::start_with_config(version, &file)?;
+        let mut said = Vec::new();
+        for wrong in WRONG {
+            std::fs::write(&file, wrong)?;
+            let answer = shown(&agent.address, "PUT", "/v1/agent/reload", "")?;
+            let services = shown(&agent.address, "GET", "/v1/agent/services", "")?;
+            said.push([*wrong, &answer, &services].join("\n"));
+        }
+        seen.push(said);
+    }
+    for (ours, theirs) in seen[0].iter().zip(&seen[1]) {
+        if ours != theirs {
+            return Err(format!("{ours}\n\non 1.21:\n{theirs}").into());
+        }
+    }
+    Ok(())
+}
+
+fn a_reload_reads_the_files_of_tls_again() -> Outcome {
+    let folder = Folder::new();
+    let [first, second] = ["first", "second"].map(Authority::new);
+    let trusted = [folder.file("first.pem", first.pem()), folder.file("second.pem", second.pem())];
+    let write = |authority: &Authority| {
+        let identity = authority.sign(&["127.0.0.1"]);
+        let certificate = folder.file("certificate.pem", identity.certificate);
+        (certificate, folder.file("key.pem", identity.key))
+    };
+    for version in [consul::SIM, "1.21"] {
+        let (certificate, key) = write(&first);
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let config = format!(
+            r#"ports {{ https = {port} }} service {{ name = "web" }}
+               tls {{ defaults {{ cert_file = "{certificate}" key_file = "{key}" }} }}"#
+        );
+        let agent = RealConsul::start_with_config(version, &folder.file("agent.hcl", config))?;
+        let url = format!("https://127.0.0.1:{port}/v1/agent/services");
+        let is_trusted = |by: &str| -> Result<bool, Failed> {
+            let output = Command::new("curl").args(["-sSf", "--cacert", by, &url]).output()?;
+            Ok(output.status.success())
+        };
+        let same = |what: &str, is: [bool; 2]| -> Outcome {
+            let are = [is_trusted(&trusted[0])?, is_trusted(&trusted[1])?];
+            if are == is { Ok(()) } else { Err(format!("{version}, {what}: {are:?}").into()) }
+        };
+        let reload = || shown(&agent.address, "PUT", "/v1/agent/reload", "");
+        same("at the start", [true, false])?;
+        write(&second);
+        reload()?;
+        same("with another certificate", [false, true])?;
+        std::fs::remove_file(&certificate)?;
+        let refused = reload()?;
+        if !refused.contains("500 ") || !refused.contains("Failed reloading tls configuration: ") {
+            return Err(format!("{version}, without a certificate: {refused}").into());
+        }
+        same("without a certificate", [false, true])?;
+        let services = shown(&agent.address, "GET", "/v1/agent/services", "")?;
+        if !services.ends_with("{}") {
+            return Err(format!("{version}: Consul forgets the services first: {services}").into());
+        }
+    }
+    Ok(())
+}
+
+fn a_reload_reads_the_agents_own_tokens_again() -> Outcome {
+    const SECRET: &str = "6a1253d2-1785-24fd-91c2-f8e78c745511";
+    let folder = Folder::new();
+    let config = |own: &str| {
+        format!(
+            r#"acl {{
+                 enabled = true
+                 default_policy = "deny"
+                 tokens {{ initial_management = "{SECRET}" {own} }}
+               }}"#
+        )
+    };
+    for version in [consul::SIM, "1.21"] {
+        let file = folder.file("agent.hcl", config(&format!("default = \"{SECRET}\"")));
+        let agent = RealConsul::start_with_config(version, &file)?;
+        let read = || shown(&agent.address, "GET", "/v1/kv/a", "");
+        let before = read()?;
+        folder.file("agent.hcl", config(""));
+        let path = format!("/v1/agent/reload?token={SECRET}");
+        let reloaded = shown(&agent.address, "PUT", &path, "")?;
+        let after = read()?;
+        if !before.contains(" 404 ") || !reloaded.contains(" 200 ") || !after.contains(" 403 ") {
+            return Err(format!("{version}: {before}\n{reloaded}\n{after}").into());
+        }
+    }
+    Ok(())
+}
+
 fn by_signal(file: &str) -> Outcome {
     std::fs::write(file, "")?;
     let served = Served::start_with(&["-config-file", file])?;
@@ -495,7 +621,7 @@ fn it_answers_on_a_unix_socket_and_with_tls() -> Outcome {
            ports {{ https = 0 }} tls {{ defaults {{ cert_file = "{certificate}" key_file = "{key}" }} }}"#
     );
     let file = folder.file("agent.hcl", config);
-    let served = Served::start_with(&["-http-port=0", "-config-file", &file])?;
+    let mut served = Served::start_with(&["-http-port=0", "-config-file", &file])?;
     let mut stream = UnixStream::connect(&socket)?;
     stream.write_all(&request("GET", "/v1/status/leader", "", ""))?;
     let mut said = String::new();
@@ -507,13 +633,17 @@ fn it_answers_on_a_unix_socket_and_with_tls() -> Outcome {
     let over_tls = Command::new("curl")
         .args(["-sS", "--cacert", &trusted, &format!("{https}/v1/status/leader")])
         .output()?;
+    Command::new("kill").args(["-TERM", &served.child.id().to_string()]).status()?;
+    served.child.wait()?;
+    let stays = Path::new(&socket).exists();
     if said.starts_with("HTTP/1.1 200")
         && mode & 0o777 == 0o600
         && over_tls.stdout == b"\"127.0.0.1:8300\""
+        && !stays
     {
         return Ok(());
     }
-    Err(format!("{said}, {mode:o}, {over_tls:?}").into())
+    Err(format!("{said}, {mode:o}, {over_tls:?}, {stays}").into())
 }
 
 fn a_port_with_tls_and_without_files_has_a_certificate_of_its_own() -> Outcome {

@@ -177,7 +177,7 @@ struct NodeIdentity {
 #[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
 pub(super) struct AclTable {
     #[cfg_attr(feature = "server", serde(skip))]
-    config: Acl,
+    pub config: Acl,
     /// By secret, the order of lists.
     tokens: BTreeMap<Secret, Token>,
     tokens_newest: u64,

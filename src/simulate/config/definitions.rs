@@ -2,10 +2,12 @@
 
 use super::Config;
 use crate::simulate::agent::definition::{self, Origin};
+use crate::simulate::catalog::body::{check_meta, check_weights};
 use crate::simulate::go;
 use crate::simulate::http::decode;
 use crate::simulate::http::reply::Refusal;
 use crate::simulate::store::State;
+use crate::simulate::store::catalog::Weights;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -45,11 +47,37 @@ impl Config {
     }
 
     fn services(&self) -> impl Iterator<Item = &Value> {
-        self.get("service").into_iter().chain(self.items("services"))
+        self.items("services").iter()
     }
 
     fn checks(&self) -> impl Iterator<Item = &Value> {
-        self.get("check").into_iter().chain(self.items("checks"))
+        self.items("checks").iter()
+    }
+
+    /// What no agent can read in the definitions.
+    pub(super) fn unreadable_definitions(&self) -> Vec<String> {
+        let mut errors: Vec<_> = self.checks().flat_map(unreadable_durations).collect();
+        for service in self.services() {
+            let name = service.get("name").and_then(Value::as_str).unwrap_or_default();
+            let own = service.get("checks").and_then(Value::as_array).into_iter().flatten();
+            let own = own.chain(service.get("check").map(in_block));
+            errors.extend(own.flat_map(unreadable_durations));
+            let meta = service.get("meta").map(in_block).and_then(Value::as_object);
+            let meta = meta
+                .into_iter()
+                .flatten()
+                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
+            if let Err(why) = check_meta(Some(&meta.collect())) {
+                errors.push(format!("invalid meta for service {name}: {why}"));
+            }
+            let weights = service.get("weights").map(in_block);
+            let weight = |name| weights.and_then(|all| all.get(name)?.as_i64()).unwrap_or(1);
+            let weights = Weights { passing: weight("passing"), warning: weight("warning") };
+            if let Err(why) = check_weights(weights) {
+                errors.push(format!("Invalid weight definition for service {name}: {why}"));
+            }
+        }
+        errors
     }
 
     fn register_services(
@@ -85,6 +113,17 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn unreadable_durations(check: &Value) -> impl Iterator<Item = String> {
+    let id = check.get("id").and_then(Value::as_str).unwrap_or_default();
+    ["interval", "timeout", "ttl", "deregister_critical_service_after"].into_iter().filter_map(
+        move |key| {
+            let text = check.get(key)?.as_str()?;
+            let why = go::duration(text).err()?;
+            Some(format!("check[{id}].{key}: invalid duration: {}: {why}", go::quoted(text)))
+        },
+    )
 }
 
 /// The ids that the configuration does not name.

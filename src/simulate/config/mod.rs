@@ -10,12 +10,10 @@ mod values;
 
 use super::acl::{Acl, DefaultPolicy, Secret, is_uuid};
 use super::agent::probe::all::AllProber;
-use super::catalog::body::check_meta;
 use super::control::clock::SteeredClock;
 use super::dns;
 use super::http::decode;
-use super::http::listen::{Listener, TlsFiles, self_signed};
-use super::keyring::Keyring;
+use super::http::listen::{Listener, SharedTls, TlsFiles, self_signed};
 use super::settings::Settings;
 use super::store::{Reload, State};
 use super::{Agent, Options, entry, go, hcl};
@@ -26,12 +24,14 @@ use ::http::{HeaderName, HeaderValue};
 pub use flags::CommandLine;
 use flags::{Flag, Given};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 /// The largest configuration file.
 const MAX_FILE_BYTES: usize = 1 << 20;
@@ -42,6 +42,8 @@ pub struct Config {
     line: CommandLine,
     values: Map<String, Value>,
     is_dev: bool,
+    /// What the port with TLS uses, which a reload replaces.
+    tls: SharedTls,
 }
 
 impl Config {
@@ -53,7 +55,12 @@ impl Config {
         if !line.rest.is_empty() {
             return Err(format!("Unexpected extra arguments: [{}]", line.rest.join(" ")));
         }
-        let mut config = Self { line: line.clone(), values: Map::new(), is_dev: false };
+        let mut config = Self {
+            line: line.clone(),
+            values: Map::new(),
+            is_dev: false,
+            tls: SharedTls::default(),
+        };
         let format = line.texts_of(&["config-format"]).last();
         if format.is_some_and(|format| !["hcl", "json"].contains(&format)) {
             return Err("config: -config-format must be either 'hcl' or 'json'".to_owned());
@@ -115,7 +122,14 @@ impl Config {
     fn add(&mut self, name: &str, text: &str, is_json: bool) -> Result<(), String> {
         let values = if is_json { from_json(text) } else { hcl::parse(text).map(from_hcl) };
         let checked = values.and_then(|values| keys::check(&values));
-        merge(&mut self.values, checked.map_err(|why| format!("failed to parse {name}: {why}"))?);
+        let mut checked = checked.map_err(|why| format!("failed to parse {name}: {why}"))?;
+        // A service or check of its own is one more of the list: another file's would replace it.
+        for (one, all) in [("service", "services"), ("check", "checks")] {
+            if let Some(definition) = checked.remove(one) {
+                merge(&mut checked, Map::from_iter([(all.to_owned(), json!([definition]))]));
+            }
+        }
+        merge(&mut self.values, checked);
         Ok(())
     }
 
@@ -199,13 +213,9 @@ impl Config {
             let Place::Port(address) = place else {
                 return Err("addresses.https: a unix socket is not supported".to_owned());
             };
-            let acceptor = match self.tls()? {
-                Some(files) => files.acceptor(),
-                None => self_signed(),
-            };
-            let acceptor = acceptor.map_err(|error| error.to_string())?;
+            self.tls.set(self.acceptor()?);
             let (url, on) = listen("https", address).await?;
-            listeners.push((url, Listener::Tls(on, acceptor)));
+            listeners.push((url, Listener::Tls(on, self.tls.clone())));
         }
         Ok(listeners)
     }
@@ -231,6 +241,15 @@ impl Config {
             },
         };
         addresses.split_whitespace().map(place).collect()
+    }
+
+    /// What answers on the port with TLS, with the files as they are now.
+    fn acceptor(&self) -> Result<TlsAcceptor, String> {
+        let acceptor = match self.tls()? {
+            Some(files) => files.acceptor(),
+            None => self_signed(),
+        };
+        acceptor.map_err(|error| error.to_string())
     }
 
     /// The files of the port with TLS, if there are any.
@@ -345,16 +364,12 @@ impl Config {
             name.clone_into(&mut options.node_name);
         }
         options.node_id = self.text("node_id").filter(|id| !id.is_empty()).map(str::to_lowercase);
-        let meta = self.texts("node_meta");
-        options.node_meta = meta.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        check_meta(Some(&options.node_meta)).map_err(|why| format!("node_meta invalid: {why}"))?;
+        options.node_meta = self.node_meta();
         options.connect = self.is_on("connect.enabled", options.connect);
         self.configure_acl(&mut options.acl)?;
         let agent = Agent::new(options);
-        let line = self.line.clone();
-        let reload = move |state: &mut State| {
-            Config::read(&line)?.register(state).map_err(definitions::of_reload)
-        };
+        let (line, tls) = (self.line.clone(), self.tls.clone());
+        let reload = move |state: &mut State| Config::read(&line)?.reload(state, &tls);
         agent.with(|state| {
             state.reload = Some(Reload(Arc::new(reload)));
             self.register(state)
@@ -362,16 +377,18 @@ impl Config {
         Ok(agent)
     }
 
+    fn node_meta(&self) -> BTreeMap<String, String> {
+        let meta = self.texts("node_meta");
+        meta.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
     fn settings(&self) -> Result<Settings, String> {
         self.check_values()?;
+        self.check_start()?;
         let mut settings = Settings::default();
-        if let Some(name) = self.basic_name("datacenter")? {
-            if name.is_empty() {
-                return Err("datacenter cannot be empty".to_owned());
-            }
-            settings.datacenter = name;
+        if let Some(name) = self.text("datacenter") {
+            settings.datacenter = name.to_lowercase();
         }
-        self.basic_name("primary_datacenter")?;
         if let Some(id) = self.text("connect.ca_config.cluster_id") {
             if !is_uuid(id) {
                 return Err("cluster_id was supplied but was not a valid UUID".to_owned());
@@ -381,10 +398,7 @@ impl Config {
         if let Some(port) = self.get("ports.grpc_tls").and_then(Value::as_i64) {
             settings.grpc_tls_port = u16::try_from(port).ok().filter(|port| *port > 0);
         }
-        if let Some(key) = self.text("encrypt").filter(|key| !key.is_empty()) {
-            Keyring::new(key)?;
-            settings.encrypt = Some(key.to_owned());
-        }
+        settings.encrypt = self.text("encrypt").filter(|key| !key.is_empty()).map(str::to_owned);
         if let Some(address) = self.text("advertise_addr").and_then(|text| text.parse().ok()) {
             settings.address = address;
         }
@@ -408,13 +422,6 @@ impl Config {
             }
         }
         if let Some(size) = self.get("check_output_max_size").and_then(Value::as_i64) {
-            if size < 1 {
-                return Err(
-                    "check_output_max_size must be positive, to discard check output use the \
-                            discard_check_output flag"
-                        .to_owned(),
-                );
-            }
             settings.check_output_max_size = size;
         }
         settings.enable_script_checks = self.is_on("enable_script_checks", false);
@@ -423,19 +430,6 @@ impl Config {
         let blocked = self.items("http_config.block_endpoints").iter();
         settings.block_endpoints = blocked.filter_map(Value::as_str).map(str::to_owned).collect();
         Ok(settings)
-    }
-
-    fn basic_name(&self, key: &str) -> Result<Option<String>, String> {
-        let Some(name) = self.text(key).map(str::to_lowercase) else { return Ok(None) };
-        let is_basic =
-            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
-        if !name.chars().all(is_basic) {
-            let name = go::quoted(&name);
-            return Err(format!(
-                "{key} can only contain lowercase alphanumeric, - or _ characters. received: {name}"
-            ));
-        }
-        Ok(Some(name))
     }
 
     fn headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
@@ -467,11 +461,35 @@ impl Config {
         {
             acl.initial_management = Some(secret);
         }
-        if let Some(secret) = token("acl.tokens.default") {
-            acl.default_token = Some(secret);
-        }
-        acl.dns_token = token("acl.tokens.dns");
+        self.configure_tokens(acl);
         Ok(())
+    }
+
+    /// The agent's own tokens, which a reload reads again.
+    fn configure_tokens(&self, acl: &mut Acl) {
+        let token = |name| self.text(name).filter(|secret| !secret.is_empty()).map(Secret::new);
+        acl.default_token = token("acl.tokens.default");
+        acl.dns_token = token("acl.tokens.dns");
+    }
+
+    /// Takes over what a running agent reads again. As in Consul, its services are gone when the files of TLS are wrong.
+    fn reload(mut self, state: &mut State, tls: &SharedTls) -> Result<(), String> {
+        self.check_values()?;
+        let acceptor = match tls.is_used() {
+            true => self.acceptor().map(Some),
+            false => Ok(None),
+        };
+        self.configure_tokens(&mut state.acl.config);
+        let acceptor = match acceptor {
+            Ok(acceptor) => acceptor,
+            Err(why) => {
+                self.values.clear();
+                self.define(state)?;
+                return Err(format!("Failed reloading tls configuration: {why}"));
+            }
+        };
+        acceptor.into_iter().for_each(|acceptor| tls.set(acceptor));
+        self.register(state).map_err(definitions::of_reload)
     }
 
     /// Sets what DNS answers, writes the missing entries of the configuration, and registers its services and checks.

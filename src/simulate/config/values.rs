@@ -1,8 +1,10 @@
-//! The values that Consul 1.21 refuses at its start, also those of keys without an effect here.
+//! The values that Consul 1.21 refuses, also those of keys without an effect here.
 
 use super::{Config, keys};
 use crate::simulate::acl::is_uuid;
+use crate::simulate::catalog::body::check_meta;
 use crate::simulate::go;
+use crate::simulate::keyring::Keyring;
 use serde_json::Value;
 use std::net::IpAddr;
 
@@ -60,8 +62,11 @@ const ADDRESSES: &[&str] = &[
     "advertise_addr_wan",
 ];
 
+const TLS_VERSIONS: &[&str] = &["", "TLS_AUTO", "TLSv1_0", "TLSv1_1", "TLSv1_2", "TLSv1_3"];
+
 impl Config {
-    /// Refuses the values that cannot be read, all at once, then the first that is not allowed.
+    /// Refuses the values that cannot be read, all at once, then the first that is not allowed: at the start, and at a reload
+    /// before it changes anything.
     pub(super) fn check_values(&self) -> Result<(), String> {
         let addresses = ADDRESSES.iter().flat_map(|key| {
             let texts = self.text(key).unwrap_or_default().split_whitespace();
@@ -89,8 +94,24 @@ impl Config {
             let text = self.text(key).filter(|text| !text.is_empty() && !allowed.contains(text))?;
             Some(format!("{key}: invalid {kind}: {}", go::quoted(text)))
         });
-        let errors: Vec<_> =
-            ports.chain(addresses).chain(networks).chain(durations).chain(modes).collect();
+        let protocols = ["defaults", "internal_rpc", "https", "grpc"].into_iter();
+        let versions = protocols.filter_map(|protocol| {
+            let key = format!("tls.{protocol}.tls_min_version");
+            let text = self.text(&key).filter(|text| !TLS_VERSIONS.contains(text))?;
+            let known = TLS_VERSIONS[1..].join(", ");
+            Some(format!(
+                "{key}: invalid TLS version: no matching TLS version found for {text}, please specify one of [{known}]"
+            ))
+        });
+        let definitions = self.unreadable_definitions().into_iter();
+        let errors: Vec<_> = definitions
+            .chain(ports)
+            .chain(addresses)
+            .chain(networks)
+            .chain(durations)
+            .chain(modes)
+            .chain(versions)
+            .collect();
         if !errors.is_empty() {
             return Err(keys::errors(errors.into_iter()));
         }
@@ -104,7 +125,13 @@ impl Config {
                 return Err(format!("{key}: {}", keys::errors(errors.into_iter())));
             }
         }
-        self.not_allowed().map_or(Ok(()), Err)
+        if let Some(why) = self.not_allowed() {
+            return Err(why);
+        }
+        if let Some(key) = self.text("encrypt").filter(|key| !key.is_empty()) {
+            Keyring::new(key)?;
+        }
+        check_meta(Some(&self.node_meta())).map_err(|why| format!("node_meta invalid: {why}"))
     }
 
     /// The first value that can be read and is not allowed.
@@ -193,20 +220,43 @@ impl Config {
         if zone.is_some_and(|zone| !zone.is_empty()) && region.is_none_or(str::is_empty) {
             return Some("locality is invalid: zone cannot be set without region".to_owned());
         }
+        let is_basic =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
+        for key in ["datacenter", "primary_datacenter"] {
+            let name = self.text(key).map(str::to_lowercase);
+            if let Some(name) = name.filter(|name| !name.chars().all(is_basic)) {
+                let name = go::quoted(&name);
+                return Some(format!(
+                    "{key} can only contain lowercase alphanumeric, - or _ characters. received: {name}"
+                ));
+            }
+        }
+        if self.text("datacenter").is_some_and(str::is_empty) {
+            return Some("datacenter cannot be empty".to_owned());
+        }
+        number("check_output_max_size").filter(|size| *size < 1).map(|_| {
+            "check_output_max_size must be positive, to discard check output use the \
+             discard_check_output flag"
+                .to_owned()
+        })
+    }
+
+    /// Refuses what only a start refuses: a reload leaves these as they are.
+    pub(super) fn check_start(&self) -> Result<(), String> {
         let levels = ["TRACE", "DEBUG", "INFO", "WARN", "ERR", "ERROR"];
         let is_level = |level: &str| levels.contains(&level.to_ascii_uppercase().as_str());
         if let Some(level) = self.text("log_level").filter(|level| !is_level(level)) {
             let levels = levels.join(" ");
-            return Some(format!("Invalid log level: {level}. Valid log levels are: [{levels}]"));
+            return Err(format!("Invalid log level: {level}. Valid log levels are: [{levels}]"));
         }
-        let id =
-            self.text("node_id").filter(|id| !id.is_empty() && !is_uuid(&id.to_lowercase()))?;
+        let id = self.text("node_id").filter(|id| !id.is_empty() && !is_uuid(&id.to_lowercase()));
+        let Some(id) = id else { return Ok(()) };
         let why = match id.chars().find(|c| !c.is_ascii_hexdigit() && *c != '-') {
             _ if id.len() != 36 => "uuid string is wrong length".to_owned(),
             Some(c) => format!("encoding/hex: invalid byte: U+{:04X} '{c}'", c as u32),
             None => "uuid is improperly formatted".to_owned(),
         };
-        Some(format!("failed to setup node ID: specified NodeID is invalid: {why}"))
+        Err(format!("failed to setup node ID: specified NodeID is invalid: {why}"))
     }
 }
 

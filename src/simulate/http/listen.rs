@@ -3,16 +3,18 @@
 use crate::error::{Error, Kind};
 use crate::files::pem::PemFile;
 use crate::os::Stream;
+use crate::sync::lock;
 use rustls::crypto::ring;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -21,9 +23,48 @@ pub enum Listener {
     /// A port.
     Tcp(TcpListener),
     /// A port with TLS.
-    Tls(TcpListener, TlsAcceptor),
+    Tls(TcpListener, SharedTls),
     /// A path.
-    Unix(UnixListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a socket, which is removed with it, unless another one has its place.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The certificate that new connections get; none before there is a port with TLS.
+#[derive(Clone, Default)]
+pub struct SharedTls(Arc<Mutex<Option<TlsAcceptor>>>);
+
+impl SharedTls {
+    pub(in crate::simulate) fn set(&self, acceptor: TlsAcceptor) {
+        *lock(&self.0) = Some(acceptor);
+    }
+
+    pub(in crate::simulate) fn is_used(&self) -> bool {
+        lock(&self.0).is_some()
+    }
+
+    fn get(&self) -> io::Result<TlsAcceptor> {
+        lock(&self.0).clone().ok_or_else(|| io::Error::other("no certificate"))
+    }
+}
+
+impl fmt::Debug for SharedTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedTls").finish_non_exhaustive()
+    }
 }
 
 /// The certificate of a port with TLS, and the authorities of its clients if they need certificates.
@@ -101,7 +142,8 @@ impl Listener {
         if let Some(mode) = mode {
             fs::set_permissions(path, Permissions::from_mode(mode))?;
         }
-        Ok(Listener::Unix(listener))
+        let inode = fs::symlink_metadata(path)?.ino();
+        Ok(Listener::Unix(listener, SocketFile { path: path.to_owned(), inode }))
     }
 
     /// The next connection, and the address of its client on a port.
@@ -118,9 +160,9 @@ impl Listener {
             }
             Listener::Tls(listener, acceptor) => {
                 let (stream, address) = on_port(listener.accept().await?);
-                (Accepted::Tls(stream, acceptor.clone()), address)
+                (Accepted::Tls(stream, acceptor.get()?), address)
             }
-            Listener::Unix(listener) => (Accepted::Unix(listener.accept().await?.0), None),
+            Listener::Unix(listener, _) => (Accepted::Unix(listener.accept().await?.0), None),
         })
     }
 }
