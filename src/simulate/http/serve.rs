@@ -29,6 +29,8 @@ use std::io::{self, Cursor, IoSlice, Write as _};
 use std::mem;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -193,8 +195,7 @@ async fn accept(
         };
         let (accepted, address) = match accepted {
             Ok(accepted) => accepted,
-            // The process has no free file descriptor at the moment.
-            Err(error) if error.raw_os_error() == Some(EMFILE) => {
+            Err(error) if error.raw_os_error().is_some_and(|code| NO_ROOM.contains(&code)) => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
@@ -220,21 +221,48 @@ async fn accept(
     }
 }
 
-const EMFILE: i32 = 24;
+/// The process or the machine has no free file descriptor or memory at the moment: ENOMEM, ENFILE, EMFILE, ENOBUFS.
+const NO_ROOM: [i32; 4] = [12, 23, 24, 105];
 
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// The times by which a connection's heads of requests must have come. Each request has its own, but only one in
-/// [`HEAD_TIMEOUT`] goes to the timers of the runtime, which all connections share.
+/// The times by which a connection's heads of requests must have come: the first within [`HEAD_TIMEOUT`], a later one within
+/// that of the first look that finds it begun. A connection that is idle between two requests stays open, as Consul's do. Only
+/// one look in [`HEAD_TIMEOUT`] goes to the timers of the runtime, which all connections share.
 #[derive(Clone)]
-struct HeadTimer(Arc<Mutex<Pin<Box<tokio::time::Sleep>>>>);
+struct HeadTimer(Arc<Heads>);
+
+struct Heads {
+    timer: Mutex<Pin<Box<tokio::time::Sleep>>>,
+    limit: Duration,
+    /// How far the head of the next request is.
+    head: AtomicU8,
+}
+
+/// Nothing of it has come.
+const ABSENT: u8 = 0;
+/// Something has come since the last look.
+const BEGUN: u8 = 1;
+/// It has its last time limit.
+const LAST: u8 = 2;
 
 impl HeadTimer {
     fn new(limit: Duration) -> Self {
-        HeadTimer(Arc::new(Mutex::new(Box::pin(tokio::time::sleep(limit)))))
+        let timer = Mutex::new(Box::pin(tokio::time::sleep(limit)));
+        HeadTimer(Arc::new(Heads { timer, limit, head: AtomicU8::new(LAST) }))
+    }
+
+    /// A request has its answer.
+    fn answered(&self) {
+        self.0.head.store(ABSENT, Relaxed);
+    }
+
+    /// Bytes have come.
+    fn received(&self) {
+        let _ = self.0.head.compare_exchange(ABSENT, BEGUN, Relaxed, Relaxed);
     }
 }
 
@@ -258,22 +286,27 @@ impl Sleep for HeadDeadline {}
 impl Future for HeadDeadline {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let mut shared = lock(&self.timer.0);
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let heads = Arc::clone(&self.timer.0);
+        let mut shared = lock(&heads.timer);
         while shared.as_mut().poll(context).is_ready() {
             // It was that of an earlier request, which came in time.
-            if shared.deadline() < self.at {
-                shared.as_mut().reset(self.at);
-            } else {
-                return Poll::Ready(());
+            if shared.deadline() >= self.at {
+                match heads.head.load(Relaxed) {
+                    LAST => return Poll::Ready(()),
+                    BEGUN => heads.head.store(LAST, Relaxed),
+                    _ => {}
+                }
+                self.at = shared.deadline() + heads.limit;
             }
+            shared.as_mut().reset(self.at);
         }
         Poll::Pending
     }
 }
 
 /// A stream on which the head and the body of a small answer are one text: the kernel takes longer for two.
-struct Joined(Box<dyn Stream>);
+struct Joined(Box<dyn Stream>, HeadTimer);
 
 /// The largest answer that is joined, in bytes: those of keys with short values are smaller.
 const MOST_JOINED: usize = 1024;
@@ -284,7 +317,12 @@ impl AsyncRead for Joined {
         context: &mut Context<'_>,
         room: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, room)
+        let before = room.filled().len();
+        let read = Pin::new(&mut self.0).poll_read(context, room);
+        if room.filled().len() > before {
+            self.1.received();
+        }
+        read
     }
 }
 
@@ -329,14 +367,17 @@ impl AsyncWrite for Joined {
 
 async fn connection(answers: Arc<impl Answer>, address: Option<IpAddr>, stream: Box<dyn Stream>) {
     let address: Arc<str> = address.map_or_else(String::new, |address| address.to_string()).into();
-    let service = service_fn(|request| answer(Arc::clone(&answers), Arc::clone(&address), request));
+    let heads = HeadTimer::new(HEAD_TIMEOUT);
+    let service = service_fn(|request| {
+        answer(Arc::clone(&answers), Arc::clone(&address), heads.clone(), request)
+    });
     let served = http1::Builder::new()
-        .timer(HeadTimer::new(HEAD_TIMEOUT))
+        .timer(heads.clone())
         .header_read_timeout(HEAD_TIMEOUT)
         .title_case_headers(true)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(Joined(stream)), service)
+        .serve_connection(TokioIo::new(Joined(stream, heads.clone())), service)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended");
@@ -346,6 +387,7 @@ async fn connection(answers: Arc<impl Answer>, address: Option<IpAddr>, stream: 
 async fn answer(
     answers: Arc<impl Answer>,
     address: Arc<str>,
+    heads: HeadTimer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
     let mut response = match refusal(&request) {
@@ -377,6 +419,8 @@ async fn answer(
         // Its name in Go.
         response.extensions_mut().insert(ReasonPhrase::from_static(b"Request Entity Too Large"));
     }
+    // What comes from here on is of another request.
+    heads.answered();
     Ok(response)
 }
 
@@ -522,10 +566,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_small_answer_is_one_write_and_a_large_one_is_not_copied() {
+    #[tokio::test]
+    async fn a_small_answer_is_one_write_and_a_large_one_is_not_copied() {
         let client = FirstPart::default();
-        let mut joined = Joined(Box::new(tokio::io::join(tokio::io::empty(), client.clone())));
+        let stream = Box::new(tokio::io::join(tokio::io::empty(), client.clone()));
+        let mut joined = Joined(stream, HeadTimer::new(HEAD_TIMEOUT));
         let mut write = |body: &[u8]| {
             let parts = [IoSlice::new(b"head"), IoSlice::new(body)];
             joined.write_vectored(&parts).now_or_never().expect("at once").expect("written")
@@ -535,6 +580,23 @@ mod tests {
         let came = lock(&client.0);
         assert_eq!(came.len(), MOST_JOINED + 4);
         assert!(came.starts_with(b"headb") && came.ends_with(b"bhead"));
+    }
+
+    #[test]
+    fn a_connection_is_idle_as_long_as_it_likes_and_a_head_that_has_begun_must_end() {
+        const LIMIT: Duration = Duration::from_millis(20);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("a runtime").block_on(async {
+            let timer = HeadTimer::new(LIMIT);
+            timer.received();
+            timer.answered();
+            let mut deadline = timer.sleep(LIMIT);
+            assert!(timeout(LIMIT * 5, &mut deadline).await.is_err());
+            timer.received();
+            let begun = Instant::now();
+            deadline.await;
+            assert!(begun.elapsed() >= LIMIT);
+        });
     }
 
     #[test]
