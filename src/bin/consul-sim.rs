@@ -136,11 +136,12 @@ async fn run(config: &Config) -> Result<(), String> {
     if !asked_at.is_empty() {
         line += &format!(" and DNS on {}", asked_at.join(" "));
     }
+    let ready = serde_json::json!({
+        "pid": std::process::id(), "urls": urls, "control_urls": control_urls, "dns": asked_at,
+    });
+    let ready = format!("{ready}\n");
     if let Some(file) = config.ready_file() {
-        let ready = serde_json::json!({
-            "pid": std::process::id(), "urls": urls, "control_urls": control_urls, "dns": asked_at,
-        });
-        write_whole(file, &format!("{ready}\n"))?;
+        write_whole(file, &ready)?;
     }
     print_line(&mut std::io::stdout(), &line);
     let ended = tokio::select! {
@@ -158,7 +159,9 @@ async fn run(config: &Config) -> Result<(), String> {
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
     };
-    if let Some(file) = config.ready_file() {
+    // Another process may have replaced it.
+    let is_own = |file: &&Path| std::fs::read(file).is_ok_and(|text| text == ready.as_bytes());
+    if let Some(file) = config.ready_file().filter(is_own) {
         remove(file)?;
     }
     ended

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
     let missing = consul::is_missing(consul::SIM, "the control endpoints of consul-sim");
-    let all: [Named; 10] = [
+    let all: [Named; 11] = [
         ("a_session_ends_when_its_clock_is_advanced", a_session_ends),
+        ("a_restored_session_has_its_whole_ttl_again", a_restored_session_ends),
         ("a_waiting_query_ends_at_its_advanced_moment", a_waiting_query_ends),
         ("a_clock_that_stands_still_moves_only_when_advanced", a_standing_clock),
         ("a_fault_lasts_until_it_is_removed_and_concerns_its_clients", faults),
@@ -144,6 +145,26 @@ fn exchange(
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Outcome {
     if found == wanted { Ok(()) } else { Err(format!("{what}: {found:?}, not {wanted:?}").into()) }
+}
+
+fn a_restored_session_ends() -> Outcome {
+    let sim = Controlled::start(&["-sim-clock=manual"])?;
+    let folder = Folder::new();
+    let file = folder.path("snapshot").display().to_string();
+    let url = format!("http://{}/v1/snapshot", sim.served.address);
+    let curl = |arguments: &[&str]| -> Outcome {
+        let output = Command::new("curl").args(["-sSf", &url]).args(arguments).output()?;
+        same(&url, output.status.success(), true)
+    };
+    let advance = || sim.control("POST", "advance", json!({"by": "15s"}));
+    sim.hold()?;
+    advance()?;
+    curl(&["-o", &file])?;
+    curl(&["-X", "PUT", "--data-binary", &format!("@{file}")])?;
+    advance()?;
+    same("its lock after 15 s", sim.holder()?.is_some(), true)?;
+    advance()?;
+    same("its lock after 30 s", sim.holder()?.is_some(), false)
 }
 
 fn a_session_ends() -> Outcome {
@@ -333,6 +354,11 @@ fn a_file_says_that_it_answers() -> Outcome {
     Command::new("kill").args(["-TERM", &pid.to_string()]).status()?;
     same("its status", sim.child.wait()?.success(), true)?;
     same("the file afterwards", std::fs::exists(&file)?, false)?;
+    let mut sim = Served::start_with(&[&flag])?;
+    folder.file("ready", "of a later process");
+    Command::new("kill").args(["-TERM", &sim.child.id().to_string()]).status()?;
+    sim.child.wait()?;
+    same("that of another", std::fs::read_to_string(&file)?.as_str(), "of a later process")?;
     let pipe = folder.path("pipe").display().to_string();
     same("a pipe", Command::new("mkfifo").arg(&pipe).status()?.success(), true)?;
     let flag = format!("-sim-ready-file={pipe}");
