@@ -357,10 +357,15 @@ fn params(serial: u64, after: Duration, before: Duration) -> CertificateParams {
     params
 }
 
+/// The end of the year 9999, since 1970 in seconds: a certificate has no later date.
+const LAST_DATE: u64 = 253_402_300_799;
+
 fn set_validity(params: &mut CertificateParams, after: Duration, before: Duration) {
-    let origin = rcgen::date_time_ymd(1970, 1, 1);
-    params.not_before = origin + Duration::from_secs(after.as_secs());
-    params.not_after = origin + Duration::from_secs(before.as_secs());
+    let date = |since_1970: Duration| {
+        let seconds = since_1970.as_secs().min(LAST_DATE);
+        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds)
+    };
+    (params.not_before, params.not_after) = (date(after), date(before));
 }
 
 fn root_id(der: &[u8]) -> String {
@@ -401,5 +406,17 @@ mod tests {
         assert_eq!(second.create_index, first.create_index);
         assert!(second.modify_index > first.modify_index);
         assert!(second.valid_before > first.valid_before);
+    }
+
+    #[test]
+    fn a_certificate_ends_with_the_year_9999_at_the_latest() {
+        let now = Duration::from_secs(LAST_DATE) + DAY * 365_000;
+        let authority = Authority::new("domain", now, DAY * 3650).expect("a key");
+        let uri = Url::parse("spiffe://domain.consul/ns/default/dc/dc1/svc/web").expect("a URI");
+        let leaf = authority.leaf(&uri, "web", now, DAY * 3).expect("a key");
+        let der = pem::certificate(&leaf.cert_pem).expect("a certificate");
+        let (_, certificate) = X509Certificate::from_der(&der).expect("valid DER");
+        let end = certificate.validity().not_after.timestamp();
+        assert_eq!(u64::try_from(end), Ok(LAST_DATE));
     }
 }

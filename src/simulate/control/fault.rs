@@ -202,6 +202,8 @@ impl Agent {
                 self.with(|state| std::array::from_fn(|_| state.rng.f64()));
             delay += fault.latency + fault.jitter.mul_f64(late);
             effect = match fault {
+                // What follows answers nothing.
+                _ if matches!(effect, Effect::Unanswered) => effect,
                 Fault { partition: true, .. } => Effect::Unanswered,
                 Fault { no_leader: true, .. } => Effect::NoLeader,
                 Fault { isolated_leader: true, .. } => match frozen {
@@ -316,6 +318,20 @@ mod tests {
     }
 
     #[test]
+    fn jitter_is_at_random_up_to_its_limit() {
+        let limit = Duration::from_secs(3);
+        let slow = world(Fault { jitter: limit, ..Fault::default() });
+        let mut before = Duration::ZERO;
+        let waits = (0..9).map(|_| {
+            assert!(send(&slow, "", "kv/a").is_some());
+            let now = slow.clock.now().since_origin();
+            now - std::mem::replace(&mut before, now)
+        });
+        let waits: std::collections::BTreeSet<_> = waits.collect();
+        assert!(waits.len() == 9 && waits.iter().all(|wait| *wait < limit), "{waits:?}");
+    }
+
+    #[test]
     fn a_fault_concerns_only_its_clients() {
         let one = Fault { clients: vec!["one".into()], partition: true, ..Fault::default() };
         let world = world(one);
@@ -323,6 +339,14 @@ mod tests {
         assert!(send(&world, "two", "kv/a").is_some());
         world.agent.clear_faults();
         assert!(send(&world, "one", "kv/a").is_some());
+    }
+
+    #[test]
+    fn a_partition_answers_nothing_whatever_fault_follows() {
+        let world = world(Fault { partition: true, ..Fault::default() });
+        let status = Some(StatusCode::SERVICE_UNAVAILABLE);
+        world.agent.add_fault(Fault { status, status_chance: 1.0, ..Fault::default() });
+        assert!(send(&world, "", "kv/a").is_none());
     }
 
     #[test]
