@@ -6,6 +6,7 @@ use crate::target::{T, args, behaviours, table, text};
 use consul_ffi::simulate::acl::DefaultPolicy::Deny;
 use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::RecordType::{A, AAAA, ANY, AXFR, MX, NS, PTR, SOA, SRV, TXT};
+use hickory_proto::rr::rdata::opt::{ClientSubnet, EdnsCode, EdnsOption};
 use hickory_proto::rr::{Name, RecordType};
 use std::collections::BTreeSet;
 
@@ -21,9 +22,11 @@ behaviours![
     the_domain_has_an_authority,
     an_address_may_be_a_name,
     names_that_lead_in_circles_end,
+    an_address_is_answered_once,
     an_address_has_a_name,
     addresses_are_found_in_reverse,
     a_query_is_executed,
+    only_the_answer_of_a_query_is_for_a_network,
     the_mesh_has_names,
     answers_over_udp_are_short,
     instances_come_in_random_order,
@@ -148,6 +151,12 @@ async fn tags_choose_instances(t: T) {
     }
     let all = ["A 10.0.0.1", "A 10.0.0.2"];
     assert_eq!(answers(&ask(&t, &format!("_{name}._tcp.service.consul."), A).await), all);
+    let nothing = ask(&t, "_._tcp.service.consul.", SRV).await;
+    assert_eq!(code(&nothing), ResponseCode::ServFail);
+    if !t.is_1_8("a query without a name does not exist") {
+        let nothing = ask(&t, "_._tcp.query.consul.", SRV).await;
+        assert_eq!(code(&nothing), ResponseCode::ServFail);
+    }
     let missing = format!("red.{name}.service.consul.");
     assert_eq!(code(&ask(&t, &missing, A).await), ResponseCode::NXDomain);
     if !t.is_1_8("names of ports have the word service") {
@@ -264,6 +273,20 @@ async fn names_that_lead_in_circles_end(t: T) {
     deregister(&t, &["n", "m"]).await;
 }
 
+async fn an_address_is_answered_once(t: T) {
+    let both = r#","TaggedAddresses":{"lan_ipv4":"10.0.0.1","lan_ipv6":"2001:db8::1"}"#;
+    for node in ["n", "m"] {
+        register(&t, node, "10.0.0.1", &format!("{both}{}", service(&t, ""))).await;
+    }
+    for name in [format!("{}.node", t.name("n")), format!("{}.service", t.name("s"))] {
+        for (kind, address) in [(A, "A 10.0.0.1"), (AAAA, "AAAA 2001:db8::1")] {
+            let reply = ask(&t, &format!("{name}.consul."), kind).await;
+            assert_eq!(answers(&reply), [address], "{name}");
+        }
+    }
+    deregister(&t, &["n", "m"]).await;
+}
+
 async fn an_address_has_a_name(t: T) {
     for (label, kind, found) in [
         ("0a000001", A, "A 10.0.0.1"),
@@ -325,6 +348,28 @@ async fn a_query_is_executed(t: T) {
     let reply = ask(&t, &format!("{name}.query.consul."), A).await;
     assert_eq!(code(&reply), ResponseCode::NXDomain);
     t.raw("DELETE", &format!("/v1/query/{id}"), "").await;
+}
+
+/// Whose template may name the client's network.
+async fn only_the_answer_of_a_query_is_for_a_network(t: T) {
+    register(&t, "n", "10.0.0.1", &service(&t, "")).await;
+    let (name, service) = (t.name("q"), t.name("s"));
+    let body = format!(r#"{{"Name":"{name}","Service":{{"Service":"{service}"}}}}"#);
+    let created = t.raw("POST", "/v1/query", &body).await;
+    let id = created.body.split('"').nth(3).expect("an id").to_owned();
+    for (name, scope) in [(format!("{service}.service"), 0), (format!("{name}.query"), 24)] {
+        let mut asked = question(&format!("{name}.consul."), A);
+        let mut edns = Edns::new();
+        let network = ClientSubnet::new("192.0.2.0".parse().unwrap(), 24, 0);
+        edns.options_mut().insert(EdnsOption::Subnet(network));
+        asked.edns = Some(edns);
+        let reply = dns::over_udp(t.dns(), &asked);
+        let subnet = reply.edns.as_ref().and_then(|edns| edns.option(EdnsCode::Subnet));
+        let Some(EdnsOption::Subnet(subnet)) = subnet else { panic!("{reply}") };
+        assert_eq!((subnet.source_prefix(), subnet.scope_prefix()), (24, scope), "{name}");
+    }
+    t.raw("DELETE", &format!("/v1/query/{id}"), "").await;
+    deregister(&t, &["n"]).await;
 }
 
 async fn the_mesh_has_names(t: T) {
@@ -496,6 +541,14 @@ async fn dns_has_a_token(t: T) {
     assert_eq!(code(&reply), ResponseCode::NXDomain);
     use_token("6a1253d2-1785-24fd-91c2-000000000000").await;
     assert_eq!(code(&ask(&t, &names[0], A).await), ResponseCode::ServFail);
+    // Without a token of its own it has the agent's default one.
     use_token("").await;
+    let use_default = async |secret: &str| {
+        t.ok("agent_token", args!["default", table! {"Token" = secret}]).await;
+    };
+    use_default(text(&nodes, "SecretID")).await;
+    assert_eq!(answers(&ask(&t, &names[1], A).await), ["A 10.0.0.1"]);
+    use_default("").await;
+    assert_eq!(code(&ask(&t, &names[1], A).await), ResponseCode::NXDomain);
     t.ok("catalog_deregister", args![table! {"Node" = t.name("n")}]).await;
 }

@@ -217,6 +217,7 @@ impl<'a> Answering<'a> {
                     _ => (last.as_str(), (!tags.is_empty()).then(|| tags.join("."))),
                 };
                 let tag = tag.filter(|tag| !tag.is_empty());
+                is_given(name)?;
                 let found = self.instances(name, tag.as_deref(), false)?;
                 self.of_instances(asked, &found, self.settings.ttl_of(name), depth)
             }
@@ -251,6 +252,7 @@ impl<'a> Answering<'a> {
                     }
                     _ => names.join("."),
                 };
+                is_given(&name)?;
                 self.prepared_query(asked, &name, depth)
             }
             "addr" => self.address(asked, names),
@@ -535,6 +537,11 @@ impl<'a> Answering<'a> {
         }
         Ok(records)
     }
+}
+
+/// Refuses the name that is only an underscore in a question by RFC 2782.
+fn is_given(name: &str) -> Result<(), Failure> {
+    if name.is_empty() { Err(Failure::Refused) } else { Ok(()) }
 }
 
 /// The EDNS of a reply: the size that the client said, and for which of its networks the answer holds.

@@ -135,3 +135,31 @@ impl Additional {
 fn key(name: &hickory_proto::rr::Name) -> String {
     name.to_lowercase().to_ascii()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_proto::op::{MessageType, OpCode, Query};
+    use hickory_proto::rr::Name;
+    use hickory_proto::rr::rdata::{A, SRV};
+
+    #[test]
+    fn answers_have_a_limit_also_where_there_is_room() {
+        let most = |kind: RecordType, data: RData, over: Over, udp_answer_limit: usize| {
+            let mut request = Message::new(1, MessageType::Query, OpCode::Query);
+            request.add_query(Query::query(Name::root(), kind));
+            let mut reply = request.clone();
+            let record = Record::from_rdata(Name::root(), 0, data);
+            reply.answers = vec![record; TCP_ANSWERS + 1];
+            let settings = Settings { udp_answer_limit, ..Settings::default() };
+            trim(&mut reply, &request, &settings, over);
+            reply.answers.len()
+        };
+        let address = || RData::A(A::new(10, 0, 0, 1));
+        let service = RData::SRV(SRV::new(1, 1, 80, Name::root()));
+        assert_eq!(most(RecordType::SRV, service, Over::Tcp, 3), TCP_SERVICES);
+        assert_eq!(most(RecordType::A, address(), Over::Tcp, 3), TCP_ANSWERS);
+        assert_eq!(most(RecordType::A, address(), Over::Udp, 5), 5);
+        assert_eq!(most(RecordType::A, address(), Over::Udp, 20), UDP_ANSWERS);
+    }
+}
