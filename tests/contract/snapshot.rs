@@ -10,6 +10,7 @@ behaviours![
     keys_come_back_with_their_indexes,
     later_writes_have_higher_indexes,
     locks_come_back_with_their_sessions,
+    lock_delays_end_with_a_restore,
     the_catalog_comes_back,
     entries_and_queries_come_back,
     the_agent_keeps_its_services,
@@ -61,7 +62,10 @@ async fn keys_come_back_with_their_indexes(t: T) {
 
 async fn later_writes_have_higher_indexes(t: T) {
     let snapshot = save(&t).await;
-    t.ok("kv_put", args![t.name("k"), "lost"]).await;
+    // More than the writes after the restore.
+    for number in 0..9 {
+        t.ok("kv_put", args![t.name("k"), format!("lost {number}")]).await;
+    }
     let lost = t.index("kv_get", args![t.name("k")]).await;
     restore(&t, snapshot).await;
     t.ok("kv_put", args![t.name("k"), "new"]).await;
@@ -87,6 +91,22 @@ async fn locks_come_back_with_their_sessions(t: T) {
     let other = t.session(table! {}).await;
     t.fails("kv_put", args![key, "other"; "acquire" = other.as_str()], Kind::Conflict).await;
     t.ok("session_destroy", args![other]).await;
+}
+
+async fn lock_delays_end_with_a_restore(t: T) {
+    let key = t.name("delayed");
+    let snapshot = save(&t).await;
+    let id = t.session(table! {"lock_delay" = 60}).await;
+    t.ok("kv_put", args![key.as_str(), ""; "acquire" = id.as_str()]).await;
+    t.ok("session_destroy", args![id]).await;
+    let other = t.session(table! {}).await;
+    let acquire = |id: &str| args![key.as_str(), ""; "acquire" = id];
+    t.fails("kv_put", acquire(&other), Kind::Conflict).await;
+    restore(&t, snapshot).await;
+    let other = t.session(table! {}).await;
+    t.ok("kv_put", acquire(&other)).await;
+    t.ok("session_destroy", args![other]).await;
+    t.ok("kv_delete", args![key]).await;
 }
 
 async fn the_catalog_comes_back(t: T) {

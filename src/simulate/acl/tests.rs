@@ -65,7 +65,7 @@ fn the_query_beats_the_header_which_beats_the_bearer() {
             .header("authorization", bearer);
         world.send(request.body(bytes::Bytes::new()).expect("a request")).status()
     };
-    let bearer = format!("bEARER {MANAGEMENT}");
+    let bearer = format!("bEARER  {MANAGEMENT} ");
     assert_eq!(ask(MANAGEMENT, "nope", "Bearer nope"), 200);
     assert_eq!(ask("", MANAGEMENT, "Bearer nope"), 200);
     assert_eq!(ask("", "", &bearer), 200);

@@ -539,5 +539,12 @@ mod tests {
         assert_eq!(check(&world), ("warning".to_owned(), output));
         world.put("agent/check/fail/service:w", "");
         assert_eq!(check(&world).0, "critical");
+        world.put("agent/check/pass/service:w", "");
+        // Those of the node count too, and those of another service do not.
+        let own = r#"{"Name":"x","Check":{"TTL":"1h"}}"#;
+        world.put("agent/service/register", own);
+        assert_eq!(check(&world).0, "passing");
+        world.put("agent/check/register", r#"{"Name":"node","TTL":"1h"}"#);
+        assert_eq!(check(&world).0, "critical");
     }
 }

@@ -484,6 +484,8 @@ mod tests {
         world.put("agent/check/register", r#"{"Name":"c","TTL":"1h","OutputMaxSize":4}"#);
         world.put("agent/check/update/c", r#"{"Status":"passing","Output":"abcdefgh"}"#);
         assert_eq!(check(&world, "c")["Output"], "abcd ... (captured 4 of 8 bytes)");
+        world.put("agent/check/update/c", r#"{"Status":"passing","Output":"efgh"}"#);
+        assert_eq!(check(&world, "c")["Output"], "efgh");
     }
 
     #[test]

@@ -145,6 +145,11 @@ async fn a_token_is_what_it_was_created_as(t: T) {
     let own = t.with_token(&secret).value("acl_token_self", args![]).await;
     assert_eq!(own, created);
     t.fails("acl_token_create", args![definition], Kind::Http).await;
+    for id in ["AccessorID", "SecretID"] {
+        let reserved = Value::Map(vec![(id.to_owned(), RESERVED.into())]);
+        let error = t.fails("acl_token_create", args![reserved], Kind::Http).await;
+        assert!(error.message().contains("UUIDs with the prefix"), "{error}");
+    }
     let tokens = t.value("acl_token_list", args![; "policy" = policy]).await;
     assert_eq!(texts(&tokens, "AccessorID"), [accessor.as_str()]);
     let changed = table! {"Description" = "another"};
@@ -154,6 +159,9 @@ async fn a_token_is_what_it_was_created_as(t: T) {
     assert_eq!(t.value("acl_token_delete", args![accessor.as_str()]).await, true.into());
     t.fails("acl_token_read", args![accessor], Kind::NotFound).await;
 }
+
+/// An id that is Consul's own.
+const RESERVED: &str = "00000000-0000-0000-0000-000000000007";
 
 fn uuid() -> String {
     let hex = format!("{:032x}", fastrand::u128(..));
@@ -173,8 +181,10 @@ async fn a_token_may_name_the_time_of_its_end(t: T) {
     let same = table! {"ExpirationTime" = later};
     t.ok("acl_token_update", args![accessor, same]).await;
     let changed = table! {"ExpirationTime" = "2100-01-01T00:00:00Z"};
-    let error = t.fails("acl_token_update", args![accessor, changed], Kind::Http).await;
-    assert!(error.message().contains("Cannot change expiration time of"), "{error}");
+    for changed in [changed, table! {"ExpirationTTL" = "1h"}] {
+        let error = t.fails("acl_token_update", args![accessor, changed], Kind::Http).await;
+        assert!(error.message().contains("Cannot change expiration time of"), "{error}");
+    }
     let early = table! {"ExpirationTime" = "1969-12-31T23:00:00Z"};
     let both = table! {"ExpirationTime" = later, "ExpirationTTL" = "1h"};
     let unread = table! {"ExpirationTime" = "soon"};

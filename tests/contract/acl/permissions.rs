@@ -531,6 +531,9 @@ async fn a_registration_requires_permission_for_the_service_and_a_changed_node(t
     me.ok("catalog_register", registration("10.9.9.9", &service)).await;
     denied(&me, "catalog_register", registration("10.9.9.8", &service)).await;
     denied(&me, "catalog_register", registration("10.9.9.9", &t.name("other"))).await;
+    let check = table! {"CheckID" = "of-the-node", "Status" = "passing"};
+    let check = table! {"Node" = node.as_str(), "Address" = "10.9.9.9", "Check" = check};
+    denied(&me, "catalog_register", args![check]).await;
     let me = caller(&t, &rule("node", &node, "write")).await;
     me.ok("catalog_register", args![table! {"Node" = node.as_str(), "Address" = "10.9.9.8"}]).await;
     denied(&me, "catalog_register", registration("10.9.9.8", &service)).await;
