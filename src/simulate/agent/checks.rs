@@ -514,6 +514,19 @@ mod tests {
     }
 
     #[test]
+    fn the_result_of_an_earlier_definition_does_not_count() {
+        let (world, _) = world();
+        register(&world, ",\"Timeout\":\"2s\",\"Status\":\"passing\"");
+        let mut watch = world.watch("kv/none?index=1000000&wait=5m");
+        world.clock.advance(SECOND * 10);
+        assert!(watch.waits());
+        register(&world, ",\"Timeout\":\"1h\"");
+        world.clock.advance(SECOND * 2);
+        assert!(watch.waits());
+        assert_eq!(check(&world).0, "passing");
+    }
+
+    #[test]
     fn a_waiting_call_runs_the_checks_for_all() {
         let (world, told) = world();
         *told.0.lock().expect("not poisoned") = Some(answer(200));
