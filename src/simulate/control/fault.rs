@@ -122,7 +122,9 @@ fn chance(value: &Value, at: &ValuePath) -> Result<f64, Error> {
 fn status(value: &Value, at: &ValuePath) -> Result<StatusCode, Error> {
     let number = Shape::Uint.uint(value, at)?;
     let status = u16::try_from(number).ok().and_then(|number| StatusCode::from_u16(number).ok());
-    status.ok_or_else(|| at.bad_value(value, "not an HTTP status (100 to 999)"))
+    // A status below 200 is not the end of an answer (RFC 9110, section 15.2).
+    let status = status.filter(|status| !status.is_informational());
+    status.ok_or_else(|| at.bad_value(value, "not an HTTP status (200 to 999)"))
 }
 
 /// The effect of the faults on one request.
@@ -404,7 +406,7 @@ mod tests {
         assert_eq!(of("drop_before", 1.into()).expect("a fault").drop_before, 1.0);
         for (name, value) in [
             ("drop_before", Value::Float(1.5)),
-            ("status", 99.into()),
+            ("status", 199.into()),
             ("latency_ms", "x".into()),
             ("latncy_ms", 1.into()),
         ] {
