@@ -149,8 +149,29 @@ async fn prepare(run: &Run<'_>) -> Result<(), Stop> {
     source::check(run.etcd, &record).await?;
     // The comparison, during which the writers are stopped, would end with the same error.
     run.job.target.keys(&record.mapping.plain_prefix(), Some("/")).await?;
+    refuse_other_tails(run).await?;
     refuse_alarms(run).await?;
     delete_left_sentinels(run).await
+}
+
+/// Refuses while another job applies changes of etcd to the same keys, also after this one is cut over: a deletion of etcd
+/// would delete what programs have set in Consul.
+async fn refuse_other_tails(run: &Run<'_>) -> Result<(), Stop> {
+    let place = run.job.record().mapping.plain_prefix();
+    for (name, other) in job::others(run.job.target, &run.job.keys).await? {
+        let its = other.mapping.plain_prefix();
+        let is_same = its.starts_with(&place) || place.starts_with(&its);
+        if is_same
+            && other.phase != Phase::Switched
+            && let Some(instance) = job::living(run.job.target, &job::Keys::new(&name)).await?
+        {
+            return Err(Stop::Refused(format!(
+                "{} applies changes of etcd to the same keys of Consul for the job {name:?}: stop it first",
+                instance.shown()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Deletes the sentinels that were there while this instance held the job, each by its name, and none of one that has taken

@@ -257,6 +257,15 @@ pub async fn end(target: &Target, keys: &Keys, me: &Instance) -> Result<(), Erro
     }
 }
 
+/// The instance that holds a job, if it lives.
+///
+/// # Errors
+/// Consul's.
+pub async fn living(target: &Target, keys: &Keys) -> Result<Option<Instance>, Error> {
+    let Some((instance, _)) = holder(target, keys).await? else { return Ok(None) };
+    Ok(beats(target, keys).await?.then_some(instance))
+}
+
 /// Whether the holder of a job changes its beat.
 async fn beats(target: &Target, keys: &Keys) -> Result<bool, Error> {
     let before = target.get(&keys.beat).await?;

@@ -419,11 +419,7 @@ pub fn form_of(key: &[u8]) -> Form {
 }
 
 /// A value under a prefix: `0-1` is all of it, `0-3`, `1-3` and `2-3` are its thirds.
-pub fn parts<'a>(
-    prefix: &'a str,
-    value: &'a Bytes,
-    flags: u64,
-) -> impl Iterator<Item = Op> + 'a {
+pub fn parts<'a>(prefix: &'a str, value: &'a Bytes, flags: u64) -> impl Iterator<Item = Op> + 'a {
     let count = value.len().div_ceil(PART).max(1);
     (0..count).map(move |place| {
         let end = value.len().min((place + 1) * PART);

@@ -368,10 +368,12 @@ impl Wanted<'_> {
                 let Some(page) = pages.next().await? else { return Ok(None) };
                 for kv in &page.kvs {
                     let Place::Encoded(prefix) = mapping.place(kv) else { continue };
-                    ready.extend(parts(&prefix, &kv.value.0, mapping.mark).filter_map(|op| match op {
-                        Op::Set { key, value, .. } => Some((key, value)),
-                        Op::Delete { .. } | Op::DeleteAt { .. } | Op::DeleteTree { .. } => None,
-                    }));
+                    ready.extend(parts(&prefix, &kv.value.0, mapping.mark).filter_map(
+                        |op| match op {
+                            Op::Set { key, value, .. } => Some((key, value)),
+                            Op::Delete { .. } | Op::DeleteAt { .. } | Op::DeleteTree { .. } => None,
+                        },
+                    ));
                 }
             },
         }

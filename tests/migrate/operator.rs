@@ -4,7 +4,7 @@ use super::cutover::{alarms, try_put, value};
 use super::etcd::text;
 use super::program::{PATIENCE, Servers};
 use super::storm::Over;
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Network, Proxy};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -145,7 +145,8 @@ fn names_the_other_job(servers: &Servers) {
         servers.etcd.gateway().post("maintenance/alarm", asked);
     };
     alarm("ACTIVATE", 7);
-    other(&["rollback", "--yes"]).ends(1, &["an alarm that no job in Consul names", "free etcd's disk"]);
+    other(&["rollback", "--yes"])
+        .ends(1, &["an alarm that no job in Consul names", "free etcd's disk"]);
     servers.run(&["status"]).ends(0, &["refuses writes by an alarm that is not this job's"]);
     let record = servers.stored("_migrate/other").unwrap();
     let record: Value = serde_json::from_slice(&record).unwrap();
@@ -185,6 +186,7 @@ pub fn run_to_unknown_end(version: &'static str) {
         servers.run(&["rollback", "--yes"]).ok();
     }
     ends_as_it_is_known(&mut servers);
+    is_left_alone(&mut servers);
 }
 
 /// The same, but Consul answers what is asked after the signal: the writers stay stopped.
@@ -206,6 +208,25 @@ fn ends_as_it_is_known(servers: &mut Servers) {
     let words = ["the cut-over had come to its end: etcd refuses writes"];
     cutover.end().ends(130, &words);
     assert_eq!(alarms(&servers.etcd.gateway()), 1);
+    servers.run(&["rollback", "--yes"]).ok();
+}
+
+/// `status` lifts no alarm on which a cut-over relies that goes on.
+fn is_left_alone(servers: &mut Servers) {
+    let gateway = servers.etcd.gateway();
+    gateway.fill((0..300).map(|place| (format!("/app/{place:04}"), place.to_string())));
+    let proxy = Proxy::new(&servers.consul[0]);
+    let direct = std::mem::replace(&mut servers.consul, vec![proxy.address.clone()]);
+    let slow = ["cutover", "--yes", "--within", "300", "--in-flight", "1", "--txn", "3"];
+    let mut cutover = servers.start_run(&slow);
+    servers.consul = direct;
+    let end = Instant::now() + PATIENCE;
+    while alarms(&gateway) == 0 {
+        assert!(Instant::now() < end && !cutover.has_ended(), "the alarm is not raised");
+    }
+    proxy.set(Network::Delay(Duration::from_millis(200)));
+    servers.run(&["status"]).ends(0, &["etcd refuses writes during a cut-over"]);
+    cutover.end().ends(0, &["cut over: 301 keys are equal"]);
     servers.run(&["rollback", "--yes"]).ok();
 }
 

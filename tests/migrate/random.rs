@@ -53,6 +53,12 @@ const LATE_RECORD: u64 = 3391;
 /// An instance takes over a job that is switched at that moment, and follows etcd, which has compacted its changes.
 const COMPACTED_AFTER_SWITCH: u64 = 5014;
 
+/// How many of the seeds of a part are run again with requests that arrive late.
+const LATE_SEEDS: u64 = 10;
+
+/// By how much, in milliseconds.
+const LATE: [u64; 4] = [20, 150, 600, 3000];
+
 const PACE: Pace = Pace { page: 7, in_flight: 3 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -80,7 +86,8 @@ pub const PARTS: u64 = 4;
 pub fn run(part: u64) {
     if let Some(seed) = number("SEED") {
         if part == 0 {
-            history(seed);
+            history(seed, false);
+            history(seed, true);
         }
         return;
     }
@@ -88,8 +95,10 @@ pub fn run(part: u64) {
     let seeds = number("FROM").unwrap_or(0)..number("SEEDS").unwrap_or(count);
     let always = [LATE_ALARM, LATE_RECORD, COMPACTED_AFTER_SWITCH];
     let always = always.into_iter().chain(ALARM_BEFORE_SENTINEL);
-    for seed in seeds.chain(always).filter(|seed| seed % PARTS == part) {
-        let done = std::panic::catch_unwind(|| history(seed));
+    let late = (0..PARTS * LATE_SEEDS).map(|seed| (seed, true));
+    let all = seeds.chain(always).map(|seed| (seed, false)).chain(late);
+    for (seed, is_late) in all.filter(|(seed, _)| seed % PARTS == part) {
+        let done = std::panic::catch_unwind(|| history(seed, is_late));
         assert!(done.is_ok(), "SEED={seed}");
     }
 }
@@ -107,12 +116,15 @@ struct World {
     direct: Target,
     mapping: Mapping,
     is_over: Arc<AtomicBool>,
+    is_late: Arc<AtomicBool>,
 }
 
 /// A transport to the simulated agent, with faults.
 #[derive(Debug)]
 struct Faulty {
-    works: SimTransport,
+    works: Arc<SimTransport>,
+    /// Whether requests that were given up may still arrive, late.
+    is_late: Arc<AtomicBool>,
     rng: Mutex<fastrand::Rng>,
     clock: ManualClock,
     faults: u8,
@@ -128,6 +140,14 @@ impl Transport for Faulty {
         Box::pin(async move {
             self.clock.sleep(Duration::from_millis(pause)).await;
             match fault {
+                Some(0) if self.is_late.load(Ordering::Relaxed) => {
+                    let (works, clock) = (Arc::clone(&self.works), self.clock.clone());
+                    self.clock.spawn(async move {
+                        clock.sleep(Duration::from_millis(LATE[pause as usize])).await;
+                        let _ = works.send(request).await;
+                    });
+                    return Err(broken());
+                }
                 Some(0) => return Err(broken().not_sent()),
                 Some(1) => self.clock.sleep(Duration::from_millis(900)).await,
                 _ => {}
@@ -179,7 +199,14 @@ impl World {
         };
         let works = || SimTransport::new(Arc::clone(&agent), "simulated");
         let random = Mutex::new(fastrand::Rng::with_seed(seed));
-        let faulty = Faulty { works: works(), rng: random, clock: clock.clone(), faults };
+        let is_late = Arc::<AtomicBool>::default();
+        let faulty = Faulty {
+            works: Arc::new(works()),
+            is_late: Arc::clone(&is_late),
+            rng: random,
+            clock: clock.clone(),
+            faults,
+        };
         let servers = vec![Arc::new(fake.clone()) as _];
         World {
             etcd: Etcd::new(servers, None, Arc::clone(&shared), Duration::from_secs(5), PATIENCE),
@@ -187,6 +214,7 @@ impl World {
             direct: target(Arc::new(works()), 64),
             mapping: mapping(rng),
             is_over: Arc::default(),
+            is_late,
             fake,
             clock,
         }
@@ -347,9 +375,13 @@ async fn write(fake: Fake, clock: ManualClock, is_over: Arc<AtomicBool>, seed: u
     }
 }
 
-fn history(seed: u64) {
+fn history(seed: u64, is_late: bool) {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let world = World::new(seed, &mut rng);
+    let world = match is_late {
+        true => World::with_faults(20, seed, &mut rng),
+        false => World::new(seed, &mut rng),
+    };
+    world.is_late.store(is_late, Ordering::Relaxed);
     for _ in 0..rng.usize(..40) {
         world.fake.write(&changes(&mut rng));
     }

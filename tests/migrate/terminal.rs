@@ -49,7 +49,8 @@ impl Terminal {
         command.env("TERM", "xterm").stdin(to(None)).stdout(to(out)).stderr(to(err));
         let take = || {
             // SAFETY: both take numbers only. Standard input is the terminal.
-            let is_taken = unsafe { libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0 };
+            let is_taken =
+                unsafe { libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0 };
             if is_taken { Ok(()) } else { Err(std::io::Error::last_os_error()) }
         };
         // SAFETY: it makes calls of the system alone.

@@ -25,7 +25,8 @@ use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use http::{Request, Response};
 use message::{
-    Answer, Header, Int, RangeRequest, RangeResponse, Refusal, StatusResponse, TokenResponse, decode,
+    Answer, Header, Int, RangeRequest, RangeResponse, Refusal, StatusResponse, TokenResponse,
+    decode,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -274,11 +275,7 @@ impl Etcd {
     }
 
     /// Sends a request that may be repeated, and decodes the answer.
-    async fn ask<T: Answer>(
-        &self,
-        what: &str,
-        body: &impl serde::Serialize,
-    ) -> Result<T, Refused> {
+    async fn ask<T: Answer>(&self, what: &str, body: &impl serde::Serialize) -> Result<T, Refused> {
         self.ask_within(SHORT, what, body).await
     }
 

@@ -4,7 +4,8 @@ use super::{World, changes};
 use consul_ffi::clock::Clock as _;
 use consul_ffi::migrate::mapping::Op;
 use consul_ffi::migrate::{CutOver, Freeze, Frozen, Run, Stop, cut_over, roll_back};
-use futures_util::future::join;
+use futures_util::future::{Either, join, select};
+use std::pin::pin;
 use std::time::Duration;
 
 pub fn run() {
@@ -21,6 +22,7 @@ pub fn run() {
         relies_on_its_alarm(&world, &replaced).await;
         goes_back_in_spite_of_a_late_alarm(&world).await;
     }));
+    lifts_also_those_of_replaced_instances();
 }
 
 async fn cut(run: &Run<'_>) -> Result<CutOver, Stop> {
@@ -54,4 +56,36 @@ async fn goes_back_in_spite_of_a_late_alarm(world: &World) {
     let (done, ()) = join(roll_back(&run, false), late).await;
     assert_eq!(done.unwrap().set, 1);
     assert!(world.fake.alarms().is_empty(), "etcd takes no writes");
+}
+
+/// Of two cut-overs that end too early, the first one's alarm comes late: the second lifts both.
+fn lifts_also_those_of_replaced_instances() {
+    let world = World::plain(1, &[]);
+    world.works(async {
+        let (replaced, _) = world.hold(1).await.unwrap();
+        while_stopped(&world, cut(&replaced)).await;
+        let late = *world.fake.alarms().first().unwrap();
+        let (holder, _) = world.hold(2).await.unwrap();
+        let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+        let cut = cut_over(&holder, Freeze::Alarm, &frozen, limit, async |_| Ok(()));
+        while_stopped(&world, cut).await;
+        assert!(!world.fake.alarms().contains(&late));
+        world.fake.raise(late);
+        frozen.lift(&world.etcd).await.unwrap();
+        assert!(world.fake.alarms().is_empty());
+    });
+}
+
+/// Cuts over until an alarm is on that was not before.
+async fn while_stopped(world: &World, cut: impl Future<Output = Result<CutOver, Stop>>) {
+    let before = world.fake.alarms();
+    let stopped = async {
+        while world.fake.alarms().is_subset(&before) {
+            world.clock.sleep(Duration::from_millis(1)).await;
+        }
+    };
+    match select(pin!(cut), pin!(stopped)).await {
+        Either::Left((done, _)) => panic!("{done:?}"),
+        Either::Right(_) => {}
+    }
 }

@@ -3,8 +3,8 @@
 use super::World;
 use bytes::Bytes;
 use consul_ffi::clock::Clock as _;
-use consul_ffi::migrate::job::Phase;
-use consul_ffi::migrate::mapping::{Choice, Op, Problem};
+use consul_ffi::migrate::job::{Job, Phase, Record};
+use consul_ffi::migrate::mapping::{Choice, Mapping, Op, Problem};
 use consul_ffi::migrate::{
     CutOver, Freeze, Frozen, RolledBack, Run, Stop, Until, cut_over, load, roll_back, tail,
 };
@@ -24,6 +24,7 @@ pub fn run() {
     }
     it_ends_within_its_limit();
     without_consent_nothing_is_stopped();
+    no_other_job_applies_changes_to_the_same_keys();
     the_first_write_after_it_stays();
     a_new_key_has_the_form_of_most();
     parts_that_are_missing_are_named();
@@ -185,6 +186,43 @@ fn without_consent_nothing_is_stopped() {
         assert!(!frozen.may_be_on() && world.fake.alarms().is_empty());
         assert!(world.record().await.unwrap().alarms.is_empty());
     });
+}
+
+fn no_other_job_applies_changes_to_the_same_keys() {
+    for (etcd_prefix, consul_prefix, is_same) in [
+        ("", "", true),
+        ("/d/", "", true),
+        ("/d/e/", "", true),
+        ("/", "d/", true),
+        ("/e/", "", false),
+        ("", "copy/", false),
+    ] {
+        let mut world = World::plain(1, &[]);
+        world.mapping.etcd_prefix = b"/d/".into();
+        world.put("/d/a", Some("1"));
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            let mapping = Mapping {
+                etcd_prefix: etcd_prefix.into(),
+                consul_prefix: consul_prefix.to_owned(),
+                ..run.job.record().mapping
+            };
+            let new = Record { mapping, ..run.job.record() };
+            let me = super::instance(2);
+            let other = Job::hold(&world.direct, "other", me, &|_| true, true, Some(new));
+            let other = other.await.unwrap();
+            let done = match select(pin!(cut(&run, Freeze::Alarm)), pin!(other.beat())).await {
+                Either::Left((done, _)) => done,
+                Either::Right((stop, _)) => panic!("{stop}"),
+            };
+            let said = "process 1 on h (tail) applies changes of etcd to the same keys of Consul";
+            let is_refused = matches!(&done, Err(Stop::Refused(why)) if why.contains(said));
+            assert_eq!(is_refused, is_same, "{etcd_prefix} {consul_prefix}: {done:?}");
+            // It has ended.
+            assert!(cut(&run, Freeze::Alarm).await.is_ok() || !is_same);
+        });
+    }
 }
 
 async fn back(run: &Run<'_>) -> RolledBack {
