@@ -438,7 +438,12 @@ impl<'a> Job<'a> {
     /// # Errors
     /// [`Stop::Held`] if another instance has taken over.
     pub async fn apply_all(&self, ops: &[Op]) -> Result<(), Stop> {
+        let divided;
         let mut rest = ops;
+        if self.target.fitting(ops, 1) < ops.len() {
+            divided = self.target.divisible(ops).await?;
+            rest = &divided;
+        }
         while let [first, others @ ..] = rest {
             match (self.target.fitting(rest, 1), first) {
                 (0, Op::Set { key, value, flags }) => {

@@ -164,7 +164,7 @@ pub async fn import(
     is_partial: bool,
     report: &dyn Report,
 ) -> Result<u64, Stop> {
-    let (mut waiting, mut bytes, mut count) = (Vec::new(), 0, 0);
+    let (mut waiting, mut count) = (Vec::<Op>::new(), 0);
     let mut end = None;
     for (at, line) in from.lines().enumerate() {
         let line = line.map_err(|error| failed("the import", &error))?;
@@ -178,14 +178,19 @@ pub async fn import(
         if end.is_some() {
             continue;
         }
-        for op in ops(mapping, &line, at + 1)? {
-            bytes += op.size() + op.key().len();
-            waiting.push(op);
+        let mut now = ops(mapping, &line, at + 1)?;
+        let fit = |ops: &[&Op]| target.fitting(ops.iter().copied(), 0) == ops.len();
+        if now.len() > 1 && !fit(&waiting.iter().chain(&now).collect::<Vec<_>>()) {
+            write(target, &std::mem::take(&mut waiting)).await?;
+            if !fit(&now.iter().collect::<Vec<_>>()) {
+                now = target.divisible(&now).await?;
+            }
         }
+        waiting.extend(now);
+        let bytes: usize = waiting.iter().map(|op| op.size() + op.key().len()).sum();
         count += 1;
         if bytes > MAX_BYTES || waiting.len() >= target.max_ops {
             write(target, &std::mem::take(&mut waiting)).await?;
-            bytes = 0;
             report.progress("imported", count, None);
         }
     }

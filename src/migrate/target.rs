@@ -356,6 +356,26 @@ impl Target {
         self.patiently(async || self.txn(checks, ops).await).await
     }
 
+    /// The same operations for several transactions: instead of a tree, only the keys below it that none of them sets are
+    /// deleted. A transaction that was repeated and arrives once more, after the next one, would delete what that has set.
+    ///
+    /// # Errors
+    /// Consul's.
+    pub async fn divisible(&self, ops: &[Op]) -> Result<Vec<Op>, Error> {
+        let is_set =
+            |key: &str| ops.iter().any(|op| matches!(op, Op::Set { .. }) && op.key() == key);
+        let mut divisible = Vec::new();
+        for op in ops {
+            if let Op::DeleteTree { prefix } = op {
+                let old = self.keys(prefix, None).await?.into_iter().filter(|key| !is_set(key));
+                divisible.extend(old.map(|key| Op::Delete { key }));
+            } else {
+                divisible.push(op.clone());
+            }
+        }
+        Ok(divisible)
+    }
+
     /// The room of one transaction with this number of checks.
     pub fn room(&self, checks: usize) -> Room {
         Room { bytes: MAX_BODY - 2048, ops: self.max_ops - checks }

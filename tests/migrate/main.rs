@@ -41,6 +41,7 @@ fn trials() -> Trials {
     trials.add("an_instance_that_lives_is_not_replaced", random::holder::run);
     trials.add("an_instance_is_replaced_at_each_moment", random::overtaken::run);
     trials.add("nothing_is_lost_at_the_moment_of_a_cut_over", random::switched::run);
+    trials.add("a_request_that_arrives_late_changes_nothing", random::late::run);
     trials.add("a_server_of_etcd_that_is_stuck_is_left", random::silent::run);
     if let Some(why) = etcd::missing() {
         consul::say_skipped("consul-migrate", &why);

@@ -6,6 +6,7 @@
 
 pub mod holder;
 pub mod kept;
+pub mod late;
 pub mod overtaken;
 pub mod refused;
 pub mod replaced;
