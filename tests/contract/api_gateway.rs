@@ -596,13 +596,11 @@ async fn unknown_members_are_named_with_their_path(t: T) {
         "Name": "l", "Port": 80, "Protocol": "http", "tls": {"min_version": "x"},
         "Override": {"JWT": {"Providers": []}},
     });
-    let why = format!(
-        "Request decoding failed: 3 errors occurred:\n\t* invalid config key \
-         \"Listeners[0].TLS.min_version\"\n\t* invalid config key \
-         \"Listeners[0].Override.JWT.Providers\", api-gateway jwt validation is a consul \
-         enterprise feature\n\t* invalid config key \"Bad\""
-    );
-    refused(&t, 400, "api-gateway", json!({"Listeners": [listener], "Bad": 1}), &why).await;
+    let why = "Request decoding failed: 3 errors occurred:\n\t* invalid config key \
+               \"Listeners[0].TLS.min_version\"\n\t* invalid config key \
+               \"Listeners[0].Override.JWT.Providers\", api-gateway jwt validation is a consul \
+               enterprise feature\n\t* invalid config key \"Bad\"";
+    refused(&t, 400, "api-gateway", json!({"Listeners": [listener], "Bad": 1}), why).await;
     for (kind, entry, why) in [
         (
             "http-route",

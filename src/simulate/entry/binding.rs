@@ -375,13 +375,7 @@ impl State {
             let is_there = self.entries.get(&kind, &name).is_some();
             match (kind.as_str(), is_there) {
                 (API_GATEWAY, true) => self.bind_gateway(&name, changed),
-                (API_GATEWAY, false) => {
-                    if self.entries.get(BOUND, &name).is_some() {
-                        let index = self.next_index();
-                        self.entries.remove(BOUND, &name, index);
-                        push(changed, BOUND, &name);
-                    }
-                }
+                (API_GATEWAY, false) => self.remove_bound(&name, changed),
                 (BOUND, false) => self.unbind_gateway(&name, changed),
                 (HTTP_ROUTE | TCP_ROUTE, true) => self.bind_route(&kind, &name, changed),
                 (HTTP_ROUTE | TCP_ROUTE, false) => self.unbind_route(&kind, &name, changed),
@@ -569,6 +563,14 @@ impl State {
             *member = written(&status);
         }
         self.put(&of.kind, &of.name, body, changed);
+    }
+
+    fn remove_bound(&mut self, name: &str, changed: &mut Changed) {
+        if self.entries.get(BOUND, name).is_some() {
+            let index = self.next_index();
+            self.entries.remove(BOUND, name, index);
+            push(changed, BOUND, name);
+        }
     }
 
     fn put_bound(&mut self, bound: &Bound, changed: &mut Changed) {

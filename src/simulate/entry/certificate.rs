@@ -2,10 +2,9 @@
 
 use super::routes::is_host;
 use super::shape::{Member as M, Shape};
+use crate::files::pem;
 use crate::simulate::go;
 use crate::simulate::http::decode::Json;
-use rustls::crypto::ring::sign::any_supported_type;
-use rustls::pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::der_parser::parse_der;
@@ -60,17 +59,10 @@ fn check_key(certificate: &X509Certificate<'_>, key: &Pem) -> Result<(), String>
         let why = "tls: found a certificate rather than a key in the PEM for the private key";
         return Err(why.to_owned());
     }
-    let failed = |_| "tls: failed to parse private key";
-    let der = match key.label.as_str() {
-        "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(key.contents.as_slice().into()),
-        "EC PRIVATE KEY" => PrivateKeyDer::Sec1(key.contents.as_slice().into()),
-        _ => PrivateKeyDer::Pkcs8(key.contents.as_slice().into()),
-    };
-    let key = any_supported_type(&der).map_err(failed)?;
-    let key = key.public_key();
-    let key = key.unwrap_or(SubjectPublicKeyInfoDer::from(&[] as &[u8]));
+    let key = pem::public_key(&key.label, &key.contents);
+    let key = key.ok_or("tls: failed to parse private key")?;
     let of_certificate = certificate.public_key();
-    if *of_certificate.raw == *key {
+    if of_certificate.raw == key {
         return Ok(());
     }
     let has_same_type = SubjectPublicKeyInfo::from_der(&key)
