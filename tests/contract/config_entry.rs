@@ -16,6 +16,7 @@ behaviours![
     an_entry_is_written_as_it_was_read,
     names_of_members_are_read_in_any_case,
     names_of_entries_in_another_case_are_the_same,
+    all_entries_are_listed_by_kind_and_name,
     invalid_service_defaults_are_refused,
     an_entry_has_no_more_than_64_metadata,
     the_settings_of_upstreams_are_whole,
@@ -160,6 +161,21 @@ async fn names_of_entries_in_another_case_are_the_same(t: T) {
     }
     t.ok("config_delete", args!["service-defaults", upper]).await;
     assert_eq!(read(&lower).await, Value::Null);
+}
+
+async fn all_entries_are_listed_by_kind_and_name(t: T) {
+    let service = table! {"Name" = "x"};
+    let listener = table! {"Port" = 8080, "Protocol" = "tcp", "Services" = list![service]};
+    let gateway =
+        table! {"Kind" = "ingress-gateway", "Name" = t.name("in"), "Listeners" = list![listener]};
+    t.ok("config_write", args![entry(&t, "tcp")]).await;
+    t.ok("config_write", args![gateway]).await;
+    let answer = t.raw("GET", "/v1/config/", "").await;
+    let all: Vec<serde_json::Value> = serde_json::from_str(&answer.body).expect("a list");
+    let kinds: Vec<_> = all.iter().filter_map(|entry| entry["Kind"].as_str()).collect();
+    assert!(kinds.len() >= 2 && kinds.is_sorted(), "{kinds:?}");
+    t.ok("config_delete", args!["service-defaults", t.name("web")]).await;
+    t.ok("config_delete", args!["ingress-gateway", t.name("in")]).await;
 }
 
 async fn invalid_service_defaults_are_refused(t: T) {

@@ -65,57 +65,58 @@ mod of_gateways {
     pub const JWT_PROVIDER: &str = "jwt-provider";
 }
 
+/// By name, as a list of all entries has them.
 static KINDS: &[Kind] = &[
-    Kind::of_service("service-defaults", &SERVICE_DEFAULTS),
+    #[cfg(feature = "server")]
+    Kind { reads: Some(Resource::Service), ..Kind::of_gateways(API_GATEWAY, &routes::GATEWAY) },
+    #[cfg(not(feature = "server"))]
+    Kind::stored("api-gateway"),
+    #[cfg(feature = "server")]
+    Kind { reads: Some(Resource::Service), ..Kind::of_gateways(BOUND, &binding::SHAPE) },
+    Kind {
+        only_name: Some("default"),
+        reads: Some(Resource::Mesh),
+        ..Kind::stored("exported-services")
+    },
+    #[cfg(feature = "server")]
+    Kind::of_gateways(FILE_CERTIFICATE, &certificate::SHAPE),
+    #[cfg(not(feature = "server"))]
+    Kind::stored("file-system-certificate"),
+    #[cfg(feature = "server")]
+    Kind::of_gateways(HTTP_ROUTE, &routes::HTTP),
+    #[cfg(not(feature = "server"))]
+    Kind::stored("http-route"),
+    Kind { shape: Some(&INGRESS_GATEWAY), ..Kind::stored(INGRESS) },
+    #[cfg(feature = "server")]
+    Kind::of_gateways(INLINE_CERTIFICATE, &certificate::SHAPE),
+    #[cfg(not(feature = "server"))]
+    Kind::stored("inline-certificate"),
+    #[cfg(feature = "server")]
+    Kind { snake_case: true, ..Kind::of_gateways(JWT_PROVIDER, &jwt::PROVIDER) },
+    #[cfg(not(feature = "server"))]
+    Kind::stored("jwt-provider"),
+    Kind { only_name: Some("mesh"), reads: None, shape: Some(&MESH), ..Kind::stored("mesh") },
     Kind {
         only_name: Some("global"),
         reads: None,
         writes: Resource::Mesh,
         ..Kind::of_service("proxy-defaults", &PROXY_DEFAULTS)
     },
-    Kind::of_service("service-resolver", &SERVICE_RESOLVER),
-    Kind::of_service("service-splitter", &SERVICE_SPLITTER),
-    Kind::of_service("service-router", &SERVICE_ROUTER),
+    Kind::stored("sameness-group"),
+    Kind::of_service("service-defaults", &SERVICE_DEFAULTS),
     Kind {
         reads: Some(Resource::Intention),
         writes: Resource::Intention,
         ..Kind::of_service(INTENTIONS, &SERVICE_INTENTIONS)
     },
-    Kind { only_name: Some("mesh"), reads: None, shape: Some(&MESH), ..Kind::stored("mesh") },
-    Kind {
-        only_name: Some("default"),
-        reads: Some(Resource::Mesh),
-        ..Kind::stored("exported-services")
-    },
-    Kind { shape: Some(&INGRESS_GATEWAY), ..Kind::stored(INGRESS) },
-    Kind { shape: Some(&TERMINATING_GATEWAY), ..Kind::stored(TERMINATING) },
-    Kind::stored("sameness-group"),
-    #[cfg(feature = "server")]
-    Kind { reads: Some(Resource::Service), ..Kind::of_gateways(API_GATEWAY, &routes::GATEWAY) },
-    #[cfg(feature = "server")]
-    Kind { reads: Some(Resource::Service), ..Kind::of_gateways(BOUND, &binding::SHAPE) },
-    #[cfg(feature = "server")]
-    Kind::of_gateways(HTTP_ROUTE, &routes::HTTP),
+    Kind::of_service("service-resolver", &SERVICE_RESOLVER),
+    Kind::of_service("service-router", &SERVICE_ROUTER),
+    Kind::of_service("service-splitter", &SERVICE_SPLITTER),
     #[cfg(feature = "server")]
     Kind::of_gateways(TCP_ROUTE, &routes::TCP),
-    #[cfg(feature = "server")]
-    Kind::of_gateways(INLINE_CERTIFICATE, &certificate::SHAPE),
-    #[cfg(feature = "server")]
-    Kind::of_gateways(FILE_CERTIFICATE, &certificate::SHAPE),
-    #[cfg(feature = "server")]
-    Kind { snake_case: true, ..Kind::of_gateways(JWT_PROVIDER, &jwt::PROVIDER) },
-    #[cfg(not(feature = "server"))]
-    Kind::stored("api-gateway"),
-    #[cfg(not(feature = "server"))]
-    Kind::stored("http-route"),
     #[cfg(not(feature = "server"))]
     Kind::stored("tcp-route"),
-    #[cfg(not(feature = "server"))]
-    Kind::stored("inline-certificate"),
-    #[cfg(not(feature = "server"))]
-    Kind::stored("file-system-certificate"),
-    #[cfg(not(feature = "server"))]
-    Kind::stored("jwt-provider"),
+    Kind { shape: Some(&TERMINATING_GATEWAY), ..Kind::stored(TERMINATING) },
 ];
 
 /// All kinds.
