@@ -1,4 +1,5 @@
-//! The pages of docs/zh say what the English ones do: the same sections, code, tables and identifiers.
+//! The pages of docs/zh and README.zh.md say what the English ones do: the same sections, code, tables, identifiers and
+//! numbers.
 
 use crate::support::pages::read;
 use std::collections::BTreeSet;
@@ -17,6 +18,8 @@ struct Section {
     parts: Vec<String>,
     /// What is in backticks: identifiers, options, commands and names of tests.
     identifiers: BTreeSet<String>,
+    /// The numbers in digits, sorted.
+    numbers: Vec<String>,
 }
 
 fn columns(row: &str) -> usize {
@@ -66,9 +69,13 @@ fn sections(page: &str) -> Vec<Section> {
 }
 
 fn finish(section: &mut Section, prose: &mut String) {
-    let in_ticks = take(prose);
+    let prose = take(prose);
     let words = |code: &str| code.split_whitespace().collect::<Vec<_>>().join(" ");
-    section.identifiers = in_ticks.split('`').skip(1).step_by(2).map(words).collect();
+    section.identifiers = prose.split('`').skip(1).step_by(2).map(words).collect();
+    let numbers = prose.split(|c: char| !c.is_ascii_digit() && c != '.' && c != ',');
+    let numbers = numbers.map(|number| number.trim_matches(['.', ',']).to_owned());
+    section.numbers = numbers.filter(|number| !number.is_empty()).collect();
+    section.numbers.sort();
 }
 
 fn names() -> Vec<String> {
@@ -85,6 +92,17 @@ fn pairs() -> Vec<(String, String, String)> {
         .collect();
     assert!(pairs.len() > 1, "{} pages", pairs.len());
     pairs
+}
+
+/// The numbers that are in `some` more often than in `others`.
+fn surplus(some: &[String], others: &[String]) -> Vec<String> {
+    let mut left = some.to_vec();
+    for other in others {
+        if let Some(place) = left.iter().position(|number| number == other) {
+            left.remove(place);
+        }
+    }
+    left
 }
 
 /// What differs, up to the first section that has no counterpart.
@@ -104,24 +122,32 @@ fn differences(english: &str, chinese: &str) -> Vec<String> {
         if !differing.is_empty() {
             found.push(format!("{headings}: only one of them has {differing:?}"));
         }
+        let missing = surplus(&one.numbers, &other.numbers);
+        let extra = surplus(&other.numbers, &one.numbers);
+        if !missing.is_empty() || !extra.is_empty() {
+            found.push(format!(
+                "{headings}: lacks the numbers {missing:?}, and has {extra:?} instead"
+            ));
+        }
     }
     found
 }
 
 #[test]
-fn translated_pages_have_the_same_sections_code_tables_and_identifiers() {
+fn translated_pages_have_the_same_sections_code_tables_identifiers_and_numbers() {
     let mut found = Vec::new();
-    for (english, chinese, name) in pairs() {
+    let readme = (read("README.md"), read("README.zh.md"), "README.zh.md".to_owned());
+    for (english, chinese, name) in pairs().into_iter().chain([readme]) {
         found.extend(differences(&english, &chinese).iter().map(|it| format!("{name}: {it}")));
     }
-    assert!(found.is_empty(), "docs/zh and docs differ:\n{}", found.join("\n"));
+    assert!(found.is_empty(), "the languages differ:\n{}", found.join("\n"));
 }
 
 #[test]
-fn a_section_a_table_row_or_a_line_of_code_that_is_missing_is_found() {
-    let page = "# A\n\n`a`\n\n## B\n\n```sh\nls\npwd\n```\n\n```mermaid\nA->>B: c\n```\n\n## C\n\n| a | b |\n|---|---|\n| `c` | d |\n";
+fn a_section_a_table_row_a_line_of_code_or_a_number_that_is_missing_is_found() {
+    let page = "# A\n\n`a`, 5 s\n\n## B\n\n```sh\nls\npwd\n```\n\n```mermaid\nA->>B: c\n```\n\n## C\n\n| a | b |\n|---|---|\n| `c` | d |\n";
     assert!(differences(page, page).is_empty());
-    for left_out in ["## B\n", "pwd\n", "A->>", "| `c` | d |\n", "`a`"] {
+    for left_out in ["## B\n", "pwd\n", "A->>", "| `c` | d |\n", "`a`", "5"] {
         assert!(!differences(page, &page.replace(left_out, "")).is_empty(), "{left_out}");
     }
 }
