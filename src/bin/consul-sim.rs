@@ -23,6 +23,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
 
 const USAGE: &str =
     "usage: consul-sim agent [-dev] [-http-port=N] [-node=NAME] [-config-file=FILE] …
@@ -77,7 +78,11 @@ fn agent(flags: &[String]) -> Result<(), String> {
         );
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.map_err(|error| error.to_string())?.block_on(run(&config))
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let ended = runtime.block_on(run(&config));
+    // A thread may be waiting for the reader of its errors.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The reason why the agent does not start, as Consul prints it.
@@ -124,7 +129,10 @@ async fn run(config: &Config) -> Result<(), String> {
     let reloads = async {
         while hangup.recv().await.is_some() {
             if let Err(why) = agent.reload() {
-                print_line(&mut std::io::stderr(), &format!("==> reload: {why}"));
+                let print = move || {
+                    print_line(&mut std::io::stderr(), &format!("==> reload: {why}"));
+                };
+                let _ = spawn_blocking(print).await;
             }
         }
         pending().await

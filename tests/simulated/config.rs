@@ -21,6 +21,8 @@ pub fn trials() -> Trials {
     let missing = consul::is_missing(consul::SIM, "the configuration of consul-sim");
     let name = "one_warning_names_the_keys_without_effect";
     trials.add_unless(missing, name, one_warning_names_the_keys_without_effect);
+    let name = "errors_that_nobody_reads_do_not_stop_it";
+    trials.add_unless(missing, name, errors_that_nobody_reads_do_not_stop_it);
     let name = "the_older_name_of_the_management_token_is_known";
     trials.add_unless(missing, name, the_older_name_of_the_management_token_is_known);
     let name = "it_answers_on_a_unix_socket_and_with_tls";
@@ -581,6 +583,27 @@ fn by_signal(file: &str) -> Outcome {
     while shown(&served.address.to_string(), "GET", "/v1/agent/services", "")?.ends_with("{}") {
         if Instant::now() > end {
             return Err("SIGHUP did not make it read its file again".into());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn errors_that_nobody_reads_do_not_stop_it() -> Outcome {
+    let folder = Folder::new();
+    let file = folder.file("agent.hcl", "");
+    let mut served = Served::start_to(&["-config-file", &file], Stdio::piped())?;
+    // Each reload prints the name of the key; together they are longer than a pipe takes.
+    std::fs::write(&file, format!("{} = 1", "k".repeat(60_000)))?;
+    let pid = served.child.id().to_string();
+    for signal in ["-HUP", "-HUP", "-HUP", "-TERM"] {
+        Command::new("kill").args([signal, &pid]).status()?;
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let end = Instant::now() + PATIENCE;
+    while served.child.try_wait()?.is_none() {
+        if Instant::now() > end {
+            return Err("SIGTERM did not end it".into());
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -69,10 +69,16 @@ impl Served {
     }
 
     pub fn start_with(flags: &[&str]) -> Result<Served, Failed> {
+        Self::start_to(flags, Stdio::inherit())
+    }
+
+    /// Starts one whose errors go there.
+    pub fn start_to(flags: &[&str], errors: Stdio) -> Result<Served, Failed> {
         let mut child = Command::new(consul::binary(consul::SIM)?)
             .args(["agent", "-dev", "-http-port=0"])
             .args(flags)
             .stdout(Stdio::piped())
+            .stderr(errors)
             .spawn()?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().ok_or("no output")?).read_line(&mut line)?;
