@@ -498,6 +498,33 @@ async fn invalid_routes_of_api_gateways_are_refused(t: T) {
     }
 }
 
+const PARAMETERS: &str =
+    "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+
+/// A certificate and its key on the curve P-521.
+const P521: (&str, &str) = (
+    "-----BEGIN CERTIFICATE-----\n\
+     MIICBjCCAWigAwIBAgIUP7FIVrZVHDJZpUP4dCrNgS39+OwwCgYIKoZIzj0EAwIw\n\
+     FDESMBAGA1UEAwwJYS5leGFtcGxlMCAXDTI2MTEyNDIyMTYwMloYDzIxMjYxMDMx\n\
+     MjIxNjAyWjAUMRIwEAYDVQQDDAlhLmV4YW1wbGUwgZswEAYHKoZIzj0CAQYFK4EE\n\
+     ACMDgYYABAHc4igQjawVJ9yEz+rjOpmCQDtGh9tJqQKiWodlzCsh5MUXEwTB1Qb3\n\
+     XdeMQigwC4OxYPuJzZ0IogHz7g/2vW1xMgG+b5Yid8ynoEtzf0u9WenjOIxAVe+B\n\
+     l6cTZhuVW+g17BqECc/0arg2cjyoJVxSjsUVbEJQLyxY+vTrg6D8SmBcS6NTMFEw\n\
+     HQYDVR0OBBYEFIxSiyTAd6oFQStnnHkdghkElzAwMB8GA1UdIwQYMBaAFIxSiyTA\n\
+     d6oFQStnnHkdghkElzAwMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDgYsA\n\
+     MIGHAkEzsYiSM7Hwy+nwOpHnNz67JaQMQoMo2zYCCNrawZVATNVfx/XmziVPRQAA\n\
+     54vcAf0utBb/xituPDy5GM+Z4H9y3QJCAOZvRewWHitFE4K7iYTbkiWZeU3tAgeR\n\
+     e87ou6AkKbjtEYygyVHvslLFSv0MGbmjGzlZPFew0MF8LRl+O/zLqdX6\n\
+     -----END CERTIFICATE-----",
+    "-----BEGIN EC PRIVATE KEY-----\n\
+     MIHcAgEBBEIAeo9mfxMOTrZoMAiagLbqLVl1au7wdVOOKT5Sz52VewKHXqU1uGBF\n\
+     Qvi5ldibAZqtaDbiDI2RTLWD0BYmAh28ItWgBwYFK4EEACOhgYkDgYYABAHc4igQ\n\
+     jawVJ9yEz+rjOpmCQDtGh9tJqQKiWodlzCsh5MUXEwTB1Qb3XdeMQigwC4OxYPuJ\n\
+     zZ0IogHz7g/2vW1xMgG+b5Yid8ynoEtzf0u9WenjOIxAVe+Bl6cTZhuVW+g17BqE\n\
+     Cc/0arg2cjyoJVxSjsUVbEJQLyxY+vTrg6D8SmBcSw==\n\
+     -----END EC PRIVATE KEY-----",
+);
+
 async fn invalid_certificates_of_gateways_are_refused(t: T) {
     if is_older(&t) {
         return;
@@ -505,6 +532,8 @@ async fn invalid_certificates_of_gateways_are_refused(t: T) {
     let kind = "inline-certificate";
     let (certificate, key) = certificate("a.example");
     let (other, other_key) = self::certificate("a..example");
+    let no_key = "tls: failed to find PEM block with type ending in \"PRIVATE KEY\" in key input \
+                  after skipping PEM blocks of the following types: [EC PARAMETERS]";
     let not_der = "-----BEGIN CERTIFICATE-----\naGk=\n-----END CERTIFICATE-----\n";
     for (certificate, key, why) in [
         ("", "", "failed to parse private key PEM"),
@@ -512,9 +541,15 @@ async fn invalid_certificates_of_gateways_are_refused(t: T) {
         (not_der, &key, "failed to parse certificate: x509: malformed certificate"),
         (&certificate, &other_key, "tls: private key does not match public key"),
         (&other, &other_key, "host \"a..example\" must be a valid DNS hostname"),
+        (&certificate, PARAMETERS, no_key),
     ] {
         let entry = json!({"Certificate": certificate, "PrivateKey": key});
         refused(&t, 500, kind, entry, why).await;
+    }
+    // As `openssl ecparam -genkey` writes it.
+    let (on_p521, p521) = P521;
+    for (certificate, key) in [(&*certificate, &*format!("{PARAMETERS}{key}")), (on_p521, p521)] {
+        write(&t, inline(&t, "c", certificate, key)).await;
     }
     write(&t, inline(&t, "c", &certificate, &key)).await;
     let found = read(&t, kind, "c").await;

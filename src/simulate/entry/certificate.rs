@@ -11,6 +11,7 @@ use x509_parser::der_parser::parse_der;
 use x509_parser::extensions::GeneralName;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 pub(super) static SHAPE: Shape = Shape(&[
@@ -37,7 +38,7 @@ pub(super) fn check(entry: &Json) -> Result<(), String> {
     let certificate = read("Certificate", "certificate")?;
     let (_, certificate) = X509Certificate::from_der(&certificate.contents)
         .map_err(|_| "failed to parse certificate: x509: malformed certificate")?;
-    check_key(&certificate, &key)?;
+    check_key(&certificate, entry.at("PrivateKey").as_text())?;
     match hosts(&certificate).into_iter().find(|host| !is_host(host)) {
         Some(host) => Err(format!("host {} must be a valid DNS hostname", go::quoted(host))),
         None => Ok(()),
@@ -53,15 +54,24 @@ fn rsa_bits(der: &[u8]) -> Option<u32> {
     Some(u32::try_from(modulus.len()).ok()? * 8 - unused)
 }
 
-/// Refuses a key that is not the certificate's.
-fn check_key(certificate: &X509Certificate<'_>, key: &Pem) -> Result<(), String> {
-    if key.label == "CERTIFICATE" {
-        let why = "tls: found a certificate rather than a key in the PEM for the private key";
-        return Err(why.to_owned());
-    }
-    let key = pem::public_key(&key.label, &key.contents);
-    let key = key.ok_or("tls: failed to parse private key")?;
+/// Refuses a key that is not the certificate's: the first of the text, which can have other blocks before it.
+fn check_key(certificate: &X509Certificate<'_>, text: &str) -> Result<(), String> {
+    let mut skipped = Vec::new();
+    let mut blocks = Pem::iter_from_buffer(text.as_bytes()).map_while(Result::ok);
+    let key = loop {
+        match blocks.next() {
+            Some(block) if block.label.ends_with("PRIVATE KEY") => break block,
+            Some(block) => skipped.push(block.label),
+            None => return Err(no_key(&skipped)),
+        }
+    };
     let of_certificate = certificate.public_key();
+    let Some(key) = pem::public_key(&key.label, &key.contents) else {
+        return match is_readable(of_certificate) {
+            true => Err("tls: failed to parse private key".to_owned()),
+            false => Ok(()),
+        };
+    };
     if of_certificate.raw == key {
         return Ok(());
     }
@@ -72,6 +82,27 @@ fn check_key(certificate: &X509Certificate<'_>, key: &Pem) -> Result<(), String>
         false => "tls: private key type does not match public key type",
     }
     .to_owned())
+}
+
+fn no_key(skipped: &[String]) -> String {
+    if skipped == ["CERTIFICATE"] {
+        return "tls: found a certificate rather than a key in the PEM for the private key"
+            .to_owned();
+    }
+    format!(
+        "tls: failed to find PEM block with type ending in \"PRIVATE KEY\" in key input after \
+         skipping PEM blocks of the following types: [{}]",
+        skipped.join(" ")
+    )
+}
+
+/// Whether `ring` reads the private key of a public key: it has no P-521, and RSA of 2048 to 4096 bits.
+fn is_readable(key: &SubjectPublicKeyInfo<'_>) -> bool {
+    match key.parsed() {
+        Ok(PublicKey::RSA(key)) => (2048..=4096).contains(&key.key_size()),
+        Ok(PublicKey::EC(point)) => point.key_size() <= 384,
+        _ => true,
+    }
 }
 
 /// The common name, and the alternative names that are hosts.
