@@ -228,7 +228,7 @@ fn decode_kv(given: &Object<'_>) -> Result<KvOperation, String> {
     })
 }
 
-fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
+pub(super) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
     use base64::DecodeError::InvalidByte;
     const LENIENT: GeneralPurpose =
         GeneralPurpose::new(&STANDARD, PAD.with_decode_allow_trailing_bits(true));

@@ -181,7 +181,9 @@ async fn a_route_is_bound_to_the_listener_that_it_names(t: T) {
         (&found["Listeners"], &found["Services"]) == (&listeners, &services)
     };
     t.until("the route is bound", is_bound).await;
-    delete(&t, "tcp-route", "r").await;
+    // Names that differ in case are the same.
+    let upper = t.name("r").to_uppercase();
+    t.ok("config_delete", args!["tcp-route", upper]).await;
     let is_unbound = async || {
         read(&t, "bound-api-gateway", "g").await["Services"].as_object().unwrap().is_empty()
     };
@@ -217,7 +219,7 @@ async fn a_route_waits_for_its_gateway(t: T) {
     becomes(&t, "tcp-route", "r", missing).await;
     gateway(&t, "g", json!([listener("l", 80, "tcp")])).await;
     becomes(&t, "tcp-route", "r", BOUND).await;
-    delete(&t, "api-gateway", "g").await;
+    t.ok("config_delete", args!["api-gateway", t.name("g").to_uppercase()]).await;
     becomes(&t, "tcp-route", "r", missing).await;
     delete(&t, "tcp-route", "r").await;
 }
@@ -363,6 +365,9 @@ async fn a_provider_of_tokens_has_defaults(t: T) {
     let forwarding = json!({"HeaderName": "x", "PadForwardPayloadHeader": false});
     assert_eq!(found["Forwarding"], forwarding);
     assert_eq!(found.get("Meta"), None);
+    // Go's decoder of base64 does not look at the bits after the last byte.
+    let keys = json!({"Local": {"JWKS": "QR=="}});
+    write(&t, json!({"Kind": "jwt-provider", "Name": t.name("p"), "JSONWebKeySet": keys})).await;
     delete(&t, "jwt-provider", "p").await;
 }
 
@@ -677,13 +682,27 @@ async fn a_provider_of_tokens_in_use_is_not_deleted(t: T) {
         }),
     )
     .await;
-    let answer = t.raw("DELETE", &format!("/v1/config/jwt-provider/{provider}"), "").await;
     let why = format!(
         "cannot delete jwt provider config entry referenced by an intention. Provider name: \
          {provider}, intention name: {web}"
     );
-    assert_eq!((answer.status, answer.body), (500, why));
+    for name in [&provider, &provider.to_uppercase()] {
+        let answer = t.raw("DELETE", &format!("/v1/config/jwt-provider/{name}"), "").await;
+        assert_eq!((answer.status, &answer.body), (500, &why));
+    }
+    let path = format!("/v1/config/jwt-provider/{provider}?cas=1");
+    assert_eq!(t.raw("DELETE", &path, "").await.body, "false");
     delete(&t, kind, "web").await;
+    speaks_http(&t).await;
+    let token = json!({"Providers": [{"Name": provider.to_uppercase()}]});
+    let permission = json!({"Action": "allow", "HTTP": {"PathPrefix": "/"}, "JWT": token});
+    let sources = json!({"Sources": [{"Name": "a", "Permissions": [permission]}]});
+    let why = format!(
+        "1 error occurred:\n\t* Referenced JWT Provider does not exist. Provider Name: {}",
+        provider.to_uppercase()
+    );
+    refused(&t, 500, kind, sources, &why).await;
+    delete(&t, "service-defaults", "web").await;
     delete(&t, "jwt-provider", "p").await;
 }
 

@@ -354,6 +354,15 @@ fn gateways(entries: &EntryTable) -> impl Iterator<Item = (&str, &Json)> {
     entries.of_kind(API_GATEWAY).map(|(name, entry)| (name, &entry.body))
 }
 
+/// The kinds of which the discovery chains of routes consist.
+const IN_CHAINS: [&str; 5] = [
+    "proxy-defaults",
+    "service-defaults",
+    "service-resolver",
+    "service-router",
+    "service-splitter",
+];
+
 /// The entries that have changed, and are looked at next.
 type Changed = VecDeque<(String, String)>;
 
@@ -362,10 +371,10 @@ impl State {
     pub(super) fn bind_routes(&mut self, kind: &str, name: &str) {
         let mut changed = Changed::new();
         push(&mut changed, kind, name);
-        self.bind_changed(&mut changed);
-        // The entry can be part of the discovery chain of any route.
-        for route in routes(&self.entries) {
-            push(&mut changed, &route.reference.kind, &route.reference.name);
+        if IN_CHAINS.contains(&kind) {
+            for route in routes(&self.entries) {
+                push(&mut changed, &route.reference.kind, &route.reference.name);
+            }
         }
         self.bind_changed(&mut changed);
     }
@@ -601,4 +610,25 @@ pub(super) fn with_status(mut entry: Json, present: Option<&Entry>) -> (Json, bo
         *status = of_present.unwrap_or_else(|| written(&Status::default()));
     }
     (entry, has_status)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::simulate::control::testing::World;
+
+    #[test]
+    fn the_protocol_of_all_proxies_counts_in_any_case() {
+        let world = World::new();
+        world.put(
+            "config",
+            r#"{"Kind":"http-route","Name":"r","Rules":[{"Services":[{"Name":"web"}]}]}"#,
+        );
+        for (protocol, reason) in [("HTTP", "Accepted"), ("tcp", "InvalidDiscoveryChain")] {
+            let config = format!(r#"{{"protocol":"{protocol}"}}"#);
+            let all = format!(r#"{{"Kind":"proxy-defaults","Name":"global","Config":{config}}}"#);
+            assert_eq!(world.put("config", &all).text(), "true");
+            let route = world.get("config/http-route/r").json();
+            assert_eq!(route["Status"]["Conditions"][0]["Reason"], reason);
+        }
+    }
 }

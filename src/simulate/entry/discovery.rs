@@ -84,10 +84,8 @@ fn answer(state: &State, call: &Call) -> Result<Reply, Refusal> {
 ///
 /// # Errors
 /// The chain cannot be compiled.
-pub(super) fn protocol_of_chain<'a>(
-    entries: &'a EntryTable,
-    service: &str,
-) -> Result<&'a str, String> {
+pub(super) fn protocol_of_chain(entries: &EntryTable, service: &str) -> Result<String, String> {
+    // Neither the datacenter nor the trust domain changes the protocol; Consul's leader takes this datacenter too.
     let mut compiler = Compiler {
         entries,
         trust_domain: String::new(),
@@ -98,7 +96,7 @@ pub(super) fn protocol_of_chain<'a>(
         targets: BTreeMap::new(),
     };
     compiler.start(service)?;
-    Ok(chain::protocol(entries, service))
+    Ok(chain::protocol(entries, service).to_lowercase())
 }
 
 /// What a proxy sets for all targets of a chain; empty values set nothing.

@@ -5,8 +5,7 @@ use super::shape::{Member as M, Shape, errors};
 use super::table::EntryTable;
 use crate::simulate::go;
 use crate::simulate::http::decode::Json;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use crate::simulate::txn::decode_base64;
 
 pub(super) static PROVIDER: Shape = Shape(&[
     M::text("Kind"),
@@ -130,9 +129,7 @@ fn check_local(keys: &Json) -> Result<(), String> {
     if text.is_empty() == file.is_empty() {
         return Err("must specify exactly one of String or filename for local keyset".to_owned());
     }
-    // Go's decoder of base64 skips line ends.
-    let text: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
-    match STANDARD.decode(text) {
+    match decode_base64(text) {
         Ok(_) => Ok(()),
         Err(_) => Err("JWKS must be valid base64 encoded string".to_owned()),
     }
@@ -206,18 +203,18 @@ fn wrong_location(location: &Json) -> Option<&'static str> {
     }
 }
 
+/// The providers that an intention and its permissions name.
+pub(super) fn required_by(intention: &Json) -> impl Iterator<Item = &Json> {
+    let sources = intention.at("Sources").items().iter();
+    let permissions = sources.flat_map(|source| source.at("Permissions").items());
+    let all = std::iter::once(intention).chain(permissions);
+    all.flat_map(|object| object.at("JWT").at("Providers").items())
+}
+
 /// Refuses to delete a provider that an intention names.
 pub(super) fn check_unused(name: &str, entries: &EntryTable) -> Result<(), String> {
     for (intention, entry) in entries.of_kind(INTENTIONS) {
-        let entry = &entry.body;
-        let sources = entry.at("Sources").items().iter();
-        let permissions = sources.flat_map(|source| source.at("Permissions").items());
-        let mut all = std::iter::once(entry).chain(permissions);
-        let mut names = |object: &Json| {
-            let mut providers = object.at("JWT").at("Providers").items().iter();
-            providers.any(|provider| provider.at("Name").as_text() == name)
-        };
-        if all.any(&mut names) {
+        if required_by(&entry.body).any(|provider| provider.at("Name").as_text() == name) {
             return Err(format!(
                 "cannot delete jwt provider config entry referenced by an intention. Provider name: \
                  {name}, intention name: {intention}"

@@ -259,11 +259,15 @@ fn check_known(state: &State, kind: &Kind, entry: &Json) -> Result<(), String> {
         }
     }
     if kind.name == INTENTIONS {
-        let mut providers = entry.at("JWT").at("Providers").items().iter();
-        let is_known = |name: &str| state.entries.get("jwt-provider", name).is_some();
-        let unknown = providers.find(|provider| !is_known(provider.at("Name").as_text()));
-        if let Some(unknown) = unknown {
-            let name = unknown.at("Name").as_text();
+        #[cfg(feature = "server")]
+        let providers = jwt::required_by(entry);
+        #[cfg(not(feature = "server"))]
+        let providers = entry.at("JWT").at("Providers").items().iter();
+        let mut names = providers.map(|provider| provider.at("Name").as_text());
+        let is_known = |name: &str| {
+            state.entries.get("jwt-provider", name).is_some_and(|it| it.name() == Some(name))
+        };
+        if let Some(name) = names.find(|name| !is_known(name)) {
             return Err(shape::one_error(&format!(
                 "Referenced JWT Provider does not exist. Provider Name: {name}"
             )));
@@ -417,13 +421,16 @@ fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     if kind.name == "proxy-defaults" && name != "global" {
         return Err(Refusal::server(check::only_name(&name, "global")));
     }
-    #[cfg(feature = "server")]
-    if kind.name == kinds::JWT_PROVIDER {
-        jwt::check_unused(&name, &state.entries).map_err(Refusal::server)?;
-    }
-    let present = state.entries.get(kind.name, &name).map(|entry| entry.modify_index);
-    let applies = expected.is_none_or(|expected| present.is_none_or(|found| found == expected));
-    if applies && present.is_some() {
+    let present = state.entries.get(kind.name, &name);
+    let modified = present.map(|entry| entry.modify_index);
+    let applies = expected.is_none_or(|expected| modified.is_none_or(|found| found == expected));
+    if let Some(present) = present.filter(|_| applies) {
+        // That of the path can differ in case.
+        let name = present.name().unwrap_or(&name).to_owned();
+        #[cfg(feature = "server")]
+        if kind.name == kinds::JWT_PROVIDER {
+            jwt::check_unused(&name, &state.entries).map_err(Refusal::server)?;
+        }
         let index = state.next_index();
         state.remove_entry(kind.name, &name, index)?;
     }

@@ -15,6 +15,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// The name as it was written; `None` if the kind has only one entry without one.
+    pub fn name(&self) -> Option<&str> {
+        Some(self.body.at("Name").as_text()).filter(|name| !name.is_empty())
+    }
+
     /// The entry in replies. Its hash only says whether it changes; what only Consul writes has none.
     pub fn view(&self) -> Json {
         let number = |name: &str, value: u64| (name.to_owned(), Json::Number(value.into()));
@@ -61,10 +66,7 @@ impl EntryTable {
     /// The entries of a kind with their names, as these were written.
     pub(super) fn of_kind(&self, kind: &str) -> impl Iterator<Item = (&str, &Entry)> {
         let entries = self.entries.get(kind).into_iter().flatten();
-        entries.map(|(key, entry)| match entry.body.at("Name").as_text() {
-            "" => (key.as_str(), entry),
-            name => (name, entry),
-        })
+        entries.map(|(key, entry)| (entry.name().unwrap_or(key), entry))
     }
 
     pub(super) fn put(&mut self, kind: &str, name: &str, body: Json, index: u64) {
