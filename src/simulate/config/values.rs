@@ -3,6 +3,7 @@
 use super::{Config, keys};
 use crate::simulate::acl::is_uuid;
 use crate::simulate::catalog::body::check_meta;
+use crate::simulate::entry::check_tls_version;
 use crate::simulate::go;
 use crate::simulate::keyring::Keyring;
 use serde_json::Value;
@@ -62,8 +63,6 @@ const ADDRESSES: &[&str] = &[
     "advertise_addr_wan",
 ];
 
-const TLS_VERSIONS: &[&str] = &["", "TLS_AUTO", "TLSv1_0", "TLSv1_1", "TLSv1_2", "TLSv1_3"];
-
 impl Config {
     /// Refuses the values that cannot be read, all at once, then the first that is not allowed: at the start, and at a reload
     /// before it changes anything.
@@ -97,11 +96,8 @@ impl Config {
         let protocols = ["defaults", "internal_rpc", "https", "grpc"].into_iter();
         let versions = protocols.filter_map(|protocol| {
             let key = format!("tls.{protocol}.tls_min_version");
-            let text = self.text(&key).filter(|text| !TLS_VERSIONS.contains(text))?;
-            let known = TLS_VERSIONS[1..].join(", ");
-            Some(format!(
-                "{key}: invalid TLS version: no matching TLS version found for {text}, please specify one of [{known}]"
-            ))
+            let why = check_tls_version(self.text(&key)?).err()?;
+            Some(format!("{key}: invalid TLS version: {why}"))
         });
         let definitions = self.unreadable_definitions().into_iter();
         let errors: Vec<_> = definitions

@@ -19,6 +19,8 @@ mod routes;
 mod shape;
 mod table;
 
+#[cfg(feature = "server")]
+pub(super) use routes::check_tls_version;
 pub(super) use table::EntryTable;
 
 use super::acl::{Access, Authority, Resource};
