@@ -22,7 +22,7 @@ const MAX_WAITING: usize = 10_000;
 const MAX_WAITING_BYTES: usize = 16 << 20;
 
 /// After so long without an event the watch's server is asked whether it is cut off from the others, or sooner if no
-/// request is to be repeated for so long. One that is stuck is left some 5 s later, see `etcd::SHORT`.
+/// request is to be repeated for so long. One that is stuck is left some 5 s later, see `etcd::FIRST_TIMEOUT`.
 const SILENCE: Duration = Duration::from_secs(4);
 
 const PAUSE: Duration = Duration::from_millis(200);

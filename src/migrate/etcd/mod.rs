@@ -46,7 +46,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// The time limit of the first attempt on each server if there are several, but for requests that read many keys: one may
 /// be stuck while the others answer. Later attempts, and those on the only server, have the whole time.
-const SHORT: Duration = Duration::from_secs(5);
+const FIRST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a request to etcd has no result.
 #[derive(Debug)]
@@ -276,7 +276,7 @@ impl Etcd {
 
     /// Sends a request that may be repeated, and decodes the answer.
     async fn ask<T: Answer>(&self, what: &str, body: &impl serde::Serialize) -> Result<T, Refused> {
-        self.ask_within(SHORT, what, body).await
+        self.ask_within(FIRST_TIMEOUT, what, body).await
     }
 
     /// The same with another time limit of the first attempts.
@@ -311,7 +311,7 @@ impl Etcd {
 
     /// The time limit of the first attempts to read a range: etcd visits all keys of one to count them.
     fn first_limit(&self, range: &Range) -> Duration {
-        if range.end.is_empty() { SHORT } else { self.timeout }
+        if range.end.is_empty() { FIRST_TIMEOUT } else { self.timeout }
     }
 
     fn decoded<T: for<'de> Deserialize<'de>>(

@@ -417,30 +417,13 @@ impl State {
             listeners: Vec::new(),
             services: before.as_ref().map_or_else(BTreeMap::new, |bound| bound.services.clone()),
         };
-        let (mut status, mut is_valid) = (Status::default(), true);
+        let mut status = Status::default();
+        let mut is_valid = true;
         for listener in gateway.at("Listeners").items() {
-            let section = listener.at("Name").as_text();
-            let (mut certificates, mut missing) = (None, None);
-            for certificate in listener.at("TLS").at("Certificates").items() {
-                let certificate: Reference = read(certificate);
-                match self.entries.get(&certificate.kind, &certificate.name) {
-                    Some(_) => certificates.get_or_insert_with(Vec::new).push(certificate),
-                    None => {
-                        let name = go::quoted(&certificate.name);
-                        missing = Some(format!("certificate {name} not found"));
-                    }
-                }
-            }
-            is_valid = is_valid && missing.is_none();
-            let (reason, message) = match &missing {
-                Some(why) => ("InvalidCertificateRef", why.as_str()),
-                None => ("ResolvedRefs", "resolved refs"),
-            };
-            let resource = Reference::new(API_GATEWAY, &bound.name, section);
-            let is_resolved = missing.is_none();
-            status.set(Condition::new("ResolvedRefs", is_resolved, reason, message, resource));
-            let name = section.to_owned();
-            bound.listeners.push(Listener { name, routes: None, certificates });
+            let (listener, resolved) = self.bound_listener(&bound.name, listener);
+            is_valid &= resolved.status == "True";
+            bound.listeners.push(listener);
+            status.set(resolved);
         }
         let (reason, message) = match is_valid {
             true => ("Accepted", "gateway is valid"),
@@ -465,6 +448,29 @@ impl State {
         if !before.is_some_and(|before| before.is_same(&bound)) {
             self.put_bound(&bound, changed);
         }
+    }
+
+    /// A listener without routes, and whether it has all its certificates.
+    fn bound_listener(&self, gateway: &str, listener: &Json) -> (Listener, Condition) {
+        let (mut certificates, mut missing) = (None, None);
+        for certificate in listener.at("TLS").at("Certificates").items() {
+            let certificate: Reference = read(certificate);
+            match self.entries.get(&certificate.kind, &certificate.name) {
+                Some(_) => certificates.get_or_insert_with(Vec::new).push(certificate),
+                None => {
+                    let name = go::quoted(&certificate.name);
+                    missing = Some(format!("certificate {name} not found"));
+                }
+            }
+        }
+        let (reason, message) = match &missing {
+            Some(why) => ("InvalidCertificateRef", why.as_str()),
+            None => ("ResolvedRefs", "resolved refs"),
+        };
+        let name = listener.at("Name").as_text().to_owned();
+        let resource = Reference::new(API_GATEWAY, gateway, &name);
+        let resolved = Condition::new("ResolvedRefs", missing.is_none(), reason, message, resource);
+        (Listener { name, routes: None, certificates }, resolved)
     }
 
     /// Looks at a route: the services to which it leads, and its parents.

@@ -22,8 +22,7 @@ pub(super) static SHAPE: Shape = Shape(&[
     M::texts("Meta"),
 ]);
 
-/// The shortest RSA key, in bits.
-const SHORTEST: u32 = 2048;
+const MIN_RSA_BITS: u32 = 2048;
 
 pub(super) fn check(entry: &Json) -> Result<(), String> {
     let read = |name: &str, what: &str| {
@@ -31,9 +30,10 @@ pub(super) fn check(entry: &Json) -> Result<(), String> {
         pem.and_then(Result::ok).ok_or_else(|| format!("failed to parse {what} PEM"))
     };
     let key = read("PrivateKey", "private key")?;
-    if key.label == "RSA PRIVATE KEY" && rsa_bits(&key.contents).is_some_and(|bits| bits < SHORTEST)
+    if key.label == "RSA PRIVATE KEY"
+        && rsa_bits(&key.contents).is_some_and(|bits| bits < MIN_RSA_BITS)
     {
-        return Err(format!("key length must be at least {SHORTEST} bits"));
+        return Err(format!("key length must be at least {MIN_RSA_BITS} bits"));
     }
     let certificate = read("Certificate", "certificate")?;
     let (_, certificate) = X509Certificate::from_der(&certificate.contents)

@@ -20,6 +20,7 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
         Some(only) if name != only => {
             return Err(only_name(name, only));
         }
+        // API gateways, their routes and certificates are refused for it after their other mistakes.
         None if name.is_empty() && kind.snake_case => return Err("Name is required".to_owned()),
         _ => {}
     }

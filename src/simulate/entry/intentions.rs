@@ -3,6 +3,7 @@
 use super::check::LONGEST_DESCRIPTION;
 use super::kinds::INTENTIONS;
 use super::shape::{errors, one_error};
+use super::table::Entry;
 use super::{check, completed, kinds};
 use crate::ordered;
 use crate::simulate::acl::{Access, Authority, DefaultPolicy, Resource, content_hash};
@@ -438,7 +439,7 @@ fn store(state: &mut State, destination: &str, sources: Vec<Json>) -> Result<(),
         return state.remove_entry(kind.name, destination, index);
     }
     let entry = state.entries.get(INTENTIONS, destination);
-    let destination = entry.map_or(destination, |entry| entry.body.at("Name").as_text()).to_owned();
+    let destination = entry.and_then(Entry::name).unwrap_or(destination).to_owned();
     let meta = entry.map(|entry| entry.body.at("Meta").clone());
     let mut members = vec![("Sources".to_owned(), Json::List(sources))];
     let meta = meta.filter(|meta| *meta != Json::Null);
