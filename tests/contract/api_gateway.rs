@@ -219,7 +219,14 @@ async fn a_route_waits_for_its_gateway(t: T) {
     becomes(&t, "tcp-route", "r", missing).await;
     gateway(&t, "g", json!([listener("l", 80, "tcp")])).await;
     becomes(&t, "tcp-route", "r", BOUND).await;
-    t.ok("config_delete", args!["api-gateway", t.name("g").to_uppercase()]).await;
+    // One whose name differs in case takes its place, and no route names it.
+    let upper = t.name("g").to_uppercase();
+    let listeners = json!([listener("l", 80, "tcp")]);
+    write(&t, json!({"Kind": "api-gateway", "Name": upper, "Listeners": listeners})).await;
+    becomes(&t, "tcp-route", "r", missing).await;
+    gateway(&t, "g", listeners).await;
+    becomes(&t, "tcp-route", "r", BOUND).await;
+    t.ok("config_delete", args!["api-gateway", upper]).await;
     becomes(&t, "tcp-route", "r", missing).await;
     delete(&t, "tcp-route", "r").await;
 }

@@ -354,8 +354,9 @@ fn gateways(entries: &EntryTable) -> impl Iterator<Item = (&str, &Json)> {
     entries.of_kind(API_GATEWAY).map(|(name, entry)| (name, &entry.body))
 }
 
-/// The kinds of which the discovery chains of routes consist.
-const IN_CHAINS: [&str; 5] = [
+/// The kinds on which any route can depend: gateways, and those of which discovery chains consist.
+const OF_ALL_ROUTES: [&str; 6] = [
+    API_GATEWAY,
     "proxy-defaults",
     "service-defaults",
     "service-resolver",
@@ -371,7 +372,7 @@ impl State {
     pub(super) fn bind_routes(&mut self, kind: &str, name: &str) {
         let mut changed = Changed::new();
         push(&mut changed, kind, name);
-        if IN_CHAINS.contains(&kind) {
+        if OF_ALL_ROUTES.contains(&kind) {
             for route in routes(&self.entries) {
                 push(&mut changed, &route.reference.kind, &route.reference.name);
             }
