@@ -11,9 +11,10 @@
 #   build-5.1           the module for Lua 5.1
 #   build-5.3           the module for Lua 5.3, not optimised
 #   build-5.4           the module for Lua 5.4
-#   compile             the tests of rust and simulation, and consul-sim
+#   compile             the tests of rust, nodes and simulation, and consul-sim
 #   lint                each of the checks of `make lint`
-#   rust                cargo test, without Lua
+#   rust                cargo test, without Lua, but for the tests of the next two steps
+#   nodes               the tests of clusters and of programs in processes, which take as long as all others
 #   simulation          500 histories of locks and clusters under faults (SEEDS), also with a rule broken,
 #                       and the model of replicated shards
 #   busted-luajit-sim   the Lua specs on LuaJIT, simulated
@@ -36,7 +37,7 @@ source scripts/lib.sh
 
 all_steps=(
     build-luajit build-5.1 build-5.4 compile build-5.3
-    lint rust simulation
+    lint rust nodes simulation
     busted-luajit-sim busted-luajit-consul-sim busted-luajit-1.21 busted-luajit-1.8
     busted-5.1-sim busted-5.3-sim busted-5.4-sim busted-5.1-1.21 busted-5.4-1.21
 )
@@ -127,7 +128,19 @@ run_cargo_test() {
 }
 
 step_rust() {
-    run_cargo_test "${rust_tests[@]}"
+    local main targets=(--lib --bins)
+    for main in tests/*/main.rs; do
+        case $main in
+            tests/cluster/* | tests/programs/* | tests/simulation/* | tests/model/*) ;;
+            *) targets+=(--test "$(basename "$(dirname "$main")")") ;;
+        esac
+    done
+    run_cargo_test "${rust_tests[@]}" "${targets[@]}"
+    run_cargo_test "${rust_tests[@]}" --doc
+}
+
+step_nodes() {
+    run_cargo_test "${rust_tests[@]}" --test cluster --test programs
 }
 
 step_simulation() {
