@@ -38,7 +38,7 @@ source scripts/lib.sh
 all_steps=(
     build-luajit build-5.1 build-5.4 compile build-5.3
     lint rust nodes simulation
-    busted-luajit-sim busted-luajit-consul-sim busted-luajit-1.21 busted-luajit-1.8
+    busted-luajit-sim busted-luajit-1.21 busted-luajit-1.8 busted-luajit-consul-sim
     busted-5.1-sim busted-5.3-sim busted-5.4-sim busted-5.1-1.21 busted-5.4-1.21
 )
 select_steps "$@"
