@@ -288,7 +288,8 @@ impl Etcd {
     ) -> Result<T, Refused> {
         let body = encoded(body)?;
         let deadline = self.clock.now() + self.patience;
-        for attempt in 0.. {
+        let mut attempt = 0;
+        loop {
             let is_first = self.servers.len() > 1 && attempt < self.servers.len();
             let limit = if is_first { first.min(self.timeout) } else { self.timeout };
             let error = match self.in_time(limit, what, self.answer(what, &body)).await {
@@ -305,8 +306,8 @@ impl Etcd {
             }
             self.next_server();
             self.clock.sleep(PAUSE).await;
+            attempt += 1;
         }
-        unreachable!("the loop has no end")
     }
 
     /// The time limit of the first attempts to read a range: etcd visits all keys of one to count them.

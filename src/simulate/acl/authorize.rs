@@ -134,7 +134,9 @@ impl Authority {
     /// Whether the caller may write at least one service.
     #[cfg(feature = "server")]
     pub fn writes_any_service(&self) -> bool {
-        self.holds(Access::Write, Resource::Service, |rules| rules.any_level(Resource::Service))
+        self.holds(Access::Write, Resource::Service, |rules| {
+            rules.any_write_level(Resource::Service)
+        })
     }
 
     fn holds(

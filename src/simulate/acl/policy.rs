@@ -295,9 +295,9 @@ impl Rules {
         }
     }
 
-    /// The highest level for any name.
+    /// A level that allows writing, if there is one for any name.
     #[cfg(feature = "server")]
-    pub fn any_level(&self, resource: Resource) -> Option<Level> {
+    pub fn any_write_level(&self, resource: Resource) -> Option<Level> {
         let names = self.0.get(&resource)?;
         let mut levels = names.exact.values().chain(names.prefixes.values());
         levels.find(|level| level.allows(Access::Write)).copied()

@@ -475,20 +475,17 @@ impl Config {
     /// Takes over what a running agent reads again. As in Consul, its services are gone when the files of TLS are wrong.
     fn reload(mut self, state: &mut State, tls: &SharedTls) -> Result<(), String> {
         self.check_values()?;
-        let acceptor = match tls.is_used() {
-            true => self.acceptor().map(Some),
-            false => Ok(None),
-        };
         self.configure_tokens(&mut state.acl.config);
-        let acceptor = match acceptor {
-            Ok(acceptor) => acceptor,
-            Err(why) => {
-                self.values.clear();
-                self.define(state)?;
-                return Err(format!("Failed reloading tls configuration: {why}"));
+        if tls.is_used() {
+            match self.acceptor() {
+                Ok(acceptor) => tls.set(acceptor),
+                Err(why) => {
+                    self.values.clear();
+                    self.define(state)?;
+                    return Err(format!("Failed reloading tls configuration: {why}"));
+                }
             }
-        };
-        acceptor.into_iter().for_each(|acceptor| tls.set(acceptor));
+        }
         self.register(state).map_err(definitions::of_reload)
     }
 

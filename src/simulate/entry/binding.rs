@@ -336,12 +336,9 @@ impl Route {
 /// The gateway's bindings in the table, if they are those of its listeners.
 fn bound_of(entries: &EntryTable, gateway: &str, settings: &Json) -> Option<Bound> {
     let bound: Option<Bound> = read(&entries.get(BOUND, gateway)?.body);
-    let names = |bound: &Bound| -> Vec<String> {
-        bound.listeners.iter().map(|listener| listener.name.clone()).collect()
-    };
     let listeners = settings.at("Listeners").items().iter();
-    let own: Vec<_> = listeners.map(|it| it.at("Name").as_text().to_owned()).collect();
-    bound.filter(|bound| names(bound) == own)
+    let names = listeners.map(|listener| listener.at("Name").as_text());
+    bound.filter(|bound| bound.listeners.iter().map(|it| it.name.as_str()).eq(names))
 }
 
 fn routes(entries: &EntryTable) -> impl Iterator<Item = Route> {

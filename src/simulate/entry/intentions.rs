@@ -119,9 +119,7 @@ impl Intention<'_> {
         let present = all.into_iter().filter(|(_, value)| *value != Json::Null);
         Json::Object(present.map(|(name, value)| (name.to_owned(), value)).collect())
     }
-}
 
-impl Intention<'_> {
     /// Of an intention with an id: what only says whether it changes.
     fn hash(&self) -> Json {
         if *self.source.at("LegacyID") == Json::Null {

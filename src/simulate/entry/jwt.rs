@@ -1,6 +1,7 @@
 //! Providers of JSON web tokens: their members, and what Consul refuses.
 
 use super::kinds::INTENTIONS;
+use super::routes::member;
 use super::shape::{Member as M, Shape, errors};
 use super::table::EntryTable;
 use crate::simulate::go;
@@ -85,11 +86,10 @@ const CLOCK_SKEW: i64 = 30;
 
 /// A provider with what Consul adds.
 pub(super) fn completed(mut entry: Json) -> Json {
-    let Json::Object(members) = &mut entry else { return entry };
-    for (name, value) in members {
-        if name == "ClockSkewSeconds" && value.as_int() == 0 {
-            *value = Json::Number(CLOCK_SKEW.into());
-        }
+    if let Some(skew) = member(&mut entry, "ClockSkewSeconds")
+        && skew.as_int() == 0
+    {
+        *skew = Json::Number(CLOCK_SKEW.into());
     }
     entry
 }
