@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// After so many seconds without output and work a command hangs: `idle_limit` of the scripts, which is longer.
+/// After this number of seconds without output and work a command hangs: `idle_limit` of the scripts, which is longer.
 const LIMIT: u32 = 2;
 
 /// Runs a shell command as the scripts do.
