@@ -3,7 +3,7 @@
 use crate::support::pages::read;
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The text without code blocks.
 fn prose(text: &str) -> String {
@@ -35,15 +35,33 @@ fn anchors(text: &str) -> HashSet<String> {
     anchors.difference(&twice).cloned().collect()
 }
 
-#[test]
-fn every_link_leads_to_a_file_and_a_heading() {
+/// The pages in all languages.
+fn pages() -> impl Iterator<Item = PathBuf> {
     let folders = ["docs", "docs/zh"].map(|folder| fs::read_dir(folder).expect(folder));
     let in_docs = folders.into_iter().flatten().map(|entry| entry.expect("an entry").path());
     let pages = in_docs.filter(|path| path.extension().is_some_and(|kind| kind == "md"));
-    let roots = ["README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
-        .map(Into::into);
+    let roots = ["README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"];
+    pages.chain(roots.map(Into::into))
+}
+
+/// Without it cargo chooses other versions of the libraries than those that were tested.
+#[test]
+fn each_program_is_installed_with_the_versions_of_the_lock_file() {
+    let mut checked = 0;
+    for page in pages() {
+        let text = read(page.to_str().expect("a name"));
+        for line in text.lines().filter(|line| line.contains("cargo install ")) {
+            checked += 1;
+            assert!(line.contains(" --locked"), "{}: {line}", page.display());
+        }
+    }
+    assert!(checked >= 7, "{checked}");
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading() {
     let (mut checked, mut broken) = (0, Vec::new());
-    for page in pages.chain(roots) {
+    for page in pages() {
         let text = prose(&read(page.to_str().expect("a name")));
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if link.contains("://") {
