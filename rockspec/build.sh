@@ -47,25 +47,11 @@ if [ ! -e "$folder/$feature" ]; then
     done
 fi
 
-# Less inlining than LLVM's own, functions that are alike in the module once, and direct calls between
-# crates: see docs/architecture.md, the size of the module.
-flags=(-C "llvm-args=-inline-threshold=45 -inlinehint-threshold=45")
+flags=()
 [ -z "${QUICK:-}" ] || flags=(-C opt-level=0)
-# For its size; consul-sim serves with it, and has it as it is fast.
-small=(--config 'profile.release.package.hyper.opt-level="z"' --config 'profile.release.package.hyper-util.opt-level="z"')
-# Not every linker can fold functions. A folder of its own: rustc's intermediate files in it have the
-# crate's name alone, so builds of two engines at once would remove each other's.
-fold=(-C "link-arg=-Wl,--icf=all")
 mkdir -p "$folder"
 [ -w "$folder" ] || fail "$(id -un) cannot write to $folder, which $(stat -c %U "$folder") has made: set CARGO_TARGET_DIR, or remove it"
-probe=$(mktemp -d "$folder/probe.XXXXXX")
-if echo | "${RUSTC:-rustc}" --crate-type=cdylib --crate-name=empty "${fold[@]}" -o "$probe/empty.so" - 2>/dev/null; then
-    flags+=("${fold[@]}")
-fi
-rm -rf "$probe"
-linux_x86="target.'cfg(all(target_os=\"linux\", target_arch=\"x86_64\"))'"
-messages=$(CARGO_TARGET_DIR=$folder/$feature cargo --config "$linux_x86.rustflags=['-C', 'relro-level=partial']" \
-    "${without_home[@]}" "${small[@]}" rustc --release --locked --lib "$as_messages" \
+messages=$(CARGO_TARGET_DIR=$folder/$feature cargo "${without_home[@]}" rustc --release --locked --lib "$as_messages" \
     --no-default-features --features "$feature" -- "${flags[@]}")
 module=$(built libconsul_ffi.so "$messages")
 messages=$(CARGO_TARGET_DIR=$folder/guard cargo "${without_home[@]}" build --profile guard --locked --bin consul-guard \
