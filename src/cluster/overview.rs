@@ -17,7 +17,6 @@ use super::stores::StoreOverview;
 use super::{Cluster, event};
 use crate::client::EndpointHealth;
 use crate::clock::Instant;
-use crate::ordered;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -430,7 +429,7 @@ impl Loads {
                 load.moving_out += usize::from(replica.state == ReplicaState::Leaving);
             }
         }
-        ordered::map(map.node_ids().iter().map(String::as_str).zip(loads))
+        BTreeMap::from_iter(map.node_ids().iter().map(String::as_str).zip(loads))
     }
 }
 
