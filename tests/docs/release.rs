@@ -52,8 +52,10 @@ pub fn files() -> Vec<PathBuf> {
         for entry in fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             let name = path.file_name().unwrap_or_default();
+            // In a worktree .git is a file: with it a copy would be that worktree, and commit to its branch.
             match path.is_dir() {
-                true if name == "target" || name == ".git" => {}
+                _ if name == ".git" => {}
+                true if name == "target" => {}
                 true => folders.push(path),
                 false => files.push(path),
             }
