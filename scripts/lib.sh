@@ -59,10 +59,10 @@ select_steps() {
     done
 }
 
-# A command that has neither printed anything nor worked for so long, in seconds, hangs, and is ended. How long it takes in
+# A command that has neither printed anything nor worked for this time, in seconds, hangs, and is ended. How long it takes in
 # all does not count: the same work takes ten times as long on a busy machine.
 idle_limit=600
-# What is left of it after so many seconds is killed.
+# What is left of it after these seconds is killed.
 grace=30
 # How often within that time `run` looks, and in how many of these looks a command that hangs may be seen at work: what it
 # has started may look every moment whether something has happened. A compiler is at work in all of them.
@@ -91,7 +91,7 @@ stop() {
 # threads_of ID: prints the threads of the process and of all below it and in its group: the ID, the state (R, S, D, …), and
 # the time of the start, which tells it from a later one with the same ID.
 threads_of() {
-    # A process may end meanwhile, which is no error. The name of a program, in parentheses, can have blanks.
+    # A process may end meanwhile, which is fine. The name of a program, in parentheses, can have blanks.
     cat /proc/[0-9]*/task/[0-9]*/stat 2>/dev/null | awk -v root="$1" '
         {
             id = $1
