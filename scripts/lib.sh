@@ -59,11 +59,19 @@ select_steps() {
     done
 }
 
-# prepare_runs LIMIT: sets `folder`, a temporary folder, and two files in it: `log` has what the last
-# `run` printed, `notes` the SKIPPED lines and the failed tests of all runs. Each run may take LIMIT, such as 30m; 0 means
-# no limit.
+# A command that has neither printed anything nor worked for this time, in seconds, hangs, and is ended. How long it takes in
+# all does not count: the same work takes ten times as long on a busy machine.
+idle_limit=600
+# What is left of it after these seconds is killed.
+grace=30
+# How often within that time `run` looks, and in how many of these looks a command that hangs may be seen at work: what it
+# has started may look every moment whether something has happened. A compiler is at work in all of them.
+looks=20
+looks_at_work=10
+
+# prepare_runs: sets `folder`, a temporary folder, and two files in it: `log` has what the last `run` printed, `notes` the
+# SKIPPED lines and the failed tests of all runs.
 prepare_runs() {
-    run_limit=$1
     folder=$(mktemp -d "${TMPDIR:-/tmp}/consul_ffi-run.XXXXXX")
     log=$folder/log
     notes=$folder/skipped
@@ -80,20 +88,76 @@ stop() {
     exit "$1"
 }
 
-# run COMMAND…: runs it, shown and logged; returns its status. In the background, so that a signal is
+# threads_of ID: prints the threads of the process and of all below it and in its group: the ID, the state (R, S, D, …), and
+# the time of the start, which tells it from a later one with the same ID.
+threads_of() {
+    # A process may end meanwhile, which is fine. The name of a program, in parentheses, can have blanks.
+    cat /proc/[0-9]*/task/[0-9]*/stat 2>/dev/null | awk -v root="$1" '
+        {
+            id = $1
+            sub(/^.*\) /, "")
+            state[id] = $1; parent[id] = $2; start[id] = $20
+            if (id == root || $3 == root) found[id]
+        }
+        END {
+            do {
+                more = 0
+                for (id in parent) if (!(id in found) && parent[id] in found) { found[id]; more = 1 }
+            } while (more)
+            for (id in found) print id, state[id], start[id]
+        }'
+}
+
+# watch ID: ends the process, which `run` has started, with all below it, once it hangs: for `idle_limit` seconds it has
+# printed nothing, and in at most `looks_at_work` looks one of its threads ran, waited for a processor, or for a disk. A
+# compiler prints nothing for minutes but works; a test that waits for timers does not work, but ends within minutes. That
+# a thread waits for a processor shows in its state alone: of a busy machine it may get next to no time.
+watch() {
+    local size=0 before pause seen='' threads id start
+    pause=$(awk "BEGIN { print $idle_limit / $looks }")
+    while sleep "$pause" && kill -0 "$1" 2>/dev/null; do
+        before=$size
+        size=$(stat -c %s "$log")
+        threads=$(threads_of "$1")
+        [ "$size" = "$before" ] || seen=
+        if grep -q ' [RD] ' <<<"$threads"; then seen+=w; else seen+=i; fi
+        [ ${#seen} -ge "$looks" ] || continue
+        seen=${seen: -looks}
+        [ "$(tr -d i <<<"$seen" | wc -m)" -le $((looks_at_work + 1)) ] || continue
+        touch "$folder/hangs"
+        # `timeout` passes it on to its group, and kills what is left of this after a while.
+        kill -TERM "$1"
+        while kill -0 "$1" 2>/dev/null; do sleep 0.1; done
+        while read -r id _ start; do
+            [[ "$(cat "/proc/$id/stat" 2>/dev/null)" != *" $start "* ]] || kill -KILL "$id"
+        done <<<"$threads"
+        return
+    done
+}
+
+# run COMMAND…: runs it, shown and logged, until it ends or hangs; returns its status. In the background, so that a signal is
 # handled at once; through a file, so that a process it leaves behind cannot block the run. It ends
 # with this script, even if the script is killed.
 run() {
-    local status=0
+    local status=0 watcher
     rm -f "$log"
     touch "$log"
-    setpriv --pdeathsig TERM timeout --kill-after=30s "$run_limit" "$@" </dev/null >"$log" 2>&1 &
+    # `timeout` without a limit: it passes SIGTERM on to all processes of the command.
+    setpriv --pdeathsig TERM timeout --kill-after="$grace" 0 "$@" </dev/null >"$log" 2>&1 &
     running=$!
+    watch "$running" </dev/null >/dev/null 2>&1 &
+    watcher=$!
     tail -n +1 -s 0.1 -f --pid="$running" "$log" &
     wait "$running" || status=$?
     running=
     wait $!
-    [ "$status" -ne 124 ] || echo "FAILED: stopped after $run_limit: $*"
+    if [ -e "$folder/hangs" ]; then
+        wait "$watcher"
+        rm "$folder/hangs"
+        status=124
+        echo "FAILED: ended, since for $idle_limit s it printed nothing and did not work: $*"
+    fi
+    kill "$watcher" 2>/dev/null || true
     grep '^SKIPPED' "$log" >>"$notes" || true
     [ "$status" -eq 0 ] || failed_tests "$log" >>"$notes"
     return "$status"

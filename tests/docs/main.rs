@@ -11,6 +11,7 @@ mod recipes;
 mod reference;
 mod release;
 mod release_script;
+mod runs;
 #[path = "../support/mod.rs"]
 mod support;
 mod translations;

@@ -192,17 +192,13 @@ fn requests_that_no_handler_takes_are_refused_when_too_many_wait() {
     assert!(took < AT_ONCE, "{took:?}");
     // The node itself refuses at once; the call is made without the pauses of retries.
     let (body, options) = (Body::bytes("3"), CallOptions { retries: 0, ..CallOptions::default() });
-    let mut times: Vec<_> = (0..21)
-        .map(|_| {
-            let begun = Instant::now();
-            let call = one.plane.call("idle", "echo", &body, &options);
-            let error = world.runtime.block_on(call).expect_err("a full queue");
-            assert_eq!((error.kind(), error.attempts()), (Kind::RateLimited, 1), "{error}");
-            begun.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    assert!(times[10] < Duration::from_millis(10), "{times:?}");
+    let begun = Instant::now();
+    for _ in 0..21 {
+        let call = one.plane.call("idle", "echo", &body, &options);
+        let error = world.runtime.block_on(call).expect_err("a full queue");
+        assert_eq!((error.kind(), error.attempts()), (Kind::RateLimited, 1), "{error}");
+    }
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
     let request = waiting.lock().expect("no panic").remove(0).begin().expect("a caller");
     world.runtime.block_on(echo(request));
     assert!(world.runtime.block_on(first).expect("no panic").is_ok());

@@ -1,0 +1,114 @@
+//! A command of `make test` ends when it hangs, and not because it takes long.
+
+use super::support::outside::outside_cargo;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// After these seconds without output and work a command hangs: `idle_limit` of the scripts, which is longer.
+const LIMIT: u32 = 2;
+
+/// Runs a shell command as the scripts do.
+fn run(command: &str) -> Output {
+    let script = format!(
+        "source scripts/lib.sh; prepare_runs; idle_limit={LIMIT} grace=1
+        status=0; run bash -c \"$1\" || status=$?
+        cat \"$notes\"; exit $status"
+    );
+    Command::new("bash")
+        .args(["-euc", &script, "bash", command])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("bash runs")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_command_that_works_in_silence_goes_on() {
+    let by_far = 4 * LIMIT;
+    let works = run(&format!("while [ $SECONDS -lt {by_far} ]; do :; done; echo done"));
+    assert!(works.status.success(), "{works:?}");
+    assert_eq!(text(&works), "done\n");
+    // A process below it works while it waits.
+    let waits = format!("(while [ $SECONDS -lt {by_far} ]; do :; done) & wait; exit 3");
+    let output = run(&waits);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+}
+
+#[test]
+fn a_command_that_prints_goes_on() {
+    let output =
+        run(&format!("for i in {{1..8}}; do sleep {LIMIT}e-1; sleep {LIMIT}e-1; echo $i; done"));
+    assert!(output.status.success(), "{output:?}");
+}
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+#[test]
+fn a_command_that_hangs_ends_with_all_below_it() {
+    for (name, hangs) in [
+        ("sleeps", "sleep 100000"),
+        // As one that asks a server again and again.
+        ("asks", "while sleep 1; do :; done"),
+        ("ignores", "trap '' TERM; sleep 100000"),
+        ("in its own session", "setsid bash -c 'echo $$ >>\"$0\"; sleep 100000' \"$0\""),
+    ] {
+        let ids = file(name);
+        let _ = fs::remove_file(&ids);
+        let child = format!(
+            "bash -c 'echo $$ >>\"$0\"; {}' '{}'",
+            hangs.replace('\'', "'\\''"),
+            ids.display()
+        );
+        let output = run(&format!("{child} & sleep 100000"));
+        assert_eq!(output.status.code(), Some(124), "{name}: {output:?}");
+        let said = text(&output);
+        assert!(said.contains("FAILED: ended, since for 2 s it printed nothing"), "{name}: {said}");
+        let ids = fs::read_to_string(ids).expect("what it has written");
+        for id in ids.lines() {
+            let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            // A zombie has ended.
+            assert!(stat.is_empty() || stat.contains(") Z "), "{name}: it lives: {stat}");
+        }
+    }
+}
+
+/// The last line of `.ci/run`, and whether it succeeds, where the two parts print this and end with this status.
+fn ci(first: (&str, u8), second: (&str, u8)) -> (String, bool) {
+    let folder = file("ci");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(folder.join(".ci")).expect("a folder");
+    fs::copy(".ci/run", folder.join(".ci/run")).expect("a copy");
+    let target = |name, (said, status)| format!("{name}:\n\t@printf '{said}'; exit {status}\n");
+    let makefile = target("test", first) + &target("test-added", second);
+    fs::write(folder.join("Makefile"), makefile).expect("a file");
+    let mut run = Command::new(folder.join(".ci/run"));
+    let output = outside_cargo(&mut run).env_remove("MAKEFLAGS").output().expect("bash runs");
+    let said = text(&output);
+    (said.lines().last().unwrap_or_default().to_owned(), output.status.success())
+}
+
+#[test]
+fn ci_counts_both_parts_of_the_tests() {
+    let good = ("one\\n2 passed, 0 failed, 1 skipped\\n", 0);
+    let more = ("30 passed, 0 failed, 4 skipped\\n", 0);
+    assert_eq!(ci(good, more), ("32 passed, 0 failed, 5 skipped".to_owned(), true));
+    let bad = ("2 passed, 3 failed, 1 skipped\\n", 1);
+    assert_eq!(ci(bad, more), ("32 passed, 3 failed, 5 skipped".to_owned(), false));
+    assert_eq!(ci(more, bad), ("32 passed, 3 failed, 5 skipped".to_owned(), false));
+    assert_eq!(ci(good, ("gone", 0)), ("2 passed, 1 failed, 1 skipped".to_owned(), false));
+}
+
+#[test]
+fn the_demo_says_first_what_it_does_and_builds_nothing_optimised() {
+    let mut make = Command::new("make");
+    let output = outside_cargo(make.args(["-n", "demo"])).output().expect("make runs");
+    let said = text(&output);
+    assert!(said.starts_with("echo \"make demo: builds the module for luajit"), "{said}");
+    assert!(said.contains("\nQUICK=1 rockspec/build.sh luajit target/lua-quick/"), "{said}");
+}
