@@ -73,7 +73,7 @@ $(IN_PROCESSES): consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL),$(if $
 	CONSUL_BIN=$(or $(CONSUL_SIM),$(abspath $(or $(CARGO_TARGET_DIR),target)/debug/consul-sim)) scripts/with-consul.sh 1.21))
 
 consul-sim:
-	@$(if $(CONSUL)$(CONSUL_HTTP_ADDR)$(CONSUL_SIM),,cargo build --quiet --no-default-features --features server,guard --bin consul-sim)
+	@$(if $(CONSUL)$(CONSUL_HTTP_ADDR)$(CONSUL_SIM),,cargo build --quiet --package consul-sim --bin consul-sim)
 
 demo-deps:
 	@LUA="$(LUA)" scripts/install-deps.sh demo
@@ -101,13 +101,12 @@ mutants:
 .PHONY: dst
 ## dst [SEEDS=500] [SEED=17] [ARGS=clusters]: simulates histories of locks and clusters under faults, or prints one
 dst:
-	$(if $(SEED),SEED=$(SEED)) SEEDS=$(or $(SEEDS),500) cargo test --quiet --no-default-features \
-		--features sabotage --profile simulation --test simulation $(if $(ARGS),-- $(ARGS))
+	$(if $(SEED),SEED=$(SEED)) SEEDS=$(or $(SEEDS),500) cargo test --quiet --package consul-cluster --features sabotage --profile simulation --test simulation $(if $(ARGS),-- $(ARGS))
 
 .PHONY: model
 ## model: searches the model of replicated shards to its end, in chains of four changes (an hour, 8 GB)
 model:
-	cargo test --quiet --no-default-features --features sabotage --profile simulation \
+	cargo test --quiet --package consul-replication --features sabotage --profile simulation \
 		--test model -- --ignored --nocapture
 
 .PHONY: spec
@@ -127,15 +126,15 @@ lint-fmt:
 	cargo fmt --check
 
 lint-clippy:
-	cargo clippy --all-targets --no-default-features --features server,guard,tools,sabotage -- -D warnings
+	cargo clippy --workspace --exclude consul_ffi --all-targets --all-features -- -D warnings
+	cargo clippy --package consul_ffi --no-default-features --tests --benches -- -D warnings
 
-# With a Lua feature only the library links.
 $(FLAVOURS:%=lint-clippy-%): lint-clippy-%:
 	cargo clippy --lib --no-default-features --features $(feature-$*) -- -D warnings
 
 lint-rustdoc:
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features server,guard,tools
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features luajit
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --exclude consul_ffi --lib --all-features
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --package consul_ffi
 
 lint-luacheck:
 	luacheck --quiet --no-color .
@@ -153,7 +152,7 @@ lint-shellcheck:
 lint-gofmt:
 	@if ! command -v gofmt >/dev/null; then \
 		echo "SKIPPED: there is no gofmt"; \
-	elif unformatted=$$(gofmt -l tests/simulated/interop examples/consul-sim/go benches/clients/go benches/failover/go) && [ -n "$$unformatted" ]; then \
+	elif unformatted=$$(gofmt -l crates/consul-sim/tests/simulated/interop examples/consul-sim/go benches/clients/go benches/failover/go) && [ -n "$$unformatted" ]; then \
 		echo "gofmt -w: $$unformatted"; \
 		exit 1; \
 	fi
@@ -165,7 +164,7 @@ lint-words:
 ## bench: runs the benchmarks, other clients included (ten minutes); fails when a bound does not hold
 bench:
 	scripts/install-deps.sh bench
-	cargo bench --no-default-features --features server --bench simulate --bench shard_map --bench data_plane
+	cargo bench --no-default-features --bench simulate --bench shard_map --bench data_plane
 	benches/ring.sh
 	LUA_PATH='lua/?.lua;;' luajit benches/balancer.lua
 	benches/consul-sim.sh
@@ -182,16 +181,16 @@ bench-failover:
 .PHONY: docs
 ## docs: generates docs/api.md, docs/api-endpoints.md, docs/quick-reference.md, docs/faq.md, docs/configuration.md, the options in docs/production.md, lua/meta and the Rust documentation
 docs:
-	UPDATE_REFERENCE=1 cargo test --quiet --no-default-features --test docs reference::
+	cargo xtask reference
 	UPDATE_REFERENCE=1 $(MAKE) spec ARGS=spec/consul_production/options_spec.lua
-	cargo doc --no-deps --no-default-features
+	cargo doc --no-deps --workspace --exclude consul_ffi --lib
 
 .PHONY: docs-screenshots
 ## docs-screenshots: makes the pictures of the status server's page in docs/images, with Chromium
 docs-screenshots: build-luajit
 	scripts/install-deps.sh page
 	mkdir -p docs/images
-	SCREENSHOTS="$(abspath docs/images)" cargo test --quiet --no-default-features --features server,guard --test programs \
+	SCREENSHOTS="$(abspath docs/images)" cargo test --quiet --no-default-features --test programs \
 		-- page::screenshots
 
 .PHONY: golden
@@ -201,7 +200,7 @@ golden:
 		echo "v$(version) is released, and its golden files stay as they are: raise the version in Cargo.toml first" >&2; \
 		exit 1; \
 	}
-	WRITE_GOLDEN=1 cargo test --quiet --no-default-features --features server --test cluster of_each_release
+	WRITE_GOLDEN=1 cargo test --quiet --package consul-cluster --test cluster of_each_release
 
 .PHONY: rocks install
 ## rocks: packs a rock of the module for each engine into target/rocks, which needs no Rust where it is installed

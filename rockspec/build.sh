@@ -50,7 +50,8 @@ fi
 # Less inlining than LLVM's own, functions that are alike in the module once, and direct calls between
 # crates: see docs/architecture.md, the size of the module.
 flags=(-C "llvm-args=-inline-threshold=45 -inlinehint-threshold=45")
-[ -z "${QUICK:-}" ] || flags=(-C opt-level=0)
+profile=release
+[ -z "${QUICK:-}" ] || profile=quick flags=()
 # For its size; consul-sim serves with it, and has it as it is fast.
 small=(--config 'profile.release.package.hyper.opt-level="z"' --config 'profile.release.package.hyper-util.opt-level="z"')
 # Not every linker can fold functions. A folder of its own: rustc's intermediate files in it have the
@@ -65,11 +66,11 @@ fi
 rm -rf "$probe"
 linux_x86="target.'cfg(all(target_os=\"linux\", target_arch=\"x86_64\"))'"
 messages=$(CARGO_TARGET_DIR=$folder/$feature cargo --config "$linux_x86.rustflags=['-C', 'relro-level=partial']" \
-    "${without_home[@]}" "${small[@]}" rustc --release --locked --lib "$as_messages" \
+    "${without_home[@]}" "${small[@]}" rustc --profile "$profile" --locked --package consul_ffi --lib "$as_messages" \
     --no-default-features --features "$feature" -- "${flags[@]}")
 module=$(built libconsul_ffi.so "$messages")
 messages=$(CARGO_TARGET_DIR=$folder/guard cargo "${without_home[@]}" build --profile guard --locked --bin consul-guard \
-    "$as_messages" --no-default-features --features guard)
+    "$as_messages" --package consul-guard)
 guard=$(built consul-guard "$messages")
 
 # put FILE TARGET: copies atomically, because a starting program may load the target at any time.

@@ -111,11 +111,10 @@ step_lint() {
     done
 }
 
-rust_tests=(cargo test --no-default-features --features "server,guard,tools" --no-fail-fast)
-# Without the dependencies of the tests it would be another build, which replaces the one that they run.
-consul_sim=(cargo test --no-default-features --features "server,guard,tools" --test docs --no-run)
-simulation_tests=(cargo test --no-default-features --features sabotage --profile simulation
-    --test simulation --test model)
+rust_tests=(cargo test --workspace --no-fail-fast)
+consul_sim=(cargo build --package consul-sim --all-features)
+simulation_tests=(cargo test --package consul-cluster --package consul-replication --profile simulation
+    --features consul-cluster/sabotage,consul-replication/sabotage --test simulation --test model)
 
 # run_cargo_test COMMAND…: a cargo test, counted.
 run_cargo_test() {
@@ -129,9 +128,9 @@ run_cargo_test() {
 
 step_rust() {
     local main targets=(--lib --bins)
-    for main in tests/*/main.rs; do
+    for main in tests/*/main.rs crates/*/tests/*/main.rs; do
         case $main in
-            tests/cluster/* | tests/programs/* | tests/simulation/* | tests/model/*) ;;
+            */tests/cluster/* | tests/programs/* | */tests/simulation/* | */tests/model/*) ;;
             *) targets+=(--test "$(basename "$(dirname "$main")")") ;;
         esac
     done
@@ -150,6 +149,11 @@ step_simulation() {
 step_compile() {
     add_command run "${rust_tests[@]}" --no-run
     add_command run "${simulation_tests[@]}" --no-run
+    # As the tests build them when they need one.
+    local program
+    for program in consul-sim consul-guard consul-ha consul-migrate; do
+        add_command run cargo build --package "$program" --bin "$program" --all-features
+    done
 }
 
 # step_busted ENGINE TARGET: TARGET is sim, consul-sim or a version of Consul.

@@ -1,7 +1,7 @@
-//! The documentation is true: the layers, the references, and claims about code and tests.
+//! The documentation is true: the references, and claims about code and tests.
 
-mod architecture;
 mod build_script;
+mod classes;
 mod coordination;
 mod failures;
 mod links;
@@ -11,6 +11,5 @@ mod recipes;
 mod reference;
 mod release;
 mod release_script;
-#[path = "../support/mod.rs"]
-mod support;
+use consul_test_support as support;
 mod translations;

@@ -1,0 +1,105 @@
+//! A storage of replicated shards in memory that counts its scans, and that can be made to fail.
+
+use bytes::Bytes;
+use consul_api::error::{Error, Kind};
+use consul_process::clock::{BoxFuture, Clock as _, ManualClock};
+use consul_replication::record::{Range, Record, Version};
+use consul_replication::storage::{Memory, Storage};
+use futures_util::FutureExt as _;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+#[derive(Default)]
+pub struct Disk {
+    memory: Memory,
+    /// The number of scans, and of the bytes of the records that they found.
+    pub scans: AtomicUsize,
+    pub scanned: AtomicUsize,
+    /// Whether it stores nothing.
+    pub is_full: AtomicBool,
+    /// How long it takes to read what was kept, by which clock.
+    slow: Mutex<Option<(ManualClock, Duration)>>,
+    /// The same for a scan.
+    pub slow_scan: Mutex<Option<(ManualClock, Duration)>>,
+}
+
+impl Disk {
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Lets it take this long to read what was kept.
+    pub fn be_slow(&self, clock: &ManualClock, time: Duration) {
+        *self.slow.lock().expect("no panic elsewhere") = Some((clock.clone(), time));
+    }
+
+    fn fails(&self) -> Option<Error> {
+        let is_full = self.is_full.load(Relaxed);
+        is_full.then(|| Error::new(Kind::NotReady, "the disk is full"))
+    }
+
+    /// All records of the first shards, also deleted ones.
+    pub fn records(&self, shards: u32) -> Vec<Record> {
+        let scan = |shard| self.memory.scan(shard, Range::all(), usize::MAX).now_or_never();
+        let records = (0..shards).map(|shard| scan(shard).expect("no wait").expect("memory"));
+        records.flatten().collect()
+    }
+}
+
+impl Storage for Disk {
+    fn apply(
+        &self,
+        shard: u32,
+        records: Vec<Record>,
+    ) -> BoxFuture<'_, Result<Vec<(usize, Version)>, Error>> {
+        match self.fails() {
+            Some(why) => Box::pin(async { Err(why) }),
+            None => self.memory.apply(shard, records),
+        }
+    }
+
+    fn scan(
+        &self,
+        shard: u32,
+        range: Range,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
+        let slow = self.slow_scan.lock().expect("no panic elsewhere").clone();
+        Box::pin(async move {
+            if let Some((clock, time)) = slow {
+                clock.sleep(time).await;
+            }
+            let found = self.memory.scan(shard, range, limit).await?;
+            self.scans.fetch_add(1, Relaxed);
+            self.scanned.fetch_add(found.iter().map(Record::size).sum(), Relaxed);
+            Ok(found)
+        })
+    }
+
+    fn purge(&self, shard: u32, below: Version) -> BoxFuture<'_, Result<(), Error>> {
+        self.memory.purge(shard, below)
+    }
+
+    fn drop_shard(&self, shard: u32) -> BoxFuture<'_, Result<(), Error>> {
+        self.memory.drop_shard(shard)
+    }
+
+    fn keep(&self, name: &str, value: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+        match self.fails() {
+            Some(why) => Box::pin(async { Err(why) }),
+            None => self.memory.keep(name, value),
+        }
+    }
+
+    fn kept(&self, name: &str) -> BoxFuture<'_, Result<Option<Bytes>, Error>> {
+        let slow = self.slow.lock().expect("no panic elsewhere").clone();
+        let kept = self.memory.kept(name);
+        Box::pin(async move {
+            if let Some((clock, time)) = slow {
+                clock.sleep(time).await;
+            }
+            kept.await
+        })
+    }
+}
