@@ -59,8 +59,8 @@ select_steps() {
     done
 }
 
-# A command that has neither printed anything nor worked for so long, in seconds, hangs, and is ended. How long it takes in
-# all does not count: the same work takes ten times as long on a busy machine.
+# A command hangs, and is ended, if for this number of seconds it has neither printed anything nor worked. How long it takes
+# in all does not count: the same work takes ten times as long on a busy machine.
 idle_limit=600
 # What is left of it after this number of seconds is killed.
 grace=30

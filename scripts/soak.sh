@@ -24,11 +24,11 @@
 #   prometheus  the numbers and the alert rules, read by promtool (Debian's package prometheus)
 #   tools     consul-ha and consul-migrate, installed by cargo and by luarocks
 #   migrate   100,000 keys from etcd to Consul under writers and 20 kills; both leaders killed; 5,000 random histories
-#   engines   all Lua specs on Lua 5.3, of which `make test-all` runs the smoke test
+#   engines   all Lua specs on Lua 5.3, of which `make test` runs the smoke test
 #   annotations  uses and mistakes in Lua, marked by emmylua_check, which cargo installs (ten minutes the first time)
 #   lowest    make lint with the lowest Rust of Cargo.toml, as the workflow runs it; rustup installs it
 #   release   make release, but for its tests, in a clone that is removed
-#   archive   make test-all in the unpacked source archive, without .git (STEPS="lint rust": these steps of it alone)
+#   archive   make test in the unpacked source archive, without .git (STEPS="lint rust": these steps of it alone)
 #   upgrade   nodes of each release in tests/golden whose tag is in this clone, beside ours in one cluster
 #   newcomer  README's first command and program in a mount namespace with an empty home (some minutes)
 #   memory    an engine whose memory is refused at every point while it loads the module
@@ -180,7 +180,7 @@ step_migrate() {
 }
 
 step_engines() {
-    run scripts/install-deps.sh || return 3
+    run scripts/install-deps.sh test || return 3
     run make --no-print-directory spec LUA=lua5.3
 }
 
@@ -221,7 +221,7 @@ step_archive() {
     # Not the build folder of this checkout: cargo would take what was built from one of them for the other's.
     # Its own commands end when they hang; what they print comes late.
     # shellcheck disable=SC2086 # a list of steps
-    CARGO_TARGET_DIR=$source/target idle_limit=$((3 * idle_limit)) run "$source/scripts/test.sh" ${STEPS:-all}
+    CARGO_TARGET_DIR=$source/target idle_limit=$((3 * idle_limit)) run "$source/scripts/test.sh" ${STEPS:-}
 }
 
 # build_release COMMIT FOLDER: builds the module of a commit there, unless it has been built.
@@ -260,8 +260,8 @@ step_memory() {
     REFUSE_STRIDE=1 run cargo test --no-default-features --features server --test host -- refused_memory
 }
 
-# Most steps need what make test-all needs, and come before the one that runs it.
-run scripts/install-deps.sh || echo "SKIPPED: the programs of make test-all could not be installed" | tee -a "$notes"
+# Most steps need what make test needs, and come before the one that runs it.
+run scripts/install-deps.sh test || echo "SKIPPED: the programs of make test could not be installed" | tee -a "$notes"
 
 for step in "${steps[@]}"; do
     echo

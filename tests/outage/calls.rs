@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 
 const TIMEOUT: Duration = Duration::from_millis(2000);
 /// The delay that a loaded machine may add.
-const SLACK: Duration = Duration::from_secs(8);
+const SLACK: Duration = Duration::from_millis(1000);
 
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
