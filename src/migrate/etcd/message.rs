@@ -76,8 +76,10 @@ impl<'de> Deserialize<'de> for Int {
     }
 }
 
-/// What each answer about keys has; one without it is not etcd's, whatever its status says.
+/// What each answer about keys has; one without it is not etcd's, whatever its status says. Its fields may be zero, and
+/// are left out then: the line that ends a watch at a compaction has no revision.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Header {
     pub cluster_id: Int,
     pub revision: Int,
