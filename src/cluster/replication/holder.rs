@@ -310,7 +310,14 @@ impl Holder {
             return Ok(refused);
         }
         for record in &records {
-            self.clock.observe(record.version.time())?;
+            let time = record.version.time();
+            if let Err(error) = self.clock.observe(time) {
+                // One that had such a version already is not frozen until that time.
+                let kept = self.one(shard, record.id.clone()).await?;
+                if kept.is_none_or(|kept| kept.version.time().next() < time) {
+                    return Err(error);
+                }
+            }
         }
         let floor = state.floor;
         if self.rules.has(Rule::WaitForRunning) {
@@ -341,7 +348,8 @@ impl Holder {
         Ok(Outcome::Stored { overtaken })
     }
 
-    /// Stores records that another replica has and this one lacks.
+    /// Stores records that another replica has and this one lacks, but for those that are too far ahead of this
+    /// node's clock.
     async fn repair(
         &self,
         shard: u32,
@@ -356,7 +364,8 @@ impl Holder {
         if entry.counting_at(&self.node).is_none() || !self.is_whole(&state, entry) {
             return Ok(Outcome::NotReady(NotReady::NotAHolder));
         }
-        self.store_above(shard, state.horizon, records).await
+        let believed = records.into_iter().filter(|it| !self.clock.is_ahead(it.version)).collect();
+        self.store_above(shard, state.horizon, believed).await
     }
 
     async fn read(&self, shard: u32, entry: &Entry, action: Action) -> Result<Outcome, Error> {
@@ -432,6 +441,24 @@ impl Holder {
         end.push(0);
         let range = Range { from: id, to: Some(end.into()), after: None };
         Ok(self.storage.scan(shard, range, 1).await?.pop())
+    }
+
+    /// Whether the replica counts, or is sealed for a move.
+    pub async fn counts(&self, shard: u32, entry: &Entry) -> bool {
+        let cell = self.shard(shard);
+        let state = cell.read().await;
+        matches!(self.refusal(&state, entry), None | Some(NotReady::Sealed))
+    }
+
+    /// Stores a record that the replica of a shard has, if it has one: nothing changes by it.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn store_again(&self, shard: u32) -> Result<(), Error> {
+        let cell = self.shard(shard);
+        let _unchanged = cell.read().await;
+        let records = self.storage.scan(shard, Range::all(), 1).await?;
+        self.storage.apply(shard, records).await.map(|_| ())
     }
 
     async fn seal(&self, shard: u32, entry: &Entry) -> Result<Outcome, Error> {

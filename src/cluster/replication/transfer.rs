@@ -5,7 +5,7 @@ use super::holder::Holder;
 use super::map::{Change, ChangeKind, Entry, NodeId, Place, Quorums, Slot};
 use super::message::{Action, Outcome, Request, other_store};
 use super::peers::Peers;
-use super::record::{OVERHEAD, Record, Version};
+use super::record::{HybridTime, OVERHEAD, Record, Version};
 use super::rules::Rule;
 use super::state::Work;
 use super::storage::Message;
@@ -72,6 +72,17 @@ impl Transfer {
         node: &NodeId,
         action: Action,
     ) -> Result<Outcome, Error> {
+        self.ask_time(shard, entry, node, action).await.map(|(_, outcome)| outcome)
+    }
+
+    /// As [`Transfer::ask`], with the time of the node.
+    async fn ask_time(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+        action: Action,
+    ) -> Result<(HybridTime, Outcome), Error> {
         let store = self.holder.store();
         let request = Request { store, shard, entry: entry.clone(), action };
         let reply = self.peers.ask(node, request).await?;
@@ -84,7 +95,7 @@ impl Transfer {
             Outcome::NotReady(why) => Err(unfinished(shard, node, &format!("{why:?}"))),
             Outcome::Failed(why) => Err(unfinished(shard, node, &why)),
             Outcome::OtherStore(id) => Err(unfinished(shard, node, &other_store(id))),
-            outcome => Ok(outcome),
+            outcome => Ok((reply.time, outcome)),
         }
     }
 
@@ -243,6 +254,7 @@ impl Transfer {
                     work.position = last.map(|id| (source.clone(), id));
                 }
             };
+            let records = self.believed(shard, entry, source, records).await?;
             self.holder.take(shard, since, records, progress, horizon).await?;
             if is_last {
                 return Ok(());
@@ -261,7 +273,8 @@ impl Transfer {
         let difference = self.difference(shard, entry, source).await?;
         let mut ids = &difference.theirs[..];
         while !ids.is_empty() {
-            let records = self.fetch(shard, entry, source, &mut ids).await?;
+            let (_, records) = self.fetch(shard, entry, source, &mut ids).await?;
+            let records = self.believed(shard, entry, source, records).await?;
             self.holder.take(shard, since, records, |_| {}, difference.horizon).await?;
         }
         Ok(difference.theirs.len())
@@ -274,11 +287,12 @@ impl Transfer {
         entry: &Entry,
         node: &NodeId,
         ids: &mut &[Bytes],
-    ) -> Result<Vec<Record>, Error> {
+    ) -> Result<(HybridTime, Vec<Record>), Error> {
         let mut message = Message::default();
         let fits = |id: &&Bytes| message.takes(OVERHEAD + id.len());
         let asked = &ids[..ids.iter().take(IDS).take_while(fits).count()];
-        let outcome = self.ask(shard, entry, node, Action::Fetch(asked.to_vec())).await?;
+        let asked_for = Action::Fetch(asked.to_vec());
+        let (time, outcome) = self.ask_time(shard, entry, node, asked_for).await?;
         let no_page = || unfinished(shard, node, "its answer is not a page");
         let Outcome::Page { records, is_last, .. } = outcome else { return Err(no_page()) };
         let last = records.last().map(|record| &record.id);
@@ -288,7 +302,81 @@ impl Transfer {
             None => return Err(no_page()),
         };
         *ids = &ids[count..];
+        Ok((time, records))
+    }
+
+    /// The records of a copy. Of one that is too far ahead of this node's clock the other replicas are asked, as
+    /// that may be the clock that is wrong: if each that lacks it would refuse it too, and fewer than W have it, it
+    /// was never acknowledged, and what they have comes in its place.
+    async fn believed(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        source: &NodeId,
+        mut records: Vec<Record>,
+    ) -> Result<Vec<Record>, Error> {
+        let clock = self.holder.clock();
+        let write = self.quorums.write;
+        let doubted: Vec<Bytes> = records
+            .iter()
+            .filter(|it| write > 1 && clock.is_ahead(it.version))
+            .map(|it| it.id.clone())
+            .collect();
+        if doubted.is_empty() {
+            return Ok(records);
+        }
+        let mut others: Vec<(HybridTime, BTreeMap<Bytes, Record>)> = Vec::new();
+        let mut why = unfinished(shard, source, "no other replica says whether it has a record");
+        for (_, place) in entry.counting().filter(|(_, place)| place.node != *source) {
+            match self.fetch_all(shard, entry, &place.node, &doubted).await {
+                Ok(found) => others.push(found),
+                Err(error) => why = error,
+            }
+        }
+        if others.is_empty() {
+            return Err(why);
+        }
+        let all = std::mem::take(&mut records);
+        for record in all {
+            if !clock.is_ahead(record.version) {
+                records.push(record);
+                continue;
+            }
+            let has = |found: &BTreeMap<Bytes, Record>| {
+                found.get(&record.id).is_some_and(|it| it.version >= record.version)
+            };
+            let (having, lacking): (Vec<_>, Vec<_>) =
+                others.iter().partition(|(_, found)| has(found));
+            let would_refuse =
+                |time: HybridTime| record.version.time().ms() > clock.allowed(time.ms());
+            let is_refused = having.len() + 1 < write
+                && !lacking.is_empty()
+                && lacking.iter().all(|(time, _)| would_refuse(*time));
+            if is_refused {
+                let theirs = lacking.iter().filter_map(|(_, found)| found.get(&record.id));
+                records.extend(theirs.max_by_key(|it| it.version).cloned());
+            } else {
+                records.push(record);
+            }
+        }
         Ok(records)
+    }
+
+    /// The records of these ids that a node has, and its time.
+    async fn fetch_all(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+        mut ids: &[Bytes],
+    ) -> Result<(HybridTime, BTreeMap<Bytes, Record>), Error> {
+        let mut all = (HybridTime::default(), BTreeMap::new());
+        while !ids.is_empty() {
+            let (time, records) = self.fetch(shard, entry, node, &mut ids).await?;
+            all.0 = time;
+            all.1.extend(records.into_iter().map(|record| (record.id.clone(), record)));
+        }
+        Ok(all)
     }
 
     /// The ids of the records that are newer there or here.
@@ -362,7 +450,7 @@ impl Transfer {
         let difference = self.difference(shard, entry, node).await?;
         let mut ids = &difference.theirs[..];
         while !ids.is_empty() {
-            let records = self.fetch(shard, entry, node, &mut ids).await?;
+            let (_, records) = self.fetch(shard, entry, node, &mut ids).await?;
             let own = self.holder.node();
             self.ask(shard, entry, own, Action::Repair(records)).await?;
         }
