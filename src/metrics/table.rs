@@ -165,6 +165,10 @@ metrics! {
             "Replicas that are made again since they were lost."
         STORE_USABLE Gauge "store_usable" ["store"]
             "1 while this process can use the store, 0 before it knows the map and after a permanent error."
+        STORE_STORAGE_ERRORS Counter "store_storage_errors" ["store", "function"]
+            "Calls of functions of this process's storage that did not do what they have to."
+        STORE_STORAGE_FAILING Gauge "store_storage_failing" ["store"]
+            "1 while a function of this process's storage fails, otherwise 0."
     }
     "Log" {
         LOG_LEFT_OUT Counter "log_lines_left_out" []

@@ -85,7 +85,7 @@ impl Router {
     /// # Errors
     /// [`Kind::NotReady`] or [`Kind::Timeout`] if there is no quorum until the deadline; the records may
     /// be stored nevertheless, unless no quorum was there when it began. [`Kind::Conflict`] if this process's
-    /// clock is ahead of those of so many replicas that W of them cannot take the records, none of which is
+    /// clock is so far ahead of those of the replicas that fewer than W take the records, none of which is
     /// stored. [`Kind::TooLarge`] if the records do not fit into a request.
     pub async fn write(
         &self,
@@ -159,7 +159,9 @@ impl Router {
             request.ask(usize::MAX);
         }
         while count < quorum {
-            let Some(Answered { slot, node, outcome, .. }) = request.next(deadline).await else { break };
+            let Some(Answered { slot, node, outcome, .. }) = request.next(deadline).await else {
+                break;
+            };
             let heard = outcome.and_then(|_| self.clock.heard(&node, begun));
             count = heard.map_or(count, |(ms, _)| meets(slot, &node, ms));
         }
@@ -188,7 +190,7 @@ impl Router {
 
     /// The versions above which each record has to be written again, of those that the replicas named for it;
     /// `None`: too few have stored one of the records above all versions that are believed. One that is not
-    /// believed is passed over if so many replicas do not have it that no read shows it.
+    /// believed is passed over if too few replicas have it for a read to show it.
     fn to_exceed(
         &self,
         entry: &Entry,

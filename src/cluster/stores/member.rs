@@ -2,12 +2,12 @@
 //! replicas, and reports.
 
 use super::document::{DiskMark, FORMAT, MemberRecord, Opening, StoreMap};
-use super::{Store, Survives, member_key};
+use super::{Store, Survives, Watched, member_key};
 use crate::clock::Instant;
 use crate::cluster::PAUSE;
 use crate::cluster::keys;
 use crate::cluster::replication::holder::Holder;
-use crate::cluster::replication::map::{Disk, Entry};
+use crate::cluster::replication::map::{ChangeKind, Disk, Entry};
 use crate::cluster::replication::record::{HybridTime, Version};
 use crate::cluster::replication::rules::Rules;
 use crate::cluster::replication::state::Report;
@@ -79,6 +79,8 @@ pub(super) struct Member {
     /// Whether no other process can have a later copy of the disk.
     is_new: bool,
     is_confirmed: AtomicBool,
+    /// How many of the replicas that the map gives to the node are not there.
+    lacking: Mutex<Option<usize>>,
     /// Signals that there is something to report.
     news: Notify,
 }
@@ -170,12 +172,40 @@ impl Member {
         };
         let (is_new, is_confirmed, news) =
             (current.is_none(), AtomicBool::default(), Notify::new());
-        Ok(Arc::new(Member { transfer, mark: Mutex::new(next), is_new, is_confirmed, news }))
+        let (mark, lacking) = (Mutex::new(next), Mutex::default());
+        Ok(Arc::new(Member { transfer, mark, is_new, is_confirmed, lacking, news }))
     }
 
     /// Whether the replicas of the disk may be used.
     pub fn is_confirmed(&self) -> bool {
         self.is_confirmed.load(Ordering::Acquire)
+    }
+
+    /// How many of the replicas that the map gives to the node are not there; `None`: that is not known
+    /// yet.
+    pub fn lacking(&self) -> Option<usize> {
+        lock(&self.lacking).filter(|_| self.is_confirmed())
+    }
+
+    /// Looks at these replicas.
+    async fn look_at_replicas(&self, store: &Store) {
+        if !self.is_confirmed() {
+            return;
+        }
+        let own = self.holder().node();
+        let map = store.map.borrow().clone();
+        let mut lacking = 0;
+        for (shard, entry) in map.iter().flat_map(|map| map.entries()) {
+            let is_made_again = entry.slots.iter().any(|slot| {
+                let change = slot.change.as_ref().filter(|it| it.kind == ChangeKind::Failover);
+                let was_here = slot.holder.as_ref().is_some_and(|place| place.node == *own);
+                change.is_some_and(|change| was_here || change.to == *own)
+            });
+            let counts = entry.counting_at(own).is_some();
+            let is_there = !counts || self.holder().counts(shard, entry).await;
+            lacking += usize::from(is_made_again || !is_there);
+        }
+        *lock(&self.lacking) = Some(lacking);
     }
 
     fn claim(&self, map: Option<&StoreMap>) -> Claim {
@@ -196,7 +226,7 @@ impl Member {
 
     /// Does the node's work, until another opening of the disk is known to be the last one; returns the mark
     /// of this one.
-    pub async fn run(&self, store: &Store) -> DiskMark {
+    pub async fn run(&self, store: &Store, storage: &Watched) -> DiskMark {
         let work = async {
             if !self.is_new {
                 self.claimed(store, Claim::Ours).await;
@@ -217,6 +247,7 @@ impl Member {
             biased;
             () = self.claimed(store, Claim::Lost) => {}
             never = self.report(store) => match never {},
+            never = self.probe(store, storage) => match never {},
             never = work => match never {},
         }
         self.is_confirmed.store(false, Ordering::Release);
@@ -304,6 +335,7 @@ impl Member {
         loop {
             leaders.mark_unchanged();
             maps.mark_unchanged();
+            self.look_at_replicas(store).await;
             let record = self.record(store, written.as_ref()).await;
             let now = client.clock().now();
             let is_same = written.as_ref().is_some_and(|(last, _)| *last == record);

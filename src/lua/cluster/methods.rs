@@ -122,6 +122,7 @@ fn start(call: &Call<ClusterNode>) -> native::Result {
     for store in node.stores.borrow().values() {
         running.start_store(store)?;
     }
+    running.notify()?;
     node.set_running(Rc::clone(&running));
     let progress = running.wait_for_start(lua).inspect_err(|_| node.close())?;
     // A hook may have stopped the node, or started it again.
@@ -269,7 +270,7 @@ fn status(call: &Call<ClusterNode>) -> native::Result {
     let node = &*call.object;
     let snapshot = node.snapshot()?;
     let frozen = snapshot.frozen.iter().map(|id| Value::from(id.as_str())).collect();
-    let is_ready = node.running().map(|running| Value::Bool(running.data_plane.is_ready()));
+    let is_ready = node.running().map(|running| Value::Bool(running.is_ready()));
     let members = [
         ("state", node.state().into()),
         ("ready", is_ready.unwrap_or(Value::Null)),

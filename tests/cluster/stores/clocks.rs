@@ -101,7 +101,9 @@ fn records_of_three_nodes_that_were_ahead_stay_readable() {
     // They are not frozen until those times.
     for (number, text) in ["again", "and again"].into_iter().enumerate() {
         cases.write(&nodes[number], "early-1", text).expect("a quorum");
-        nodes.iter().for_each(|node| assert_eq!(cases.read(node, "early-1").as_deref(), Some(text)));
+        nodes
+            .iter()
+            .for_each(|node| assert_eq!(cases.read(node, "early-1").as_deref(), Some(text)));
     }
     cases.try_delete(&nodes[2], "early-2").expect("a quorum");
     nodes.iter().for_each(|node| assert_eq!(cases.read(node, "early-2"), None));
@@ -120,7 +122,7 @@ impl Cases {
         self.world.run(at.store.write(key.as_bytes(), vec![record], deadline)).map(|_| ())
     }
 
-    /// A record whose version is so many seconds ahead of a right clock.
+    /// A record whose version is this many seconds ahead of a right clock.
     fn ahead(&self, seconds: i64, key: &str) -> Record {
         let now_ms = 1_700_000_000_000 + self.world.clock.now().since_origin().as_millis() as u64;
         let time = HybridTime::from_ms(now_ms.saturating_add_signed(seconds * 1000));

@@ -2,6 +2,7 @@
 
 mod clocks;
 mod disks;
+mod faults;
 mod foreign_keys;
 mod golden;
 mod identity;

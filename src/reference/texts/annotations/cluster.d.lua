@@ -297,7 +297,7 @@ function ConsulHACluster:run() end
 ---The state of a node.
 ---@class consul_ffi.ClusterStatus
 ---@field state "stopped"|"joining"|"follower"|"candidate"|"leader"|"suspended"|"draining"|"maintenance"|"observer"
----@field ready? boolean false if the program has handlers and does not poll often enough
+---@field ready? boolean false if the program has handlers and does not poll often enough, or a store of the node does not serve: it cannot be used, its storage is not open or fails, or a replica that the map gives to the node is missing
 ---@field in_touch boolean whether Consul answers
 ---@field map_epoch? integer the epoch of the shard map
 ---@field frozen string[] the members whose absence has frozen the shard map
