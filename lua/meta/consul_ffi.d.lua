@@ -810,7 +810,7 @@ function ConsulHACluster:run() end
 ---The state of a node.
 ---@class consul_ffi.ClusterStatus
 ---@field state "stopped"|"joining"|"follower"|"candidate"|"leader"|"suspended"|"draining"|"maintenance"|"observer"
----@field ready? boolean false if the program has handlers and does not poll often enough
+---@field ready? boolean false if the program has handlers and does not poll often enough, or a store of the node does not serve: it cannot be used, its storage is not open or fails, or a replica that the map gives to the node is missing
 ---@field in_touch boolean whether Consul answers
 ---@field map_epoch? integer the epoch of the shard map
 ---@field frozen string[] the members whose absence has frozen the shard map
@@ -1359,7 +1359,7 @@ function ConsulClient:destroy_session(session, options) end
 ---@field max_reply_bytes? integer The largest reply that the node sends or accepts, in bytes. Default: 16777216.
 ---@field max_in_flight? integer The most calls in flight to one other node; a further one fails at once. Default: 64.
 ---@field max_waiting_requests? integer The most requests of other nodes that wait for the program; further ones are refused. Default: 256.
----@field notify? boolean Whether the node tells systemd that it takes part in the cluster (`Type=notify`), and with `WatchdogSec` that its program is alive: it has no handlers, or polls for their requests. Without effect outside of a unit (no `NOTIFY_SOCKET`). Default: false.
+---@field notify? boolean Whether the node tells systemd that it takes part in the cluster and that the replicas of its stores are there (`Type=notify`), and with `WatchdogSec` that its program is alive: it has no handlers, or polls for their requests. Without effect outside of a unit (no `NOTIFY_SOCKET`). Default: false.
 ---@field leader_key? string The key whose lock is the leadership. By default it is next to `nodes_prefix`, as are the next two. Default: tsdb/cluster/leader.
 ---@field nodes_prefix? string The prefix of the nodes' keys. The name of the nodes' service is derived from it. Default: tsdb/cluster/nodes/.
 ---@field shards_prefix? string The prefix of the shard map's keys. Default: tsdb/cluster/shards/.
@@ -1374,7 +1374,7 @@ function ConsulClient:destroy_session(session, options) end
 ---@field repair_s? number|string How often the replicas of a shard are compared and made equal. Deleted records are removed for good by that. Default: 600.
 ---@field drop_after_s? number|string How long a node keeps the records of a shard that has moved away from it. Default: 30.
 ---@field move_timeout_s? number|string How long a move may make no progress before it is cancelled. Default: 60.
----@field max_skew_s? number|string How far the clocks of two nodes may differ; a write whose version is further ahead is refused. Default: 60.
+---@field max_skew_s? number|string How far the clocks of two nodes may differ: a write by a clock that is further ahead is refused. For so long a write that failed may still replace a later one. Default: 2.
 ---@field timeout_ms? number The time limit of one request between nodes. The time limit of a whole call is an option of the call. Default: 5000.
 
 ---@class consul_ffi.Options
