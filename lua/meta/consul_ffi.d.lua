@@ -1380,7 +1380,7 @@ function ConsulClient:destroy_session(session, options) end
 ---@class consul_ffi.Options
 ---@field timeout_ms? number The time limit of the call, all attempts and the wait of a blocking query included.
 ---@field retry? boolean False: the request is sent again only if the server cannot have seen it, and the outcome is not looked up.
----@field token? string The ACL token for this call instead of the client's.
+---@field token? string The ACL token for this call instead of the client's; empty: none.
 
 ---@class consul_ffi.Scope
 ---@field dc? string The datacenter; default: the agent's own.

@@ -371,6 +371,8 @@ fn effects_of_bytes(address: SocketAddr) -> Result<(Vec<(u8, [Vec<u16>; 2])>, St
         statuses.push((byte, [path, query]));
     }
     let keys = ask(&address.to_string(), "GET", "/v1/kv/line/?keys", "")?.text;
+    // Go escapes what it puts in the place of bytes that are not UTF-8.
+    let keys = keys.replace("\\ufffd", "\u{fffd}");
     Ok((statuses, keys.lines().filter(|line| line.contains('"')).collect::<Vec<_>>().join("\n")))
 }
 

@@ -58,7 +58,9 @@ impl Transport for Between {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
         let other = *self.other.lock().expect("no panic");
         let other = other.filter(|(path, _)| request.uri().path().starts_with(path));
-        match other.filter(|_| self.requests.fetch_add(1, Ordering::Relaxed) % self.each == 0) {
+        match other
+            .filter(|_| self.requests.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.each))
+        {
             None => self.consul.send(request),
             Some((_, (status, body))) => Box::pin(async move {
                 let response = Response::builder().status(status).header("x-consul-index", "9");
