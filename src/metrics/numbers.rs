@@ -125,6 +125,10 @@ pub struct StoreNumbers {
     pub deletions: OperationNumbers,
     /// The replicas that were copied to this process.
     pub copies: Counter,
+    /// The disks that were opened and may lack something.
+    pub doubted: Counter,
+    /// The shards whose replicas were brought together since too few were whole.
+    pub united: Counter,
     /// The comparisons of two replicas.
     pub repairs: Counter,
     /// The records that were stored by them.
@@ -251,6 +255,8 @@ impl StoreNumbers {
             page.count(&STORE_RECORDS, labels, numbers.records.get());
         }
         page.count(&STORE_COPIES, &[store], self.copies.get());
+        page.count(&STORE_DOUBTED, &[store], self.doubted.get());
+        page.count(&STORE_UNITED, &[store], self.united.get());
         page.count(&STORE_REPAIRS, &[store], self.repairs.get());
         page.count(&STORE_REPAIRED_RECORDS, &[store], self.repaired_records.get());
         for (function, count) in &*lock(&self.storage_errors.0) {

@@ -153,6 +153,10 @@ metrics! {
             "Records that were read, written or deleted by them."
         STORE_COPIES Counter "store_copies" ["store"]
             "Replicas that were copied to this process, since a shard moved or a replica was lost."
+        STORE_DOUBTED Counter "store_doubted_disks" ["store"]
+            "Disks that this process has opened and that may lack something: their machine was restarted, or they are old."
+        STORE_UNITED Counter "store_united_shards" ["store"]
+            "Shards of which too few replicas were whole, so that this process, as the leader, had all that is left brought together."
         STORE_REPAIRS Counter "store_repairs" ["store"]
             "Comparisons of two replicas that have ended."
         STORE_REPAIRED_RECORDS Counter "store_repaired_records" ["store"]

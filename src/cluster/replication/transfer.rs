@@ -3,7 +3,7 @@
 use super::digest;
 use super::holder::Holder;
 use super::map::{Change, ChangeKind, Entry, NodeId, Place, Quorums, Slot};
-use super::message::{Action, Outcome, Request, other_store};
+use super::message::{Action, NotReady, Outcome, Request, other_store};
 use super::peers::Peers;
 use super::record::{HybridTime, OVERHEAD, Record, Version};
 use super::rules::Rule;
@@ -72,11 +72,14 @@ impl Transfer {
         node: &NodeId,
         action: Action,
     ) -> Result<Outcome, Error> {
-        self.ask_time(shard, entry, node, action).await.map(|(_, outcome)| outcome)
+        match self.answer(shard, entry, node, action).await? {
+            (_, Outcome::NotReady(why)) => Err(unfinished(shard, node, &format!("{why:?}"))),
+            (_, outcome) => Ok(outcome),
+        }
     }
 
-    /// As [`Transfer::ask`], with the time of the node.
-    async fn ask_time(
+    /// The same, with the time of the node; that the replica does not count is an answer too.
+    async fn answer(
         &self,
         shard: u32,
         entry: &Entry,
@@ -92,7 +95,6 @@ impl Transfer {
                 self.holder.learn(shard, &newer).await?;
                 Err(unfinished(shard, node, "it knows a newer entry"))
             }
-            Outcome::NotReady(why) => Err(unfinished(shard, node, &format!("{why:?}"))),
             Outcome::Failed(why) => Err(unfinished(shard, node, &why)),
             Outcome::OtherStore(id) => Err(unfinished(shard, node, &other_store(id))),
             outcome => Ok((reply.time, outcome)),
@@ -110,12 +112,16 @@ impl Transfer {
         let Some(source) = slot.holder.as_ref().map(|place| place.node.clone()) else {
             return Ok(());
         };
-        if !work.copied.contains(&source) {
+        let is_doubted = self.holder.state(shard).await.doubt.is_some();
+        if !work.copied.contains(&source) && !is_doubted {
             self.copy(shard, entry, &source, work.since).await?;
         }
         self.pull(shard, entry, &source, work.since).await?;
         self.wait_for_the_others(shard, entry, &source).await?;
         self.ask(shard, entry, &source, Action::Seal).await?;
+        if is_doubted {
+            return self.unite(shard, entry, &source, work.since, true).await;
+        }
         self.pull(shard, entry, &source, work.since).await?;
         Ok(())
     }
@@ -158,9 +164,13 @@ impl Transfer {
         let vacant = entry.slots.iter().filter(is_other).filter(|slot| slot.is_vacant()).count();
         let others = entry.slots.iter().filter(is_other).filter_map(Slot::counting);
         let others: Vec<NodeId> = others.map(|place| place.node.clone()).collect();
-        let (reachable, since) =
-            (others.iter().filter(|node| !change.lost.contains(node)), change.since);
-        let reachable: Vec<&NodeId> = reachable.collect();
+        let (unites, since) = (change.unites(), change.since);
+        let own = self.holder.node();
+        let holders = entry.slots.iter().filter_map(|slot| slot.holder.as_ref());
+        let holders = holders.map(|place| &place.node).filter(|node| *node != own);
+        let asked: Vec<&NodeId> = if unites { holders.collect() } else { others.iter().collect() };
+        let is_asked = |node: &&&NodeId| !change.lost.contains(node);
+        let reachable: Vec<&NodeId> = asked.iter().filter(is_asked).copied().collect();
         let to_fence = if rules.has(Rule::FenceEnough) { self.quorums.fenced() } else { 1 };
         let to_copy = if rules.has(Rule::CopyUnion) { self.quorums.copied() } else { 1 };
         // One that has handed its slot to another since does not count for it beside that one.
@@ -170,6 +180,12 @@ impl Transfer {
                 && current(&work.copied) + vacant >= to_copy;
             // What was lost after the operator's word is not among what it accepts.
             let has_all = || {
+                if unites {
+                    let has = |node: &&NodeId| {
+                        work.copied.contains(node) || work.doubted.contains(node)
+                    };
+                    return reachable.iter().all(has);
+                }
                 let holders = entry.slots.iter().filter(is_other);
                 holders.filter_map(|slot| slot.holder.as_ref()).all(|Place { node, .. }| {
                     let is_copied = others.contains(node) && work.copied.contains(node);
@@ -211,13 +227,34 @@ impl Transfer {
         work: &Work,
         is_copied: bool,
     ) -> Result<(), Error> {
+        let note = |noted: fn(&mut Work) -> &mut Vec<NodeId>| {
+            let noted = move |work: &mut Work| noted(work).push(node.clone());
+            self.holder.take(shard, work.since, Vec::new(), noted, Version::default())
+        };
+        let mut is_whole = true;
         if !work.fenced.contains(node) {
-            self.ask(shard, entry, node, Action::Fence).await?;
-            let fenced = |work: &mut Work| work.fenced.push(node.clone());
-            self.holder.take(shard, work.since, Vec::new(), fenced, Version::default()).await?;
+            // One that is not whole has learned the entry too, and executes nothing before it.
+            is_whole = match self.answer(shard, entry, node, Action::Fence).await?.1 {
+                Outcome::NotReady(NotReady::NotWhole) if entry.unites() => false,
+                Outcome::NotReady(why) => {
+                    return Err(unfinished(shard, node, &format!("{why:?}")));
+                }
+                _ => note(|work| &mut work.fenced).await?,
+            };
         }
-        if is_copied {
-            self.copy(shard, entry, node, work.since).await?;
+        let unites = entry.unites() || self.holder.state(shard).await.doubt.is_some();
+        match (is_copied, is_whole) {
+            (false, _) => {}
+            (true, true) if !unites => self.copy(shard, entry, node, work.since).await?,
+            (true, true) => {
+                self.unite(shard, entry, node, work.since, true).await?;
+                note(|work| &mut work.copied).await?;
+            }
+            (true, false) if work.doubted.contains(node) => {}
+            (true, false) => {
+                self.unite(shard, entry, node, work.since, false).await?;
+                note(|work| &mut work.doubted).await?;
+            }
         }
         Ok(())
     }
@@ -280,6 +317,44 @@ impl Transfer {
         Ok(difference.theirs.len())
     }
 
+    /// Brings what a replica has together with what this one has, where one of the two may lack something. Below the
+    /// higher of their horizons the replica that has it decides: it had everything then, and what it lacks was deleted
+    /// since.
+    async fn unite(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        source: &NodeId,
+        since: u64,
+        is_whole: bool,
+    ) -> Result<(), Error> {
+        let decides = self.holder.rules().has(Rule::HorizonDecides);
+        let own = self.holder.state(shard).await.horizon;
+        let Difference { theirs, ours, horizon } = self.difference(shard, entry, source).await?;
+        let mut ids = &theirs[..];
+        while !ids.is_empty() {
+            let mut records = self.fetch(shard, entry, source, &mut ids).await?;
+            records.retain(|it| is_whole || it.version >= own || !decides);
+            self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
+        }
+        let mut rest = if horizon > own && decides { &ours[..] } else { &[] };
+        while !rest.is_empty() {
+            let (mut deleted, count) =
+                self.holder.records(shard, &rest[..rest.len().min(IDS)]).await?;
+            rest = &rest[count..];
+            deleted.retain(|record| record.version < horizon);
+            self.holder.remove(shard, since, &deleted, horizon).await?;
+            let ids: Vec<Bytes> = deleted.into_iter().map(|record| record.id).collect();
+            let mut ids = &ids[..];
+            while !ids.is_empty() {
+                let records = self.fetch(shard, entry, source, &mut ids).await?;
+                self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
+            }
+        }
+        self.holder.take(shard, since, Vec::new(), |_| {}, horizon).await?;
+        Ok(())
+    }
+
     /// Fetches the records of the first ids, as many as fit into a message, and takes these ids away.
     async fn fetch(
         &self,
@@ -292,9 +367,13 @@ impl Transfer {
         let fits = |id: &&Bytes| message.takes(OVERHEAD + id.len());
         let asked = &ids[..ids.iter().take(IDS).take_while(fits).count()];
         let asked_for = Action::Fetch(asked.to_vec());
-        let (time, outcome) = self.ask_time(shard, entry, node, asked_for).await?;
+        let (time, outcome) = self.answer(shard, entry, node, asked_for).await?;
         let no_page = || unfinished(shard, node, "its answer is not a page");
-        let Outcome::Page { records, is_last, .. } = outcome else { return Err(no_page()) };
+        let (records, is_last) = match outcome {
+            Outcome::Page { records, is_last, .. } => (records, is_last),
+            Outcome::NotReady(why) => return Err(unfinished(shard, node, &format!("{why:?}"))),
+            _ => return Err(no_page()),
+        };
         let last = records.last().map(|record| &record.id);
         let count = match last.and_then(|last| asked.iter().position(|id| id == last)) {
             _ if is_last => asked.len(),
@@ -529,7 +608,8 @@ impl Transfer {
     /// Whatever stops it; also if one of the replicas does not answer.
     pub async fn drop_unnamed(&self, shard: u32, newest: &Entry) -> Result<bool, Error> {
         let state = self.holder.state(shard).await;
-        if state.is_whole && self.holder.rules().has(Rule::CheckBeforeDrop) {
+        let may_be_last = state.is_whole || state.doubt.is_some();
+        if may_be_last && self.holder.rules().has(Rule::CheckBeforeDrop) {
             let places: Vec<NodeId> = newest.counting().map(|(_, it)| it.node.clone()).collect();
             if places.len() < self.quorums.replicas {
                 return Ok(false);

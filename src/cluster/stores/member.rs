@@ -10,7 +10,7 @@ use crate::cluster::replication::holder::Holder;
 use crate::cluster::replication::map::{ChangeKind, Disk, Entry};
 use crate::cluster::replication::record::{HybridTime, Version};
 use crate::cluster::replication::rules::Rules;
-use crate::cluster::replication::state::Report;
+use crate::cluster::replication::state::{Doubt, Report};
 use crate::cluster::replication::storage::Storage;
 use crate::cluster::replication::transfer::{Compared, Transfer};
 use crate::error::{Error, Kind};
@@ -56,6 +56,44 @@ const PURGE_AGE: Duration = Duration::from_secs(60);
 /// The most openings of a disk that it knows.
 const MAX_BEFORE: usize = 16;
 
+impl Store {
+    /// Why a disk may lack something that another process has opened before; `lost`: and since.
+    async fn doubt(&self, mark: &DiskMark, lost: Option<&DiskMark>) -> Doubt {
+        if let Err(error) = self.learn_stored().await {
+            let store = &self.options.name;
+            tracing::info!(store, %error, "how old the disk is cannot be compared with the map in Consul");
+        }
+        let map = self.map.borrow().clone();
+        let is_last = map.is_none_or(|map| {
+            let last = map.openings.get(&mark.disk);
+            last.is_some_and(|it| *it == mark.opening || mark.opening.follows(&mark.before, *it))
+        });
+        match lost.is_none() && is_last {
+            true => Doubt::Restarted,
+            false => Doubt::Old,
+        }
+    }
+
+    /// Whether [`Store::close`] has something to do.
+    pub fn has_to_close(&self) -> bool {
+        let member = lock(&self.member).clone();
+        member.is_some_and(|member| lock(&member.mark).boot.is_some())
+    }
+
+    /// Ends the work of this node's storage for good, after [`Store::run`] has ended: what it can flush survives the
+    /// machine.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn close(&self) -> Result<(), Error> {
+        let member = lock(&self.member).clone();
+        match member {
+            Some(member) => member.close().await,
+            None => Ok(()),
+        }
+    }
+}
+
 /// How a process has a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Claim {
@@ -95,14 +133,13 @@ impl Member {
     ) -> Result<Arc<Self>, Error> {
         let (options, cluster) = (&store.options, &store.cluster);
         let this_boot = os::boot_id();
-        let boot = this_boot.clone().filter(|_| options.survives == Survives::Process);
-        let kept = match options.survives {
-            Survives::Nothing => None,
-            // Nothing tells whether the machine was started since.
-            Survives::Process if boot.is_none() => None,
-            _ => storage.kept(DISK).await?,
+        let boot = match (options.survives, &this_boot) {
+            (Survives::Machine, _) => None,
+            (Survives::Process, Some(boot)) => Some(boot.clone()),
+            // Nothing will tell whether the machine was started since.
+            _ => Some(format!("process {:016x}", cluster.client().random_u64())),
         };
-        let mark = kept.as_deref().map(DiskMark::decode).transpose()?;
+        let mark = storage.kept(DISK).await?.as_deref().map(DiskMark::decode).transpose()?;
         let (name, node) = (&options.name, &cluster.options().node_id);
         let conflict = |why| Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
         if let Some(other) = mark.as_ref().filter(|it| it.store != *name || it.node != *node) {
@@ -153,15 +190,26 @@ impl Member {
         if let Some(id) = id {
             holder.belongs_to(id);
         }
+        let doubt = match (&mark, current) {
+            (Some(mark), None) => Some(store.doubt(mark, lost).await),
+            _ => None,
+        };
         for shard in (0..options.shards).filter(|_| mark.is_some()) {
-            match current {
-                Some(_) => holder.load(shard).await?,
-                None => holder.forget(shard).await?,
+            match doubt {
+                None => holder.load(shard).await?,
+                Some(doubt) => holder.load_doubted(shard, doubt).await?,
             }
         }
-        if let (Some(mark), None) = (&mark, &current) {
-            let disk = mark.disk;
-            tracing::warn!(store = name, %disk, "the storage is an old copy, or did not survive; it counts as lost");
+        if let (Some(doubt), Some(mark)) = (doubt, &mark) {
+            let (disk, why) = (mark.disk, match doubt {
+                Doubt::Restarted => "the machine was restarted, which the storage does not survive",
+                _ => "the storage is an old copy",
+            });
+            store.numbers.doubted.add_one();
+            tracing::warn!(
+                store = name, %disk,
+                "{why}: it may lack records, does not count before it has those of others, and keeps what it has"
+            );
         }
         storage.keep(DISK, next.encode().into()).await?;
         let transfer = Transfer {
@@ -174,6 +222,30 @@ impl Member {
             (current.is_none(), AtomicBool::default(), Notify::new());
         let (mark, lacking) = (Mutex::new(next), Mutex::default());
         Ok(Arc::new(Member { transfer, mark, is_new, is_confirmed, lacking, news }))
+    }
+
+    /// Ends the work with the disk, after which the process serves no requests. What the storage can flush survives
+    /// the machine from then on.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    async fn close(&self) -> Result<(), Error> {
+        self.is_confirmed.store(false, Ordering::Release);
+        let mark = lock(&self.mark).clone();
+        if mark.boot.is_none() {
+            return Ok(());
+        }
+        let holder = self.holder();
+        holder.close().await;
+        if !holder.storage().flush().await? {
+            return Ok(());
+        }
+        let kept = holder.storage().kept(DISK).await?.as_deref().map(DiskMark::decode).transpose()?;
+        if kept.is_some_and(|kept| kept.opening != mark.opening) {
+            return Err(taken());
+        }
+        let mark = DiskMark { boot: None, ..mark };
+        holder.storage().keep(DISK, mark.encode().into()).await
     }
 
     /// Whether the replicas of the disk may be used.
@@ -419,7 +491,9 @@ impl Member {
             copied,
             report: match self.is_confirmed() {
                 true => report,
-                false => Report { newer: report.newer, ..Report::default() },
+                false => {
+                    Report { newer: report.newer, doubted: report.doubted, ..Report::default() }
+                }
             },
         };
         match last {

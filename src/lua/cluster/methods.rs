@@ -169,6 +169,7 @@ pub fn stop(call: &Call<ClusterNode>) -> native::Result {
         return Ok(Returned::done());
     }
     if let Some(running) = node.take_running() {
+        running.close_stores(call.lua, node.config.timeout)?;
         let job = Job::start(&running.executor, stream::once(running.end()))?;
         wait::for_job(call.lua, &job, Some(node.config.timeout))?;
         let left = match job.next()? {

@@ -10,7 +10,8 @@ use crate::cluster::systemd::Systemd;
 use crate::cluster::{Cluster, Event, Options, Snapshot};
 use crate::config::Config;
 use crate::connect::connect;
-use crate::error::Error;
+use crate::cluster::stores::Store;
+use crate::error::{Error, Kind};
 use crate::lua::runtime::executor::Executor;
 use crate::lua::runtime::job::Job;
 use crate::lua::runtime::native::Failure;
@@ -173,6 +174,37 @@ impl RunningNode {
     /// Whether its program polls for requests, and each of its stores does what it has to.
     pub fn is_ready(&self) -> bool {
         self.data_plane.is_ready() && self.overviews.stores_serve().is_ok()
+    }
+
+    /// Ends the stores, and flushes their storages: a restart of the machine takes nothing from them then. Serves the
+    /// calls of these storages meanwhile.
+    ///
+    /// # Errors
+    /// As [`NodeDataPlane::run`].
+    pub fn close_stores(&self, lua: &Lua, limit: Duration) -> Result<(), Failure> {
+        let stores = self.stores.take().into_values().map(|it| Arc::clone(&it.store));
+        let stores: Vec<Arc<Store>> = stores.filter(|store| store.has_to_close()).collect();
+        if stores.is_empty() {
+            return Ok(());
+        }
+        let clock = self.clock();
+        let closed = |_| async move {
+            let end = clock.now() + limit;
+            for store in stores {
+                let closed = tokio::select! {
+                    biased;
+                    closed = store.close() => closed,
+                    () = clock.sleep_until(end) => {
+                        Err(Error::new(Kind::Timeout, "the program's storage does not answer"))
+                    }
+                };
+                if let Err(error) = closed {
+                    let store = &store.options().name;
+                    tracing::warn!(store, %error, "a storage was not flushed before the stop");
+                }
+            }
+        };
+        self.data_plane.run(lua, closed).map(|_| ())
     }
 
     /// The clock of the node.
