@@ -162,7 +162,10 @@ impl Member {
             store.adopt(map, None)?;
             store.restore().await;
         }
-        let is_whole = |mark: &&DiskMark| mark.boot.is_none() || mark.boot == this_boot;
+        let is_whole = |mark: &&DiskMark| {
+            let is_same = mark.boot.is_none() || mark.boot == this_boot;
+            is_same && options.survives != Survives::Nothing
+        };
         let current = mark.as_ref().filter(|_| lost.is_none()).filter(is_whole);
         let (disk, starts, before) = match current {
             Some(mark) => {

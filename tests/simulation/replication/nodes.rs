@@ -359,7 +359,7 @@ impl Scenario {
         let stuck = self.stuck(map, now);
         let planner = Planner {
             members: &members,
-            replicas: self.quorums.replicas,
+            quorums: self.quorums,
             may_plan: true,
             stuck: &stuck,
             accepted: &Accepted::new(),
