@@ -58,14 +58,14 @@ pub fn add_to(trials: &mut Trials) {
 }
 
 /// A simulated agent on a clock that the test advances.
-struct Simulated {
-    clock: ManualClock,
-    agent: Arc<Agent>,
+pub struct Simulated {
+    pub clock: ManualClock,
+    pub agent: Arc<Agent>,
     processes: AtomicU64,
 }
 
 impl Simulated {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with(simulate::Options::default())
     }
 
@@ -76,7 +76,7 @@ impl Simulated {
         Self { clock, agent, processes }
     }
 
-    fn run<R>(&self, work: impl Future<Output = R>) -> R {
+    pub fn run<R>(&self, work: impl Future<Output = R>) -> R {
         runtime().block_on(self.clock.drive(work))
     }
 
@@ -89,7 +89,7 @@ impl Simulated {
     }
 
     /// A process; the first is the client `0` of the agent's faults.
-    fn process(&self) -> Arc<Presence> {
+    pub fn process(&self) -> Arc<Presence> {
         self.process_on(Arc::new(self.clock.clone()))
     }
 
@@ -97,7 +97,7 @@ impl Simulated {
         self.running(present(self.client(clock), Profile::standard()))
     }
 
-    fn process_with(&self, profile: Profile) -> Arc<Presence> {
+    pub fn process_with(&self, profile: Profile) -> Arc<Presence> {
         self.running(present(self.client(Arc::new(self.clock.clone())), profile))
     }
 
@@ -123,7 +123,7 @@ impl Simulated {
         self.run(call(process.client(), "session_destroy", Args::new().arg(session)));
     }
 
-    fn keep(&self, lease: &Arc<Lease>) {
+    pub fn keep(&self, lease: &Arc<Lease>) {
         let lease = Arc::clone(lease);
         self.clock.spawn(async move { drop(lease.keep().await) });
     }
