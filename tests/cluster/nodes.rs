@@ -63,7 +63,7 @@ impl World {
         self.clock.cancel(process.task);
     }
 
-    fn stop(&self, process: &Process) {
+    pub fn stop(&self, process: &Process) {
         self.clock.cancel(process.task);
         self.run(process.cluster.leave()).expect("a graceful stop");
     }
