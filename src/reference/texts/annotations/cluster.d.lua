@@ -36,8 +36,8 @@ function ConsulHACluster:start(options) end
 ---@return consul_ffi.Error? err
 function ConsulHACluster:stop() end
 
----Stops the node, for up to a second, and never fails. The garbage collector and, in Lua 5.4, the end of a `<close>`
----variable's scope do the same.
+---Stops the node, for up to a second, and never fails. In Lua 5.4, the end of a `<close>` variable's scope does the same;
+---the garbage collector waits for nothing.
 ---@return true
 function ConsulHACluster:close() end
 
