@@ -1271,7 +1271,7 @@ function ConsulClient:destroy_session(session, options) end
 ---| "txn_failed" # A transaction was refused, and none of its operations was applied.
 ---| "session_invalid" # The session does not exist, or no longer: it expired, or one of its checks failed.
 ---| "too_large" # The request is larger than the server accepts, or the answer is larger than 256 MiB.
----| "decode" # The answer is not Consul's: truncated JSON, a web page; or it is about another key, which a proxy has confused.
+---| "decode" # The answer is not Consul's: truncated JSON, JSON of another form, a web page, a 404 of another program; or it is about another key or object, which a proxy has confused.
 ---| "closed" # The client was closed, or the handle, watch, view, lock or node that was used.
 ---| "unsupported" # The server does not support the operation, or access control is off.
 

@@ -253,7 +253,12 @@ fn cause_all(crowd: &mut Crowd, round: usize) {
     crowd.answers(11, 500, 1.0);
     crowd.settle();
     crowd.read_stale();
+    // Another program's: Consul's have an index, or a text about what is missing.
     crowd.answers(4, 404, 1.0);
+    crowd.settle();
+    // The agent has forgotten all services, and refuses some of the requests that follow.
+    crowd.world.agent.restart(Retained::Nothing);
+    crowd.answers(14, 403, 0.5);
     crowd.settle();
     crowd.fault(15, Fault { clients: vec!["first".to_owned()], ..all() });
     crowd.settle();

@@ -401,7 +401,7 @@ fn each_byte_of_a_line() -> Outcome {
             b'?' => format!("\"line/{byte:02x}-\""),
             _ => format!("\"line/{byte:02x}-{shown}z\""),
         };
-        if keys.contains(&key) == is_refused {
+        if keys.contains(&key) == (is_refused || byte == b'%') {
             return Err(format!("{key} is not stored: {keys}").into());
         }
         if keys.contains(&format!("\"line/{byte:02x}-\"")) != (byte == b'?') {

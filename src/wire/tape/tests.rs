@@ -87,8 +87,8 @@ fn base64_is_decoded_where_the_form_has_it_and_nowhere_else() {
 
 #[test]
 fn a_value_of_another_form_is_refused_with_what_was_expected() {
-    const A: Form = Form::Object(&[has("A", Form::Any)]);
-    const MAY: Form = Form::Object(&[may_have("A", Form::Text)]);
+    const HAS_A: Form = Form::Object(&[has("A", Form::Any)]);
+    const MAY_HAVE_A: Form = Form::Object(&[may_have("A", Form::Text)]);
     const SOME: Form =
         Form::Entries(&Form::Object(&[has("A", Form::Object(&[has("B", Form::Name)]))]));
     for (form, json, why) in [
@@ -96,8 +96,8 @@ fn a_value_of_another_form_is_refused_with_what_was_expected() {
         (Form::List(&Form::Text), "{}", "map, expected a list"),
         (Form::Map(&Form::Number), r#"{"x": null}"#, "null, expected a number"),
         (Form::Map(&Form::Nothing), r#"{"x": 5}"#, "expected nothing"),
-        (A, r#"{"a": 5}"#, "it has no A"),
-        (A, r#"{"A": 5, "A": 6}"#, "twice"),
+        (HAS_A, r#"{"a": 5}"#, "it has no A"),
+        (HAS_A, r#"{"A": 5, "A": 6}"#, "twice"),
         (Form::OrNull(&Form::Bool), "5", "expected true or false"),
         (SOME, r#"[{"error": 1}, 5, null]"#, "no item of the list"),
     ] {
@@ -109,7 +109,7 @@ fn a_value_of_another_form_is_refused_with_what_was_expected() {
     for (form, json) in [
         (Form::OrNull(&Form::Bool), "null"),
         (Form::Map(&Form::Nothing), "{}"),
-        (MAY, r#"{"B": 5}"#),
+        (MAY_HAVE_A, r#"{"B": 5}"#),
         (SOME, "[]"),
         (SOME, r#"[5, {"A": 5}, {"A": {"B": "A"}}, {"A": {}}]"#),
     ] {

@@ -812,7 +812,8 @@ fn other_program(_: &Simulated) {
             world.keep(&permit);
             world.run(world.clock.sleep(Duration::from_secs(2)));
             between.set(Some((path, *answer)));
-            world.run(world.clock.sleep(Duration::from_secs(3)));
+            // Shorter than the check lives without a beat, and longer than three proofs take.
+            world.run(world.clock.sleep(Duration::from_secs(2)));
             between.set(None);
             world.run(world.clock.sleep(Duration::from_secs(10)));
             for lease in [&lock, &permit] {
