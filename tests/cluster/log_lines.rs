@@ -254,7 +254,8 @@ fn cause_all(crowd: &mut Crowd, round: usize) {
     crowd.settle();
     crowd.read_stale();
     // Another program's: Consul's have an index, or a text about what is missing.
-    crowd.answers(4, 404, 1.0);
+    crowd.hand_over();
+    crowd.answers(14, 404, 0.6);
     crowd.settle();
     // The agent has forgotten all services, and refuses some of the requests that follow.
     crowd.world.agent.restart(Retained::Nothing);
