@@ -149,8 +149,12 @@ fn machines_that_are_restarted_one_after_another_keep_their_records() {
         machines.cases.kill(&machines.nodes[number]);
         machines.reboot(&machines.disks[number]);
         machines.nodes[number] = machines.start_one(number);
-        machines.cases.wait_until(60, || !machines.nodes[(number + 1) % 3].is_settled(3));
+        machines.cases.wait_until(60, || {
+            assert!(Machines::count(&machines.disks[number]) >= 40, "it was erased");
+            !machines.nodes[(number + 1) % 3].is_settled(3)
+        });
         machines.is_whole(&[0, 1, 2]);
+        machines.disks.iter().for_each(|disk| assert!(Machines::count(disk) >= 40));
         machines.all_have("before");
     }
 }

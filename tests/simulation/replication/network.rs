@@ -66,6 +66,11 @@ impl Disk {
         OnDisk { records: at_once(records), kept: self.kept_of(shard) }
     }
 
+    /// The same, if its node knows something of the shard.
+    pub fn known(&self, shard: u32) -> Option<OnDisk> {
+        Some(self.shard(shard)).filter(|it| it.kept.is_some())
+    }
+
     fn kept_of(&self, shard: u32) -> Option<Bytes> {
         at_once(self.memory.kept(&format!("shard/{shard}")))
     }
