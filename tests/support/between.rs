@@ -58,14 +58,8 @@ impl Transport for Between {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
         let other = *self.other.lock().expect("no panic");
         let other = other.filter(|(path, _)| request.uri().path().starts_with(path));
-<<<<<<< ours
-        match other
-            .filter(|_| self.requests.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.each))
-        {
-=======
         let is_due = || self.requests.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.each);
         match other.filter(|_| is_due()) {
->>>>>>> theirs
             None => self.consul.send(request),
             Some((_, (status, body))) => Box::pin(async move {
                 let response = Response::builder().status(status).header("x-consul-index", "9");

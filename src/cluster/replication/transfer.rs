@@ -333,8 +333,9 @@ impl Transfer {
         let Difference { theirs, ours, horizon } = self.difference(shard, entry, source).await?;
         let mut ids = &theirs[..];
         while !ids.is_empty() {
-            let mut records = self.fetch(shard, entry, source, &mut ids).await?;
+            let (_, mut records) = self.fetch(shard, entry, source, &mut ids).await?;
             records.retain(|it| is_whole || it.version >= own || !decides);
+            let records = self.believed(shard, entry, source, records).await?;
             self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
         }
         let mut rest = if horizon > own && decides { &ours[..] } else { &[] };
@@ -347,7 +348,8 @@ impl Transfer {
             let ids: Vec<Bytes> = deleted.into_iter().map(|record| record.id).collect();
             let mut ids = &ids[..];
             while !ids.is_empty() {
-                let records = self.fetch(shard, entry, source, &mut ids).await?;
+                let (_, records) = self.fetch(shard, entry, source, &mut ids).await?;
+                let records = self.believed(shard, entry, source, records).await?;
                 self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
             }
         }
