@@ -59,7 +59,7 @@ const COMPACTED_AFTER_SWITCH: u64 = 5014;
 /// How many of the seeds of a part are run again with requests that arrive late.
 const LATE_SEEDS: u64 = 10;
 
-/// In each of so many seeds etcd says often how far it is.
+/// In each seed that this divides, etcd says often how far it is.
 const NOTIFIED: u64 = 5;
 
 /// By how much, in milliseconds.

@@ -40,7 +40,7 @@ impl Etcd {
         })
     }
 
-    /// That of its oldest server; else what is said in its place.
+    /// That of its oldest server; else why it is not known.
     async fn cluster_version(&self) -> Result<Result<(u64, u64), String>, Error> {
         let versions = async { Ok(self.versions().await?) };
         let versions = match self.in_time(VERSION_WITHIN, "version", versions).await {

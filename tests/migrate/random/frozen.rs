@@ -35,7 +35,7 @@ fn why(done: Result<CutOver, Stop>) -> String {
     }
 }
 
-/// Keys with their lease; the prefix of the job, and what is said.
+/// Keys with their lease; the prefix of the job, and what the warning names.
 type Case = (&'static [(&'static str, u64)], &'static str, &'static [&'static str]);
 
 const CASES: &[Case] = &[
