@@ -286,9 +286,10 @@ impl<'a> Plan<'a> {
     /// Whether the target of a failover makes no progress although all replicas that it copies are there.
     fn has_failed(&self, shard: u32, change: &Change, slots: &[Slot]) -> bool {
         let has_source = |slot: &&Slot| slot.target() == Some(&change.to);
-        let waits = slots.iter().find(has_source).is_some_and(|slot| {
-            change.lost.is_empty() && !self.finds_enough(shard, slots, slot)
-        });
+        let waits = slots
+            .iter()
+            .find(has_source)
+            .is_some_and(|slot| change.lost.is_empty() && !self.finds_enough(shard, slots, slot));
         change.kind == ChangeKind::Failover
             && !waits
             && self.planner.stuck.contains(&(shard, change.since))
@@ -358,9 +359,9 @@ impl<'a> Plan<'a> {
     /// Of disks that are lost there may be as many as the promise allows, if no machine was restarted; beyond that
     /// an operator decides.
     fn united_without(&self, shard: u32, slots: &[Slot]) -> Option<Vec<NodeId>> {
-        let mut due = slots.iter().filter(|slot| {
-            slot.change.as_ref().is_some_and(|it| it.kind == ChangeKind::Failover)
-        });
+        let mut due = slots
+            .iter()
+            .filter(|slot| slot.change.as_ref().is_some_and(|it| it.kind == ChangeKind::Failover));
         if due.all(|slot| self.finds_enough(shard, slots, slot)) {
             return None;
         }

@@ -181,9 +181,8 @@ impl Transfer {
             // What was lost after the operator's word is not among what it accepts.
             let has_all = || {
                 if unites {
-                    let has = |node: &&NodeId| {
-                        work.copied.contains(node) || work.doubted.contains(node)
-                    };
+                    let has =
+                        |node: &&NodeId| work.copied.contains(node) || work.doubted.contains(node);
                     return reachable.iter().all(has);
                 }
                 let holders = entry.slots.iter().filter(is_other);

@@ -160,6 +160,10 @@ impl Storage for WatchedStorage {
             outcome
         })
     }
+
+    fn flush(&self) -> BoxFuture<'_, Result<bool, Error>> {
+        self.storage.flush()
+    }
 }
 
 impl Store {

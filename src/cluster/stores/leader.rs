@@ -385,7 +385,8 @@ impl Duty<'_> {
                 if new.unites() && !old.unites() {
                     metrics::numbers().store(store).united.add_one();
                     tracing::warn!(
-                        store, shard,
+                        store,
+                        shard,
                         "too few replicas are whole: all that the others still have is brought together"
                     );
                 }

@@ -204,10 +204,15 @@ impl Member {
             }
         }
         if let (Some(doubt), Some(mark)) = (doubt, &mark) {
-            let (disk, why) = (mark.disk, match doubt {
-                Doubt::Restarted => "the machine was restarted, which the storage does not survive",
-                _ => "the storage is an old copy",
-            });
+            let (disk, why) = (
+                mark.disk,
+                match doubt {
+                    Doubt::Restarted => {
+                        "the machine was restarted, which the storage does not survive"
+                    }
+                    _ => "the storage is an old copy",
+                },
+            );
             store.numbers.doubted.add_one();
             tracing::warn!(
                 store = name, %disk,
@@ -243,7 +248,8 @@ impl Member {
         if !holder.storage().flush().await? {
             return Ok(());
         }
-        let kept = holder.storage().kept(DISK).await?.as_deref().map(DiskMark::decode).transpose()?;
+        let kept =
+            holder.storage().kept(DISK).await?.as_deref().map(DiskMark::decode).transpose()?;
         if kept.is_some_and(|kept| kept.opening != mark.opening) {
             return Err(taken());
         }

@@ -75,8 +75,7 @@ impl Machines {
     /// Waits until each shard has N replicas that count; none of these disks has fewer records than before at any
     /// moment.
     fn is_whole(&self, keeping: &[usize]) {
-        let before: Vec<usize> =
-            keeping.iter().map(|it| Self::count(&self.disks[*it])).collect();
+        let before: Vec<usize> = keeping.iter().map(|it| Self::count(&self.disks[*it])).collect();
         self.cases.wait_until(90, || {
             for (number, before) in keeping.iter().zip(&before) {
                 let now = Self::count(&self.disks[*number]);
@@ -255,7 +254,9 @@ fn a_storage_that_was_flushed_by_a_stop_survives_a_restart_of_the_machine() {
             node.store.status().iter().map(|shard| shard.holders.clone()).collect()
         };
         machines.start();
-        machines.cases.wait_until(60, || machines.nodes.iter().all(|it| it.store.holder().is_some()));
+        machines
+            .cases
+            .wait_until(60, || machines.nodes.iter().all(|it| it.store.holder().is_some()));
         let was_in_doubt = (0..200).any(|_| {
             machines.cases.world.wait(Duration::from_millis(100));
             epochs(&machines.nodes[0]).iter().any(|holders| holders.len() < 3)

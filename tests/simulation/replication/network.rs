@@ -158,6 +158,10 @@ impl Storage for Disk {
     fn kept(&self, name: &str) -> BoxFuture<'_, Result<Option<Bytes>, Error>> {
         self.memory.kept(name)
     }
+
+    fn flush(&self) -> BoxFuture<'_, Result<bool, Error>> {
+        self.memory.flush()
+    }
 }
 
 /// What a process hands to the world.
