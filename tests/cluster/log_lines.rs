@@ -30,7 +30,8 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// The lines that are not caused here, and why.
 const NOT_HERE: &[(&str, &str)] = &[
     ("the service was not deregistered and stays", "once, at the end of a client"),
-    ("the lock was not released and stays until", "once, at the end of a client"),
+    ("the lock is not released yet", "once, at the end of a client"),
+    ("a storage was not flushed before the stop", "once, at the end of a node"),
     ("the node did not leave and stays", "once, at the end of a node"),
     ("the node stopped taking requests", "once, at the end of a node"),
     ("the node has ended", "once, at the end of a node"),
@@ -98,7 +99,9 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("the last report was not read; it is tried again", "twice a second at most"),
     ("the storage was not opened; it is tried again", "a storage of this process"),
     ("a store cannot be used", "once, at the end of a store"),
-    ("the storage is an old copy, or did not survive", "once, at the start of a store"),
+    (": it may lack records, does not count before it has", "once, at the start of a store"),
+    ("how old the disk is cannot be compared with the map", "once, at the start of a store"),
+    ("too few replicas are whole: all that the others still have", "once for each failover of a shard"),
     ("an entry was not kept", "a storage of this process"),
     ("the map was not kept", "a storage of this process"),
     ("a storage raised an error", "a program of this machine"),
