@@ -23,7 +23,7 @@ use std::time::Duration;
 use tracing::Level;
 
 /// More than the lines of one kind that are written within [`WINDOW`].
-const MANY: usize = 12;
+const MANY: usize = 16;
 const MAX_LINES: u64 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -254,6 +254,11 @@ fn cause_all(crowd: &mut Crowd, round: usize) {
     crowd.answers(14, 500, 0.6);
     crowd.settle();
     crowd.answers(11, 500, 1.0);
+    crowd.settle();
+    // A node that has no successor tries again after this time.
+    crowd.hand_over();
+    crowd.world.wait(crowd.nodes[0].cluster.options().profile.takeover() - Duration::from_secs(1));
+    crowd.answers(8, 500, 1.0);
     crowd.settle();
     crowd.read_stale();
     // Another program's: Consul's have an index, or a text about what is missing.
