@@ -101,7 +101,10 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("a store cannot be used", "once, at the end of a store"),
     (": it may lack records, does not count before it has", "once, at the start of a store"),
     ("how old the disk is cannot be compared with the map", "once, at the start of a store"),
-    ("too few replicas are whole: all that the others still have", "once for each failover of a shard"),
+    (
+        "too few replicas are whole: all that the others still have",
+        "once for each failover of a shard",
+    ),
     ("an entry was not kept", "a storage of this process"),
     ("the map was not kept", "a storage of this process"),
     ("a storage raised an error", "a program of this machine"),

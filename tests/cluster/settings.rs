@@ -60,11 +60,11 @@ fn start_after(
         assert!(why.message().contains("shards = 1024 and replicas = 2"), "{what}: {why}");
     }
     check(world, &nodes, &stored, what);
-    for place in 0..nodes.len() {
-        let id = nodes[place].cluster.options().node_id.clone();
-        world.stop(&nodes[place]);
-        nodes[place] = world.node(&id);
-        let started = world.run(nodes[place].cluster.started());
+    for node in &mut nodes {
+        let id = node.cluster.options().node_id.clone();
+        world.stop(node);
+        *node = world.node(&id);
+        let started = world.run(node.cluster.started());
         started.unwrap_or_else(|error| panic!("{what}: restart of {id}: {error}"));
         world.wait(Duration::from_secs(8));
     }
