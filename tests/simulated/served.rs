@@ -359,8 +359,11 @@ fn with_byte(
     Ok(said.get(9..12).and_then(|status| status.parse().ok()).into_iter().collect())
 }
 
-/// The statuses of requests with each byte in the path and in the query, and the keys that there are then.
-fn effects_of_bytes(address: SocketAddr) -> Result<(Vec<(u8, [Vec<u16>; 2])>, String), Failed> {
+/// A byte, and the statuses of requests with it in the path and in the query.
+type Effect = (u8, [Vec<u16>; 2]);
+
+/// The effect of each byte, and the keys that there are then.
+fn effects_of_bytes(address: SocketAddr) -> Result<(Vec<Effect>, String), Failed> {
     let mut statuses = Vec::new();
     for byte in 0..=255 {
         let path =
