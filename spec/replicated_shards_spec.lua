@@ -505,6 +505,51 @@ describe("replicated shards", function()
     end
   end)
 
+  -- What a function of a storage does that does not do its work.
+  local wrongs = {
+    ["raises an error"] = function()
+      error("disk is full", 0)
+    end,
+    ["returns false"] = function()
+      return false
+    end,
+    ["returns false and a reason"] = function()
+      return false, "disk is full"
+    end,
+    ["returns something else"] = function()
+      return 7
+    end,
+  }
+
+  -- A node alone drops nothing.
+  for _, name in ipairs({ "apply", "scan", "purge", "keep", "kept" }) do
+    for what, wrong in pairs(wrongs) do
+      it(("make their node not ready while %s of its storage %s"):format(name, what), function()
+        local storage, fails = table_storage(), true
+        local right = storage[name]
+        storage[name] = function(...)
+          return (fails and wrong or right)(...)
+        end
+        local node = new_node("n1", { replicas = 1 })
+        local store = node:replicate("points", storage, { replicas = 1, repair_s = 1 })
+        assert(node:start())
+        local counted = ('consul_ffi_store_storage_errors_total{store="points",function="%s"}'):format(name)
+        support.eventually(function()
+          node:poll(20)
+          store:write("k", { { id = "a", data = "1" } }, { timeout_ms = 100 })
+          store:start("read", "k"):wait(100)
+          return node:status().ready == false and consul_ffi.metrics():find(counted, 1, true)
+        end)
+        fails = false
+        support.eventually(function()
+          node:poll(20)
+          return node:status().ready
+        end)
+        write(store, "k", "a", "2")
+      end)
+    end
+  end
+
   it("name the function of a storage whose metatable raises an error", function()
     local storage = table_storage()
     local store = one(function()
@@ -625,13 +670,16 @@ describe("replicated shards", function()
 
   it("tell the node's check that the program does not poll", function()
     local _, node = one(storages["of functions"], { profile = "fast" })
-    assert.is_true(node:status().ready)
+    local function polls()
+      node:poll()
+      return node:status().ready
+    end
+    support.eventually(polls)
     support.eventually(function()
       support.sleep_ms(200)
       return node:status().ready == false
     end)
-    node:poll()
-    assert.is_true(node:status().ready)
+    support.eventually(polls)
   end)
 end)
 

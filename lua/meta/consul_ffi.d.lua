@@ -414,6 +414,7 @@ function Lock:token() end
 function Lock:fenced_put(key, value) end
 
 ---Releases it, so that the next waiter has it at once, or ends the wait for it. Fails with `conflict` if it is not held.
+---After another error the release goes on in the background, and can be called again to wait for it.
 ---@return boolean success
 ---@return string? message
 ---@return consul_ffi.Error? err
@@ -453,8 +454,8 @@ function Lock:unix_socket() end
 ---@return table<string, string|number> profile
 function Lock:profile() end
 
----Releases it, for up to a second. The garbage collector, the end of the Lua state, `client:close()` and, in Lua 5.4, the
----end of a `<close>` variable's scope do the same.
+---Releases it, for up to a second. `client:close()` and, in Lua 5.4, the end of a `<close>` variable's scope do the same.
+---The garbage collector releases it and waits for nothing; the end of the Lua state waits for up to a second for all.
 ---@return true
 function Lock:close() end
 
@@ -549,8 +550,8 @@ function ConsulHACluster:start(options) end
 ---@return consul_ffi.Error? err
 function ConsulHACluster:stop() end
 
----Stops the node, for up to a second, and never fails. The garbage collector and, in Lua 5.4, the end of a `<close>`
----variable's scope do the same.
+---Stops the node, for up to a second, and never fails. In Lua 5.4, the end of a `<close>` variable's scope does the same;
+---the garbage collector waits for nothing.
 ---@return true
 function ConsulHACluster:close() end
 
@@ -810,7 +811,7 @@ function ConsulHACluster:run() end
 ---The state of a node.
 ---@class consul_ffi.ClusterStatus
 ---@field state "stopped"|"joining"|"follower"|"candidate"|"leader"|"suspended"|"draining"|"maintenance"|"observer"
----@field ready? boolean false if the program has handlers and does not poll often enough
+---@field ready? boolean false if the program has handlers and does not poll often enough, or a store of the node does not serve: it cannot be used, its storage is not open or fails, or a replica that the map gives to the node is missing
 ---@field in_touch boolean whether Consul answers
 ---@field map_epoch? integer the epoch of the shard map
 ---@field frozen string[] the members whose absence has frozen the shard map
@@ -1270,7 +1271,7 @@ function ConsulClient:destroy_session(session, options) end
 ---| "txn_failed" # A transaction was refused, and none of its operations was applied.
 ---| "session_invalid" # The session does not exist, or no longer: it expired, or one of its checks failed.
 ---| "too_large" # The request is larger than the server accepts, or the answer is larger than 256 MiB.
----| "decode" # The answer is not Consul's: truncated JSON, a web page; or it is about another key, which a proxy has confused.
+---| "decode" # The answer is not Consul's: truncated JSON, JSON of another form, a web page, a 404 of another program; or it is about another key or object, which a proxy has confused.
 ---| "closed" # The client was closed, or the handle, watch, view, lock or node that was used.
 ---| "unsupported" # The server does not support the operation, or access control is off.
 
@@ -1359,7 +1360,7 @@ function ConsulClient:destroy_session(session, options) end
 ---@field max_reply_bytes? integer The largest reply that the node sends or accepts, in bytes. Default: 16777216.
 ---@field max_in_flight? integer The most calls in flight to one other node; a further one fails at once. Default: 64.
 ---@field max_waiting_requests? integer The most requests of other nodes that wait for the program; further ones are refused. Default: 256.
----@field notify? boolean Whether the node tells systemd that it takes part in the cluster (`Type=notify`), and with `WatchdogSec` that its program is alive: it has no handlers, or polls for their requests. Without effect outside of a unit (no `NOTIFY_SOCKET`). Default: false.
+---@field notify? boolean Whether the node tells systemd that it takes part in the cluster and that the replicas of its stores are there (`Type=notify`), and with `WatchdogSec` that its program is alive: it has no handlers, or polls for their requests. Without effect outside of a unit (no `NOTIFY_SOCKET`). Default: false.
 ---@field leader_key? string The key whose lock is the leadership. By default it is next to `nodes_prefix`, as are the next two. Default: tsdb/cluster/leader.
 ---@field nodes_prefix? string The prefix of the nodes' keys. The name of the nodes' service is derived from it. Default: tsdb/cluster/nodes/.
 ---@field shards_prefix? string The prefix of the shard map's keys. Default: tsdb/cluster/shards/.
@@ -1374,13 +1375,13 @@ function ConsulClient:destroy_session(session, options) end
 ---@field repair_s? number|string How often the replicas of a shard are compared and made equal. Deleted records are removed for good by that. Default: 600.
 ---@field drop_after_s? number|string How long a node keeps the records of a shard that has moved away from it. Default: 30.
 ---@field move_timeout_s? number|string How long a move may make no progress before it is cancelled. Default: 60.
----@field max_skew_s? number|string How far the clocks of two nodes may differ; a write whose version is further ahead is refused. Default: 60.
+---@field max_skew_s? number|string How far the clocks of two nodes may differ: a write by a clock that is further ahead is refused. For so long a write that failed may still replace a later one. Default: 2.
 ---@field timeout_ms? number The time limit of one request between nodes. The time limit of a whole call is an option of the call. Default: 5000.
 
 ---@class consul_ffi.Options
 ---@field timeout_ms? number The time limit of the call, all attempts and the wait of a blocking query included.
 ---@field retry? boolean False: the request is sent again only if the server cannot have seen it, and the outcome is not looked up.
----@field token? string The ACL token for this call instead of the client's.
+---@field token? string The ACL token for this call instead of the client's; empty: none.
 
 ---@class consul_ffi.Scope
 ---@field dc? string The datacenter; default: the agent's own.

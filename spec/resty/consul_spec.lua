@@ -377,6 +377,51 @@ describe("resty.consul, as lua-resty-consul's", function()
       assert.equal("args must have names, got one with the key 1", message)
     end)
 
+    it("takes an empty token for none, as an argument and as a default one", function()
+      for _, with in ipairs({ {}, { token = "t" } }) do
+        c = resty_consul:new({ port = port, default_args = with })
+        for _, method in ipairs({ "get", "delete", "get_key", "delete_key", "list_keys" }) do
+          assert.is_true((ok(c[method](c, "/dummy", { token = "" })).headers["X-Token"] or "") == "")
+        end
+        assert.is_true((ok(c:put("/dummy", "", { token = "" })).headers["X-Token"] or "") == "")
+        assert.is_true((ok(c:txn("[]", { token = "" })).headers["X-Token"] or "") == "")
+      end
+      c = resty_consul:new({ port = port, default_args = { token = "" } })
+      assert.is_true((ok(c:get("/dummy")).headers["X-Token"] or "") == "")
+    end)
+
+    it("returns nil and a message for arguments of another type, and never raises an error", function()
+      local others = { 5, true, function() end, io.stdout, coroutine.create(function() end), { {} } }
+      for _, other in ipairs(others) do
+        local response, message = c:get("/dummy", { token = other })
+        assert.is_nil(response)
+        assert.matches("^token must be a string, got a ", message)
+        c.default_args.token = other
+        assert.is_nil((c:get("/dummy")))
+        c.default_args.token = nil
+        if type(other) ~= "table" then
+          for _, method in ipairs({ "get", "delete", "get_key", "delete_key", "list_keys" }) do
+            response, message = c[method](c, "k", other)
+            assert.is_nil(response)
+            assert.matches("^args must be a table, got a ", message)
+          end
+          local with = resty_consul:new({ port = port })
+          with.default_args = other
+          assert.is_nil((with:get("/dummy")))
+        end
+        for _, name in ipairs({ "wait", "index", "cas", "stale", "dc", "x" }) do
+          assert.is_true(pcall(c.get, c, "/dummy", { [name] = other }))
+        end
+        assert.is_true(pcall(c.put, c, "/dummy", type(other) ~= "function" and other or ""))
+        assert.is_true(pcall(c.txn, c, { other }))
+      end
+      local response, message = c:put("/dummy", { io.stdout })
+      assert.is_nil(response)
+      assert.is_string(message)
+      c.read_timeout = "x"
+      assert.is_nil((c:get("/dummy")))
+    end)
+
     it("shares a client among objects with equal options", function()
       local with = { port = port, connect_timeout = 1000, consul_endpoints = nil }
       assert.equal(resty_consul:new(with).consul, resty_consul:new(with).consul)
@@ -543,6 +588,33 @@ describe("resty.consul on Consul", function()
     assert.equal('{"a":1}', select(2, client:kv_get(key .. "/nested")))
     assert.is_true(c:delete_key(key, { recurse = true }).body)
     assert.equal(404, c:list_keys(key).status)
+  end)
+
+  it("names the key that the caller named, whatever bytes it has", function()
+    for byte = 0, 255 do
+      local char = string.char(byte)
+      -- Lua 5.1 ends a text in a format at the byte 0.
+      local name = ("%s/%02x-"):format(key, byte) .. char .. "z"
+      -- A part that is cut off takes the arguments with it.
+      local written = c:put_key(name, "v", { cas = 0 })
+      if char ~= "%" and char ~= "?" and byte > 32 and byte ~= 127 or char == " " then
+        assert.same({ byte, 200, true }, { byte, written.status, written.body })
+        assert.same({ byte, "v" }, { byte, c:get_key(name).body[1].Value })
+        assert.is_false(c:put_key(name, "w", { cas = 0 }).body)
+        assert.same({ byte, 1 }, { byte, #c:list_keys(name).body })
+        assert.is_true(c:delete_key(name, { recurse = true }).body)
+        assert.same({ byte, 404 }, { byte, c:get_key(name).status })
+      elseif char ~= "?" then
+        assert.is_true(written == nil or written.status == 400)
+      end
+      local cut = client:kv_keys(("%s/%02x"):format(key, byte))
+      assert.is_true(cut)
+      local _, left = client:kv_keys(("%s/%02x"):format(key, byte))
+      assert.equal(char == "?" and 1 or 0, #left)
+    end
+    assert.equal(200, c:put("/agent/service/register", { Name = "s", ID = key .. "#2" }).status)
+    assert.equal(200, c:put("/agent/service/deregister/" .. key .. "#2", "").status)
+    assert.is_nil(c:get("/agent/services").body[key .. "#2"])
   end)
 
   it("answers a conditional write that is not applied with false", function()

@@ -243,8 +243,10 @@ impl<'a> Run<'a> {
                 success.meta.endpoint = transport.endpoint().to_owned();
                 success.meta.attempts = self.attempts;
                 success.meta.stale = self.is_stale;
-                success.meta.has_token =
-                    self.request.http.headers().contains_key(TOKEN) || transport.adds_token();
+                success.meta.has_token = match self.request.http.headers().get(TOKEN) {
+                    Some(token) => !token.is_empty(),
+                    None => transport.adds_token(),
+                };
                 let attempts = self.attempts;
                 let row = self.request.endpoint;
                 tracing::debug!(call = row.name, request = row.template(), attempts, "answered");
@@ -259,11 +261,14 @@ impl<'a> Run<'a> {
                     if error.kind() != Kind::Timeout || had_time {
                         self.record_failure(index, begun, &error);
                     }
-                    if error.kind() == Kind::RateLimited {
-                        self.record_refusal(begun, &error);
+                    match error.kind() {
+                        Kind::RateLimited => self.record_refusal(begun, &error),
+                        Kind::Decode => {
+                            transport.close_idle();
+                            self.warn_of_another(index, &error);
+                        }
+                        _ => {}
                     }
-                } else if error.kind() == Kind::Decode {
-                    transport.close_idle();
                 } else if error.status().is_some() {
                     self.record_success(index);
                     self.record_answer(begun);
@@ -358,7 +363,7 @@ impl<'a> Run<'a> {
             Kind::Connect if error.status().is_none() && !self.client.endpoints_from.is_empty() => {
                 error.with_note(&self.client.endpoints_from)
             }
-            Kind::Unsupported if error.endpoint().is_some_and(has_api_path) => error.with_note(
+            Kind::Unsupported | Kind::Decode if error.endpoint().is_some_and(has_api_path) => error.with_note(
                 "the endpoint ends in /v1, with which every path begins already: leave it out there",
             ),
             _ => error,
@@ -404,12 +409,23 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Says that something else answers in Consul's place. Watches and locks go on without an error.
+    fn warn_of_another(&self, index: usize, error: &Error) {
+        let (client, now) = (self.client, self.client.clock.now());
+        if client.endpoints().may_warn_of_another(index, now) {
+            let endpoint = client.transports[index].endpoint();
+            let error = error.logged();
+            tracing::warn!(endpoint, error, "an answer is not Consul's");
+        }
+    }
+
     fn record_failure(&self, index: usize, begun: Instant, error: &Error) {
         let client = self.client;
         let (now, fraction) = (client.clock.now(), client.random_fraction());
         let was_good =
             client.endpoints().record_failure(index, begun, now, fraction, self.retry_after);
-        if was_good && client.transports.len() > 1 {
+        // Of another program's answers the log tells in each minute.
+        if was_good && client.transports.len() > 1 && error.kind() != Kind::Decode {
             let endpoint = client.transports[index].endpoint();
             let error = error.logged();
             tracing::warn!(endpoint, error, "the endpoint failed and is not used for a while");
@@ -420,7 +436,7 @@ impl<'a> Run<'a> {
 /// Whether a failure is the endpoint's own, not the cluster's or the request's.
 fn is_endpoint_failure(error: &Error) -> bool {
     match error.kind() {
-        Kind::Connect | Kind::Tls | Kind::RateLimited => true,
+        Kind::Connect | Kind::Tls | Kind::RateLimited | Kind::Decode => true,
         // A request that was not sent waited for a connection of our own limit.
         Kind::Timeout => error.maybe_applied(),
         _ => matches!(error.status(), Some(502..=504)),

@@ -9,6 +9,9 @@ use std::time::Duration;
 const FIRST_BENCH: Duration = Duration::from_secs(1);
 const MAX_BENCH: Duration = Duration::from_secs(60);
 
+/// The shortest time between two warnings that something else answers at an endpoint.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
 /// The weight of one answer's time in an endpoint's latency.
 ///
 /// Source: the smoothed round-trip time of TCP, RFC 6298, section 2.
@@ -35,6 +38,8 @@ pub struct EndpointHealth {
 pub struct Endpoints {
     benches: Vec<Option<Bench>>,
     latencies: Vec<Option<Duration>>,
+    /// When the log last said that something else answers in Consul's place.
+    warned: Vec<Option<Instant>>,
     /// Count the benched ones.
     held: Vec<Option<Held>>,
 }
@@ -50,7 +55,9 @@ impl Endpoints {
     /// `count` endpoints, none of them benched.
     pub fn new(count: usize) -> Self {
         let held = (0..count).map(|_| None).collect();
-        Endpoints { benches: vec![None; count], latencies: vec![None; count], held }
+        let (benches, latencies, warned) =
+            (vec![None; count], vec![None; count], vec![None; count]);
+        Endpoints { benches, latencies, warned, held }
     }
 
     /// The endpoint to ask now, of those that are not in `asked`; of all, when all are.
@@ -89,6 +96,16 @@ impl Endpoints {
             Some(mean) => mean.mul_f64(1.0 - LATENCY_GAIN) + took.mul_f64(LATENCY_GAIN),
             None => took,
         });
+    }
+
+    /// Whether the log may say that something else answers in Consul's place.
+    pub fn may_warn_of_another(&mut self, index: usize, now: Instant) -> bool {
+        let last = &mut self.warned[index];
+        let may = last.is_none_or(|last| now - last >= WARNING_INTERVAL);
+        if may {
+            *last = Some(now);
+        }
+        may
     }
 
     /// The mean time of an endpoint's recent answers.
@@ -193,6 +210,13 @@ mod tests {
         endpoints.record_latency(1, ms(8));
         endpoints.record_latency(1, ms(16));
         assert_eq!((endpoints.latency(0), endpoints.latency(1)), (None, Some(ms(9))));
+    }
+
+    #[test]
+    fn each_endpoint_may_be_warned_of_once_a_minute() {
+        let mut endpoints = Endpoints::new(2);
+        let mut may = |index, seconds| endpoints.may_warn_of_another(index, at(seconds));
+        assert!(may(0, 1.0) && may(1, 2.0) && !may(0, 60.9) && may(0, 61.0) && !may(1, 61.0));
     }
 
     #[test]

@@ -27,7 +27,7 @@ impl Client {
         }
         // An answer is often lost because the leader is; an election can outlast some retries.
         let lookup = self.attempt_until(deadline, &request.lock_lookup(), u32::MAX).await;
-        let (holder, endpoint) = match lookup.and_then(Success::answer) {
+        let (holder, endpoint) = match lookup.map(Success::answer) {
             Ok(answer) => (answer.meta.entry.and_then(|entry| entry.session), answer.meta.endpoint),
             Err(lookup) => {
                 return Err(error.with_note(&format!("the outcome is unknown: {lookup}")));

@@ -149,7 +149,7 @@ impl Client {
     /// An unacceptable argument, before anything is sent; then those of the transport or the
     /// server, after the retries that the endpoint allows; an answer that cannot be decoded.
     pub async fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
-        self.execute(&self.request(endpoint, args)?).await?.answer()
+        Ok(self.execute(&self.request(endpoint, args)?).await?.answer())
     }
 
     /// Checks a call's arguments and builds its request; nothing is sent yet.

@@ -402,8 +402,8 @@ impl Updater {
     }
 
     fn take(&mut self, state: State) {
-        let instances = self.read(&state.answer.value);
-        self.view.state().failing = state.answer.value.items().len() - instances.len();
+        let (instances, failing) = self.read(&state.answer.value);
+        self.view.state().failing = failing;
         let after_outage = state.is_resynchronised || self.empties_at.is_some();
         let has_some = self.view.state().list.as_ref().is_some_and(|l| !l.instances.is_empty());
         if instances.is_empty() && has_some && after_outage && !self.empty_hold.is_zero() {
@@ -433,14 +433,16 @@ impl Updater {
         }
     }
 
-    /// The instances in an answer. Unusable entries are left out and logged once.
-    fn read(&mut self, answer: &Value) -> Vec<Instance> {
+    /// The instances in an answer, and how many others have checks that fail. Unusable entries are left out and logged
+    /// once.
+    fn read(&mut self, answer: &Value) -> (Vec<Instance>, usize) {
         let mut instances = Vec::new();
+        let mut failing = 0;
         let mut skipped = BTreeSet::new();
         for entry in answer.items() {
             match instance(entry) {
                 Ok(Some(instance)) => instances.push(instance),
-                Ok(None) => {}
+                Ok(None) => failing += 1,
                 Err(why) => {
                     if !self.skipped.contains(&why) {
                         tracing::warn!(view = self.view.label, why, "an instance is left out");
@@ -450,7 +452,7 @@ impl Updater {
             }
         }
         self.skipped = skipped;
-        instances
+        (instances, failing)
     }
 }
 

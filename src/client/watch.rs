@@ -209,8 +209,8 @@ impl Watcher {
             }
             self.failures = self.failures.saturating_add(1);
             if self.failures == 1 {
-                // The client says once for all of its watches that it is refused.
-                if error.kind() != Kind::RateLimited {
+                // The client says once for all of its watches that it is refused, or that another program answers.
+                if !matches!(error.kind(), Kind::RateLimited | Kind::Decode) {
                     let error = error.logged();
                     tracing::warn!(call, error, "a watch fails and goes on trying");
                 }
@@ -226,7 +226,7 @@ impl Watcher {
         let is_refused = client.refusal_ends().is_some();
         let retries = if is_refused { 0 } else { client.settings().retry_count };
         let request = client.request(self.endpoint, &self.query())?;
-        client.execute_with(&request, retries).await?.answer()
+        Ok(client.execute_with(&request, retries).await?.answer())
     }
 
     /// Whether the next query waits for a change.

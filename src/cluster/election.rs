@@ -149,6 +149,7 @@ impl Cluster {
             _ = hand_overs.changed() => Some(hand_overs.borrow().clone()),
             _ = changes.wait_for(|snapshot| !self.may_lead(snapshot)) => Some(None),
             never = leader::run(self, lease) => match never {},
+            _ = self.keep_settings(lease) => None,
         };
         if let Some(successor) = stepped_down {
             let left = successor.map(|successor| self.claim(Some(successor)));

@@ -203,6 +203,10 @@ impl Duty<'_> {
     async fn publish(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
         let options = self.cluster.options();
         let stored = publication::read(self.cluster.client(), options).await?;
+        if matches!(&stored.map, Content::Map(map) if self.cluster.is_foreign(map)) {
+            // This node puts its own map back, or ends.
+            return Ok(());
+        }
         let token = self.lease.token();
         let held = snapshot.map.as_deref();
         let stored_map = match &stored.map {

@@ -229,6 +229,18 @@ pub(super) async fn claim_name(
     }
 }
 
+/// Whether other nodes than this are live.
+pub(super) async fn others_are_live(client: &Client, options: &Options) -> Result<bool, Error> {
+    let args = Args::new().arg(options.service());
+    let answer = client.call(&health::SERVICE, &args).await?;
+    let own = options.service_id();
+    let is_other = |entry: &&Value| {
+        let id = entry.get("Service").and_then(|service| service.get("ID"));
+        id.and_then(Value::as_str) != Some(&own)
+    };
+    Ok(answer.value.items().iter().filter(is_other).any(|entry| Instance::of(entry).is_live))
+}
+
 /// The error for a name that another live node has.
 fn name_taken(client: &Client, options: &Options, other: &Record) -> Error {
     let now_ms = options.wall_clock.unix_ms(client.clock().now());

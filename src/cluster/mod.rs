@@ -46,6 +46,7 @@ pub mod replication;
 pub mod report;
 mod request;
 pub mod rights;
+mod settings;
 pub mod shard_map;
 pub mod snapshot;
 mod start;
@@ -74,9 +75,7 @@ use crate::wire::request::Args;
 use crate::wire::table::Endpoint;
 use event::Events;
 use futures_util::stream::StreamExt;
-use keys::Update;
 use membership::Reported;
-use serde::{Deserialize, Serialize};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -149,14 +148,11 @@ pub struct Cluster {
     has_looked: AtomicBool,
     /// The last refusal.
     refusal: watch::Sender<Option<Error>>,
+    /// Since when this node has a shard map.
+    mapped_since: Mutex<Option<Instant>>,
+    /// Why this node cannot take part in the cluster that it has found.
+    misfit: watch::Sender<Option<Error>>,
     events: Events,
-}
-
-/// The configuration that must be the same on all nodes of a cluster, as the config key stores it.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct SharedConfig {
-    shards: usize,
-    replicas: usize,
 }
 
 impl Cluster {
@@ -201,6 +197,8 @@ impl Cluster {
             stores: Mutex::default(),
             has_looked: AtomicBool::default(),
             refusal: watch::Sender::default(),
+            mapped_since: Mutex::default(),
+            misfit: watch::Sender::default(),
             events: Events::default(),
         }))
     }
@@ -371,7 +369,7 @@ impl Cluster {
             }
             Err(why) => why,
         };
-        if *self.leaves.borrow()
+        if (*self.leaves.borrow() || self.misfit.borrow().is_some())
             && let Err(error) = self.leave().await
         {
             tracing::info!(%error, "the node did not leave and stays until its check fails");
@@ -411,11 +409,11 @@ impl Cluster {
         self.hand_overs.send_replace(None);
     }
 
-    /// Checks the shared configuration, claims the node's name and writes its key.
+    /// Checks the shared settings, claims the node's name and writes its key.
     async fn join(&self) -> Result<(), Error> {
         let mut logged = None;
         loop {
-            let joined = match self.check_shared_config().await {
+            let joined = match self.check_settings().await {
                 Ok(()) => {
                     let record = lock(&self.record).clone();
                     membership::claim_name(&self.client, &self.options, &record).await
@@ -436,29 +434,6 @@ impl Cluster {
                 joined => return joined,
             }
         }
-    }
-
-    /// Writes the shared configuration, or fails if the stored one differs from this node's.
-    async fn check_shared_config(&self) -> Result<(), Error> {
-        let Options { shards, replicas, config_key, shards_prefix, .. } = &self.options;
-        let ours = SharedConfig { shards: *shards, replicas: *replicas };
-        keys::update(&self.client, config_key, |found| {
-            let Some(bytes) = found else {
-                return Ok(Update::Put(serde_json::to_vec(&ours).unwrap_or_default()));
-            };
-            let why = match serde_json::from_slice::<SharedConfig>(bytes).ok() {
-                Some(theirs) if theirs == ours => return Ok(Update::Keep),
-                Some(theirs) => format!(
-                    "the cluster has shards = {} and replicas = {} (key {config_key}); this node has {shards} \
-                     and {replicas}: set the same, or another nodes_prefix (a cluster_name) for another \
-                     cluster; if that cluster is gone, delete this key and those under {shards_prefix}",
-                    theirs.shards, theirs.replicas
-                ),
-                None => format!("the key {config_key} holds another program's data"),
-            };
-            Err(Error::new(Kind::Conflict, why).with_maybe_applied(false))
-        })
-        .await
     }
 
     async fn participate(&self) -> Error {
@@ -503,6 +478,7 @@ impl Cluster {
             never = self.note_hidden() => match never {},
             why = self.maintain_record(), if is_member => why,
             why = self.asked_to_leave(), if is_member => why,
+            why = self.is_misfit(), if is_member => why,
             why = nodes => why,
             why = health => why,
             why = leader => why,

@@ -13,7 +13,7 @@ use super::report::{Known, Told};
 use super::request::Request;
 use super::shard_map::{Replica, ReplicaState, ShardMap};
 use super::snapshot::{Sight, Snapshot};
-use super::stores::StoreOverview;
+use super::stores::{StoreFault, StoreOverview};
 use super::{Cluster, event};
 use crate::client::EndpointHealth;
 use crate::clock::Instant;
@@ -143,6 +143,9 @@ pub struct NodeOverview {
     /// How far its clock is ahead of this process's, in milliseconds, give or take the time of a call;
     /// `None`: it has not told.
     pub clock_ahead_ms: Option<i64>,
+    /// What it cannot do for stores; the problems tell it.
+    #[serde(skip)]
+    pub faults: Vec<StoreFault>,
     /// What an operator has asked of it, and it has yet to take.
     #[serde(skip)]
     pub asked: Request,
@@ -396,6 +399,7 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
                 && (told.is_some_and(|told| told.refuses_key)
                     || leader.is_some_and(|leader| leader.is_refused_by(id))),
             clock_ahead_ms: told.and_then(|told| told.clock_ahead_ms),
+            faults: told.into_iter().flat_map(Told::faults).cloned().collect(),
             asked: record
                 .request
                 .as_ref()

@@ -10,7 +10,7 @@ use super::options::Options;
 use super::overview::{EndpointOverview, MapOverview, NewestMaps, Overview};
 use super::shard_map::ShardMap;
 use super::snapshot::Snapshot;
-use super::stores::{CopyReport, Store, StoreMaps};
+use super::stores::{CopyReport, Store, StoreFault, StoreMaps};
 use super::{Cluster, Mode};
 use crate::error::{Error, Kind};
 use crate::sync::lock;
@@ -65,6 +65,9 @@ struct Report {
     endpoints: Vec<EndpointOverview>,
     #[serde(default)]
     copies: Vec<CopyReport>,
+    /// What it cannot do for stores.
+    #[serde(default)]
+    faults: Vec<StoreFault>,
     /// The events that the process does not have yet.
     #[serde(default)]
     events: Vec<PastEvent>,
@@ -134,6 +137,17 @@ impl Told {
     /// How far it is with its copies for a store.
     pub fn copies_of(&self, store: &str) -> Option<&CopyReport> {
         self.report.as_ref()?.copies.iter().find(|copies| copies.store == store)
+    }
+
+    /// What it cannot do for stores.
+    pub fn faults(&self) -> impl Iterator<Item = &StoreFault> {
+        self.report.iter().flat_map(|report| &report.faults)
+    }
+
+    #[cfg(test)]
+    pub fn of_fault(fault: StoreFault) -> Self {
+        let report = Report { faults: vec![fault], ..Report::default() };
+        Told { report: Some(report), ..Told::default() }
     }
 
     #[cfg(test)]
@@ -283,6 +297,23 @@ impl Overviews {
         stores.push(Arc::downgrade(store));
     }
 
+    fn stores(&self) -> Vec<Arc<Store>> {
+        lock(&self.stores).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether each of its stores does what it has to, with all replicas that its map gives to the node.
+    ///
+    /// # Errors
+    /// The first reason why one does not.
+    pub fn stores_serve(&self) -> Result<(), String> {
+        self.stores().iter().try_for_each(|store| store.serves())
+    }
+
+    /// Whether there is something that it cannot do for a store.
+    pub fn has_faults(&self) -> bool {
+        self.stores().iter().any(|store| store.fault().is_some())
+    }
+
     /// Whether the process serves requests of its cluster.
     ///
     /// # Errors
@@ -292,8 +323,9 @@ impl Overviews {
         if !self.cluster.has_looked() {
             return Err(format!("{} has not joined yet", options.node_id));
         }
+        let of_stores = || self.stores_serve().map_err(|why| format!("{}: {why}", options.node_id));
         if options.observer {
-            return Ok(());
+            return of_stores();
         }
         let snapshot = self.cluster.snapshot();
         let why = match snapshot.nodes.get(&options.node_id) {
@@ -304,7 +336,7 @@ impl Overviews {
             Some(_) if self.plane.as_ref().is_some_and(|plane| !plane.is_ready()) => {
                 "its program does not poll for requests"
             }
-            Some(_) => return Ok(()),
+            Some(_) => return of_stores(),
         };
         Err(format!("{}: {why}", options.node_id))
     }
@@ -385,7 +417,7 @@ impl Overviews {
         let is_same = question.incarnation == cluster.incarnation;
         let health = cluster.client().endpoint_health().into_iter();
         let own = cluster.options().node_id.as_str();
-        let stores: Vec<Arc<Store>> = lock(&self.stores).iter().filter_map(Weak::upgrade).collect();
+        let stores = self.stores();
         let copies = join_all(stores.iter().map(|store| store.copy_report()));
         Report {
             incarnation: cluster.incarnation.clone(),
@@ -398,6 +430,7 @@ impl Overviews {
             refusing: if cluster.lease().is_some() { cluster.refusing() } else { Vec::new() },
             endpoints: health.map(|health| EndpointOverview::new(own, health)).collect(),
             events: cluster.events_after(if is_same { question.seq } else { 0 }),
+            faults: stores.iter().filter_map(|store| store.fault()).collect(),
             copies: timeout(OWN_PATIENCE, copies).await.unwrap_or_default(),
         }
     }

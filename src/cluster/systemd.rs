@@ -1,7 +1,7 @@
 //! Tells systemd that a node takes part in its cluster, and that its program is alive: `Type=notify` and
 //! `WatchdogSec` of systemd.service(5), by the messages of sd_notify(3).
 
-use super::Cluster;
+use super::report::Overviews;
 use crate::error::{Error, Kind};
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -11,6 +11,13 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
+
+/// How often the stores are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Every 10 s a start that waits for replicas gets another minute.
+const EXTEND: &str = "EXTEND_TIMEOUT_USEC=60000000";
+const EXTEND_EVERY: u32 = 100;
 
 /// The way to systemd from a service that it started.
 #[derive(Debug)]
@@ -52,9 +59,18 @@ impl Systemd {
         Ok(Some(Systemd { socket, watchdog: watchdog.map(Duration::from_micros) }))
     }
 
-    /// Reports that the node takes part when it does.
-    pub async fn report(&self, cluster: &Cluster) -> Infallible {
-        if cluster.started().await.is_ok() {
+    /// Reports that the node takes part when it does, and its stores do what they have to.
+    pub async fn report(&self, node: &Overviews) -> Infallible {
+        if node.cluster().started().await.is_ok() {
+            let mut extended = 0;
+            while node.stores_serve().is_err() {
+                // A copy may take long; what fails is not waited for longer than the unit says.
+                if extended == 0 && !node.has_faults() {
+                    self.tell(EXTEND);
+                }
+                extended = (extended + 1) % EXTEND_EVERY;
+                node.cluster().client().clock().sleep(LOOK).await;
+            }
             self.tell("READY=1");
         }
         pending().await

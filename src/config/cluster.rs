@@ -181,7 +181,7 @@ pub const CLUSTER_OPTIONS: &[Setting<Options>] = &[
         "notify",
         Takes::Flag(|options, flag| options.notify = flag),
         "false",
-        "Whether the node tells systemd that it takes part in the cluster (`Type=notify`), and with `WatchdogSec` that its program is alive: it has no handlers, or polls for their requests. Without effect outside of a unit (no `NOTIFY_SOCKET`).",
+        "Whether the node tells systemd that it takes part in the cluster and that the replicas of its stores are there (`Type=notify`), and with `WatchdogSec` that its program is alive: it has no handlers, or polls for their requests. Without effect outside of a unit (no `NOTIFY_SOCKET`).",
     ),
     Setting::new(
         "leader_key",

@@ -62,8 +62,8 @@ pub const STORE_OPTIONS: &[Setting<StoreOptions>] = &[
     Setting::new(
         "max_skew_s",
         Takes::Seconds(|options, time| options.max_skew = time),
-        "60",
-        "How far the clocks of two nodes may differ; a write whose version is further ahead is refused.",
+        "2",
+        "How far the clocks of two nodes may differ: a write by a clock that is further ahead is refused. For so long a write that failed may still replace a later one.",
     ),
     Setting::new(
         "timeout_ms",

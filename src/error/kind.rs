@@ -84,7 +84,7 @@ kinds! {
         cause: "The request is larger than the server accepts, or the answer is larger than 256 MiB."
         cure: "A value holds up to 512 KiB; split larger ones; list keys and read them in parts."
     Decode "decode"
-        cause: "The answer is not Consul's: truncated JSON, a web page; or it is about another key, which a proxy has confused."
+        cause: "The answer is not Consul's: truncated JSON, JSON of another form, a web page, a 404 of another program; or it is about another key or object, which a proxy has confused."
         cure: "Check which program listens there: the message names the address and, unless the answer can hold a secret, shows its beginning."
     Closed "closed"
         cause: "The client was closed, or the handle, watch, view, lock or node that was used."

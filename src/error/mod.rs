@@ -179,9 +179,12 @@ impl Error {
     }
 
     /// Whether a waiter should keep retrying after this error: it is retryable, or the server
-    /// failed with a status of 500 or above, after which it may recover.
+    /// failed with a status of 500 or above, after which it may recover, or something else answered
+    /// in its place, such as a router that is reloading.
     pub fn is_transient(&self) -> bool {
-        self.is_retryable() || self.status().is_some_and(|status| status >= 500)
+        self.is_retryable()
+            || self.kind() == Kind::Decode && self.endpoint().is_some()
+            || self.status().is_some_and(|status| status >= 500)
     }
 
     /// The operations of a transaction that the server refused.

@@ -22,6 +22,7 @@ use coordination::lock::Lock;
 use file::LogFile;
 use mlua::{Function, Lua, Table};
 use ring::ConsistentHashRing;
+use runtime::executor::EndOfState;
 use runtime::handle::Handle;
 use runtime::native::Registration;
 use simulator::Simulator;
@@ -81,6 +82,7 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     if let Ok(module) = lua.named_registry_value(KEY) {
         return Ok(module);
     }
+    lua.set_named_registry_value("consul_ffi.end", lua.create_any_userdata(EndOfState)?)?;
     runtime::native::register(lua)?;
     runtime::value::register(lua)?;
     runtime::stack::register(lua)?;

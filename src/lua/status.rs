@@ -67,20 +67,29 @@ impl Status {
 
     /// Closes the server; its address is free after that. In a forked child it does nothing.
     fn close(&self) {
+        if let Some((executor, closed)) = self.end() {
+            executor.shut_down(async move { drop(closed.await) });
+        }
+    }
+
+    fn end(&self) -> Option<(Executor, oneshot::Receiver<()>)> {
         let is_of_parent = self.belongs_to_parent();
-        let Some(running) = self.running.take() else { return };
+        let running = self.running.take()?;
         if is_of_parent {
-            return mem::forget(running);
+            mem::forget(running);
+            return None;
         }
         let Running { executor, job, closed } = running;
         job.cancel();
-        executor.shut_down(async move { drop(closed.await) });
+        Some((executor, closed))
     }
 }
 
 impl Drop for Status {
     fn drop(&mut self) {
-        self.close();
+        if let Some((executor, closed)) = self.end() {
+            executor.hand_over(async move { drop(closed.await) });
+        }
     }
 }
 

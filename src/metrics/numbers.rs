@@ -125,10 +125,27 @@ pub struct StoreNumbers {
     pub deletions: OperationNumbers,
     /// The replicas that were copied to this process.
     pub copies: Counter,
+    /// The disks that were opened and may lack something.
+    pub doubted: Counter,
+    /// The shards whose replicas were brought together since too few were whole.
+    pub united: Counter,
     /// The comparisons of two replicas.
     pub repairs: Counter,
     /// The records that were stored by them.
     pub repaired_records: Counter,
+    /// The calls of the storage's functions that failed.
+    pub storage_errors: StorageErrors,
+}
+
+/// Calls of a storage's functions that failed.
+#[derive(Debug, Default)]
+pub struct StorageErrors(Mutex<BTreeMap<&'static str, u64>>);
+
+impl StorageErrors {
+    /// Counts one more of a function.
+    pub fn add(&self, function: &'static str) {
+        *lock(&self.0).entry(function).or_default() += 1;
+    }
 }
 
 /// One operation on the shards of a store.
@@ -238,7 +255,12 @@ impl StoreNumbers {
             page.count(&STORE_RECORDS, labels, numbers.records.get());
         }
         page.count(&STORE_COPIES, &[store], self.copies.get());
+        page.count(&STORE_DOUBTED, &[store], self.doubted.get());
+        page.count(&STORE_UNITED, &[store], self.united.get());
         page.count(&STORE_REPAIRS, &[store], self.repairs.get());
         page.count(&STORE_REPAIRED_RECORDS, &[store], self.repaired_records.get());
+        for (function, count) in &*lock(&self.storage_errors.0) {
+            page.count(&STORE_STORAGE_ERRORS, &[store, function], *count);
+        }
     }
 }

@@ -153,6 +153,10 @@ metrics! {
             "Records that were read, written or deleted by them."
         STORE_COPIES Counter "store_copies" ["store"]
             "Replicas that were copied to this process, since a shard moved or a replica was lost."
+        STORE_DOUBTED Counter "store_doubted_disks" ["store"]
+            "Disks that this process has opened and that may lack something: their machine was restarted, or they are old."
+        STORE_UNITED Counter "store_united_shards" ["store"]
+            "Shards of which too few replicas were whole, so that this process, as the leader, had all that is left brought together."
         STORE_REPAIRS Counter "store_repairs" ["store"]
             "Comparisons of two replicas that have ended."
         STORE_REPAIRED_RECORDS Counter "store_repaired_records" ["store"]
@@ -165,6 +169,10 @@ metrics! {
             "Replicas that are made again since they were lost."
         STORE_USABLE Gauge "store_usable" ["store"]
             "1 while this process can use the store, 0 before it knows the map and after a permanent error."
+        STORE_STORAGE_ERRORS Counter "store_storage_errors" ["store", "function"]
+            "Calls of functions of this process's storage that did not do what they have to."
+        STORE_STORAGE_FAILING Gauge "store_storage_failing" ["store"]
+            "1 while a function of this process's storage fails, otherwise 0."
     }
     "Log" {
         LOG_LEFT_OUT Counter "log_lines_left_out" []

@@ -3,7 +3,7 @@
 use super::etcd::{Etcd, Pages, Range, Refused};
 use super::job::{self, Phase, Record};
 use super::verify::{self, Difference, Found};
-use super::{Run, Stop, Until, source, tail};
+use super::{Run, Stop, Until, nothing, source, tail};
 use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::future::{Either, select, try_join};
@@ -30,8 +30,10 @@ pub const LIFTED: &str =
 /// How the writers of etcd are stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freeze {
-    /// By the alarm for a full disk: etcd refuses all writes but deletions.
+    /// By the alarm for a full disk: etcd refuses all writes but deletions. Not where it would open the cluster to all.
     Alarm,
+    /// The same, also there.
+    AlarmThatOpens,
     /// By the operator, before consent is given.
     Operator,
 }
@@ -117,7 +119,7 @@ pub async fn cut_over(
     limit: Duration,
     consent: impl AsyncFnOnce(Duration) -> Result<(), Stop>,
 ) -> Result<CutOver, Stop> {
-    prepare(run).await?;
+    prepare(run, freeze).await?;
     let short = catch_up(run).await?;
     // The tail has to end by itself: dropped during a write, it would not know the state of the record.
     let sentinel = put_sentinel(run).await?;
@@ -138,7 +140,7 @@ pub async fn cut_over(
 }
 
 /// Ends what an earlier cut-over has left.
-async fn prepare(run: &Run<'_>) -> Result<(), Stop> {
+async fn prepare(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
     let record = run.job.record();
     if record.phase == Phase::Switched {
         return Err(Stop::Refused("the job is cut over already".to_owned()));
@@ -147,11 +149,38 @@ async fn prepare(run: &Run<'_>) -> Result<(), Stop> {
         run.report.note(LIFTED);
     }
     source::check(run.etcd, &record).await?;
+    may_freeze(run, freeze).await?;
     // The comparison, during which the writers are stopped, would end with the same error.
     run.job.target.keys(&record.mapping.plain_prefix(), Some("/")).await?;
     refuse_other_tails(run).await?;
     refuse_alarms(run).await?;
     delete_left_sentinels(run).await
+}
+
+/// Refuses to stop the writers for nothing, and by an alarm that would open the cluster.
+async fn may_freeze(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
+    if let Some(why) = nothing(run.etcd, &run.job.record().mapping).await? {
+        return Err(Stop::Refused(format!("not cut over, and no writer was stopped: {why}")));
+    }
+    match freeze {
+        Freeze::Alarm => match alarm_opens(run.etcd).await? {
+            Some(why) => Err(Stop::Refused(why)),
+            None => Ok(()),
+        },
+        Freeze::AlarmThatOpens | Freeze::Operator => Ok(()),
+    }
+}
+
+/// Why the alarm is refused, and what to do instead; `None` if it is not.
+///
+/// # Errors
+/// etcd's.
+pub async fn alarm_opens(etcd: &Etcd) -> Result<Option<String>, Refused> {
+    Ok(etcd.opened_by_alarm().await?.map(|why| {
+        format!(
+            "--freeze alarm is refused: {why}; up to version 3.5 etcd checks nobody's rights while the alarm is on, and anyone              who reaches it could delete keys, and switch its access control off. Use --freeze operator, and stop the writers              yourself, such as by a read-only role; or upgrade all servers to 3.6 first; or accept it with --freeze alarm              --accept-open-deletes"
+        )
+    }))
 }
 
 /// Refuses while another job applies changes of etcd to the same keys, also after this one is cut over: a deletion of etcd
@@ -279,11 +308,13 @@ async fn drain(run: &Run<'_>, sentinel: Bytes) -> Result<u64, Stop> {
 }
 
 async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOver, Stop> {
+    // Both can have changed since the beginning, before consent was given.
+    may_freeze(run, freeze).await?;
     let clock = run.etcd.clock();
     let begun = clock.now();
     // A put would be refused later.
     let sentinel = put_sentinel(run).await?;
-    if freeze == Freeze::Alarm {
+    if freeze != Freeze::Operator {
         stop_writes(run, frozen).await?;
     }
     let frozen_at = run.etcd.revision(&sentinel).await?;
@@ -298,7 +329,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let Found { keys, differences, is_whole } = found;
     if differences.is_empty() {
         match freeze {
-            Freeze::Alarm => is_still_on(run).await?,
+            Freeze::Alarm | Freeze::AlarmThatOpens => is_still_on(run).await?,
             Freeze::Operator => {
                 clock.sleep_until(begun + LOOKED_FOR).await;
                 let sentinel = put_sentinel(run).await?;

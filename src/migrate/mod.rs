@@ -8,6 +8,7 @@
 //! ahead     what is read next while the present is worked on
 //! job       the record in Consul, and which instance may go on
 //! source    whether etcd is still the one of the job
+//! nothing   why a job has nothing to move
 //! survey    all keys of a snapshot, and which have a problem
 //! load      the keys of a snapshot -> Consul
 //! verify    the differences of a snapshot and Consul, which also a sweep needs
@@ -28,6 +29,7 @@ mod lines;
 mod load;
 pub mod mapping;
 mod names;
+mod nothing;
 mod rollback;
 pub mod source;
 pub mod survey;
@@ -36,9 +38,10 @@ pub mod target;
 mod trees;
 pub mod verify;
 
-pub use cutover::{CutOver, Freeze, Frozen, LIFTED, cut_over, lift_left};
+pub use cutover::{CutOver, Freeze, Frozen, LIFTED, alarm_opens, cut_over, lift_left};
 pub use lines::{CUT, export, import, is_whole};
 pub use load::{load, restart};
+pub use nothing::nothing;
 pub use rollback::{RolledBack, roll_back};
 pub use tail::{Until, tail};
 
@@ -83,7 +86,9 @@ impl fmt::Display for Stop {
                 write!(f, "another instance holds the job: {holder}; --take-over replaces it")
             }
             Stop::Refused(why) => f.write_str(why),
-            Stop::Compacted => f.write_str("etcd has compacted the revisions that were to be read"),
+            Stop::Compacted => f.write_str(
+                "etcd has compacted the revisions that were to be read: run the same command again",
+            ),
             Stop::Failed(error) => f.write_str(error.message()),
         }
     }

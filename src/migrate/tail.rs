@@ -45,14 +45,16 @@ pub async fn tail(run: &Run<'_>, until: &Until) -> Result<u64, Stop> {
     let snapshot = run.job.record().snapshot;
     loop {
         load(run, Kept::default()).await?;
-        if let Until::Deleted(key) = until
-            && run.job.record().snapshot != snapshot
-            && run.etcd.get(key, run.job.record().snapshot).await?.is_none()
-        {
-            // The new snapshot has the deletion.
-            return Ok(0);
-        }
-        let followed = async { Tail::new(run, until).await?.follow().await };
+        let followed = async {
+            if let Until::Deleted(key) = until
+                && run.job.record().snapshot != snapshot
+                && run.etcd.get(key, run.job.record().snapshot).await?.is_none()
+            {
+                // The new snapshot has the deletion.
+                return Ok(0);
+            }
+            Tail::new(run, until).await?.follow().await
+        };
         match followed.await {
             Err(Stop::Compacted) => restart(run, COMPACTED).await?,
             done => return done,
@@ -209,6 +211,7 @@ impl<'r, 'a> Tail<'r, 'a> {
             if self.is_last {
                 return Ok(Ended::Done);
             }
+            self.save_position().await?;
             if is_broken {
                 return Ok(Ended::Broken);
             }
@@ -235,7 +238,11 @@ impl<'r, 'a> Tail<'r, 'a> {
     }
 
     async fn add(&mut self, changes: Changes) -> Result<(), Stop> {
-        let Changes { events, is_part } = changes;
+        let Changes { events, is_part, told_up_to } = changes;
+        if events.is_empty() {
+            self.reach(told_up_to);
+            return Ok(());
+        }
         let last = events.last().map(|event| event.kv.mod_revision.0);
         let record = self.run.job.record();
         self.check(&record, &events).await?;
@@ -260,13 +267,29 @@ impl<'r, 'a> Tail<'r, 'a> {
         if let (Some(last), true) = (last, is_whole)
             && last == self.revision
         {
-            // All of its events are there.
-            (self.revision, self.offset, self.told) = (last + 1, 0, 0);
-            if let Some(waiting) = self.waiting.back_mut() {
-                (waiting.revision, waiting.offset) = (self.revision, 0);
-            }
+            self.reach(last);
         }
         Ok(())
+    }
+
+    /// All events up to this revision are applied or wait.
+    fn reach(&mut self, last: u64) {
+        if last < self.revision {
+            return;
+        }
+        (self.revision, self.offset, self.told) = (last + 1, 0, 0);
+        if let Some(waiting) = self.waiting.back_mut() {
+            (waiting.revision, waiting.offset) = (self.revision, 0);
+        }
+    }
+
+    /// Notes how far etcd is although no key of the job has changed: what it compacts is not needed any more.
+    async fn save_position(&self) -> Result<(), Stop> {
+        let (record, job) = (self.run.job.record(), &self.run.job);
+        if (record.revision, record.offset) >= (self.revision, self.offset) {
+            return Ok(());
+        }
+        job.save(Record { revision: self.revision, offset: self.offset, ..record }, &[]).await
     }
 
     fn push(&mut self, record: &Record, event: &Event) {

@@ -185,7 +185,7 @@ pub(super) fn value(endpoint: &Endpoint) -> Option<String> {
         (Reply::Txn, _) => {
             "a list of results (`KV.Value`: a string of bytes, in results of reads only)".to_owned()
         }
-        (Reply::Body, _) => "the body as a string of bytes".to_owned(),
+        (Reply::Body | Reply::Archive, _) => "the body as a string of bytes".to_owned(),
     })
 }
 

@@ -143,7 +143,7 @@ fn lua_value(endpoint: &Endpoint) -> String {
         (Reply::KvValue, _) => "string?",
         (Reply::KvEntries, _) => "consul_ffi.KvEntry[]",
         (Reply::Applied | Reply::Done, _) => "true|string",
-        (Reply::Member(_) | Reply::Body, _) => "string",
+        (Reply::Member(_) | Reply::Body | Reply::Archive, _) => "string",
         (_, Some((_, kind))) if endpoint.absent == Absent::Null => return format!("{kind}?"),
         (_, Some((_, kind))) => kind,
         (Reply::Json | Reply::FirstItem | Reply::Events | Reply::Txn, None) => "any",

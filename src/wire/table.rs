@@ -47,10 +47,18 @@ pub struct Endpoint {
     pub fixed_query: &'static str,
     /// Whether the request may be sent again if it is unknown whether it was applied.
     pub repeat: Repeat,
-    /// The form of a success.
+    /// How a success becomes the value.
     pub reply: Reply,
+    /// The form of a success; an answer of another form is not Consul's.
+    pub form: Form,
     /// The meaning of the status 404.
     pub absent: Absent,
+    /// How the text of a 404 begins that says so. Any other 404 is not Consul's.
+    ///
+    /// Source: the handlers in Consul's folder agent, of 1.8.7 and 1.21.0.
+    pub missing: &'static [&'static str],
+    /// A header of a 404 without a body that says so.
+    pub missing_header: Option<&'static str>,
     /// Further statuses of a success.
     pub also_success: &'static [u16],
     /// What the value consists of, by which a watch tells changes apart.
@@ -96,13 +104,13 @@ pub enum Reply {
     Member(&'static str),
     /// A JSON list, of which the first item is the value; an empty list means that it does not exist.
     FirstItem,
-    /// A KV entry, whose `Value` is the value as bytes; the other members are metadata.
+    /// A list with one KV entry, whose `Value` is the value as bytes; the other members are metadata.
     KvValue,
     /// A list of KV entries whose `Value` is bytes.
     KvEntries,
     /// `true`, or `false` for a conflict.
     Applied,
-    /// A body that says nothing more than the status.
+    /// A body that says nothing more than the status: the value is true.
     Done,
     /// JSON with event payloads, which become bytes.
     Events,
@@ -110,6 +118,62 @@ pub enum Reply {
     Txn,
     /// Bytes.
     Body,
+    /// Bytes that are compressed by gzip.
+    Archive,
+}
+
+/// The form of an answer's JSON, which is checked while it is read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Form {
+    /// Any JSON.
+    Any,
+    /// None: the body is empty.
+    Nothing,
+    /// A string.
+    Text,
+    /// True or false.
+    Bool,
+    /// A number.
+    Number,
+    /// Base64 that becomes bytes; null becomes the empty string.
+    Bytes,
+    /// The name at the end of the request's path, in any case.
+    Name,
+    /// The key at the end of the request's path.
+    Key,
+    /// A key that begins with the prefix at the end of the request's path.
+    Under,
+    /// This, or null: a pointer or a slice of Go that can be nil.
+    OrNull(&'static Form),
+    /// A list of these.
+    List(&'static Form),
+    /// A list of these. Some items may have another form, but not all: the reader leaves those out.
+    Entries(&'static Form),
+    /// An object whose members, of any name, are these.
+    Map(&'static Form),
+    /// An object with these members; others are not looked at.
+    Object(&'static [Member]),
+}
+
+/// A member of [`Form::Object`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Member {
+    /// Consul's name.
+    pub name: &'static str,
+    /// Its value.
+    pub form: Form,
+    /// Whether it can be missing.
+    pub is_optional: bool,
+}
+
+/// A member that is always there.
+pub const fn has(name: &'static str, form: Form) -> Member {
+    Member { name, form, is_optional: false }
+}
+
+/// A member that can be missing.
+pub const fn may_have(name: &'static str, form: Form) -> Member {
+    Member { name, form, is_optional: true }
 }
 
 /// The meaning of the status 404.
@@ -334,9 +398,9 @@ pub const COMMON: &[Param] = &[
     ),
     Param::new(
         "token",
-        Shape::Text,
+        Shape::TextOrEmpty,
         Location::Header("x-consul-token"),
-        "The ACL token for this call instead of the client's.",
+        "The ACL token for this call instead of the client's; empty: none.",
     )
     .optional(),
 ];
@@ -418,7 +482,10 @@ impl Endpoint {
             fixed_query: "",
             repeat: Repeat::Read,
             reply: Reply::Json,
+            form: Form::Any,
             absent: Absent::Error,
+            missing: &[],
+            missing_header: None,
             also_success: &[],
             items: Items::One,
             filter: None,
@@ -436,8 +503,24 @@ impl Endpoint {
             method: Verb::Put,
             repeat: Repeat::Idempotent,
             reply: Reply::Done,
+            form: Form::Nothing,
             ..Self::read(name, path, doc)
         }
+    }
+
+    /// Whether every supported release has it.
+    pub fn is_in_every_release(&self) -> bool {
+        let is_enterprise = self.path.starts_with("/v1/namespace");
+        self.path.starts_with("/v1/") && self.since.is_none() && !is_enterprise
+    }
+
+    /// What the last parameter of its path has in this path, as it was sent.
+    pub fn subject<'a>(&self, path: &'a str) -> &'a str {
+        let Some((before, after)) = self.path.rsplit_once('{') else { return "" };
+        let segments = path.splitn(before.matches('/').count() + 1, '/');
+        let rest = segments.last().unwrap_or_default();
+        let tail = after.split_once('}').map_or("", |(_, tail)| tail);
+        rest.strip_suffix(tail).unwrap_or(rest)
     }
 
     /// Every option of the endpoint.

@@ -1,5 +1,7 @@
 //! The client: calls, watches and views, against servers within the tests.
 
+mod answers;
+mod bytes;
 mod connections;
 mod failover;
 mod hostile;

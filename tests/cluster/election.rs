@@ -2,7 +2,9 @@
 
 use crate::support::world::World;
 use consul_ffi::client::coordination::lock::LOCK_FLAGS;
+use consul_ffi::clock::Clock;
 use consul_ffi::cluster::{Cluster, Options};
+use consul_ffi::simulate::Fault;
 use consul_ffi::wire::api::session;
 use consul_ffi::wire::request::Args;
 use std::sync::Arc;
@@ -34,4 +36,40 @@ fn a_key_without_the_flags_of_a_lock_names_no_leader() {
     let node = node_beside(&world, 0);
     world.wait(Duration::from_secs(10));
     assert_eq!((node.state(), node.snapshot().leader.clone()), ("candidate", None));
+}
+
+/// The others wait no longer than after the leader's death, counted from the end of the outage.
+#[test]
+fn a_leader_that_steps_down_behind_a_broken_connection_is_replaced_in_time() {
+    for fault in [
+        Fault { drop_before: 1.0, ..Fault::default() },
+        Fault { drop_after: 1.0, ..Fault::default() },
+        Fault { partition: true, ..Fault::default() },
+    ] {
+        for is_stop in [false, true] {
+            let world = World::new();
+            let nodes = world.nodes(2);
+            world.wait(Duration::from_secs(5));
+            // The first node has the first client of this world.
+            let place = nodes.iter().position(|node| node.cluster.is_leader()).expect("a leader");
+            let other = &nodes[1 - place].cluster;
+            world.agent.add_fault(Fault { clients: vec![place.to_string()], ..fault.clone() });
+            let cluster = Arc::clone(&nodes[place].cluster);
+            if is_stop {
+                world.kill(&nodes[place]);
+                world.clock.spawn(async move { drop(cluster.leave().await) });
+            } else {
+                cluster.hand_over();
+            }
+            world.wait(Duration::from_millis(500));
+            world.agent.clear_faults();
+            let healed = world.clock.now();
+            while !other.is_leader() {
+                world.wait(Duration::from_millis(10));
+                let took = world.clock.now() - healed;
+                let takeover = other.options().profile.takeover();
+                assert!(took <= takeover, "{fault:?}, stop: {is_stop}: {took:?}");
+            }
+        }
+    }
 }

@@ -11,6 +11,7 @@ mod observer;
 mod overview;
 mod replication;
 mod requests;
+mod settings;
 mod start;
 mod status;
 mod storage;

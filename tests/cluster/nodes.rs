@@ -1,15 +1,16 @@
 //! A cluster through its Rust API, on the simulated agent and a clock that the test advances.
 //! Random histories are in `simulation`, the specs of the Lua API in `spec`.
 
+use crate::support::between::{ANSWERS, Between};
 use crate::support::lines::logged;
 use crate::support::world::World;
-use consul_ffi::client::Client;
+use consul_ffi::client::{Client, Settings};
 use consul_ffi::clock::TaskId;
 use consul_ffi::cluster::{Cluster, Event, Mode, Options};
 use consul_ffi::error::{Error, Kind};
 use consul_ffi::simulate;
 use consul_ffi::wire::api::{health, kv, session};
-use consul_ffi::wire::request::Args;
+use consul_ffi::wire::request::{Args, Defaults};
 use consul_ffi::wire::value::Value;
 use http::StatusCode;
 use std::collections::BTreeSet;
@@ -62,7 +63,7 @@ impl World {
         self.clock.cancel(process.task);
     }
 
-    fn stop(&self, process: &Process) {
+    pub fn stop(&self, process: &Process) {
         self.clock.cancel(process.task);
         self.run(process.cluster.leave()).expect("a graceful stop");
     }
@@ -583,4 +584,51 @@ fn an_idle_cluster_writes_nothing() {
     let before = world.indexes();
     world.wait(Duration::from_secs(40));
     assert_eq!(world.indexes(), before);
+}
+
+#[test]
+fn answers_of_another_program_change_neither_members_nor_leader_nor_map() {
+    for answer in ANSWERS {
+        // Each answer of Consul, and each second one, is replaced.
+        for each in [1, 2] {
+            let world = World::new();
+            let between = Between::new(&world.agent, "between").each(each);
+            let start = |id: &str| {
+                let settings = Settings {
+                    timeout: Duration::from_secs(5),
+                    retry_count: 3,
+                    defaults: Defaults::default(),
+                };
+                let rng = fastrand::Rng::with_seed(u64::from(id.as_bytes()[1]));
+                let clock = Arc::new(world.clock.clone());
+                let transport = Arc::new(between.clone());
+                let client = Client::new(vec![transport], settings, clock, rng);
+                world.start_with(Arc::new(client), node(id))
+            };
+            let nodes: Vec<_> = ["n1", "n2", "n3"].map(start).into();
+            world.run(async {
+                for node in &nodes {
+                    node.cluster.started().await.expect("nothing is refused");
+                }
+            });
+            world.wait(Duration::from_secs(5));
+            let before: Vec<_> = nodes.iter().map(Process::epoch).collect();
+            let leader = leaders(&nodes)[0].cluster.options().node_id.clone();
+            nodes.iter().for_each(|node| drop(node.events()));
+            between.set(Some(("/v1/kv/", *answer)));
+            world.wait(Duration::from_secs(3));
+            for node in &nodes {
+                assert_eq!(node.cluster.snapshot().live().count(), 3, "{answer:?}");
+            }
+            between.set(None);
+            world.wait(Duration::from_secs(20));
+            for (node, before) in nodes.iter().zip(before) {
+                let events = node.events();
+                let has_left = |event: &Event| matches!(event, Event::NodeLeft(_));
+                assert!(!events.iter().any(has_left), "{answer:?}: {events:?}");
+                assert_eq!((node.cluster.snapshot().live().count(), node.epoch()), (3, before));
+            }
+            assert_eq!(leaders(&nodes)[0].cluster.options().node_id, leader, "{answer:?}");
+        }
+    }
 }

@@ -54,6 +54,7 @@ const TESTS: &[(&str, Run)] = &[
     ("children_have_none_of_their_parents_watches", children_have_none_of_their_parents_watches),
     ("children_have_none_of_their_parents_servers", children_have_none_of_their_parents_servers),
     ("a_state_that_ends_closes_its_servers", a_state_that_ends_closes_its_servers),
+    ("a_state_waits_for_the_last_work_of_all_its_objects_together", last_work),
     ("handles_share_no_connection_with_children", handles_share_no_connection_with_children),
     ("ctrl_c_ends_a_long_wait_for_a_handle", ctrl_c_ends_a_long_wait_for_a_handle),
     ("states_end_with_log_functions", states_end_with_log_functions),
@@ -190,6 +191,14 @@ fn scrapes_leave_memory_and_descriptors(engine: &Engine) -> Result<(), Failed> {
 
 fn a_state_that_ends_closes_its_servers(engine: &Engine) -> Result<(), Failed> {
     succeeds(engine.host()?.args(["states", "12", "status.lua"]))
+}
+
+/// The limit is 1 s for all 15 clients and 30 locks; with one for each the end would take at least 15 s.
+fn last_work(engine: &Engine) -> Result<(), Failed> {
+    let begun = Instant::now();
+    succeeds(engine.host()?.args(["run", "last_work.lua"]))?;
+    let took = begun.elapsed();
+    if took < Duration::from_secs(10) { Ok(()) } else { Err(format!("{took:?}").into()) }
 }
 
 fn handles_share_no_connection_with_children(engine: &Engine) -> Result<(), Failed> {

@@ -1,9 +1,10 @@
-//! An etcd in memory at the HTTP level, with faults.
+//! An etcd in memory at the HTTP level, with faults. What it says is as etcd says it: what is zero, false or empty is left
+//! out.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use consul_ffi::clock::{BoxFuture, Clock, ManualClock};
+use consul_ffi::clock::{BoxFuture, Clock, Instant, ManualClock};
 use consul_ffi::error::{Error, Kind};
 use consul_ffi::transport::streaming::{Parts, Streaming};
 use futures_util::StreamExt;
@@ -48,7 +49,17 @@ struct State {
     faults: u8,
     /// Whether it speaks gRPC beside HTTP.
     has_grpc: bool,
+    /// How often a watch is told how far etcd is, if it has no events.
+    notifies: Duration,
+    /// How many times all watches were cut.
+    cuts: u64,
+    has_users: bool,
+    /// That of its oldest server.
+    version: &'static str,
 }
+
+/// That of etcd by default.
+const NOTIFIES: Duration = Duration::from_secs(600);
 
 /// A put, or without a value a deletion; the number is the lease.
 pub type Change = (Vec<u8>, Option<(Bytes, u64)>);
@@ -73,6 +84,10 @@ impl Fake {
             rng,
             faults,
             has_grpc: false,
+            notifies: NOTIFIES,
+            cuts: 0,
+            has_users: false,
+            version: "3.4.0",
         };
         Fake { state: Arc::new(Mutex::new(state)), clock: clock.clone() }
     }
@@ -110,6 +125,22 @@ impl Fake {
 
     pub fn speak_grpc(&self) {
         self.state().has_grpc = true;
+    }
+
+    /// Tells watches without events more often how far it is.
+    pub fn notify_every(&self, time: Duration) {
+        self.state().notifies = time;
+    }
+
+    /// Cuts the connections of all watches.
+    pub fn cut_watches(&self) {
+        self.state().cuts += 1;
+    }
+
+    /// Has access control, which lets each request through: those of the test are from a user.
+    pub fn have_users(&self, version: &'static str) {
+        let mut state = self.state();
+        (state.has_users, state.version) = (true, version);
     }
 
     /// From now on no request has a fault.
@@ -158,13 +189,19 @@ impl Fake {
     }
 
     fn watch(&self, asked: &Value) -> Parts {
-        let follow = Follow {
+        assert_eq!(asked["progress_notify"], true);
+        let (now, state) = (self.clock.now(), self.state());
+        let mut follow = Follow {
             fake: self.clone(),
             range: range(asked),
             next: number(&asked["start_revision"]),
-            unsent: b"{\"result\":{\"created\":true}}\n".to_vec().into(),
+            unsent: VecDeque::new(),
             is_over: false,
+            notified: now,
+            cuts: state.cuts,
         };
+        follow.add(json!({ "header": state.header(), "created": true }));
+        drop(state);
         Box::pin(stream::unfold(follow, |mut follow| async move {
             let part = follow.part().await?;
             Some((part, follow))
@@ -324,7 +361,13 @@ impl State {
     }
 
     fn header(&self) -> Value {
-        json!({ "cluster_id": self.cluster.to_string(), "revision": self.revision.to_string() })
+        self.header_of(self.revision)
+    }
+
+    fn header_of(&self, revision: u64) -> Value {
+        json!({
+            "cluster_id": self.cluster.to_string(), "member_id": "1", "revision": revision.to_string(), "raft_term": "2",
+        })
     }
 
     fn request(&mut self, path: &str, asked: &Value) -> Response<Parts> {
@@ -354,6 +397,13 @@ impl State {
                 whole(200, &json!({ "header": header }))
             }
             "/v3/maintenance/alarm" => self.alarm(asked),
+            "/version" => {
+                whole(200, &json!({ "etcdserver": "3.9.9", "etcdcluster": self.version }))
+            }
+            "/v3/auth/authenticate" if self.has_users => {
+                refused("etcdserver: authentication failed, invalid user ID or password", 3)
+            }
+            "/v3/auth/authenticate" => refused("etcdserver: authentication is not enabled", 9),
             other => panic!("{other}"),
         }
     }
@@ -423,6 +473,10 @@ struct Follow {
     next: u64,
     unsent: VecDeque<u8>,
     is_over: bool,
+    /// When it was told something last.
+    notified: Instant,
+    /// How many times watches were cut before.
+    cuts: u64,
 }
 
 impl Follow {
@@ -439,7 +493,8 @@ impl Follow {
         }
         let (is_broken, count) = {
             let state = &mut *self.fake.state();
-            (state.fault() == Some(0), state.rng.choice([7, 300, 100_000]).unwrap())
+            let is_broken = state.fault() == Some(0) || state.cuts > self.cuts;
+            (is_broken, state.rng.choice([7, 300, 100_000]).unwrap())
         };
         if is_broken {
             self.is_over = true;
@@ -450,19 +505,21 @@ impl Follow {
         Some(Ok(self.unsent.drain(..count).collect::<Vec<u8>>().into()))
     }
 
+    fn add(&mut self, line: Value) {
+        self.unsent.extend(without_zeros(json!({ "result": line })).to_string().bytes());
+        self.unsent.push_back(b'\n');
+        self.notified = self.fake.clock.now();
+    }
+
     fn take_lines(&mut self) {
-        let state = &mut *self.fake.state();
-        let add = |unsent: &mut VecDeque<u8>, line: Value| {
-            unsent.extend(json!({ "result": line }).to_string().bytes());
-            unsent.push_back(b'\n');
-        };
+        let fake = self.fake.clone();
+        let state = &mut *fake.state();
         if self.next < state.compacted {
             self.is_over = true;
-            let compacted = state.compacted.to_string();
-            return add(
-                &mut self.unsent,
-                json!({ "canceled": true, "compact_revision": compacted }),
-            );
+            // The revision in its header is 0.
+            return self.add(json!({
+                "header": state.header_of(0), "canceled": true, "compact_revision": state.compacted.to_string(),
+            }));
         }
         let is_new = |event: &&Event| event.revision >= self.next && is_in(&self.range, &event.key);
         let events: Vec<Event> = state.events.iter().filter(is_new).cloned().collect();
@@ -474,11 +531,14 @@ impl Follow {
                 .first()
                 .is_some_and(|next| Some(next.revision) == now.last().map(|it| it.revision));
             let told: Vec<Value> = now.iter().map(told).collect();
-            let line = json!({ "header": state.header(), "events": told, "fragment": is_part });
-            add(&mut self.unsent, line);
+            self.add(json!({ "header": state.header(), "events": told, "fragment": is_part }));
             rest = later;
         }
         self.next = state.revision + 1;
+        let is_due = fake.clock.now() >= self.notified + state.notifies;
+        if events.is_empty() && (is_due || state.cuts > self.cuts) {
+            self.add(json!({ "header": state.header() }));
+        }
     }
 }
 
@@ -528,8 +588,28 @@ fn is_in((start, end): &(Vec<u8>, Vec<u8>), key: &[u8]) -> bool {
     }
 }
 
+/// As the JSON of protobuf, which leaves out what is zero, false or empty, but no message.
+fn without_zeros(mut value: Value) -> Value {
+    match &mut value {
+        Value::Object(members) => {
+            *members = std::mem::take(members)
+                .into_iter()
+                .map(|(name, value)| (name, without_zeros(value)))
+                .filter(|(_, value)| {
+                    ![json!(false), json!(0), json!("0"), json!(""), json!([])].contains(value)
+                })
+                .collect();
+        }
+        Value::Array(items) => {
+            items.iter_mut().for_each(|item| *item = without_zeros(item.take()));
+        }
+        _ => {}
+    }
+    value
+}
+
 fn whole(status: u16, body: &Value) -> Response<Parts> {
-    let body = Bytes::from(body.to_string());
+    let body = Bytes::from(without_zeros(body.clone()).to_string());
     let parts: Parts = Box::pin(stream::iter([Ok(body)]));
     Response::builder().status(status).body(parts).unwrap()
 }

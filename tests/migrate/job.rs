@@ -1,6 +1,7 @@
 //! One instance at a time, and what a comparison finds.
 
-use super::program::Servers;
+use super::program::{PATIENCE, Servers};
+use std::time::{Duration, Instant};
 
 pub fn run(version: &'static str) {
     let mut servers = Servers::start("job", version);
@@ -18,6 +19,7 @@ pub fn run(version: &'static str) {
     super::grpc::run(&mut servers);
     is_held_by_one(&servers);
     survives_compaction(&servers);
+    survives_compaction_beside_others(&servers);
 }
 
 /// A copy that begins where Consul has keys leaves none that etcd does not have.
@@ -79,6 +81,41 @@ fn is_held_by_one(servers: &Servers) {
     servers.wait_for_tail();
     assert_eq!(servers.stored("app/new").unwrap(), b"2");
     drop(second);
+}
+
+/// The keys of a job with a prefix rest, while others change and are compacted: the watch meets that, no other read.
+fn survives_compaction_beside_others(servers: &Servers) {
+    let gateway = servers.etcd.gateway();
+    gateway.put(b"/idle/a", b"1");
+    gateway.put(b"/idle/gone", b"1");
+    let idle = |verb: &'static str| {
+        ["--job", "idle", "--etcd-prefix", "/idle/", "--consul-prefix", "of-idle/", verb]
+    };
+    servers.run(&idle("copy")).ok();
+    gateway.delete(b"/idle/gone");
+    gateway.put(b"/app/busy", b"1");
+    gateway.compact();
+    for round in ["2", "3"] {
+        gateway.put(b"/idle/a", round.as_bytes());
+        let mut tail = servers.start_run(&idle("tail"));
+        let end = Instant::now() + PATIENCE;
+        let is_there = || servers.stored("of-idle/idle/a").unwrap() == round.as_bytes();
+        while !is_there() || servers.stored("of-idle/idle/gone").is_some() {
+            assert!(Instant::now() < end && !tail.has_ended(), "{:?}", tail.end());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        tail.signal("TERM");
+        let tail = tail.end();
+        assert_eq!(tail.status, 130, "{tail:?}");
+        let is_copied = tail.err.contains("copying a new snapshot");
+        assert_eq!(is_copied, round == "2", "{tail:?}");
+    }
+    gateway.put(b"/app/busy", b"2");
+    gateway.put(b"/idle/a", b"4");
+    gateway.compact();
+    let said = servers.run(&[&idle("cutover")[..], &["--yes", "--within", "300"]].concat());
+    said.ends(0, &["copying a new snapshot", ": etcd has compacted", "cut over: 1 key"]);
+    servers.run(&[&idle("rollback")[..], &["--yes"]].concat()).ok();
 }
 
 /// Changes that are compacted before the tail reads them: a new snapshot, and no key too many.

@@ -41,6 +41,10 @@ fn trials() -> Trials {
     trials.add("an_instance_that_lives_is_not_replaced", random::holder::run);
     trials.add("an_instance_is_replaced_at_each_moment", random::overtaken::run);
     trials.add("nothing_is_lost_at_the_moment_of_a_cut_over", random::switched::run);
+    trials.add("a_compaction_is_said_and_followed_by_a_new_snapshot", random::compacted::run);
+    trials.add("an_idle_prefix_is_not_copied_again_after_a_compaction", random::compacted::idle);
+    trials.add("writers_are_not_stopped_for_no_keys", random::frozen::for_no_keys);
+    trials.add("an_alarm_that_opens_the_cluster_is_refused", random::frozen::that_opens);
     trials.add("a_request_that_arrives_late_changes_nothing", random::late::run);
     trials.add("a_server_of_etcd_that_is_stuck_is_left", random::silent::run);
     if let Some(why) = etcd::missing() {

@@ -39,6 +39,7 @@ pub fn run(version: &'static str) {
     }
     servers.etcd = first;
     is_of_another(&mut servers);
+    moves_nothing(&servers);
     goes_back(&servers);
     differs_in_many(&servers);
     users(&servers);
@@ -83,6 +84,41 @@ fn is_of_another(servers: &mut Servers) {
     servers.consul().send("DELETE", "/v1/kv/first/?recurse", "").unwrap();
 }
 
+/// A prefix with a slash too few, and one of which all keys have a lease.
+fn moves_nothing(servers: &Servers) {
+    let gateway = servers.etcd.gateway();
+    let lease = gateway.post("lease/grant", json!({ "TTL": "600" }));
+    let leased = json!({ "key": text(b"/leased/a"), "value": "", "lease": lease["ID"] });
+    gateway.post("kv/put", leased);
+    for (prefix, words) in [
+        (
+            "app/",
+            &["begins with --etcd-prefix \"app/\"", "keys that begin with \"/app/\", \"/leased/\""]
+                [..],
+        ),
+        ("/leased/", &["are left out (leased)"]),
+    ] {
+        let of_it = |verb: &'static str| {
+            ["--job", "none", "--etcd-prefix", prefix, "--consul-prefix", "none/", verb]
+        };
+        let shown = |verb: &'static str| servers.run(&of_it(verb));
+        shown("plan").ends(1, words);
+        shown("plan").ends(1, &["there is nothing to move", "a cut-over would be refused"]);
+        shown("copy").ends(0, words);
+        shown("verify").ends(0, words);
+        for freeze in ["alarm", "operator"] {
+            let cutover = [&of_it("cutover")[..], &["--yes", "--freeze", freeze]].concat();
+            servers.run(&cutover).ends(1, words);
+            servers.run(&cutover).ends(1, &["not cut over, and no writer was stopped"]);
+        }
+        assert_eq!(super::cutover::alarms(&gateway), 0);
+        assert_eq!(super::cutover::try_put(&gateway, b"/app/a", b"1"), 200);
+        let record = servers.consul().send("DELETE", "/v1/kv/_migrate/none?recurse", "");
+        assert_eq!(record.unwrap().0, 200);
+    }
+    gateway.delete(b"/leased/a");
+}
+
 /// etcd answers no more, and closes no connection: the tail ends when its patience does.
 pub fn run_silent(version: &'static str) {
     let mut servers = Servers::start("silent", version);
@@ -98,6 +134,44 @@ pub fn run_silent(version: &'static str) {
     let begun = Instant::now();
     tail.end().ends(3, &["no answer within 5000 ms"]);
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+/// The alarm would let anyone delete keys, and switch the access control off: the etcd of the tests is before 3.6.
+fn is_not_opened(servers: &Servers) {
+    let run = |more: &[&str]| {
+        let job = ["--job", "reader", "--etcd-prefix", "/app/", "--consul-prefix", "reader/"];
+        let mut program = servers.program(&[&job[..], more].concat());
+        program.env("ETCDCTL_USER", "root").env("ETCDCTL_PASSWORD", PASSWORD);
+        let output = program.output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code().unwrap(), said)
+    };
+    let delete = json!({ "key": text(b"/app/a") }).to_string();
+    let deletes = || {
+        let answer = servers.etcd.gateway().send("POST", "/v3/kv/deleterange", delete.clone());
+        answer.unwrap().0
+    };
+    let words = ["etcd has users, and is version 3.", "--freeze operator", "--accept-open-deletes"];
+    for asked in [&["cutover", "--yes"][..], &["cutover", "--yes", "--freeze", "alarm"]] {
+        let (status, said) = run(asked);
+        assert_eq!(status, 1, "{said}");
+        words.iter().for_each(|words| assert!(said.contains(words), "{words}: {said}"));
+        assert_ne!(deletes(), 200);
+    }
+    let (status, said) = run(&["plan"]);
+    assert!(status == 0 && said.contains("--freeze alarm is refused"), "{status}: {said}");
+    let (status, said) =
+        run(&["cutover", "--yes", "--freeze", "operator", "--accept-open-deletes"]);
+    assert!(status == 2 && said.contains("is for --freeze alarm"), "{status}: {said}");
+    let (status, said) = run(&["cutover", "--yes", "--within", "300", "--accept-open-deletes"]);
+    assert!(status == 0 && said.contains("nobody's rights are checked"), "{status}: {said}");
+    let (status, said) = run(&["rollback", "--yes"]);
+    assert_eq!(status, 0, "{said}");
+    let (status, said) = run(&["cutover", "--yes", "--within", "300", "--freeze", "operator"]);
+    assert_eq!(status, 0, "{said}");
+    assert_ne!(deletes(), 200);
+    let (status, said) = run(&["rollback", "--yes"]);
+    assert_eq!(status, 0, "{said}");
 }
 
 /// etcd is restored, and has less than the job has applied.
@@ -196,6 +270,8 @@ fn users(servers: &Servers) {
         let output = program.args(more).env("ETCDCTL_PASSWORD", PASSWORD).output().unwrap();
         assert!(output.status.success(), "{verb}: {output:?}");
     }
+
+    is_not_opened(servers);
 
     // Other places of the password.
     let file = std::env::temp_dir().join(format!("migrate-{}-password", std::process::id()));

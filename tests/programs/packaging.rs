@@ -30,7 +30,8 @@ const PROGRAM: &str = "local c = require('consul_ffi').new({ simulate = true }) 
 /// `new` succeeds only if the guard's program is found; it sends nothing.
 const GUARDED: &str = "require('consul_ffi').new({ guard = true }) print('guarded')";
 
-const LARGEST_MODULE: u64 = 9_500_000;
+/// What a user feels is above this: a download of some seconds.
+const LARGEST_MODULE: u64 = 16_000_000;
 
 /// The aim is 1 MB; TLS alone takes more than half of it.
 const LARGEST_GUARD: u64 = 1_600_000;

@@ -24,7 +24,7 @@ pub type Named = (&'static str, fn() -> Outcome);
 
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
-    let alone: [Named; 9] = [
+    let alone: [Named; 10] = [
         ("command_line_and_files_configure_it", command_line_and_files_configure_it),
         (
             "a_configuration_that_is_not_a_file_is_refused",
@@ -32,6 +32,7 @@ pub fn trials() -> Trials {
         ),
         ("unreadable_requests_are_refused_cleanly", unreadable_requests_are_refused_cleanly),
         ("a_chunked_upload_is_stored", a_chunked_upload_is_stored),
+        ("each_byte_of_a_request_line_is_taken_or_refused", each_byte_of_a_line),
         ("a_client_that_disconnects_in_mid_request_does_not_affect_others", leaving_in_the_middle),
         ("half_open_connections_leave_room_for_others", half_open_connections_leave_room),
         ("leaving_ends_it_after_the_answer", leaving_ends_it),
@@ -46,6 +47,8 @@ pub fn trials() -> Trials {
     let missing = missing || consul::is_missing("1.21", what);
     let name = "malformed_requests_get_the_same_status [1.21]";
     trials.add_unless(missing, name, malformed_requests_get_the_same_status);
+    let name = "each_byte_of_a_request_line_has_the_same_effect [1.21]";
+    trials.add_unless(missing, name, each_byte_of_a_line_on_both);
     let name = "cut_bodies_have_the_same_effect [1.21]";
     trials.add_unless(missing, name, cut_bodies_have_the_same_effect);
     let name = "the_limits_of_a_request_are_documented [1.21]";
@@ -330,6 +333,105 @@ fn malformed_requests_get_the_same_status() -> Outcome {
     if different.is_empty() { Ok(()) } else { Err(different.join("\n").into()) }
 }
 
+/// A request whose target, with a byte in the middle, is not encoded; with a pause in its line if `pauses`.
+fn with_byte(
+    address: SocketAddr,
+    before: &str,
+    byte: u8,
+    after: &str,
+    pauses: bool,
+) -> Result<Vec<u16>, Failed> {
+    let head = [before.as_bytes(), &[byte], after.as_bytes(), b" HTTP/1.1\r\n"].concat();
+    let rest = "Host: consul\r\nConnection: close\r\nContent-Length: 1\r\n\r\nv";
+    let bytes = [&head[..], rest.as_bytes()].concat();
+    if !pauses {
+        return Ok(talk(address, &bytes)?.statuses);
+    }
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    for part in [&bytes[..6], &bytes[6..before.len() + 1], &bytes[before.len() + 1..]] {
+        let _ = stream.write_all(part);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let mut said = String::new();
+    let _ = stream.read_to_string(&mut said);
+    Ok(said.get(9..12).and_then(|status| status.parse().ok()).into_iter().collect())
+}
+
+/// A byte, and the statuses of requests with it in the path and in the query.
+type Effect = (u8, [Vec<u16>; 2]);
+
+/// The effect of each byte, and the keys that there are then.
+fn effects_of_bytes(address: SocketAddr) -> Result<(Vec<Effect>, String), Failed> {
+    let mut statuses = Vec::new();
+    for byte in 0..=255 {
+        let path =
+            with_byte(address, &format!("PUT /v1/kv/line/{byte:02x}-"), byte, "z", byte % 4 == 3)?;
+        // A part that is cut off takes the condition with it.
+        let query =
+            with_byte(address, "PUT /v1/kv/line/query?x=", byte, "&cas=999999", byte % 4 == 3)?;
+        statuses.push((byte, [path, query]));
+    }
+    let keys = ask(&address.to_string(), "GET", "/v1/kv/line/?keys", "")?.text;
+    // Go escapes what it puts in the place of bytes that are not UTF-8.
+    let keys = keys.replace("\\ufffd", "\u{fffd}");
+    Ok((statuses, keys.lines().filter(|line| line.contains('"')).collect::<Vec<_>>().join("\n")))
+}
+
+fn each_byte_of_a_line() -> Outcome {
+    let served = Served::start()?;
+    let (statuses, keys) = effects_of_bytes(served.address)?;
+    for (byte, [path, query]) in statuses {
+        let is_refused = byte <= b' ' || byte == 0x7f;
+        let expected = |is_refused, status| if is_refused { vec![400] } else { vec![status] };
+        let wanted = expected(is_refused || byte == b'%', 200);
+        let of_query = match byte {
+            b';' | b'%' => vec![500],
+            _ => expected(is_refused, 200),
+        };
+        if (&path, &query) != (&wanted, &of_query) {
+            return Err(format!("{byte:#x}: {path:?} {query:?}").into());
+        }
+        let shown = match byte {
+            b'"' => "\\\"".to_owned(),
+            b'\\' => "\\\\".to_owned(),
+            b'<' | b'>' | b'&' => format!("\\u{byte:04x}"),
+            128.. => char::REPLACEMENT_CHARACTER.to_string(),
+            _ => char::from(byte).to_string(),
+        };
+        let key = match byte {
+            b'?' => format!("\"line/{byte:02x}-\""),
+            _ => format!("\"line/{byte:02x}-{shown}z\""),
+        };
+        if keys.contains(&key) == (is_refused || byte == b'%') {
+            return Err(format!("{key} is not stored: {keys}").into());
+        }
+        if keys.contains(&format!("\"line/{byte:02x}-\"")) != (byte == b'?') {
+            return Err(format!("{byte:#x} cuts the path").into());
+        }
+    }
+    match keys.contains("line/query") {
+        true => Err("a condition was cut off".into()),
+        false => Ok(()),
+    }
+}
+
+fn each_byte_of_a_line_on_both() -> Outcome {
+    let real = RealConsul::start("1.21")?;
+    let (theirs, served) = (effects_of_bytes(real_address(&real)?)?, Served::start()?);
+    let ours = effects_of_bytes(served.address)?;
+    for (ours, theirs) in ours.0.iter().zip(&theirs.0) {
+        if ours != theirs {
+            return Err(format!("{ours:?}, on 1.21 {theirs:?}").into());
+        }
+    }
+    match ours.1 == theirs.1 {
+        true => Ok(()),
+        false => Err(format!("{}\non 1.21\n{}", ours.1, theirs.1).into()),
+    }
+}
+
 /// A handler gets what came of the body; one that needs all of it, or of which a value is cut, refuses it.
 fn cut_bodies_have_the_same_effect() -> Outcome {
     let real = RealConsul::start("1.21")?;
@@ -374,8 +476,7 @@ fn cut_bodies_have_the_same_effect() -> Outcome {
 
 /// What Consul takes and `consul-sim` does not.
 fn the_limits_of_a_request_are_documented() -> Outcome {
-    const SAID: &str = "Keys are up to 65,534 characters long in a request's path, `<`, `>` and `` ` `` in a path must be \
-                        written as `%3C`, `%3E` and `%60`, and a request may have up to 256 headers.";
+    const SAID: &str = "Keys are up to 65,534 characters long in a request's path, and a request may have up to 256 headers.";
     let page = include_str!("../../docs/consul-sim.md");
     let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
     if !page.contains(SAID) {
@@ -386,7 +487,6 @@ fn the_limits_of_a_request_are_documented() -> Outcome {
     let served = Served::start()?;
     for (what, bytes, status) in [
         ("a long key", request("GET", &format!("/v1/kv/{}", "a".repeat(65_535)), "", ""), 414),
-        ("angle brackets", request("GET", "/v1/kv/<a>", "", ""), 400),
         ("more headers", get(&"X-A: b\r\n".repeat(300)), 431),
     ] {
         let [ours, theirs] = [talk(served.address, &bytes)?, talk(real, &bytes)?];

@@ -86,6 +86,7 @@ fn main() {
             let omitted = omitted.map(|name| replication::rule(&name).expect("a rule's name"));
             let kind = match () {
                 () if is_set("WIRED") => replication::Kind::Wired,
+                () if is_set("REBOOTS") => replication::Kind::Reboots,
                 () if is_set("UNTOLD") => replication::Kind::Untold,
                 () if is_set("RESTARTS") => replication::Kind::Restarts,
                 () if is_set("LOST_COPY") => replication::Kind::LostCopy,
@@ -143,6 +144,10 @@ fn main() {
         Trial::test("a_consul_that_goes_back_while_all_nodes_are_away_loses_nothing", move || {
             let seeds = from_first(seeds.div_ceil(SEEDS_PER_DIRECTED));
             all_lose_nothing(seeds, replication::Kind::Untold)
+        }),
+        Trial::test("restarts_of_machines_lose_nothing", move || {
+            let seeds = from_first(seeds.div_ceil(SEEDS_PER_DIRECTED));
+            all_lose_nothing(seeds, replication::Kind::Reboots)
         }),
         Trial::test("replicated_shards_on_real_nodes_lose_nothing", move || {
             all_lose_nothing(from_first(seeds.div_ceil(SEEDS_PER_WIRED)), replication::Kind::Wired)

@@ -18,6 +18,10 @@ pub struct Disk {
     pub scanned: AtomicUsize,
     /// Whether it stores nothing.
     pub is_full: AtomicBool,
+    /// The function that fails, of which the others know nothing.
+    pub broken: Mutex<Option<&'static str>>,
+    /// Whether it can be flushed.
+    pub flushes: AtomicBool,
     /// How long it takes to read what was kept, by which clock.
     slow: Mutex<Option<(ManualClock, Duration)>>,
     /// The same for a scan.
@@ -34,9 +38,14 @@ impl Disk {
         *self.slow.lock().expect("no panic elsewhere") = Some((clock.clone(), time));
     }
 
-    fn fails(&self) -> Option<Error> {
-        let is_full = self.is_full.load(Relaxed);
-        is_full.then(|| Error::new(Kind::NotReady, "the disk is full"))
+    fn fails(&self, function: &str) -> Result<(), Error> {
+        if self.is_full.load(Relaxed) && ["apply", "keep"].contains(&function) {
+            return Err(Error::new(Kind::NotReady, "the disk is full"));
+        }
+        if *self.broken.lock().expect("no panic elsewhere") == Some(function) {
+            return Err(Error::new(Kind::Http, format!("{function} is broken")));
+        }
+        Ok(())
     }
 
     /// All records of the first shards, also deleted ones.
@@ -53,9 +62,9 @@ impl Storage for Disk {
         shard: u32,
         records: Vec<Record>,
     ) -> BoxFuture<'_, Result<Vec<(usize, Version)>, Error>> {
-        match self.fails() {
-            Some(why) => Box::pin(async { Err(why) }),
-            None => self.memory.apply(shard, records),
+        match self.fails("apply") {
+            Err(why) => Box::pin(async { Err(why) }),
+            Ok(()) => self.memory.apply(shard, records),
         }
     }
 
@@ -67,6 +76,7 @@ impl Storage for Disk {
     ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
         let slow = self.slow_scan.lock().expect("no panic elsewhere").clone();
         Box::pin(async move {
+            self.fails("scan")?;
             if let Some((clock, time)) = slow {
                 clock.sleep(time).await;
             }
@@ -78,24 +88,36 @@ impl Storage for Disk {
     }
 
     fn purge(&self, shard: u32, below: Version) -> BoxFuture<'_, Result<(), Error>> {
-        self.memory.purge(shard, below)
+        match self.fails("purge") {
+            Err(why) => Box::pin(async { Err(why) }),
+            Ok(()) => self.memory.purge(shard, below),
+        }
     }
 
     fn drop_shard(&self, shard: u32) -> BoxFuture<'_, Result<(), Error>> {
-        self.memory.drop_shard(shard)
+        match self.fails("drop") {
+            Err(why) => Box::pin(async { Err(why) }),
+            Ok(()) => self.memory.drop_shard(shard),
+        }
     }
 
     fn keep(&self, name: &str, value: Bytes) -> BoxFuture<'_, Result<(), Error>> {
-        match self.fails() {
-            Some(why) => Box::pin(async { Err(why) }),
-            None => self.memory.keep(name, value),
+        match self.fails("keep") {
+            Err(why) => Box::pin(async { Err(why) }),
+            Ok(()) => self.memory.keep(name, value),
         }
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<bool, Error>> {
+        let flushes = self.flushes.load(Relaxed);
+        Box::pin(async move { Ok(flushes) })
     }
 
     fn kept(&self, name: &str) -> BoxFuture<'_, Result<Option<Bytes>, Error>> {
         let slow = self.slow.lock().expect("no panic elsewhere").clone();
         let kept = self.memory.kept(name);
         Box::pin(async move {
+            self.fails("kept")?;
             if let Some((clock, time)) = slow {
                 clock.sleep(time).await;
             }

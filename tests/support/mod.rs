@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod answering;
 pub mod authority;
+pub mod between;
 pub mod browser;
 pub mod cluster;
 pub mod consul;

@@ -90,11 +90,14 @@ end
 local function text_of(body)
   local kind = type(body)
   if kind == "table" then
-    return cjson.encode(body)
+    local encoded, text = pcall(cjson.encode, body)
+    return encoded and text or nil, text
   elseif kind == "number" or kind == "boolean" then
     return tostring(body)
-  elseif kind ~= "function" then
+  elseif kind == "string" then
     return body
+  elseif kind ~= "function" then
+    return nil, ("the body must be a string, a number, a boolean, a table or a function, got a %s"):format(kind)
   end
   local pieces = {}
   repeat
@@ -123,17 +126,27 @@ local function with_values(path, name, values)
   return path
 end
 
--- Returns the target, the parameters of its query and the options of the call; nil and a message for a `wait` that is
--- not a number and for an argument without a name.
+-- Returns the target, the parameters of its query and the options of the call; nil and a message for arguments that
+-- cannot be sent.
 local function arguments(self, path, args)
-  -- A key is sent as it is, as far as a request can have its bytes.
+  for name, given in pairs({ args = args, default_args = self.default_args }) do
+    if type(given) ~= "table" then
+      return nil, ("%s must be a table, got a %s"):format(name, type(given))
+    end
+  end
+  -- A key is sent as it is: what a request line cannot have is escaped, here and by http_request.
   path = escaped(path, "[^!-~]")
   local merged = copied(args)
   for name, value in pairs(self.default_args) do
     merged[name] = merged[name] or value
   end
-  local timeout, token = self.read_timeout, merged.token
+  local timeout, token = tonumber(self.read_timeout), merged.token
   merged.token = nil
+  if token ~= nil and type(token) ~= "string" then
+    return nil, ("token must be a string, got a %s"):format(type(token))
+  elseif not timeout then
+    return nil, ("read_timeout must be a number of milliseconds, got a %s"):format(type(self.read_timeout))
+  end
   if merged.wait or merged.index then
     local wait = DEFAULT_WAIT
     if merged.wait then
@@ -160,16 +173,22 @@ end
 
 -- Sends a request. Returns the response; nil, a message and, unless the arguments are wrong, the error of consul_ffi.
 local function request(self, method, path, args, body)
-  local target, params, options = arguments(self, API .. path, args)
+  local target, params, options = arguments(self, API .. path, args or {})
   if not target then
     return nil, params
   end
-  local text, why = text_of(body)
-  if body ~= nil and not text then
-    return nil, why
+  local text, why
+  if body ~= nil then
+    text, why = text_of(body)
+    if not text then
+      return nil, why
+    end
   end
-  local success, response, err = call(self.consul, method, target, text, params, options)
-  if not success then
+  -- A wrong type raises an error there.
+  local called, success, response, err = pcall(call, self.consul, method, target, text, params, options)
+  if not called then
+    return nil, tostring(success)
+  elseif not success then
     -- The text that callers compare.
     return nil, err and err.kind == "timeout" and "timeout" or response, err
   end
@@ -308,8 +327,10 @@ function Consul:list_keys(prefix, args)
   if prefix ~= nil and not is_text(prefix) then
     return nil, "non-string prefix"
   end
-  args = copied(args)
-  args.keys = true
+  if args == nil or type(args) == "table" then
+    args = copied(args)
+    args.keys = true
+  end
   return request(self, "GET", "/kv/" .. (prefix or ""), args)
 end
 
@@ -317,14 +338,14 @@ end
 local function encoded(operations)
   local copies = {}
   for i, operation in ipairs(operations) do
-    local copy = copied(operation)
+    local copy = type(operation) == "table" and copied(operation) or {}
     local value = type(copy.KV) == "table" and copy.KV.Value
     local kind = type(copy.KV) == "table" and type(copy.KV.Value)
     if kind == "string" or kind == "number" or kind == "boolean" then
       copy.KV = copied(copy.KV)
       copy.KV.Value = consul_ffi.base64_encode(tostring(value))
     end
-    copies[i] = copy
+    copies[i] = type(operation) == "table" and copy or operation
   end
   return copies
 end
@@ -345,7 +366,7 @@ function Consul:txn(payload, args)
   local response, message, err = request(self, "PUT", "/txn", args, payload)
   local results = response and type(response.body) == "table" and response.body.Results
   for _, entry in ipairs(type(results) == "table" and results or {}) do
-    decode_value(entry.KV)
+    decode_value(type(entry) == "table" and entry.KV)
   end
   return response, message, err
 end

@@ -267,6 +267,33 @@ describe("a lock", function()
     assert.is_true((other:lock(key):acquire({ try = true })))
   end)
 
+  it("waits for nothing when it is garbage, and for one second in all when its client is closed", function()
+    local consul_ffi = require("consul_ffi")
+    local sim = consul_ffi.simulator("garbage")
+    local locked, locks = consul_ffi.new({ simulate = "garbage", log_level = "OFF" }), {}
+    for i = 1, 20 do
+      -- A worker for each profile.
+      local profile = { check_ttl_ms = 3000 + i }
+      locks[i] = assert(locked:lock("garbage/" .. i, { profile = profile }))
+      locks[20 + i] = assert(locked:lock("garbage/" .. 20 + i, { profile = profile }))
+      assert(locks[i]:acquire())
+      assert(locks[20 + i]:acquire())
+    end
+    sim:fault({ partition = true })
+    -- With a wait of 1 s for each this would take 20 s.
+    local begun = support.clock()
+    for i = 1, 20 do
+      locks[i] = nil
+    end
+    collectgarbage()
+    collectgarbage()
+    assert.is_true(support.clock() - begun < 10)
+    begun = support.clock()
+    locked:close()
+    assert.is_true(support.clock() - begun < 10)
+    sim:clear_faults()
+  end)
+
   it("is released when its client is closed, which also deregisters its service", function()
     local lock = held()
     local session = holder()

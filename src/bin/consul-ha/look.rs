@@ -298,6 +298,7 @@ mod tests {
             refuses_key: false,
             clock_ahead_ms: None,
             asked: Default::default(),
+            faults: Vec::new(),
         }
     }
 

@@ -195,9 +195,14 @@ pub struct Cutover {
     #[command(flatten)]
     pub hold: Hold,
     /// How the writers are stopped: `alarm` makes the whole etcd cluster refuse writes (NOSPACE), `operator`
-    /// leaves it to you, such as by a read-only role, before you agree.
+    /// leaves it to you, such as by a read-only role, before you agree. `alarm` is refused if etcd has users and
+    /// is not 3.6 or later.
     #[arg(long, value_enum, default_value = "alarm")]
     pub freeze: Freeze,
+    /// Raise the alarm also where etcd checks nobody's rights while it is on: anyone who reaches etcd can delete
+    /// keys, and switch its access control off.
+    #[arg(long)]
+    pub accept_open_deletes: bool,
     /// Let the writers go on if the cut-over takes longer than this from their stop on, in seconds.
     #[arg(long, default_value_t = 30, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -210,7 +215,7 @@ pub struct Cutover {
     pub follow: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Freeze {
     Alarm,
     Operator,

@@ -21,6 +21,9 @@ const LAST_LOOK: Duration = Duration::from_secs(3);
 const ALARM: &str = "Now all writers of this etcd cluster are stopped, those of other keys too, until programs use Consul or \
                      rollback lifts the alarm.";
 
+const OPENS: &str = "If etcd has users and is not 3.6 or later, nobody's rights are checked from now on: anyone who reaches it can \
+                     delete keys, and switch its access control off.";
+
 const UNFROZEN: &str = "no cut-over has stopped the writers of etcd";
 
 const KEEP_STOPPED: &str = "leave etcd's writers stopped";
@@ -28,13 +31,18 @@ const KEEP_STOPPED: &str = "leave etcd's writers stopped";
 const OPERATOR: &str = "Stop all writers of etcd now, such as by a read-only role.";
 
 pub async fn cutover(session: &Session, name: &str, asked: &Cutover) -> Result<Done, Failure> {
+    let (freeze, warning) = match (asked.freeze, asked.accept_open_deletes) {
+        (Given::Alarm, false) => (Freeze::Alarm, ALARM.to_owned()),
+        (Given::Alarm, true) => (Freeze::AlarmThatOpens, format!("{ALARM} {OPENS}")),
+        (Given::Operator, false) => (Freeze::Operator, OPERATOR.to_owned()),
+        (Given::Operator, true) => {
+            let why = "--accept-open-deletes is for --freeze alarm, and --freeze operator is given";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+    };
     require_consent(asked.yes)?;
     let Some(job) = open(session, name, &asked.hold).await? else { return Err(without(name)) };
     let run = of(session, job);
-    let (freeze, warning) = match asked.freeze {
-        Given::Alarm => (Freeze::Alarm, ALARM),
-        Given::Operator => (Freeze::Operator, OPERATOR),
-    };
     let consent = async |lag: Duration| {
         let text = format!("The changes of etcd arrive within {:.1} s.", lag.as_secs_f64());
         agree(session, &format!("{text} {warning}"), asked.yes).await

@@ -12,7 +12,8 @@ use consul_ffi::migrate::mapping::Mapping;
 use consul_ffi::migrate::survey::{Kept, Survey, survey};
 use consul_ffi::migrate::verify::Found;
 use consul_ffi::migrate::{
-    LIFTED, Report, Run, Stop, Until, lift_left, load, restart, source, tail, verify,
+    LIFTED, Report, Run, Stop, Until, alarm_opens, lift_left, load, nothing, restart, source, tail,
+    verify,
 };
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};
@@ -135,16 +136,25 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
             "the token may not write all keys of Consul that begin with {prefix:?}: a copy ends with status 5 at one of them\n"
         );
     }
-    let is_well = refused.is_empty() && (existing.is_none() || record.is_some()) && other.is_none();
+    let nothing = nothing(&session.etcd, &mapping).await?;
+    let alarm = alarm_opens(&session.etcd).await?;
+    for why in [&nothing, &alarm].into_iter().flatten() {
+        text += &format!("{why}\n");
+    }
+    let is_well = refused.is_empty()
+        && nothing.is_none()
+        && (existing.is_none() || record.is_some())
+        && other.is_none();
     let is_copied = record.is_some_and(|(record, _)| is_copied(&record));
     text += match is_well {
         true if is_copied => "the snapshot is copied already: go on with tail",
         true => "nothing is in the way of a copy",
+        false if nothing.is_some() => "a cut-over would be refused",
         false => "a copy would be refused",
     };
     let json = json!({
-        "verb": "plan", "survey": found, "refused": refused, "existing": existing, "other": other,
-        "not_writable": not_writable, "seconds": seconds, "ready": is_well,
+        "verb": "plan", "survey": found, "refused": refused, "existing": existing, "other": other, "nothing": nothing,
+        "alarm_refused": alarm, "not_writable": not_writable, "seconds": seconds, "ready": is_well,
     });
     Ok(Done { text, json, is_well })
 }
@@ -244,11 +254,14 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
         None => session.etcd.count(&range, record.snapshot).await.unwrap_or_default().0,
     };
     let seconds = begun.elapsed().as_secs_f64();
-    let text = format!(
+    let mut text = format!(
         "copied {} of revision {} in {seconds:.1} s; `tail` applies what has changed since",
         counted(keys as usize, "key"),
         record.snapshot
     );
+    if let Some(why) = nothing(&session.etcd, &record.mapping).await? {
+        text += &format!("\n{why}");
+    }
     let json =
         json!({ "verb": "copy", "keys": keys, "revision": record.snapshot, "seconds": seconds });
     Ok(Done { text, json, is_well: true })
@@ -411,6 +424,9 @@ async fn compare(session: &Session, name: &str) -> Result<Done, Failure> {
     }
     if differences.len() > SHOWN {
         text += &format!("  and {} more (--json names all)\n", differences.len() - SHOWN);
+    }
+    if let Some(why) = nothing(etcd, mapping).await? {
+        text += &format!("{why}\n");
     }
     let json = json!({
         "verb": "verify", "keys": compared, "revision": revision, "seconds": seconds, "missing": missing,

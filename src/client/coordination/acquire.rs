@@ -1,14 +1,17 @@
 //! The common part of acquiring a lock or a permit: a session that is ready when it is needed, a
 //! time limit, and errors that are tolerated.
 
+use super::ending::Holding;
+use super::guard::Deferred;
+use super::lease::Claim;
 use super::presence::{Behavior, InUse, Presence, Registration, Session};
-use super::{Grant, Lease};
+use super::{Grant, Lease, Operation, transact};
 use crate::clock::{BoxFuture, Instant};
 use crate::error::{Error, Kind};
 use crate::wire::request::Args;
 use crate::wire::response::Answer;
 use crate::wire::table::Endpoint;
-use crate::wire::value::duration;
+use crate::wire::value::{Value, duration};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +51,7 @@ pub(super) struct Contender<'a> {
     kind: &'static str,
     behavior: Behavior,
     wait: Wait,
+    begun: Instant,
     in_use: InUse,
     session: Option<(Registration, Session)>,
     /// When the last session was made, and how long before the next one.
@@ -70,6 +74,7 @@ impl<'a> Contender<'a> {
             kind,
             behavior,
             wait,
+            begun: presence.client().clock().now(),
             in_use: presence.mark_in_use(kind, key)?,
             session: None,
             session_made: None,
@@ -80,8 +85,8 @@ impl<'a> Contender<'a> {
 
     /// Completes when the wait is over.
     pub fn timeout(&self) -> BoxFuture<'static, ()> {
-        let clock = self.presence.client().clock();
-        clock.sleep_until_any(self.time_limit().map(|limit| clock.now() + limit))
+        let limit = self.time_limit().map(|limit| self.begun + limit);
+        self.presence.client().clock().sleep_until_any(limit)
     }
 
     fn time_limit(&self) -> Option<Duration> {
@@ -92,8 +97,8 @@ impl<'a> Contender<'a> {
         }
     }
 
-    /// Turns a grant into a lease. Without one, ends the session and returns the error; `None` is a
-    /// timeout.
+    /// Turns a grant into a lease. Without one, gives up the session and returns the error; `None` is a
+    /// timeout. What is left of the time limit is for the end of the session.
     pub async fn finish(
         mut self,
         outcome: Option<Result<Grant, Error>>,
@@ -103,13 +108,23 @@ impl<'a> Contender<'a> {
                 Ok(Lease::new(self.presence, self.key, session, grant, self.in_use))
             }
             (outcome, session) => {
+                let mut error = match outcome {
+                    Some(Err(error)) => error,
+                    _ => self.timed_out(),
+                };
                 if let Some((_, session)) = session {
-                    let _ = session.end().await;
+                    if session.held.is_some() {
+                        // Whatever the last error was, an earlier request may have been applied.
+                        error = error.with_maybe_applied(true);
+                    }
+                    let timeout = self.presence.client().settings().timeout;
+                    let limit = match self.time_limit() {
+                        Some(limit) => self.begun + limit,
+                        None => self.now() + timeout,
+                    };
+                    self.presence.end_until(&session.give_up(), limit).await;
                 }
-                match outcome {
-                    Some(Err(error)) => Err(error),
-                    _ => Err(self.timed_out()),
-                }
+                Err(error)
             }
         }
     }
@@ -139,6 +154,30 @@ impl<'a> Contender<'a> {
         let id = session.id().to_owned();
         self.session = Some((registration, session));
         Ok(id)
+    }
+
+    /// Sends the transaction that makes the session a holder. It may be one from then on, unless Consul
+    /// refuses that.
+    pub async fn take(
+        &mut self,
+        claim: Claim,
+        deferred: Option<Deferred>,
+        operations: impl IntoIterator<Item = Operation>,
+    ) -> Result<Value, Error> {
+        let before = self.note_held(claim, deferred);
+        let taken = transact(self.presence.client(), operations, None).await;
+        if let (Err(error), Some((_, session))) = (&taken, &mut self.session)
+            && !error.maybe_applied()
+        {
+            session.held = before;
+        }
+        taken
+    }
+
+    /// Notes what the session holds or may hold; returns what was noted before.
+    pub fn note_held(&mut self, claim: Claim, deferred: Option<Deferred>) -> Option<Holding> {
+        let (_, session) = self.session.as_mut()?;
+        session.held.replace(Holding { key: self.key.to_owned(), claim, deferred })
     }
 
     /// Reads the lock or semaphore; with an index, after a change or [`QUERY_WAIT`].

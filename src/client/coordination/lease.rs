@@ -1,5 +1,6 @@
 //! Leases: for how long a holder may act, and how it learns of a loss.
 
+use super::ending::{Ending, Holding};
 use super::guard::Deferred;
 use super::presence::{InUse, Presence, Registration, Session};
 use super::{Grant, Operation, modify_index, semaphore, set, transact};
@@ -16,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 /// The kind of a lease.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Claim {
     /// A lock, with the value of its key.
     Lock(Vec<u8>),
@@ -57,6 +58,8 @@ pub struct Lease {
     begun: Instant,
     extended: Notify,
     ended: OnceLock<Ended>,
+    /// Its release, until the outcome is known.
+    ending: Mutex<Option<Arc<Ending>>>,
     finished: Notify,
     events: Mutex<VecDeque<Event>>,
     event: Notify,
@@ -74,11 +77,16 @@ impl Lease {
     pub(super) fn new(
         presence: &Arc<Presence>,
         key: &str,
-        (registration, session): (Registration, Session),
+        (registration, mut session): (Registration, Session),
         grant: Grant,
         in_use: InUse,
     ) -> Arc<Self> {
-        let numbers = match grant.claim {
+        // Until its release the holder acts under it.
+        let (claim, deferred) = match session.held.take() {
+            Some(held) => (held.claim, held.deferred),
+            None => (Claim::Permit, None),
+        };
+        let numbers = match claim {
             Claim::Lock(_) => &numbers().locks,
             Claim::Permit => &numbers().permits,
         };
@@ -87,15 +95,16 @@ impl Lease {
             presence: Arc::clone(presence),
             numbers,
             registration,
-            claim: grant.claim,
+            claim,
             key: key.to_owned(),
             session_id: session.id().to_owned(),
-            session: Mutex::new(Some((session, grant.deferred))),
+            session: Mutex::new(Some((session, deferred))),
             token: grant.token,
             until: AtomicU64::new(0),
             begun: grant.begun,
             extended: Notify::new(),
             ended: OnceLock::new(),
+            ending: Mutex::default(),
             finished: Notify::new(),
             events: Mutex::default(),
             event: Notify::new(),
@@ -183,7 +192,8 @@ impl Lease {
     ///
     /// # Errors
     /// [`Kind::Conflict`] when it is not held any more, and nothing was changed; otherwise Consul's
-    /// error. After that error it is not held either, but others wait for the lock delay.
+    /// error. After an error with an unknown outcome it is not held either; the release goes on in the
+    /// background, and this can be called again to wait for it.
     pub async fn release(&self) -> Result<(), Error> {
         self.release_leaving(None).await
     }
@@ -193,24 +203,20 @@ impl Lease {
     /// # Errors
     /// As [`Lease::release`].
     pub async fn release_leaving(&self, left: Option<&[u8]>) -> Result<(), Error> {
-        if self.ended.set(Ended::Released).is_err() {
-            return Err(self.not_held());
-        }
-        self.numbers.released.add_one();
-        self.finish();
-        let released = match &self.claim {
-            Claim::Lock(value) => {
-                let value = left.unwrap_or(value);
-                super::lock::release(&self.presence, &self.key, &self.session_id, value).await
-            }
-            Claim::Permit => semaphore::release(&self.presence, &self.key, &self.session_id).await,
-        };
-        let session = lock(&self.session).take();
-        if let Some((session, _deferred)) = session {
-            let _ = session.end().await;
-        }
+        let ending = self.begin_release(left)?;
+        let timeout = self.presence.client().settings().timeout;
+        self.presence.end_until(&ending, self.now() + timeout).await;
         drop(lock(&self.in_use).take());
-        match released {
+        let Some(freed) = ending.freed() else {
+            let error = ending.failure().unwrap_or_else(|| {
+                let why = format!("no answer within {} ms", timeout.as_millis());
+                Error::new(Kind::Timeout, why).retryable()
+            });
+            let error = error.with_note("it goes on in the background").with_maybe_applied(true);
+            return Err(error.context(&format!("release of {}", self.name())));
+        };
+        lock(&self.ending).take();
+        match freed {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == Kind::TxnFailed => {
                 let why = "it was lost before it could be released";
@@ -218,6 +224,33 @@ impl Lease {
             }
             Err(error) => Err(error.context(&format!("release of {}", self.name()))),
         }
+    }
+
+    /// Releases it in the background, and waits for nothing.
+    pub fn give_up(&self) {
+        if self.begin_release(None).is_ok() {
+            drop(lock(&self.in_use).take());
+        }
+    }
+
+    /// Begins the release, or returns the one whose outcome is not known yet.
+    fn begin_release(&self, left: Option<&[u8]>) -> Result<Arc<Ending>, Error> {
+        let mut begun = lock(&self.ending);
+        if let Some(ending) = &*begun {
+            return Ok(Arc::clone(ending));
+        }
+        if self.ended.set(Ended::Released).is_err() {
+            return Err(self.not_held());
+        }
+        self.numbers.released.add_one();
+        self.finish();
+        let (mut session, deferred) = lock(&self.session).take().ok_or_else(|| self.not_held())?;
+        let claim = match (&self.claim, left) {
+            (Claim::Lock(_), Some(left)) => Claim::Lock(left.to_vec()),
+            (claim, _) => claim.clone(),
+        };
+        session.held = Some(Holding { key: self.key.clone(), claim, deferred });
+        Ok(Arc::clone(begun.insert(session.give_up())))
     }
 
     /// Writes another key in one transaction with the check that this is held. Returns the modify

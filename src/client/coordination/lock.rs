@@ -2,8 +2,9 @@
 
 use super::acquire::Contender;
 use super::guard::ReleaseStep;
+use super::lease::Claim;
 use super::presence::Behavior;
-use super::{Claim, Grant, Lease, Operation, Presence, Wait, transact, transaction, unchanged};
+use super::{Grant, Lease, Operation, Presence, Wait, transact, transaction, unchanged};
 use crate::error::{Error, Kind};
 use crate::wire::api::{kv, txn};
 use crate::wire::request::Args;
@@ -31,8 +32,8 @@ pub struct LockOptions {
 /// # Errors
 /// [`Kind::Conflict`] when another session holds it and [`Wait::Once`] is set, when this process
 /// holds it or waits for it already, and when the key exists and is not a lock; [`Kind::Timeout`]
-/// at the end of the wait; otherwise Consul's error. After an error no session is left behind,
-/// unless Consul cannot be reached.
+/// at the end of the wait; otherwise Consul's error. After an error no session is left behind: one
+/// that Consul could not be told to end yet is ended by [`Presence::run`].
 pub async fn acquire(
     presence: &Arc<Presence>,
     key: &str,
@@ -55,7 +56,8 @@ pub(super) async fn release(
     session: &str,
     value: &[u8],
 ) -> Result<(), Error> {
-    transact(presence.client(), [unlock(key, session, value)], None).await.map(|_| ())
+    let timeout = Some(presence.end_timeout());
+    transact(presence.client(), [unlock(key, session, value)], timeout).await.map(|_| ())
 }
 
 fn unlock(key: &str, session: &str, value: &[u8]) -> Operation {
@@ -140,7 +142,8 @@ async fn attempt(
     if let Some(holder) = seen.holder() {
         if contender.owns_session(holder) {
             // An earlier attempt that seemed to fail has succeeded.
-            return confirm(contender, holder, value).await;
+            let holder = holder.to_owned();
+            return confirm(contender, &holder, value).await;
         }
         contender.obstacle = format!("session {holder} holds it");
         if contender.tries_once() {
@@ -167,14 +170,12 @@ async fn attempt(
     let unlock = transaction([unlock(key, &session, &value)]);
     let deferred = presence.defer(ReleaseStep::Unlock, &txn::TXN, &unlock)?;
     let begun = presence.client().clock().now();
-    let error = match transact(presence.client(), [unchanged, lock], None).await {
+    let error = match contender.take(Claim::Lock(value), deferred, [unchanged, lock]).await {
         Ok(results) => {
             let locked = results.items().last().and_then(|result| result.get("KV"));
             let token = locked.and_then(|entry| entry.get(presence.rules().token_member()));
             return match token.and_then(Value::as_u64) {
-                Some(token) => {
-                    Ok(Some(Grant { token, claim: Claim::Lock(value), begun, deferred }))
-                }
+                Some(token) => Ok(Some(Grant { token, begun })),
                 None => confirm(contender, &session, wanted).await,
             };
         }
@@ -198,14 +199,18 @@ async fn attempt(
         }
         // The key has changed since it was read.
         Kind::TxnFailed => Ok(None),
-        _ if error.maybe_applied() => confirm(contender, &session, wanted).await,
+        _ if error.maybe_applied() => {
+            let confirmed = confirm(contender, &session, wanted).await;
+            confirmed
+                .map_err(|lookup| error.with_note(&format!("the outcome is unknown: {lookup}")))
+        }
         _ => Err(error),
     }
 }
 
 /// Reads whether an attempt without a clear answer has succeeded.
 async fn confirm(
-    contender: &Contender<'_>,
+    contender: &mut Contender<'_>,
     session: &str,
     wanted: Option<&[u8]>,
 ) -> Result<Option<Grant>, Error> {
@@ -223,7 +228,8 @@ async fn confirm(
     let unlock = transaction([unlock(key, session, &value)]);
     let deferred = presence.defer(ReleaseStep::Unlock, &txn::TXN, &unlock)?;
     let token = presence.rules().token_of(&entry);
-    Ok(Some(Grant { token, claim: Claim::Lock(value), begun, deferred }))
+    contender.note_held(Claim::Lock(value), deferred);
+    Ok(Some(Grant { token, begun }))
 }
 
 /// A linearizable read: the answer is true at a moment between request and answer.

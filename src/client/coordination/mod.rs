@@ -31,6 +31,7 @@
 //! ```
 
 mod acquire;
+mod ending;
 mod guard;
 mod lease;
 pub mod lock;
@@ -50,18 +51,13 @@ use crate::error::Error;
 use crate::wire::api::txn;
 use crate::wire::request::Args;
 use crate::wire::value::Value;
-use guard::Deferred;
-use lease::Claim;
 use std::time::Duration;
 
 /// One acquisition of a lock or permit by one session.
 struct Grant {
     token: u64,
-    claim: Claim,
     /// When the write or read that proves it was begun.
     begun: Instant,
-    /// The release by the guard process.
-    deferred: Option<Deferred>,
 }
 
 /// An operation on a key in a transaction: its members, by Consul's names (`Verb`, `Key`, …).

@@ -4,6 +4,7 @@
 //! A beat is answered by the local agent alone and costs no Raft write. It shows that this process
 //! lives; it does not prove that a lock is held.
 
+use super::ending::{Ending, Holding};
 use super::guard::{Deferred, ReleaseStep};
 use super::map;
 use super::profile::Profile;
@@ -94,9 +95,10 @@ pub struct Presence {
     deregistration: Mutex<Option<Deferred>>,
     /// The error of the last attempt to register, if it failed.
     registration_error: watch::Sender<Option<Error>>,
-    /// The ids of sessions that were dropped and have to be ended.
-    dropped_sessions: Mutex<Vec<(String, Option<Deferred>)>>,
-    session_dropped: Notify,
+    /// The sessions that are given up and have to be ended.
+    pub(super) given_up: watch::Sender<Vec<Arc<Ending>>>,
+    /// How many were given up.
+    endings: AtomicU64,
     /// The output of the check, which then has the status `warning`.
     warning: Mutex<Option<String>>,
     /// How often the catalog lacked the service although the agent has it.
@@ -125,8 +127,8 @@ impl Presence {
             registration: watch::Sender::new(None),
             deregistration: Mutex::default(),
             registration_error: watch::Sender::new(None),
-            dropped_sessions: Mutex::default(),
-            session_dropped: Notify::new(),
+            given_up: watch::Sender::default(),
+            endings: AtomicU64::new(0),
             warning: Mutex::default(),
             times_lost: AtomicU64::new(0),
             lost: Notify::new(),
@@ -199,7 +201,7 @@ impl Presence {
         tokio::select! {
             biased;
             never = self.stay_registered() => never,
-            never = self.end_dropped_sessions() => never,
+            never = self.end_given_up() => never,
             never = self.replace_dead_guard() => never,
         }
     }
@@ -249,11 +251,20 @@ impl Presence {
         }
     }
 
-    /// Deregisters the service, for a graceful stop, when [`Presence::run`] does not run any more.
+    /// Ends the sessions that are given up and deregisters the service, for a graceful stop, when
+    /// [`Presence::run`] does not run any more. Sessions that are left end with the check of the service, which
+    /// has no beats any more.
     ///
     /// # Errors
     /// Those of the call.
     pub async fn deregister(&self) -> Result<(), Error> {
+        let mut given_up = self.given_up.subscribe();
+        tokio::select! {
+            biased;
+            _ = given_up.wait_for(Vec::is_empty) => {}
+            never = self.end_given_up() => match never {},
+            () = self.client.clock().sleep(self.profile.check_ttl) => {}
+        }
         let registration = *self.registration.borrow();
         let Some(Registration { agent, .. }) = registration else { return Ok(()) };
         self.registration.send_replace(None);
@@ -312,7 +323,7 @@ impl Presence {
                     let deferred =
                         self.defer(ReleaseStep::EndSession, &session::DESTROY, &destroy_args(&id))?;
                     let presence = Arc::clone(self);
-                    return Ok(Session { id, presence, deferred, is_alive: true });
+                    return Ok(Session { id, presence, deferred, held: None });
                 }
                 Err(error) if is_unknown_check(&error) => {
                     if self.now() >= give_up {
@@ -453,20 +464,15 @@ impl Presence {
         }
     }
 
-    async fn end_dropped_sessions(&self) -> Infallible {
-        loop {
-            self.session_dropped.notified().await;
-            loop {
-                let Some((id, _deferred)) = lock(&self.dropped_sessions).pop() else { break };
-                if let Err(error) = self.destroy(&id).await {
-                    tracing::info!(%error, "a session could not be ended; its TTL will end it");
-                }
-            }
-        }
+    pub(super) async fn destroy(&self, session: &str) -> Result<(), Error> {
+        let timeout_ms = self.end_timeout().as_millis() as u64;
+        let args = destroy_args(session).opt("timeout_ms", timeout_ms);
+        self.client.call(&session::DESTROY, &args).await.map(|_| ())
     }
 
-    async fn destroy(&self, session: &str) -> Result<(), Error> {
-        self.client.call(&session::DESTROY, &destroy_args(session)).await.map(|_| ())
+    /// The time limit of a request that frees a key or ends a session. It is made again.
+    pub(super) fn end_timeout(&self) -> Duration {
+        self.profile.check_ttl / 2
     }
 
     fn check_id(&self) -> String {
@@ -478,13 +484,14 @@ impl Presence {
     }
 }
 
-/// A session of this process. [`Presence::run`] ends it after it was dropped.
+/// A session of this process, which is given up when it is dropped.
 #[derive(Debug)]
 pub struct Session {
     id: String,
     presence: Arc<Presence>,
     deferred: Option<Deferred>,
-    is_alive: bool,
+    /// What it may hold that no holder acts under.
+    pub(super) held: Option<Holding>,
 }
 
 impl Session {
@@ -493,24 +500,24 @@ impl Session {
         &self.id
     }
 
-    /// Ends it and waits for the answer.
-    ///
-    /// # Errors
-    /// Those of the call. It is made again in the background; at the latest the session ends with
-    /// its TTL.
-    pub async fn end(mut self) -> Result<(), Error> {
-        let ended = self.presence.destroy(&self.id).await;
-        self.is_alive = ended.is_err();
-        ended
+    /// Has [`Presence::run`] free what it may hold and end it.
+    pub(super) fn give_up(mut self) -> Arc<Ending> {
+        self.hand_over()
+    }
+
+    fn hand_over(&mut self) -> Arc<Ending> {
+        let number = self.presence.endings.fetch_add(1, Ordering::Relaxed);
+        let id = std::mem::take(&mut self.id);
+        let ending = Ending::new(number, id, self.held.take(), self.deferred.take());
+        self.presence.given_up.send_modify(|all| all.push(Arc::clone(&ending)));
+        ending
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.is_alive {
-            let dropped = (std::mem::take(&mut self.id), self.deferred.take());
-            lock(&self.presence.dropped_sessions).push(dropped);
-            self.presence.session_dropped.notify_one();
+        if !self.id.is_empty() {
+            self.hand_over();
         }
     }
 }

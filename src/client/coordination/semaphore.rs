@@ -8,8 +8,9 @@
 
 use super::acquire::{Contender, RETRY_PAUSE_MS};
 use super::guard::ReleaseStep;
+use super::lease::Claim;
 use super::presence::Behavior;
-use super::{Claim, Grant, Lease, Operation, Presence, Wait, modify_index, transact, transaction};
+use super::{Grant, Lease, Operation, Presence, Wait, modify_index, transact, transaction};
 use crate::error::{Error, Kind};
 use crate::ordered;
 use crate::wire::api::{kv, txn};
@@ -69,7 +70,7 @@ struct SemaphoreKeys {
 /// [`Kind::Conflict`] when no permit is free and [`Wait::Once`] is set, when this process holds one
 /// or waits for one already, when the semaphore has another limit, and when `.lock` is not a
 /// semaphore's; [`Kind::Timeout`] at the end of the wait; otherwise Consul's error. After an error
-/// no session is left behind, unless Consul cannot be reached.
+/// no session is left behind: one that Consul could not be told to end yet is ended by [`Presence::run`].
 pub async fn acquire(
     presence: &Arc<Presence>,
     prefix: &str,
@@ -108,7 +109,7 @@ pub(super) async fn release(presence: &Presence, prefix: &str, session: &str) ->
             return Err(permit_lost(prefix));
         }
         let operations = [write(prefix, &document, index)?, delete(prefix, session)];
-        match transact(presence.client(), operations, None).await {
+        match transact(presence.client(), operations, Some(presence.end_timeout())).await {
             Ok(_) => return Ok(()),
             // Another client wrote at the same time.
             Err(error) if error.kind() == Kind::TxnFailed => {
@@ -242,7 +243,7 @@ async fn attempt(
 /// Writes the document that has the session as a holder, and removes ended contenders, unless one of
 /// them may still act.
 async fn take_permit(
-    contender: &Contender<'_>,
+    contender: &mut Contender<'_>,
     session: &str,
     ended: &[&String],
     (document, index): (&Document, u64),
@@ -276,9 +277,9 @@ async fn take_permit(
         ("Session", session.into()),
     ]);
     operations.push(write(contender.key, document, index)?);
-    let results = transact(contender.presence.client(), operations, None).await?;
+    let results = contender.take(Claim::Permit, deferred, operations).await?;
     let token = modify_index(&results).unwrap_or(index);
-    Ok(Grant { token, claim: Claim::Permit, begun, deferred })
+    Ok(Grant { token, begun })
 }
 
 /// Those of the ended contenders whose removal was not refused because of their lock delay.

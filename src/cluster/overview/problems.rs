@@ -2,7 +2,7 @@
 
 use super::{EndpointOverview, EndpointState, NodeOverview, NodeState, Overview, Placed};
 use crate::cluster::node::Mode;
-use crate::cluster::stores::{ShardAtRisk, StoreOverview};
+use crate::cluster::stores::{ShardAtRisk, StoreFault, StoreOverview};
 use crate::ordered;
 use serde::Serialize;
 
@@ -223,6 +223,7 @@ fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
         let cure = "set it to active, draining or maintenance".to_owned();
         found.push(warning("unknown_mode", id, text, cure));
     }
+    found.extend(node.faults.iter().map(|fault| of_fault(node, fault)));
     found.extend(of_requests(node));
     match node.mode {
         Mode::Active => {}
@@ -237,6 +238,22 @@ fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
         }
     }
     found
+}
+
+/// What a node cannot do for a store.
+fn of_fault(node: &NodeOverview, fault: &StoreFault) -> Problem {
+    let StoreFault { store, functions, why } = fault;
+    let id = node.id.as_str();
+    if functions.is_empty() {
+        let text = format!("{id} cannot use store {store}: {why}");
+        let cure = format!("mend what it says, and start {id} again");
+        return error("store_unusable", id, text, cure);
+    }
+    let functions = functions.join(", ");
+    let text = format!("{id} does not keep store {store}: its storage fails in {functions}: {why}");
+    let cure = "make room on its disk, or mend the storage; stop no other node before: its replicas are missing \
+                until the storage works again, which ends this by itself";
+    error("storage_fails", id, text, cure.to_owned())
 }
 
 /// What a node was asked and has yet to take, which takes a moment.

@@ -1,8 +1,11 @@
 //! The clock that gives writes their versions.
 
+use super::map::NodeId;
 use super::record::{HybridTime, Version};
+use crate::clock::Instant;
 use crate::error::{Error, Kind};
 use crate::sync::lock;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -16,6 +19,8 @@ pub struct VersionClock {
     unix_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
     max_skew: Duration,
     given: Mutex<Given>,
+    /// The time of each node at its last answer, and when that came.
+    heard: Mutex<BTreeMap<NodeId, (u64, Instant)>>,
 }
 
 /// What later versions must differ from.
@@ -39,7 +44,7 @@ impl VersionClock {
         writer: u64,
     ) -> Self {
         let given = Mutex::new(Given { last: HybridTime::default(), writer });
-        VersionClock { unix_ms: Arc::new(unix_ms), max_skew, given }
+        VersionClock { unix_ms: Arc::new(unix_ms), max_skew, given, heard: Mutex::default() }
     }
 
     /// The next version.
@@ -80,18 +85,57 @@ impl VersionClock {
     /// clocks is wrong.
     pub fn observe(&self, time: HybridTime) -> Result<(), Error> {
         let now = (self.unix_ms)();
-        let ahead = Duration::from_millis(time.ms().saturating_sub(now));
-        if ahead > self.max_skew {
-            let why = format!(
-                "a version is {} ms ahead of this machine's clock, up to {} ms are allowed (max_skew_s)",
-                ahead.as_millis(),
-                self.max_skew.as_millis()
-            );
-            return Err(Error::new(Kind::Conflict, why));
+        if time.ms() > self.allowed(now) {
+            return Err(self.conflict(time.ms() - now));
         }
         let mut given = lock(&self.given);
         given.last = given.last.max(time);
         Ok(())
+    }
+
+    /// The refusal of a version that is this far ahead of a machine's clock.
+    pub(super) fn conflict(&self, ahead_ms: u64) -> Error {
+        let most = self.max_skew.as_millis();
+        let why = format!(
+            "a version is {ahead_ms} ms ahead of this machine's clock, up to {most} ms are allowed (max_skew_s)"
+        );
+        Error::new(Kind::Conflict, why)
+    }
+
+    /// The last millisecond that a clock with this time believes.
+    pub(super) fn allowed(&self, time_ms: u64) -> u64 {
+        time_ms.saturating_add(self.max_skew.as_millis() as u64)
+    }
+
+    /// Whether a version is too far ahead of this machine's clock.
+    pub fn is_ahead(&self, version: Version) -> bool {
+        version.time().ms() > self.allowed((self.unix_ms)())
+    }
+
+    /// A version above one that a replica has. If that is too far ahead of this machine's clock, later versions
+    /// are none the higher.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`] if there is none above.
+    pub fn above(&self, version: Version) -> Result<Version, Error> {
+        if self.observe(version.time()).is_ok() {
+            return Ok(self.next());
+        }
+        let writer = lock(&self.given).writer;
+        let next = Version::new(version.time().next(), writer);
+        let none = || Error::new(Kind::Conflict, "a record has the last version that there is");
+        (next > version).then_some(next).ok_or_else(none)
+    }
+
+    /// Notes the time of a node in an answer that has come now.
+    pub(super) fn hear(&self, node: &NodeId, time: HybridTime, now: Instant) {
+        lock(&self.heard).insert(node.clone(), (time.ms(), now));
+    }
+
+    /// The time of a node now, and when it was heard.
+    pub(super) fn heard(&self, node: &NodeId, now: Instant) -> Option<(u64, Instant)> {
+        let (ms, at) = lock(&self.heard).get(node).copied()?;
+        Some((ms.saturating_add((now - at).as_millis() as u64), at))
     }
 }
 

@@ -13,14 +13,14 @@ use super::message::{Action, NotReady, Outcome, Reply, Request};
 use super::progress::Progress;
 use super::record::{Range, Record, Version};
 use super::rules::{Rule, Rules};
-use super::state::{State, Work};
+use super::state::{Doubt, State, Work};
 use super::storage::{self, Message, Storage};
 use crate::error::{Error, Kind};
 use crate::sync::lock;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::{RwLock, RwLockWriteGuard};
 
@@ -33,6 +33,7 @@ pub struct Holder {
     clock: Arc<VersionClock>,
     shards: Mutex<BTreeMap<u32, Arc<RwLock<State>>>>,
     taken: AtomicU64,
+    is_closed: AtomicBool,
     progress: Progress,
     rules: Rules,
 }
@@ -52,8 +53,8 @@ impl Holder {
         clock: Arc<VersionClock>,
         rules: Rules,
     ) -> Self {
-        let (store, shards, taken, progress) = Default::default();
-        Holder { node, disk, store, storage, clock, shards, taken, progress, rules }
+        let (store, shards, taken, is_closed, progress) = Default::default();
+        Holder { node, disk, store, storage, clock, shards, taken, is_closed, progress, rules }
     }
 
     /// The node's name.
@@ -118,17 +119,26 @@ impl Holder {
         Ok(())
     }
 
-    /// Drops what the disk has kept of a shard, which does not count any more.
+    /// The same, of a disk that may lack something: its replica does not count any more, and what it has stays.
     ///
     /// # Errors
-    /// Those of the storage.
-    pub async fn forget(&self, shard: u32) -> Result<(), Error> {
-        let name = Self::name_of(shard);
-        if self.storage.kept(&name).await?.is_none() {
-            return Ok(());
-        }
-        self.storage.drop_shard(shard).await?;
-        self.storage.keep(&name, State::default().encode().into()).await
+    /// As [`Holder::load`].
+    pub async fn load_doubted(&self, shard: u32, doubt: Doubt) -> Result<(), Error> {
+        self.load(shard).await?;
+        let Some(cell) = lock(&self.shards).get(&shard).cloned() else { return Ok(()) };
+        let mut state = cell.write().await;
+        let change = state.entry.as_ref().and_then(|entry| entry.change_to(&self.node));
+        let work = change.map(|(_, change)| Work { since: change.since, ..Work::default() });
+        self.change(shard, &mut state, |state| {
+            state.doubt = match (state.doubt, state.is_whole, &state.work) {
+                (Some(known), ..) => Some(known.max(doubt)),
+                (None, true, _) => Some(doubt),
+                (None, false, Some(_)) => Some(Doubt::Partial),
+                (None, false, None) => None,
+            };
+            (state.is_whole, state.sealed_for, state.work) = (false, None, work);
+        })
+        .await
     }
 
     fn shard(&self, shard: u32) -> Arc<RwLock<State>> {
@@ -143,6 +153,14 @@ impl Holder {
     /// A copy of the state of a shard. Waits for a change of it that runs.
     pub async fn state(&self, shard: u32) -> State {
         self.shard(shard).read().await.clone()
+    }
+
+    /// Executes nothing from now on, and waits for the requests that run.
+    pub async fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        for shard in self.shards() {
+            drop(self.shard(shard).write().await);
+        }
     }
 
     /// Stores a changed state, which is in force after that.
@@ -218,14 +236,18 @@ impl Holder {
         let change = entry.change_to(&self.node).filter(|_| !has_returned);
         let work = change.map(|(_, change)| change.since);
         let is_new_work = work.is_some() && work != state.work.as_ref().map(|work| work.since);
+        // A replica that was whole may have what nobody else has.
+        let is_kept =
+            self.rules.has(Rule::KeepDoubted) && (state.is_whole || state.doubt.is_some());
         if is_new_work {
-            // What is left of an earlier replica would come back to life.
             self.change(shard, &mut state, |state| {
+                state.doubt = is_kept.then(|| state.doubt.unwrap_or(Doubt::Old));
                 state.is_whole = false;
                 state.work = None;
             })
             .await?;
-            if self.rules.has(Rule::TargetBeginsEmpty) {
+            // What is left of an earlier copy would come back to life.
+            if self.rules.has(Rule::TargetBeginsEmpty) && !is_kept {
                 self.storage.drop_shard(shard).await?;
             }
         }
@@ -236,8 +258,10 @@ impl Holder {
             state.is_whole |= begins;
             match work {
                 Some(since) if is_new_work => {
-                    state.floor = Version::default();
-                    state.horizon = Version::default();
+                    if !is_kept {
+                        state.floor = Version::default();
+                        state.horizon = Version::default();
+                    }
                     state.work = Some(Work { since, ..Work::default() });
                 }
                 Some(_) => {}
@@ -284,6 +308,9 @@ impl Holder {
 
     /// The refusal of a request by a caller with this entry, if the request is not to be executed.
     fn stale(&self, state: &State, entry: &Entry) -> Option<Outcome> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Some(Outcome::Failed("the node was stopped".into()));
+        }
         match &state.entry {
             Some(known) if known.epoch > entry.epoch => {
                 let is_refused = self.rules.has(Rule::RefuseOtherEpochs);
@@ -310,7 +337,14 @@ impl Holder {
             return Ok(refused);
         }
         for record in &records {
-            self.clock.observe(record.version.time())?;
+            let time = record.version.time();
+            if let Err(error) = self.clock.observe(time) {
+                // One that had such a version already is not frozen until that time.
+                let kept = self.one(shard, record.id.clone()).await?;
+                if kept.is_none_or(|kept| kept.version.time().next() < time) {
+                    return Err(error);
+                }
+            }
         }
         let floor = state.floor;
         if self.rules.has(Rule::WaitForRunning) {
@@ -341,7 +375,8 @@ impl Holder {
         Ok(Outcome::Stored { overtaken })
     }
 
-    /// Stores records that another replica has and this one lacks.
+    /// Stores records that another replica has and this one lacks, but for those that are too far ahead of this
+    /// node's clock.
     async fn repair(
         &self,
         shard: u32,
@@ -356,7 +391,8 @@ impl Holder {
         if entry.counting_at(&self.node).is_none() || !self.is_whole(&state, entry) {
             return Ok(Outcome::NotReady(NotReady::NotAHolder));
         }
-        self.store_above(shard, state.horizon, records).await
+        let believed = records.into_iter().filter(|it| !self.clock.is_ahead(it.version)).collect();
+        self.store_above(shard, state.horizon, believed).await
     }
 
     async fn read(&self, shard: u32, entry: &Entry, action: Action) -> Result<Outcome, Error> {
@@ -365,7 +401,8 @@ impl Holder {
         let refused = match action {
             Action::Read { .. } | Action::Ping => self.refused(&state, entry),
             _ => self.stale(&state, entry).or_else(|| {
-                let counts = state.is_whole || !self.rules.has(Rule::Mark);
+                let is_taken = state.doubt.is_some() && entry.unites();
+                let counts = state.is_whole || is_taken || !self.rules.has(Rule::Mark);
                 (!counts).then_some(Outcome::NotReady(NotReady::NotWhole))
             }),
         };
@@ -434,6 +471,24 @@ impl Holder {
         Ok(self.storage.scan(shard, range, 1).await?.pop())
     }
 
+    /// Whether the replica counts, or is sealed for a move.
+    pub async fn counts(&self, shard: u32, entry: &Entry) -> bool {
+        let cell = self.shard(shard);
+        let state = cell.read().await;
+        matches!(self.refusal(&state, entry), None | Some(NotReady::Sealed))
+    }
+
+    /// Stores a record that the replica of a shard has, if it has one: nothing changes by it.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn store_again(&self, shard: u32) -> Result<(), Error> {
+        let cell = self.shard(shard);
+        let _unchanged = cell.read().await;
+        let records = self.storage.scan(shard, Range::all(), 1).await?;
+        self.storage.apply(shard, records).await.map(|_| ())
+    }
+
     async fn seal(&self, shard: u32, entry: &Entry) -> Result<Outcome, Error> {
         let cell = self.shard(shard);
         let mut state = cell.write().await;
@@ -467,6 +522,9 @@ impl Holder {
     async fn recover(&self, shard: u32, epoch: u64) -> Result<Outcome, Error> {
         let cell = self.shard(shard);
         let mut state = cell.write().await;
+        if self.is_closed.load(Ordering::Acquire) {
+            return Ok(Outcome::Failed("the node was stopped".into()));
+        }
         let fence = state.fence;
         self.change(shard, &mut state, |state| state.fence = fence.max(epoch)).await?;
         Ok(Outcome::Known { entry: state.entry.clone(), fence })
@@ -545,6 +603,31 @@ impl Holder {
         Ok(true)
     }
 
+    /// Removes records of a replica that is being copied, of which another one says that they were deleted below its
+    /// horizon.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn remove(
+        &self,
+        shard: u32,
+        since: u64,
+        records: &[Record],
+        horizon: Version,
+    ) -> Result<(), Error> {
+        let cell = self.shard(shard);
+        let state = cell.write().await;
+        if records.is_empty() || state.work.as_ref().is_none_or(|work| work.since != since) {
+            return Ok(());
+        }
+        let deletion = |it: &Record| {
+            let (id, version) = (it.id.clone(), it.version.next());
+            Record { id, version, data: None }
+        };
+        self.storage.apply(shard, records.iter().map(deletion).collect()).await?;
+        self.storage.purge(shard, horizon).await
+    }
+
     /// The number of records that were copied to this node since its start.
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
@@ -562,6 +645,7 @@ impl Holder {
         }
         self.change(shard, &mut state, |state| {
             state.is_whole = true;
+            state.doubt = None;
             if let Some(work) = &mut state.work {
                 work.is_done = true;
             }
@@ -583,6 +667,7 @@ impl Holder {
         }
         self.change(shard, &mut state, |state| {
             state.is_whole = false;
+            state.doubt = None;
             state.work = None;
             state.floor = Version::default();
             state.horizon = Version::default();

@@ -84,7 +84,8 @@ pub struct Change {
     /// The epoch that planned it, which distinguishes it from earlier ones.
     pub since: u64,
     /// The nodes that a failover does not wait for: they are down or have lost their replicas, and an
-    /// operator has accepted that what only they had is lost.
+    /// operator has accepted that what only they had is lost. With the target itself among them it takes what all
+    /// others have ([`Change::unites`]).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<NodeId>,
 }
@@ -103,6 +104,12 @@ impl Change {
     /// A change that was planned in this epoch.
     pub fn new(kind: ChangeKind, to: NodeId, since: u64) -> Self {
         Change { kind, to, since, lost: Vec::new() }
+    }
+
+    /// Whether a failover brings together what all holders have that it waits for, also those that may lack
+    /// something: too few are whole, and nobody else has more.
+    pub fn unites(&self) -> bool {
+        self.kind == ChangeKind::Failover && self.lost.contains(&self.to)
     }
 }
 
@@ -163,6 +170,11 @@ impl Entry {
         self.slots.iter().flat_map(|slot| {
             slot.holder.iter().map(|place| &place.node).chain(slot.change.iter().map(|it| &it.to))
         })
+    }
+
+    /// Whether a failover of it brings together what all holders have.
+    pub fn unites(&self) -> bool {
+        self.slots.iter().filter_map(|slot| slot.change.as_ref()).any(Change::unites)
     }
 
     /// The failover that replaces the replica of a node on this disk.

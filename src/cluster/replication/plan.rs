@@ -3,8 +3,8 @@
 //! Changes are committed or cancelled whenever they can be; new ones are planned unless the map is
 //! frozen. Each shard has at most one move at a time.
 
-use super::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Slot};
-use super::state::Report;
+use super::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Slot};
+use super::state::{Doubt, Report};
 use crate::cluster::placement::Candidate;
 use crate::cluster::placement::rebalancer::{self, Assignment};
 use crate::ordered;
@@ -49,6 +49,12 @@ impl Member {
             && self.disk == place.disk
             && !self.report.missing.contains(&shard)
     }
+
+    /// Why what it has of a shard may lack something; `None`: it is whole, or has nothing.
+    fn doubt(&self, shard: u32) -> Option<Doubt> {
+        let mut doubted = self.report.doubted.iter();
+        doubted.find(|(it, _)| *it == shard).map(|(_, doubt)| *doubt)
+    }
 }
 
 /// Whether a node is there.
@@ -67,8 +73,8 @@ pub enum Presence {
 pub struct Planner<'a> {
     /// The nodes.
     pub members: &'a [Member],
-    /// N.
-    pub replicas: usize,
+    /// N, W and R.
+    pub quorums: Quorums,
     /// Whether new changes may be planned: not while the map is frozen.
     pub may_plan: bool,
     /// The changes that make no progress: the shard and the epoch that planned it.
@@ -85,11 +91,11 @@ impl Map {
     pub fn first(shards: usize, version: u64, planner: &Planner<'_>) -> Self {
         let empty = vec![Vec::new(); shards];
         let (candidates, members) = Plan::of(planner).candidates();
-        let placed = rebalancer::rebalance(&candidates, planner.replicas, &empty, &empty);
+        let placed = rebalancer::rebalance(&candidates, planner.quorums.replicas, &empty, &empty);
         let entry = |places: Vec<usize>| {
             let slot = |place: usize| Slot::of(members[place].place(true));
             let mut slots: Vec<Slot> = places.into_iter().map(slot).collect();
-            slots.resize_with(planner.replicas, Slot::default);
+            slots.resize_with(planner.quorums.replicas, Slot::default);
             Entry { epoch: version, slots }
         };
         Map { version, shards: placed.into_iter().map(entry).collect() }
@@ -279,7 +285,13 @@ impl<'a> Plan<'a> {
 
     /// Whether the target of a failover makes no progress although all replicas that it copies are there.
     fn has_failed(&self, shard: u32, change: &Change, slots: &[Slot]) -> bool {
+        let has_source = |slot: &&Slot| slot.target() == Some(&change.to);
+        let waits = slots
+            .iter()
+            .find(has_source)
+            .is_some_and(|slot| change.lost.is_empty() && !self.finds_enough(shard, slots, slot));
         change.kind == ChangeKind::Failover
+            && !waits
             && self.planner.stuck.contains(&(shard, change.since))
             && slots.iter().filter(|it| it.counting().is_some()).all(|it| self.is_whole(shard, it))
     }
@@ -326,18 +338,79 @@ impl<'a> Plan<'a> {
         self.planner.accepted.get(&shard).is_some_and(|lost| lost.contains(place))
     }
 
+    /// Why what the node of a slot has of a shard may lack something, if it is there.
+    fn doubt(&self, shard: u32, place: &Place) -> Option<Doubt> {
+        let member = self.member(&place.node).filter(|it| it.presence == Presence::Live);
+        member.and_then(|member| member.doubt(shard))
+    }
+
+    /// Whether a failover of a slot finds as many whole replicas in others as it has to fence.
+    fn finds_enough(&self, shard: u32, slots: &[Slot], slot: &Slot) -> bool {
+        let counts = |other: &&Slot| {
+            let is_whole = other.counting().is_some() && self.is_whole(shard, other);
+            !std::ptr::eq(*other, slot) && (other.is_vacant() || is_whole)
+        };
+        slots.iter().filter(counts).count() >= self.planner.quorums.fenced()
+    }
+
+    /// The nodes without which the failovers of a shard bring together what all others have, also those that may
+    /// lack something: too few are whole, and nobody who may come back has more. `None` as long as that is not so.
+    ///
+    /// Of disks that are lost there may be as many as the promise allows, if no machine was restarted; beyond that
+    /// an operator decides.
+    fn united_without(&self, shard: u32, slots: &[Slot]) -> Option<Vec<NodeId>> {
+        let mut due = slots
+            .iter()
+            .filter(|slot| slot.change.as_ref().is_some_and(|it| it.kind == ChangeKind::Failover));
+        if due.all(|slot| self.finds_enough(shard, slots, slot)) {
+            return None;
+        }
+        let (mut without, mut present, mut lost, mut doubted) = (Vec::new(), 0, 0, 0);
+        for slot in slots {
+            let Some(place) = &slot.holder else {
+                present += 1;
+                continue;
+            };
+            let is_accepted = self.is_accepted(shard, place);
+            let doubt = self.doubt(shard, place);
+            doubted += usize::from(doubt.is_some());
+            match (self.presence(&place.node), doubt) {
+                (Presence::Live, _) if self.is_whole(shard, slot) => present += 1,
+                (Presence::Live, Some(Doubt::Restarted)) => present += 1,
+                (Presence::Live, Some(Doubt::Old)) => {}
+                (Presence::Live, Some(Doubt::Partial)) => lost += usize::from(!is_accepted),
+                (Presence::Live, None) => {
+                    lost += usize::from(!is_accepted);
+                    without.push(place.node.clone());
+                }
+                _ if is_accepted => without.push(place.node.clone()),
+                _ => return None,
+            }
+        }
+        let is_enough = lost == 0 || present >= self.planner.quorums.fenced();
+        (doubted > 0 && is_enough).then_some(without)
+    }
+
     /// Notes in the failovers of a shard which nodes they do not wait for: the ones that are down or have
-    /// lost their replicas, as far as an operator has accepted that.
+    /// lost their replicas, as far as an operator has accepted that; and whether they bring together what all
+    /// others have.
     fn note_losses(&self, shard: u32, slots: &mut [Slot]) {
+        let united_without = self.united_without(shard, slots);
         let lost = slots.iter().filter(|slot| !self.is_whole(shard, slot));
         let lost = lost.filter_map(|slot| slot.holder.as_ref());
+        let lost = lost.filter(|place| self.doubt(shard, place).is_none());
         let lost = lost.filter(|place| self.is_accepted(shard, place));
         let lost: Vec<NodeId> = lost.map(|place| place.node.clone()).collect();
         for Slot { holder, change } in slots {
             let change = change.as_mut().filter(|change| change.kind == ChangeKind::Failover);
             let Some(change) = change else { continue };
             let is_accepted = holder.as_ref().is_none_or(|it| self.is_accepted(shard, it));
-            change.lost = if is_accepted { lost.clone() } else { Vec::new() };
+            change.lost = match &united_without {
+                Some(nodes) if nodes.contains(&change.to) => nodes.clone(),
+                Some(nodes) => nodes.iter().chain([&change.to]).cloned().collect(),
+                None if is_accepted => lost.clone(),
+                None => Vec::new(),
+            };
         }
     }
 
@@ -356,7 +429,8 @@ impl<'a> Plan<'a> {
                 nodes.filter_map(|node| index.get(&*node).copied()).collect()
             })
             .collect();
-        let after = rebalancer::rebalance(&candidates, self.planner.replicas, &before, &before);
+        let replicas = self.planner.quorums.replicas;
+        let after = rebalancer::rebalance(&candidates, replicas, &before, &before);
         for (slots, (before, after)) in slots.iter_mut().zip(before.iter().zip(&after)) {
             let mut added: Vec<NodeId> = after
                 .iter()

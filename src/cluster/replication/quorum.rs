@@ -31,6 +31,12 @@ const LONGEST_SEARCH: usize = 1000;
 /// The most records that a read sends to replicas that lack them.
 const MAX_READ_REPAIR: usize = 100;
 
+/// A node whose clock was heard so recently is taken to be there with the same clock.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// How long the other replicas are waited for when one has a version that is not believed.
+const DOUBT: Duration = Duration::from_millis(500);
+
 /// Reads and writes of one process.
 #[derive(Clone)]
 pub struct Router {
@@ -78,13 +84,16 @@ impl Router {
     ///
     /// # Errors
     /// [`Kind::NotReady`] or [`Kind::Timeout`] if there is no quorum until the deadline; the records may
-    /// be stored nevertheless. [`Kind::TooLarge`] if the records do not fit into a request.
+    /// be stored nevertheless, unless no quorum was there when it began. [`Kind::Conflict`] if this process's
+    /// clock is so far ahead of those of the replicas that fewer than W take the records, none of which is
+    /// stored. [`Kind::TooLarge`] if the records do not fit into a request.
     pub async fn write(
         &self,
         shard: u32,
         records: Vec<(Bytes, Option<Bytes>)>,
         deadline: Instant,
     ) -> Result<Version, Error> {
+        self.meet_quorum(shard, deadline).await?;
         let version = self.clock.next();
         let record = |(id, data)| Record { id, version, data };
         let mut records: Vec<Record> = records.into_iter().map(record).collect();
@@ -94,20 +103,112 @@ impl Router {
             let overtaken = written.map_err(|why| {
                 if version < highest { why.with_maybe_applied(true) } else { why }
             })?;
-            let Some(above) = overtaken.values().max().copied() else { return Ok(highest) };
-            if !self.rules.has(Rule::RepeatAboveNewer) {
+            if overtaken.is_empty() || !self.rules.has(Rule::RepeatAboveNewer) {
                 return Ok(highest);
             }
             // Acknowledged means visible, although the clocks of writers differ.
-            self.clock.observe(above.time())?;
-            highest = self.clock.next();
-            let mut index = 0;
-            records.retain_mut(|record| {
-                record.version = highest;
-                index += 1;
-                overtaken.contains_key(&(index - 1))
-            });
+            let mut again = Vec::with_capacity(overtaken.len());
+            for (index, record) in records.into_iter().enumerate() {
+                let Some(newer) = overtaken.get(&index) else { continue };
+                let above = self.clock.above(*newer);
+                let version = above.map_err(|error| error.with_maybe_applied(true))?;
+                highest = highest.max(version);
+                again.push(Record { version, ..record });
+            }
+            records = again;
         }
+    }
+
+    /// Completes when W replicas of a shard are there whose clocks take a version of this process's: a write
+    /// that has no chance leaves nothing on the disks of those that would take it.
+    async fn meet_quorum(&self, shard: u32, deadline: Instant) -> Result<(), Error> {
+        let none = |error: Error| error.with_maybe_applied(false);
+        loop {
+            let Err(attempt) = self.try_meet(shard, deadline).await else { return Ok(()) };
+            self.pause(attempt, deadline).await.map_err(none)?;
+        }
+    }
+
+    async fn try_meet(&self, shard: u32, deadline: Instant) -> Result<(), Attempt> {
+        let known = self.known(shard)?;
+        let quorum = self.quorums.write;
+        let (begun, own_ms) = (self.runtime.clock().now(), self.clock.now().ms());
+        let mut places = self.places(&known.entry);
+        let mut slots = BTreeSet::new();
+        // How far this process's clock is ahead of those of the replicas that refuse its versions.
+        let mut ahead: BTreeMap<NodeId, u64> = BTreeMap::new();
+        let mut meets = |slot: usize, node: &NodeId, ms: u64| {
+            if own_ms <= self.clock.allowed(ms) {
+                slots.insert(slot);
+            } else {
+                ahead.insert(node.clone(), own_ms - ms);
+            }
+            slots.len()
+        };
+        let mut count = 0;
+        // A clock that would refuse them may have been set right since.
+        let would_take =
+            |(ms, at): &(u64, Instant)| begun - *at < FRESH && own_ms <= self.clock.allowed(*ms);
+        places.retain(|(slot, node)| {
+            let heard = self.clock.heard(node, begun).filter(would_take);
+            count = heard.map_or(count, |(ms, _)| meets(*slot, node, ms));
+            heard.is_none()
+        });
+        let mut request = self.request(shard, &known, places, Action::Ping);
+        if count < quorum {
+            request.ask(usize::MAX);
+        }
+        while count < quorum {
+            let Some(Answered { slot, node, outcome, .. }) = request.next(deadline).await else {
+                break;
+            };
+            let heard = outcome.and_then(|_| self.clock.heard(&node, begun));
+            count = heard.map_or(count, |(ms, _)| meets(slot, &node, ms));
+        }
+        if count >= quorum {
+            return Ok(());
+        }
+        for (node, ahead_ms) in &ahead {
+            request.refused(node, self.clock.conflict(*ahead_ms).message());
+        }
+        let mut failed = request.failed("write", count, quorum);
+        if count + ahead.len() >= quorum {
+            failed.error = Error::new(Kind::Conflict, failed.error.message());
+        }
+        Err(failed)
+    }
+
+    /// The last millisecond that a quorum of a shard's replicas believes, by the clocks that they have shown.
+    fn believed_ms(&self, entry: &Entry) -> u64 {
+        let now = self.runtime.clock().now();
+        let heard = entry.counting().filter_map(|(_, place)| self.clock.heard(&place.node, now));
+        let mut times: Vec<u64> = heard.map(|(ms, _)| ms).collect();
+        times.sort_unstable();
+        let middle = times.len().saturating_sub(1) / 2;
+        times.get(middle).map_or(u64::MAX, |ms| self.clock.allowed(*ms))
+    }
+
+    /// The versions above which each record has to be written again, of those that the replicas named for it;
+    /// `None`: too few have stored one of the records above all versions that are believed. One that is not
+    /// believed is passed over if too few replicas have it for a read to show it.
+    fn to_exceed(
+        &self,
+        entry: &Entry,
+        acknowledged: usize,
+        newer: &BTreeMap<usize, Vec<Version>>,
+    ) -> Option<BTreeMap<usize, Version>> {
+        let Quorums { replicas, write, .. } = self.quorums;
+        let believed_ms = self.believed_ms(entry);
+        let mut overtaken = BTreeMap::new();
+        for (index, versions) in newer {
+            let believed = versions.iter().filter(|it| it.time().ms() <= believed_ms);
+            let rest = versions.len() - believed.clone().count();
+            if rest > 0 && acknowledged - rest < write.max(replicas - write + 1) {
+                return None;
+            }
+            overtaken.extend(believed.max().map(|version| (*index, *version)));
+        }
+        Some(overtaken)
     }
 
     /// Writes records with their versions to a quorum; returns those that newer versions have overtaken.
@@ -205,21 +306,25 @@ impl Router {
         if !self.rules.has(Rule::CountWithinOneEpoch) {
             acknowledged.append(across_epochs);
         }
-        let mut overtaken = BTreeMap::new();
-        while let Some(Answered { slot, node, outcome, .. }) = request.next(deadline).await {
+        let mut newer: BTreeMap<usize, Vec<Version>> = BTreeMap::new();
+        let (mut overtaken, mut until) = (None, deadline);
+        while let Some(Answered { slot, node, outcome, .. }) = request.next(until).await {
             match outcome {
-                Some(Outcome::Stored { overtaken: newer }) => {
+                Some(Outcome::Stored { overtaken }) => {
                     acknowledged.insert(slot);
-                    for (index, version) in newer {
-                        let highest: &mut Version = overtaken.entry(index).or_default();
-                        *highest = version.max(*highest);
+                    for (index, version) in overtaken {
+                        newer.entry(index).or_default().push(version);
                     }
                 }
                 Some(_) => request.refused(&node, "its answer is not that of a write"),
                 None => {}
             }
             if acknowledged.len() >= self.quorums.write {
-                break;
+                overtaken = self.to_exceed(&known.entry, acknowledged.len(), &newer);
+                if overtaken.is_some() {
+                    break;
+                }
+                until = until.min(self.runtime.clock().now() + DOUBT);
             }
         }
         let (count, quorum) = (acknowledged.len(), self.quorums.write);
@@ -227,7 +332,11 @@ impl Router {
         let mut answers = request.answers;
         // The others go on.
         self.runtime.spawn(Box::pin(async move { while answers.next().await.is_some() {} }));
-        let Some(failed) = failed else { return Ok(overtaken) };
+        let highest = || {
+            let newer = newer.iter();
+            ordered::map(newer.filter_map(|(at, versions)| Some((*at, *versions.iter().max()?))))
+        };
+        let Some(failed) = failed else { return Ok(overtaken.unwrap_or_else(highest)) };
         across_epochs.append(&mut acknowledged);
         Err(failed)
     }
@@ -336,17 +445,44 @@ impl Router {
         if !is_enough {
             return Err(request.failed("read", pages.len(), quorum));
         }
-        Ok(self.merged(shard, &known, pages.into_values().collect()))
+        let believed_ms = self.believed_ms(&known.entry);
+        let is_doubted = |pages: &BTreeMap<usize, (NodeId, Vec<Record>, bool)>| {
+            let doubted = doubted(pages.values(), believed_ms);
+            doubted.values().any(|count| *count < self.quorums.write)
+        };
+        if is_doubted(&pages) {
+            request.ask(usize::MAX);
+            let until = deadline.min(clock.now() + DOUBT);
+            while let Some(Answered { slot, node, outcome, .. }) = request.next(until).await {
+                if let Some(Outcome::Page { records, is_last, .. }) = outcome {
+                    pages.insert(slot, (node, records, is_last));
+                }
+            }
+        }
+        Ok(self.merged(shard, &known, believed_ms, pages.into_values().collect()))
     }
 
-    /// Merges pages up to the smallest of their last ids.
-    fn merged(&self, shard: u32, known: &Known, pages: Vec<(NodeId, Vec<Record>, bool)>) -> Page {
+    /// Merges pages up to the smallest of their last ids. A version that is not believed loses against
+    /// all others unless W replicas have it, as it may be acknowledged then.
+    fn merged(
+        &self,
+        shard: u32,
+        known: &Known,
+        believed_ms: u64,
+        pages: Vec<(NodeId, Vec<Record>, bool)>,
+    ) -> Page {
+        let doubted = doubted(pages.iter(), believed_ms);
+        let enough = self.quorums.write.min(pages.len());
+        let counts = |record: &&Record| {
+            doubted.get(&(&record.id, record.version)).is_none_or(|count| *count >= enough)
+        };
         let ends = pages.iter().filter(|(_, _, is_last)| !is_last);
         let ends = ends.filter_map(|(_, records, _)| records.last().map(|it| it.id.clone()));
         let end = ends.min();
         let is_in = |record: &&Record| end.as_ref().is_none_or(|end| record.id <= *end);
         let mut newest: BTreeMap<Bytes, Record> = BTreeMap::new();
-        for record in pages.iter().flat_map(|(_, records, _)| records).filter(is_in) {
+        let records = pages.iter().flat_map(|(_, records, _)| records);
+        for record in records.filter(is_in).filter(counts) {
             match newest.get(&record.id) {
                 Some(other) if !record.replaces(other) => {}
                 _ => _ = newest.insert(record.id.clone(), record.clone()),
@@ -373,6 +509,20 @@ impl Router {
         let records = newest.into_values().filter(|record| record.data.is_some()).collect();
         Page { records, next: end }
     }
+}
+
+/// The versions of records that are later than the last millisecond that is believed, and how many pages have
+/// each.
+fn doubted<'a>(
+    pages: impl Iterator<Item = &'a (NodeId, Vec<Record>, bool)>,
+    believed_ms: u64,
+) -> BTreeMap<(&'a Bytes, Version), usize> {
+    let mut doubted = BTreeMap::new();
+    let records = pages.flat_map(|(_, records, _)| records);
+    for record in records.filter(|it| it.version.time().ms() > believed_ms) {
+        *doubted.entry((&record.id, record.version)).or_default() += 1;
+    }
+    doubted
 }
 
 /// A request to the replicas of a shard that count.
@@ -477,6 +627,8 @@ impl Asking<'_> {
                         why
                     }
                     outcome => {
+                        let now = self.router.runtime.clock().now();
+                        self.router.clock.hear(node, time, now);
                         self.refusals.remove(node);
                         return Some(outcome);
                     }

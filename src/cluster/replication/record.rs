@@ -36,6 +36,11 @@ impl Version {
         Version(bits)
     }
 
+    /// The next version.
+    pub(super) const fn next(self) -> Self {
+        Version(self.0.saturating_add(1))
+    }
+
     /// Its hybrid logical time.
     pub const fn time(self) -> HybridTime {
         HybridTime((self.0 >> u64::BITS) as u64)

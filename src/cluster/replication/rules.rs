@@ -21,6 +21,10 @@ pub enum Rule {
     TargetCountsLate,
     /// A target begins without what it has of the shard.
     TargetBeginsEmpty,
+    /// What a replica that may lack something has is kept, and brought together with what others have.
+    KeepDoubted,
+    /// Of two replicas the one of the higher horizon says what was deleted below it.
+    HorizonDecides,
     /// A replica counts only if a mark on its disk says that it is whole.
     Mark,
     /// The map names the disk of each replica.

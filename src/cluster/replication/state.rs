@@ -23,10 +23,26 @@ pub struct State {
     pub fence: u64,
     /// The change that it is the target for.
     pub work: Option<Work>,
+    /// Why the records that it has are not a whole replica, and are kept until others have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<Doubt>,
     /// Writes below are refused.
     pub floor: Version,
     /// Deleted records below are purged, and nothing below is accepted any more.
     pub horizon: Version,
+}
+
+/// Why a replica may lack something. It does not count, and nobody drops its records before N others have them:
+/// they may be the last ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Doubt {
+    /// The machine was restarted, and the storage does not survive that: what came last may be missing.
+    Restarted,
+    /// The disk is older than another one that the node had since.
+    Old,
+    /// It was being copied, and was never whole.
+    Partial,
 }
 
 /// The progress of a copy.
@@ -40,6 +56,9 @@ pub struct Work {
     pub fenced: Vec<NodeId>,
     /// The nodes that were copied to their ends.
     pub copied: Vec<NodeId>,
+    /// The nodes whose records were taken although they may lack something.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubted: Vec<NodeId>,
     /// The node that is being copied, and the last id that is stored.
     pub position: Option<(NodeId, Vec<u8>)>,
 }
@@ -60,6 +79,9 @@ pub struct Report {
     /// The shards whose entries it knows in higher epochs than the map's, and these epochs: Consul went back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub newer: Vec<(u32, u64)>,
+    /// The shards whose records it has although they may lack something, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubted: Vec<(u32, Doubt)>,
 }
 
 impl State {

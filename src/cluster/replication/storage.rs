@@ -42,6 +42,10 @@ pub trait Storage: Send + Sync {
 
     /// The bytes stored under a name.
     fn kept(&self, name: &str) -> BoxFuture<'_, Result<Option<Bytes>, Error>>;
+
+    /// Makes all that was stored survive the machine, if it does not anyway, before the node stops. Returns whether
+    /// that can be done.
+    fn flush(&self) -> BoxFuture<'_, Result<bool, Error>>;
 }
 
 /// About the most bytes of the records in a message.
@@ -206,5 +210,9 @@ impl Storage for Memory {
     fn kept(&self, name: &str) -> BoxFuture<'_, Result<Option<Bytes>, Error>> {
         let name = name.to_owned();
         Box::pin(async move { Ok(lock(&self.content).kept.get(&name).cloned()) })
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<bool, Error>> {
+        Box::pin(async { Ok(false) })
     }
 }

@@ -3,9 +3,9 @@
 use super::digest;
 use super::holder::Holder;
 use super::map::{Change, ChangeKind, Entry, NodeId, Place, Quorums, Slot};
-use super::message::{Action, Outcome, Request, other_store};
+use super::message::{Action, NotReady, Outcome, Request, other_store};
 use super::peers::Peers;
-use super::record::{OVERHEAD, Record, Version};
+use super::record::{HybridTime, OVERHEAD, Record, Version};
 use super::rules::Rule;
 use super::state::Work;
 use super::storage::Message;
@@ -72,6 +72,20 @@ impl Transfer {
         node: &NodeId,
         action: Action,
     ) -> Result<Outcome, Error> {
+        match self.answer(shard, entry, node, action).await? {
+            (_, Outcome::NotReady(why)) => Err(unfinished(shard, node, &format!("{why:?}"))),
+            (_, outcome) => Ok(outcome),
+        }
+    }
+
+    /// The same, with the time of the node; that the replica does not count is an answer too.
+    async fn answer(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+        action: Action,
+    ) -> Result<(HybridTime, Outcome), Error> {
         let store = self.holder.store();
         let request = Request { store, shard, entry: entry.clone(), action };
         let reply = self.peers.ask(node, request).await?;
@@ -81,10 +95,9 @@ impl Transfer {
                 self.holder.learn(shard, &newer).await?;
                 Err(unfinished(shard, node, "it knows a newer entry"))
             }
-            Outcome::NotReady(why) => Err(unfinished(shard, node, &format!("{why:?}"))),
             Outcome::Failed(why) => Err(unfinished(shard, node, &why)),
             Outcome::OtherStore(id) => Err(unfinished(shard, node, &other_store(id))),
-            outcome => Ok(outcome),
+            outcome => Ok((reply.time, outcome)),
         }
     }
 
@@ -99,12 +112,16 @@ impl Transfer {
         let Some(source) = slot.holder.as_ref().map(|place| place.node.clone()) else {
             return Ok(());
         };
-        if !work.copied.contains(&source) {
+        let is_doubted = self.holder.state(shard).await.doubt.is_some();
+        if !work.copied.contains(&source) && !is_doubted {
             self.copy(shard, entry, &source, work.since).await?;
         }
         self.pull(shard, entry, &source, work.since).await?;
         self.wait_for_the_others(shard, entry, &source).await?;
         self.ask(shard, entry, &source, Action::Seal).await?;
+        if is_doubted {
+            return self.unite(shard, entry, &source, work.since, true).await;
+        }
         self.pull(shard, entry, &source, work.since).await?;
         Ok(())
     }
@@ -147,9 +164,13 @@ impl Transfer {
         let vacant = entry.slots.iter().filter(is_other).filter(|slot| slot.is_vacant()).count();
         let others = entry.slots.iter().filter(is_other).filter_map(Slot::counting);
         let others: Vec<NodeId> = others.map(|place| place.node.clone()).collect();
-        let (reachable, since) =
-            (others.iter().filter(|node| !change.lost.contains(node)), change.since);
-        let reachable: Vec<&NodeId> = reachable.collect();
+        let (unites, since) = (change.unites(), change.since);
+        let own = self.holder.node();
+        let holders = entry.slots.iter().filter_map(|slot| slot.holder.as_ref());
+        let holders = holders.map(|place| &place.node).filter(|node| *node != own);
+        let asked: Vec<&NodeId> = if unites { holders.collect() } else { others.iter().collect() };
+        let is_asked = |node: &&&NodeId| !change.lost.contains(node);
+        let reachable: Vec<&NodeId> = asked.iter().filter(is_asked).copied().collect();
         let to_fence = if rules.has(Rule::FenceEnough) { self.quorums.fenced() } else { 1 };
         let to_copy = if rules.has(Rule::CopyUnion) { self.quorums.copied() } else { 1 };
         // One that has handed its slot to another since does not count for it beside that one.
@@ -159,6 +180,11 @@ impl Transfer {
                 && current(&work.copied) + vacant >= to_copy;
             // What was lost after the operator's word is not among what it accepts.
             let has_all = || {
+                if unites {
+                    let has =
+                        |node: &&NodeId| work.copied.contains(node) || work.doubted.contains(node);
+                    return reachable.iter().all(has);
+                }
                 let holders = entry.slots.iter().filter(is_other);
                 holders.filter_map(|slot| slot.holder.as_ref()).all(|Place { node, .. }| {
                     let is_copied = others.contains(node) && work.copied.contains(node);
@@ -200,13 +226,34 @@ impl Transfer {
         work: &Work,
         is_copied: bool,
     ) -> Result<(), Error> {
+        let note = |noted: fn(&mut Work) -> &mut Vec<NodeId>| {
+            let noted = move |work: &mut Work| noted(work).push(node.clone());
+            self.holder.take(shard, work.since, Vec::new(), noted, Version::default())
+        };
+        let mut is_whole = true;
         if !work.fenced.contains(node) {
-            self.ask(shard, entry, node, Action::Fence).await?;
-            let fenced = |work: &mut Work| work.fenced.push(node.clone());
-            self.holder.take(shard, work.since, Vec::new(), fenced, Version::default()).await?;
+            // One that is not whole has learned the entry too, and executes nothing before it.
+            is_whole = match self.answer(shard, entry, node, Action::Fence).await?.1 {
+                Outcome::NotReady(NotReady::NotWhole) if entry.unites() => false,
+                Outcome::NotReady(why) => {
+                    return Err(unfinished(shard, node, &format!("{why:?}")));
+                }
+                _ => note(|work| &mut work.fenced).await?,
+            };
         }
-        if is_copied {
-            self.copy(shard, entry, node, work.since).await?;
+        let unites = entry.unites() || self.holder.state(shard).await.doubt.is_some();
+        match (is_copied, is_whole) {
+            (false, _) => {}
+            (true, true) if !unites => self.copy(shard, entry, node, work.since).await?,
+            (true, true) => {
+                self.unite(shard, entry, node, work.since, true).await?;
+                note(|work| &mut work.copied).await?;
+            }
+            (true, false) if work.doubted.contains(node) => {}
+            (true, false) => {
+                self.unite(shard, entry, node, work.since, false).await?;
+                note(|work| &mut work.doubted).await?;
+            }
         }
         Ok(())
     }
@@ -243,6 +290,7 @@ impl Transfer {
                     work.position = last.map(|id| (source.clone(), id));
                 }
             };
+            let records = self.believed(shard, entry, source, records).await?;
             self.holder.take(shard, since, records, progress, horizon).await?;
             if is_last {
                 return Ok(());
@@ -261,10 +309,51 @@ impl Transfer {
         let difference = self.difference(shard, entry, source).await?;
         let mut ids = &difference.theirs[..];
         while !ids.is_empty() {
-            let records = self.fetch(shard, entry, source, &mut ids).await?;
+            let (_, records) = self.fetch(shard, entry, source, &mut ids).await?;
+            let records = self.believed(shard, entry, source, records).await?;
             self.holder.take(shard, since, records, |_| {}, difference.horizon).await?;
         }
         Ok(difference.theirs.len())
+    }
+
+    /// Brings what a replica has together with what this one has, where one of the two may lack something. Below the
+    /// higher of their horizons the replica that has it decides: it had everything then, and what it lacks was deleted
+    /// since.
+    async fn unite(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        source: &NodeId,
+        since: u64,
+        is_whole: bool,
+    ) -> Result<(), Error> {
+        let decides = self.holder.rules().has(Rule::HorizonDecides);
+        let own = self.holder.state(shard).await.horizon;
+        let Difference { theirs, ours, horizon } = self.difference(shard, entry, source).await?;
+        let mut ids = &theirs[..];
+        while !ids.is_empty() {
+            let (_, mut records) = self.fetch(shard, entry, source, &mut ids).await?;
+            records.retain(|it| is_whole || it.version >= own || !decides);
+            let records = self.believed(shard, entry, source, records).await?;
+            self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
+        }
+        let mut rest = if horizon > own && decides { &ours[..] } else { &[] };
+        while !rest.is_empty() {
+            let (mut deleted, count) =
+                self.holder.records(shard, &rest[..rest.len().min(IDS)]).await?;
+            rest = &rest[count..];
+            deleted.retain(|record| record.version < horizon);
+            self.holder.remove(shard, since, &deleted, horizon).await?;
+            let ids: Vec<Bytes> = deleted.into_iter().map(|record| record.id).collect();
+            let mut ids = &ids[..];
+            while !ids.is_empty() {
+                let (_, records) = self.fetch(shard, entry, source, &mut ids).await?;
+                let records = self.believed(shard, entry, source, records).await?;
+                self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
+            }
+        }
+        self.holder.take(shard, since, Vec::new(), |_| {}, horizon).await?;
+        Ok(())
     }
 
     /// Fetches the records of the first ids, as many as fit into a message, and takes these ids away.
@@ -274,13 +363,18 @@ impl Transfer {
         entry: &Entry,
         node: &NodeId,
         ids: &mut &[Bytes],
-    ) -> Result<Vec<Record>, Error> {
+    ) -> Result<(HybridTime, Vec<Record>), Error> {
         let mut message = Message::default();
         let fits = |id: &&Bytes| message.takes(OVERHEAD + id.len());
         let asked = &ids[..ids.iter().take(IDS).take_while(fits).count()];
-        let outcome = self.ask(shard, entry, node, Action::Fetch(asked.to_vec())).await?;
+        let asked_for = Action::Fetch(asked.to_vec());
+        let (time, outcome) = self.answer(shard, entry, node, asked_for).await?;
         let no_page = || unfinished(shard, node, "its answer is not a page");
-        let Outcome::Page { records, is_last, .. } = outcome else { return Err(no_page()) };
+        let (records, is_last) = match outcome {
+            Outcome::Page { records, is_last, .. } => (records, is_last),
+            Outcome::NotReady(why) => return Err(unfinished(shard, node, &format!("{why:?}"))),
+            _ => return Err(no_page()),
+        };
         let last = records.last().map(|record| &record.id);
         let count = match last.and_then(|last| asked.iter().position(|id| id == last)) {
             _ if is_last => asked.len(),
@@ -288,7 +382,81 @@ impl Transfer {
             None => return Err(no_page()),
         };
         *ids = &ids[count..];
+        Ok((time, records))
+    }
+
+    /// The records of a copy. Of one that is too far ahead of this node's clock the other replicas are asked, as
+    /// that may be the clock that is wrong: if each that lacks it would refuse it too, and fewer than W have it, it
+    /// was never acknowledged, and what they have comes in its place.
+    async fn believed(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        source: &NodeId,
+        mut records: Vec<Record>,
+    ) -> Result<Vec<Record>, Error> {
+        let clock = self.holder.clock();
+        let write = self.quorums.write;
+        let doubted: Vec<Bytes> = records
+            .iter()
+            .filter(|it| write > 1 && clock.is_ahead(it.version))
+            .map(|it| it.id.clone())
+            .collect();
+        if doubted.is_empty() {
+            return Ok(records);
+        }
+        let mut others: Vec<(HybridTime, BTreeMap<Bytes, Record>)> = Vec::new();
+        let mut why = unfinished(shard, source, "no other replica says whether it has a record");
+        for (_, place) in entry.counting().filter(|(_, place)| place.node != *source) {
+            match self.fetch_all(shard, entry, &place.node, &doubted).await {
+                Ok(found) => others.push(found),
+                Err(error) => why = error,
+            }
+        }
+        if others.is_empty() {
+            return Err(why);
+        }
+        let all = std::mem::take(&mut records);
+        for record in all {
+            if !clock.is_ahead(record.version) {
+                records.push(record);
+                continue;
+            }
+            let has = |found: &BTreeMap<Bytes, Record>| {
+                found.get(&record.id).is_some_and(|it| it.version >= record.version)
+            };
+            let (having, lacking): (Vec<_>, Vec<_>) =
+                others.iter().partition(|(_, found)| has(found));
+            let would_refuse =
+                |time: HybridTime| record.version.time().ms() > clock.allowed(time.ms());
+            let is_refused = having.len() + 1 < write
+                && !lacking.is_empty()
+                && lacking.iter().all(|(time, _)| would_refuse(*time));
+            if is_refused {
+                let theirs = lacking.iter().filter_map(|(_, found)| found.get(&record.id));
+                records.extend(theirs.max_by_key(|it| it.version).cloned());
+            } else {
+                records.push(record);
+            }
+        }
         Ok(records)
+    }
+
+    /// The records of these ids that a node has, and its time.
+    async fn fetch_all(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+        mut ids: &[Bytes],
+    ) -> Result<(HybridTime, BTreeMap<Bytes, Record>), Error> {
+        let mut all = (HybridTime::default(), BTreeMap::new());
+        while !ids.is_empty() {
+            let (time, records) = self.fetch(shard, entry, node, &mut ids).await?;
+            all.0 = time;
+            all.1.extend(records.into_iter().map(|record| (record.id.clone(), record)));
+        }
+        Ok(all)
     }
 
     /// The ids of the records that are newer there or here.
@@ -362,7 +530,7 @@ impl Transfer {
         let difference = self.difference(shard, entry, node).await?;
         let mut ids = &difference.theirs[..];
         while !ids.is_empty() {
-            let records = self.fetch(shard, entry, node, &mut ids).await?;
+            let (_, records) = self.fetch(shard, entry, node, &mut ids).await?;
             let own = self.holder.node();
             self.ask(shard, entry, own, Action::Repair(records)).await?;
         }
@@ -441,7 +609,8 @@ impl Transfer {
     /// Whatever stops it; also if one of the replicas does not answer.
     pub async fn drop_unnamed(&self, shard: u32, newest: &Entry) -> Result<bool, Error> {
         let state = self.holder.state(shard).await;
-        if state.is_whole && self.holder.rules().has(Rule::CheckBeforeDrop) {
+        let may_be_last = state.is_whole || state.doubt.is_some();
+        if may_be_last && self.holder.rules().has(Rule::CheckBeforeDrop) {
             let places: Vec<NodeId> = newest.counting().map(|(_, it)| it.node.clone()).collect();
             if places.len() < self.quorums.replicas {
                 return Ok(false);

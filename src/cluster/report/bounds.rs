@@ -12,6 +12,9 @@ const MAX_REFUSING: usize = 1024;
 /// The most stores that one process has.
 const MAX_STORES: usize = 64;
 
+/// More than a storage has.
+const MAX_FUNCTIONS: usize = 8;
+
 /// The longest name, and the longest other text, in bytes.
 const MAX_NAME: usize = 64;
 const MAX_TEXT: usize = 1024;
@@ -40,6 +43,13 @@ impl Report {
         cut(&mut self.incarnation, MAX_NAME);
         self.at_ms = self.at_ms.map(|at| at.min(LAST_MS));
         self.copies.truncate(MAX_STORES);
+        self.faults.truncate(MAX_STORES);
+        for fault in &mut self.faults {
+            cut(&mut fault.store, MAX_TEXT);
+            cut(&mut fault.why, MAX_TEXT);
+            fault.functions.truncate(MAX_FUNCTIONS);
+            fault.functions.iter_mut().for_each(|function| cut(function, MAX_NAME));
+        }
         self.endpoints.truncate(MAX_ENDPOINTS);
         self.refusing.truncate(MAX_REFUSING);
         self.refusing.iter_mut().for_each(|node| cut(node, MAX_NAME));

@@ -183,6 +183,14 @@ impl Cluster {
         self.jitter().await;
         let stored = read(&self.client, &self.options).await?;
         match stored.map {
+            Content::Map(map) if self.is_foreign(&map) => {
+                let held = self.snapshot().map.clone().filter(|_| self.is_settled());
+                let Some(held) = held else {
+                    self.end_as_foreign(&map);
+                    return Err(self.foreign(&map));
+                };
+                self.restore_map(&held).await
+            }
             Content::Map(map) => {
                 let frozen = announced.as_ref().map_or(&[][..], |it| &it.frozen);
                 let announcement = Announcement::of(&map, frozen);
@@ -200,7 +208,7 @@ impl Cluster {
         self.jitter().await;
         let stored = read(&self.client, &self.options).await?;
         match stored.map {
-            Content::Map(map) if map.epoch() >= held.epoch() => {
+            Content::Map(map) if map.epoch() >= held.epoch() && !self.is_foreign(&map) => {
                 let announcement = Announcement::of(&map, &self.snapshot().frozen);
                 self.adopt(map);
                 return Ok(Some(announcement));
@@ -208,17 +216,25 @@ impl Cluster {
             _ => {}
         }
         self.hold_off();
-        tracing::warn!(epoch = held.epoch(), "Consul has lost the shard map; it is restored");
-        let announcement = Announcement::of(held, &self.snapshot().frozen);
+        let mut restored = held.clone();
+        if let Content::Map(map) = &stored.map
+            && map.epoch() >= held.epoch()
+        {
+            restored = restored.with_epoch(self.beyond(map.epoch()));
+        }
+        tracing::warn!(epoch = restored.epoch(), "Consul has lost the shard map; it is restored");
+        let announcement = Announcement::of(&restored, &self.snapshot().frozen);
         let announcement = Announcement { restored: true, ..announcement };
-        let operations = replacement(&self.options, &stored, held, &announcement);
+        let operations = replacement(&self.options, &stored, &restored, &announcement);
         transact(&self.client, operations, None).await?;
+        self.adopt(restored);
         Ok(Some(announcement))
     }
 
     /// Makes a map the current one unless a newer one is known.
     pub(crate) fn adopt(&self, map: ShardMap) {
         let epoch = map.epoch();
+        self.note_first_map();
         self.note_leadership(epoch, map.token());
         let is_new = self.snapshot.send_if_modified(|snapshot| {
             let is_new = match &snapshot.map {

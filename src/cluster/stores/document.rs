@@ -378,7 +378,7 @@ mod tests {
             let (planner, version) = (
                 Planner {
                     members: &members,
-                    replicas,
+                    quorums: Quorums::majorities(replicas),
                     may_plan: true,
                     stuck: &stuck,
                     accepted: &accepted,

@@ -12,6 +12,7 @@ use crate::cluster::replication::plan::{Accepted, Map, Member, Planner, Presence
 use crate::cluster::replication::recover::{Inquiry, is_newest};
 use crate::cluster::{Cluster, Mode, Snapshot, WAIT};
 use crate::error::{Error, Kind};
+use crate::metrics;
 use crate::ordered;
 use crate::sync::lock;
 use crate::wire::api::kv;
@@ -380,6 +381,16 @@ impl Duty<'_> {
                     new.clone_from(old);
                 }
             }
+            for (shard, (new, old)) in map.shards.iter().zip(&next.map.shards).enumerate() {
+                if new.unites() && !old.unites() {
+                    metrics::numbers().store(store).united.add_one();
+                    tracing::warn!(
+                        store,
+                        shard,
+                        "too few replicas are whole: all that the others still have is brought together"
+                    );
+                }
+            }
             if map.shards != next.map.shards {
                 next.map = map;
             }
@@ -566,5 +577,5 @@ pub(super) fn planner<'a>(
     stuck: &'a BTreeSet<(u32, u64)>,
     accepted: &'a Accepted,
 ) -> Planner<'a> {
-    Planner { members, replicas: shared.replicas, may_plan, stuck, accepted }
+    Planner { members, quorums: shared.quorums(), may_plan, stuck, accepted }
 }

@@ -2,15 +2,15 @@
 //! replicas, and reports.
 
 use super::document::{DiskMark, FORMAT, MemberRecord, Opening, StoreMap};
-use super::{Store, Survives, member_key};
+use super::{Store, Survives, Watched, member_key};
 use crate::clock::Instant;
 use crate::cluster::PAUSE;
 use crate::cluster::keys;
 use crate::cluster::replication::holder::Holder;
-use crate::cluster::replication::map::{Disk, Entry};
+use crate::cluster::replication::map::{ChangeKind, Disk, Entry};
 use crate::cluster::replication::record::{HybridTime, Version};
 use crate::cluster::replication::rules::Rules;
-use crate::cluster::replication::state::Report;
+use crate::cluster::replication::state::{Doubt, Report};
 use crate::cluster::replication::storage::Storage;
 use crate::cluster::replication::transfer::{Compared, Transfer};
 use crate::error::{Error, Kind};
@@ -56,6 +56,44 @@ const PURGE_AGE: Duration = Duration::from_secs(60);
 /// The most openings of a disk that it knows.
 const MAX_BEFORE: usize = 16;
 
+impl Store {
+    /// Why a disk may lack something that another process has opened before; `lost`: and since.
+    async fn doubt(&self, mark: &DiskMark, lost: Option<&DiskMark>) -> Doubt {
+        if let Err(error) = self.learn_stored().await {
+            let store = &self.options.name;
+            tracing::info!(store, %error, "how old the disk is cannot be compared with the map in Consul");
+        }
+        let map = self.map.borrow().clone();
+        let is_last = map.is_none_or(|map| {
+            let last = map.openings.get(&mark.disk);
+            last.is_some_and(|it| *it == mark.opening || mark.opening.follows(&mark.before, *it))
+        });
+        match lost.is_none() && is_last {
+            true => Doubt::Restarted,
+            false => Doubt::Old,
+        }
+    }
+
+    /// Whether [`Store::close`] has something to do.
+    pub fn has_to_close(&self) -> bool {
+        let member = lock(&self.member).clone();
+        member.is_some_and(|member| lock(&member.mark).boot.is_some())
+    }
+
+    /// Ends the work of this node's storage for good, after [`Store::run`] has ended: what it can flush survives the
+    /// machine.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn close(&self) -> Result<(), Error> {
+        let member = lock(&self.member).clone();
+        match member {
+            Some(member) => member.close().await,
+            None => Ok(()),
+        }
+    }
+}
+
 /// How a process has a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Claim {
@@ -79,6 +117,8 @@ pub(super) struct Member {
     /// Whether no other process can have a later copy of the disk.
     is_new: bool,
     is_confirmed: AtomicBool,
+    /// How many of the replicas that the map gives to the node are not there.
+    lacking: Mutex<Option<usize>>,
     /// Signals that there is something to report.
     news: Notify,
 }
@@ -93,14 +133,13 @@ impl Member {
     ) -> Result<Arc<Self>, Error> {
         let (options, cluster) = (&store.options, &store.cluster);
         let this_boot = os::boot_id();
-        let boot = this_boot.clone().filter(|_| options.survives == Survives::Process);
-        let kept = match options.survives {
-            Survives::Nothing => None,
-            // Nothing tells whether the machine was started since.
-            Survives::Process if boot.is_none() => None,
-            _ => storage.kept(DISK).await?,
+        let boot = match (options.survives, &this_boot) {
+            (Survives::Machine, _) => None,
+            (Survives::Process, Some(boot)) => Some(boot.clone()),
+            // Nothing will tell whether the machine was started since.
+            _ => Some(format!("process {:016x}", cluster.client().random_u64())),
         };
-        let mark = kept.as_deref().map(DiskMark::decode).transpose()?;
+        let mark = storage.kept(DISK).await?.as_deref().map(DiskMark::decode).transpose()?;
         let (name, node) = (&options.name, &cluster.options().node_id);
         let conflict = |why| Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
         if let Some(other) = mark.as_ref().filter(|it| it.store != *name || it.node != *node) {
@@ -123,7 +162,10 @@ impl Member {
             store.adopt(map, None)?;
             store.restore().await;
         }
-        let is_whole = |mark: &&DiskMark| mark.boot.is_none() || mark.boot == this_boot;
+        let is_whole = |mark: &&DiskMark| {
+            let is_same = mark.boot.is_none() || mark.boot == this_boot;
+            is_same && options.survives != Survives::Nothing
+        };
         let current = mark.as_ref().filter(|_| lost.is_none()).filter(is_whole);
         let (disk, starts, before) = match current {
             Some(mark) => {
@@ -151,15 +193,31 @@ impl Member {
         if let Some(id) = id {
             holder.belongs_to(id);
         }
+        let doubt = match (&mark, current) {
+            (Some(mark), None) => Some(store.doubt(mark, lost).await),
+            _ => None,
+        };
         for shard in (0..options.shards).filter(|_| mark.is_some()) {
-            match current {
-                Some(_) => holder.load(shard).await?,
-                None => holder.forget(shard).await?,
+            match doubt {
+                None => holder.load(shard).await?,
+                Some(doubt) => holder.load_doubted(shard, doubt).await?,
             }
         }
-        if let (Some(mark), None) = (&mark, &current) {
-            let disk = mark.disk;
-            tracing::warn!(store = name, %disk, "the storage is an old copy, or did not survive; it counts as lost");
+        if let (Some(doubt), Some(mark)) = (doubt, &mark) {
+            let (disk, why) = (
+                mark.disk,
+                match doubt {
+                    Doubt::Restarted => {
+                        "the machine was restarted, which the storage does not survive"
+                    }
+                    _ => "the storage is an old copy",
+                },
+            );
+            store.numbers.doubted.add_one();
+            tracing::warn!(
+                store = name, %disk,
+                "{why}: it may lack records, does not count before it has those of others, and keeps what it has"
+            );
         }
         storage.keep(DISK, next.encode().into()).await?;
         let transfer = Transfer {
@@ -170,12 +228,65 @@ impl Member {
         };
         let (is_new, is_confirmed, news) =
             (current.is_none(), AtomicBool::default(), Notify::new());
-        Ok(Arc::new(Member { transfer, mark: Mutex::new(next), is_new, is_confirmed, news }))
+        let (mark, lacking) = (Mutex::new(next), Mutex::default());
+        Ok(Arc::new(Member { transfer, mark, is_new, is_confirmed, lacking, news }))
+    }
+
+    /// Ends the work with the disk, after which the process serves no requests. What the storage can flush survives
+    /// the machine from then on.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    async fn close(&self) -> Result<(), Error> {
+        self.is_confirmed.store(false, Ordering::Release);
+        let mark = lock(&self.mark).clone();
+        if mark.boot.is_none() {
+            return Ok(());
+        }
+        let holder = self.holder();
+        holder.close().await;
+        if !holder.storage().flush().await? {
+            return Ok(());
+        }
+        let kept =
+            holder.storage().kept(DISK).await?.as_deref().map(DiskMark::decode).transpose()?;
+        if kept.is_some_and(|kept| kept.opening != mark.opening) {
+            return Err(taken());
+        }
+        let mark = DiskMark { boot: None, ..mark };
+        holder.storage().keep(DISK, mark.encode().into()).await
     }
 
     /// Whether the replicas of the disk may be used.
     pub fn is_confirmed(&self) -> bool {
         self.is_confirmed.load(Ordering::Acquire)
+    }
+
+    /// How many of the replicas that the map gives to the node are not there; `None`: that is not known
+    /// yet.
+    pub fn lacking(&self) -> Option<usize> {
+        lock(&self.lacking).filter(|_| self.is_confirmed())
+    }
+
+    /// Looks at these replicas.
+    async fn look_at_replicas(&self, store: &Store) {
+        if !self.is_confirmed() {
+            return;
+        }
+        let own = self.holder().node();
+        let map = store.map.borrow().clone();
+        let mut lacking = 0;
+        for (shard, entry) in map.iter().flat_map(|map| map.entries()) {
+            let is_made_again = entry.slots.iter().any(|slot| {
+                let change = slot.change.as_ref().filter(|it| it.kind == ChangeKind::Failover);
+                let was_here = slot.holder.as_ref().is_some_and(|place| place.node == *own);
+                change.is_some_and(|change| was_here || change.to == *own)
+            });
+            let counts = entry.counting_at(own).is_some();
+            let is_there = !counts || self.holder().counts(shard, entry).await;
+            lacking += usize::from(is_made_again || !is_there);
+        }
+        *lock(&self.lacking) = Some(lacking);
     }
 
     fn claim(&self, map: Option<&StoreMap>) -> Claim {
@@ -196,7 +307,7 @@ impl Member {
 
     /// Does the node's work, until another opening of the disk is known to be the last one; returns the mark
     /// of this one.
-    pub async fn run(&self, store: &Store) -> DiskMark {
+    pub async fn run(&self, store: &Store, storage: &Watched) -> DiskMark {
         let work = async {
             if !self.is_new {
                 self.claimed(store, Claim::Ours).await;
@@ -217,6 +328,7 @@ impl Member {
             biased;
             () = self.claimed(store, Claim::Lost) => {}
             never = self.report(store) => match never {},
+            never = self.probe(store, storage) => match never {},
             never = work => match never {},
         }
         self.is_confirmed.store(false, Ordering::Release);
@@ -304,6 +416,7 @@ impl Member {
         loop {
             leaders.mark_unchanged();
             maps.mark_unchanged();
+            self.look_at_replicas(store).await;
             let record = self.record(store, written.as_ref()).await;
             let now = client.clock().now();
             let is_same = written.as_ref().is_some_and(|(last, _)| *last == record);
@@ -387,7 +500,9 @@ impl Member {
             copied,
             report: match self.is_confirmed() {
                 true => report,
-                false => Report { newer: report.newer, ..Report::default() },
+                false => {
+                    Report { newer: report.newer, doubted: report.doubted, ..Report::default() }
+                }
             },
         };
         match last {

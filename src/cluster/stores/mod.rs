@@ -6,6 +6,7 @@
 
 mod counted;
 mod document;
+mod faults;
 mod first_map;
 mod identity;
 pub mod leader;
@@ -37,16 +38,19 @@ use crate::wire::api::kv;
 use crate::wire::value::Value;
 use bytes::Bytes;
 use document::StoreMap;
+use faults::WatchedStorage;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use member::Member;
 use options::Shared;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 
+pub use faults::StoreFault;
 pub use options::{MAX_SHARDS, StoreOptions, Survives};
 pub(super) use overview::StoreMaps;
 pub use overview::{CopyReport, ShardAtRisk, ShardMoving, ShardRepairing, StoreOverview};
@@ -101,6 +105,9 @@ fn is_live(snapshot: &Snapshot, node: &str) -> bool {
     snapshot.nodes.get(node).is_some_and(|it| it.is_live)
 }
 
+/// The storage of a node with records.
+type Watched = Arc<WatchedStorage>;
+
 /// A replicated store in one process: reads and writes, and the node's replicas if it keeps any.
 pub struct Store {
     this: Weak<Store>,
@@ -108,7 +115,7 @@ pub struct Store {
     numbers: &'static StoreNumbers,
     options: StoreOptions,
     peers: Arc<dyn Peers>,
-    storage: Option<Arc<dyn Storage>>,
+    storage: Option<Watched>,
     clock: Arc<VersionClock>,
     router: Router,
     /// The newest map that this process knows. [`Store::adopt`] sets it, together with the router's entries.
@@ -121,6 +128,8 @@ pub struct Store {
     id: Mutex<Option<StoreId>>,
     /// What the first map waits for.
     waits_for: Mutex<Option<String>>,
+    /// Whether Consul has said that there is no map.
+    is_without_map: AtomicBool,
     /// Why it cannot be used.
     failure: Mutex<Option<Error>>,
 }
@@ -197,6 +206,7 @@ impl Store {
             rules: Rules::default(),
         };
         let numbers = metrics::numbers().store(&options.name);
+        let storage = storage.map(|storage| WatchedStorage::new(storage, numbers));
         Ok(Arc::new_cyclic(|this| {
             leave::note(&cluster, this.clone());
             Store {
@@ -213,6 +223,7 @@ impl Store {
                 member: Mutex::default(),
                 id: Mutex::default(),
                 waits_for: Mutex::default(),
+                is_without_map: AtomicBool::default(),
                 failure: Mutex::default(),
             }
         }))
@@ -289,7 +300,7 @@ impl Store {
     }
 
     /// Does the work of a node with records, until a permanent error.
-    async fn keep_records(&self, storage: &Arc<dyn Storage>) -> Error {
+    async fn keep_records(&self, storage: &Watched) -> Error {
         // Another process may have the node's name, and its disk.
         let id = &self.cluster.options().node_id;
         let has_joined = |snapshot: &Arc<Snapshot>| {
@@ -302,12 +313,12 @@ impl Store {
             let opened = tokio::select! {
                 biased;
                 never = self.announce() => match never {},
-                opened = Member::open(self, Arc::clone(storage), lost.as_ref()) => opened,
+                opened = Member::open(self, Arc::clone(storage) as _, lost.as_ref()) => opened,
             };
             match opened {
                 Ok(member) => {
                     *lock(&self.member) = Some(Arc::clone(&member));
-                    lost = Some(member.run(self).await);
+                    lost = Some(member.run(self, storage).await);
                 }
                 Err(why) if LASTING.contains(&why.kind()) => return why,
                 Err(error) => {
@@ -321,6 +332,7 @@ impl Store {
 
     /// Applies what the map's key has.
     async fn apply(&self, mut found: Option<StoreMap>) -> Result<(), Error> {
+        self.is_without_map.store(found.is_none(), Ordering::Release);
         loop {
             let adopted = match found {
                 Some(found) => self.adopt(found, None)?,
@@ -422,6 +434,11 @@ impl Store {
         let key = map_key(self.cluster.options(), store);
         keys::write(client, &key, put_back.encode(), index).await?;
         Ok(put_back)
+    }
+
+    /// Whether Consul has no map of the store.
+    fn has_no_map(&self) -> bool {
+        self.is_without_map.load(Ordering::Acquire)
     }
 
     async fn sleep(&self, duration: Duration) {
@@ -544,7 +561,7 @@ impl Store {
         let snapshot = self.cluster.snapshot();
         let own = self.cluster.options().node_id.as_str();
         let disk = self.holder().map(|holder| holder.disk());
-        let is_shut = self.storage.is_some() && disk.is_none();
+        let is_shut = self.storage.is_some() && disk.is_none() || self.fault().is_some();
         let is_there = |node: &str| is_live(&snapshot, node) && !(is_shut && node == own);
         // Of its own disk it knows that the map names another one before the leader does.
         let counts = |place: &Place| *place.node != *own || disk.is_none_or(|it| it == place.disk);

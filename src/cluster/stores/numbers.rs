@@ -33,12 +33,14 @@ impl Source for Store {
         };
         let at_risk = shards.iter().filter(|shard| shard.is_at_risk).count() as f64;
         let is_usable = self.checked().is_ok() && !shards.is_empty();
+        let is_failing = self.fault().is_some_and(|fault| !fault.functions.is_empty());
         // Several nodes of one process see the same map.
         for (metric, level) in [
             (&table::STORE_AT_RISK, at_risk),
             (&table::STORE_MOVING, of_kind(ChangeKind::Move)),
             (&table::STORE_REPLACED, of_kind(ChangeKind::Failover)),
             (&table::STORE_USABLE, f64::from(is_usable)),
+            (&table::STORE_STORAGE_FAILING, f64::from(is_failing)),
         ] {
             page.at_least(metric, store, level);
         }

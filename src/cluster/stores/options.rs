@@ -77,7 +77,7 @@ impl StoreOptions {
             repair_every: Duration::from_secs(600),
             drop_after: Duration::from_secs(30),
             move_timeout: Duration::from_secs(60),
-            max_skew: Duration::from_secs(60),
+            max_skew: Duration::from_secs(2),
             timeout: Duration::from_secs(5),
         }
     }

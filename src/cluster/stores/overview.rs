@@ -195,7 +195,12 @@ impl StoreMaps {
         is_live: impl Fn(&str) -> bool,
         told: &BTreeMap<String, Told>,
     ) -> Vec<StoreOverview> {
-        self.maps.iter().map(|(name, map)| store_overview(name, map, &is_live, told)).collect()
+        let overview = |(name, map): (&String, &StoreMap)| {
+            let fails = |told: &Told| told.faults().any(|fault| fault.store == *name);
+            let is_there = |node: &str| is_live(node) && !told.get(node).is_some_and(fails);
+            store_overview(name, map, is_there, told)
+        };
+        self.maps.iter().map(overview).collect()
     }
 }
 
@@ -269,6 +274,7 @@ mod tests {
     use super::*;
     use crate::cluster::replication::map::{Change, Disk, Place};
     use crate::cluster::replication::plan::Map;
+    use crate::cluster::stores::StoreFault;
     use crate::cluster::stores::options::Shared;
 
     fn slot(node: &str, change: Option<Change>) -> Slot {
@@ -311,6 +317,22 @@ mod tests {
             missing(&["n1", "n3", "n4"]),
             [(0, names(&["n2"]), 2), (1, names(&["n2"]), 2), (2, names(&["n2", "n3"]), 1)]
         );
+    }
+
+    #[test]
+    fn a_replica_whose_storage_fails_is_missing() {
+        let fault = |store: &str| {
+            let fault = StoreFault { store: store.to_owned(), ..StoreFault::default() };
+            [("n2".to_owned(), Told::of_fault(fault))].into()
+        };
+        let maps =
+            StoreMaps { maps: [("points".to_owned(), map())].into(), ..StoreMaps::default() };
+        let missing = |told: &BTreeMap<String, Told>| -> Vec<Vec<String>> {
+            let shown = maps.overviews(|_| true, told).remove(0);
+            shown.at_risk.into_iter().map(|it| it.missing).collect()
+        };
+        assert_eq!(missing(&fault("points")), [vec!["n2"], vec!["n2"], vec!["n2", "n3"]]);
+        assert_eq!(missing(&fault("other")), [vec!["n3"]]);
     }
 
     #[test]

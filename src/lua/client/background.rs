@@ -15,7 +15,7 @@ use crate::lua::runtime::value;
 use crate::sync::lock;
 use crate::wire::request::Request;
 use crate::wire::response::Success;
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join_all, select};
 use futures_util::stream::{self, Stream, StreamExt, unfold};
 use mlua::Lua;
 use std::mem;
@@ -61,11 +61,14 @@ impl Background {
         })
     }
 
-    /// Ends all jobs and releases all locks.
+    /// Ends all jobs and releases all locks; waits for a short time.
     pub fn close(&self) {
         self.is_closed.send_replace(true);
         let workers = mem::take(&mut *lock(&self.workers));
-        workers.iter().for_each(|worker| worker.close());
+        let ends: Vec<_> = workers.iter().filter_map(|worker| worker.end()).collect();
+        if !ends.is_empty() {
+            self.executor.shut_down(async move { drop(join_all(ends).await) });
+        }
     }
 
     /// The worker that keeps this client's locks with this profile.

@@ -23,8 +23,7 @@ pub fn batch(call: &Call<ConsulClient>) -> native::Result {
     let in_flight = concurrency.min(client.max_connections());
     let work = async |client: &Client| client.batch(&calls, in_flight, timeout).await;
     let outcomes = client.run(lua, "batch", work)?;
-    let outcomes: Vec<_> =
-        outcomes.into_iter().map(|outcome| outcome.and_then(Success::read)).collect();
+    let outcomes: Vec<_> = outcomes.into_iter().map(|outcome| outcome.map(Success::read)).collect();
     let results = stack::outcomes(lua, &outcomes)?;
     for (index, outcome) in outcomes.iter().enumerate() {
         if let Err(error) = outcome {

@@ -20,6 +20,9 @@ use tokio::sync::{Semaphore, oneshot};
 /// The functions of a storage.
 pub const FUNCTIONS: [&str; 6] = ["apply", "scan", "drop", "purge", "keep", "kept"];
 
+/// The one that a storage may have besides.
+const FLUSH: &str = "flush";
+
 /// The most calls of one storage that wait for the program.
 const MAX_WAITING: usize = 64;
 
@@ -122,6 +125,7 @@ fn called<A: IntoLuaMulti, R>(
 ) -> Result<Result<R, String>, Failure> {
     let function = match member(storage, name) {
         Ok(LuaValue::Function(function)) => function,
+        Ok(LuaValue::Nil) if name == FLUSH => return Ok(read(lua, &LuaValue::Nil)),
         Ok(other) => return Ok(Err(format!("it is {}, not a function", shown(&other)))),
         Err(error) => {
             tracing::warn!(store, function = name, error, "a storage raised an error");
@@ -317,5 +321,13 @@ impl Storage for LuaStorage {
                 .ok_or_else(|| format!("it returned {}: it must be a string or nil", shown(first)))
         };
         self.ask("kept", move |_| Ok(name), read)
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<bool, Error>> {
+        let read = |lua: &Lua, first: &LuaValue| match first {
+            LuaValue::Nil => Ok(false),
+            first => done(lua, first).map(|()| true),
+        };
+        self.ask(FLUSH, |_| Ok(()), read)
     }
 }

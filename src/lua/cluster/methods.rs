@@ -122,6 +122,7 @@ fn start(call: &Call<ClusterNode>) -> native::Result {
     for store in node.stores.borrow().values() {
         running.start_store(store)?;
     }
+    running.notify()?;
     node.set_running(Rc::clone(&running));
     let progress = running.wait_for_start(lua).inspect_err(|_| node.close())?;
     // A hook may have stopped the node, or started it again.
@@ -168,6 +169,7 @@ pub fn stop(call: &Call<ClusterNode>) -> native::Result {
         return Ok(Returned::done());
     }
     if let Some(running) = node.take_running() {
+        running.close_stores(call.lua, node.config.timeout)?;
         let job = Job::start(&running.executor, stream::once(running.end()))?;
         wait::for_job(call.lua, &job, Some(node.config.timeout))?;
         let left = match job.next()? {
@@ -269,7 +271,7 @@ fn status(call: &Call<ClusterNode>) -> native::Result {
     let node = &*call.object;
     let snapshot = node.snapshot()?;
     let frozen = snapshot.frozen.iter().map(|id| Value::from(id.as_str())).collect();
-    let is_ready = node.running().map(|running| Value::Bool(running.data_plane.is_ready()));
+    let is_ready = node.running().map(|running| Value::Bool(running.is_ready()));
     let members = [
         ("state", node.state().into()),
         ("ready", is_ready.unwrap_or(Value::Null)),

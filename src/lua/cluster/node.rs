@@ -6,6 +6,7 @@ use crate::cluster::{Node, Options, Snapshot};
 use crate::config::{self, Config};
 use crate::error::{Error, Kind};
 use crate::lua::node_table;
+use crate::lua::runtime::executor::Executor;
 use crate::lua::runtime::native::Failure;
 use crate::lua::runtime::wait;
 use crate::os;
@@ -189,24 +190,35 @@ impl ClusterNode {
 
     /// Stops the node; waits for a short time until it has left the cluster.
     pub fn close(&self) {
+        if let Some((executor, leave)) = self.end() {
+            executor.shut_down(leave);
+        }
+    }
+
+    /// Stops the node; the returned future leaves the cluster.
+    fn end(&self) -> Option<(Executor, impl Future<Output = ()> + Send + use<>)> {
         let running = self.take_running();
         if self.belongs_to_parent() {
             // To drop it would wake the parent's connections in a copy of its background.
             mem::forget(running);
-        } else if let Some(running) = running {
-            let end = running.end();
-            running.executor.shut_down(async move {
-                if let Err(error) = end.await {
-                    tracing::info!(%error, "the node did not leave and stays until its check fails");
-                }
-            });
+            return None;
         }
+        let running = running?;
+        let end = running.end();
+        let leave = async move {
+            if let Err(error) = end.await {
+                tracing::info!(%error, "the node did not leave and stays until its check fails");
+            }
+        };
+        Some((running.executor.clone(), leave))
     }
 }
 
 impl Drop for ClusterNode {
     fn drop(&mut self) {
-        self.close();
+        if let Some((executor, leave)) = self.end() {
+            executor.hand_over(leave);
+        }
     }
 }
 

@@ -6,11 +6,12 @@ use super::watchdog::Watched;
 use crate::client::Client;
 use crate::clock::{Clock, WallClock};
 use crate::cluster::report::Overviews;
+use crate::cluster::stores::Store;
 use crate::cluster::systemd::Systemd;
 use crate::cluster::{Cluster, Event, Options, Snapshot};
 use crate::config::Config;
 use crate::connect::connect;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::lua::runtime::executor::Executor;
 use crate::lua::runtime::job::Job;
 use crate::lua::runtime::native::Failure;
@@ -19,7 +20,7 @@ use crate::lua::status;
 use futures_util::FutureExt;
 use futures_util::stream;
 use mlua::{AnyUserData, Lua};
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
@@ -46,7 +47,8 @@ pub struct RunningNode {
     /// None: no stores can be here.
     leader: Option<Job<Infallible>>,
     /// None: systemd is not notified of this node.
-    to_systemd: Option<Job<Infallible>>,
+    systemd: Option<Arc<Systemd>>,
+    to_systemd: OnceCell<Job<Infallible>>,
     watched: Option<Arc<Watched>>,
     start: Job<Progress>,
     end: Job<Error>,
@@ -126,12 +128,7 @@ impl RunningNode {
         status::nodes().add(&overviews);
         let is_member = !cluster.options().observer;
         let leader = if is_member { lead(&cluster, &client, &data_plane)? } else { None };
-        let to_systemd = systemd.map(|systemd| {
-            let cluster = Arc::clone(&cluster);
-            let report = async move { systemd.report(&cluster).await };
-            Job::start(&executor, stream::once(report))
-        });
-        let to_systemd = to_systemd.transpose()?;
+        let to_systemd = OnceCell::new();
         let stores = RefCell::default();
         Ok(RunningNode {
             cluster,
@@ -142,6 +139,7 @@ impl RunningNode {
             client,
             overviews,
             leader,
+            systemd,
             to_systemd,
             watched,
             start,
@@ -158,6 +156,55 @@ impl RunningNode {
         self.overviews.add_store(&store.store);
         self.stores.borrow_mut().insert(declared.options.name.clone(), store);
         Ok(())
+    }
+
+    /// Tells systemd when the node and the stores that were started take part.
+    ///
+    /// # Errors
+    /// As [`Job::start`].
+    pub fn notify(&self) -> Result<(), Error> {
+        let Some(systemd) = self.systemd.clone() else { return Ok(()) };
+        let node = Arc::clone(&self.overviews);
+        let report = async move { systemd.report(&node).await };
+        let job = Job::start(&self.executor, stream::once(report))?;
+        self.to_systemd.get_or_init(|| job);
+        Ok(())
+    }
+
+    /// Whether its program polls for requests, and each of its stores does what it has to.
+    pub fn is_ready(&self) -> bool {
+        self.data_plane.is_ready() && self.overviews.stores_serve().is_ok()
+    }
+
+    /// Ends the stores, and flushes their storages: a restart of the machine takes nothing from them then. Serves the
+    /// calls of these storages meanwhile.
+    ///
+    /// # Errors
+    /// As [`NodeDataPlane::run`].
+    pub fn close_stores(&self, lua: &Lua, limit: Duration) -> Result<(), Failure> {
+        let stores = self.stores.take().into_values().map(|it| Arc::clone(&it.store));
+        let stores: Vec<Arc<Store>> = stores.filter(|store| store.has_to_close()).collect();
+        if stores.is_empty() {
+            return Ok(());
+        }
+        let clock = self.clock();
+        let closed = |_| async move {
+            let end = clock.now() + limit;
+            for store in stores {
+                let closed = tokio::select! {
+                    biased;
+                    closed = store.close() => closed,
+                    () = clock.sleep_until(end) => {
+                        Err(Error::new(Kind::Timeout, "the program's storage does not answer"))
+                    }
+                };
+                if let Err(error) = closed {
+                    let store = &store.options().name;
+                    tracing::warn!(store, %error, "a storage was not flushed before the stop");
+                }
+            }
+        };
+        self.data_plane.run(lua, closed).map(|_| ())
     }
 
     /// The clock of the node.
@@ -204,7 +251,7 @@ impl RunningNode {
         self.data_plane.close();
         self.stores.take();
         self.leader.iter().for_each(Job::cancel);
-        self.to_systemd.iter().for_each(Job::cancel);
+        self.to_systemd.get().into_iter().for_each(Job::cancel);
         self.watched.iter().for_each(|node| node.end());
         self.start.cancel();
         self.end.cancel();

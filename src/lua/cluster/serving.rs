@@ -8,7 +8,7 @@ use crate::cluster::data_plane::{Body, Request};
 use crate::error::{Error, Kind};
 use crate::lua::runtime::native::{Failure, pcall, text_of};
 use crate::lua::runtime::{log, stack, value, wait};
-use crate::wire::tape::{Base64, Tape};
+use crate::wire::tape::Tape;
 use crate::wire::value::Value;
 use mlua::{AnyUserData, Lua, Table, Value as LuaValue};
 use regex_lite::Regex;
@@ -298,7 +298,7 @@ pub fn to_lua(lua: &Lua, body: &Body) -> Result<LuaValue, Failure> {
     if !body.is_json {
         return Ok(LuaValue::String(lua.create_string(&body.bytes)?));
     }
-    let tape = Tape::of_json(body.bytes.clone(), Base64::Nowhere);
+    let tape = Tape::of_json(body.bytes.clone());
     let tape =
         tape.map_err(|error| Error::new(Kind::Decode, format!("the body is not JSON: {error}")))?;
     Ok(stack::value(lua, &tape)?)

@@ -129,20 +129,20 @@ impl Lock {
         }
     }
 
-    fn close(&self) {
+    fn close(&self, end: impl FnOnce(Arc<LockHandle>)) {
         let open = self.open.take();
         if self.belongs_to_parent() {
             // To drop it would wake the parent's connections in a copy of its background.
             mem::forget(open);
         } else if let Some((handle, _)) = open.as_ref().and_then(|open| open.handle.get()) {
-            Arc::clone(handle).shut_down();
+            end(Arc::clone(handle));
         }
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        self.close();
+        self.close(|handle| handle.give_up());
     }
 }
 
@@ -166,7 +166,7 @@ const METHODS: &[Method<Lock>] = &[
         wake::unix_socket(call.lua, job, open.attempt.get().0, || Some(handle.abandoner()))
     }),
     Method::new("close", |call| {
-        call.object.close();
+        call.object.close(LockHandle::shut_down);
         Ok(Returned::success(LuaValue::Nil))
     }),
     Method::raising("is_held", |call| {
@@ -290,7 +290,7 @@ fn acquire(call: &Call<Lock>) -> native::Result {
     let (handle, job) = lock.handle(&open)?;
     loop {
         if let Err(failure) = wait::for_job(lua, job, None) {
-            handle.cancel();
+            handle.abandon(attempt);
             return Err(failure);
         }
         // A hook may have forked the process, or closed the lock.

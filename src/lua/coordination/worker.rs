@@ -10,9 +10,10 @@ use crate::lua::runtime::executor::Executor;
 use crate::lua::runtime::job::Job;
 use crate::lua::runtime::wake::Cancel;
 use crate::sync::lock as locked;
-use futures_util::future::{Either, join_all, ready, select};
+use futures_util::future::{Either, ready, select};
 use futures_util::stream::{self, Stream, StreamExt};
 use std::convert::Infallible;
+use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -52,27 +53,28 @@ impl CoordinationWorker {
         self.presence.profile()
     }
 
-    /// Releases all locks and withdraws the presence; waits for a short time.
-    pub fn close(&self) {
+    /// Gives up all locks and stops the beats; the returned future releases the locks and withdraws the
+    /// presence. `None`: that was done before.
+    pub fn end(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
         if self.presence_job.belongs_to_parent() || self.is_closed.swap(true, Ordering::Relaxed) {
-            return;
+            return None;
         }
         self.presence_job.cancel();
-        let handles: Vec<_> = locked(&self.handles).iter().filter_map(Weak::upgrade).collect();
+        locked(&self.handles).iter().filter_map(Weak::upgrade).for_each(|handle| handle.give_up());
         let presence = Arc::clone(&self.presence);
-        self.executor.shut_down(async move {
-            join_all(handles.iter().map(|handle| handle.release())).await;
-            // Sessions that are left end with the check of the service.
+        Some(async move {
             if let Err(error) = presence.deregister().await {
                 tracing::info!(%error, "the service was not deregistered and stays until its check fails");
             }
-        });
+        })
     }
 }
 
 impl Drop for CoordinationWorker {
     fn drop(&mut self) {
-        self.close();
+        if let Some(end) = self.end() {
+            self.executor.hand_over(end);
+        }
     }
 }
 
@@ -238,21 +240,21 @@ impl LockHandle {
     }
 
     /// Ends an attempt whose caller has gone away while it waited, also one that got the lock meanwhile.
+    pub fn abandon(&self, attempt: AttemptId) {
+        if attempt == self.attempts.load(Ordering::Relaxed)
+            && attempt > self.known.load(Ordering::Relaxed)
+        {
+            self.abandoned.store(attempt, Ordering::Relaxed);
+            self.give_up();
+        }
+    }
+
+    /// Abandons attempts of this handle as long as it lives.
     pub fn abandoner(self: &Arc<Self>) -> Cancel {
         let handle = Arc::downgrade(self);
         Arc::new(move |attempt| {
-            if let Some(handle) = handle.upgrade()
-                && attempt == handle.attempts.load(Ordering::Relaxed)
-                && attempt > handle.known.load(Ordering::Relaxed)
-            {
-                handle.abandoned.store(attempt, Ordering::Relaxed);
-                let executor = handle.executor().clone();
-                executor.shut_down(async move {
-                    // It may have ended meanwhile, and the program may have begun another one.
-                    if attempt == handle.attempts.load(Ordering::Relaxed) {
-                        handle.release().await;
-                    }
-                });
+            if let Some(handle) = handle.upgrade() {
+                handle.abandon(attempt);
             }
         })
     }
@@ -270,6 +272,14 @@ impl LockHandle {
         }
     }
 
+    /// Cancels an attempt and releases the lock in the background; waits for nothing.
+    pub fn give_up(&self) {
+        self.cancel();
+        if let Some(lease) = self.lease() {
+            lease.give_up();
+        }
+    }
+
     /// Cancels an attempt and releases the lock; waits for a short time.
     pub fn shut_down(self: Arc<Self>) {
         let executor = self.executor().clone();
@@ -281,7 +291,7 @@ impl LockHandle {
         if let Some(lease) = self.lease().filter(|lease| !lease.has_ended())
             && let Err(error) = lease.release().await
         {
-            tracing::info!(%error, "the lock was not released and stays until its session ends");
+            tracing::info!(%error, "the lock is not released yet");
         }
     }
 
@@ -314,7 +324,12 @@ fn run_attempt(
             Either::Right(_) => Err(was_cancelled()),
         };
         let is_current = handle.upgrade().is_some_and(|handle| handle.complete(attempt, &outcome));
-        if is_current { outcome } else { Err(was_cancelled()) }
+        if is_current {
+            return outcome;
+        }
+        // The program has never learned of it.
+        outcome.iter().for_each(|lease| lease.give_up());
+        Err(was_cancelled())
     };
     let events = stream::once(outcome).flat_map(move |outcome| match outcome {
         Ok(lease) => {

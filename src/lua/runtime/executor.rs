@@ -3,14 +3,16 @@
 use crate::clock::ManualClock;
 use crate::error::{Error, Kind};
 use crate::os::{self, PerProcess};
+use crate::sync::lock;
 use std::future::Future;
 use std::io;
-use std::sync::mpsc;
+use std::sync::{Condvar, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
-/// How long the end of a lock, a client or a Lua state waits for its last work, such as a release.
+/// How long the close of an object waits for its last work, such as a release, and how long the end of a Lua
+/// state waits for that of all objects together.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What runs background work.
@@ -47,12 +49,67 @@ impl Executor {
                     let _ = is_done.recv_timeout(SHUTDOWN_TIMEOUT);
                 }
             }
+            Executor::Clock(_) => self.hand_over(work),
+        }
+    }
+
+    /// Starts the last work of an object that is garbage and waits for nothing; [`EndOfState`] waits for it.
+    pub fn hand_over(&self, work: impl Future<Output = ()> + Send + 'static) {
+        match self {
+            Executor::Thread(runtime) => {
+                let pending = Pending::new();
+                runtime.spawn(async move {
+                    work.await;
+                    drop(pending);
+                });
+            }
             Executor::Clock(clock) => {
                 clock.spawn(work);
                 // Without descriptors for a runtime, the next move of the clock does it.
                 let _ = in_runtime(|_| clock.run_until_stalled());
             }
         }
+    }
+}
+
+/// The last work of garbage that has not ended yet.
+#[derive(Default)]
+struct LastWork {
+    pending: Mutex<usize>,
+    ended: Condvar,
+}
+
+static LAST_WORK: PerProcess<LastWork> = PerProcess::new();
+
+/// One piece of [`LastWork`], until it is dropped.
+struct Pending;
+
+impl Pending {
+    fn new() -> Self {
+        *lock(&LAST_WORK.get().pending) += 1;
+        Pending
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let last = LAST_WORK.get();
+        *lock(&last.pending) -= 1;
+        last.ended.notify_all();
+    }
+}
+
+/// The first object of a Lua state, and so the last that its end drops: waits for up to
+/// [`SHUTDOWN_TIMEOUT`] for the last work of all others.
+pub struct EndOfState;
+
+impl Drop for EndOfState {
+    fn drop(&mut self) {
+        let last = LAST_WORK.get();
+        let is_pending = |pending: &mut usize| *pending > 0;
+        let waited =
+            last.ended.wait_timeout_while(lock(&last.pending), SHUTDOWN_TIMEOUT, is_pending);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 }
 

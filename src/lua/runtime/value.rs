@@ -211,9 +211,9 @@ pub enum Outcome {
 /// Reads the answer of a call that succeeded.
 ///
 /// # Errors
-/// As [`Success::read`], and errors of Lua.
+/// Errors of Lua.
 pub fn success(lua: &Lua, success: Success) -> Result<Outcome, Failure> {
-    let (tape, meta) = success.read()?;
+    let (tape, meta) = success.read();
     let (response, meta) = stack::value_and_meta(lua, &tape, &meta)?;
     Ok(Outcome::Success(response, meta))
 }

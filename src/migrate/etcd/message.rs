@@ -76,8 +76,10 @@ impl<'de> Deserialize<'de> for Int {
     }
 }
 
-/// What each answer about keys has; one without it is not etcd's, whatever its status says.
+/// What each answer about keys has; one without it is not etcd's, whatever its status says. Its fields may be zero, and
+/// are left out then: the line that ends a watch at a compaction has no revision.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Header {
     pub cluster_id: Int,
     pub revision: Int,
@@ -268,10 +270,81 @@ mod tests {
 
     #[test]
     fn an_answer_without_etcds_header_is_not_that_there_are_no_keys() {
-        for text in ["{}", "[]", r#"{"error":"x","code":8}"#, r#"{"header":{"revision":"1"}}"#] {
+        for text in ["{}", "[]", r#"{"error":"x","code":8}"#, r#"{"header":null}"#] {
             assert!(decode::<RangeResponse>(text.as_bytes()).is_err(), "{text}");
             assert!(decode::<Changed>(text.as_bytes()).is_err(), "{text}");
         }
+    }
+
+    /// Each message as etcd sends it with all fields that are read; what it leaves out is zero, false or empty.
+    #[test]
+    fn no_message_needs_a_field_that_can_be_zero() {
+        const HEADER: &str =
+            r#""header":{"cluster_id":"7","member_id":"1","revision":"3","raft_term":"2"}"#;
+        const KV: &str = r#"{"key":"YQ==","value":"dg==","create_revision":"2","mod_revision":"3","version":"1","lease":"9"}"#;
+        fn check<T: for<'de> Deserialize<'de>>(fields: &str) -> usize {
+            let whole: serde_json::Value = serde_json::from_str(&format!("{{{fields}}}")).unwrap();
+            let (mut places, mut without) = (Vec::new(), whole.clone());
+            zeros(&whole, "", &mut places);
+            let decodes = |value: &serde_json::Value| {
+                let error = decode::<T>(value.to_string().as_bytes()).err();
+                assert!(error.is_none(), "{}: {value}: {error:?}", std::any::type_name::<T>());
+            };
+            decodes(&whole);
+            for place in &places {
+                let mut one = whole.clone();
+                remove(&mut one, place);
+                decodes(&one);
+                // All so far, at last all of them; a list is after what is in it.
+                remove(&mut without, place);
+                decodes(&without);
+            }
+            places.len()
+        }
+        let found = [
+            check::<RangeResponse>(&format!(r#"{HEADER},"kvs":[{KV}],"more":true,"count":"2""#)),
+            check::<Changed>(HEADER),
+            check::<Compared>(&format!(r#"{HEADER},"succeeded":true"#)),
+            check::<WatchLine>(&format!(
+                r#""result":{{{HEADER},"created":true,"canceled":true,"compact_revision":"3","cancel_reason":"x","fragment":true,"events":[{{"type":"DELETE","kv":{KV}}}]}}"#
+            )),
+            check::<WatchLine>(
+                r#""error":{"grpc_code":14,"http_code":503,"message":"x","http_status":"y"}"#,
+            ),
+            check::<Refusal>(r#""error":"x","message":"x","code":14,"grpc_code":14"#),
+            check::<StatusResponse>(&format!(
+                r#"{HEADER},"version":"3.4.23","dbSize":"1","leader":"1","raftIndex":"1""#
+            )),
+            check::<Alarms>(&format!(
+                r#"{HEADER},"alarms":[{{"memberID":"1","alarm":"NOSPACE"}}]"#
+            )),
+            check::<TokenResponse>(&format!(r#"{HEADER},"token":"t""#)),
+        ];
+        assert_eq!(found, [13, 4, 5, 17, 4, 4, 8, 7, 5]);
+    }
+
+    /// The places of what is left out if it is zero, those inside before those around them.
+    fn zeros(value: &serde_json::Value, place: &str, places: &mut Vec<String>) {
+        use serde_json::Value;
+        match value {
+            Value::Object(members) => {
+                for (name, member) in members {
+                    zeros(member, &format!("{place}/{name}"), places);
+                }
+            }
+            Value::Array(items) => {
+                for (at, item) in items.iter().enumerate() {
+                    zeros(item, &format!("{place}/{at}"), places);
+                }
+                places.push(place.to_owned());
+            }
+            _ => places.push(place.to_owned()),
+        }
+    }
+
+    fn remove(value: &mut serde_json::Value, place: &str) {
+        let (parent, name) = place.rsplit_once('/').unwrap();
+        value.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(name).unwrap();
     }
 
     #[test]

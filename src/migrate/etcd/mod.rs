@@ -8,6 +8,7 @@ mod protobuf;
 mod sorted;
 #[cfg(test)]
 mod tests;
+mod users;
 mod watch;
 
 pub use change::Change;
@@ -40,6 +41,9 @@ const PREFIXES: &[&str] = &["/v3", "/v3beta", "/v3alpha"];
 
 /// The largest answer; a page above it is read again in smaller ones.
 const MAX_ANSWER: usize = 24 << 20;
+
+/// What a cluster without access control answers to a user.
+const WITHOUT_USERS: &str = "authentication is not enabled";
 
 /// The pauses between attempts.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -248,6 +252,14 @@ impl Etcd {
         Ok(self.range(&Range::one(key), 0, revision).await?.kvs.into_iter().next())
     }
 
+    /// The first key of a range, as it is now.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn first(&self, range: &Range) -> Result<Option<KeyValue>, Refused> {
+        Ok(self.range(range, 1, 0).await?.kvs.into_iter().next())
+    }
+
     /// The number of keys of a range, and the revision at which it was counted.
     ///
     /// # Errors
@@ -262,7 +274,18 @@ impl Etcd {
         };
         let limit = self.first_limit(range);
         let answer: RangeResponse = self.ask_within(limit, "kv/range", &asked).await?;
-        Ok((answer.count.0, answer.header.revision.0))
+        match answer.header.revision.0 {
+            // The first one is 1; with 0 a later read would be one of another moment.
+            0 => Err(Error::new(
+                Kind::Decode,
+                format!(
+                    "{}: kv/range: the answer has no revision, which etcd's has",
+                    self.endpoint()
+                ),
+            )
+            .into()),
+            revision => Ok((answer.count.0, revision)),
+        }
     }
 
     /// The current revision of the cluster, by a linearizable read of this key alone: etcd visits all keys of a range to
@@ -452,12 +475,10 @@ impl Etcd {
     /// Why a server has none of the gateway's paths.
     async fn without_gateway(&self) -> Error {
         let endpoint = self.endpoint();
-        let request = Request::get("/version").body(Bytes::new()).unwrap_or_default();
-        let version = match self.server().open(request).await {
-            Ok(answer) => whole(answer.into_body()).await.unwrap_or_default(),
+        let version = match self.versions().await {
+            Ok(versions) => versions,
             Err(error) => return error,
         };
-        let version: serde_json::Value = serde_json::from_slice(&version).unwrap_or_default();
         let text = match version["etcdserver"].as_str() {
             Some(version) if version.starts_with("2.") => format!(
                 "{endpoint} is etcd {version}, which has only the API v2: upgrade it to 3.2 or later first"
@@ -468,6 +489,14 @@ impl Etcd {
             None => format!("{endpoint} is not an etcd server: it has neither /v3 nor /version"),
         };
         Error::new(Kind::Unsupported, text)
+    }
+
+    /// What `/version` says; null if that is not JSON.
+    async fn versions(&self) -> Result<serde_json::Value, Error> {
+        let request = Request::get("/version").body(Bytes::new()).unwrap_or_default();
+        let answer = self.server().open(request).await?;
+        let text = whole(answer.into_body()).await.unwrap_or_default();
+        Ok(serde_json::from_slice(&text).unwrap_or_default())
     }
 
     /// The token of the user; `None` without a user.
@@ -482,7 +511,7 @@ impl Etcd {
         let answer = match refusal_of(answer).await? {
             Ok(answer) => whole(answer.into_body()).await?,
             // A cluster without authentication has nothing to log in to.
-            Err((_, refusal)) if refusal.text().contains("authentication is not enabled") => {
+            Err((_, refusal)) if refusal.text().contains(WITHOUT_USERS) => {
                 return Ok(None);
             }
             Err((status, refusal)) => return Err(self.refused("authenticate", status, &refusal)),
@@ -496,7 +525,7 @@ impl Etcd {
         let text = refusal.text();
         let says = |words: &str| text.contains(words);
         let code = refusal.code();
-        if says("has been compacted") {
+        if is_compacted(text) {
             return Refused::Compacted;
         } else if says("database space exceeded") {
             let message = format!("{}: {what}: {text}: an alarm is on", self.endpoint());
@@ -528,6 +557,10 @@ impl Etcd {
             || says("request timed out");
         Refused::Failed(if is_transient { error.retryable() } else { error })
     }
+}
+
+fn is_compacted(text: &str) -> bool {
+    text.contains("has been compacted")
 }
 
 fn is_old_token(status: u16, refusal: &Refusal) -> bool {

@@ -128,6 +128,11 @@ fn a_token_is_renewed_before_a_watch() {
 
 /// The error of a watch that has this line.
 fn ended(line: &'static str) -> Error {
+    failed(told(line))
+}
+
+/// What a watch with this line alone tells first.
+fn told(line: &'static str) -> Result<Changes, Refused> {
     thread_local!(static LINE: std::cell::Cell<&'static str> = const { std::cell::Cell::new("") });
     LINE.set(line);
     let answers: Answers = |path, _, _| match path {
@@ -135,7 +140,7 @@ fn ended(line: &'static str) -> Error {
         _ => (200, HEADER.to_owned()),
     };
     let etcd = etcd(answers, false);
-    failed(run(async { etcd.watch(&Range::prefix(b""), 4).await?.next().await }))
+    run(async { etcd.watch(&Range::prefix(b""), 4).await?.next().await })
 }
 
 #[test]
@@ -153,6 +158,38 @@ fn a_watch_that_is_denied_is_an_error_and_not_an_end() {
     // Another server may have a leader.
     let error = ended(r#"{"error":{"grpc_code":14,"message":"etcdserver: no leader"}}"#);
     assert!(error.is_retryable() && error.message().contains("no leader"), "{error}");
+}
+
+/// Each form in which etcd, or a proxy of it, says so.
+#[test]
+fn a_watch_that_meets_a_compaction_is_told_from_other_ends() {
+    for line in [
+        r#"{"result":{"header":{"cluster_id":"7","member_id":"1","raft_term":"3"},"canceled":true,"compact_revision":"35"}}"#,
+        r#"{"result":{"header":{},"canceled":true,"compact_revision":"35"}}"#,
+        r#"{"result":{"header":{"cluster_id":"7","revision":"40"},"created":true,"canceled":true,"compact_revision":"35"}}"#,
+        r#"{"result":{"canceled":true,"compact_revision":"35","cancel_reason":"etcdserver: mvcc: required revision has been compacted"}}"#,
+        r#"{"result":{"canceled":true,"cancel_reason":"etcdserver: mvcc: required revision has been compacted"}}"#,
+        r#"{"error":{"grpc_code":11,"http_code":400,"message":"etcdserver: mvcc: required revision has been compacted"}}"#,
+    ] {
+        let Err(Refused::Compacted) = told(line) else { panic!("{line}") };
+    }
+}
+
+#[test]
+fn a_watch_is_told_how_far_etcd_is_but_not_at_its_beginning() {
+    let notice = r#"{"result":{"header":{"cluster_id":"7","revision":"40"}}}"#;
+    let changes = told(notice).unwrap();
+    assert_eq!((changes.told_up_to, changes.events.len()), (40, 0));
+    for line in [
+        r#"{"result":{"header":{"cluster_id":"7","revision":"40"},"created":true}}"#,
+        r#"{"result":{"header":{"cluster_id":"7","revision":"40"},"fragment":true}}"#,
+        "{}",
+    ] {
+        // The connection ends after it.
+        let error = ended(line);
+        assert!(error.is_retryable(), "{line}: {error}");
+    }
+    assert_eq!(told(r#"{"result":{"header":{}}}"#).unwrap().told_up_to, 0);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The changes of a range from a revision on.
 
 use super::message::{Base64, Int, WatchLine, WatchResponse, decode};
-use super::{Etcd, Event, Range, Refused, encoded};
+use super::{Etcd, Event, Range, Refused, encoded, is_compacted};
 use crate::error::{Error, Kind};
 use crate::transport::streaming::Parts;
 use bytes::{Buf as _, BytesMut};
@@ -18,6 +18,8 @@ pub struct Changes {
     pub events: Vec<Event>,
     /// Whether further events of the last revision may follow in the next line.
     pub is_part: bool,
+    /// Without events: all of them up to this revision were told. etcd says so from time to time.
+    pub told_up_to: u64,
 }
 
 /// A watch. Dropping it ends it.
@@ -108,14 +110,18 @@ impl Watch<'_> {
             self.error(Kind::Decode, &format!("a line of the watch is not etcd's: {error}"))
         })?;
         if let Some(refusal) = line.error {
-            return Err(self.error(Kind::NoLeader, refusal.text()).retryable().into());
+            return Err(match is_compacted(refusal.text()) {
+                true => Refused::Compacted,
+                false => self.error(Kind::NoLeader, refusal.text()).retryable().into(),
+            });
         }
         let Some(response) = line.result else { return Ok(None) };
         self.etcd.check_cluster(&response.header)?;
         self.check(&response)?;
-        let is_empty = response.created || response.events.is_empty();
-        let changes = Changes { events: response.events, is_part: response.fragment };
-        Ok((!is_empty).then_some(changes))
+        // The line that begins a watch says only how far etcd is.
+        let tells = !response.created && (!response.events.is_empty() || !response.fragment);
+        let (told_up_to, events) = (response.header.revision.0, response.events);
+        Ok(tells.then_some(Changes { events, is_part: response.fragment, told_up_to }))
     }
 
     /// A watch that etcd refuses or ends is a success of HTTP.
@@ -123,10 +129,10 @@ impl Watch<'_> {
         if !response.canceled {
             return Ok(());
         }
-        if response.compact_revision != Int(0) {
+        let why = &response.cancel_reason;
+        if response.compact_revision != Int(0) || is_compacted(why) {
             return Err(Refused::Compacted);
         }
-        let why = &response.cancel_reason;
         let (kind, why) =
             match why.contains("permission denied") || why.contains("auth") || why.is_empty() {
                 true => (Kind::PermissionDenied, format!("the watch is denied: {why}")),

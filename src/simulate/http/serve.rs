@@ -9,6 +9,7 @@ use crate::simulate::agent::monitor::{Level, Monitor};
 use crate::simulate::dns::Listening;
 use crate::simulate::go;
 use crate::sync::lock;
+use crate::wire::value::shape::RAW_IN_TARGETS;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::select_all;
@@ -22,6 +23,8 @@ use hyper::rt::{Sleep, Timer};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use percent_encoding::percent_encode;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
@@ -260,9 +263,9 @@ impl HeadTimer {
         self.0.head.store(ABSENT, Relaxed);
     }
 
-    /// Bytes have come.
-    fn received(&self) {
-        let _ = self.0.head.compare_exchange(ABSENT, BEGUN, Relaxed, Relaxed);
+    /// Bytes have come. Returns whether they are the first of a request.
+    fn received(&self) -> bool {
+        self.0.head.compare_exchange(ABSENT, BEGUN, Relaxed, Relaxed).is_ok()
     }
 }
 
@@ -305,8 +308,50 @@ impl Future for HeadDeadline {
     }
 }
 
-/// A stream on which the head and the body of a small answer are one text: the kernel takes longer for two.
-struct Joined(Box<dyn Stream>, HeadTimer);
+/// A stream on which the head and the body of a small answer are one text: the kernel takes longer for two. In the line of
+/// a request it escapes what a Go server takes and hyper does not, or cuts off.
+struct Joined {
+    stream: Box<dyn Stream>,
+    heads: HeadTimer,
+    line: Line,
+    /// What has been read, escaped, and had no room.
+    left: Vec<u8>,
+}
+
+/// How far the line of a request has been read.
+#[derive(Clone, Copy, PartialEq)]
+enum Line {
+    /// Empty lines may precede it.
+    Method,
+    Target,
+    Ended,
+}
+
+impl Joined {
+    fn new(stream: Box<dyn Stream>, heads: HeadTimer) -> Self {
+        Joined { stream, heads, line: Line::Method, left: Vec::new() }
+    }
+
+    /// Escapes what is read of the line of a request; `None` if there is nothing to escape.
+    fn escaped(&mut self, read: &[u8]) -> Option<Vec<u8>> {
+        let target = match self.line {
+            Line::Ended => return None,
+            Line::Target => 0,
+            Line::Method => {
+                let begin = read.iter().position(|byte| *byte == b' ');
+                begin.inspect(|_| self.line = Line::Target)?
+            }
+        };
+        let end = read[target..].iter().position(|byte| *byte == b'\n');
+        if end.is_some() {
+            self.line = Line::Ended;
+        }
+        let end = end.map_or(read.len(), |end| target + end);
+        let escaped: Cow<str> = percent_encode(&read[target..end], RAW_IN_TARGETS).into();
+        (escaped.len() > end - target)
+            .then(|| [&read[..target], escaped.as_bytes(), &read[end..]].concat())
+    }
+}
 
 /// The largest answer that is joined, in bytes: those of keys with short values are smaller.
 const MOST_JOINED: usize = 1024;
@@ -318,11 +363,22 @@ impl AsyncRead for Joined {
         room: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = room.filled().len();
-        let read = Pin::new(&mut self.0).poll_read(context, room);
-        if room.filled().len() > before {
-            self.1.received();
+        if self.left.is_empty() {
+            let read = Pin::new(&mut self.stream).poll_read(context, room);
+            if room.filled().len() == before {
+                return read;
+            }
+            if self.heads.received() {
+                self.line = Line::Method;
+            }
+            let Some(escaped) = self.escaped(&room.filled()[before..]) else { return read };
+            room.set_filled(before);
+            self.left = escaped;
         }
-        read
+        let most = room.remaining().min(self.left.len());
+        room.put_slice(&self.left[..most]);
+        self.left.drain(..most);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -332,7 +388,7 @@ impl AsyncWrite for Joined {
         context: &mut Context<'_>,
         text: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, text)
+        Pin::new(&mut self.stream).poll_write(context, text)
     }
 
     fn poll_write_vectored(
@@ -340,7 +396,7 @@ impl AsyncWrite for Joined {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let stream = Pin::new(&mut self.0);
+        let stream = Pin::new(&mut self.stream);
         let length: usize = parts.iter().map(|part| part.len()).sum();
         if length > MOST_JOINED {
             return stream.poll_write_vectored(context, parts);
@@ -353,15 +409,15 @@ impl AsyncWrite for Joined {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -377,7 +433,7 @@ async fn connection(answers: Arc<impl Answer>, address: Option<IpAddr>, stream: 
         .title_case_headers(true)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(Joined(stream, heads.clone())), service)
+        .serve_connection(TokioIo::new(Joined::new(stream, heads.clone())), service)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended");
@@ -570,7 +626,7 @@ mod tests {
     async fn a_small_answer_is_one_write_and_a_large_one_is_not_copied() {
         let client = FirstPart::default();
         let stream = Box::new(tokio::io::join(tokio::io::empty(), client.clone()));
-        let mut joined = Joined(stream, HeadTimer::new(HEAD_TIMEOUT));
+        let mut joined = Joined::new(stream, HeadTimer::new(HEAD_TIMEOUT));
         let mut write = |body: &[u8]| {
             let parts = [IoSlice::new(b"head"), IoSlice::new(body)];
             joined.write_vectored(&parts).now_or_never().expect("at once").expect("written")

@@ -128,6 +128,7 @@ const fn write(name: &'static str, path: &'static str, doc: &'static str) -> End
 }
 
 pub static BOOTSTRAP: Endpoint = Endpoint {
+    form: Form::Object(&[has("AccessorID", Form::Text), has("SecretID", Form::Text)]),
     positional: &[body(
         "secret",
         Shape::Object(BOOTSTRAP_SECRET),
@@ -145,11 +146,13 @@ pub static BOOTSTRAP: Endpoint = Endpoint {
 };
 
 pub static REPLICATION: Endpoint = Endpoint {
+    form: Form::Object(&[has("Enabled", Form::Bool), has("Running", Form::Bool)]),
     options: &[&[SCOPE[0]]],
     ..read("acl_replication", "/v1/acl/replication", "The state of ACL replication.")
 };
 
 pub static LOGIN: Endpoint = Endpoint {
+    form: Form::Object(&[has("AccessorID", Form::Text), has("SecretID", Form::Text)]),
     method: Verb::Post,
     positional: &[body("login", Shape::Object(LOGIN_FIELDS), "The auth method and its token.")],
     options: &[SCOPE],
@@ -160,6 +163,7 @@ pub static LOGIN: Endpoint = Endpoint {
 };
 
 pub static LOGOUT: Endpoint = Endpoint {
+    reply: Reply::Applied,
     method: Verb::Post,
     ..write(
         "acl_logout",
@@ -169,18 +173,22 @@ pub static LOGOUT: Endpoint = Endpoint {
 };
 
 pub static TOKENS: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("AccessorID", Form::Text)])),
     options: &[TOKEN_FILTERS, SCOPE, CONSISTENCY, BLOCKING],
     secret: true,
     ..read("acl_token_list", "/v1/acl/tokens", "Lists the tokens.")
 };
 
 pub static TOKEN_SELF: Endpoint = Endpoint {
+    form: Form::Object(&[has("AccessorID", Form::Text), has("SecretID", Form::Text)]),
+    missing: &["Supplied token does not exist"],
     options: &[CONSISTENCY],
     secret: true,
     ..read("acl_token_self", "/v1/acl/token/self", "Reads the token that the call is made with.")
 };
 
 pub static TOKEN_CREATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("AccessorID", Form::Text), has("SecretID", Form::Text)]),
     positional: &[TOKEN_BODY],
     options: &[SCOPE],
     repeat: Repeat::Once,
@@ -190,6 +198,8 @@ pub static TOKEN_CREATE: Endpoint = Endpoint {
 };
 
 pub static TOKEN_READ: Endpoint = Endpoint {
+    form: Form::Object(&[has("AccessorID", Form::Text), has("SecretID", Form::Text)]),
+    missing: &["Requested token "],
     positional: &[ACCESSOR],
     options: &[EXPANDED, SCOPE, CONSISTENCY],
     secret: true,
@@ -197,6 +207,8 @@ pub static TOKEN_READ: Endpoint = Endpoint {
 };
 
 pub static TOKEN_UPDATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("AccessorID", Form::Text), has("SecretID", Form::Text)]),
+    missing: &["Cannot find token"],
     positional: &[ACCESSOR, TOKEN_BODY],
     options: &[SCOPE],
     reply: Reply::Json,
@@ -205,6 +217,8 @@ pub static TOKEN_UPDATE: Endpoint = Endpoint {
 };
 
 pub static TOKEN_DELETE: Endpoint = Endpoint {
+    missing: &["Cannot find token"],
+    reply: Reply::Applied,
     method: Verb::Delete,
     positional: &[ACCESSOR],
     options: &[SCOPE],
@@ -217,6 +231,8 @@ pub static TOKEN_DELETE: Endpoint = Endpoint {
 };
 
 pub static TOKEN_CLONE: Endpoint = Endpoint {
+    form: Form::Object(&[has("AccessorID", Form::Text), has("SecretID", Form::Text)]),
+    missing: &["Cannot find token"],
     positional: &[
         ACCESSOR,
         body("clone", Shape::Object(CLONE_FIELDS), "Fields that differ from the original.")
@@ -234,11 +250,13 @@ pub static TOKEN_CLONE: Endpoint = Endpoint {
 };
 
 pub static POLICIES: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("ID", Form::Text), has("Name", Form::Text)])),
     options: &[SCOPE, CONSISTENCY, BLOCKING],
     ..read("acl_policy_list", "/v1/acl/policies", "Lists the policies.")
 };
 
 pub static POLICY_CREATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Text), has("Name", Form::Text)]),
     positional: &[POLICY_BODY],
     options: &[SCOPE],
     repeat: Repeat::Once,
@@ -247,12 +265,15 @@ pub static POLICY_CREATE: Endpoint = Endpoint {
 };
 
 pub static POLICY_READ: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Name), has("Name", Form::Text)]),
+    missing: &["Requested policy "],
     positional: &[POLICY_ID],
     options: &[SCOPE],
     ..read("acl_policy_read", "/v1/acl/policy/{policy_id}", "Reads a policy.")
 };
 
 pub static POLICY_UPDATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Name), has("Name", Form::Text)]),
     positional: &[POLICY_ID, POLICY_BODY],
     options: &[SCOPE],
     reply: Reply::Json,
@@ -260,6 +281,8 @@ pub static POLICY_UPDATE: Endpoint = Endpoint {
 };
 
 pub static POLICY_DELETE: Endpoint = Endpoint {
+    missing: &["Cannot find policy"],
+    reply: Reply::Applied,
     method: Verb::Delete,
     positional: &[POLICY_ID],
     options: &[SCOPE],
@@ -272,6 +295,8 @@ pub static POLICY_DELETE: Endpoint = Endpoint {
 };
 
 pub static POLICY_BY_NAME: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Text), has("Name", Form::Name)]),
+    missing: &["Requested policy "],
     positional: &[NAME],
     options: &[SCOPE],
     ..read(
@@ -282,11 +307,13 @@ pub static POLICY_BY_NAME: Endpoint = Endpoint {
 };
 
 pub static ROLES: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("ID", Form::Text), has("Name", Form::Text)])),
     options: &[ROLE_FILTERS, SCOPE, CONSISTENCY, BLOCKING],
     ..read("acl_role_list", "/v1/acl/roles", "Lists the roles.")
 };
 
 pub static ROLE_CREATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Text), has("Name", Form::Text)]),
     positional: &[ROLE_BODY],
     options: &[SCOPE],
     repeat: Repeat::Once,
@@ -295,12 +322,16 @@ pub static ROLE_CREATE: Endpoint = Endpoint {
 };
 
 pub static ROLE_READ: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Name), has("Name", Form::Text)]),
+    missing_header: Some("vary"),
+    missing: &["Requested role "],
     positional: &[ROLE_ID],
     options: &[SCOPE],
     ..read("acl_role_read", "/v1/acl/role/{role_id}", "Reads a role.")
 };
 
 pub static ROLE_UPDATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Name), has("Name", Form::Text)]),
     positional: &[ROLE_ID, ROLE_BODY],
     options: &[SCOPE],
     reply: Reply::Json,
@@ -308,6 +339,8 @@ pub static ROLE_UPDATE: Endpoint = Endpoint {
 };
 
 pub static ROLE_DELETE: Endpoint = Endpoint {
+    missing: &["Cannot find role"],
+    reply: Reply::Applied,
     method: Verb::Delete,
     positional: &[ROLE_ID],
     options: &[SCOPE],
@@ -320,18 +353,23 @@ pub static ROLE_DELETE: Endpoint = Endpoint {
 };
 
 pub static ROLE_BY_NAME: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Text), has("Name", Form::Name)]),
+    missing_header: Some("vary"),
+    missing: &["Requested role "],
     positional: &[NAME],
     options: &[SCOPE],
     ..read("acl_role_read_by_name", "/v1/acl/role/name/{name}", "Reads the role of this name.")
 };
 
 pub static AUTH_METHODS: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("Name", Form::Text), has("Type", Form::Text)])),
     options: &[SCOPE, CONSISTENCY, BLOCKING],
     secret: true,
     ..read("acl_auth_method_list", "/v1/acl/auth-methods", "Lists the auth methods.")
 };
 
 pub static AUTH_METHOD_CREATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("Name", Form::Text), has("Type", Form::Text)]),
     positional: &[METHOD_BODY],
     options: &[SCOPE],
     repeat: Repeat::Once,
@@ -341,6 +379,9 @@ pub static AUTH_METHOD_CREATE: Endpoint = Endpoint {
 };
 
 pub static AUTH_METHOD_READ: Endpoint = Endpoint {
+    form: Form::Object(&[has("Name", Form::Name), has("Type", Form::Text)]),
+    missing_header: Some("vary"),
+    missing: &["Requested auth method "],
     positional: &[METHOD_NAME],
     options: &[SCOPE],
     secret: true,
@@ -348,6 +389,7 @@ pub static AUTH_METHOD_READ: Endpoint = Endpoint {
 };
 
 pub static AUTH_METHOD_UPDATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("Name", Form::Name), has("Type", Form::Text)]),
     positional: &[METHOD_NAME, METHOD_BODY],
     options: &[SCOPE],
     reply: Reply::Json,
@@ -356,6 +398,8 @@ pub static AUTH_METHOD_UPDATE: Endpoint = Endpoint {
 };
 
 pub static AUTH_METHOD_DELETE: Endpoint = Endpoint {
+    missing: &["Cannot find auth method"],
+    reply: Reply::Applied,
     method: Verb::Delete,
     positional: &[METHOD_NAME],
     options: &[SCOPE],
@@ -368,11 +412,13 @@ pub static AUTH_METHOD_DELETE: Endpoint = Endpoint {
 };
 
 pub static BINDING_RULES: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("ID", Form::Text), has("AuthMethod", Form::Text)])),
     options: &[RULE_FILTERS, SCOPE, CONSISTENCY, BLOCKING],
     ..read("acl_binding_rule_list", "/v1/acl/binding-rules", "Lists the binding rules.")
 };
 
 pub static BINDING_RULE_CREATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Text), has("AuthMethod", Form::Text)]),
     positional: &[RULE_BODY],
     options: &[SCOPE],
     repeat: Repeat::Once,
@@ -381,12 +427,16 @@ pub static BINDING_RULE_CREATE: Endpoint = Endpoint {
 };
 
 pub static BINDING_RULE_READ: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Name), has("AuthMethod", Form::Text)]),
+    missing_header: Some("vary"),
+    missing: &["Requested binding rule "],
     positional: &[RULE_ID],
     options: &[SCOPE],
     ..read("acl_binding_rule_read", "/v1/acl/binding-rule/{rule}", "Reads a binding rule.")
 };
 
 pub static BINDING_RULE_UPDATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Name), has("AuthMethod", Form::Text)]),
     positional: &[RULE_ID, RULE_BODY],
     options: &[SCOPE],
     reply: Reply::Json,
@@ -394,6 +444,8 @@ pub static BINDING_RULE_UPDATE: Endpoint = Endpoint {
 };
 
 pub static BINDING_RULE_DELETE: Endpoint = Endpoint {
+    missing: &["Cannot find binding rule"],
+    reply: Reply::Applied,
     method: Verb::Delete,
     positional: &[RULE_ID],
     options: &[SCOPE],
@@ -406,6 +458,7 @@ pub static BINDING_RULE_DELETE: Endpoint = Endpoint {
 };
 
 pub static TEMPLATED_POLICIES: Endpoint = Endpoint {
+    form: Form::Map(&Form::Object(&[has("TemplateName", Form::Text)])),
     since: Some("1.17"),
     ..read(
         "acl_templated_policy_list",
@@ -415,6 +468,7 @@ pub static TEMPLATED_POLICIES: Endpoint = Endpoint {
 };
 
 pub static TEMPLATED_POLICY_READ: Endpoint = Endpoint {
+    form: Form::Object(&[has("TemplateName", Form::Name)]),
     positional: &[NAME],
     since: Some("1.17"),
     ..read(
@@ -425,6 +479,7 @@ pub static TEMPLATED_POLICY_READ: Endpoint = Endpoint {
 };
 
 pub static TEMPLATED_POLICY_PREVIEW: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Text), has("Name", Form::Text)]),
     method: Verb::Post,
     positional: &[NAME, body("variables", Shape::Any, "The template's variables.").optional()],
     repeat: Repeat::Read,
@@ -438,6 +493,7 @@ pub static TEMPLATED_POLICY_PREVIEW: Endpoint = Endpoint {
 };
 
 pub static AUTHORIZE: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("Resource", Form::Text), has("Allow", Form::Bool)])),
     method: Verb::Post,
     positional: &[body("requests", Shape::Objects(AUTHORIZATION), "The permissions, up to 64.")],
     options: &[&[SCOPE[0]]],

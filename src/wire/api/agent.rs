@@ -135,6 +135,9 @@ const AUTHORIZATION: &[Field] = &[
     field("ClientCertSerial", Shape::Text, "the caller's certificate's serial number"),
 ];
 
+/// How the 404 about an unknown instance begins.
+const UNKNOWN_SERVICE: &[&str] = &["Unknown service", "No service registered with ID"];
+
 /// A read that the agent answers by itself.
 const fn read(name: &'static str, path: &'static str, doc: &'static str) -> Endpoint {
     Endpoint { local: true, ..Endpoint::read(name, path, doc) }
@@ -145,10 +148,16 @@ const fn write(name: &'static str, path: &'static str, doc: &'static str) -> End
     Endpoint { local: true, ..Endpoint::write(name, path, doc) }
 }
 
-pub static SELF: Endpoint =
-    read("agent_self", "/v1/agent/self", "The agent's configuration and state.");
+pub static SELF: Endpoint = Endpoint {
+    form: Form::Object(&[
+        has("Config", Form::Object(&[has("NodeName", Form::Text)])),
+        has("Member", Form::Object(&[has("Name", Form::Text)])),
+    ]),
+    ..read("agent_self", "/v1/agent/self", "The agent's configuration and state.")
+};
 
 pub static SERVICES: Endpoint = Endpoint {
+    form: Form::Map(&Form::Object(&[has("ID", Form::Text), has("Service", Form::Text)])),
     options: &[ENTERPRISE],
     filter: Some(Entries::AgentService),
     ..read(
@@ -159,6 +168,8 @@ pub static SERVICES: Endpoint = Endpoint {
 };
 
 pub static SERVICE: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Name), has("Service", Form::Text)]),
+    missing: &["unknown service ID: "],
     positional: &[SERVICE_ID],
     options: &[
         &[
@@ -183,6 +194,7 @@ const BLOCKING_WAIT: Param = query(
 );
 
 pub static CHECKS: Endpoint = Endpoint {
+    form: Form::Map(&Form::Object(&[has("CheckID", Form::Text), has("Status", Form::Text)])),
     options: &[ENTERPRISE],
     filter: Some(Entries::AgentCheck),
     ..read("agent_checks", "/v1/agent/checks", "The checks registered with this agent, by id.")
@@ -207,6 +219,7 @@ pub static SERVICE_REGISTER: Endpoint = Endpoint {
 };
 
 pub static SERVICE_DEREGISTER: Endpoint = Endpoint {
+    missing: UNKNOWN_SERVICE,
     positional: &[SERVICE_ID],
     options: &[ENTERPRISE],
     absent: Absent::Done,
@@ -218,6 +231,7 @@ pub static SERVICE_DEREGISTER: Endpoint = Endpoint {
 };
 
 pub static CHECK_REGISTER: Endpoint = Endpoint {
+    missing: &["ServiceID "],
     positional: &[body("definition", Shape::Object(CHECK_DEFINITION), "The check.")],
     options: &[ENTERPRISE],
     ..write(
@@ -228,6 +242,7 @@ pub static CHECK_REGISTER: Endpoint = Endpoint {
 };
 
 pub static CHECK_DEREGISTER: Endpoint = Endpoint {
+    missing: &["Unknown check"],
     positional: &[CHECK_ID],
     options: &[ENTERPRISE],
     absent: Absent::Done,
@@ -239,6 +254,7 @@ pub static CHECK_DEREGISTER: Endpoint = Endpoint {
 };
 
 pub static CHECK_PASS: Endpoint = Endpoint {
+    missing: &["Unknown check"],
     positional: &[CHECK_ID],
     options: &[NOTE, ENTERPRISE],
     ..write(
@@ -249,6 +265,7 @@ pub static CHECK_PASS: Endpoint = Endpoint {
 };
 
 pub static CHECK_WARN: Endpoint = Endpoint {
+    missing: &["Unknown check"],
     positional: &[CHECK_ID],
     options: &[NOTE, ENTERPRISE],
     ..write(
@@ -259,6 +276,7 @@ pub static CHECK_WARN: Endpoint = Endpoint {
 };
 
 pub static CHECK_FAIL: Endpoint = Endpoint {
+    missing: &["Unknown check"],
     positional: &[CHECK_ID],
     options: &[NOTE, ENTERPRISE],
     ..write(
@@ -269,6 +287,7 @@ pub static CHECK_FAIL: Endpoint = Endpoint {
 };
 
 pub static CHECK_UPDATE_STATUS: Endpoint = Endpoint {
+    missing: &["Unknown check"],
     positional: &[
         CHECK_ID,
         body("update", Shape::Object(CHECK_UPDATE), "The state and the output."),
@@ -282,6 +301,11 @@ pub static CHECK_UPDATE_STATUS: Endpoint = Endpoint {
 };
 
 pub static HEALTH_SERVICE_ID: Endpoint = Endpoint {
+    form: Form::Object(&[
+        has("AggregatedStatus", Form::Text),
+        has("Service", Form::Object(&[has("ID", Form::Name)])),
+    ]),
+    missing: &["ServiceId "],
     positional: &[SERVICE_ID],
     options: &[ENTERPRISE],
     absent: Absent::Null,
@@ -294,6 +318,11 @@ pub static HEALTH_SERVICE_ID: Endpoint = Endpoint {
 };
 
 pub static HEALTH_SERVICE_NAME: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[
+        has("AggregatedStatus", Form::Text),
+        has("Service", Form::Object(&[has("Service", Form::Name)])),
+    ])),
+    missing: &["ServiceName "],
     positional: &[path("service", Shape::Text, "The service's name.")],
     options: &[ENTERPRISE],
     absent: Absent::EmptyList,
@@ -309,6 +338,7 @@ pub static HEALTH_SERVICE_NAME: Endpoint = Endpoint {
 const HEALTH_STATUSES: &[u16] = &[429, 503];
 
 pub static SERVICE_MAINTENANCE: Endpoint = Endpoint {
+    missing: UNKNOWN_SERVICE,
     positional: &[SERVICE_ID, ENABLE[0]],
     options: &[REASON, ENTERPRISE],
     ..write(
@@ -329,6 +359,7 @@ pub static MAINTENANCE: Endpoint = Endpoint {
 };
 
 pub static MEMBERS: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("Name", Form::Text), has("Addr", Form::Text)])),
     options: &[&[
         // The server only checks whether the value is empty.
         query("wan", "wan=1", Shape::Flag, "The pool of servers of all datacenters."),
@@ -338,13 +369,21 @@ pub static MEMBERS: Endpoint = Endpoint {
     ..read("agent_members", "/v1/agent/members", "The members of the gossip pool.")
 };
 
-pub static METRICS: Endpoint =
-    read("agent_metrics", "/v1/agent/metrics", "The agent's metrics of the last interval.");
+pub static METRICS: Endpoint = Endpoint {
+    form: Form::Object(&[
+        has("Timestamp", Form::Text),
+        has("Gauges", Form::OrNull(&Form::List(&Form::Any))),
+    ]),
+    ..read("agent_metrics", "/v1/agent/metrics", "The agent's metrics of the last interval.")
+};
 
-pub static HOST: Endpoint =
-    read("agent_host", "/v1/agent/host", "The agent's host: memory, processors, disks.");
+pub static HOST: Endpoint = Endpoint {
+    form: Form::Object(&[has("Memory", Form::Any), has("CPU", Form::Any), has("Host", Form::Any)]),
+    ..read("agent_host", "/v1/agent/host", "The agent's host: memory, processors, disks.")
+};
 
 pub static VERSION: Endpoint = Endpoint {
+    form: Form::Object(&[has("SHA", Form::Text), has("HumanVersion", Form::Text)]),
     since: Some("1.16"),
     ..read("agent_version", "/v1/agent/version", "The agent's version.")
 };
@@ -381,6 +420,7 @@ pub static FORCE_LEAVE: Endpoint = Endpoint {
 };
 
 pub static TOKEN_UPDATE: Endpoint = Endpoint {
+    missing: &["Token \""],
     positional: &[
         path(
             "kind",
@@ -394,6 +434,7 @@ pub static TOKEN_UPDATE: Endpoint = Endpoint {
 };
 
 pub static CONNECT_AUTHORIZE: Endpoint = Endpoint {
+    form: Form::Object(&[has("Authorized", Form::Bool)]),
     method: Verb::Post,
     positional: &[body("connection", Shape::Object(AUTHORIZATION), "The connection.")],
     options: &[ENTERPRISE],
@@ -406,6 +447,10 @@ pub static CONNECT_AUTHORIZE: Endpoint = Endpoint {
 };
 
 pub static CONNECT_CA_ROOTS: Endpoint = Endpoint {
+    form: Form::Object(&[
+        has("ActiveRootID", Form::Text),
+        has("Roots", Form::OrNull(&Form::List(&Form::Object(&[has("ID", Form::Text)])))),
+    ]),
     options: &[&[SCOPE[0]], BLOCKING],
     ..read(
         "agent_connect_ca_roots",
@@ -415,6 +460,11 @@ pub static CONNECT_CA_ROOTS: Endpoint = Endpoint {
 };
 
 pub static CONNECT_CA_LEAF: Endpoint = Endpoint {
+    form: Form::Object(&[
+        has("SerialNumber", Form::Text),
+        has("CertPEM", Form::Text),
+        has("Service", Form::Name),
+    ]),
     positional: &[path("service", Shape::Text, "The service's name.")],
     options: &[ENTERPRISE, BLOCKING],
     secret: true,

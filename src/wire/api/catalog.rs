@@ -74,6 +74,7 @@ pub static DEREGISTER: Endpoint = Endpoint {
 };
 
 pub static DATACENTERS: Endpoint = Endpoint {
+    form: Form::List(&Form::Text),
     options: &[CACHED],
     ..Endpoint::read(
         "catalog_datacenters",
@@ -83,6 +84,7 @@ pub static DATACENTERS: Endpoint = Endpoint {
 };
 
 pub static NODES_LIST: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("Node", Form::Text), has("Address", Form::Text)])),
     options: &[NODES, PEER, SCOPE, CONSISTENCY, BLOCKING],
     items: Items::By(&[&["Node"]]),
     filter: Some(Entries::Node),
@@ -90,6 +92,7 @@ pub static NODES_LIST: Endpoint = Endpoint {
 };
 
 pub static SERVICES: Endpoint = Endpoint {
+    form: Form::Map(&Form::OrNull(&Form::List(&Form::Text))),
     options: &[
         &[query(
             "node_meta",
@@ -117,6 +120,11 @@ const TAG: &[Param] =
 const INSTANCES: &[&[Param]] = &[TAG, CACHED, NODES, PEER, MESH, SCOPE, CONSISTENCY, BLOCKING];
 
 pub static SERVICE: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[
+        has("Node", Form::Text),
+        has("ServiceID", Form::Text),
+        has("ServiceName", Form::Name),
+    ])),
     positional: &[path("service", Shape::Text, "The service's name.")],
     options: INSTANCES,
     items: Items::By(INSTANCE),
@@ -129,6 +137,11 @@ pub static SERVICE: Endpoint = Endpoint {
 };
 
 pub static CONNECT: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[
+        has("Node", Form::Text),
+        has("ServiceID", Form::Text),
+        has("ServiceName", Form::Text),
+    ])),
     positional: &[path("service", Shape::Text, "The service's name.")],
     options: INSTANCES,
     items: Items::By(INSTANCE),
@@ -141,6 +154,10 @@ pub static CONNECT: Endpoint = Endpoint {
 };
 
 pub static GATEWAY_SERVICES: Endpoint = Endpoint {
+    form: Form::OrNull(&Form::List(&Form::Object(&[
+        has("Gateway", Form::Object(&[has("Name", Form::Name)])),
+        has("Service", Form::Object(&[has("Name", Form::Text)])),
+    ]))),
     positional: &[path("gateway", Shape::Text, "The gateway's name.")],
     options: &[SCOPE, CONSISTENCY, BLOCKING],
     ..Endpoint::read(
@@ -151,6 +168,16 @@ pub static GATEWAY_SERVICES: Endpoint = Endpoint {
 };
 
 pub static NODE: Endpoint = Endpoint {
+    form: Form::OrNull(&Form::Object(&[
+        has("Node", Form::Object(&[has("Node", Form::Name), has("Address", Form::Text)])),
+        has(
+            "Services",
+            Form::OrNull(&Form::Map(&Form::Object(&[
+                has("ID", Form::Text),
+                has("Service", Form::Text),
+            ]))),
+        ),
+    ])),
     positional: &[path("node", Shape::Text, "The node's name.")],
     options: &[PEER, SCOPE, CONSISTENCY, BLOCKING],
     filter: Some(Entries::NodeService),
@@ -162,6 +189,19 @@ pub static NODE: Endpoint = Endpoint {
 };
 
 pub static NODE_SERVICES: Endpoint = Endpoint {
+    form: Form::Object(&[
+        has(
+            "Node",
+            Form::OrNull(&Form::Object(&[has("Node", Form::Name), has("Address", Form::Text)])),
+        ),
+        has(
+            "Services",
+            Form::OrNull(&Form::List(&Form::Object(&[
+                has("ID", Form::Text),
+                has("Service", Form::Text),
+            ]))),
+        ),
+    ]),
     positional: &[path("node", Shape::Text, "The node's name.")],
     options: &[PEER, MESH, SCOPE, CONSISTENCY, BLOCKING],
     filter: Some(Entries::NodeService),

@@ -14,6 +14,7 @@ const CAS: &[Param] = &[query(
 .guards("the entry has another modify index")];
 
 pub static LIST: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("Kind", Form::Name)])),
     positional: &[KIND],
     options: &[SCOPE, CONSISTENCY, BLOCKING],
     filter: Some(Entries::ConfigEntry),
@@ -22,6 +23,8 @@ pub static LIST: Endpoint = Endpoint {
 };
 
 pub static READ: Endpoint = Endpoint {
+    form: Form::Object(&[has("Kind", Form::Text), may_have("Name", Form::Name)]),
+    missing: &["Config entry not found"],
     positional: &[KIND, NAME],
     options: &[SCOPE, CONSISTENCY, BLOCKING],
     absent: Absent::Null,
@@ -45,6 +48,7 @@ pub static WRITE: Endpoint = Endpoint {
 };
 
 pub static DELETE: Endpoint = Endpoint {
+    form: Form::Map(&Form::Nothing),
     method: Verb::Delete,
     positional: &[KIND, NAME],
     options: &[SCOPE],

@@ -10,11 +10,16 @@ const INTENTION: Param = body("intention", Shape::Any, "The intention.");
 const ID: Param = path("intention_id", Shape::Text, "The intention's id.");
 
 pub static CA_ROOTS: Endpoint = Endpoint {
+    form: Form::Object(&[
+        has("ActiveRootID", Form::Text),
+        has("Roots", Form::OrNull(&Form::List(&Form::Object(&[has("ID", Form::Text)])))),
+    ]),
     options: &[&[SCOPE[0]], BLOCKING],
     ..Endpoint::read("connect_ca_roots", "/v1/connect/ca/roots", "The mesh's root certificates.")
 };
 
 pub static CA_CONFIGURATION: Endpoint = Endpoint {
+    form: Form::Object(&[has("Provider", Form::Text), has("Config", Form::Any)]),
     options: &[&[SCOPE[0]]],
     secret: true,
     ..Endpoint::read(
@@ -35,12 +40,18 @@ pub static CA_CONFIGURATION_UPDATE: Endpoint = Endpoint {
 };
 
 pub static INTENTIONS: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[
+        has("SourceName", Form::Text),
+        has("DestinationName", Form::Text),
+    ])),
     options: &[SCOPE, CONSISTENCY, BLOCKING],
     filter: Some(Entries::Intention),
     ..Endpoint::read("connect_intention_list", "/v1/connect/intentions", "Lists the intentions.")
 };
 
 pub static INTENTION_READ: Endpoint = Endpoint {
+    form: Form::Object(&[has("SourceName", Form::Text), has("DestinationName", Form::Text)]),
+    missing: &["Intention not found"],
     options: &[SCOPE],
     absent: Absent::Null,
     since: Some("1.9"),
@@ -53,6 +64,7 @@ pub static INTENTION_READ: Endpoint = Endpoint {
 };
 
 pub static INTENTION_WRITE: Endpoint = Endpoint {
+    reply: Reply::Applied,
     positional: &[ENDS[0], ENDS[1], INTENTION],
     options: &[SCOPE],
     since: Some("1.9"),
@@ -64,6 +76,8 @@ pub static INTENTION_WRITE: Endpoint = Endpoint {
 };
 
 pub static INTENTION_DELETE: Endpoint = Endpoint {
+    missing: &["Intention not found"],
+    reply: Reply::Applied,
     method: Verb::Delete,
     options: &[SCOPE],
     since: Some("1.9"),
@@ -76,6 +90,7 @@ pub static INTENTION_DELETE: Endpoint = Endpoint {
 };
 
 pub static INTENTION_CHECK: Endpoint = Endpoint {
+    form: Form::Object(&[has("Allowed", Form::Bool)]),
     options: &[
         &[query("source_type", "source-type", Shape::Text, "The kind of source; default consul.")],
         SCOPE,
@@ -89,6 +104,10 @@ pub static INTENTION_CHECK: Endpoint = Endpoint {
 };
 
 pub static INTENTION_MATCH: Endpoint = Endpoint {
+    form: Form::Map(&Form::OrNull(&Form::List(&Form::Object(&[
+        has("SourceName", Form::Text),
+        has("DestinationName", Form::Text),
+    ])))),
     positional: &[
         Param::new(
             "by",
@@ -107,6 +126,7 @@ pub static INTENTION_MATCH: Endpoint = Endpoint {
 };
 
 pub static INTENTION_CREATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Text)]),
     method: Verb::Post,
     positional: &[INTENTION],
     options: &[SCOPE],
@@ -120,6 +140,12 @@ pub static INTENTION_CREATE: Endpoint = Endpoint {
 };
 
 pub static INTENTION_READ_BY_ID: Endpoint = Endpoint {
+    form: Form::Object(&[
+        has("ID", Form::Name),
+        has("SourceName", Form::Text),
+        has("DestinationName", Form::Text),
+    ]),
+    missing: &["Intention not found"],
     positional: &[ID],
     options: &[SCOPE],
     absent: Absent::Null,
@@ -131,6 +157,8 @@ pub static INTENTION_READ_BY_ID: Endpoint = Endpoint {
 };
 
 pub static INTENTION_UPDATE_BY_ID: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Name)]),
+    missing: &["Intention not found"],
     positional: &[ID, INTENTION],
     options: &[SCOPE],
     ..Endpoint::write(
@@ -141,6 +169,8 @@ pub static INTENTION_UPDATE_BY_ID: Endpoint = Endpoint {
 };
 
 pub static INTENTION_DELETE_BY_ID: Endpoint = Endpoint {
+    missing: &["Intention not found"],
+    reply: Reply::Applied,
     method: Verb::Delete,
     positional: &[ID],
     options: &[SCOPE],
@@ -153,6 +183,7 @@ pub static INTENTION_DELETE_BY_ID: Endpoint = Endpoint {
 };
 
 pub static DISCOVERY_CHAIN: Endpoint = Endpoint {
+    form: Form::Object(&[has("Chain", Form::Object(&[has("ServiceName", Form::Text)]))]),
     positional: &[path("service", Shape::Text, "The service's name.")],
     options: &[
         &[query("compile_dc", "compile-dc", Shape::Text, "The datacenter to compile for.")],
@@ -169,6 +200,7 @@ pub static DISCOVERY_CHAIN: Endpoint = Endpoint {
 };
 
 pub static EXPORTED_SERVICES: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("Service", Form::Text)])),
     options: &[SCOPE, CONSISTENCY, BLOCKING],
     since: Some("1.17.3"),
     ..Endpoint::read(

@@ -11,18 +11,27 @@ const UPDATE_FIELDS: &[Field] = &[
 const SEGMENT: &[Param] =
     &[query("segment", "segment", Shape::Text, "The network segment (Consul Enterprise).")];
 
-pub static DATACENTERS: Endpoint = Endpoint::read(
-    "coordinate_datacenters",
-    "/v1/coordinate/datacenters",
-    "The coordinates of the servers of all datacenters.",
-);
+pub static DATACENTERS: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[
+        has("Datacenter", Form::Text),
+        has("Coordinates", Form::OrNull(&Form::List(&Form::Any))),
+    ])),
+    ..Endpoint::read(
+        "coordinate_datacenters",
+        "/v1/coordinate/datacenters",
+        "The coordinates of the servers of all datacenters.",
+    )
+};
 
 pub static NODES_LIST: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("Node", Form::Text), has("Coord", Form::Any)])),
     options: &[SEGMENT, SCOPE, CONSISTENCY, BLOCKING],
     ..Endpoint::read("coordinate_nodes", "/v1/coordinate/nodes", "The coordinates of all nodes.")
 };
 
 pub static NODE: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("Node", Form::Name), has("Coord", Form::Any)])),
+    missing_header: Some("vary"),
     positional: &[path("node", Shape::Text, "The node's name.")],
     options: &[SEGMENT, SCOPE, CONSISTENCY, BLOCKING],
     absent: Absent::EmptyList,

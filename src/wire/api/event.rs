@@ -3,6 +3,11 @@
 use crate::wire::table::*;
 
 pub static FIRE: Endpoint = Endpoint {
+    form: Form::Object(&[
+        has("ID", Form::Text),
+        has("Name", Form::Name),
+        has("Payload", Form::Bytes),
+    ]),
     positional: &[
         path("name", Shape::Text, "The event's name."),
         body("payload", Shape::Payload, "Bytes sent with the event, up to about 400.").optional(),
@@ -34,6 +39,11 @@ pub static FIRE: Endpoint = Endpoint {
 };
 
 pub static LIST: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[
+        has("ID", Form::Text),
+        has("Name", Form::Text),
+        has("Payload", Form::Bytes),
+    ])),
     options: &[&[query("name", "name", Shape::Text, "Only events of this name.")], BLOCKING],
     reply: Reply::Events,
     items: Items::By(&[&["ID"]]),

@@ -17,6 +17,10 @@ const SERVICE_OPTIONS: &[&[Param]] =
     &[INSTANCES, CACHED, NODES, PEER, MESH, SCOPE, CONSISTENCY, BLOCKING];
 
 pub static SERVICE: Endpoint = Endpoint {
+    form: Form::Entries(&Form::Object(&[
+        has("Node", Form::Object(&[has("Node", Form::Text)])),
+        has("Service", Form::Object(&[has("ID", Form::Text), has("Service", Form::Name)])),
+    ])),
     positional: &[SERVICE_NAME],
     options: SERVICE_OPTIONS,
     items: Items::By(INSTANCE),
@@ -29,6 +33,10 @@ pub static SERVICE: Endpoint = Endpoint {
 };
 
 pub static CONNECT: Endpoint = Endpoint {
+    form: Form::Entries(&Form::Object(&[
+        has("Node", Form::Object(&[has("Node", Form::Text)])),
+        has("Service", Form::Object(&[has("ID", Form::Text), has("Service", Form::Text)])),
+    ])),
     positional: &[SERVICE_NAME],
     options: SERVICE_OPTIONS,
     items: Items::By(INSTANCE),
@@ -41,6 +49,10 @@ pub static CONNECT: Endpoint = Endpoint {
 };
 
 pub static INGRESS: Endpoint = Endpoint {
+    form: Form::Entries(&Form::Object(&[
+        has("Node", Form::Object(&[has("Node", Form::Text)])),
+        has("Service", Form::Object(&[has("ID", Form::Text), has("Service", Form::Text)])),
+    ])),
     positional: &[SERVICE_NAME],
     options: SERVICE_OPTIONS,
     items: Items::By(INSTANCE),
@@ -53,6 +65,12 @@ pub static INGRESS: Endpoint = Endpoint {
 };
 
 pub static NODE: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[
+        has("Node", Form::Name),
+        has("CheckID", Form::Text),
+        has("Status", Form::Text),
+        has("ServiceName", Form::Text),
+    ])),
     positional: &[path("node", Shape::Text, "The node's name.")],
     options: &[PEER, SCOPE, CONSISTENCY, BLOCKING],
     items: Items::By(CHECK),
@@ -61,6 +79,12 @@ pub static NODE: Endpoint = Endpoint {
 };
 
 pub static CHECKS: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[
+        has("Node", Form::Text),
+        has("CheckID", Form::Text),
+        has("Status", Form::Text),
+        has("ServiceName", Form::Name),
+    ])),
     positional: &[SERVICE_NAME],
     options: &[NODES, PEER, SCOPE, CONSISTENCY, BLOCKING],
     items: Items::By(CHECK),
@@ -73,6 +97,12 @@ pub static CHECKS: Endpoint = Endpoint {
 };
 
 pub static STATE: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[
+        has("Node", Form::Text),
+        has("CheckID", Form::Text),
+        has("Status", Form::Text),
+        has("ServiceName", Form::Text),
+    ])),
     positional: &[path(
         "state",
         Shape::OneOf(&["any", "passing", "warning", "critical"]),

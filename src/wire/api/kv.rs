@@ -11,6 +11,21 @@ const KEY: Param = path("key", Shape::Key, "The key.");
 const PREFIX: Param =
     path("key", Shape::KeyPrefix, "The prefix, as plain text: `/` has no special meaning.");
 
+/// The members of an entry.
+const fn entry(key: Form) -> [Member; 6] {
+    [
+        has("Key", key),
+        has("Value", Form::Bytes),
+        has("Flags", Form::Number),
+        has("LockIndex", Form::Number),
+        has("CreateIndex", Form::Number),
+        has("ModifyIndex", Form::Number),
+    ]
+}
+
+/// An entry of any key.
+pub const ENTRY: Form = Form::Object(&entry(Form::Text));
+
 /// The option of the calls that can delete every key.
 pub const EVERYTHING: &[Param] = &[call(
     "everything",
@@ -19,6 +34,8 @@ pub const EVERYTHING: &[Param] = &[call(
 )];
 
 pub static GET: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&entry(Form::Key))),
+    missing_header: Some("x-consul-index"),
     positional: &[KEY],
     options: &[SCOPE, CONSISTENCY, BLOCKING],
     reply: Reply::KvValue,
@@ -27,6 +44,8 @@ pub static GET: Endpoint = Endpoint {
 };
 
 pub static LIST: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&entry(Form::Under))),
+    missing_header: Some("x-consul-index"),
     positional: &[PREFIX],
     options: &[SCOPE, CONSISTENCY, BLOCKING],
     fixed_query: "recurse",
@@ -37,6 +56,8 @@ pub static LIST: Endpoint = Endpoint {
 };
 
 pub static KEYS: Endpoint = Endpoint {
+    form: Form::List(&Form::Under),
+    missing_header: Some("x-consul-index"),
     positional: &[PREFIX],
     options: &[
         &[query(

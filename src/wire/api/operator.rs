@@ -20,6 +20,13 @@ const CAS: &[Param] =
 const UNHEALTHY: &[u16] = &[429];
 
 pub static RAFT_CONFIGURATION: Endpoint = Endpoint {
+    form: Form::Object(&[
+        has(
+            "Servers",
+            Form::List(&Form::Object(&[has("ID", Form::Text), has("Address", Form::Text)])),
+        ),
+        has("Index", Form::Number),
+    ]),
     options: &[STALE, DC],
     ..Endpoint::read(
         "operator_raft_configuration",
@@ -45,6 +52,8 @@ pub static RAFT_PEER_REMOVE: Endpoint = Endpoint {
 };
 
 pub static TRANSFER_LEADER: Endpoint = Endpoint {
+    form: Form::Object(&[has("Success", Form::Bool)]),
+    missing: &["Failed to transfer Leader: "],
     method: Verb::Post,
     options: &[&[query("id", "id", Shape::Text, "The server to move to.")], DC],
     repeat: Repeat::Once,
@@ -58,6 +67,7 @@ pub static TRANSFER_LEADER: Endpoint = Endpoint {
 };
 
 pub static AUTOPILOT_CONFIGURATION: Endpoint = Endpoint {
+    form: Form::Object(&[has("CleanupDeadServers", Form::Bool), has("ModifyIndex", Form::Number)]),
     options: &[STALE, DC],
     ..Endpoint::read(
         "operator_autopilot_configuration",
@@ -78,6 +88,10 @@ pub static AUTOPILOT_CONFIGURATION_UPDATE: Endpoint = Endpoint {
 };
 
 pub static AUTOPILOT_HEALTH: Endpoint = Endpoint {
+    form: Form::Object(&[
+        has("Healthy", Form::Bool),
+        has("Servers", Form::OrNull(&Form::List(&Form::Object(&[has("ID", Form::Text)])))),
+    ]),
     options: &[DC],
     also_success: UNHEALTHY,
     ..Endpoint::read(
@@ -88,6 +102,10 @@ pub static AUTOPILOT_HEALTH: Endpoint = Endpoint {
 };
 
 pub static AUTOPILOT_STATE: Endpoint = Endpoint {
+    form: Form::Object(&[
+        has("Healthy", Form::Bool),
+        has("Servers", Form::OrNull(&Form::Map(&Form::Object(&[has("ID", Form::Text)])))),
+    ]),
     options: &[STALE, DC],
     since: Some("1.9"),
     ..Endpoint::read(
@@ -98,6 +116,10 @@ pub static AUTOPILOT_STATE: Endpoint = Endpoint {
 };
 
 pub static KEYRING_LIST: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[
+        has("Datacenter", Form::Text),
+        has("Keys", Form::OrNull(&Form::Map(&Form::Number))),
+    ])),
     options: &[
         &[query("local_only", "local-only", Shape::Bool, "Only the keys of this agent.")],
         RING,
@@ -131,6 +153,7 @@ pub static KEYRING_REMOVE: Endpoint = Endpoint {
 };
 
 pub static USAGE: Endpoint = Endpoint {
+    form: Form::Object(&[has("Usage", Form::Map(&Form::Any))]),
     options: &[&[query("global", "global", Shape::Flag, "Of all datacenters.")], STALE, DC],
     since: Some("1.15"),
     ..Endpoint::read(
@@ -142,7 +165,7 @@ pub static USAGE: Endpoint = Endpoint {
 
 pub static SNAPSHOT_SAVE: Endpoint = Endpoint {
     options: &[STALE, DC],
-    reply: Reply::Body,
+    reply: Reply::Archive,
     secret: true,
     ..Endpoint::read("snapshot_save", "/v1/snapshot", "The servers' whole state as bytes (gzip).")
 };

@@ -19,6 +19,7 @@ const ESTABLISHMENT: &[Field] = &[
 const ENTERPRISE_DEFINITION: Param = body("definition", Shape::Any, "The definition.");
 
 pub static TOKEN_CREATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("PeeringToken", Form::Text)]),
     method: Verb::Post,
     positional: &[body("request", Shape::Object(TOKEN), "The cluster that the token is for.")],
     repeat: Repeat::Once,
@@ -33,6 +34,7 @@ pub static TOKEN_CREATE: Endpoint = Endpoint {
 };
 
 pub static ESTABLISH: Endpoint = Endpoint {
+    form: Form::Map(&Form::Nothing),
     method: Verb::Post,
     positional: &[body("request", Shape::Object(ESTABLISHMENT), "The token and the name.")],
     repeat: Repeat::Once,
@@ -45,6 +47,8 @@ pub static ESTABLISH: Endpoint = Endpoint {
 };
 
 pub static READ: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Text), has("Name", Form::Name)]),
+    missing: &["Peering not found"],
     positional: &[NAME],
     options: &[PARTITION],
     absent: Absent::Null,
@@ -57,6 +61,7 @@ pub static READ: Endpoint = Endpoint {
 };
 
 pub static DELETE: Endpoint = Endpoint {
+    missing: &["Peering not found"],
     method: Verb::Delete,
     positional: &[NAME],
     options: &[PARTITION],
@@ -70,12 +75,14 @@ pub static DELETE: Endpoint = Endpoint {
 };
 
 pub static LIST: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("ID", Form::Text), has("Name", Form::Text)])),
     options: &[PARTITION],
     since: Some("1.13"),
     ..Endpoint::read("peering_list", "/v1/peerings", "Lists the peerings.")
 };
 
 pub static PARTITION_LIST: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("Name", Form::Text)])),
     since: Some("1.11"),
     ..Endpoint::read(
         "partition_list",
@@ -85,6 +92,7 @@ pub static PARTITION_LIST: Endpoint = Endpoint {
 };
 
 pub static PARTITION_CREATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("Name", Form::Text)]),
     positional: &[ENTERPRISE_DEFINITION],
     repeat: Repeat::Once,
     reply: Reply::Json,
@@ -97,6 +105,8 @@ pub static PARTITION_CREATE: Endpoint = Endpoint {
 };
 
 pub static PARTITION_READ: Endpoint = Endpoint {
+    form: Form::Object(&[has("Name", Form::Name)]),
+    missing_header: Some("vary"),
     positional: &[NAME],
     since: Some("1.11"),
     ..Endpoint::read(
@@ -107,6 +117,7 @@ pub static PARTITION_READ: Endpoint = Endpoint {
 };
 
 pub static PARTITION_UPDATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("Name", Form::Name)]),
     positional: &[NAME, ENTERPRISE_DEFINITION],
     reply: Reply::Json,
     since: Some("1.11"),
@@ -129,6 +140,7 @@ pub static PARTITION_DELETE: Endpoint = Endpoint {
 };
 
 pub static NAMESPACE_LIST: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("Name", Form::Text)])),
     ..Endpoint::read(
         "namespace_list",
         "/v1/namespaces",
@@ -137,6 +149,7 @@ pub static NAMESPACE_LIST: Endpoint = Endpoint {
 };
 
 pub static NAMESPACE_CREATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("Name", Form::Text)]),
     positional: &[ENTERPRISE_DEFINITION],
     repeat: Repeat::Once,
     reply: Reply::Json,
@@ -148,6 +161,8 @@ pub static NAMESPACE_CREATE: Endpoint = Endpoint {
 };
 
 pub static NAMESPACE_READ: Endpoint = Endpoint {
+    form: Form::Object(&[has("Name", Form::Name)]),
+    missing_header: Some("vary"),
     positional: &[NAME],
     ..Endpoint::read(
         "namespace_read",
@@ -157,6 +172,7 @@ pub static NAMESPACE_READ: Endpoint = Endpoint {
 };
 
 pub static NAMESPACE_UPDATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("Name", Form::Name)]),
     positional: &[NAME, ENTERPRISE_DEFINITION],
     reply: Reply::Json,
     ..Endpoint::write(

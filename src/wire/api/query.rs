@@ -13,12 +13,14 @@ const EXECUTION: &[Param] = &[
 ];
 
 pub static LIST: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("ID", Form::Text), has("Service", Form::Any)])),
     options: &[DC, CONSISTENCY, BLOCKING],
     secret: true,
     ..Endpoint::read("query_list", "/v1/query", "Lists the prepared queries.")
 };
 
 pub static CREATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Text)]),
     method: Verb::Post,
     positional: &[DEFINITION],
     options: &[DC],
@@ -28,6 +30,8 @@ pub static CREATE: Endpoint = Endpoint {
 };
 
 pub static READ: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("ID", Form::Name), has("Service", Form::Any)])),
+    missing: &["Query not found"],
     positional: &[ID],
     options: &[DC, CONSISTENCY, BLOCKING],
     reply: Reply::FirstItem,
@@ -41,12 +45,14 @@ pub static READ: Endpoint = Endpoint {
 };
 
 pub static UPDATE: Endpoint = Endpoint {
+    missing: &["Query not found"],
     positional: &[ID, DEFINITION],
     options: &[DC],
     ..Endpoint::write("query_update", "/v1/query/{query}", "Replaces a prepared query.")
 };
 
 pub static DELETE: Endpoint = Endpoint {
+    missing: &["Query not found"],
     method: Verb::Delete,
     positional: &[ID],
     options: &[DC],
@@ -59,12 +65,25 @@ pub static DELETE: Endpoint = Endpoint {
 };
 
 pub static EXECUTE: Endpoint = Endpoint {
+    form: Form::Object(&[
+        has("Service", Form::Text),
+        has(
+            "Nodes",
+            Form::OrNull(&Form::List(&Form::Object(&[
+                has("Node", Form::Any),
+                has("Service", Form::Any),
+            ]))),
+        ),
+    ]),
+    missing: &["Query not found"],
     positional: &[ID_OR_NAME],
     options: &[EXECUTION, CACHED, DC, CONSISTENCY],
     ..Endpoint::read("query_execute", "/v1/query/{query}/execute", "Runs a prepared query.")
 };
 
 pub static EXPLAIN: Endpoint = Endpoint {
+    form: Form::Object(&[has("Query", Form::Object(&[has("Service", Form::Any)]))]),
+    missing: &["Query not found"],
     positional: &[ID_OR_NAME],
     options: &[DC, CONSISTENCY],
     secret: true,

@@ -17,7 +17,11 @@ const FULL_RESPONSE: Param = call(
 );
 
 const POSITIONAL: &[Param] = &[
-    path("path", Shape::EncodedPath, "The path as it is sent: `/v1/…`, percent-encoded."),
+    path(
+        "path",
+        Shape::EncodedPath,
+        "The path as it is sent: `/v1/…`, percent-encoded; what a URI cannot have, such as `#`, is escaped.",
+    ),
     body("body", Shape::Payload, "The body.").optional(),
 ];
 

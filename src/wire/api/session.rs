@@ -46,6 +46,7 @@ const SESSION: &[Field] = &[
 const ID: Param = path("session", Shape::Text, "The session's id.");
 
 pub static CREATE: Endpoint = Endpoint {
+    form: Form::Object(&[has("ID", Form::Text)]),
     positional: &[body("definition", Shape::Object(SESSION), "The session.").optional()],
     options: &[SCOPE],
     repeat: Repeat::Once,
@@ -69,6 +70,8 @@ pub static DESTROY: Endpoint = Endpoint {
 };
 
 pub static RENEW: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("ID", Form::Name), has("Node", Form::Text)])),
+    missing: &["Session id '"],
     positional: &[ID],
     options: &[SCOPE],
     reply: Reply::FirstItem,
@@ -81,6 +84,7 @@ pub static RENEW: Endpoint = Endpoint {
 };
 
 pub static INFO: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("ID", Form::Name), has("Node", Form::Text)])),
     positional: &[ID],
     options: &[SCOPE, CONSISTENCY, BLOCKING],
     reply: Reply::FirstItem,
@@ -92,6 +96,7 @@ pub static INFO: Endpoint = Endpoint {
 };
 
 pub static NODE: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("ID", Form::Text), has("Node", Form::Name)])),
     positional: &[path("node", Shape::Text, "The node's name.")],
     options: &[SCOPE, CONSISTENCY, BLOCKING],
     items: Items::By(&[&["ID"]]),
@@ -99,6 +104,7 @@ pub static NODE: Endpoint = Endpoint {
 };
 
 pub static LIST: Endpoint = Endpoint {
+    form: Form::List(&Form::Object(&[has("ID", Form::Text), has("Node", Form::Text)])),
     options: &[SCOPE, CONSISTENCY, BLOCKING],
     items: Items::By(&[&["ID"]]),
     ..Endpoint::read("session_list", "/v1/session/list", "Lists all sessions.")

@@ -5,6 +5,7 @@ use crate::wire::table::*;
 const DC: &[Param] = &[query("dc", "dc", Shape::Text, "The datacenter; default: the agent's own.")];
 
 pub static LEADER: Endpoint = Endpoint {
+    form: Form::Text,
     options: &[DC],
     ..Endpoint::read(
         "status_leader",
@@ -14,6 +15,7 @@ pub static LEADER: Endpoint = Endpoint {
 };
 
 pub static PEERS: Endpoint = Endpoint {
+    form: Form::List(&Form::Text),
     options: &[DC],
     ..Endpoint::read("status_peers", "/v1/status/peers", "The addresses of all Raft peers.")
 };

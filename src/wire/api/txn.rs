@@ -1,7 +1,7 @@
 //! Transactions: `/v1/txn`.
 
 use super::agent::{ADDRESSES, STATUSES, WEIGHTS};
-use super::kv::EVERYTHING;
+use super::kv::{ENTRY, EVERYTHING};
 use crate::wire::table::*;
 
 /// The most operations in a transaction; before Consul 1.14 it was 64.
@@ -92,7 +92,22 @@ const OPERATION: &[Field] = &[
     field("Check", Shape::Object(CHECK_OPERATION), "an operation on a check"),
 ];
 
+/// Of the results, each one has one of these members; there are no errors if the transaction was applied.
+const RESULTS: Form = Form::Object(&[
+    has(
+        "Results",
+        Form::OrNull(&Form::List(&Form::Object(&[
+            may_have("KV", ENTRY),
+            may_have("Node", Form::Object(&[has("Node", Form::Text)])),
+            may_have("Service", Form::Object(&[has("ID", Form::Text)])),
+            may_have("Check", Form::Object(&[has("CheckID", Form::Text)])),
+        ]))),
+    ),
+    has("Errors", Form::OrNull(&Form::List(&Form::Nothing))),
+]);
+
 pub static TXN: Endpoint = Endpoint {
+    form: RESULTS,
     positional: &[body(
         "operations",
         Shape::Objects(OPERATION),

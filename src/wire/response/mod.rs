@@ -8,14 +8,13 @@ pub use meta::{EntryMeta, HEADERS, Meta};
 pub use refusal::retry_after;
 
 use super::request::Request;
-use super::table::{Absent, Endpoint, Reply};
-use super::tape::{Base64, Item, Keys, NotEntries, Tape};
+use super::table::{Absent, Endpoint, Form, Reply};
+use super::tape::{Item, NotTheAnswer, Tape};
 use super::value::Value;
 use crate::error::{Error, Kind};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
-use refusal::is_unknown_endpoint;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -28,82 +27,70 @@ pub struct Answer {
     pub meta: Meta,
 }
 
-/// A success. Its body is decoded when it is read, except for that of a single key: an answer about
-/// another key is refused before its connection is used again.
+/// A success, decoded: an answer of another form is refused before its connection is used again.
 #[derive(Clone)]
 pub struct Success {
-    endpoint: &'static Endpoint,
-    label: String,
-    secret: bool,
-    target: Uri,
-    body: Body,
-    /// The operations of a transaction, as they were sent.
-    operations: Option<Bytes>,
-    /// The metadata, without those of an entry in the body.
+    tape: Tape,
+    /// The metadata.
     pub meta: Meta,
-}
-
-#[derive(Clone)]
-enum Body {
-    /// Of a failure that the row declares a success, such as a 404.
-    Absent,
-    Received(Bytes),
-    Decoded(Tape),
 }
 
 /// Without the body, which can hold a secret.
 impl fmt::Debug for Success {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Success")
-            .field("label", &self.label)
-            .field("meta", &self.meta)
-            .finish_non_exhaustive()
+        f.debug_struct("Success").field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
+
+impl Success {
+    /// The value with its metadata.
+    pub fn answer(self) -> Answer {
+        Answer { value: self.tape.value(), meta: self.meta }
+    }
+
+    /// The value as it was read, and the metadata.
+    pub fn read(self) -> (Tape, Meta) {
+        (self.tape, self.meta)
     }
 }
 
 impl Request {
-    /// Distinguishes success and failure, so that a retry can be decided before the answer is decoded.
+    /// Distinguishes success and failure, and decodes a success.
     ///
     /// # Errors
     /// A refusal of the server, by a status or by the `false` of a conditional write;
-    /// [`Kind::Decode`] if it is evident that this is not the answer to the request.
+    /// [`Kind::Decode`] if this is not Consul's answer to the request.
     pub fn check(&self, response: Response<Bytes>) -> Result<Success, Error> {
-        let meta = Meta::of(response.headers());
+        let mut meta = Meta::of(response.headers());
         if self.full_response {
-            return Ok(self.success(Body::Decoded(Tape::from(&whole(response))), meta));
+            return Ok(Success { tape: Tape::from(&whole(response)), meta });
         }
         self.refuse_encoding(&response)?;
-        let status = response.status();
-        let body = if status.is_success() || self.endpoint.also_success.contains(&status.as_u16()) {
-            self.refuse_page(&response)?;
-            if self.endpoint.reply == Reply::Applied {
-                self.check_applied(response.body())?;
-            }
-            Body::Received(response.into_body())
-        } else {
-            let is_absent = status == StatusCode::NOT_FOUND && !is_unknown_endpoint(&response);
-            if !is_absent || absent_value(self.endpoint).is_none() {
-                let error = self.refused(&response);
-                // Some deletions answer with another status than 404.
-                if self.endpoint.absent != Absent::Done || error.kind() != Kind::NotFound {
-                    return Err(error);
+        let (endpoint, status) = (self.endpoint, response.status());
+        // Consul has no other status of a success; what a path without a row answers is not known.
+        let is_success = status == StatusCode::OK
+            || status.is_success() && endpoint.reply == Reply::Body
+            || endpoint.also_success.contains(&status.as_u16());
+        if is_success {
+            let decoded = self.decode(response.body(), &mut meta);
+            // The failure of a proxy, with a status that would be a success.
+            return match decoded {
+                Err(error) if error.kind() == Kind::Decode && !status.is_success() => {
+                    Err(self.refused(&response))
                 }
-            }
-            self.refuse_page(&response)?;
-            Body::Absent
-        };
-        let mut success = self.success(body, meta);
-        if self.endpoint.reply == Reply::KvValue {
-            success.decode()?;
+                decoded => Ok(Success { tape: decoded?, meta }),
+            };
         }
-        Ok(success)
-    }
-
-    fn success(&self, body: Body, meta: Meta) -> Success {
-        let Request { endpoint, secret, .. } = *self;
-        let (label, target) = (self.label.clone(), self.http.uri().clone());
-        let operations = (endpoint.reply == Reply::Txn).then(|| self.http.body().clone());
-        Success { endpoint, label, secret, target, body, operations, meta }
+        let absent = absent_value(endpoint);
+        if let Some(tape) = absent.filter(|_| self.is_missing(&response)) {
+            return Ok(Success { tape, meta });
+        }
+        let error = self.refused(&response);
+        // Some deletions answer with another status than 404.
+        match endpoint.absent == Absent::Done && error.kind() == Kind::NotFound {
+            true => Ok(Success { tape: Tape::done(), meta }),
+            false => Err(error),
+        }
     }
 
     /// Refuses a body that is compressed, which only a faulty proxy does: requests do not accept it.
@@ -116,15 +103,70 @@ impl Request {
         Err(Error::new(Kind::Decode, message).with_status(response.status().as_u16()))
     }
 
-    /// Refuses a web page, which is never an answer of Consul. Otherwise the page of a captive portal
-    /// would be the success of an operation without a value, and a web server's 404 an absent key.
-    fn refuse_page(&self, response: &Response<Bytes>) -> Result<(), Error> {
-        let content = response.headers().get(header::CONTENT_TYPE);
-        let is_page = content.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
-        match is_page && self.endpoint.reply != Reply::Body {
-            true => Err(self.not_understood("it is a web page", response.body())),
-            false => Ok(()),
+    /// The value in a body.
+    fn decode(&self, body: &Bytes, meta: &mut Meta) -> Result<Tape, Error> {
+        match self.endpoint.reply {
+            Reply::Applied => self.check_applied(body).map(|()| Tape::done()),
+            Reply::Body => Ok(Tape::of_bytes(body.clone())),
+            Reply::Archive if body.starts_with(GZIP) => Ok(Tape::of_bytes(body.clone())),
+            Reply::Archive => Err(self.not_understood("expected an archive", body)),
+            Reply::Done if self.endpoint.form == Form::Nothing => match body.is_empty() {
+                true => Ok(Tape::done()),
+                false => Err(self.not_understood("expected no body", body)),
+            },
+            Reply::Done => self.json(body).map(|_| Tape::done()),
+            Reply::Json | Reply::Events | Reply::KvEntries => self.json(body),
+            Reply::Member(name) => self.json(body)?.into_member(name).ok_or_else(|| {
+                self.not_understood(&format!("expected an object with {name}"), body)
+            }),
+            Reply::FirstItem => self
+                .json(body)?
+                .into_first()
+                .ok_or_else(|| self.not_understood("expected a list", body)),
+            Reply::Txn => {
+                let results = self.json(body)?.into_member("Results");
+                let mut results = match results {
+                    Some(results) if results.top() != Item::Null => results,
+                    _ => Tape::empty_list(),
+                };
+                match txn::take_results(&mut results, self.http.body()) {
+                    true => Ok(results),
+                    false => {
+                        let why = "its results are not those of the operations";
+                        Err(self.not_understood(why, body))
+                    }
+                }
+            }
+            Reply::KvValue => {
+                let entries = self.json(body)?;
+                let entry =
+                    (entries.top() == Item::List(1)).then(|| entries.into_first()).flatten();
+                let found = entry.as_ref().and_then(EntryMeta::of);
+                let (Some(entry), Some(found)) = (entry, found) else {
+                    return Err(self.not_understood("expected one entry", body));
+                };
+                meta.entry = Some(found);
+                Ok(entry.into_member("Value").unwrap_or_else(|| Tape::of_bytes(Bytes::new())))
+            }
         }
+    }
+
+    /// The JSON of a body, which has the form that the row declares.
+    fn json(&self, body: &Bytes) -> Result<Tape, Error> {
+        let path = self.endpoint.subject(self.http.uri().path());
+        let subject: Cow<[u8]> = percent_decode_str(path).into();
+        let tape = Tape::of_answer(body.clone(), &self.endpoint.form, &subject);
+        tape.map_err(|why| match why {
+            // Without what it says, which is not the caller's.
+            NotTheAnswer::AboutAnother(_) if self.secret => {
+                self.strange("the answer is about another one".to_owned())
+            }
+            NotTheAnswer::AboutAnother(other) => {
+                let noun = if self.endpoint.path.ends_with("{key}") { "the key " } else { "" };
+                self.strange(format!("the answer is about {noun}{other:?}"))
+            }
+            NotTheAnswer::Invalid(why) => self.not_understood(&why, body),
+        })
     }
 
     fn check_applied(&self, body: &Bytes) -> Result<(), Error> {
@@ -141,9 +183,24 @@ impl Request {
     }
 
     fn not_understood(&self, why: &str, body: &Bytes) -> Error {
-        not_understood(self.secret, &self.label, why, body)
+        let begins = match self.secret || body.is_empty() {
+            true => String::new(),
+            false => format!("; it begins with {}", excerpt(body)),
+        };
+        self.strange(format!("the answer is not Consul's: {why}{begins}"))
+    }
+
+    /// The error of an answer that is not Consul's to this request: its endpoint is not one, or is behind something
+    /// that confuses answers.
+    fn strange(&self, why: String) -> Error {
+        Error::new(Kind::Decode, format!("{}: {why}", self.label))
     }
 }
+
+/// How a file of gzip begins.
+///
+/// Source: RFC 1952, section 2.3.1.
+const GZIP: &[u8] = &[0x1f, 0x8b];
 
 /// The value of a request with `full_response`: the header's names in lower case, the values of a repeated one
 /// joined, as RFC 9110 allows.
@@ -170,116 +227,6 @@ fn absent_value(endpoint: &Endpoint) -> Option<Tape> {
         Absent::Done => Some(Tape::done()),
         Absent::Error | Absent::SessionInvalid => None,
     }
-}
-
-impl Success {
-    /// Decodes the body into a value.
-    ///
-    /// # Errors
-    /// [`Kind::Decode`] if it is not an answer of Consul.
-    pub fn answer(self) -> Result<Answer, Error> {
-        let (tape, meta) = self.read()?;
-        Ok(Answer { value: tape.value(), meta })
-    }
-
-    /// Decodes the body.
-    ///
-    /// # Errors
-    /// [`Kind::Decode`] if it is not an answer of Consul.
-    pub fn read(mut self) -> Result<(Tape, Meta), Error> {
-        self.decode().map_err(|error| {
-            error.with_endpoint(&self.meta.endpoint).with_attempts(self.meta.attempts)
-        })?;
-        let tape = match self.body {
-            Body::Decoded(tape) => tape,
-            Body::Absent | Body::Received(_) => {
-                absent_value(self.endpoint).unwrap_or_else(Tape::null)
-            }
-        };
-        Ok((tape, self.meta))
-    }
-
-    fn decode(&mut self) -> Result<(), Error> {
-        if let Body::Received(body) = &self.body {
-            self.body = Body::Decoded(self.tape(body.clone())?);
-        }
-        Ok(())
-    }
-
-    fn tape(&mut self, body: Bytes) -> Result<Tape, Error> {
-        let json = |base64| {
-            Tape::of_json(body.clone(), base64)
-                .map_err(|error| self.not_understood(&error.to_string(), &body))
-        };
-        match self.endpoint.reply {
-            Reply::Done | Reply::Applied => Ok(Tape::done()),
-            Reply::Body => Ok(Tape::of_bytes(body)),
-            Reply::Json => json(Base64::Nowhere),
-            Reply::Events => json(Base64::InEntries),
-            Reply::KvEntries => self.entries(&body, Keys::Under(&self.key())),
-            Reply::Member(name) => json(Base64::Nowhere)?
-                .into_member(name)
-                .filter(|member| matches!(member.top(), Item::Bytes(_)))
-                .ok_or_else(|| {
-                    self.not_understood(&format!("expected an object with {name}"), &body)
-                }),
-            Reply::FirstItem => json(Base64::Nowhere)?
-                .into_first()
-                .ok_or_else(|| self.not_understood("expected a list", &body)),
-            Reply::Txn => {
-                let outcome = json(Base64::InResults)?;
-                if !matches!(outcome.top(), Item::Map(_)) {
-                    return Err(self.not_understood("expected the results of a transaction", &body));
-                }
-                let results = outcome.into_member("Results");
-                let is_list = |results: &Tape| matches!(results.top(), Item::List(_));
-                let mut results = results.filter(is_list).unwrap_or_else(Tape::empty_list);
-                txn::remove_values(&mut results, self.operations.as_deref().unwrap_or_default());
-                Ok(results)
-            }
-            Reply::KvValue => {
-                let entries = self.entries(&body, Keys::One(&self.key()))?;
-                let entry =
-                    (entries.top() == Item::List(1)).then(|| entries.into_first()).flatten();
-                let meta = entry.as_ref().and_then(EntryMeta::of);
-                let (Some(entry), Some(meta)) = (entry, meta) else {
-                    return Err(self.not_understood("expected one entry", &body));
-                };
-                self.meta.entry = Some(meta);
-                Ok(entry.into_member("Value").unwrap_or_else(|| Tape::of_bytes(Bytes::new())))
-            }
-        }
-    }
-
-    fn entries(&self, body: &Bytes, keys: Keys) -> Result<Tape, Error> {
-        Tape::of_entries(body.clone(), keys).map_err(|error| match error {
-            // Without the entry, which is none of the caller's.
-            NotEntries::OtherKey(key) => {
-                let message = format!("{}: the answer is about the key {key:?}", self.label);
-                Error::new(Kind::Decode, message)
-            }
-            NotEntries::Invalid(why) => self.not_understood(&why, body),
-        })
-    }
-
-    /// The key or prefix that the request names.
-    fn key(&self) -> Cow<'_, [u8]> {
-        let path = self.endpoint.path;
-        let before = path.strip_suffix("{key}").unwrap_or(path);
-        percent_decode_str(self.target.path().strip_prefix(before).unwrap_or_default()).into()
-    }
-
-    fn not_understood(&self, why: &str, body: &Bytes) -> Error {
-        not_understood(self.secret, &self.label, why, body)
-    }
-}
-
-fn not_understood(secret: bool, label: &str, why: &str, body: &Bytes) -> Error {
-    let begins = match secret {
-        true => String::new(),
-        false => format!("; it begins with {}", excerpt(body)),
-    };
-    Error::new(Kind::Decode, format!("{label}: the answer is not Consul's: {why}{begins}"))
 }
 
 /// The beginning of a body, in one line.

@@ -18,9 +18,13 @@ impl Request {
         if let (409, Reply::Txn) = (status, self.endpoint.reply) {
             return self.txn_refused(response.body());
         }
+        if response.status().is_success() || status == 404 && self.is_anothers(response) {
+            let why = format!("Consul does not answer so (HTTP {status})");
+            return self.not_understood(&why, response.body()).with_status(status);
+        }
         let kind = match self.misses_acl_object(response, text) {
             true => Kind::NotFound,
-            false => self.kind_of(status, text, is_unknown_endpoint(response)),
+            false => self.kind_of(status, text, self.is_unknown_endpoint(response)),
         };
         let said = match (kind, text) {
             (Kind::Unsupported, _) if status == 404 => match self.endpoint.since {
@@ -50,6 +54,42 @@ impl Request {
             .with_status(status)
             .with_maybe_applied(maybe_applied(status, text));
         if is_transient(status, text) { error.retryable() } else { error }
+    }
+
+    /// Whether a 404 is neither about an object that does not exist nor about an endpoint that does not.
+    fn is_anothers(&self, response: &Response<Bytes>) -> bool {
+        // A path without a row may say anything.
+        let is_raw = self.endpoint.reply == Reply::Body;
+        !is_raw && !self.is_missing(response) && !self.is_unknown_endpoint(response)
+    }
+
+    /// Whether a 404 says that the object does not exist, as the row declares it.
+    pub(super) fn is_missing(&self, response: &Response<Bytes>) -> bool {
+        if response.status() != StatusCode::NOT_FOUND {
+            return false;
+        }
+        // The reason of an answer with another status than 200 and JSON.
+        let reason = response.headers().get("x-consul-reason").and_then(|it| it.to_str().ok());
+        let body = String::from_utf8_lossy(response.body());
+        let text = reason.unwrap_or(&body).trim_start();
+        // An agent that is not a server says so before the text of the server.
+        let text = text.strip_prefix("rpc error making call: ").unwrap_or(text);
+        match (text.is_empty(), self.endpoint.missing_header) {
+            (true, Some(header)) => response.headers().contains_key(header),
+            (true, None) => false,
+            (false, _) => self.endpoint.missing.iter().any(|begins| text.starts_with(begins)),
+        }
+    }
+
+    /// Whether a 404 means that the server has no such endpoint. 1.8.7 then sends an empty answer without the header
+    /// `Vary`, which all of its endpoints send; an answer with an index is from an endpoint.
+    fn is_unknown_endpoint(&self, response: &Response<Bytes>) -> bool {
+        response.status() == StatusCode::NOT_FOUND
+            && (response.body().starts_with(b"Invalid URL path")
+                || !self.endpoint.is_in_every_release()
+                    && response.body().is_empty()
+                    && !response.headers().contains_key(header::VARY)
+                    && !response.headers().contains_key("x-consul-index"))
     }
 
     /// Whether the token or policy that the call names does not exist, rather than the caller's token.
@@ -112,15 +152,15 @@ impl Request {
             op_index: usize,
             what: String,
         }
-        let refused: Vec<RefusedOperation> = match serde_json::from_slice::<Refusal>(body) {
-            Ok(refusal) => refusal.errors.unwrap_or_default(),
-            Err(error) => {
-                return self.not_understood(&error.to_string(), body);
-            }
-        }
-        .into_iter()
-        .map(|refused| RefusedOperation { index: refused.op_index, what: refused.what })
-        .collect();
+        let refused = match serde_json::from_slice::<Refusal>(body) {
+            Ok(Refusal { errors: Some(refused) }) if !refused.is_empty() => refused,
+            Ok(_) => return self.not_understood("expected the errors", body).with_status(409),
+            Err(error) => return self.not_understood(&error.to_string(), body).with_status(409),
+        };
+        let refused: Vec<RefusedOperation> = refused
+            .into_iter()
+            .map(|refused| RefusedOperation { index: refused.op_index, what: refused.what })
+            .collect();
         let reasons: Vec<_> = refused
             .iter()
             .map(|refused| {
@@ -186,17 +226,6 @@ fn redirection(headers: &HeaderMap) -> String {
         None => "another path".to_owned(),
     };
     format!("the server redirects to {target}, which is not followed")
-}
-
-/// Whether a 404 means that the server has no such endpoint. 1.8.7 then sends an empty answer without
-/// the header `Vary`, which all of its endpoints send. Some proxies remove that; an answer with an index
-/// is from an endpoint.
-pub(super) fn is_unknown_endpoint(response: &Response<Bytes>) -> bool {
-    response.status() == StatusCode::NOT_FOUND
-        && (response.body().starts_with(b"Invalid URL path")
-            || response.body().is_empty()
-                && !response.headers().contains_key(header::VARY)
-                && !response.headers().contains_key("x-consul-index"))
 }
 
 /// Texts of a server that has no leader to forward the request to, or that is not the leader any more or

@@ -22,7 +22,7 @@ fn respond(method: &str, status: u16, body: &str) -> Result<Answer, Error> {
         .header("vary", "Accept-Encoding")
         .body(Bytes::copy_from_slice(body.as_bytes()))
         .expect("a response");
-    request(method).check(response)?.answer()
+    Ok(request(method).check(response)?.answer())
 }
 
 #[test]
@@ -145,18 +145,20 @@ fn a_web_page_is_neither_a_success_without_a_value_nor_an_absent_key() {
 
 #[test]
 fn an_absent_key_has_an_index_and_an_unknown_endpoint_has_not() {
-    for (name, value, is_absent) in [
-        ("vary", "Accept-Encoding", true),
-        ("x-consul-index", "7", true),
-        ("date", "Sat, 21 Nov 2026 12:00:00 GMT", false),
-    ] {
+    let check = |method, name, value| {
         let response = Response::builder().status(404).header(name, value);
-        let outcome = request("kv_get").check(response.body(Bytes::new()).unwrap());
-        match is_absent {
-            true => assert_eq!(outcome.unwrap().answer().unwrap().value, Value::Null),
-            false => assert_eq!(outcome.unwrap_err().kind(), Kind::Unsupported),
-        }
+        let outcome = request(method).check(response.body(Bytes::new()).unwrap());
+        outcome.map(|success| success.answer().value).map_err(|error| error.kind())
+    };
+    assert_eq!(check("kv_get", "x-consul-index", "7"), Ok(Value::Null));
+    for (name, value) in [("vary", "Accept-Encoding"), ("date", "Sat, 21 Nov 2026 12:00:00 GMT")] {
+        assert_eq!(check("kv_get", name, value), Err(Kind::Decode), "{name}");
     }
+    assert_eq!(
+        check("peering_read", "date", "Sat, 21 Nov 2026 12:00:00 GMT"),
+        Err(Kind::Unsupported)
+    );
+    assert_eq!(check("peering_read", "vary", "Accept-Encoding"), Err(Kind::Decode));
 }
 
 #[test]
@@ -203,7 +205,7 @@ fn read(method: &str, entries: &[&str]) -> Result<Answer, Error> {
     let args = Args::new().arg("a é");
     let request = endpoint(method).unwrap().request(&args, &Defaults::default()).unwrap();
     let body = format!("[{}]", entries.join(","));
-    request.check(Response::new(Bytes::from(body)))?.answer()
+    Ok(request.check(Response::new(Bytes::from(body)))?.answer())
 }
 
 #[test]
@@ -255,21 +257,29 @@ fn a_body_that_is_not_a_list_of_entries_is_refused() {
 
 #[test]
 fn agent_health_is_data_whatever_its_status() {
+    let body = r#"{"AggregatedStatus":"warning","Checks":[],"Service":{"ID":"a","Service":"a"}}"#;
     for status in [200, 429, 503] {
-        let body = r#"{"AggregatedStatus":"warning"}"#;
         let answer = respond("agent_health_service_id", status, body).unwrap();
         assert_eq!(answer.value.get("AggregatedStatus"), Some(&"warning".into()));
     }
-    assert_eq!(respond("agent_health_service_id", 404, "{}").unwrap().value, Value::Null);
-    for status in [200, 404, 429, 503] {
-        let answer = respond("agent_health_service_name", status, "[]").unwrap();
-        assert_eq!(answer.value, Value::List(Vec::new()));
+    for (method, said, body, value) in [
+        ("agent_health_service_id", "ServiceId a not found", "{}", Value::Null),
+        ("agent_health_service_name", "ServiceName a Not Found", "[]", Value::List(Vec::new())),
+    ] {
+        let response = Response::builder().status(404).header("x-consul-reason", said);
+        let success = request(method).check(response.body(Bytes::from(body)).unwrap()).unwrap();
+        assert_eq!(success.answer().value, value);
+    }
+    for (status, kind) in [(429, Kind::RateLimited), (503, Kind::Http)] {
+        let error = respond("agent_health_service_id", status, "<html>Busy</html>").unwrap_err();
+        assert_eq!(error.kind(), kind, "a proxy's");
     }
 }
 
 #[test]
 fn large_integers_are_exact() {
-    let answer = respond("catalog_nodes", 200, "[18446744073709551615, 9007199254740993]").unwrap();
-    let wanted = Value::List(vec![Value::Uint(u64::MAX), Value::Int(9_007_199_254_740_993)]);
-    assert_eq!(answer.value, wanted);
+    let body = r#"{"Memory":18446744073709551615,"CPU":9007199254740993,"Host":0}"#;
+    let answer = respond("agent_host", 200, body).unwrap();
+    assert_eq!(answer.value.get("Memory"), Some(&Value::Uint(u64::MAX)));
+    assert_eq!(answer.value.get("CPU"), Some(&Value::Int(9_007_199_254_740_993)));
 }

@@ -1,47 +1,110 @@
-//! Which results of a transaction have a value: Consul sends null for an empty one, and for none.
+//! The results of a transaction: whether they are those of its operations, and which of them have a value. Consul sends
+//! null for an empty one, and for none.
 
 use crate::wire::tape::Tape;
 use serde::Deserialize;
+use serde_json::Value;
 use std::collections::HashSet;
 
-/// An operation on a key; those on the catalog have no fields here.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Operation {
-    verb: String,
-    #[serde(default)]
-    key: String,
-}
-
+/// An operation of a request, by its area; the value that it stores is not read.
 #[derive(Deserialize)]
 struct Sent {
     #[serde(rename = "KV")]
-    operation: Option<Operation>,
+    kv: Option<Fields>,
+    #[serde(rename = "Node")]
+    node: Option<Fields>,
+    #[serde(rename = "Service")]
+    service: Option<Fields>,
+    #[serde(rename = "Check")]
+    check: Option<Fields>,
 }
 
-/// Makes the values null in the results of operations that read none. `operations` is the request's body.
-pub(super) fn remove_values(results: &mut Tape, operations: &[u8]) {
-    let sent: Vec<Sent> = serde_json::from_slice(operations).unwrap_or_default();
-    let operations: Vec<_> = sent.into_iter().filter_map(|sent| sent.operation).collect();
-    if !operations.iter().any(|operation| operation.gives() == Gives::NoValue) {
-        return;
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Fields {
+    verb: String,
+    #[serde(default)]
+    key: String,
+    #[serde(default)]
+    node: Value,
+    #[serde(default)]
+    service: Value,
+    #[serde(default)]
+    check: Value,
+}
+
+/// An operation: its results have this member, with this name of its subject. Without a name any fits.
+struct Operation {
+    area: &'static str,
+    verb: String,
+    name: String,
+}
+
+impl Sent {
+    fn operation(self) -> Option<Operation> {
+        let of = |area, verb, name: &Value| {
+            let name = name.as_str().unwrap_or_default().to_owned();
+            Some(Operation { area, verb, name })
+        };
+        match self {
+            Sent { kv: Some(kv), .. } => {
+                Some(Operation { area: "KV", verb: kv.verb, name: kv.key })
+            }
+            Sent { node: Some(it), .. } => of("Node", it.verb, &it.node["Node"]),
+            Sent { service: Some(it), .. } => of("Service", it.verb, &it.service["ID"]),
+            Sent { check: Some(it), .. } => of("Check", it.verb, &it.check["CheckID"]),
+            _ => None,
+        }
     }
-    let entries = results.entries();
+}
+
+/// A result: the member that it has, the name of its subject, and for a key the index of its value.
+struct Found<'a> {
+    area: &'a [u8],
+    name: &'a [u8],
+    value: Option<usize>,
+    is_empty: bool,
+}
+
+impl<'a> Found<'a> {
+    fn all(results: &'a Tape) -> Option<Vec<Self>> {
+        let found = results.tagged()?.into_iter().map(|(area, at)| {
+            let name = match area {
+                b"KV" => "Key",
+                b"Node" => "Node",
+                b"Service" => "ID",
+                _ => "CheckID",
+            };
+            let value = results.member(at, b"Value").filter(|_| area == b"KV");
+            let is_empty = value.is_some_and(|at| results.is_empty_at(at));
+            Some(Found { area, name: results.text_at(at, &[name])?, value, is_empty })
+        });
+        found.collect()
+    }
+}
+
+/// Whether these can be the results of the operations in a request's body. Makes the values null in the results of
+/// operations that read none.
+pub(super) fn take_results(results: &mut Tape, operations: &[u8]) -> bool {
+    let sent: Vec<Sent> = serde_json::from_slice(operations).unwrap_or_default();
+    let operations: Vec<_> = sent.into_iter().filter_map(Sent::operation).collect();
+    let Some(found) = Found::all(results) else { return false };
     let without_value = [false, true].into_iter().find_map(|may_miss| {
-        let entries = entries.iter().map(|(key, at)| (*key, results.is_empty_at(*at))).collect();
-        let mut fit = Fit { operations: &operations, entries, may_miss, ..Fit::default() };
+        let (operations, found) = (&operations, &found);
+        let mut fit =
+            Fit { operations, found, may_miss, without_value: Vec::new(), tried: HashSet::new() };
         fit.fits(0, 0).then_some(fit.without_value)
     });
-    let nulls: Vec<_> = without_value.into_iter().flatten().map(|place| entries[place].1).collect();
+    let Some(without_value) = without_value else { return false };
+    let nulls: Vec<_> = without_value.into_iter().filter_map(|place| found[place].value).collect();
     nulls.into_iter().for_each(|at| results.set_null(at));
+    true
 }
 
 /// Finds the operation of each result. The server does not name it, and a tree has any number of results.
-#[derive(Default)]
 struct Fit<'a> {
     operations: &'a [Operation],
-    /// The key of each result, and whether its value is empty.
-    entries: Vec<(&'a [u8], bool)>,
+    found: &'a [Found<'a>],
     /// Whether results of reads can be missing, for lack of a permission.
     may_miss: bool,
     /// The results that have no value.
@@ -52,44 +115,48 @@ struct Fit<'a> {
 impl Fit<'_> {
     /// Whether the results from `at` on can be those of the operations from `next` on.
     fn fits(&mut self, next: usize, at: usize) -> bool {
-        let Some(operation) = self.operations.get(next) else { return at == self.entries.len() };
+        let Some(operation) = self.operations.get(next) else { return at == self.found.len() };
         if !self.tried.insert((next, at)) {
             return false;
         }
-        let entry = self.entries.get(at).filter(|(key, _)| *key == operation.key.as_bytes());
-        match (operation.gives(), entry) {
-            (Gives::NoValue, Some((_, true))) => {
+        let found = self.found.get(at).filter(|found| operation.is_about(found));
+        match operation.gives() {
+            Gives::NoValue => {
+                if !found.is_some_and(|found| found.is_empty || found.value.is_none()) {
+                    return false;
+                }
                 self.without_value.push(at);
                 self.fits(next + 1, at + 1) || {
                     self.without_value.pop();
                     false
                 }
             }
-            (Gives::NoValue, _) => false,
-            (Gives::Value, entry) => {
-                entry.is_some() && self.fits(next + 1, at + 1)
+            Gives::Value => {
+                found.is_some() && self.fits(next + 1, at + 1)
                     || self.may_miss && self.fits(next + 1, at)
             }
-            (Gives::Tree, _) => {
-                let end = at + self.tree_len(at, operation.key.as_bytes());
+            Gives::Tree => {
+                let end = at + self.tree_len(at, operation.name.as_bytes());
                 (at..=end).rev().any(|end| self.fits(next + 1, end))
             }
-            (Gives::Nothing, _) => self.fits(next + 1, at),
+            Gives::Nothing => self.fits(next + 1, at),
         }
     }
 
     /// The number of results from `at` on that can be a tree, whose keys are in order.
     fn tree_len(&self, at: usize, prefix: &[u8]) -> usize {
-        let entries = &self.entries[at..];
+        let found = &self.found[at..];
         let is_in_tree = |place: &usize| {
-            let (key, _) = entries[*place];
-            key.starts_with(prefix) && (*place == 0 || entries[place - 1].0 < key)
+            let key = found[*place].name;
+            found[*place].area == b"KV"
+                && key.starts_with(prefix)
+                && (*place == 0 || found[place - 1].name < key)
         };
-        (0..entries.len()).take_while(is_in_tree).count()
+        (0..found.len()).take_while(is_in_tree).count()
     }
 }
 
-/// The results of an operation on a key.
+/// The results of an operation.
 #[derive(PartialEq, Eq)]
 enum Gives {
     Nothing,
@@ -107,12 +174,19 @@ impl Operation {
             _ => Gives::Nothing,
         }
     }
+
+    fn is_about(&self, found: &Found) -> bool {
+        let (name, other) = (self.name.as_bytes(), found.name);
+        found.area == self.area.as_bytes()
+            && (other == name
+                || self.area != "KV" && (name.is_empty() || other.eq_ignore_ascii_case(name)))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::tape::Base64;
+    use crate::wire::api::txn::TXN;
     use crate::wire::value::Value;
 
     /// The values of the results with these keys and values, `null` for none.
@@ -122,13 +196,15 @@ mod tests {
             .map(|(verb, key)| serde_json::json!({"KV": {"Verb": verb, "Key": key}}));
         let operations = serde_json::Value::from_iter(operations);
         let entry = |(key, value): &(&str, &str)| {
-            format!(r#"{{"KV": {{"Key": "{key}", "Value": {value}, "Flags": 0}}}}"#)
+            format!(
+                r#"{{"KV": {{"Key": "{key}", "Value": {value}, "Flags": 0, "LockIndex": 0, "CreateIndex": 1, "ModifyIndex": 1}}}}"#
+            )
         };
         let body: Vec<_> = results.iter().map(entry).collect();
-        let body = format!(r#"{{"Results": [{}]}}"#, body.join(","));
-        let outcome = Tape::of_json(body.into(), Base64::InResults).expect("it is JSON");
+        let body = format!(r#"{{"Results": [{}], "Errors": null}}"#, body.join(","));
+        let outcome = Tape::of_answer(body.into(), &TXN.form, b"").expect("it is an answer");
         let mut results = outcome.into_member("Results").expect("it has results");
-        remove_values(&mut results, operations.to_string().as_bytes());
+        assert!(take_results(&mut results, operations.to_string().as_bytes()));
         let value = |result: &Value| result.get("KV")?.get("Value").cloned();
         results.value().items().iter().filter_map(value).collect()
     }
@@ -175,10 +251,5 @@ mod tests {
     fn results_that_may_not_be_read_are_skipped() {
         let operations = [("get", "a"), ("get-tree", "t/"), ("set", "b")];
         assert_eq!(values(&operations, &[("b", "null")]), [Value::Null]);
-    }
-
-    #[test]
-    fn results_that_fit_no_operation_stay_as_they_are() {
-        assert_eq!(values(&[("set", "a")], &[("b", "null")]), [Value::from("")]);
     }
 }

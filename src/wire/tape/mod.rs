@@ -59,42 +59,12 @@ pub enum Item<'a> {
     Map(usize),
 }
 
-/// Which strings in a body are base64.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Base64 {
-    /// None.
-    Nowhere,
-    /// `Value` and `Payload` of an entry, of each entry of a list, and of the `KV` in an entry. Null
-    /// becomes the empty string there.
-    InEntries,
-    /// Those of the entries in the member `Results`.
-    InResults,
-}
-
-/// The keys that the entries of an answer may have.
-#[derive(Clone, Copy, Debug)]
-pub enum Keys<'a> {
-    /// This one.
-    One(&'a [u8]),
-    /// Those that begin with this.
-    Under(&'a [u8]),
-}
-
-impl Keys<'_> {
-    fn include(self, key: &[u8]) -> bool {
-        match self {
-            Keys::One(only) => key == only,
-            Keys::Under(prefix) => key.starts_with(prefix),
-        }
-    }
-}
-
-/// The reason why a body is not the list of entries that was asked for.
+/// The reason why a body is not the answer that was asked for.
 #[derive(Debug)]
-pub enum NotEntries {
-    /// It has an entry of this key.
-    OtherKey(String),
-    /// It is not a list of entries.
+pub enum NotTheAnswer {
+    /// It is about what has this name or key.
+    AboutAnother(String),
+    /// It has another form.
     Invalid(String),
 }
 
@@ -157,22 +127,26 @@ impl Tape {
         self.nodes.len()
     }
 
-    /// The KV entries in the results of a transaction: their keys, and the indexes of their values.
-    pub fn entries(&self) -> Vec<(&[u8], usize)> {
-        let Node::List(count) = self.nodes[0] else { return Vec::new() };
-        let mut entries = Vec::new();
+    /// The objects of the list, each with the name and the index of its first member; `None` if it is not a list of
+    /// objects with one member each.
+    pub fn tagged(&self) -> Option<Vec<(&[u8], usize)>> {
+        let Node::List(count) = self.nodes[0] else { return None };
         let mut at = 1;
-        for _ in 0..count {
-            let entry = self.member(at, b"KV");
-            let member = |name: &[u8]| entry.and_then(|entry| self.member(entry, name));
-            if let (Some(key), Some(value)) = (member(b"Key"), member(b"Value"))
-                && let Item::Bytes(key) = self.item(self.nodes[key])
-            {
-                entries.push((key, value));
-            }
+        let next = |_| {
+            let only = self.offsets(at).next().filter(|_| matches!(self.nodes[at], Node::Map(1)));
             at = self.end(at);
+            only
+        };
+        (0..count).map(next).collect()
+    }
+
+    /// The string at the end of a path of members, from the index of a map.
+    pub fn text_at(&self, at: usize, path: &[&str]) -> Option<&[u8]> {
+        let end = path.iter().try_fold(at, |at, name| self.member(at, name.as_bytes()))?;
+        match self.item(self.nodes[end]) {
+            Item::Bytes(text) => Some(text),
+            _ => None,
         }
-        entries
     }
 
     /// Whether the value at this index is the empty string.
@@ -206,7 +180,7 @@ impl Tape {
     }
 
     /// The index of the member `name` of the map at `at`.
-    fn member(&self, at: usize, name: &[u8]) -> Option<usize> {
+    pub fn member(&self, at: usize, name: &[u8]) -> Option<usize> {
         let found = self.offsets(at).filter(|(found, _)| *found == name).last();
         found.map(|(_, at)| at)
     }

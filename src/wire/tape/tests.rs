@@ -1,12 +1,13 @@
 use super::*;
+use crate::wire::table::{Form, has, may_have};
 use proptest::prelude::*;
 
-fn tape(json: &str, base64: Base64) -> Result<Tape, serde_json::Error> {
-    Tape::of_json(Bytes::copy_from_slice(json.as_bytes()), base64)
+fn tape(json: &str) -> Result<Tape, serde_json::Error> {
+    Tape::of_json(Bytes::copy_from_slice(json.as_bytes()))
 }
 
-fn read(json: &str, base64: Base64) -> Value {
-    tape(json, base64).expect("it is JSON").value()
+fn read(json: &str) -> Value {
+    tape(json).expect("it is JSON").value()
 }
 
 fn any_json() -> impl Strategy<Value = serde_json::Value> {
@@ -34,7 +35,7 @@ proptest! {
     #[test]
     fn any_json_reads_as_serde_json_reads_it(json in any_json(), pretty in any::<bool>()) {
         let text = if pretty { format!("{json:#}") } else { json.to_string() };
-        prop_assert_eq!(read(&text, Base64::Nowhere), Value::from(json));
+        prop_assert_eq!(read(&text), Value::from(json));
     }
 
     #[test]
@@ -45,7 +46,7 @@ proptest! {
 
     #[test]
     fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..60)) {
-        let _ = Tape::of_json(Bytes::from(body), Base64::InEntries);
+        let _ = Tape::of_answer(Bytes::from(body), &ENTRIES, b"a");
     }
 
     /// Cut anywhere, a table is not JSON any more.
@@ -54,44 +55,89 @@ proptest! {
         let text = serde_json::json!([json]).to_string();
         let mut bytes = text.into_bytes();
         bytes.truncate(cut.index(bytes.len()));
-        prop_assert!(Tape::of_json(Bytes::from(bytes), Base64::Nowhere).is_err());
+        prop_assert!(Tape::of_json(Bytes::from(bytes)).is_err());
     }
 }
 
+/// The form of a list of entries in the tests.
+const ENTRIES: Form =
+    Form::List(&Form::Object(&[has("Key", Form::Under), has("Value", Form::Bytes)]));
+
+fn answer(json: &str, form: Form) -> Result<Value, NotTheAnswer> {
+    Ok(Tape::of_answer(Bytes::copy_from_slice(json.as_bytes()), &form, b"a")?.value())
+}
+
 #[test]
-fn base64_is_decoded_where_an_entry_has_it_and_nowhere_else() {
+fn base64_is_decoded_where_the_form_has_it_and_nowhere_else() {
     let entry = r#"{"Key": "a", "Value": "AP8=", "Other": {"Value": "AP8="}}"#;
-    let decoded = |value: &Value| {
-        assert_eq!(value.get("Value"), Some(&Value::from(vec![0, 255])));
-        assert_eq!(value.get("Other").and_then(|v| v.get("Value")), Some(&"AP8=".into()));
+    let list = answer(&format!("[{entry}]"), ENTRIES).unwrap();
+    let decoded = &list.items()[0];
+    assert_eq!(decoded.get("Value"), Some(&Value::from(vec![0, 255])));
+    assert_eq!(decoded.get("Other").and_then(|v| v.get("Value")), Some(&"AP8=".into()));
+    assert_eq!(read(entry).get("Value"), Some(&"AP8=".into()));
+    let value = |json| {
+        let list = answer(&format!(r#"[{{"Key":"a","Value":{json}}}]"#), ENTRIES).unwrap();
+        list.items()[0].get("Value").cloned()
     };
-    decoded(&read(&format!("[{entry}]"), Base64::InEntries).items()[0]);
-    let result = format!(r#"{{"Results": [{{"KV": {entry}}}], "KV": {entry}}}"#);
-    let result = read(&result, Base64::InResults);
-    decoded(result.get("Results").unwrap().items()[0].get("KV").unwrap());
-    assert_eq!(result.get("KV").unwrap().get("Value"), Some(&"AP8=".into()));
-    assert_eq!(read(entry, Base64::Nowhere).get("Value"), Some(&"AP8=".into()));
-    assert_eq!(read(r#"{"Value": null}"#, Base64::InEntries).get("Value"), Some(&"".into()));
-    assert_eq!(read(r#"{"Payload": "\u0041A=="}"#, Base64::InEntries), {
-        Value::Map(vec![("Payload".into(), Value::from(vec![0]))])
-    });
-    let error = tape(r#"[{"Value": "%%"}]"#, Base64::InEntries).unwrap_err();
-    assert!(error.to_string().contains("not base64"), "{error}");
+    assert_eq!(value("null"), Some("".into()));
+    assert_eq!(value(r#""\u0041A==""#), Some(Value::from(vec![0])));
+    let error = answer(r#"[{"Key": "a", "Value": "%%"}]"#, ENTRIES).unwrap_err();
+    assert!(matches!(error, NotTheAnswer::Invalid(why) if why.contains("not base64")));
+}
+
+#[test]
+fn a_value_of_another_form_is_refused_with_what_was_expected() {
+    const HAS_A: Form = Form::Object(&[has("A", Form::Any)]);
+    const MAY_HAVE_A: Form = Form::Object(&[may_have("A", Form::Text)]);
+    const SOME: Form =
+        Form::Entries(&Form::Object(&[has("A", Form::Object(&[has("B", Form::Name)]))]));
+    for (form, json, why) in [
+        (Form::List(&Form::Text), r#"["a", 5]"#, "number, expected a string"),
+        (Form::List(&Form::Text), "{}", "map, expected a list"),
+        (Form::Map(&Form::Number), r#"{"x": null}"#, "null, expected a number"),
+        (Form::Map(&Form::Nothing), r#"{"x": 5}"#, "expected nothing"),
+        (HAS_A, r#"{"a": 5}"#, "it has no A"),
+        (HAS_A, r#"{"A": 5, "A": 6}"#, "twice"),
+        (Form::OrNull(&Form::Bool), "5", "expected true or false"),
+        (SOME, r#"[{"error": 1}, 5, null]"#, "no item of the list"),
+    ] {
+        match answer(json, form) {
+            Err(NotTheAnswer::Invalid(said)) => assert!(said.contains(why), "{json}: {said}"),
+            other => panic!("{json}: {other:?}"),
+        }
+    }
+    for (form, json) in [
+        (Form::OrNull(&Form::Bool), "null"),
+        (Form::Map(&Form::Nothing), "{}"),
+        (MAY_HAVE_A, r#"{"B": 5}"#),
+        (SOME, "[]"),
+        (SOME, r#"[5, {"A": 5}, {"A": {"B": "A"}}, {"A": {}}]"#),
+    ] {
+        assert!(answer(json, form).is_ok(), "{json}");
+    }
+    for (form, json) in [
+        (ENTRIES, r#"[{"Key": "b", "Value": null}]"#),
+        (Form::Key, r#""A""#),
+        (Form::Name, r#""b""#),
+        (SOME, r#"[{"A": {"B": "a"}}, {"A": {"B": "b"}}]"#),
+    ] {
+        assert!(matches!(answer(json, form), Err(NotTheAnswer::AboutAnother(_))), "{json}");
+    }
 }
 
 #[test]
 fn the_last_of_two_members_with_one_name_counts() {
     let twice = r#"{"a": 1, "b": [{}], "a": [2, {"a": 3}], "c": 0}"#;
     let last = Value::List(vec![2.into(), Value::Map(vec![("a".into(), 3.into())])]);
-    assert_eq!(read(twice, Base64::Nowhere).get("a"), Some(&last));
-    let member = tape(twice, Base64::Nowhere).unwrap().into_member("a").unwrap();
+    assert_eq!(read(twice).get("a"), Some(&last));
+    let member = tape(twice).unwrap().into_member("a").unwrap();
     assert_eq!(member.value(), last);
     assert_eq!(member.items().count(), 5);
 }
 
 #[test]
 fn a_part_is_a_tape_of_its_own() {
-    let list = |json| tape(json, Base64::Nowhere).unwrap();
+    let list = |json| tape(json).unwrap();
     let part = list(r#"[[1, {"a": []}], 2]"#).into_first().unwrap();
     assert_eq!((part.count(), part.items().count()), (5, 5));
     assert_eq!(list("[]").into_first().unwrap().value(), Value::Null);
@@ -103,12 +149,12 @@ fn a_part_is_a_tape_of_its_own() {
 #[test]
 fn too_deep_nesting_is_refused() {
     let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-    assert_eq!(tape(&nested(127), Base64::Nowhere).unwrap().depth(), 127);
-    assert!(tape(&nested(128), Base64::Nowhere).is_err());
-    assert!(tape(&nested(100_000), Base64::Nowhere).is_err());
+    assert_eq!(tape(&nested(127)).unwrap().depth(), 127);
+    assert!(tape(&nested(128)).is_err());
+    assert!(tape(&nested(100_000)).is_err());
 }
 
 #[test]
 fn a_string_that_is_not_utf8_is_refused() {
-    assert!(Tape::of_json(Bytes::from_static(b"\"\xff\""), Base64::Nowhere).is_err());
+    assert!(Tape::of_json(Bytes::from_static(b"\"\xff\"")).is_err());
 }

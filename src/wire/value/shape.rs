@@ -5,7 +5,24 @@ use crate::error::Error;
 use crate::wire::table::{Field, Shape};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use percent_encoding::{AsciiSet, percent_encode};
 use std::time::Duration;
+
+/// What Consul takes for itself in the target of a request, also `#`, and a URI cannot have; so is each byte that is not
+/// ASCII.
+///
+/// Source: `url.ParseRequestURI` of Go.
+pub const RAW_IN_TARGETS: &AsciiSet = &AsciiSet::EMPTY
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
 
 /// The path of a value, for messages: an argument's name, and members of it.
 pub struct ValuePath<'a> {
@@ -112,9 +129,19 @@ impl Shape {
 
     /// Checks a string for the path of a request.
     pub fn path_text(&self, value: &Value, at: &ValuePath) -> Result<String, Error> {
-        let text = self.text(value, at)?;
-        if matches!(self, Shape::EncodedPath) && !text.starts_with('/') {
-            return Err(at.bad_value(value, "it must begin with `/`"));
+        let text = match (self, value) {
+            (Shape::EncodedPath, Value::Bytes(path)) => {
+                percent_encode(path, RAW_IN_TARGETS).to_string()
+            }
+            _ => self.text(value, at)?,
+        };
+        if matches!(self, Shape::EncodedPath) {
+            if !text.starts_with('/') {
+                return Err(at.bad_value(value, "it must begin with `/`"));
+            }
+            if text.contains(' ') {
+                return Err(at.bad_value(value, "a space must be written as `%20`"));
+            }
         }
         if has_dots(text.as_bytes()) {
             return Err(at.bad_value(value, CLEANED));

@@ -1,11 +1,13 @@
 //! The leader's plans.
 
-use consul_ffi::cluster::replication::map::{Change, ChangeKind, Disk, NodeId};
+use consul_ffi::cluster::replication::map::{Change, ChangeKind, Disk, NodeId, Quorums};
 use consul_ffi::cluster::replication::plan::{
     Accepted, MAX_CHANGES, Map, Member, Planner, Presence,
 };
 use consul_ffi::cluster::replication::state::Report;
 use std::collections::BTreeSet;
+
+const QUORUMS: Quorums = Quorums { replicas: 3, write: 2, read: 2 };
 
 fn members(count: u64) -> Vec<Member> {
     let member = |number: u64| Member {
@@ -27,14 +29,14 @@ fn next(map: &Map, members: &[Member], stuck: &[(u32, u64)], accepted: &[u32]) -
 /// The same after the word of an operator about these replicas.
 fn next_after(map: &Map, members: &[Member], stuck: &[(u32, u64)], accepted: &Accepted) -> Map {
     let stuck: BTreeSet<_> = stuck.iter().copied().collect();
-    let planner = Planner { members, replicas: 3, may_plan: true, stuck: &stuck, accepted };
+    let planner = Planner { members, quorums: QUORUMS, may_plan: true, stuck: &stuck, accepted };
     map.next(&planner).unwrap_or_else(|| map.clone())
 }
 
 fn first(shards: usize, members: &[Member]) -> Map {
     let (stuck, accepted) = Default::default();
     let planner =
-        Planner { members, replicas: 3, may_plan: true, stuck: &stuck, accepted: &accepted };
+        Planner { members, quorums: QUORUMS, may_plan: true, stuck: &stuck, accepted: &accepted };
     Map::first(shards, 1, &planner)
 }
 

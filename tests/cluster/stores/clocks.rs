@@ -1,9 +1,14 @@
 //! Machines whose clocks are wrong, and are set right.
 
 use super::*;
+use consul_ffi::cluster::replication::message::{Action, Outcome};
+use consul_ffi::cluster::replication::record::{HybridTime, Record, Version};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 const HOUR_S: i64 = 3600;
+
+/// A machine that booted in 2099 instead of 2026.
+const YEARS_73_S: i64 = 73 * 365 * 24 * HOUR_S;
 
 /// How many seconds the clock of a machine is ahead.
 #[derive(Clone)]
@@ -92,12 +97,256 @@ fn records_of_three_nodes_that_were_ahead_stay_readable() {
     cases.fill(&nodes[0], "early");
     machines.iter().for_each(Machine::set_right);
     cases.fill(&nodes[0], "right");
-    let why = cases.write(&nodes[0], "early-1", "again").expect_err("a newer version");
-    assert!(why.message().contains("ahead of this machine's clock"), "{why}");
     nodes.iter().for_each(|node| cases.has(node, "early"));
-    cases.world.wait(Duration::from_secs(120));
-    cases.write(&nodes[0], "early-1", "again").expect("a quorum");
-    assert_eq!(cases.read(&nodes[1], "early-1").as_deref(), Some("again"));
+    // They are not frozen until those times.
+    for (number, text) in ["again", "and again"].into_iter().enumerate() {
+        cases.write(&nodes[number], "early-1", text).expect("a quorum");
+        nodes
+            .iter()
+            .for_each(|node| assert_eq!(cases.read(node, "early-1").as_deref(), Some(text)));
+    }
+    cases.try_delete(&nodes[2], "early-2").expect("a quorum");
+    nodes.iter().for_each(|node| assert_eq!(cases.read(node, "early-2"), None));
+    cases.world.wait(Duration::from_secs(150));
+    nodes.iter().for_each(|node| {
+        assert_eq!(cases.read(node, "early-1").as_deref(), Some("and again"));
+        assert_eq!(cases.read(node, "early-2"), None);
+        assert_eq!(cases.read(node, "early-3").as_deref(), Some("early"));
+    });
+}
+
+impl Cases {
+    fn try_delete(&self, at: &Process, key: &str) -> Result<(), Error> {
+        let deadline = self.deadline(10);
+        let record = (Bytes::from(key.to_owned()), None);
+        self.world.run(at.store.write(key.as_bytes(), vec![record], deadline)).map(|_| ())
+    }
+
+    /// A record whose version is this many seconds ahead of a right clock.
+    fn ahead(&self, seconds: i64, key: &str) -> Record {
+        let now_ms = 1_700_000_000_000 + self.world.clock.now().since_origin().as_millis() as u64;
+        let time = HybridTime::from_ms(now_ms.saturating_add_signed(seconds * 1000));
+        let data = Some(Bytes::from_static(b"refused"));
+        Record { id: Bytes::from(key.to_owned()), version: Version::new(time, 1), data }
+    }
+
+    /// Puts a record on the disk of a node, as an earlier release could.
+    fn plant(&self, at: &Process, record: &Record) {
+        let shard = at.store.shard_of(&record.id);
+        let applied = at.disk.apply(shard, vec![record.clone()]);
+        assert_eq!(self.world.run(applied).expect("memory"), []);
+    }
+
+    /// The answer of a node to a request about the shard of a key.
+    fn ask(&self, at: &Process, key: &str, action: Action) -> Outcome {
+        let (store, shard) = (&at.store, at.store.shard_of(key.as_bytes()));
+        let known = store.router().entries.get(shard).expect("a map");
+        let holder = store.holder().expect("it is open");
+        self.world.run(holder.serve(known.request(shard, action))).outcome
+    }
+}
+
+impl Process {
+    fn has_on_disk(&self, data: &str) -> bool {
+        self.disk.records(8).iter().any(|it| it.data.as_deref() == Some(data.as_bytes()))
+    }
+}
+
+/// The node whose clock is ahead stores it nowhere, not on its own disk either, so nothing can spread.
+#[test]
+fn a_write_by_a_clock_that_is_ahead_changes_nothing() {
+    for ahead_s in [3, HOUR_S, YEARS_73_S] {
+        let cases = Cases::new();
+        let machines = [0, 0, ahead_s].map(Machine::ahead);
+        let nodes = nodes(&cases, &machines);
+        cases.fill(&nodes[0], "before");
+        for number in 0..10 {
+            let key = format!("before-{number}");
+            let why = cases.write(&nodes[2], &key, "refused").expect_err("its clock is wrong");
+            assert_eq!((why.kind(), why.maybe_applied()), (Kind::Conflict, false), "{why}");
+            cases.try_delete(&nodes[2], &key).expect_err("its clock is wrong");
+        }
+        cases.write(&nodes[2], "new", "refused").expect_err("its clock is wrong");
+        for wait_s in [0, 90] {
+            cases.world.wait(Duration::from_secs(wait_s));
+            nodes.iter().for_each(|node| {
+                cases.has(node, "before");
+                assert_eq!(cases.read(node, "new"), None);
+                assert!(!node.has_on_disk("refused"), "{ahead_s} s ahead");
+            });
+        }
+        nodes[..2].iter().for_each(|node| cases.fill(node, "before"));
+        cases.try_delete(&nodes[1], "before-1").expect("a quorum");
+        nodes.iter().for_each(|node| assert_eq!(cases.read(node, "before-1"), None));
+    }
+}
+
+/// Its writes are older than those of others, which it learns from them; nothing of theirs is lost on it.
+#[test]
+fn a_node_whose_clock_is_an_hour_behind_hides_and_drops_nothing() {
+    let cases = Cases::new();
+    let machines = [0, 0, -HOUR_S].map(Machine::ahead);
+    let nodes = nodes(&cases, &machines);
+    cases.fill(&nodes[0], "before");
+    cases.write(&nodes[2], "before-1", "by the one behind").expect("a quorum");
+    cases.write(&nodes[2], "new", "by the one behind").expect("a quorum");
+    cases.try_delete(&nodes[2], "before-2").expect("a quorum");
+    cases.world.wait(Duration::from_secs(90));
+    cases.kill(&nodes[1]);
+    for node in [&nodes[0], &nodes[2]] {
+        for key in ["before-1", "new"] {
+            assert_eq!(cases.read(node, key).as_deref(), Some("by the one behind"), "{key}");
+        }
+        assert_eq!(cases.read(node, "before-2"), None);
+        for number in 3..40 {
+            let key = format!("before-{number}");
+            assert_eq!(cases.read(node, &key).as_deref(), Some("before"), "{key}");
+        }
+    }
+}
+
+/// No door of a healthy replica is open to such a version: not that of a late write, nor that of a repair,
+/// alone or among others.
+#[test]
+fn a_healthy_replica_takes_no_version_of_the_future() {
+    for ahead_s in [3, HOUR_S, YEARS_73_S] {
+        let cases = Cases::new();
+        let nodes = nodes(&cases, &[0, 0, 0].map(Machine::ahead));
+        cases.write(&nodes[0], "key", "first").expect("a quorum");
+        let good = Record { data: Some("good".into()), ..cases.ahead(0, "good") };
+        let bad = cases.ahead(ahead_s, "key");
+        for records in [vec![bad.clone()], vec![good, bad]] {
+            let refused = cases.ask(&nodes[1], "key", Action::Write(records.clone()));
+            assert!(matches!(refused, Outcome::Failed(_)), "{refused:?}");
+            cases.ask(&nodes[1], "key", Action::Repair(records));
+        }
+        assert!(!nodes[1].has_on_disk("refused") && nodes[1].has_on_disk("good"));
+        assert_eq!(cases.read(&nodes[1], "key").as_deref(), Some("first"));
+    }
+}
+
+/// One of an earlier release, or of a disk that was put back.
+#[test]
+fn a_version_of_the_future_on_one_disk_spreads_by_no_way_and_stops_no_write() {
+    for ahead_s in [HOUR_S, YEARS_73_S] {
+        for place in 0..3 {
+            let cases = Cases::new();
+            let four = nodes(&cases, &[0; 4].map(Machine::ahead));
+            cases.wait_until(90, || four[0].holders().contains("n4") && four[0].is_settled(3));
+            for key in ["kept", "written", "deleted", "batch"] {
+                cases.write(&four[0], key, "first").expect("a quorum");
+            }
+            cases.world.wait(Duration::from_secs(1));
+            let status = four[0].store.status();
+            for key in ["kept", "written", "deleted", "batch", "new"] {
+                let shard = four[0].store.shard_of(key.as_bytes()) as usize;
+                let holder = &status[shard].holders[place];
+                let at = four.iter().find(|it| *it.cluster.options().node_id == **holder);
+                cases.plant(at.expect("a node"), &cases.ahead(ahead_s, key));
+            }
+            let read = |node, key| cases.read(node, key);
+            four.iter().for_each(|node| {
+                assert_eq!(read(node, "kept").as_deref(), Some("first"));
+                assert_eq!(read(node, "new"), None);
+            });
+            cases.write(&four[1], "written", "again").expect("a quorum");
+            cases.try_delete(&four[1], "deleted").expect("a quorum");
+            let batch = ["batch", "beside"].map(|id| (Bytes::from(id), Some(Bytes::from("again"))));
+            let written = four[1].store.write(b"batch", batch.to_vec(), cases.deadline(10));
+            cases.world.run(written).expect("a quorum");
+            // Repairs, then each node in turn gives its replicas to others.
+            let check = |what: &str| {
+                four.iter().for_each(|node| {
+                    assert_eq!(read(node, "kept").as_deref(), Some("first"), "{what}");
+                    assert_eq!(read(node, "written").as_deref(), Some("again"), "{what}");
+                    assert_eq!(read(node, "batch").as_deref(), Some("again"), "{what}");
+                    assert_eq!(read(node, "deleted"), None, "{what}");
+                    assert_eq!(read(node, "new"), None, "{what}");
+                });
+            };
+            cases.world.wait(Duration::from_secs(90));
+            check("after repairs");
+            for node in &four {
+                let own = &node.cluster.options().node_id;
+                use consul_ffi::cluster::Mode;
+                let mode = |mode| cases.world.run(four[0].cluster.set_mode(own, mode));
+                mode(Mode::Draining).expect("the right to do so");
+                cases.wait_until(300, || node.store.holds_none() && four[0].is_settled(3));
+                // What it gave to others it drops; the refused one was not taken by them.
+                cases.wait_until(300, || !node.has_on_disk("refused"));
+                mode(Mode::Active).expect("the right to do so");
+                check("after a move");
+                cases.world.wait(Duration::from_secs(20));
+            }
+            assert!(!four.iter().any(|node| node.has_on_disk("refused")));
+        }
+    }
+}
+
+/// A replica that is made again is the union of others, of which one has such a version.
+#[test]
+fn a_failover_does_not_copy_a_version_of_the_future_that_one_disk_has() {
+    let cases = Cases::new();
+    let three = nodes(&cases, &[0; 3].map(Machine::ahead));
+    cases.fill(&three[0], "before");
+    cases.world.wait(Duration::from_secs(1));
+    for number in 0..10 {
+        cases.plant(&three[0], &cases.ahead(HOUR_S, &format!("before-{number}")));
+    }
+    cases.kill(&three[1]);
+    let again = cases.start("n2", &Disk::new());
+    cases.is_filled_again(&again);
+    assert!(!again.has_on_disk("refused"));
+    [&three[0], &again, &three[2]].iter().for_each(|node| cases.has(node, "before"));
+}
+
+/// An earlier release has spread it; then it is what there is, and is written over.
+#[test]
+fn a_version_of_the_future_on_all_disks_can_be_written_and_deleted() {
+    for ahead_s in [HOUR_S, YEARS_73_S] {
+        let cases = Cases::new();
+        let nodes = nodes(&cases, &[0; 3].map(Machine::ahead));
+        for key in ["written", "deleted", "batch", "moved"] {
+            nodes.iter().for_each(|node| cases.plant(node, &cases.ahead(ahead_s, key)));
+        }
+        cases.fill(&nodes[0], "usual");
+        assert_eq!(cases.read(&nodes[0], "moved").as_deref(), Some("refused"));
+        for text in ["again", "and again"] {
+            cases.write(&nodes[1], "written", text).expect("a quorum");
+            let batch = ["usual-1", "batch"].map(|id| (Bytes::from(id), Some(Bytes::from(text))));
+            let written = nodes[1].store.write(b"batch", batch.to_vec(), cases.deadline(10));
+            cases.world.run(written).expect("a quorum");
+            for node in &nodes {
+                assert_eq!(cases.read(node, "written").as_deref(), Some(text));
+                assert_eq!(cases.read(node, "batch").as_deref(), Some(text));
+            }
+        }
+        cases.try_delete(&nodes[1], "deleted").expect("a quorum");
+        nodes.iter().for_each(|node| assert_eq!(cases.read(node, "deleted"), None));
+        // A node that gets the replicas has it too.
+        cases.kill(&nodes[2]);
+        let again = cases.start("n3", &Disk::new());
+        cases.is_filled_again(&again);
+        cases.kill(&nodes[0]);
+        assert_eq!(cases.read(&again, "written").as_deref(), Some("and again"));
+        assert_eq!(cases.read(&again, "deleted"), None);
+    }
+}
+
+/// The clock of the writer is as far ahead as is allowed; the later write is made by one that is behind.
+#[test]
+fn a_write_without_a_quorum_does_not_beat_an_acknowledged_later_one() {
+    let cases = Cases::new();
+    let nodes = nodes(&cases, &[Machine(Arc::default()), Machine::ahead(-1), Machine::ahead(1)]);
+    cases.write(&nodes[0], "key", "first").expect("a quorum");
+    cases.world.wait(Duration::from_secs(5));
+    cases.kill(&nodes[0]);
+    cases.kill(&nodes[1]);
+    let why = cases.write(&nodes[2], "key", "failed").expect_err("no quorum");
+    assert!(!why.maybe_applied() && why.message().contains("no quorum: 1 of 2"), "{why}");
+    cases.try_delete(&nodes[2], "key").expect_err("no quorum");
+    assert!(!nodes[2].has_on_disk("failed"));
+    assert!(nodes[2].disk.records(8).iter().all(|record| record.data.is_some()));
 }
 
 #[test]

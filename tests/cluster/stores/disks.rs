@@ -1,6 +1,7 @@
 //! Disks that are lost, that belong to another node, or that are older than they should be.
 
 use super::*;
+use consul_ffi::cluster::replication::record::Record;
 use consul_ffi::cluster::stores::Survives;
 use consul_ffi::simulate::Fault;
 
@@ -335,9 +336,9 @@ fn a_disk_that_another_process_has_opened_since_is_left_to_that_one() {
     cases.has(&second, "after");
 }
 
-/// What it has of shards that the node does not have any more, nobody else drops.
+/// What it has of shards that the node does not have any more, it gives to those that have them, and drops it then.
 #[test]
-fn a_disk_that_counts_as_lost_is_emptied() {
+fn an_old_disk_is_emptied_when_others_have_what_it_has() {
     let (cases, nodes) = Cases::filled(4);
     let copy = cases.copy_of(&nodes[3].disk);
     cases.world.run(async {
@@ -354,6 +355,22 @@ fn a_disk_that_counts_as_lost_is_emptied() {
     cases.world.run(drain).expect("the right to do so");
     cases.wait_until(60, || again.store.holds_none());
     cases.kill(&again);
-    let _old = cases.start("n4", &copy);
+    // What nobody else has, in a shard that this disk has.
+    let shard = (0..8).find(|shard| {
+        let records = cases.world.run(nodes[3].disk.kept(&format!("shard/{shard}")));
+        records.expect("memory").is_some()
+    });
+    let shard = shard.expect("one of the 8 shards");
+    let version = copy.records(8).into_iter().map(|record| record.version).max();
+    let (id, data) = (Bytes::from("only-here"), Some(Bytes::from("x")));
+    let only = Record { id: id.clone(), version: version.expect("records"), data };
+    cases.world.run(copy.apply(shard, vec![only])).expect("memory");
+    let old = cases.start("n4", &copy);
+    cases.wait_until(60, || old.store.holder().is_some());
+    let drain = nodes[0].cluster.set_mode("n4", consul_ffi::cluster::Mode::Draining);
+    cases.world.run(drain).expect("the right to do so");
     cases.wait_until(120, || copy.records(8).is_empty());
+    let others = nodes[..3].iter().map(|node| node.disk.records(8));
+    let have = others.filter(|records| records.iter().any(|record| record.id == id));
+    assert_eq!(have.count(), 3);
 }

@@ -2,6 +2,7 @@
 
 mod clocks;
 mod disks;
+mod faults;
 mod foreign_keys;
 mod golden;
 mod identity;
@@ -9,6 +10,7 @@ mod leadership;
 mod leaving;
 mod numbers;
 mod repairs;
+mod restarts;
 mod set_back;
 
 use crate::nodes::node;

@@ -11,7 +11,11 @@ use consul_ffi::wire::response::Answer;
 use consul_ffi::wire::value::Value;
 use ring::hmac;
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
+    RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384,
+    RSA_PSS_SHA512, RsaEncoding, RsaKeyPair,
+};
 use serde_json::json;
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +29,8 @@ behaviours![
     a_login_that_no_rule_fits_is_denied,
     a_role_or_policy_that_is_missing_binds_nothing,
     tokens_of_others_are_refused,
+    claims_of_another_type_are_refused,
+    tokens_of_each_algorithm_are_accepted,
     tokens_are_valid_for_a_time_and_an_audience,
     claims_become_text,
     a_logout_ends_the_token_of_a_login_alone,
@@ -381,6 +387,108 @@ async fn tokens_of_others_are_refused(t: T) {
     ] {
         let why = refused(&t, &method, &token).await;
         assert!(why.contains("no known key successfully validated the token signature"), "{why}");
+    }
+}
+
+/// No claim of the wrong type is taken for one that is absent.
+async fn claims_of_another_type_are_refused(t: T) {
+    let t = t.with_acls(Deny);
+    let issuer = Issuer::new();
+    let method = method(&t, "m", &issuer).await;
+    bind(&t, &method, "service", "web", "").await;
+    let text = |text: &str| json!(text);
+    let (objects, lists) = (json!({ "a": 1 }), json!([1]));
+    let (soon, number) = ((now_s() + 600).to_string(), json!(7));
+    for (name, wrong) in [
+        ("exp", [text(&soon), json!(true), objects.clone(), lists.clone()]),
+        ("nbf", [text("0"), json!(false), objects.clone(), lists.clone()]),
+        ("iat", [text("0"), json!(true), objects.clone(), json!([])]),
+        ("iss", [number.clone(), json!(true), objects.clone(), json!(["issuer"])]),
+        ("sub", [number.clone(), json!(false), json!({}), json!(["Ann"])]),
+        ("jti", [number.clone(), json!(true), objects.clone(), json!([])]),
+        ("aud", [number, json!(true), json!({ "consul": true }), json!(["consul", 1])]),
+    ] {
+        for wrong in wrong {
+            let token = issuer.sign(&with(name, wrong.clone()));
+            let why = refused(&t, &method, &token).await;
+            let known = "no known key successfully validated the token signature";
+            assert!(why.contains(known), "{name} = {wrong}: {why}");
+        }
+        // That of the right type is accepted.
+        let right = if name == "jti" { text("id") } else { claims()[name].clone() };
+        let right = if name == "nbf" { json!(now_s()) } else { right };
+        login(&t, &method, &issuer.sign(&with(name, right))).await;
+    }
+}
+
+/// A key of RSA for tests, which signs nothing else.
+const RSA: &str = include_str!("rsa.pem");
+
+type Sign<'a> = &'a dyn Fn(&str) -> Vec<u8>;
+
+/// Each algorithm with its key, also in a certificate; no key is used for an algorithm of another kind.
+async fn tokens_of_each_algorithm_are_accepted(t: T) {
+    let t = t.with_acls(Deny);
+    let rng = SystemRandom::new();
+    let new = |algorithm| rcgen::KeyPair::generate_for(algorithm).expect("a key");
+    let (p256, p384, ed) = (
+        new(&rcgen::PKCS_ECDSA_P256_SHA256),
+        new(&rcgen::PKCS_ECDSA_P384_SHA384),
+        new(&rcgen::PKCS_ED25519),
+    );
+    let rsa = rcgen::KeyPair::from_pem(RSA).expect("a key");
+    let of_rsa = RsaKeyPair::from_pkcs8(&rsa.serialize_der()).expect("a key");
+    let sign_rsa = |padding: &'static dyn RsaEncoding, text: &str| {
+        let mut signature = vec![0; of_rsa.public().modulus_len()];
+        of_rsa.sign(padding, &rng, text.as_bytes(), &mut signature).expect("a signature");
+        signature
+    };
+    let sign_ec = |algorithm, key: &rcgen::KeyPair, text: &str| {
+        let key = EcdsaKeyPair::from_pkcs8(algorithm, &key.serialize_der(), &rng).expect("a key");
+        key.sign(&rng, text.as_bytes()).expect("a signature").as_ref().to_vec()
+    };
+    let sign_ed = |text: &str| {
+        let key = Ed25519KeyPair::from_pkcs8(&ed.serialize_der()).expect("a key");
+        key.sign(text.as_bytes()).as_ref().to_vec()
+    };
+    let all: [(&str, &rcgen::KeyPair, Sign); 9] = [
+        ("RS256", &rsa, &|text| sign_rsa(&RSA_PKCS1_SHA256, text)),
+        ("RS384", &rsa, &|text| sign_rsa(&RSA_PKCS1_SHA384, text)),
+        ("RS512", &rsa, &|text| sign_rsa(&RSA_PKCS1_SHA512, text)),
+        ("PS256", &rsa, &|text| sign_rsa(&RSA_PSS_SHA256, text)),
+        ("PS384", &rsa, &|text| sign_rsa(&RSA_PSS_SHA384, text)),
+        ("PS512", &rsa, &|text| sign_rsa(&RSA_PSS_SHA512, text)),
+        ("ES256", &p256, &|text| sign_ec(&ECDSA_P256_SHA256_FIXED_SIGNING, &p256, text)),
+        ("ES384", &p384, &|text| sign_ec(&ECDSA_P384_SHA384_FIXED_SIGNING, &p384, text)),
+        ("EdDSA", &ed, &|text| sign_ed(text)),
+    ];
+    for (place, (algorithm, key, sign)) in all.iter().enumerate() {
+        let certificate = || {
+            let parameters = rcgen::CertificateParams::new(vec!["issuer".to_owned()]);
+            parameters.expect("a name").self_signed(key).expect("a certificate").pem()
+        };
+        let pem = if place % 2 == 0 { key.public_key_pem() } else { certificate() };
+        let name = t.name(algorithm);
+        let config =
+            table! {"JWTValidationPubKeys" = list![pem], "BoundAudiences" = list!["consul"]};
+        let method = table! {"Name" = name.as_str(), "Type" = "jwt", "Config" = config};
+        t.ok("acl_auth_method_create", args![method]).await;
+        bind(&t, &name, "service", "web", "").await;
+        let signed = signed(algorithm, &claims());
+        let token = |signature: &[u8]| format!("{signed}.{}", BASE64.encode(signature));
+        login(&t, &name, &token(&sign(&signed))).await;
+        for (_, _, other) in all.iter().filter(|(other, ..)| other != algorithm) {
+            refused(&t, &name, &token(&other(&signed))).await;
+        }
+    }
+    // A private key is none with which tokens are checked, also if it has the public one.
+    for pem in
+        [RSA, &p256.serialize_pem(), "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"]
+    {
+        let config = table! {"JWTValidationPubKeys" = list![pem]};
+        let method = table! {"Name" = t.name("m"), "Type" = "jwt", "Config" = config};
+        let why = t.fails("acl_auth_method_create", args![method], Kind::Http).await;
+        assert!(why.message().contains("JWTValidationPubKeys[0]"), "{why}");
     }
 }
 

@@ -2,6 +2,7 @@
 //! advances, then on consul-sim and real Consuls with network faults, and with agents that stall,
 //! answer 500 or restart. Random histories are in `simulation`, the specs of the Lua API in `spec`.
 
+mod cuts;
 mod on_a_clock;
 mod on_sockets;
 mod refused;
@@ -26,6 +27,7 @@ const SLACK: Duration = Duration::from_secs(3);
 
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
+    cuts::add_to(&mut trials);
     on_a_clock::add_to(&mut trials);
     on_sockets::add_to(&mut trials);
     refused::add_to(&mut trials);

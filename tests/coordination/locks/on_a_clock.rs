@@ -1,6 +1,7 @@
 //! On the simulated agent and a clock that the test advances.
 
 use super::{KEY, acquire, call, permit, present, runtime, settings};
+use crate::support::between::{ANSWERS, Between};
 use crate::support::trials::Trials;
 use bytes::Bytes;
 use consul_ffi::client::Client;
@@ -45,6 +46,8 @@ const TESTS: &[(&str, Test)] = &[
     ("a_lock_is_not_kept_any_more_once_it_is_released", keeping_ends),
     ("renewals_follow_the_ttl_of_the_reply", renewals),
     ("between_two_lost_races_there_is_a_pause", lost_races),
+    ("answers_of_another_program_end_no_lock_and_no_permit", other_program),
+    ("answers_of_another_program_end_no_wait_for_a_lock", other_program_and_waiter),
     ("sessions_that_end_at_once_are_made_ever_less_often", useless_sessions),
 ];
 
@@ -55,14 +58,14 @@ pub fn add_to(trials: &mut Trials) {
 }
 
 /// A simulated agent on a clock that the test advances.
-struct Simulated {
-    clock: ManualClock,
-    agent: Arc<Agent>,
+pub struct Simulated {
+    pub clock: ManualClock,
+    pub agent: Arc<Agent>,
     processes: AtomicU64,
 }
 
 impl Simulated {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with(simulate::Options::default())
     }
 
@@ -73,7 +76,7 @@ impl Simulated {
         Self { clock, agent, processes }
     }
 
-    fn run<R>(&self, work: impl Future<Output = R>) -> R {
+    pub fn run<R>(&self, work: impl Future<Output = R>) -> R {
         runtime().block_on(self.clock.drive(work))
     }
 
@@ -86,7 +89,7 @@ impl Simulated {
     }
 
     /// A process; the first is the client `0` of the agent's faults.
-    fn process(&self) -> Arc<Presence> {
+    pub fn process(&self) -> Arc<Presence> {
         self.process_on(Arc::new(self.clock.clone()))
     }
 
@@ -94,7 +97,7 @@ impl Simulated {
         self.running(present(self.client(clock), Profile::standard()))
     }
 
-    fn process_with(&self, profile: Profile) -> Arc<Presence> {
+    pub fn process_with(&self, profile: Profile) -> Arc<Presence> {
         self.running(present(self.client(Arc::new(self.clock.clone())), profile))
     }
 
@@ -120,7 +123,7 @@ impl Simulated {
         self.run(call(process.client(), "session_destroy", Args::new().arg(session)));
     }
 
-    fn keep(&self, lease: &Arc<Lease>) {
+    pub fn keep(&self, lease: &Arc<Lease>) {
         let lease = Arc::clone(lease);
         self.clock.spawn(async move { drop(lease.keep().await) });
     }
@@ -789,4 +792,61 @@ fn waiting_sends_little(world: &Simulated) {
     // One query in 5 s, and the renewal of a session only after a failed attempt.
     assert!(waiting - alone < 60 / 5 * 2 + 5, "{alone} alone, {waiting} while one waits");
     assert!(lease.is_held());
+}
+
+/// A process, and what is between it and Consul.
+fn behind(world: &Simulated) -> (Arc<Presence>, Between) {
+    let between = Between::new(&world.agent, "between");
+    let transport = between.clone();
+    (world.process_behind(|_| Arc::new(transport)), between)
+}
+
+fn other_program(_: &Simulated) {
+    for answer in ANSWERS {
+        for path in ["/v1/kv/", "/v1/session/", "/v1/agent/", "/v1/txn", "/"] {
+            let world = Simulated::new();
+            let (process, between) = behind(&world);
+            let lock = world.run(acquire(&process, Wait::Once)).expect("it is free");
+            let permit = world.run(permit(&process, 1, Wait::Once)).expect("a permit is free");
+            world.keep(&lock);
+            world.keep(&permit);
+            world.run(world.clock.sleep(Duration::from_secs(2)));
+            between.set(Some((path, *answer)));
+            // Shorter than the check lives without a beat, and longer than three proofs take.
+            world.run(world.clock.sleep(Duration::from_secs(2)));
+            between.set(None);
+            world.run(world.clock.sleep(Duration::from_secs(10)));
+            for lease in [&lock, &permit] {
+                let events: Vec<_> = std::iter::from_fn(|| lease.poll_event()).collect();
+                let is_lost = events.iter().any(|event| matches!(event, Event::Lost(_)));
+                assert!(!is_lost && lease.is_held(), "{path} {answer:?}: {events:?}");
+            }
+            let put = world.run(lock.fenced_put("data", b"1".to_vec()));
+            put.unwrap_or_else(|error| panic!("{path} {answer:?}: {error}"));
+            between.set(Some(("/v1/txn", *answer)));
+            let error =
+                world.run(lock.fenced_put("data", b"2".to_vec())).expect_err("not Consul's");
+            assert_eq!((error.kind(), error.maybe_applied()), (Kind::Decode, true), "{error}");
+        }
+    }
+}
+
+fn other_program_and_waiter(_: &Simulated) {
+    for answer in ANSWERS {
+        let world = Simulated::new();
+        let holder = world.process();
+        let held = world.run(acquire(&holder, Wait::Once)).expect("it is free");
+        world.keep(&held);
+        let (waiter, between) = behind(&world);
+        between.set(Some(("/", *answer)));
+        let clock = world.clock.clone();
+        world.clock.spawn(async move {
+            clock.sleep(Duration::from_secs(20)).await;
+            between.set(None);
+            held.release().await.expect("it is held");
+        });
+        let wait = Wait::For(Duration::from_secs(60));
+        let lease = world.run(acquire(&waiter, wait));
+        assert!(lease.is_ok_and(|lease| lease.is_held()), "{answer:?}");
+    }
 }

@@ -145,6 +145,7 @@ fn a_change_of_the_other_is_no_difference(ms: u64) {
 
 fn a_late_deletion_is_not_of_the_other_ones_sentinel(ms: u64) {
     let world = World::plain(ms, &[]);
+    world.put("/a", Some(""));
     world.works(async {
         let (replaced, _) = world.hold(1).await.unwrap();
         let (holder, _) = world.hold(2).await.unwrap();

@@ -61,6 +61,7 @@ async fn goes_back_in_spite_of_a_late_alarm(world: &World) {
 /// Of two cut-overs that end too early, the first one's alarm comes late: the second lifts both.
 fn lifts_also_those_of_replaced_instances() {
     let world = World::plain(1, &[]);
+    world.put("/a", Some("1"));
     world.works(async {
         let (replaced, _) = world.hold(1).await.unwrap();
         while_stopped(&world, cut(&replaced)).await;

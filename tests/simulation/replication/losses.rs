@@ -42,6 +42,41 @@ impl Scenario {
         let seed = self.world.number(0..u64::MAX);
         process.storage = Storage::new(&self.world.clock, seed, usual_ms);
         process.disk = Disk(self.world.number(1..u64::MAX));
+        process.was_rebooted = false;
+    }
+
+    /// Machines are restarted, up to all at once. One of the disks may lose what came last, if the promise allows it.
+    pub async fn reboot(self: &Rc<Self>) {
+        let world = &self.world;
+        let nodes = self.processes.borrow().len();
+        let share = [0.3, 0.7, 1.0][world.number(0..3) as usize];
+        let rebooted: Vec<Node> = (0..nodes).filter(|_| world.chance(share)).collect();
+        world.count("restarted machines", rebooted.len() as u64);
+        let loses = rebooted.first().copied().filter(|_| world.chance(0.5));
+        let before = loses.and_then(|node| {
+            let storage = Arc::clone(&self.processes.borrow()[node].storage);
+            let shards = (0..self.shards).map(|shard| storage.known(shard));
+            Some((node, Arc::clone(&storage), shards.collect::<Option<Vec<_>>>()?))
+        });
+        world.sleep(world.millis(100..12_000)).await;
+        rebooted.iter().for_each(|node| self.kill(*node));
+        if let Some((node, storage, shards)) = before {
+            let is_same = Arc::ptr_eq(&storage, &self.processes.borrow()[node].storage);
+            if is_same && self.losses_left.get() > 0 && !self.calm.get() {
+                self.losses_left.set(self.losses_left.get() - 1);
+                world.count("lost ends", 1);
+                for (shard, old) in shards.into_iter().enumerate() {
+                    storage.restore(shard as u32, old);
+                }
+            }
+        }
+        for node in &rebooted {
+            let process = &mut self.processes.borrow_mut()[*node];
+            process.disk = Disk(world.number(1..u64::MAX));
+            process.was_rebooted = true;
+        }
+        world.sleep(world.millis(100..4000)).await;
+        rebooted.iter().for_each(|node| self.start(*node));
     }
 
     /// A disk gets a shard back as it was in the middle of a copy that has ended since, if the promise allows

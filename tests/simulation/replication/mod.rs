@@ -91,6 +91,8 @@ pub enum Kind {
     Register,
     /// The same, but it does not say it: it goes back while all nodes are away.
     Untold,
+    /// As the first one, and machines are restarted under disks that do not survive that, all of them too.
+    Reboots,
     /// The same, and nothing happens but a rolling restart.
     Restarts,
     /// The same, and nothing happens but that a disk loses a part of what was copied to it.
@@ -122,7 +124,7 @@ pub fn play(seed: u64, kind: Kind, omitted: Option<Rule>, traced: bool) -> Repor
     }
     let directed = Rc::clone(&scenario);
     let disruptions = match kind {
-        Kind::Register | Kind::Untold | Kind::Wired => world.number(6..26),
+        Kind::Register | Kind::Untold | Kind::Reboots | Kind::Wired => world.number(6..26),
         Kind::Restarts => {
             world.spawn(ENVIRONMENT, async move { directed.restart_in_turn().await });
             0
@@ -141,7 +143,10 @@ pub fn play(seed: u64, kind: Kind, omitted: Option<Rule>, traced: bool) -> Repor
         let scenario = Rc::clone(&scenario);
         world.spawn(ENVIRONMENT, async move {
             scenario.world.sleep(begins).await;
-            scenario.disrupt().await;
+            match kind == Kind::Reboots && scenario.world.chance(0.5) {
+                true => scenario.reboot().await,
+                false => scenario.disrupt().await,
+            }
         });
     }
     let end = Rc::clone(&scenario);
@@ -172,7 +177,8 @@ impl Scenario {
         let least = replicas - write + 1;
         let read = world.number(least as u64..replicas as u64 + 1) as usize;
         let majority = replicas / 2 + 1;
-        let is_directed = !matches!(kind, Kind::Register | Kind::Untold | Kind::Wired);
+        let is_directed =
+            !matches!(kind, Kind::Register | Kind::Untold | Kind::Reboots | Kind::Wired);
         let quorums = if let Kind::Directed(story) = kind {
             story.quorums()
         } else if is_directed {
@@ -542,6 +548,8 @@ pub const RULES: &[(Rule, Kind, u64)] = &[
     (Rule::CopyUnion, Kind::Directed(Story::LossBesideAGap), 0),
     (Rule::TargetCountsLate, Kind::Register, 14),
     (Rule::TargetBeginsEmpty, Kind::Register, 49),
+    (Rule::KeepDoubted, Kind::Reboots, 0),
+    (Rule::HorizonDecides, Kind::Reboots, 0),
     (Rule::Mark, Kind::LostCopy, 0),
     (Rule::NameTheDisk, Kind::Register, 1642),
     (Rule::CheckBeforeDrop, Kind::Register, 341),

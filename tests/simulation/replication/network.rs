@@ -66,6 +66,11 @@ impl Disk {
         OnDisk { records: at_once(records), kept: self.kept_of(shard) }
     }
 
+    /// The same, if its node knows something of the shard.
+    pub fn known(&self, shard: u32) -> Option<OnDisk> {
+        Some(self.shard(shard)).filter(|it| it.kept.is_some())
+    }
+
     fn kept_of(&self, shard: u32) -> Option<Bytes> {
         at_once(self.memory.kept(&format!("shard/{shard}")))
     }
@@ -152,6 +157,10 @@ impl Storage for Disk {
 
     fn kept(&self, name: &str) -> BoxFuture<'_, Result<Option<Bytes>, Error>> {
         self.memory.kept(name)
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<bool, Error>> {
+        self.memory.flush()
     }
 }
 

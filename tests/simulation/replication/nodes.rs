@@ -12,7 +12,7 @@ use consul_ffi::cluster::replication::plan::{Accepted, Map, Member, Planner, Pre
 use consul_ffi::cluster::replication::record::{HybridTime, Record, Version};
 use consul_ffi::cluster::replication::recover::{Inquiry, is_newest};
 use consul_ffi::cluster::replication::rules::Rule;
-use consul_ffi::cluster::replication::state::Report;
+use consul_ffi::cluster::replication::state::{Doubt, Report};
 use consul_ffi::cluster::replication::transfer::Transfer;
 use consul_ffi::cluster::stores::Store;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +36,8 @@ pub struct Process {
     pub wired: Option<(Arc<Cluster>, Arc<Store>)>,
     pub storage: Arc<Storage>,
     pub disk: Disk,
+    /// Whether the machine was restarted since the disk was opened.
+    pub was_rebooted: bool,
     pub skew_ms: i64,
     pub weight: f64,
 }
@@ -50,6 +52,7 @@ impl Process {
             wired: None,
             storage: Storage::new(&world.clock, world.number(0..u64::MAX), usual_ms),
             disk: Disk(world.number(1..u64::MAX)),
+            was_rebooted: false,
             skew_ms: world.number(0..2 * most as u64) as i64 - most,
             weight: 1.0,
         }
@@ -79,9 +82,10 @@ impl Scenario {
         if self.wired {
             return self.start_wired(node);
         }
-        let (storage, disk, skew) = {
+        let (storage, disk, skew, was_rebooted) = {
             let process = &self.processes.borrow()[node];
-            (Arc::clone(&process.storage), process.disk, process.skew_ms)
+            let Process { disk, skew_ms, was_rebooted, .. } = *process;
+            (Arc::clone(&process.storage), disk, skew_ms, was_rebooted)
         };
         let scenario = Rc::clone(self);
         self.world.spawn(node, async move {
@@ -89,8 +93,13 @@ impl Scenario {
             let holder = Holder::new(name(node), disk, storage, clock, scenario.rules);
             holder.belongs_to(STORE);
             for shard in 0..scenario.shards {
-                holder.load(shard).await.expect("what was kept");
+                let loaded = match was_rebooted {
+                    true => holder.load_doubted(shard, Doubt::Restarted).await,
+                    false => holder.load(shard).await,
+                };
+                loaded.expect("what was kept");
             }
+            scenario.processes.borrow_mut()[node].was_rebooted = false;
             let holder = Arc::new(holder);
             scenario.processes.borrow_mut()[node].holder = Some(Arc::clone(&holder));
             scenario.run(node, holder);
@@ -359,7 +368,7 @@ impl Scenario {
         let stuck = self.stuck(map, now);
         let planner = Planner {
             members: &members,
-            replicas: self.quorums.replicas,
+            quorums: self.quorums,
             may_plan: true,
             stuck: &stuck,
             accepted: &Accepted::new(),

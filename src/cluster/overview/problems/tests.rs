@@ -15,6 +15,7 @@ fn node(id: &str) -> NodeOverview {
         down_for_ms: None,
         map_epoch: Some(9),
         clock_ahead_ms: None,
+        faults: Vec::new(),
         asked: Default::default(),
         map_lag: Some(0),
         primaries: 1,
@@ -422,4 +423,27 @@ fn a_process_that_is_cut_off_does_not_say_what_it_cannot_know() {
     assert_eq!(names, ["not_in_touch"]);
     let knows_the_leader = after(|it| (it.in_touch, it.map) = (false, None));
     assert_eq!(knows_the_leader.len(), 1, "{knows_the_leader:?}");
+}
+
+#[test]
+fn what_a_node_cannot_do_for_a_store_is_told_with_its_reason() {
+    let mut overview = well();
+    let fault = |functions: &[&str], why: &str| StoreFault {
+        store: "points".to_owned(),
+        functions: functions.iter().map(|it| (*it).to_owned()).collect(),
+        why: why.to_owned(),
+    };
+    overview.nodes[0].faults =
+        vec![fault(&["apply", "keep"], "disk is full"), fault(&[], "other options")];
+    let id = overview.nodes[0].id.clone();
+    let found = problems(&overview);
+    let told: Vec<_> = found.iter().map(|it| (it.problem, it.level, it.of.clone())).collect();
+    let wanted = ["storage_fails", "store_unusable"].map(|it| (it, Level::Error, id.clone()));
+    assert_eq!(told, wanted);
+    assert!(
+        found[0].text.ends_with("store points: its storage fails in apply, keep: disk is full"),
+        "{}",
+        found[0].text
+    );
+    assert!(found[1].text.ends_with("cannot use store points: other options"), "{}", found[1].text);
 }

@@ -22,6 +22,7 @@ impl Holder {
             if entry.counting_at(&self.node).is_some() && !self.is_whole(&state, entry) {
                 report.missing.push(shard);
             }
+            report.doubted.extend(state.doubt.map(|doubt| (shard, doubt)));
             let failover = entry.failover_from(&self.node, self.disk);
             if let Some(change) = failover.filter(|_| state.is_whole) {
                 report.returned.push((shard, change.since));

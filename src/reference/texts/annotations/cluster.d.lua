@@ -36,8 +36,8 @@ function ConsulHACluster:start(options) end
 ---@return consul_ffi.Error? err
 function ConsulHACluster:stop() end
 
----Stops the node, for up to a second, and never fails. The garbage collector and, in Lua 5.4, the end of a `<close>`
----variable's scope do the same.
+---Stops the node, for up to a second, and never fails. In Lua 5.4, the end of a `<close>` variable's scope does the same;
+---the garbage collector waits for nothing.
 ---@return true
 function ConsulHACluster:close() end
 
@@ -297,7 +297,7 @@ function ConsulHACluster:run() end
 ---The state of a node.
 ---@class consul_ffi.ClusterStatus
 ---@field state "stopped"|"joining"|"follower"|"candidate"|"leader"|"suspended"|"draining"|"maintenance"|"observer"
----@field ready? boolean false if the program has handlers and does not poll often enough
+---@field ready? boolean false if the program has handlers and does not poll often enough, or a store of the node does not serve: it cannot be used, its storage is not open or fails, or a replica that the map gives to the node is missing
 ---@field in_touch boolean whether Consul answers
 ---@field map_epoch? integer the epoch of the shard map
 ---@field frozen string[] the members whose absence has frozen the shard map

@@ -62,6 +62,7 @@ function Lock:token() end
 function Lock:fenced_put(key, value) end
 
 ---Releases it, so that the next waiter has it at once, or ends the wait for it. Fails with `conflict` if it is not held.
+---After another error the release goes on in the background, and can be called again to wait for it.
 ---@return boolean success
 ---@return string? message
 ---@return consul_ffi.Error? err
@@ -101,7 +102,7 @@ function Lock:unix_socket() end
 ---@return table<string, string|number> profile
 function Lock:profile() end
 
----Releases it, for up to a second. The garbage collector, the end of the Lua state, `client:close()` and, in Lua 5.4, the
----end of a `<close>` variable's scope do the same.
+---Releases it, for up to a second. `client:close()` and, in Lua 5.4, the end of a `<close>` variable's scope do the same.
+---The garbage collector releases it and waits for nothing; the end of the Lua state waits for up to a second for all.
 ---@return true
 function Lock:close() end

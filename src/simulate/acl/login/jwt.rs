@@ -4,10 +4,16 @@ use crate::simulate::go;
 use crate::simulate::http::decode::{GoType, Json, Object};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use jsonwebtoken::{Algorithm, DecodingKey, crypto};
+use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::oid_registry::OID_SIG_ED25519;
+use x509_parser::pem::Pem;
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 /// The leeways that Consul has by default, in seconds: for clocks, and for the ends of tokens that have no time of
 /// their own for it. Source: "JWT Auth Method" in Consul's documentation.
@@ -55,7 +61,7 @@ pub(super) struct Jwt {
 #[derive(Clone)]
 struct Key {
     family: Family,
-    key: DecodingKey,
+    key: Vec<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -202,7 +208,8 @@ impl Jwt {
             && algorithm_of(&algorithm).is_some_and(|(family, algorithm)| {
                 let keys = self.keys.iter().filter(|key| key.family == family);
                 keys.clone().any(|key| {
-                    crypto::verify(signature, signed.as_bytes(), &key.key, algorithm) == Ok(true)
+                    let key = UnparsedPublicKey::new(algorithm, &key.key);
+                    key.verify(signed.as_bytes(), &decoded[2]).is_ok()
                 })
             });
         let claims = is_valid.then(|| Claims::read(&decoded[1])).flatten();
@@ -215,9 +222,13 @@ impl Jwt {
             let why = "no issue time, notbefore, or expiration time encoded in token";
             return Err(why.to_owned());
         }
-        let expires = if expires == 0 { issued.max(given) + self.expiration_s } else { expires };
+        let expires = if expires == 0 {
+            issued.max(given).saturating_add(self.expiration_s)
+        } else {
+            expires
+        };
         let not_before = match (given, issued) {
-            (0, 0) => expires - self.not_before_s,
+            (0, 0) => expires.saturating_sub(self.not_before_s),
             (0, issued) => issued,
             (given, _) => given,
         };
@@ -291,29 +302,39 @@ impl Jwt {
 }
 
 impl Key {
+    /// The first block of a text in PEM: a public key, or a certificate with one.
     fn new(pem: &str) -> Option<Self> {
-        let pem = pem.as_bytes();
-        let of = |family, key: jsonwebtoken::errors::Result<DecodingKey>| {
-            key.ok().map(|key| Key { family, key })
+        let block = Pem::iter_from_buffer(pem.as_bytes()).next()?.ok()?;
+        if let Ok((_, key)) = SubjectPublicKeyInfo::from_der(&block.contents) {
+            return Key::of(&key);
+        }
+        let (_, certificate) = X509Certificate::from_der(&block.contents).ok()?;
+        Key::of(certificate.public_key())
+    }
+
+    fn of(key: &SubjectPublicKeyInfo<'_>) -> Option<Self> {
+        let family = match key.parsed().ok()? {
+            PublicKey::RSA(_) => Family::Rsa,
+            PublicKey::EC(_) => Family::Ec,
+            _ if key.algorithm.algorithm == OID_SIG_ED25519 => Family::Ed,
+            _ => return None,
         };
-        of(Family::Rsa, DecodingKey::from_rsa_pem(pem))
-            .or_else(|| of(Family::Ec, DecodingKey::from_ec_pem(pem)))
-            .or_else(|| of(Family::Ed, DecodingKey::from_ed_pem(pem)))
+        Some(Key { family, key: key.subject_public_key.data.to_vec() })
     }
 }
 
 /// The algorithm of a header. One with a shared secret is never used: a public key is known to all.
-fn algorithm_of(name: &str) -> Option<(Family, Algorithm)> {
+fn algorithm_of(name: &str) -> Option<(Family, &'static dyn VerificationAlgorithm)> {
     Some(match name {
-        "RS256" => (Family::Rsa, Algorithm::RS256),
-        "RS384" => (Family::Rsa, Algorithm::RS384),
-        "RS512" => (Family::Rsa, Algorithm::RS512),
-        "PS256" => (Family::Rsa, Algorithm::PS256),
-        "PS384" => (Family::Rsa, Algorithm::PS384),
-        "PS512" => (Family::Rsa, Algorithm::PS512),
-        "ES256" => (Family::Ec, Algorithm::ES256),
-        "ES384" => (Family::Ec, Algorithm::ES384),
-        "EdDSA" => (Family::Ed, Algorithm::EdDSA),
+        "RS256" => (Family::Rsa, &signature::RSA_PKCS1_2048_8192_SHA256),
+        "RS384" => (Family::Rsa, &signature::RSA_PKCS1_2048_8192_SHA384),
+        "RS512" => (Family::Rsa, &signature::RSA_PKCS1_2048_8192_SHA512),
+        "PS256" => (Family::Rsa, &signature::RSA_PSS_2048_8192_SHA256),
+        "PS384" => (Family::Rsa, &signature::RSA_PSS_2048_8192_SHA384),
+        "PS512" => (Family::Rsa, &signature::RSA_PSS_2048_8192_SHA512),
+        "ES256" => (Family::Ec, &signature::ECDSA_P256_SHA256_FIXED),
+        "ES384" => (Family::Ec, &signature::ECDSA_P384_SHA384_FIXED),
+        "EdDSA" => (Family::Ed, &signature::ED25519),
         _ => return None,
     })
 }
@@ -352,7 +373,7 @@ impl Claims {
             }
             Some(_) => return None,
         };
-        let (issuer, _) = (text("iss")?, text("sub")?);
+        let (issuer, _, _) = (text("iss")?, text("sub")?, text("jti")?);
         let (issued, not_before, expires) = (time("iat")?, time("nbf")?, time("exp")?);
         Some(Claims { issuer, audiences, issued, not_before, expires, all })
     }

@@ -1,0 +1,282 @@
+//! The connection breaks while a session ends: at each of its requests, before and after it is applied. The next
+//! holder has the lock no later after that than after the death of the process.
+
+use super::on_a_clock::Simulated;
+use super::{acquire, permit, present, settings};
+use crate::support::trials::{Trials, add};
+use bytes::Bytes;
+use consul_ffi::client::Client;
+use consul_ffi::client::coordination::{Lease, Presence, Profile, Wait};
+use consul_ffi::clock::{BoxFuture, Clock, Instant, ManualClock};
+use consul_ffi::error::{Error, Kind};
+use consul_ffi::simulate::SimTransport;
+use consul_ffi::transport::Transport;
+use http::{Request, Response};
+use std::cell::Cell;
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+pub fn add_to(trials: &mut Trials) {
+    add!(trials, a_session_that_ends_behind_a_broken_connection_is_free_in_time);
+    add!(trials, a_release_with_an_unknown_outcome_can_be_made_again);
+}
+
+/// How the connection breaks.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    /// The number of the request at which it breaks.
+    nth: usize,
+    /// Whether that request is applied, and only its answer is lost.
+    is_applied: bool,
+    /// Whether requests are not answered at all, instead of failing at once.
+    is_silent: bool,
+    lasts: Duration,
+}
+
+#[derive(Debug)]
+struct Breaking {
+    transport: SimTransport,
+    clock: ManualClock,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    cut: Option<Cut>,
+    until: Option<Instant>,
+    /// The path of the request that was applied and whose answer was lost.
+    lost: Option<String>,
+}
+
+impl Breaking {
+    fn arm(&self, cut: Cut) {
+        self.state.lock().expect("no panic elsewhere").cut = Some(cut);
+    }
+
+    fn until(&self) -> Option<Instant> {
+        self.state.lock().expect("no panic elsewhere").until
+    }
+
+    /// Whether a request on this path was applied and its answer lost.
+    fn has_lost(&self, path: &str) -> bool {
+        self.state.lock().expect("no panic elsewhere").lost.as_deref() == Some(path)
+    }
+
+    /// How the next request fails, and whether it is applied.
+    fn next(&self, path: &str) -> Option<Cut> {
+        let mut state = self.state.lock().expect("no panic elsewhere");
+        let state = &mut *state;
+        let cut = state.cut.as_mut()?;
+        match state.until {
+            Some(until) if self.clock.now() < until => {
+                return Some(Cut { is_applied: false, ..*cut });
+            }
+            Some(_) => return None,
+            None => {}
+        }
+        // Beats do not count.
+        if path.starts_with("/v1/agent/") {
+            return None;
+        }
+        if cut.nth > 0 {
+            cut.nth -= 1;
+            return None;
+        }
+        let cut = *cut;
+        state.until = Some(self.clock.now() + cut.lasts);
+        Some(cut)
+    }
+}
+
+impl Transport for Breaking {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        Box::pin(async move {
+            let Some(cut) = self.next(request.uri().path()) else {
+                return self.transport.send(request).await;
+            };
+            if cut.is_applied {
+                let path = request.uri().path().to_owned();
+                let answer = self.transport.send(request).await?;
+                if answer.status().is_success() {
+                    self.state.lock().expect("no panic elsewhere").lost = Some(path);
+                }
+            }
+            if cut.is_silent {
+                pending::<()>().await;
+            }
+            Err(Error::new(Kind::Connect, "the connection broke").retryable())
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Claim {
+    Lock,
+    Permit,
+}
+
+impl Claim {
+    async fn acquire(self, process: &Arc<Presence>, wait: Wait) -> Result<Arc<Lease>, Error> {
+        match self {
+            Claim::Lock => acquire(process, wait).await,
+            Claim::Permit => permit(process, 1, wait).await,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    FailedTry,
+    AbandonedWait,
+    Release,
+    Garbage,
+    Stop,
+}
+
+/// A process on a connection that can break, with the task that runs its presence.
+fn program(
+    world: &Simulated,
+    profile: Profile,
+) -> (Arc<Presence>, Arc<Breaking>, consul_ffi::clock::TaskId) {
+    let transport = SimTransport::new(Arc::clone(&world.agent), "simulated");
+    let clock = world.clock.clone();
+    let breaking = Arc::new(Breaking { transport, clock, state: Mutex::default() });
+    let rng = fastrand::Rng::with_seed(1);
+    let clock = Arc::new(world.clock.clone());
+    let client = Client::new(vec![Arc::clone(&breaking) as _], settings(None), clock, rng);
+    let process = present(client, profile);
+    let running = Arc::clone(&process);
+    let task = world.clock.spawn(async move { match running.run().await {} });
+    (process, breaking, task)
+}
+
+fn a_session_that_ends_behind_a_broken_connection_is_free_in_time() {
+    let mut played = 0;
+    for claim in [Claim::Lock, Claim::Permit] {
+        for end in [End::FailedTry, End::AbandonedWait, End::Release, End::Garbage, End::Stop] {
+            for profile in [Profile::standard(), Profile::fast(), Profile::wan()] {
+                for is_applied in [false, true] {
+                    for is_silent in [false, true] {
+                        let lasts = Duration::from_millis(500);
+                        let cuts = (0..).map(|nth| Cut { nth, is_applied, is_silent, lasts });
+                        // Until the end needs no further request.
+                        let count =
+                            cuts.take_while(|cut| plays(claim, end, &profile, *cut)).count();
+                        assert!(count > 0, "{claim:?} {end:?}");
+                        played += count;
+                    }
+                }
+            }
+        }
+    }
+    assert!(played > 200, "{played} cuts");
+}
+
+/// Whether the connection broke.
+fn plays(claim: Claim, end: End, profile: &Profile, cut: Cut) -> bool {
+    let what = format!("{claim:?} {end:?} {} {cut:?}", profile.name);
+    let world = Simulated::new();
+    let timers = Arc::clone(&world.agent);
+    world.clock.spawn(async move { match timers.run_timers().await {} });
+    let (process, breaking, running) = program(&world, profile.clone());
+    let other = world.process_with(profile.clone());
+    let second = Duration::from_secs(1);
+    world.clock.advance(second);
+    let lease = match end {
+        End::FailedTry | End::AbandonedWait => None,
+        _ => {
+            let lease = world.run(claim.acquire(&process, Wait::Forever)).expect("it is free");
+            world.keep(&lease);
+            world.clock.advance(second);
+            Some(lease)
+        }
+    };
+    breaking.arm(cut);
+    let is_over = Cell::new(false);
+    let ends = async {
+        match (end, lease) {
+            (End::FailedTry, _) => match claim.acquire(&process, Wait::Once).await {
+                Ok(lease) => drop(lease.release().await),
+                Err(error) => {
+                    let is_told = error.maybe_applied() || !breaking.has_lost("/v1/txn");
+                    assert!(is_told, "{what}: {error}");
+                }
+            },
+            (End::AbandonedWait, _) => {
+                let lease = tokio::select! {
+                    biased;
+                    lease = claim.acquire(&process, Wait::Forever) => Some(lease),
+                    () = world.clock.sleep(Duration::from_millis(200)) => None,
+                };
+                if let Some(lease) = lease {
+                    drop(lease.expect("a wait tolerates that").release().await);
+                }
+            }
+            (End::Release, Some(lease)) => {
+                lease.release().await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            }
+            (End::Garbage, Some(lease)) => lease.give_up(),
+            (_, lease) => {
+                world.clock.cancel(running);
+                if let Some(lease) = lease {
+                    drop(lease.release().await);
+                }
+                drop(process.deregister().await);
+            }
+        }
+        is_over.set(true);
+        world.clock.now()
+    };
+    // Another process waits from the moment on at which the connection breaks.
+    let takes = async {
+        while breaking.until().is_none() && !is_over.get() {
+            world.clock.sleep(Duration::from_millis(1)).await;
+        }
+        let granted = claim.acquire(&other, Wait::Forever).await.expect("it becomes free");
+        world.keep(&granted);
+        (granted, world.clock.now())
+    };
+    let (ended, (granted, at)) = world.run(async { tokio::join!(ends, takes) });
+    let Some(until) = breaking.until() else { return false };
+    // A try gives its session up when its time limit is over without an answer.
+    let since = if end == End::FailedTry { until.max(ended) } else { until };
+    let took = at - since;
+    assert!(took <= profile.takeover(), "{what}: {took:?}");
+    world.clock.advance(profile.takeover());
+    assert!(granted.is_held(), "{what}");
+    // The id of a session whose creation was not answered is not known; it holds nothing and ends with its TTL.
+    let unknown = usize::from(breaking.has_lost("/v1/session/create"));
+    assert_eq!(world.agent.stats().sessions, 1 + unknown, "{what}");
+    true
+}
+
+fn a_release_with_an_unknown_outcome_can_be_made_again() {
+    for claim in [Claim::Lock, Claim::Permit] {
+        for is_applied in [false, true] {
+            let world = Simulated::new();
+            let (process, breaking, _) = program(&world, Profile::wan());
+            let lease = world.run(claim.acquire(&process, Wait::Forever)).expect("it is free");
+            world.keep(&lease);
+            // Longer than the time limit of a call, shorter than the TTL of the check.
+            let lasts = Duration::from_millis(5500);
+            breaking.arm(Cut { nth: 0, is_applied, is_silent: false, lasts });
+            let begun = world.clock.now();
+            let error = world.run(lease.release()).expect_err("no connection");
+            assert_eq!(
+                world.clock.now() - begun,
+                Duration::from_secs(5),
+                "one limit for all requests"
+            );
+            assert!(error.maybe_applied() && !lease.is_held(), "{error}");
+            world.run(lease.release()).expect("it is released now");
+            assert!(world.clock.now() - begun < lasts + Duration::from_secs(2));
+            let error = world.run(lease.release()).expect_err("it was released");
+            assert_eq!((error.kind(), error.maybe_applied()), (Kind::Conflict, false), "{error}");
+        }
+    }
+}
