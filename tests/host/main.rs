@@ -8,6 +8,7 @@
 mod support;
 
 use crate::support::consul::{self, RealConsul};
+use crate::support::program;
 use crate::support::trials::Trials;
 use libtest_mimic::Failed;
 use std::collections::{BTreeMap, BTreeSet};
@@ -322,8 +323,7 @@ impl Engine {
     }
 
     fn with_module(&self, mut command: Command) -> Command {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let module = root.join("target/lua").join(self.flavour).join("consul_ffi.so");
+        let module = program::modules().join(self.flavour).join("consul_ffi.so");
         assert!(module.exists(), "make build-{} makes {}", self.flavour, module.display());
         command
             .env("LUA_CPATH", module.with_file_name("?.so"))

@@ -16,7 +16,7 @@ const ENGINES: &[(&str, &str, &str, &str)] = &[
     ("lua5.3", "5.3", "5.3", "Lua 5.3"),
 ];
 
-/// Those of which `make test` has an optimised build; with LONG all are built.
+/// Those of which `make test-all` has an optimised build; with LONG all are built.
 fn built_engines() -> &'static [(&'static str, &'static str, &'static str, &'static str)] {
     if std::env::var_os("LONG").is_some() { ENGINES } else { &ENGINES[..3] }
 }
@@ -186,7 +186,7 @@ fn each_build_for_another_engine_is_refused_with_the_command_to_build_it() {
     }
 }
 
-/// Packs the rock of an engine, as `make rocks` does, and returns its path. Of Lua 5.3 `make test` has a build that is not
+/// Packs the rock of an engine, as `make rocks` does, and returns its path. Of Lua 5.3 `make test-all` has a build that is not
 /// optimised.
 fn rock(flavour: &str) -> PathBuf {
     let mut script = Command::new("scripts/rocks.sh");
