@@ -134,7 +134,7 @@ fn a_node_that_does_not_answer_delays_an_overview_by_a_bounded_time() {
     world.member("deaf", &deaf.local_addr().expect("an address").to_string());
     let begun = Instant::now();
     let overview = look(&world, &asking);
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_eq!(problems(&overview), [("node_silent", "deaf")]);
     let silent = |id: &str| {
         let node = overview.nodes.iter().find(|it| it.id == id).expect("a node");
@@ -142,9 +142,11 @@ fn a_node_that_does_not_answer_delays_an_overview_by_a_bounded_time() {
     };
     assert_eq!(silent("deaf"), (NodeState::Live, true, None));
     assert_eq!(silent("n1"), (NodeState::Live, false, Some(0)));
-    let again = Instant::now();
     look(&world, &asking);
-    assert!(again.elapsed() < Duration::from_millis(400), "it asks at most once a second");
+    deaf.set_nonblocking(true).expect("it can be set");
+    let asked = std::iter::from_fn(|| deaf.accept().ok()).count() as u64;
+    // As often as the two took seconds on a busy machine.
+    assert!(asked <= 1 + begun.elapsed().as_secs(), "asked {asked} times in {:?}", begun.elapsed());
 }
 
 #[test]

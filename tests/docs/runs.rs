@@ -107,7 +107,9 @@ fn ci_counts_both_parts_of_the_tests() {
 #[test]
 fn the_demo_says_first_what_it_does_and_builds_nothing_optimised() {
     let mut make = Command::new("make");
-    let output = outside_cargo(make.args(["-n", "demo"])).output().expect("make runs");
+    let output = outside_cargo(make.args(["--no-print-directory", "-n", "demo"]))
+        .output()
+        .expect("make runs");
     let said = text(&output);
     assert!(said.starts_with("echo \"make demo: builds the module for luajit"), "{said}");
     assert!(said.contains("\nQUICK=1 rockspec/build.sh luajit target/lua-quick/"), "{said}");

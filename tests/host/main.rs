@@ -265,7 +265,7 @@ fn ctrl_c_ends_a_long_wait(engine: &Engine, work: &str) -> Result<(), Failed> {
     if !killed.success() || output.status.code() != Some(1) || !said.contains("interrupted!") {
         return Err(format!("{line}{} {said}", output.status).into());
     }
-    if took > Duration::from_secs(5) {
+    if took > Duration::from_secs(30) {
         return Err(format!("it took {took:?}").into());
     }
     Ok(())
@@ -342,7 +342,7 @@ fn folder() -> PathBuf {
 }
 
 fn succeeds(command: &mut Command) -> Result<(), Failed> {
-    succeeds_within(command, Duration::from_secs(120))
+    succeeds_within(command, Duration::from_secs(1200))
 }
 
 fn succeeds_within(command: &mut Command, limit: Duration) -> Result<(), Failed> {

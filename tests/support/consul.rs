@@ -1,6 +1,5 @@
 //! Real Consul servers for tests, started by `scripts/with-consul.sh`.
 
-use super::trials::is_quick;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -28,6 +27,11 @@ pub fn binary(version: &str) -> Result<PathBuf, String> {
     let binary = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
     assert!(output.status.success() && binary.exists(), "scripts/consul.sh: {output:?}");
     Ok(binary)
+}
+
+/// Whether only the tests of `make test` run, which start no server that would have to be downloaded.
+pub fn is_quick() -> bool {
+    std::env::var_os("PART").is_some_and(|part| part == "quick")
 }
 
 /// `Err` for a real Consul where only the tests of `make test` run.

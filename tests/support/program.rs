@@ -1,7 +1,7 @@
 //! Programs that make runs, their output, and the data that they leave.
 
+use super::consul::is_quick;
 use super::outside::outside_cargo;
-use super::trials::is_quick;
 use libtest_mimic::Failed;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -12,11 +12,6 @@ use std::fmt::Display;
 /// or other engines.
 const ADDED: [&str; 6] = ["1.21", "1.8", "[etcd]", "go_client", "lua5.1", "lua5.4"];
 
-/// Whether only the tests of `make test` run, which start no server that would have to be downloaded.
-pub fn is_quick() -> bool {
-    env::var_os("PART").is_some_and(|part| part == "quick")
-}
-
 /// Whether a test of this name runs: all do; with `PART=quick` in the environment those of `make test`, with `PART=added` those
 /// that `make test-all` adds.
 pub fn is_in_part(name: &str) -> bool {

@@ -6,7 +6,7 @@
 //! The program also contends with ours for a lock and a semaphore.
 
 use crate::support::consul::{self, RealConsul};
-use crate::support::trials::{Trials, is_quick};
+use crate::support::trials::Trials;
 use consul_ffi::client::coordination::lock::{self, LockOptions};
 use consul_ffi::client::coordination::semaphore::{self, SemaphoreOptions};
 use consul_ffi::client::coordination::{Lease, Presence, Profile, Service, Wait};
@@ -27,7 +27,7 @@ static SIMULATED: [OnceLock<Result<String, String>>; 2] = [const { OnceLock::new
 
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
-    if is_quick() {
+    if consul::is_quick() {
         return trials;
     }
     let what = "the official Go client";

@@ -5,7 +5,7 @@ use crate::commands::without_accidents;
 use crate::interop::Missing;
 use crate::support::authority::Folder;
 use crate::support::consul;
-use crate::support::trials::{Trials, is_quick};
+use crate::support::trials::Trials;
 use libtest_mimic::Failed;
 use std::path::Path;
 use std::process::Command;
@@ -25,7 +25,7 @@ const PROGRAMS: &[Program] = &[
 
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
-    if is_quick() {
+    if consul::is_quick() {
         return trials;
     }
     let missing = |version| consul::is_missing(version, "the programs in other languages");
