@@ -78,8 +78,8 @@ for name, loop in pairs(LOOPS) do
     end
 
     it("50 calls, a watch and a lock wait at the same time, and no timer is late", function()
-      -- A call that stopped the loop would do so until the key changes, after 2 s. A machine that is busy with something else
-      -- may make any timer late, so one round of ten must be without.
+      -- A call that stopped the loop would do so until the key changes, after 2 s. A machine that is busy with other
+      -- work may make any timer late, so one round of ten must be without.
       local latest
       for round = 1, 10 do
         latest = 0
