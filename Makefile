@@ -24,7 +24,7 @@ modules = target/$(if $(QUICK),lua-quick,lua)
 lua_env = LUA_PATH="./lua/?.lua;./etcd/lua/?.lua;./resty/lua/?.lua;;" LUA_CPATH="./$(modules)/$(flavour)/?.so;;"
 
 # Those of `make test`, and those that `make test-all` adds. First those without cargo, whose builds wait for each other.
-QUICK_LINTS := fmt words luacheck annotations shellcheck gofmt clippy clippy-luajit rustdoc
+QUICK_LINTS := fmt words commits luacheck annotations shellcheck gofmt clippy clippy-luajit rustdoc
 ADDED_LINTS := clippy-5.1 clippy-5.3 clippy-5.4 rustdoc-luajit
 LINTS := $(QUICK_LINTS) $(ADDED_LINTS)
 
@@ -165,6 +165,9 @@ lint-rustdoc-luajit:
 
 lint-luacheck:
 	@luacheck --quiet --no-color .
+
+lint-commits:
+	@scripts/lint-commits.sh
 
 lint-annotations:
 	@scripts/lint-annotations.sh
