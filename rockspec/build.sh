@@ -52,42 +52,21 @@ fi
 mkdir -p "$folder"
 [ -w "$folder" ] || fail "$(id -un) cannot write to $folder, which $(stat -c %U "$folder") has made: set CARGO_TARGET_DIR, or remove it"
 
-# optimised: builds the module and the guard as they are installed, and sets `module` and `guard`.
-optimised() {
-    local flags small fold probe linux_x86 messages
-    # Less inlining than LLVM's own, functions that are alike in the module once, and direct calls between
-    # crates: see docs/architecture.md, the size of the module.
-    flags=(-C "llvm-args=-inline-threshold=45 -inlinehint-threshold=45")
-    # For its size; consul-sim serves with it, and has it as it is fast.
-    small=(--config 'profile.release.package.hyper.opt-level="z"' --config 'profile.release.package.hyper-util.opt-level="z"')
-    # Not every linker can fold functions. A folder of its own: rustc's intermediate files in it have the
-    # crate's name alone, so builds of two engines at once would remove each other's.
-    fold=(-C "link-arg=-Wl,--icf=all")
-    probe=$(mktemp -d "$folder/probe.XXXXXX")
-    if echo | "${RUSTC:-rustc}" --crate-type=cdylib --crate-name=empty "${fold[@]}" -o "$probe/empty.so" - 2>/dev/null; then
-        flags+=("${fold[@]}")
-    fi
-    rm -rf "$probe"
-    linux_x86="target.'cfg(all(target_os=\"linux\", target_arch=\"x86_64\"))'"
-    messages=$(CARGO_TARGET_DIR=$folder/$feature cargo --config "$linux_x86.rustflags=['-C', 'relro-level=partial']" \
-        "${without_home[@]}" "${small[@]}" rustc --release --locked --lib "$as_messages" \
-        --no-default-features --features "$feature" -- "${flags[@]}")
-    module=$(built libconsul_ffi.so "$messages")
-    messages=$(CARGO_TARGET_DIR=$folder/guard cargo "${without_home[@]}" build --profile guard --locked --bin consul-guard \
-        "$as_messages" --no-default-features --features guard)
-    guard=$(built consul-guard "$messages")
+# build OPTION…: cargo build with these, by the lock file; prints cargo's messages.
+build() {
+    cargo "${without_home[@]}" build --locked "$as_messages" --no-default-features "$@"
 }
 
-# quick: builds them in one pass, and sets `module` and `guard`.
-quick() {
-    local messages
-    messages=$(CARGO_TARGET_DIR=$folder/$feature cargo "${without_home[@]}" build --profile quick --locked --lib \
-        --bin consul-guard "$as_messages" --no-default-features --features "$feature,guard")
-    module=$(built libconsul_ffi.so "$messages")
-    guard=$(built consul-guard "$messages")
-}
-
-if [ "$profile" = quick ]; then quick; else optimised; fi
+if [ "$profile" = quick ]; then
+    # Both in one pass.
+    messages=$(CARGO_TARGET_DIR=$folder/$feature build --profile quick --lib --bin consul-guard --features "$feature,guard")
+    guards=$messages
+else
+    messages=$(CARGO_TARGET_DIR=$folder/$feature build --release --lib --features "$feature")
+    guards=$(CARGO_TARGET_DIR=$folder/guard build --profile guard --bin consul-guard --features guard)
+fi
+module=$(built libconsul_ffi.so "$messages")
+guard=$(built consul-guard "$guards")
 
 # put FILE TARGET: copies atomically, because a starting program may load the target at any time.
 put() {
