@@ -7,7 +7,6 @@ use super::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Slot};
 use super::state::{Doubt, Report};
 use crate::cluster::placement::Candidate;
 use crate::cluster::placement::rebalancer::{self, Assignment};
-use crate::ordered;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -138,7 +137,7 @@ impl Map {
         let holders = slots.filter_map(|slot| slot.holder.as_ref());
         let is_missing =
             |place: &&Place| !member(&place.node).is_some_and(|it| it.has(shard, place));
-        ordered::set(holders.filter(is_missing).cloned())
+        BTreeSet::from_iter(holders.filter(is_missing).cloned())
     }
 
     /// The same map with new epochs for all entries, after Consul went back.
@@ -161,7 +160,8 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn of(planner: &'a Planner<'a>) -> Self {
-        let members = ordered::map(planner.members.iter().map(|member| (&*member.id, member)));
+        let members =
+            BTreeMap::from_iter(planner.members.iter().map(|member| (&*member.id, member)));
         Plan { planner, members, budget: Cell::new(MAX_CHANGES) }
     }
 
@@ -418,7 +418,7 @@ impl<'a> Plan<'a> {
     fn place(&self, slots: &mut [Vec<Slot>], version: u64) {
         let (candidates, members) = self.candidates();
         let places = members.iter().enumerate().map(|(place, it)| (&*it.id, place));
-        let index: BTreeMap<&str, usize> = ordered::map(places);
+        let index: BTreeMap<&str, usize> = BTreeMap::from_iter(places);
         let after_change = |slot: &Slot| -> Option<NodeId> {
             slot.target().cloned().or_else(|| slot.holder.as_ref().map(|it| it.node.clone()))
         };

@@ -10,7 +10,6 @@ use super::rules::{Rule, Rules};
 use super::storage::Message;
 use crate::clock::{BoxFuture, Instant};
 use crate::error::{Error, Kind};
-use crate::ordered;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -489,7 +488,7 @@ impl Router {
             }
         }
         for (node, records, _) in &pages {
-            let has = ordered::map(records.iter().map(|it| (&it.id, it)));
+            let has = BTreeMap::from_iter(records.iter().map(|it| (&it.id, it)));
             let lacks =
                 |record: &&Record| has.get(&record.id).is_none_or(|own| record.replaces(own));
             let mut message = Message::default();

@@ -7,7 +7,6 @@ use crate::cluster::replication::map::{
 use crate::cluster::replication::plan::Map;
 use crate::cluster::replication::state::Report;
 use crate::error::{Error, Kind};
-use crate::ordered;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -87,8 +86,8 @@ struct Document {
 
 /// The distinct values of a list, each with its index.
 fn indexed<T: Ord>(values: impl Iterator<Item = T>) -> BTreeMap<T, usize> {
-    let distinct = ordered::set(values).into_iter().enumerate();
-    ordered::map(distinct.map(|(index, value)| (value, index)))
+    let distinct = BTreeSet::from_iter(values).into_iter().enumerate();
+    BTreeMap::from_iter(distinct.map(|(index, value)| (value, index)))
 }
 
 impl StoreMap {
@@ -172,7 +171,7 @@ impl StoreMap {
                 || node.is_some_and(|node| self.down.contains_key(node) || !is_live(node))
         };
         let missing = entry.slots.iter().filter(is_missing);
-        Some(ordered::set(missing.filter_map(|slot| slot.holder.clone())))
+        Some(BTreeSet::from_iter(missing.filter_map(|slot| slot.holder.clone())))
     }
 
     /// Whether nothing is planned, and no node is down.
@@ -191,13 +190,13 @@ impl StoreMap {
         }
         let holders = self.map.shards.iter().flat_map(|entry| &entry.slots);
         let disks = holders.filter_map(|slot| slot.holder.as_ref()).map(|place| place.disk);
-        let named = ordered::set(disks.chain(records.map(|record| record.disk)));
+        let named = BTreeSet::from_iter(disks.chain(records.map(|record| record.disk)));
         self.openings.retain(|disk, _| named.contains(disk));
     }
 
     /// The same map, to be put back after Consul has lost it.
     pub fn put_back(&self) -> Self {
-        StoreMap { unrecovered: ordered::set(0..self.shared.shards), ..self.clone() }
+        StoreMap { unrecovered: BTreeSet::from_iter(0..self.shared.shards), ..self.clone() }
     }
 }
 
