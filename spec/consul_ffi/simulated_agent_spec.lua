@@ -160,8 +160,10 @@ describe("the agent of the module", function()
       assert(client:agent_service_maintenance("web", true))
       assert.equal("critical", support.statuses(client, "web"))
     end,
-    ["an unknown service is not deregistered"] = function()
-      refused("Unknown service ID", client:agent_service_deregister("none"))
+    ["a deregistered service is gone"] = function()
+      assert(client:agent_service_register({ Name = "web" }))
+      assert(client:agent_service_deregister("web"))
+      assert.is_nil(value(client:agent_services()).web)
     end,
   })
 
@@ -256,7 +258,7 @@ describe("the agent of the module", function()
       assert(client:agent_service_register({ Name = "web", Port = 80 }))
       local id = value(client:query_create({ Name = "q", Service = { Service = "web" } }))
       assert.equal(80, value(client:query_execute("q")).Nodes[1].Service.Port)
-      assert.equal("q", value(client:query_read(id))[1].Name)
+      assert.equal("q", value(client:query_read(id)).Name)
     end,
     ["a template makes a query"] = function()
       value(client:query_create({
@@ -300,7 +302,10 @@ describe("the agent of the module", function()
       gateway(listener({ Protocol = "nonsense" })),
       'unsupported listener protocol "nonsense"',
     },
-    ["a gateway without listeners"] = { gateway(), "api gateway must have at least one listener" },
+    ["a gateway without listeners"] = {
+      { Kind = "api-gateway", Name = "g" },
+      "api gateway must have at least one listener",
+    },
     ["a listener's name in upper case"] = { gateway(listener({ Name = "L" })), 'listener name "L" is invalid' },
     ["two listeners of one name"] = {
       gateway(listener(), listener({ Port = 81 })),
@@ -335,7 +340,8 @@ describe("the agent of the module", function()
     },
     ["a provider without keys"] = { provider(nil), "JSONWebKeySet" },
     ["keys that are local and remote"] = {
-      provider({ Local = { Filename = "x" }, Remote = { URI = "https://x" } }), "JSONWebKeySet",
+      provider({ Local = { Filename = "x" }, Remote = { URI = "https://x" } }),
+      "must specify exactly one of Local or Remote",
     },
     ["what only Consul writes"] = { { Kind = "bound-api-gateway", Name = "g" }, "only writeable by controller" },
     ["an unknown kind"] = { { Kind = "nope", Name = "a" }, "invalid config entry kind: nope" },
@@ -363,14 +369,20 @@ describe("the agent of the module", function()
       { Kind = "service-splitter", Name = "web", Splits = { { Weight = 100 } } }, "does not permit advanced routing",
     },
     ["a name of the defaults of proxies"] = { { Kind = "proxy-defaults", Name = "a" }, '"global"' },
-    ["an ingress without a port"] = {
-      { Kind = "ingress-gateway", Name = "in", Listeners = { { Services = { { Name = "web" } } } } }, "port",
+    ["an intention without sources"] = {
+      { Kind = "service-intentions", Name = "web" },
+      "At least one source is required",
     },
     ["a mode that the mesh does not allow"] = {
       { Kind = "service-defaults", Name = "web", MutualTLSMode = "permissive" }, "cannot set MutualTLSMode=permissive",
     },
     ["an unknown provider in an intention"] = {
-      { Kind = "service-intentions", Name = "web", JWT = { Providers = { { Name = "none" } } } },
+      {
+        Kind = "service-intentions",
+        Name = "web",
+        JWT = { Providers = { { Name = "none" } } },
+        Sources = { { Name = "api", Action = "allow" } },
+      },
       "Referenced JWT Provider does not exist",
     },
     ["an entry is read"] = function()
@@ -457,6 +469,7 @@ describe("the agent of the module", function()
     end,
     ["a chain has its routes"] = function()
       speaks_http("web")
+      speaks_http("api")
       assert(client:config_write({
         Kind = "service-router", Name = "web",
         Routes = { { Match = { HTTP = { PathPrefix = "/a" } }, Destination = { Service = "api" } } },

@@ -126,7 +126,7 @@ impl Snapshot {
             let holders = map.nodes_of(map.shard_of(key));
             let holders = holders.filter_map(|(id, state)| Some((self.nodes.get(id)?, state)));
             let mut holders: Vec<(&Node, ReplicaState)> = holders.collect();
-            holders.sort_by(|one, other| rank(one).cmp(&rank(other)));
+            holders.sort_by_key(rank);
             nodes.extend(holders.into_iter().map(|(node, _)| node));
         }
         if nodes.len() < count {

@@ -2,7 +2,6 @@
 
 use crate::acl::{caller, denied, rule};
 use crate::target::{T, args, behaviours, table, text};
-use consul_ffi::error::Kind;
 use consul_ffi::simulate::acl::DefaultPolicy::Deny;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

@@ -48,7 +48,7 @@ pub fn problems(overview: &Overview) -> Vec<Problem> {
     found.extend(overview.stores.iter().flat_map(|store| of_store(store, &overview.nodes)));
     found.extend(overview.waiting.iter().map(of_waiting));
     found.extend(of_endpoints(overview));
-    found.sort_by(|one, other| one.level.cmp(&other.level));
+    found.sort_by_key(|problem| problem.level);
     found
 }
 

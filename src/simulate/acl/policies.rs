@@ -112,7 +112,7 @@ static LIST: Read = Read {
 fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Acl, "", Access::Read)?;
     let mut policies: Vec<_> = state.acl.policies.values().collect();
-    policies.sort_by(|one, other| one.name.to_lowercase().cmp(&other.name.to_lowercase()));
+    policies.sort_by_key(|policy| policy.name.to_lowercase());
     Ok(Reply::json(call.style, &policies.into_iter().map(Stub::from).collect::<Vec<_>>()))
 }
 

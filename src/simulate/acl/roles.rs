@@ -89,7 +89,7 @@ fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
     let has_policy =
         |role: &&Role| policy.is_empty() || role.policies.iter().any(|id| id == policy);
     let mut roles: Vec<_> = state.acl.roles.values().filter(has_policy).collect();
-    roles.sort_by(|one, other| one.name.to_lowercase().cmp(&other.name.to_lowercase()));
+    roles.sort_by_key(|role| role.name.to_lowercase());
     let views: Vec<_> = roles.into_iter().map(|role| View::new(state, role)).collect();
     Ok(Reply::json(call.style, &views))
 }

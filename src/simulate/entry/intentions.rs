@@ -16,6 +16,7 @@ use crate::simulate::store::State;
 use crate::simulate::store::watch::Topic;
 use crate::wire::api::connect as wire;
 use http::StatusCode;
+use std::cmp::Reverse;
 use std::time::Duration;
 
 pub(super) static ROUTES: &[Route] = &[
@@ -61,8 +62,7 @@ pub(super) fn complete_sources(destination: &str, sources: &mut [Json]) {
         let added = added.into_iter().map(|(name, value)| (name.to_owned(), value));
         *source = Json::Object(kept.cloned().chain(added).collect());
     }
-    sources
-        .sort_by(|one, other| other.at("Precedence").as_int().cmp(&one.at("Precedence").as_int()));
+    sources.sort_by_key(|source| Reverse(source.at("Precedence").as_int()));
 }
 
 /// Drops from the sources of an entry what only the endpoints by id write.
