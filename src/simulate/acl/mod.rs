@@ -30,14 +30,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
-    let all = policies::ROUTES
+    policies::ROUTES
         .iter()
         .chain(roles::ROUTES)
         .chain(tokens::ROUTES)
         .chain(bootstrap::ROUTES)
-        .chain(own_access::ROUTES);
-    let all = all.chain(login::routes());
-    all
+        .chain(own_access::ROUTES)
+        .chain(login::routes())
 }
 
 /// The ACL configuration of an agent.

@@ -329,12 +329,11 @@ fn completed(kind: &Kind, name: &str, given: Json) -> Json {
         }
     }
     let entry = Json::Object(members);
-    let entry = match kind.name {
+    match kind.name {
         kinds::API_GATEWAY | kinds::HTTP_ROUTE | kinds::TCP_ROUTE => routes::completed(entry),
         kinds::JWT_PROVIDER => jwt::completed(entry),
         _ => entry,
-    };
-    entry
+    }
 }
 
 /// Gives a listener its protocol.

@@ -169,6 +169,9 @@ const TEXTS: &[(&str, &str)] = &[
     // Where rules cannot be read, and in whose words: HashiCorp's reader is a column off at the end of a text,
     // and names all keys before a mistake.
     ("Failed to parse ACL rules: At ", "\n"),
+    // Why a regular expression or a date cannot be read.
+    ("error parsing regexp: ", "\n"),
+    ("parsing time ", "\n"),
 ];
 
 /// What is created at these targets, and the member of the answer with its id.
