@@ -333,7 +333,9 @@ impl Router {
         self.runtime.spawn(Box::pin(async move { while answers.next().await.is_some() {} }));
         let highest = || {
             let newer = newer.iter();
-            ordered::map(newer.filter_map(|(at, versions)| Some((*at, *versions.iter().max()?))))
+            BTreeMap::from_iter(
+                newer.filter_map(|(at, versions)| Some((*at, *versions.iter().max()?))),
+            )
         };
         let Some(failed) = failed else { return Ok(overtaken.unwrap_or_else(highest)) };
         across_epochs.append(&mut acknowledged);
