@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if ! git rev-parse --git-dir >/dev/null 2>&1; then
-    echo "SKIPPED: the messages of the commits: this is no clone"
+    echo "SKIPPED: the messages of the commits: this is not a clone"
     exit
 fi
 base=$(git rev-parse --verify --quiet '@{upstream}' 2>/dev/null) || base=$(git rev-parse --verify --quiet origin/HEAD) ||

@@ -3,6 +3,7 @@
 mod architecture;
 mod build_script;
 mod coordination;
+mod decisions;
 mod failures;
 mod links;
 mod monitoring;
