@@ -16,3 +16,4 @@ mod runs;
 #[path = "../support/mod.rs"]
 mod support;
 mod translations;
+mod tree;
