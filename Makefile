@@ -25,7 +25,7 @@ lua_env = LUA_PATH="./lua/?.lua;./etcd/lua/?.lua;./resty/lua/?.lua;;" LUA_CPATH=
 
 # Those of `make test`, and those that `make test-all` adds. First those without cargo, whose builds wait for each other.
 QUICK_LINTS := fmt words commits luacheck annotations shellcheck gofmt clippy clippy-luajit rustdoc
-ADDED_LINTS := clippy-5.1 clippy-5.3 clippy-5.4 rustdoc-luajit
+ADDED_LINTS := deny clippy-5.1 clippy-5.3 clippy-5.4 rustdoc-luajit
 LINTS := $(QUICK_LINTS) $(ADDED_LINTS)
 
 # What is built for the tests in Rust, and for their lints.
@@ -165,6 +165,10 @@ lint-rustdoc-luajit:
 
 lint-luacheck:
 	@luacheck --quiet --no-color .
+
+lint-deny:
+	@if command -v cargo-deny >/dev/null; then cargo deny check; else \
+		echo "SKIPPED: known mistakes of the crates: cargo-deny is missing (cargo install cargo-deny --locked)"; fi
 
 lint-commits:
 	@scripts/lint-commits.sh
