@@ -670,13 +670,16 @@ describe("replicated shards", function()
 
   it("tell the node's check that the program does not poll", function()
     local _, node = one(storages["of functions"], { profile = "fast" })
-    assert.is_true(node:status().ready)
+    local function polls()
+      node:poll()
+      return node:status().ready
+    end
+    support.eventually(polls)
     support.eventually(function()
       support.sleep_ms(200)
       return node:status().ready == false
     end)
-    node:poll()
-    assert.is_true(node:status().ready)
+    support.eventually(polls)
   end)
 end)
 
