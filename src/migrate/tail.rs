@@ -200,7 +200,9 @@ impl<'r, 'a> Tail<'r, 'a> {
     /// Follows one watch until all is done, or it is broken or silent for long.
     async fn follow_watch(&mut self) -> Result<Ended, Stop> {
         let etcd = self.run.etcd;
-        let opened = etcd.watch(&self.range, self.revision).await;
+        // etcd takes a watch from the revision of a compaction, although that has removed its deletions: from the last
+        // revision that is applied, it is refused.
+        let opened = etcd.watch(&self.range, self.revision.saturating_sub(1).max(1)).await;
         let Some(mut watch) = unbroken(opened)? else { return Ok(Ended::Broken) };
         loop {
             let ready = self.take_ready(&mut watch).await;
@@ -254,11 +256,14 @@ impl<'r, 'a> Tail<'r, 'a> {
                 break;
             }
             let revision = event.kv.mod_revision.0;
+            if revision < self.revision {
+                continue;
+            }
             if revision > self.revision {
                 (self.revision, self.offset, self.told) = (revision, 0, 0);
             }
             self.told += 1;
-            if revision < self.revision || self.told <= self.offset {
+            if self.told <= self.offset {
                 continue;
             }
             self.offset = self.told;

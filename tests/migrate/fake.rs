@@ -521,7 +521,11 @@ impl Follow {
                 "header": state.header_of(0), "canceled": true, "compact_revision": state.compacted.to_string(),
             }));
         }
-        let is_new = |event: &&Event| event.revision >= self.next && is_in(&self.range, &event.key);
+        // A compaction removes the deletions of its own revision, too, from which etcd takes a watch.
+        let is_gone = |event: &Event| event.entry.is_none() && event.revision <= state.compacted;
+        let is_new = |event: &&Event| {
+            event.revision >= self.next && is_in(&self.range, &event.key) && !is_gone(event)
+        };
         let events: Vec<Event> = state.events.iter().filter(is_new).cloned().collect();
         let mut rest = &events[..];
         while !rest.is_empty() {
