@@ -105,6 +105,7 @@ fn a_write_behind_a_sentinel_that_another_deletes_is_not_lost(seed: u64) {
 /// Otherwise nothing could lift that of an instance that is killed then.
 fn the_record_names_an_alarm_before_it_is_on(seed: u64) {
     let world = World::plain(seed, &[]);
+    world.put("/a", Some("1"));
     world.works(async {
         let (run, _) = world.hold(1).await.unwrap();
         let looks = async {
@@ -115,14 +116,17 @@ fn the_record_names_an_alarm_before_it_is_on(seed: u64) {
                 world.clock.sleep(Duration::from_millis(1)).await;
             }
         };
-        let (done, is_named) = join(cut(&run, Freeze::Alarm), looks).await;
-        assert!(done.is_ok() && is_named, "{done:?}");
+        match select(pin!(cut(&run, Freeze::Alarm)), pin!(looks)).await {
+            Either::Left((done, _)) => panic!("no alarm was seen: {done:?}"),
+            Either::Right((is_named, done)) => assert!(done.await.is_ok() && is_named),
+        }
     });
 }
 
 /// A program writes until so long after the consent of the operator.
 fn a_writer_that_was_not_stopped_is_noticed(ms: u64) {
     let world = World::plain(ms, &[]);
+    world.put("/b", Some("1"));
     world.works(async {
         let (run, _) = world.hold(1).await.unwrap();
         let begun = world.clock.now();
@@ -155,6 +159,7 @@ fn a_writer_that_was_not_stopped_is_noticed(ms: u64) {
 
 fn it_ends_within_its_limit() {
     let world = World::plain(1, &[]);
+    world.put("/a", Some("1"));
     let mut was_on = false;
     world.works(async {
         for ms in (4..=16).step_by(3) {
@@ -176,6 +181,7 @@ fn it_ends_within_its_limit() {
 
 fn without_consent_nothing_is_stopped() {
     let world = World::plain(1, &[]);
+    world.put("/a", Some("1"));
     world.works(async {
         let (run, _) = world.hold(1).await.unwrap();
         let frozen = Frozen::default();
