@@ -391,7 +391,7 @@ describe("resty.consul, as lua-resty-consul's", function()
     end)
 
     it("returns nil and a message for arguments of another type, and never raises an error", function()
-      local others = { 5, true, function() end, io.stdout, coroutine.create(print), { {} } }
+      local others = { 5, true, function() end, io.stdout, coroutine.create(function() end), { {} } }
       for _, other in ipairs(others) do
         local response, message = c:get("/dummy", { token = other })
         assert.is_nil(response)
@@ -593,7 +593,8 @@ describe("resty.consul on Consul", function()
   it("names the key that the caller named, whatever bytes it has", function()
     for byte = 0, 255 do
       local char = string.char(byte)
-      local name = ("%s/%02x-%sz"):format(key, byte, char)
+      -- Lua 5.1 ends a text in a format at the byte 0.
+      local name = ("%s/%02x-"):format(key, byte) .. char .. "z"
       -- A part that is cut off takes the arguments with it.
       local written = c:put_key(name, "v", { cas = 0 })
       if char ~= "%" and char ~= "?" and byte > 32 and byte ~= 127 or char == " " then
