@@ -54,6 +54,8 @@ struct State {
     /// How many times all watches were cut.
     cuts: u64,
     has_users: bool,
+    /// The answer of another program to all requests.
+    other: Option<(u16, &'static str)>,
     /// That of its oldest server.
     version: &'static str,
 }
@@ -87,6 +89,7 @@ impl Fake {
             notifies: NOTIFIES,
             cuts: 0,
             has_users: false,
+            other: None,
             version: "3.4.0",
         };
         Fake { state: Arc::new(Mutex::new(state)), clock: clock.clone() }
@@ -143,6 +146,11 @@ impl Fake {
         (state.has_users, state.version) = (true, version);
     }
 
+    /// Lets another program answer in its place, or not any more.
+    pub fn answer_as(&self, other: Option<(u16, &'static str)>) {
+        self.state().other = other;
+    }
+
     /// From now on no request has a fault.
     pub fn heal(&self) {
         self.state().faults = 0;
@@ -166,6 +174,10 @@ impl Fake {
     }
 
     async fn answer(&self, path: &str, body: &[u8]) -> Result<Response<Parts>, Error> {
+        if let Some((status, text)) = self.state().other {
+            let parts: Parts = Box::pin(stream::iter([Ok(Bytes::from_static(text.as_bytes()))]));
+            return Ok(Response::builder().status(status).body(parts).unwrap());
+        }
         let fault = self.state().fault();
         let broken = || Error::new(Kind::Connect, "fake: connection reset").retryable();
         match fault {

@@ -47,6 +47,7 @@ fn trials() -> Trials {
     trials.add("an_alarm_that_opens_the_cluster_is_refused", random::frozen::that_opens);
     trials.add("a_request_that_arrives_late_changes_nothing", random::late::run);
     trials.add("a_server_of_etcd_that_is_stuck_is_left", random::silent::run);
+    trials.add("a_tail_goes_on_after_answers_that_are_not_etcds", random::between::run);
     if consul::is_quick() {
         return trials;
     }
