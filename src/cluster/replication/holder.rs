@@ -137,6 +137,10 @@ impl Holder {
                 (None, false, None) => None,
             };
             (state.is_whole, state.sealed_for, state.work) = (false, None, work);
+            if state.doubt == Some(Doubt::Partial) {
+                // What it says of deletions is that of a replica that it may not have copied to the end.
+                (state.floor, state.horizon) = Default::default();
+            }
         })
         .await
     }
@@ -409,7 +413,7 @@ impl Holder {
         if let Some(refused) = refused {
             return Ok(refused);
         }
-        let horizon = state.horizon;
+        let horizon = state.proved_horizon();
         Ok(match action {
             Action::Read { range, limit } => self.page(shard, range, limit, horizon).await?,
             Action::Copy { after, limit } => {

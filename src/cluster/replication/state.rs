@@ -28,7 +28,8 @@ pub struct State {
     pub doubt: Option<Doubt>,
     /// Writes below are refused.
     pub floor: Version,
-    /// Deleted records below are purged, and nothing below is accepted any more.
+    /// Deleted records below are purged, and nothing below is accepted any more. A copy raises it when it has all of
+    /// its source.
     pub horizon: Version,
 }
 
@@ -91,6 +92,15 @@ impl State {
         match state.format {
             FORMAT => Ok(state),
             other => Err(format!("its format is {other}, this release supports {FORMAT}")),
+        }
+    }
+
+    /// Below this version the replica had everything, so that what it lacks was deleted. One that was never whole proves
+    /// nothing.
+    pub(super) fn proved_horizon(&self) -> Version {
+        match self.doubt {
+            Some(Doubt::Partial) => Version::default(),
+            _ => self.horizon,
         }
     }
 

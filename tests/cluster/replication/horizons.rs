@@ -1,0 +1,158 @@
+//! A horizon says what was deleted only if the replica that has it was whole.
+
+use super::failover::{Net, OF_THREE, change, now, place};
+use bytes::Bytes;
+use consul_ffi::cluster::replication::clock::VersionClock;
+use consul_ffi::cluster::replication::holder::Holder;
+use consul_ffi::cluster::replication::map::{ChangeKind, Disk, Entry, Place, Slot};
+use consul_ffi::cluster::replication::message::{Action, Outcome};
+use consul_ffi::cluster::replication::record::{HybridTime, Range, Record, Version};
+use consul_ffi::cluster::replication::rules::Rules;
+use consul_ffi::cluster::replication::state::Doubt;
+use consul_ffi::cluster::replication::storage::{Memory, Storage as _};
+use consul_ffi::cluster::replication::transfer::Transfer;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+const NODES: [&str; 3] = ["a", "b", "c"];
+
+const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+
+fn version(ms: u64) -> Version {
+    Version::first_of(HybridTime::from_ms(ms))
+}
+
+fn at(id: &'static str, ms: u64) -> Record {
+    Record { id: Bytes::from_static(id.as_bytes()), version: version(ms), data: Some("x".into()) }
+}
+
+fn deletion(id: &'static str, ms: u64) -> Record {
+    Record { data: None, ..at(id, ms) }
+}
+
+/// The ids of a storage that are not deleted.
+fn live(storage: &Memory) -> BTreeSet<Bytes> {
+    let records = now(storage.scan(0, Range::all(), 1000)).expect("memory");
+    records.into_iter().filter(|it| it.data.is_some()).map(|it| it.id).collect()
+}
+
+fn ids(ids: &[&'static str]) -> BTreeSet<Bytes> {
+    ids.iter().map(|id| Bytes::from_static(id.as_bytes())).collect()
+}
+
+fn start_on(net: &Net, node: &str, disk: u64, storage: &Arc<Memory>) -> Transfer {
+    let clock = VersionClock::new(|| 1_700_000_000_000, Duration::from_secs(10), disk);
+    let storage = Arc::clone(storage) as Arc<_>;
+    let holder = Holder::new(node.into(), Disk(disk), storage, Arc::new(clock), Rules::default());
+    let holder = Arc::new(holder);
+    net.holders.lock().expect("no panic").insert(node.into(), Arc::clone(&holder));
+    Transfer { holder, peers: Arc::new(net.clone()), quorums: OF_THREE, page: 1 }
+}
+
+fn purge(net: &Net, node: &str, entry: &Entry) {
+    let purged = net.ask_now(node, entry, Action::Purge { below: version(100) });
+    assert_eq!(purged.expect("an answer"), Outcome::Done);
+}
+
+fn is_later(node: &str, disk: u64) -> Slot {
+    Slot::of(Place { is_first: false, ..place(node, disk) })
+}
+
+/// Three replicas with equal records, of which those in `raised` have a horizon. The disk of a is lost, and after some
+/// pages of b all machines are restarted.
+fn restarted_in_a_copy(raised: usize, pages: usize, order: [usize; 3]) {
+    let case = format!("horizons {raised:03b}, {pages} pages, order {order:?}");
+    let net = Net::default();
+    let mut storages = [(); 3].map(|()| Arc::new(Memory::new()));
+    let slots = (0..3).map(|it| Slot::of(place(NODES[it], it as u64 + 1))).collect();
+    let mut entry = Entry { epoch: 1, slots };
+    for (number, node) in NODES.into_iter().enumerate() {
+        _ = start_on(&net, node, number as u64 + 1, &storages[number]);
+        let records = [at("1", 10), at("2", 20), at("3", 15), at("4", 120), at("5", 30)];
+        assert!(
+            net.stores(node, &entry, &records) && net.stores(node, &entry, &[deletion("3", 60)])
+        );
+    }
+    for number in (0..3).filter(|number| raised >> number & 1 == 1) {
+        purge(&net, NODES[number], &entry);
+    }
+    storages[0] = Arc::new(Memory::new());
+    let copy = start_on(&net, "a", 9, &storages[0]);
+    entry.epoch = 2;
+    entry.slots[0].change = change(ChangeKind::Failover, "a", 2);
+    net.set_silent("c", true);
+    net.let_pages("b", Some(pages));
+    now(copy.holder.learn(0, &entry)).expect("memory");
+    now(copy.pursue(0)).expect_err("c does not answer");
+    net.set_silent("c", false);
+    net.let_pages("b", None);
+
+    let nodes = [0, 1, 2].map(|number| {
+        let node = start_on(&net, NODES[number], number as u64 + 11, &storages[number]);
+        now(node.holder.load_doubted(0, Doubt::Restarted)).expect("memory");
+        node
+    });
+    entry.epoch = 3;
+    for (number, slot) in entry.slots.iter_mut().enumerate() {
+        let change = slot.change.take().or_else(|| change(ChangeKind::Failover, NODES[number], 3));
+        slot.change = change.map(|mut it| {
+            it.lost = vec![it.to.clone()];
+            it
+        });
+    }
+    for number in order {
+        now(nodes[number].holder.learn(0, &entry)).expect("memory");
+    }
+    for number in order {
+        assert!(now(nodes[number].pursue(0)).expect("all answer"), "{case}");
+    }
+    for (number, storage) in storages.iter().enumerate() {
+        assert_eq!(live(storage), ids(&["1", "2", "4", "5"]), "{}: {case}", NODES[number]);
+    }
+}
+
+#[test]
+fn a_copy_that_has_not_ended_proves_no_deletion() {
+    for raised in 0..8 {
+        for pages in 0..=6 {
+            ORDERS.into_iter().for_each(|order| restarted_in_a_copy(raised, pages, order));
+        }
+    }
+}
+
+/// A node that had a replica and gets it back by a move, before it has dropped what it had.
+#[test]
+fn a_replica_that_returns_brings_no_deleted_record_back() {
+    for has_news in [false, true] {
+        let net = Net::default();
+        let storages = [("a", 1), ("b", 2), ("c", 3), ("e", 5)].map(|(node, disk)| {
+            let storage = Arc::new(Memory::new());
+            (start_on(&net, node, disk, &storage), storage)
+        });
+        let with = |third: &str, disk: u64| {
+            [Slot::of(place("a", 1)), Slot::of(place("b", 2)), Slot::of(place(third, disk))]
+        };
+        let mut entry = Entry { epoch: 1, slots: with("e", 5).to_vec() };
+        for node in ["a", "b", "e"] {
+            assert!(net.stores(node, &entry, &[at("1", 10), at("2", 20)]));
+        }
+        entry = Entry { epoch: 2, slots: with("c", 3).to_vec() };
+        now(storages[3].0.holder.learn(0, &entry)).expect("memory");
+        assert!(net.stores("c", &entry, &[at("1", 10), at("2", 20)]));
+        for node in NODES {
+            assert!(net.stores(node, &entry, &[deletion("2", 60)]));
+            purge(&net, node, &entry);
+            assert!(!has_news || net.stores(node, &entry, &[at("3", 120)]));
+        }
+        entry.epoch = 3;
+        entry.slots[2].change = change(ChangeKind::Move, "e", 3);
+        now(storages[3].0.holder.learn(0, &entry)).expect("memory");
+        assert!(now(storages[3].0.pursue(0)).expect("all answer"));
+        entry.epoch = 4;
+        entry.slots[2] = is_later("e", 5);
+        _ = net.ask_now("e", &entry, Action::Ping);
+        let expected = if has_news { ids(&["1", "3"]) } else { ids(&["1"]) };
+        assert_eq!(live(&storages[3].1), expected);
+    }
+}
