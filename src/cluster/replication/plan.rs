@@ -356,8 +356,8 @@ impl<'a> Plan<'a> {
     /// The nodes without which the failovers of a shard bring together what all others have, also those that may
     /// lack something: too few are whole, and nobody who may come back has more. `None` as long as that is not so.
     ///
-    /// Of disks that are lost there may be as many as the promise allows, if no machine was restarted; beyond that
-    /// an operator decides.
+    /// Of disks that are lost, also those that are older than they were, there may be as many as the promise allows, if
+    /// no machine was restarted; beyond that an operator decides.
     fn united_without(&self, shard: u32, slots: &[Slot]) -> Option<Vec<NodeId>> {
         let mut due = slots
             .iter()
@@ -377,8 +377,9 @@ impl<'a> Plan<'a> {
             match (self.presence(&place.node), doubt) {
                 (Presence::Live, _) if self.is_whole(shard, slot) => present += 1,
                 (Presence::Live, Some(Doubt::Restarted)) => present += 1,
-                (Presence::Live, Some(Doubt::Old)) => {}
-                (Presence::Live, Some(Doubt::Partial)) => lost += usize::from(!is_accepted),
+                (Presence::Live, Some(Doubt::Old | Doubt::Partial)) => {
+                    lost += usize::from(!is_accepted);
+                }
                 (Presence::Live, None) => {
                     lost += usize::from(!is_accepted);
                     without.push(place.node.clone());

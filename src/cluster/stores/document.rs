@@ -314,9 +314,28 @@ pub(super) struct DiskMark {
     /// The start of the machine, if the records do not survive its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
+    /// The ids that it had before the restarts of its machine and their last openings, the last one at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub was: Vec<(Disk, Opening)>,
 }
 
 impl DiskMark {
+    /// Whether it was not opened since, as far as a map knows. One that knows none of its ids, but another disk of the
+    /// node, says that the node had that one since.
+    pub fn is_last(&self, map: &StoreMap) -> bool {
+        let last = |disk: &Disk| map.openings.get(disk).copied();
+        if let Some(last) = last(&self.disk) {
+            return last == self.opening || self.opening.follows(&self.before, last);
+        }
+        let mut was = self.was.iter().rev();
+        if let Some((own, last)) = was.find_map(|(disk, own)| Some((*own, last(disk)?))) {
+            return last == own || last.starts < own.starts;
+        }
+        let slots = map.map.shards.iter().flat_map(|entry| &entry.slots);
+        let mut holders = slots.filter_map(|slot| slot.holder.as_ref());
+        holders.all(|place| *place.node != *self.node)
+    }
+
     /// What is kept.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
