@@ -87,7 +87,7 @@ fn trials() -> Trials {
     for engine in ENGINES {
         for (name, program) in [
             ("children_have_none_of_their_parents_locks", &["run", "fork/locks.lua"][..]),
-            ("a_state_that_ends_gives_its_locks_up", &["states", "20", "locks.lua"]),
+            ("a_state_that_ends_gives_its_locks_up", &["states", "72", "locks.lua"]),
             ("children_have_none_of_their_parents_nodes", &["run", "fork/cluster.lua"]),
             ("a_state_that_ends_leaves_its_cluster", &["states", "10", "cluster.lua"]),
         ] {
