@@ -295,7 +295,7 @@ fn as_many_old_disks_as_lost_ones_need_the_word_of_an_operator() {
     }
 }
 
-/// A new id that no map names yet is no sign of an old copy.
+/// A new id that is in no map yet does not show an old copy.
 #[test]
 fn machines_that_are_restarted_again_and_again_are_not_old() {
     for lives_ms in [0, 20, 100, 300, 1000, 3000] {
