@@ -35,7 +35,9 @@ impl Cluster {
         found.unwrap_or_else(|| {
             let error = self.presence.registration_error();
             let why = error.map(|error| format!("; its service is not registered: {error}"));
-            format!("Consul does not answer in time{}", why.unwrap_or_default())
+            let asked = self.client.endpoint_health().into_iter().map(|it| it.address);
+            let asked = asked.collect::<Vec<_>>().join(", ");
+            format!("Consul does not answer in time (asked at {asked}){}", why.unwrap_or_default())
         })
     }
 
