@@ -13,7 +13,7 @@
 #   build-quick         the module for LuaJIT, not optimised
 #   compile             the tests of the next two steps
 #   rust                cargo test, without Lua, but for the tests that need a real server, and for programs in processes
-#   histories           20 histories of locks and clusters under faults, of each kind
+#   histories           four histories of locks and clusters under faults, of each kind
 #   busted-quick        the Lua specs on LuaJIT, simulated
 #   lint                each of the checks of `make lint`, but for those of the other engines
 #
@@ -203,7 +203,7 @@ step_nodes() {
 }
 
 step_histories() {
-    SEEDS=20 run_cargo_test "${yielding[@]}" "${few_histories[@]}" -- --skip a_rule_is_needed
+    SEEDS=4 NODES=30 run_cargo_test "${yielding[@]}" "${few_histories[@]}" -- --skip a_rule_is_needed
 }
 
 step_simulation() {

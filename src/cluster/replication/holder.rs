@@ -260,6 +260,11 @@ impl Holder {
         self.change(shard, &mut state, |state| {
             state.entry = Some(entry.clone());
             state.is_whole |= begins;
+            if state.is_whole
+                && entry.counting_at(&self.node).is_some_and(|it| it.disk == self.disk)
+            {
+                state.doubt = None;
+            }
             match work {
                 Some(since) if is_new_work => {
                     if !is_kept {
@@ -649,7 +654,6 @@ impl Holder {
         }
         self.change(shard, &mut state, |state| {
             state.is_whole = true;
-            state.doubt = None;
             if let Some(work) = &mut state.work {
                 work.is_done = true;
             }

@@ -23,7 +23,8 @@ pub struct State {
     pub fence: u64,
     /// The change that it is the target for.
     pub work: Option<Work>,
-    /// Why the records that it has are not a whole replica, and are kept until others have them.
+    /// Why the records that it has are not a whole replica, and are kept until others have them. It stays until the map
+    /// counts the replica: a change that has finished may be given up before that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<Doubt>,
     /// Writes below are refused.
@@ -99,7 +100,7 @@ impl State {
     /// nothing.
     pub(super) fn proved_horizon(&self) -> Version {
         match self.doubt {
-            Some(Doubt::Partial) => Version::default(),
+            Some(Doubt::Partial) if !self.is_whole => Version::default(),
             _ => self.horizon,
         }
     }

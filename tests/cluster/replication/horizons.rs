@@ -156,3 +156,46 @@ fn a_replica_that_returns_brings_no_deleted_record_back() {
         assert_eq!(live(&storages[3].1), expected);
     }
 }
+
+/// A change that has finished, and that the leader gives up before it counts, leaves the doubt as it was.
+#[test]
+fn a_replica_is_in_doubt_until_the_map_counts_it() {
+    for doubt in [Doubt::Restarted, Doubt::Old, Doubt::Partial] {
+        for is_given_up in [false, true] {
+            let net = Net::default();
+            let storages = NODES.map(|_| Arc::new(Memory::new()));
+            let with = |first: Slot| vec![first, Slot::of(place("b", 2)), Slot::of(place("c", 3))];
+            let mut entry = Entry { epoch: 1, slots: with(Slot::of(place("a", 1))) };
+            for (number, node) in NODES.into_iter().enumerate() {
+                _ = start_on(&net, node, number as u64 + 1, &storages[number]);
+                assert!(net.stores(node, &entry, &[at("1", 10)]));
+            }
+            let a = start_on(&net, "a", 9, &storages[0]);
+            now(a.holder.load_doubted(0, doubt)).expect("memory");
+            entry.epoch = 2;
+            entry.slots[0].change = change(ChangeKind::Failover, "a", 2);
+            now(a.holder.learn(0, &entry)).expect("memory");
+            assert!(now(a.pursue(0)).expect("all answer"));
+            let doubted = || now(a.holder.report(|_| entry.epoch)).doubted;
+            assert_eq!(doubted(), [(0, doubt)]);
+
+            let counts = Entry { epoch: 3, slots: with(is_later("a", 9)) };
+            let mut other = Entry { epoch: 3, ..entry.clone() };
+            other.slots[0].change = change(ChangeKind::Failover, "e", 3);
+            let next = if is_given_up { other } else { counts };
+            now(a.holder.learn(0, &next)).expect("memory");
+            let expected = if is_given_up { vec![(0, doubt)] } else { Vec::new() };
+            assert_eq!(doubted(), expected);
+
+            // The next failover to the same node begins with what it has.
+            let mut again = Entry { epoch: 4, ..entry.clone() };
+            again.slots[0].change = change(ChangeKind::Failover, "a", 4);
+            if is_given_up {
+                now(a.holder.learn(0, &again)).expect("memory");
+                assert_eq!(doubted(), [(0, doubt)]);
+                assert!(now(a.pursue(0)).expect("all answer"));
+                assert_eq!(live(&storages[0]), ids(&["1"]));
+            }
+        }
+    }
+}
