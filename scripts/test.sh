@@ -153,10 +153,8 @@ step_lint-engines() {
 }
 
 # What cargo builds for the tests, for consul-sim and for both. Other features would be another build of the dependencies.
-rust_tests=(cargo test --no-default-features --features "server,guard,tools" --no-fail-fast)
-# A few histories do not pay for an optimised build, which takes ten minutes of a processor.
+rust_tests=(cargo test --no-default-features --features "server,guard,tools,sabotage" --no-fail-fast)
 simulation_tests=(cargo test --no-default-features --features sabotage --profile simulation --test simulation --test model)
-few_histories=(cargo test --no-default-features --features sabotage --profile quick --test simulation)
 # Those of the steps, as arguments of cargo.
 of_processes=(--test programs)
 of_servers=(--test contract --test coordination --test host --test migrate --test outage --test simulated --test tools)
@@ -203,7 +201,7 @@ step_nodes() {
 }
 
 step_histories() {
-    SEEDS=4 NODES=30 run_cargo_test "${yielding[@]}" "${few_histories[@]}" -- --skip a_rule_is_needed
+    SEEDS=4 NODES=30 run_cargo_test "${yielding[@]}" "${rust_tests[@]}" --test simulation -- --skip a_rule_is_needed
 }
 
 step_simulation() {
@@ -213,8 +211,7 @@ step_simulation() {
 step_compile() {
     local targets
     mapfile -t targets < <(rust_targets)
-    add_command run "${rust_tests[@]}" --no-run "${targets[@]}"
-    add_command run "${few_histories[@]}" --no-run
+    add_command run "${rust_tests[@]}" --no-run "${targets[@]}" --test simulation
 }
 
 step_compile-all() {

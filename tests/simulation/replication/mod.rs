@@ -543,7 +543,7 @@ pub const RULES: &[(Rule, Kind, u64)] = &[
     (Rule::RefuseOtherStores, Kind::Directed(Story::EarlierStore), 0),
     (Rule::Seal, Kind::Register, 3),
     (Rule::SealIsStored, Kind::Register, 361),
-    (Rule::WaitForRunning, Kind::Register, 389),
+    (Rule::WaitForRunning, Kind::Reboots, 163),
     (Rule::FenceEnough, Kind::Directed(Story::LateReader), 0),
     (Rule::CopyUnion, Kind::Directed(Story::LossBesideAGap), 0),
     (Rule::TargetCountsLate, Kind::Register, 14),
