@@ -111,7 +111,8 @@ local names = 0
 -- Returns a name that nothing else in this run uses.
 function support.name(name)
   names = names + 1
-  return ("spec-%d-%d-%s"):format(os.time(), names, name)
+  -- Each file of specs counts from one.
+  return ("spec-%.6f-%d-%s"):format(system.gettime(), names, name)
 end
 
 -- Calls `condition` until it is true, for up to 30 s.
