@@ -115,6 +115,15 @@ function support.name(name)
   return ("spec-%.6f-%d-%s"):format(system.gettime(), names, name)
 end
 
+-- Returns the next event of a lock or a semaphore but its suspension, which a busy machine can cause.
+function support.event(of)
+  local event, detail
+  repeat
+    event, detail = of:next_event(30000)
+  until event ~= "suspended" and event ~= "resumed"
+  return event, detail
+end
+
 -- Calls `condition` until it is true, for up to 30 s.
 function support.eventually(condition)
   local limit = os.time() + 30
