@@ -199,3 +199,120 @@ fn a_replica_is_in_doubt_until_the_map_counts_it() {
         }
     }
 }
+
+/// A machine that is restarted again and again, under disks that are put back.
+#[test]
+fn a_doubt_becomes_no_smaller() {
+    let doubts = [Doubt::Restarted, Doubt::Old, Doubt::Partial];
+    for first in doubts {
+        for second in doubts {
+            let (net, storage) = (Net::default(), Arc::new(Memory::new()));
+            let entry = Entry { epoch: 1, slots: vec![Slot::of(place("a", 1))] };
+            _ = start_on(&net, "a", 1, &storage);
+            assert!(net.stores("a", &entry, &[at("1", 10)]));
+            for (disk, doubt) in [(2, first), (3, second)] {
+                let again = start_on(&net, "a", disk, &storage);
+                now(again.holder.load_doubted(0, doubt)).expect("memory");
+                let expected = if disk == 2 { first } else { first.max(second) };
+                assert_eq!(now(again.holder.report(|_| 1)).doubted, [(0, expected)]);
+            }
+        }
+    }
+}
+
+/// What the storage has taken last may be gone, whatever it has kept about the copy.
+#[test]
+fn a_copy_during_which_the_machine_is_restarted_begins_again() {
+    for doubt in [Doubt::Restarted, Doubt::Old] {
+        let (net, mut entry) = Net::of_three("of all");
+        for node in ["a", "b"] {
+            assert!(net.stores(node, &entry, &[at("of two", 10)]));
+        }
+        let storage = Arc::new(Memory::new());
+        let target = start_on(&net, "x", 7, &storage);
+        entry.epoch = 2;
+        entry.slots[0].change = change(ChangeKind::Failover, "x", 2);
+        net.set_silent("c", true);
+        now(target.holder.learn(0, &entry)).expect("memory");
+        now(target.pursue(0)).expect_err("c does not answer");
+        assert_eq!(live(&storage), ids(&["of all", "of two"]), "b was copied");
+        now(storage.drop_shard(0)).expect("memory");
+        let target = start_on(&net, "x", 8, &storage);
+        now(target.holder.load_doubted(0, doubt)).expect("memory");
+        net.set_silent("c", false);
+        assert!(now(target.pursue(0)).expect("all answer"));
+        assert_eq!(live(&storage), ids(&["of all", "of two"]), "{doubt:?}");
+    }
+}
+
+/// A node that the map does not name any more may be the last one with some records.
+#[test]
+fn what_is_in_doubt_is_dropped_only_after_all_replicas_have_it() {
+    for doubt in [Doubt::Restarted, Doubt::Old, Doubt::Partial] {
+        let net = Net::default();
+        let nodes = [("a", 1), ("b", 2), ("c", 3), ("d", 4)].map(|(node, disk)| {
+            let storage = Arc::new(Memory::new());
+            (start_on(&net, node, disk, &storage), storage)
+        });
+        let with = |epoch, first| Entry {
+            epoch,
+            slots: [first, ("b", 2), ("c", 3)]
+                .map(|(node, disk)| Slot::of(place(node, disk)))
+                .to_vec(),
+        };
+        assert!(net.stores("d", &with(1, ("d", 4)), &[at("its own", 10)]));
+        let storage = &nodes[3].1;
+        let d = start_on(&net, "d", 5, storage);
+        now(d.holder.load_doubted(0, doubt)).expect("memory");
+        let mut entry = with(2, ("a", 1));
+        for node in ["a", "b", "c", "d"] {
+            _ = net.ask_now(node, &entry, Action::Ping);
+        }
+        // One of N is away, then it is being replaced: neither may be passed over.
+        net.set_silent("c", true);
+        now(d.drop_unnamed(0, &entry)).expect_err("c does not answer");
+        entry.epoch = 3;
+        entry.slots[2].change = change(ChangeKind::Failover, "c", 3);
+        assert!(!now(d.drop_unnamed(0, &entry)).expect("it is not asked"));
+        assert_eq!(live(storage), ids(&["its own"]));
+        net.set_silent("c", false);
+        entry.epoch = 4;
+        entry.slots[2].change = None;
+        assert!(now(d.drop_unnamed(0, &entry)).expect("all answer"), "{doubt:?}");
+        assert_eq!(live(storage), ids(&[]));
+        assert_eq!(now(d.holder.report(|_| 4)).doubted, [], "there is nothing to doubt");
+        for (_, storage) in &nodes[..3] {
+            assert_eq!(live(storage), ids(&["its own"]), "{doubt:?}");
+        }
+    }
+}
+
+#[test]
+fn a_closed_holder_executes_nothing() {
+    let (net, entry) = Net::of_three("before");
+    let holder = Arc::clone(&net.holders.lock().expect("no panic")["a"]);
+    now(holder.close());
+    let before = now(holder.state(0));
+    let (after, range) = (None, Range::all());
+    for action in [
+        Action::Write(vec![at("late", 10)]),
+        Action::Repair(vec![at("late", 10)]),
+        Action::Read { range, limit: 10 },
+        Action::Copy { after, limit: 10 },
+        Action::Sums { bits: 1, horizon: Version::default() },
+        Action::Fetch(vec![Bytes::from_static(b"before")]),
+        Action::Floor { below: version(5) },
+        Action::Purge { below: version(5) },
+        Action::Seal,
+        Action::Fence,
+        Action::Recover,
+        Action::Ping,
+    ] {
+        let name = format!("{action:?}");
+        let later = Entry { epoch: 9, ..entry.clone() };
+        let asked = if action == Action::Recover { &later } else { &entry };
+        let outcome = net.ask_now("a", asked, action).expect("an answer");
+        assert!(matches!(outcome, Outcome::Failed(_)), "{name}: {outcome:?}");
+    }
+    assert_eq!(now(holder.state(0)), before);
+}
