@@ -2,6 +2,8 @@
 //! until others have it, and what all disks still have is the store.
 
 use super::*;
+use consul_ffi::cluster::replication::message::Action;
+use consul_ffi::cluster::replication::record::Record;
 use consul_ffi::cluster::stores::Survives;
 use consul_ffi::wire::api::kv;
 use consul_ffi::wire::request::Args;
@@ -378,6 +380,50 @@ fn a_storage_that_was_flushed_by_a_stop_survives_a_restart_of_the_machine() {
         let mark = machines.cases.world.run(disk.kept("disk")).expect("memory").expect("a mark");
         assert!(String::from_utf8_lossy(&mark).contains("\"boot\":"));
     }
+}
+
+/// What is being stored when a node stops is flushed with the rest.
+#[test]
+fn a_stop_flushes_only_after_the_writes_that_run() {
+    let machines = Machines::filled(3, 3);
+    let (world, node, disk) = (&machines.cases.world, &machines.nodes[0], &machines.disks[0]);
+    disk.flushes.store(true, Relaxed);
+    let slow = (world.clock.clone(), Duration::from_secs(3));
+    *disk.slow_apply.lock().expect("no panic") = Some(slow);
+    let (key, store) = (Bytes::from_static(b"late"), &node.store);
+    let shard = store.shard_of(&key);
+    let record = Record {
+        id: key.clone(),
+        version: store.router().clock.next(),
+        data: Some(Bytes::from_static(b"late")),
+    };
+    let known = store.router().entries.get(shard).expect("a map");
+    let request = known.request(shard, Action::Write(vec![record]));
+    let holder = store.holder().expect("it is open");
+    let stored = world.clock.spawn(async move { drop(holder.serve(request).await) });
+    world.wait(Duration::from_secs(1));
+    machines.cases.kill(node);
+    world.run(store.close()).expect("memory");
+    assert!(disk.records(SHARDS).iter().any(|it| it.id == key), "it was not flushed");
+    world.clock.cancel(stored);
+}
+
+/// It may have written since, and its machine may have been restarted.
+#[test]
+fn a_stop_flushes_no_disk_that_another_process_has_opened() {
+    let machines = Machines::filled(3, 3);
+    let (world, disk) = (&machines.cases.world, &machines.disks[0]);
+    disk.flushes.store(true, Relaxed);
+    machines.cases.kill(&machines.nodes[0]);
+    let mark = || world.run(disk.kept("disk")).expect("memory").expect("a mark");
+    let mut other: serde_json::Value = serde_json::from_slice(&mark()).expect("a document");
+    other["opening"]["id"] = 7.into();
+    other["opening"]["starts"] = 99.into();
+    world.run(disk.keep("disk", other.to_string().into())).expect("memory");
+    let before = mark();
+    let why = world.run(machines.nodes[0].store.close()).expect_err("it is another one's");
+    assert_eq!(why.kind(), Kind::Conflict, "{why}");
+    assert_eq!(mark(), before);
 }
 
 /// A record that was deleted, and purged, while the disk was another one.
