@@ -22,6 +22,8 @@ pub fn add_to(trials: &mut Trials) {
     add!(trials, a_session_that_ends_behind_a_broken_connection_is_free_in_time);
     add!(trials, a_release_with_an_unknown_outcome_can_be_made_again);
     add!(trials, a_release_that_is_refused_says_whether_it_may_have_been_applied);
+    add!(trials, an_attempt_that_is_refused_changes_nothing_and_leaves_nothing);
+    add!(trials, a_stop_without_answers_ends_in_time);
 }
 
 /// How requests fail.
@@ -355,5 +357,41 @@ fn a_release_that_is_refused_says_whether_it_may_have_been_applied() {
             world.clock.now() - begun <= Profile::standard().takeover() + Duration::from_secs(1)
         );
         assert_eq!(world.agent.stats().sessions, 1);
+    }
+}
+
+fn an_attempt_that_is_refused_changes_nothing_and_leaves_nothing() {
+    for claim in [Claim::Lock, Claim::Permit] {
+        for body in ["Permission denied", "ACL not found"] {
+            let world = Simulated::new();
+            let (process, breaking, _) = program(&world, Profile::standard());
+            world.clock.advance(Duration::from_secs(1));
+            let (how, lasts) = (Break::Refused(403, body), Duration::from_millis(10));
+            breaking.arm(Cut { nth: 0, is_applied: false, how, paths: "/v1/txn", lasts });
+            let error = world.run(claim.acquire(&process, Wait::Once)).expect_err("it is refused");
+            assert!(!error.maybe_applied(), "{claim:?} {body}: {error}");
+            // It has ended its session before it returns, as there was time.
+            assert_eq!(world.agent.stats().sessions, 0, "{claim:?} {body}");
+        }
+    }
+}
+
+fn a_stop_without_answers_ends_in_time() {
+    for claim in [Claim::Lock, Claim::Permit] {
+        for how in [Break::Cut, Break::Silent, REFUSALS[3], REFUSALS[5]] {
+            let world = Simulated::new();
+            let (process, breaking, running) = program(&world, Profile::standard());
+            let lease = world.run(claim.acquire(&process, Wait::Forever)).expect("it is free");
+            let lasts = Duration::from_secs(3600);
+            // Each request that is not counted is refused, too, after the first that is.
+            breaking.arm(Cut { nth: 0, is_applied: false, how, paths: "", lasts });
+            world.clock.cancel(running);
+            lease.give_up();
+            let begun = world.clock.now();
+            world.run(process.deregister()).expect_err("nothing answers");
+            let took = world.clock.now() - begun;
+            let most = process.profile().check_ttl + process.client().settings().timeout;
+            assert!(took <= most, "{claim:?} {how:?}: {took:?}");
+        }
     }
 }
