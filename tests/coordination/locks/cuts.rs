@@ -3,7 +3,7 @@
 //! or Consul itself, refuses all requests.
 
 use super::on_a_clock::Simulated;
-use super::{acquire, permit, present, settings};
+use super::{acquire, call, permit, present, settings};
 use crate::support::trials::{Trials, add};
 use bytes::Bytes;
 use consul_ffi::client::Client;
@@ -12,6 +12,7 @@ use consul_ffi::clock::{BoxFuture, Clock, Instant, ManualClock};
 use consul_ffi::error::{Error, Kind};
 use consul_ffi::simulate::SimTransport;
 use consul_ffi::transport::Transport;
+use consul_ffi::wire::request::Args;
 use http::{Request, Response};
 use std::cell::Cell;
 use std::future::pending;
@@ -22,6 +23,7 @@ pub fn add_to(trials: &mut Trials) {
     add!(trials, a_session_that_ends_behind_a_broken_connection_is_free_in_time);
     add!(trials, a_release_with_an_unknown_outcome_can_be_made_again);
     add!(trials, a_release_that_is_refused_says_whether_it_may_have_been_applied);
+    add!(trials, a_release_that_was_refused_says_that_the_lock_was_lost_meanwhile);
     add!(trials, an_attempt_that_is_refused_changes_nothing_and_leaves_nothing);
     add!(trials, a_stop_without_answers_ends_in_time);
 }
@@ -357,6 +359,28 @@ fn a_release_that_is_refused_says_whether_it_may_have_been_applied() {
             world.clock.now() - begun <= Profile::standard().takeover() + Duration::from_secs(1)
         );
         assert_eq!(world.agent.stats().sessions, 1);
+    }
+}
+
+/// No request for the release was applied, so it is not the reason why the lock is not held.
+fn a_release_that_was_refused_says_that_the_lock_was_lost_meanwhile() {
+    let denied = Break::Refused(403, "Permission denied");
+    for refusals in [1, 2, 4] {
+        let world = Simulated::new();
+        let (process, breaking, _) = program(&world, Profile::wan());
+        let other = world.process();
+        let lease = world.run(acquire(&process, Wait::Forever)).expect("it is free");
+        let lasts = process.profile().beat * refusals - Duration::from_millis(500);
+        breaking.arm(Cut { nth: 0, is_applied: false, how: denied, paths: "/v1/txn", lasts });
+        let ends = async {
+            world.clock.sleep(Duration::from_millis(100)).await;
+            let session = Args::new().arg(lease.session());
+            call(other.client(), "session_destroy", session).await;
+        };
+        let (released, ()) = world.run(async { tokio::join!(lease.release(), ends) });
+        let error = released.expect_err("it was lost before it could be released");
+        let told = (error.kind(), error.maybe_applied());
+        assert_eq!(told, (Kind::Conflict, false), "{refusals}: {error}");
     }
 }
 
