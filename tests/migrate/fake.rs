@@ -56,6 +56,8 @@ struct State {
     has_users: bool,
     /// The answer of another program to all requests.
     other: Option<(u16, &'static str)>,
+    /// The same to all watches.
+    other_watch: Option<(u16, &'static str)>,
     /// That of its oldest server.
     version: &'static str,
 }
@@ -90,6 +92,7 @@ impl Fake {
             cuts: 0,
             has_users: false,
             other: None,
+            other_watch: None,
             version: "3.4.0",
         };
         Fake { state: Arc::new(Mutex::new(state)), clock: clock.clone() }
@@ -151,6 +154,11 @@ impl Fake {
         self.state().other = other;
     }
 
+    /// The same for watches alone.
+    pub fn answer_watches_as(&self, other: Option<(u16, &'static str)>) {
+        self.state().other_watch = other;
+    }
+
     /// From now on no request has a fault.
     pub fn heal(&self) {
         self.state().faults = 0;
@@ -174,7 +182,11 @@ impl Fake {
     }
 
     async fn answer(&self, path: &str, body: &[u8]) -> Result<Response<Parts>, Error> {
-        if let Some((status, text)) = self.state().other {
+        let other = {
+            let state = self.state();
+            state.other.or(state.other_watch.filter(|_| path.ends_with("/watch")))
+        };
+        if let Some((status, text)) = other {
             let parts: Parts = Box::pin(stream::iter([Ok(Bytes::from_static(text.as_bytes()))]));
             return Ok(Response::builder().status(status).body(parts).unwrap());
         }

@@ -48,6 +48,10 @@ fn trials() -> Trials {
     trials.add("a_request_that_arrives_late_changes_nothing", random::late::run);
     trials.add("a_server_of_etcd_that_is_stuck_is_left", random::silent::run);
     trials.add("a_tail_goes_on_after_answers_that_are_not_etcds", random::between::run);
+    let watches = random::between::for_watches_alone;
+    trials.add("a_tail_whose_watches_stay_another_programs_ends", watches);
+    let count = random::between::a_count_without_a_revision_is_none;
+    trials.add("a_count_of_keys_without_a_revision_is_none", count);
     if consul::is_quick() {
         return trials;
     }

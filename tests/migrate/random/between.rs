@@ -2,7 +2,9 @@
 
 use super::World;
 use consul_ffi::clock::Clock as _;
-use consul_ffi::migrate::{Until, load, tail};
+use consul_ffi::error::Kind;
+use consul_ffi::migrate::etcd::{Range, Refused};
+use consul_ffi::migrate::{Stop, Until, load, tail};
 use futures_util::future::{Either, select};
 use std::pin::pin;
 use std::time::Duration;
@@ -56,4 +58,35 @@ pub fn run() {
             );
         });
     }
+}
+
+/// What reads go to is etcd, and what watches go to is not.
+pub fn for_watches_alone() {
+    let world = World::plain(1, &[]);
+    world.put("/a", Some("1"));
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        world.fake.answer_watches_as(Some((200, "<html>please log in</html>\n")));
+        let looks = pin!(world.clock.sleep(Duration::from_secs(600)));
+        match select(pin!(tail(&run, &Until::Dropped)), looks).await {
+            Either::Left((Err(Stop::Failed(error)), _)) => {
+                assert_eq!(error.kind(), Kind::Decode, "{error}");
+            }
+            Either::Left((other, _)) => panic!("{other:?}"),
+            Either::Right(_) => panic!("it says nothing, and follows nothing"),
+        }
+    });
+}
+
+/// A later read would be one of another moment.
+pub fn a_count_without_a_revision_is_none() {
+    let world = World::plain(1, &[]);
+    world.works(async {
+        world.fake.answer_as(Some((200, r#"{"header":{"cluster_id":"7"},"count":"5"}"#)));
+        match world.etcd.count(&Range::prefix(b""), 0).await {
+            Err(Refused::Failed(error)) => assert_eq!(error.kind(), Kind::Decode, "{error}"),
+            other => panic!("{other:?}"),
+        }
+    });
 }
