@@ -19,9 +19,17 @@ feature-5.4 := lua54
 flavour = $(patsubst lua5.%,5.%,$(patsubst luajit%,luajit,$(notdir $(LUA))))
 # These would win over the two that are set here.
 unexport LUA_PATH_5_3 LUA_CPATH_5_3 LUA_PATH_5_4 LUA_CPATH_5_4
-lua_env = LUA_PATH="./lua/?.lua;./etcd/lua/?.lua;./resty/lua/?.lua;;" LUA_CPATH="./target/lua/$(flavour)/?.so;;"
+# With QUICK=1 the module is built in a minute, not optimised, in a folder of its own.
+modules = target/$(if $(QUICK),lua-quick,lua)
+lua_env = LUA_PATH="./lua/?.lua;./etcd/lua/?.lua;./resty/lua/?.lua;;" LUA_CPATH="./$(modules)/$(flavour)/?.so;;"
 
-LINTS := fmt clippy $(FLAVOURS:%=clippy-%) rustdoc luacheck annotations shellcheck gofmt words
+# Those of `make test`, and those that `make test-all` adds. First those without cargo, whose builds wait for each other.
+QUICK_LINTS := fmt words commits luacheck annotations shellcheck gofmt clippy clippy-luajit rustdoc
+ADDED_LINTS := deny clippy-5.1 clippy-5.3 clippy-5.4 rustdoc-luajit
+LINTS := $(QUICK_LINTS) $(ADDED_LINTS)
+
+# What is built for the tests in Rust, and for their lints.
+RUST := --no-default-features --features server,guard,tools
 
 .PHONY: help
 ## help: lists the targets
@@ -37,15 +45,15 @@ deps:
 ## build: builds the module for LuaJIT, Lua 5.1, Lua 5.3 and Lua 5.4 into target/lua
 build: $(FLAVOURS:%=build-%)
 
-## build-luajit|5.1|5.3|5.4 [QUICK=1]: builds one of them, with QUICK for a smoke test: ours is not optimised
+## build-luajit|5.1|5.3|5.4 [QUICK=1]: builds one of them; with QUICK not optimised, in a minute, into target/lua-quick
 $(FLAVOURS:%=build-%): build-%:
-	@rockspec/build.sh $(feature-$*) target/lua/$*/consul_ffi.so
+	@QUICK=$(QUICK) rockspec/build.sh $(feature-$*) $(modules)/$*/consul_ffi.so
 
 # Each runs a file of examples: demo-cluster is examples/demo_cluster.lua.
 PROGRAMS := demo demo-cluster consul-simulation-demo test-consul-integration test-consul-cluster \
 	consul-production-example test-tsdb-cluster debug-consul-ffi ha-cluster-example
 
-.PHONY: $(PROGRAMS) demo-deps consul-sim
+.PHONY: $(PROGRAMS) $(PROGRAMS:%=say-%) demo-deps consul-sim
 ## demo [LUA=lua5.4] [CONSUL=1.21]: runs the demo, simulated or on a real Consul
 ## demo-cluster [LUA=lua5.4] [CONSUL=1.21]: runs the demo of a cluster and kills its leader
 ## consul-simulation-demo [LUA=lua5.4] [CONSUL=1.21]: runs an old program (a quote, a service, a session, a cluster)
@@ -55,8 +63,13 @@ PROGRAMS := demo demo-cluster consul-simulation-demo test-consul-integration tes
 ## test-tsdb-cluster [LUA=lua5.4] [CONSUL=1.21]: runs an old program (a hash ring, three nodes of a database)
 ## debug-consul-ffi [LUA=lua5.4] [CONSUL=1.21]: runs an old program (every call of the client)
 ## ha-cluster-example [LUA=lua5.4] [CONSUL=1.21]: runs an old program (one node with the options of the old documentation)
-$(PROGRAMS): demo-deps build-$(flavour)
+$(PROGRAMS): QUICK = 1
+$(PROGRAMS): %: say-% demo-deps build-$(flavour)
 	@$(lua_env) $(consul) $(LUA) examples/$(subst -,_,$@).lua
+
+$(PROGRAMS:%=say-%): say-%:
+	@echo "make $*: builds the module for $(LUA), which takes about three minutes the first time and seconds later, then runs" \
+		"examples/$(subst -,_,$*).lua"
 
 .PHONY: demo-tsdb tsdb-deps
 ## demo-tsdb [LUA=lua5.4] [CONSUL=1.21] [POINTS=100000] [SHARDS=1024]: runs a database on processes that are killed, restarted, join and leave
@@ -83,10 +96,18 @@ demo-tsdb test-tsdb-cluster: tsdb-deps
 tsdb-deps:
 	@LUA="$(LUA)" scripts/install-deps.sh tsdb
 
-.PHONY: test
-## test: builds, lints and tests everything; see scripts/test.sh --help
+.PHONY: test test-all test-added
+## test: what to run before each commit (minutes): lint, the tests in Rust, the Lua specs; see scripts/test.sh --help
 test:
 	@scripts/test.sh
+
+## test-all: the same and more (half an hour): real servers, all engines, other clients, processes, 500 histories
+test-all:
+	@scripts/test.sh all
+
+# What the second adds to the first.
+test-added:
+	@scripts/test.sh added
 
 .PHONY: soak
 ## soak: tests for longer (some hours); see scripts/soak.sh --help
@@ -116,29 +137,41 @@ spec: build-$(flavour)
 	$(if $(CONSUL),scripts/with-consul.sh $(CONSUL) env,env -u CONSUL_HTTP_ADDR) $(lua_env) \
 		busted --lua=$(LUA) $(ARGS)
 
-.PHONY: lint lint-list $(LINTS:%=lint-%)
+.PHONY: lint lint-quick lint-added $(LINTS:%=lint-%)
 ## lint: checks format, lints, documentation and wording of the Rust, Lua, shell and Go code and of the docs
 lint: $(LINTS:%=lint-%)
 
-lint-list:
-	@echo $(LINTS:%=lint-%)
+lint-quick:
+	@echo $(QUICK_LINTS:%=lint-%)
+
+lint-added:
+	@echo $(ADDED_LINTS:%=lint-%)
 
 lint-fmt:
 	cargo fmt --check
 
 lint-clippy:
-	cargo clippy --all-targets --no-default-features --features server,guard,tools,sabotage -- -D warnings
+	cargo clippy --all-targets $(RUST),sabotage -- -D warnings
 
 # With a Lua feature only the library links.
 $(FLAVOURS:%=lint-clippy-%): lint-clippy-%:
 	cargo clippy --lib --no-default-features --features $(feature-$*) -- -D warnings
 
 lint-rustdoc:
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features server,guard,tools
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps $(RUST)
+
+lint-rustdoc-luajit:
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features luajit
 
 lint-luacheck:
-	luacheck --quiet --no-color .
+	@luacheck --quiet --no-color .
+
+lint-deny:
+	@if command -v cargo-deny >/dev/null; then cargo deny check; else \
+		echo "SKIPPED: known mistakes of the crates: cargo-deny is missing (cargo install cargo-deny --locked)"; fi
+
+lint-commits:
+	@scripts/lint-commits.sh
 
 lint-annotations:
 	@scripts/lint-annotations.sh

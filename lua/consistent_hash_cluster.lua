@@ -326,9 +326,7 @@ function HighAvailabilityCluster:initialize()
   end
   local joined, message, err = self.node:start({ keep_joining = true })
   if not joined then
-    -- An engine knows the port by another name.
-    message = message:gsub('data_address ".-:(%d+)" is in use', "data_port %1 is in use")
-    self.failure, err.message = message, message
+    self.failure = message
     older.warn("HighAvailabilityCluster: " .. message)
     return false, message, err
   end

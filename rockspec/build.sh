@@ -4,7 +4,7 @@
 #   rockspec/build.sh FEATURE FILE          FEATURE is luajit, lua51, lua53 or lua54
 #   rockspec/build.sh INTERPRETER FILE      for the engine of this interpreter; luarocks calls this form
 #
-# With QUICK=1 our own code is not optimised, for a smoke test.
+# With QUICK=1 nothing is optimised: a build that takes a minute, for demos and tests.
 #
 # Each engine has its own build folder: all builds are called libconsul_ffi.so, so in a shared folder
 # each build would make cargo rebuild the others. The program is the same for all.
@@ -36,41 +36,37 @@ check_rust "the module"
 [ "${CC:-}" != gcc ] || unset CC
 
 folder=${CARGO_TARGET_DIR:-target}
+profile=release
+[ -z "${QUICK:-}" ] || profile=quick
 # The dependencies are the same for all engines but for two crates, so the first build for one engine
 # starts with a copy of what was built for another.
 if [ ! -e "$folder/$feature" ]; then
     for other in luajit lua51 lua53 lua54; do
-        [ -d "$folder/$other/release" ] || continue
+        [ -d "$folder/$other/$profile" ] || continue
         cp -a "$folder/$other" "$folder/$feature.$$"
         mv -T "$folder/$feature.$$" "$folder/$feature" || rm -rf "$folder/$feature.$$"
         break
     done
 fi
 
-# Less inlining than LLVM's own, functions that are alike in the module once, and direct calls between
-# crates: see docs/architecture.md, the size of the module.
-flags=(-C "llvm-args=-inline-threshold=45 -inlinehint-threshold=45")
-[ -z "${QUICK:-}" ] || flags=(-C opt-level=0)
-# For its size; consul-sim serves with it, and has it as it is fast.
-small=(--config 'profile.release.package.hyper.opt-level="z"' --config 'profile.release.package.hyper-util.opt-level="z"')
-# Not every linker can fold functions. A folder of its own: rustc's intermediate files in it have the
-# crate's name alone, so builds of two engines at once would remove each other's.
-fold=(-C "link-arg=-Wl,--icf=all")
 mkdir -p "$folder"
 [ -w "$folder" ] || fail "$(id -un) cannot write to $folder, which $(stat -c %U "$folder") has made: set CARGO_TARGET_DIR, or remove it"
-probe=$(mktemp -d "$folder/probe.XXXXXX")
-if echo | "${RUSTC:-rustc}" --crate-type=cdylib --crate-name=empty "${fold[@]}" -o "$probe/empty.so" - 2>/dev/null; then
-    flags+=("${fold[@]}")
+
+# build OPTION…: cargo build with these, by the lock file; prints cargo's messages.
+build() {
+    cargo "${without_home[@]}" build --locked "$as_messages" --no-default-features "$@"
+}
+
+if [ "$profile" = quick ]; then
+    # Both in one pass.
+    messages=$(CARGO_TARGET_DIR=$folder/$feature build --profile quick --lib --bin consul-guard --features "$feature,guard")
+    guards=$messages
+else
+    messages=$(CARGO_TARGET_DIR=$folder/$feature build --release --lib --features "$feature")
+    guards=$(CARGO_TARGET_DIR=$folder/guard build --profile guard --bin consul-guard --features guard)
 fi
-rm -rf "$probe"
-linux_x86="target.'cfg(all(target_os=\"linux\", target_arch=\"x86_64\"))'"
-messages=$(CARGO_TARGET_DIR=$folder/$feature cargo --config "$linux_x86.rustflags=['-C', 'relro-level=partial']" \
-    "${without_home[@]}" "${small[@]}" rustc --release --locked --lib "$as_messages" \
-    --no-default-features --features "$feature" -- "${flags[@]}")
 module=$(built libconsul_ffi.so "$messages")
-messages=$(CARGO_TARGET_DIR=$folder/guard cargo "${without_home[@]}" build --profile guard --locked --bin consul-guard \
-    "$as_messages" --no-default-features --features guard)
-guard=$(built consul-guard "$messages")
+guard=$(built consul-guard "$guards")
 
 # put FILE TARGET: copies atomically, because a starting program may load the target at any time.
 put() {

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Installs missing programs with apt-get, and prints their packages.
 #
-#   scripts/install-deps.sh [test|demo|tsdb|page|soak|bench]
+#   scripts/install-deps.sh [test|test-all|demo|tsdb|page|soak|bench]
 #
-# test (the default): for `make test`. demo: for `make demo` with the engine in $LUA (luajit by
+# test: for `make test`. test-all (the default): for `make test-all`. demo: for `make demo` with the engine in $LUA (luajit by
 # default). tsdb: what examples/tsdb needs in addition. page: the browser for the test of the status
-# server's page, which `make test` skips without it. soak: promtool, which `make test` uses if it is there. bench: the
+# server's page, which `make test-all` skips without it. soak: promtool, which the tests use if it is there. bench: the
 # clients that `make bench` compares, except the Go client. Without apt-get it prints the packages and fails.
 set -euo pipefail
 
-purpose=${1:-test}
+purpose=${1:-test-all}
 packages=()
 lua=${LUA:-luajit}
 unset LUA_INIT # meant for the programs, not for the checks of modules below
@@ -27,15 +27,17 @@ case $purpose in
         esac
         needs=("$lua=$engine" cc=build-essential)
         ;;
-    test)
-        needs=(
-            luajit=luajit lua5.1=lua5.1 lua5.3=lua5.3 lua5.4=lua5.4
-            busted=lua-busted luacheck=lua-check luarocks=luarocks shellcheck=shellcheck
-            cc=build-essential ip=iproute2 etcd=etcd-server systemd-analyze=systemd
-        )
+    test | test-all)
+        needs=(luajit=luajit busted=lua-busted luacheck=lua-check shellcheck=shellcheck cc=build-essential)
         # luarocks needs the headers of the Lua that it installs for, and so does the tests' C program.
-        [ -e /usr/include/lua5.4/lua.h ] || packages+=(liblua5.4-dev)
-        [ -e /usr/include/lua5.1/lua.h ] || packages+=(liblua5.1-0-dev)
+        if [ "$purpose" = test-all ]; then
+            needs+=(
+                lua5.1=lua5.1 lua5.3=lua5.3 lua5.4=lua5.4 luarocks=luarocks
+                ip=iproute2 etcd=etcd-server systemd-analyze=systemd
+            )
+            [ -e /usr/include/lua5.4/lua.h ] || packages+=(liblua5.4-dev)
+            [ -e /usr/include/lua5.1/lua.h ] || packages+=(liblua5.1-0-dev)
+        fi
         [ -e /usr/include/luajit-2.1/lua.h ] || packages+=(libluajit-5.1-dev)
         luajit -e 'require("luasql.sqlite3")' 2>/dev/null || packages+=(lua-sql-sqlite3)
         luajit -e 'require("luv")' 2>/dev/null || packages+=(lua-luv)
@@ -68,7 +70,7 @@ case $purpose in
         luajit -e "require('ffi').load('libcurl.so.4')" 2>/dev/null || packages+=(libcurl4)
         ;;
     *)
-        echo "usage: scripts/install-deps.sh [test|demo|tsdb|page|soak|bench]" >&2
+        echo "usage: scripts/install-deps.sh [test|test-all|demo|tsdb|page|soak|bench]" >&2
         exit 2
         ;;
 esac

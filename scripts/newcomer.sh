@@ -5,7 +5,7 @@
 #
 #   scripts/newcomer.sh          exit status 3: a mount namespace cannot be had
 #
-# CARGO_TARGET_DIR and QUICK have their usual meaning; without them all is built as a newcomer does.
+# CARGO_TARGET_DIR has its usual meaning; without it all is built as a newcomer does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +19,7 @@ git clone -q --no-tags . "$checkout/clone"
 
 # The shell in the namespace: its arguments are the clone, and Rust's folders.
 # shellcheck disable=SC2016 # the variables are the inner shell's own
-unshare --mount env -i HOME="$HOME" PATH="$PATH" LANG=C.UTF-8 ${QUICK:+QUICK=$QUICK} \
+unshare --mount env -i HOME="$HOME" PATH="$PATH" LANG=C.UTF-8 \
     ${CARGO_TARGET_DIR:+CARGO_TARGET_DIR="$CARGO_TARGET_DIR"} bash -euo pipefail -c '
     kept=/mnt
     mount -t tmpfs none "$kept"
@@ -48,7 +48,7 @@ unshare --mount env -i HOME="$HOME" PATH="$PATH" LANG=C.UTF-8 ${QUICK:+QUICK=$QU
 
     awk "/^\`\`\`lua/ { shown = 1; next } /^\`\`\`/ && shown { exit } shown" README.md >first.lua
     awk "/^\`\`\`text/ { shown = 1; next } /^\`\`\`/ && shown { exit } shown" README.md >wanted
-    export LUA_PATH="./lua/?.lua;;" LUA_CPATH="./target/lua/luajit/?.so;;"
+    export LUA_PATH="./lua/?.lua;;" LUA_CPATH="./target/lua-quick/luajit/?.so;;"
     luajit first.lua | tee said
     diff wanted said
 ' newcomer "$checkout" "${CARGO_HOME:-$HOME/.cargo}" "${RUSTUP_HOME:-$HOME/.rustup}" "${XDG_CACHE_HOME:-$HOME/.cache}"

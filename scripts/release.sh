@@ -144,7 +144,7 @@ if [ "$mode" != dry ]; then
     # In another folder cargo would take a later build of this checkout, with changes that are not committed, for its own.
     export CARGO_TARGET_DIR=$source/target
     unset QUICK
-    make -C "$source" test
+    make -C "$source" test-all
 fi
 "$source/scripts/rocks.sh" "${flavours[@]}"
 for flavour in "${flavours[@]}"; do

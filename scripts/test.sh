@@ -1,24 +1,33 @@
 #!/usr/bin/env bash
 # Runs and counts the tests. The last line is "N passed, N failed, N skipped".
 #
-#   scripts/test.sh [STEP…]
+#   scripts/test.sh            the steps of `make test`
+#   scripts/test.sh all        the same, and those that `make test-all` adds
+#   scripts/test.sh added      these alone
+#   scripts/test.sh STEP…      these steps
 #
-# Without a STEP all of them run, each to its end, also after a failure: two builds at a time, of which
-# each uses one processor most of the time, then five steps at a time, since most of them mostly wait for
-# timers and servers:
+# Each runs to its end, also after a failure: two builds at a time, of which each uses one processor most of
+# the time, then five steps at a time, since most of them mostly wait for timers and servers. The steps of
+# `make test`, which download no server:
+#
+#   build-quick         the module for LuaJIT, not optimised
+#   compile             the tests of the next two steps
+#   rust                cargo test, without Lua, but for the tests that need a real server, and for programs in processes
+#   histories           four histories of locks and clusters under faults, of each kind
+#   busted-quick        the Lua specs on LuaJIT, simulated
+#   lint                each of the checks of `make lint`, but for those of the other engines
+#
+# Those that `make test-all` adds:
 #
 #   build-luajit        the module for LuaJIT
 #   build-5.1           the module for Lua 5.1
 #   build-5.3           the module for Lua 5.3, not optimised
 #   build-5.4           the module for Lua 5.4
-#   compile             the tests of rust, nodes and simulation, and consul-sim
-#   lint                each of the checks of `make lint`
-#   rust                cargo test, without Lua, but for the tests of the next two steps
-#   nodes               the tests of clusters and of programs in processes, which take as long as all others
-#   simulation          500 histories of locks and clusters under faults (SEEDS), also with a rule broken,
-#                       and the model of replicated shards
-#   busted-luajit-sim   the Lua specs on LuaJIT, simulated
-#   busted-luajit-consul-sim  the same on consul-sim
+#   compile-all         the tests of the next three steps, and consul-sim
+#   servers             the tests in Rust on real Consuls and etcd, with other clients and on other engines
+#   nodes               the tests of programs in processes
+#   simulation          500 histories of each kind (SEEDS), also with a rule broken, and the model of replicated shards
+#   busted-luajit-consul-sim  the Lua specs on LuaJIT, on consul-sim
 #   busted-luajit-1.21  the same on a real Consul 1.21
 #   busted-luajit-1.8   the same on a real Consul 1.8
 #   busted-5.1-sim      the Lua specs on Lua 5.1, simulated
@@ -26,22 +35,31 @@
 #   busted-5.4-sim      all on Lua 5.4
 #   busted-5.1-1.21     the specs tagged #smoke on Lua 5.1 and a real Consul 1.21
 #   busted-5.4-1.21     the same on Lua 5.4
+#   lint-engines        the checks of `make lint` for the other engines
 #
 # Missing programs are installed first (scripts/install-deps.sh). A step that needs an unavailable
-# Consul is skipped and prints why. Exit status: 0 when nothing failed.
+# Consul is skipped and prints why. A command ends early only if it hangs: for ten minutes it prints nothing
+# and does not work. Exit status: 0 when nothing failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(
-    build-luajit build-5.1 build-5.4 compile build-5.3
-    lint rust nodes simulation
-    busted-luajit-sim busted-luajit-1.21 busted-luajit-1.8 busted-luajit-consul-sim
-    busted-5.1-sim busted-5.3-sim busted-5.4-sim busted-5.1-1.21 busted-5.4-1.21
+quick_steps=(build-quick compile rust histories busted-quick lint)
+added_steps=(
+    build-luajit build-5.1 build-5.4 compile-all build-5.3
+    nodes servers simulation busted-luajit-1.21 busted-luajit-1.8 busted-luajit-consul-sim
+    busted-5.1-sim busted-5.3-sim busted-5.4-sim busted-5.1-1.21 busted-5.4-1.21 lint-engines
 )
-select_steps "$@"
+# shellcheck disable=SC2034 # select_steps uses it
+all_steps=("${quick_steps[@]}" "${added_steps[@]}")
+case ${1:-} in
+    '') select_steps "${quick_steps[@]}" ;;
+    all) select_steps ;;
+    added) select_steps "${added_steps[@]}" ;;
+    *) select_steps "$@" ;;
+esac
 
 # The tests choose their own servers.
 for name in "${!CONSUL_@}"; do
@@ -74,9 +92,15 @@ add() {
     passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
 }
 
-# add_command COMMAND…: counts one command as one test.
+# add_command COMMAND…: counts one command as one test, which is skipped if it says so.
 add_command() {
-    if "$@"; then add 1 0 0; else add 0 1 0; fi
+    if ! "$@"; then
+        add 0 1 0
+    elif grep -q '^SKIPPED' "$log"; then
+        add 0 0 1
+    else
+        add 1 0 0
+    fi
 }
 
 # add_counts STATUS PASSED FAILED SKIPPED: counts a test runner's results, and one failure for a run
@@ -95,7 +119,11 @@ add_counts() {
 }
 
 step_programs() {
-    run scripts/install-deps.sh test || add 0 1 0
+    local purpose=test step
+    for step in "${steps[@]}"; do
+        [[ " ${quick_steps[*]} " == *" $step "* ]] || purpose=test-all
+    done
+    run scripts/install-deps.sh "$purpose" || add 0 1 0
 }
 
 # step_build FLAVOUR
@@ -104,18 +132,34 @@ step_build() {
     add_command run_make "build-$1" "${quick[@]}"
 }
 
-step_lint() {
+step_build-quick() {
+    add_command run_make build-luajit QUICK=1
+}
+
+# run_lints TARGET: TARGET prints their names.
+run_lints() {
     local target
-    for target in $(make --no-print-directory lint-list); do
+    for target in $(make --no-print-directory "$1"); do
         add_command run "${yielding[@]}" make --no-print-directory "$target"
     done
 }
 
-rust_tests=(cargo test --no-default-features --features "server,guard,tools" --no-fail-fast)
-# Without the dependencies of the tests it would be another build, which replaces the one that they run.
-consul_sim=(cargo test --no-default-features --features "server,guard,tools" --test docs --no-run)
-simulation_tests=(cargo test --no-default-features --features sabotage --profile simulation
-    --test simulation --test model)
+step_lint() {
+    run_lints lint-quick
+}
+
+step_lint-engines() {
+    run_lints lint-added
+}
+
+# What cargo builds for the tests, for consul-sim and for both. Other features would be another build of the dependencies.
+rust_tests=(cargo test --no-default-features --features "server,guard,tools,sabotage" --no-fail-fast)
+simulation_tests=(cargo test --no-default-features --features sabotage --profile simulation --test simulation --test model)
+# Those of the steps, as arguments of cargo.
+of_processes=(--test programs)
+of_servers=(--test contract --test coordination --test host --test migrate --test outage --test simulated --test tools)
+# A test that does not list itself (tests/support/trials.rs), of those with a real server.
+in_client=a_real_consul_is_spoken_to_over_mutual_tls_and_over_its_socket
 
 # run_cargo_test COMMAND…: a cargo test, counted.
 run_cargo_test() {
@@ -127,20 +171,37 @@ run_cargo_test() {
     add_counts "$status" $counts
 }
 
-step_rust() {
-    local main targets=(--lib --bins)
+# rust_targets: prints the arguments of cargo for the tests of `make test`.
+rust_targets() {
+    local main
+    printf '%s\n' --lib --bins
     for main in tests/*/main.rs; do
+        main=$(basename "$(dirname "$main")")
         case $main in
-            tests/cluster/* | tests/programs/* | tests/simulation/* | tests/model/*) ;;
-            *) targets+=(--test "$(basename "$(dirname "$main")")") ;;
+            programs | simulation | model) ;;
+            *) printf '%s\n' --test "$main" ;;
         esac
     done
-    run_cargo_test "${rust_tests[@]}" "${targets[@]}"
+}
+
+step_rust() {
+    local targets
+    mapfile -t targets < <(rust_targets)
     run_cargo_test "${rust_tests[@]}" --doc
+    PART=quick run_cargo_test "${rust_tests[@]}" "${targets[@]}" -- --skip "$in_client"
+}
+
+step_servers() {
+    PART=added run_cargo_test "${rust_tests[@]}" "${of_servers[@]}"
+    run_cargo_test "${rust_tests[@]}" --test client -- "$in_client"
 }
 
 step_nodes() {
-    run_cargo_test "${rust_tests[@]}" --test cluster --test programs
+    run_cargo_test "${rust_tests[@]}" "${of_processes[@]}"
+}
+
+step_histories() {
+    SEEDS=4 NODES=30 run_cargo_test "${yielding[@]}" "${rust_tests[@]}" --test simulation -- --skip a_rule_is_needed
 }
 
 step_simulation() {
@@ -148,20 +209,31 @@ step_simulation() {
 }
 
 step_compile() {
-    add_command run "${rust_tests[@]}" --no-run
+    local targets
+    mapfile -t targets < <(rust_targets)
+    add_command run "${rust_tests[@]}" --no-run "${targets[@]}" --test simulation
+}
+
+step_compile-all() {
+    add_command run "${rust_tests[@]}" --no-run "${of_processes[@]}" "${of_servers[@]}"
     add_command run "${simulation_tests[@]}" --no-run
+}
+
+step_busted-quick() {
+    run_busted LUA=luajit QUICK=1
 }
 
 # step_busted ENGINE TARGET: TARGET is sim, consul-sim or a version of Consul.
 step_busted() {
-    local lua=$1 consul=$2 arguments='' status=0 reason counts
+    local lua=$1 consul=$2 arguments='' status=0 reason
     [ "$lua" = luajit ] || lua=lua$lua
     quick_for "$1"
     if [ "$consul" = sim ]; then
         consul=
         [ "$1" != 5.3 ] || arguments=--tags=smoke
     elif [ "$consul" = consul-sim ]; then
-        run "${consul_sim[@]}" || status=$?
+        # Without the dependencies of the tests it would be another build, which replaces the one that they run.
+        run "${rust_tests[@]}" --test docs --no-run || status=$?
         local -x CONSUL_BIN
         CONSUL_BIN=$(realpath "${CARGO_TARGET_DIR:-target}/debug/consul-sim")
         consul=1.21
@@ -175,8 +247,13 @@ step_busted() {
             return
         fi
     fi
-    status=0
-    run_make spec LUA="$lua" CONSUL="$consul" ARGS="$arguments" "${quick[@]}" || status=$?
+    run_busted LUA="$lua" CONSUL="$consul" ARGS="$arguments" "${quick[@]}"
+}
+
+# run_busted ARGUMENT…: `make spec` with these, counted.
+run_busted() {
+    local status=0 counts
+    run_make spec "$@" || status=$?
     counts=$(sed -n -E \
         's/^([0-9]+) success(es)? \/ ([0-9]+) failures? \/ ([0-9]+) errors? \/ ([0-9]+) pending.*/\1 \3 \4 \5/p' \
         "$log" | awk '{ p += $1; f += $2 + $3; i += $4 } END { print p + 0, f + 0, i + 0 }')
@@ -207,6 +284,7 @@ add_to_totals() {
 run_one() {
     local rest=${1#*-}
     case $1 in
+        *-quick) run_step "$1" "step_$1" ;;
         build-*) run_step "$1" step_build "$rest" ;;
         busted-*) run_step "$1" step_busted "${rest%%-*}" "${rest#*-}" ;;
         *) run_step "$1" "step_$1" ;;
@@ -247,19 +325,26 @@ run_together() {
 
 exec 2>&1
 run_step programs step_programs
-builds=() rest=()
+first=() builds=() rest=()
 for step in "${steps[@]}"; do
     case $step in
+        build-quick | compile) first+=("$step") ;;
         # The builds for other engines start with a copy of its dependencies.
-        build-luajit) run_one "$step" ;;
-        build-* | compile) builds+=("$step") ;;
+        build-luajit) ;;
+        build-* | compile-all) builds+=("$step") ;;
         *) rest+=("$step") ;;
     esac
 done
+run_together 2 "${first[@]}"
+[[ " ${steps[*]} " != *" build-luajit "* ]] || run_one build-luajit
 run_together 2 "${builds[@]}"
 run_together 5 "${rest[@]}"
 
 echo
 printf '%-24s %7s %7s %8s %8s\n' step passed failed skipped seconds
 cat "$table"
+if [ "${steps[*]}" = "${quick_steps[*]}" ]; then
+    echo "make test-all also runs: the tests on real Consuls (1.21 and 1.8) and etcd, Lua 5.1, 5.3 and 5.4, the optimised module," \
+        "other clients, programs in processes, 500 histories of each kind, and the model of replicated shards."
+fi
 print_totals "$total_passed" "$total_failed" "$total_skipped"

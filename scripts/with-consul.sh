@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # Runs a command with a fresh Consul dev server on free loopback ports.
 #
-#   scripts/with-consul.sh [--acl allow|deny] [--config FILE] [--grpc-tls] [--encrypt KEY] 1.21|1.8 COMMAND [ARG…]
+#   scripts/with-consul.sh [--acl allow|deny] [--config FILE] 1.21|1.8 COMMAND [ARG…]
 #
 # The command gets CONSUL_HTTP_ADDR and CONSUL_DNS_ADDR (127.0.0.1:PORT), CONSUL_PID and CONSUL_VERSION (such as
 # 1.21.0), and no other CONSUL_* variable of the caller. With --acl the server enforces ACLs with
 # that default policy, and CONSUL_HTTP_TOKEN is its management token. With --config it also reads
-# that file. With --grpc-tls it has a port for gRPC with TLS, which peering needs. With --encrypt
-# its gossip is encrypted with that key. The server ends with the command, with this script and with this script's parent, also
+# that file. The server ends with the command, with this script and with this script's parent, also
 # when one of them is killed.
 # Exit status: the command's; 3 when the Consul is unavailable; 1 when it does not start.
 #
@@ -27,18 +26,8 @@ if [ "${1:-}" = --config ] && [ -r "${2:-}" ]; then
     config=$2
     shift 2
 fi
-grpc_tls=
-if [ "${1:-}" = --grpc-tls ]; then
-    grpc_tls=1
-    shift
-fi
-encrypt=
-if [ "${1:-}" = --encrypt ] && [ -n "${2:-}" ]; then
-    encrypt=$2
-    shift 2
-fi
 if [ $# -lt 2 ]; then
-    echo "usage: scripts/with-consul.sh [--acl allow|deny] [--config FILE] [--grpc-tls] [--encrypt KEY] 1.21|1.8 COMMAND [ARG…]" >&2
+    echo "usage: scripts/with-consul.sh [--acl allow|deny] [--config FILE] 1.21|1.8 COMMAND [ARG…]" >&2
     exit 2
 fi
 # CI may start it without a standard input, which the command's `<&0` needs.
@@ -164,15 +153,13 @@ END
 # ends early, for instance because another program has taken one of its ports.
 start() {
     local ports id more=() deadline
-    read -r -a ports <<<"$(free_ports 6)"
+    read -r -a ports <<<"$(free_ports 5)"
     http=${ports[0]}
     dns=${ports[4]}
     id=$(cat /proc/sys/kernel/random/uuid)
-    [ -n "$grpc_tls" ] || ports[5]=-1
-    [[ $full == 1.8.* ]] || more+=(-grpc-tls-port="${ports[5]}")
+    [[ $full == 1.8.* ]] || more+=(-grpc-tls-port=-1)
     [ -z "$acl" ] || more+=(-hcl="$(acl_config)")
     [ -z "$config" ] || more+=(-config-file="$config")
-    [ -z "$encrypt" ] || more+=(-encrypt="$encrypt")
     setsid "$binary" agent -dev -log-level=err -node-id="$id" -http-port="$http" \
         -server-port="${ports[1]}" -serf-lan-port="${ports[2]}" -serf-wan-port="${ports[3]}" \
         -dns-port="${ports[4]}" -grpc-port=-1 "${more[@]}" -hcl='disable_update_check = true' \

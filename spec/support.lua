@@ -111,7 +111,17 @@ local names = 0
 -- Returns a name that nothing else in this run uses.
 function support.name(name)
   names = names + 1
-  return ("spec-%d-%d-%s"):format(os.time(), names, name)
+  -- Each file of specs counts from one.
+  return ("spec-%.6f-%d-%s"):format(system.gettime(), names, name)
+end
+
+-- Returns the next event of a lock or a semaphore but its suspension, which a busy machine can cause.
+function support.event(of)
+  local event, detail
+  repeat
+    event, detail = of:next_event(30000)
+  until event ~= "suspended" and event ~= "resumed"
+  return event, detail
 end
 
 -- Calls `condition` until it is true, for up to 30 s.

@@ -41,7 +41,6 @@ mod lua;
 pub mod metrics;
 #[cfg(feature = "tools")]
 pub mod migrate;
-mod ordered;
 pub mod os;
 pub mod ring;
 pub mod simulate;

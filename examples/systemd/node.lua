@@ -67,7 +67,7 @@ options.data_tls = file("node.pem")
 local store_options = options.store
 options.store = nil
 
-local storage = Storage.open(state .. "/" .. options.node_id .. ".sqlite")
+local storage = Storage.open(state .. "/" .. options.node_id .. ".sqlite", "machine")
 local node = consul_ffi.ConsulHACluster:new(options)
 node:replicate("points", storage, store_options)
 assert(node:start())

@@ -51,7 +51,7 @@ local KINDS = {
 
 -- `config` has the options of HighAvailabilityCluster, `path` (the SQLite file; without it the process keeps
 -- no data), `points`, the options of the replicated shards (`write_quorum`, `read_quorum`, …) and `timeout_ms`
--- of a write.
+-- of a write or a read.
 function Engine.new(config)
   local engine = setmetatable({
     storage = config.path and Storage.open(config.path, config.survives),
@@ -163,7 +163,7 @@ end
 -- Calls fn(record, key) for each record of a range of time, in order.
 function Engine:each(series, start_time, end_time, fn)
   return each_block(series, math.max(start_time, 0), math.min(end_time, MAX_TIME_S), function(key, from, to)
-    for record, message in self.points:read(key, { from = from, to = to }) do
+    for record, message in self.points:read(key, { from = from, to = to, timeout_ms = self.timeout_ms }) do
       if not record then
         return false, message
       end

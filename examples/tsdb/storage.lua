@@ -39,9 +39,9 @@ local function blob(bytes)
   return bytes and "X'" .. bytes:gsub(".", HEX) .. "'" or "NULL"
 end
 
--- Opens the file at `path`. `survives` is "process" (the default) or "machine".
+-- Opens the file at `path`. `survives` is "machine" (the default) or "process".
 function Storage.open(path, survives)
-  survives = survives or "process"
+  survives = survives or "machine"
   local environment = luasql.sqlite3()
   local storage = setmetatable({
     survives = survives,
@@ -154,6 +154,14 @@ end
 function Storage:kept(name)
   local row = self:run(("SELECT value FROM kept WHERE name = %s"):format(blob(name)))[1]
   return row and row.value
+end
+
+-- Brings all commits to the disk: what was stored survives the machine from then on. The library calls it in a stop.
+function Storage:flush()
+  self:run("PRAGMA synchronous = FULL")
+  local row = self:run("PRAGMA wal_checkpoint(FULL)")[1]
+  assert(tonumber(row.busy) == 0, "the file is in use elsewhere")
+  return true
 end
 
 function Storage:close()

@@ -78,9 +78,10 @@ for name, loop in pairs(LOOPS) do
     end
 
     it("50 calls, a watch and a lock wait at the same time, and no timer is late", function()
-      -- A machine that is busy with something else may make any timer late, so one round of many must be without.
+      -- A call that stopped the loop would do so until the key changes, after 2 s. A machine that is busy with other
+      -- work may make any timer late, so one round of ten must be without.
       local latest
-      for round = 1, 50 do
+      for round = 1, 10 do
         latest = 0
         local before = uv.hrtime()
         local function tick()
@@ -119,7 +120,7 @@ for name, loop in pairs(LOOPS) do
         works[53] = function()
           local watch = assert(client:watch("kv_get", place))
           assert(watch:next())
-          assert.same({ true }, { watch:next(200) })
+          assert.same({ true }, { watch:next(2000) })
           assert(client:kv_put(place, "new"))
           watch:close()
         end
@@ -130,7 +131,7 @@ for name, loop in pairs(LOOPS) do
         end
         assert.same({ "initial", "put" }, got.watch)
         assert.is_number(tonumber(got.token))
-        if latest <= 50 then
+        if latest <= 1000 then
           return
         end
       end

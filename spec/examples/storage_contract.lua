@@ -40,6 +40,18 @@ return function(open, new_path)
     return table.concat(found, " ")
   end
 
+  it("can be flushed, and then keeps what is stored", function()
+    if storage.flush then
+      assert.is_true(storage:apply(3, { record("a", 1, "x") }))
+      assert.is_true(storage:flush())
+      assert.is_true(storage:keep("disk", "mark"))
+      assert.is_true(storage:apply(3, { record("b", 2, "y") }))
+      reopen()
+      assert.equal("a=x b=y", scanned(3))
+      assert.equal("mark", storage:kept("disk"))
+    end
+  end)
+
   it("says what its records survive", function()
     local known = { machine = true, process = true, nothing = true }
     assert.is_true(known[storage.survives])

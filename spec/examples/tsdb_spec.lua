@@ -89,6 +89,8 @@ describe("examples/tsdb", function()
         replication_factor = 3,
         path = new_path(),
         points = { write_quorum = 2, read_quorum = 2, repair_s = 1 },
+        -- A busy machine may be slow.
+        timeout_ms = 60000,
         cluster_options = { profile = "fast", shards = 64 },
       }
       for name, value in pairs(config or {}) do

@@ -85,6 +85,24 @@ describe("the SQLite storage of examples/tsdb", function()
     end
   end)
 
+  it("survives the machine unless it is told otherwise", function()
+    local storage = Storage.open(new_path())
+    assert.equal("machine", storage.survives)
+    assert.equal(2, storage:run("PRAGMA synchronous")[1].synchronous)
+    storage:close()
+  end)
+
+  it("has all on the disk after a flush, also what is stored later", function()
+    local path = new_path()
+    local storage = Storage.open(path, "process")
+    assert.is_true(storage:apply(1, { { id = "a", version = ("%032x"):format(1), data = "x" } }))
+    assert.is_true(storage:flush())
+    assert.equal(2, storage:run("PRAGMA synchronous")[1].synchronous)
+    local rows = storage:run("PRAGMA wal_checkpoint(PASSIVE)")[1]
+    assert.equal(rows.log, rows.checkpointed)
+    storage:close()
+  end)
+
   it("returns a late page of many records as fast as the first one", function()
     local storage = Storage.open(new_path())
     local count = 100000

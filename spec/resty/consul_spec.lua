@@ -422,6 +422,32 @@ describe("resty.consul, as lua-resty-consul's", function()
       assert.is_nil((c:get("/dummy")))
     end)
 
+    it("takes no default arguments for none", function()
+      c.default_args = nil
+      assert.is_truthy(c:get("/dummy"))
+    end)
+
+    it("returns nil and a message for a reader whose pieces are not text", function()
+      for _, piece in ipairs({ {}, true, print, io.stdout }) do
+        local pieces = { "a", piece }
+        local called, response, message = pcall(c.put, c, "/dummy", function() return table.remove(pieces, 1) end)
+        assert.is_true(called, response)
+        assert.is_nil(response)
+        assert.matches("^the body's pieces must be strings, got a ", message)
+      end
+    end)
+
+    it("raises an error for each option of the wrong type, also after a client was made without it", function()
+      for _ = 1, 2 do
+        resty_consul:new({ port = port })
+        for _, other in ipairs({ {}, { "t" }, { x = 1 }, 5, true, print }) do
+          assert.is_false((pcall(resty_consul.new, resty_consul, { port = port, token = other })))
+        end
+      end
+      resty_consul:new({ port = port, token = "t" })
+      assert.is_false((pcall(resty_consul.new, resty_consul, { port = port, token = { "t" } })))
+    end)
+
     it("shares a client among objects with equal options", function()
       local with = { port = port, connect_timeout = 1000, consul_endpoints = nil }
       assert.equal(resty_consul:new(with).consul, resty_consul:new(with).consul)

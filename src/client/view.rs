@@ -10,7 +10,6 @@ use super::watch::{State, WatchOptions, states};
 use crate::clock::{Clock, Instant};
 use crate::error::{Error, Kind};
 use crate::metrics::{self, Page, Registered, Source, table};
-use crate::ordered;
 use crate::ring::Ring;
 use crate::sync::lock;
 use crate::wire::api::health;
@@ -19,6 +18,7 @@ use crate::wire::response::{Answer, Meta};
 use crate::wire::value::Value;
 use futures_util::future::{Either, select};
 use futures_util::stream::{BoxStream, Stream, StreamExt, unfold};
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
@@ -276,7 +276,7 @@ impl RoundRobin {
     /// Continues with another list: an instance in both keeps its credit.
     fn after(&self, before: &List, list: &List) -> Self {
         let ids = before.instances.iter().map(identity);
-        let credits = ordered::map(ids.zip(self.entries.iter().map(|(_, credit)| *credit)));
+        let credits = BTreeMap::from_iter(ids.zip(self.entries.iter().map(|(_, credit)| *credit)));
         let entries = list.instances.iter().zip(list.weights()).map(|(instance, weight)| {
             (weight.into(), credits.get(&identity(instance)).copied().unwrap_or(0))
         });

@@ -4,7 +4,6 @@ use super::{Client, counted};
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
 use crate::metrics::{EndpointNumbers, Held};
-use crate::ordered;
 use crate::wire::request::Args;
 use crate::wire::response::{Answer, EntryMeta, Meta};
 use crate::wire::table::{Endpoint, Items, Reply};
@@ -341,9 +340,9 @@ fn parts(items: Items, value: &Value) -> BTreeMap<String, Value> {
     match (items, value) {
         (_, Value::Null) => BTreeMap::new(),
         (Items::By(_) | Items::Texts, Value::List(items)) => {
-            ordered::map(items.iter().map(|item| (id(item), item.clone())))
+            BTreeMap::from_iter(items.iter().map(|item| (id(item), item.clone())))
         }
-        (Items::Named, Value::Map(members)) => ordered::map(members.iter().cloned()),
+        (Items::Named, Value::Map(members)) => BTreeMap::from_iter(members.iter().cloned()),
         (_, whole) => BTreeMap::from([(String::new(), whole.clone())]),
     }
 }

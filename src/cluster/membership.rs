@@ -13,7 +13,6 @@ use crate::client::Client;
 use crate::client::coordination::Service;
 use crate::client::watch::State;
 use crate::error::{Error, Kind};
-use crate::ordered;
 use crate::sync::lock;
 use crate::wire::api::health;
 use crate::wire::request::Args;
@@ -485,7 +484,7 @@ impl Cluster {
                 let (is_live, vanished_at) = (false, None);
                 (id, Node { record, modify_index, is_live, down_since, vanished_at, complaint })
             };
-            let nodes = ordered::map(records.into_iter().map(unknown));
+            let nodes = BTreeMap::from_iter(records.into_iter().map(unknown));
             return self.update(|snapshot| snapshot.nodes = nodes);
         };
         let mut kept = BTreeMap::new();
@@ -523,7 +522,7 @@ impl Cluster {
             };
             (id, Node { record, modify_index, is_live, down_since, vanished_at, complaint })
         };
-        let nodes = ordered::map(records.into_iter().map(as_seen));
+        let nodes = BTreeMap::from_iter(records.into_iter().map(as_seen));
         drop(reported);
         if nodes == before.nodes {
             return;

@@ -17,7 +17,6 @@ use super::stores::{StoreFault, StoreOverview};
 use super::{Cluster, event};
 use crate::client::EndpointHealth;
 use crate::clock::Instant;
-use crate::ordered;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -434,7 +433,7 @@ impl Loads {
                 load.moving_out += usize::from(replica.state == ReplicaState::Leaving);
             }
         }
-        ordered::map(map.node_ids().iter().map(String::as_str).zip(loads))
+        BTreeMap::from_iter(map.node_ids().iter().map(String::as_str).zip(loads))
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::node::Node;
 use super::shard_map::{ReplicaState, ShardMap};
-use crate::ordered;
 use crate::ring::Ring;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -127,7 +126,7 @@ impl Snapshot {
             let holders = map.nodes_of(map.shard_of(key));
             let holders = holders.filter_map(|(id, state)| Some((self.nodes.get(id)?, state)));
             let mut holders: Vec<(&Node, ReplicaState)> = holders.collect();
-            ordered::sort_by(&mut holders, |one, other| rank(one).cmp(&rank(other)));
+            holders.sort_by_key(rank);
             nodes.extend(holders.into_iter().map(|(node, _)| node));
         }
         if nodes.len() < count {

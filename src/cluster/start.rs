@@ -14,10 +14,33 @@ use std::time::Duration;
 /// The timeout of each request that finds out why a start takes too long.
 const TIMEOUT_MS: u64 = 1000;
 
+/// The part of a start's time limit in which that is found out, but at most a half.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// How often it is found out what ACLs may hide, while Consul's answers do not tell that.
 const HIDDEN_PAUSE: Duration = Duration::from_secs(60);
 
 impl Cluster {
+    /// Why this node has not started when `limit` is over, at that moment. It finds that out within the limit.
+    pub async fn missing_after(&self, limit: Duration) -> String {
+        let clock = self.client.clock();
+        let end = clock.now() + limit;
+        clock.sleep(limit - LOOK.min(limit / 2)).await;
+        let found = tokio::select! {
+            biased;
+            found = self.missing() => Some(found),
+            () = clock.sleep_until(end) => None,
+        };
+        clock.sleep_until(end).await;
+        found.unwrap_or_else(|| {
+            let error = self.presence.registration_error();
+            let why = error.map(|error| format!("; its service is not registered: {error}"));
+            let asked = self.client.endpoint_health().into_iter().map(|it| it.address);
+            let asked = asked.collect::<Vec<_>>().join(", ");
+            format!("Consul does not answer in time (asked at {asked}){}", why.unwrap_or_default())
+        })
+    }
+
     /// Why this node is not a live member of a cluster with a leader. Reads what the node waits for, to
     /// see whether ACLs hide it.
     pub async fn missing(&self) -> String {

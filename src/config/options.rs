@@ -5,7 +5,6 @@ use super::parse::{address, endpoint, path, printable, secret};
 use super::{Config, Simulate};
 use crate::client::coordination::Profile;
 use crate::error::Error;
-use crate::ordered;
 use crate::wire::table::{DURATION, Shape};
 use crate::wire::value::Value;
 use crate::wire::value::shape::{ValuePath, unknown};
@@ -463,7 +462,7 @@ impl<C> Takes<C> {
                     Ok((name.clone(), Shape::TextOrEmpty.text(value, &at.member(name))?))
                 };
                 let members = Shape::TextMap.members(value, at)?.iter();
-                set(config, ordered::try_map(members.map(text))?);
+                set(config, members.map(text).collect::<Result<_, _>>()?);
             }
             Takes::Profile(set) => set(config, Profile::from_value(value, at)?),
             Takes::Count(least, most, set) => {

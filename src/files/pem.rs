@@ -12,19 +12,16 @@ use std::path::{Path, PathBuf};
 pub(crate) const MAX_BYTES: usize = 1 << 20;
 
 /// Whether a text has a certificate in PEM.
-#[cfg(feature = "server")]
 pub(crate) fn is_certificate(text: &str) -> bool {
     certificate(text).is_some()
 }
 
 /// The first certificate of a text in PEM, as DER.
-#[cfg(feature = "server")]
 pub(crate) fn certificate(text: &str) -> Option<Vec<u8>> {
     CertificateDer::from_pem_slice(text.as_bytes()).ok().map(|der| der.to_vec())
 }
 
 /// A private key as DER.
-#[cfg(feature = "server")]
 pub(crate) enum PrivateKey {
     Pkcs8(Vec<u8>),
     Sec1(Vec<u8>),
@@ -32,7 +29,6 @@ pub(crate) enum PrivateKey {
 }
 
 /// The first private key of a text in PEM.
-#[cfg(feature = "server")]
 pub(crate) fn private_key(text: &str) -> Option<PrivateKey> {
     Some(match PrivateKeyDer::from_pem_slice(text.as_bytes()).ok()? {
         PrivateKeyDer::Pkcs8(key) => PrivateKey::Pkcs8(key.secret_pkcs8_der().to_vec()),
@@ -42,7 +38,6 @@ pub(crate) fn private_key(text: &str) -> Option<PrivateKey> {
 }
 
 /// The public key (`SubjectPublicKeyInfo`, as DER) of a private key, by the label of its PEM.
-#[cfg(feature = "server")]
 pub(crate) fn public_key(label: &str, der: &[u8]) -> Option<Vec<u8>> {
     let key = match label {
         "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(der.into()),

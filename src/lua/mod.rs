@@ -56,24 +56,22 @@ const ENGINE: &str = if cfg!(feature = "luajit") {
     "Lua 5.4"
 };
 
-/// The error of a build that has all functions that it calls, but is for another engine.
+/// The error of a build that is for another engine, with the command that builds the right one.
 ///
 /// LuaJIT and Lua 5.1 load each other's modules without an error, and luarocks has both in the tree
-/// 5.1.
+/// 5.1. The loaders of the others miss functions, and say which one.
 fn wrong_engine(lua: &Lua) -> mlua::Result<Option<String>> {
     let globals = lua.globals();
     let version: String = globals.get("_VERSION")?;
     let loaded_by = if globals.contains_key("jit")? { "LuaJIT" } else { version.as_str() };
-    Ok((loaded_by != ENGINE).then(|| built_for_another(loaded_by)))
-}
-
-/// The error of a build that is for another engine, with the command that builds the right one.
-fn built_for_another(loaded_by: &str) -> String {
+    if loaded_by == ENGINE {
+        return Ok(None);
+    }
     let program = loaded_by.to_lowercase().replace(' ', "");
-    format!(
+    Ok(Some(format!(
         "this build of consul_ffi is for {ENGINE}, but {loaded_by} loads it; \
          in a checkout of consul_ffi run: make install LUA={program}"
-    )
+    )))
 }
 
 /// The table of the module. Each Lua state has one, however often it loads the module.

@@ -281,22 +281,10 @@ for _, name in ipairs({ "session_renew", "session_info", "session_destroy" }) do
   end)
 end
 
--- The results of a native method under the name that it has in older programs, with which its errors begin.
-local function renamed(name, method, kind, first, second)
-  if (kind == MISUSE or kind == FAILURE) and first and first:sub(1, #method) == method then
-    first = name .. first:sub(#method + 1):gsub("object:" .. method, "object:" .. name)
-    if kind == FAILURE then
-      second.message = first
-    end
-  end
-  return kind, first, second
-end
-
 -- register_service(id, name, address, port, tags), (name, address, port, tags) or one table; then options.
 ConsulClient.register_service = wrap(function(client, id, ...)
-  local method = "agent_service_register"
   if type(id) == "table" then
-    return as_text(renamed("register_service", method, methods[method](client, id, ...)))
+    return as_text(methods.register_service(client, id, ...))
   end
   local name, address, port, tags = ...
   local others = 5
@@ -305,12 +293,11 @@ ConsulClient.register_service = wrap(function(client, id, ...)
     others = 4
   end
   local definition = { ID = id, Name = name, Address = address, Port = tonumber(port) or port, Tags = tags }
-  return as_text(renamed("register_service", method, methods[method](client, definition, select(others, ...))))
+  return as_text(methods.register_service(client, definition, select(others, ...)))
 end)
 
 ConsulClient.deregister_service = wrap(function(client, ...)
-  local method = "agent_service_deregister"
-  return as_text(renamed("deregister_service", method, methods[method](client, ...)))
+  return as_text(methods.deregister_service(client, ...))
 end)
 
 -- The instances that pass their checks, as { id, name, address, port, tags, meta, node }.
@@ -323,8 +310,7 @@ ConsulClient.discover_services = wrap(function(client, name, options, ...)
       options.passing = true
     end
   end
-  local method = "health_service"
-  local kind, response, extra = renamed("discover_services", method, methods[method](client, name, options, ...))
+  local kind, response, extra = methods.discover_services(client, name, options, ...)
   if kind ~= SUCCESS then
     return kind, response, extra
   end
@@ -348,8 +334,8 @@ end)
 
 -- Keeps the session's TTL of 30 s and the end of its keys with it, as the older module did.
 ConsulClient.create_session = wrap(function(client, name, ttl, ...)
-  local definition, method = { Name = name, TTL = ttl or "30s", Behavior = "delete" }, "session_create"
-  local kind, first, second = renamed("create_session", method, methods[method](client, definition, ...))
+  local definition = { Name = name, TTL = ttl or "30s", Behavior = "delete" }
+  local kind, first, second = methods.create_session(client, definition, ...)
   if kind == SUCCESS then
     first = setmetatable({ id = first, ID = first }, Session)
   end
@@ -357,8 +343,7 @@ ConsulClient.create_session = wrap(function(client, name, ttl, ...)
 end)
 
 ConsulClient.destroy_session = wrap(function(client, session, ...)
-  local method = "session_destroy"
-  return as_text(renamed("destroy_session", method, methods[method](client, id_of(session), ...)))
+  return as_text(methods.destroy_session(client, id_of(session), ...))
 end)
 
 -- The metatable of the table of a node, or of the leader: as text it is the id of the node.

@@ -178,7 +178,10 @@ async fn may_freeze(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
 pub async fn alarm_opens(etcd: &Etcd) -> Result<Option<String>, Refused> {
     Ok(etcd.opened_by_alarm().await?.map(|why| {
         format!(
-            "--freeze alarm is refused: {why}; up to version 3.5 etcd checks nobody's rights while the alarm is on, and anyone              who reaches it could delete keys, and switch its access control off. Use --freeze operator, and stop the writers              yourself, such as by a read-only role; or upgrade all servers to 3.6 first; or accept it with --freeze alarm              --accept-open-deletes"
+            "--freeze alarm is refused: {why}; up to version 3.5 etcd checks nobody's rights while the alarm is on, and anyone \
+             who reaches it could delete keys, and switch its access control off. Use --freeze operator, and stop the writers \
+             yourself, such as by a read-only role; or upgrade all servers to 3.6 first; or accept it with --freeze alarm \
+             --accept-open-deletes"
         )
     }))
 }

@@ -27,6 +27,9 @@ const SILENCE: Duration = Duration::from_secs(4);
 
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// How many watches in a row may have a line that is not etcd's.
+const MAX_STRANGE: usize = 3;
+
 /// When a tail ends.
 #[derive(Clone, Debug)]
 pub enum Until {
@@ -78,14 +81,6 @@ enum Ended {
     Silent,
     /// Its connection has ended.
     Broken,
-}
-
-/// What a watch has told; `None` if its connection has ended. Other requests have been repeated for long.
-fn unbroken<T>(told: Result<T, Refused>) -> Result<Option<T>, Stop> {
-    match told {
-        Err(Refused::Failed(error)) if error.is_retryable() => Ok(None),
-        told => Ok(Some(told?)),
-    }
 }
 
 /// The keys of the rarer form, with which others may collide: hashes of them, as of the present event.
@@ -157,6 +152,8 @@ struct Tail<'r, 'a> {
     applied: u64,
     /// How many of these have set keys.
     sets: u64,
+    /// The watches in a row that were not etcd's.
+    strange: usize,
 }
 
 impl<'r, 'a> Tail<'r, 'a> {
@@ -176,6 +173,7 @@ impl<'r, 'a> Tail<'r, 'a> {
             is_last: false,
             applied: 0,
             sets: 0,
+            strange: 0,
         })
     }
 
@@ -190,6 +188,22 @@ impl<'r, 'a> Tail<'r, 'a> {
         }
     }
 
+    /// What a watch has told; `None` if its connection has ended, or another program has answered. Other requests have
+    /// been repeated for long.
+    fn unbroken<T>(&mut self, told: Result<T, Refused>) -> Result<Option<T>, Stop> {
+        match told {
+            Err(Refused::Failed(error)) if error.is_retryable() => Ok(None),
+            // What etcd itself sends would come again.
+            Err(Refused::Failed(error))
+                if error.kind() == Kind::Decode && self.strange < MAX_STRANGE =>
+            {
+                self.strange += 1;
+                Ok(None)
+            }
+            told => Ok(Some(told?)),
+        }
+    }
+
     /// Waits until etcd answers, on another server if there are several. It may have been restored meanwhile.
     async fn wait_for_etcd(&self) -> Result<(), Stop> {
         self.run.etcd.leave_server();
@@ -200,8 +214,10 @@ impl<'r, 'a> Tail<'r, 'a> {
     /// Follows one watch until all is done, or it is broken or silent for long.
     async fn follow_watch(&mut self) -> Result<Ended, Stop> {
         let etcd = self.run.etcd;
-        let opened = etcd.watch(&self.range, self.revision).await;
-        let Some(mut watch) = unbroken(opened)? else { return Ok(Ended::Broken) };
+        // etcd takes a watch from the revision of a compaction, although that has removed its deletions: from the last
+        // revision that is applied, it is refused.
+        let opened = etcd.watch(&self.range, self.revision.saturating_sub(1).max(1)).await;
+        let Some(mut watch) = self.unbroken(opened)? else { return Ok(Ended::Broken) };
         loop {
             let ready = self.take_ready(&mut watch).await;
             while !self.waiting.is_empty() {
@@ -217,7 +233,7 @@ impl<'r, 'a> Tail<'r, 'a> {
             }
             let silence = etcd.clock().sleep(SILENCE.min(etcd.patience().max(PAUSE)));
             match select(pin!(watch.next()), silence).await {
-                Either::Left((changes, _)) => match unbroken(changes)? {
+                Either::Left((changes, _)) => match self.unbroken(changes)? {
                     Some(changes) => self.add(changes).await?,
                     None => return Ok(Ended::Broken),
                 },
@@ -231,7 +247,7 @@ impl<'r, 'a> Tail<'r, 'a> {
     async fn take_ready(&mut self, watch: &mut Watch<'_>) -> Result<Option<()>, Stop> {
         while self.waiting.len() < MAX_WAITING && self.bytes < MAX_WAITING_BYTES && !self.is_last {
             let Some(changes) = watch.next().now_or_never() else { break };
-            let Some(changes) = unbroken(changes)? else { return Ok(None) };
+            let Some(changes) = self.unbroken(changes)? else { return Ok(None) };
             self.add(changes).await?;
         }
         Ok(Some(()))
@@ -239,6 +255,7 @@ impl<'r, 'a> Tail<'r, 'a> {
 
     async fn add(&mut self, changes: Changes) -> Result<(), Stop> {
         let Changes { events, is_part, told_up_to } = changes;
+        self.strange = 0;
         if events.is_empty() {
             self.reach(told_up_to);
             return Ok(());
@@ -254,11 +271,14 @@ impl<'r, 'a> Tail<'r, 'a> {
                 break;
             }
             let revision = event.kv.mod_revision.0;
+            if revision < self.revision {
+                continue;
+            }
             if revision > self.revision {
                 (self.revision, self.offset, self.told) = (revision, 0, 0);
             }
             self.told += 1;
-            if revision < self.revision || self.told <= self.offset {
+            if self.told <= self.offset {
                 continue;
             }
             self.offset = self.told;

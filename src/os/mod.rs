@@ -23,8 +23,6 @@ pub use file::{open_to_append, read_file, without_waiting};
 pub use fork::{CloseOnFork, fork_generation, watch_forks};
 pub use per_process::PerProcess;
 pub use private_socket::listen as listen_privately;
-#[cfg(feature = "server")]
-pub use process::kill_group;
-pub use process::{Process, daemonize, has_function, hide_memory, module_path};
+pub use process::{Process, daemonize, hide_memory, kill_group, module_path};
 pub use signals::{NoSigpipe, block_signals, spawn};
 pub use socket::{ReceiveMode, Stream, is_idle, receive, send, watch};

@@ -27,23 +27,6 @@ pub fn module_path() -> Option<PathBuf> {
     std::path::absolute(Path::new(OsStr::from_bytes(name.to_bytes()))).ok()
 }
 
-/// Whether the process has a function of this name, other than one of the file that this code is in.
-pub fn has_function(name: &CStr) -> bool {
-    // SAFETY: the name ends with a zero.
-    let function = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    !function.is_null() && loaded_at(function) != loaded_at(has_function as *const libc::c_void)
-}
-
-/// The address of the file that a function is of.
-fn loaded_at(function: *const libc::c_void) -> usize {
-    let mut found = MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: the structure outlives the call, and all zeros are a valid value.
-    unsafe {
-        libc::dladdr(function, found.as_mut_ptr());
-        found.assume_init().dli_fbase as usize
-    }
-}
-
 /// Makes this process a daemon: in a session of its own, in the root directory, with no descriptors
 /// but standard input, output and error, and without a reaction to SIGHUP, SIGINT and SIGTERM. The
 /// calling process ends here, and the call returns in a child that nobody has to wait for.
@@ -72,7 +55,6 @@ pub fn daemonize() -> io::Result<()> {
 }
 
 /// Ends all processes of a group, at once.
-#[cfg(feature = "server")]
 pub fn kill_group(leader: u32) {
     if let Ok(leader @ 2..) = libc::pid_t::try_from(leader) {
         // SAFETY: the call has no memory; a group that is gone is an error that does not matter.
@@ -180,12 +162,6 @@ mod tests {
     #[test]
     fn this_code_is_of_the_file_of_the_tests() {
         assert_eq!(module_path(), std::env::current_exe().ok());
-    }
-
-    #[test]
-    fn functions_of_libraries_are_found() {
-        assert!(has_function(c"getpid"));
-        assert!(!has_function(c"lua_callk"));
     }
 
     #[test]

@@ -134,8 +134,7 @@ fn filter(what: &str, text: &str) -> Result<Option<Regex>, Refusal> {
     if text.is_empty() {
         return Ok(None);
     }
-    let pattern = pattern::compile(text);
-    pattern.map(Some).map_err(|why| Refusal::server(format!("Invalid {what} filter: {why}")))
+    pattern(text).map(Some).map_err(|why| Refusal::server(format!("Invalid {what} filter: {why}")))
 }
 
 /// Whether the agent has a service whose id matches, with a tag that does.

@@ -38,6 +38,9 @@
 //! # Ok(()) }
 //! ```
 
+// What only the sockets of the program consul-sim call.
+#![cfg_attr(not(feature = "server"), allow(dead_code, unused_imports))]
+
 pub mod acl;
 pub mod agent;
 mod blocking;
@@ -53,21 +56,14 @@ mod filter;
 mod go;
 pub mod hcl;
 pub mod http;
-#[cfg(feature = "server")]
-mod keyring;
 mod kv;
 mod operator;
-#[cfg(feature = "server")]
-mod peering;
 mod query;
 mod session;
 pub mod settings;
-#[cfg(feature = "server")]
 mod snapshot;
 mod status;
 mod store;
-#[cfg(feature = "server")]
-mod structure;
 mod txn;
 
 use crate::clock::{BoxFuture, Clock, SystemClock};
@@ -78,7 +74,7 @@ use ::http::{Request, Response};
 use acl::{Acl, DefaultPolicy};
 use agent::checks::Prober;
 use agent::monitor::Level;
-use agent::probe::SocketProber;
+use agent::probe::MachineProber;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
@@ -131,7 +127,7 @@ pub struct Options {
     pub settings: Settings,
     /// The date of the clock's origin, as the time since 1970.
     pub epoch: Duration,
-    /// The I/O of checks; by default the machine's sockets.
+    /// The I/O of checks; by default the machine's.
     pub prober: Arc<dyn Prober>,
 }
 
@@ -149,7 +145,7 @@ impl Default for Options {
             acl: Acl::default(),
             settings: Settings::default(),
             epoch: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
-            prober: Arc::new(SocketProber),
+            prober: Arc::new(MachineProber),
         }
     }
 }
@@ -162,7 +158,6 @@ pub struct Agent {
     /// The default policy as replies report it.
     default_policy: &'static str,
     state: Mutex<State>,
-    #[cfg(feature = "server")]
     log: agent::monitor::Log,
     faults: Mutex<Vec<control::fault::ActiveFault>>,
     requests: AtomicU64,
@@ -184,7 +179,6 @@ impl Agent {
     pub fn new(options: Options) -> Self {
         let state = State::new(options.clock.now(), &options);
         Self {
-            #[cfg(feature = "server")]
             log: state.log.clone(),
             default_policy: match state.acl.default_policy() {
                 DefaultPolicy::Allow => "allow",

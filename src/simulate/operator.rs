@@ -26,8 +26,7 @@ pub(super) static ROUTES: &[Route] = &[
 ];
 
 /// The configuration of autopilot. It is stored and read, and has no effect on the only server.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 pub(super) struct Autopilot {
     /// The members in the order of replies.
     given: Vec<(String, Json)>,

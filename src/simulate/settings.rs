@@ -15,11 +15,6 @@ pub struct Settings {
     pub address: IpAddr,
     /// `connect.ca_config.cluster_id`: the trust domain, without its suffix.
     pub cluster_id: String,
-    /// `ports.grpc_tls`: the port that tokens of peerings name, on which nothing answers.
-    pub grpc_tls_port: Option<u16>,
-    /// `encrypt`: the first key of gossip, in base64; `None` if it is not encrypted.
-    #[cfg(feature = "server")]
-    pub encrypt: Option<String>,
     /// `session_ttl_min`: the shortest TTL of a session.
     pub session_ttl_min: Duration,
     /// `limits.kv_max_value_size`: the most bytes of a key's value.
@@ -48,9 +43,6 @@ impl Default for Settings {
             datacenter: "dc1".to_owned(),
             address: Ipv4Addr::LOCALHOST.into(),
             cluster_id: "5ca1ab1e-0000-4000-8000-000000000001".to_owned(),
-            grpc_tls_port: Some(8503),
-            #[cfg(feature = "server")]
-            encrypt: None,
             session_ttl_min: Duration::from_secs(session::TTL_RANGE_S.0),
             kv_max_value_size: kv::MAX_VALUE_BYTES,
             txn_max_req_len: kv::MAX_VALUE_BYTES,
@@ -69,5 +61,60 @@ impl Settings {
     /// Whether requests for a path are refused.
     pub(super) fn blocks(&self, path: &str) -> bool {
         self.block_endpoints.iter().any(|prefix| path.starts_with(prefix))
+    }
+}
+
+/// `domain`, `alt_domain` and `dns_config`, with Consul's defaults.
+#[derive(Clone, Debug)]
+pub(super) struct DnsSettings {
+    /// `domain`, and `alt_domain` if there is one, as labels in lower case.
+    pub domains: Vec<Vec<String>>,
+    /// `node_ttl`, in seconds.
+    pub node_ttl: u32,
+    /// `service_ttl`, in seconds, by name or by start of a name with an asterisk behind it.
+    pub service_ttl: Vec<(String, u32)>,
+    /// `only_passing`: whether instances with warnings are left out.
+    pub only_passing: bool,
+    /// `udp_answer_limit`: the most answers over UDP to a client without EDNS.
+    pub udp_answer_limit: usize,
+    /// `a_record_limit`: the most addresses in an answer; 0: all.
+    pub a_record_limit: usize,
+    /// `enable_truncate`: whether an answer tells that it is not whole.
+    pub enable_truncate: bool,
+    /// `disable_compression`
+    pub disable_compression: bool,
+    /// `enable_additional_node_meta_txt`: whether answers have the metadata of nodes in addition.
+    pub node_meta: bool,
+    /// `soa`
+    pub soa: Soa,
+}
+
+/// The numbers of the record of authority, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Soa {
+    /// `refresh`
+    pub refresh: u32,
+    /// `retry`
+    pub retry: u32,
+    /// `expire`
+    pub expire: u32,
+    /// `min_ttl`
+    pub min_ttl: u32,
+}
+
+impl Default for DnsSettings {
+    fn default() -> Self {
+        Self {
+            domains: vec![vec!["consul".to_owned()]],
+            node_ttl: 0,
+            service_ttl: Vec::new(),
+            only_passing: false,
+            udp_answer_limit: 3,
+            a_record_limit: 0,
+            enable_truncate: false,
+            disable_compression: false,
+            node_meta: true,
+            soa: Soa { refresh: 3600, retry: 600, expire: 86400, min_ttl: 0 },
+        }
     }
 }

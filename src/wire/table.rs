@@ -82,6 +82,11 @@ impl Endpoint {
     pub fn template(&self) -> String {
         format!("{} {}", Method::from(self.method), self.path)
     }
+
+    /// Whether a request can wait for a change after an index.
+    pub fn can_block(&self) -> bool {
+        self.all_options().any(|option| option.name == "index")
+    }
 }
 
 /// Whether a request may be sent again if it is unknown whether the server applied it.

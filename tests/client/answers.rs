@@ -193,6 +193,33 @@ fn no_row_takes_another_programs_404_for_an_absence() {
     fail_with(&wrong);
 }
 
+/// A cache, a stub or a gateway that answers for a service without instances.
+#[test]
+fn a_row_that_can_wait_takes_nothing_without_an_index_for_nothing() {
+    let (mut wrong, mut empty) = (Vec::new(), 0);
+    for row in wire::endpoints().filter(|row| row.can_block()) {
+        for body in ["[]", "{}", "null", " [] \n"] {
+            for headers in &HEADERS[..2] {
+                refuses(row, 200, headers, body, &mut wrong);
+            }
+            let index = [("x-consul-index", "7")];
+            empty += usize::from(request(row).check(response(200, &index, body)).is_ok());
+        }
+    }
+    fail_with(&wrong);
+    assert!(empty > 50, "{empty} are Consul's with an index");
+}
+
+/// Its lists of entries have one at least: that there are none is a 404.
+#[test]
+fn entries_are_no_empty_list() {
+    let headers = [("x-consul-index", "7")];
+    let list = request(&kv::LIST).check(response(200, &headers, "[]")).expect_err("no list");
+    assert_eq!(list.kind(), Kind::Decode, "{list}");
+    let none = request(&kv::LIST).check(response(404, &headers, "")).expect("an absence");
+    assert_eq!(none.answer().value, Value::List(Vec::new()));
+}
+
 #[test]
 fn only_200_is_a_success() {
     let mut wrong = Vec::new();

@@ -18,6 +18,8 @@ const NOT_SIMULATED: &[(&str, &str)] = &[
     ("partition_", "Consul Enterprise"),
     ("namespace_", "Consul Enterprise"),
     ("acl_templated_policy_", "tokens name their policies directly"),
+    ("peering_", "there is one cluster"),
+    ("operator_keyring_", "there is no gossip"),
 ];
 
 fn is_simulated(endpoint: &Endpoint) -> bool {

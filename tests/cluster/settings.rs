@@ -3,9 +3,18 @@
 
 use crate::nodes::{Process, leaders, node};
 use crate::support::world::World;
+use bytes::Bytes;
+use consul_ffi::client::{Client, Settings};
+use consul_ffi::clock::BoxFuture;
 use consul_ffi::cluster::Options;
-use consul_ffi::error::Kind;
-use consul_ffi::simulate::Retained;
+use consul_ffi::error::{Error, Kind};
+use consul_ffi::simulate::{Agent, Retained, SimTransport};
+use consul_ffi::transport::Transport;
+use consul_ffi::wire::request::Defaults;
+use futures_util::FutureExt as _;
+use http::{Request, Response};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const CONFIG: &str = "tsdb/cluster/config";
@@ -129,4 +138,56 @@ fn a_config_key_that_differs_from_the_map_keeps_no_node_of_the_cluster_away() {
     let first = world.node("n1");
     world.run(first.cluster.started()).expect("it has the settings of the map");
     assert_eq!(world.read(CONFIG).as_deref(), Some(&*stored));
+}
+
+/// Somebody changes the key once more whenever a node is about to put it back, so often.
+#[derive(Debug)]
+struct Quicker {
+    transport: SimTransport,
+    agent: Arc<Agent>,
+    times: AtomicUsize,
+}
+
+impl Transport for Quicker {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let text = String::from_utf8_lossy(request.body());
+        let puts_back = request.uri().path() == "/v1/txn" && text.contains(CONFIG);
+        let left = self.times.load(Ordering::Relaxed);
+        if puts_back && left > 0 {
+            self.times.store(left - 1, Ordering::Relaxed);
+            let other = format!(r#"{{"shards":{left},"replicas":1}}"#);
+            let other = Request::put(format!("/v1/kv/{CONFIG}")).body(other.into());
+            _ = self.agent.handle(other.expect("a request")).now_or_never().expect("at once");
+        }
+        self.transport.send(request)
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+#[test]
+fn a_config_key_that_changes_while_it_is_put_back_is_put_back_again() {
+    for times in [1, 2, 5] {
+        let world = World::new();
+        let agent = Arc::clone(&world.agent);
+        let transport = SimTransport::new(Arc::clone(&agent), "simulated");
+        let quicker = Arc::new(Quicker { transport, agent, times: AtomicUsize::new(0) });
+        let timeout = Duration::from_secs(5);
+        let settings = Settings { timeout, retry_count: 3, defaults: Defaults::default() };
+        let rng = fastrand::Rng::with_seed(1);
+        let transports: Vec<Arc<dyn Transport>> = vec![Arc::clone(&quicker) as _];
+        let client = Client::new(transports, settings, Arc::new(world.clock.clone()), rng);
+        let node = world.start_with(Arc::new(client), node("n1"));
+        world.run(node.cluster.started()).expect("the first node");
+        world.wait(Duration::from_secs(8));
+        let stored = world.read(CONFIG).expect("the settings");
+        quicker.times.store(times, Ordering::Relaxed);
+        world.write(CONFIG, r#"{"shards":64,"replicas":2}"#);
+        world.wait(Duration::from_secs(5));
+        assert_eq!(quicker.times.load(Ordering::Relaxed), 0);
+        assert_eq!(world.read(CONFIG).as_deref(), Some(&*stored), "{times} times");
+        assert!(node.why().is_none());
+    }
 }

@@ -1,8 +1,10 @@
 //! What a node says that cannot start, on the simulated agent and a clock that the test moves.
 
 use crate::support::world::World;
+use consul_ffi::clock::Clock;
 use consul_ffi::cluster::{Cluster, Options};
 use consul_ffi::error::Kind;
+use consul_ffi::simulate::Fault;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,4 +75,32 @@ fn a_node_that_may_not_register_names_the_permission() {
     let why = world.run(node.missing());
     assert!(why.contains("its service is not registered: "), "{why}");
     assert!(why.contains("Permission denied") && why.contains("'service:write'"), "{why}");
+}
+
+#[test]
+fn a_start_takes_no_longer_than_its_limit_however_consul_answers() {
+    let ms = Duration::from_millis;
+    let slow = |latency| Fault { latency, ..Fault::default() };
+    let faults = [
+        Fault { partition: true, ..Fault::default() },
+        Fault { drop_before: 1.0, ..Fault::default() },
+        Fault { no_leader: true, ..Fault::default() },
+        slow(ms(90)),
+        slow(ms(900)),
+        slow(ms(1100)),
+    ];
+    for fault in faults {
+        for limit in [ms(1), ms(500), ms(3000), ms(10_000)] {
+            let world = World::new();
+            let client = world.client();
+            let options = Options::new("n1", "127.0.0.1:9000");
+            let node = Cluster::new(Arc::clone(&client), client, options).expect("valid options");
+            let what = format!("{limit:?} {fault:?}");
+            world.agent.add_fault(fault.clone());
+            let begun = world.clock.now();
+            let why = world.run(node.missing_after(limit));
+            assert_eq!(world.clock.now() - begun, limit, "{what}: {why}");
+            assert!(!why.is_empty(), "{what}");
+        }
+    }
 }

@@ -7,14 +7,7 @@ use consul_ffi::simulate::acl::DefaultPolicy::Deny;
 use serde_json::{Value, json};
 
 behaviours![
-    a_gateway_without_routes_is_accepted,
-    a_gateway_needs_its_certificates,
-    a_route_is_bound_to_the_listener_that_it_names,
-    two_routes_on_a_listener_of_tcp_are_in_conflict,
-    a_route_waits_for_its_gateway,
-    a_route_of_http_needs_a_service_that_speaks_it,
-    a_route_is_not_bound_to_a_listener_of_another_host_or_protocol,
-    a_new_status_is_a_new_index,
+    a_gateway_has_defaults,
     a_route_has_defaults,
     a_provider_of_tokens_has_defaults,
     invalid_api_gateways_are_refused,
@@ -45,24 +38,6 @@ async fn read(t: &T, kind: &str, name: &str) -> Value {
     serde_json::from_str(&answer.body).unwrap_or(Value::Null)
 }
 
-/// Type, status, reason, message and section of each condition.
-fn conditions(entry: &Value) -> Vec<[String; 5]> {
-    let conditions = entry["Status"]["Conditions"].as_array().into_iter().flatten();
-    let of = |condition: &Value| {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let own = ["Type", "Status", "Reason", "Message"].map(|name| text(&condition[name]));
-        let [kind, status, reason, message] = own;
-        [kind, status, reason, message, text(&condition["Resource"]["SectionName"])]
-    };
-    conditions.map(of).collect()
-}
-
-/// Waits until an entry has this condition.
-async fn becomes(t: &T, kind: &str, name: &str, condition: [&str; 5]) {
-    let has = async || conditions(&read(t, kind, name).await).iter().any(|it| *it == condition);
-    t.until(&format!("{kind} {name} {condition:?}"), has).await;
-}
-
 fn listener(name: &str, port: u16, protocol: &str) -> Value {
     json!({"Name": name, "Port": port, "Protocol": protocol})
 }
@@ -71,53 +46,21 @@ async fn gateway(t: &T, name: &str, listeners: Value) {
     write(t, json!({"Kind": "api-gateway", "Name": t.name(name), "Listeners": listeners})).await;
 }
 
-async fn tcp_route(t: &T, name: &str, gateway: &str) {
-    write(
-        t,
-        json!({
-            "Kind": "tcp-route", "Name": t.name(name), "Services": [{"Name": t.name("db")}],
-            "Parents": [{"Name": t.name(gateway), "SectionName": "l"}],
-        }),
-    )
-    .await;
-}
-
-fn http_route(t: &T, gateway: &str) -> Value {
-    json!({
-        "Kind": "http-route", "Name": t.name("r"), "Parents": [{"Name": t.name(gateway)}],
-        "Rules": [{"Services": [{"Name": t.name("web")}]}],
-    })
-}
-
 async fn speaks_http(t: &T) {
     write(t, json!({"Kind": "service-defaults", "Name": t.name("web"), "Protocol": "http"})).await;
 }
 
-const ACCEPTED: [&str; 5] = ["Accepted", "True", "Accepted", "gateway is valid", ""];
-const BOUND: [&str; 5] = ["Bound", "True", "Bound", "successfully bound route", "l"];
-
-async fn a_gateway_without_routes_is_accepted(t: T) {
+async fn a_gateway_has_defaults(t: T) {
     if is_older(&t) {
         return;
     }
     gateway(&t, "g", json!([listener("l", 80, "HTTP")])).await;
-    becomes(&t, "api-gateway", "g", ACCEPTED).await;
     let found = read(&t, "api-gateway", "g").await;
     let tls = json!({
         "Certificates": null, "MaxVersion": "", "MinVersion": "", "CipherSuites": null,
     });
     let own = json!([{"Name": "l", "Hostname": "", "Port": 80, "Protocol": "http", "TLS": tls}]);
     assert_eq!(found["Listeners"], own);
-    let expected = [
-        ACCEPTED,
-        ["Conflicted", "False", "NoConflict", "listener has no route conflicts", "l"],
-        ["ResolvedRefs", "True", "ResolvedRefs", "resolved refs", "l"],
-    ];
-    assert_eq!(conditions(&found), expected);
-    let conflict = &found["Status"]["Conditions"][1];
-    let resource = json!({"Kind": "api-gateway", "Name": t.name("g"), "SectionName": "l"});
-    assert_eq!(conflict["Resource"], resource);
-    assert!(conflict["LastTransitionTime"].as_str().is_some_and(|time| time.ends_with('Z')));
     delete(&t, "api-gateway", "g").await;
 }
 
@@ -132,181 +75,6 @@ fn certificate(host: &str) -> (String, String) {
 fn inline(t: &T, name: &str, certificate: &str, key: &str) -> Value {
     let kind = "inline-certificate";
     json!({"Kind": kind, "Name": t.name(name), "Certificate": certificate, "PrivateKey": key})
-}
-
-async fn a_gateway_needs_its_certificates(t: T) {
-    if is_older(&t) {
-        return;
-    }
-    let mut secure = listener("l", 443, "http");
-    secure["TLS"] = json!({"Certificates": [{"Name": t.name("c")}]});
-    gateway(&t, "g", json!([secure])).await;
-    let why = "gateway references invalid certificates";
-    let invalid = ["Accepted", "False", "InvalidCertificates", why, ""];
-    becomes(&t, "api-gateway", "g", invalid).await;
-    let missing = format!("certificate \"{}\" not found", t.name("c"));
-    let unresolved = ["ResolvedRefs", "False", "InvalidCertificateRef", &missing, "l"];
-    becomes(&t, "api-gateway", "g", unresolved).await;
-    let (certificate, key) = certificate("a.example");
-    write(&t, inline(&t, "c", &certificate, &key)).await;
-    becomes(&t, "api-gateway", "g", ACCEPTED).await;
-    let reference = json!([{
-        "Kind": "inline-certificate", "Name": t.name("c"), "SectionName": "",
-    }]);
-    let is_bound = async || {
-        read(&t, "bound-api-gateway", "g").await["Listeners"][0]["Certificates"] == reference
-    };
-    t.until("the certificate is bound", is_bound).await;
-    delete(&t, "inline-certificate", "c").await;
-    becomes(&t, "api-gateway", "g", invalid).await;
-    delete(&t, "api-gateway", "g").await;
-}
-
-async fn a_route_is_bound_to_the_listener_that_it_names(t: T) {
-    if is_older(&t) {
-        return;
-    }
-    gateway(&t, "g", json!([listener("k", 81, "tcp"), listener("l", 80, "tcp")])).await;
-    tcp_route(&t, "r", "g").await;
-    becomes(&t, "tcp-route", "r", BOUND).await;
-    becomes(&t, "tcp-route", "r", ["Accepted", "True", "Accepted", "route is valid", ""]).await;
-    let route = json!([{"Kind": "tcp-route", "Name": t.name("r"), "SectionName": ""}]);
-    let services = json!({t.name("db"): route});
-    let listeners = json!([
-        {"Name": "k", "Routes": null, "Certificates": null},
-        {"Name": "l", "Routes": route, "Certificates": null},
-    ]);
-    let is_bound = async || {
-        let found = read(&t, "bound-api-gateway", "g").await;
-        (&found["Listeners"], &found["Services"]) == (&listeners, &services)
-    };
-    t.until("the route is bound", is_bound).await;
-    // Names that differ in case are the same.
-    let upper = t.name("r").to_uppercase();
-    t.ok("config_delete", args!["tcp-route", upper]).await;
-    let is_unbound = async || {
-        read(&t, "bound-api-gateway", "g").await["Services"].as_object().unwrap().is_empty()
-    };
-    t.until("the route is not bound", is_unbound).await;
-    delete(&t, "api-gateway", "g").await;
-    let is_gone = async || read(&t, "bound-api-gateway", "g").await == Value::Null;
-    t.until("nothing is bound to a deleted gateway", is_gone).await;
-}
-
-async fn two_routes_on_a_listener_of_tcp_are_in_conflict(t: T) {
-    if is_older(&t) {
-        return;
-    }
-    gateway(&t, "g", json!([listener("l", 80, "tcp")])).await;
-    for route in ["r1", "r2"] {
-        tcp_route(&t, route, "g").await;
-        becomes(&t, "tcp-route", route, BOUND).await;
-    }
-    let why = "TCP-based listeners currently only support binding a single route";
-    let conflict = ["Conflicted", "True", "RouteConflict", why, "l"];
-    becomes(&t, "api-gateway", "g", conflict).await;
-    for (kind, name) in [("tcp-route", "r1"), ("tcp-route", "r2"), ("api-gateway", "g")] {
-        delete(&t, kind, name).await;
-    }
-}
-
-async fn a_route_waits_for_its_gateway(t: T) {
-    if is_older(&t) {
-        return;
-    }
-    tcp_route(&t, "r", "g").await;
-    let missing = ["Bound", "False", "GatewayNotFound", "gateway was not found", "l"];
-    becomes(&t, "tcp-route", "r", missing).await;
-    gateway(&t, "g", json!([listener("l", 80, "tcp")])).await;
-    becomes(&t, "tcp-route", "r", BOUND).await;
-    // One whose name differs in case takes its place, and no route names it.
-    let upper = t.name("g").to_uppercase();
-    let listeners = json!([listener("l", 80, "tcp")]);
-    write(&t, json!({"Kind": "api-gateway", "Name": upper, "Listeners": listeners})).await;
-    becomes(&t, "tcp-route", "r", missing).await;
-    gateway(&t, "g", listeners).await;
-    becomes(&t, "tcp-route", "r", BOUND).await;
-    t.ok("config_delete", args!["api-gateway", upper]).await;
-    becomes(&t, "tcp-route", "r", missing).await;
-    delete(&t, "tcp-route", "r").await;
-}
-
-async fn a_route_of_http_needs_a_service_that_speaks_it(t: T) {
-    if is_older(&t) {
-        return;
-    }
-    gateway(&t, "g", json!([listener("l", 80, "http")])).await;
-    write(&t, http_route(&t, "g")).await;
-    let why = "route protocol does not match targeted service protocol";
-    becomes(&t, "http-route", "r", ["Accepted", "False", "InvalidDiscoveryChain", why, ""]).await;
-    let why =
-        format!("failed to bind route to gateway {}: route has not been accepted", t.name("g"));
-    becomes(&t, "http-route", "r", ["Bound", "False", "FailedToBind", &why, ""]).await;
-    speaks_http(&t).await;
-    becomes(&t, "http-route", "r", ["Accepted", "True", "Accepted", "route is valid", ""]).await;
-    let bound = ["Bound", "True", "Bound", "successfully bound route", ""];
-    becomes(&t, "http-route", "r", bound).await;
-    let mut empty = http_route(&t, "g");
-    empty["Rules"] = json!([]);
-    write(&t, empty).await;
-    let why = "route must target at least one upstream service";
-    let none = ["Accepted", "False", "NoUpstreamServicesTargeted", why, ""];
-    becomes(&t, "http-route", "r", none).await;
-    delete(&t, "http-route", "r").await;
-    delete(&t, "api-gateway", "g").await;
-}
-
-async fn a_route_is_not_bound_to_a_listener_of_another_host_or_protocol(t: T) {
-    if is_older(&t) {
-        return;
-    }
-    speaks_http(&t).await;
-    let mut of_host = listener("h", 80, "http");
-    of_host["Hostname"] = json!("*.other.example");
-    gateway(&t, "g", json!([of_host])).await;
-    gateway(&t, "tcp", json!([listener("l", 81, "tcp")])).await;
-    let mut route = http_route(&t, "g");
-    route["Hostnames"] = json!(["a.example"]);
-    let section = |name: &str| json!({"Name": t.name("tcp"), "SectionName": name});
-    route["Parents"] = json!([{"Name": t.name("g")}, section("l"), section("none")]);
-    write(&t, route).await;
-    let (own, tcp, route) = (t.name("g"), t.name("tcp"), t.name("r"));
-    let of_host = format!(
-        "failed to bind route to gateway {own}: listener h is does not have any hostnames that match \
-         the route"
-    );
-    let of_protocol =
-        format!("failed to bind route {route} to gateway {tcp}: listener l is not a http listener");
-    let unknown = format!("failed to bind route {route} to gateway {tcp} with listener 'none'");
-    for (why, at) in [(of_host, ""), (of_protocol, "l"), (unknown, "none")] {
-        becomes(&t, "http-route", "r", ["Bound", "False", "FailedToBind", &why, at]).await;
-    }
-    for (kind, name) in [("http-route", "r"), ("api-gateway", "g"), ("api-gateway", "tcp")] {
-        delete(&t, kind, name).await;
-    }
-}
-
-async fn a_new_status_is_a_new_index(t: T) {
-    if is_older(&t) {
-        return;
-    }
-    tcp_route(&t, "r", "g").await;
-    let missing = ["Bound", "False", "GatewayNotFound", "gateway was not found", "l"];
-    becomes(&t, "tcp-route", "r", missing).await;
-    let before = read(&t, "tcp-route", "r").await;
-    gateway(&t, "g", json!([listener("l", 80, "tcp")])).await;
-    becomes(&t, "tcp-route", "r", BOUND).await;
-    let index = |entry: &Value, name: &str| entry[name].as_u64().unwrap();
-    let after = read(&t, "tcp-route", "r").await;
-    assert!(index(&after, "ModifyIndex") > index(&before, "ModifyIndex"));
-    assert_eq!(index(&after, "CreateIndex"), index(&before, "CreateIndex"));
-    // A caller does not write it.
-    let mut changed = after.clone();
-    changed["Status"] = json!({"Conditions": []});
-    write(&t, changed).await;
-    assert_eq!(conditions(&read(&t, "tcp-route", "r").await), conditions(&after));
-    delete(&t, "tcp-route", "r").await;
-    delete(&t, "api-gateway", "g").await;
 }
 
 async fn a_route_has_defaults(t: T) {
@@ -718,15 +486,11 @@ async fn only_consul_writes_what_is_bound(t: T) {
         return;
     }
     gateway(&t, "g", json!([listener("l", 80, "http")])).await;
-    becomes(&t, "api-gateway", "g", ACCEPTED).await;
     let why = "Permission denied: only writeable by controller";
     let kind = "bound-api-gateway";
     refused(&t, 403, kind, json!({"Name": t.name("g")}), why).await;
     let answer = t.raw("DELETE", &format!("/v1/config/{kind}/{}", t.name("g")), "").await;
     assert_eq!((answer.status, answer.body.as_str()), (403, why));
-    let all = t.value("config_list", args![kind]).await;
-    let mut names = all.items().iter().map(|it| it.get("Name").cloned());
-    assert!(names.any(|name| name == Some(t.name("g").into())));
     delete(&t, "api-gateway", "g").await;
 }
 

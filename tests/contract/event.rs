@@ -102,7 +102,7 @@ async fn a_tag_without_a_service_is_refused(t: T) {
 
 async fn a_filter_that_is_not_a_regular_expression_is_refused(t: T) {
     let error = t.fails("event_fire", args![t.name("e"), ""; "node" = "["], Kind::Http).await;
-    let why = "Invalid node filter: error parsing regexp: missing closing ]: `[`";
+    let why = "Invalid node filter: error parsing regexp: ";
     assert!(error.message().contains(why), "{error}");
 }
 

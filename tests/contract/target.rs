@@ -100,9 +100,6 @@ enum Server {
     Process(RealConsul),
 }
 
-/// The key of gossip where there are no ACLs.
-pub const GOSSIP_KEY: &str = "d8wu8CSUrqgtjVsvcBPmhQ==";
-
 /// The simulated agent's management token, where it has ACLs.
 const MANAGEMENT: &str = "6a1253d2-1785-24fd-91c2-f8e78c745511";
 
@@ -120,13 +117,11 @@ impl Server {
                     initial_management: Some(Secret::new(MANAGEMENT)),
                     ..Acl::default()
                 };
-                let encrypt = (!acl.enabled).then(|| GOSSIP_KEY.to_owned());
-                let settings = simulate::settings::Settings { encrypt, ..Default::default() };
-                let options = simulate::Options { acl, settings, ..simulate::Options::default() };
+                let options = simulate::Options { acl, ..simulate::Options::default() };
                 return Ok(Server::Simulated(Arc::new(simulate::Agent::new(options))));
             }
-            (version, Some(policy)) => RealConsul::run(version, &["--acl", policy, "--grpc-tls"]),
-            (version, None) => RealConsul::run(version, &["--grpc-tls", "--encrypt", GOSSIP_KEY]),
+            (version, Some(policy)) => RealConsul::run(version, &["--acl", policy]),
+            (version, None) => RealConsul::run(version, &[]),
         };
         process.map(Server::Process)
     }

@@ -8,6 +8,7 @@ behaviours![
     nothing_is_exported_at_first,
     enterprise_endpoints_are_unsupported,
     templates_of_policies_are_known,
+    other_clusters_and_the_keys_of_gossip_are_unknown,
 ];
 
 /// Whether the target is a simulated agent; if so, checks that the method is `unsupported`.
@@ -53,4 +54,21 @@ async fn templates_of_policies_are_known(t: T) {
     let preview = args!["builtin/service", table! {"Name" = "api"}];
     let policy = t.value("acl_templated_policy_preview", preview).await;
     assert!(text(&policy, "Rules").contains("api"));
+}
+
+async fn other_clusters_and_the_keys_of_gossip_are_unknown(t: T) {
+    let peering = table! {"PeerName" = "other"};
+    let key = table! {"Key" = "d8wu8CSUrqgtjVsvcBPmhQ=="};
+    for (method, args) in [
+        ("peering_list", args![]),
+        ("peering_token", args![peering]),
+        ("peering_read", args!["other"]),
+        ("peering_delete", args!["other"]),
+        ("operator_keyring_list", args![]),
+        ("operator_keyring_install", args![key]),
+    ] {
+        if !is_unknown(&t, method, args).await {
+            return;
+        }
+    }
 }

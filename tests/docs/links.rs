@@ -37,7 +37,8 @@ fn anchors(text: &str) -> HashSet<String> {
 
 /// The pages in all languages.
 fn pages() -> impl Iterator<Item = PathBuf> {
-    let folders = ["docs", "docs/zh"].map(|folder| fs::read_dir(folder).expect(folder));
+    let folders = ["docs", "docs/decisions", "docs/zh"];
+    let folders = folders.map(|folder| fs::read_dir(folder).expect(folder));
     let in_docs = folders.into_iter().flatten().map(|entry| entry.expect("an entry").path());
     let pages = in_docs.filter(|path| path.extension().is_some_and(|kind| kind == "md"));
     let roots = ["README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"];

@@ -3,6 +3,7 @@
 mod architecture;
 mod build_script;
 mod coordination;
+mod decisions;
 mod failures;
 mod links;
 mod monitoring;
@@ -15,3 +16,4 @@ mod runs;
 #[path = "../support/mod.rs"]
 mod support;
 mod translations;
+mod tree;

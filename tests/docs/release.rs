@@ -156,10 +156,18 @@ fn the_workflows_call_make_with_the_lowest_rust() {
     assert_eq!(workflows, 1, "another workflow needs these checks, too");
     let lowest = env!("CARGO_PKG_RUST_VERSION").trim_end_matches(".0");
     assert!(workflow.contains(&format!("RUST: \"{lowest}\"")), "{lowest}");
-    // make soak lints too, in the unpacked archive.
-    let linting =
-        workflow.matches("- run: make test").count() + workflow.matches("- run: make soak").count();
-    assert_eq!(workflow.matches("rustup component add rustfmt clippy").count(), linting);
+    // All steps of the tests may lint, and so does make soak, in the unpacked archive.
+    let linting = ["make test\n", "scripts/test.sh ", "make soak\n"];
+    let linting = linting.iter().map(|it| workflow.matches(&format!("- run: {it}")).count());
+    let components = workflow.matches("rustup component add rustfmt clippy").count();
+    assert_eq!(components, linting.sum::<usize>());
+    let script = read("scripts/test.sh");
+    let steps = script.split("added_steps=(").nth(1).and_then(|it| it.split(')').next());
+    let matrix = workflow.split("        steps:\n").nth(1).and_then(|it| it.split(':').next());
+    let run: BTreeSet<_> = matrix.expect("the parts").split_whitespace().collect();
+    for step in steps.expect("the steps").split_whitespace() {
+        assert!(run.contains(step), "the workflow leaves {step} out");
+    }
     let soak = workflow.split("\n  soak:\n").nth(1).expect("a job");
     let soak = soak.split("make soak").next().unwrap_or_default();
     assert!(soak.contains("fetch-depth: 0"), "make soak builds the releases of the clone's tags");
@@ -182,10 +190,16 @@ fn the_workflows_call_make_with_the_lowest_rust() {
     );
     assert!(release.contains("if: startsWith(github.ref, 'refs/tags/v')\n"), "{release}");
     let makefile = read("Makefile");
-    for step in workflow.lines().filter_map(|line| line.trim().strip_prefix("- run: ")) {
+    // The scripts are for Linux.
+    let (before, macos) = workflow.split_once("\n  macos:\n").expect("a job");
+    let (_, after) = macos.split_once("\n  soak:\n").expect("a job");
+    let script = "scripts/test.sh ${{ matrix.steps }}";
+    for step in
+        before.lines().chain(after.lines()).filter_map(|line| line.trim().strip_prefix("- run: "))
+    {
         match step.strip_prefix("make ") {
             Some(target) => assert!(makefile.contains(&format!("\n{target}:")), "{step}"),
-            None => assert!(step.starts_with("rustup "), "{step}"),
+            None => assert!(step.starts_with("rustup ") || step == script, "{step}"),
         }
     }
 }

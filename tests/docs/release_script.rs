@@ -104,7 +104,7 @@ impl Checkout {
 fn a_release_is_refused_if_its_files_do_not_agree() {
     let checkout = Checkout(copy("a release", files()));
     // A release that is not refused shall not run all tests.
-    fs::write(checkout.0.join("Makefile"), "test:\n\tfalse\n").expect("it can be written");
+    fs::write(checkout.0.join("Makefile"), "test-all:\n\tfalse\n").expect("it can be written");
     checkout.git("init --quiet");
     checkout.commit();
     let changelog = "CHANGELOG.md";
@@ -280,7 +280,7 @@ fn a_release_is_what_is_committed_and_tested() {
     let text = fs::read_to_string(checkout.0.join("CHANGELOG.md")).expect("a changelog");
     let newest = text.lines().find(|line| line.starts_with("## ")).expect("a section");
     checkout.replace("CHANGELOG.md", newest, &format!("## [{VERSION}] - {COMMITTED}"));
-    let tests = "test:\n\ttest ! -e .git\n\ttest -z \"$(QUICK)$(RUSTFLAGS)$(CARGO_BUILD_TARGET)$(CARGO_PROFILE_RELEASE_LTO)$(CFLAGS)\"\n\
+    let tests = "test-all:\n\ttest ! -e .git\n\ttest -z \"$(QUICK)$(RUSTFLAGS)$(CARGO_BUILD_TARGET)$(CARGO_PROFILE_RELEASE_LTO)$(CFLAGS)\"\n\
         \ttest \"$(CARGO_TARGET_DIR)\" = \"$(CURDIR)/target\"\n\ttest ! -e broken\n\techo tested >tested\n";
     fs::write(checkout.0.join("Makefile"), tests).expect("it can be written");
     checkout.program(

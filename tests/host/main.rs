@@ -8,6 +8,7 @@
 mod support;
 
 use crate::support::consul::{self, RealConsul};
+use crate::support::program;
 use crate::support::trials::Trials;
 use libtest_mimic::Failed;
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,7 +87,7 @@ fn trials() -> Trials {
     for engine in ENGINES {
         for (name, program) in [
             ("children_have_none_of_their_parents_locks", &["run", "fork/locks.lua"][..]),
-            ("a_state_that_ends_gives_its_locks_up", &["states", "20", "locks.lua"]),
+            ("a_state_that_ends_gives_its_locks_up", &["states", "72", "locks.lua"]),
             ("children_have_none_of_their_parents_nodes", &["run", "fork/cluster.lua"]),
             ("a_state_that_ends_leaves_its_cluster", &["states", "10", "cluster.lua"]),
         ] {
@@ -264,7 +265,7 @@ fn ctrl_c_ends_a_long_wait(engine: &Engine, work: &str) -> Result<(), Failed> {
     if !killed.success() || output.status.code() != Some(1) || !said.contains("interrupted!") {
         return Err(format!("{line}{} {said}", output.status).into());
     }
-    if took > Duration::from_secs(5) {
+    if took > Duration::from_secs(30) {
         return Err(format!("it took {took:?}").into());
     }
     Ok(())
@@ -322,8 +323,7 @@ impl Engine {
     }
 
     fn with_module(&self, mut command: Command) -> Command {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let module = root.join("target/lua").join(self.flavour).join("consul_ffi.so");
+        let module = program::modules().join(self.flavour).join("consul_ffi.so");
         assert!(module.exists(), "make build-{} makes {}", self.flavour, module.display());
         command
             .env("LUA_CPATH", module.with_file_name("?.so"))
@@ -342,7 +342,7 @@ fn folder() -> PathBuf {
 }
 
 fn succeeds(command: &mut Command) -> Result<(), Failed> {
-    succeeds_within(command, Duration::from_secs(120))
+    succeeds_within(command, Duration::from_secs(1200))
 }
 
 fn succeeds_within(command: &mut Command, limit: Duration) -> Result<(), Failed> {

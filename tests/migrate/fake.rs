@@ -54,6 +54,10 @@ struct State {
     /// How many times all watches were cut.
     cuts: u64,
     has_users: bool,
+    /// The answer of another program to all requests.
+    other: Option<(u16, &'static str)>,
+    /// The same to all watches.
+    other_watch: Option<(u16, &'static str)>,
     /// That of its oldest server.
     version: &'static str,
 }
@@ -87,6 +91,8 @@ impl Fake {
             notifies: NOTIFIES,
             cuts: 0,
             has_users: false,
+            other: None,
+            other_watch: None,
             version: "3.4.0",
         };
         Fake { state: Arc::new(Mutex::new(state)), clock: clock.clone() }
@@ -143,6 +149,16 @@ impl Fake {
         (state.has_users, state.version) = (true, version);
     }
 
+    /// Lets another program answer in its place, or not any more.
+    pub fn answer_as(&self, other: Option<(u16, &'static str)>) {
+        self.state().other = other;
+    }
+
+    /// The same for watches alone.
+    pub fn answer_watches_as(&self, other: Option<(u16, &'static str)>) {
+        self.state().other_watch = other;
+    }
+
     /// From now on no request has a fault.
     pub fn heal(&self) {
         self.state().faults = 0;
@@ -166,6 +182,14 @@ impl Fake {
     }
 
     async fn answer(&self, path: &str, body: &[u8]) -> Result<Response<Parts>, Error> {
+        let other = {
+            let state = self.state();
+            state.other.or(state.other_watch.filter(|_| path.ends_with("/watch")))
+        };
+        if let Some((status, text)) = other {
+            let parts: Parts = Box::pin(stream::iter([Ok(Bytes::from_static(text.as_bytes()))]));
+            return Ok(Response::builder().status(status).body(parts).unwrap());
+        }
         let fault = self.state().fault();
         let broken = || Error::new(Kind::Connect, "fake: connection reset").retryable();
         match fault {
@@ -521,7 +545,11 @@ impl Follow {
                 "header": state.header_of(0), "canceled": true, "compact_revision": state.compacted.to_string(),
             }));
         }
-        let is_new = |event: &&Event| event.revision >= self.next && is_in(&self.range, &event.key);
+        // A compaction removes the deletions of its own revision, too, from which etcd takes a watch.
+        let is_gone = |event: &Event| event.entry.is_none() && event.revision <= state.compacted;
+        let is_new = |event: &&Event| {
+            event.revision >= self.next && is_in(&self.range, &event.key) && !is_gone(event)
+        };
         let events: Vec<Event> = state.events.iter().filter(is_new).cloned().collect();
         let mut rest = &events[..];
         while !rest.is_empty() {

@@ -47,6 +47,14 @@ fn trials() -> Trials {
     trials.add("an_alarm_that_opens_the_cluster_is_refused", random::frozen::that_opens);
     trials.add("a_request_that_arrives_late_changes_nothing", random::late::run);
     trials.add("a_server_of_etcd_that_is_stuck_is_left", random::silent::run);
+    trials.add("a_tail_goes_on_after_answers_that_are_not_etcds", random::between::run);
+    let watches = random::between::for_watches_alone;
+    trials.add("a_tail_whose_watches_stay_another_programs_ends", watches);
+    let count = random::between::a_count_without_a_revision_is_none;
+    trials.add("a_count_of_keys_without_a_revision_is_none", count);
+    if consul::is_quick() {
+        return trials;
+    }
     if let Some(why) = etcd::missing() {
         consul::say_skipped("consul-migrate", &why);
         return trials;
@@ -69,29 +77,29 @@ fn trials() -> Trials {
     let is_missing = consul::is_missing("1.21", "consul-migrate");
     trials.add_unless(
         is_missing,
-        "an_operator_stops_the_writers_and_deletions_are_followed",
+        "an_operator_stops_the_writers_and_deletions_are_followed [1.21]",
         || {
             operator::run("1.21");
         },
     );
-    let name = "etcd_stays_as_it_is_while_it_is_not_known_whether_a_cut_over_has_ended";
+    let name = "etcd_stays_as_it_is_while_it_is_not_known_whether_a_cut_over_has_ended [1.21]";
     trials.add_unless(is_missing, name, || operator::run_to_unknown_end("1.21"));
-    let name = "a_tail_whose_etcd_is_silent_ends_with_its_patience";
+    let name = "a_tail_whose_etcd_is_silent_ends_with_its_patience [1.21]";
     trials.add_unless(is_missing, name, || refusals::run_silent("1.21"));
-    let name = "consent_and_progress_are_on_a_terminal";
+    let name = "consent_and_progress_are_on_a_terminal [1.21]";
     trials.add_unless(is_missing, name, || terminal::run("1.21"));
     // Three servers of each have much to do: once in a long run.
     if std::env::var_os("LONG").is_some() {
-        trials.add_unless(is_missing, "both_leaders_are_killed_in_a_storm", || {
+        trials.add_unless(is_missing, "both_leaders_are_killed_in_a_storm [1.21]", || {
             storm::run_without_leaders("1.21");
         });
     }
     for version in ["1.21", consul::SIM] {
         let is_missing = consul::is_missing(version, "consul-migrate");
-        let name = format!("an_export_is_imported_exactly_on_{version}");
+        let name = format!("an_export_is_imported_exactly_on_{version} [etcd]");
         trials.add_unless(is_missing, name, move || lines::run(version));
     }
-    trials.add_unless(is_missing, "each_refusal_of_etcd_is_clear", || refusals::run("1.21"));
+    trials.add_unless(is_missing, "each_refusal_of_etcd_is_clear [1.21]", || refusals::run("1.21"));
     trials
 }
 

@@ -4,6 +4,7 @@
 //!     SEED=17 cargo test … --test migrate random      one seed
 //!     FROM=200 SEEDS=300 cargo test …                 those from 200 to 299
 
+pub mod between;
 pub mod compacted;
 pub mod frozen;
 pub mod holder;

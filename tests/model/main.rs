@@ -2,7 +2,7 @@
 //! three replicas on four nodes, and every order of events. `rules.rs` has what can be switched off,
 //! `state.rs` the states, `steps.rs` the steps and what is left out, `search.rs` the search.
 //!
-//! `make test` searches small limits, `make model` the large ones; docs/soak.md has the counts.
+//! `make test-all` searches small limits, `make model` the large ones.
 
 #![allow(clippy::print_stdout)]
 

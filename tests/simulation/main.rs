@@ -45,7 +45,7 @@ const SEEDS_PER_WIRED: u64 = 10;
 /// Histories of one disruption differ little from each other.
 const SEEDS_PER_DIRECTED: u64 = 10;
 
-/// Seeds beyond those of `make test` that have found a bug.
+/// Seeds beyond those of `make test-all` that have found a bug.
 const BUG_SEEDS: [u64; 3] = [552, 2266, 5301];
 const CLUSTER_BUG_SEEDS: [u64; 14] =
     [975, 1290, 2085, 2835, 3277, 4477, 6093, 7340, 8052, 10172, 13369, 14782, 16075, 17739];

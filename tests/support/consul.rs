@@ -18,6 +18,7 @@ pub fn binary(version: &str) -> Result<PathBuf, String> {
         let program = option_env!("CARGO_BIN_EXE_consul-sim").filter(|_| cfg!(feature = "server"));
         return program.map(PathBuf::from).ok_or_else(|| "it needs the feature server".to_owned());
     }
+    is_allowed(version)?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/consul.sh");
     let output = Command::new(script).arg(version).output().expect("the script runs");
     if output.status.code().is_some_and(|code| CANNOT_BE_HAD.contains(&code)) {
@@ -28,9 +29,28 @@ pub fn binary(version: &str) -> Result<PathBuf, String> {
     Ok(binary)
 }
 
-/// Whether the Consul of this version is not available here; if so, reports `what` as skipped.
+/// Whether only the tests of `make test` run, which start no server that would have to be downloaded.
+pub fn is_quick() -> bool {
+    std::env::var_os("PART").is_some_and(|part| part == "quick")
+}
+
+/// `Err` for a real Consul where only the tests of `make test` run.
+fn is_allowed(version: &str) -> Result<(), String> {
+    if version != SIM && is_quick() {
+        return Err("make test starts no real Consul; make test-all does".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether the Consul of this version is not available here; if so, reports `what` as skipped, unless another part of the
+/// tests has it.
 pub fn is_missing(version: &str, what: &str) -> bool {
-    binary(version).inspect_err(|why| say_skipped(what, why)).is_err()
+    let say = |why: &String| {
+        if is_allowed(version).is_ok() {
+            say_skipped(what, why);
+        }
+    };
+    binary(version).inspect_err(say).is_err()
 }
 
 /// Reports a skipped test and the reason on standard error, past the capture of the test runner.
@@ -40,6 +60,7 @@ pub fn say_skipped(what: &str, why: &str) {
 
 /// The script that runs a command with a fresh Consul of this version, with these options.
 pub fn script(version: &str, options: &[&str]) -> Result<Command, String> {
+    is_allowed(version)?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/with-consul.sh");
     let mut script = Command::new(script);
     script.args(options);

@@ -24,8 +24,9 @@ pub struct Disk {
     pub flushes: AtomicBool,
     /// How long it takes to read what was kept, by which clock.
     slow: Mutex<Option<(ManualClock, Duration)>>,
-    /// The same for a scan.
+    /// The same for a scan, and for the moment at which records are there.
     pub slow_scan: Mutex<Option<(ManualClock, Duration)>>,
+    pub slow_apply: Mutex<Option<(ManualClock, Duration)>>,
 }
 
 impl Disk {
@@ -62,10 +63,14 @@ impl Storage for Disk {
         shard: u32,
         records: Vec<Record>,
     ) -> BoxFuture<'_, Result<Vec<(usize, Version)>, Error>> {
-        match self.fails("apply") {
-            Err(why) => Box::pin(async { Err(why) }),
-            Ok(()) => self.memory.apply(shard, records),
-        }
+        let slow = self.slow_apply.lock().expect("no panic elsewhere").clone();
+        Box::pin(async move {
+            self.fails("apply")?;
+            if let Some((clock, time)) = slow {
+                clock.sleep(time).await;
+            }
+            self.memory.apply(shard, records).await
+        })
     }
 
     fn scan(

@@ -1,14 +1,17 @@
 //! Programs that make runs, their output, and the data that they leave.
 
+use super::consul::is_quick;
 use super::outside::outside_cargo;
 use libtest_mimic::Failed;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// `make` with a target, without a Consul in the environment. It does not build consul-sim again: a build
 /// without the tests' dependencies would replace the library that cargo is testing.
 pub fn make(target: &str) -> Command {
     let mut make = Command::new("make");
-    make.args(["--no-print-directory", target]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    // Without QUICK: the modules that other tests use, too.
+    make.args(["--no-print-directory", target, "QUICK="]).current_dir(env!("CARGO_MANIFEST_DIR"));
     for name in ["CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN"] {
         make.env_remove(name);
     }
@@ -17,6 +20,12 @@ pub fn make(target: &str) -> Command {
     }
     outside_cargo(&mut make);
     make
+}
+
+/// The folder with the modules for the engines: those of `make test` are not optimised.
+pub fn modules() -> PathBuf {
+    let folder = if is_quick() { "target/lua-quick" } else { "target/lua" };
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)
 }
 
 /// The standard output of a program.

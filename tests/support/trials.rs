@@ -5,7 +5,23 @@
 //! code, which each of these binaries denies.
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use std::env;
 use std::fmt::Display;
+
+/// What the names of tests have of which `make test-all` adds to `make test`: those that need real servers, other clients
+/// or other engines.
+const ADDED: [&str; 6] = ["1.21", "1.8", "[etcd]", "go_client", "lua5.1", "lua5.4"];
+
+/// Whether a test of this name runs: all do; with `PART=quick` in the environment those of `make test`, with `PART=added` those
+/// that `make test-all` adds.
+pub fn is_in_part(name: &str) -> bool {
+    let is_added = ADDED.iter().any(|word| name.contains(word));
+    match env::var("PART").as_deref() {
+        Ok("quick") => !is_added,
+        Ok("added") => is_added,
+        _ => true,
+    }
+}
 
 /// The tests of one module.
 pub struct Trials {
@@ -70,6 +86,7 @@ impl<E: Into<Failed>> Outcome for Result<(), E> {
 pub fn run(threads: usize, modules: &[fn() -> Trials]) -> ! {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(threads);
-    let all = modules.iter().flat_map(|trials| trials().list).collect();
+    let all = modules.iter().flat_map(|trials| trials().list);
+    let all = all.filter(|trial| is_in_part(trial.name())).collect();
     libtest_mimic::run(&arguments, all).exit()
 }

@@ -54,14 +54,15 @@ fn trials() -> Trials {
         let is_missing = consul::is_missing(version, "the recipes of operators")
             || consul::is_missing("1.21", "the recipes of operators on consul-sim");
         for (setting, noun) in [(Setting::Nodes, "nodes"), (Setting::Secrets, "secrets")] {
-            let name = format!("the_recipes_of_{noun}_print_what_the_page_shows_on_{version}");
+            let name =
+                format!("the_recipes_of_{noun}_print_what_the_page_shows_on_{version} [1.21]");
             trials.add_unless(is_missing, name, move || recipes::of_nodes(setting, version));
         }
     }
     // They wait for elections, and for servers that become voters.
     if is_long {
         let is_missing = consul::is_missing("1.21", "the recipes of operators on three servers");
-        let name = "the_recipes_of_servers_print_what_the_page_shows";
+        let name = "the_recipes_of_servers_print_what_the_page_shows [1.21]";
         trials.add_unless(is_missing, name, recipes::of_servers);
     }
     let is_missing = consul::is_missing("1.8", "what ACLs hide");
@@ -71,7 +72,11 @@ fn trials() -> Trials {
     let name = "a_node_that_stands_still_is_down_until_it_continues";
     trials.add_unless(consul::is_missing(SIM, name), name, stopped::is_down_until_it_continues);
     let is_missing = consul::is_missing("1.21", "raft_multiplier");
-    trials.add_unless(is_missing, "the_doctor_finds_raft_multiplier_5", doctor::finds_slow_raft);
+    trials.add_unless(
+        is_missing,
+        "the_doctor_finds_raft_multiplier_5 [1.21]",
+        doctor::finds_slow_raft,
+    );
     trials
 }
 

@@ -3,6 +3,7 @@
 
 use crate::program::{PATIENCE, Run, Server};
 use crate::support::consul::{RealConsul, SIM};
+use crate::support::program;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -29,7 +30,7 @@ impl Node {
             .args(["--pdeathsig", "KILL", "luajit", "tests/programs/page/node.lua", name, "a"])
             .arg(port.to_string())
             .env("LUA_PATH", "./lua/?.lua;;")
-            .env("LUA_CPATH", "./target/lua/luajit/?.so;;")
+            .env("LUA_CPATH", program::modules().join("luajit/?.so"))
             .env("CONSUL_HTTP_ADDR", &consul.address)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdin(Stdio::piped())

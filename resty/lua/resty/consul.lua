@@ -13,7 +13,7 @@ local openresty = ngx and require("consul_ffi.openresty")
 ---@field port? integer
 ---@field connect_timeout number in milliseconds
 ---@field read_timeout number in milliseconds
----@field default_args table
+---@field default_args? table
 ---@field ssl boolean
 ---@field ssl_verify boolean
 ---@field sni_host? string
@@ -104,6 +104,8 @@ local function text_of(body)
     local piece, err = body()
     if err then
       return nil, err
+    elseif piece and type(piece) ~= "string" and type(piece) ~= "number" then
+      return nil, ("the body's pieces must be strings, got a %s"):format(type(piece))
     end
     pieces[#pieces + 1] = piece
   until not piece
@@ -137,7 +139,7 @@ local function arguments(self, path, args)
   -- A key is sent as it is: what a request line cannot have is escaped, here and by http_request.
   path = escaped(path, "[^!-~]")
   local merged = copied(args)
-  for name, value in pairs(self.default_args) do
+  for name, value in pairs(self.default_args or {}) do
     merged[name] = merged[name] or value
   end
   local timeout, token = tonumber(self.read_timeout), merged.token
@@ -432,6 +434,8 @@ end
 local function text_of_options(options)
   local lines = {}
   for name, value in pairs(options) do
+    -- A line for the option itself: a table without items, or with one, is another option than none or that item.
+    lines[#lines + 1] = ("%q=%s"):format(name, type(value))
     local values = type(value) == "table" and value or { value }
     for i, one in pairs(values) do
       if type(one) ~= "string" and type(one) ~= "number" and type(one) ~= "boolean" then

@@ -1,6 +1,7 @@
 //! The end of a session that is given up: by a release, a hand-over, an attempt or wait that ends without
 //! the lock, garbage, or a stop. Consul keeps what the session holds until it has answered, because the
-//! process lives and its check passes, so each end is made again until it is answered.
+//! process lives and its check passes, so each end is made again until it is answered. What refuses a request
+//! may be something between, or last for a moment: a refused one is made again as long as the session can live.
 
 use super::guard::Deferred;
 use super::lease::Claim;
@@ -44,6 +45,7 @@ pub(super) struct Ending {
     /// Grows with each session that this process gives up.
     number: u64,
     session: String,
+    begun: Instant,
     held: Option<Holding>,
     /// The same by the guard process.
     deferred: Mutex<[Option<Deferred>; 2]>,
@@ -66,13 +68,14 @@ impl Ending {
     pub fn new(
         number: u64,
         session: String,
+        begun: Instant,
         mut held: Option<Holding>,
         deferred: Option<Deferred>,
     ) -> Arc<Self> {
         let unlock = held.as_mut().and_then(|held| held.deferred.take());
         let deferred = Mutex::new([unlock, deferred]);
         let (progress, turn, maybe_freed) = Default::default();
-        Arc::new(Self { number, session, held, deferred, progress, turn, maybe_freed })
+        Arc::new(Self { number, session, begun, held, deferred, progress, turn, maybe_freed })
     }
 
     /// Whether Consul has freed what the session held; `None`: that is not known yet.
@@ -127,7 +130,9 @@ impl Presence {
         let _turn = ending.turn.lock().await;
         while !ending.is_over() {
             match self.try_to_end(ending).await {
-                Err(error) if error.is_transient() => {
+                Err(error)
+                    if !is_final(&error) && (error.is_transient() || !self.has_expired(ending)) =>
+                {
                     tracing::info!(%error, "a session is not ended yet; it is tried again");
                     ending.progress.send_modify(|it| {
                         it.failure.get_or_insert(error);
@@ -136,7 +141,10 @@ impl Presence {
                     continue;
                 }
                 Err(error) => {
-                    tracing::info!(%error, "a session could not be ended; its TTL will end it")
+                    tracing::info!(%error, "a session could not be ended; its TTL has ended it");
+                    ending.progress.send_modify(|it| {
+                        it.freed.get_or_insert(Err(error));
+                    });
                 }
                 Ok(()) => {}
             }
@@ -146,20 +154,52 @@ impl Presence {
         }
     }
 
+    /// Whether the session has ended by itself, because nothing renews it. Consul ends it no later than two TTLs
+    /// after the last renewal.
+    ///
+    /// Source: "Session Design" in Consul's documentation, and `SessionTTLMultiplier` in its source.
+    fn has_expired(&self, ending: &Ending) -> bool {
+        self.client().clock().now() >= ending.begun + self.profile().session_ttl * 2
+    }
+
     async fn try_to_end(&self, ending: &Ending) -> Result<(), Error> {
+        let note = |freed| ending.progress.send_modify(|it| it.freed = Some(freed));
+        let mut refused = None;
         if let Some(held) = ending.held.as_ref().filter(|_| ending.freed().is_none()) {
             let before = ending.maybe_freed.swap(true, Ordering::Relaxed);
-            let freed = match held.free(self, &ending.session).await {
+            match held.free(self, &ending.session).await {
+                Ok(()) => note(Ok(())),
                 // It is not held: an earlier request has freed it.
-                Err(error) if error.kind() == Kind::TxnFailed && before => Ok(()),
-                Err(error) if error.is_transient() => {
-                    ending.maybe_freed.store(before || error.maybe_applied(), Ordering::Relaxed);
-                    return Err(error);
+                Err(error) if error.kind() == Kind::TxnFailed && before => note(Ok(())),
+                Err(error) => {
+                    let maybe_freed = before || error.maybe_applied();
+                    ending.maybe_freed.store(maybe_freed, Ordering::Relaxed);
+                    let error = error.with_maybe_applied(maybe_freed);
+                    if is_final(&error) {
+                        note(Err(error));
+                    } else if error.is_transient() || !self.is_refused_for_long(ending) {
+                        return Err(error);
+                    } else {
+                        refused = Some(error);
+                    }
                 }
-                freed => freed,
-            };
-            ending.progress.send_modify(|it| it.freed = Some(freed));
+            }
         }
-        self.destroy(&ending.session).await
+        self.destroy(&ending.session).await?;
+        if let Some(error) = refused {
+            note(Err(error));
+        }
+        Ok(())
     }
+
+    /// Whether the end of the session shall free what it holds: for others that takes no longer than the death of
+    /// this process.
+    fn is_refused_for_long(&self, ending: &Ending) -> bool {
+        self.client().clock().now() >= ending.begun + self.profile().check_ttl
+    }
+}
+
+/// Whether a repetition cannot succeed either: Consul says that it is not held any more.
+fn is_final(error: &Error) -> bool {
+    matches!(error.kind(), Kind::TxnFailed | Kind::SessionInvalid)
 }

@@ -58,7 +58,7 @@ pub struct Lease {
     begun: Instant,
     extended: Notify,
     ended: OnceLock<Ended>,
-    /// Its release, until the outcome is known.
+    /// Its release, until it has succeeded or the lock was lost before.
     ending: Mutex<Option<Arc<Ending>>>,
     finished: Notify,
     events: Mutex<VecDeque<Event>>,
@@ -193,7 +193,8 @@ impl Lease {
     /// # Errors
     /// [`Kind::Conflict`] when it is not held any more, and nothing was changed; otherwise Consul's
     /// error. After an error with an unknown outcome it is not held either; the release goes on in the
-    /// background, and this can be called again to wait for it.
+    /// background, and this can be called again to wait for it. That is so too while something refuses the
+    /// requests; when Consul has ended the session instead, the error is that of the refusal.
     pub async fn release(&self) -> Result<(), Error> {
         self.release_leaving(None).await
     }
@@ -215,7 +216,9 @@ impl Lease {
             let error = error.with_note("it goes on in the background").with_maybe_applied(true);
             return Err(error.context(&format!("release of {}", self.name())));
         };
-        lock(&self.ending).take();
+        if freed.as_ref().err().is_none_or(|error| error.kind() == Kind::TxnFailed) {
+            lock(&self.ending).take();
+        }
         match freed {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == Kind::TxnFailed => {

@@ -508,7 +508,8 @@ impl Session {
     fn hand_over(&mut self) -> Arc<Ending> {
         let number = self.presence.endings.fetch_add(1, Ordering::Relaxed);
         let id = std::mem::take(&mut self.id);
-        let ending = Ending::new(number, id, self.held.take(), self.deferred.take());
+        let begun = self.presence.now();
+        let ending = Ending::new(number, id, begun, self.held.take(), self.deferred.take());
         self.presence.given_up.send_modify(|all| all.push(Arc::clone(&ending)));
         ending
     }

@@ -12,7 +12,6 @@ use super::lease::Claim;
 use super::presence::Behavior;
 use super::{Grant, Lease, Operation, Presence, Wait, modify_index, transact, transaction};
 use crate::error::{Error, Kind};
-use crate::ordered;
 use crate::wire::api::{kv, txn};
 use crate::wire::request::Args;
 use crate::wire::response::Answer;
@@ -203,7 +202,7 @@ async fn attempt(
             contender.conflict(&format!("its limit is {}, not {}", document.limit, options.limit))
         );
     }
-    let others = ordered::set(document.holders.keys().chain(&seen.released_by_guard));
+    let others = BTreeSet::from_iter(document.holders.keys().chain(&seen.released_by_guard));
     let ended = others.into_iter().filter(|other| !seen.live.contains(*other));
     let mut ended: Vec<_> = ended.take(MAX_REMOVED).collect();
     loop {
@@ -286,7 +285,7 @@ async fn take_permit(
 fn removable<'a>(ended: &[&'a String], error: &Error) -> Vec<&'a String> {
     let delayed = error.refused().iter().filter(|it| it.what.contains("due to lock delay"));
     // Each removal has two operations.
-    let delayed = ordered::set(delayed.map(|it| it.index / 2));
+    let delayed = BTreeSet::from_iter(delayed.map(|it| it.index / 2));
     let ended = ended.iter().enumerate();
     ended.filter(|(place, _)| !delayed.contains(place)).map(|(_, other)| *other).collect()
 }

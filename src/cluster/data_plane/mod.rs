@@ -22,7 +22,6 @@ use super::{Cluster, Node, Options};
 use crate::clock::Instant as ClockInstant;
 use crate::error::{Error, Kind};
 use crate::metrics::{self, Page, Source, numbers, table};
-use crate::ordered;
 use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -287,7 +286,7 @@ impl DataPlane {
         body: &Body,
         options: &CallOptions,
     ) -> Vec<(String, Result<Body, Error>)> {
-        let node_ids = ordered::set(node_ids);
+        let node_ids = BTreeSet::from_iter(node_ids);
         let snapshot = self.cluster.snapshot();
         let own = self.options().member_id();
         let is_known = |id: &String| snapshot.nodes.contains_key(id) || own == Some(id.as_str());

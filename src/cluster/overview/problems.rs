@@ -3,8 +3,8 @@
 use super::{EndpointOverview, EndpointState, NodeOverview, NodeState, Overview, Placed};
 use crate::cluster::node::Mode;
 use crate::cluster::stores::{ShardAtRisk, StoreFault, StoreOverview};
-use crate::ordered;
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// How many shards or nodes a text names.
 const NAMED: usize = 5;
@@ -48,7 +48,7 @@ pub fn problems(overview: &Overview) -> Vec<Problem> {
     found.extend(overview.stores.iter().flat_map(|store| of_store(store, &overview.nodes)));
     found.extend(overview.waiting.iter().map(of_waiting));
     found.extend(of_endpoints(overview));
-    ordered::sort_by(&mut found, |one, other| one.level.cmp(&other.level));
+    found.sort_by_key(|problem| problem.level);
     found
 }
 
@@ -367,7 +367,7 @@ fn of_map(overview: &Overview) -> Vec<Problem> {
 fn bring_back<'a>(missing: impl Iterator<Item = &'a String>, nodes: &[NodeOverview]) -> String {
     let (mut down, mut gone, mut empty, mut foreign) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for id in ordered::set(missing) {
+    for id in BTreeSet::from_iter(missing) {
         match nodes.iter().find(|node| node.id == *id) {
             None => gone.push(id),
             Some(node) if node.state == NodeState::Down => down.push(id),

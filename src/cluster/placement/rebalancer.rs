@@ -10,7 +10,6 @@
 use super::Candidate;
 use super::pairs::Pairs;
 use super::shares::{Shares, rounded};
-use crate::ordered;
 use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -278,7 +277,7 @@ impl<'a> Plan<'a> {
     /// The candidates that have room, those with the most room first.
     fn roomy(&self) -> Roomy {
         let all = (0..self.quota.len()).filter(|place| self.room(*place) > 0);
-        ordered::set(all.map(|place| self.turn(place)))
+        BTreeSet::from_iter(all.map(|place| self.turn(place)))
     }
 
     /// The turn of a candidate: first those that lack the largest part of their quota (in 65536ths), in an

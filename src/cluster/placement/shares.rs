@@ -2,7 +2,6 @@
 //! replicas of one shard can be kept apart, and in whole numbers.
 
 use super::Candidate;
-use crate::ordered;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
@@ -24,7 +23,7 @@ impl Shares {
             let mut names: Vec<&str> = candidates.iter().map(|c| c.zone.as_str()).collect();
             names.sort_unstable();
             names.dedup();
-            ordered::map(names.into_iter().enumerate().map(|(place, name)| (name, place)))
+            BTreeMap::from_iter(names.into_iter().enumerate().map(|(place, name)| (name, place)))
         };
         let zone: Vec<usize> = candidates.iter().map(|c| names[c.zone.as_str()]).collect();
         let mut members = vec![Vec::new(); names.len()];

@@ -4,8 +4,8 @@
 use super::record::{OVERHEAD, Range, Record, Version};
 use super::storage::{self, Message, Storage};
 use crate::error::Error;
-use crate::ordered;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use twox_hash::XxHash3_64;
 
@@ -109,7 +109,7 @@ pub async fn versions(
     buckets: &[u32],
     after: Option<Bytes>,
 ) -> Result<(Vec<(Bytes, Version)>, bool), Error> {
-    let buckets = ordered::set(buckets.iter().copied());
+    let buckets = BTreeSet::from_iter(buckets.iter().copied());
     let mut found = Vec::new();
     let mut message = Message::default();
     let is_last = for_each(storage, shard, horizon, after, |record| {

@@ -137,6 +137,10 @@ impl Holder {
                 (None, false, None) => None,
             };
             (state.is_whole, state.sealed_for, state.work) = (false, None, work);
+            if state.doubt == Some(Doubt::Partial) {
+                // What it says of deletions is that of a replica that it may not have copied to the end.
+                (state.floor, state.horizon) = Default::default();
+            }
         })
         .await
     }
@@ -256,6 +260,11 @@ impl Holder {
         self.change(shard, &mut state, |state| {
             state.entry = Some(entry.clone());
             state.is_whole |= begins;
+            if state.is_whole
+                && entry.counting_at(&self.node).is_some_and(|it| it.disk == self.disk)
+            {
+                state.doubt = None;
+            }
             match work {
                 Some(since) if is_new_work => {
                     if !is_kept {
@@ -409,7 +418,7 @@ impl Holder {
         if let Some(refused) = refused {
             return Ok(refused);
         }
-        let horizon = state.horizon;
+        let horizon = state.proved_horizon();
         Ok(match action {
             Action::Read { range, limit } => self.page(shard, range, limit, horizon).await?,
             Action::Copy { after, limit } => {
@@ -645,7 +654,6 @@ impl Holder {
         }
         self.change(shard, &mut state, |state| {
             state.is_whole = true;
-            state.doubt = None;
             if let Some(work) = &mut state.work {
                 work.is_done = true;
             }

@@ -7,7 +7,6 @@ use super::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Slot};
 use super::state::{Doubt, Report};
 use crate::cluster::placement::Candidate;
 use crate::cluster::placement::rebalancer::{self, Assignment};
-use crate::ordered;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -138,7 +137,7 @@ impl Map {
         let holders = slots.filter_map(|slot| slot.holder.as_ref());
         let is_missing =
             |place: &&Place| !member(&place.node).is_some_and(|it| it.has(shard, place));
-        ordered::set(holders.filter(is_missing).cloned())
+        BTreeSet::from_iter(holders.filter(is_missing).cloned())
     }
 
     /// The same map with new epochs for all entries, after Consul went back.
@@ -161,7 +160,8 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn of(planner: &'a Planner<'a>) -> Self {
-        let members = ordered::map(planner.members.iter().map(|member| (&*member.id, member)));
+        let members =
+            BTreeMap::from_iter(planner.members.iter().map(|member| (&*member.id, member)));
         Plan { planner, members, budget: Cell::new(MAX_CHANGES) }
     }
 
@@ -356,8 +356,8 @@ impl<'a> Plan<'a> {
     /// The nodes without which the failovers of a shard bring together what all others have, also those that may
     /// lack something: too few are whole, and nobody who may come back has more. `None` as long as that is not so.
     ///
-    /// Of disks that are lost there may be as many as the promise allows, if no machine was restarted; beyond that
-    /// an operator decides.
+    /// Of disks that are lost, also those that are older than they were, there may be as many as the promise allows, if
+    /// no machine was restarted; beyond that an operator decides.
     fn united_without(&self, shard: u32, slots: &[Slot]) -> Option<Vec<NodeId>> {
         let mut due = slots
             .iter()
@@ -377,8 +377,9 @@ impl<'a> Plan<'a> {
             match (self.presence(&place.node), doubt) {
                 (Presence::Live, _) if self.is_whole(shard, slot) => present += 1,
                 (Presence::Live, Some(Doubt::Restarted)) => present += 1,
-                (Presence::Live, Some(Doubt::Old)) => {}
-                (Presence::Live, Some(Doubt::Partial)) => lost += usize::from(!is_accepted),
+                (Presence::Live, Some(Doubt::Old | Doubt::Partial)) => {
+                    lost += usize::from(!is_accepted);
+                }
                 (Presence::Live, None) => {
                     lost += usize::from(!is_accepted);
                     without.push(place.node.clone());
@@ -418,7 +419,7 @@ impl<'a> Plan<'a> {
     fn place(&self, slots: &mut [Vec<Slot>], version: u64) {
         let (candidates, members) = self.candidates();
         let places = members.iter().enumerate().map(|(place, it)| (&*it.id, place));
-        let index: BTreeMap<&str, usize> = ordered::map(places);
+        let index: BTreeMap<&str, usize> = BTreeMap::from_iter(places);
         let after_change = |slot: &Slot| -> Option<NodeId> {
             slot.target().cloned().or_else(|| slot.holder.as_ref().map(|it| it.node.clone()))
         };

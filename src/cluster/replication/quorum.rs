@@ -10,7 +10,6 @@ use super::rules::{Rule, Rules};
 use super::storage::Message;
 use crate::clock::{BoxFuture, Instant};
 use crate::error::{Error, Kind};
-use crate::ordered;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -334,7 +333,9 @@ impl Router {
         self.runtime.spawn(Box::pin(async move { while answers.next().await.is_some() {} }));
         let highest = || {
             let newer = newer.iter();
-            ordered::map(newer.filter_map(|(at, versions)| Some((*at, *versions.iter().max()?))))
+            BTreeMap::from_iter(
+                newer.filter_map(|(at, versions)| Some((*at, *versions.iter().max()?))),
+            )
         };
         let Some(failed) = failed else { return Ok(overtaken.unwrap_or_else(highest)) };
         across_epochs.append(&mut acknowledged);
@@ -489,7 +490,7 @@ impl Router {
             }
         }
         for (node, records, _) in &pages {
-            let has = ordered::map(records.iter().map(|it| (&it.id, it)));
+            let has = BTreeMap::from_iter(records.iter().map(|it| (&it.id, it)));
             let lacks =
                 |record: &&Record| has.get(&record.id).is_none_or(|own| record.replaces(own));
             let mut message = Message::default();

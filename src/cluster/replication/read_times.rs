@@ -2,7 +2,6 @@
 //! after the time within which 95 of 100 recent answers came.
 
 use super::map::NodeId;
-use crate::ordered;
 use crate::sync::lock;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -45,9 +44,7 @@ impl ReadTimes {
     pub(super) fn begin(&self, places: &mut [(usize, NodeId)], count: usize) {
         let mut times = lock(&self.0);
         times.saved = (times.saved + SAVED_PER_READ).min(MAX_SAVED);
-        ordered::sort_by(places, |(_, one), (_, other)| {
-            times.nodes.get(one).cmp(&times.nodes.get(other))
-        });
+        places.sort_by(|(_, one), (_, other)| times.nodes.get(one).cmp(&times.nodes.get(other)));
         for (_, node) in places.iter().skip(count) {
             if let Some(time) = times.nodes.get_mut(node) {
                 *time = time.mul_f64(FADING);

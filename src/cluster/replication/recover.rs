@@ -17,7 +17,6 @@ use super::map::{Entry, NodeId, Place, Quorums, StoreId};
 use super::message::{Action, Outcome, Request};
 use super::peers::Peers;
 use crate::error::{Error, Kind};
-use crate::ordered;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How far beyond all epochs that it learns of the leader goes when nodes are silent: farther than maps
@@ -99,8 +98,8 @@ impl Inquiry<'_> {
         let was_silent = silent.len();
         let beyond = if silent.is_empty() { 1 } else { LEAP };
         let (mut highest, mut found, mut epoch) = (stored.epoch, stored, epoch);
-        let mut asked: BTreeSet<NodeId> = ordered::set(silent.keys().cloned());
-        let mut members = ordered::set(found.members().chain(self.knowing).cloned());
+        let mut asked: BTreeSet<NodeId> = BTreeSet::from_iter(silent.keys().cloned());
+        let mut members = BTreeSet::from_iter(found.members().chain(self.knowing).cloned());
         while let Some(node) = members.difference(&asked).next().cloned() {
             let entry = Entry { epoch, ..found.clone() };
             let (entry, fence) = match self.ask(&node, entry).await {
@@ -116,7 +115,7 @@ impl Inquiry<'_> {
             if epoch > 0 && highest >= epoch {
                 // An epoch that was given before: all are asked again with a higher one.
                 epoch = highest + beyond;
-                asked = ordered::set(silent.keys().cloned());
+                asked = BTreeSet::from_iter(silent.keys().cloned());
             }
             asked.insert(node);
             if let Some(entry) = entry {

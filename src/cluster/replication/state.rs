@@ -23,12 +23,14 @@ pub struct State {
     pub fence: u64,
     /// The change that it is the target for.
     pub work: Option<Work>,
-    /// Why the records that it has are not a whole replica, and are kept until others have them.
+    /// Why the records that it has are not a whole replica, and are kept until others have them. It stays until the map
+    /// counts the replica: a change that has finished may be given up before that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<Doubt>,
     /// Writes below are refused.
     pub floor: Version,
-    /// Deleted records below are purged, and nothing below is accepted any more.
+    /// Deleted records below are purged, and nothing below is accepted any more. A copy raises it when it has all of
+    /// its source.
     pub horizon: Version,
 }
 
@@ -91,6 +93,15 @@ impl State {
         match state.format {
             FORMAT => Ok(state),
             other => Err(format!("its format is {other}, this release supports {FORMAT}")),
+        }
+    }
+
+    /// Below this version the replica had everything, so that what it lacks was deleted. One that was never whole proves
+    /// nothing.
+    pub(super) fn proved_horizon(&self) -> Version {
+        match self.doubt {
+            Some(Doubt::Partial) if !self.is_whole => Version::default(),
+            _ => self.horizon,
         }
     }
 

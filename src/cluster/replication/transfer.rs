@@ -116,14 +116,14 @@ impl Transfer {
         if !work.copied.contains(&source) && !is_doubted {
             self.copy(shard, entry, &source, work.since).await?;
         }
-        self.pull(shard, entry, &source, work.since).await?;
+        let bring = async || match is_doubted {
+            true => self.unite(shard, entry, &source, work.since, true).await,
+            false => self.pull(shard, entry, &source, work.since).await,
+        };
+        bring().await?;
         self.wait_for_the_others(shard, entry, &source).await?;
         self.ask(shard, entry, &source, Action::Seal).await?;
-        if is_doubted {
-            return self.unite(shard, entry, &source, work.since, true).await;
-        }
-        self.pull(shard, entry, &source, work.since).await?;
-        Ok(())
+        bring().await
     }
 
     /// Fails unless the other replicas are enough for reads and writes while the source is sealed.
@@ -291,6 +291,8 @@ impl Transfer {
                 }
             };
             let records = self.believed(shard, entry, source, records).await?;
+            // It says what was deleted to one that has the rest.
+            let horizon = if is_last { horizon } else { Version::default() };
             self.holder.take(shard, since, records, progress, horizon).await?;
             if is_last {
                 return Ok(());
@@ -305,15 +307,16 @@ impl Transfer {
         entry: &Entry,
         source: &NodeId,
         since: u64,
-    ) -> Result<usize, Error> {
+    ) -> Result<(), Error> {
         let difference = self.difference(shard, entry, source).await?;
         let mut ids = &difference.theirs[..];
         while !ids.is_empty() {
             let (_, records) = self.fetch(shard, entry, source, &mut ids).await?;
             let records = self.believed(shard, entry, source, records).await?;
-            self.holder.take(shard, since, records, |_| {}, difference.horizon).await?;
+            self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
         }
-        Ok(difference.theirs.len())
+        self.holder.take(shard, since, Vec::new(), |_| {}, difference.horizon).await?;
+        Ok(())
     }
 
     /// Brings what a replica has together with what this one has, where one of the two may lack something. Below the

@@ -11,9 +11,9 @@ use super::placement::Candidate;
 use super::placement::primaries::primaries;
 use super::placement::rebalancer::{self, Assignment};
 use crate::error::{Error, Kind};
-use crate::ordered;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use twox_hash::XxHash3_64;
 
 /// The version of the document's format. Documents of another version are rejected.
@@ -217,7 +217,7 @@ impl ShardMap {
     /// The next map on these members, and the number of moves.
     fn placed_on(&self, members: &[Member], token: u64) -> (ShardMap, usize) {
         let mut members: Vec<&Member> = members.iter().collect();
-        ordered::sort_by(&mut members, |a, b| a.id.cmp(&b.id));
+        members.sort_by(|a, b| a.id.cmp(&b.id));
         members.dedup_by(|a, b| a.id == b.id);
         // Only members that can have shards are candidates.
         let eligible: Vec<usize> =
@@ -290,7 +290,7 @@ impl ShardMap {
 
     /// The same map without the nodes that hold no replica.
     fn without_idle_nodes(self) -> Self {
-        let used = ordered::set(self.shards.iter().flatten().map(|replica| replica.node));
+        let used = BTreeSet::from_iter(self.shards.iter().flatten().map(|replica| replica.node));
         let mut place = vec![0; self.nodes.len()];
         used.iter().enumerate().for_each(|(new, old)| place[*old] = new);
         let renamed = |replica: &Replica| Replica {

@@ -13,7 +13,6 @@ use crate::clock::Instant;
 use crate::cluster::Snapshot;
 use crate::cluster::replication::map::NodeId;
 use crate::error::{Error, Kind};
-use crate::ordered;
 use crate::sync::lock;
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,7 +69,9 @@ impl Greetings {
             live.is_some_and(|it| it.record.incarnation == greeted.incarnation)
         };
         let that = self.0.iter().filter(|(_, greeted)| greeted.accepts == Some(accept));
-        ordered::set(that.filter(|(node, it)| is_live(node, it)).map(|(node, _)| node.clone()))
+        BTreeSet::from_iter(
+            that.filter(|(node, it)| is_live(node, it)).map(|(node, _)| node.clone()),
+        )
     }
 }
 
@@ -126,7 +127,7 @@ impl Duty<'_> {
         let mut live = BTreeSet::new();
         let mut waits = false;
         let named = self.stores.get(store).map(|known| &known.named);
-        let nodes = ordered::set(named.into_iter().flatten().chain(said.members.keys()));
+        let nodes = BTreeSet::from_iter(named.into_iter().flatten().chain(said.members.keys()));
         for node in nodes {
             let key = (store.to_owned(), node.clone());
             let Some(member) = snapshot.nodes.get(&**node).filter(|it| it.is_live) else {

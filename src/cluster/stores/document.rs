@@ -7,7 +7,6 @@ use crate::cluster::replication::map::{
 use crate::cluster::replication::plan::Map;
 use crate::cluster::replication::state::Report;
 use crate::error::{Error, Kind};
-use crate::ordered;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -87,8 +86,8 @@ struct Document {
 
 /// The distinct values of a list, each with its index.
 fn indexed<T: Ord>(values: impl Iterator<Item = T>) -> BTreeMap<T, usize> {
-    let distinct = ordered::set(values).into_iter().enumerate();
-    ordered::map(distinct.map(|(index, value)| (value, index)))
+    let distinct = BTreeSet::from_iter(values).into_iter().enumerate();
+    BTreeMap::from_iter(distinct.map(|(index, value)| (value, index)))
 }
 
 impl StoreMap {
@@ -172,7 +171,7 @@ impl StoreMap {
                 || node.is_some_and(|node| self.down.contains_key(node) || !is_live(node))
         };
         let missing = entry.slots.iter().filter(is_missing);
-        Some(ordered::set(missing.filter_map(|slot| slot.holder.clone())))
+        Some(BTreeSet::from_iter(missing.filter_map(|slot| slot.holder.clone())))
     }
 
     /// Whether nothing is planned, and no node is down.
@@ -191,13 +190,13 @@ impl StoreMap {
         }
         let holders = self.map.shards.iter().flat_map(|entry| &entry.slots);
         let disks = holders.filter_map(|slot| slot.holder.as_ref()).map(|place| place.disk);
-        let named = ordered::set(disks.chain(records.map(|record| record.disk)));
+        let named = BTreeSet::from_iter(disks.chain(records.map(|record| record.disk)));
         self.openings.retain(|disk, _| named.contains(disk));
     }
 
     /// The same map, to be put back after Consul has lost it.
     pub fn put_back(&self) -> Self {
-        StoreMap { unrecovered: ordered::set(0..self.shared.shards), ..self.clone() }
+        StoreMap { unrecovered: BTreeSet::from_iter(0..self.shared.shards), ..self.clone() }
     }
 }
 
@@ -315,9 +314,28 @@ pub(super) struct DiskMark {
     /// The start of the machine, if the records do not survive its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
+    /// The ids that it had before the restarts of its machine and their last openings, the last one at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub was: Vec<(Disk, Opening)>,
 }
 
 impl DiskMark {
+    /// Whether it was not opened since, as far as a map knows. One that knows none of its ids, but another disk of the
+    /// node, says that the node had that one since.
+    pub fn is_last(&self, map: &StoreMap) -> bool {
+        let last = |disk: &Disk| map.openings.get(disk).copied();
+        if let Some(last) = last(&self.disk) {
+            return last == self.opening || self.opening.follows(&self.before, last);
+        }
+        let mut was = self.was.iter().rev();
+        if let Some((own, last)) = was.find_map(|(disk, own)| Some((*own, last(disk)?))) {
+            return last == own || last.starts < own.starts;
+        }
+        let slots = map.map.shards.iter().flat_map(|entry| &entry.slots);
+        let mut holders = slots.filter_map(|slot| slot.holder.as_ref());
+        holders.all(|place| *place.node != *self.node)
+    }
+
     /// What is kept.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()

@@ -7,11 +7,10 @@ use crate::cluster::replication::record::{Range, Record, Version};
 use crate::cluster::replication::storage::Storage;
 use crate::error::{Error, Kind};
 use crate::metrics::StoreNumbers;
-use crate::ordered;
 use crate::sync::lock;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -81,7 +80,7 @@ impl WatchedStorage {
     /// The functions that fail, and why the last of them does.
     pub fn fault(&self) -> Option<(Vec<String>, String)> {
         let failed = lock(&self.failed);
-        let functions = ordered::set(failed.keys().map(|(function, _)| *function));
+        let functions = BTreeSet::from_iter(failed.keys().map(|(function, _)| *function));
         let (_, Failed { why, .. }) = failed.iter().next()?;
         Some((functions.into_iter().map(str::to_owned).collect(), why.clone()))
     }
@@ -90,7 +89,7 @@ impl WatchedStorage {
     fn first(&self) -> BTreeMap<&'static str, (Of, usize)> {
         let failed = lock(&self.failed);
         let all = failed.iter().rev();
-        ordered::map(all.map(|((function, of), it)| (*function, (of.clone(), it.size))))
+        BTreeMap::from_iter(all.map(|((function, of), it)| (*function, (of.clone(), it.size))))
     }
 
     /// Forgets what has failed of a function.

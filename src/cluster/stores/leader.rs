@@ -13,7 +13,6 @@ use crate::cluster::replication::recover::{Inquiry, is_newest};
 use crate::cluster::{Cluster, Mode, Snapshot, WAIT};
 use crate::error::{Error, Kind};
 use crate::metrics;
-use crate::ordered;
 use crate::sync::lock;
 use crate::wire::api::kv;
 use futures_util::stream::{self, StreamExt as _};
@@ -257,7 +256,7 @@ impl Duty<'_> {
             known.newest.clone_from(&stored);
         }
         let named = stored.iter().flat_map(|it| &it.map.shards).flat_map(Entry::members);
-        known.named = ordered::set(named.cloned());
+        known.named = BTreeSet::from_iter(named.cloned());
         (known.stored, known.index, known.read_at) = (stored, index, Some(now));
         Ok(())
     }
@@ -332,7 +331,7 @@ impl Duty<'_> {
         let down = named.iter().chain(said.members.keys()).filter(|node| !live.contains(*node));
         // The leader that has seen one go down first may have had a clock that was ahead.
         let since = |node: &NodeId| stored.down.get(node).map_or(now_ms, |at| now_ms.min(*at));
-        next.down = ordered::map(down.map(|node| (node.clone(), since(node))));
+        next.down = BTreeMap::from_iter(down.map(|node| (node.clone(), since(node))));
         next.note_openings(said.records());
         let newer = said.newer(&live, &next.map);
         if let Some((shard, nodes)) =

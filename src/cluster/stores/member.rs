@@ -53,7 +53,7 @@ const PAGE: usize = 1000;
 /// Deleted records are purged when they are older, so that few writes on their way are refused.
 const PURGE_AGE: Duration = Duration::from_secs(60);
 
-/// The most openings of a disk that it knows.
+/// The most openings of a disk that it knows, and the most ids.
 const MAX_BEFORE: usize = 16;
 
 impl Store {
@@ -64,10 +64,7 @@ impl Store {
             tracing::info!(store, %error, "how old the disk is cannot be compared with the map in Consul");
         }
         let map = self.map.borrow().clone();
-        let is_last = map.is_none_or(|map| {
-            let last = map.openings.get(&mark.disk);
-            last.is_some_and(|it| *it == mark.opening || mark.opening.follows(&mark.before, *it))
-        });
+        let is_last = map.is_none_or(|map| mark.is_last(&map));
         match lost.is_none() && is_last {
             true => Doubt::Restarted,
             false => Doubt::Old,
@@ -92,6 +89,13 @@ impl Store {
             None => Ok(()),
         }
     }
+}
+
+/// The last ones, as many as a disk keeps.
+fn newest<T>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut all: Vec<T> = all.collect();
+    all.drain(..all.len().saturating_sub(MAX_BEFORE));
+    all
 }
 
 /// How a process has a disk.
@@ -169,12 +173,16 @@ impl Member {
         let current = mark.as_ref().filter(|_| lost.is_none()).filter(is_whole);
         let (disk, starts, before) = match current {
             Some(mark) => {
-                let all = mark.before.iter().chain([&mark.opening.id]);
-                let skipped = (mark.before.len() + 1).saturating_sub(MAX_BEFORE);
-                (mark.disk, mark.opening.starts + 1, all.skip(skipped).copied().collect())
+                let all = mark.before.iter().copied().chain([mark.opening.id]);
+                (mark.disk, mark.opening.starts + 1, newest(all))
             }
             None => (Disk(cluster.client().random_u64()), 1, Vec::new()),
         };
+        let was = mark.iter().flat_map(|mark| {
+            let replaced = current.is_none().then_some((mark.disk, mark.opening));
+            mark.was.iter().copied().chain(replaced)
+        });
+        let was = newest(was);
         let opening = Opening { starts, id: cluster.client().random_u64() };
         let (store_name, node_name) = (name.clone(), node.clone());
         let next = DiskMark {
@@ -186,6 +194,7 @@ impl Member {
             opening,
             before,
             boot,
+            was,
         };
         let node = node.as_str().into();
         let clock = Arc::clone(&store.clock);

@@ -32,7 +32,6 @@ use super::{Cluster, Options, PAUSE, Snapshot, WAIT, keys};
 use crate::clock::Instant;
 use crate::error::{Error, Kind};
 use crate::metrics::{self, StoreNumbers};
-use crate::ordered;
 use crate::sync::lock;
 use crate::wire::api::kv;
 use crate::wire::value::Value;
@@ -500,7 +499,7 @@ impl Store {
         records: Vec<Write>,
         deadline: Instant,
     ) -> Result<Version, Error> {
-        let records = ordered::map(records);
+        let records = BTreeMap::from_iter(records);
         let (begun, count) = (self.cluster.now(), records.len());
         let is_deletion = count > 0 && records.values().all(Option::is_none);
         let outcome = self.router.write(shard, records.into_iter().collect(), deadline).await;

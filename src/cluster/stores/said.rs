@@ -9,7 +9,6 @@ use crate::client::coordination::{Operation, delete_unchanged, set, unchanged};
 use crate::client::watch::State;
 use crate::cluster::replication::map::{NodeId, Place, StoreId};
 use crate::cluster::replication::plan::{Accepted, Map};
-use crate::ordered;
 use crate::wire::value::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -37,7 +36,7 @@ impl Word {
     /// What it is about if that changes: what is missing, and of a bound word only what is still missing.
     pub fn narrowed(&self, missing: &BTreeSet<Place>) -> Option<BTreeSet<Place>> {
         let Some(lost) = &self.lost else { return Some(missing.clone()) };
-        let narrowed = ordered::set(lost.intersection(missing).cloned());
+        let narrowed = BTreeSet::from_iter(lost.intersection(missing).cloned());
         (narrowed != *lost).then_some(narrowed)
     }
 
@@ -63,7 +62,7 @@ pub(super) fn joined(
 ) -> Option<BTreeSet<Place>> {
     let Some(found) = found else { return lost.cloned() };
     let before = Word::decode(found, 0).lost?;
-    Some(ordered::set(lost?.union(&before).cloned()))
+    Some(BTreeSet::from_iter(lost?.union(&before).cloned()))
 }
 
 /// Tells what a word is about.
@@ -106,7 +105,7 @@ impl Said {
     /// The replicas whose loss operators have accepted.
     pub fn accepted(&self) -> Accepted {
         let words = self.words.iter();
-        ordered::map(words.filter_map(|(shard, word)| Some((*shard, word.lost.clone()?))))
+        BTreeMap::from_iter(words.filter_map(|(shard, word)| Some((*shard, word.lost.clone()?))))
     }
 
     /// Whether a node has said that it has this disk, and not that the replica of a shard is missing.
@@ -137,7 +136,7 @@ impl Said {
     pub fn agreeing(&self, nodes: &BTreeSet<NodeId>, shared: Shared) -> BTreeSet<NodeId> {
         let record = |node: &NodeId| self.members.get(node).map(|(record, _)| record);
         let agrees = |node: &&NodeId| record(node).is_some_and(|it| it.shared == shared);
-        ordered::set(nodes.iter().filter(agrees).cloned())
+        BTreeSet::from_iter(nodes.iter().filter(agrees).cloned())
     }
 }
 
@@ -173,7 +172,7 @@ pub(super) fn parse(prefix: &str, state: &State) -> AllSaid {
             _ => {}
         }
     }
-    ordered::map(all.into_iter().map(|(store, said)| (store, Arc::new(said))))
+    BTreeMap::from_iter(all.into_iter().map(|(store, said)| (store, Arc::new(said))))
 }
 
 #[cfg(test)]

@@ -27,16 +27,25 @@ use tokio::sync::{Semaphore, watch};
 
 /// A client for background work. It has transports of its own, because a connection belongs to the
 /// runtime that created it.
+///
+/// Only objects of Lua hold it: the drop of the last one ends the workers, so that the end of the Lua state
+/// knows of their last work. Jobs hold what they use.
 pub struct Background {
     config: Config,
-    client: Arc<Client>,
     executor: Executor,
-    /// A permit for each call that may be in flight.
-    in_flight: Semaphore,
+    shared: Arc<Shared>,
     watches: Arc<AtomicUsize>,
-    is_closed: watch::Sender<bool>,
     /// One for each profile in use.
     workers: Mutex<Vec<Arc<CoordinationWorker>>>,
+}
+
+/// What the jobs use.
+struct Shared {
+    client: Arc<Client>,
+    /// A permit for each call that may be in flight.
+    in_flight: Semaphore,
+    max_connections: usize,
+    is_closed: watch::Sender<bool>,
 }
 
 impl Background {
@@ -52,18 +61,21 @@ impl Background {
         };
         Ok(Background {
             config: config.clone(),
-            client,
             executor,
-            in_flight: Semaphore::new(config.http.max_connections),
+            shared: Arc::new(Shared {
+                client,
+                in_flight: Semaphore::new(config.http.max_connections),
+                max_connections: config.http.max_connections,
+                is_closed: watch::Sender::new(false),
+            }),
             watches: Arc::default(),
-            is_closed: watch::Sender::new(false),
             workers: Mutex::default(),
         })
     }
 
     /// Ends all jobs and releases all locks; waits for a short time.
     pub fn close(&self) {
-        self.is_closed.send_replace(true);
+        self.shared.is_closed.send_replace(true);
         let workers = mem::take(&mut *lock(&self.workers));
         let ends: Vec<_> = workers.iter().filter_map(|worker| worker.end()).collect();
         if !ends.is_empty() {
@@ -76,7 +88,7 @@ impl Background {
     /// # Errors
     /// [`Kind::Closed`] if the client is closed, and as [`Background::new`].
     pub fn worker(&self, profile: &Profile) -> Result<Arc<CoordinationWorker>, Error> {
-        if *self.is_closed.borrow() {
+        if *self.shared.is_closed.borrow() {
             return Err(Error::new(Kind::Closed, "the client is closed").not_sent());
         }
         let mut workers = lock(&self.workers);
@@ -85,7 +97,7 @@ impl Background {
         }
         // Connections of its own, so that other calls cannot delay a beat.
         let client = Arc::new(connect(&self.config)?);
-        let waiting = Arc::clone(&self.client);
+        let waiting = Arc::clone(self.client());
         let executor = self.executor.clone();
         let worker = CoordinationWorker::new(client, waiting, profile.clone(), executor)?;
         workers.push(Arc::clone(&worker));
@@ -94,7 +106,7 @@ impl Background {
 
     /// The client whose calls run in the background.
     pub fn client(&self) -> &Arc<Client> {
-        &self.client
+        &self.shared.client
     }
 
     /// Starts a bounded job that ends, with an error, when the client is closed. `label` names it in
@@ -103,17 +115,17 @@ impl Background {
     /// # Errors
     /// As [`Job::start`].
     pub fn start<T: Send + 'static>(
-        self: &Arc<Self>,
+        &self,
         label: &str,
         results: impl Stream<Item = Result<T, Error>> + Send + 'static,
     ) -> Result<Job<Result<T, Error>>, Error> {
-        let this = Arc::clone(self);
+        let shared = Arc::clone(&self.shared);
         let closed = closed(label, "the client was closed");
         let until_closed = unfold(Some(Box::pin(results)), move |results| {
-            let (this, closed) = (Arc::clone(&this), closed.clone());
+            let (shared, closed) = (Arc::clone(&shared), closed.clone());
             async move {
                 let mut results = results?;
-                let mut closing = this.is_closed.subscribe();
+                let mut closing = shared.is_closed.subscribe();
                 let closing = pin!(closing.wait_for(|is_closed| *is_closed));
                 match select(results.next(), closing).await {
                     Either::Left((result, _)) => Some((result?, Some(results))),
@@ -130,17 +142,17 @@ impl Background {
     /// # Errors
     /// [`Kind::Config`] if `max_connections` watches are open.
     pub fn watch_slot(&self, lua: &Lua, label: &str) -> Result<WatchSlot, Failure> {
-        if self.watches.load(Ordering::Relaxed) >= self.max_connections() {
+        let max_connections = self.shared.max_connections;
+        if self.watches.load(Ordering::Relaxed) >= max_connections {
             // Watches that the program dropped have slots until they are collected.
             lua.gc_collect()?;
         }
         let slot = WatchSlot(Arc::clone(&self.watches));
-        if self.watches.fetch_add(1, Ordering::Relaxed) < self.max_connections() {
+        if self.watches.fetch_add(1, Ordering::Relaxed) < max_connections {
             return Ok(slot);
         }
         let message = format!(
-            "{label}: {} watches of this client are open, which is its max_connections",
-            self.max_connections()
+            "{label}: {max_connections} watches of this client are open, which is its max_connections"
         );
         Err(Error::new(Kind::Config, message).not_sent().into())
     }
@@ -149,16 +161,18 @@ impl Background {
     ///
     /// # Errors
     /// As [`Job::start`].
-    pub fn call(self: &Arc<Self>, request: Request) -> Result<Job<CallResult>, Error> {
-        let (this, label) = (Arc::clone(self), request.label.clone());
+    pub fn call(&self, request: Request) -> Result<Job<CallResult>, Error> {
+        let (shared, label) = (Arc::clone(&self.shared), request.label.clone());
         let result = async move {
-            let success = this.execute(&request).await?;
+            let success = shared.execute(&request).await?;
             let values: IntoValues = Box::new(|lua| value::success(lua, success));
             Ok(values)
         };
         self.start(&label, stream::once(result))
     }
+}
 
+impl Shared {
     async fn execute(&self, request: &Request) -> Result<Success, Error> {
         let budget = self.client.budget(request);
         let _permit = match self.in_flight.try_acquire() {
@@ -174,16 +188,12 @@ impl Background {
         self.client.execute(request).await
     }
 
-    fn max_connections(&self) -> usize {
-        self.config.http.max_connections
-    }
-
     fn not_sent_within(&self, budget: Duration, request: &Request) -> Error {
         let message = format!(
             "{}: not sent within {} ms: {} other calls of this client are in flight",
             request.label,
             budget.as_millis(),
-            self.max_connections()
+            self.max_connections
         );
         Error::new(Kind::Timeout, message).not_sent().retryable()
     }

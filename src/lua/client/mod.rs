@@ -17,6 +17,7 @@ use super::runtime::{log, value};
 use crate::config::{Config, OPTIONS};
 use crate::error::Error;
 use crate::wire;
+use crate::wire::api::{agent, health, session};
 use crate::wire::table::Endpoint;
 use crate::wire::value::Value;
 use arguments::HTTP_REQUEST;
@@ -43,13 +44,22 @@ const METHODS: &[Method<ConsulClient>] = &[
     Method::new("semaphore", lock::new_semaphore),
 ];
 
+/// Rows under the names that they have in older programs, with which their errors begin.
+static OLDER: [Endpoint; 5] = [
+    Endpoint { name: "register_service", ..agent::SERVICE_REGISTER },
+    Endpoint { name: "deregister_service", ..agent::SERVICE_DEREGISTER },
+    Endpoint { name: "discover_services", ..health::SERVICE },
+    Endpoint { name: "create_session", ..session::CREATE },
+    Endpoint { name: "destroy_session", ..session::DESTROY },
+];
+
 impl Class for ConsulClient {
     const NAME: &'static str = "ConsulClient";
 
     fn register(lua: &Lua) -> mlua::Result<Table> {
         let class = native::class(lua, METHODS)?;
         let methods: Table = class.get("methods")?;
-        let rows = wire::endpoints().map(|endpoint| (endpoint.name, Some(endpoint)));
+        let rows = wire::endpoints().chain(&OLDER).map(|row| (row.name, Some(row)));
         for (name, row) in rows.chain([(HTTP_REQUEST, None)]) {
             let method = move |lua: &Lua, values: MultiValue| call(lua, name, row, &values);
             methods.set(name, native::function(lua, name, method)?)?;

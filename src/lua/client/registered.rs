@@ -2,6 +2,7 @@
 
 use crate::wire::api::agent;
 use crate::wire::request::Request;
+use crate::wire::table::Endpoint;
 use crate::wire::value::Value;
 use percent_encoding::percent_decode_str;
 use std::collections::BTreeSet;
@@ -16,14 +17,14 @@ pub struct Registered {
 impl Registered {
     /// Notes what a request registers or deregisters.
     pub fn note(&mut self, request: &Request) {
-        let is = |name: &str| request.endpoint.name == name;
-        if is(agent::SERVICE_REGISTER.name) {
+        let is = |endpoint: &Endpoint| request.endpoint.path == endpoint.path;
+        if is(&agent::SERVICE_REGISTER) {
             self.services.extend(defined(request));
-        } else if is(agent::CHECK_REGISTER.name) {
+        } else if is(&agent::CHECK_REGISTER) {
             self.checks.extend(defined(request));
-        } else if is(agent::SERVICE_DEREGISTER.name) {
+        } else if is(&agent::SERVICE_DEREGISTER) {
             self.services.remove(&in_path(request));
-        } else if is(agent::CHECK_DEREGISTER.name) {
+        } else if is(&agent::CHECK_DEREGISTER) {
             self.checks.remove(&in_path(request));
         }
     }

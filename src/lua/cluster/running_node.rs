@@ -101,7 +101,6 @@ impl RunningNode {
         };
         let run = run.boxed().shared();
         let end = Job::start(&executor, stream::once(run.clone()))?;
-        let of_start = Arc::clone(&client);
         let start = stream::once(async move {
             tokio::select! {
                 biased;
@@ -110,7 +109,7 @@ impl RunningNode {
                     Ok(()) => Progress::Started,
                     Err(why) => Progress::Ended(why),
                 },
-                () = of_start.clock().sleep(limit) => Progress::TimedOut(starting.missing().await),
+                why = starting.missing_after(limit) => Progress::TimedOut(why),
             }
         });
         let start = Job::start(&executor, start)?;

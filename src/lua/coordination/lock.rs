@@ -38,6 +38,7 @@ pub struct Lock {
 
 /// What a lock has until it is closed.
 struct Open {
+    /// Keeps the worker of the handle.
     background: Arc<Background>,
     /// Created for the first attempt, or for the descriptor.
     handle: OnceCell<(Arc<LockHandle>, Job<AttemptEvent>)>,
@@ -85,7 +86,7 @@ impl Lock {
             return Ok(handle);
         }
         let worker = open.background.worker(&self.profile);
-        let handle = worker.and_then(|worker| LockHandle::new(worker, self.spec.clone()));
+        let handle = worker.and_then(|worker| LockHandle::new(&worker, self.spec.clone()));
         let handle = handle.map_err(|error| error.context(&self.name()))?;
         Ok(open.handle.get_or_init(|| handle))
     }

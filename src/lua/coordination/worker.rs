@@ -24,7 +24,7 @@ pub struct CoordinationWorker {
     presence: Arc<Presence>,
     executor: Executor,
     presence_job: Job<Infallible>,
-    is_closed: AtomicBool,
+    is_closed: Arc<AtomicBool>,
     handles: Mutex<Vec<Weak<LockHandle>>>,
 }
 
@@ -44,7 +44,7 @@ impl CoordinationWorker {
         let presence = Presence::new(client, waiting, profile, service);
         let running = Arc::clone(&presence);
         let presence_job = Job::start(&executor, stream::once(async move { running.run().await }))?;
-        let (is_closed, handles) = (AtomicBool::new(false), Mutex::default());
+        let (is_closed, handles) = Default::default();
         Ok(Arc::new(Self { presence, executor, presence_job, is_closed, handles }))
     }
 
@@ -134,9 +134,12 @@ struct Command {
     cancelled: oneshot::Receiver<Infallible>,
 }
 
-/// One lock or permit of a worker: acquires it, keeps it and releases it.
+/// One lock or permit of a worker: acquires it, keeps it and releases it. Background work may hold it for a
+/// moment, so it does not hold its worker.
 pub struct LockHandle {
-    worker: Arc<CoordinationWorker>,
+    presence: Arc<Presence>,
+    executor: Executor,
+    is_closed: Arc<AtomicBool>,
     spec: LockSpec,
     state: Mutex<State>,
     attempts: AtomicU64,
@@ -165,16 +168,23 @@ impl LockHandle {
     /// # Errors
     /// As [`Job::start`].
     pub fn new(
-        worker: Arc<CoordinationWorker>,
+        worker: &CoordinationWorker,
         spec: LockSpec,
     ) -> Result<(Arc<Self>, Job<AttemptEvent>), Error> {
         let (commands, received) = mpsc::unbounded_channel();
-        let executor = worker.executor.clone();
-        let (attempts, known, abandoned) = Default::default();
-        let state = Mutex::default();
-        let handle = Arc::new(Self { worker, spec, state, attempts, known, abandoned, commands });
+        let handle = Arc::new(Self {
+            presence: Arc::clone(&worker.presence),
+            executor: worker.executor.clone(),
+            is_closed: Arc::clone(&worker.is_closed),
+            spec,
+            state: Mutex::default(),
+            attempts: AtomicU64::default(),
+            known: AtomicU64::default(),
+            abandoned: AtomicU64::default(),
+            commands,
+        });
         {
-            let mut handles = locked(&handle.worker.handles);
+            let mut handles = locked(&worker.handles);
             handles.retain(|handle| handle.strong_count() > 0);
             handles.push(Arc::downgrade(&handle));
         }
@@ -182,12 +192,13 @@ impl LockHandle {
             received.recv().await.map(|command| (command, received))
         });
         let weak = Arc::downgrade(&handle);
-        let presence = Arc::clone(&handle.worker.presence);
+        let presence = Arc::clone(&handle.presence);
         let spec = handle.spec.clone();
         let events = received.flat_map(move |command| {
             run_attempt(Arc::clone(&presence), spec.clone(), weak.clone(), command)
         });
-        Ok((handle, Job::start(&executor, events)?))
+        let job = Job::start(&handle.executor, events)?;
+        Ok((handle, job))
     }
 
     /// Starts to acquire the lock in the background.
@@ -195,7 +206,7 @@ impl LockHandle {
     /// # Errors
     /// [`Kind::Conflict`] if it is held or waited for already, [`Kind::Closed`] if the client is closed.
     pub fn start_attempt(&self, wait: Wait) -> Result<AttemptId, Error> {
-        if self.worker.is_closed.load(Ordering::Relaxed) {
+        if self.is_closed.load(Ordering::Relaxed) {
             return Err(Error::new(Kind::Closed, "the client is closed").not_sent());
         }
         let mut state = locked(&self.state);
@@ -216,7 +227,7 @@ impl LockHandle {
 
     /// What runs the background work of this handle.
     pub fn executor(&self) -> &Executor {
-        &self.worker.executor
+        &self.executor
     }
 
     /// Cancels an attempt that waits; returns false if none does.

@@ -159,7 +159,7 @@ pub fn function(
     name: &'static str,
     body: impl Fn(&Lua, MultiValue) -> Result + 'static,
 ) -> mlua::Result<Function> {
-    create(lua, name, Errors::Returned, Box::new(body))
+    create(lua, name, Errors::Returned, body)
 }
 
 /// A function that raises all of its errors.
@@ -168,13 +168,15 @@ pub fn raising(
     name: &'static str,
     body: impl Fn(&Lua, MultiValue) -> Result + 'static,
 ) -> mlua::Result<Function> {
-    create(lua, name, Errors::Raised, Box::new(body))
+    create(lua, name, Errors::Raised, body)
 }
 
-/// The body of a native function. Boxed, so that what surrounds each is in the module once.
-type Body = Box<dyn Fn(&Lua, MultiValue) -> Result>;
-
-fn create(lua: &Lua, name: &'static str, errors: Errors, body: Body) -> mlua::Result<Function> {
+fn create(
+    lua: &Lua,
+    name: &'static str,
+    errors: Errors,
+    body: impl Fn(&Lua, MultiValue) -> Result + 'static,
+) -> mlua::Result<Function> {
     lua.create_function(move |lua, args| {
         log::adopt(lua);
         let returned = match caught(|| body(lua, args)) {

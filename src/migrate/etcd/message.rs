@@ -217,14 +217,14 @@ impl Refusal {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Deserialize)]
 pub struct StatusResponse {
     pub header: Header,
+    #[serde(default)]
     pub version: String,
 }
 
-/// The alarms that are on.
+/// The alarms that are on. etcd sends no header if there was none to lift.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Alarms {
@@ -273,6 +273,8 @@ mod tests {
         for text in ["{}", "[]", r#"{"error":"x","code":8}"#, r#"{"header":null}"#] {
             assert!(decode::<RangeResponse>(text.as_bytes()).is_err(), "{text}");
             assert!(decode::<Changed>(text.as_bytes()).is_err(), "{text}");
+            assert!(decode::<Compared>(text.as_bytes()).is_err(), "{text}");
+            assert!(decode::<StatusResponse>(text.as_bytes()).is_err(), "{text}");
         }
     }
 

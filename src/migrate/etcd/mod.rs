@@ -315,9 +315,9 @@ impl Etcd {
         loop {
             let is_first = self.servers.len() > 1 && attempt < self.servers.len();
             let limit = if is_first { first.min(self.timeout) } else { self.timeout };
-            let error = match self.in_time(limit, what, self.answer(what, &body)).await {
+            let answer = self.in_time(limit, what, self.answer(what, &body)).await;
+            let error = match answer.and_then(|answer| self.decoded::<T>(what, &answer)) {
                 Ok(answer) => {
-                    let answer: T = self.decoded(what, &answer)?;
                     self.check_cluster(answer.header())?;
                     return Ok(answer);
                 }
@@ -345,7 +345,7 @@ impl Etcd {
     ) -> Result<T, Refused> {
         decode(answer).map_err(|error| {
             let message = format!("{}: {what}: the answer is not etcd's: {error}", self.endpoint());
-            Error::new(Kind::Decode, message).into()
+            self.others(Error::new(Kind::Decode, message)).into()
         })
     }
 
@@ -521,6 +521,11 @@ impl Etcd {
         Ok(Some(token.token))
     }
 
+    /// The error of an answer that is another program's: once etcd has answered, something is between for a while.
+    fn others(&self, error: Error) -> Error {
+        if lock(&self.now).cluster.is_some() { error.retryable() } else { error }
+    }
+
     fn refused(&self, what: &str, status: u16, refusal: &Refusal) -> Refused {
         let text = refusal.text();
         let says = |words: &str| text.contains(words);
@@ -555,7 +560,12 @@ impl Etcd {
             || says("leader changed")
             || says("no leader")
             || says("request timed out");
-        Refused::Failed(if is_transient { error.retryable() } else { error })
+        Refused::Failed(match is_transient {
+            true => error.retryable(),
+            // etcd's own have a code.
+            false if code == 0 => self.others(error),
+            false => error,
+        })
     }
 }
 

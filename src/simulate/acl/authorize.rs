@@ -95,7 +95,6 @@ impl State {
     }
 
     /// The permissions of DNS, whose requests have no token.
-    #[cfg(feature = "server")]
     pub fn dns_authority(&self) -> Authority {
         let config = &self.acl.config;
         let secret = config.dns_token.as_ref().or(config.default_token.as_ref());
@@ -132,7 +131,6 @@ impl Authority {
     }
 
     /// Whether the caller may write at least one service.
-    #[cfg(feature = "server")]
     pub fn writes_any_service(&self) -> bool {
         self.holds(Access::Write, Resource::Service, |rules| {
             rules.any_write_level(Resource::Service)

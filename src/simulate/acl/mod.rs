@@ -2,7 +2,6 @@
 
 mod authorize;
 mod bootstrap;
-#[cfg(feature = "server")]
 mod login;
 mod own_access;
 mod policies;
@@ -31,15 +30,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
-    let all = policies::ROUTES
+    policies::ROUTES
         .iter()
         .chain(roles::ROUTES)
         .chain(tokens::ROUTES)
         .chain(bootstrap::ROUTES)
-        .chain(own_access::ROUTES);
-    #[cfg(feature = "server")]
-    let all = all.chain(login::routes());
-    all
+        .chain(own_access::ROUTES)
+        .chain(login::routes())
 }
 
 /// The ACL configuration of an agent.
@@ -72,8 +69,7 @@ pub enum DefaultPolicy {
 }
 
 /// A token's secret, which `Debug` hides.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize, serde::Serialize)]
 pub struct Secret(String);
 
 impl Secret {
@@ -101,15 +97,14 @@ const ANONYMOUS_SECRET: &str = "anonymous";
 const RESERVED: &str = "00000000-0000-0000-0000-0000000000";
 
 /// One policy.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 struct Policy {
     id: String,
     name: String,
     description: String,
     /// The rules as given.
     text: String,
-    #[cfg_attr(feature = "server", serde(skip))]
+    #[serde(skip)]
     rules: Rules,
     /// Where the policy applies; `None`: everywhere.
     datacenters: Option<Vec<String>>,
@@ -118,8 +113,7 @@ struct Policy {
 }
 
 /// Permissions that several tokens have in common.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 struct Role {
     id: String,
     name: String,
@@ -133,8 +127,7 @@ struct Role {
 }
 
 /// One token.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 struct Token {
     accessor: String,
     secret: Secret,
@@ -157,26 +150,23 @@ struct Token {
 }
 
 /// A service that a token may act as.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 struct ServiceIdentity {
     name: String,
     datacenters: Option<Vec<String>>,
 }
 
 /// A node that a token may act as.
-#[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 struct NodeIdentity {
     name: String,
     datacenter: String,
 }
 
 /// All tokens, policies and roles.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 pub(super) struct AclTable {
-    #[cfg_attr(feature = "server", serde(skip))]
+    #[serde(skip)]
     pub config: Acl,
     /// By secret, the order of lists.
     tokens: BTreeMap<Secret, Token>,
@@ -187,7 +177,6 @@ pub(super) struct AclTable {
     /// By id.
     roles: BTreeMap<String, Role>,
     roles_newest: u64,
-    #[cfg(feature = "server")]
     logins: login::Table,
     /// The index of the first management token, after which bootstrapping is refused.
     bootstrapped: Option<u64>,
@@ -204,7 +193,6 @@ impl AclTable {
             policies_newest: 0,
             roles: BTreeMap::new(),
             roles_newest: 0,
-            #[cfg(feature = "server")]
             logins: login::Table::default(),
             bootstrapped: None,
         }
@@ -221,7 +209,6 @@ impl AclTable {
     }
 
     /// Reads again what a snapshot has as text alone.
-    #[cfg(feature = "server")]
     pub fn complete(&mut self) -> Result<(), String> {
         for policy in self.policies.values_mut() {
             policy.rules = Rules::parse(&policy.text)?;

@@ -4,7 +4,6 @@ use super::{
     Access, GLOBAL_MANAGEMENT, GLOBAL_READ_ONLY, Policy, Resource, Rules, check_lookup,
     content_hash,
 };
-use crate::ordered;
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
 use crate::simulate::http::decode::{GoType, Json, Object, with_hint};
 use crate::simulate::http::handler::{Handler, Route};
@@ -113,9 +112,7 @@ static LIST: Read = Read {
 fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Acl, "", Access::Read)?;
     let mut policies: Vec<_> = state.acl.policies.values().collect();
-    ordered::sort_by(&mut policies, |one, other| {
-        one.name.to_lowercase().cmp(&other.name.to_lowercase())
-    });
+    policies.sort_by_key(|policy| policy.name.to_lowercase());
     Ok(Reply::json(call.style, &policies.into_iter().map(Stub::from).collect::<Vec<_>>()))
 }
 

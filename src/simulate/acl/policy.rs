@@ -296,7 +296,6 @@ impl Rules {
     }
 
     /// A level that allows writing, if there is one for any name.
-    #[cfg(feature = "server")]
     pub fn any_write_level(&self, resource: Resource) -> Option<Level> {
         let names = self.0.get(&resource)?;
         let mut levels = names.exact.values().chain(names.prefixes.values());

@@ -6,7 +6,6 @@ use super::{
     Access, NodeIdentity, Policy, Resource, Role, ServiceIdentity, check_lookup, content_hash,
     identity_texts,
 };
-use crate::ordered;
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
 use crate::simulate::go;
 use crate::simulate::http::decode::{GoType, Json, Object, with_hint};
@@ -90,9 +89,7 @@ fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
     let has_policy =
         |role: &&Role| policy.is_empty() || role.policies.iter().any(|id| id == policy);
     let mut roles: Vec<_> = state.acl.roles.values().filter(has_policy).collect();
-    ordered::sort_by(&mut roles, |one, other| {
-        one.name.to_lowercase().cmp(&other.name.to_lowercase())
-    });
+    roles.sort_by_key(|role| role.name.to_lowercase());
     let views: Vec<_> = roles.into_iter().map(|role| View::new(state, role)).collect();
     Ok(Reply::json(call.style, &views))
 }

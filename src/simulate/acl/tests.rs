@@ -222,7 +222,6 @@ fn the_mesh_asks_for_rights_on_services_and_shows_its_roots_to_all() {
     assert_eq!(ask("db").status(), 403);
 }
 
-#[cfg(feature = "server")]
 #[test]
 fn variables_are_of_templated_policies_alone() {
     const KEY: &str = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEPteYfaTHJ5p9R5Fqx4Oq7/47EnJM\nsKKXDfmSjDhcqlDgowp3lxwc5WJiFbKNNE1xZ4bY/InSATElKjG5Gt8iMA==\n-----END PUBLIC KEY-----";

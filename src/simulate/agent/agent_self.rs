@@ -1,6 +1,5 @@
 //! `/v1/agent/self`: the agent's configuration, member and figures.
 
-use crate::ordered;
 use crate::simulate::store::State;
 use crate::simulate::store::catalog::TextMap;
 use crate::simulate::{SERVER_PORT, VERSION};
@@ -180,5 +179,5 @@ fn stats(state: &State) -> BTreeMap<&'static str, BTreeMap<&'static str, String>
 }
 
 fn texts(pairs: &[(&'static str, &str)]) -> BTreeMap<&'static str, String> {
-    ordered::map(pairs.iter().map(|(name, text)| (*name, (*text).to_owned())))
+    BTreeMap::from_iter(pairs.iter().map(|(name, text)| (*name, (*text).to_owned())))
 }

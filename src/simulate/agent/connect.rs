@@ -1,7 +1,8 @@
-//! The service mesh, as far as it is simulated: its root certificate, the certificates of services in consul-sim, and
+//! The service mesh, as far as it is simulated: its root certificates, the certificates of services, and
 //! permission for all services to connect.
 
-use crate::ordered;
+use super::authority::{Authority, Leaf};
+use super::authority_config;
 use crate::simulate::acl::{Access, DefaultPolicy, Resource};
 use crate::simulate::blocking::{Headers, Read, ResultIndex, cache_headers};
 use crate::simulate::go;
@@ -10,34 +11,20 @@ use crate::simulate::http::handler::{Handler, Route};
 use crate::simulate::http::reply::{Refusal, Reply};
 use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
+use crate::simulate::store::watch::Topic;
 use crate::wire::api::{agent, connect as wire};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
-#[cfg(feature = "server")]
-use {
-    super::authority::{Authority, Leaf},
-    super::authority_config,
-    crate::simulate::store::watch::Topic,
-    std::sync::Arc,
-    url::Url,
-};
-#[cfg(not(feature = "server"))]
-use {serde_json::json, std::sync::LazyLock};
+use std::sync::Arc;
+use url::Url;
 
 pub(super) static ROUTES: &[Route] = &[
     Route(&wire::CA_ROOTS, Handler::Read(&ROOTS)),
     Route(&agent::CONNECT_CA_ROOTS, Handler::Read(&CACHED_ROOTS)),
-    #[cfg(feature = "server")]
     Route(&agent::CONNECT_CA_LEAF, Handler::Read(&LEAF)),
-    #[cfg(not(feature = "server"))]
-    Route(&agent::CONNECT_CA_LEAF, Handler::Now(no_leaf)),
-    #[cfg(feature = "server")]
     Route(&wire::CA_CONFIGURATION, Handler::Now(authority_config::read)),
-    #[cfg(feature = "server")]
     Route(&wire::CA_CONFIGURATION_UPDATE, Handler::Now(authority_config::update)),
-    #[cfg(not(feature = "server"))]
-    Route(&wire::CA_CONFIGURATION, Handler::Now(configuration)),
     Route(&agent::CONNECT_AUTHORIZE, Handler::Now(authorize)),
 ];
 
@@ -76,14 +63,8 @@ struct RootView<'a> {
 
 static ROOTS: Read = Read {
     check: |_| Ok(()),
-    #[cfg(feature = "server")]
     topics: |_| vec![Topic::Authority],
-    #[cfg(feature = "server")]
     index: |state, _| ResultIndex::new(state.authority_config.modify_index),
-    #[cfg(not(feature = "server"))]
-    topics: |_| Vec::new(),
-    #[cfg(not(feature = "server"))]
-    index: |_, _| ResultIndex::new(INDEX),
     answer: roots,
     headers: Headers::Deferred,
 };
@@ -127,7 +108,7 @@ fn roots(state: &State, call: &Call) -> Result<Reply, Refusal> {
 /// Roots in the order of replies.
 fn in_order(roots: &[Root]) -> Vec<&Root> {
     let mut roots: Vec<_> = roots.iter().collect();
-    ordered::sort_by(&mut roots, |one, other| one.id.cmp(&other.id));
+    roots.sort_by(|one, other| one.id.cmp(&other.id));
     roots
 }
 
@@ -150,39 +131,10 @@ pub(super) struct Root {
     pub modify_index: u64,
 }
 
-/// The root of the module's agent, which has signed nothing and is valid until 2126.
-#[cfg(not(feature = "server"))]
-static ROOT: LazyLock<[Root; 1]> = LazyLock::new(|| {
-    [Root {
-        serial: 7,
-        id: "a2:10:43:42:b2:0a:77:78:38:35:7a:c1:38:af:81:25:5c:82:2a:0a".into(),
-        signing_key_id: "81:d3:ed:a0:15:68:64:49:fb:13:13:7c:ec:36:42:aa:80:34:ad:b5".into(),
-        pem: include_str!("ca_root.pem").into(),
-        not_before: "2026-11-20T09:50:25Z".into(),
-        not_after: "2126-10-27T09:50:25Z".into(),
-        intermediates: Vec::new(),
-        create_index: INDEX,
-        modify_index: INDEX,
-    }]
-});
-
-#[cfg(not(feature = "server"))]
-fn known_roots(_: &State) -> Result<&'static [Root], Refusal> {
-    Ok(&*ROOT)
-}
-
-#[cfg(feature = "server")]
 fn known_roots(state: &State) -> Result<&[Root], Refusal> {
     Ok(&authority(state)?.roots)
 }
 
-/// The certificates of all roots, in the order of replies.
-#[cfg(feature = "server")]
-pub(crate) fn root_pems(state: &State) -> Result<Vec<&str>, Refusal> {
-    Ok(in_order(known_roots(state)?).into_iter().map(|root| root.pem.as_str()).collect())
-}
-
-#[cfg(feature = "server")]
 pub(super) fn authority(state: &State) -> Result<&Authority, Refusal> {
     let new = || {
         let lifetime = state.authority_config.root_lifetime();
@@ -191,7 +143,6 @@ pub(super) fn authority(state: &State) -> Result<&Authority, Refusal> {
     state.authority.get_or_init(new).as_ref().map_err(|why| Refusal::server(why.clone()))
 }
 
-#[cfg(feature = "server")]
 static LEAF: Read = Read {
     check: |_| Ok(()),
     topics: |_| vec![Topic::Authority],
@@ -210,7 +161,6 @@ static LEAF: Read = Read {
     headers: Headers::Cached,
 };
 
-#[cfg(feature = "server")]
 fn leaf(state: &State, service: &str) -> Result<Arc<Leaf>, Refusal> {
     let failed = |why: String| Refusal::server(format!("cannot sign for {service}: {why}"));
     let mut uri = Url::parse(&format!("spiffe://{}.consul", state.settings.cluster_id))
@@ -226,35 +176,6 @@ fn leaf(state: &State, service: &str) -> Result<Arc<Leaf>, Refusal> {
         state.authority_config.leaf_lifetime(),
     );
     signed.map_err(|error| failed(error.to_string()))
-}
-
-/// The error of an agent without a mesh: the module issues no certificates.
-#[cfg(not(feature = "server"))]
-fn no_leaf(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    state.authority(call).check(Resource::Service, &call.rest, Access::Write)?;
-    Err(disabled())
-}
-
-/// The configuration of the module's certificate authority, which cannot be changed.
-#[cfg(not(feature = "server"))]
-fn configuration(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    if !state.connect {
-        return Err(disabled());
-    }
-    state.authority(call).check(Resource::Operator, "", Access::Write)?;
-    Ok(Reply::json(
-        call.style,
-        &json!({
-            "Provider": "consul",
-            "Config": {
-                "IntermediateCertTTL": "8760h", "LeafCertTTL": "72h", "RootCertTTL": "87600h",
-            },
-            "State": null,
-            "ForceWithoutCrossSigning": false,
-            "CreateIndex": INDEX,
-            "ModifyIndex": INDEX,
-        }),
-    ))
 }
 
 #[derive(Serialize)]

@@ -112,7 +112,6 @@ const MIN_DEREGISTER_AFTER: Duration = Duration::from_secs(60);
 pub(crate) enum Origin {
     Request,
     /// A configuration file.
-    #[cfg_attr(not(feature = "server"), expect(dead_code))]
     File,
 }
 

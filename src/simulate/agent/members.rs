@@ -26,7 +26,6 @@ fn done(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 /// Ends the service of a served agent. One in a program's own process stays, for its other users.
 fn leave(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let reply = done(state, call)?;
-    #[cfg(feature = "server")]
     state.left.notify_one();
     Ok(reply)
 }

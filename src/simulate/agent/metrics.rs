@@ -87,9 +87,8 @@ fn metrics(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     Ok(Reply::json(call.style, &metrics))
 }
 
-/// The name in front of the metrics: the machine's in consul-sim.
+/// The name in front of the metrics: the machine's.
 fn host_name(state: &State) -> String {
-    #[cfg(feature = "server")]
     if let Ok(name) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
         return name.trim().to_owned();
     }
@@ -97,7 +96,6 @@ fn host_name(state: &State) -> String {
 }
 
 /// The memory of the process in bytes, resident and mapped, and its tasks.
-#[cfg(feature = "server")]
 fn runtime() -> Vec<(&'static str, u64)> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let bytes = |field: &str| {
@@ -113,12 +111,6 @@ fn runtime() -> Vec<(&'static str, u64)> {
         ("runtime.num_goroutines", tasks),
     ];
     gauges.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
-}
-
-/// The module runs in its program's process, whose numbers change from run to run.
-#[cfg(not(feature = "server"))]
-fn runtime() -> [(&'static str, u64); 0] {
-    []
 }
 
 /// The interval of the numbers; a simulated agent has no date.

@@ -1,14 +1,10 @@
 //! `/v1/agent`: the agent's own services and checks.
 
 mod agent_self;
-#[cfg(feature = "server")]
 pub(super) mod authority;
-#[cfg(feature = "server")]
 pub(super) mod authority_config;
 pub mod checks;
 pub(super) mod connect;
-#[cfg(feature = "server")]
-mod content_hash;
 pub(super) mod definition;
 mod health;
 pub(super) mod local_state;
@@ -25,19 +21,15 @@ use super::catalog::service_json::AgentService;
 use super::go;
 use super::http::decode::{GoType, Object, body, decode_error};
 use super::http::handler::{Handler, Route};
-use super::http::reply::{Refusal, Reply};
+use super::http::reply::{Refusal, Reply, Style};
 use super::http::request::Call;
 use super::store::State;
 use super::store::catalog::{Check, Service};
 use super::store::watch::Topic;
-use crate::ordered;
 use crate::wire::api::agent as wire;
 use definition::{Origin, is_status};
-#[cfg(not(feature = "server"))]
-use {
-    super::http::reply::Style,
-    std::hash::{DefaultHasher, Hasher},
-};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
     let all = [
@@ -47,7 +39,6 @@ pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
         maintenance::ROUTES,
         members::ROUTES,
         metrics::ROUTES,
-        #[cfg(feature = "server")]
         monitor::ROUTES,
     ];
     all.into_iter().flatten()
@@ -80,7 +71,7 @@ fn services(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let seen = seen.filter(|service| authority.sees(Resource::Service, &service.name));
     let services =
         call.select(seen.map(|service| AgentService::new(service, &state.settings.datacenter)))?;
-    let services = ordered::map(services.into_iter().map(|service| (service.id(), service)));
+    let services = BTreeMap::from_iter(services.into_iter().map(|service| (service.id(), service)));
     Ok(authority.mark(Reply::json(call.style, &services)))
 }
 
@@ -93,7 +84,7 @@ fn checks(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     };
     let checks = state.local.checks.values().map(|local| &local.check);
     let checks = call.select(checks.filter(seen).map(Check::shown))?;
-    let checks = ordered::map(checks.iter().map(|check| (&check.check_id, check)));
+    let checks = BTreeMap::from_iter(checks.iter().map(|check| (&check.check_id, check)));
     Ok(authority.mark(Reply::json(call.style, &checks)))
 }
 
@@ -115,18 +106,10 @@ static SERVICE: HashedRead = HashedRead {
     },
 };
 
-/// The hash of the service's reply, as Consul computes it.
-#[cfg(feature = "server")]
-fn content_hash(service: &Service) -> String {
-    // A service is made of text and numbers, so it is JSON.
-    content_hash::of(&serde_json::to_value(AgentService::new(service, "")).unwrap_or_default())
-}
-
 /// A hash of the service's reply, whose only meaning is whether it changes.
-#[cfg(not(feature = "server"))]
 fn content_hash(service: &Service) -> String {
     let mut hasher = DefaultHasher::new();
-    hasher.write(&Reply::json(Style::Compact, &AgentService::new(service, "")).body);
+    Reply::json(Style::Compact, &AgentService::new(service, "")).body.hash(&mut hasher);
     format!("{:x}", hasher.finish())
 }
 

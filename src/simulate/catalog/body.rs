@@ -1,6 +1,5 @@
 //! Reads nodes, services and checks from request bodies, for registrations and transactions.
 
-use crate::ordered;
 use crate::simulate::go;
 use crate::simulate::http::decode::{Json, Object};
 use crate::simulate::http::fields::Kind;
@@ -210,7 +209,7 @@ pub(crate) fn addresses(
         given.check_known(&["Address", "Port"])?;
         Ok((name.clone(), Address { address: given.text("Address")?, port: given.int("Port")? }))
     };
-    ordered::try_map(members.iter().map(read))
+    members.iter().map(read).collect()
 }
 
 /// The weights of a service, by default 1 and 1.

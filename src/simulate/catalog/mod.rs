@@ -9,8 +9,6 @@ mod registration;
 pub(super) mod server;
 pub(super) mod service_json;
 pub(super) mod txn;
-#[cfg(feature = "server")]
-mod virtual_ip;
 
 use super::acl::{Access, Authority, Resource};
 use super::blocking::{Headers, Read, ResultIndex, cache_headers};
@@ -21,20 +19,13 @@ use super::http::request::Call;
 use super::store::State;
 use super::store::catalog::{Node, Record, Service};
 use super::store::watch::Topic;
-use crate::ordered;
 use crate::wire::api::catalog as wire;
 use serde::Serialize;
 use service_json::{NodeService, ServiceNode};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
-    let all = [
-        ROUTES,
-        coordinate::ROUTES,
-        health::ROUTES,
-        #[cfg(feature = "server")]
-        virtual_ip::ROUTES,
-    ];
+    let all = [ROUTES, coordinate::ROUTES, health::ROUTES];
     all.into_iter().flatten()
 }
 
@@ -259,7 +250,7 @@ static NODE: Read = Read {
         };
         let seen = visible_services(record, &authority);
         let services = call.select(seen.map(NodeService::from))?.into_iter();
-        let services = ordered::map(services.map(|service| (service.id(), service)));
+        let services = BTreeMap::from_iter(services.map(|service| (service.id(), service)));
         let view = NodeView { node: Some(&record.node), services: Some(services) };
         Ok(authority.mark(Reply::json(call.style, &view)))
     },

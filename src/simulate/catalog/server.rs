@@ -1,10 +1,10 @@
 //! The node, service and check that a server registers of itself.
 
-use crate::ordered;
 use crate::simulate::settings::Settings;
 use crate::simulate::store::State;
 use crate::simulate::store::catalog::{Check, Node, Service, TextMap};
 use crate::simulate::{SERF_HEALTH, SERVER_PORT, VERSION};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Registers the node of a fresh server, healthy, with the service `consul`.
@@ -36,7 +36,7 @@ pub(crate) fn restore(state: &mut State, index: u64) {
 }
 
 fn text_map(pairs: &[(&str, &str)]) -> TextMap {
-    ordered::map(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    BTreeMap::from_iter(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
 }
 
 fn own_node(id: String, name: &str, settings: &Settings) -> Node {
@@ -50,7 +50,7 @@ fn own_node(id: String, name: &str, settings: &Settings) -> Node {
         node: name.to_owned(),
         address,
         datacenter: settings.datacenter.clone(),
-        tagged_addresses: Some(ordered::map(addresses)),
+        tagged_addresses: Some(BTreeMap::from_iter(addresses)),
         meta: Some(text_map(&[("consul-network-segment", ""), ("consul-version", VERSION)])),
         ..Node::default()
     }

@@ -9,12 +9,10 @@ mod names;
 mod values;
 
 use super::acl::{Acl, DefaultPolicy, Secret, is_uuid};
-use super::agent::probe::all::AllProber;
 use super::control::clock::SteeredClock;
-use super::dns;
 use super::http::decode;
 use super::http::listen::{Listener, SharedTls, TlsFiles, self_signed};
-use super::settings::Settings;
+use super::settings::{DnsSettings, Settings};
 use super::store::{Reload, State};
 use super::{Agent, Options, entry, go, hcl};
 use crate::clock::Clock;
@@ -353,7 +351,6 @@ impl Config {
             clock,
             pretty: self.is_dev,
             settings: self.settings()?,
-            prober: Arc::new(AllProber),
             ..Options::default()
         };
         if let Some(seed) = self.line.number_of("sim-seed") {
@@ -395,10 +392,6 @@ impl Config {
             }
             settings.cluster_id = id.to_owned();
         }
-        if let Some(port) = self.get("ports.grpc_tls").and_then(Value::as_i64) {
-            settings.grpc_tls_port = u16::try_from(port).ok().filter(|port| *port > 0);
-        }
-        settings.encrypt = self.text("encrypt").filter(|key| !key.is_empty()).map(str::to_owned);
         if let Some(address) = self.text("advertise_addr").and_then(|text| text.parse().ok()) {
             settings.address = address;
         }
@@ -450,10 +443,6 @@ impl Config {
             Some(other) => return Err(format!("Unsupported default ACL policy: {other}")),
             None => {}
         }
-        let policies = ["allow", "deny", "extend-cache", "async-cache"];
-        if let Some(other) = self.text("acl.down_policy").filter(|it| !policies.contains(it)) {
-            return Err(format!("Unsupported down ACL policy: {other}"));
-        }
         let token = |name| self.text(name).map(Secret::new);
         // `master` is its name before Consul 1.11.
         if let Some(secret) =
@@ -495,7 +484,7 @@ impl Config {
         // The domains are those of the start.
         let domains =
             state.dns.take().map_or_else(|| dns.domains.clone(), |dns| dns.domains.clone());
-        state.dns = Some(Arc::new(dns::Settings { domains, ..dns }));
+        state.dns = Some(Arc::new(DnsSettings { domains, ..dns }));
         entry::bootstrap(state, self.items("config_entries.bootstrap"))?;
         self.define(state)
     }

@@ -2,7 +2,8 @@
 
 use super::{Config, Place, go, keys};
 use crate::simulate::Agent;
-use crate::simulate::dns::{self, Dns, Listening, Settings};
+use crate::simulate::dns::{self, Dns, Listening};
+use crate::simulate::settings::DnsSettings;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,8 +30,8 @@ impl Config {
         Ok(Listening::new(dns, sockets))
     }
 
-    pub(super) fn dns_settings(&self) -> Result<Settings, String> {
-        let mut settings = Settings::default();
+    pub(super) fn dns_settings(&self) -> Result<DnsSettings, String> {
+        let mut settings = DnsSettings::default();
         let own = self.text("domain").unwrap_or("consul");
         let domains = [own, self.text("alt_domain").unwrap_or_default()];
         let domains = domains.map(|text| text.trim_end_matches('.').to_lowercase());

@@ -14,7 +14,6 @@ use crate::error::Error;
 use crate::wire::table::Shape;
 use crate::wire::value::Value;
 use crate::wire::value::shape::{ValuePath, unknown};
-#[cfg(feature = "server")]
 use std::sync::Arc;
 
 /// The state that an agent retains when it restarts.
@@ -124,7 +123,6 @@ impl Agent {
     }
 
     /// As [`Agent::reset`], with another seed.
-    #[cfg(feature = "server")]
     pub fn reset_to(&self, seed: u64) {
         self.faults().clear();
         let options = Options { seed, ..self.options.clone() };
@@ -157,14 +155,10 @@ impl Agent {
 /// Begins with the state of a fresh server, and without the services of the configuration.
 fn begin(state: &mut State, options: &Options) {
     let reload = state.reload.take();
-    #[cfg(feature = "server")]
     let (dns, log, left) = (state.dns.take(), state.log.clone(), Arc::clone(&state.left));
     *state = State::new(state.now, options);
     state.reload = reload;
-    #[cfg(feature = "server")]
-    {
-        (state.dns, state.log, state.left) = (dns, log, left);
-    }
+    (state.dns, state.log, state.left) = (dns, log, left);
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! What a question finds.
 
-use super::Settings;
 use super::question::{Asked, Locality};
 use super::record::{self, Unnameable, labels};
 use crate::simulate::acl::{Access, Authority, Resource};
 use crate::simulate::go;
+use crate::simulate::settings::DnsSettings;
 use crate::simulate::store::State;
 use crate::simulate::store::catalog::{Check, Node, Record as NodeRecord, Service};
 use fastrand::Rng;
@@ -56,14 +56,14 @@ impl From<Unnameable> for Failure {
 /// The answers from one state.
 pub(super) struct Answering<'a> {
     state: &'a State,
-    settings: &'a Settings,
+    settings: &'a DnsSettings,
     /// `None`: the agent's token does not exist.
     authority: Option<Authority>,
     order: Rng,
 }
 
 impl<'a> Answering<'a> {
-    pub fn new(state: &'a State, settings: &'a Settings, order: Rng) -> Self {
+    pub fn new(state: &'a State, settings: &'a DnsSettings, order: Rng) -> Self {
         let authority = state.dns_authority();
         let authority = authority.known().is_ok().then_some(authority);
         Self { state, settings, authority, order }

@@ -9,6 +9,7 @@ mod record;
 mod size;
 
 use super::Agent;
+use super::settings::DnsSettings;
 use answer::Answering;
 pub(super) use answer::seconds;
 use hickory_proto::op::{Header, Message, MessageType, OpCode, ResponseCode};
@@ -18,62 +19,7 @@ pub(super) use listen::bind;
 use size::{encoded, trim};
 use std::sync::Arc;
 
-/// `domain`, `alt_domain` and `dns_config`, with Consul's defaults.
-#[derive(Clone, Debug)]
-pub(super) struct Settings {
-    /// `domain`, and `alt_domain` if there is one, as labels in lower case.
-    pub domains: Vec<Vec<String>>,
-    /// `node_ttl`, in seconds.
-    pub node_ttl: u32,
-    /// `service_ttl`, in seconds, by name or by start of a name with an asterisk behind it.
-    pub service_ttl: Vec<(String, u32)>,
-    /// `only_passing`: whether instances with warnings are left out.
-    pub only_passing: bool,
-    /// `udp_answer_limit`: the most answers over UDP to a client without EDNS.
-    pub udp_answer_limit: usize,
-    /// `a_record_limit`: the most addresses in an answer; 0: all.
-    pub a_record_limit: usize,
-    /// `enable_truncate`: whether an answer tells that it is not whole.
-    pub enable_truncate: bool,
-    /// `disable_compression`
-    pub disable_compression: bool,
-    /// `enable_additional_node_meta_txt`: whether answers have the metadata of nodes in addition.
-    pub node_meta: bool,
-    /// `soa`
-    pub soa: Soa,
-}
-
-/// The numbers of the record of authority, in seconds.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Soa {
-    /// `refresh`
-    pub refresh: u32,
-    /// `retry`
-    pub retry: u32,
-    /// `expire`
-    pub expire: u32,
-    /// `min_ttl`
-    pub min_ttl: u32,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            domains: vec![vec!["consul".to_owned()]],
-            node_ttl: 0,
-            service_ttl: Vec::new(),
-            only_passing: false,
-            udp_answer_limit: 3,
-            a_record_limit: 0,
-            enable_truncate: false,
-            disable_compression: false,
-            node_meta: true,
-            soa: Soa { refresh: 3600, retry: 600, expire: 86400, min_ttl: 0 },
-        }
-    }
-}
-
-impl Settings {
+impl DnsSettings {
     /// How many of these labels are the name of a domain.
     fn domain_of(&self, labels: &[String]) -> Option<usize> {
         let own = self.domains.iter().filter(|domain| labels.ends_with(domain));
@@ -183,11 +129,11 @@ mod tests {
     fn the_exact_name_of_a_service_sets_its_ttl_then_the_longest_start() {
         let ttls = [("w*", 5), ("we*", 6), ("web", 7), ("*", 3)];
         let service_ttl = ttls.map(|(name, ttl)| (name.to_owned(), ttl)).to_vec();
-        let settings = Settings { service_ttl, ..Settings::default() };
+        let settings = DnsSettings { service_ttl, ..DnsSettings::default() };
         for (service, ttl) in [("web", 7), ("webs", 6), ("wide", 5), ("other", 3)] {
             assert_eq!(settings.ttl_of(service), ttl, "{service}");
         }
-        assert_eq!(Settings::default().ttl_of("web"), 0);
+        assert_eq!(DnsSettings::default().ttl_of("web"), 0);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The size of answers: what does not fit is left out, as much as Consul leaves out.
 
-use super::{Over, Settings};
+use super::Over;
+use crate::simulate::settings::DnsSettings;
 use hickory_proto::op::Message;
 use hickory_proto::rr::{RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable as _, BinEncoder, NameEncoding};
@@ -38,7 +39,7 @@ fn length(message: &Message, compress: bool) -> usize {
 }
 
 /// Leaves out the answers that the client cannot take, and the additional records that only these need.
-pub(super) fn trim(reply: &mut Message, request: &Message, settings: &Settings, over: Over) {
+pub(super) fn trim(reply: &mut Message, request: &Message, settings: &DnsSettings, over: Over) {
     let all = reply.answers.len();
     let additional = Additional::of(reply);
     let mut compress = !settings.disable_compression;
@@ -151,7 +152,7 @@ mod tests {
             let mut reply = request.clone();
             let record = Record::from_rdata(Name::root(), 0, data);
             reply.answers = vec![record; TCP_ANSWERS + 1];
-            let settings = Settings { udp_answer_limit, ..Settings::default() };
+            let settings = DnsSettings { udp_answer_limit, ..DnsSettings::default() };
             trim(&mut reply, &request, &settings, over);
             reply.answers.len()
         };

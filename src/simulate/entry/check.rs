@@ -3,7 +3,6 @@
 use super::defaults;
 use super::kinds::{INGRESS, INTENTIONS, Kind, TERMINATING};
 use super::shape::one_error;
-#[cfg(feature = "server")]
 use super::{certificate, jwt, kinds, routes};
 use crate::simulate::filter::{Filter, schema};
 use crate::simulate::go;
@@ -45,15 +44,11 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
         "exported-services" => exported_services(entry),
         INGRESS => ingress_gateway(entry),
         TERMINATING => terminating_gateway(entry),
-        #[cfg(feature = "server")]
         _ => of_gateways(kind, name, entry),
-        #[cfg(not(feature = "server"))]
-        _ => Ok(()),
     }
 }
 
 /// Refuses an entry of the kinds of API gateways.
-#[cfg(feature = "server")]
 fn of_gateways(kind: &Kind, name: &str, entry: &Json) -> Result<(), String> {
     match kind.name {
         kinds::API_GATEWAY => routes::check_gateway(entry)?,

@@ -4,7 +4,7 @@
 
 use super::chain;
 use super::table::EntryTable;
-use crate::simulate::acl::{Access, Resource};
+use crate::simulate::acl::{Access, Resource, content_hash};
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
 use crate::simulate::go;
 use crate::simulate::http::decode::{Json, Object};
@@ -13,12 +13,11 @@ use crate::simulate::http::reply::{Refusal, Reply};
 use crate::simulate::http::request::Call;
 use crate::simulate::store::State;
 use crate::simulate::store::watch::Topic;
-use crate::simulate::structure::{Struct, Type};
 use crate::wire::api::connect as wire;
 use crate::wire::table::{Endpoint, Verb};
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(super) static ROUTES: &[Route] = &[
@@ -80,25 +79,6 @@ fn answer(state: &State, call: &Call) -> Result<Reply, Refusal> {
     Ok(Reply::json(call.style, &Answer { chain }))
 }
 
-/// The protocol of the chain of a service.
-///
-/// # Errors
-/// The chain cannot be compiled.
-pub(super) fn protocol_of_chain(entries: &EntryTable, service: &str) -> Result<String, String> {
-    // Neither the datacenter nor the trust domain changes the protocol; Consul's leader takes this datacenter too.
-    let mut compiler = Compiler {
-        entries,
-        trust_domain: String::new(),
-        datacenter: "dc1",
-        overrides: Overrides::default(),
-        is_overridden: Overrides::default(),
-        nodes: BTreeMap::new(),
-        targets: BTreeMap::new(),
-    };
-    compiler.start(service)?;
-    Ok(chain::protocol(entries, service).to_lowercase())
-}
-
 /// What a proxy sets for all targets of a chain; empty values set nothing.
 #[derive(Default)]
 struct Overrides {
@@ -150,25 +130,10 @@ impl Overrides {
         self.mode.is_empty() && self.protocol.is_empty() && self.timeout.is_zero()
     }
 
-    /// The part of a hash that Consul shows.
+    /// A hash, whose only meaning is whether it changes.
     fn hash(&self) -> String {
-        static GATEWAY: Struct = Struct("MeshGatewayConfig", &[("Mode", Type::Text)]);
-        static OVERRIDES: Struct = Struct(
-            "",
-            &[
-                ("OverrideMeshGateway", Type::Struct(&GATEWAY)),
-                ("OverrideProtocol", Type::Text),
-                ("OverrideConnectTimeout", Type::Int),
-            ],
-        );
-        let value = json!({
-            "OverrideMeshGateway": {"Mode": self.mode},
-            "OverrideProtocol": self.protocol,
-            "OverrideConnectTimeout": nanos(self.timeout),
-        });
-        let mut text = format!("{:x}", OVERRIDES.hash(&value));
-        text.truncate(8);
-        text
+        let texts = [self.mode.as_str(), self.protocol.as_str(), &go::duration_text(self.timeout)];
+        content_hash(texts.into_iter())
     }
 }
 
@@ -245,7 +210,7 @@ struct Chain<'a> {
     #[serde(rename = "AutoVirtualIPs")]
     automatic_addresses: Option<[String; 1]>,
     #[serde(rename = "ManualVirtualIPs")]
-    manual_addresses: Option<BTreeSet<String>>,
+    manual_addresses: Option<[&'static str; 0]>,
 }
 
 /// An extension of Envoy, with all its members.
@@ -412,7 +377,7 @@ impl<'a> Compiler<'a> {
                 .catalog
                 .virtual_address(service)
                 .map(|address| [address.to_string()]),
-            manual_addresses: state.catalog.manual_addresses(service).cloned(),
+            manual_addresses: state.catalog.virtual_address(service).map(|_| []),
         })
     }
 

@@ -5,7 +5,6 @@ use super::kinds::INTENTIONS;
 use super::shape::{errors, one_error};
 use super::table::Entry;
 use super::{check, completed, kinds};
-use crate::ordered;
 use crate::simulate::acl::{Access, Authority, DefaultPolicy, Resource, content_hash};
 use crate::simulate::blocking::{Headers, Read, ResultIndex};
 use crate::simulate::go;
@@ -17,6 +16,7 @@ use crate::simulate::store::State;
 use crate::simulate::store::watch::Topic;
 use crate::wire::api::connect as wire;
 use http::StatusCode;
+use std::cmp::Reverse;
 use std::time::Duration;
 
 pub(super) static ROUTES: &[Route] = &[
@@ -62,9 +62,7 @@ pub(super) fn complete_sources(destination: &str, sources: &mut [Json]) {
         let added = added.into_iter().map(|(name, value)| (name.to_owned(), value));
         *source = Json::Object(kept.cloned().chain(added).collect());
     }
-    ordered::sort_by(sources, |one, other| {
-        other.at("Precedence").as_int().cmp(&one.at("Precedence").as_int())
-    });
+    sources.sort_by_key(|source| Reverse(source.at("Precedence").as_int()));
 }
 
 /// Drops from the sources of an entry what only the endpoints by id write.
@@ -147,7 +145,7 @@ fn all(state: &State) -> Vec<Intention<'_>> {
             all.push(Intention { destination, source, create_index, modify_index });
         }
     }
-    ordered::sort_by(&mut all, |one, other| {
+    all.sort_by(|one, other| {
         let precedence = |intention: &Intention<'_>| intention.source.at("Precedence").as_int();
         let names = (one.source_name(), one.destination);
         let order = precedence(other).cmp(&precedence(one));

@@ -3,8 +3,7 @@
 //! The members of most kinds are checked. Entries of the others are stored as they are given.
 
 use super::shape::{Member, Shape};
-#[cfg(feature = "server")]
-use super::{binding, certificate, jwt, routes};
+use super::{certificate, jwt, routes};
 use crate::simulate::acl::Resource;
 
 /// One kind.
@@ -28,7 +27,6 @@ impl Kind {
     }
 
     /// A kind of API gateways, with names as Consul writes them.
-    #[cfg(feature = "server")]
     const fn of_gateways(name: &'static str, shape: &'static Shape) -> Self {
         let reads = Some(Resource::Mesh);
         Self { shape: Some(shape), snake_case: false, reads, ..Self::stored(name) }
@@ -49,14 +47,12 @@ pub(super) const INTENTIONS: &str = "service-intentions";
 pub(in crate::simulate) const INGRESS: &str = "ingress-gateway";
 pub(super) const TERMINATING: &str = "terminating-gateway";
 
-#[cfg(feature = "server")]
 pub(super) use of_gateways::*;
 
 /// The kinds of API gateways.
-#[cfg(feature = "server")]
 mod of_gateways {
     pub const API_GATEWAY: &str = "api-gateway";
-    /// What is bound to an API gateway; only Consul writes it.
+    /// What is bound to an API gateway: only Consul writes it, so there is none here.
     pub const BOUND: &str = "bound-api-gateway";
     pub const HTTP_ROUTE: &str = "http-route";
     pub const TCP_ROUTE: &str = "tcp-route";
@@ -67,34 +63,18 @@ mod of_gateways {
 
 /// By name, as a list of all entries has them.
 static KINDS: &[Kind] = &[
-    #[cfg(feature = "server")]
     Kind { reads: Some(Resource::Service), ..Kind::of_gateways(API_GATEWAY, &routes::GATEWAY) },
-    #[cfg(not(feature = "server"))]
-    Kind::stored("api-gateway"),
-    #[cfg(feature = "server")]
-    Kind { reads: Some(Resource::Service), ..Kind::of_gateways(BOUND, &binding::SHAPE) },
+    Kind::stored(BOUND),
     Kind {
         only_name: Some("default"),
         reads: Some(Resource::Mesh),
         ..Kind::stored("exported-services")
     },
-    #[cfg(feature = "server")]
     Kind::of_gateways(FILE_CERTIFICATE, &certificate::SHAPE),
-    #[cfg(not(feature = "server"))]
-    Kind::stored("file-system-certificate"),
-    #[cfg(feature = "server")]
     Kind::of_gateways(HTTP_ROUTE, &routes::HTTP),
-    #[cfg(not(feature = "server"))]
-    Kind::stored("http-route"),
     Kind { shape: Some(&INGRESS_GATEWAY), ..Kind::stored(INGRESS) },
-    #[cfg(feature = "server")]
     Kind::of_gateways(INLINE_CERTIFICATE, &certificate::SHAPE),
-    #[cfg(not(feature = "server"))]
-    Kind::stored("inline-certificate"),
-    #[cfg(feature = "server")]
     Kind { snake_case: true, ..Kind::of_gateways(JWT_PROVIDER, &jwt::PROVIDER) },
-    #[cfg(not(feature = "server"))]
-    Kind::stored("jwt-provider"),
     Kind { only_name: Some("mesh"), reads: None, shape: Some(&MESH), ..Kind::stored("mesh") },
     Kind {
         only_name: Some("global"),
@@ -112,10 +92,7 @@ static KINDS: &[Kind] = &[
     Kind::of_service("service-resolver", &SERVICE_RESOLVER),
     Kind::of_service("service-router", &SERVICE_ROUTER),
     Kind::of_service("service-splitter", &SERVICE_SPLITTER),
-    #[cfg(feature = "server")]
     Kind::of_gateways(TCP_ROUTE, &routes::TCP),
-    #[cfg(not(feature = "server"))]
-    Kind::stored("tcp-route"),
     Kind { shape: Some(&TERMINATING_GATEWAY), ..Kind::stored(TERMINATING) },
 ];
 

@@ -1,26 +1,18 @@
 //! Central configuration: `/v1/config`, and the intentions, which are entries too.
 
-#[cfg(feature = "server")]
-mod binding;
-#[cfg(feature = "server")]
 mod certificate;
 mod chain;
 mod check;
 mod defaults;
-#[cfg(feature = "server")]
 mod discovery;
 pub(super) mod gateways;
 mod intentions;
-#[cfg(feature = "server")]
 mod jwt;
 mod kinds;
-#[cfg(feature = "server")]
 mod routes;
 mod shape;
 mod table;
 
-#[cfg(feature = "server")]
-pub(super) use routes::check_tls_version;
 pub(super) use table::EntryTable;
 
 use super::acl::{Access, Authority, Resource};
@@ -38,12 +30,7 @@ use kinds::{INGRESS, INTENTIONS, Kind, TERMINATING};
 use shape::{OF_THE_STORE, member};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
-    let all = [
-        ROUTES,
-        intentions::ROUTES,
-        #[cfg(feature = "server")]
-        discovery::ROUTES,
-    ];
+    let all = [ROUTES, intentions::ROUTES, discovery::ROUTES];
     all.into_iter().flatten()
 }
 
@@ -74,7 +61,6 @@ impl Kind {
     /// Refuses a caller that must not read an entry.
     fn check_read(&self, authority: &Authority, name: &str) -> Result<(), Refusal> {
         authority.known()?;
-        #[cfg(feature = "server")]
         if self.is_for_proxies(authority) {
             return Ok(());
         }
@@ -85,14 +71,12 @@ impl Kind {
     }
 
     /// Whether a caller that may write a service, as proxies may, reads all entries.
-    #[cfg(feature = "server")]
     fn is_for_proxies(&self, authority: &Authority) -> bool {
         self.name == kinds::JWT_PROVIDER && authority.writes_any_service()
     }
 
     /// Whether the caller may read an entry; one that it may not is recorded.
     fn is_seen(&self, authority: &Authority, name: &str) -> bool {
-        #[cfg(feature = "server")]
         if self.is_for_proxies(authority) {
             return true;
         }
@@ -101,7 +85,6 @@ impl Kind {
 
     /// Refuses a caller that must not write an entry.
     fn check_write(&self, authority: &Authority, name: &str) -> Result<(), Refusal> {
-        #[cfg(feature = "server")]
         if self.name == kinds::BOUND {
             authority.known()?;
             let why = "Permission denied: only writeable by controller";
@@ -189,12 +172,8 @@ fn write(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     check_references(&authority, kind, &body, &name)?;
     check_others(state, kind, &name, &body).map_err(Refusal::server)?;
     let present = state.entries.get(kind.name, &name);
-    #[cfg(feature = "server")]
-    let (body, is_bound) = binding::with_status(body, present);
-    #[cfg(not(feature = "server"))]
-    let is_bound = false;
     // A write that changes nothing does not reach the log, and no index is expected of it.
-    if !is_bound && present.is_some_and(|present| present.body == body) {
+    if present.is_some_and(|present| present.body == body) {
         return Ok(Reply::json(call.style, &true));
     }
     let present = present.map_or(0, |entry| entry.modify_index);
@@ -210,7 +189,6 @@ fn write(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 ///
 /// # Errors
 /// The first entry that is invalid, as Consul prints it at its start.
-#[cfg(feature = "server")]
 pub(super) fn bootstrap(state: &mut State, given: &[serde_json::Value]) -> Result<(), String> {
     let read = |(place, entry): (usize, &serde_json::Value)| {
         let entry = Json::read(entry.to_string().as_bytes()).and_then(decode);
@@ -261,10 +239,7 @@ fn check_known(state: &State, kind: &Kind, entry: &Json) -> Result<(), String> {
         }
     }
     if kind.name == INTENTIONS {
-        #[cfg(feature = "server")]
         let providers = jwt::required_by(entry);
-        #[cfg(not(feature = "server"))]
-        let providers = entry.at("JWT").at("Providers").items().iter();
         let mut names = providers.map(|provider| provider.at("Name").as_text());
         let is_known = |name: &str| {
             state.entries.get("jwt-provider", name).is_some_and(|it| it.name() == Some(name))
@@ -354,13 +329,11 @@ fn completed(kind: &Kind, name: &str, given: Json) -> Json {
         }
     }
     let entry = Json::Object(members);
-    #[cfg(feature = "server")]
-    let entry = match kind.name {
+    match kind.name {
         kinds::API_GATEWAY | kinds::HTTP_ROUTE | kinds::TCP_ROUTE => routes::completed(entry),
         kinds::JWT_PROVIDER => jwt::completed(entry),
         _ => entry,
-    };
-    entry
+    }
 }
 
 /// Gives a listener its protocol.
@@ -429,7 +402,6 @@ fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     if let Some(present) = present.filter(|_| applies) {
         // That of the path can differ in case.
         let name = present.name().unwrap_or(&name).to_owned();
-        #[cfg(feature = "server")]
         if kind.name == kinds::JWT_PROVIDER {
             jwt::check_unused(&name, &state.entries).map_err(Refusal::server)?;
         }
@@ -453,16 +425,12 @@ impl State {
     ) -> Result<(), Refusal> {
         self.change_entries(|entries| entries.put(kind, &name, body, index))?;
         self.update_virtual_address(kind, &name);
-        #[cfg(feature = "server")]
-        self.bind_routes(kind, &name);
         Ok(())
     }
 
     fn remove_entry(&mut self, kind: &str, name: &str, index: u64) -> Result<(), Refusal> {
         self.change_entries(|entries| entries.remove(kind, name, index))?;
         self.update_virtual_address(kind, name);
-        #[cfg(feature = "server")]
-        self.bind_routes(kind, name);
         Ok(())
     }
 

@@ -134,8 +134,11 @@ pub(super) static TCP: Shape = Shape(&[
     M::object("Status", &STATUS).always(),
 ]);
 
-/// A gateway or a route with what Consul adds.
+/// A gateway or a route with what Consul adds. Its status is not a caller's to write.
 pub(super) fn completed(mut entry: Json) -> Json {
+    if let Some(status) = member(&mut entry, "Status") {
+        *status = Json::Object(vec![("Conditions".to_owned(), Json::Null)]);
+    }
     for listener in items(&mut entry, "Listeners") {
         change(listener, "Protocol", |protocol| protocol.to_lowercase());
         if let Some(tls) = member(listener, "TLS") {
@@ -295,7 +298,7 @@ const SUITES: &[&str] = &[
 ];
 
 /// Refuses a version of TLS that Consul does not know; an empty one is the default.
-pub(in crate::simulate) fn check_tls_version(version: &str) -> Result<(), String> {
+fn check_tls_version(version: &str) -> Result<(), String> {
     if ["", "TLS_AUTO"].contains(&version) || VERSIONS.contains(&version) {
         return Ok(());
     }

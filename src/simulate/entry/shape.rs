@@ -29,10 +29,8 @@ enum Kind {
     /// Members of any name and value, in which a list of one item stands for the item.
     Config,
     /// Members of any name, whose values are texts.
-    #[cfg(feature = "server")]
     Texts,
     /// A text, which replies have in base64.
-    #[cfg(feature = "server")]
     Bytes,
     /// A duration, as a text or in nanoseconds.
     Time,
@@ -40,7 +38,6 @@ enum Kind {
     Nanos,
     Object(&'static Shape),
     /// An object for which replies have null if it is absent.
-    #[cfg(feature = "server")]
     Optional(&'static Shape),
     List(&'static Shape),
     Map(&'static Shape),
@@ -75,12 +72,10 @@ impl Member {
         Self::new(name, Kind::Config)
     }
 
-    #[cfg(feature = "server")]
     pub const fn texts(name: &'static str) -> Self {
         Self::new(name, Kind::Texts)
     }
 
-    #[cfg(feature = "server")]
     pub const fn bytes(name: &'static str) -> Self {
         Self::new(name, Kind::Bytes)
     }
@@ -97,7 +92,6 @@ impl Member {
         Self::new(name, Kind::Object(shape))
     }
 
-    #[cfg(feature = "server")]
     pub const fn optional(name: &'static str, shape: &'static Shape) -> Self {
         Self::new(name, Kind::Optional(shape))
     }
@@ -138,7 +132,6 @@ impl Member {
             Json::Number(number) => number.as_f64() == Some(0.0),
             Json::Text(text) => text.is_empty(),
             Json::List(items) => items.is_empty(),
-            #[cfg(feature = "server")]
             Json::Object(members) => members.is_empty() && matches!(self.kind, Kind::Texts),
             _ => false,
         }
@@ -273,7 +266,6 @@ impl Kind {
                 Json::Text(time_text(number.as_i64().unwrap_or(0)))
             }
             (Kind::Time | Kind::Nanos, _) => return wrong("type 'time.Duration'"),
-            #[cfg(feature = "server")]
             (Kind::Texts, Json::Object(members)) => {
                 let read = |(name, value): &(String, Json)| {
                     let value = Kind::Text.read(value, &format!("{path}[{name}]"), reading)?;
@@ -281,16 +273,13 @@ impl Kind {
                 };
                 sorted(Json::Object(members.iter().map(read).collect::<Result<_, String>>()?))
             }
-            #[cfg(feature = "server")]
             (Kind::Texts, _) => return Err(not_a_map(given, path)),
-            #[cfg(feature = "server")]
             (Kind::Bytes, given) => {
                 use base64::Engine as _;
                 let text = Kind::Text.read(given, path, reading)?;
                 Json::Text(base64::engine::general_purpose::STANDARD.encode(text.as_text()))
             }
             (Kind::Object(shape), object) => shape.read(object, path, reading)?,
-            #[cfg(feature = "server")]
             (Kind::Optional(shape), object) => shape.read(object, path, reading)?,
             (Kind::List(shape), given) => {
                 // One that is not in a list is a list of it.
@@ -341,7 +330,7 @@ fn sorted(value: Json) -> Json {
         Json::Object(members) => {
             let mut members: Vec<_> =
                 members.into_iter().map(|(name, value)| (name, sorted(value))).collect();
-            crate::ordered::sort_by(&mut members, |one, other| one.0.cmp(&other.0));
+            members.sort_by(|one, other| one.0.cmp(&other.0));
             Json::Object(members)
         }
         Json::List(items) => Json::List(items.into_iter().map(sorted).collect()),

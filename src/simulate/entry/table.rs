@@ -5,8 +5,7 @@ use crate::simulate::http::decode::Json;
 use std::collections::BTreeMap;
 
 /// One entry.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 pub(super) struct Entry {
     /// The members in the order of replies, without the indexes.
     pub body: Json,
@@ -20,18 +19,12 @@ impl Entry {
         Some(self.body.at("Name").as_text()).filter(|name| !name.is_empty())
     }
 
-    /// The entry in replies. Its hash only says whether it changes; what only Consul writes has none.
+    /// The entry in replies. Its hash only says whether it changes.
     pub fn view(&self) -> Json {
         let number = |name: &str, value: u64| (name.to_owned(), Json::Number(value.into()));
         let hash = self.modify_index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut members = self.body.members().to_vec();
-        #[cfg(feature = "server")]
-        let has_hash = self.body.at("Kind").as_text() != super::kinds::BOUND;
-        #[cfg(not(feature = "server"))]
-        let has_hash = true;
-        if has_hash {
-            members.push(number("Hash", hash));
-        }
+        members.push(number("Hash", hash));
         members.push(number("CreateIndex", self.create_index));
         members.push(number("ModifyIndex", self.modify_index));
         Json::Object(members)
@@ -39,8 +32,7 @@ impl Entry {
 }
 
 /// All entries, by kind and by name in lower case: names that differ in case are the same.
-#[derive(Clone, Debug, Default)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, Default, serde::Deserialize, serde::Serialize)]
 pub(in crate::simulate) struct EntryTable {
     entries: BTreeMap<String, BTreeMap<String, Entry>>,
     newest: u64,

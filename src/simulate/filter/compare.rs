@@ -40,7 +40,7 @@ impl Comparison {
         }
         let test = match operator.relation {
             Relation::IsEmpty => Test::IsEmpty,
-            Relation::Matches => Test::Matches(pattern::compile(&value).map_err(|why| {
+            Relation::Matches => Test::Matches(pattern(&value).map_err(|why| {
                 let value = go::quoted(&value);
                 format!("Failed to compile regular expression {value}: {why}")
             })?),

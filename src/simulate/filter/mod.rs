@@ -1,18 +1,18 @@
 //! `filter=`: boolean expressions over the entries of an answer.
 //!
 //! Consul 1.21 evaluates them with go-bexpr 0.1.2. [`parse`] has the grammar, [`schema`] the
-//! selectable fields, [`compare`] the comparisons, and [`pattern`] RE2's syntax.
+//! selectable fields, and [`compare`] the comparisons.
 
 mod compare;
 mod expression;
 mod literal;
 mod parse;
-pub(super) mod pattern;
 mod scan;
 pub(super) mod schema;
 
 use compare::Comparison;
 use expression::Expression;
+use regex_lite::Regex;
 use schema::Schema;
 use serde_json::Value;
 
@@ -41,6 +41,11 @@ impl Filter {
         let expression = self.checked.as_ref().map_err(String::clone)?;
         Ok(expression.holds(&|comparison| comparison.holds(entry)))
     }
+}
+
+/// Compiles a regular expression. Its syntax is that of the crate `regex_lite`, which has no `\Q` and no classes of Unicode.
+pub(super) fn pattern(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|why| format!("error parsing regexp: {why}: `{text}`"))
 }
 
 #[cfg(test)]

@@ -89,11 +89,9 @@ static CONFIG_ENTRIES: Schema = checked_early(&SERVICE_DEFAULTS);
 static INTENTIONS: Schema = checked_early(&INTENTION);
 
 /// The variables of an identity that logs in.
-#[cfg(feature = "server")]
 pub(crate) static IDENTITIES: Schema = checked_early(&[("value", TEXT_MAP), ("list", Map(&Texts))]);
 
 /// The account of a service of Kubernetes that logs in.
-#[cfg(feature = "server")]
 pub(crate) static SERVICE_ACCOUNTS: Schema = checked_early(&[(
     "serviceaccount",
     Struct(&[("namespace", Text), ("name", Text), ("uid", Text)]),

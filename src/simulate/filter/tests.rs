@@ -472,7 +472,7 @@ fn an_agents_checks_are_looked_at_before_the_filter_is_checked() {
         (
             "Output matches \"[\"",
             "Failed to compile regular expression \"[\": \
-             error parsing regexp: missing closing ]: `[`",
+             error parsing regexp: found unclosed character class: `[`",
         ),
     ] {
         assert!(Filter::compile(expression, &schema::AGENT_CHECKS).is_ok(), "{expression}");

@@ -2,7 +2,6 @@
 //! texts of its errors.
 
 use super::reply::Refusal;
-use crate::ordered;
 use crate::simulate::go;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
@@ -354,7 +353,7 @@ impl<'a> Object<'a> {
             let list = (*value != Json::Null).then(|| value.text_items(&path)).transpose()?;
             Ok((name.clone(), list))
         };
-        ordered::try_map(members.iter().map(read)).map(Some)
+        members.iter().map(read).collect::<Result<_, _>>().map(Some)
     }
 
     /// A list; `None` if absent.
@@ -381,7 +380,7 @@ impl<'a> Object<'a> {
         let path = self.path(name);
         let read =
             |(name, value): &(String, Json)| Ok((name.clone(), value.text(&path, "string")?));
-        ordered::try_map(members.iter().map(read)).map(Some)
+        members.iter().map(read).collect::<Result<_, _>>().map(Some)
     }
 }
 

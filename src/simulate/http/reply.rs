@@ -1,6 +1,5 @@
 //! Replies: status, headers and body, and JSON as Go writes it.
 
-#[cfg(feature = "server")]
 use crate::simulate::agent::monitor::Monitor;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
@@ -38,7 +37,6 @@ pub(crate) struct Reply {
     pub headers: HeaderMap,
     pub body: Bytes,
     /// The log that follows the body without an end.
-    #[cfg(feature = "server")]
     pub monitor: Option<Monitor>,
 }
 
@@ -48,7 +46,6 @@ impl Reply {
             status,
             headers: HeaderMap::with_capacity(MOST_HEADERS),
             body: Bytes::new(),
-            #[cfg(feature = "server")]
             monitor: None,
         }
     }
@@ -95,7 +92,6 @@ impl From<Reply> for Response<Bytes> {
         let mut response = Response::new(reply.body);
         *response.status_mut() = reply.status;
         *response.headers_mut() = reply.headers;
-        #[cfg(feature = "server")]
         if let Some(monitor) = reply.monitor {
             response.extensions_mut().insert(monitor);
         }

@@ -1,7 +1,6 @@
 //! A request as the handlers see it: the path's parameter, the query, the body.
 
 use super::reply::{Refusal, Style};
-use crate::ordered;
 use crate::simulate::filter::Filter;
 use crate::simulate::go::lossy;
 use crate::wire::table::Endpoint;
@@ -119,7 +118,7 @@ impl Query {
             &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b' ');
         let escape = |text: &str| utf8_percent_encode(text, ESCAPED).to_string().replace(' ', "+");
         let mut pairs: Vec<_> = self.0.iter().collect();
-        ordered::sort_by(&mut pairs, |(one, _), (other, _)| one.cmp(other));
+        pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
         let written: Vec<_> = pairs
             .into_iter()
             .map(|(name, value)| format!("{}={}", escape(name), escape(value)))

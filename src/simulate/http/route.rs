@@ -8,7 +8,7 @@ use crate::simulate::filter::{self, Filter};
 use crate::simulate::go::lossy;
 use crate::simulate::settings::Settings;
 use crate::simulate::{
-    Agent, acl, agent, catalog, entry, event, kv, operator, query, session, status, txn,
+    Agent, acl, agent, catalog, entry, event, kv, operator, query, session, snapshot, status, txn,
 };
 use crate::wire::table::{Endpoint, Location};
 use crate::wire::value::shape::is_printable;
@@ -35,6 +35,7 @@ fn routes() -> impl Iterator<Item = &'static Route> {
         event::ROUTES,
         query::ROUTES,
         operator::ROUTES,
+        snapshot::ROUTES,
     ]
     .into_iter()
     .flatten()
@@ -42,19 +43,6 @@ fn routes() -> impl Iterator<Item = &'static Route> {
     .chain(catalog::routes())
     .chain(acl::routes())
     .chain(entry::routes())
-    .chain(servers_own())
-}
-
-/// The areas that only `consul-sim` has.
-#[cfg(feature = "server")]
-fn servers_own() -> impl Iterator<Item = &'static Route> {
-    use crate::simulate::{keyring, peering, snapshot};
-    [snapshot::ROUTES, peering::ROUTES, keyring::ROUTES].into_iter().flatten()
-}
-
-#[cfg(not(feature = "server"))]
-fn servers_own() -> impl Iterator<Item = &'static Route> {
-    std::iter::empty()
 }
 
 /// The routes by path. A path that ends in a slash matches all paths below it, as in Go's

@@ -137,7 +137,6 @@ fn place<'a>(state: &'a State, query: &'a Query, is_empty: bool) -> Place<'a> {
 }
 
 /// What DNS needs of an executed query.
-#[cfg(feature = "server")]
 pub(in crate::simulate) struct Executed<'a> {
     pub found: Vec<(&'a Record, &'a Service)>,
     pub service: String,
@@ -145,7 +144,6 @@ pub(in crate::simulate) struct Executed<'a> {
     pub ttl: String,
 }
 
-#[cfg(feature = "server")]
 impl State {
     /// Executes the query of this name or id for DNS.
     pub fn execute_for_dns(
@@ -246,7 +244,7 @@ fn nearest_first(state: &State, near: &str, query: &Query, found: &mut Vec<(&Rec
         };
         let mut places: Vec<_> =
             found.drain(..).map(|instance| (distance(&instance), instance)).collect();
-        crate::ordered::sort_by(&mut places, |one, other| one.0.total_cmp(&other.0));
+        places.sort_by(|one, other| one.0.total_cmp(&other.0));
         found.extend(places.into_iter().map(|(_, instance)| instance));
     }
     /// The local agent is never farther down a sorted answer.

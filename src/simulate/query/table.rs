@@ -7,8 +7,7 @@ use crate::simulate::store::watch::Topic;
 use std::collections::BTreeMap;
 
 /// One prepared query.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 pub(super) struct Query {
     pub id: String,
     /// The query's name, or for a template the start of the names that it answers.
@@ -60,8 +59,7 @@ impl Query {
 }
 
 /// All prepared queries.
-#[derive(Clone, Debug, Default)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, Default, serde::Deserialize, serde::Serialize)]
 pub(in crate::simulate) struct QueryTable {
     by_id: BTreeMap<String, Query>,
     newest: u64,

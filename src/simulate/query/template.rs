@@ -22,7 +22,7 @@ pub(super) fn rendered(template: &Query, name: &str) -> Result<Query, String> {
     let options = template.definition.at("Template");
     let regexp = match options.at("Regexp").as_text() {
         "" => None,
-        text => Some(pattern::compile(text).map_err(|why| format!("Bad Regexp: {why}"))?),
+        text => Some(pattern(text).map_err(|why| format!("Bad Regexp: {why}"))?),
     };
     let names = Names { full: name, prefix: &template.name, regexp: regexp.as_ref() };
     let mut query = template.clone();

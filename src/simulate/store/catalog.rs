@@ -3,8 +3,6 @@
 //! Names and ids are looked up in lower case, and listed in the order of their lower-case forms.
 
 use super::watch::Topic;
-use crate::ordered;
-#[cfg(feature = "server")]
 use crate::simulate::http::decode::Json;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -16,8 +14,7 @@ use std::net::Ipv4Addr;
 pub(crate) type TextMap = BTreeMap<String, String>;
 
 /// One node.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Node {
     #[serde(rename = "ID")]
@@ -78,8 +75,7 @@ impl Check {
 }
 
 /// A tagged address of a service.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize))]
+#[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Address {
     pub address: String,
@@ -87,8 +83,7 @@ pub(crate) struct Address {
 }
 
 /// The share of the traffic of an instance, by its status.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize))]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Weights {
     pub passing: i64,
@@ -102,8 +97,7 @@ impl Default for Weights {
 }
 
 /// One instance of a service.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, Default, PartialEq, serde::Deserialize, serde::Serialize)]
 pub(crate) struct Service {
     /// Its node's name as registered; empty for a service of the agent.
     pub node: String,
@@ -150,8 +144,7 @@ impl Service {
 }
 
 /// One check of a node or of an instance.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Check {
     pub node: String,
@@ -185,7 +178,6 @@ impl Serialize for Definition {
     }
 }
 
-#[cfg(feature = "server")]
 impl<'de> serde::Deserialize<'de> for Definition {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let json = Json::deserialize(deserializer)?;
@@ -195,8 +187,7 @@ impl<'de> serde::Deserialize<'de> for Definition {
 }
 
 /// A node with its services and checks.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 pub(crate) struct Record {
     pub node: Node,
     pub services: BTreeMap<String, Service>,
@@ -215,37 +206,28 @@ impl Record {
 }
 
 /// The instances of a service.
-#[derive(Clone, Debug, Default)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, Default, serde::Deserialize, serde::Serialize)]
 struct Group {
     /// By node and id; empty if the last one got another name.
     instances: BTreeSet<(String, String)>,
     /// The index of the newest change of an instance, its checks or its node.
     newest: u64,
     /// The index at which an instance last got another name; 0 if never.
-    #[cfg_attr(feature = "server", serde(default))]
+    #[serde(default)]
     renamed_index: u64,
 }
 
 /// The virtual addresses of a service in the mesh.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 struct VirtualAddress {
-    /// The name of the service as it was first given.
-    #[cfg(feature = "server")]
-    service: String,
     /// The number of the first one in the network.
     number: u32,
     /// Whether a configuration entry has the service's name, so that it is kept without instances.
     is_of_entry: bool,
-    /// Those that an operator has assigned.
-    #[cfg(feature = "server")]
-    manual: BTreeSet<String>,
 }
 
 /// All nodes, and the indexes of their reads.
-#[derive(Clone, Debug, Default)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, Default, serde::Deserialize, serde::Serialize)]
 pub(crate) struct CatalogTable {
     nodes: BTreeMap<String, Record>,
     groups: BTreeMap<String, Group>,
@@ -381,12 +363,8 @@ impl CatalogTable {
     fn virtual_of(&mut self, service: &str) -> &mut VirtualAddress {
         let taken: BTreeSet<u32> = self.virtual_addresses.values().map(|it| it.number).collect();
         self.virtual_addresses.entry(service.to_lowercase()).or_insert_with(|| VirtualAddress {
-            #[cfg(feature = "server")]
-            service: service.to_owned(),
             number: (1..).find(|number| !taken.contains(number)).unwrap_or(u32::MAX),
             is_of_entry: false,
-            #[cfg(feature = "server")]
-            manual: BTreeSet::new(),
         })
     }
 
@@ -405,34 +383,9 @@ impl CatalogTable {
     }
 
     /// The virtual address of a service in the mesh.
-    #[cfg(feature = "server")]
     pub fn virtual_address(&self, service: &str) -> Option<Ipv4Addr> {
         let known = self.virtual_addresses.get(&service.to_lowercase())?;
         Some(Ipv4Addr::from(VIRTUAL_NETWORK | known.number))
-    }
-
-    /// The virtual addresses that an operator has assigned to a service in the mesh.
-    #[cfg(feature = "server")]
-    pub fn manual_addresses(&self, service: &str) -> Option<&BTreeSet<String>> {
-        Some(&self.virtual_addresses.get(&service.to_lowercase())?.manual)
-    }
-
-    /// Replaces the addresses that an operator has assigned to a service, and takes them from others; returns the names of these.
-    #[cfg(feature = "server")]
-    pub fn assign_addresses(&mut self, service: &str, addresses: BTreeSet<String>) -> Vec<String> {
-        let own = service.to_lowercase();
-        let mut losers = Vec::new();
-        for (_, known) in self.virtual_addresses.iter_mut().filter(|(name, _)| **name != own) {
-            let before = known.manual.len();
-            known.manual.retain(|address| !addresses.contains(address));
-            if known.manual.len() != before {
-                losers.push(known.service.clone());
-            }
-        }
-        if let Some(known) = self.virtual_addresses.get_mut(&own) {
-            known.manual = addresses;
-        }
-        losers
     }
 
     /// Adds an instance to a node that exists.
@@ -526,7 +479,7 @@ impl CatalogTable {
     /// The names of the services on a node.
     fn names_on(&self, node: &str) -> BTreeSet<String> {
         let services = self.nodes.get(node).into_iter().flat_map(|record| record.services.values());
-        ordered::set(services.map(|service| service.name.to_lowercase()))
+        BTreeSet::from_iter(services.map(|service| service.name.to_lowercase()))
     }
 
     /// A check of a node affects all its services; a check of an instance only that service.

@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 pub(crate) const DIMENSIONS: usize = 8;
 
 /// A position in the model of the network; times are in seconds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize))]
+#[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Coordinate {
     #[serde(serialize_with = "as_go_numbers")]
@@ -61,8 +60,7 @@ impl Coordinate {
 }
 
 /// The coordinates of the nodes, in the order of their names.
-#[derive(Clone, Debug, Default)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, Default, serde::Deserialize, serde::Serialize)]
 pub(crate) struct CoordinateTable {
     nodes: BTreeMap<String, (String, Coordinate)>,
     /// Updates that are applied together later.

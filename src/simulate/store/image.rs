@@ -8,14 +8,11 @@ use super::session::SessionTable;
 use crate::simulate::acl::AclTable;
 use crate::simulate::entry::EntryTable;
 use crate::simulate::operator::Autopilot;
-#[cfg(feature = "server")]
-use crate::simulate::peering::PeeringTable;
 use crate::simulate::query::QueryTable;
 use std::sync::Arc;
 
 /// A copy of the server's tables.
-#[derive(Debug)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Debug, serde::Deserialize, serde::Serialize)]
 pub(crate) struct Image {
     /// The newest index of the Raft log.
     pub index: u64,
@@ -27,8 +24,6 @@ pub(crate) struct Image {
     pub acl: AclTable,
     coordinates: CoordinateTable,
     autopilot: Autopilot,
-    #[cfg(feature = "server")]
-    peerings: PeeringTable,
 }
 
 impl State {
@@ -44,8 +39,6 @@ impl State {
             acl: self.acl.clone(),
             coordinates: self.coordinates.clone(),
             autopilot: self.autopilot.clone(),
-            #[cfg(feature = "server")]
-            peerings: self.peerings.clone(),
         }
     }
 
@@ -55,23 +48,8 @@ impl State {
     ///
     /// Source: `Restore` of the library hashicorp/raft, and Consul 1.21.
     pub fn restore(&mut self, image: Image) {
-        let Image {
-            index,
-            kv,
-            sessions,
-            queries,
-            entries,
-            catalog,
-            acl,
-            coordinates,
-            autopilot,
-            #[cfg(feature = "server")]
-            peerings,
-        } = image;
-        #[cfg(feature = "server")]
-        {
-            self.peerings = peerings;
-        }
+        let Image { index, kv, sessions, queries, entries, catalog, acl, coordinates, autopilot } =
+            image;
         self.index = self.index.max(index) + 1;
         self.kv = kv;
         self.sessions = sessions;

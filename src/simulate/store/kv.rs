@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Included, Unbounded};
 
 /// An entry without its key.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 pub(crate) struct Entry {
     pub value: Box<[u8]>,
     pub flags: u64,
@@ -28,8 +27,7 @@ impl Entry {
 }
 
 /// All entries.
-#[derive(Clone, Debug, Default)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, Default, serde::Deserialize, serde::Serialize)]
 pub(crate) struct KvTable {
     entries: BTreeMap<Box<[u8]>, Entry>,
     tombstones: BTreeMap<Box<[u8]>, u64>,
@@ -37,7 +35,7 @@ pub(crate) struct KvTable {
     newest: u64,
     locked: BTreeMap<SessionId, BTreeSet<Box<[u8]>>>,
     /// How to undo the changes of the current transaction, if there is one.
-    #[cfg_attr(feature = "server", serde(skip))]
+    #[serde(skip)]
     undo: Option<Undo>,
 }
 

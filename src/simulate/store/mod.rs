@@ -10,20 +10,14 @@ pub(super) mod timer;
 pub(super) mod watch;
 
 use super::acl::AclTable;
-#[cfg(feature = "server")]
 use super::agent::authority::Authority;
-#[cfg(feature = "server")]
 use super::agent::authority_config::AuthorityConfig;
 use super::agent::checks::DueCheck;
 use super::agent::local_state::Local;
 use super::entry::EntryTable;
 use super::event::Events;
 use super::go;
-#[cfg(feature = "server")]
-use super::keyring::Keyring;
 use super::operator::Autopilot;
-#[cfg(feature = "server")]
-use super::peering::PeeringTable;
 use super::query::QueryTable;
 use super::settings::Settings;
 use super::{Options, SERVER_PORT};
@@ -36,7 +30,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-#[cfg(feature = "server")]
 use std::sync::OnceLock;
 use std::time::Duration;
 use timer::{Timer, Timers};
@@ -77,14 +70,11 @@ pub(super) struct State {
     /// Reads the configuration files again, if there are any.
     pub reload: Option<Reload>,
     /// What monitors of the agent see.
-    #[cfg(feature = "server")]
     pub log: super::agent::monitor::Log,
     /// Notified when the agent is told to leave.
-    #[cfg(feature = "server")]
     pub left: Arc<tokio::sync::Notify>,
     /// The configuration of DNS.
-    #[cfg(feature = "server")]
-    pub dns: Option<Arc<super::dns::Settings>>,
+    pub dns: Option<Arc<super::settings::DnsSettings>>,
     pub rng: fastrand::Rng,
     pub kv: KvTable,
     pub sessions: SessionTable,
@@ -95,18 +85,11 @@ pub(super) struct State {
     pub coordinates: CoordinateTable,
     pub events: Events,
     pub autopilot: Autopilot,
-    #[cfg(feature = "server")]
-    pub peerings: PeeringTable,
     /// Whether the certificate authority of the mesh is on.
     pub connect: bool,
     /// The certificate authority of the mesh, from its first use.
-    #[cfg(feature = "server")]
     pub authority: Arc<OnceLock<Result<Authority, String>>>,
-    #[cfg(feature = "server")]
     pub authority_config: AuthorityConfig,
-    /// The keys of gossip; `None` if it is not encrypted.
-    #[cfg(feature = "server")]
-    pub keyring: Option<Keyring>,
     pub local: Local,
     /// The due runs of checks.
     pub due_checks: Vec<DueCheck>,
@@ -136,11 +119,8 @@ impl State {
             node_name: options.node_name.clone(),
             settings: Arc::new(options.settings.clone()),
             reload: None,
-            #[cfg(feature = "server")]
             log: super::agent::monitor::Log::default(),
-            #[cfg(feature = "server")]
             left: Arc::default(),
-            #[cfg(feature = "server")]
             dns: None,
             rng: fastrand::Rng::with_seed(options.seed),
             kv: KvTable::default(),
@@ -152,15 +132,9 @@ impl State {
             coordinates: CoordinateTable::default(),
             events: Events::default(),
             autopilot: Autopilot::default(),
-            #[cfg(feature = "server")]
-            peerings: PeeringTable::default(),
             connect: options.connect,
-            #[cfg(feature = "server")]
             authority: Arc::default(),
-            #[cfg(feature = "server")]
             authority_config: AuthorityConfig::default(),
-            #[cfg(feature = "server")]
-            keyring: options.settings.encrypt.as_deref().and_then(|key| Keyring::new(key).ok()),
             local: Local::default(),
             due_checks: Vec::new(),
             last_generation: 0,

@@ -1,6 +1,5 @@
 //! The session table.
 
-use crate::ordered;
 use crate::simulate::store::timer::TimerKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,16 +9,14 @@ use std::time::Duration;
 pub(crate) type SessionId = Arc<str>;
 
 /// The effect of a session's end on the keys that it holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub(crate) enum Behavior {
     Release,
     Delete,
 }
 
 /// One session.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 pub(crate) struct Session {
     pub id: SessionId,
     pub name: String,
@@ -36,7 +33,7 @@ pub(crate) struct Session {
     pub checks: Option<Vec<String>>,
     pub create_index: u64,
     pub modify_index: u64,
-    #[cfg_attr(feature = "server", serde(skip))]
+    #[serde(skip)]
     pub expires: Option<TimerKey>,
 }
 
@@ -46,7 +43,7 @@ impl Session {
         let node = self.node_checks.iter().flatten().cloned();
         let service = self.service_checks.iter().flatten().map(|(id, _)| id.clone());
         let old = self.checks.iter().flatten().cloned();
-        ordered::set(node.chain(service).chain(old))
+        BTreeSet::from_iter(node.chain(service).chain(old))
     }
 }
 
@@ -54,8 +51,7 @@ impl Session {
 type CheckPlace = (String, String);
 
 /// All sessions.
-#[derive(Clone, Debug, Default)]
-#[cfg_attr(feature = "server", derive(serde::Deserialize, serde::Serialize))]
+#[derive(Clone, Debug, Default, serde::Deserialize, serde::Serialize)]
 pub(crate) struct SessionTable {
     sessions: BTreeMap<SessionId, Session>,
     by_check: BTreeMap<CheckPlace, BTreeSet<SessionId>>,

@@ -45,10 +45,8 @@ pub(crate) enum Topic {
     /// The ACL roles.
     Roles,
     /// The auth methods.
-    #[cfg(feature = "server")]
     AuthMethods,
     /// The binding rules.
-    #[cfg(feature = "server")]
     BindingRules,
     /// The coordinates of nodes.
     Coordinates,
@@ -57,11 +55,7 @@ pub(crate) enum Topic {
     /// The configuration entries.
     Entries,
     /// The mesh's certificate authority.
-    #[cfg(feature = "server")]
     Authority,
-    /// The peerings.
-    #[cfg(feature = "server")]
-    Peerings,
     /// The events that the agent received.
     Events,
 }

@@ -114,17 +114,24 @@ impl Request {
                 true => Ok(Tape::done()),
                 false => Err(self.not_understood("expected no body", body)),
             },
-            Reply::Done => self.json(body).map(|_| Tape::done()),
-            Reply::Json | Reply::Events | Reply::KvEntries => self.json(body),
-            Reply::Member(name) => self.json(body)?.into_member(name).ok_or_else(|| {
+            Reply::Done => self.json(body, meta).map(|_| Tape::done()),
+            Reply::KvEntries => match self.json(body, meta)? {
+                // Consul answers 404.
+                none if none.top() == Item::List(0) => {
+                    Err(self.not_understood("expected entries", body))
+                }
+                entries => Ok(entries),
+            },
+            Reply::Json | Reply::Events => self.json(body, meta),
+            Reply::Member(name) => self.json(body, meta)?.into_member(name).ok_or_else(|| {
                 self.not_understood(&format!("expected an object with {name}"), body)
             }),
             Reply::FirstItem => self
-                .json(body)?
+                .json(body, meta)?
                 .into_first()
                 .ok_or_else(|| self.not_understood("expected a list", body)),
             Reply::Txn => {
-                let results = self.json(body)?.into_member("Results");
+                let results = self.json(body, meta)?.into_member("Results");
                 let mut results = match results {
                     Some(results) if results.top() != Item::Null => results,
                     _ => Tape::empty_list(),
@@ -138,7 +145,7 @@ impl Request {
                 }
             }
             Reply::KvValue => {
-                let entries = self.json(body)?;
+                let entries = self.json(body, meta)?;
                 let entry =
                     (entries.top() == Item::List(1)).then(|| entries.into_first()).flatten();
                 let found = entry.as_ref().and_then(EntryMeta::of);
@@ -151,12 +158,13 @@ impl Request {
         }
     }
 
-    /// The JSON of a body, which has the form that the row declares.
-    fn json(&self, body: &Bytes) -> Result<Tape, Error> {
+    /// The JSON of a body, which has the form that the row declares. What can be waited for has an index, and by it an
+    /// answer that there is nothing is told from that of another program.
+    fn json(&self, body: &Bytes, meta: &Meta) -> Result<Tape, Error> {
         let path = self.endpoint.subject(self.http.uri().path());
         let subject: Cow<[u8]> = percent_decode_str(path).into();
         let tape = Tape::of_answer(body.clone(), &self.endpoint.form, &subject);
-        tape.map_err(|why| match why {
+        let tape = tape.map_err(|why| match why {
             // Without what it says, which is not the caller's.
             NotTheAnswer::AboutAnother(_) if self.secret => {
                 self.strange("the answer is about another one".to_owned())
@@ -166,7 +174,12 @@ impl Request {
                 self.strange(format!("the answer is about {noun}{other:?}"))
             }
             NotTheAnswer::Invalid(why) => self.not_understood(&why, body),
-        })
+        })?;
+        let is_empty = matches!(tape.top(), Item::Null | Item::List(0) | Item::Map(0));
+        if is_empty && meta.index.is_none() && self.endpoint.can_block() {
+            return Err(self.not_understood("it is empty and has no X-Consul-Index", body));
+        }
+        Ok(tape)
     }
 
     fn check_applied(&self, body: &Bytes) -> Result<(), Error> {

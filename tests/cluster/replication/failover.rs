@@ -126,6 +126,15 @@ impl Net {
         }
     }
 
+    /// Lets a node answer this many more pages of copies, or all.
+    pub fn let_pages(&self, node: &str, pages: Option<usize>) {
+        let mut pages_left = self.pages_left.lock().expect("no panic");
+        match pages {
+            Some(pages) => _ = pages_left.insert(node.into(), pages),
+            None => _ = pages_left.remove(node),
+        }
+    }
+
     pub fn set_silent(&self, node: &str, is_silent: bool) {
         let mut silent = self.silent.lock().expect("no panic");
         if is_silent {

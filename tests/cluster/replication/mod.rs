@@ -3,6 +3,7 @@
 
 mod failover;
 mod format;
+mod horizons;
 mod pages;
 mod plan;
 mod promises;

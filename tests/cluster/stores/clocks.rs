@@ -35,15 +35,31 @@ impl Machine {
 
 /// Nodes of machines, with a map.
 fn nodes<const N: usize>(cases: &Cases, machines: &[Machine; N]) -> [Process; N] {
-    let start = |index: usize| {
-        let options = machines[index].options(&format!("n{}", index + 1));
-        let repair_every = Duration::from_secs(30);
-        let store = StoreOptions { repair_every, ..StoreOptions::new("points", &options) };
-        cases.start_with(options, store, &Disk::new())
-    };
+    nodes_with(cases, machines, Quorums::majorities(3))
+}
+
+fn nodes_with<const N: usize>(
+    cases: &Cases,
+    machines: &[Machine; N],
+    quorums: Quorums,
+) -> [Process; N] {
+    let start = |index: usize| start_on(cases, machines, quorums, index, &Disk::new());
     let nodes = std::array::from_fn(start);
     nodes.iter().for_each(|node: &Process| cases.world.run(node.store.ready()).expect("a map"));
     nodes
+}
+
+fn start_on(
+    cases: &Cases,
+    machines: &[Machine],
+    quorums: Quorums,
+    index: usize,
+    disk: &Arc<Disk>,
+) -> Process {
+    let options = machines[index].options(&format!("n{}", index + 1));
+    let repair_every = Duration::from_secs(30);
+    let store = StoreOptions { repair_every, quorums, ..StoreOptions::new("points", &options) };
+    cases.start_with(options, store, disk)
 }
 
 /// The messages of 40 writes that failed.
@@ -113,6 +129,90 @@ fn records_of_three_nodes_that_were_ahead_stay_readable() {
         assert_eq!(cases.read(node, "early-2"), None);
         assert_eq!(cases.read(node, "early-3").as_deref(), Some("early"));
     });
+}
+
+/// The third one has missed them, and takes no version that is ahead of its clock: a read of two finds that only one of
+/// them has it, and a copy of the one asks the other.
+#[test]
+fn records_of_two_nodes_that_were_ahead_stay_readable_beside_others() {
+    let cases = Cases::new();
+    let machines = [120; 4].map(Machine::ahead);
+    let start =
+        |index, disk: &Arc<Disk>| start_on(&cases, &machines, Quorums::majorities(3), index, disk);
+    let two = [0, 1].map(|index| start(index, &Disk::new()));
+    let third = start(2, &Disk::new());
+    cases.world.run(third.store.ready()).expect("a map");
+    cases.wait_until(60, || two[0].is_settled(3));
+    cases.kill(&third);
+    cases.fill(&two[0], "early");
+    machines.iter().for_each(Machine::set_right);
+    let third = start(2, &third.disk);
+    cases.wait_until(60, || third.store.serves().is_ok());
+    for node in [&two[0], &two[1], &third] {
+        cases.has(node, "early");
+    }
+    assert!(!third.has_on_disk("early"), "both replicas of a quorum are others");
+    let fourth = start(3, &Disk::new());
+    for node in &two {
+        use consul_ffi::cluster::Mode;
+        let own = &node.cluster.options().node_id;
+        let mode = |mode| cases.world.run(third.cluster.set_mode(own, mode)).expect("the right");
+        mode(Mode::Draining);
+        cases.wait_until(300, || node.store.holds_none() && third.is_settled(3));
+        cases.has(&fourth, "early");
+        mode(Mode::Active);
+        cases.world.wait(Duration::from_secs(20));
+    }
+}
+
+/// All three have acknowledged it.
+#[test]
+fn records_of_three_nodes_that_were_ahead_stay_readable_on_the_last_one() {
+    let cases = Cases::new();
+    let machines = [120; 3].map(Machine::ahead);
+    let nodes = nodes_with(&cases, &machines, Quorums { replicas: 3, write: 3, read: 1 });
+    cases.fill(&nodes[0], "early");
+    machines.iter().for_each(Machine::set_right);
+    cases.kill(&nodes[0]);
+    cases.kill(&nodes[1]);
+    cases.has(&nodes[2], "early");
+}
+
+/// What is believed is decided by most of the clocks.
+#[test]
+fn a_version_of_the_future_is_not_believed_because_one_clock_is_ahead() {
+    for place in 0..3 {
+        for wrong in 0..3 {
+            let cases = Cases::new();
+            let machines =
+                [0, 1, 2].map(|it| Machine::ahead(if it == wrong { 24 * HOUR_S } else { 0 }));
+            let nodes = nodes(&cases, &machines);
+            let right = [(wrong + 1) % 3, (wrong + 2) % 3];
+            cases.write(&nodes[right[0]], "key", "first").expect("a quorum");
+            cases.world.wait(Duration::from_millis(100));
+            cases.plant(&nodes[place], &cases.ahead(HOUR_S, "key"));
+            let read = |node: usize| cases.read(&nodes[node], "key");
+            assert_eq!(right.map(read), [Some("first".to_owned()), Some("first".to_owned())]);
+            cases.write(&nodes[right[1]], "key", "again").expect("a quorum");
+            assert_eq!(right.map(read), [Some("again".to_owned()), Some("again".to_owned())]);
+        }
+    }
+}
+
+/// The disk of n1 has a version of the future in its place, and n3 is away.
+#[test]
+fn a_write_that_one_replica_of_a_quorum_hides_is_not_acknowledged() {
+    let cases = Cases::new();
+    let nodes = nodes(&cases, &[0; 3].map(Machine::ahead));
+    cases.write(&nodes[0], "key", "first").expect("a quorum");
+    cases.world.wait(Duration::from_secs(1));
+    cases.plant(&nodes[0], &cases.ahead(HOUR_S, "key"));
+    cases.kill(&nodes[2]);
+    let written = cases.write(&nodes[1], "key", "again").is_ok();
+    cases.kill(&nodes[1]);
+    let third = cases.start("n3", &nodes[2].disk);
+    cases.wait_until(60, || third.store.serves().is_ok());
+    assert!(!written || cases.read(&third, "key").as_deref() == Some("again"));
 }
 
 impl Cases {

@@ -2,6 +2,8 @@
 //! until others have it, and what all disks still have is the store.
 
 use super::*;
+use consul_ffi::cluster::replication::message::Action;
+use consul_ffi::cluster::replication::record::Record;
 use consul_ffi::cluster::stores::Survives;
 use consul_ffi::wire::api::kv;
 use consul_ffi::wire::request::Args;
@@ -103,6 +105,23 @@ impl Machines {
         copy
     }
 
+    /// Whether nothing goes on without an operator.
+    fn waits_for_a_word(&self) {
+        let running = || self.nodes.iter().all(|it| it.store.holder().is_some());
+        self.cases.wait_until(60, running);
+        self.cases.world.wait(Duration::from_secs(20));
+        let (range, deadline) = (Range::all(), self.cases.deadline(2));
+        let read = self.nodes[0].store.read(b"before-1", &range, 1, deadline);
+        self.cases.world.run(read).expect_err("too many disks lack something");
+    }
+
+    fn accept_all(&self) {
+        for shard in 0..SHARDS {
+            let accepted = self.nodes[0].store.accept_loss(shard);
+            self.cases.world.run(accepted).expect("a word");
+        }
+    }
+
     /// Whether each disk that keeps a shard has each record of it.
     fn all_have(&self, what: &str) {
         self.nodes.iter().for_each(|node| self.cases.has(node, what));
@@ -199,12 +218,8 @@ fn an_accepted_loss_takes_what_restarted_machines_have() {
     machines.disks[1] = machines.copy_but(&machines.disks[1], |number| number % 2 == 1);
     machines.reboot_all();
     machines.nodes = vec![machines.start_one(0), machines.start_one(1)];
-    machines.cases.wait_until(60, || machines.nodes.iter().all(|it| it.store.holder().is_some()));
-    machines.cases.world.wait(Duration::from_secs(20));
-    for shard in 0..SHARDS {
-        let accepted = machines.nodes[0].store.accept_loss(shard);
-        machines.cases.world.run(accepted).expect("a word");
-    }
+    machines.waits_for_a_word();
+    machines.accept_all();
     machines.is_whole(&[0, 1]);
     machines.all_have("before");
 }
@@ -234,8 +249,95 @@ fn a_backup_is_put_back_on_restarted_machines() {
             }
         }
         machines.start();
+        if !keys_are_deleted {
+            machines.waits_for_a_word();
+            machines.accept_all();
+        }
         machines.is_whole(&[0, 1, 2]);
         machines.all_have("before");
+    }
+}
+
+/// More than W - 1 disks lack what they have acknowledged: only an operator takes what is left.
+#[test]
+fn as_many_old_disks_as_lost_ones_need_the_word_of_an_operator() {
+    for are_restarted in [false, true] {
+        for old in [vec![0], vec![2], vec![0, 1], vec![1, 2], vec![0, 1, 2]] {
+            let mut machines = Machines::filled(3, 3);
+            let copy = |number: &usize| machines.copy_but(&machines.disks[*number], |_| false);
+            let copies: Vec<_> = old.iter().map(copy).collect();
+            machines.kill_all();
+            machines.start();
+            machines.is_whole(&[0, 1, 2]);
+            // The last one is away while the others take more, unless it is the only one that is old.
+            let is_away = old.len() > 1;
+            if is_away {
+                machines.cases.kill(&machines.nodes[2]);
+            }
+            machines.cases.fill(&machines.nodes[0], "after");
+            machines.cases.world.wait(Duration::from_secs(2));
+            machines.kill_all();
+            for (number, copy) in old.iter().zip(copies) {
+                machines.disks[*number] = copy;
+            }
+            if are_restarted {
+                machines.disks.iter().for_each(|disk| machines.reboot(disk));
+            }
+            machines.start();
+            if is_away {
+                machines.waits_for_a_word();
+                machines.accept_all();
+            }
+            machines.is_whole(&[0, 1, 2]);
+            machines.all_have("before");
+            if !is_away {
+                machines.all_have("after");
+            }
+        }
+    }
+}
+
+/// A new id that is in no map yet does not show an old copy.
+#[test]
+fn machines_that_are_restarted_again_and_again_are_not_old() {
+    for lives_ms in [0, 20, 100, 300, 1000, 3000] {
+        let mut machines = Machines::filled(3, 3);
+        for _ in 0..3 {
+            machines.reboot_all();
+            machines.nodes = vec![machines.start_one(0), machines.start_one(1)];
+            machines.cases.world.wait(Duration::from_millis(lives_ms));
+        }
+        machines.reboot_all();
+        machines.disks[2] = Disk::new();
+        machines.start();
+        machines.is_whole(&[0, 1]);
+        machines.all_have("before");
+    }
+}
+
+/// Consul is set back to before the restart, so that its map does not have the new id.
+#[test]
+fn a_machine_that_is_restarted_after_consul_went_back_is_not_old() {
+    for restarts in [1, 2] {
+        for waits_ms in [0, 500, 3000] {
+            let mut machines = Machines::filled(3, 3);
+            let backup = machines.cases.world.agent.back_up();
+            for _ in 0..restarts {
+                machines.reboot_all();
+                machines.start();
+                machines.is_whole(&[0, 1, 2]);
+            }
+            machines.cases.fill(&machines.nodes[0], "after");
+            machines.cases.world.agent.restore_snapshot(&backup);
+            machines.cases.world.wait(Duration::from_millis(waits_ms));
+            machines.kill_all();
+            machines.disks[1] = Disk::new();
+            machines.reboot(&machines.disks[0]);
+            machines.start();
+            machines.is_whole(&[0, 2]);
+            machines.all_have("before");
+            machines.all_have("after");
+        }
     }
 }
 
@@ -278,6 +380,50 @@ fn a_storage_that_was_flushed_by_a_stop_survives_a_restart_of_the_machine() {
         let mark = machines.cases.world.run(disk.kept("disk")).expect("memory").expect("a mark");
         assert!(String::from_utf8_lossy(&mark).contains("\"boot\":"));
     }
+}
+
+/// What is being stored when a node stops is flushed with the rest.
+#[test]
+fn a_stop_flushes_only_after_the_writes_that_run() {
+    let machines = Machines::filled(3, 3);
+    let (world, node, disk) = (&machines.cases.world, &machines.nodes[0], &machines.disks[0]);
+    disk.flushes.store(true, Relaxed);
+    let slow = (world.clock.clone(), Duration::from_secs(3));
+    *disk.slow_apply.lock().expect("no panic") = Some(slow);
+    let (key, store) = (Bytes::from_static(b"late"), &node.store);
+    let shard = store.shard_of(&key);
+    let record = Record {
+        id: key.clone(),
+        version: store.router().clock.next(),
+        data: Some(Bytes::from_static(b"late")),
+    };
+    let known = store.router().entries.get(shard).expect("a map");
+    let request = known.request(shard, Action::Write(vec![record]));
+    let holder = store.holder().expect("it is open");
+    let stored = world.clock.spawn(async move { drop(holder.serve(request).await) });
+    world.wait(Duration::from_secs(1));
+    machines.cases.kill(node);
+    world.run(store.close()).expect("memory");
+    assert!(disk.records(SHARDS).iter().any(|it| it.id == key), "it was not flushed");
+    world.clock.cancel(stored);
+}
+
+/// It may have written since, and its machine may have been restarted.
+#[test]
+fn a_stop_flushes_no_disk_that_another_process_has_opened() {
+    let machines = Machines::filled(3, 3);
+    let (world, disk) = (&machines.cases.world, &machines.disks[0]);
+    disk.flushes.store(true, Relaxed);
+    machines.cases.kill(&machines.nodes[0]);
+    let mark = || world.run(disk.kept("disk")).expect("memory").expect("a mark");
+    let mut other: serde_json::Value = serde_json::from_slice(&mark()).expect("a document");
+    other["opening"]["id"] = 7.into();
+    other["opening"]["starts"] = 99.into();
+    world.run(disk.keep("disk", other.to_string().into())).expect("memory");
+    let before = mark();
+    let why = world.run(machines.nodes[0].store.close()).expect_err("it is another one's");
+    assert_eq!(why.kind(), Kind::Conflict, "{why}");
+    assert_eq!(mark(), before);
 }
 
 /// A record that was deleted, and purged, while the disk was another one.

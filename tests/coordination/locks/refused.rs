@@ -134,16 +134,24 @@ impl World<'_> {
         what: &str,
         sent: &AtomicUsize,
         lacking: &str,
-        work: impl Future<Output = Result<(), Error>>,
+        work: impl AsyncFn() -> Result<(), Error>,
     ) {
-        let before = sent.load(Ordering::Relaxed);
-        let begun = Instant::now();
-        let error = work.await.expect_err(what);
+        let mut is_late = false;
+        let (before, begun, error) = loop {
+            let (before, begun) = (sent.load(Ordering::Relaxed), Instant::now());
+            let error = work().await.expect_err(what);
+            // A busy machine may not answer in time, and apply it later.
+            if error.kind() != Kind::Timeout {
+                break (before, begun, error);
+            }
+            is_late = true;
+        };
         assert!(begun.elapsed() < AT_ONCE, "{what}: {error} after {:?}", begun.elapsed());
         assert_eq!(error.kind(), Kind::PermissionDenied, "{what}: {error}");
         let lacking = format!("lacks permission {lacking}");
         assert!(error.message().contains(&lacking), "{what}: {lacking}: {error}");
-        assert!(!error.refused().is_empty() && !error.maybe_applied(), "{what}: {error:?}");
+        assert!(!error.refused().is_empty(), "{what}: {error:?}");
+        assert!(is_late || !error.maybe_applied(), "{what}: {error:?}");
         sleep((begun + COUNTED).saturating_duration_since(Instant::now())).await;
         let requests = sent.load(Ordering::Relaxed) - before;
         assert!(requests <= MAX_REQUESTS, "{what}: {requests} requests");
@@ -174,7 +182,7 @@ fn refused(management: &str, transport: impl Fn() -> Arc<dyn Transport>) {
             for (key, wait) in [("locks/a", waits[0]), ("locks/a", waits[1]), ("locks/b", waits[2])]
             {
                 let (process, sent, _) = world.process(READ_ALL).await;
-                let work = async { locked(&process, key, wait).await.map(|_| ()) };
+                let work = async || locked(&process, key, wait).await.map(|_| ());
                 world.refuses("a lock", &sent, &format!("'key:write' on {key:?}"), work).await;
             }
         };
@@ -197,7 +205,7 @@ async fn existing_lock(world: &World<'_>) {
     let lease = locked(&owner, "locks/old", Wait::Forever).await.expect("it is free");
     lease.release().await.expect("it is held");
     let (process, sent, _) = world.process(READ_ALL).await;
-    let work = async { locked(&process, "locks/old", Wait::Forever).await.map(|_| ()) };
+    let work = async || locked(&process, "locks/old", Wait::Forever).await.map(|_| ());
     world.refuses("an existing lock", &sent, "'key:write' on \"locks/old\"", work).await;
 }
 
@@ -207,7 +215,7 @@ async fn semaphore(world: &World<'_>) {
          key \"permits/.lock\" {{ policy = \"read\" }}"
     );
     let (process, sent, _) = world.process(&rules).await;
-    let work = async { permit(&process, 1, Wait::Forever).await.map(|_| ()) };
+    let work = async || permit(&process, 1, Wait::Forever).await.map(|_| ());
     world.refuses("a semaphore", &sent, "'key:write' on \"permits/.lock\"", work).await;
 }
 
@@ -215,7 +223,7 @@ async fn fenced_put(world: &World<'_>) {
     let rules = format!("{READ_ALL}\nkey \"locks/c\" {{ policy = \"write\" }}");
     let (process, sent, _) = world.process(&rules).await;
     let lease = locked(&process, "locks/c", Wait::Forever).await.expect("it is free");
-    let work = async { lease.fenced_put("data", b"1".to_vec()).await.map(|_| ()) };
+    let work = async || lease.fenced_put("data", b"1".to_vec()).await.map(|_| ());
     world.refuses("a fenced put", &sent, "'key:write' on \"data\"", work).await;
 }
 
@@ -225,7 +233,7 @@ async fn unreadable(world: &World<'_>) {
     let (process, sent, policy) = world.process(&rules).await;
     let lease = locked(&process, "locks/e", Wait::Forever).await.expect("it is free");
     world.withdraw(&policy, &READ_ALL.replace("key_prefix \"\"", "key \"data\"")).await;
-    let work = async { lease.fenced_put("data", b"1".to_vec()).await.map(|_| ()) };
+    let work = async || lease.fenced_put("data", b"1".to_vec()).await.map(|_| ());
     world.refuses("a check", &sent, "'key:read' on \"locks/e\"", work).await;
 }
 
@@ -234,7 +242,9 @@ async fn release(world: &World<'_>) {
     let (process, sent, policy) = world.process(&rules).await;
     let lease = locked(&process, "locks/d", Wait::Forever).await.expect("it is free");
     world.withdraw(&policy, READ_ALL).await;
-    world.refuses("a release", &sent, "'key:write' on \"locks/d\"", lease.release()).await;
+    world
+        .refuses("a release", &sent, "'key:write' on \"locks/d\"", async || lease.release().await)
+        .await;
 }
 
 async fn cluster(world: &World<'_>) {
@@ -251,7 +261,7 @@ async fn cluster(world: &World<'_>) {
     let running = Arc::clone(&node);
     tokio::spawn(async move { running.run().await });
     // A start makes some 20 requests without any refusal. Those of the node after it are counted.
-    let work = async {
+    let work = async || {
         let started = node.started().await;
         sent.store(0, Ordering::Relaxed);
         started

@@ -44,10 +44,13 @@ end
 
 local status = host.wait(id)
 assert(status == 0, "the child ended with " .. status)
--- Longer than the TTL of its check.
-assert(held:next_event(3000) == nil)
-assert(held:is_held() and held:token() == token)
+-- Longer than the TTL of its check. A busy machine may suspend it for a moment.
+local event = held:next_event(3000)
+while event == "suspended" or event == "resumed" or event == nil and not held:is_held() do
+  event = held:next_event(3000)
+end
+assert(event == nil and held:token() == token, event)
 assert(dropped:is_held())
 assert(held:release())
-assert(waiting:next_event(5000) == "acquired")
+assert(waiting:next_event(60000) == "acquired")
 assert(client:lock("child"):acquire({ try = true }))

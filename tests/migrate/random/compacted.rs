@@ -66,14 +66,28 @@ async fn copied(world: &World) {
     run.job.release().await;
 }
 
-/// Changes of the job's keys that are compacted at once; the last change is of other keys.
-fn change(world: &World) {
+/// The revision at which etcd compacts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum At {
+    /// A deletion's, which is the next one that is to be read.
+    Deletion,
+    /// A later one, of other keys.
+    Others,
+}
+
+/// Changes of the job's keys, of which some are compacted at once.
+fn change(world: &World, at: At) {
     world.put("/app/gone", None);
-    world.put("/app/new", Some("2"));
-    for _ in 0..3 {
-        world.put("/other/x", Some("2"));
+    if at == At::Deletion {
+        world.fake.compact();
     }
-    world.fake.compact();
+    world.put("/app/new", Some("2"));
+    if at == At::Others {
+        for _ in 0..3 {
+            world.put("/other/x", Some("2"));
+        }
+        world.fake.compact();
+    }
 }
 
 async fn is_as_etcd(world: &World) {
@@ -87,30 +101,32 @@ pub fn run() {
         for collision in [Choice::Refuse, Choice::Skip] {
             for moment in [Moment::Before, Moment::Cut] {
                 for notifies in [300, 600_000] {
-                    let notifies = Duration::from_millis(notifies);
-                    is_followed(prefix, collision, moment, notifies);
-                    is_cut_over(prefix, collision, moment, notifies);
+                    for at in [At::Deletion, At::Others] {
+                        let notifies = Duration::from_millis(notifies);
+                        is_followed(prefix, collision, (moment, at), notifies);
+                        is_cut_over(prefix, collision, (moment, at), notifies);
+                    }
                 }
             }
         }
     }
 }
 
-fn is_followed(prefix: &str, collision: Choice, moment: Moment, notifies: Duration) {
-    let case = (prefix, collision, moment, notifies);
+fn is_followed(prefix: &str, collision: Choice, (moment, at): (Moment, At), notifies: Duration) {
+    let case = (prefix, collision, moment, at, notifies);
     let (world, notes) = (with(prefix, collision), Arc::<Notes>::default());
     world.fake.notify_every(notifies);
     world.works(async {
         copied(&world).await;
         if moment == Moment::Before {
-            change(&world);
+            change(&world, at);
         }
         let run = again(&world, 2, &notes).await;
         let looks = async {
             if moment == Moment::Cut {
                 world.clock.sleep(Duration::from_secs(2)).await;
                 world.fake.cut_watches();
-                change(&world);
+                change(&world, at);
             }
             world.clock.sleep(Duration::from_secs(5)).await;
         };
@@ -123,20 +139,20 @@ fn is_followed(prefix: &str, collision: Choice, moment: Moment, notifies: Durati
     });
 }
 
-fn is_cut_over(prefix: &str, collision: Choice, moment: Moment, notifies: Duration) {
-    let case = (prefix, collision, moment, notifies);
+fn is_cut_over(prefix: &str, collision: Choice, (moment, at): (Moment, At), notifies: Duration) {
+    let case = (prefix, collision, moment, at, notifies);
     let (world, notes) = (with(prefix, collision), Arc::<Notes>::default());
     world.fake.notify_every(notifies);
     world.works(async {
         copied(&world).await;
         if moment == Moment::Before {
-            change(&world);
+            change(&world, at);
         }
         let run = again(&world, 2, &notes).await;
         let consent = async |_| {
             if moment == Moment::Cut {
                 world.fake.cut_watches();
-                change(&world);
+                change(&world, at);
             }
             Ok(())
         };

@@ -65,10 +65,16 @@ const CASES: &[Case] = &[
 ];
 
 pub fn for_no_keys() {
+    let freezes = [Freeze::Alarm, Freeze::AlarmThatOpens, Freeze::Operator];
     for (keys, prefix, words) in CASES {
-        for freeze in [Freeze::Alarm, Freeze::Operator] {
+        for (freeze, is_left) in freezes.into_iter().flat_map(|it| [(it, false), (it, true)]) {
             let world = with(prefix);
             keys.iter().for_each(|(key, lease)| put(&world, key, *lease));
+            if is_left {
+                // A sentinel of another job, which was killed.
+                let sentinel = [&world.mapping.sentinels()[..], b"other/1"].concat();
+                world.fake.write(&[(sentinel, Some((Bytes::new(), 0)))]);
+            }
             world.works(async {
                 let (run, kept) = world.hold(1).await.unwrap();
                 load(&run, kept).await.unwrap();

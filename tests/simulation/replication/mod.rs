@@ -537,13 +537,15 @@ pub fn rule(name: &str) -> Option<Rule> {
     all.find(|rule| format!("{rule:?}") == name)
 }
 
-/// The rules, each with a history that shows it to be needed and a seed that finds a violation without it.
+/// The rules, each with a history that shows it to be needed and a seed that finds a violation without it. That
+/// acknowledgements count within one epoch is shown by the model of tests/model: since a write asks first whether a
+/// quorum answers, none of these histories divides one between two epochs.
 pub const RULES: &[(Rule, Kind, u64)] = &[
     (Rule::RefuseOtherEpochs, Kind::Register, 14),
     (Rule::RefuseOtherStores, Kind::Directed(Story::EarlierStore), 0),
     (Rule::Seal, Kind::Register, 3),
     (Rule::SealIsStored, Kind::Register, 361),
-    (Rule::WaitForRunning, Kind::Register, 389),
+    (Rule::WaitForRunning, Kind::Reboots, 163),
     (Rule::FenceEnough, Kind::Directed(Story::LateReader), 0),
     (Rule::CopyUnion, Kind::Directed(Story::LossBesideAGap), 0),
     (Rule::TargetCountsLate, Kind::Register, 14),
@@ -551,9 +553,8 @@ pub const RULES: &[(Rule, Kind, u64)] = &[
     (Rule::KeepDoubted, Kind::Reboots, 0),
     (Rule::HorizonDecides, Kind::Reboots, 0),
     (Rule::Mark, Kind::LostCopy, 0),
-    (Rule::NameTheDisk, Kind::Register, 1642),
-    (Rule::CheckBeforeDrop, Kind::Register, 341),
-    (Rule::CountWithinOneEpoch, Kind::Directed(Story::LossBetweenTries), 3),
+    (Rule::NameTheDisk, Kind::Register, 1431),
+    (Rule::CheckBeforeDrop, Kind::Register, 560),
     (Rule::OneVersion, Kind::Register, 114),
     (Rule::RepeatAboveNewer, Kind::Register, 0),
     (Rule::Horizon, Kind::Register, 13),

@@ -6,9 +6,8 @@
 //! its own state, of metatables, and of room for the values that Rust holds: these run with a
 //! [`Reserve`].
 
-use super::stand_ins;
 use crate::lua::runtime::native::Failure;
-use crate::lua::{CLASSES, built_for_another, module, wrong_engine};
+use crate::lua::{CLASSES, module, wrong_engine};
 use mlua::{Lua, Table, ffi};
 use std::os::raw::{c_int, c_void};
 use std::ptr;
@@ -24,9 +23,6 @@ const NO_MEMORY: &str = "not enough memory";
 unsafe extern "C-unwind" fn luaopen_consul_ffi(state: *mut ffi::lua_State) -> c_int {
     // SAFETY: as the caller promised. Nothing that has a destructor is alive when one of these raises.
     unsafe {
-        if let Some(message) = stand_ins::engine().map(another_engine) {
-            raise(state, message.text());
-        }
         with_reserve(state, start_mlua, 0);
         run(state, |lua| match wrong_engine(lua)? {
             Some(refusal) => Err(Failure::Lua(refusal)),
@@ -37,10 +33,6 @@ unsafe extern "C-unwind" fn luaopen_consul_ffi(state: *mut ffi::lua_State) -> c_
         }
     }
     1
-}
-
-fn another_engine(loaded_by: &str) -> Message {
-    Message::of(&Failure::Lua(built_for_another(loaded_by)))
 }
 
 /// The Lua values that Rust can hold at once without memory for more.

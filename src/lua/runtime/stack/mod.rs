@@ -3,7 +3,6 @@
 #![allow(unsafe_code)]
 
 mod load;
-mod stand_ins;
 
 use super::value::{HAS_INTEGERS, LIST_METATABLE, MAX_EXACT};
 use crate::error::Error;

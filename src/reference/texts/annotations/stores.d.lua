@@ -114,3 +114,4 @@ function ReplicatedStore:start(method, ...) end
 ---@field purge fun(self: consul_ffi.Storage, shard: integer, below: string): true?, string?
 ---@field keep fun(self: consul_ffi.Storage, name: string, bytes: string): true?, string?
 ---@field kept fun(self: consul_ffi.Storage, name: string): string?, string?
+---@field flush? (fun(self: consul_ffi.Storage): true?, string?) brings all to the disk, in a stop

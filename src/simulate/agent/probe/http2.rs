@@ -1,6 +1,6 @@
 //! Checks that speak HTTP/2: pings, and the health service of gRPC.
 
-use super::all::stream;
+use super::stream;
 use crate::simulate::agent::checks::{CheckTls, ProbeResult};
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::{SendRequest, handshake};

@@ -1,62 +1,73 @@
-//! The I/O of checks: of all kinds in `consul-sim`; in the module TCP and HTTP without TLS, so that it stays small.
+//! The I/O of checks.
 
-#[cfg(feature = "server")]
-pub(crate) mod all;
-#[cfg(feature = "server")]
 mod http2;
-#[cfg(feature = "server")]
 mod script;
-#[cfg(feature = "server")]
 mod tls;
 
-use super::checks::{Probe, ProbeResult, Prober};
+use super::checks::{CheckTls, Probe, ProbeResult, Prober};
 use crate::clock::BoxFuture;
 use crate::os::Stream;
+use crate::simulate::go;
 use crate::transport::http1::{ReceiveBuffer, RequestHeads, ResponseParser};
 use bytes::Bytes;
 use http::header::{ACCEPT, CONNECTION, HOST, LOCATION, REFERER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use url::Url;
 
 /// The part of an answer's body that is read.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// Connects to the server of a URL.
-type Connect<'a> =
-    &'a (dyn Fn(Uri) -> BoxFuture<'a, Result<Box<dyn Stream>, String>> + Send + Sync);
-
-/// Probes through the sockets of the machine, without TLS.
+/// Probes with all that the machine has.
 #[derive(Debug)]
-pub(crate) struct SocketProber;
+pub(crate) struct MachineProber;
 
-impl Prober for SocketProber {
+impl Prober for MachineProber {
     fn probe<'a>(&'a self, probe: &'a Probe) -> BoxFuture<'a, ProbeResult> {
-        Box::pin(async move {
-            let found = match probe {
-                Probe::Tcp { address, tls: None } => {
-                    dial(address).await.map(|_| ProbeResult::Connected)
-                }
-                Probe::Http { url, .. } if url.starts_with("http://") => {
-                    answer(probe, &|uri| Box::pin(connect(uri))).await
-                }
-                _ => Ok(ProbeResult::NotRun),
-            };
-            found.unwrap_or_else(ProbeResult::Failed)
-        })
+        Box::pin(async move { run(probe).await.unwrap_or_else(ProbeResult::Failed) })
     }
 }
 
-async fn connect(uri: Uri) -> Result<Box<dyn Stream>, String> {
-    match (uri.scheme_str(), uri.host()) {
-        (Some("http"), Some(host)) => {
-            let stream = dial(&address_of(&uri, host, 80)?).await?;
-            Ok(Box::new(stream) as Box<dyn Stream>)
+async fn run(probe: &Probe) -> Result<ProbeResult, String> {
+    match probe {
+        Probe::Tcp { address, tls } => {
+            stream(address, tls.as_ref(), &[]).await.map(|_| ProbeResult::Connected)
         }
+        Probe::Http { .. } => answer(probe).await,
+        Probe::Udp(address) => udp(address).await,
+        Probe::Grpc { target, tls } => http2::grpc(target, tls.as_ref()).await,
+        Probe::H2Ping { address, tls } => http2::ping(address, tls.as_ref()).await,
+        Probe::Script(arguments) => script::run(arguments).await,
+    }
+}
+
+/// A connection, with TLS if the check has it, for one of these protocols.
+async fn stream(
+    address: &str,
+    tls: Option<&CheckTls>,
+    protocols: &[&[u8]],
+) -> Result<Box<dyn Stream>, String> {
+    let stream = dial(address).await?;
+    match tls {
+        None => Ok(Box::new(stream)),
+        Some(tls) => tls::shake_hands(stream, address, tls, protocols).await,
+    }
+}
+
+/// Connects to the server of a URL.
+async fn connect(uri: &Uri, tls: &CheckTls) -> Result<Box<dyn Stream>, String> {
+    match (uri.scheme_str(), uri.host()) {
         (_, None) => Err("http: no Host in request URL".to_owned()),
-        _ => Err("checks run without TLS in the module's simulated agent".to_owned()),
+        (Some("http"), Some(host)) => stream(&address_of(uri, host, 80)?, None, &[]).await,
+        (Some("https"), Some(host)) => {
+            stream(&address_of(uri, host, 443)?, Some(tls), &[b"http/1.1"]).await
+        }
+        (scheme, _) => {
+            let scheme = go::quoted(scheme.unwrap_or_default());
+            Err(format!("unsupported protocol scheme {scheme}"))
+        }
     }
 }
 
@@ -85,15 +96,15 @@ async fn dial(address: &str) -> Result<TcpStream, String> {
 const MAX_REDIRECTS: usize = 10;
 
 /// The answer to the request of a check, also where redirects lead to.
-async fn answer(probe: &Probe, connect: Connect<'_>) -> Result<ProbeResult, String> {
-    let Probe::Http { url, method, headers, body, follows, .. } = probe else {
+async fn answer(probe: &Probe) -> Result<ProbeResult, String> {
+    let Probe::Http { url, method, headers, body, follows, tls, .. } = probe else {
         return Ok(ProbeResult::NotRun);
     };
     let (mut url, mut method, mut body) = (url.clone(), method.clone(), body.clone());
     let (mut referer, mut count) = (None, 0);
     loop {
         count += 1;
-        let answered = exchange(&url, &method, headers, &body, referer.as_ref(), connect).await;
+        let answered = exchange(&url, &method, headers, &body, referer.as_ref(), tls).await;
         let (status, answer) = match answered {
             Err(why) if count > 1 => return Ok(ProbeResult::Redirected { url, why }),
             answered => answered?,
@@ -132,7 +143,7 @@ async fn exchange(
     headers: &[(String, String)],
     body: &str,
     referer: Option<&HeaderValue>,
-    connect: Connect<'_>,
+    tls: &CheckTls,
 ) -> Result<(String, Response<Bytes>), String> {
     let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
     let mut defaults = default_headers(&uri)?;
@@ -146,7 +157,7 @@ async fn exchange(
     }
     let request = request.body(Bytes::copy_from_slice(body.as_bytes()));
     let request = request.map_err(|error| format!("net/http: {error}"))?;
-    let mut stream = connect(uri).await?;
+    let mut stream = connect(&uri, tls).await?;
     let text = |error: io::Error| error.to_string();
     stream.write_all(&heads.encode(&request)).await.map_err(text)?;
     stream.write_all(request.body()).await.map_err(text)?;
@@ -172,4 +183,41 @@ fn default_headers(uri: &Uri) -> Result<HeaderMap, String> {
         (ACCEPT, HeaderValue::from_static("text/plain, text/*, */*")),
         (CONNECTION, HeaderValue::from_static("close")),
     ]))
+}
+
+/// Whether a port answers, or at least does not refuse.
+async fn udp(address: &str) -> Result<ProbeResult, String> {
+    let failed = |error: io::Error| format!("dial udp {address}: {error}");
+    let socket = UdpSocket::bind(("0.0.0.0", 0)).await.map_err(failed)?;
+    socket.connect(address).await.map_err(failed)?;
+    let own = socket.local_addr().map_err(failed)?;
+    socket.send(b"").await.map_err(failed)?;
+    match socket.recv(&mut [0; 1]).await {
+        Ok(_) => Ok(ProbeResult::Connected),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Err(format!("read udp {own}->{address}: read: connection refused"))
+        }
+        Err(error) => Err(format!("read udp {own}->{address}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    /// A port that is none must not be that of the scheme, where another program may answer.
+    #[test]
+    fn a_url_that_leads_nowhere_is_refused_as_consul_does() {
+        for (url, error) in [
+            ("http://127.0.0.1:99999/", "dial tcp: address 99999: invalid port"),
+            ("https://a@[::1]:99999/", "dial tcp: address 99999: invalid port"),
+            ("ftp://127.0.0.1/", "unsupported protocol scheme \"ftp\""),
+            ("127.0.0.1", "unsupported protocol scheme \"\""),
+        ] {
+            let uri: Uri = url.parse().expect("a URI");
+            let refused = connect(&uri, &CheckTls::default()).now_or_never();
+            assert_eq!(refused.expect("at once").err().as_deref(), Some(error), "{url}");
+        }
+    }
 }
