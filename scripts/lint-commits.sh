@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Checks the messages of the commits that are not in origin's branch yet, or that were made since the last tag: a subject of at
-# most 72 characters, an empty line, and a body that says why. Merges are left out.
+# most 72 characters, an empty line, and a body that says why. Merges and what they bring are left out: that was looked at
+# on its own branch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,7 +15,7 @@ base=$(git rev-parse --verify --quiet '@{upstream}' 2>/dev/null) || base=$(git r
     exit
 }
 status=0
-for commit in $(git rev-list --no-merges "$base..HEAD"); do
+for commit in $(git rev-list --no-merges --first-parent "$base..HEAD"); do
     subject=$(git log -1 --format=%s "$commit") why=
     if [ ${#subject} -gt 72 ]; then
         why="the subject has ${#subject} characters, up to 72 are allowed"
