@@ -256,13 +256,12 @@ impl Holder {
             }
         }
         let is_first = entry.counting_at(&self.node).is_some_and(|place| place.is_first);
-        let begins = is_first && state.entry.is_none() && self.is_named(entry);
+        let is_named = self.is_named(entry);
+        let begins = is_first && state.entry.is_none() && is_named;
         self.change(shard, &mut state, |state| {
             state.entry = Some(entry.clone());
             state.is_whole |= begins;
-            if state.is_whole
-                && entry.counting_at(&self.node).is_some_and(|it| it.disk == self.disk)
-            {
+            if state.is_whole && is_named {
                 state.doubt = None;
             }
             match work {
