@@ -217,14 +217,13 @@ impl Router {
         records: &mut [Record],
         deadline: Instant,
     ) -> Result<BTreeMap<usize, Version>, Error> {
-        let mut across_epochs = BTreeSet::new();
         let mut maybe_applied = false;
         loop {
             if !self.rules.has(Rule::OneVersion) {
                 let version = self.clock.next();
                 records.iter_mut().for_each(|record| record.version = version);
             }
-            match self.try_write(shard, records, deadline, &mut across_epochs).await {
+            match self.try_write(shard, records, deadline).await {
                 Ok(overtaken) => return Ok(overtaken),
                 Err(attempt) => {
                     maybe_applied |= attempt.error.maybe_applied();
@@ -295,16 +294,12 @@ impl Router {
         shard: u32,
         records: &[Record],
         deadline: Instant,
-        across_epochs: &mut BTreeSet<usize>,
     ) -> Result<BTreeMap<usize, Version>, Attempt> {
         let known = self.known(shard)?;
         let places = self.places(&known.entry);
         let mut request = self.request(shard, &known, places, Action::Write(records.to_vec()));
         request.ask(usize::MAX);
         let mut acknowledged = BTreeSet::new();
-        if !self.rules.has(Rule::CountWithinOneEpoch) {
-            acknowledged.append(across_epochs);
-        }
         let mut newer: BTreeMap<usize, Vec<Version>> = BTreeMap::new();
         let (mut overtaken, mut until) = (None, deadline);
         while let Some(Answered { slot, node, outcome, .. }) = request.next(until).await {
@@ -337,9 +332,10 @@ impl Router {
                 newer.filter_map(|(at, versions)| Some((*at, *versions.iter().max()?))),
             )
         };
-        let Some(failed) = failed else { return Ok(overtaken.unwrap_or_else(highest)) };
-        across_epochs.append(&mut acknowledged);
-        Err(failed)
+        match failed {
+            Some(failed) => Err(failed),
+            None => Ok(overtaken.unwrap_or_else(highest)),
+        }
     }
 
     /// Reads a page of up to `limit` records per replica. Pages of deleted records alone are passed over,

@@ -31,8 +31,6 @@ pub enum Rule {
     NameTheDisk,
     /// A node drops a shard only if the newest map does not name it.
     CheckBeforeDrop,
-    /// Acknowledgements and answers are counted within one epoch.
-    CountWithinOneEpoch,
     /// All tries of a write have one version.
     OneVersion,
     /// A write that a newer version has overtaken is repeated above it.
